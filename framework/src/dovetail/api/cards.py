@@ -1,0 +1,175 @@
+"""Cards: what a plugin says of each thing it offers.
+
+A card is frozen, cheap, and complete: resolution decides by cards alone, and imports a card's ``target`` only when it
+won. Every claim on a card is exercised by the conformance kit (``dovetail.testing``); what is not claimed is refused.
+
+Attributes named ``target``, ``probe``, ``inspect`` or ``config`` are dotted names, ``"package.module:attribute"``.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+REFERENCE = 0
+"""Rank of something correct and slow, that other things are compared with."""
+PORTABLE = 50
+"""Rank of something that works everywhere at a reasonable speed."""
+TUNED = 100
+"""Rank of something written for particular hardware or shapes."""
+
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._+-]*$", max_length=64)]
+Dotted = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$")]
+Device = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")]
+"""A torch device type, such as ``cpu``."""
+DType = Annotated[str, StringConstraints(pattern=r"^(float|bfloat|int|uint)\d+(_\w+)?$")]
+"""A torch dtype's name without the ``torch.`` prefix."""
+
+Task = Literal["generate", "embed", "classify", "score"]
+LayerKind = Literal["linear", "embedding", "head", "experts"]
+AttentionKind = Literal["full", "sliding", "chunked", "softcap", "sinks", "latent", "encoder", "recurrent"]
+
+
+class Card(BaseModel):
+    """What every card has: a name that is unique among cards of its kind, and a rank."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: ClassVar[str]
+
+    name: Name
+    summary: str = ""
+    """One line for ``dovetail plugins list``."""
+    rank: int = Field(default=PORTABLE, ge=0, le=1000)
+    """Among cards that fit, ``auto`` takes the highest (REFERENCE 0, PORTABLE 50, TUNED 100)."""
+
+
+class NamingCard(BaseModel):
+    """How a model family's tensors and metadata are named in a container that has names of its own."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    architectures: tuple[str, ...]
+    """The container's own architecture names that this family covers."""
+    target: Dotted
+    """A :class:`dovetail.api.Naming`; its module must not import torch."""
+
+
+class ModelCard(Card):
+    """A model architecture.
+
+    ``target`` is a class built on :class:`dovetail.nn.CausalLM`.
+    """
+
+    kind: ClassVar[str] = "model"
+
+    architectures: tuple[str, ...] = Field(min_length=1)
+    """Names as they stand in ``config.json``."""
+    target: Dotted
+    config: Dotted
+    """A subclass of :class:`dovetail.api.ModelConfig`; its module must not import torch."""
+    tasks: tuple[Task, ...] = ("generate",)
+    dtypes: tuple[DType, ...] = ("float32", "bfloat16", "float16")
+    """Dtypes in which activations may be computed."""
+    attention: tuple[AttentionKind, ...] = ("full",)
+    """Every attention kind that some configuration of this model asks for."""
+    naming: dict[str, NamingCard] = {}
+    """For containers whose tensors are not named as in Hugging Face checkpoints, keyed by the name that the
+    loader gives the container's naming."""
+
+
+class LoaderCard(Card):
+    """A reader of weight files.
+
+    ``inspect(path: str, files: tuple[str, ...]) -> Checkpoint`` describes what is there without torch; ``target``
+    is a callable ``(checkpoint: Checkpoint) -> Iterable[LazyTensor]`` that the engine process calls.
+    """
+
+    kind: ClassVar[str] = "loader"
+
+    recognises: tuple[str, ...] = Field(min_length=1)
+    """Glob patterns of the file names that it reads."""
+    inspect: Dotted
+    target: Dotted
+
+
+class QuantFormatCard(Card):
+    """A packing of weights on disk and in memory, with its reference dequantization.
+
+    ``target`` is a :class:`dovetail.nn.QuantFormat`.
+    """
+
+    kind: ClassVar[str] = "format"
+
+    target: Dotted
+    types: dict[str, tuple[str, ...]] = Field(min_length=1)
+    """Stored tensor type → the packings it can also be handed out as (for kernels that know the packing but not
+    the type)."""
+    methods: tuple[str, ...] = ()
+    """Values of ``quantization_config.quant_method`` that it reads; empty for formats known by tensor type alone."""
+    kinds: tuple[LayerKind, ...] = ("linear", "embedding", "head")
+
+
+class QuantKernelCard(Card):
+    """A matrix kernel for weights in certain stored types or packings.
+
+    ``target`` is a :class:`dovetail.nn.WeightKernel`, which may still decline a weight for its shape, with the reason.
+    """
+
+    kind: ClassVar[str] = "kernel"
+
+    target: Dotted
+    packings: tuple[str, ...] = Field(min_length=1)
+    """Stored types or packings it takes; ``"*"`` takes anything that can be dequantized."""
+    devices: tuple[Device | Literal["*"], ...]
+    dtypes: tuple[DType, ...]
+    """Dtypes of the activations."""
+    kinds: tuple[LayerKind, ...] = ("linear", "head")
+    probe: Dotted | None = None
+    """``() -> str | None``: why it cannot run on this machine, or None if it can."""
+
+
+class AttentionCard(Card):
+    """An attention backend. ``target`` is a :class:`dovetail.nn.AttentionBackend`."""
+
+    kind: ClassVar[str] = "attention"
+
+    target: Dotted
+    devices: tuple[Device | Literal["*"], ...]
+    dtypes: tuple[DType, ...]
+    kinds: tuple[AttentionKind, ...] = ("full",)
+    head_dims: tuple[int, ...] | None = None
+    """Head sizes it takes; None for any."""
+    kv_dtypes: tuple[DType, ...] = ()
+    """Dtypes of the KV cache besides the activations' own."""
+    block_sizes: tuple[int, ...] | None = None
+    """KV-cache block sizes (tokens) it takes; None for any."""
+    probe: Dotted | None = None
+
+
+class PlatformCard(Card):
+    """A device platform. ``target`` is a :class:`dovetail.nn.Platform`."""
+
+    kind: ClassVar[str] = "platform"
+
+    device: Device
+    target: Dotted
+    dtypes: tuple[DType, ...] = ("float32", "bfloat16", "float16")
+    default_dtype: DType = "float32"
+    """Taken by ``--dtype auto`` when the checkpoint does not say which dtype its activations want."""
+    probe: Dotted | None = None
+    """``() -> str | None``: why this device is not to be had on this machine, or None if it is."""
+
+
+class SourceCard(Card):
+    """A meaning of model references.
+
+    ``target`` is ``resolve(reference: str | None, *, revision, download_dir, patterns) -> str | None``: the path of the
+    checkpoint (a folder or a file), or None when the reference is not of this source's kind. ``reference`` is None when the user
+    named no model.
+    """
+
+    kind: ClassVar[str] = "source"
+
+    target: Dotted

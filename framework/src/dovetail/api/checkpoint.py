@@ -1,0 +1,85 @@
+"""What a loader says of a checkpoint, and the lazy tensors that it yields."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from pydantic import BaseModel, ConfigDict
+
+from dovetail.api.cards import Dotted
+
+if TYPE_CHECKING:
+    import torch
+
+HF_TOKENIZER = "dovetail.engine.tokenizer:from_folder"
+"""Reads the tokenizer files that stand beside a Hugging Face checkpoint."""
+
+
+class Checkpoint(BaseModel):
+    """A checkpoint as found on disk, described without reading a weight and without torch."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    path: str
+    """The folder or file that the model reference led to."""
+    files: tuple[str, ...]
+    """The weight files, in order, as full paths."""
+    config: dict[str, Any] = {}
+    """``config.json``, or empty where the container holds its own metadata (see ``naming``)."""
+    config_file: str = ""
+    """Where ``config`` came from, for error messages."""
+    naming: str | None = None
+    """The container's naming, if its tensors are not named as in Hugging Face checkpoints; models say how they read it
+    in :attr:`dovetail.api.ModelCard.naming`."""
+    architecture: str | None = None
+    """The container's own name of the architecture, under ``naming``."""
+    metadata: dict[str, Any] = {}
+    """The container's metadata, without long lists, under ``naming``."""
+    tensor_types: dict[str, int] = {}
+    """Stored type (a torch dtype's name, or a quantized type's) → number of tensors."""
+    generation_config: dict[str, Any] = {}
+    """Default sampling parameters and end-of-sequence ids, as in ``generation_config.json``."""
+    tokenizer: Dotted = HF_TOKENIZER
+    """``(path: str) -> dovetail.engine.tokenizer.Tokenizer``, for :attr:`tokenizer_path`."""
+    tokenizer_path: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LazyTensor:
+    """A tensor that is still in its file.
+
+    Attributes:
+        name: as in the checkpoint (before :meth:`Naming.rename`).
+        shape: the logical shape, rows first; for a weight matrix ``(out, in)``.
+        type: the stored type: a torch dtype's name, or a quantized type such as ``q4_1``.
+        read: gives the tensor: of that dtype and shape, or for a block-quantized type the packed bytes, uint8
+            ``[rows, bytes per row]``. It may share memory with the mapped file, and must not be written to.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    type: str
+    read: Callable[[], torch.Tensor]
+
+
+class Naming(Protocol):
+    """Translates a container's metadata and tensor names into those of Hugging Face checkpoints."""
+
+    def config(self, architecture: str, metadata: Mapping[str, Any]) -> dict[str, Any]:
+        """The ``config.json`` that describes the same model, its ``architectures`` included.
+
+        Raises:
+            ConfigError: a needed key is not in ``metadata``.
+        """
+        ...
+
+    def rename(self, name: str) -> str | None:
+        """The Hugging Face name of a tensor, or None for one that the model does not need."""
+        ...
+
+    def row_order(self, name: str, config: Mapping[str, Any]) -> Any | None:
+        """For tensors (by Hugging Face name) whose rows are stored in another order: an index array ``order`` with
+        ``hf[i] = stored[order[i]]``, or None."""
+        ...

@@ -1,0 +1,88 @@
+"""The hook specifications: the manual of what a plugin can offer.
+
+A plugin is a module named by an entry point in the group ``dovetail.plugins``. It implements any of the
+hooks below with :data:`hookimpl`. Every hook is *collecting*: all plugins are asked, each answers with a list
+of cards, and an empty list means "nothing of this kind from me". The order of installation decides nothing.
+
+Hooks are called once, right after the plugin's module was imported, in every process that discovers plugins
+(the command line and the API; engine workers receive a finished Plan instead). They must be cheap: no torch, no
+files, no devices. What a card names by ``"module:attribute"`` is imported only once it has been chosen.
+
+An implementation that raises, or answers with anything but a list of the right cards, quarantines its plugin:
+the others work, and ``dovetail plugins doctor`` names it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pluggy
+
+from dovetail.api.cards import (
+    AttentionCard,
+    LoaderCard,
+    ModelCard,
+    PlatformCard,
+    QuantFormatCard,
+    QuantKernelCard,
+    SourceCard,
+)
+
+PROJECT = "dovetail"
+"""Name of the pluggy project, and the prefix of every hook."""
+
+hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)
+"""Marks a function as an implementation of one of the hooks in this module."""
+
+
+@hookspec
+def dovetail_register_models() -> Sequence[ModelCard]:
+    """Model architectures.
+
+    A card is looked up by the names in ``architectures`` of a model's ``config.json`` (after
+    ``hf_overrides``). Two cards may offer one architecture; the higher rank wins.
+    """
+    raise NotImplementedError
+
+
+@hookspec
+def dovetail_register_loaders() -> Sequence[LoaderCard]:
+    """Readers of weight files.
+
+    A card's ``recognises`` patterns are matched against the names of the files found at the model
+    reference; ``--load-format`` names a card directly. The card's ``inspect`` then describes the checkpoint without torch.
+    """
+    raise NotImplementedError
+
+
+@hookspec
+def dovetail_register_quantization() -> Sequence[QuantFormatCard | QuantKernelCard]:
+    """Quantization formats (how packed weights are read) and kernels (how they are multiplied).
+
+    The two are independent: a format works on every platform through its reference dequantization, and a
+    kernel accelerates every format that can hand its weights out in a packing which the kernel takes.
+    """
+    raise NotImplementedError
+
+
+@hookspec
+def dovetail_register_attention() -> Sequence[AttentionCard]:
+    """Attention backends: each owns its KV-cache layout, its metadata and its kernels."""
+    raise NotImplementedError
+
+
+@hookspec
+def dovetail_register_platforms() -> Sequence[PlatformCard]:
+    """Devices. ``--device`` names one; ``auto`` takes the highest-ranked one whose probe finds it."""
+    raise NotImplementedError
+
+
+@hookspec
+def dovetail_register_sources() -> Sequence[SourceCard]:
+    """What a model reference means: a path, a repository on a hub, a model shipped in a wheel.
+
+    Sources are asked from the highest rank down; the first whose ``resolve`` answers with a path wins,
+    so a source must answer ``None`` for references that are not its own.
+    """
+    raise NotImplementedError

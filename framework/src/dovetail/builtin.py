@@ -1,0 +1,68 @@
+"""The framework's own parts, registered through the same hooks as everyone else's."""
+
+from __future__ import annotations
+
+from dovetail.api import (
+    PORTABLE,
+    REFERENCE,
+    QuantFormatCard,
+    QuantKernelCard,
+    SourceCard,
+    hookimpl,
+)
+
+_FLOATS = ("float32", "bfloat16", "float16")
+
+
+@hookimpl
+def dovetail_register_quantization() -> list[QuantFormatCard | QuantKernelCard]:
+    return [
+        QuantFormatCard(
+            name="dense",
+            summary="full-precision weights",
+            target="dovetail.nn.dense:DenseFormat",
+            types={dtype: ("dense",) for dtype in (*_FLOATS, "float64")},
+        ),
+        QuantKernelCard(
+            name="dense",
+            summary="the library's matrix product",
+            target="dovetail.nn.dense:DenseKernel",
+            packings=("dense",),
+            devices=("*",),
+            dtypes=_FLOATS,
+            kinds=("linear", "head", "embedding"),
+        ),
+        QuantKernelCard(
+            name="affine",
+            summary="integer codes with scales and minimums, unpacked slice by slice",
+            target="dovetail.nn.affine:AffineKernel",
+            packings=("affine",),
+            devices=("*",),
+            dtypes=_FLOATS,
+            rank=PORTABLE,
+        ),
+        QuantKernelCard(
+            name="dequantize",
+            summary="the reference: dequantize a slice, multiply",
+            target="dovetail.nn.dense:DequantizeKernel",
+            packings=("*",),
+            devices=("*",),
+            dtypes=_FLOATS,
+            kinds=("linear", "head", "embedding"),
+            rank=REFERENCE,
+        ),
+    ]
+
+
+@hookimpl
+def dovetail_register_sources() -> list[SourceCard]:
+    return [
+        SourceCard(
+            name="demo",
+            summary="no reference: the model of the extra dovetail[demo]",
+            target="dovetail.sources:demo",
+            rank=90,
+        ),
+        SourceCard(name="path", summary="a folder or file", target="dovetail.sources:path", rank=80),
+        SourceCard(name="hub", summary="org/name on the Hugging Face hub", target="dovetail.sources:hub", rank=10),
+    ]

@@ -1,0 +1,245 @@
+"""Finding plugins through entry points, one guarded step at a time.
+
+pluggy's own entry-point loader stops at the first plugin that raises and skips repeated names in silence, so the loop is
+ours; pluggy keeps what it is good at, matching implementations to hook specifications.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fnmatch
+import importlib
+import importlib.metadata
+import io
+import os
+import re
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal
+
+import pluggy
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.utils import canonicalize_name
+from pydantic import ValidationError
+
+from dovetail.api import hooks
+from dovetail.api.cards import (
+    AttentionCard,
+    Card,
+    LoaderCard,
+    ModelCard,
+    PlatformCard,
+    QuantFormatCard,
+    QuantKernelCard,
+    SourceCard,
+)
+from dovetail.api.errors import PluginError, UsageError
+
+GROUP = "dovetail.plugins"
+FRAMEWORK = "dovetail"
+PLUGINS_VARIABLE = "DOVETAIL_PLUGINS"
+
+HOOKS: dict[str, tuple[type[Card], ...]] = {
+    "dovetail_register_models": (ModelCard,),
+    "dovetail_register_loaders": (LoaderCard,),
+    "dovetail_register_quantization": (QuantFormatCard, QuantKernelCard),
+    "dovetail_register_attention": (AttentionCard,),
+    "dovetail_register_platforms": (PlatformCard,),
+    "dovetail_register_sources": (SourceCard,),
+}
+"""Hook → the cards that it may answer with."""
+
+KINDS: tuple[str, ...] = tuple(card.kind for cards in HOOKS.values() for card in cards)
+
+Status = Literal["ok", "quarantined", "denied"]
+
+
+@dataclass
+class Plugin:
+    """One entry point, and what became of it."""
+
+    name: str
+    """``distribution:entry point``, unique."""
+    entry: importlib.metadata.EntryPoint
+    distribution: str
+    version: str
+    status: Status = "ok"
+    reason: str = ""
+    """Why it is quarantined or denied, in one line."""
+    detail: str = ""
+    """The traceback, if it raised."""
+    cards: list[Card] = field(default_factory=list)
+    seconds: float = 0.0
+    """Time to import and register."""
+
+    @cached_property
+    def summary(self) -> str:
+        """The distribution's own one-line description."""
+        return (self.entry.dist.metadata["Summary"] or "") if self.entry.dist else ""
+
+    def quarantine(self, reason: str, detail: str = "") -> None:
+        self.status, self.reason, self.detail, self.cards = "quarantined", reason, detail, []
+
+
+class PluginFilter:
+    """``--plugins`` / ``DOVETAIL_PLUGINS``: which distributions, and which kinds of card from them, may take part.
+
+    A comma-separated list of ``[kind:]distribution`` terms with shell wildcards. A term with ``-`` or ``!`` before it
+    denies; if any term allows, what no term allows is denied. The framework's own parts are always allowed.
+    """
+
+    def __init__(self, text: str = "") -> None:
+        self.allow: list[tuple[str, str]] = []
+        self.deny: list[tuple[str, str]] = []
+        for term in filter(None, (t.strip() for t in text.split(","))):
+            kind, _, distribution = term.lstrip("-!").rpartition(":")
+            if not distribution or (kind and kind != "*" and kind not in KINDS):
+                raise UsageError(
+                    f"cannot read the plugin filter term {term!r}",
+                    f"write [kind:]distribution, with - before it to deny; kinds: {', '.join(KINDS)}",
+                )
+            rule = (kind or "*", canonicalize_name(distribution) if "*" not in distribution else distribution)
+            (self.deny if term[0] in "-!" else self.allow).append(rule)
+
+    def permits(self, distribution: str, kind: str | None = None) -> bool:
+        """Whether cards of ``kind`` (None: of any kind at all) may come from ``distribution``."""
+        name = canonicalize_name(distribution)
+        if name == FRAMEWORK:
+            return True
+
+        def matches(rules: list[tuple[str, str]], whole: bool) -> bool:
+            return any(
+                fnmatch.fnmatchcase(name, pattern) and (k == "*" or k == kind or (kind is None and not whole))
+                for k, pattern in rules
+            )
+
+        if matches(self.deny, whole=True):
+            return False
+        return not self.allow or matches(self.allow, whole=False)
+
+
+def framework_version() -> str:
+    return importlib.metadata.version(FRAMEWORK)
+
+
+def entry_points() -> Iterator[importlib.metadata.EntryPoint]:
+    """Every entry point of the plugin group, each (distribution, name) once; the first on ``sys.path`` wins, as it would for imports."""
+    seen: set[tuple[str, str]] = set()
+    for entry in importlib.metadata.entry_points(group=GROUP):
+        key = (canonicalize_name(entry.dist.name) if entry.dist else "", entry.name)
+        if key not in seen:
+            seen.add(key)
+            yield entry
+
+
+def incompatibility(entry: importlib.metadata.EntryPoint, version: str) -> str | None:
+    """Why the plugin's own requirement on Dovetail excludes this version, or None. Reads metadata only: nothing is imported."""
+    for text in (entry.dist.requires or []) if entry.dist else []:
+        # Parsing every requirement costs more than discovery itself, so only lines that can be ours are parsed.
+        if not re.match(r"\s*dovetail(?![\w.-])", text, re.IGNORECASE):
+            continue
+        try:
+            requirement = Requirement(text)
+        except InvalidRequirement:
+            return f"its requirement {text!r} cannot be read"
+        applies = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+        if applies and not requirement.specifier.contains(version, prereleases=True):
+            return f"needs {requirement.name}{requirement.specifier}, found {FRAMEWORK} {version}"
+    return None
+
+
+def discover(filter: PluginFilter | None = None) -> list[Plugin]:
+    """Import and register every permitted plugin; what goes wrong in one is kept in its :class:`Plugin` and touches no other."""
+    filter = filter or PluginFilter(os.environ.get(PLUGINS_VARIABLE, ""))
+    version = framework_version()
+    manager = pluggy.PluginManager(hooks.PROJECT)
+    manager.add_hookspecs(hooks)
+    plugins = []
+    for entry in entry_points():
+        distribution = entry.dist.name if entry.dist else "?"
+        plugin = Plugin(
+            name=f"{distribution}:{entry.name}",
+            entry=entry,
+            distribution=distribution,
+            version=entry.dist.version if entry.dist else "?",
+        )
+        plugins.append(plugin)
+        if not filter.permits(distribution):
+            plugin.status, plugin.reason = "denied", "excluded by the plugin filter"
+        elif reason := incompatibility(entry, version):
+            plugin.quarantine(reason)
+        else:
+            started = time.perf_counter()
+            _register(manager, plugin, filter)
+            plugin.seconds = time.perf_counter() - started
+    return sorted(plugins, key=lambda p: p.name)
+
+
+def _register(manager: pluggy.PluginManager, plugin: Plugin, filter: PluginFilter) -> None:
+    # A plugin may print, or leave by sys.exit, while it is imported; neither is its to do here.
+    with contextlib.redirect_stdout(io.StringIO()):
+        try:
+            module = plugin.entry.load()
+            manager.register(module, plugin.name)
+            plugin.cards = [
+                card for card in _collect(manager, module) if filter.permits(plugin.distribution, card.kind)
+            ]
+        except (Exception, SystemExit) as error:
+            with contextlib.suppress(Exception):
+                manager.unregister(name=plugin.name)
+            plugin.quarantine(_one_line(error), "".join(traceback.format_exception(error)))
+
+
+def _one_line(error: BaseException) -> str:
+    if isinstance(error, PluginError):
+        return str(error)
+    if isinstance(error, ValidationError):  # a card with a typo: say which field, not pydantic's whole report
+        faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        return f"{error.title} is malformed: {faults}"
+    first = (str(error).strip().splitlines() or [""])[0]
+    return f"{type(error).__name__}: {first}".rstrip(": ")
+
+
+def _collect(manager: pluggy.PluginManager, module: Any) -> list[Card]:
+    cards: list[Card] = []
+    found = False
+    for attribute in dir(module):
+        options = manager.parse_hookimpl_opts(module, attribute)
+        if options is None:
+            continue
+        hook = options.get("specname") or attribute
+        if hook not in HOOKS:
+            raise PluginError(f"implements the unknown hook {hook!r}", f"known hooks: {', '.join(HOOKS)}")
+        found = True
+        answer = getattr(module, attribute)()
+        if not isinstance(answer, Sequence) or isinstance(answer, str):
+            raise PluginError(f"{hook} answered with {type(answer).__name__}, not a list of cards")
+        for card in answer:
+            if not isinstance(card, HOOKS[hook]):
+                expected = " or ".join(c.__name__ for c in HOOKS[hook])
+                raise PluginError(f"{hook} answered with {type(card).__name__} where {expected} is wanted")
+            if any(other.kind == card.kind and other.name == card.name for other in cards):
+                raise PluginError(f"offers the {card.kind} {card.name!r} twice")
+            cards.append(card)
+    if not found:
+        raise PluginError("implements no hook", "mark its functions with dovetail.api.hookimpl")
+    return cards
+
+
+def import_dotted(dotted: str) -> Any:
+    """Import ``"module:attribute"``.
+
+    Raises:
+        PluginError: the module or attribute does not exist, or importing it raised; with the cause chained.
+    """
+    module_name, _, attribute = dotted.partition(":")
+    try:
+        found: Any = importlib.import_module(module_name)
+        for part in attribute.split("."):
+            found = getattr(found, part)
+    except Exception as error:
+        raise PluginError(f"cannot import {dotted}: {_one_line(error)}", "reinstall or update the plugin") from error
+    return found

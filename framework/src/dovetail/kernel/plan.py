@@ -1,0 +1,115 @@
+"""The Plan: everything that was decided before a weight is read, with the reasons, frozen and serialisable.
+
+The engine process and every worker get a Plan and import what it names; they never discover plugins again.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from dovetail.api.cards import Dotted, DType, LayerKind
+from dovetail.api.checkpoint import Checkpoint
+from dovetail.api.config import ModelConfig
+from dovetail.api.errors import ConfigError
+from dovetail.kernel.discovery import import_dotted
+
+M = TypeVar("M", bound=ModelConfig)
+
+
+class Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Part(Frozen):
+    """One thing that a plugin provides."""
+
+    name: str
+    distribution: str
+    version: str
+    target: Dotted
+
+
+class Rejected(Frozen):
+    """A candidate that was not taken."""
+
+    name: str
+    distribution: str
+    reason: str
+
+
+class Choice(Frozen):
+    """What was chosen for one role, why, and why not the others."""
+
+    role: str
+    part: Part
+    reason: str
+    rejected: tuple[Rejected, ...] = ()
+
+
+class WeightPlan(Frozen):
+    """How weights of one stored type are kept, and multiplied, in one kind of layer."""
+
+    kind: LayerKind
+    type: str
+    format: Choice
+    kernels: tuple[Part, ...]
+    """In order of rank; the first that accepts a layer's shape is used."""
+    rejected: tuple[Rejected, ...] = ()
+
+
+class Plan(Frozen):
+    """The resolved parts of one model on one machine."""
+
+    model: str
+    """The model reference as the user gave it."""
+    checkpoint: Checkpoint
+    config: dict[str, Any]
+    """The model's configuration after translation and overrides."""
+    architecture: str
+    tasks: tuple[str, ...]
+    config_class: Dotted
+    naming: Dotted | None = None
+    dtype: DType
+    kv_dtype: DType
+    max_model_len: int
+    source: Choice
+    loader: Choice
+    model_part: Choice
+    platform: Choice
+    attention: Choice
+    weights: tuple[WeightPlan, ...]
+    warnings: tuple[str, ...] = ()
+
+    def choices(self) -> tuple[Choice, ...]:
+        return (self.source, self.loader, self.model_part, self.platform, self.attention)
+
+    def model_config_object(self) -> ModelConfig:
+        """The configuration as the model's own class. The class was found to accept it when the Plan was made."""
+        return read_config(import_dotted(self.config_class), self.config, self.checkpoint.config_file)
+
+
+def read_config(config_class: type[M], config: dict[str, Any], file: str) -> M:
+    """Validate a configuration.
+
+    Raises:
+        ConfigError: names every key at fault, and the file.
+    """
+    try:
+        return config_class.model_validate(config)
+    except ValidationError as error:
+        faults = "; ".join(
+            f"{'.'.join(map(str, e['loc'])) or 'configuration'}: "
+            + ("is missing" if e["type"] == "missing" else f"{e['msg']} (found {_short(e['input'])})")
+            for e in error.errors()
+        )
+        raise ConfigError(
+            f"{config_class.__name__} cannot be read from {file or 'the configuration'}: {faults}",
+            "correct the file, or override keys with --hf-overrides",
+        ) from None
+
+
+def _short(value: object, limit: int = 80) -> str:
+    text = repr(value)
+    return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -1,0 +1,124 @@
+"""What all plugins together offer, and who wins when two offer one name."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from packaging.utils import canonicalize_name
+
+from dovetail.api.cards import Card
+from dovetail.api.errors import UsageError
+from dovetail.kernel.discovery import KINDS, Plugin, PluginFilter, discover
+
+C = TypeVar("C", bound=Card)
+
+
+@dataclass(frozen=True)
+class Offer(Generic[C]):
+    """A card and the distribution it came from."""
+
+    card: C
+    distribution: str
+    version: str
+
+    @property
+    def name(self) -> str:
+        return self.card.name
+
+    def __str__(self) -> str:
+        return f"{self.card.kind} {self.name} ({self.distribution} {self.version})"
+
+
+@dataclass(frozen=True)
+class Conflict:
+    """One name offered by several distributions; none of them is used."""
+
+    kind: str
+    name: str
+    offers: tuple[Offer[Card], ...]
+
+    def __str__(self) -> str:
+        by = " and ".join(f"{o.distribution} {o.version}" for o in self.offers)
+        return f"{self.kind} {self.name!r} is offered by {by}"
+
+    @property
+    def hint(self) -> str:
+        return f"uninstall one, or choose with --prefer {self.kind}:{self.name}={self.offers[0].distribution}"
+
+
+class Registry:
+    """The offers of all healthy plugins, by kind.
+
+    Args:
+        plugins: as :func:`dovetail.kernel.discovery.discover` found them.
+        prefer: ``kind:name=distribution`` choices for names that several distributions offer.
+    """
+
+    def __init__(self, plugins: Iterable[Plugin], prefer: Sequence[str] = ()) -> None:
+        self.plugins = list(plugins)
+        self.conflicts: list[Conflict] = []
+        by_name: dict[tuple[str, str], list[Offer[Card]]] = defaultdict(list)
+        for plugin in self.plugins:
+            for card in plugin.cards:
+                by_name[card.kind, card.name].append(Offer(card, plugin.distribution, plugin.version))
+        choices = _parse_preferences(prefer)
+        self._offers: dict[str, dict[str, Offer[Card]]] = {kind: {} for kind in KINDS}
+        for (kind, name), offers in sorted(by_name.items()):
+            wanted = choices.pop((kind, name), None)
+            if wanted is not None:
+                chosen = [o for o in offers if canonicalize_name(o.distribution) == wanted]
+                if not chosen:
+                    raise UsageError(
+                        f"--prefer {kind}:{name}={wanted}: that distribution does not offer it",
+                        f"offered by {', '.join(o.distribution for o in offers)}",
+                    )
+                offers = chosen
+            if len(offers) == 1:
+                self._offers[kind][name] = offers[0]
+            else:
+                self.conflicts.append(Conflict(kind, name, tuple(offers)))
+        if choices:
+            kind, name = next(iter(choices))
+            raise UsageError(f"--prefer {kind}:{name}: no installed plugin offers it", "see dovetail plugins list")
+
+    @classmethod
+    def load(cls, *, plugins: str | None = None, prefer: Sequence[str] = ()) -> Registry:
+        """Discover what is installed; ``plugins`` is a filter that overrides ``DOVETAIL_PLUGINS``."""
+        return cls(discover(PluginFilter(plugins) if plugins is not None else None), prefer)
+
+    def offers(self, card: type[C]) -> list[Offer[C]]:
+        """Every usable offer of one kind, highest rank first, then by name."""
+        found = self._offers[card.kind].values()
+        return sorted(found, key=lambda o: (-o.card.rank, o.name))  # type: ignore[return-value, arg-type]
+
+    def get(self, card: type[C], name: str) -> Offer[C] | None:
+        return self._offers[card.kind].get(name)  # type: ignore[return-value]
+
+    def conflict(self, card: type[Card], name: str) -> Conflict | None:
+        return next((c for c in self.conflicts if c.kind == card.kind and c.name == name), None)
+
+    @property
+    def quarantined(self) -> list[Plugin]:
+        return [p for p in self.plugins if p.status == "quarantined"]
+
+    def suspects(self, kind: str) -> str:
+        """What might explain that something of ``kind`` was not found: broken plugins and conflicts, as a clause."""
+        notes = [f"the broken plugin {p.distribution} may offer it ({p.reason})" for p in self.quarantined]
+        notes += [f"{c}, so neither is used: {c.hint}" for c in self.conflicts if c.kind == kind]
+        return "; ".join(f"note that {note}" for note in notes)
+
+
+def _parse_preferences(prefer: Sequence[str]) -> dict[tuple[str, str], str]:
+    choices: dict[tuple[str, str], str] = {}
+    for text in prefer:
+        subject, _, distribution = text.partition("=")
+        kind, _, name = subject.partition(":")
+        if not (name and distribution and kind in KINDS):
+            raise UsageError(
+                f"cannot read --prefer {text!r}", f"write kind:name=distribution; kinds: {', '.join(KINDS)}"
+            )
+        choices[kind, name] = canonicalize_name(distribution)
+    return choices

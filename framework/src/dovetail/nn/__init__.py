@@ -1,0 +1,35 @@
+"""The shared blocks that models are written with, and the seams that quantization, attention and platforms plug into."""
+
+from dovetail.nn.attention import Attention, AttentionBackend, AttentionSpec, SelfAttention
+from dovetail.nn.context import Context
+from dovetail.nn.layers import Embedding, GatedMLP, Head, Linear, RMSNorm
+from dovetail.nn.model import CausalLM
+from dovetail.nn.ops import Ops
+from dovetail.nn.platform import Memory, Platform
+from dovetail.nn.rotary import Rope, Rotary
+from dovetail.nn.step import Step
+from dovetail.nn.weights import AffineWeight, QuantFormat, StoredWeight, WeightKernel
+
+__all__ = [
+    "AffineWeight",
+    "Attention",
+    "AttentionBackend",
+    "AttentionSpec",
+    "CausalLM",
+    "Context",
+    "Embedding",
+    "GatedMLP",
+    "Head",
+    "Linear",
+    "Memory",
+    "Ops",
+    "Platform",
+    "QuantFormat",
+    "RMSNorm",
+    "Rope",
+    "Rotary",
+    "SelfAttention",
+    "Step",
+    "StoredWeight",
+    "WeightKernel",
+]

@@ -1,0 +1,147 @@
+"""Attention layers, the block that most decoders share, and the contract of attention backends.
+
+Letters: T tokens, H query heads, K key-value heads, D head dimension, C channels.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from dovetail.api.cards import AttentionKind
+from dovetail.nn.rotary import Rope
+from dovetail.nn.step import Step
+
+if TYPE_CHECKING:
+    from dovetail.nn.context import Context
+
+
+@dataclass(frozen=True)
+class AttentionSpec:
+    """What one layer asks of the backend. Layers with equal specs share metadata.
+
+    Attributes:
+        scale: on the products of queries and keys.
+        window: a token sees itself and the ``window - 1`` tokens before it; None for all before it.
+        kind: as on cards; ``sliding`` exactly when there is a window.
+    """
+
+    heads: int
+    kv_heads: int
+    head_dim: int
+    scale: float
+    window: int | None = None
+
+    @property
+    def kind(self) -> AttentionKind:
+        return "full" if self.window is None else "sliding"
+
+
+class AttentionBackend(ABC):
+    """Owns the KV cache's layout, the metadata of a step, and the kernels.
+
+    Args:
+        dtype: of queries and of the result.
+        kv_dtype: of the cache.
+        block_size: tokens in a block.
+    """
+
+    def __init__(self, *, device: torch.device, dtype: torch.dtype, kv_dtype: torch.dtype, block_size: int) -> None:
+        self.device = device
+        self.dtype = dtype
+        self.kv_dtype = kv_dtype
+        self.block_size = block_size
+
+    def block_bytes(self, spec: AttentionSpec) -> int:
+        """Bytes of one block of one layer's cache."""
+        return 2 * self.block_size * spec.kv_heads * spec.head_dim * self.kv_dtype.itemsize
+
+    @abstractmethod
+    def allocate(self, spec: AttentionSpec, blocks: int) -> Any:
+        """A layer's cache of so many blocks; the engine hands it back to :meth:`forward` unread."""
+
+    @abstractmethod
+    def prepare(self, step: Step, specs: frozenset[AttentionSpec]) -> Any:
+        """Metadata of a step for layers of these specs, made once before the first layer."""
+
+    @abstractmethod
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, cache: Any, step: Step, spec: AttentionSpec) -> Tensor:
+        """Write the new keys and values into the cache, then attend: each token sees its request's tokens up to itself.
+
+        Args:
+            q: ``[T, H, D]``.
+            k, v: ``[T, K, D]``.
+            cache: what :meth:`allocate` gave for this layer; its slots ``step.slots`` are overwritten.
+
+        Returns:
+            ``[T, H, D]`` in q's dtype.
+        """
+
+
+class Attention(nn.Module):
+    """One layer's attention, with its KV cache. The runner sets :attr:`cache` once memory has been planned."""
+
+    def __init__(self, spec: AttentionSpec, backend: AttentionBackend) -> None:
+        super().__init__()
+        self.spec = spec
+        self.backend = backend
+        self.cache: Any = None
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, step: Step) -> Tensor:
+        return self.backend.forward(q, k, v, self.cache, step, self.spec)
+
+
+class SelfAttention(nn.Module):
+    """qkv projection, rotary embedding, attention, output projection: ``[T, C]`` → ``[T, C]``.
+
+    Args:
+        name: checkpoint prefix, such as ``model.layers.0.self_attn``.
+        window: sliding window in tokens, or None.
+        bias: q, k and v have biases.
+        out_bias: the output projection has one.
+        scale: defaults to ``head_dim ** -0.5``.
+        interleaved: rotary pairs stand side by side.
+        names: of q, k, v and output projection below ``name``.
+    """
+
+    def __init__(
+        self,
+        ctx: Context,
+        name: str,
+        *,
+        channels: int,
+        heads: int,
+        kv_heads: int,
+        head_dim: int,
+        window: int | None = None,
+        bias: bool = False,
+        out_bias: bool = False,
+        scale: float | None = None,
+        interleaved: bool = False,
+        names: tuple[str, str, str, str] = ("q_proj", "k_proj", "v_proj", "o_proj"),
+    ) -> None:
+        super().__init__()
+        q, k, v, o = (f"{name}.{n}" for n in names)
+        self.sizes = (heads * head_dim, kv_heads * head_dim, kv_heads * head_dim)
+        parts: Mapping[str, int] = dict(zip((q, k, v), self.sizes, strict=True))
+        self.qkv = ctx.linear(parts, channels, bias=bias)
+        self.out = ctx.linear(o, self.sizes[0], channels, bias=out_bias)
+        self.attention = ctx.attention(
+            AttentionSpec(heads, kv_heads, head_dim, head_dim**-0.5 if scale is None else scale, window)
+        )
+        self.head_dim = head_dim
+        self.interleaved = interleaved
+        self.rope = ctx.ops.rope
+
+    def forward(self, x: Tensor, rope: Rope, step: Step) -> Tensor:
+        q, k, v = (part.unflatten(-1, (-1, self.head_dim)) for part in self.qkv(x).split(self.sizes, -1))  # [T, H|K, D]
+        q = self.rope(q, rope.cos, rope.sin, self.interleaved)
+        k = self.rope(k, rope.cos, rope.sin, self.interleaved)
+        attended = self.attention(q, k, v, step)
+        out: Tensor = self.out(attended.flatten(-2))
+        return out

@@ -1,0 +1,112 @@
+"""What a model is built with: the Plan's decisions behind a few factory methods.
+
+Every factory takes checkpoint names, so a model's table from checkpoint names to parameters is the model itself, and it cannot
+disagree with the layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dovetail.nn.attention import Attention, AttentionBackend, AttentionSpec
+from dovetail.nn.layers import Embedding, Head, Linear, RMSNorm, WeightLayer
+from dovetail.nn.ops import Ops
+
+Assign = Callable[[Tensor], None]
+
+
+@dataclass(frozen=True)
+class VectorSlot:
+    """A plain tensor that a model expects (a norm's scale, a bias).
+
+    Attributes:
+        shape: as the checkpoint must have it.
+        assign: receives the tensor, in the activations' dtype, on the device.
+        required: a checkpoint without it is refused.
+    """
+
+    shape: tuple[int, ...]
+    assign: Assign
+    required: bool = True
+
+
+@dataclass(frozen=True)
+class BiasSlot:
+    """A part's share of a layer's bias."""
+
+    layer: WeightLayer
+    part: str
+
+
+class Context:
+    """The factories.
+
+    Attributes:
+        device, dtype: of activations.
+        ops: the platform's operations.
+        max_tokens: the longest sequence that will be run.
+        layers: checkpoint name of a weight (without its last component) → the layer that it is a part of.
+        vectors: checkpoint name of a plain tensor → where it goes.
+        attention_layers: in the order of creation, which is the order of their KV caches.
+    """
+
+    def __init__(
+        self,
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+        ops: Ops,
+        attention: AttentionBackend,
+        max_tokens: int,
+    ) -> None:
+        self.device = device
+        self.dtype = dtype
+        self.ops = ops
+        self.max_tokens = max_tokens
+        self.backend = attention
+        self.layers: dict[str, WeightLayer] = {}
+        self.vectors: dict[str, VectorSlot] = {}
+        self.biases: dict[str, BiasSlot] = {}
+        self.attention_layers: list[Attention] = []
+
+    def linear(self, parts: str | Mapping[str, int], n_in: int, n_out: int = 0, *, bias: bool = False) -> Linear:
+        """A linear layer, ``linear(name, n_in, n_out)``, or one whose parts stand apart in the checkpoint, ``linear({name: rows, …}, n_in)``."""
+        layer = Linear({parts: n_out} if isinstance(parts, str) else parts, n_in)
+        self._claim(layer)
+        if bias:
+            for part in layer.parts:
+                self.biases[f"{part}.bias"] = BiasSlot(layer, part)
+        return layer
+
+    def embedding(self, name: str, rows: int, columns: int) -> Embedding:
+        layer = Embedding({name: rows}, columns)
+        self._claim(layer)
+        return layer
+
+    def head(self, name: str, n_in: int, n_out: int, *, tied: Embedding | None = None) -> Head:
+        """The output head; with ``tied`` it shares that table unless the checkpoint brings one of its own."""
+        layer = Head({name: n_out}, n_in, tied)
+        self._claim(layer)
+        return layer
+
+    def norm(self, name: str, channels: int, eps: float) -> RMSNorm:
+        return RMSNorm(self, name, channels, eps)
+
+    def attention(self, spec: AttentionSpec) -> Attention:
+        layer = Attention(spec, self.backend)
+        self.attention_layers.append(layer)
+        return layer
+
+    def vector(self, name: str, shape: tuple[int, ...], assign: Assign, *, required: bool = True) -> None:
+        """Expect a plain tensor by its whole checkpoint name."""
+        assert name not in self.vectors, f"{name} is expected twice"
+        self.vectors[name] = VectorSlot(shape, assign, required)
+
+    def _claim(self, layer: WeightLayer) -> None:
+        for part in layer.parts:
+            assert part not in self.layers, f"{part} is expected twice"
+            self.layers[part] = layer

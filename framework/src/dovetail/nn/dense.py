@@ -1,0 +1,99 @@
+"""Full-precision weights as a format like any other, and the reference kernel that serves every format."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dovetail.api.cards import LayerKind
+from dovetail.api.checkpoint import LazyTensor
+from dovetail.api.errors import CheckpointError
+from dovetail.nn.weights import QuantFormat, StoredWeight, WeightKernel
+
+# A dequantized slice of about this size stays in a core's cache between being written and being multiplied.
+SLICE_BYTES = 1 << 20
+
+
+class DenseWeight(StoredWeight):
+    """A matrix kept as a plain tensor."""
+
+    def __init__(self, data: Tensor, type: str) -> None:
+        self.data = data  # [N, K]
+        self.type = type
+        self.shape = (data.shape[0], data.shape[1])
+
+    def rows(self, start: int, stop: int, dtype: torch.dtype) -> Tensor:
+        return self.data[start:stop].to(dtype)
+
+    def take(self, ids: Tensor, dtype: torch.dtype) -> Tensor:
+        return F.embedding(ids, self.data).to(dtype)
+
+    def reordered(self, order: Tensor) -> DenseWeight:
+        return DenseWeight(self.data[order], self.type)
+
+    @classmethod
+    def join(cls, parts: Sequence[StoredWeight]) -> DenseWeight | None:
+        tensors = [p.data for p in parts if isinstance(p, DenseWeight)]
+        if len(tensors) != len(parts):
+            return None
+        return cls(torch.cat(tensors), parts[0].type)
+
+    @property
+    def nbytes(self) -> int:
+        return self.data.nbytes
+
+
+class DenseFormat(QuantFormat):
+    """float32, float16, bfloat16 and float64 tensors, converted once to the activations' dtype."""
+
+    def load(self, tensors: Mapping[str, LazyTensor], device: torch.device, dtype: torch.dtype) -> DenseWeight:
+        lazy = tensors["weight"]
+        data = lazy.read()
+        if tuple(data.shape) != lazy.shape or not data.is_floating_point():
+            raise CheckpointError(
+                f"tensor {lazy.name} was announced as {lazy.type} {list(lazy.shape)}, but reads as {data.dtype} {list(data.shape)}",
+                "the file is damaged or its loader is at fault; download it again or update the loader",
+            )
+        return DenseWeight(data.to(device=device, dtype=dtype), lazy.type)
+
+
+class DenseKernel(WeightKernel):
+    """One library matrix product with a weight that is already in the activations' dtype."""
+
+    def __init__(self, weight: StoredWeight, kind: LayerKind, device: torch.device, dtype: torch.dtype) -> None:
+        self.kind = kind
+        self.weight = weight.dense(dtype).to(device)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return F.embedding(x, self.weight) if self.kind == "embedding" else F.linear(x, self.weight)
+
+    @property
+    def nbytes(self) -> int:
+        return self.weight.nbytes
+
+
+class DequantizeKernel(WeightKernel):
+    """The reference: dequantizes a few rows at a time and multiplies. Any format, any device, never a whole matrix."""
+
+    def __init__(self, weight: StoredWeight, kind: LayerKind, device: torch.device, dtype: torch.dtype) -> None:
+        self.weight = weight
+        self.kind = kind
+        self.dtype = dtype
+        self.step = max(1, SLICE_BYTES // (weight.shape[1] * dtype.itemsize))
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if self.kind == "embedding":
+            return self.weight.take(x, self.dtype)
+        n = self.weight.shape[0]
+        out = x.new_empty(*x.shape[:-1], n)
+        for start in range(0, n, self.step):
+            stop = min(start + self.step, n)
+            out[..., start:stop] = F.linear(x, self.weight.rows(start, stop, self.dtype))
+        return out
+
+    @property
+    def nbytes(self) -> int:
+        return self.weight.nbytes

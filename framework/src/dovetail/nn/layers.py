@@ -1,0 +1,141 @@
+"""Layers whose weights are quantized, sharded and multiplied as the Plan says, without the model's knowing.
+
+Letters: T tokens, N output features, K input features, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from dovetail.api.cards import LayerKind
+from dovetail.nn.weights import StoredWeight, WeightKernel
+
+if TYPE_CHECKING:
+    from dovetail.nn.context import Context
+
+MakeKernel = Callable[[StoredWeight, LayerKind], WeightKernel]
+
+
+class WeightLayer(nn.Module):
+    """A layer with one weight, in one or several parts that stand apart in the checkpoint (such as q, k and v).
+
+    Built empty; :func:`dovetail.nn.loading.load_weights` fills it part by part and calls :meth:`finish`.
+
+    Attributes:
+        parts: checkpoint name of each part → its rows.
+        columns: K.
+        kind: as in the Plan.
+        bias: ``[N]`` or None.
+    """
+
+    kind: LayerKind = "linear"
+
+    def __init__(self, parts: Mapping[str, int], columns: int) -> None:
+        super().__init__()
+        self.parts = dict(parts)
+        self.columns = columns
+        self.rows = sum(self.parts.values())
+        self.kernels: list[WeightKernel] = []
+        self.bias: Tensor | None = None
+
+    def finish(self, weights: list[StoredWeight], make_kernel: MakeKernel) -> None:
+        """Join the parts where their format can, and give each joined weight its kernel."""
+        joined = weights[0].join(weights) if len(weights) > 1 else None
+        self.kernels = [make_kernel(w, self.kind) for w in ([joined] if joined is not None else weights)]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(k.nbytes for k in self.kernels)
+
+
+class Linear(WeightLayer):
+    """``x @ w.T + bias``: ``[T, K]`` → ``[T, N]``, the parts' outputs side by side."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if len(self.kernels) == 1:
+            out = self.kernels[0](x)
+        else:
+            out = torch.cat([kernel(x) for kernel in self.kernels], -1)
+        return out if self.bias is None else out + self.bias
+
+
+class Embedding(WeightLayer):
+    """Rows of a table: ids ``[T]`` → ``[T, K]``."""
+
+    kind: LayerKind = "embedding"
+
+    def __init__(self, parts: Mapping[str, int], columns: int) -> None:
+        super().__init__(parts, columns)
+        self.weight: StoredWeight | None = None
+
+    def finish(self, weights: list[StoredWeight], make_kernel: MakeKernel) -> None:
+        (self.weight,) = weights  # kept, for a head that is tied to it
+        super().finish(weights, make_kernel)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        out: Tensor = self.kernels[0](ids)
+        return out
+
+
+class Head(Linear):
+    """The product with the vocabulary: hidden ``[T, K]`` → logits ``[T, V]``.
+
+    Attributes:
+        tied: the embedding whose table it shares, or None.
+    """
+
+    kind: LayerKind = "head"
+
+    def __init__(self, parts: Mapping[str, int], columns: int, tied: Embedding | None) -> None:
+        super().__init__(parts, columns)
+        # In a list, so that torch does not register the embedding a second time.
+        self._tied = [tied] if tied is not None else []
+
+    @property
+    def tied(self) -> Embedding | None:
+        return self._tied[0] if self._tied else None
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square normalisation with a learned scale ``[C]``."""
+
+    weight: Tensor
+
+    def __init__(self, ctx: Context, name: str, channels: int, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.ops = ctx.ops
+        ctx.vector(f"{name}.weight", (channels,), lambda value: setattr(self, "weight", value))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.ops.rms_norm(x, self.weight, self.eps)
+
+    def add(self, x: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
+        """``(norm(residual + x), residual + x)``."""
+        return self.ops.add_rms_norm(x, residual, self.weight, self.eps)
+
+
+class GatedMLP(nn.Module):
+    """``down(act(gate(x)) * up(x))``: ``[T, C]`` → ``[T, C]``.
+
+    Args:
+        activation: an operation of :mod:`dovetail.nn.ops` that maps gate and up, side by side, to their product.
+    """
+
+    def __init__(
+        self, ctx: Context, name: str, channels: int, inner: int, *, activation: str = "silu_mul", bias: bool = False
+    ) -> None:
+        super().__init__()
+        self.gate_up = ctx.linear(
+            {f"{name}.gate_proj": inner, f"{name}.up_proj": inner}, channels, bias=bias
+        )
+        self.down = ctx.linear({f"{name}.down_proj": channels}, inner, bias=bias)
+        self.activation = getattr(ctx.ops, activation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.down(self.activation(self.gate_up(x)))
+        return out

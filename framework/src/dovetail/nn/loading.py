@@ -1,0 +1,203 @@
+"""From lazy tensors to finished layers: all names and shapes are checked before the first weight is read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from dovetail.api.cards import LayerKind
+from dovetail.api.checkpoint import LazyTensor, Naming
+from dovetail.api.errors import CheckpointError, ResolutionError
+from dovetail.nn.context import Context
+from dovetail.nn.layers import Head, WeightLayer
+from dovetail.nn.weights import QuantFormat, StoredWeight, WeightKernel
+
+Progress = Callable[[int, int], None]
+"""Called with (layers finished, layers in all)."""
+
+
+@dataclass
+class KernelChoice:
+    """Classes that the Plan names for one (layer kind, stored type)."""
+
+    format: type[QuantFormat]
+    kernels: list[tuple[str, type[WeightKernel]]]
+
+
+class WeightReader:
+    """Reads a checkpoint's tensors into the layers of a model.
+
+    Args:
+        ctx: that the model was built with.
+        choices: (kind, type) → format and kernels.
+        config: the model's configuration as a dict (``quantization_config``, and what a naming's row orders depend on).
+        naming: translates tensor names, if the container has its own.
+    """
+
+    def __init__(
+        self,
+        ctx: Context,
+        choices: Mapping[tuple[LayerKind, str], KernelChoice],
+        config: Mapping[str, Any],
+        naming: Naming | None = None,
+    ) -> None:
+        self.ctx = ctx
+        self.choices = choices
+        self.config = config
+        self.naming = naming
+        self.formats: dict[type[QuantFormat], QuantFormat] = {}
+        self.weights: dict[str, dict[str, LazyTensor]] = {}
+        self.plain: dict[str, LazyTensor] = {}
+        self.used: dict[str, int] = {}
+        """Kernel name → layers that it serves, for the log."""
+
+    def load(self, tensors: Iterable[LazyTensor], progress: Progress | None = None) -> None:
+        """Assign everything.
+
+        Raises:
+            CheckpointError: tensors are missing, unexpected or misshapen; all of them are named, at once.
+        """
+        self._sort(tensors)
+        layers = list(dict.fromkeys(self.ctx.layers.values()))
+        for name, slot in self.ctx.vectors.items():
+            if name in self.plain:
+                slot.assign(self._plain(name))
+        for done, layer in enumerate(layers):
+            self._finish(layer)
+            if progress:
+                progress(done + 1, len(layers))
+
+    def _sort(self, tensors: Iterable[LazyTensor]) -> None:
+        ctx, unexpected = self.ctx, []
+        for lazy in tensors:
+            name = self.naming.rename(lazy.name) if self.naming else lazy.name
+            if name is None:
+                continue
+            owner, _, component = name.rpartition(".")
+            if name in ctx.vectors or name in ctx.biases:
+                self.plain[name] = lazy
+            elif owner in ctx.layers:
+                self.weights.setdefault(owner, {})[component] = lazy
+            elif not _ignorable(name):
+                unexpected.append(lazy.name)
+        missing = [n for n, slot in ctx.vectors.items() if slot.required and n not in self.plain]
+        missing += [n for n in ctx.biases if n not in self.plain]
+        missing += [f"{n}.weight" for n, layer in ctx.layers.items() if n not in self.weights and not _borrows(layer)]
+        faults = []
+        if missing:
+            faults.append(f"missing: {_listing(missing)}")
+        if unexpected:
+            faults.append(f"unexpected: {_listing(unexpected)}")
+        if wrong := self._misshapen():
+            faults.append(f"of the wrong shape: {_listing(wrong)}")
+        if faults:
+            raise CheckpointError(
+                f"the checkpoint does not hold the tensors that the model expects ({'; '.join(faults)})",
+                "the architecture or its configuration does not match these files, or a file is missing: compare config.json, or force "
+                "another architecture with --hf-overrides",
+            )
+
+    def _misshapen(self) -> list[str]:
+        ctx, wrong = self.ctx, []
+
+        def check(name: str, found: tuple[int, ...], wanted: tuple[int, ...]) -> None:
+            if found != wanted:
+                wrong.append(f"{name} is {list(found)}, wanted {list(wanted)}")
+
+        for name, lazy in self.plain.items():
+            if name in ctx.vectors:
+                check(lazy.name, lazy.shape, ctx.vectors[name].shape)
+            else:
+                slot = ctx.biases[name]
+                check(lazy.name, lazy.shape, (slot.layer.parts[slot.part],))
+        for part, components in self.weights.items():
+            layer = ctx.layers[part]
+            found = self._format(layer.kind, components).shape(components)
+            check(next(iter(components.values())).name, found, (layer.parts[part], layer.columns))
+        return wrong
+
+    def _choice(self, kind: LayerKind, components: Mapping[str, LazyTensor]) -> KernelChoice:
+        for lazy in components.values():
+            choice = self.choices.get((kind, lazy.type))
+            if choice and set(choice.format.components) <= set(components):
+                return choice
+        names = ", ".join(f"{t.name} ({t.type})" for t in components.values())
+        raise ResolutionError(
+            f"wanted a format for the {kind} layer made of {names}, found none in the plan", "see dovetail plan"
+        )
+
+    def _format(self, kind: LayerKind, components: Mapping[str, LazyTensor]) -> QuantFormat:
+        cls = self._choice(kind, components).format
+        if cls not in self.formats:
+            self.formats[cls] = cls(self.config.get("quantization_config") or {})
+        return self.formats[cls]
+
+    def _row_order(self, name: str) -> torch.Tensor | None:
+        order = self.naming.row_order(name, self.config) if self.naming else None
+        return None if order is None else torch.from_numpy(np.asarray(order, dtype=np.int64))
+
+    def _plain(self, name: str) -> torch.Tensor:
+        lazy = self.plain[name]
+        value = lazy.read()
+        if not value.is_floating_point():
+            raise CheckpointError(f"tensor {lazy.name} is of type {lazy.type}, wanted a floating-point one", "check the file")
+        if (order := self._row_order(name)) is not None:
+            value = value[order]
+        # A copy, so that small tensors do not hold a mapped file open.
+        return value.to(device=self.ctx.device, dtype=self.ctx.dtype, copy=True)
+
+    def _stored(self, layer: WeightLayer, part: str) -> StoredWeight:
+        components = self.weights[part]
+        weight = self._format(layer.kind, components).load(components, self.ctx.device, self.ctx.dtype)
+        order = self._row_order(f"{part}.weight")
+        return weight if order is None else weight.reordered(order)
+
+    def _finish(self, layer: WeightLayer) -> None:
+        if isinstance(layer, Head) and layer.tied is not None and not set(layer.parts) & set(self.weights):
+            # The embedding comes first in every model, so its table is there.
+            assert layer.tied.weight is not None
+            (part,) = layer.tied.parts
+            weights, components = [layer.tied.weight], [self.weights[part]]
+        else:
+            weights = [self._stored(layer, part) for part in layer.parts]
+            components = [self.weights[part] for part in layer.parts]
+        by_type = {w.type: c for w, c in zip(weights, components, strict=True)}
+
+        def make(weight: StoredWeight, kind: LayerKind) -> WeightKernel:
+            return self._kernel(weight, kind, self._choice(kind, by_type[weight.type]))
+
+        layer.finish(weights, make)
+        biases = [f"{part}.bias" for part in layer.parts if f"{part}.bias" in self.ctx.biases]
+        if biases:
+            layer.bias = torch.cat([self._plain(b) for b in biases])
+
+    def _kernel(self, weight: StoredWeight, kind: LayerKind, choice: KernelChoice) -> WeightKernel:
+        reasons = []
+        for name, kernel in choice.kernels:
+            if reason := kernel.declines(weight, kind):
+                reasons.append(f"{name}: {reason}")
+                continue
+            self.used[name] = self.used.get(name, 0) + 1
+            return kernel(weight, kind, self.ctx.device, self.ctx.dtype)
+        raise ResolutionError(
+            f"wanted a kernel for a {kind} layer of type {weight.type} and shape {list(weight.shape)}, found none ({'; '.join(reasons)})",
+            "install a kernel plugin that covers it",
+        )
+
+
+def _borrows(layer: WeightLayer) -> bool:
+    return isinstance(layer, Head) and layer.tied is not None
+
+
+def _ignorable(name: str) -> bool:
+    """Buffers that old checkpoints saved although every model computes them."""
+    return name.endswith(("rotary_emb.inv_freq", "attn.masked_bias"))
+
+
+def _listing(names: list[str], limit: int = 24) -> str:
+    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
+

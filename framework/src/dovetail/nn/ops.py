@@ -1,0 +1,93 @@
+"""Operations that a device may do better, by name, each with its slow and obvious reference.
+
+Models and the engine call these through an :class:`Ops` object and never ask which device they are on; a platform
+replaces the ones it has (:meth:`dovetail.nn.Platform.operations`), and the rest run the reference.
+
+Letters: T tokens, H heads, D head dimension, C channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """Root-mean-square normalisation (Zhang and Sennrich, 2019) in float32: x ``[..., C]``, weight ``[C]`` → ``[..., C]`` in x's dtype."""
+    wide = x.float()
+    normed = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
+    return weight * normed.to(x.dtype)
+
+
+def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """``residual + x``, normalised, and the sum itself, which is the next residual. Neither input is changed."""
+    total = residual + x
+    return rms_norm(total, weight, eps), total
+
+
+def rope(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool = False) -> Tensor:
+    """Rotary position embedding (Su et al., 2021) on the first ``2 * R`` channels of each head.
+
+    Args:
+        x: ``[T, H, D]``.
+        cos, sin: float32 ``[T, R]``, ``2 * R <= D``.
+        interleaved: channels ``2i`` and ``2i + 1`` turn together; otherwise ``i`` and ``i + R``.
+
+    Returns:
+        ``[T, H, D]`` in x's dtype; channels past ``2 * R`` are unchanged.
+    """
+    rotated = 2 * cos.shape[-1]
+    head, tail = x[..., :rotated], x[..., rotated:]
+    cos, sin = cos[:, None].to(x.dtype), sin[:, None].to(x.dtype)  # [T, 1, R]
+    if interleaved:
+        a, b = head[..., 0::2], head[..., 1::2]
+        out = torch.stack((a * cos - b * sin, b * cos + a * sin), -1).flatten(-2)
+    else:
+        a, b = head.chunk(2, -1)
+        out = torch.cat((a * cos - b * sin, b * cos + a * sin), -1)
+    return torch.cat((out, tail), -1) if tail.shape[-1] else out
+
+
+def silu_mul(x: Tensor) -> Tensor:
+    """``silu(gate) * up`` with gate and up side by side: ``[..., 2 * C]`` → ``[..., C]``."""
+    gate, up = x.chunk(2, -1)
+    return F.silu(gate) * up
+
+
+def gelu_tanh_mul(x: Tensor) -> Tensor:
+    """``gelu(gate, tanh) * up`` with gate and up side by side: ``[..., 2 * C]`` → ``[..., C]``."""
+    gate, up = x.chunk(2, -1)
+    return F.gelu(gate, approximate="tanh") * up
+
+
+REFERENCES: dict[str, Callable[..., Any]] = {
+    f.__name__: f for f in (rms_norm, add_rms_norm, rope, silu_mul, gelu_tanh_mul)
+}
+
+
+class Ops:
+    """The operations as one platform does them.
+
+    Args:
+        claimed: name → implementation with the reference's signature.
+
+    Raises:
+        ValueError: a claimed name is not an operation.
+    """
+
+    rms_norm: Callable[[Tensor, Tensor, float], Tensor]
+    add_rms_norm: Callable[[Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor]]
+    rope: Callable[..., Tensor]
+    silu_mul: Callable[[Tensor], Tensor]
+    gelu_tanh_mul: Callable[[Tensor], Tensor]
+
+    def __init__(self, claimed: Mapping[str, Callable[..., Any]] | None = None) -> None:
+        claimed = claimed or {}
+        if unknown := sorted(set(claimed) - set(REFERENCES)):
+            raise ValueError(f"no such operations: {', '.join(unknown)}; known: {', '.join(REFERENCES)}")
+        for name, reference in REFERENCES.items():
+            setattr(self, name, claimed.get(name, reference))

@@ -1,0 +1,134 @@
+"""The contract between formats, which keep weights, and kernels, which multiply them.
+
+Letters: N rows (output features, or vocabulary), K columns (input features), G groups in a row, T tokens.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dovetail.api.cards import LayerKind
+from dovetail.api.checkpoint import LazyTensor
+
+
+@dataclass(frozen=True)
+class AffineWeight:
+    """The packing ``affine``: ``w[n, k] = scales[n, k // group] * codes[n, k] + mins[n, k // group]``.
+
+    Most integer formats can be written so, exactly, which lets one kernel serve them all.
+
+    Attributes:
+        codes: uint8 or int8 ``[N, K]``, one code an element.
+        scales: float32 ``[N, G]``.
+        mins: float32 ``[N, G]``, or None for zero.
+        bits: the codes fit in so many bits (unsigned if uint8).
+        group: columns that share a scale; ``G * group == K``.
+    """
+
+    codes: Tensor
+    scales: Tensor
+    mins: Tensor | None
+    bits: int
+    group: int
+
+
+class StoredWeight(ABC):
+    """A matrix ``[N, K]`` as its format keeps it in memory.
+
+    Attributes:
+        shape: ``(N, K)``.
+        type: the stored type, as in :attr:`dovetail.api.LazyTensor.type`.
+    """
+
+    shape: tuple[int, int]
+    type: str
+
+    @abstractmethod
+    def rows(self, start: int, stop: int, dtype: torch.dtype) -> Tensor:
+        """Dequantized rows ``[stop - start, K]``: the reference that every kernel is compared with."""
+
+    @abstractmethod
+    def take(self, ids: Tensor, dtype: torch.dtype) -> Tensor:
+        """Dequantized rows ``ids`` (int64 ``[T]``) → ``[T, K]``, as an embedding needs them."""
+
+    @abstractmethod
+    def reordered(self, order: Tensor) -> StoredWeight:
+        """The weight whose row ``i`` is this one's row ``order[i]``, without dequantizing."""
+
+    @classmethod
+    @abstractmethod
+    def join(cls, parts: Sequence[StoredWeight]) -> StoredWeight | None:
+        """One weight with the rows of all parts in order, or None if they must stay apart (say, of different types)."""
+
+    @property
+    @abstractmethod
+    def nbytes(self) -> int: ...
+
+    def pack(self, packing: str) -> Any | None:
+        """This weight in a packing that the format's card lists for its type, such as ``affine``
+        (:class:`AffineWeight`), or None."""
+        return None
+
+    def dense(self, dtype: torch.dtype) -> Tensor:
+        """The whole matrix ``[N, K]``, dequantized. For tests and tools: the engine never holds one."""
+        return self.rows(0, self.shape[0], dtype)
+
+
+class QuantFormat(ABC):
+    """Reads the tensors of one weight into a :class:`StoredWeight`.
+
+    Args:
+        config: the checkpoint's ``quantization_config``, or empty.
+    """
+
+    components: tuple[str, ...] = ("weight",)
+    """Suffixes of the tensors that make up one weight: ``model.layers.0.mlp.up_proj.`` + each."""
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        self.config = config
+
+    @abstractmethod
+    def load(self, tensors: Mapping[str, LazyTensor], device: torch.device, dtype: torch.dtype) -> StoredWeight:
+        """Read one weight, whose components are all there.
+
+        Args:
+            dtype: of the activations; formats of full-precision weights convert to it.
+
+        Raises:
+            CheckpointError: the tensors contradict each other or the format; names the tensor.
+        """
+
+    def shape(self, tensors: Mapping[str, LazyTensor]) -> tuple[int, int]:
+        """The logical ``(N, K)`` of a weight, without reading it."""
+        n, k = tensors[self.components[0]].shape
+        return n, k
+
+
+class WeightKernel(ABC):
+    """Multiplies by one weight.
+
+    For the kinds ``linear`` and ``head``, :meth:`__call__` maps x ``[T, K]`` to ``x @ w.T`` ``[T, N]``; for ``embedding`` it maps
+    ids ``[T]`` to rows ``[T, K]``. The kernel may repack the weight once, and should then hold no reference to the original.
+    """
+
+    @classmethod
+    def declines(cls, weight: StoredWeight, kind: LayerKind) -> str | None:
+        """Why this weight is not for this kernel (its shape, say), or None. The next kernel in the Plan is asked then."""
+        return None
+
+    @abstractmethod
+    def __init__(self, weight: StoredWeight, kind: LayerKind, device: torch.device, dtype: torch.dtype) -> None: ...
+
+    @abstractmethod
+    def __call__(self, x: Tensor) -> Tensor: ...
+
+    @property
+    @abstractmethod
+    def nbytes(self) -> int:
+        """Memory that the kernel's form of the weight takes."""

