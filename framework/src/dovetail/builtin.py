@@ -21,7 +21,7 @@ def dovetail_register_quantization() -> list[QuantFormatCard | QuantKernelCard]:
             name="dense",
             summary="full-precision weights",
             target="dovetail.nn.dense:DenseFormat",
-            types={dtype: ("dense",) for dtype in (*_FLOATS, "float64")},
+            types=dict.fromkeys((*_FLOATS, "float64"), ("dense",)),
         ),
         QuantKernelCard(
             name="dense",

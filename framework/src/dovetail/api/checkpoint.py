@@ -81,5 +81,6 @@ class Naming(Protocol):
 
     def row_order(self, name: str, config: Mapping[str, Any]) -> Any | None:
         """For tensors (by Hugging Face name) whose rows are stored in another order: an index array ``order`` with
-        ``hf[i] = stored[order[i]]``, or None."""
+        ``hf[i] = stored[order[i]]``, or None.
+        """
         ...

@@ -1,2 +1,67 @@
-def main() -> int:
-    return 0
+"""The command line's entry: finds the command, and turns errors into one line and an exit code."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from dovetail.api.errors import DovetailError
+from dovetail.cli.flags import FlexibleArgumentParser
+
+COMMANDS = {
+    "serve": "serve a model over HTTP, with OpenAI's API",
+    "chat": "talk to a model in the terminal",
+    "plan": "show what would run a model, and why, without running it",
+    "plugins": "list, show, examine and create plugins",
+}
+"""Each is a module of this package with ``add_arguments(parser)`` and ``run(args) -> int``, imported only when it is called."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; 0, or 1 for an error, or 2 for wrong usage."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in argv
+    command = next((a for a in argv if not a.startswith("-")), None)
+    try:
+        return _run(argv, command)
+    except DovetailError as error:
+        if debug:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # the reader of our output has left, `| head` for one
+        sys.stderr.close()
+        return 141
+
+
+def _run(argv: list[str], command: str | None) -> int:
+    parser = FlexibleArgumentParser(
+        prog="dovetail", description="Run and serve large language models; every part is a plugin."
+    )
+    parser.add_argument("--version", action="store_true", help="print the version")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
+    for name, text in COMMANDS.items():
+        sub = subparsers.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        sub.add_argument("--debug", action="store_true", help="show tracebacks")
+        if name == command:
+            module = import_module(f"dovetail.cli.{name}")
+            module.add_arguments(sub)
+            sub.set_defaults(run=module.run)
+    args = parser.parse_args(argv)
+    if args.version:
+        from importlib.metadata import version
+
+        print(version("dovetail"))
+        return 0
+    if args.command is None:
+        parser.print_help()
+        return 2
+    code: int = args.run(args)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -69,9 +69,7 @@ class SamplingParams(msgspec.Struct, kw_only=True, omit_defaults=True, forbid_un
         for name in ("presence_penalty", "frequency_penalty"):
             value = getattr(self, name)
             self._check(name, value, -2 <= value <= 2, "between -2 and 2")
-        self._check(
-            "repetition_penalty", self.repetition_penalty, 0 < self.repetition_penalty <= 100, "in (0, 100]"
-        )
+        self._check("repetition_penalty", self.repetition_penalty, 0 < self.repetition_penalty <= 100, "in (0, 100]")
         if self.seed is not None:
             self._check("seed", self.seed, -MAX_SEED <= self.seed <= MAX_SEED, "a 64-bit integer")
         if self.max_tokens is not None:
@@ -79,7 +77,10 @@ class SamplingParams(msgspec.Struct, kw_only=True, omit_defaults=True, forbid_un
         self._check("min_tokens", self.min_tokens, self.min_tokens >= 0, "0 or more")
         if self.max_tokens is not None:
             self._check(
-                "min_tokens", self.min_tokens, self.min_tokens <= self.max_tokens, f"at most max_tokens ({self.max_tokens})"
+                "min_tokens",
+                self.min_tokens,
+                self.min_tokens <= self.max_tokens,
+                f"at most max_tokens ({self.max_tokens})",
             )
         self._check("stop", self.stop, all(isinstance(s, str) and s for s in self.stop), "non-empty texts")
         ids_fit = all(isinstance(t, int) and t >= 0 for t in self.stop_token_ids)

@@ -155,8 +155,7 @@ def discover(filter: PluginFilter | None = None) -> list[Plugin]:
     """Import and register every permitted plugin; what goes wrong in one is kept in its :class:`Plugin` and touches no other."""
     filter = filter or PluginFilter(os.environ.get(PLUGINS_VARIABLE, ""))
     version = framework_version()
-    manager = pluggy.PluginManager(hooks.PROJECT)
-    manager.add_hookspecs(hooks)
+    manager = _manager()
     plugins = []
     for entry in entry_points():
         distribution = entry.dist.name if entry.dist else "?"
@@ -201,6 +200,23 @@ def _one_line(error: BaseException) -> str:
         return f"{error.title} is malformed: {faults}"
     first = (str(error).strip().splitlines() or [""])[0]
     return f"{type(error).__name__}: {first}".rstrip(": ")
+
+
+def cards_of(module: Any) -> list[Card]:
+    """What a plugin's module registers.
+
+    Raises:
+        PluginError: it implements no hook or an unknown one, or answers with anything but a list of the right cards.
+    """
+    manager = _manager()
+    manager.register(module)
+    return _collect(manager, module)
+
+
+def _manager() -> pluggy.PluginManager:
+    manager = pluggy.PluginManager(hooks.PROJECT)
+    manager.add_hookspecs(hooks)
+    return manager
 
 
 def _collect(manager: pluggy.PluginManager, module: Any) -> list[Card]:

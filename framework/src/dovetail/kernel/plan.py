@@ -87,7 +87,8 @@ class Plan(Frozen):
 
     def model_config_object(self) -> ModelConfig:
         """The configuration as the model's own class. The class was found to accept it when the Plan was made."""
-        return read_config(import_dotted(self.config_class), self.config, self.checkpoint.config_file)
+        config_class: type[ModelConfig] = import_dotted(self.config_class)
+        return read_config(config_class, self.config, self.checkpoint.config_file)
 
 
 def read_config(config_class: type[M], config: dict[str, Any], file: str) -> M:

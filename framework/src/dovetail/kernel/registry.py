@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, cast
 
 from packaging.utils import canonicalize_name
 
@@ -91,11 +91,11 @@ class Registry:
 
     def offers(self, card: type[C]) -> list[Offer[C]]:
         """Every usable offer of one kind, highest rank first, then by name."""
-        found = self._offers[card.kind].values()
-        return sorted(found, key=lambda o: (-o.card.rank, o.name))  # type: ignore[return-value, arg-type]
+        found = cast("dict[str, Offer[C]]", self._offers[card.kind])
+        return sorted(found.values(), key=lambda offer: (-offer.card.rank, offer.name))
 
     def get(self, card: type[C], name: str) -> Offer[C] | None:
-        return self._offers[card.kind].get(name)  # type: ignore[return-value]
+        return cast("Offer[C] | None", self._offers[card.kind].get(name))
 
     def conflict(self, card: type[Card], name: str) -> Conflict | None:
         return next((c for c in self.conflicts if c.kind == card.kind and c.name == name), None)

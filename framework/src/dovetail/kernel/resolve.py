@@ -48,25 +48,32 @@ class PlanOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
 
     model: str | None = Field(
-        default=None, description="a folder, a weight file or a hub repository (org/name); without it, the embedded default"
+        default=None,
+        description="a folder, a weight file or a hub repository (org/name); without it, the embedded default",
     )
-    tokenizer: str | None = Field(default=None, description="take the tokenizer from this folder or file instead of the model's")
+    tokenizer: str | None = Field(
+        default=None, description="take the tokenizer from this folder or file instead of the model's"
+    )
     hf_config_path: str | None = Field(
         default=None, description="take config.json from this folder or file instead of the model's"
     )
     hf_overrides: Overrides = Field(
-        default={}, description="JSON object merged into config.json before anything is resolved; may name other architectures"
+        default={},
+        description="JSON object merged into config.json before anything is resolved; may name other architectures",
     )
     revision: str | None = Field(default=None, description="branch, tag or commit of a hub repository")
     download_dir: str | None = Field(default=None, description="where hub downloads are kept")
     load_format: str = Field(default=AUTO, description="the loader that reads the weights")
-    dtype: str = Field(default=AUTO, description="dtype of activations; auto takes the checkpoint's, else the platform's")
+    dtype: str = Field(
+        default=AUTO, description="dtype of activations; auto takes the checkpoint's, else the platform's"
+    )
     quantization: str | None = Field(default=None, description="require this quantization format")
     device: str = Field(default=AUTO, description="the platform to run on; auto takes the best that is present")
     attention_backend: str = Field(default=AUTO, description="the attention backend")
     kv_cache_dtype: str = Field(default=AUTO, description="dtype of the KV cache; auto takes that of the activations")
     max_model_len: int | None = Field(
-        default=None, description="longest sequence in tokens (32k means 32,768); auto takes what the model and memory allow"
+        default=None,
+        description="longest sequence in tokens (32k means 32,000 and 32K 32,768); auto takes what the model and memory allow",
     )
     block_size: int = Field(default=16, gt=0, description="tokens in a KV-cache block")
 
@@ -109,9 +116,7 @@ def resolve(options: PlanOptions, registry: Registry) -> Plan:
 
 
 def part_of(offer: Offer[Any]) -> Part:
-    return Part(
-        name=offer.name, distribution=offer.distribution, version=offer.version, target=offer.card.target
-    )
+    return Part(name=offer.name, distribution=offer.distribution, version=offer.version, target=offer.card.target)
 
 
 def choose(
@@ -134,10 +139,10 @@ def choose(
         ResolutionError: nothing fits, or the explicit choice does not; every objection is cited.
     """
     offers = registry.offers(card)
-    if explicit not in (None, AUTO):
-        offer = registry.get(card, explicit)  # type: ignore[arg-type]
+    if explicit is not None and explicit != AUTO:
+        offer = registry.get(card, explicit)
         if offer is None:
-            if conflict := registry.conflict(card, explicit):  # type: ignore[arg-type]
+            if conflict := registry.conflict(card, explicit):
                 raise ResolutionError(f"{conflict}, so neither is used", conflict.hint)
             known = ", ".join(o.name for o in offers) or "none"
             hint = registry.suspects(card.kind) or "install the plugin that offers it, or choose one of those"
@@ -159,7 +164,10 @@ def choose(
             fitting.append(offer)
     if not fitting:
         tried = "; ".join(f"{r.name}: {r.reason}" for r in rejected) or f"no {role} is installed"
-        hint = registry.suspects(card.kind) or "install a plugin that covers it (dovetail plugins list shows what is there)"
+        hint = (
+            registry.suspects(card.kind)
+            or "install a plugin that covers it (dovetail plugins list shows what is there)"
+        )
         raise ResolutionError(f"wanted {wanted}, found nothing that fits ({tried})", hint)
     winner = fitting[0]
     ties = [o for o in fitting[1:] if o.card.rank == winner.card.rank]
@@ -175,7 +183,9 @@ def choose(
         )
         for o in fitting[1:]
     ]
-    why = f"rank {winner.card.rank}" + (f", highest of {len(fitting)} that fit" if len(fitting) > 1 else ", the only one that fits")
+    why = f"rank {winner.card.rank}" + (
+        f", highest of {len(fitting)} that fit" if len(fitting) > 1 else ", the only one that fits"
+    )
     return winner, Choice(role=role, part=part_of(winner), reason=why, rejected=tuple(rejected))
 
 
@@ -192,7 +202,7 @@ def run_probe(probe: str | None) -> str | None:
 
 def find_source(options: PlanOptions, registry: Registry) -> tuple[Choice, str]:
     patterns = [p for o in registry.offers(LoaderCard) for p in o.card.recognises]
-    rejected = []
+    rejected: list[Rejected] = []
     for offer in registry.offers(SourceCard):
         path = import_dotted(offer.card.target)(
             options.model,
@@ -204,7 +214,9 @@ def find_source(options: PlanOptions, registry: Registry) -> tuple[Choice, str]:
             return Choice(
                 role="source", part=part_of(offer), reason=f"resolves to {path}", rejected=tuple(rejected)
             ), str(path)
-        rejected.append(Rejected(name=offer.name, distribution=offer.distribution, reason="not a reference of its kind"))
+        rejected.append(
+            Rejected(name=offer.name, distribution=offer.distribution, reason="not a reference of its kind")
+        )
     raise CheckpointError(
         f"wanted the model {options.model!r}, found no folder, file or hub repository of that name",
         registry.suspects(SourceCard.kind) or "check the spelling; a hub repository is written org/name",
@@ -272,7 +284,9 @@ def _read_json(file: Path, *, required: bool) -> dict[str, Any]:
     except (ValueError, OSError) as error:
         raise ConfigError(f"{file} is not readable JSON ({error})", "repair or download it again") from None
     if not isinstance(found, dict):
-        raise ConfigError(f"{file} holds a JSON {type(found).__name__}, wanted an object", "repair or download it again")
+        raise ConfigError(
+            f"{file} holds a JSON {type(found).__name__}, wanted an object", "repair or download it again"
+        )
     return found
 
 
@@ -292,7 +306,8 @@ def model_config(
         raise ResolutionError(
             f"wanted a model plugin for the {checkpoint.naming} architecture {checkpoint.architecture!r}, found "
             + (", ".join(_naming_architectures(checkpoint.naming, registry)) or "none"),
-            registry.suspects(ModelCard.kind) or "install the plugin that offers it, or give its config.json with --hf-config-path",
+            registry.suspects(ModelCard.kind)
+            or "install the plugin that offers it, or give its config.json with --hf-config-path",
         )
     assert checkpoint.naming is not None
     naming = import_dotted(translator.card.naming[checkpoint.naming].target)
@@ -317,7 +332,9 @@ def apply_overrides(config: dict[str, Any], overrides: Overrides) -> dict[str, A
     if callable(overrides):
         changed = overrides(copy.deepcopy(config))
         if not isinstance(changed, dict):
-            raise UsageError(f"hf_overrides returned {type(changed).__name__}, wanted the changed configuration as a dict")
+            raise UsageError(
+                f"hf_overrides returned {type(changed).__name__}, wanted the changed configuration as a dict"
+            )
         return changed
     return _merge(config, overrides)
 
@@ -340,12 +357,13 @@ def find_model(
     named = config.get("architectures") or []
     if isinstance(named, str) or not all(isinstance(a, str) for a in named):
         raise ConfigError(
-            f"architectures is {named!r}, wanted a list of names", 'for example --hf-overrides \'{"architectures": ["LlamaForCausalLM"]}\''
+            f"architectures is {named!r}, wanted a list of names",
+            'for example --hf-overrides \'{"architectures": ["LlamaForCausalLM"]}\'',
         )
     if not named:
         raise ConfigError(
             f"{checkpoint.config_file or checkpoint.path} names no architectures",
-            "name one with --hf-overrides '{\"architectures\": [\"…\"]}' (dovetail plugins list shows what is installed)",
+            'name one with --hf-overrides \'{"architectures": ["…"]}\' (dovetail plugins list shows what is installed)',
         )
     offered = {a for o in registry.offers(ModelCard) for a in o.card.architectures}
     architecture = next((a for a in named if a in offered), named[0])
@@ -355,20 +373,27 @@ def find_model(
             return f"offers {_listing(card.architectures, 4)}"
         if checkpoint.naming and checkpoint.naming not in card.naming:
             return f"cannot read tensors named as in {checkpoint.naming}"
-        if translator and checkpoint.naming and checkpoint.architecture not in card.naming[checkpoint.naming].architectures:
+        if (
+            translator
+            and checkpoint.naming
+            and checkpoint.architecture not in card.naming[checkpoint.naming].architectures
+        ):
             return f"cannot read the {checkpoint.naming} architecture {checkpoint.architecture!r}"
         return None
 
     offer, choice = choose(
-        "model", ModelCard, registry, objection, wanted=f"a model plugin for the architecture {architecture}", warnings=warnings
+        "model",
+        ModelCard,
+        registry,
+        objection,
+        wanted=f"a model plugin for the architecture {architecture}",
+        warnings=warnings,
     )
     reason = f"offers {architecture}; {choice.reason}"
     return offer, choice.model_copy(update={"reason": reason}), architecture
 
 
-def find_platform(
-    options: PlanOptions, registry: Registry, warnings: list[str]
-) -> tuple[Offer[PlatformCard], Choice]:
+def find_platform(options: PlanOptions, registry: Registry, warnings: list[str]) -> tuple[Offer[PlatformCard], Choice]:
     def objection(card: PlatformCard) -> str | None:
         return run_probe(card.probe)
 
@@ -380,7 +405,10 @@ def find_platform(
 
 def find_dtype(options: PlanOptions, config: ModelConfig, model: ModelCard, platform: PlatformCard) -> str:
     def objection(dtype: str) -> str | None:
-        for who, dtypes in ((f"the model {model.name}", model.dtypes), (f"the platform {platform.name}", platform.dtypes)):
+        for who, dtypes in (
+            (f"the model {model.name}", model.dtypes),
+            (f"the platform {platform.name}", platform.dtypes),
+        ):
             if dtype not in dtypes:
                 return f"{who} claims {', '.join(dtypes)}"
         return None
@@ -389,7 +417,9 @@ def find_dtype(options: PlanOptions, config: ModelConfig, model: ModelCard, plat
     if options.dtype != AUTO:
         dtype = aliases.get(options.dtype, options.dtype)
         if reason := objection(dtype):
-            raise ResolutionError(f"wanted the dtype {dtype}, but {reason}", "choose one of those with --dtype, or leave it to auto")
+            raise ResolutionError(
+                f"wanted the dtype {dtype}, but {reason}", "choose one of those with --dtype, or leave it to auto"
+            )
         return dtype
     stored = (config.dtype or "").removeprefix("torch.")
     for dtype in (stored, platform.default_dtype, *platform.dtypes):
@@ -413,7 +443,9 @@ def find_attention(
 ) -> Choice:
     needs = config.attention_needs()
     for need in needs:
-        assert need.kind in model.attention, f"{model.name} asks for {need.kind} attention, which its card does not list"
+        assert need.kind in model.attention, (
+            f"{model.name} asks for {need.kind} attention, which its card does not list"
+        )
 
     def objection(card: AttentionCard) -> str | None:
         if not _covers(card.devices, device):
@@ -478,16 +510,23 @@ def find_weights(
             return None
 
         wanted = f"a format that reads {count} tensors of type {type_!r} in {checkpoint.path}"
-        format_offer, format_choice = choose("format", QuantFormatCard, registry, reads, wanted=wanted, warnings=warnings)
+        format_offer, format_choice = choose(
+            "format", QuantFormatCard, registry, reads, wanted=wanted, warnings=warnings
+        )
         formats.add(format_offer.name)
-        for kind in WEIGHT_KINDS:
-            if kind in format_offer.card.kinds:
-                plans.append(_weight_plan(kind, type_, format_offer, format_choice, device, dtype, registry))
-    if method is not None and not any(method in o.card.methods for o in registry.offers(QuantFormatCard) if o.name in formats):
+        plans += [
+            _weight_plan(kind, type_, format_offer, format_choice, device, dtype, registry)
+            for kind in WEIGHT_KINDS
+            if kind in format_offer.card.kinds
+        ]
+    if method is not None and not any(
+        method in o.card.methods for o in registry.offers(QuantFormatCard) if o.name in formats
+    ):
         known = sorted({m for o in registry.offers(QuantFormatCard) for m in o.card.methods})
         raise ResolutionError(
             f"wanted a format for weights quantized by {method!r}, found {', '.join(known) or 'none'}",
-            registry.suspects(QuantFormatCard.kind) or f"install dovetail-quant-{method}, or another plugin that reads it",
+            registry.suspects(QuantFormatCard.kind)
+            or f"install dovetail-quant-{method}, or another plugin that reads it",
         )
     if options.quantization is not None and options.quantization not in formats:
         raise ResolutionError(

@@ -8,7 +8,7 @@ from dovetail.nn.ops import Ops
 from dovetail.nn.platform import Memory, Platform
 from dovetail.nn.rotary import Rope, Rotary
 from dovetail.nn.step import Step
-from dovetail.nn.weights import AffineWeight, QuantFormat, StoredWeight, WeightKernel
+from dovetail.nn.weights import AffineWeight, Products, QuantFormat, StoredWeight, WeightKernel
 
 __all__ = [
     "AffineWeight",
@@ -24,6 +24,7 @@ __all__ = [
     "Memory",
     "Ops",
     "Platform",
+    "Products",
     "QuantFormat",
     "RMSNorm",
     "Rope",

@@ -41,6 +41,9 @@ class DenseWeight(StoredWeight):
             return None
         return cls(torch.cat(tensors), parts[0].type)
 
+    def pack(self, packing: str) -> Tensor | None:
+        return self.data if packing == "dense" else None
+
     @property
     def nbytes(self) -> int:
         return self.data.nbytes

@@ -130,9 +130,7 @@ class GatedMLP(nn.Module):
         self, ctx: Context, name: str, channels: int, inner: int, *, activation: str = "silu_mul", bias: bool = False
     ) -> None:
         super().__init__()
-        self.gate_up = ctx.linear(
-            {f"{name}.gate_proj": inner, f"{name}.up_proj": inner}, channels, bias=bias
-        )
+        self.gate_up = ctx.linear({f"{name}.gate_proj": inner, f"{name}.up_proj": inner}, channels, bias=bias)
         self.down = ctx.linear({f"{name}.down_proj": channels}, inner, bias=bias)
         self.activation = getattr(ctx.ops, activation)
 

@@ -144,7 +144,9 @@ class WeightReader:
         lazy = self.plain[name]
         value = lazy.read()
         if not value.is_floating_point():
-            raise CheckpointError(f"tensor {lazy.name} is of type {lazy.type}, wanted a floating-point one", "check the file")
+            raise CheckpointError(
+                f"tensor {lazy.name} is of type {lazy.type}, wanted a floating-point one", "check the file"
+            )
         if (order := self._row_order(name)) is not None:
             value = value[order]
         # A copy, so that small tensors do not hold a mapped file open.
@@ -200,4 +202,3 @@ def _ignorable(name: str) -> bool:
 
 def _listing(names: list[str], limit: int = 24) -> str:
     return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
-

@@ -38,9 +38,6 @@ class Platform(ABC):
         """Operations of :mod:`dovetail.nn.ops` that this device does itself, by name."""
         return {}
 
-    def synchronize(self) -> None:
-        """Wait until everything that was queued on the device is done."""
-
     def describe(self) -> str:
         """One line for logs, such as the device's name and cores."""
         return str(self.device)

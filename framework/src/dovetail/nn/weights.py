@@ -18,6 +18,41 @@ from dovetail.api.checkpoint import LazyTensor
 
 
 @dataclass(frozen=True)
+class Products:
+    """Numbers ``[N, G]`` in two levels: small integers, times a number that neighbours in a row share.
+
+    It is sliced by rows, moved and turned into floats as a tensor is. Formats with small groups keep their scales so, which takes a
+    quarter of float32.
+
+    Attributes:
+        units: float16 or float32 ``[N, S]``, S a divisor of G.
+        codes: uint8 or int8 ``[N, G]``.
+    """
+
+    units: Tensor
+    codes: Tensor
+
+    @property
+    def shape(self) -> torch.Size:
+        return self.codes.shape
+
+    @property
+    def nbytes(self) -> int:
+        return self.units.nbytes + self.codes.nbytes
+
+    def __getitem__(self, rows: slice) -> Products:
+        return Products(self.units[rows], self.codes[rows])
+
+    def to(self, device: torch.device) -> Products:
+        return Products(self.units.to(device), self.codes.to(device))
+
+    def float(self) -> Tensor:
+        """float32 ``[N, G]``; exact for float16 units."""
+        codes = self.codes.float().unflatten(-1, (self.units.shape[-1], -1))  # [N, S, G/S]
+        return codes.mul_(self.units.float()[..., None]).flatten(-2)
+
+
+@dataclass(frozen=True)
 class AffineWeight:
     """The packing ``affine``: ``w[n, k] = scales[n, k // group] * codes[n, k] + mins[n, k // group]``.
 
@@ -25,15 +60,15 @@ class AffineWeight:
 
     Attributes:
         codes: uint8 or int8 ``[N, K]``, one code an element.
-        scales: float32 ``[N, G]``.
-        mins: float32 ``[N, G]``, or None for zero.
-        bits: the codes fit in so many bits (unsigned if uint8).
+        scales: ``[N, G]``, float32 or float16, or in two levels.
+        mins: ``[N, G]`` likewise, or None for zero.
+        bits: the codes fit in so many bits: from 0 up if uint8, two's complement if int8.
         group: columns that share a scale; ``G * group == K``.
     """
 
     codes: Tensor
-    scales: Tensor
-    mins: Tensor | None
+    scales: Tensor | Products
+    mins: Tensor | Products | None
     bits: int
     group: int
 
@@ -72,8 +107,13 @@ class StoredWeight(ABC):
 
     def pack(self, packing: str) -> Any | None:
         """This weight in a packing that the format's card lists for its type, such as ``affine``
-        (:class:`AffineWeight`), or None."""
+        (:class:`AffineWeight`), or None.
+        """
         return None
+
+    def packs(self, packing: str) -> bool:
+        """Whether :meth:`pack` has an answer; formats override this where they know without packing."""
+        return self.pack(packing) is not None
 
     def dense(self, dtype: torch.dtype) -> Tensor:
         """The whole matrix ``[N, K]``, dequantized. For tests and tools: the engine never holds one."""

@@ -1,0 +1,54 @@
+"""The conformance kit: what plugin authors run in their own repositories (``dovetail[test]``).
+
+One ``check_…`` function for each kind of card, called from a test: it makes its cases from the card, compares every claim with a
+reference, and fails with the claim that does not hold.
+"""
+
+from dovetail.testing.attention import check_attention
+from dovetail.testing.harness import (
+    BlockTables,
+    build_model,
+    empty_model,
+    lazy_tensors,
+    random_checkpoint,
+    run_batch,
+    run_tokens,
+)
+from dovetail.testing.loaders import check_loader
+from dovetail.testing.models import check_model
+from dovetail.testing.platforms import check_platform
+from dovetail.testing.quantization import (
+    AffineSample,
+    WeightSample,
+    check_format,
+    check_kernel,
+    sample_weights,
+    unpack_affine,
+)
+from dovetail.testing.reference import ReferenceAttention, ReferencePlatform
+from dovetail.testing.registration import check_registration
+from dovetail.testing.resolution import registry_of
+
+__all__ = [
+    "AffineSample",
+    "BlockTables",
+    "ReferenceAttention",
+    "ReferencePlatform",
+    "WeightSample",
+    "build_model",
+    "check_attention",
+    "check_format",
+    "check_kernel",
+    "check_loader",
+    "check_model",
+    "check_platform",
+    "check_registration",
+    "empty_model",
+    "lazy_tensors",
+    "random_checkpoint",
+    "registry_of",
+    "run_batch",
+    "run_tokens",
+    "sample_weights",
+    "unpack_affine",
+]

@@ -1,0 +1,38 @@
+"""The CPU: a platform and a paged attention backend. Registration only, nothing heavy."""
+
+from __future__ import annotations
+
+from dovetail.api import PORTABLE, AttentionCard, PlatformCard, hookimpl
+
+_DTYPES = ("float32", "bfloat16", "float16")
+
+
+@hookimpl
+def dovetail_register_platforms() -> list[PlatformCard]:
+    # Ranked low: where a device with more memory bandwidth is present, `auto` should take that one.
+    return [
+        PlatformCard(
+            name="cpu",
+            summary="the host's processor",
+            device="cpu",
+            target="dovetail_backends_cpu.platform:CpuPlatform",
+            dtypes=_DTYPES,
+            default_dtype="float32",
+            rank=10,
+        )
+    ]
+
+
+@hookimpl
+def dovetail_register_attention() -> list[AttentionCard]:
+    return [
+        AttentionCard(
+            name="cpu-sdpa",
+            summary="paged attention from torch's fused CPU kernel",
+            target="dovetail_backends_cpu.attention:SdpaAttention",
+            devices=("cpu",),
+            dtypes=_DTYPES,
+            kinds=("full", "sliding"),
+            rank=PORTABLE,
+        )
+    ]

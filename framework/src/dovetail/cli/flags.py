@@ -1,0 +1,111 @@
+"""Flags from the fields of a pydantic model, so that options, help and documentation are one list."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import types
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+
+from dovetail.api.errors import UsageError
+
+M = TypeVar("M", bound=BaseModel)
+
+SHORT = {"quantization": "-q"}
+SUFFIXES = {"k": 10**3, "m": 10**6, "g": 10**9, "K": 2**10, "M": 2**20, "G": 2**30}
+
+
+class FlexibleArgumentParser(argparse.ArgumentParser):
+    """Takes ``--max_model_len`` for ``--max-model-len``, as users of other engines type both."""
+
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
+        if args is not None:
+            args = [_dashed(a) for a in args]
+        return super().parse_known_args(args, namespace)
+
+
+def _dashed(argument: str) -> str:
+    if not argument.startswith("--"):
+        return argument
+    flag, equals, value = argument.partition("=")
+    return flag.replace("_", "-") + equals + value
+
+
+def human_int(text: str) -> int | None:
+    """``4096``, ``32k`` (32,000), ``32K`` (32,768), or ``auto`` for None."""
+    if text == "auto":
+        return None
+    number, factor = (text[:-1], SUFFIXES[text[-1]]) if text and text[-1] in SUFFIXES else (text, 1)
+    try:
+        return int(float(number) * factor)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of tokens; write 4096, 32k or auto") from None
+
+
+def json_object(text: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not JSON ({error}); write for example '{{\"key\": 1}}'"
+        ) from None
+    if not isinstance(found, dict):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is a JSON {type(found).__name__}, wanted an object like '{{\"key\": 1}}'"
+        )
+    return found
+
+
+def add_flags(parser: argparse.ArgumentParser, model: type[BaseModel], title: str, skip: Iterable[str] = ()) -> None:
+    """One flag for each field of ``model`` that is not skipped."""
+    group = parser.add_argument_group(title)
+    for name, field in model.model_fields.items():
+        if name not in skip:
+            names = [n for n in (SHORT.get(name), f"--{name.replace('_', '-')}") if n]
+            group.add_argument(*names, dest=name, default=argparse.SUPPRESS, help=_help(field), **_action(name, field))
+
+
+def _help(field: FieldInfo) -> str:
+    default = field.get_default(call_default_factory=True)
+    shown = "" if default in (None, [], {}, "") or isinstance(default, bool) else f" (default: {default})"
+    return ((field.description or "") + shown).replace("%", "%%")
+
+
+def _action(name: str, field: FieldInfo) -> dict[str, Any]:
+    options = [a for a in _alternatives(field.annotation) if a is not type(None)]
+    kind = options[0]
+    if name == "max_model_len":
+        return {"type": human_int, "metavar": "TOKENS"}
+    if get_origin(kind) is dict or kind is dict:
+        return {"type": json_object, "metavar": "JSON"}
+    if kind is bool:
+        return {"action": argparse.BooleanOptionalAction}
+    if get_origin(kind) is list:
+        return {"nargs": "+", "action": "extend", "type": get_args(kind)[0], "metavar": name.upper()}
+    if get_origin(kind) is Literal:
+        return {"choices": get_args(kind)}
+    return {"type": kind, "metavar": {int: "N", float: "X"}.get(kind, name.upper())}
+
+
+def _alternatives(annotation: Any) -> tuple[Any, ...]:
+    return get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
+
+
+def read_flags(model: type[M], values: argparse.Namespace, **extra: Any) -> M:
+    """The model from parsed flags.
+
+    Raises:
+        UsageError: a value is out of its range; names the flag.
+    """
+    given = {k: v for k, v in vars(values).items() if k in model.model_fields}
+    try:
+        return model(**{**given, **extra})
+    except ValidationError as error:
+        faults = "; ".join(
+            f"--{str(e['loc'][0]).replace('_', '-')} is {e['input']!r}: {e['msg']}" for e in error.errors()
+        )
+        raise UsageError(faults, "see --help") from None

@@ -1,0 +1,60 @@
+"""``dovetail plan [MODEL]``: everything that would be decided, with reasons."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from dovetail.cli.flags import add_flags, read_flags
+from dovetail.engine.args import EngineArgs
+from dovetail.kernel.plan import Choice, Plan
+from dovetail.kernel.registry import Registry
+from dovetail.kernel.resolve import PlanOptions, resolve
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", nargs="?", default=None, help=EngineArgs.model_fields["model"].description)
+    parser.add_argument("--json", action="store_true", help="print the plan as JSON")
+    add_flags(parser, PlanOptions, "resolution", skip=("model",))
+    add_flags(parser, EngineArgs, "plugins", skip=set(EngineArgs.model_fields) - {"plugins", "prefer"})
+
+
+def run(args: argparse.Namespace) -> int:
+    options = read_flags(PlanOptions, args)
+    registry = Registry.load(plugins=getattr(args, "plugins", None), prefer=getattr(args, "prefer", ()))
+    plan = resolve(options, registry)
+    print(plan.model_dump_json(indent=2) if args.json else render(plan))
+    for warning in plan.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    return 0
+
+
+def render(plan: Plan) -> str:
+    """The plan for a reader."""
+    lines = [
+        f"model          {plan.model}",
+        f"architecture   {plan.architecture} ({', '.join(plan.tasks)})",
+        f"dtype          {plan.dtype}, KV cache {plan.kv_dtype}",
+        f"context        {plan.max_model_len} tokens",
+        "",
+    ]
+    for choice in plan.choices():
+        lines += _choice_lines(choice)
+    lines += ["", "weights"]
+    for weight in plan.weights:
+        kernel, *others = weight.kernels
+        count = plan.checkpoint.tensor_types.get(weight.type, 0)
+        lines.append(
+            f"  {weight.kind} of type {weight.type} ({count} tensors of it): format {weight.format.part.name}, kernel "
+            f"{kernel.name} ({kernel.distribution} {kernel.version})"
+        )
+        if others:
+            lines.append(f"      if its shape does not suit: {', '.join(o.name for o in others)}")
+        lines += [f"      not {r.name}: {r.reason}" for r in weight.rejected]
+    return "\n".join(lines)
+
+
+def _choice_lines(choice: Choice) -> list[str]:
+    part = choice.part
+    lines = [f"{choice.role:<14} {part.name} ({part.distribution} {part.version}): {choice.reason}"]
+    return lines + [f"{'':<14}   not {r.name} ({r.distribution}): {r.reason}" for r in choice.rejected]

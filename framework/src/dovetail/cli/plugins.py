@@ -1,0 +1,133 @@
+"""``dovetail plugins list | show NAME | doctor | new KIND NAME``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from dovetail.api.errors import UsageError
+from dovetail.kernel.discovery import Plugin
+from dovetail.kernel.registry import Registry
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION", title="actions")
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument("--json", action="store_true", help="print JSON")
+    shared.add_argument("--plugins", default=None, help="which plugins take part, as in dovetail serve --help")
+    shared.add_argument("--prefer", nargs="+", default=[], help="kind:name=distribution, for names that several offer")
+    shared.add_argument("--debug", action="store_true", help="show tracebacks")
+    actions.add_parser("list", parents=[shared], help="what is installed, and what it offers")
+    show = actions.add_parser("show", parents=[shared], help="everything about one plugin or one card")
+    show.add_argument("name", help="a distribution, or the name of something that a plugin offers")
+    actions.add_parser("doctor", parents=[shared], help="what is broken, and what to do; exits 1 if anything is")
+    new = actions.add_parser("new", parents=[shared], help="write a new plugin package, with tests that pass")
+    new.add_argument("kind", help="model, loader, quant, attention or platform")
+    new.add_argument("name", help="its name, such as my-model")
+    new.add_argument("--directory", type=Path, default=Path(), help="where to write it (default: here)")
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.action == "new":
+        return _new(args)
+    registry = Registry.load(plugins=args.plugins, prefer=args.prefer)
+    actions = {"list": _list, "show": _show, "doctor": _doctor}
+    return actions[args.action](args, registry)
+
+
+def _facts(plugin: Plugin) -> dict[str, Any]:
+    return {
+        "name": plugin.name,
+        "distribution": plugin.distribution,
+        "version": plugin.version,
+        "module": plugin.entry.value,
+        "status": plugin.status,
+        "reason": plugin.reason,
+        "summary": plugin.summary,
+        "cards": [{"kind": c.kind, **c.model_dump(mode="json")} for c in plugin.cards],
+    }
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2))
+
+
+def _list(args: argparse.Namespace, registry: Registry) -> int:
+    conflicted = {(c.kind, c.name) for c in registry.conflicts}
+    if args.json:
+        conflicts = [
+            {"kind": c.kind, "name": c.name, "distributions": [o.distribution for o in c.offers]}
+            for c in registry.conflicts
+        ]
+        _print_json({"plugins": [_facts(p) for p in registry.plugins], "conflicts": conflicts})
+        return 0
+    for plugin in registry.plugins:
+        print(f"{plugin.distribution} {plugin.version}  {plugin.summary}")
+        if plugin.status != "ok":
+            print(f"  {plugin.status}: {plugin.reason}")
+        for card in plugin.cards:
+            note = "  (in conflict, not used)" if (card.kind, card.name) in conflicted else ""
+            print(f"  {card.kind:<10} {card.name:<16} rank {card.rank:<4} {card.summary}{note}")
+    for conflict in registry.conflicts:
+        print(f"warning: {conflict}, so neither is used; {conflict.hint}", file=sys.stderr)
+    return 0
+
+
+def _show(args: argparse.Namespace, registry: Registry) -> int:
+    found = [
+        facts
+        for plugin in registry.plugins
+        for facts in [_facts(plugin)]
+        if args.name in (plugin.name, plugin.distribution) or any(args.name == c.name for c in plugin.cards)
+    ]
+    if not found:
+        known = sorted({p.distribution for p in registry.plugins} | {c.name for p in registry.plugins for c in p.cards})
+        raise UsageError(f"wanted the plugin {args.name!r}, found {', '.join(known)}", "see dovetail plugins list")
+    if args.json:
+        _print_json(found)
+        return 0
+    for facts in found:
+        cards = facts.pop("cards")
+        for key, value in facts.items():
+            if value:
+                print(f"{key:<14} {value}")
+        for card in cards:
+            print(f"\n{card.pop('kind')} {card.pop('name')}")
+            for key, value in card.items():
+                if value not in (None, "", [], {}):
+                    shown = ", ".join(map(str, value)) if isinstance(value, (list, dict)) else value
+                    print(f"  {key:<14} {shown}")
+        print()
+    return 0
+
+
+def _doctor(args: argparse.Namespace, registry: Registry) -> int:
+    from dovetail.kernel.doctor import examine
+
+    findings = examine(registry)
+    healthy = not any(f.severity == "error" for f in findings)
+    if args.json:
+        _print_json({"healthy": healthy, "findings": [f.model_dump() for f in findings]})
+    else:
+        for finding in findings:
+            print(finding)
+        if args.debug:
+            for plugin in registry.quarantined:
+                print(f"\n{plugin.name}\n{plugin.detail}")
+        working = sum(p.status == "ok" for p in registry.plugins)
+        print(f"{working} of {len(registry.plugins)} plugins work{'' if healthy else '; see the errors above'}")
+    return 0 if healthy else 1
+
+
+def _new(args: argparse.Namespace) -> int:
+    from dovetail.kernel.scaffold import scaffold
+
+    path = scaffold(args.kind, args.name, args.directory)
+    if args.json:
+        _print_json({"path": str(path)})
+    else:
+        print(f"wrote {path}; next: cd {path} && pip install -e '.[test]' && pytest")
+    return 0

@@ -1,0 +1,77 @@
+"""``dovetail serve [MODEL]``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from dovetail.cli.flags import add_flags, read_flags
+from dovetail.engine.args import EngineArgs
+
+if TYPE_CHECKING:
+    from dovetail.engine.client import AsyncEngine
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from dovetail.server.settings import ServerSettings
+
+    parser.add_argument("model", nargs="?", default=None, help=EngineArgs.model_fields["model"].description)
+    parser.add_argument("--model", dest="model_flag", default=None, help=argparse.SUPPRESS)
+    add_flags(parser, EngineArgs, "engine", skip=("model",))
+    add_flags(parser, ServerSettings, "server")
+
+
+def run(args: argparse.Namespace) -> int:
+    from dovetail.engine.setup import make_plan
+    from dovetail.server.run import serve
+    from dovetail.server.settings import ServerSettings
+
+    args.model = args.model or args.model_flag
+    engine_args, settings = read_flags(EngineArgs, args), read_flags(ServerSettings, args)
+    plan = make_plan(engine_args)
+
+    async def make_engine() -> AsyncEngine:
+        from dovetail.engine.client import AsyncEngine
+
+        started = time.monotonic()
+        with LoadingBar() as bar:
+            engine = await AsyncEngine.start(plan, engine_args, bar)
+        print(f"{describe(engine)}; loaded in {time.monotonic() - started:.1f} s", file=sys.stderr)
+        return engine
+
+    return serve(make_engine, settings)
+
+
+class LoadingBar:
+    """A progress bar of the layers loaded, where standard error is a terminal."""
+
+    def __init__(self) -> None:
+        from tqdm import tqdm
+
+        self._bar = tqdm(desc="Loading weights", unit="layer", leave=False, disable=not sys.stderr.isatty())
+
+    def __enter__(self) -> LoadingBar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def __call__(self, done: int, total: int) -> None:
+        self._bar.total = total
+        self._bar.update(done - self._bar.n)
+
+
+def describe(engine: AsyncEngine) -> str:
+    """The engine in a line: device, dtype, memory, context."""
+    info, plan = engine.info, engine.plan
+    assert info is not None
+    kernels = ", ".join(f"{name} ×{layers}" for name, layers in info.kernels.items())
+    shortened = (
+        "" if info.max_model_len == plan.max_model_len else f" (of {plan.max_model_len}: all that the KV cache holds)"
+    )
+    return (
+        f"{plan.architecture} on {info.device} in {plan.dtype}: weights {info.weight_bytes / 2**20:.0f} MiB ({kernels}), "
+        f"KV cache up to {info.cache_bytes / 2**20:.0f} MiB for {info.cache_tokens} tokens, context {info.max_model_len} tokens{shortened}"
+    )

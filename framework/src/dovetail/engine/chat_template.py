@@ -1,0 +1,296 @@
+"""Chat templates: from the messages of a conversation to the text that a model continues.
+
+Templates are Jinja programs that come with a model, written for the environment that transformers gives them; this
+module gives them the same one. They are not trusted: they run in Jinja's sandbox and see only plain data.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import jinja2
+from jinja2 import nodes
+from jinja2.ext import Extension, loopcontrols
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from dovetail.api.errors import ConfigError, RequestError
+
+Message = dict[str, Any]
+"""One message as OpenAI's API has it: ``role``, ``content``, and perhaps ``tool_calls``, ``tool_call_id``, ``name``."""
+
+ContentForm = Literal["text", "parts", "either"]
+"""How a template wants ``content``: as a string, as a list of typed parts, or as whatever the message has."""
+
+TEXT_PARTS = ("text", "input_text", "output_text")
+REASONING = ("reasoning_content", "reasoning", "thinking")
+"""Names under which templates look for a message's reasoning."""
+END_MARK = "\ufdd0end-of-final-message\ufdd0 "
+"""Stands at the end of the message to be continued while it is rendered. Unicode keeps U+FDD0 out of all text; the space shows
+whether the template trims."""
+
+
+class _Generation(Extension):
+    """``{% generation %}`` marks for training what an assistant wrote; here it is only its contents."""
+
+    tags = {"generation"}
+
+    def parse(self, parser: Any) -> list[nodes.Node]:
+        next(parser.stream)
+        body: list[nodes.Node] = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return body
+
+
+def _refuse(message: str) -> None:
+    raise RequestError(f"the chat template refuses these messages: {message}", param="messages")
+
+
+def _to_json(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    # Jinja's own filter escapes for HTML.
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+
+def _now(format: str) -> str:
+    return datetime.now().strftime(format)
+
+
+def _dict(*args: Any, **kwargs: Any) -> dict[Any, Any]:
+    return dict(*args, **kwargs)
+
+
+@functools.cache
+def _environment() -> jinja2.Environment:
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
+    )
+    environment.filters["tojson"] = _to_json
+    environment.globals.update(raise_exception=_refuse, strftime_now=_now, dict=_dict)
+    return environment
+
+
+@functools.lru_cache(maxsize=32)
+def _compile(template: str) -> tuple[jinja2.Template, ContentForm]:
+    environment = _environment()
+    try:
+        return environment.from_string(template), _content_form(environment.parse(template))
+    except jinja2.TemplateSyntaxError as error:
+        raise RequestError(
+            f"the chat template cannot be read: line {error.lineno}: {error.message}",
+            "correct it, or give another one with --chat-template",
+            param="chat_template",
+        ) from None
+
+
+def _content_form(tree: nodes.Template) -> ContentForm:
+    """Whether the template loops over a message's content, and whether it asks first if that is a string."""
+    names = {"content"}
+
+    def is_content(node: nodes.Node) -> bool:
+        if isinstance(node, nodes.Filter) and node.node is not None:
+            return is_content(node.node)
+        if isinstance(node, nodes.Getattr):
+            return node.attr == "content"
+        if isinstance(node, nodes.Getitem):
+            return isinstance(node.arg, nodes.Const) and node.arg.value == "content"
+        return isinstance(node, nodes.Name) and node.name in names
+
+    for assignment in tree.find_all(nodes.Assign):
+        if isinstance(assignment.target, nodes.Name) and is_content(assignment.node):
+            names.add(assignment.target.name)
+    if not any(is_content(loop.iter) for loop in tree.find_all(nodes.For)):
+        return "text"
+    asks = any(test.name == "string" and is_content(test.node) for test in tree.find_all(nodes.Test))
+    return "either" if asks else "parts"
+
+
+def render(
+    template: str,
+    messages: Sequence[Mapping[str, Any]],
+    *,
+    tools: Sequence[Mapping[str, Any]] | None = None,
+    documents: Sequence[Mapping[str, Any]] | None = None,
+    add_generation_prompt: bool = True,
+    continue_final_message: bool = False,
+    variables: Mapping[str, Any] | None = None,
+) -> str:
+    """Render a conversation.
+
+    Args:
+        template: Jinja source.
+        messages: as OpenAI's API has them; they are not changed.
+        tools: function definitions, as OpenAI's API has them.
+        documents: for templates that quote sources.
+        add_generation_prompt: end with what opens the assistant's next message.
+        continue_final_message: end within the last message, so that the model goes on with it.
+        variables: further names that the template may read, such as ``bos_token`` or ``enable_thinking``.
+
+    Raises:
+        RequestError: the template is malformed, refuses the messages, or fails on them.
+    """
+    if continue_final_message and add_generation_prompt:
+        raise RequestError(
+            "add_generation_prompt and continue_final_message exclude each other",
+            "set one of them to false",
+            param="continue_final_message",
+        )
+    compiled, form = _compile(template)
+    prepared = [prepare_message(message, form) for message in messages]
+    if continue_final_message:
+        _mark_end(prepared)
+    try:
+        text = compiled.render(
+            {
+                **(variables or {}),
+                "messages": prepared,
+                "tools": list(tools) if tools else None,
+                "documents": list(documents) if documents else None,
+                "add_generation_prompt": add_generation_prompt,
+            }
+        )
+    except RequestError:
+        raise
+    except Exception as error:  # the template is somebody else's program: whatever it raises is its refusal
+        raise RequestError(
+            f"the chat template fails on these messages: {type(error).__name__}: {error}",
+            "check roles and contents against what the template expects, or give another one with --chat-template",
+            param="messages",
+        ) from error
+    return _cut_at_end(text) if continue_final_message else text
+
+
+def prepare_message(message: Mapping[str, Any], form: ContentForm) -> Message:
+    """A copy of a message in the shape that templates expect.
+
+    Contents get the wanted form, the arguments of tool calls become objects (OpenAI sends JSON text), and reasoning stands under
+    every name that templates know.
+
+    Raises:
+        RequestError: the message has no role, an unreadable content, or arguments that are no JSON object.
+    """
+    if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
+        raise RequestError(f"wanted a message with a role, found {_shorten(message)}", param="messages")
+    prepared: Message = copy.deepcopy(dict(message))
+    if calls := prepared.get("tool_calls"):
+        _parse_arguments(calls)
+        prepared.setdefault("content", None)
+    content = prepared.get("content")
+    if content is None:
+        # Templates tell by a content of none that a message only calls tools.
+        prepared["content"] = None if calls else ""
+    elif form == "text" or isinstance(content, str):
+        text = content if isinstance(content, str) else "\n".join(_text(part) for part in _parts(content))
+        prepared["content"] = [{"type": "text", "text": text}] if form == "parts" else text
+    else:
+        prepared["content"] = [_named_part(part) for part in _parts(content)]
+    reasoning = next((prepared[name] for name in REASONING if prepared.get(name) is not None), None)
+    if reasoning is not None:
+        prepared.update(dict.fromkeys(REASONING, reasoning))
+    return prepared
+
+
+def _parts(content: Any) -> list[Any]:
+    if not isinstance(content, list):
+        raise RequestError(
+            f"wanted a message's content as text or a list of parts, found {_shorten(content)}", param="messages"
+        )
+    return content
+
+
+def _text(part: Any) -> str:
+    if isinstance(part, str):
+        return part
+    if isinstance(part, Mapping) and part.get("type") in TEXT_PARTS and isinstance(part.get("text"), str):
+        return str(part["text"])
+    kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
+    raise RequestError(f"this model's chat template takes text, found a part of type {kind!r}", param="messages")
+
+
+def _named_part(part: Any) -> Any:
+    if isinstance(part, str) or (isinstance(part, Mapping) and part.get("type") in TEXT_PARTS):
+        return {"type": "text", "text": _text(part)}
+    return part
+
+
+def _parse_arguments(calls: Any) -> None:
+    if not isinstance(calls, list):
+        raise RequestError(f"wanted tool_calls as a list, found {_shorten(calls)}", param="messages")
+    for call in calls:
+        function = call.get("function") if isinstance(call, dict) else None
+        if not isinstance(function, dict):
+            raise RequestError(f"wanted a tool call with a function, found {_shorten(call)}", param="messages")
+        arguments = function.get("arguments")
+        if isinstance(arguments, str):
+            try:
+                arguments = json.loads(arguments) if arguments.strip() else {}
+            except ValueError:
+                arguments = None
+        elif arguments is None:
+            arguments = {}
+        if not isinstance(arguments, dict):
+            raise RequestError(
+                f"the arguments of the tool call {function.get('name')!r} are no JSON object: "
+                f"{_shorten(function.get('arguments'))}",
+                param="messages",
+            )
+        function["arguments"] = arguments
+
+
+def _mark_end(messages: list[Message]) -> None:
+    """Put the mark at the end of the last message's text."""
+    content = messages[-1]["content"] if messages else None
+    if isinstance(content, str):
+        messages[-1]["content"] = content + END_MARK
+        return
+    for part in reversed(content or []):
+        if isinstance(part, dict) and isinstance(part.get("text"), str):
+            part["text"] += END_MARK
+            return
+    raise RequestError(
+        "continue_final_message wants a last message with text to continue", param="continue_final_message"
+    )
+
+
+def _cut_at_end(text: str) -> str:
+    """What stands before the mark. If the template trimmed the message, the trailing space goes too."""
+    end = text.rfind(END_MARK.strip())
+    if end < 0:
+        raise RequestError(
+            "the chat template left the last message out, so that it cannot be continued",
+            "leave out continue_final_message",
+            param="continue_final_message",
+        )
+    return text[:end] if text.startswith(END_MARK, end) else text[:end].rstrip()
+
+
+def load_template(given: str) -> str:
+    """The value of ``--chat-template``: a file, or the template itself.
+
+    Raises:
+        ConfigError: it reads like the name of a file, and no such file is there.
+    """
+    try:
+        if Path(given).is_file():
+            return Path(given).read_text(encoding="utf-8")
+    except (OSError, ValueError):  # a long text is no file name
+        pass
+    if "{" not in given and "\n" not in given:
+        raise ConfigError(
+            f"wanted a chat template, found neither a file nor Jinja in {given!r}", "correct --chat-template"
+        )
+    return given
+
+
+def _shorten(value: Any, limit: int = 80) -> str:
+    text = repr(value)
+    return text if len(text) <= limit else text[: limit - 1] + "…"

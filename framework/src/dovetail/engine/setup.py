@@ -1,0 +1,34 @@
+"""The first steps of every use of a model: its Plan, and its tokenizer."""
+
+from __future__ import annotations
+
+import sys
+
+from dovetail.engine.args import EngineArgs
+from dovetail.engine.tokenizer import Tokenizer
+from dovetail.kernel.discovery import import_dotted
+from dovetail.kernel.plan import Plan
+from dovetail.kernel.registry import Registry
+from dovetail.kernel.resolve import PlanOptions, resolve
+
+
+def make_plan(args: EngineArgs) -> Plan:
+    """Discover what is installed and resolve; warnings go to standard error.
+
+    Raises:
+        DovetailError: something does not fit, with the reasons.
+    """
+    registry = Registry.load(plugins=args.plugins, prefer=args.prefer)
+    options = PlanOptions(**{name: getattr(args, name) for name in PlanOptions.model_fields})
+    plan = resolve(options, registry)
+    notes = [f"the plugin {p.distribution} is broken and was left out: {p.reason}" for p in registry.quarantined]
+    notes += [f"{c}, so neither is used: {c.hint}" for c in registry.conflicts]
+    for note in (*notes, *plan.warnings):
+        print(f"warning: {note}", file=sys.stderr)
+    return plan
+
+
+def load_tokenizer(plan: Plan) -> Tokenizer:
+    """The plan's tokenizer."""
+    tokenizer: Tokenizer = import_dotted(plan.checkpoint.tokenizer)(plan.checkpoint.tokenizer_path)
+    return tokenizer

@@ -1,0 +1,92 @@
+"""What is installed, what of it works, and what to do about the rest."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from dovetail.api.cards import Card, LoaderCard, ModelCard, PlatformCard
+from dovetail.kernel.registry import Registry
+from dovetail.kernel.resolve import run_probe
+
+Severity = Literal["error", "warning", "note"]
+
+
+class Finding(BaseModel):
+    """One thing that the doctor saw."""
+
+    model_config = ConfigDict(frozen=True)
+
+    severity: Severity
+    subject: str
+    problem: str
+    hint: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.severity}: {self.subject}: {self.problem}" + (f"; {self.hint}" if self.hint else "")
+
+
+def examine(registry: Registry) -> list[Finding]:
+    """Look at everything; errors first. Runs the platforms' probes, which may import torch."""
+    findings = [
+        Finding(severity="error", subject=p.name, problem=p.reason, hint="update, repair or uninstall it")
+        for p in registry.quarantined
+    ]
+    findings += [
+        Finding(severity="error", subject=f"{c.kind} {c.name}", problem=f"{c}, so neither is used", hint=c.hint)
+        for c in registry.conflicts
+    ]
+    findings += [
+        Finding(severity="note", subject=p.name, problem=p.reason) for p in registry.plugins if p.status == "denied"
+    ]
+    for plugin in registry.plugins:
+        for card in plugin.cards:
+            for dotted in dotted_names(card):
+                if not _module_exists(dotted):
+                    findings.append(
+                        Finding(
+                            severity="error",
+                            subject=plugin.name,
+                            problem=f"the {card.kind} {card.name} names {dotted}, and there is no such module",
+                            hint="reinstall or update it",
+                        )
+                    )
+    available = 0
+    for offer in registry.offers(PlatformCard):
+        reason = run_probe(offer.card.probe)
+        available += reason is None
+        if reason is not None:
+            findings.append(
+                Finding(severity="note", subject=f"platform {offer.name}", problem=f"not available: {reason}")
+            )
+    if not available:
+        findings.append(
+            Finding(severity="error", subject="platforms", problem="none is available", hint="install a backend plugin")
+        )
+    for card_class, what in ((ModelCard, "model"), (LoaderCard, "loader")):
+        if not registry.offers(card_class):
+            findings.append(
+                Finding(
+                    severity="error", subject=f"{what}s", problem="none is installed", hint=f"install a {what} plugin"
+                )
+            )
+    order: dict[Severity, int] = {"error": 0, "warning": 1, "note": 2}
+    return sorted(findings, key=lambda f: order[f.severity])
+
+
+def dotted_names(card: Card) -> list[str]:
+    """Every ``module:attribute`` that a card names."""
+    fields = ("target", "config", "inspect", "probe")
+    names: list[str] = [value for field in fields if (value := getattr(card, field, None))]
+    if isinstance(card, ModelCard):
+        names += [naming.target for naming in card.naming.values()]
+    return names
+
+
+def _module_exists(dotted: str) -> bool:
+    try:
+        return importlib.util.find_spec(dotted.partition(":")[0]) is not None
+    except Exception:  # a parent package that cannot be imported
+        return False

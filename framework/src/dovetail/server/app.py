@@ -1,0 +1,59 @@
+"""The web application."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+
+from fastapi import FastAPI
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+
+from dovetail.server import chat, completions, errors, status
+from dovetail.server.context import ServerContext
+from dovetail.server.engine_protocol import ServedEngine
+from dovetail.server.middleware import ApiKey, BodyLimit, RequestId
+from dovetail.server.openapi import describe_bodies
+from dovetail.server.protocol import ChatCompletionRequest, CompletionRequest
+from dovetail.server.settings import ServerSettings
+
+ROUTERS = (status.router, chat.router, completions.router)
+
+
+def build_app(engine: ServedEngine, settings: ServerSettings) -> FastAPI:
+    """The application that serves one engine. ``app.state.context`` is its :class:`ServerContext`."""
+    context = ServerContext.make(engine, settings)
+    app = FastAPI(
+        title="Dovetail",
+        version=version("dovetail"),
+        openapi_url=None if settings.disable_fastapi_docs else "/openapi.json",
+        root_path=settings.root_path.rstrip("/"),
+        redirect_slashes=False,
+        middleware=_middleware(settings),
+    )
+    app.state.context = context
+    errors.install(app)
+    for router in ROUTERS:
+        app.include_router(router(context))
+    describe_bodies(app, ChatCompletionRequest, CompletionRequest)
+    return app
+
+
+def _middleware(settings: ServerSettings) -> list[Middleware]:
+    # Outermost first: browsers must be able to read errors, and their preflight requests carry no key.
+    stack = []
+    if settings.allowed_origins:
+        stack.append(
+            Middleware(
+                CORSMiddleware,
+                allow_origins=settings.allowed_origins,
+                allow_methods=settings.allowed_methods,
+                allow_headers=settings.allowed_headers,
+                allow_credentials=settings.allow_credentials,
+                expose_headers=["X-Request-Id"],
+            )
+        )
+    stack.append(Middleware(RequestId))
+    if settings.api_key:
+        stack.append(Middleware(ApiKey, keys=settings.api_key))
+    stack.append(Middleware(BodyLimit, limit=settings.max_request_bytes))
+    return stack

@@ -1,0 +1,81 @@
+"""What the routes share: the engine, the settings, and the requests that are being served."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from dovetail.server.engine_protocol import ServedEngine
+from dovetail.server.errors import ApiError, engine_dead
+from dovetail.server.settings import ServerSettings
+
+T = TypeVar("T")
+
+
+@dataclass
+class ServerContext:
+    """One server over one engine.
+
+    Attributes:
+        names: under which the model is served; the first is its main one.
+        open: the tasks that serve requests now.
+        closing: set once; the error that every open and later request gets.
+    """
+
+    engine: ServedEngine
+    settings: ServerSettings
+    names: tuple[str, ...]
+    created: int = field(default_factory=lambda: int(time.time()))
+    open: set[asyncio.Task[object]] = field(default_factory=set)
+    closing: ApiError | None = None
+    # One thread: templates and tokenizers hold the interpreter's lock for most of their time.
+    _worker: ThreadPoolExecutor = field(
+        default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="dovetail-tokenize")
+    )
+
+    @classmethod
+    def make(cls, engine: ServedEngine, settings: ServerSettings) -> ServerContext:
+        names = tuple(dict.fromkeys(settings.served_model_name)) or (engine.plan.model,)
+        return cls(engine, settings, names)
+
+    def served_name(self, asked: str | None) -> str:
+        """The name to answer with.
+
+        Raises:
+            ApiError: the model is not served here, or no model is any more.
+        """
+        if self.closing is not None:
+            raise self.closing
+        if not self.engine.alive:
+            raise engine_dead(self.engine.dead_reason)
+        if not asked:
+            return self.names[0]
+        if asked not in self.names:
+            offered = ", ".join(self.names)
+            message = f"the model {asked[:200]!r} does not exist; this server has {offered}"
+            raise ApiError(404, message, param="model", code="model_not_found")
+        return asked
+
+    def need_task(self, task: str) -> None:
+        """Refuse what the model was not made for.
+
+        Raises:
+            ApiError: names the tasks that the model has.
+        """
+        if task not in self.engine.plan.tasks:
+            has = ", ".join(self.engine.plan.tasks)
+            raise ApiError(400, f"this route needs a model with the task {task}; {self.names[0]} has: {has}")
+
+    async def in_worker(self, work: Callable[[], T]) -> T:
+        """Run something that takes long to compute without holding up the streams of others."""
+        return await asyncio.get_running_loop().run_in_executor(self._worker, work)
+
+    def abort_all(self, error: ApiError) -> None:
+        """End every open request with an error, and refuse those that come later."""
+        self.closing = error
+        for task in list(self.open):
+            task.cancel()

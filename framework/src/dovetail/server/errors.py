@@ -1,0 +1,150 @@
+"""Every failure as OpenAI's error object: ``{"error": {"message", "type", "param", "code"}}``."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from fastapi import FastAPI, Request, Response
+from pydantic import BaseModel, ValidationError
+from starlette.exceptions import HTTPException
+
+from dovetail.api.errors import EngineDeadError, RequestError
+
+logger = logging.getLogger("dovetail.server")
+
+INVALID_REQUEST = "invalid_request_error"
+SERVER_ERROR = "server_error"
+TOO_LONG = "context_length_exceeded"
+
+
+class ErrorObject(BaseModel):
+    """What went wrong."""
+
+    message: str
+    type: str
+    param: str | None = None
+    code: str | None = None
+
+
+class ErrorResponse(BaseModel):
+    """The body of every answer that is not a success."""
+
+    error: ErrorObject
+
+
+class ApiError(Exception):
+    """An answer that is not a success.
+
+    Args:
+        status: the HTTP status.
+        message: what was wanted, what was found, and what to do.
+        param: the request field at fault.
+        code: a word for programs, of OpenAI's where it has one.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.param = param
+        self.code = code
+        self.headers = headers
+
+    def body(self) -> bytes:
+        kind = SERVER_ERROR if self.status >= 500 else INVALID_REQUEST
+        return msgspec.json.encode(
+            {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
+        )
+
+    def response(self) -> Response:
+        return Response(self.body(), self.status, self.headers, media_type="application/json")
+
+
+def engine_dead(reason: str = "") -> ApiError:
+    """No request can be served."""
+    because = f": {reason}" if reason else ""
+    return ApiError(503, f"the engine is not running{because}", code="engine_dead")
+
+
+def stopping() -> ApiError:
+    """The server is told to stop."""
+    return ApiError(503, "the server is stopping; try again later", code="server_stopping")
+
+
+def to_api_error(error: BaseException, request_id: str = "") -> ApiError:
+    """What the client is told of an exception. One that is no fault of the client's is logged, and not described."""
+    if isinstance(error, ApiError):
+        return error
+    if isinstance(error, RequestError):
+        return ApiError(400, str(error), param=error.param)
+    if isinstance(error, EngineDeadError):
+        return engine_dead(error.problem)
+    if isinstance(error, HTTPException):
+        return ApiError(error.status_code, str(error.detail), headers=error.headers)
+    logger.error("request %s failed", request_id or "(no id)", exc_info=error)
+    return ApiError(500, f"internal error; the server's log has it under the request id {request_id}")
+
+
+def install(app: FastAPI) -> None:
+    """Answer errors of routes, and of routing, in OpenAI's shape."""
+
+    async def expected(request: Request, error: Exception) -> Response:
+        return to_api_error(error, request.scope.get("request_id", "")).response()
+
+    async def routing(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        where = f"{request.method} {request.url.path}"
+        if error.status_code == 404:
+            return ApiError(404, f"no such route: {where}; see /docs", code="unknown_url").response()
+        if error.status_code == 405:
+            allowed = (error.headers or {}).get("Allow", "")
+            message = f"{where} is not allowed" + (f"; use {allowed}" if allowed else "")
+            return ApiError(405, message, code="method_not_supported", headers=error.headers).response()
+        return to_api_error(error).response()
+
+    for kind in (ApiError, RequestError, EngineDeadError):
+        app.add_exception_handler(kind, expected)
+    app.add_exception_handler(HTTPException, routing)
+
+
+def invalid(error: ValidationError) -> ApiError:
+    """The first thing that a request's model refused."""
+    first = error.errors(include_url=False)[0]
+    param = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).lstrip(".")
+    what = param or "the body"
+    if first["type"] == "missing":
+        return ApiError(400, f"{what} is required", param=param or None, code="missing_required_parameter")
+    wanted = first["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+    message = f"{what}: wanted {wanted}, found {describe(first['input'])}"
+    return ApiError(400, message, param=param or None, code="invalid_value")
+
+
+def describe(value: Any, limit: int = 60) -> str:
+    """A JSON value in a few words."""
+    if isinstance(value, list):
+        return f"a list of {len(value)}"
+    if isinstance(value, dict):
+        return "an object"
+    if isinstance(value, str):
+        return repr(value if len(value) <= limit else value[:limit] + "…")
+    text = (
+        {True: "true", False: "false", None: "null"}[value] if value is None or value is True or value is False else ""
+    )
+    return text or _number(value, limit)
+
+
+def _number(value: Any, limit: int) -> str:
+    # A huge integer cannot be turned into decimal digits at all.
+    text = hex(value) if isinstance(value, int) and value.bit_length() > 256 else str(value)
+    return text if len(text) <= limit else text[:limit] + "…"

@@ -1,0 +1,131 @@
+"""The socket that the server listens on, taken before a model is loaded, so that a port in use is known at once."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+import ssl
+import stat
+from pathlib import Path
+
+from dovetail.api.errors import DovetailError, UsageError
+from dovetail.server.settings import ServerSettings
+
+
+def bind(settings: ServerSettings) -> socket.socket:
+    """Bind, without listening yet: until the model is ready clients are refused, not left to wait.
+
+    Raises:
+        DovetailError: the address is taken, or cannot be used.
+    """
+    return _bind_unix(settings.uds) if settings.uds else _bind_tcp(settings.host, settings.port)
+
+
+def address(settings: ServerSettings, sock: socket.socket) -> str:
+    """Where clients find the server."""
+    if settings.uds:
+        return f"unix:{settings.uds}"
+    host, port = sock.getsockname()[:2]
+    shown = f"[{host}]" if ":" in host else host
+    return f"{'https' if settings.ssl_certfile else 'http'}://{shown}:{port}{settings.root_path.rstrip('/')}"
+
+
+def release(settings: ServerSettings, sock: socket.socket) -> None:
+    """Close the socket, and remove its file."""
+    sock.close()
+    if settings.uds:
+        with contextlib.suppress(OSError):
+            os.unlink(settings.uds)
+
+
+def in_use(settings: ServerSettings) -> DovetailError:
+    """What to tell a user whose address is taken."""
+    if settings.uds:
+        return DovetailError(
+            f"the socket {settings.uds} is in use", "stop what listens there, or choose another with --uds"
+        )
+    return DovetailError(
+        f"port {settings.port} on {settings.host} is in use",
+        "stop what listens there, or choose another with --port",
+    )
+
+
+def _bind_tcp(host: str, port: int) -> socket.socket:
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, UnicodeError):
+        raise DovetailError(
+            f"the host {host} has no address on this machine", "choose another with --host, such as 127.0.0.1"
+        ) from None
+    family, kind, protocol, _, where = found[0]
+    sock = socket.socket(family, kind, protocol)
+    # A port of a server that has just ended is free to be taken again.
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        sock.bind(where)
+    except OSError as error:
+        sock.close()
+        if error.errno == errno.EADDRINUSE:
+            raise in_use(ServerSettings(host=host, port=port)) from None
+        if error.errno == errno.EACCES:
+            raise DovetailError(
+                f"this user may not listen on port {port}", "choose one above 1023 with --port"
+            ) from None
+        hint = "choose another address with --host"
+        raise DovetailError(f"cannot listen on {host}: {error.strerror}", hint) from None
+    return sock
+
+
+def _bind_unix(path: str) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        if _is_stale(path):
+            os.unlink(path)
+        sock.bind(path)
+    except OSError as error:
+        sock.close()
+        if error.errno == errno.EADDRINUSE:
+            raise in_use(ServerSettings(uds=path)) from None
+        reason = error.strerror or str(error)
+        raise DovetailError(f"cannot listen on {path}: {reason}", "choose another path with --uds") from None
+    return sock
+
+
+def _is_stale(path: str) -> bool:
+    """Whether a socket file was left behind by a process that has ended."""
+    try:
+        if not stat.S_ISSOCK(os.stat(path).st_mode):
+            return False
+    except FileNotFoundError:
+        return False
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        return probe.connect_ex(path) == errno.ECONNREFUSED
+
+
+def check_tls(settings: ServerSettings) -> None:
+    """Read the files for TLS.
+
+    Raises:
+        UsageError: some are missing, or are not what they should be.
+    """
+    if settings.ssl_certfile is None:
+        alone = [name for name in ("ssl_keyfile", "ssl_ca_certs") if getattr(settings, name)]
+        if alone:
+            flag = alone[0].replace("_", "-")
+            raise UsageError(f"--{flag} needs a certificate", "give it with --ssl-certfile")
+        return
+    for name in ("ssl_certfile", "ssl_keyfile", "ssl_ca_certs"):
+        file = getattr(settings, name)
+        if file is not None and not Path(file).is_file():
+            raise UsageError(f"--{name.replace('_', '-')}: there is no file {file}", "correct the path")
+    try:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(settings.ssl_certfile, settings.ssl_keyfile)
+        if settings.ssl_ca_certs:
+            context.load_verify_locations(settings.ssl_ca_certs)
+    except (ssl.SSLError, OSError) as error:
+        raise UsageError(
+            f"the files for TLS cannot be read: {error}", "give a certificate and its key as PEM"
+        ) from None

@@ -1,0 +1,109 @@
+"""From messages and prompts to token ids."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from dovetail.server.context import ServerContext
+from dovetail.server.errors import ApiError
+from dovetail.server.protocol import ChatCompletionRequest, ChatMessage, CompletionRequest
+from dovetail.server.sampling import check_ids
+
+TEMPLATE_KWARGS_TAKEN = frozenset(
+    ("self", "messages", "tools", "documents", "add_generation_prompt", "continue_final_message", "chat_template")
+)
+
+
+async def chat_prompt(context: ServerContext, body: ChatCompletionRequest) -> list[int]:
+    """Render the conversation with the chat template and encode it.
+
+    Raises:
+        ApiError: the request contradicts itself, or brings a template of its own.
+        RequestError: there is no template, or it refuses the messages.
+    """
+    continues = bool(body.continue_final_message)
+    if continues and body.add_generation_prompt:
+        message = "add_generation_prompt and continue_final_message exclude each other; give one of them"
+        raise ApiError(400, message, param="continue_final_message", code="invalid_value")
+    opens = not continues if body.add_generation_prompt is None else body.add_generation_prompt
+    tokenizer = context.engine.tokenizer
+    _check_trust(context, body)
+    template = tokenizer.find_chat_template(body.chat_template)
+    kwargs = _template_kwargs(body)
+    messages = [_for_template(message, i, template) for i, message in enumerate(body.messages)]
+
+    def render() -> list[int]:
+        prompt = tokenizer.apply_chat_template(
+            messages,
+            documents=body.documents,
+            add_generation_prompt=opens,
+            continue_final_message=continues,
+            chat_template=body.chat_template,
+            **kwargs,
+        )
+        return tokenizer.encode(prompt, add_special_tokens=bool(body.add_special_tokens))
+
+    return await context.in_worker(render)
+
+
+async def completion_prompts(context: ServerContext, body: CompletionRequest) -> list[list[int]]:
+    """The token ids of each prompt.
+
+    Raises:
+        ApiError: an id is not in the vocabulary.
+    """
+    special = body.add_special_tokens is not False
+
+    def encode() -> list[list[int]]:
+        prompts = []
+        for prompt in body.prompt:
+            if isinstance(prompt, str):
+                prompts.append(context.engine.tokenizer.encode(prompt, add_special_tokens=special))
+            else:
+                check_ids(context, prompt, "prompt")
+                prompts.append(prompt)
+        return prompts
+
+    return await context.in_worker(encode)
+
+
+async def prompt_texts(context: ServerContext, body: CompletionRequest) -> list[str]:
+    """The prompts as texts, for ``echo``."""
+    decode = context.engine.tokenizer.decode
+    return await context.in_worker(lambda: [p if isinstance(p, str) else decode(p) for p in body.prompt])
+
+
+def _check_trust(context: ServerContext, body: ChatCompletionRequest) -> None:
+    known = context.engine.tokenizer.chat_template
+    named = isinstance(known, Mapping) and body.chat_template in known
+    if body.chat_template is None or named or context.settings.trust_request_chat_template:
+        return
+    message = "this server does not take chat templates from requests (--trust-request-chat-template is off)"
+    raise ApiError(400, message, param="chat_template", code="unsupported_parameter")
+
+
+def _template_kwargs(body: ChatCompletionRequest) -> dict[str, Any]:
+    kwargs = dict(body.chat_template_kwargs or {})
+    taken = sorted(TEMPLATE_KWARGS_TAKEN & kwargs.keys())
+    if taken:
+        message = f"chat_template_kwargs may not set {', '.join(taken)}; the request has a field of that name"
+        raise ApiError(400, message, param="chat_template_kwargs", code="invalid_value")
+    if body.thinking is not None:
+        kwargs.setdefault("enable_thinking", body.thinking)
+    return kwargs
+
+
+def _for_template(message: ChatMessage, index: int, template: str) -> dict[str, Any]:
+    if message.content is None and message.role != "assistant":
+        param = f"messages[{index}].content"
+        raise ApiError(400, f"{param} is required", param=param, code="missing_required_parameter")
+    # Most templates were written before this role, and would refuse it or drop its text.
+    role = "system" if message.role == "developer" and "developer" not in template else message.role
+    turn: dict[str, Any] = {"role": role, "content": message.content or message.refusal or ""}
+    if message.name is not None:
+        turn["name"] = message.name
+    thoughts = message.reasoning_content or message.reasoning
+    if thoughts is not None:
+        turn["reasoning_content"] = thoughts
+    return turn

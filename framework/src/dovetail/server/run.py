@@ -1,0 +1,184 @@
+"""Runs the server: takes the port, loads the engine, serves, and ends in order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import math
+import signal
+import socket
+import ssl
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+
+import uvicorn
+
+from dovetail.api.errors import EngineDeadError
+from dovetail.server.app import build_app
+from dovetail.server.context import ServerContext
+from dovetail.server.engine_protocol import ServedEngine
+from dovetail.server.errors import engine_dead, stopping
+from dovetail.server.listen import address, bind, check_tls, in_use, release
+from dovetail.server.settings import ServerSettings
+
+KEEP_ALIVE_SECONDS = 75
+"""Longer than clients keep idle connections, so that it is they who close them and never lose a request to it."""
+WATCH_SECONDS = 0.2
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+MakeEngine = Callable[[], Awaitable[ServedEngine]]
+
+
+def serve(make_engine: MakeEngine, settings: ServerSettings) -> int:
+    """Serve until told to stop by SIGINT or SIGTERM.
+
+    Args:
+        make_engine: loads the model; called once the address is ours.
+
+    Returns:
+        The exit code: 0, or 128 and the signal's number if the model was not ready yet.
+
+    Raises:
+        UsageError: the settings contradict each other.
+        EngineDeadError: the engine ended while serving; clients were told.
+        DovetailError: the address cannot be used, or the engine cannot be made.
+    """
+    check_tls(settings)
+    sock = bind(settings)
+    try:
+        return asyncio.run(_serve(make_engine, settings, sock))
+    finally:
+        release(settings, sock)
+
+
+async def _serve(make_engine: MakeEngine, settings: ServerSettings, sock: socket.socket) -> int:
+    with _Signals() as signals:
+        engine = await _load(make_engine, signals)
+        if engine is None:
+            assert signals.number is not None
+            return 128 + signals.number
+        try:
+            await _serve_engine(engine, settings, sock, signals)
+        finally:
+            # From here on a signal ends the process at once.
+            signals.restore()
+            reason = None if engine.alive else engine.dead_reason
+            await engine.stop()
+    if reason is not None:
+        raise EngineDeadError(f"the engine ended while serving: {reason}")
+    return 0
+
+
+async def _load(make_engine: MakeEngine, signals: _Signals) -> ServedEngine | None:
+    async def make() -> ServedEngine:
+        return await make_engine()
+
+    loading, told = asyncio.create_task(make()), asyncio.create_task(signals.first.wait())
+    try:
+        await asyncio.wait({loading, told}, return_when=asyncio.FIRST_COMPLETED)
+        return loading.result() if loading.done() else None
+    finally:
+        loading.cancel()
+        told.cancel()
+        await asyncio.gather(loading, told, return_exceptions=True)
+
+
+async def _serve_engine(engine: ServedEngine, settings: ServerSettings, sock: socket.socket, signals: _Signals) -> None:
+    app = build_app(engine, settings)
+    context: ServerContext = app.state.context
+    config = uvicorn.Config(
+        app,
+        lifespan="off",
+        ws="none",
+        log_level=settings.uvicorn_log_level,
+        server_header=False,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        # Open requests are ended by the context, with an answer; this is for what is left then.
+        timeout_graceful_shutdown=math.ceil(settings.shutdown_timeout) + 2,
+        ssl_keyfile=settings.ssl_keyfile,
+        ssl_certfile=settings.ssl_certfile,
+        ssl_ca_certs=settings.ssl_ca_certs,
+        ssl_cert_reqs=ssl.CERT_REQUIRED if settings.ssl_ca_certs else ssl.CERT_NONE,
+    )
+    server = _Server(config, context)
+
+    async def watch() -> None:
+        told = asyncio.create_task(signals.first.wait())
+        while engine.alive and not told.done():
+            await asyncio.wait({told}, timeout=WATCH_SECONDS)
+        server.should_exit = True
+        if engine.alive:
+            await signals.second.wait()
+            context.abort_all(stopping())
+            server.force_exit = True
+        else:
+            told.cancel()
+            context.abort_all(engine_dead(engine.dead_reason))
+
+    watching = asyncio.create_task(watch())
+    try:
+        await server.serve(sockets=[sock])
+    finally:
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, with the signals left to us, and requests that outlast the shutdown told so."""
+
+    def __init__(self, config: uvicorn.Config, context: ServerContext) -> None:
+        super().__init__(config)
+        self.context = context
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        assert sockets
+        settings = self.context.settings
+        try:
+            await super().startup(sockets)
+        except OSError as error:
+            # Two servers can bind one port as long as neither listens; the second to listen learns of it here.
+            raise in_use(settings) if error.errno == errno.EADDRINUSE else error from None
+        names = ", ".join(self.context.names)
+        print(f"Dovetail serves {names} at {address(settings, sockets[0])} (Ctrl+C stops it)", flush=True)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        grace = self.context.settings.shutdown_timeout
+        timer = asyncio.get_running_loop().call_later(grace, self.context.abort_all, stopping())
+        try:
+            await super().shutdown(sockets)
+        finally:
+            timer.cancel()
+
+
+class _Signals:
+    """Says when the process is told to stop, and when it is told again."""
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+        self.first = asyncio.Event()
+        self.second = asyncio.Event()
+        self._handled = threading.current_thread() is threading.main_thread()
+
+    def __enter__(self) -> _Signals:
+        if self._handled:
+            for number in SIGNALS:
+                asyncio.get_running_loop().add_signal_handler(number, self._tell, number)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.restore()
+
+    def restore(self) -> None:
+        if self._handled:
+            for number in SIGNALS:
+                asyncio.get_running_loop().remove_signal_handler(number)
+            self._handled = False
+
+    def _tell(self, number: int) -> None:
+        self.number = self.number or number
+        (self.second if self.first.is_set() else self.first).set()

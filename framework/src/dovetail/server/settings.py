@@ -1,0 +1,52 @@
+"""What the server can be told. Its command-line flags are made from these fields; it imports nothing heavy for that."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class ServerSettings(BaseModel):
+    """Settings of the HTTP server."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    host: str = Field(
+        "127.0.0.1", description="address to listen on; 0.0.0.0 lets other machines in, so give --api-key with it"
+    )
+    port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
+    uds: str | None = Field(None, description="listen on a unix socket at this path, instead of host and port")
+    api_key: list[str] = Field(
+        [], repr=False, description="keys, any of which clients must send; without one the server is open"
+    )
+    served_model_name: list[str] = Field(
+        [], description="names under which clients may ask for the model (default: the model as given)"
+    )
+    response_role: str = Field("assistant", min_length=1, description="role of the answers of the chat route")
+    trust_request_chat_template: bool = Field(
+        False, description="let requests bring a chat_template, which is a program that the server then runs"
+    )
+    max_request_bytes: int = Field(
+        8 * 2**20, ge=1024, description="largest request body; a larger one is refused with status 413"
+    )
+    max_request_choices: int = Field(1024, ge=1, description="most completions of one request: its prompts times its n")
+    allowed_origins: list[str] = Field(
+        [], description="origins of the web pages that browsers let call this server; * for all, none by default"
+    )
+    allowed_methods: list[str] = Field(["*"], description="HTTP methods for pages of the allowed origins")
+    allowed_headers: list[str] = Field(["*"], description="request headers for pages of the allowed origins")
+    allow_credentials: bool = Field(False, description="let pages of the allowed origins send cookies")
+    root_path: str = Field("", description="path under which a proxy serves this server, such as /llm")
+    ssl_keyfile: str | None = Field(None, description="private key for TLS (PEM)")
+    ssl_certfile: str | None = Field(None, description="certificate for TLS (PEM)")
+    ssl_ca_certs: str | None = Field(
+        None, description="certificate authorities (PEM); clients must then show a certificate that one of them signed"
+    )
+    shutdown_timeout: float = Field(
+        5.0, ge=0, description="seconds that running requests get to end in, when the server is told to stop"
+    )
+    uvicorn_log_level: Literal["critical", "error", "warning", "info", "debug", "trace"] = Field(
+        "warning", description="how much the HTTP layer logs; info adds a line for each request"
+    )
+    disable_fastapi_docs: bool = Field(False, description="do not serve /docs, /redoc and /openapi.json")

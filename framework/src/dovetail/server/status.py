@@ -1,0 +1,53 @@
+"""``/v1/models``, and the routes that say how the server is."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import Any
+
+from fastapi import APIRouter, Response
+
+from dovetail.server.context import ServerContext
+from dovetail.server.errors import ErrorResponse, engine_dead
+
+FAILURES: dict[int | str, dict[str, Any]] = {"4XX": {"model": ErrorResponse}, "5XX": {"model": ErrorResponse}}
+
+
+def router(context: ServerContext) -> APIRouter:
+    """Models, health and version."""
+    routes = APIRouter(tags=["status"], responses=FAILURES)
+
+    def model(name: str) -> dict[str, Any]:
+        return {
+            "id": name,
+            "object": "model",
+            "created": context.created,
+            "owned_by": "dovetail",
+            "root": context.names[0],
+            "parent": None,
+            "max_model_len": context.engine.max_model_len,
+        }
+
+    @routes.get("/v1/models", summary="The names under which the model is served")
+    async def list_models() -> dict[str, Any]:
+        return {"object": "list", "data": [model(name) for name in context.names]}
+
+    @routes.get("/v1/models/{model_id:path}", summary="One of them")
+    async def retrieve_model(model_id: str) -> dict[str, Any]:
+        return model(context.served_name(model_id))
+
+    @routes.get("/health", summary="Whether requests can be served")
+    async def health() -> Response:
+        if context.closing is not None:
+            raise context.closing
+        if not context.engine.alive:
+            raise engine_dead(context.engine.dead_reason)
+        return Response()
+
+    routes.add_api_route("/ping", health, methods=["GET", "POST"], summary="The same, as some hosts ask it")
+
+    @routes.get("/version", summary="The version of the server")
+    async def show_version() -> dict[str, str]:
+        return {"version": version("dovetail")}
+
+    return routes

@@ -1,0 +1,108 @@
+"""Parameters that OpenAI's API or vLLM define and this server does not have yet.
+
+Each is refused by name when it asks for something, and accepted with a value that asks for nothing. Building one means
+moving it from here to :mod:`dovetail.server.protocol`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel
+
+from dovetail.server.errors import ApiError, describe
+
+NOT_YET: dict[str, tuple[Any, ...]] = {
+    "allowed_token_ids": (),
+    "audio": (),
+    "bad_words": ([],),
+    "cache_salt": (),
+    "early_stopping": (False,),
+    "ec_transfer_params": (),
+    "echo": (False,),
+    "function_call": ("none", "auto"),
+    "functions": ([],),
+    "guided_choice": (),
+    "guided_grammar": (),
+    "guided_json": (),
+    "guided_regex": (),
+    "include_reasoning": (True,),
+    "kv_transfer_params": (),
+    "length_penalty": (1,),
+    "logit_bias": ({},),
+    "logits_processors": ([],),
+    "logprob_token_ids": (),
+    "logprobs": (False,),
+    "media_io_kwargs": ({},),
+    "metadata": ({},),
+    "mm_processor_kwargs": ({},),
+    "modalities": (["text"],),
+    "moderation": (),
+    "parallel_tool_calls": (True, False),
+    "prediction": (),
+    "priority": (0,),
+    "prompt_cache_options": (),
+    "prompt_cache_retention": ("in-memory", "in_memory"),
+    "prompt_embeds": (),
+    "prompt_logprobs": (),
+    "reasoning_effort": (),
+    "repeat_last_n": (0,),
+    "repetition_detection": (),
+    "response_format": ({"type": "text"},),
+    "return_prompt_text": (False,),
+    "return_token_ids": (False,),
+    "return_tokens_as_token_ids": (False,),
+    "service_tier": ("auto", "default"),
+    "spaces_between_special_tokens": (True,),
+    "store": (False,),
+    "structural_tag": (),
+    "structured_outputs": (),
+    "suffix": ("",),
+    "thinking_token_budget": (),
+    "tool_choice": ("none", "auto"),
+    "tools": ([],),
+    "top_logprobs": (0,),
+    "truncate_prompt_tokens": (),
+    "truncation_side": (),
+    "use_beam_search": (False,),
+    "verbosity": ("medium",),
+    "vllm_xargs": ({},),
+    "watermarking": (False,),
+    "web_search_options": (),
+}
+"""Parameter → the values, besides null, that ask for nothing."""
+
+NOT_YET_IN_MESSAGES: dict[str, tuple[Any, ...]] = {
+    "audio": (),
+    "function_call": (),
+    "tool_call_id": (),
+    "tool_calls": ([],),
+}
+
+
+def known_fields(
+    data: dict[str, Any], model: type[BaseModel], not_yet: dict[str, tuple[Any, ...]], path: str = ""
+) -> dict[str, Any]:
+    """The fields of ``data`` that ``model`` has, without those that ask for nothing.
+
+    Raises:
+        ApiError: a field asks for what is not built, or is unknown.
+    """
+    known = {}
+    for name, value in data.items():
+        if name in model.model_fields:
+            known[name] = value
+        elif value is None or any(_same(value, nothing) for nothing in not_yet.get(name, ())):
+            continue
+        elif name in not_yet:
+            message = f"{path}{name} is not supported yet, found {describe(value)}; leave it out"
+            raise ApiError(400, message, param=path + name, code="unsupported_parameter")
+        else:
+            shown = describe(name)
+            raise ApiError(400, f"unknown parameter {path}{shown}", param=path + name, code="unknown_parameter")
+    return known
+
+
+def _same(value: Any, nothing: Any) -> bool:
+    # In Python True == 1, in JSON it is not.
+    return bool(value == nothing and isinstance(value, bool) == isinstance(nothing, bool))

@@ -1,0 +1,273 @@
+"""The conformance of an attention backend: cases are made from its card.
+
+Letters: T tokens, H query heads, K key-value heads, D head dimension.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, get_args
+from unittest import SkipTest
+
+import torch
+from torch import Tensor
+
+from dovetail.api import AttentionCard, AttentionKind, AttentionNeed, ModelCard, ModelConfig, ResolutionError
+from dovetail.kernel.discovery import import_dotted
+from dovetail.kernel.resolve import PlanOptions, find_attention
+from dovetail.nn import AttentionBackend, AttentionSpec, Step
+from dovetail.testing.comparison import assert_close, dtype_of, label, tolerance
+from dovetail.testing.harness import BlockTables
+from dovetail.testing.reference import ReferenceAttention
+from dovetail.testing.resolution import assert_refused, claim, registry_of, skip_unless_present
+
+HEAD_DIMS = (16, 64, 80, 128)
+"""Tried where a card takes any head size."""
+BLOCK_SIZES = (1, 16, 32)
+"""Tried where a card takes any block size."""
+RATIOS = ((4, 4), (6, 2), (8, 1))
+"""Query heads and key-value heads."""
+DTYPES = ("float32", "bfloat16", "float16")
+WINDOW = 11
+
+LENGTHS = (44, 45, 40, 9, 26)
+SCHEDULE: tuple[tuple[tuple[int, int], ...], ...] = (
+    ((0, 17), (1, 5)),  # prefill
+    ((1, 1), (0, 9), (2, 33)),  # decode, chunk and prefill
+    ((0, 1), (1, 1), (2, 1)),  # decode
+    ((3, 1), (1, 37), (0, 16), (4, 25)),  # a prompt of one token beside long chunks
+    ((4, 1), (2, 6), (0, 1), (3, 8), (1, 1)),
+)
+"""(request, new tokens) of each step; requests come, go and change places as they do in an engine."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One combination of what a card claims."""
+
+    kind: AttentionKind
+    dtype: str
+    kv_dtype: str
+    head_dim: int
+    block_size: int
+    heads: int
+    kv_heads: int
+
+    def spec(self) -> AttentionSpec:
+        window = WINDOW if self.kind == "sliding" else None
+        return AttentionSpec(self.heads, self.kv_heads, self.head_dim, self.head_dim**-0.5, window)
+
+    def __str__(self) -> str:
+        cache = "" if self.kv_dtype == self.dtype else f" with a cache in {self.kv_dtype}"
+        return (
+            f"{self.kind} attention in {self.dtype}{cache}, {self.heads}/{self.kv_heads} heads of {self.head_dim}, "
+            f"blocks of {self.block_size}"
+        )
+
+
+def cases(card: AttentionCard) -> Iterator[Case]:
+    """Every value of every claim, each in the company of the first value of the others; kinds and dtypes in all combinations."""
+    head_dims, block_sizes = card.head_dims or HEAD_DIMS, card.block_sizes or BLOCK_SIZES
+    heads, kv_heads = RATIOS[1]
+    for kind in card.kinds:
+        for dtype in card.dtypes:
+            yield Case(kind, dtype, dtype, head_dims[0], block_sizes[-1], heads, kv_heads)
+        base = Case(kind, card.dtypes[0], card.dtypes[0], head_dims[0], block_sizes[-1], heads, kv_heads)
+        for head_dim in head_dims[1:]:
+            yield replace(base, head_dim=head_dim)
+        for block_size in block_sizes[:-1]:
+            yield replace(base, block_size=block_size)
+        for kv_dtype in card.kv_dtypes:
+            yield replace(base, kv_dtype=kv_dtype)
+        for heads_, kv_heads_ in (RATIOS[0], RATIOS[2]):
+            yield replace(base, heads=heads_, kv_heads=kv_heads_)
+
+
+def check_attention(card: AttentionCard, *, reference: type[ReferenceAttention] = ReferenceAttention) -> None:
+    """Check every claim of an attention backend's card.
+
+    For each claimed kind, dtype, cache dtype, head size and block size, and for several ratios of query to key-value heads, runs prefills, chunks and
+    decodes of several requests in mixed batches, in a cache whose unused slots hold what earlier requests left there, and compares every token and head
+    with the reference. Then checks that resolution refuses, with the reason, kinds, head sizes, block sizes, dtypes and devices that are not claimed.
+
+    Args:
+        reference: a subclass of the reference that knows the card's further kinds.
+
+    Raises:
+        AssertionError: names the claim that failed.
+        SkipTest: the card's probe objects to this machine, or none of its devices is here.
+    """
+    check_attention_refusals(card)
+    for kind in card.kinds:
+        assert kind in reference.kinds, (
+            f"{label(card)} claims {kind} attention, for which the reference is missing: give a subclass of ReferenceAttention"
+        )
+    skip_unless_present(card, card.probe)
+    for device in present(card.devices, label(card)):
+        for case in cases(card):
+            text = f"{label(card)} claims {case}"
+            with claim(text):
+                _compare(card, case, device, reference, text)
+
+
+def present(devices: tuple[str, ...], who: str) -> list[torch.device]:
+    """The devices among these that this machine has.
+
+    Raises:
+        SkipTest: there is none.
+    """
+    here = {"cpu"}
+    if torch.accelerator.is_available():
+        here.add(torch.accelerator.current_accelerator().type)  # type: ignore[union-attr]
+    found = sorted(here) if "*" in devices else [d for d in devices if d in here]
+    if not found:
+        raise SkipTest(f"{who} runs on {', '.join(devices)}; found {', '.join(sorted(here))}")
+    return [torch.device(d) for d in found]
+
+
+def _backend(cls: type[AttentionBackend], case: Case, device: torch.device) -> AttentionBackend:
+    return cls(
+        device=device, dtype=dtype_of(case.dtype), kv_dtype=dtype_of(case.kv_dtype), block_size=case.block_size
+    )
+
+
+def _compare(
+    card: AttentionCard, case: Case, device: torch.device, reference: type[ReferenceAttention], text: str
+) -> None:
+    backend = _backend(import_dotted(card.target), case, device)
+    oracle = _backend(reference, case, torch.device("cpu"))
+    spec, generator = case.spec(), torch.Generator().manual_seed(0)
+    # Layers of all claimed kinds share a step's metadata, as in a model that alternates between them.
+    others = {replace(case, kind=kind).spec() for kind in card.kinds}
+    specs = frozenset({spec, *others})
+    tables = BlockTables(LENGTHS, case.block_size)
+    cache, truth = backend.allocate(spec, tables.blocks), oracle.allocate(spec, tables.blocks)
+    _check_size(backend, spec, cache, tables.blocks, text)
+    _poison(backend, spec, specs, cache, tables.blocks, device)
+
+    def heads(tokens: int, count: int) -> Tensor:
+        return torch.randn(tokens, count, case.head_dim, generator=generator).to(dtype_of(case.dtype))
+
+    host = torch.device("cpu")
+    for number, entries in enumerate(SCHEDULE):
+        step = _widened(tables.step({request: [0] * count for request, count in entries}, host))
+        tokens = int(step.tokens.shape[0])
+        q, k, v = heads(tokens, case.heads), heads(tokens, case.kv_heads), heads(tokens, case.kv_heads)
+        with torch.inference_mode():
+            oracle.prepare(step, frozenset({spec}))
+            wanted = oracle.forward(q, k, v, truth, step, spec)
+            there = _on(step, device)
+            there.attention = backend.prepare(there, specs)
+            inputs = [x.to(device) for x in (q, k, v)]
+            found = backend.forward(*inputs, cache, there, spec)
+        assert found.dtype == dtype_of(case.dtype), f"{text}: the result is {found.dtype}"
+        for name, before, after in zip("qkv", (q, k, v), inputs, strict=True):
+            assert torch.equal(before, after.cpu()), f"{text}: {name} is changed"
+        assert_close(found, wanted, tolerance(dtype_of(case.dtype)), f"{text}: step {number} of mixed batches")
+
+
+def _widened(step: Step, columns: int = 3) -> Step:
+    """Block tables are as wide as the longest request may become, not as this step needs."""
+    return replace(step, block_tables=torch.nn.functional.pad(step.block_tables, (0, columns)))
+
+
+def _on(step: Step, device: torch.device) -> Step:
+    tensors = {name: value.to(device) for name, value in vars(step).items() if isinstance(value, Tensor)}
+    return replace(step, **tensors)
+
+
+def _poison(
+    backend: AttentionBackend,
+    spec: AttentionSpec,
+    specs: frozenset[AttentionSpec],
+    cache: Any,
+    blocks: int,
+    device: torch.device,
+) -> None:
+    """Fill every slot with what an earlier request may have left: values that would show in any sum they entered."""
+    tokens = blocks * backend.block_size
+    everything = torch.arange(tokens, device=device)
+    step = Step(
+        tokens=torch.zeros_like(everything),
+        positions=everything,
+        query_start=torch.tensor([0, tokens], dtype=torch.int32, device=device),
+        seq_lens=torch.tensor([tokens], dtype=torch.int32, device=device),
+        block_tables=torch.arange(blocks, dtype=torch.int32, device=device)[None],
+        slots=everything,
+        logit_rows=everything[-1:],
+    )
+    shape = (tokens, spec.kv_heads, spec.head_dim)
+    # Small enough that products with queries stay finite in float16.
+    k = torch.full(shape, 8.0, dtype=backend.dtype, device=device)
+    v = torch.full(shape, 400.0, dtype=backend.dtype, device=device)
+    q = torch.zeros(tokens, spec.heads, spec.head_dim, dtype=backend.dtype, device=device)
+    with torch.inference_mode():
+        step.attention = backend.prepare(step, specs)
+        backend.forward(q, k, v, cache, step, spec)
+
+
+def _check_size(backend: AttentionBackend, spec: AttentionSpec, cache: Any, blocks: int, text: str) -> None:
+    """Memory is planned by ``block_bytes``, so a cache may not be larger than it says."""
+    tensors = [cache] if isinstance(cache, Tensor) else list(cache) if isinstance(cache, tuple | list) else []
+    held = sum(t.nbytes for t in tensors if isinstance(t, Tensor))
+    planned = blocks * backend.block_bytes(spec)
+    assert held <= planned, f"{text}: a cache of {blocks} blocks holds {held} bytes, block_bytes() says {planned}"
+
+
+class _AnyConfig(ModelConfig):
+    """A model that needs one kind of attention."""
+
+    need: AttentionNeed
+
+    def attention_needs(self) -> tuple[AttentionNeed, ...]:
+        return (self.need,)
+
+
+def _resolve(card: AttentionCard, **changes: Any) -> None:
+    """Resolution of attention for something that the card claims, but for the changes."""
+    device = next(iter(card.devices))
+    wanted: Mapping[str, Any] = {
+        "kind": card.kinds[0],
+        "head_dim": (card.head_dims or HEAD_DIMS)[0],
+        "dtype": card.dtypes[0],
+        "block_size": (card.block_sizes or BLOCK_SIZES)[-1],
+        "device": "cpu" if device == "*" else device,
+        **changes,
+    }
+    need = AttentionNeed(kind=wanted["kind"], head_dim=wanted["head_dim"])
+    config = _AnyConfig(vocab_size=1, hidden_size=1, num_hidden_layers=1, need=need)
+    model = ModelCard(
+        name="any", architectures=("Any",), target="any:any", config="any:any", attention=get_args(AttentionKind)
+    )
+    dtype = wanted["dtype"]
+    kv_dtype = wanted.get("kv_dtype", dtype)
+    options = PlanOptions(block_size=wanted["block_size"])
+    find_attention(options, config, model, wanted["device"], dtype, kv_dtype, registry_of(card), [])
+
+
+def check_attention_refusals(card: AttentionCard) -> None:
+    """Resolution takes the card for what it claims, and refuses it, with the reason, for what it does not."""
+    refused = partial(_refused, card)
+    for kind in set(get_args(AttentionKind)) - set(card.kinds):
+        refused("kind", kind)
+    for dtype in set(DTYPES) - set(card.dtypes):
+        refused("dtype", dtype)
+    if "*" not in card.devices:
+        refused("device", "nowhere")
+    if card.head_dims is not None:
+        refused("head_dim", max(card.head_dims) + 1)
+    if card.block_sizes is not None:
+        refused("block_size", max(card.block_sizes) + 1)
+    refused("kv_dtype", "int4")
+    try:
+        _resolve(card)
+    except ResolutionError as error:
+        probe = card.probe is not None  # its objection is this machine's, not the card's
+        assert probe, f"{label(card)} claims what resolution refuses: {error}"
+
+
+def _refused(card: AttentionCard, what: str, value: Any) -> None:
+    text = f"{label(card)} does not claim the {what} {value}"
+    assert_refused(lambda: _resolve(card, **{what: value}), text, str(value))

@@ -1,0 +1,49 @@
+"""How two results are compared: by relative error, scaled to what a dtype can hold."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dovetail.api import Card
+
+
+def dtype_of(name: str) -> torch.dtype:
+    """The torch dtype that a card names."""
+    found: Any = getattr(torch, name, None)
+    assert isinstance(found, torch.dtype), f"{name!r} is not a torch dtype"
+    return found
+
+
+def tolerance(dtype: torch.dtype, rounds: float = 4) -> float:
+    """A relative error of so many roundings in ``dtype``; never below 1e-5, which float32 sums of a few thousand terms reach."""
+    return max(rounds * torch.finfo(dtype).eps, 1e-5)
+
+
+def relative_error(found: Tensor, wanted: Tensor, typical: Tensor | None = None) -> float:
+    """The largest relative error of a vector along the last dimension; infinite where something is not a number.
+
+    Args:
+        typical: norms of vectors of this kind, where ``wanted`` may be much smaller by chance.
+    """
+    found, wanted = found.detach().cpu().double(), wanted.detach().cpu().double()
+    if not wanted.numel():
+        return 0.0
+    scale = wanted.norm(dim=-1)
+    scale = (scale if typical is None else torch.maximum(scale, typical)).clamp_min(1e-30)
+    error = (found - wanted).norm(dim=-1) / scale
+    return float(error.nan_to_num(nan=float("inf")).max())
+
+
+def assert_close(found: Tensor, wanted: Tensor, limit: float, claim: str, typical: Tensor | None = None) -> None:
+    """Fail with the claim, the error and the limit unless the two agree."""
+    assert found.shape == wanted.shape, f"{claim}: the result is {list(found.shape)}, wanted {list(wanted.shape)}"
+    error = relative_error(found, wanted, typical)
+    assert error <= limit, f"{claim}: differs from the reference by {error:.2g} relative, more than {limit:.2g}"
+
+
+def label(card: Card) -> str:
+    """How messages cite a card."""
+    return f"{card.kind} {card.name!r}"

@@ -1,0 +1,220 @@
+"""Building and running a model with nothing but the framework: what the engine does, one plain step at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from itertools import accumulate
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dovetail.api import LayerKind, LazyTensor, ModelCard, ModelConfig
+from dovetail.kernel.discovery import import_dotted
+from dovetail.kernel.plan import read_config
+from dovetail.nn import AttentionBackend, CausalLM, Context, Head, Ops, Step
+from dovetail.nn.dense import DenseFormat, DenseKernel
+from dovetail.nn.loading import KernelChoice, WeightReader
+from dovetail.testing.reference import ReferenceAttention
+
+Checkpoint = Mapping[str, Tensor] | Sequence[LazyTensor]
+
+FLOATS = ("float64", "float32", "bfloat16", "float16")
+KINDS: tuple[LayerKind, ...] = ("linear", "head", "embedding")
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """A dtype's name as cards and lazy tensors write it."""
+    return str(dtype).removeprefix("torch.")
+
+
+def lazy_tensors(tensors: Mapping[str, Tensor]) -> list[LazyTensor]:
+    """Tensors in memory as a loader would yield them."""
+    return [
+        LazyTensor(name, tuple(value.shape), dtype_name(value.dtype), partial(_identity, value))
+        for name, value in tensors.items()
+    ]
+
+
+def _identity(value: Tensor) -> Tensor:
+    return value
+
+
+def parse_config(card: ModelCard, config: Mapping[str, Any]) -> ModelConfig:
+    """The configuration as the card's own class; ``architectures`` defaults to the card's first."""
+    config_class: type[ModelConfig] = import_dotted(card.config)
+    return read_config(config_class, {"architectures": list(card.architectures[:1]), **config}, "the test")
+
+
+def empty_model(
+    card: ModelCard,
+    config: Mapping[str, Any],
+    *,
+    dtype: str = "float32",
+    max_tokens: int | None = None,
+    attention: type[AttentionBackend] = ReferenceAttention,
+    ops: Ops | None = None,
+    block_size: int = 8,
+) -> tuple[CausalLM, Context]:
+    """A model without weights, and the context that knows which tensors it expects."""
+    parsed = parse_config(card, config)
+    device, torch_dtype = torch.device("cpu"), getattr(torch, dtype)
+    ctx = Context(
+        device=device,
+        dtype=torch_dtype,
+        ops=ops or Ops(),
+        attention=attention(device=device, dtype=torch_dtype, kv_dtype=torch_dtype, block_size=block_size),
+        max_tokens=max_tokens or parsed.context_length(),
+    )
+    model: CausalLM = import_dotted(card.target)(parsed, ctx)
+    return model, ctx
+
+
+def build_model(
+    card: ModelCard,
+    config: Mapping[str, Any],
+    tensors: Checkpoint,
+    *,
+    dtype: str = "float32",
+    max_tokens: int | None = None,
+    attention: type[AttentionBackend] = ReferenceAttention,
+    ops: Ops | None = None,
+    block_size: int = 8,
+) -> tuple[CausalLM, Context]:
+    """A model with full-precision weights, and its context.
+
+    Args:
+        config: as in ``config.json``.
+        tensors: by checkpoint name, or as a loader yields them.
+        dtype: of activations and weights.
+        max_tokens: the longest sequence that will be run; the model's context length by default.
+
+    Raises:
+        ConfigError: the configuration does not fit the model.
+        CheckpointError: the tensors do not.
+    """
+    model, ctx = empty_model(
+        card, config, dtype=dtype, max_tokens=max_tokens, attention=attention, ops=ops, block_size=block_size
+    )
+    dense = KernelChoice(DenseFormat, [("dense", DenseKernel)])
+    reader = WeightReader(ctx, {(kind, type_): dense for kind in KINDS for type_ in FLOATS}, dict(config))
+    reader.load(lazy_tensors(tensors) if isinstance(tensors, Mapping) else tensors)
+    return model, ctx
+
+
+def random_checkpoint(
+    card: ModelCard, config: Mapping[str, Any], *, seed: int = 0, dtype: str = "float32", optional: bool = False
+) -> dict[str, Tensor]:
+    """Every tensor that the model expects, by checkpoint name, with random values of a size that keeps activations near one.
+
+    Args:
+        optional: also those that a checkpoint may leave out.
+    """
+    _, ctx = empty_model(card, config)
+    generator = torch.Generator().manual_seed(seed)
+
+    def noise(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    tensors = {}
+    for name, layer in ctx.layers.items():
+        if isinstance(layer, Head) and layer.tied is not None and not optional:
+            continue
+        tensors[f"{name}.weight"] = noise(layer.parts[name], layer.columns) * layer.columns**-0.5
+    for name, bias in ctx.biases.items():
+        tensors[name] = 0.1 * noise(bias.layer.parts[bias.part])
+    for name, vector in ctx.vectors.items():
+        if vector.required or optional:
+            tensors[name] = 1 + 0.1 * noise(*vector.shape)  # most are scales
+    return {name: value.to(getattr(torch, dtype)) for name, value in tensors.items()}
+
+
+class BlockTables:
+    """Blocks of a KV cache given to requests in shuffled order, so that neither their order nor block 0 can be relied on.
+
+    Args:
+        lengths: the most tokens that each request will have.
+        spare: blocks that no request owns.
+    """
+
+    def __init__(self, lengths: Sequence[int], block_size: int, *, spare: int = 2, seed: int = 0) -> None:
+        self.block_size = block_size
+        counts = [-(-length // block_size) for length in lengths]
+        self.blocks = sum(counts) + spare
+        order = torch.randperm(self.blocks, generator=torch.Generator().manual_seed(seed)).tolist()
+        ends = list(accumulate(counts))
+        self.tables: list[list[int]] = [order[end - n : end] for n, end in zip(counts, ends, strict=True)]
+        self.computed = [0] * len(lengths)
+        """Tokens of each request that are in the cache."""
+
+    def step(self, new: Mapping[int, Sequence[int]], device: torch.device) -> Step:
+        """The step that adds these tokens to these requests, in this order; afterwards they count as computed."""
+        size = self.block_size
+        tokens = [t for ids in new.values() for t in ids]
+        positions = [self.computed[r] + i for r, ids in new.items() for i in range(len(ids))]
+        owners = [r for r, ids in new.items() for _ in ids]
+        slots = [self.tables[r][p // size] * size + p % size for r, p in zip(owners, positions, strict=True)]
+        for request, ids in new.items():
+            self.computed[request] += len(ids)
+        lengths = [self.computed[r] for r in new]
+        width = max(-(-length // size) for length in lengths)
+        tables = torch.zeros(len(new), width, dtype=torch.int32)
+        for row, (request, length) in enumerate(zip(new, lengths, strict=True)):
+            used = self.tables[request][: -(-length // size)]
+            tables[row, : len(used)] = torch.tensor(used, dtype=torch.int32)
+        starts = [0, *accumulate(len(ids) for ids in new.values())]
+        return Step(
+            tokens=torch.tensor(tokens, dtype=torch.int64, device=device),
+            positions=torch.tensor(positions, dtype=torch.int64, device=device),
+            query_start=torch.tensor(starts, dtype=torch.int32, device=device),
+            seq_lens=torch.tensor(lengths, dtype=torch.int32, device=device),
+            block_tables=tables.to(device),
+            slots=torch.tensor(slots, dtype=torch.int64, device=device),
+            logit_rows=torch.arange(len(tokens), device=device),
+        )
+
+
+def run_batch(model: CausalLM, ctx: Context, schedule: Sequence[Mapping[int, Sequence[int]]]) -> dict[int, Tensor]:
+    """Run steps in which several requests take part.
+
+    Args:
+        schedule: for each step, the new tokens of each request (numbered from 0) that takes part.
+
+    Returns:
+        The logits of every token of every request: request → ``[tokens, V]``, float32.
+    """
+    totals: dict[int, int] = {}
+    for new in schedule:
+        for request, ids in new.items():
+            totals[request] = totals.get(request, 0) + len(ids)
+    tables = BlockTables([totals.get(r, 0) for r in range(max(totals) + 1)], ctx.backend.block_size)
+    for layer in ctx.attention_layers:
+        layer.cache = ctx.backend.allocate(layer.spec, tables.blocks)
+    specs = frozenset(layer.spec for layer in ctx.attention_layers)
+    logits: dict[int, list[Tensor]] = {r: [] for r in totals}
+    with torch.inference_mode():
+        for new in schedule:
+            step = tables.step(new, ctx.device)
+            step.attention = ctx.backend.prepare(step, specs)
+            hidden = model(step)  # [T, C]
+            rows = model.logits(hidden[step.logit_rows]).float()  # [T, V]
+            for request, part in zip(new, rows.split([len(ids) for ids in new.values()]), strict=True):
+                logits[request].append(part)
+    return {request: torch.cat(parts) for request, parts in logits.items()}
+
+
+def run_tokens(
+    model: CausalLM, ctx: Context, tokens: Sequence[int], chunks: int | Iterable[int] | None = None
+) -> Tensor:
+    """The logits of every token of one sequence: ``[T, V]``, float32.
+
+    Args:
+        chunks: tokens computed in each step: one size for all, or a size for each; None computes all at once.
+    """
+    if chunks is None:
+        chunks = len(tokens)
+    sizes = [chunks] * -(-len(tokens) // chunks) if isinstance(chunks, int) else list(chunks)
+    starts = [0, *accumulate(sizes)]
+    assert starts[-1] >= len(tokens), f"chunks of {sizes} do not cover {len(tokens)} tokens"
+    return run_batch(model, ctx, [{0: tokens[a : a + n]} for a, n in zip(starts, sizes, strict=False)])[0]

@@ -1,0 +1,152 @@
+"""The conformance of a loader."""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from dovetail.api import Checkpoint, CheckpointError, DovetailError, LazyTensor, LoaderCard
+from dovetail.kernel.discovery import import_dotted
+from dovetail.kernel.resolve import PlanOptions, find_checkpoint
+from dovetail.testing.comparison import label
+from dovetail.testing.harness import dtype_name
+from dovetail.testing.resolution import assert_refused, claim, registry_of
+
+INSPECT = """
+import json, sys
+request = json.loads(sys.argv[1])
+sys.path[:] = request["sys_path"]
+from dovetail.kernel.discovery import import_dotted
+checkpoint = import_dotted(request["inspect"])(request["path"], tuple(request["files"]))
+print(json.dumps({"checkpoint": checkpoint.model_dump(mode="json"), "torch": "torch" in sys.modules}))
+"""
+
+
+def check_loader(card: LoaderCard, path: str | Path, tensors: Mapping[str, Tensor]) -> None:
+    """Check every claim of a loader's card on a small checkpoint.
+
+    Checks that its files are recognised and others are not; that ``inspect`` describes them without torch, in a form that can travel to the engine's
+    process; that every tensor comes once, with the type and shape it reads as, and reads the same twice; and that truncated and empty files are refused with
+    their name.
+
+    Args:
+        path: a weight file, or a folder with weight files and ``config.json``.
+        tensors: what the checkpoint holds, by name: as written, or dequantized where it is stored quantized (only the shape is compared then).
+
+    Raises:
+        AssertionError: names the claim that failed.
+    """
+    path = Path(path)
+    files = _files(card, path)
+    assert files, f"{label(card)} recognises {', '.join(card.recognises)}, but nothing at {path}"
+    with claim(f"{label(card)}: inspecting and reading {path}"):
+        checkpoint = _inspect(card, path, files)
+        found = _lazy(card, checkpoint)
+    stored = Counter(t.type for t in found.values())
+    assert dict(stored) == checkpoint.tensor_types, (
+        f"{label(card)}: inspect() counts {checkpoint.tensor_types}, the loader yields {dict(stored)}"
+    )
+    for name, value in tensors.items():
+        assert name in found, f"{label(card)}: {name} is in the checkpoint, but is not yielded"
+        with claim(f"{label(card)}: reading {name}"):
+            _check_tensor(card, found[name], value)
+    unexpected = sorted(set(found) - set(tensors))
+    assert not unexpected, f"{label(card)}: yields {', '.join(unexpected)}, which the checkpoint does not hold"
+    _check_damage(card, path, files)
+    _check_unrecognised(card)
+
+
+def _files(card: LoaderCard, path: Path) -> list[Path]:
+    there = [path] if path.is_file() else sorted(p for p in path.iterdir() if p.is_file())
+    return [p for p in there if any(fnmatch.fnmatch(p.name, pattern) for pattern in card.recognises)]
+
+
+def _inspect(card: LoaderCard, path: Path, files: list[Path]) -> Checkpoint:
+    request = {
+        "sys_path": sys.path,
+        "inspect": card.inspect,
+        "path": str(path),
+        "files": [str(f) for f in files],
+    }
+    flags = ["-S"] if sys.flags.no_site else []
+    done = subprocess.run(
+        [sys.executable, *flags, "-c", INSPECT, json.dumps(request)], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, f"{label(card)}: inspect() failed:\n{done.stderr}"
+    report = json.loads(done.stdout.splitlines()[-1])
+    assert not report["torch"], f"{label(card)}: inspect() imports torch"
+    return Checkpoint.model_validate(report["checkpoint"])
+
+
+def _lazy(card: LoaderCard, checkpoint: Checkpoint) -> dict[str, LazyTensor]:
+    found: dict[str, LazyTensor] = {}
+    for tensor in import_dotted(card.target)(checkpoint):
+        assert isinstance(tensor, LazyTensor), f"{label(card)}: yields {type(tensor).__name__}, not LazyTensor"
+        assert tensor.name not in found, f"{label(card)}: yields {tensor.name} twice"
+        found[tensor.name] = tensor
+    return found
+
+
+def _check_tensor(card: LoaderCard, lazy: LazyTensor, wanted: Tensor) -> None:
+    text = f"{label(card)}: {lazy.name}"
+    assert tuple(lazy.shape) == tuple(wanted.shape), f"{text} is announced as {list(lazy.shape)}, wanted {list(wanted.shape)}"
+    value = lazy.read()
+    assert torch.equal(value, lazy.read()), f"{text} reads differently the second time"
+    if isinstance(getattr(torch, lazy.type, None), torch.dtype):
+        found = f"{dtype_name(value.dtype)} {list(value.shape)}"
+        assert dtype_name(value.dtype) == lazy.type, f"{text} is announced as {lazy.type}, but reads as {found}"
+        assert value.shape == wanted.shape, f"{text} is announced as {list(lazy.shape)}, but reads as {found}"
+        assert torch.equal(value, wanted.to(value.dtype)), f"{text} does not hold what was written"
+    else:
+        assert value.dtype == torch.uint8, f"{text} is of the type {lazy.type}, but reads as {value.dtype}, not bytes"
+        assert value.shape[0] == lazy.shape[0], f"{text} reads as {value.shape[0]} rows of bytes, not {lazy.shape[0]}"
+
+
+def _check_damage(card: LoaderCard, path: Path, files: list[Path]) -> None:
+    """A file that was cut short is refused by name, before or while its tensors are read."""
+    with tempfile.TemporaryDirectory() as scratch:
+        for file in files:
+            for share in (0.0, 0.5, 0.95):
+                folder = Path(scratch) / f"{file.name}-{share}"
+                shutil.copytree(path, folder) if path.is_dir() else folder.mkdir()
+                if path.is_file():
+                    shutil.copy(path, folder)
+                whole = file.read_bytes()
+                (folder / file.name).write_bytes(whole[: int(len(whole) * share)])
+                damaged = folder if path.is_dir() else folder / file.name
+                _check_refused(card, damaged, file.name, f"{file.name} cut to {share:.0%}")
+
+
+def _check_refused(card: LoaderCard, path: Path, name: str, what: str) -> None:
+    try:
+        checkpoint: Checkpoint = import_dotted(card.inspect)(str(path), tuple(str(f) for f in _files(card, path)))
+        for tensor in import_dotted(card.target)(checkpoint):
+            tensor.read()
+    except CheckpointError as error:
+        assert name in str(error), f"{label(card)}: {what} is refused without the file's name: {error}"
+        return
+    except Exception as error:
+        wanted = "not a CheckpointError" if isinstance(error, DovetailError) else "which a user cannot act on"
+        raise AssertionError(f"{label(card)}: {what} raises {type(error).__name__}: {error}; {wanted}") from error
+    raise AssertionError(f"{label(card)}: {what} is not refused")
+
+
+def _check_unrecognised(card: LoaderCard) -> None:
+    with tempfile.TemporaryDirectory() as scratch:
+        stranger = Path(scratch) / "no-such-format.zzz"
+        stranger.touch()
+        if any(fnmatch.fnmatch(stranger.name, pattern) for pattern in card.recognises):
+            return
+        refused = partial(find_checkpoint, str(stranger), PlanOptions(), registry_of(card), [])
+        assert_refused(refused, f"{label(card)} does not claim {stranger.name}", stranger.name)

@@ -1,0 +1,162 @@
+"""The conformance of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dovetail.api import AttentionNeed, CheckpointError, DType, ModelCard, PlatformCard
+from dovetail.kernel.resolve import PlanOptions, find_dtype
+from dovetail.testing.comparison import assert_close, dtype_of, label, tolerance
+from dovetail.testing.harness import (
+    build_model,
+    empty_model,
+    lazy_tensors,
+    parse_config,
+    random_checkpoint,
+    run_batch,
+    run_tokens,
+)
+from dovetail.testing.resolution import assert_refused, claim
+
+LENGTH = 37
+EVERY_DTYPE: tuple[DType, ...] = ("float64", "float32", "bfloat16", "float16")
+
+
+def check_model(card: ModelCard, *configs: Mapping[str, Any]) -> None:
+    """Check every claim of a model's card over tiny configurations with random weights.
+
+    Checks that each claimed architecture's name and each claimed dtype builds and runs; that a prompt gives the same logits whole, in chunks, token by
+    token, and in a batch with others; that layers ask for the attention that the configuration announces, and that between them the configurations ask
+    for every claimed kind; that tensors which are missing, unexpected or misshapen are refused by name; and that a dtype which is not claimed
+    is refused by resolution.
+
+    Args:
+        configs: as in ``config.json``, small; between them they use every claimed attention kind.
+
+    Raises:
+        AssertionError: names the claim that failed.
+    """
+    assert configs, f"{label(card)}: give at least one configuration"
+    asked = {need.kind for config in configs for need in _needs(card, config)}
+    assert asked >= set(card.attention), (
+        f"{label(card)} claims {', '.join(sorted(set(card.attention) - asked))} attention, but no configuration given here asks for it"
+    )
+    for config in configs:
+        check_architectures(card, config)
+        check_attention_needs(card, config)
+        check_dtypes(card, config)
+        check_schedules(card, config)
+        check_tensors(card, config)
+    check_unclaimed_dtypes(card, configs[0])
+
+
+def _needs(card: ModelCard, config: Mapping[str, Any]) -> tuple[AttentionNeed, ...]:
+    with claim(f"{label(card)}: its configuration accepts {dict(config)}"):
+        return parse_config(card, config).attention_needs()
+
+
+def _prompt(card: ModelCard, config: Mapping[str, Any], seed: int = 0) -> list[int]:
+    vocabulary = parse_config(card, config).vocab_size
+    found: list[int] = torch.randint(vocabulary, (LENGTH,), generator=torch.Generator().manual_seed(seed)).tolist()
+    return found
+
+
+def check_architectures(card: ModelCard, config: Mapping[str, Any]) -> None:
+    """Every claimed architecture's name leads to a model."""
+    for architecture in card.architectures:
+        with claim(f"{label(card)} claims the architecture {architecture}"):
+            empty_model(card, {**config, "architectures": [architecture]}, max_tokens=LENGTH)
+
+
+def check_attention_needs(card: ModelCard, config: Mapping[str, Any]) -> None:
+    """What the configuration announces is what the layers ask for, and is on the card."""
+    needs = _needs(card, config)
+    _, ctx = empty_model(card, config, max_tokens=LENGTH)
+    announced = {(need.kind, need.head_dim) for need in needs}
+    found = {(layer.spec.kind, layer.spec.head_dim) for layer in ctx.attention_layers}
+    assert found == announced, (
+        f"{label(card)}: attention_needs() announces {sorted(announced)}, its layers ask for {sorted(found)}"
+    )
+    for kind, _ in announced:
+        assert kind in card.attention, f"{label(card)} asks for {kind} attention, which its card does not claim"
+
+
+def check_dtypes(card: ModelCard, config: Mapping[str, Any]) -> None:
+    """Every claimed dtype gives finite logits, as near to float32's as roundings allow."""
+    tensors = random_checkpoint(card, config)
+    tokens = _prompt(card, config)
+    exact = _logits(card, config, tensors, "float32", tokens)
+    for dtype in card.dtypes:
+        text = f"{label(card)} claims {dtype}"
+        with claim(text):
+            logits = _logits(card, config, tensors, dtype, tokens)
+        assert torch.isfinite(logits).all(), f"{text}: its logits are not all finite"
+        # One norm over all logits: a single row may be unlucky in 8 bits of mantissa.
+        assert_close(logits.flatten(), exact.flatten(), tolerance(dtype_of(dtype), 32), f"{text}: its logits")
+
+
+def _logits(
+    card: ModelCard, config: Mapping[str, Any], tensors: Mapping[str, Tensor], dtype: str, tokens: list[int]
+) -> Tensor:
+    model, ctx = build_model(card, config, tensors, dtype=dtype, max_tokens=LENGTH)
+    logits = run_tokens(model, ctx, tokens)
+    wanted = (len(tokens), parse_config(card, config).vocab_size)
+    assert tuple(logits.shape) == wanted, f"logits are {list(logits.shape)}, wanted {list(wanted)}"
+    return logits
+
+
+def check_schedules(card: ModelCard, config: Mapping[str, Any]) -> None:
+    """Whole, in chunks, token by token, and beside other requests: the logits are the same."""
+    model, ctx = build_model(card, config, random_checkpoint(card, config), max_tokens=LENGTH)
+    tokens, other, third = (_prompt(card, config, seed) for seed in range(3))
+    whole = run_tokens(model, ctx, tokens)
+    limit = tolerance(torch.float32, 400)
+    for name, chunks in {"in chunks of 8": 8, "in uneven chunks": [1, 20, 1, 15], "token by token": 1}.items():
+        assert_close(run_tokens(model, ctx, tokens, chunks), whole, limit, f"{label(card)}: a prompt {name} and whole")
+    together = run_batch(
+        model,
+        ctx,
+        [{1: other[:5], 0: tokens[:19]}, {0: tokens[19:20], 2: third[:30], 1: other[5:]}, {2: third[30:], 0: tokens[20:]}],
+    )
+    alone = {0: whole, 1: run_tokens(model, ctx, other), 2: run_tokens(model, ctx, third)}
+    for request, logits in together.items():
+        assert_close(logits, alone[request], limit, f"{label(card)}: a prompt in a batch and alone")
+
+
+def check_tensors(card: ModelCard, config: Mapping[str, Any]) -> None:
+    """A checkpoint that lacks a tensor, has one too many or one of another shape is refused, with the tensor's name."""
+    tensors = random_checkpoint(card, config)
+    lazy = {t.name: t for t in lazy_tensors(tensors)}
+
+    def refused(changed: Mapping[str, Any], name: str, what: str) -> None:
+        try:
+            build_model(card, config, list(changed.values()), max_tokens=LENGTH)
+        except CheckpointError as error:
+            # Lists in messages are cut short, but never a list of one.
+            assert name in str(error), f"{label(card)}: {what} is refused without its name: {error}"
+            return
+        raise AssertionError(f"{label(card)}: {what} is not refused")
+
+    for name, tensor in lazy.items():
+        refused({k: v for k, v in lazy.items() if k != name}, name, f"a checkpoint without {name}")
+        wrong = (tensor.shape[0] + 1, *tensor.shape[1:])
+        changed = replace(tensor, shape=wrong, read=partial(torch.zeros, wrong))
+        refused({**lazy, name: changed}, name, f"a checkpoint whose {name} is {list(wrong)}")
+    extra = "no.model.has.this.weight"
+    refused({**lazy, extra: replace(next(iter(lazy.values())), name=extra)}, extra, f"a checkpoint with {extra}")
+
+
+def check_unclaimed_dtypes(card: ModelCard, config: Mapping[str, Any]) -> None:
+    """``--dtype`` with a dtype that the card does not claim is refused."""
+    platform = PlatformCard(name="any", device="cpu", target="any:any", dtypes=EVERY_DTYPE)
+    parsed = parse_config(card, config)
+    for dtype in set(EVERY_DTYPE) - set(card.dtypes):
+        options = PlanOptions(dtype=dtype)
+        text = f"{label(card)} does not claim {dtype}"
+        assert_refused(partial(find_dtype, options, parsed, card, platform), text, dtype)

@@ -1,0 +1,395 @@
+"""The conformance of quantization formats and of kernels.
+
+Letters: N rows, K columns, G groups in a row, T tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dovetail.api import (
+    Checkpoint,
+    CheckpointError,
+    Device,
+    LayerKind,
+    LazyTensor,
+    QuantFormatCard,
+    QuantKernelCard,
+)
+from dovetail.kernel.discovery import import_dotted
+from dovetail.kernel.resolve import WEIGHT_KINDS, PlanOptions, find_weights
+from dovetail.nn import AffineWeight, Products, QuantFormat, StoredWeight, WeightKernel
+from dovetail.nn.dense import DenseWeight
+from dovetail.testing.attention import present
+from dovetail.testing.comparison import assert_close, dtype_of, label, tolerance
+from dovetail.testing.harness import dtype_name
+from dovetail.testing.resolution import assert_refused, claim, registry_of, skip_unless_present
+
+CPU = torch.device("cpu")
+FLOATS = ("float32", "bfloat16", "float16")
+
+
+def unpack_affine(packed: AffineWeight) -> Tensor:
+    """The matrix ``[N, K]`` that an affine packing stands for, float32; the packing is checked on the way."""
+    codes, scales, mins, group = packed.codes, packed.scales, packed.mins, packed.group
+    n, k = codes.shape
+    assert codes.dtype in (torch.uint8, torch.int8), f"affine codes are {codes.dtype}, wanted uint8 or int8"
+    assert group > 0 and k % group == 0, f"an affine group of {group} does not divide {k} columns"
+    low, high = (0, 2**packed.bits - 1) if codes.dtype == torch.uint8 else (-(2 ** (packed.bits - 1)), 2 ** (packed.bits - 1) - 1)
+    assert low <= int(codes.min()) and int(codes.max()) <= high, f"affine codes do not fit in {packed.bits} bits"
+    for name, values in (("scales", scales), ("mins", mins)):
+        if values is not None:
+            assert values.shape == (n, k // group), f"affine {name} are {list(values.shape)}, wanted {[n, k // group]}"
+    dense = codes.view(n, -1, group).float() * scales.float()[..., None]  # [N, G, group]
+    return (dense if mins is None else dense + mins.float()[..., None]).view(n, k)
+
+
+def unpack_dense(packed: Tensor) -> Tensor:
+    return packed.float()
+
+
+UNPACK: dict[str, Callable[[Any], Tensor]] = {"affine": unpack_affine, "dense": unpack_dense}
+"""Packing → what it stands for, ``[N, K]``."""
+
+
+@dataclass(frozen=True)
+class WeightSample:
+    """One weight as a checkpoint holds it, and what it stands for.
+
+    Attributes:
+        tensors: by component, as the loader would yield them.
+        dense: the matrix ``[N, K]``, float32, from another source than the format itself.
+        config: the checkpoint's ``quantization_config``.
+    """
+
+    tensors: Mapping[str, LazyTensor]
+    dense: Tensor
+    config: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def type(self) -> str:
+        return next(iter(self.tensors.values())).type
+
+
+def check_format(
+    card: QuantFormatCard,
+    samples: Sequence[WeightSample],
+    *,
+    unpack: Mapping[str, Callable[[Any], Tensor]] | None = None,
+    limit: float = 1e-6,
+) -> None:
+    """Check every claim of a format's card.
+
+    For each claimed type: its shape without reading, its dequantization against the sample's, and that slices of rows, gathered rows, reordered rows and
+    joined weights all equal those of the whole; that each claimed packing is handed out and stands for the same matrix; that tensors which
+    contradict what was announced are refused by name. Then, that resolution refuses types that are not claimed.
+
+    Args:
+        samples: at least one for each claimed type; small, with a number of rows that is not a round one.
+        unpack: for packings besides :data:`UNPACK`: packing → the matrix that it stands for.
+        limit: on the relative error of the dequantization in float32.
+
+    Raises:
+        AssertionError: names the claim that failed.
+    """
+    known = UNPACK | dict(unpack or {})
+    lacking = sorted(set(card.types) - {s.type for s in samples})
+    assert not lacking, f"{label(card)} claims the types {', '.join(lacking)}, for which no sample is given"
+    for sample in samples:
+        text = f"{label(card)} claims the type {sample.type}"
+        assert sample.type in card.types, f"{label(card)}: a sample of type {sample.type}, which is not claimed"
+        with claim(text):
+            weight = _load(card, sample, text)
+            _check_values(weight, sample, limit, text)
+            _check_rows(weight, text)
+            _check_packings(card, weight, sample, known, limit, text)
+            _check_damage(card, sample, text)
+    for one in samples:
+        for other in samples:
+            if one.type != other.type and one.dense.shape[1] == other.dense.shape[1]:
+                with claim(f"{label(card)}: joining {one.type} and {other.type}"):
+                    parts = [_load(card, s, label(card)) for s in (one, other)]
+                    _check_join(parts, f"{label(card)}: joining {one.type} and {other.type}")
+    missing = "no_such_type"
+    assert_refused(partial(_resolve, card, missing), f"{label(card)} does not claim {missing}", missing)
+
+
+def _load(card: QuantFormatCard, sample: WeightSample, text: str) -> StoredWeight:
+    reader: QuantFormat = import_dotted(card.target)(sample.config)
+    assert set(reader.components) <= set(sample.tensors), f"{text}: the sample lacks some of {reader.components}"
+    shape = tuple(sample.dense.shape)
+    assert tuple(reader.shape(sample.tensors)) == shape, f"{text}: shape() is {reader.shape(sample.tensors)}, wanted {shape}"
+    weight = reader.load(sample.tensors, CPU, torch.float32)
+    assert tuple(weight.shape) == shape, f"{text}: the weight is {weight.shape}, wanted {shape}"
+    assert weight.type == sample.type, f"{text}: the weight's type is {weight.type!r}"
+    assert weight.nbytes > 0, f"{text}: nbytes is {weight.nbytes}"
+    return weight
+
+
+def _check_values(weight: StoredWeight, sample: WeightSample, limit: float, text: str) -> None:
+    dense = weight.dense(torch.float32)
+    assert dense.dtype == torch.float32, f"{text}: asked for float32, rows() gives {dense.dtype}"
+    assert_close(dense.flatten(), sample.dense.float().flatten(), limit, f"{text}: its dequantization")
+    for name in FLOATS[1:]:
+        dtype = dtype_of(name)
+        rounded = weight.dense(dtype)
+        assert rounded.dtype == dtype, f"{text}: asked for {name}, rows() gives {rounded.dtype}"
+        assert_close(rounded.flatten(), dense.flatten(), tolerance(dtype), f"{text}: its dequantization in {name}")
+
+
+def _check_rows(weight: StoredWeight, text: str) -> None:
+    n = weight.shape[0]
+    dense = weight.dense(torch.float32)
+    for start, stop in {(0, 1), (n - 1, n), (0, n // 2), (n // 2, n), (n // 3, n - n // 3)}:
+        rows = weight.rows(start, stop, torch.float32)
+        assert torch.equal(rows, dense[start:stop]), f"{text}: rows({start}, {stop}) is not that slice of the whole"
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(n, (2 * n + 1,), generator=generator)
+    for wanted in (ids, ids[:1]):
+        taken = weight.take(wanted, torch.float32)
+        assert torch.equal(taken, dense[wanted]), f"{text}: take() does not give the rows that were asked for"
+    order = torch.randperm(n, generator=generator)
+    reordered = weight.reordered(order)
+    assert torch.equal(reordered.dense(torch.float32), dense[order]), f"{text}: reordered() is not in the order asked for"
+    assert torch.equal(weight.dense(torch.float32), dense), f"{text}: reordered() changes the weight itself"
+    _check_join([weight, reordered, weight], f"{text}: joining")
+
+
+def _check_join(parts: Sequence[StoredWeight], text: str) -> None:
+    joined = parts[0].join(parts)
+    if joined is None:
+        return
+    wanted = torch.cat([p.dense(torch.float32) for p in parts])
+    assert tuple(joined.shape) == tuple(wanted.shape), f"{text}: the result is {joined.shape}"
+    assert torch.equal(joined.dense(torch.float32), wanted), f"{text}: the rows are not those of the parts in order"
+
+
+def _check_packings(
+    card: QuantFormatCard,
+    weight: StoredWeight,
+    sample: WeightSample,
+    known: Mapping[str, Callable[[Any], Tensor]],
+    limit: float,
+    text: str,
+) -> None:
+    for packing in card.types[sample.type]:
+        claimed = f"{text} as {packing}"
+        packed = weight.pack(packing)
+        assert packed is not None, f"{claimed}: pack() gives None"
+        assert packing in known, f"{claimed}: the kit cannot read that packing; give unpack={{{packing!r}: …}}"
+        with claim(claimed):
+            found = known[packing](packed)
+        assert_close(found.flatten(), weight.dense(torch.float32).flatten(), limit, claimed)
+    assert weight.pack("no-such-packing") is None, f"{text}: pack() hands out a packing that does not exist"
+
+
+def _check_damage(card: QuantFormatCard, sample: WeightSample, text: str) -> None:
+    for component, tensor in sample.tensors.items():
+        whole = tensor.read()
+        damaged = replace(tensor, read=partial(_identity, whole[:-1]))
+        reader: QuantFormat = import_dotted(card.target)(sample.config)
+        try:
+            reader.load({**sample.tensors, component: damaged}, CPU, torch.float32)
+        except CheckpointError as error:
+            assert tensor.name in str(error), f"{text}: a truncated {component} is refused without its name: {error}"
+        else:
+            raise AssertionError(f"{text}: a {component} with a row less than announced is not refused")
+
+
+def _identity(value: Tensor) -> Tensor:
+    return value
+
+
+def _resolve(card: QuantFormatCard, type_: str) -> None:
+    checkpoint = Checkpoint(path="under-test", files=(), tensor_types={type_: 1})
+    config = {"quantization_config": {"quant_method": card.methods[0]}} if card.methods else {}
+    find_weights(checkpoint, config, PlanOptions(), "cpu", "float32", registry_of(card), [])
+
+
+class AffineSample(StoredWeight):
+    """Random codes with random scales, for kernels that take the packing ``affine``."""
+
+    type = "affine"
+
+    def __init__(self, packed: AffineWeight) -> None:
+        self.packed = packed
+        n, k = packed.codes.shape
+        self.shape = (n, k)
+
+    @classmethod
+    def random(cls, n: int, k: int, *, bits: int, group: int, mins: bool, signed: bool) -> AffineSample:
+        generator = torch.Generator().manual_seed(n + k + bits)
+        low = -(2 ** (bits - 1)) if signed else 0
+        codes = torch.randint(low, low + 2**bits, (n, k), generator=generator)
+        scales = (0.5 + torch.rand(n, k // group, generator=generator)) / 2**bits
+        offsets = -scales * torch.rand(n, k // group, generator=generator) * 2**bits if mins else None
+        return cls(AffineWeight(codes.to(torch.int8 if signed else torch.uint8), scales, offsets, bits, group))
+
+    def in_two_levels(self) -> AffineSample:
+        """The like of this weight, with scales and minimums that are small integers times a number for each row."""
+        p = self.packed
+
+        def split(values: Tensor) -> Products:
+            units = values.abs().amax(-1, keepdim=True) / 63
+            return Products(units.half(), (values / units).round().to(torch.int8))
+
+        mins = None if p.mins is None else split(p.mins.float())
+        return AffineSample(replace(p, scales=split(p.scales.float()), mins=mins))
+
+    def rows(self, start: int, stop: int, dtype: torch.dtype) -> Tensor:
+        return unpack_affine(self.packed)[start:stop].to(dtype)
+
+    def take(self, ids: Tensor, dtype: torch.dtype) -> Tensor:
+        return unpack_affine(self.packed)[ids].to(dtype)
+
+    def reordered(self, order: Tensor) -> AffineSample:
+        p = self.packed
+        mins = None if p.mins is None else p.mins.float()[order]
+        return AffineSample(replace(p, codes=p.codes[order], scales=p.scales.float()[order], mins=mins))
+
+    @classmethod
+    def join(cls, parts: Sequence[StoredWeight]) -> AffineSample | None:
+        return None
+
+    @property
+    def nbytes(self) -> int:
+        return self.packed.codes.nbytes + self.packed.scales.nbytes
+
+    def pack(self, packing: str) -> AffineWeight | None:
+        return self.packed if packing == "affine" else None
+
+
+def sample_weights(packing: str) -> list[StoredWeight]:
+    """Weights in one of the packings that the framework itself defines, in even and odd shapes; none for other packings."""
+    if packing == "affine":
+        flat = [
+            AffineSample.random(64, 128, bits=4, group=32, mins=False, signed=False),
+            AffineSample.random(37, 96, bits=4, group=32, mins=True, signed=False),
+            AffineSample.random(33, 80, bits=3, group=16, mins=True, signed=False),
+            AffineSample.random(1, 64, bits=8, group=64, mins=False, signed=True),
+            AffineSample.random(31, 192, bits=8, group=32, mins=True, signed=False),
+        ]
+        return [*flat, flat[0].in_two_levels(), flat[2].in_two_levels()]
+    if packing in ("dense", "*"):
+        generator = torch.Generator().manual_seed(0)
+        shapes = ((64, 128), (37, 96), (1, 33), (129, 7))
+        return [DenseWeight(torch.randn(n, k, generator=generator), "float32") for n, k in shapes]
+    return []
+
+
+def check_kernel(
+    card: QuantKernelCard,
+    weights: Sequence[StoredWeight] = (),
+    *,
+    limits: Mapping[str, float] | None = None,
+) -> None:
+    """Check every claim of a kernel's card: each claimed packing, layer kind and dtype against the dequantized weight.
+
+    Weights in the framework's own packings (``affine``, ``dense``, ``*``) are tried without being given. Each is multiplied with one token, with several, and
+    with inputs that are not contiguous. A weight that the kernel declines, with a reason, is left out, but one in each claimed packing must be taken.
+    Then, that resolution refuses dtypes, devices, kinds and packings that are not claimed.
+
+    Args:
+        weights: in the other claimed packings.
+        limits: dtype → the largest relative error; by default that of two roundings, which a kernel that also quantizes activations exceeds.
+
+    Raises:
+        AssertionError: names the claim that failed.
+        SkipTest: the card's probe objects to this machine, or none of its devices is here.
+    """
+    check_kernel_refusals(card)
+    kernel: type[WeightKernel] = import_dotted(card.target)
+    for packing in card.packings:
+        tried = [*(w for w in weights if _is_packed(w, packing)), *sample_weights(packing)]
+        assert tried, f"{label(card)} claims {packing}, for which no weight is given"
+        for kind in card.kinds:
+            _check_taken(card, kernel, tried, packing, kind)
+    skip_unless_present(card, card.probe)
+    for device in present(card.devices, label(card)):
+        for weight in dict.fromkeys([*weights, *(w for p in card.packings for w in sample_weights(p))]):
+            for kind in card.kinds:
+                for dtype in card.dtypes:
+                    limit = (limits or {}).get(dtype, tolerance(dtype_of(dtype), 2))
+                    _check_product(card, kernel, weight, kind, dtype, device, limit)
+
+
+def _is_packed(weight: StoredWeight, packing: str) -> bool:
+    return packing in ("*", weight.type) or weight.pack(packing) is not None
+
+
+def _check_taken(
+    card: QuantKernelCard, kernel: type[WeightKernel], tried: Sequence[StoredWeight], packing: str, kind: LayerKind
+) -> None:
+    reasons = [kernel.declines(weight, kind) for weight in tried]
+    for reason in reasons:
+        assert reason is None or reason.strip(), f"{label(card)}: declines a weight without saying why"
+    assert None in reasons, f"{label(card)} claims {packing} in {kind} layers, but declines all: {'; '.join(map(str, reasons))}"
+
+
+def _check_product(
+    card: QuantKernelCard,
+    kernel: type[WeightKernel],
+    weight: StoredWeight,
+    kind: LayerKind,
+    dtype: str,
+    device: torch.device,
+    limit: float,
+) -> None:
+    n, k = weight.shape
+    text = f"{label(card)} claims {kind} layers in {dtype} (here {weight.type} [{n}, {k}] on {device})"
+    if kernel.declines(weight, kind) is not None:
+        return
+    exact = weight.dense(torch.float32).double()
+    with claim(text):
+        made = kernel(weight, kind, device, dtype_of(dtype))
+        assert made.nbytes > 0, f"{text}: nbytes is {made.nbytes}"
+        for x in _inputs(kind, n, k, dtype_of(dtype)):
+            given = x.to(device)
+            with torch.inference_mode():
+                found = made(given)
+            wanted = exact[x] if kind == "embedding" else x.double() @ exact.T
+            # What the products of a row of x are like; sums that happen to cancel are not held to a smaller error.
+            typical = None if kind == "embedding" else x.double().norm(dim=-1) * exact.norm() / k**0.5
+            shape = f"x {list(x.shape)}{'' if x.is_contiguous() else ', not contiguous'}"
+            assert found.dtype == dtype_of(dtype), f"{text}: the result is {dtype_name(found.dtype)}"
+            assert torch.equal(given.cpu(), x), f"{text}: x is changed"
+            assert_close(found, wanted, limit, f"{text}: {shape}", typical)
+
+
+def _inputs(kind: LayerKind, n: int, k: int, dtype: torch.dtype) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    if kind == "embedding":
+        return [torch.randint(n, (t,), generator=generator) for t in (1, 2, 17)]
+    whole = [torch.randn(t, k, generator=generator).to(dtype) for t in (1, 2, 7, 33)]
+    part = torch.randn(5, 2 * k, generator=generator).to(dtype)[:, k:]  # as a split of a wider product gives it
+    return [*whole, part]
+
+
+def check_kernel_refusals(card: QuantKernelCard) -> None:
+    """Resolution refuses the card, with the reason, for what it does not claim."""
+    device: Device = "cpu" if "*" in card.devices else card.devices[0]
+
+    def resolve(type_: str, kinds: tuple[LayerKind, ...], device: str, dtype: str) -> None:
+        # A stand-in for the format whose weights the kernel would multiply.
+        packings = tuple(p for p in card.packings if p != "*") if type_ == "claimed" else ()
+        reader = QuantFormatCard(name="any", target="any:any", types={type_: packings}, kinds=kinds)
+        checkpoint = Checkpoint(path="under-test", files=(), tensor_types={type_: 1})
+        find_weights(checkpoint, {}, PlanOptions(), device, dtype, registry_of(card, reader), [])
+
+    who = label(card)
+    for dtype in set(FLOATS) - set(card.dtypes):
+        assert_refused(partial(resolve, "claimed", card.kinds, device, dtype), f"{who} does not claim {dtype}", dtype)
+    if "*" not in card.devices:
+        refused = partial(resolve, "claimed", card.kinds, "nowhere", card.dtypes[0])
+        assert_refused(refused, f"{who} does not claim the device nowhere", "nowhere")
+    for kind in set(WEIGHT_KINDS) - set(card.kinds):
+        assert_refused(partial(resolve, "claimed", (kind,), device, card.dtypes[0]), f"{who} does not claim {kind}", kind)
+    if "*" not in card.packings:
+        refused = partial(resolve, "no_such_type", card.kinds, device, card.dtypes[0])
+        assert_refused(refused, f"{who} does not claim no_such_type", "no_such_type")

@@ -1,0 +1,89 @@
+"""The slow, obvious attention and the plainest platform: what everything faster is compared with.
+
+Letters: T tokens, H query heads, K key-value heads, D head dimension, S tokens that a query sees.
+"""
+
+from __future__ import annotations
+
+import os
+
+import torch
+from torch import Tensor
+
+from dovetail.api.cards import AttentionKind
+from dovetail.nn import AttentionBackend, AttentionSpec, Memory, Platform, Step
+
+
+class ReferenceAttention(AttentionBackend):
+    """Attention one request and one token at a time, in float64.
+
+    Its cache starts as NaN, so a slot that is read before it was written shows in every result.
+
+    Attributes:
+        kinds: that it can do; a subclass that adds one overrides :meth:`visible` or :meth:`attend`.
+        wide: dtype in which everything is computed.
+    """
+
+    kinds: tuple[AttentionKind, ...] = ("full", "sliding")
+    wide = torch.float64
+
+    def allocate(self, spec: AttentionSpec, blocks: int) -> tuple[Tensor, Tensor]:
+        shape = (blocks * self.block_size, spec.kv_heads, spec.head_dim)
+        nan = float("nan")
+        return (
+            torch.full(shape, nan, dtype=self.kv_dtype, device=self.device),
+            torch.full(shape, nan, dtype=self.kv_dtype, device=self.device),
+        )
+
+    def prepare(self, step: Step, specs: frozenset[AttentionSpec]) -> None:
+        for spec in specs:
+            assert spec.kind in self.kinds, f"the reference does {', '.join(self.kinds)} attention, not {spec.kind}"
+
+    def forward(
+        self, q: Tensor, k: Tensor, v: Tensor, cache: tuple[Tensor, Tensor], step: Step, spec: AttentionSpec
+    ) -> Tensor:
+        keys, values = cache
+        keys[step.slots] = k.to(self.kv_dtype)
+        values[step.slots] = v.to(self.kv_dtype)
+        out = torch.empty_like(q)
+        starts = step.query_start.tolist()
+        for request, (start, stop) in enumerate(zip(starts, starts[1:], strict=False)):
+            slots = self.slots(step.block_tables[request], int(step.seq_lens[request]))
+            for token in range(start, stop):
+                seen = slots[self.visible(spec, int(step.positions[token]))]  # [S]
+                k_seen, v_seen = (
+                    cached[seen].to(self.wide).repeat_interleave(spec.heads // spec.kv_heads, 1) for cached in cache
+                )  # [S, H, D]
+                out[token] = self.attend(q[token].to(self.wide), k_seen, v_seen, spec)
+        return out
+
+    def slots(self, table: Tensor, length: int) -> Tensor:
+        """Where the first ``length`` tokens of a request with this block table are: ``[length]``."""
+        index = torch.arange(length, device=self.device)
+        return table.long()[index // self.block_size] * self.block_size + index % self.block_size
+
+    def visible(self, spec: AttentionSpec, position: int) -> slice:
+        """The positions that a token at ``position`` sees."""
+        first = 0 if spec.window is None else max(0, position + 1 - spec.window)
+        return slice(first, position + 1)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, spec: AttentionSpec) -> Tensor:
+        """One token's queries ``[H, D]`` over the keys and values ``[S, H, D]`` that it sees: ``[H, D]``."""
+        scores = torch.einsum("hd,shd->sh", q, k) * spec.scale
+        return torch.einsum("sh,shd->hd", scores.softmax(0), v)
+
+
+class ReferencePlatform(Platform):
+    """The host's processor, with no operation of its own."""
+
+    def __init__(self) -> None:
+        self.device = torch.device("cpu")
+
+    def memory(self) -> Memory:
+        page = os.sysconf("SC_PAGE_SIZE")
+        return Memory(total=page * os.sysconf("SC_PHYS_PAGES"), free=page * os.sysconf("SC_AVPHYS_PAGES"))
+
+    def kv_cache_bytes(self, utilization: float) -> int:
+        memory = self.memory()
+        used = memory.total - memory.free
+        return max(0, int(memory.total * utilization) - used)

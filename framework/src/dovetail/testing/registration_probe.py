@@ -1,0 +1,104 @@
+"""The child process of ``check_registration``: run by path, so that nothing of ``dovetail.testing`` is imported beside the plugin.
+
+Takes a JSON object (module, path) and prints one (faults, seconds) as its last line.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dovetail.api import Card
+
+HEAVY = ("torch", "transformers", "tensorflow", "jax", "triton")
+BASES = {
+    "model": "CausalLM",
+    "format": "QuantFormat",
+    "kernel": "WeightKernel",
+    "attention": "AttentionBackend",
+    "platform": "Platform",
+}
+"""Kind of card → the class in ``dovetail.nn`` that its target must be built on; targets of the others are callables."""
+
+
+def imported() -> list[str]:
+    return [name for name in HEAVY if name in sys.modules]
+
+
+def light_names(card: Card) -> Iterator[tuple[str, str]]:
+    """What a card names that must be importable without torch: (attribute, dotted name)."""
+    for attribute in ("config", "inspect", "probe"):
+        if (dotted := getattr(card, attribute, None)) is not None:
+            yield attribute, dotted
+    for container, naming in getattr(card, "naming", {}).items():
+        yield f"naming[{container!r}]", naming.target
+
+
+def examine(module_name: str) -> tuple[list[str], float]:
+    # Imported beforehand: what the framework itself costs is not the plugin's.
+    from dovetail.api import PluginError
+    from dovetail.kernel.discovery import cards_of, import_dotted
+
+    faults: list[str] = []
+    started = time.process_time()
+    module = importlib.import_module(module_name)
+    cards = cards_of(module)
+    seconds = time.process_time() - started
+    if not cards:
+        faults.append("registers no card")
+    if found := imported():
+        faults.append(f"importing and registering it imports {', '.join(found)}")
+    clean = not found
+    for card in cards:
+        for attribute, dotted in light_names(card):
+            where = f"{card.kind} {card.name!r}: {attribute} {dotted}"
+            try:
+                value = import_dotted(dotted)
+            except PluginError as error:
+                faults.append(f"{where}: {error}")
+                continue
+            if clean and (found := imported()):
+                faults.append(f"{where}: importing it imports {', '.join(found)}")
+                clean = False
+            if attribute in ("inspect", "probe") and not callable(value):
+                faults.append(f"{where} is not callable")
+    faults += [fault for card in cards if (fault := wrong_target(card))]
+    return faults, seconds
+
+
+def wrong_target(card: Card) -> str | None:
+    import dovetail.nn
+    from dovetail.api import ModelCard, ModelConfig, PluginError
+    from dovetail.kernel.discovery import import_dotted
+
+    where = f"{card.kind} {card.name!r}"
+    try:
+        target = import_dotted(card.target)  # type: ignore[attr-defined]
+    except PluginError as error:
+        return f"{where}: target: {error}"
+    if card.kind in BASES:
+        base = getattr(dovetail.nn, BASES[card.kind])
+        if not (isinstance(target, type) and issubclass(target, base)):
+            return f"{where}: its target is not a subclass of dovetail.nn.{BASES[card.kind]}"
+        if abstract := sorted(getattr(target, "__abstractmethods__", ())):
+            return f"{where}: its target lacks {', '.join(abstract)}"
+    elif not callable(target):
+        return f"{where}: its target is not callable"
+    if isinstance(card, ModelCard):
+        config = import_dotted(card.config)
+        if not (isinstance(config, type) and issubclass(config, ModelConfig)):
+            return f"{where}: its config is not a subclass of dovetail.api.ModelConfig"
+    return None
+
+
+if __name__ == "__main__":
+    request = json.loads(sys.argv[1])
+    # Replaces this file's own folder, which holds modules named as others' could be.
+    sys.path[:] = request["path"]
+    found_faults, cost = examine(request["module"])
+    print(json.dumps({"faults": found_faults, "seconds": cost}))

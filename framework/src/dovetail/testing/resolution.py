@@ -1,0 +1,57 @@
+"""Whether the kernel refuses what a card does not claim: the real resolution, with that card as the only one installed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.metadata import EntryPoint
+from typing import Any
+from unittest import SkipTest
+
+from dovetail.api import Card, ResolutionError
+from dovetail.kernel.discovery import GROUP, Plugin
+from dovetail.kernel.registry import Registry
+from dovetail.kernel.resolve import run_probe
+from dovetail.testing.comparison import label
+
+
+def registry_of(*cards: Card) -> Registry:
+    """The registry of an environment in which one plugin offers these cards and nothing else is installed."""
+    entry = EntryPoint("under-test", "under_test", GROUP)
+    return Registry([Plugin("under-test", entry, "under-test", "0", cards=list(cards))])
+
+
+def assert_refused(resolve: Callable[[], Any], claim: str, *cited: str) -> None:
+    """Resolution must fail, with a message that cites what was asked for."""
+    try:
+        resolve()
+    except ResolutionError as error:
+        for text in cited:
+            assert text in str(error), f"{claim}: refused, but the reason does not cite {text!r}: {error}"
+        return
+    raise AssertionError(f"{claim}: not refused")
+
+
+@contextmanager
+def claim(text: str) -> Iterator[None]:
+    """Turns whatever is raised inside into an AssertionError that names the claim."""
+    try:
+        yield
+    except (AssertionError, SkipTest):
+        raise
+    except Exception as error:
+        raise AssertionError(f"{text}: {type(error).__name__}: {error}") from error
+
+
+def skip_unless_present(card: Card, probe: str | None) -> None:
+    """Skip the test where the card's own probe objects to this machine.
+
+    Raises:
+        SkipTest: with the probe's reason; pytest and unittest both show it.
+    """
+    reason = run_probe(probe)
+    if reason is None:
+        return
+    assert "its probe failed" not in reason, f"{label(card)}: {reason}"
+    assert reason.strip(), f"{label(card)}: its probe objects without saying why"
+    raise SkipTest(f"{label(card)} cannot run here: {reason}")

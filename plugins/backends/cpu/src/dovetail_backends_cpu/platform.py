@@ -1,0 +1,63 @@
+"""The host's processor and memory."""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+
+import psutil
+import torch
+
+from dovetail.api import UsageError
+from dovetail.nn import Memory, Platform
+
+SPACE_VARIABLE = "DOVETAIL_CPU_KVCACHE_SPACE"
+DEFAULT_SPACE_GIB = 4.0
+CGROUP = Path("/sys/fs/cgroup")
+
+
+class CpuPlatform(Platform):
+    """Computes with torch's CPU kernels, on as many threads as torch chooses (``OMP_NUM_THREADS``)."""
+
+    def __init__(self) -> None:
+        self.device = torch.device("cpu")
+
+    def memory(self) -> Memory:
+        host = psutil.virtual_memory()
+        total, free = int(host.total), int(host.available)
+        if (limit := _cgroup("memory.max")) is not None and limit < total:
+            total, free = limit, min(free, max(0, limit - (_cgroup("memory.current") or 0)))
+        return Memory(total, free)
+
+    def kv_cache_bytes(self, utilization: float) -> int:
+        """``DOVETAIL_CPU_KVCACHE_SPACE`` GiB (4 by default), or less where that much is not free.
+
+        Main memory belongs to other programs too, so the default is an amount, not a share.
+
+        Raises:
+            UsageError: the variable is not a positive number.
+        """
+        text = os.environ.get(SPACE_VARIABLE, str(DEFAULT_SPACE_GIB))
+        try:
+            space = float(text)
+        except ValueError:
+            space = 0.0
+        if not 0 < space < float("inf"):
+            raise UsageError(f"{SPACE_VARIABLE} is {text!r}, wanted a number of GiB above 0", "for example 4")
+        memory = self.memory()
+        spared = int(memory.total * (1 - utilization))
+        return max(0, min(int(space * 2**30), memory.free - spared))
+
+    def describe(self) -> str:
+        return (
+            f"cpu ({platform.machine()}, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()})"
+        )
+
+
+def _cgroup(name: str) -> int | None:
+    """A limit of the control group (version 2) that the process runs in, in bytes, or None."""
+    try:
+        return int((CGROUP / name).read_text())
+    except (OSError, ValueError):  # no control groups, or "max"
+        return None

@@ -1,0 +1,177 @@
+"""Which files make up a model, and what they say of it; without torch."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from dovetail.api import Checkpoint, CheckpointError
+from dovetail_loaders_gguf.header import AGAIN, Header, StringArray, TensorInfo, read_header
+
+NAMING = "gguf"
+TOKENIZER = "dovetail_loaders_gguf.tokenizer:from_gguf"
+SPLIT = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf")
+PROJECTOR = "mmproj"
+"""Files of this prefix hold the vision encoder that stands beside a model."""
+LONG = 1024
+"""Arrays of more elements than this stay out of a checkpoint's metadata: they are vocabularies."""
+
+END_IDS = ("eos_token_id", "eot_token_id", "eom_token_id")
+END_TEXTS = (
+    "<|eot_id|>",
+    "<|im_end|>",
+    "<|end|>",
+    "<|return|>",
+    "<|call|>",
+    "<|flush|>",
+    "<|calls|>",
+    "<end_of_turn>",
+    "<turn|>",
+    "<|endoftext|>",
+    "<|eom_id|>",
+    "<EOT>",
+    "[EOT]",
+    "[EOS]",
+    "<|end_of_text|>",
+    "<end_of_utterance>",
+)
+"""Tokens that end an answer in any vocabulary that has them. Files often name only one id, that of the base model, while
+the chat template ends its turns with another token; llama.cpp keeps such a list too."""
+NO_ENDS = ({"<|return|>", "<|call|>", "<|end|>"}, {"<|calls|>", "<|flush|>", "<|end|>"})
+"""Where all of a set are there, ``<|end|>`` only separates the parts of one answer."""
+
+
+def inspect(path: str, files: tuple[str, ...]) -> Checkpoint:
+    """Describe the model that a reference led to.
+
+    Args:
+        path: the folder or the file that was asked for.
+        files: the GGUF files found there, as full paths.
+
+    Raises:
+        CheckpointError: files are missing or damaged, or a folder holds more than one model.
+    """
+    chosen = parts(path, files)
+    headers = [read_header(file) for file in chosen]
+    first = headers[0]
+    _check_parts(headers)
+    metadata = _small(first.metadata)
+    architecture = metadata.get("general.architecture")
+    if not isinstance(architecture, str):
+        raise CheckpointError(f"{first.path} lacks the metadata entry general.architecture", "convert the model anew")
+    tensors = {tensor.name: tensor for header in headers for tensor in header.tensors}
+    metadata["tied_embeddings"] = "output.weight" not in tensors
+    # Models size their embedding by it, and converters write it only for some architectures.
+    metadata.setdefault(f"{architecture}.vocab_size", _vocab_size(first, tensors))
+    return Checkpoint(
+        path=path,
+        files=tuple(chosen),
+        naming=NAMING,
+        architecture=architecture,
+        metadata=metadata,
+        tensor_types=dict(sorted(Counter(tensor.type.name for tensor in tensors.values()).items())),
+        generation_config=_generation_config(first.metadata),
+        tokenizer=TOKENIZER,
+        tokenizer_path=chosen[0],
+    )
+
+
+def parts(path: str, files: Sequence[str] = ()) -> list[str]:
+    """The files of the one model that ``path`` names, in order; any part of a split file stands for all of them."""
+    where = Path(path)
+    if where.is_file():
+        return _complete(where)
+    found = sorted({*map(Path, files), *(where.glob("*.gguf") if not files else ())})
+    found = [f for f in found if not f.name.startswith(PROJECTOR)] or found
+    models = {match[1] if (match := SPLIT.fullmatch(file.name)) else file.name: file for file in found}
+    if not models:
+        raise CheckpointError(f"wanted a GGUF file in {path}, found none", "correct the path")
+    if len(models) > 1:
+        raise CheckpointError(
+            f"{path} holds {len(models)} models: {', '.join(sorted(file.name for file in models.values()))}",
+            "name one of these files instead of the folder",
+        )
+    return _complete(next(iter(models.values())))
+
+
+def _complete(file: Path) -> list[str]:
+    match = SPLIT.fullmatch(file.name)
+    if match is None:
+        return [str(file)]
+    stem, _, count = match.groups()
+    wanted = [file.with_name(f"{stem}-{i:05}-of-{count}.gguf") for i in range(1, int(count) + 1)]
+    missing = [part.name for part in wanted if not part.is_file()]
+    if missing:
+        raise CheckpointError(
+            f"{file} is one part of {int(count)}, and {len(missing)} of them are not in {file.parent}: "
+            f"{', '.join(missing[:8])}{' …' if len(missing) > 8 else ''}",
+            "complete the download",
+        )
+    return [str(part) for part in wanted]
+
+
+def _check_parts(headers: Sequence[Header]) -> None:
+    first = headers[0]
+    count = first.metadata.get("split.count", 1)
+    # A split of one part says 1 or 0.
+    if max(count, 1) != len(headers):
+        raise CheckpointError(
+            f"{first.path} is the first of {count} parts by its metadata, found {len(headers)}",
+            "give the parts the names they were published under, name-00001-of-00002.gguf and so on",
+        )
+    owner: dict[str, str] = {}
+    for header in headers:
+        for tensor in header.tensors:
+            if tensor.name in owner:
+                raise CheckpointError(
+                    f"tensor {tensor.name!r} stands twice, in {owner[tensor.name]} and in {header.path}", AGAIN
+                )
+            owner[tensor.name] = header.path
+    wanted = first.metadata.get("split.tensors.count", len(owner))
+    if wanted != len(owner):
+        raise CheckpointError(f"wanted {wanted} tensors in the parts of {first.path}, found {len(owner)}", AGAIN)
+
+
+def _small(metadata: dict[str, Any]) -> dict[str, Any]:
+    """What fits into a plan: everything but vocabularies and chat templates, which the tokenizer reads by itself."""
+    small: dict[str, Any] = {}
+    for key, value in metadata.items():
+        if key.startswith("tokenizer.chat_template"):
+            continue
+        if isinstance(value, (tuple, StringArray)):
+            if len(value) <= LONG:
+                small[key] = list(value)
+        else:
+            small[key] = value
+    return small
+
+
+def _vocab_size(header: Header, tensors: dict[str, TensorInfo]) -> int:
+    embedding = tensors.get("token_embd.weight")
+    return embedding.shape[0] if embedding else len(header.metadata.get("tokenizer.ggml.tokens", ()))
+
+
+def _generation_config(metadata: dict[str, Any]) -> dict[str, Any]:
+    config: dict[str, Any] = {}
+    if ends := end_ids(metadata):
+        config["eos_token_id"] = ends
+    if isinstance(begin := metadata.get("tokenizer.ggml.bos_token_id"), int):
+        config["bos_token_id"] = begin
+    return config
+
+
+def end_ids(metadata: dict[str, Any]) -> list[int]:
+    """Ids of the tokens that end an answer: the ones that the file names first, then the customary ones it has."""
+    named = [metadata.get(f"tokenizer.ggml.{key}") for key in END_IDS]
+    ids = [i for i in named if isinstance(i, int)]
+    tokens = metadata.get("tokenizer.ggml.tokens")
+    if isinstance(tokens, StringArray):
+        ids = [i for i in ids if i < len(tokens)]
+        customary = tokens.find(END_TEXTS)
+        if any(texts <= set(customary) for texts in NO_ENDS):
+            del customary["<|end|>"]
+        ids += customary.values()
+    return list(dict.fromkeys(ids))

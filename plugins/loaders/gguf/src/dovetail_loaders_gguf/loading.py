@@ -1,0 +1,63 @@
+"""Lazy tensors over memory-mapped files."""
+
+from __future__ import annotations
+
+import mmap
+import sys
+import weakref
+from collections.abc import Iterator
+from functools import partial
+
+import torch
+
+from dovetail.api import Checkpoint, LazyTensor
+from dovetail_loaders_gguf.header import TensorInfo, read_header
+
+_NORESERVE = 0x4000
+"""MAP_NORESERVE, which the mmap module does not name before Python 3.12."""
+
+
+def load(checkpoint: Checkpoint) -> Iterator[LazyTensor]:
+    """Every tensor of the checkpoint. ``read()`` shares memory with the mapped file, and the pages leave this process
+    again when the tensor that it returned is dropped."""
+    for file in checkpoint.files:
+        header = read_header(file)
+        mapped = _map(file)
+        for tensor in header.tensors:
+            yield LazyTensor(tensor.name, tensor.shape, tensor.type.name, partial(_read, mapped, tensor))
+
+
+def _map(file: str) -> mmap.mmap:
+    """Map a file for torch, which wants memory that looks writable; nothing is ever written to it."""
+    with open(file, "rb") as stream:
+        if sys.platform != "linux":
+            return mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY)
+        # Linux would count a private writable mapping as memory, and refuse a model larger than what the machine has.
+        flags = mmap.MAP_PRIVATE | _NORESERVE
+        return mmap.mmap(stream.fileno(), 0, flags=flags, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+
+
+def _read(mapped: mmap.mmap, tensor: TensorInfo) -> torch.Tensor:
+    """The tensor as stored: plain types in their own dtype and shape, others as uint8 ``[rows, bytes per row]``."""
+    if tensor.type.plain:
+        dtype: torch.dtype = getattr(torch, tensor.type.name)
+        shape = tensor.shape
+    else:
+        dtype = torch.uint8
+        row = tensor.shape[-1] // tensor.type.block * tensor.type.nbytes
+        shape = (tensor.nbytes // row if row else 0, row)
+    if tensor.nbytes == 0:
+        return torch.empty(shape, dtype=dtype)
+    count = tensor.nbytes // dtype.itemsize
+    value = torch.frombuffer(mapped, dtype=dtype, count=count, offset=tensor.offset).view(shape)
+    # Whoever keeps a view of it reads the pages anew from the file.
+    weakref.finalize(value, _forget, mapped, tensor.offset, tensor.nbytes).atexit = False
+    return value
+
+
+def _forget(mapped: mmap.mmap, offset: int, nbytes: int) -> None:
+    """Give back the resident pages that lie wholly within a tensor."""
+    start = -(-offset // mmap.PAGESIZE) * mmap.PAGESIZE
+    length = (offset + nbytes) // mmap.PAGESIZE * mmap.PAGESIZE - start
+    if length > 0 and hasattr(mmap, "MADV_DONTNEED"):
+        mapped.madvise(mmap.MADV_DONTNEED, start, length)

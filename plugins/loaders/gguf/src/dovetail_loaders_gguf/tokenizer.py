@@ -1,0 +1,309 @@
+"""The tokenizer that a GGUF file holds.
+
+Keys: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md#ggml. The file gives the vocabulary, the kind of model and the name
+of a pre-tokenizer; how these make a tokenizer follows llama.cpp's ``src/llama-vocab.cpp``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import tokenizers
+from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors
+
+from dovetail.api import CheckpointError
+from dovetail.engine.tokenizer import Tokenizer
+from dovetail_loaders_gguf.header import AGAIN, read_header
+from dovetail_loaders_gguf.inspection import end_ids, parts
+from dovetail_loaders_gguf.pretokenizers import DEFAULT, PRETOKENIZERS, PreTokenizer
+
+SPACE = "\u2581"
+"""What SentencePiece writes for a space."""
+
+UNKNOWN, CONTROL, USER_DEFINED = 2, 3, 4
+"""Token types that are recognised in a text; those of the first two are special."""
+
+NAMED_IDS = {
+    "bos_token": "bos",
+    "eos_token": "eos",
+    "unk_token": "unknown",
+    "sep_token": "seperator",  # spelled so in the format
+    "pad_token": "padding",
+    "cls_token": "cls",
+    "mask_token": "mask",
+}
+"""Name that chat templates know → the metadata key's, without ``tokenizer.ggml.`` and ``_token_id``."""
+
+
+class Vocabulary:
+    """What the metadata says, with defaults filled in."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.metadata = read_header(path).metadata
+        self.model = self.get("model", "")
+        self.tokens = _distinct(self.require("tokens"))
+        self.ids = {token: i for i, token in enumerate(self.tokens)}
+        self.types: Sequence[int] = self.get("token_type", ())
+
+    def get(self, key: str, default: Any = None) -> Any:
+        return self.metadata.get(f"tokenizer.ggml.{key}", default)
+
+    def require(self, key: str) -> Any:
+        value = self.get(key)
+        if value is None:
+            raise CheckpointError(
+                f"{self.path} lacks the metadata entry tokenizer.ggml.{key}",
+                "name a file or folder with a complete tokenizer with --tokenizer",
+            )
+        return value
+
+    def named_id(self, name: str) -> int | None:
+        """The id of a special token by its name, if the file has it."""
+        found = self.get(f"{NAMED_IDS[name]}_token_id")
+        return found if isinstance(found, int) and 0 <= found < len(self.tokens) else None
+
+    def text(self, name: str) -> str | None:
+        found = self.named_id(name)
+        return None if found is None else self.tokens[found]
+
+
+def _distinct(tokens: Iterable[str]) -> list[str]:
+    """Tokens, each made unique: an index can be looked up only by its text."""
+    seen: set[str] = set()
+    unique: list[str] = []
+    for i, token in enumerate(tokens):
+        if not token or token in seen:
+            token = f"[EMPTY_{i}]" if not token else f"[DUPLICATE_{i}]"
+        seen.add(token)
+        unique.append(token)
+    return unique
+
+
+def from_gguf(path: str) -> Tokenizer:
+    """Build the tokenizer of a GGUF file.
+
+    Args:
+        path: the file, any part of a split file, or a folder with one model.
+
+    Raises:
+        CheckpointError: the file is damaged, has no vocabulary, or names a kind of tokenizer that is not known.
+    """
+    vocabulary = Vocabulary(parts(path)[0])
+    if vocabulary.model not in BUILDERS:
+        raise CheckpointError(
+            f"{vocabulary.path} has a tokenizer of the kind {vocabulary.model!r}, wanted one of {', '.join(BUILDERS)}",
+            "name a Hugging Face tokenizer's folder with --tokenizer",
+        )
+    ends = end_ids(vocabulary.metadata)
+    backend = BUILDERS[vocabulary.model](vocabulary)
+    _add_tokens(backend, vocabulary, ends)
+    named = {name: text for name in NAMED_IDS if (text := vocabulary.text(name)) is not None}
+    return Tokenizer(
+        backend, named=named, eos_token_ids=ends, chat_template=_chat_templates(vocabulary.metadata)
+    )
+
+
+def _add_tokens(backend: tokenizers.Tokenizer, vocabulary: Vocabulary, ends: Sequence[int]) -> None:
+    # Old converters left the type of tokens that end a turn at normal, so the ids that are known to do so count too.
+    special = {i for i, type_ in enumerate(vocabulary.types) if type_ in (UNKNOWN, CONTROL)} | {*ends}
+    visible = {i for i, type_ in enumerate(vocabulary.types) if type_ == USER_DEFINED} - special
+    # Phi-3's own files say so of its tokens; the format has no place for it.
+    trims = "phi-3" in (name := str(vocabulary.metadata.get("general.name", "")).lower()) or "phi3" in name
+    keeps = {"<unk>", "<s>", "<|endoftext|>"}
+    backend.add_tokens(
+        [
+            AddedToken(token, special=i in special, normalized=False, rstrip=trims and token not in keeps)
+            for i in sorted(special | visible)
+            if i < len(vocabulary.tokens) and (token := vocabulary.tokens[i])
+        ]
+    )
+
+
+def _surround(backend: tokenizers.Tokenizer, before: Sequence[str | None], after: Sequence[str | None]) -> None:
+    """Put tokens around every text."""
+    first = [token for token in before if token is not None]
+    last = [token for token in after if token is not None]
+    if first or last:
+        # As tokens, not as a pattern in one string: a token may hold spaces and colons.
+        single = [*first, "$A", *last]
+        backend.post_processor = processors.TemplateProcessing(
+            single=single,
+            pair=[*single, *(f"{piece}:1" if piece != "$A" else "$B:1" for piece in single)],
+            special_tokens=[(token, backend.token_to_id(token)) for token in {*first, *last}],
+        )
+
+
+def _byte_level(vocabulary: Vocabulary) -> tokenizers.Tokenizer:
+    """Byte-level BPE, as GPT-2 introduced it."""
+    name = vocabulary.get("pre") or DEFAULT
+    if name == "gemma4":
+        return _spaced_bpe(vocabulary)
+    if name not in PRETOKENIZERS:
+        raise CheckpointError(
+            f"{vocabulary.path} names the pre-tokenizer {name!r}, wanted one of {', '.join(sorted(PRETOKENIZERS))}",
+            "update dovetail-loaders-gguf, or name a Hugging Face tokenizer's folder with --tokenizer",
+        )
+    rules = PRETOKENIZERS[name]
+    backend = tokenizers.Tokenizer(_bpe(vocabulary, ignore_merges=rules.whole_words))
+    if rules.nfc:
+        backend.normalizer = normalizers.NFC()
+    backend.pre_tokenizer = _cutter(rules)
+    backend.decoder = decoders.ByteLevel()
+    _surround_bpe(backend, vocabulary, rules.add_bos)
+    return backend
+
+
+def _surround_bpe(backend: tokenizers.Tokenizer, vocabulary: Vocabulary, add_bos: bool) -> None:
+    begins, ends = vocabulary.get("add_bos_token", add_bos), vocabulary.get("add_eos_token", False)
+    _surround(
+        backend,
+        [vocabulary.text("bos_token") if begins else None],
+        [vocabulary.text("eos_token") if ends else None],
+    )
+
+
+def _cutter(rules: PreTokenizer) -> pre_tokenizers.PreTokenizer:
+    cuts: list[pre_tokenizers.PreTokenizer] = [
+        pre_tokenizers.Split(Regex(cut), behavior="isolated") for cut in rules.cuts
+    ]
+    return pre_tokenizers.Sequence([*cuts, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+
+
+def _bpe(vocabulary: Vocabulary, **options: Any) -> models.BPE:
+    merges = [_halves(merge) for merge in vocabulary.require("merges")]
+    try:
+        return models.BPE(vocabulary.ids, merges, **options)
+    except Exception:  # a merge of tokens that the vocabulary lacks; such merges can never apply
+        ids = vocabulary.ids
+        usable = [(a, b) for a, b in merges if a in ids and b in ids and a + b in ids]
+    try:
+        return models.BPE(vocabulary.ids, usable, **options)
+    except Exception as error:
+        raise CheckpointError(f"the vocabulary of {vocabulary.path} cannot be used: {error}", AGAIN) from None
+
+
+def _halves(merge: str) -> tuple[str, str]:
+    # The first character may itself be a space.
+    at = merge.find(" ", 1)
+    return (merge[:at], merge[at + 1 :]) if at > 0 else (merge, "")
+
+
+def _spaced_bpe(vocabulary: Vocabulary) -> tokenizers.Tokenizer:
+    """BPE with merges over whole lines of text, spaces being characters of it, as Gemma 4 has it."""
+    backend = tokenizers.Tokenizer(
+        _bpe(vocabulary, byte_fallback=True, fuse_unk=True, unk_token=vocabulary.text("unk_token"))
+    )
+    backend.normalizer = normalizers.Replace(" ", SPACE)
+    backend.pre_tokenizer = pre_tokenizers.Split(Regex(r"[^\n]+|\n+"), behavior="isolated")
+    backend.decoder = decoders.Sequence([decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()])
+    _surround_bpe(backend, vocabulary, add_bos=True)
+    return backend
+
+
+def _sentencepiece(vocabulary: Vocabulary) -> tokenizers.Tokenizer:
+    """SentencePiece BPE: any two neighbours that make up a token may be merged, those with the best score first."""
+    scores: Sequence[float] = vocabulary.require("scores")
+    backend = tokenizers.Tokenizer(
+        models.BPE(
+            vocabulary.ids,
+            scored_merges(vocabulary.tokens, scores),
+            unk_token=vocabulary.text("unk_token"),
+            fuse_unk=True,
+            byte_fallback=True,
+        )
+    )
+    prefix = bool(vocabulary.get("add_space_prefix", True))
+    steps: list[normalizers.Normalizer] = [normalizers.Prepend(SPACE)] if prefix else []
+    backend.normalizer = normalizers.Sequence([*steps, normalizers.Replace(" ", SPACE)])
+    strip: list[decoders.Decoder] = [decoders.Strip(" ", 1, 0)] if prefix else []
+    backend.decoder = decoders.Sequence(
+        [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), *strip]
+    )
+    _surround_bpe(backend, vocabulary, add_bos=True)
+    return backend
+
+
+def scored_merges(tokens: Sequence[str], scores: Sequence[float]) -> list[tuple[str, str]]:
+    """Every way to make a token of two others, the better score first; among equal ones the shorter token, then the longer
+    left half."""
+    known = {*tokens}
+    merges: list[tuple[float, int, int, str, str]] = []
+    for token, score in zip(tokens, scores, strict=False):
+        for i in range(1, len(token)):
+            if (left := token[:i]) in known and (right := token[i:]) in known:
+                merges.append((-score, len(token), -i, left, right))
+    merges.sort(key=lambda merge: merge[:3])
+    return [(left, right) for *_, left, right in merges]
+
+
+def _wordpiece(vocabulary: Vocabulary) -> tokenizers.Tokenizer:
+    """BERT's WordPiece. The file marks the start of a word where BERT's own vocabulary marks the lack of one."""
+    written = vocabulary.tokens
+    tokens = [
+        token
+        if token.startswith("[") and token.endswith("]") and len(token) > 2
+        else token[1:]
+        if token.startswith(SPACE) and len(token) > 1
+        else f"##{token}"
+        for token in written
+    ]
+    vocabulary.tokens = tokens
+    vocabulary.ids = {token: i for i, token in enumerate(tokens)}
+    unknown = vocabulary.text("unk_token") or "[UNK]"
+    backend = tokenizers.Tokenizer(models.WordPiece(vocabulary.ids, unk_token=unknown))
+    lower = bool(vocabulary.get("normalizer.lowercase", True))
+    backend.normalizer = normalizers.BertNormalizer(
+        lowercase=lower, strip_accents=bool(vocabulary.get("normalizer.strip_accents", lower))
+    )
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    backend.decoder = decoders.WordPiece()
+    first = vocabulary.text("bos_token") or vocabulary.text("cls_token") or "[CLS]"
+    _surround(backend, [first], [vocabulary.text("sep_token") or "[SEP]"])
+    return backend
+
+
+def _unigram(vocabulary: Vocabulary) -> tokenizers.Tokenizer:
+    """SentencePiece's unigram model, as T5 and XLM-RoBERTa have it."""
+    scores: Sequence[float] = vocabulary.require("scores")
+    unknown = vocabulary.named_id("unk_token")
+    backend = tokenizers.Tokenizer(
+        models.Unigram([*zip(vocabulary.tokens, scores, strict=False)], 2 if unknown is None else unknown)
+    )
+    steps: list[normalizers.Normalizer] = []
+    if charsmap := vocabulary.get("precompiled_charsmap"):
+        steps.append(normalizers.Precompiled(bytes(byte & 0xFF for byte in charsmap)))
+    if vocabulary.get("remove_extra_whitespaces", False):
+        steps += [normalizers.Strip(), normalizers.Replace(Regex(" {2,}"), " ")]
+    backend.normalizer = normalizers.Sequence(steps)
+    scheme = "always" if vocabulary.get("add_space_prefix", True) else "never"
+    backend.pre_tokenizer = pre_tokenizers.Metaspace(SPACE, prepend_scheme=scheme)
+    backend.decoder = decoders.Metaspace(SPACE, prepend_scheme=scheme)
+    _surround(
+        backend,
+        [vocabulary.text("bos_token") if vocabulary.get("add_bos_token", False) else None],
+        [vocabulary.text("eos_token") if vocabulary.get("add_eos_token", True) else None],
+    )
+    return backend
+
+
+BUILDERS: dict[str, Callable[[Vocabulary], tokenizers.Tokenizer]] = {
+    "gpt2": _byte_level,
+    "llama": _sentencepiece,
+    "gemma4": _spaced_bpe,
+    "bert": _wordpiece,
+    "t5": _unigram,
+}
+"""``tokenizer.ggml.model`` → how it is built."""
+
+
+def _chat_templates(metadata: dict[str, Any]) -> str | dict[str, str] | None:
+    default = metadata.get("tokenizer.chat_template")
+    prefix = "tokenizer.chat_template."
+    others = {
+        key.removeprefix(prefix): str(value) for key, value in metadata.items() if key.startswith(prefix)
+    }
+    if not others:
+        return default
+    return {**others, "default": default} if default else others

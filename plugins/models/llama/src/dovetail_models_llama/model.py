@@ -1,0 +1,83 @@
+"""Llama: pre-norm blocks of rotary grouped-query attention and a gated MLP (Touvron et al., 2023).
+
+Mistral adds a sliding window, Granite four scalar multipliers; everything else is configuration.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from dovetail.nn import CausalLM, Context, GatedMLP, Rope, Rotary, SelfAttention, Step
+from dovetail_models_llama.config import LlamaConfig
+
+
+class LlamaBlock(nn.Module):
+    """One layer: ``[T, C]`` → ``[T, C]``, with the residual carried beside."""
+
+    def __init__(self, c: LlamaConfig, ctx: Context, name: str) -> None:
+        super().__init__()
+        self.input_norm = ctx.norm(f"{name}.input_layernorm", c.hidden_size, c.rms_norm_eps)
+        self.attention = SelfAttention(
+            ctx,
+            f"{name}.self_attn",
+            channels=c.hidden_size,
+            heads=c.num_attention_heads,
+            kv_heads=c.num_key_value_heads,
+            head_dim=c.head_dim,
+            window=c.window,
+            bias=c.attention_bias,
+            out_bias=c.attention_bias,
+            scale=c.attention_multiplier,
+        )
+        self.mlp_norm = ctx.norm(f"{name}.post_attention_layernorm", c.hidden_size, c.rms_norm_eps)
+        self.mlp = GatedMLP(ctx, f"{name}.mlp", c.hidden_size, c.intermediate_size, bias=c.mlp_bias)
+        self.multiplier = c.residual_multiplier
+
+    def forward(self, x: Tensor, residual: Tensor | None, rope: Rope, step: Step) -> tuple[Tensor, Tensor]:
+        if residual is None:
+            x, residual = self.input_norm(x), x
+        else:
+            x, residual = self.input_norm.add(x, residual)
+        x = self._scaled(self.attention(x, rope, step))
+        x, residual = self.mlp_norm.add(x, residual)
+        return self._scaled(self.mlp(x)), residual
+
+    def _scaled(self, x: Tensor) -> Tensor:
+        return x if self.multiplier == 1.0 else x * self.multiplier
+
+
+class LlamaForCausalLM(CausalLM):
+    def __init__(self, c: LlamaConfig, ctx: Context) -> None:
+        super().__init__()
+        self.embedding = ctx.embedding("model.embed_tokens", c.vocab_size, c.hidden_size)
+        self.rotary = Rotary(
+            c.head_dim,
+            c.rope_theta,
+            c.rope_scaling,
+            max_position=c.max_position_embeddings,
+            max_tokens=ctx.max_tokens,
+        )
+        # GGUF files bring Llama 3.1's frequency scaling as ready-made factors instead of parameters.
+        ctx.vector("rope_freqs.weight", (c.head_dim // 2,), self.rotary.divide, required=False)
+        self.blocks = nn.ModuleList(LlamaBlock(c, ctx, f"model.layers.{i}") for i in range(c.num_hidden_layers))
+        self.norm = ctx.norm("model.norm", c.hidden_size, c.rms_norm_eps)
+        self.head = ctx.head(
+            "lm_head", c.hidden_size, c.vocab_size, tied=self.embedding if c.tie_word_embeddings else None
+        )
+        self.embedding_multiplier = c.embedding_multiplier
+        self.logits_scaling = c.logits_scaling
+
+    def forward(self, step: Step) -> Tensor:
+        x = self.embedding(step.tokens)
+        if self.embedding_multiplier != 1.0:
+            x = x * self.embedding_multiplier
+        rope = self.rotary(step.positions)
+        residual: Tensor | None = None
+        for block in self.blocks:
+            x, residual = block(x, residual, rope, step)
+        assert residual is not None
+        return self.norm.add(x, residual)[0]
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        logits = super().logits(hidden)
+        return logits if self.logits_scaling == 1.0 else logits / self.logits_scaling

@@ -1,0 +1,112 @@
+"""Logits against transformers, over tiny random models that between them use every branch of the configuration."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from dovetail.testing import build_model, run_tokens
+from dovetail_models_llama import dovetail_register_models
+
+transformers = pytest.importorskip("transformers")
+
+(CARD,) = dovetail_register_models()
+
+BASE: dict[str, Any] = {
+    "vocab_size": 97,
+    "hidden_size": 64,
+    "intermediate_size": 112,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+    "initializer_range": 0.15,
+    "attn_implementation": "eager",
+}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 500000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+YARN = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 64}
+
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "grouped": ("Llama", {}),
+    "every head its own": ("Llama", {"num_key_value_heads": 4}),
+    "one key-value head": ("Llama", {"num_key_value_heads": 1}),
+    "tied": ("Llama", {"tie_word_embeddings": True}),
+    "attention biases": ("Llama", {"attention_bias": True}),
+    "mlp biases": ("Llama", {"mlp_bias": True}),
+    "wide heads": ("Llama", {"head_dim": 48}),
+    "narrow heads": ("Llama", {"head_dim": 8, "num_attention_heads": 8, "num_key_value_heads": 2}),
+    "other epsilon": ("Llama", {"rms_norm_eps": 1e-2}),
+    "theta": ("Llama", {"rope_parameters": {"rope_type": "default", "rope_theta": 1e6}}),
+    "linear": ("Llama", {"rope_parameters": {"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0}}),
+    "dynamic": (
+        "Llama",
+        {
+            "max_position_embeddings": 64,
+            "rope_parameters": {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0},
+        },
+    ),
+    "dynamic, short prompt": (
+        "Llama",
+        {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}},
+    ),
+    "yarn": ("Llama", {"rope_parameters": YARN}),
+    "yarn, attention factor": ("Llama", {"rope_parameters": {**YARN, "attention_factor": 1.3}}),
+    "yarn, mscale": ("Llama", {"rope_parameters": {**YARN, "mscale": 0.7, "mscale_all_dim": 1.0}}),
+    "yarn, betas": ("Llama", {"rope_parameters": {**YARN, "beta_fast": 16, "beta_slow": 2, "truncate": False}}),
+    "llama3": ("Llama", {"rope_parameters": LLAMA3}),
+    "mistral": ("Mistral", {"sliding_window": None}),
+    "mistral, window": ("Mistral", {"sliding_window": 37}),
+    "mistral, window of one": ("Mistral", {"sliding_window": 1}),
+    "mistral, long window": ("Mistral", {"sliding_window": 4096}),
+    "granite": (
+        "Granite",
+        {
+            "embedding_multiplier": 3.0,
+            "residual_multiplier": 0.22,
+            "attention_multiplier": 0.05,
+            "logits_scaling": 4.0,
+            "tie_word_embeddings": True,
+        },
+    ),
+    "granite, defaults": ("Granite", {}),
+}
+
+
+def reference(family: str, changes: dict[str, Any]) -> Any:
+    """A random model of the family, its norms and biases included."""
+    torch.manual_seed(1)
+    config = getattr(transformers, f"{family}Config")(**{**BASE, **changes})
+    model = getattr(transformers, f"{family}ForCausalLM")(config).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("norm.weight"):
+                parameter.copy_(1 + 0.3 * torch.randn_like(parameter))
+            elif name.endswith("bias"):
+                parameter.copy_(0.5 * torch.randn_like(parameter))
+    return model
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_logits_equal_those_of_transformers(case: str) -> None:
+    family, changes = CASES[case]
+    theirs = reference(family, changes)
+    tokens = torch.randint(0, BASE["vocab_size"], (200,), generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        wanted = theirs(tokens[None]).logits[0]
+    assert wanted.std() > 0.05, "the reference's logits are too flat to show a difference"
+    config = theirs.config.to_dict() | {"architectures": [f"{family}ForCausalLM"]}
+    tensors = dict(theirs.state_dict())
+    if config["tie_word_embeddings"]:
+        del tensors["lm_head.weight"]  # as saved checkpoints have it
+    model, ctx = build_model(CARD, config, tensors, max_tokens=len(tokens))
+    for chunks in (None, 64, [1, 130, 1, 1, 67]):
+        torch.testing.assert_close(run_tokens(model, ctx, tokens.tolist(), chunks), wanted, rtol=0, atol=1e-4)

@@ -1,0 +1,166 @@
+"""GGUF's quantized tensors as weights: packed bytes in memory, exactly as in the file.
+
+Letters: N rows, K columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from dovetail.api import CheckpointError, LazyTensor
+from dovetail.nn import AffineWeight, Products, QuantFormat, StoredWeight
+
+from dovetail_quant_gguf.types import TYPES
+
+# Unpacking goes through several passes; on so many weights at once, all of them find their input in a core's cache.
+CHUNK = 1 << 18
+
+
+class GgufWeight(StoredWeight):
+    """A matrix in one of ggml's quantized types.
+
+    Args:
+        data: uint8 ``[N, bytes of a row]``; may be a view of a mapped file, and is never written to.
+        type: a name in :data:`dovetail_quant_gguf.types.TYPES`.
+    """
+
+    def __init__(self, data: Tensor, type: str) -> None:
+        self.data = data
+        self.type = type
+        self.layout = TYPES[type]
+        self.shape = (data.shape[0], data.shape[1] // self.layout.bytes * self.layout.weights)
+
+    def rows(self, start: int, stop: int, dtype: torch.dtype) -> Tensor:
+        return self._dequantized(self.data[start:stop], dtype)
+
+    def take(self, ids: Tensor, dtype: torch.dtype) -> Tensor:
+        return self._dequantized(self.data[ids], dtype)
+
+    def reordered(self, order: Tensor) -> GgufWeight:
+        return GgufWeight(self.data[order.to(self.data.device)], self.type)
+
+    @classmethod
+    def join(cls, parts: Sequence[StoredWeight]) -> GgufWeight | None:
+        ours = [p for p in parts if isinstance(p, GgufWeight)]
+        if len(ours) != len(parts) or len({(p.type, p.shape[1]) for p in ours}) > 1:
+            return None
+        return cls(torch.cat([p.data for p in ours]), ours[0].type)
+
+    @property
+    def nbytes(self) -> int:
+        return self.data.nbytes
+
+    def packs(self, packing: str) -> bool:
+        return packing == "affine" and self.layout.affine_bits is not None
+
+    def pack(self, packing: str) -> AffineWeight | None:
+        if not self.packs(packing) or self.layout.affine_bits is None:
+            return None
+        n, k = self.shape
+        step = self._step()
+        codes: Tensor | None = None
+        scales, mins = [], []
+        for start in range(0, n, step):
+            data = self.data[start : start + step]
+            part = self.layout.affine(self._blocks(data))
+            if codes is None:
+                codes = part.codes.new_empty(n, k)
+            codes[start : start + step] = part.codes.reshape(-1, k)
+            scales.append(_by_rows(part.scales, data.shape[0]))
+            if part.mins is not None:
+                mins.append(_by_rows(part.mins, data.shape[0]))
+        assert codes is not None
+        joined = _cat(scales)
+        return AffineWeight(
+            codes=codes,
+            scales=joined,
+            mins=_cat(mins) if mins else None,
+            bits=self.layout.affine_bits,
+            group=k // joined.shape[1],
+        )
+
+    def _step(self) -> int:
+        return max(1, CHUNK // self.shape[1])
+
+    def _blocks(self, data: Tensor) -> Tensor:
+        return data.reshape(-1, self.layout.bytes)
+
+    def _dequantized(self, data: Tensor, dtype: torch.dtype) -> Tensor:
+        """uint8 ``[n, bytes of a row]`` → ``[n, K]``."""
+        n, k, step = data.shape[0], self.shape[1], self._step()
+        if 0 < n <= step:
+            return self.layout.dequantize(self._blocks(data)).view(n, k).to(dtype)
+        out = torch.empty(n, k, dtype=dtype, device=data.device)
+        for start in range(0, n, step):
+            part = data[start : start + step]
+            out[start : start + step] = self.layout.dequantize(self._blocks(part)).view(-1, k)
+        return out
+
+
+class GgufFormat(QuantFormat):
+    """Reads quantized tensors of GGUF files."""
+
+    def load(self, tensors: Mapping[str, LazyTensor], device: torch.device, dtype: torch.dtype) -> GgufWeight:
+        lazy = tensors["weight"]
+        n, k = self.shape(tensors)
+        layout = TYPES[lazy.type]
+        wanted = (n, k // layout.weights * layout.bytes)
+        data = lazy.read()
+        if data.dtype != torch.uint8 or tuple(data.shape) != wanted:
+            raise CheckpointError(
+                f"tensor {lazy.name} ({lazy.type}, {n} x {k}) should be {wanted[0]} rows of {wanted[1]} bytes, "
+                f"but reads as {data.dtype} {list(data.shape)}",
+                "the file is damaged or its loader is at fault; download it again or update the loader",
+            )
+        self._check_scales(data, lazy)
+        return GgufWeight(data.to(device), lazy.type)
+
+    def shape(self, tensors: Mapping[str, LazyTensor]) -> tuple[int, int]:
+        lazy = tensors["weight"]
+        layout = TYPES.get(lazy.type)
+        if layout is None:
+            raise CheckpointError(
+                f"tensor {lazy.name} is of type {lazy.type}, wanted one of {', '.join(TYPES)}",
+                "convert the model to one of these, or install a plugin that reads this type",
+            )
+        if len(lazy.shape) != 2:
+            raise CheckpointError(
+                f"tensor {lazy.name} ({lazy.type}) has the shape {list(lazy.shape)}, wanted a matrix",
+                "this model needs a format for weights of more dimensions; check for a newer version of the plugin",
+            )
+        n, k = lazy.shape
+        if k % layout.weights:
+            raise CheckpointError(
+                f"tensor {lazy.name} has {k} columns, which blocks of {layout.weights} weights ({lazy.type}) cannot make up",
+                "the file is damaged; download it again",
+            )
+        return n, k
+
+    def _check_scales(self, data: Tensor, lazy: LazyTensor) -> None:
+        layout = TYPES[lazy.type]
+        step = max(1, CHUNK // data.shape[1])
+        for start in range(0, data.shape[0], step):
+            broken = layout.broken(data[start : start + step].reshape(-1, layout.bytes))
+            if broken.any():
+                row = start + int(broken.nonzero()[0]) // (data.shape[1] // layout.bytes)
+                raise CheckpointError(
+                    f"tensor {lazy.name} ({lazy.type}) holds a scale that is infinite or not a number, in row {row}",
+                    "the file is damaged, or the model was broken before it was quantized; download it again",
+                )
+
+
+def _by_rows(values: Tensor | Products, n: int) -> Tensor | Products:
+    """Numbers of each block → those of each row."""
+    if isinstance(values, Products):
+        return Products(values.units.view(n, -1), values.codes.view(n, -1))
+    return values.view(n, -1)
+
+
+def _cat(parts: list[Tensor | Products]) -> Tensor | Products:
+    products = [p for p in parts if isinstance(p, Products)]
+    if products:
+        return Products(torch.cat([p.units for p in products]), torch.cat([p.codes for p in products]))
+    return torch.cat([p for p in parts if isinstance(p, Tensor)])

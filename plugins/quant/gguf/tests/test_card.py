@@ -1,0 +1,63 @@
+"""What the card says, and that saying it costs nothing."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+
+import gguf
+import numpy as np
+
+import dovetail_quant_gguf
+from dovetail.nn import QuantFormat
+from dovetail_quant_gguf.types import TYPES
+
+FULL_PRECISION = {"f32", "f16", "bf16"}
+
+
+def card():
+    (only,) = dovetail_quant_gguf.dovetail_register_quantization()
+    return only
+
+
+def test_every_type_on_the_card_is_read() -> None:
+    assert set(card().types) == set(TYPES)
+
+
+def test_affine_where_the_codes_are() -> None:
+    affine = {name for name, packings in card().types.items() if "affine" in packings}
+    assert affine == {name for name, layout in TYPES.items() if layout.affine_bits is not None}
+
+
+def test_every_type_that_gguf_can_dequantize_is_on_the_card() -> None:
+    readable = set()
+    for type in gguf.GGMLQuantizationType:
+        try:
+            gguf.quants.dequantize(np.zeros((1, gguf.GGML_QUANT_SIZES[type][1]), dtype=np.uint8), type)
+        except NotImplementedError:
+            continue
+        readable.add(type.name.lower())
+    assert readable - FULL_PRECISION <= set(card().types)
+
+
+def test_target() -> None:
+    module, _, attribute = card().target.partition(":")
+    assert issubclass(getattr(importlib.import_module(module), attribute), QuantFormat)
+
+
+def test_registering_imports_nothing_heavy() -> None:
+    code = (
+        "import sys, dovetail_quant_gguf\n"
+        "dovetail_quant_gguf.dovetail_register_quantization()\n"
+        "print([m for m in ('torch', 'numpy', 'gguf') if m in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
+
+
+def test_the_entry_point() -> None:
+    from importlib.metadata import entry_points
+
+    (found,) = [e for e in entry_points(group="dovetail.plugins") if e.module == "dovetail_quant_gguf"]
+    assert found.load() is dovetail_quant_gguf
