@@ -99,6 +99,9 @@ def _content_form(tree: nodes.Template) -> ContentForm:
     def is_content(node: nodes.Node) -> bool:
         if isinstance(node, nodes.Filter) and node.node is not None:
             return is_content(node.node)
+        if isinstance(node, nodes.Call):  # message.get("content")
+            by_get = isinstance(node.node, nodes.Getattr) and node.node.attr == "get" and bool(node.args)
+            return by_get and isinstance(node.args[0], nodes.Const) and node.args[0].value == "content"
         if isinstance(node, nodes.Getattr):
             return node.attr == "content"
         if isinstance(node, nodes.Getitem):

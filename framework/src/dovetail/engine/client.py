@@ -138,6 +138,13 @@ class AsyncEngine:
         self._process.socket.send(m.encode(message))
 
     async def _read(self) -> None:
+        try:
+            await self._dispatch()
+        except Exception as error:  # a bug of ours: nobody may be left waiting for it
+            self._die(EngineDeadError(f"what the engine sent cannot be handled ({type(error).__name__}: {error})"))
+            raise
+
+    async def _dispatch(self) -> None:
         while True:
             frame: bytes = await self._process.socket.recv()
             match m.decode_from_engine(frame):

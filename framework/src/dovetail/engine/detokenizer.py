@@ -25,7 +25,8 @@ PATIENCE = 12
 
 def byte_alphabet() -> dict[str, int]:
     """The character that stands for each byte in byte-level BPE vocabularies, as GPT-2 introduced it: printable bytes stand for
-    themselves, the others for the characters from U+0100 on."""
+    themselves, the others for the characters from U+0100 on.
+    """
     printable = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAC + 1), *range(0xAE, 0xFF + 1)]
     others = [byte for byte in range(256) if byte not in printable]
     return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}

@@ -28,7 +28,6 @@ def main() -> int:
     socket = context.socket(zmq.DEALER)
     socket.setsockopt(zmq.LINGER, 1000)
     socket.connect(sys.argv[1])
-    socket.send(b"")  # makes the route known to the parent
     try:
         start = m.decode_to_engine(socket.recv())
         assert isinstance(start, m.Start)
@@ -50,7 +49,8 @@ def main() -> int:
 
 
 def _leave_with_parent() -> None:
-    sys.stdin.buffer.read()
+    while os.read(sys.stdin.fileno(), 1):  # past Python's buffer, whose lock would be held at exit
+        pass
     os._exit(0)
 
 

@@ -55,8 +55,8 @@ class Tokenizer:
         """How tokens are spelled in bytes, if that is all there is to decoding."""
         self.special_ids = frozenset(i for i, t in backend.get_added_tokens_decoder().items() if t.special)
         """Ids of special tokens, which ``skip_special_tokens`` leaves out of a text."""
-        ends = list(dict.fromkeys(eos_token_ids)) or [self._named_id("eos_token")]
-        self.eos_token_ids = tuple(i for i in ends if i is not None)
+        ends = eos_token_ids or (self._named_id("eos_token"),)
+        self.eos_token_ids = tuple(dict.fromkeys(i for i in ends if i is not None))
         self._bytes: dict[int, bytes] = {}
 
     def _named_id(self, name: str) -> int | None:
@@ -274,15 +274,17 @@ def _add_declared(backend: tokenizers.Tokenizer, declared: Sequence[Mapping[str,
             lstrip=entry.get("lstrip", False),
             rstrip=entry.get("rstrip", False),
             normalized=entry.get("normalized", True),
-            special=entry.get("special", False) or entry["content"] in named,
+            special=entry.get("special", False),
         )
         for entry in declared
         if entry["content"] not in known
     ]
-    listed = {*known, *(token.content for token in missing)}
-    missing += [AddedToken(text, special=True, normalized=False) for text in dict.fromkeys(named) if text not in listed]
     if missing:
         backend.add_tokens(missing)
+    known |= {token.content: token for token in missing}
+    plain = [known.get(text) or AddedToken(text, normalized=False) for text in dict.fromkeys(named)]
+    if plain := [token for token in plain if not token.special]:
+        backend.add_special_tokens(plain)
 
 
 def _templates(folder: Path, config: Mapping[str, Any]) -> str | dict[str, str] | None:

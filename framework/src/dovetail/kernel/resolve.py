@@ -26,7 +26,7 @@ from dovetail.api.cards import (
     QuantKernelCard,
     SourceCard,
 )
-from dovetail.api.checkpoint import Checkpoint
+from dovetail.api.checkpoint import HF_TOKENIZER, Checkpoint
 from dovetail.api.config import AttentionNeed, ModelConfig
 from dovetail.api.errors import CheckpointError, ConfigError, ResolutionError, UsageError
 from dovetail.kernel.discovery import import_dotted
@@ -247,7 +247,7 @@ def find_checkpoint(
     )
     update: dict[str, Any] = {}
     if options.tokenizer:
-        update = _tokenizer_override(options.tokenizer)
+        update = _tokenizer_override(options.tokenizer, registry)
     elif not checkpoint.tokenizer_path:
         update = {"tokenizer_path": str(folder)}
     if checkpoint.naming is None:
@@ -258,12 +258,21 @@ def find_checkpoint(
     return choice, checkpoint.model_copy(update=update)
 
 
-def _tokenizer_override(reference: str) -> dict[str, Any]:
+def _tokenizer_override(reference: str, registry: Registry) -> dict[str, Any]:
+    """What ``--tokenizer`` names: tokenizer files, or else weights that hold a tokenizer, as their loader says."""
     path = Path(reference)
     if not path.exists():
         raise CheckpointError(f"wanted a tokenizer at {reference}, found nothing there", "correct --tokenizer")
-    default = Checkpoint.model_fields["tokenizer"].default
-    return {"tokenizer": default, "tokenizer_path": str(path)}
+    names = [path.name] if path.is_file() else [p.name for p in path.iterdir() if p.is_file()]
+    folder = path.parent if path.is_file() else path
+    if not any(n.startswith("tokenizer") for n in names):
+        for offer in registry.offers(LoaderCard):
+            matching = [n for n in sorted(names) if any(fnmatch.fnmatch(n, p) for p in offer.card.recognises)]
+            if matching:
+                found = import_dotted(offer.card.inspect)(str(path), tuple(str(folder / n) for n in matching))
+                if found.tokenizer_path:
+                    return {"tokenizer": found.tokenizer, "tokenizer_path": found.tokenizer_path}
+    return {"tokenizer": HF_TOKENIZER, "tokenizer_path": str(path)}
 
 
 def _listing(names: Sequence[str], limit: int = 6) -> str:

@@ -121,9 +121,10 @@ class WeightReader:
         return wrong
 
     def _choice(self, kind: LayerKind, components: Mapping[str, LazyTensor]) -> KernelChoice:
-        for lazy in components.values():
+        for component, lazy in components.items():
             choice = self.choices.get((kind, lazy.type))
-            if choice and set(choice.format.components) <= set(components):
+            # The first component's type is the weight's; scales beside it have types, and so formats, of their own.
+            if choice and choice.format.components[0] == component and set(choice.format.components) <= set(components):
                 return choice
         names = ", ".join(f"{t.name} ({t.type})" for t in components.values())
         raise ResolutionError(

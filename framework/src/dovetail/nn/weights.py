@@ -111,10 +111,6 @@ class StoredWeight(ABC):
         """
         return None
 
-    def packs(self, packing: str) -> bool:
-        """Whether :meth:`pack` has an answer; formats override this where they know without packing."""
-        return self.pack(packing) is not None
-
     def dense(self, dtype: torch.dtype) -> Tensor:
         """The whole matrix ``[N, K]``, dequantized. For tests and tools: the engine never holds one."""
         return self.rows(0, self.shape[0], dtype)
@@ -128,7 +124,8 @@ class QuantFormat(ABC):
     """
 
     components: tuple[str, ...] = ("weight",)
-    """Suffixes of the tensors that make up one weight: ``model.layers.0.mlp.up_proj.`` + each."""
+    """Suffixes of the tensors that make up one weight: ``model.layers.0.mlp.up_proj.`` + each. The first one's stored type is
+    the one that the format's card lists."""
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         self.config = config

@@ -11,7 +11,7 @@ from starlette.middleware.cors import CORSMiddleware
 from dovetail.server import chat, completions, errors, status
 from dovetail.server.context import ServerContext
 from dovetail.server.engine_protocol import ServedEngine
-from dovetail.server.middleware import ApiKey, BodyLimit, RequestId
+from dovetail.server.middleware import ApiKey, BodyLimit, RequestId, RootPath
 from dovetail.server.openapi import describe_bodies
 from dovetail.server.protocol import ChatCompletionRequest, CompletionRequest
 from dovetail.server.settings import ServerSettings
@@ -26,7 +26,6 @@ def build_app(engine: ServedEngine, settings: ServerSettings) -> FastAPI:
         title="Dovetail",
         version=version("dovetail"),
         openapi_url=None if settings.disable_fastapi_docs else "/openapi.json",
-        root_path=settings.root_path.rstrip("/"),
         redirect_slashes=False,
         middleware=_middleware(settings),
     )
@@ -53,6 +52,8 @@ def _middleware(settings: ServerSettings) -> list[Middleware]:
             )
         )
     stack.append(Middleware(RequestId))
+    if root := settings.root_path.rstrip("/"):
+        stack.append(Middleware(RootPath, path=root))
     if settings.api_key:
         stack.append(Middleware(ApiKey, keys=settings.api_key))
     stack.append(Middleware(BodyLimit, limit=settings.max_request_bytes))

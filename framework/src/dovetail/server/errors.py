@@ -138,13 +138,8 @@ def describe(value: Any, limit: int = 60) -> str:
         return "an object"
     if isinstance(value, str):
         return repr(value if len(value) <= limit else value[:limit] + "…")
-    text = (
-        {True: "true", False: "false", None: "null"}[value] if value is None or value is True or value is False else ""
-    )
-    return text or _number(value, limit)
-
-
-def _number(value: Any, limit: int) -> str:
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
     # A huge integer cannot be turned into decimal digits at all.
     text = hex(value) if isinstance(value, int) and value.bit_length() > 256 else str(value)
     return text if len(text) <= limit else text[:limit] + "…"

@@ -81,6 +81,18 @@ class ApiKey:
         return scheme.lower() == b"bearer" and any(matches)
 
 
+class RootPath:
+    """Tells the application the path under which a proxy serves it, whether or not the proxy takes it off."""
+
+    def __init__(self, app: ASGIApp, path: str) -> None:
+        self.app = app
+        self.path = path
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope["root_path"] = self.path
+        await self.app(scope, receive, send)
+
+
 def route_path(scope: Scope) -> str:
     """The path that routes are matched with: without the prefix under which a proxy serves them."""
     path, root = str(scope["path"]), str(scope.get("root_path", ""))
@@ -113,7 +125,8 @@ class BodyLimit:
             message = await receive()
             size += len(message.get("body", b""))
             if size > self.limit:
-                await _drain(receive, 8 * self.limit)
+                if message.get("more_body"):
+                    await _drain(receive, 8 * self.limit)
                 raise self._refusal()
             return message
 

@@ -44,7 +44,13 @@ def router(context: ServerContext) -> APIRouter:
             raise engine_dead(context.engine.dead_reason)
         return Response()
 
-    routes.add_api_route("/ping", health, methods=["GET", "POST"], summary="The same, as some hosts ask it")
+    @routes.get("/ping", summary="The same, as some hosts ask it")
+    async def ping() -> Response:
+        return await health()
+
+    @routes.post("/ping", summary="The same, as others do")
+    async def post_ping() -> Response:
+        return await health()
 
     @routes.get("/version", summary="The version of the server")
     async def show_version() -> dict[str, str]:

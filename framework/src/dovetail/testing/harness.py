@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from itertools import accumulate
 from typing import Any
@@ -22,6 +23,17 @@ Checkpoint = Mapping[str, Tensor] | Sequence[LazyTensor]
 
 FLOATS = ("float64", "float32", "bfloat16", "float16")
 KINDS: tuple[LayerKind, ...] = ("linear", "head", "embedding")
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """At the kit's small shapes, waiting for torch's threads costs more than the work; on a busy machine, a hundred times more."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def dtype_name(dtype: torch.dtype) -> str:
@@ -175,6 +187,7 @@ class BlockTables:
         )
 
 
+@one_thread()
 def run_batch(model: CausalLM, ctx: Context, schedule: Sequence[Mapping[int, Sequence[int]]]) -> dict[int, Tensor]:
     """Run steps in which several requests take part.
 

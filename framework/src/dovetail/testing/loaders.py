@@ -16,12 +16,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dovetail.api import Checkpoint, CheckpointError, DovetailError, LazyTensor, LoaderCard
+from dovetail.api import Checkpoint, CheckpointError, LazyTensor, LoaderCard
 from dovetail.kernel.discovery import import_dotted
 from dovetail.kernel.resolve import PlanOptions, find_checkpoint
 from dovetail.testing.comparison import label
 from dovetail.testing.harness import dtype_name
-from dovetail.testing.resolution import assert_refused, claim, registry_of
+from dovetail.testing.resolution import assert_refused, claim, refusal, registry_of
 
 INSPECT = """
 import json, sys
@@ -100,7 +100,9 @@ def _lazy(card: LoaderCard, checkpoint: Checkpoint) -> dict[str, LazyTensor]:
 
 def _check_tensor(card: LoaderCard, lazy: LazyTensor, wanted: Tensor) -> None:
     text = f"{label(card)}: {lazy.name}"
-    assert tuple(lazy.shape) == tuple(wanted.shape), f"{text} is announced as {list(lazy.shape)}, wanted {list(wanted.shape)}"
+    assert tuple(lazy.shape) == tuple(wanted.shape), (
+        f"{text} is announced as {list(lazy.shape)}, wanted {list(wanted.shape)}"
+    )
     value = lazy.read()
     assert torch.equal(value, lazy.read()), f"{text} reads differently the second time"
     if isinstance(getattr(torch, lazy.type, None), torch.dtype):
@@ -129,17 +131,18 @@ def _check_damage(card: LoaderCard, path: Path, files: list[Path]) -> None:
 
 
 def _check_refused(card: LoaderCard, path: Path, name: str, what: str) -> None:
-    try:
+    def read_all() -> None:
         checkpoint: Checkpoint = import_dotted(card.inspect)(str(path), tuple(str(f) for f in _files(card, path)))
         for tensor in import_dotted(card.target)(checkpoint):
             tensor.read()
-    except CheckpointError as error:
-        assert name in str(error), f"{label(card)}: {what} is refused without the file's name: {error}"
-        return
+
+    text = f"{label(card)}: {what}"
+    try:
+        refused = refusal(read_all, CheckpointError)
     except Exception as error:
-        wanted = "not a CheckpointError" if isinstance(error, DovetailError) else "which a user cannot act on"
-        raise AssertionError(f"{label(card)}: {what} raises {type(error).__name__}: {error}; {wanted}") from error
-    raise AssertionError(f"{label(card)}: {what} is not refused")
+        raise AssertionError(f"{text} raises {type(error).__name__}, wanted a CheckpointError: {error}") from error
+    assert refused is not None, f"{text} is not refused"
+    assert name in refused, f"{text} is refused without the file's name: {refused}"
 
 
 def _check_unrecognised(card: LoaderCard) -> None:

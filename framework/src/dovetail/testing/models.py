@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dovetail.api import AttentionNeed, CheckpointError, DType, ModelCard, PlatformCard
 from dovetail.kernel.resolve import PlanOptions, find_dtype
+from dovetail.nn import Head
 from dovetail.testing.comparison import assert_close, dtype_of, label, tolerance
 from dovetail.testing.harness import (
     build_model,
@@ -22,7 +23,7 @@ from dovetail.testing.harness import (
     run_batch,
     run_tokens,
 )
-from dovetail.testing.resolution import assert_refused, claim
+from dovetail.testing.resolution import assert_refused, claim, refusal
 
 LENGTH = 37
 EVERY_DTYPE: tuple[DType, ...] = ("float64", "float32", "bfloat16", "float16")
@@ -117,12 +118,19 @@ def check_schedules(card: ModelCard, config: Mapping[str, Any]) -> None:
     tokens, other, third = (_prompt(card, config, seed) for seed in range(3))
     whole = run_tokens(model, ctx, tokens)
     limit = tolerance(torch.float32, 400)
-    for name, chunks in {"in chunks of 8": 8, "in uneven chunks": [1, 20, 1, 15], "token by token": 1}.items():
-        assert_close(run_tokens(model, ctx, tokens, chunks), whole, limit, f"{label(card)}: a prompt {name} and whole")
+    chunked: dict[str, int | list[int]] = {"chunks of 8": 8, "uneven chunks": [1, 20, 1, 15], "chunks of one token": 1}
+    for name, chunks in chunked.items():
+        assert_close(
+            run_tokens(model, ctx, tokens, chunks), whole, limit, f"{label(card)}: a prompt in {name} and whole"
+        )
     together = run_batch(
         model,
         ctx,
-        [{1: other[:5], 0: tokens[:19]}, {0: tokens[19:20], 2: third[:30], 1: other[5:]}, {2: third[30:], 0: tokens[20:]}],
+        [
+            {1: other[:5], 0: tokens[:19]},
+            {0: tokens[19:20], 2: third[:30], 1: other[5:]},
+            {2: third[30:], 0: tokens[20:]},
+        ],
     )
     alone = {0: whole, 1: run_tokens(model, ctx, other), 2: run_tokens(model, ctx, third)}
     for request, logits in together.items():
@@ -131,17 +139,19 @@ def check_schedules(card: ModelCard, config: Mapping[str, Any]) -> None:
 
 def check_tensors(card: ModelCard, config: Mapping[str, Any]) -> None:
     """A checkpoint that lacks a tensor, has one too many or one of another shape is refused, with the tensor's name."""
+    _, ctx = empty_model(card, config, max_tokens=LENGTH)
+    ties = parse_config(card, config).tie_word_embeddings
+    for name, layer in ctx.layers.items():
+        borrows = isinstance(layer, Head) and layer.tied is not None
+        assert ties or not borrows, f"{label(card)}: {name} borrows the embedding although tie_word_embeddings is false"
     tensors = random_checkpoint(card, config)
     lazy = {t.name: t for t in lazy_tensors(tensors)}
 
     def refused(changed: Mapping[str, Any], name: str, what: str) -> None:
-        try:
-            build_model(card, config, list(changed.values()), max_tokens=LENGTH)
-        except CheckpointError as error:
-            # Lists in messages are cut short, but never a list of one.
-            assert name in str(error), f"{label(card)}: {what} is refused without its name: {error}"
-            return
-        raise AssertionError(f"{label(card)}: {what} is not refused")
+        text = refusal(partial(build_model, card, config, list(changed.values()), max_tokens=LENGTH), CheckpointError)
+        assert text is not None, f"{label(card)}: {what} is not refused"
+        # Lists in messages are cut short, but never a list of one.
+        assert name in text, f"{label(card)}: {what} is refused without its name: {text}"
 
     for name, tensor in lazy.items():
         refused({k: v for k, v in lazy.items() if k != name}, name, f"a checkpoint without {name}")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -32,15 +33,17 @@ def _norms(dtype: torch.dtype) -> list[Arguments]:
 
 
 def _added_norms(dtype: torch.dtype) -> list[Arguments]:
-    return [(x, _random(x.shape[1], x.shape[0]).T.contiguous().to(dtype), weight, eps) for x, weight, eps in _norms(dtype)]
+    return [
+        (x, _random(x.shape[1], x.shape[0]).T.contiguous().to(dtype), weight, eps) for x, weight, eps in _norms(dtype)
+    ]
 
 
 def _ropes(dtype: torch.dtype) -> list[Arguments]:
     found: list[Arguments] = []
     for tokens, heads, dim, rotated in ((1, 4, 64, 64), (7, 3, 80, 80), (9, 2, 64, 32)):
         angles = 100 * _random(tokens, rotated // 2)
-        for interleaved in (False, True):
-            found.append((_random(tokens, heads, dim).to(dtype), angles.cos(), angles.sin(), interleaved))
+        x = _random(tokens, heads, dim).to(dtype)
+        found += [(x, angles.cos(), angles.sin(), interleaved) for interleaved in (False, True)]
     return found
 
 
@@ -74,7 +77,9 @@ def check_platform(card: PlatformCard) -> None:
     skip_unless_present(card, card.probe)
     with claim(f"{label(card)}: making its platform"):
         platform: Platform = import_dotted(card.target)()
-    assert platform.device.type == card.device, f"{label(card)} claims the device {card.device}, but is {platform.device}"
+    assert platform.device.type == card.device, (
+        f"{label(card)} claims the device {card.device}, but is {platform.device}"
+    )
     with claim(label(card)):
         _check_facts(card, platform)
     for dtype in card.dtypes:
@@ -88,20 +93,24 @@ def _check_facts(card: PlatformCard, platform: Platform) -> None:
     assert 0 < memory.free <= memory.total, f"{label(card)}: memory() says {memory.free} of {memory.total} bytes free"
     shares = [platform.kv_cache_bytes(utilization) for utilization in (0.1, 0.5, 0.9)]
     assert all(isinstance(share, int) for share in shares), f"{label(card)}: kv_cache_bytes() is not a whole number"
-    assert shares[0] >= 0 and shares[-1] <= memory.total, f"{label(card)}: kv_cache_bytes() is out of memory's bounds: {shares}"
+    assert all(0 <= share <= memory.total for share in shares), (
+        f"{label(card)}: kv_cache_bytes() is out of memory's bounds: {shares}"
+    )
     # Free memory moves while this runs, so a share may shrink a little.
     slack = memory.total // 20
-    assert all(a <= b + slack for a, b in zip(shares, shares[1:], strict=False)), (
+    assert all(a <= b + slack for a, b in pairwise(shares)), (
         f"{label(card)}: kv_cache_bytes() does not grow with the utilization: {shares}"
     )
     text = platform.describe()
-    assert text.strip() and "\n" not in text, f"{label(card)}: describe() is not one line: {text!r}"
+    assert len(text.strip().splitlines()) == 1, f"{label(card)}: describe() is not one line: {text!r}"
 
 
 def _check_dtype(card: PlatformCard, platform: Platform, dtype: str) -> None:
     a, b = _random(17, 64).to(dtype_of(dtype)), _random(64, 33).to(dtype_of(dtype))
     found = a.to(platform.device) @ b.to(platform.device)
-    assert_close(found, a.double() @ b.double(), tolerance(dtype_of(dtype), 2), f"{label(card)} claims {dtype}: a product")
+    assert_close(
+        found, a.double() @ b.double(), tolerance(dtype_of(dtype), 2), f"{label(card)} claims {dtype}: a product"
+    )
 
 
 def _check_operations(card: PlatformCard, platform: Platform, dtype: str) -> None:
@@ -110,7 +119,7 @@ def _check_operations(card: PlatformCard, platform: Platform, dtype: str) -> Non
     for name, operation in claimed.items():
         text = f"{label(card)} claims the operation {name} in {dtype}"
         for arguments in SAMPLES[name](dtype_of(dtype)):
-            given = [a.to(platform.device) if isinstance(a, Tensor) else a for a in arguments]
+            given = [a.to(platform.device, copy=True) if isinstance(a, Tensor) else a for a in arguments]
             found = _results(operation(*given))
             wanted = _results(REFERENCES[name](*arguments))
             assert len(found) == len(wanted), f"{text}: gives {len(found)} results, wanted {len(wanted)}"

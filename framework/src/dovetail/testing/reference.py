@@ -6,6 +6,7 @@ Letters: T tokens, H query heads, K key-value heads, D head dimension, S tokens 
 from __future__ import annotations
 
 import os
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -47,7 +48,7 @@ class ReferenceAttention(AttentionBackend):
         values[step.slots] = v.to(self.kv_dtype)
         out = torch.empty_like(q)
         starts = step.query_start.tolist()
-        for request, (start, stop) in enumerate(zip(starts, starts[1:], strict=False)):
+        for request, (start, stop) in enumerate(pairwise(starts)):
             slots = self.slots(step.block_tables[request], int(step.seq_lens[request]))
             for token in range(start, stop):
                 seen = slots[self.visible(spec, int(step.positions[token]))]  # [S]

@@ -34,5 +34,7 @@ def check_registration(plugin: str | ModuleType, *, limit: float = 0.25) -> None
     report: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     faults: list[str] = report["faults"]
     if report["seconds"] > limit:
-        faults.append(f"importing and registering took {report['seconds']:.2f} s of processor time, more than {limit} s")
+        faults.append(
+            f"importing and registering took {report['seconds']:.2f} s of processor time, more than {limit} s"
+        )
     assert not faults, f"{name}: " + "; ".join(faults)

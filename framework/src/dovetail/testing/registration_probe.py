@@ -90,7 +90,10 @@ def wrong_target(card: Card) -> str | None:
     elif not callable(target):
         return f"{where}: its target is not callable"
     if isinstance(card, ModelCard):
-        config = import_dotted(card.config)
+        try:
+            config = import_dotted(card.config)
+        except PluginError:
+            return None  # reported among the light names
         if not (isinstance(config, type) and issubclass(config, ModelConfig)):
             return f"{where}: its config is not a subclass of dovetail.api.ModelConfig"
     return None

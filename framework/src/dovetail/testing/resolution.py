@@ -8,7 +8,7 @@ from importlib.metadata import EntryPoint
 from typing import Any
 from unittest import SkipTest
 
-from dovetail.api import Card, ResolutionError
+from dovetail.api import Card, DovetailError, ResolutionError
 from dovetail.kernel.discovery import GROUP, Plugin
 from dovetail.kernel.registry import Registry
 from dovetail.kernel.resolve import run_probe
@@ -21,15 +21,21 @@ def registry_of(*cards: Card) -> Registry:
     return Registry([Plugin("under-test", entry, "under-test", "0", cards=list(cards))])
 
 
+def refusal(action: Callable[[], Any], error: type[DovetailError]) -> str | None:
+    """The text of the error with which an action refuses, or None if it does not."""
+    try:
+        action()
+    except error as refused:
+        return str(refused)
+    return None
+
+
 def assert_refused(resolve: Callable[[], Any], claim: str, *cited: str) -> None:
     """Resolution must fail, with a message that cites what was asked for."""
-    try:
-        resolve()
-    except ResolutionError as error:
-        for text in cited:
-            assert text in str(error), f"{claim}: refused, but the reason does not cite {text!r}: {error}"
-        return
-    raise AssertionError(f"{claim}: not refused")
+    text = refusal(resolve, ResolutionError)
+    assert text is not None, f"{claim}: not refused"
+    for wanted in cited:
+        assert wanted in text, f"{claim}: refused, but the reason does not cite {wanted!r}: {text}"
 
 
 @contextmanager

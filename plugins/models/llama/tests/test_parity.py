@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import torch
+from dovetail_models_llama import dovetail_register_models
 
 from dovetail.testing import build_model, run_tokens
-from dovetail_models_llama import dovetail_register_models
 
 transformers = pytest.importorskip("transformers")
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import gguf
 import numpy as np
 import torch
+from dovetail_quant_gguf.types import TYPES
 from torch import Tensor
 
 from dovetail.api import LazyTensor
-from dovetail_quant_gguf.types import TYPES
+
+ENCODED = ("q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "tq1_0", "tq2_0", "mxfp4")
+"""Types that the ``gguf`` package can also write."""
 
 
 def ggml_type(name: str) -> gguf.GGMLQuantizationType:
@@ -28,11 +31,7 @@ def random_rows(name: str, rows: int, columns: int, seed: int = 0) -> Tensor:
 
 
 def gaussian_rows(name: str, rows: int, columns: int, seed: int = 0) -> Tensor:
-    """uint8 ``[rows, bytes of a row]``: normally distributed weights, encoded by ``gguf``.
-
-    Raises:
-        NotImplementedError: it has no encoder for this type.
-    """
+    """uint8 ``[rows, bytes of a row]``: normally distributed weights, encoded by ``gguf``; for the types in :data:`ENCODED`."""
     weights = np.random.default_rng(seed).standard_normal((rows, columns), dtype=np.float32)
     return torch.from_numpy(gguf.quants.quantize(weights, ggml_type(name)))
 

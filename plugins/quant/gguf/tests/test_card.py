@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import importlib
 import subprocess
 import sys
 
+import dovetail_quant_gguf
 import gguf
 import numpy as np
-
-import dovetail_quant_gguf
-from dovetail.nn import QuantFormat
 from dovetail_quant_gguf.types import TYPES
+
+from dovetail.api import QuantFormatCard
+from dovetail.testing import WeightSample, check_format
+
+from .blocks import lazy, oracle, random_rows
 
 FULL_PRECISION = {"f32", "f16", "bf16"}
 
 
-def card():
+def card() -> QuantFormatCard:
     (only,) = dovetail_quant_gguf.dovetail_register_quantization()
     return only
 
@@ -41,9 +43,12 @@ def test_every_type_that_gguf_can_dequantize_is_on_the_card() -> None:
     assert readable - FULL_PRECISION <= set(card().types)
 
 
-def test_target() -> None:
-    module, _, attribute = card().target.partition(":")
-    assert issubclass(getattr(importlib.import_module(module), attribute), QuantFormat)
+def test_conformance() -> None:
+    samples = []
+    for name in TYPES:
+        data = random_rows(name, 7, 512)
+        samples.append(WeightSample({"weight": lazy(name, data, (7, 512))}, oracle(name, data)))
+    check_format(card(), samples, limit=0)
 
 
 def test_registering_imports_nothing_heavy() -> None:

@@ -182,9 +182,7 @@ def read_header(path: str) -> Header:
                 raise CheckpointError(f"{path} has {size} bytes, wanted at least the 24 of a GGUF header", AGAIN)
             buffer = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
     except OSError as error:
-        raise CheckpointError(
-            f"cannot read {path} ({error.strerror})", "check the path and its permissions"
-        ) from None
+        raise CheckpointError(f"cannot read {path} ({error.strerror})", "check the path and its permissions") from None
     cursor = _Cursor(path, buffer)
     version = _version(cursor)
     tensor_count, metadata_count = cursor.scalar("Q", "the tensor count"), cursor.scalar("Q", "the metadata count")
@@ -238,9 +236,7 @@ def _describe(cursor: _Cursor, index: int) -> tuple[str, GGMLType, tuple[int, ..
     what = f"the description of tensor {name!r}"
     ndim = cursor.scalar("I", what)
     if not 0 < ndim <= MAX_DIMS:
-        raise CheckpointError(
-            f"tensor {name!r} in {cursor.path} has {ndim} dimensions, wanted 1 to {MAX_DIMS}", AGAIN
-        )
+        raise CheckpointError(f"tensor {name!r} in {cursor.path} has {ndim} dimensions, wanted 1 to {MAX_DIMS}", AGAIN)
     shape = tuple(reversed(cursor.scalars("Q", ndim, what)))
     number, offset = cursor.scalar("I", what), cursor.scalar("Q", what)
     if number not in TYPES:

@@ -123,7 +123,13 @@ def _check_parts(headers: Sequence[Header]) -> None:
             "give the parts the names they were published under, name-00001-of-00002.gguf and so on",
         )
     owner: dict[str, str] = {}
-    for header in headers:
+    for number, header in enumerate(headers):
+        place = (header.metadata.get("split.no", number), header.metadata.get("split.count", count))
+        if place != (number, count):
+            raise CheckpointError(
+                f"{header.path} is part {place[0] + 1} of {place[1]} by its metadata, wanted part {number + 1} of {count}",
+                "give the parts the names they were published under",
+            )
         for tensor in header.tensors:
             if tensor.name in owner:
                 raise CheckpointError(

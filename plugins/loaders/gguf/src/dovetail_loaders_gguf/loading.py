@@ -19,7 +19,8 @@ _NORESERVE = 0x4000
 
 def load(checkpoint: Checkpoint) -> Iterator[LazyTensor]:
     """Every tensor of the checkpoint. ``read()`` shares memory with the mapped file, and the pages leave this process
-    again when the tensor that it returned is dropped."""
+    again when the tensor that it returned is dropped.
+    """
     for file in checkpoint.files:
         header = read_header(file)
         mapped = _map(file)

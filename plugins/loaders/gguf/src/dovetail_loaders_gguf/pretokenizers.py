@@ -116,7 +116,7 @@ PRETOKENIZERS: dict[str, PreTokenizer] = {
             r"\s?[!-/:-~！-／：-～‘-‟\u3000-。]+",
             r"\s+$",
             _HAN_HANGUL,
-            r"\p{N}",
+            r"\p{N}+",
         )
     ),
     "deepseek-r1-qwen": _ONE_DIGIT,
@@ -133,7 +133,7 @@ PRETOKENIZERS: dict[str, PreTokenizer] = {
         )
     ),
     "exaone4": _OF_GPT2,
-    "f2llmv2": _OF_QWEN2,
+    "f2llmv2": _ONE_DIGIT,
     "falcon": PreTokenizer((r"[\p{P}\$\+<=>\^~\|`]+", _GPT2, r"[0-9][0-9][0-9]")),
     "falcon-h1": _OF_LLAMA3,
     "falcon3": _OF_LLAMA3,
@@ -170,12 +170,9 @@ PRETOKENIZERS: dict[str, PreTokenizer] = {
     "joyai-llm": _OF_DEEPSEEK3,
     "kanana2": _OF_GPT4O,
     "kimi-k2": PreTokenizer(
-        (
-            r"\p{Han}+|"
-            + _gpt4o(_THREE_DIGITS, _CONTRACTED, without=r"&&[^\p{Han}]", others=r"[^\s\p{L}\p{N}]+[\r\n]*"),
-        )
+        (r"\p{Han}+|" + _gpt4o(_THREE_DIGITS, _CONTRACTED, without=r"&&[^\p{Han}]", others=r"[^\s\p{L}\p{N}]+[\r\n]*"),)
     ),
-    "kormo": _OF_QWEN2,
+    "kormo": _ONE_DIGIT,
     "laguna": PreTokenizer((_LINE_OR_BREAKS, _gpt4(r"\p{N}"))),
     "lfm2": _OF_LLAMA3,
     "llada-moe": _OF_BAILING,
@@ -183,7 +180,7 @@ PRETOKENIZERS: dict[str, PreTokenizer] = {
     "llama-v3": _OF_LLAMA3,
     "llama3": _OF_LLAMA3,
     "llama4": _OF_GPT4O,
-    "megrez": _OF_QWEN2,
+    "megrez": _ONE_DIGIT,
     "mellum": _OF_GPT2,
     "mellum2": _OF_STARCODER,
     "midm-2.0": _OF_LLAMA3,
@@ -197,9 +194,7 @@ PRETOKENIZERS: dict[str, PreTokenizer] = {
     "pixtral": _OF_LLAMA3,
     "poro-chat": _OF_BLOOM,
     "qwen2": _OF_QWEN2,
-    "qwen35": PreTokenizer(
-        (_gpt4(r"\p{N}", r"[\p{L}\p{M}]+", r"[^\s\p{L}\p{M}\p{N}]+[\r\n]*"),), nfc=True
-    ),
+    "qwen35": PreTokenizer((_gpt4(r"\p{N}", r"[\p{L}\p{M}]+", r"[^\s\p{L}\p{M}\p{N}]+[\r\n]*"),)),
     "refact": _OF_STARCODER,
     "roberta-bpe": _OF_GPT2,
     "seed-coder": PreTokenizer((_gpt4(r"\p{N}", others=r"[^\s\p{L}\p{N}\r\n]+"),)),

@@ -100,9 +100,7 @@ def from_gguf(path: str) -> Tokenizer:
     backend = BUILDERS[vocabulary.model](vocabulary)
     _add_tokens(backend, vocabulary, ends)
     named = {name: text for name in NAMED_IDS if (text := vocabulary.text(name)) is not None}
-    return Tokenizer(
-        backend, named=named, eos_token_ids=ends, chat_template=_chat_templates(vocabulary.metadata)
-    )
+    return Tokenizer(backend, named=named, eos_token_ids=ends, chat_template=_chat_templates(vocabulary.metadata))
 
 
 def _add_tokens(backend: tokenizers.Tokenizer, vocabulary: Vocabulary, ends: Sequence[int]) -> None:
@@ -126,11 +124,9 @@ def _surround(backend: tokenizers.Tokenizer, before: Sequence[str | None], after
     first = [token for token in before if token is not None]
     last = [token for token in after if token is not None]
     if first or last:
-        # As tokens, not as a pattern in one string: a token may hold spaces and colons.
-        single = [*first, "$A", *last]
         backend.post_processor = processors.TemplateProcessing(
-            single=single,
-            pair=[*single, *(f"{piece}:1" if piece != "$A" else "$B:1" for piece in single)],
+            single=[*first, "$A", *last],
+            pair=[*first, "$A", *last, "$B:1", *(f"{token}:1" for token in last)],
             special_tokens=[(token, backend.token_to_id(token)) for token in {*first, *last}],
         )
 
@@ -226,16 +222,19 @@ def _sentencepiece(vocabulary: Vocabulary) -> tokenizers.Tokenizer:
 
 
 def scored_merges(tokens: Sequence[str], scores: Sequence[float]) -> list[tuple[str, str]]:
-    """Every way to make a token of two others, the better score first; among equal ones the shorter token, then the longer
-    left half."""
+    """Every way to make a token of two others, the better score first.
+
+    SentencePiece breaks ties by position: of equal merges it does the leftmost one first, so that a run of spaces, whose tokens
+    all score alike, grows from its start. Ranks cannot say so, but longer tokens before shorter ones come to the same.
+    """
     known = {*tokens}
-    merges: list[tuple[float, int, int, str, str]] = []
-    for token, score in zip(tokens, scores, strict=False):
-        for i in range(1, len(token)):
-            if (left := token[:i]) in known and (right := token[i:]) in known:
-                merges.append((-score, len(token), -i, left, right))
-    merges.sort(key=lambda merge: merge[:3])
-    return [(left, right) for *_, left, right in merges]
+    order = sorted(range(min(len(tokens), len(scores))), key=lambda i: (-scores[i], -len(tokens[i])))
+    return [
+        (left, right)
+        for token in (tokens[i] for i in order)
+        for at in range(len(token) - 1, 0, -1)
+        if (left := token[:at]) in known and (right := token[at:]) in known
+    ]
 
 
 def _wordpiece(vocabulary: Vocabulary) -> tokenizers.Tokenizer:
@@ -275,9 +274,9 @@ def _unigram(vocabulary: Vocabulary) -> tokenizers.Tokenizer:
     if charsmap := vocabulary.get("precompiled_charsmap"):
         steps.append(normalizers.Precompiled(bytes(byte & 0xFF for byte in charsmap)))
     if vocabulary.get("remove_extra_whitespaces", False):
-        steps += [normalizers.Strip(), normalizers.Replace(Regex(" {2,}"), " ")]
+        steps += [normalizers.Replace(Regex("^ +| +$"), ""), normalizers.Replace(Regex(" {2,}"), " ")]
     backend.normalizer = normalizers.Sequence(steps)
-    scheme = "always" if vocabulary.get("add_space_prefix", True) else "never"
+    scheme = "always" if vocabulary.get("add_space_prefix", False) else "never"
     backend.pre_tokenizer = pre_tokenizers.Metaspace(SPACE, prepend_scheme=scheme)
     backend.decoder = decoders.Metaspace(SPACE, prepend_scheme=scheme)
     _surround(
@@ -301,9 +300,7 @@ BUILDERS: dict[str, Callable[[Vocabulary], tokenizers.Tokenizer]] = {
 def _chat_templates(metadata: dict[str, Any]) -> str | dict[str, str] | None:
     default = metadata.get("tokenizer.chat_template")
     prefix = "tokenizer.chat_template."
-    others = {
-        key.removeprefix(prefix): str(value) for key, value in metadata.items() if key.startswith(prefix)
-    }
+    others = {key.removeprefix(prefix): str(value) for key, value in metadata.items() if key.startswith(prefix)}
     if not others:
         return default
     return {**others, "default": default} if default else others

@@ -74,9 +74,7 @@ def read_header(file: str) -> list[TensorInfo]:
                 raise CheckpointError(f"{file} has {size} bytes, wanted {8 + length} for its header alone", AGAIN)
             raw = stream.read(length)
     except OSError as error:
-        raise CheckpointError(
-            f"cannot read {file} ({error.strerror})", "check the path and its permissions"
-        ) from None
+        raise CheckpointError(f"cannot read {file} ({error.strerror})", "check the path and its permissions") from None
     try:
         header = json.loads(raw)
     except ValueError as error:

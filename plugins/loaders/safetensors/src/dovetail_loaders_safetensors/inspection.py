@@ -46,7 +46,8 @@ def inspect(path: str, files: tuple[str, ...]) -> Checkpoint:
 
 def _select(folder: Path, names: Sequence[str]) -> list[str]:
     """The files that belong to the model: those of the index; else a complete set of numbered shards; else the file of
-    the customary name; else all."""
+    the customary name; else all.
+    """
     for index in sorted(folder.glob(f"*{INDEX}"), key=lambda file: (file.name != SINGLE + ".index.json", file.name)):
         if wanted := _indexed(index, names):
             return _present(folder, wanted, f"as {index} lists them")

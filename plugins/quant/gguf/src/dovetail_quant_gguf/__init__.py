@@ -26,6 +26,6 @@ def dovetail_register_quantization() -> list[QuantFormatCard]:
             name="gguf",
             summary="the block-quantized types of ggml, kept as they are in the file",
             target="dovetail_quant_gguf.format:GgufFormat",
-            types={name: ("affine",) for name in AFFINE_TYPES} | {name: () for name in CODEBOOK_TYPES},
+            types=dict.fromkeys(AFFINE_TYPES, ("affine",)) | dict.fromkeys(CODEBOOK_TYPES, ()),
         )
     ]

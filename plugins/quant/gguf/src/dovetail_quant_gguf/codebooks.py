@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dovetail_quant_gguf import tables
-from dovetail_quant_gguf.blocks import Codes, digits, fields, half, words
+from dovetail_quant_gguf.blocks import Codes, digits, half, words
 
 NON_LINEAR = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
 E2M1 = (0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12)

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from dovetail.nn.weights import Products
-
 from dovetail_quant_gguf.blocks import Codes, fields, half
 
 

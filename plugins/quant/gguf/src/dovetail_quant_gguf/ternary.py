@@ -18,9 +18,8 @@ def tq1_0(blocks: Tensor) -> Codes:
     for start, stop, count in ((0, 32, 5), (32, 48, 5), (48, 52, 4)):
         data = blocks[:, start:stop]
         parts += [data * 3**digit for digit in range(count)]  # modulo 256: the digits before fall off
-    fractions = torch.cat(parts, 1)
-    # The digit floor(3 * fraction / 256), less one, without leaving 8 bits.
-    codes = (fractions > 85).to(torch.int8).add_(fractions > 170).sub_(1)
+    fractions = torch.cat(parts, 1).to(torch.int16)
+    codes = fractions.mul_(3).bitwise_right_shift_(8).to(torch.int8).sub_(1)
     return Codes(codes, half(blocks, 52))
 
 

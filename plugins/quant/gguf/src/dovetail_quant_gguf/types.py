@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from dovetail_quant_gguf import blocks, codebooks, iquants, kquants, legacy, ternary
-from dovetail_quant_gguf.blocks import Codes, Unpack
+from dovetail_quant_gguf.blocks import Unpack
 
 Field = tuple[tuple[int, int], ...]
 """Bytes of a block with masks: a floating-point field that is infinite or not a number exactly when all masked bits are set."""
@@ -34,11 +34,6 @@ class GgmlType:
     def dequantize(self, data: Tensor) -> Tensor:
         """uint8 ``[B, bytes]`` → float32 ``[B, weights]``."""
         return blocks.dequantize(self.unpack(data))
-
-    def affine(self, data: Tensor) -> Codes:
-        """uint8 ``[B, bytes]`` → codes of :attr:`affine_bits` bits, scales and minimums."""
-        assert self.affine_bits is not None
-        return self.unpack(data)
 
     def broken(self, data: Tensor) -> Tensor:
         """Which blocks hold a scale that is not finite: uint8 ``[B, bytes]`` → bool ``[B]``."""

@@ -1,0 +1,142 @@
+"""The chat in the terminal."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from dovetail.api.errors import DovetailError
+from dovetail.client.http import ChatClient, ClientError, Message, Piece
+from dovetail.client.thinking import split_thoughts
+from dovetail.client.views import View, make_view
+
+PROMPT = "> "
+QUOTES = '"""'
+HELP = '''/system TEXT   set the system prompt, and start afresh; without TEXT, remove it
+/clear         start afresh
+/help          show this
+"""            begin and end a question of several lines
+Ctrl+C         while an answer comes: stop it; otherwise: start afresh
+Ctrl+D         leave'''
+
+
+def run_chat(
+    url: str, model: str | None = None, api_key: str | None = None, system: str | None = None, **params: Any
+) -> int:
+    """Chat until the input ends.
+
+    Args:
+        url: of a server with OpenAI's API.
+        model: its name there; the server's first one if None.
+        api_key: if the server wants one.
+        system: the system prompt.
+        params: go into every request, such as ``temperature``; those that are None are left out.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        ClientError: the server cannot be reached, or (if nobody sits at the terminal) refused a question.
+    """
+    given = {name: value for name, value in params.items() if value is not None}
+    with ChatClient(url, api_key) as client:
+        names = client.models()
+        model = model or next(iter(names), None)
+        if model is None:
+            raise ClientError(f"the server at {client.url} has no model", "start one with: dovetail serve MODEL")
+        chat = Chat(client, make_view(), model, system, given)
+        if sys.stdin.isatty():
+            _interact(chat)
+        else:
+            for line in sys.stdin:
+                chat.take(line.strip())
+    return 0
+
+
+class Chat:
+    """One conversation, and the commands that change it."""
+
+    def __init__(self, client: ChatClient, view: View, model: str, system: str | None, params: dict[str, Any]) -> None:
+        self.client = client
+        self.view = view
+        self.model = model
+        self.system = system
+        self.params = params
+        self.turns: list[Message] = []
+
+    def take(self, line: str) -> None:
+        """Answer a question, or obey a command.
+
+        Raises:
+            ClientError: the question got no answer; it is not part of the conversation then.
+        """
+        command, _, rest = line.partition(" ")
+        if command == "/system":
+            self.system = rest.strip() or None
+            self.turns.clear()
+        elif command == "/clear":
+            self.turns.clear()
+        elif command == "/help":
+            print(HELP)
+        elif command.startswith("/") and command[1:].isalpha():
+            print(f"there is no command {command}; see /help", file=sys.stderr)
+        elif line:
+            self._ask(line)
+
+    def _ask(self, question: str) -> None:
+        self.turns.append({"role": "user", "content": question})
+        system = [{"role": "system", "content": self.system}] if self.system else []
+        pieces = self.client.stream_chat(system + self.turns, model=self.model, **self.params)
+        answer: list[str] = []
+        try:
+            # Closing tells the server at once that an answer is no longer wanted.
+            with contextlib.closing(pieces):
+                self.view.show(_noted(split_thoughts(pieces), answer))
+        except KeyboardInterrupt:
+            if not sys.stdin.isatty():
+                raise
+        except DovetailError:
+            self.turns.pop()
+            raise
+        # Models are made to go on from their answers alone, without earlier thoughts.
+        self.turns.append({"role": "assistant", "content": "".join(answer).strip()})
+
+
+def _noted(pieces: Iterable[Piece], answer: list[str]) -> Iterator[Piece]:
+    for piece in pieces:
+        if not piece.thought:
+            answer.append(piece.text)
+        yield piece
+
+
+def _interact(chat: Chat) -> None:
+    with contextlib.suppress(ImportError):
+        import readline
+
+        # Pasted text of several lines is then one question.
+        readline.parse_and_bind("set enable-bracketed-paste on")
+    print(f"{chat.model} at {chat.client.url}; /help tells what you can do, Ctrl+D leaves")
+    while True:
+        try:
+            chat.take(_read())
+        except EOFError:
+            print()
+            return
+        except KeyboardInterrupt:
+            chat.turns.clear()
+            print("\n(a new conversation)")
+        except ClientError as error:
+            print(f"error: {error}", file=sys.stderr)
+
+
+def _read() -> str:
+    line = input(PROMPT).strip()
+    if not line.startswith(QUOTES):
+        return line
+    lines = [line.removeprefix(QUOTES)]
+    while not lines[-1].rstrip().endswith(QUOTES):
+        lines.append(input("… "))
+    lines[-1] = lines[-1].rstrip().removesuffix(QUOTES)
+    return "\n".join(lines).strip()

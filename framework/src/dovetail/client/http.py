@@ -1,0 +1,136 @@
+"""A small client of OpenAI's chat API, for the terminal."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+
+from dovetail.api.errors import DovetailError, UsageError
+
+CONNECT_SECONDS = 5.0
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+THOUGHTS = ("reasoning_content", "reasoning")
+"""Fields in which servers send thoughts apart from the answer."""
+
+Message = dict[str, str]
+
+
+class ClientError(DovetailError):
+    """The server cannot be reached, or refused."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A part of an answer."""
+
+    text: str
+    thought: bool = False
+
+
+class ChatClient:
+    """Talks to one server.
+
+    Args:
+        url: of the server, with or without ``/v1``.
+        api_key: if the server wants one.
+
+    Raises:
+        UsageError: ``url`` is none.
+    """
+
+    def __init__(self, url: str, api_key: str | None = None) -> None:
+        full = (url if "://" in url else f"http://{url}").rstrip("/")
+        parts = urlsplit(full)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise UsageError(f"{url!r} is not the URL of a server", "write it like http://127.0.0.1:8000")
+        self.url = full if full.endswith("/v1") else f"{full}/v1"
+        self._http = httpx.Client(
+            headers={"Authorization": f"Bearer {api_key}"} if api_key else {},
+            # An answer may take any time to begin, and pause; only a server that is not there is given up on.
+            timeout=httpx.Timeout(None, connect=CONNECT_SECONDS),
+            # A proxy of the environment cannot reach this machine's own servers.
+            trust_env=parts.hostname not in LOOPBACK,
+        )
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def __enter__(self) -> ChatClient:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def models(self) -> list[str]:
+        """The names of the models that the server has.
+
+        Raises:
+            ClientError: it cannot be asked.
+        """
+        with self._failures():
+            answer = self._http.get(f"{self.url}/models")
+            self._check(answer)
+            return [str(model["id"]) for model in answer.json()["data"]]
+
+    def stream_chat(self, messages: Sequence[Message], **params: Any) -> Generator[Piece, None, None]:
+        """The pieces of an answer as they come. Closing the iterator ends the answer.
+
+        Raises:
+            ClientError: the server refused, or failed on the way.
+        """
+        body = {"messages": list(messages), "stream": True, **params}
+        with self._failures(), self._http.stream("POST", f"{self.url}/chat/completions", json=body) as answer:
+            if answer.is_error:
+                answer.read()
+                self._check(answer)
+            for line in answer.iter_lines():
+                if line == "data: [DONE]":
+                    return
+                if line.startswith("data:"):
+                    yield from _pieces(json.loads(line[5:]))
+        raise ClientError(f"the answer from {self.url} broke off", "look at the server's log")
+
+    @contextmanager
+    def _failures(self) -> Iterator[None]:
+        try:
+            yield
+        except httpx.ConnectError as error:
+            raise ClientError(f"no server answers at {self.url} ({error})", "start one with: dovetail serve") from None
+        except httpx.HTTPError as error:
+            reason = str(error) or type(error).__name__
+            raise ClientError(f"the connection to {self.url} failed: {reason}", "look at the server's log") from None
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError):
+            raise ClientError(f"what answers at {self.url} does not speak OpenAI's API", "check the URL") from None
+
+    def _check(self, answer: httpx.Response) -> None:
+        if answer.is_success:
+            return
+        try:
+            message = _message(answer.json()["error"])
+        except (ValueError, KeyError, TypeError):
+            message = f"{answer.status_code} {answer.reason_phrase}"
+        hint = "give the key with --api-key" if answer.status_code == 401 else ""
+        raise ClientError(f"the server refused: {message}", hint)
+
+
+def _pieces(event: dict[str, Any]) -> Iterator[Piece]:
+    if event.get("error"):
+        raise ClientError(f"the server failed: {_message(event['error'])}")
+    for choice in event["choices"]:
+        delta = choice.get("delta") or {}
+        thought = next((delta[name] for name in THOUGHTS if delta.get(name)), None)
+        if thought:
+            yield Piece(thought, thought=True)
+        if delta.get("content"):
+            yield Piece(delta["content"])
+
+
+def _message(error: Any) -> str:
+    return str(error["message"]) if isinstance(error, dict) else str(error)

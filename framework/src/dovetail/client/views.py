@@ -1,0 +1,112 @@
+"""How an answer is shown while it streams: plain, with dimmed thoughts, or as live Markdown."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Protocol
+
+from dovetail.client.http import Piece
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+DIM, PLAIN = "\x1b[2m", "\x1b[0m"
+
+
+class View(Protocol):
+    """Shows one answer after another."""
+
+    def show(self, pieces: Iterable[Piece]) -> None:
+        """Show the pieces as they come; leave what was shown if they end early."""
+        ...
+
+
+class PlainView:
+    """Text as it comes.
+
+    Args:
+        terminal: thoughts are shown dimmed; elsewhere they are left out, since nothing would tell them apart.
+    """
+
+    def __init__(self, terminal: bool) -> None:
+        self.terminal = terminal
+
+    def show(self, pieces: Iterable[Piece]) -> None:
+        thinking = False
+        answered = False
+        try:
+            for piece in pieces:
+                if piece.thought and not self.terminal:
+                    continue
+                if piece.thought != thinking:
+                    self._write(DIM if piece.thought else PLAIN + "\n\n")
+                    thinking = piece.thought
+                text = piece.text if answered or piece.thought else piece.text.lstrip()
+                answered = answered or bool(text and not piece.thought)
+                self._write(text)
+        finally:
+            self._write(f"{PLAIN}\n" if thinking else "\n")
+
+    def _write(self, text: str) -> None:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+
+
+class MarkdownView:
+    """Live Markdown, drawn by rich: finished blocks stay as they are, the last one is drawn anew as it grows."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+
+    def show(self, pieces: Iterable[Piece]) -> None:
+        from rich.live import Live
+
+        text, thinking = "", False
+        with Live(console=self.console, refresh_per_second=10) as live:
+            for piece in pieces:
+                if piece.thought != thinking:
+                    self._keep(live.console, text, thinking)
+                    text, thinking = "", piece.thought
+                text += piece.text
+                done = finished_blocks(text)
+                self._keep(live.console, text[:done], thinking)
+                text = text[done:]
+                live.update(_render(text, thinking))
+
+    @staticmethod
+    def _keep(console: Console, text: str, thinking: bool) -> None:
+        if text.strip():
+            console.print(_render(text, thinking))
+            console.print()
+
+
+def _render(text: str, thinking: bool) -> RenderableType:
+    from rich.markdown import Markdown
+    from rich.text import Text
+
+    return Text(text.strip(), style="dim") if thinking else Markdown(text)
+
+
+def finished_blocks(text: str) -> int:
+    """Where the last finished Markdown block of ``text`` ends: at a blank line outside of a code fence."""
+    end, place, fence = 0, 0, ""
+    for line in text.splitlines(keepends=True):
+        place += len(line)
+        start = line.strip()[:3]
+        if start in ("```", "~~~") and fence in ("", start):
+            fence = "" if fence else start
+        elif not line.strip() and not fence and line.endswith("\n"):
+            end = place
+    return end
+
+
+def make_view() -> View:
+    """The best view for where the output goes."""
+    if not sys.stdout.isatty():
+        return PlainView(terminal=False)
+    try:
+        from rich.console import Console
+    except ImportError:
+        return PlainView(terminal=True)
+    return MarkdownView(Console())

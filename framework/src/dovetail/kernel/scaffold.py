@@ -1,0 +1,156 @@
+"""``dovetail plugins new``: a package with a small working plugin, and tests that pass from the start. Standard library only.
+
+The templates lie in ``templates``: what all kinds share in ``common``, the rest by kind. They are valid Python, with words in capitals
+where the plugin's own names go.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from pathlib import Path
+
+from dovetail.api.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Template:
+    """What is peculiar to one kind of plugin.
+
+    Attributes:
+        summary: one line on what the generated plugin does.
+        guide: where to begin changing it.
+        use: a command that uses the plugin.
+    """
+
+    summary: str
+    guide: str
+    use: str
+
+
+TEMPLATES: dict[str, Template] = {
+    "model": Template(
+        "The architecture PLUGIN_CLASSForCausalLM",
+        "A decoder to start from: put the keys of your `config.json` into `config.py`, your layers and their checkpoint names into "
+        "`model.py`, and a comparison with the original implementation into the tests.",
+        '.venv/bin/dovetail serve path/to/a/model --hf-overrides \'{"architectures": ["PLUGIN_CLASSForCausalLM"]}\'',
+    ),
+    "loader": Template(
+        "A reader of weight files, PLUGIN_NAME",
+        "It reads `.npz` archives to start from: say in `inspection.py` what stands in your files, and yield their tensors in "
+        "`loading.py`.",
+        ".venv/bin/dovetail serve path/to/a/model --load-format PLUGIN_NAME",
+    ),
+    "quant": Template(
+        "The weight format PLUGIN_NAME",
+        "It keeps 8 bits an element and a scale a row to start from: read your own tensors in `format.py`. The reference dequantization "
+        "there makes it work on every device; a `QuantKernelCard` beside the format's makes it fast.",
+        ".venv/bin/dovetail serve path/to/a/model --quantization PLUGIN_NAME",
+    ),
+    "attention": Template(
+        "The attention backend PLUGIN_NAME",
+        "It attends with torch's own kernel, request by request, to start from: put your cache layout and your kernels into "
+        "`attention.py`.",
+        ".venv/bin/dovetail serve path/to/a/model --attention-backend PLUGIN_NAME",
+    ),
+    "platform": Template(
+        "The device platform PLUGIN_NAME",
+        "It is torch's host device under another name to start from: put your device and its operations into `platform.py`, and what tells "
+        "whether it is there into `probing.py`.",
+        ".venv/bin/dovetail serve path/to/a/model --device PLUGIN_NAME",
+    ),
+}
+"""Kind → what ``dovetail plugins new KIND NAME`` makes."""
+
+NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
+MAX_NAME = 32
+
+
+def scaffold(kind: str, name: str, directory: Path) -> Path:
+    """Write the package ``dovetail-<kind>-<name>`` into a folder.
+
+    Returns:
+        The package's own folder, below ``directory``. It appears complete or not at all.
+
+    Raises:
+        UsageError: the kind is unknown, the name cannot be a package's, ``directory`` is not a folder, or the package is there already.
+    """
+    if kind not in TEMPLATES:
+        raise UsageError(f"wanted a kind of plugin, found {kind!r}", f"kinds: {', '.join(TEMPLATES)}")
+    check_name(name)
+    directory = Path(directory)
+    if not directory.is_dir():
+        raise UsageError(f"wanted a folder to write the package into, found none at {directory}", "make it first")
+    target = directory / f"dovetail-{kind}-{name}"
+    if target.exists():
+        raise UsageError(f"{target} exists already", "choose another name, or move it away")
+    words = substitutions(kind, name)
+    draft = directory / f".{target.name}.{os.getpid()}"
+    try:
+        for path, text in template_files(kind):
+            file = draft / substitute(path, words)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(substitute(text, words), encoding="utf-8")
+        draft.rename(target)
+    except OSError as error:
+        raise UsageError(f"cannot write {target} ({error.strerror or error})", "choose another folder") from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return target
+
+
+def check_name(name: str) -> None:
+    """Raise :class:`UsageError` unless a package, a module and a card can be named so."""
+    if NAME.fullmatch(name) and len(name) <= MAX_NAME:
+        return
+    likely = re.sub(r"[^a-z0-9]+", "-", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", name).lower()).strip("-")
+    likely = re.sub(r"^[0-9-]+", "", likely)[:MAX_NAME].rstrip("-")
+    raise UsageError(
+        f"wanted a name of lower-case letters, digits and single hyphens that begins with a letter and has at most {MAX_NAME} characters, "
+        f"found {name!r}",
+        f"for example {likely or 'my-plugin'}",
+    )
+
+
+def substitutions(kind: str, name: str) -> dict[str, str]:
+    """Word in the templates → what takes its place."""
+    template = TEMPLATES[kind]
+    major, minor = importlib.metadata.version("dovetail").split(".")[:2]
+    words = {
+        "PLUGIN_NAME": name,
+        "PLUGIN_CLASS": "".join(part.capitalize() for part in name.split("-")),
+        "PLUGIN_MODULE": f"dovetail_{kind}_{name.replace('-', '_')}",
+        "PLUGIN_DISTRIBUTION": f"dovetail-{kind}-{name}",
+        "PLUGIN_REQUIREMENT": f"dovetail~={major}.{minor}",
+    }
+    texts = {"PLUGIN_SUMMARY": template.summary, "PLUGIN_GUIDE": template.guide, "PLUGIN_TRY": template.use}
+    return words | {word: substitute(text, words) for word, text in texts.items()}
+
+
+def substitute(text: str, words: dict[str, str]) -> str:
+    return re.sub("|".join(words), lambda match: words[match[0]], text)
+
+
+def template_files(kind: str) -> Iterator[tuple[str, str]]:
+    """(relative path, text) of every file of a kind's template."""
+    root = files("dovetail.kernel") / "templates"
+    for folder in (root / "common", root / kind):
+        yield from _walk(folder, "")
+
+
+def _walk(folder: Traversable, prefix: str) -> Iterator[tuple[str, str]]:
+    for item in sorted(folder.iterdir(), key=lambda item: item.name):
+        if item.name == "__pycache__":
+            continue
+        if item.is_dir():
+            yield from _walk(item, f"{prefix}{item.name}/")
+        else:
+            # Stored without its dot, so that it does not act on the templates themselves.
+            name = re.sub(r"^dot_", ".", item.name)
+            yield prefix + name, item.read_text(encoding="utf-8")

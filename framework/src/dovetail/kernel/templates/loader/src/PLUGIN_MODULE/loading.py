@@ -1,0 +1,35 @@
+"""Lazy tensors: nothing is read before the engine asks for it, and nothing is kept afterwards."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Iterator
+from functools import partial
+
+import numpy as np
+import torch
+from dovetail.api import Checkpoint, CheckpointError, LazyTensor
+
+from PLUGIN_MODULE.inspection import Entry, entries
+
+
+def load(checkpoint: Checkpoint) -> Iterator[LazyTensor]:
+    """Every tensor of the checkpoint, in the order of the files."""
+    for file in checkpoint.files:
+        for entry in entries(file):
+            yield LazyTensor(entry.name, entry.shape, entry.type, partial(read, entry))
+
+
+def read(entry: Entry) -> torch.Tensor:
+    """One array.
+
+    Raises:
+        CheckpointError: its data are damaged.
+    """
+    try:
+        with np.load(entry.file) as archive:
+            return torch.from_numpy(archive[entry.name])
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        problem = f"{entry.name} in {entry.file} cannot be read ({error})"
+        raise CheckpointError(problem, "copy the file again") from None

@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from server_fakes import FakeEngine, serving, until
+
+from dovetail.server.app import build_app
+from dovetail.server.settings import ServerSettings
+
+
+@pytest.fixture
+def engine() -> FakeEngine:
+    return FakeEngine()
+
+
+Ask = Callable[..., httpx.Response]
+
+
+@pytest.fixture
+def ask(engine: FakeEngine) -> Ask:
+    """Send one request to the application, without a socket."""
+
+    def send(method: str, path: str, *, settings: ServerSettings | None = None, **kwargs: Any) -> httpx.Response:
+        app = build_app(engine, settings or ServerSettings())
+
+        async def run() -> httpx.Response:
+            transport = httpx.ASGITransport(app)
+            async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+                return await client.request(method, path, **kwargs)
+
+        return asyncio.run(run())
+
+    return send
+
+
+@pytest.fixture
+def chat(ask: Ask) -> Ask:
+    """Send a chat request with a question already in it."""
+
+    def send(**body: Any) -> httpx.Response:
+        body.setdefault("messages", [{"role": "user", "content": "What is the capital of France?"}])
+        return ask("POST", "/v1/chat/completions", json=body)
+
+    return send
+
+
+@pytest.fixture
+def complete(ask: Ask) -> Ask:
+    def send(**body: Any) -> httpx.Response:
+        body.setdefault("prompt", "The capital")
+        return ask("POST", "/v1/completions", json=body)
+
+    return send
+
+
+@pytest.fixture(name="until")
+def until_fixture() -> Callable[..., None]:
+    return until
+
+
+@pytest.fixture
+def live(engine: FakeEngine) -> Iterator[str]:
+    """The URL of a real server over ``engine``."""
+    with serving(engine, ServerSettings()) as url:
+        yield url

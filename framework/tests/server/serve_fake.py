@@ -1,0 +1,41 @@
+"""Runs the real server over the fake engine, in a process of its own: the arguments are the settings in JSON, and a mood."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from server_fakes import FakeEngine
+
+from dovetail.api.errors import DovetailError
+from dovetail.server.run import serve
+from dovetail.server.settings import ServerSettings
+
+
+class MoodyEngine(FakeEngine):
+    async def stop(self) -> None:
+        await super().stop()
+        print("stopped", flush=True)
+
+
+async def make() -> FakeEngine:
+    print("loading", flush=True)
+    if mood == "slow":
+        await asyncio.sleep(60)
+    if mood == "broken":
+        raise DovetailError("the model is broken", "take another")
+    engine = MoodyEngine(delay=0.02, words=("word ",) * 10_000, max_model_len=100_000)
+    if mood == "dies":
+        asyncio.get_running_loop().call_later(0.5, engine.die)
+    return engine
+
+
+mood = sys.argv[2]
+try:
+    sys.exit(serve(make, ServerSettings.model_validate_json(sys.argv[1])))
+except DovetailError as error:
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(error.exit_code)

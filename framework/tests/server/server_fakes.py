@@ -1,0 +1,135 @@
+"""An engine without a model, which answers with words it was given, one in each step; and a real server over it."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+import time
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import uvicorn
+
+from dovetail.api.errors import EngineDeadError, RequestError
+from dovetail.engine.outputs import Delta
+from dovetail.engine.params import SamplingParams
+from dovetail.server.app import build_app
+from dovetail.server.settings import ServerSettings
+
+WORDS = ("Paris", " is", " the", " capital", " of", " France", ".", " 🥖")
+
+
+@dataclass
+class FakePlan:
+    model: str = "fake/model"
+    tasks: tuple[str, ...] = ("generate",)
+
+
+class FakeTokenizer:
+    """One token for each byte, and one that begins a text."""
+
+    vocab_size = 257
+    chat_template: Any = "{{ messages }}"
+
+    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
+        return [256] * add_special_tokens + list(text.encode())
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return bytes(i for i in ids if i < 256).decode(errors="replace")
+
+    def find_chat_template(self, chat_template: str | None = None) -> str:
+        if chat_template is None and self.chat_template is None:
+            raise RequestError("the model has no chat template", param="messages")
+        return str(chat_template or self.chat_template)
+
+    def apply_chat_template(self, messages: list[dict[str, Any]], **kwargs: Any) -> str:
+        self.last = {"messages": messages, **kwargs}
+        if any(message["role"] == "refused" for message in messages):
+            raise RequestError("the chat template refuses the role", param="messages")
+        return "".join(f"<{message['role']}>{message['content']}" for message in messages)
+
+
+@dataclass
+class FakeEngine:
+    """What it is asked, and what it answers, can be seen and set from outside."""
+
+    words: Sequence[str] = WORDS
+    delay: float = 0.0
+    fail_at: int = -1
+    """The step that raises ``failure``."""
+    failure: Exception | Delta = field(default_factory=lambda: RuntimeError("secret detail"))
+    max_model_len: int = 512
+    default_params: dict[str, Any] = field(default_factory=dict)
+    plan: FakePlan = field(default_factory=FakePlan)
+    tokenizer: FakeTokenizer = field(default_factory=FakeTokenizer)
+    dead_reason: str = ""
+    stopped: bool = False
+    running: set[str] = field(default_factory=set)
+    aborted: list[str] = field(default_factory=list)
+    asked: list[tuple[list[int], SamplingParams]] = field(default_factory=list)
+
+    @property
+    def alive(self) -> bool:
+        return not self.dead_reason
+
+    def die(self, reason: str = "the process was killed") -> None:
+        self.dead_reason = reason
+
+    async def generate(
+        self, request_id: str, prompt_token_ids: list[int], params: SamplingParams
+    ) -> AsyncGenerator[list[Delta], None]:
+        assert request_id not in self.running
+        self.asked.append((prompt_token_ids, params))
+        self.running.add(request_id)
+        finished = False
+        try:
+            limit = min(params.max_tokens or 10**9, self.max_model_len - len(prompt_token_ids))
+            for step in range(limit):
+                await asyncio.sleep(self.delay)
+                if not self.alive:
+                    raise EngineDeadError(self.dead_reason)
+                if step == self.fail_at:
+                    if isinstance(self.failure, Delta):
+                        yield [self.failure]
+                        return
+                    raise self.failure
+                last = step == limit - 1 or (step == len(self.words) - 1 and not params.ignore_eos)
+                reason = None if not last else "stop" if step == len(self.words) - 1 else "length"
+                word = self.words[step % len(self.words)]
+                yield [Delta(index, word, [step], reason) for index in range(params.n)]
+                if last:
+                    finished = True
+                    return
+        finally:
+            self.running.discard(request_id)
+            if not finished:
+                self.aborted.append(request_id)
+
+    async def stop(self) -> None:
+        self.stopped = True
+
+
+@contextmanager
+def serving(engine: FakeEngine, settings: ServerSettings) -> Iterator[str]:
+    """A real server on a free port, in a thread."""
+    config = uvicorn.Config(build_app(engine, settings), lifespan="off", ws="none", log_level="critical")
+    server = uvicorn.Server(config)
+    sock = socket.create_server(("127.0.0.1", 0))
+    thread = threading.Thread(target=server.run, args=([sock],))
+    thread.start()
+    until(lambda: server.started)
+    try:
+        yield f"http://127.0.0.1:{sock.getsockname()[1]}"
+    finally:
+        server.should_exit = server.force_exit = True
+        thread.join()
+
+
+def until(condition: Callable[[], object], seconds: float = 5.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.005)

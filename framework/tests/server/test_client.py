@@ -1,0 +1,175 @@
+"""The chat in the terminal, piped and typed."""
+
+from __future__ import annotations
+
+import io
+import os
+import pty
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from server_fakes import WORDS, FakeEngine
+
+from dovetail.api.errors import UsageError
+from dovetail.client.chat import run_chat
+from dovetail.client.http import ChatClient, ClientError, Piece
+from dovetail.client.thinking import split_thoughts
+from dovetail.client.views import finished_blocks
+
+TEXT = "".join(WORDS)
+
+
+def pipe(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(text))
+
+
+def test_questions_from_a_pipe(
+    live: str, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pipe(monkeypatch, "one\n\ntwo\n/clear\nthree\n/system Be brief.\nfour\n/nothing\n/usr/bin is what?\n")
+    assert run_chat(live, system="Be kind.", temperature=0.0, max_tokens=None) == 0
+    captured = capsys.readouterr()
+    assert captured.out == f"{TEXT}\n" * 5
+    assert "no command /nothing" in captured.err
+    prompts = [engine.tokenizer.decode(prompt) for prompt, _ in engine.asked]
+    assert prompts == [
+        "<system>Be kind.<user>one",
+        f"<system>Be kind.<user>one<assistant>{TEXT}<user>two",
+        "<system>Be kind.<user>three",
+        "<system>Be brief.<user>four",
+        f"<system>Be brief.<user>four<assistant>{TEXT}<user>/usr/bin is what?",
+    ]
+    assert engine.asked[0][1].temperature == 0
+
+
+def test_thoughts_are_left_out_of_a_pipe_and_of_the_history(
+    live: str, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    engine.words = ("<thi", "nk>hm", "m</th", "ink>", "\n\nYes", ".")
+    pipe(monkeypatch, "one\ntwo\n")
+    run_chat(live)
+    assert capsys.readouterr().out == "Yes.\nYes.\n"
+    assert engine.tokenizer.decode(engine.asked[1][0]) == "<user>one<assistant>Yes.<user>two"
+
+
+def test_failures_are_one_line(live: str, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe(monkeypatch, "one\n")
+    with pytest.raises(ClientError, match="no server answers at http://127"):
+        run_chat("127.0.0.1:9")
+    with pytest.raises(ClientError, match="the model 'other' does not exist"):
+        run_chat(live, model="other")
+    with pytest.raises(UsageError, match="not the URL"):
+        run_chat("ftp://x")
+    pipe(monkeypatch, "one\n")
+    engine.fail_at = 3
+    with pytest.raises(ClientError, match="the server failed: internal error"):
+        run_chat(live)
+
+
+def test_models(live: str) -> None:
+    with ChatClient(f"{live}/v1/") as client:
+        assert client.models() == ["fake/model"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("plain", [("plain", False)]),
+        ("<think>a</think>b", [("a", True), ("b", False)]),
+        (" \n<think>a</think>b<think>c", [("a", True), ("b<think>c", False)]),
+        ("a <think> b", [("a <think> b", False)]),
+        ("<think>a < b</think>", [("a < b", True)]),
+        ("<think>open", [("open", True)]),
+        ("<thin", [("<thin", False)]),
+        ("a <th", [("a <th", False)]),
+        ("  a", [("  a", False)]),
+    ],
+)
+def test_thoughts_are_found_wherever_the_text_is_cut(text: str, expected: list[tuple[str, bool]]) -> None:
+    for size in range(1, len(text) + 1):
+        joined: list[list[object]] = []
+        for piece in split_thoughts(Piece(text[i : i + size]) for i in range(0, len(text), size)):
+            if joined and joined[-1][1] == piece.thought:
+                joined[-1][0] = f"{joined[-1][0]}{piece.text}"
+            else:
+                joined.append([piece.text, piece.thought])
+        assert [tuple(part) for part in joined] == expected, size
+
+
+@pytest.mark.parametrize(
+    ("text", "done"),
+    [
+        ("one", ""),
+        ("one\n", ""),
+        ("one\n\n", "one\n\n"),
+        ("one\n\ntwo", "one\n\n"),
+        ("```\na\n\nb\n", ""),
+        ("```\na\n\nb\n```\n\nc", "```\na\n\nb\n```\n\n"),
+        ("~~~\n```\n\n", ""),
+    ],
+)
+def test_finished_blocks(text: str, done: str) -> None:
+    assert text[: finished_blocks(text)] == done
+
+
+class Terminal:
+    """A process that believes that somebody sits before it."""
+
+    def __init__(self, url: str, rich: bool) -> None:
+        hide = "" if rich else "import sys; sys.modules['rich.console'] = None; "
+        code = f"{hide}from dovetail.client.chat import run_chat; raise SystemExit(run_chat({url!r}))"
+        self.pid, self.end = pty.fork()
+        if not self.pid:
+            os.environ["TERM"] = "xterm"
+            os.execv(sys.executable, [sys.executable, "-c", code])
+        self.seen = ""
+
+    def until(self, text: str, seconds: float = 10.0) -> None:
+        os.set_blocking(self.end, False)
+        deadline = time.monotonic() + seconds
+        while text not in self.seen:
+            assert time.monotonic() < deadline, self.seen
+            try:
+                self.seen += os.read(self.end, 4096).decode(errors="replace")
+            except BlockingIOError:
+                time.sleep(0.01)
+        self.seen = self.seen.split(text, 1)[1]
+
+    def type(self, text: str) -> None:
+        os.write(self.end, text.encode())
+
+    def wait(self) -> int:
+        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+
+
+@pytest.mark.skipif(not Path("/dev/ptmx").exists(), reason="needs pseudo-terminals")
+@pytest.mark.parametrize("rich", [False, True])
+def test_terminal(live: str, engine: FakeEngine, until, rich: bool) -> None:
+    if rich:
+        pytest.importorskip("rich")
+    terminal = Terminal(live, rich)
+    terminal.until("> ")
+    terminal.type("one\r")
+    terminal.until("Paris is the capital of France.")
+    terminal.until("> ")
+    engine.delay, engine.words = 0.02, ("<think>so", "</think>\n\n", *("word ",) * 400)
+    terminal.type('"""two\r')
+    terminal.until("… ")
+    terminal.type('three"""\r')
+    terminal.until("\x1b[2m")
+    terminal.until("word")
+    terminal.type("\x03")
+    until(lambda: engine.aborted)
+    terminal.until("> ")
+    assert engine.tokenizer.decode(engine.asked[1][0]).endswith("<user>two\nthree")
+    terminal.type("\x03")
+    terminal.until("a new conversation")
+    engine.words = WORDS
+    terminal.type("four\r")
+    terminal.until("France")
+    assert engine.tokenizer.decode(engine.asked[2][0]) == "<user>four"
+    terminal.until("> ")
+    terminal.type("\x04")
+    assert terminal.wait() == 0

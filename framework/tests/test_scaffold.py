@@ -1,0 +1,208 @@
+"""``dovetail plugins new``: what it writes works, is tidy, and is found as a plugin."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from dovetail.api import UsageError
+from dovetail.kernel.scaffold import MAX_NAME, TEMPLATES, scaffold
+
+REPOSITORY = Path(__file__).parents[2]
+LONG = ("abcdefgh-" * 4)[:MAX_NAME].rstrip("-")
+
+
+def run(package: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    """Run a module of this interpreter inside the package, with its sources and an installation record on the path."""
+    path = os.pathsep.join(map(str, (package / "src", installed(package))))
+    environment = os.environ | {"PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
+    return subprocess.run(
+        [sys.executable, *command], cwd=package, env=environment, capture_output=True, text=True, timeout=300
+    )
+
+
+def installed(package: Path) -> Path:
+    """A folder with the least that makes the package's entry point discoverable."""
+    site = package.parent / f"{package.name}-site"
+    project = tomllib.loads((package / "pyproject.toml").read_text())["project"]
+    info = site / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
+    info.mkdir(parents=True, exist_ok=True)
+    needs = "\n".join(f"Requires-Dist: {need}" for need in project["dependencies"])
+    head = f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n"
+    (info / "METADATA").write_text(f"{head}Summary: {project['description']}\n{needs}\n")
+    entries = project["entry-points"]["dovetail.plugins"]
+    (info / "entry_points.txt").write_text("[dovetail.plugins]\n" + "\n".join(f"{k} = {v}" for k, v in entries.items()))
+    return site
+
+
+@pytest.mark.parametrize("kind", TEMPLATES)
+def test_the_tests_of_a_new_plugin_pass(tmp_path: Path, kind: str) -> None:
+    package = scaffold(kind, "my-thing", tmp_path)
+    done = run(package, "-m", "pytest", "-q", "-p", "no:cacheprovider")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"\d+ passed", done.stdout)
+    assert "skipped" not in done.stdout
+
+
+LIST = """
+import json, sys
+from dovetail.kernel.discovery import discover
+found = {p.distribution: (p.status, p.reason, [f"{c.kind} {c.name}" for c in p.cards]) for p in discover()}
+print(json.dumps(found | {"torch": "torch" in sys.modules}))
+"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "card"),
+    [
+        ("model", "model my-thing"),
+        ("loader", "loader my-thing"),
+        ("quant", "format my-thing"),
+        ("attention", "attention my-thing"),
+        ("platform", "platform my-thing"),
+    ],
+)
+def test_a_new_plugin_is_found(tmp_path: Path, kind: str, card: str) -> None:
+    found = json.loads(run(scaffold(kind, "my-thing", tmp_path), "-c", LIST).stdout)
+    assert found[f"dovetail-{kind}-my-thing"] == ["ok", "", [card]]
+    assert not found["torch"]
+
+
+@pytest.mark.parametrize("name", ["x", "my-thing", LONG])
+def test_what_is_written_is_tidy(tmp_path: Path, name: str) -> None:
+    pytest.importorskip("ruff")
+    for kind in TEMPLATES:
+        package = scaffold(kind, name, tmp_path)
+        for command in (("check", "--no-cache", "."), ("format", "--no-cache", "--check", ".")):
+            done = run(package, "-m", "ruff", *command)
+            assert done.returncode == 0, f"{kind} {name}: {done.stdout}{done.stderr}"
+        for file in package.rglob("*"):
+            if file.is_file():
+                assert "PLUGIN_" not in file.read_text() + file.name, f"{file} has a word left over"
+
+
+@pytest.mark.sweep
+def test_what_is_written_is_typed(tmp_path: Path) -> None:
+    pytest.importorskip("mypy")
+    sources = [str(scaffold(kind, "my-thing", tmp_path) / "src") for kind in TEMPLATES]
+    framework = str(REPOSITORY / "framework" / "src")
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "mypy",
+            "--strict",
+            "--follow-imports=silent",
+            f"--cache-dir={tmp_path / 'cache'}",
+            *sources,
+        ],
+        env=os.environ | {"MYPYPATH": os.pathsep.join([framework, *sources])},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_its_wheel_holds_the_module_and_the_entry_point(tmp_path: Path) -> None:
+    pytest.importorskip("hatchling")
+    package = scaffold("quant", "my-thing", tmp_path)
+    done = run(package, "-m", "hatchling", "build", "-t", "wheel")
+    assert done.returncode == 0, done.stderr
+    (wheel,) = (package / "dist").glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+        entry = archive.read(next(n for n in names if n.endswith("entry_points.txt"))).decode()
+    assert "my-thing = dovetail_quant_my_thing" in entry
+    assert {"dovetail_quant_my_thing/format.py", "dovetail_quant_my_thing/py.typed"} <= set(names)
+    assert not [n for n in names if n.startswith("tests")]
+
+
+def test_the_framework_s_wheel_brings_the_templates(tmp_path: Path) -> None:
+    pytest.importorskip("hatchling")
+    done = subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)],
+        cwd=REPOSITORY / "framework",
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    (wheel,) = tmp_path.glob("*.whl")
+    root = REPOSITORY / "framework" / "src"
+    templates = root / "dovetail" / "kernel" / "templates"
+    wanted = {str(f.relative_to(root)) for f in templates.rglob("*") if f.is_file() and "__pycache__" not in f.parts}
+    assert wanted
+    with zipfile.ZipFile(wheel) as archive:
+        assert wanted <= set(archive.namelist())
+
+
+def test_the_requirement_is_this_version_s(tmp_path: Path) -> None:
+    package = scaffold("model", "my-thing", tmp_path)
+    own = tomllib.loads((REPOSITORY / "framework" / "pyproject.toml").read_text())["project"]["version"]
+    needs = tomllib.loads((package / "pyproject.toml").read_text())["project"]["dependencies"]
+    assert f"dovetail~={'.'.join(own.split('.')[:2])}" in needs
+
+
+@pytest.mark.parametrize(
+    ("name", "likely"),
+    [
+        ("MyThing", "my-thing"),
+        ("my_thing", "my-thing"),
+        ("8bit", "bit"),
+        ("-x-", "x"),
+        ("a--b", "a-b"),
+        ("../up", "up"),
+        ("ü", "my-plugin"),
+        ("", "my-plugin"),
+        ("x" * 33, "x" * 32),
+    ],
+)
+def test_a_name_that_cannot_be_a_package_s_is_refused_with_one_that_can(tmp_path: Path, name: str, likely: str) -> None:
+    with pytest.raises(UsageError, match=rf"wanted a name of lower-case letters.*for example {likely}$"):
+        scaffold("model", name, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_unknown_kind_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="found 'modle'; kinds: model, loader, quant, attention, platform"):
+        scaffold("modle", "x", tmp_path)
+
+
+def test_what_exists_is_left_alone(tmp_path: Path) -> None:
+    package = scaffold("loader", "x", tmp_path)
+    (package / "README.md").write_text("mine")
+    with pytest.raises(UsageError, match="exists already"):
+        scaffold("loader", "x", tmp_path)
+    assert (package / "README.md").read_text() == "mine"
+    with pytest.raises(UsageError, match="wanted a folder"):
+        scaffold("loader", "y", tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("failure", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_a_failure_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: BaseException
+) -> None:
+    written: list[Path] = []
+    write = Path.write_text
+
+    def fail(self: Path, *args: object, **options: object) -> int:
+        written.append(self)
+        if len(written) == 3:
+            raise failure
+        return write(self, *args, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Path, "write_text", fail)
+    expected = UsageError if isinstance(failure, OSError) else KeyboardInterrupt
+    with pytest.raises(expected):
+        scaffold("model", "x", tmp_path)
+    assert len(written) == 3
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,46 @@
+"""Configurations of the models in ``kit_models``; torch-free, as configurations must be."""
+
+from pydantic import model_validator
+
+from dovetail.api import AttentionNeed, ModelConfig
+
+TINY = {
+    "vocab_size": 31,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "heads": 4,
+    "kv_heads": 2,
+    "inner": 48,
+    "max_position_embeddings": 64,
+}
+
+
+class SmallConfig(ModelConfig):
+    heads: int
+    kv_heads: int
+    inner: int
+    window: int | None = None
+
+    @property
+    def head_dim(self) -> int:
+        return self.hidden_size // self.heads
+
+    def attention_needs(self) -> tuple[AttentionNeed, ...]:
+        return (AttentionNeed(kind="sliding" if self.window else "full", head_dim=self.head_dim),)
+
+
+class ForgottenWindow(SmallConfig):
+    """Announces full attention whatever its layers ask for."""
+
+    def attention_needs(self) -> tuple[AttentionNeed, ...]:
+        return (AttentionNeed(kind="full", head_dim=self.head_dim),)
+
+
+class Choosy(SmallConfig):
+    """Refuses an architecture that its card claims."""
+
+    @model_validator(mode="after")
+    def _refuse(self) -> "Choosy":
+        if self.architectures != ("SmallForCausalLM",):
+            raise ValueError("only SmallForCausalLM")
+        return self

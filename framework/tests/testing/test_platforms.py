@@ -1,0 +1,50 @@
+"""check_platform: what passes, and what each wrong platform is told."""
+
+from typing import Any
+from unittest import SkipTest
+
+import pytest
+
+from dovetail.api import PlatformCard
+from dovetail.nn.ops import REFERENCES
+from dovetail.testing import check_platform
+from dovetail.testing.platforms import SAMPLES
+
+
+def card(target: str = "Right", **claims: Any) -> PlatformCard:
+    return PlatformCard(name="under-test", **{"device": "cpu", "target": f"kit_platform:{target}", **claims})
+
+
+def test_every_operation_has_samples() -> None:
+    assert set(SAMPLES) == set(REFERENCES)
+
+
+def test_a_right_platform_passes() -> None:
+    check_platform(card())
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        (card("OnePercent"), "claims the operation silu_mul in float32: differs from the reference by 0.01"),
+        (card("InPlace"), "an argument is changed"),
+        (card("Inventive"), "no such operations: no_such_operation"),
+        (card("Elsewhere"), "claims the device cpu, but is meta"),
+        (card("Boundless"), "kv_cache_bytes() is out of memory's bounds"),
+        (card("Shrinking"), "kv_cache_bytes() does not grow"),
+        (card("Overfull"), "memory() says 2 of 1 bytes free"),
+        (card(default_dtype="bfloat16", dtypes=("float32",)), "its default dtype bfloat16 is not claimed"),
+        (card(dtypes=("float32", "int4")), "claims int4"),
+        (card("no_such_class"), "making its platform"),
+        (card(probe="kit_attention:broken"), "its probe failed"),
+    ],
+)
+def test_what_is_wrong_is_said(wrong: PlatformCard, told: str) -> None:
+    with pytest.raises(AssertionError, match="platform 'under-test'") as failure:
+        check_platform(wrong)
+    assert told in str(failure.value)
+
+
+def test_a_probe_s_objection_skips_with_its_reason() -> None:
+    with pytest.raises(SkipTest, match="this machine is the wrong one"):
+        check_platform(card(probe="kit_attention:no"))

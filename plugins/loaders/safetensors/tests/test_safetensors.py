@@ -1,0 +1,185 @@
+"""Checkpoints whole, sharded, incomplete and damaged."""
+
+from __future__ import annotations
+
+import json
+import struct
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+import torch
+from dovetail_loaders_safetensors import dovetail_register_loaders
+from dovetail_loaders_safetensors.header import DTYPES
+from dovetail_loaders_safetensors.inspection import inspect
+from dovetail_loaders_safetensors.loading import load
+from safetensors.torch import save_file
+
+from dovetail.api import CheckpointError
+from dovetail.testing import check_loader
+
+TENSORS = {
+    "a.weight": torch.arange(12, dtype=torch.float32).view(3, 4),
+    "b.weight": torch.ones(5, dtype=torch.bfloat16),
+    "scale": torch.tensor(2.0),
+    "none": torch.empty(0, 3, dtype=torch.float16),
+    "codes": torch.arange(6, dtype=torch.int32).view(2, 3),
+    "fp8": torch.ones(2, 2).to(torch.float8_e4m3fn),
+}
+
+
+def shards(folder: Path, count: int = 3, index: bool = True) -> list[str]:
+    names = [f"model-{i + 1:05}-of-{count:05}.safetensors" for i in range(count)]
+    for i, name in enumerate(names):
+        save_file({f"t{i}": torch.full((2,), float(i))}, folder / name)
+    if index:
+        table = {"metadata": {}, "weight_map": {f"t{i}": name for i, name in enumerate(names)}}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(table))
+    return names
+
+
+def found(folder: Path) -> list[str]:
+    files = tuple(map(str, sorted(folder.glob("*.safetensors"))))
+    return [Path(file).name for file in inspect(str(folder), files).files]
+
+
+def refusal(path: Path, files: Iterable[Path] = ()) -> str:
+    with pytest.raises(CheckpointError) as caught:
+        inspect(str(path), tuple(map(str, files)))
+    assert caught.value.hint
+    return str(caught.value)
+
+
+def test_card(tmp_path: Path) -> None:
+    save_file(TENSORS, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text("{}")
+    (card,) = dovetail_register_loaders()
+    check_loader(card, tmp_path, TENSORS)
+
+
+@pytest.mark.parametrize("stored", DTYPES.values(), ids=DTYPES)
+def test_every_dtype(tmp_path: Path, stored: tuple[str, int]) -> None:
+    dtype = getattr(torch, stored[0])
+    value = torch.arange(8, dtype=torch.uint8).repeat(2, 8).view(dtype)
+    save_file({"t": value}, tmp_path / "model.safetensors")
+    checkpoint = inspect(str(tmp_path), (str(tmp_path / "model.safetensors"),))
+    (lazy,) = load(checkpoint)
+    read = lazy.read()
+    assert checkpoint.tensor_types == {stored[0]: 1}
+    assert (lazy.type, lazy.shape, read.dtype) == (stored[0], tuple(value.shape), dtype)
+    assert torch.equal(read.view(torch.uint8), value.view(torch.uint8))
+
+
+def test_reading_is_lazy(tmp_path: Path) -> None:
+    save_file(TENSORS, tmp_path / "model.safetensors")
+    tensors = {t.name: t for t in load(inspect(str(tmp_path), (str(tmp_path / "model.safetensors"),)))}
+    assert tensors["a.weight"].read().data_ptr() == tensors["a.weight"].read().data_ptr()  # of the mapped file itself
+
+
+def test_index(tmp_path: Path) -> None:
+    names = shards(tmp_path)
+    save_file({"x": torch.ones(1)}, tmp_path / "consolidated.safetensors")
+    assert found(tmp_path) == names
+    checkpoint = inspect(str(tmp_path), tuple(str(tmp_path / name) for name in names))
+    assert {t.name: float(t.read()[0]) for t in load(checkpoint)} == {"t0": 0.0, "t1": 1.0, "t2": 2.0}
+
+
+def test_one_shard_stands_for_all(tmp_path: Path) -> None:
+    names = shards(tmp_path)
+    checkpoint = inspect(str(tmp_path / names[1]), (str(tmp_path / names[1]),))
+    assert [Path(file).name for file in checkpoint.files] == names
+
+
+def test_file_outside_the_index(tmp_path: Path) -> None:
+    shards(tmp_path)
+    other = tmp_path / "consolidated.safetensors"
+    save_file({"x": torch.ones(1)}, other)
+    assert inspect(str(other), (str(other),)).files == (str(other),)
+
+
+def test_without_index(tmp_path: Path) -> None:
+    assert shards(tmp_path, index=False) == found(tmp_path)
+
+
+def test_customary_name_goes_first(tmp_path: Path) -> None:
+    save_file(TENSORS, tmp_path / "model.safetensors")
+    save_file({"x": torch.ones(1)}, tmp_path / "adapter_model.safetensors")
+    assert found(tmp_path) == ["model.safetensors"]
+
+
+@pytest.mark.parametrize("index", [True, False])
+def test_missing_shards_are_all_named(tmp_path: Path, index: bool) -> None:
+    names = shards(tmp_path, 4, index)
+    for name in (names[0], names[2]):
+        (tmp_path / name).unlink()
+    said = refusal(tmp_path, tmp_path.glob("*.safetensors"))
+    assert f"missing: {names[0]}, {names[2]}" in said
+    assert "found 2" in said
+
+
+def test_tensor_in_two_files(tmp_path: Path) -> None:
+    for name in ("a.safetensors", "b.safetensors"):
+        save_file({"t": torch.ones(1)}, tmp_path / name)
+    said = refusal(tmp_path, tmp_path.glob("*.safetensors"))
+    assert "'t'" in said
+    assert "a.safetensors" in said
+    assert "b.safetensors" in said
+
+
+@pytest.mark.parametrize(
+    "text", ["[]", "{", '{"weight_map": {"a": "../evil.safetensors"}}', '{"weight_map": {"a": 3}}']
+)
+def test_malformed_index(tmp_path: Path, text: str) -> None:
+    save_file(TENSORS, tmp_path / "model.safetensors")
+    (tmp_path / "model.safetensors.index.json").write_text(text)
+    assert "index.json" in refusal(tmp_path, [tmp_path / "model.safetensors"])
+
+
+def test_every_truncation_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "model.safetensors"
+    save_file(TENSORS, file)
+    whole = file.read_bytes()
+    for length in range(len(whole)):
+        file.write_bytes(whole[:length])
+        said = refusal(file, [file])
+        assert "model.safetensors" in said
+        assert "wanted" in said
+
+
+def entry(**changes: object) -> dict[str, object]:
+    return {"t": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8], **changes}}
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (struct.pack("<Q", 1 << 40) + b"{}", "announces a header of"),
+        (struct.pack("<Q", 2) + b"{{", "not JSON"),
+        (struct.pack("<Q", 2) + b"[]", "JSON list"),
+        (entry(dtype="Q9"), "of dtype 'Q9'"),
+        (entry(shape=[3]), "wanted 12"),
+        (entry(shape=[-2]), "wanted -8"),
+        (entry(shape="xy"), "wanted dtype, shape and data_offsets"),
+        (entry(data_offsets=[0]), "wanted dtype, shape and data_offsets"),
+        (entry(data_offsets=[8, 16]), "wanted 16"),
+        ({"t": 3}, "wanted dtype, shape and data_offsets"),
+    ],
+)
+def test_malformed(tmp_path: Path, content: bytes | dict[str, object], said: str) -> None:
+    if isinstance(content, dict):
+        header = json.dumps(content).encode()
+        content = struct.pack("<Q", len(header)) + header + bytes(8)
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(content)
+    assert said in refusal(file, [file])
+
+
+def test_inspection_needs_no_torch(tmp_path: Path) -> None:
+    save_file(TENSORS, tmp_path / "model.safetensors")
+    code = (
+        "import sys; from dovetail_loaders_safetensors.inspection import inspect; inspect(sys.argv[1], (sys.argv[1],)); "
+        "sys.exit(', '.join({'torch', 'numpy', 'safetensors'} & set(sys.modules)) or None)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "model.safetensors")], check=True, timeout=60)

@@ -1,0 +1,153 @@
+"""GGUF's names, metadata and row order, translated and back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import dovetail_models_llama
+import pytest
+import torch
+from dovetail_models_llama.config import LlamaConfig
+from dovetail_models_llama.gguf import NAMING
+
+from dovetail.api import ConfigError
+from dovetail.testing import empty_model
+
+(CARD,) = dovetail_models_llama.dovetail_register_models()
+
+METADATA: dict[str, Any] = {
+    "llama.vocab_size": 61,
+    "llama.context_length": 128,
+    "llama.embedding_length": 48,
+    "llama.block_count": 2,
+    "llama.feed_forward_length": 80,
+    "llama.attention.head_count": 4,
+    "llama.attention.head_count_kv": 2,
+    "llama.attention.layer_norm_rms_epsilon": 1e-5,
+    "llama.rope.dimension_count": 12,
+    "llama.rope.freq_base": 100000.0,
+}
+
+NAMES = {
+    "token_embd.weight": "model.embed_tokens.weight",
+    "output.weight": "lm_head.weight",
+    "output_norm.weight": "model.norm.weight",
+    "rope_freqs.weight": "rope_freqs.weight",
+    "blk.0.attn_norm.weight": "model.layers.0.input_layernorm.weight",
+    "blk.0.ffn_norm.weight": "model.layers.0.post_attention_layernorm.weight",
+    "blk.0.attn_q.weight": "model.layers.0.self_attn.q_proj.weight",
+    "blk.0.attn_k.bias": "model.layers.0.self_attn.k_proj.bias",
+    "blk.1.attn_v.weight": "model.layers.1.self_attn.v_proj.weight",
+    "blk.11.attn_output.weight": "model.layers.11.self_attn.o_proj.weight",
+    "blk.0.ffn_gate.weight": "model.layers.0.mlp.gate_proj.weight",
+    "blk.0.ffn_up.weight": "model.layers.0.mlp.up_proj.weight",
+    "blk.0.ffn_down.weight": "model.layers.0.mlp.down_proj.weight",
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_rename(name: str) -> None:
+    assert NAMING.rename(name) == NAMES[name]
+
+
+@pytest.mark.parametrize("name", ["blk.0.attn_sinks.weight", "blk.0.ffn_gate_exps.weight", "mystery.weight"])
+def test_an_unknown_name_stays_so_that_the_reader_refuses_it_by_name(name: str) -> None:
+    assert NAMING.rename(name) == name
+
+
+def test_the_names_are_those_that_the_model_expects() -> None:
+    config = NAMING.config("llama", METADATA)
+    _, ctx = empty_model(CARD, config)
+    expected = {f"{name}.weight" for name in ctx.layers} | set(ctx.vectors)
+    top = {new for old, new in NAMES.items() if not old.startswith("blk.")}
+    layers = {
+        f"model.layers.{i}.{new.split('.', 3)[3].removesuffix('bias').removesuffix('weight')}weight"
+        for old, new in NAMES.items()
+        if old.startswith("blk.")
+        for i in range(2)
+    }
+    assert top | layers == expected
+
+
+def test_config() -> None:
+    config = LlamaConfig.model_validate(NAMING.config("llama", METADATA))
+    assert config.architectures == ("LlamaForCausalLM",)
+    assert (config.vocab_size, config.hidden_size, config.num_hidden_layers) == (61, 48, 2)
+    assert (config.num_attention_heads, config.num_key_value_heads, config.head_dim) == (4, 2, 12)
+    assert (config.rope_theta, config.rms_norm_eps) == (100000.0, 1e-5)
+    assert not config.tie_word_embeddings
+    assert not config.attention_bias
+    assert config.rope_scaling == {}
+
+
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        ({"tied_embeddings": True}, {"tie_word_embeddings": True}),
+        ({"attention_bias": True}, {"attention_bias": True}),
+        ({"llama.attention.head_count_kv": None}, {"num_key_value_heads": 4}),
+        ({"llama.attention.key_length": 20, "llama.rope.dimension_count": 20}, {"head_dim": 20}),
+        ({"llama.attention.sliding_window": 9}, {"window": 9}),
+        (
+            {"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": 4.0},
+            {"rope_scaling": {"rope_type": "linear", "factor": 4.0}},
+        ),
+    ],
+)
+def test_config_of_variants(changes: dict[str, Any], found: dict[str, Any]) -> None:
+    metadata = {key: value for key, value in {**METADATA, **changes}.items() if value is not None}
+    config = LlamaConfig.model_validate(NAMING.config("llama", metadata))
+    for key, value in found.items():
+        got = getattr(config, key)
+        if isinstance(got, dict):
+            got = {k: v for k, v in got.items() if v is not None}
+        assert got == value, key
+
+
+def test_config_of_granite() -> None:
+    metadata = {key.replace("llama.", "granite."): value for key, value in METADATA.items()}
+    scalars = {"embedding_scale": 12.0, "residual_scale": 0.22, "attention.scale": 0.0156, "logit_scale": 8.0}
+    metadata |= {f"granite.{key}": value for key, value in scalars.items()}
+    config = LlamaConfig.model_validate(NAMING.config("granite", metadata))
+    assert config.architectures == ("GraniteForCausalLM",)
+    assert (config.embedding_multiplier, config.residual_multiplier) == (12.0, 0.22)
+    assert (config.attention_multiplier, config.logits_scaling) == (0.0156, 8.0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"llama.block_count": None}, r"lacks the key llama\.block_count"),
+        ({"llama.expert_count": 8}, r"llama\.expert_count = 8, wanted a dense model"),
+        ({"llama.rope.dimension_count": 6}, r"rope\.dimension_count = 6, wanted the head size 12"),
+        (
+            {"llama.rope.scaling.type": "linear"},
+            r"lacks the key llama\.rope\.scaling\.factor",
+        ),
+    ],
+)
+def test_metadata_that_cannot_be_honoured_is_refused(changes: dict[str, Any], told: str) -> None:
+    metadata = {key: value for key, value in {**METADATA, **changes}.items() if value is not None}
+    with pytest.raises(ConfigError, match=told):
+        NAMING.config("llama", metadata)
+
+
+def as_stored(weight: torch.Tensor, heads: int) -> torch.Tensor:
+    """The order in which the container keeps q and k: each rotary pair side by side."""
+    rows, columns = weight.shape
+    return weight.view(heads, 2, rows // heads // 2, columns).swapaxes(1, 2).reshape(rows, columns)
+
+
+@pytest.mark.parametrize(("part", "heads"), [("q", 4), ("k", 2)])
+def test_row_order_undoes_the_container_s(part: str, heads: int) -> None:
+    config = NAMING.config("llama", METADATA)
+    weight = torch.randn(heads * 12, 5)
+    for component in ("weight", "bias"):
+        order = NAMING.row_order(f"model.layers.0.self_attn.{part}_proj.{component}", config)
+        assert order is not None
+        assert torch.equal(as_stored(weight, heads)[torch.from_numpy(order)], weight)
+
+
+@pytest.mark.parametrize("name", ["self_attn.v_proj", "self_attn.o_proj", "mlp.up_proj", "input_layernorm"])
+def test_other_rows_stay_where_they_are(name: str) -> None:
+    assert NAMING.row_order(f"model.layers.0.{name}.weight", NAMING.config("llama", METADATA)) is None
