@@ -5,9 +5,13 @@ from unittest import SkipTest
 
 import pytest
 import torch
+from kit_quant import RowFormat
 
 from dovetail.api import QuantFormatCard, QuantKernelCard
 from dovetail.builtin import dovetail_register_quantization
+from dovetail.nn import Context, Ops
+from dovetail.nn.dense import DenseFormat, DenseKernel, DequantizeKernel
+from dovetail.nn.loading import KernelChoice, WeightReader
 from dovetail.nn.weights import AffineWeight
 from dovetail.testing import (
     WeightSample,
@@ -98,6 +102,21 @@ def test_the_framework_s_kernels_pass(name: str) -> None:
     card = BUILTIN[name]
     assert isinstance(card, QuantKernelCard)
     check_kernel(card)
+
+
+@pytest.mark.parametrize("order", [("weight", "scales"), ("scales", "weight")])
+def test_a_weight_in_parts_is_read_whatever_their_order(order: tuple[str, str]) -> None:
+    """The scales' own type has a format too, which must not be taken for the weight's."""
+    sample = row_sample()
+    ctx = Context(device=torch.device("cpu"), dtype=torch.float32, ops=Ops(), attention=None, max_tokens=1)  # type: ignore[arg-type]
+    layer = ctx.linear("a", 24, 13)
+    choices = {
+        ("linear", "rows8"): KernelChoice(RowFormat, [("dequantize", DequantizeKernel)]),
+        ("linear", "float32"): KernelChoice(DenseFormat, [("dense", DenseKernel)]),
+    }
+    WeightReader(ctx, choices, {}).load([sample.tensors[component] for component in order])
+    x = torch.randn(3, 24)
+    torch.testing.assert_close(layer(x), x @ sample.dense.T)
 
 
 def test_a_right_kernel_passes() -> None:

@@ -27,6 +27,9 @@ class EngineArgs(PlanOptions):
     override_generation_config: dict[str, Any] = Field(
         default={}, description="JSON object of default sampling parameters, over those of --generation-config"
     )
+    chat_template: str | None = Field(
+        default=None, description="a file with a chat template, or the template itself, instead of the model's own"
+    )
     plugins: str | None = Field(
         default=None,
         description="which plugins take part: comma-separated [kind:]distribution terms with wildcards, a - before a "

@@ -67,7 +67,7 @@ class AsyncEngine:
         """
         launched = _Process(plan, args)
         try:
-            tokenizer = await asyncio.to_thread(load_tokenizer, plan)
+            tokenizer = await asyncio.to_thread(load_tokenizer, plan, args.chat_template)
             engine = cls(plan, args, tokenizer)
             await engine._attach(launched, progress)
         except BaseException:

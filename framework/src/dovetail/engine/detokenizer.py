@@ -24,8 +24,9 @@ PATIENCE = 12
 
 
 def byte_alphabet() -> dict[str, int]:
-    """The character that stands for each byte in byte-level BPE vocabularies, as GPT-2 introduced it: printable bytes stand for
-    themselves, the others for the characters from U+0100 on.
+    """The character that stands for each byte in byte-level BPE vocabularies.
+
+    Printable bytes stand for themselves, the others for the characters from U+0100 on.
     """
     printable = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAC + 1), *range(0xAE, 0xFF + 1)]
     others = [byte for byte in range(256) if byte not in printable]
@@ -106,7 +107,8 @@ class IncrementalDetokenizer:
         self._context: list[int] = []
         self._pending: list[int] = []
         # Only the prompt's end matters: how it ends in the middle of a character, or whether it is there at all.
-        tail = [i for i in prompt_ids[-4 * CONTEXT :] if i not in self._skipped][-CONTEXT:]
+        recent = [i for i in prompt_ids[-4 * CONTEXT :] if i not in self._skipped]
+        tail = [i for i in recent if tokenizer.id_to_token(i) is not None][-CONTEXT:]
         if tail:
             self._strip = 0
             if tokenizer.spelling:
@@ -118,7 +120,8 @@ class IncrementalDetokenizer:
         """The text that has become certain with these ids; often empty."""
         kept = [i for i in ids if i not in self._skipped]
         if self._tokenizer.spelling is None:
-            self._pending += kept
+            # Ids without a token are nothing, and must not push the ones before them out of the window.
+            self._pending += [i for i in kept if self._tokenizer.id_to_token(i) is not None]
             return self._decode_window(final=False)
         return self._stripped(self._utf8.decode(b"".join(map(self._tokenizer.token_bytes, kept))))
 

@@ -49,7 +49,7 @@ class LLM:
             faults = "; ".join(f"{'.'.join(map(str, e['loc'][:1]))}: {e['msg']}" for e in error.errors())
             raise UsageError(f"LLM was given options that do not hold: {faults}", "see dovetail serve --help") from None
         self.plan = make_plan(self.args)
-        self._tokenizer = load_tokenizer(self.plan)
+        self._tokenizer = load_tokenizer(self.plan, self.args.chat_template)
         self._defaults = sampling_defaults(self.plan, self.args)
         with tqdm(desc="Loading weights", unit="layer", disable=not use_tqdm, leave=False) as bar:
 

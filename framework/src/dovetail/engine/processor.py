@@ -56,6 +56,7 @@ class _Completion:
     params: SamplingParams
     detokenizer: IncrementalDetokenizer
     stops: StopStrings
+    tokens: int = 0
 
 
 class OutputProcessor:
@@ -113,7 +114,8 @@ class OutputProcessor:
         text = completion.detokenizer.add(shown)
         if output.finish_reason is not None:
             text += completion.detokenizer.flush()
-        if completion.stops.stops:
+        completion.tokens += len(output.token_ids)
+        if completion.stops.stops and completion.tokens > completion.params.min_tokens:
             text, stop = completion.stops.add(text)
             if stop is not None:
                 delta.finish_reason, delta.stop_reason = "stop", stop

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
+from dovetail.api.errors import UsageError
 from dovetail.engine.args import EngineArgs
 from dovetail.engine.tokenizer import Tokenizer
 from dovetail.kernel.discovery import import_dotted
@@ -28,7 +30,28 @@ def make_plan(args: EngineArgs) -> Plan:
     return plan
 
 
-def load_tokenizer(plan: Plan) -> Tokenizer:
-    """The plan's tokenizer."""
+def load_tokenizer(plan: Plan, chat_template: str | None = None) -> Tokenizer:
+    """The plan's tokenizer.
+
+    Args:
+        chat_template: a file with a template, or the template itself, to take instead of the model's own.
+
+    Raises:
+        UsageError: ``chat_template`` names a file that is not there.
+    """
     tokenizer: Tokenizer = import_dotted(plan.checkpoint.tokenizer)(plan.checkpoint.tokenizer_path)
+    if chat_template is not None:
+        tokenizer.chat_template = read_template(chat_template)
     return tokenizer
+
+
+def read_template(text: str) -> str:
+    """Jinja source from a file's name or from the source itself, which always has a brace in it."""
+    if "{" in text:
+        return text
+    try:
+        return Path(text).read_text(encoding="utf-8")
+    except OSError as error:
+        raise UsageError(
+            f"wanted a chat template at {text}, found none ({error.strerror})", "correct --chat-template"
+        ) from None

@@ -78,7 +78,11 @@ class Plugin:
     @cached_property
     def summary(self) -> str:
         """The distribution's own one-line description."""
-        return (self.entry.dist.metadata["Summary"] or "") if self.entry.dist else ""
+        try:
+            found = self.entry.dist.metadata.get_all("Summary") if self.entry.dist else None
+        except Exception:  # its metadata cannot be read, for which it is quarantined
+            found = None
+        return (found or [""])[0]
 
     def quarantine(self, reason: str, detail: str = "") -> None:
         self.status, self.reason, self.detail, self.cards = "quarantined", reason, detail, []
@@ -101,7 +105,7 @@ class PluginFilter:
                     f"cannot read the plugin filter term {term!r}",
                     f"write [kind:]distribution, with - before it to deny; kinds: {', '.join(KINDS)}",
                 )
-            rule = (kind or "*", canonicalize_name(distribution) if "*" not in distribution else distribution)
+            rule = (kind or "*", str(canonicalize_name(distribution)))
             (self.deny if term[0] in "-!" else self.allow).append(rule)
 
     def permits(self, distribution: str, kind: str | None = None) -> bool:
@@ -125,14 +129,30 @@ def framework_version() -> str:
     return importlib.metadata.version(FRAMEWORK)
 
 
-def entry_points() -> Iterator[importlib.metadata.EntryPoint]:
-    """Every entry point of the plugin group, each (distribution, name) once; the first on ``sys.path`` wins, as it would for imports."""
-    seen: set[tuple[str, str]] = set()
-    for entry in importlib.metadata.entry_points(group=GROUP):
-        key = (canonicalize_name(entry.dist.name) if entry.dist else "", entry.name)
-        if key not in seen:
-            seen.add(key)
-            yield entry
+def installed() -> Iterator[Plugin]:
+    """Every entry point of the plugin group, nothing imported yet; those of the first distribution of a name on ``sys.path``, as
+    for imports.
+
+    One distribution whose metadata cannot be read would make ``importlib.metadata.entry_points`` fail for all of them.
+    """
+    seen: set[str] = set()
+    for distribution in importlib.metadata.distributions():
+        name, version = "?", "?"
+        try:
+            if GROUP not in (distribution.read_text("entry_points.txt") or ""):
+                continue
+            name, version = distribution.name, distribution.version
+            if canonicalize_name(name) in seen:
+                continue
+            seen.add(canonicalize_name(name))
+            entries = list({entry.name: entry for entry in distribution.entry_points.select(group=GROUP)}.values())
+        except Exception as error:
+            unread = importlib.metadata.EntryPoint("?", "?", GROUP)
+            plugin = Plugin(f"{name or '?'}:?", unread, name or "?", version or "?")
+            plugin.quarantine(f"its metadata cannot be read ({one_line(error)})", traceback.format_exc())
+            yield plugin
+            continue
+        yield from (Plugin(f"{name}:{entry.name}", entry, name, version) for entry in entries)
 
 
 def incompatibility(entry: importlib.metadata.EntryPoint, version: str) -> str | None:
@@ -157,18 +177,13 @@ def discover(filter: PluginFilter | None = None) -> list[Plugin]:
     version = framework_version()
     manager = _manager()
     plugins = []
-    for entry in entry_points():
-        distribution = entry.dist.name if entry.dist else "?"
-        plugin = Plugin(
-            name=f"{distribution}:{entry.name}",
-            entry=entry,
-            distribution=distribution,
-            version=entry.dist.version if entry.dist else "?",
-        )
+    for plugin in installed():
         plugins.append(plugin)
-        if not filter.permits(distribution):
+        if not filter.permits(plugin.distribution):
             plugin.status, plugin.reason = "denied", "excluded by the plugin filter"
-        elif reason := incompatibility(entry, version):
+        elif plugin.status == "quarantined":
+            continue
+        elif reason := incompatibility(plugin.entry, version):
             plugin.quarantine(reason)
         else:
             started = time.perf_counter()
@@ -182,24 +197,31 @@ def _register(manager: pluggy.PluginManager, plugin: Plugin, filter: PluginFilte
     with contextlib.redirect_stdout(io.StringIO()):
         try:
             module = plugin.entry.load()
+            if manager.is_registered(module):
+                raise PluginError(f"its module {plugin.entry.value} is registered by {manager.get_name(module)} already")
             manager.register(module, plugin.name)
             plugin.cards = [
                 card for card in _collect(manager, module) if filter.permits(plugin.distribution, card.kind)
             ]
-        except (Exception, SystemExit) as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # SystemExit, or what a compiled module panics with
             with contextlib.suppress(Exception):
                 manager.unregister(name=plugin.name)
-            plugin.quarantine(_one_line(error), "".join(traceback.format_exception(error)))
+            plugin.quarantine(one_line(error), "".join(traceback.format_exception(error)))
 
 
-def _one_line(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
+    """What went wrong, for a list of such."""
     if isinstance(error, PluginError):
         return str(error)
     if isinstance(error, ValidationError):  # a card with a typo: say which field, not pydantic's whole report
         faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         return f"{error.title} is malformed: {faults}"
-    first = (str(error).strip().splitlines() or [""])[0]
-    return f"{type(error).__name__}: {first}".rstrip(": ")
+    lines = str(error).strip().splitlines() or [""]
+    if isinstance(error, pluggy.PluginValidationError):  # which says in its last line what is wrong
+        return f"{lines[0]}: {lines[-1]}"
+    return f"{type(error).__name__}: {lines[0]}".rstrip(": ")
 
 
 def cards_of(module: Any) -> list[Card]:
@@ -256,6 +278,8 @@ def import_dotted(dotted: str) -> Any:
         found: Any = importlib.import_module(module_name)
         for part in attribute.split("."):
             found = getattr(found, part)
-    except Exception as error:
-        raise PluginError(f"cannot import {dotted}: {_one_line(error)}", "reinstall or update the plugin") from error
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        raise PluginError(f"cannot import {dotted}: {one_line(error)}", "reinstall or update the plugin") from error
     return found

@@ -63,7 +63,7 @@ class Plan(Frozen):
     """The resolved parts of one model on one machine."""
 
     model: str
-    """The model reference as the user gave it."""
+    """The model reference as the user gave it, or the name of the file that stands in for one."""
     checkpoint: Checkpoint
     config: dict[str, Any]
     """The model's configuration after translation and overrides."""

@@ -46,6 +46,8 @@ class Conflict:
 
     @property
     def hint(self) -> str:
+        if len({offer.distribution for offer in self.offers}) == 1:
+            return f"update or uninstall {self.offers[0].distribution}"
         return f"uninstall one, or choose with --prefer {self.kind}:{self.name}={self.offers[0].distribution}"
 
 
@@ -61,7 +63,7 @@ class Registry:
         self.plugins = list(plugins)
         self.conflicts: list[Conflict] = []
         by_name: dict[tuple[str, str], list[Offer[Card]]] = defaultdict(list)
-        for plugin in self.plugins:
+        for plugin in sorted(self.plugins, key=lambda p: p.name):
             for card in plugin.cards:
                 by_name[card.kind, card.name].append(Offer(card, plugin.distribution, plugin.version))
         choices = _parse_preferences(prefer)
@@ -72,7 +74,7 @@ class Registry:
                 chosen = [o for o in offers if canonicalize_name(o.distribution) == wanted]
                 if not chosen:
                     raise UsageError(
-                        f"--prefer {kind}:{name}={wanted}: that distribution does not offer it",
+                        f"--prefer {kind}:{name}={wanted}: that distribution does not offer it{self._broken(wanted)}",
                         f"offered by {', '.join(o.distribution for o in offers)}",
                     )
                 offers = chosen
@@ -81,8 +83,16 @@ class Registry:
             else:
                 self.conflicts.append(Conflict(kind, name, tuple(offers)))
         if choices:
-            kind, name = next(iter(choices))
-            raise UsageError(f"--prefer {kind}:{name}: no installed plugin offers it", "see dovetail plugins list")
+            (kind, name), wanted = next(iter(choices.items()))
+            raise UsageError(
+                f"--prefer {kind}:{name}={wanted}: no installed plugin offers it{self._broken(wanted)}",
+                "see dovetail plugins list",
+            )
+
+    def _broken(self, distribution: str) -> str:
+        """Why a distribution offers nothing, as an aside."""
+        reasons = [p.reason for p in self.quarantined if canonicalize_name(p.distribution) == distribution]
+        return f" (it is broken: {reasons[0]})" if reasons else ""
 
     @classmethod
     def load(cls, *, plugins: str | None = None, prefer: Sequence[str] = ()) -> Registry:
@@ -105,9 +115,11 @@ class Registry:
         return [p for p in self.plugins if p.status == "quarantined"]
 
     def suspects(self, kind: str) -> str:
-        """What might explain that something of ``kind`` was not found: broken plugins and conflicts, as a clause."""
+        """What might explain that something of ``kind`` was not found: plugins that are broken, in conflict or left out, as a clause."""
         notes = [f"the broken plugin {p.distribution} may offer it ({p.reason})" for p in self.quarantined]
         notes += [f"{c}, so neither is used: {c.hint}" for c in self.conflicts if c.kind == kind]
+        if denied := sorted({p.distribution for p in self.plugins if p.status == "denied"}):
+            notes.append(f"the plugin filter leaves out {', '.join(denied)}")
         return "; ".join(f"note that {note}" for note in notes)
 
 
@@ -120,5 +132,7 @@ def _parse_preferences(prefer: Sequence[str]) -> dict[tuple[str, str], str]:
             raise UsageError(
                 f"cannot read --prefer {text!r}", f"write kind:name=distribution; kinds: {', '.join(KINDS)}"
             )
-        choices[kind, name] = canonicalize_name(distribution)
+        wanted = str(canonicalize_name(distribution))
+        if choices.setdefault((kind, name), wanted) != wanted:
+            raise UsageError(f"--prefer {kind}:{name} names both {choices[kind, name]} and {wanted}", "name one of them")
     return choices

@@ -95,7 +95,7 @@ def resolve(options: PlanOptions, registry: Registry) -> Plan:
     weights = find_weights(checkpoint, config, options, platform_offer.card.device, dtype, registry, warnings)
     naming = card.naming[checkpoint.naming].target if checkpoint.naming else None
     return Plan(
-        model=options.model or path,
+        model=options.model or Path(path).stem,
         checkpoint=checkpoint,
         config=config,
         architecture=architecture,
@@ -367,7 +367,7 @@ def find_model(
     if isinstance(named, str) or not all(isinstance(a, str) for a in named):
         raise ConfigError(
             f"architectures is {named!r}, wanted a list of names",
-            'for example --hf-overrides \'{"architectures": ["LlamaForCausalLM"]}\'',
+            'for example --hf-overrides \'{"architectures": ["NameForCausalLM"]}\'',
         )
     if not named:
         raise ConfigError(

@@ -1,7 +1,7 @@
 """Rotary position embeddings with every published scaling that changes frequencies alone.
 
 Sources: Su et al. 2021 (RoPE); position interpolation, Chen et al. 2023 (``linear``); NTK-aware scaling (``dynamic``); Peng et al. 2023 (``yarn``);
-the Llama 3.1 model card (``llama3``). The keys are those of ``rope_parameters`` / ``rope_scaling`` in Hugging Face configurations.
+bands of wavelengths that are stretched or kept (``llama3``). The keys are those of ``rope_parameters`` / ``rope_scaling`` in Hugging Face configurations.
 """
 
 from __future__ import annotations

@@ -8,9 +8,10 @@ Letters: R requests, T tokens of a chunk, H query heads, K key-value heads, G = 
 
 from __future__ import annotations
 
+import math
+import mmap
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -64,9 +65,10 @@ class SdpaAttention(AttentionBackend):
 
     def allocate(self, spec: AttentionSpec, blocks: int) -> Tensor:
         shape = (2, blocks, self.block_size, spec.kv_heads, spec.head_dim)
-        # numpy's zeros are mapped on first touch: memory grows with use, and no slot ever holds a NaN that a mask of 0 would let through.
-        data = np.zeros(2 * blocks * self.block_size * spec.kv_heads * spec.head_dim * self.kv_dtype.itemsize, np.uint8)
-        return torch.from_numpy(data).view(self.kv_dtype).view(shape)
+        # An anonymous mapping is zero and takes memory on first touch: the cache grows with use, and no slot ever holds a NaN that a mask of 0
+        # would let through. (numpy's zeros would ask for huge pages, 2 MiB at the first touch of each layer.)
+        data = mmap.mmap(-1, math.prod(shape) * self.kv_dtype.itemsize)
+        return torch.frombuffer(data, dtype=self.kv_dtype).view(shape)
 
     def prepare(self, step: Step, specs: frozenset[AttentionSpec]) -> dict[int | None, Layout]:
         starts, lengths = step.query_start.tolist(), step.seq_lens.tolist()

@@ -24,6 +24,9 @@ SPACE = "\u2581"
 UNKNOWN, CONTROL, USER_DEFINED = 2, 3, 4
 """Token types that are recognised in a text; those of the first two are special."""
 
+SPACED = {"gemma4": True, "granite-embed-multi-311m": True, "sarvam-moe": False}
+"""Pre-tokenizers that do not cut text into words, and whether a text always starts with ``bos_token``."""
+
 NAMED_IDS = {
     "bos_token": "bos",
     "eos_token": "eos",
@@ -97,8 +100,13 @@ def from_gguf(path: str) -> Tokenizer:
             "name a Hugging Face tokenizer's folder with --tokenizer",
         )
     ends = end_ids(vocabulary.metadata)
-    backend = BUILDERS[vocabulary.model](vocabulary)
-    _add_tokens(backend, vocabulary, ends)
+    try:
+        backend = BUILDERS[vocabulary.model](vocabulary)
+        _add_tokens(backend, vocabulary, ends)
+    except CheckpointError:
+        raise
+    except Exception as error:  # the library checks what it is given, but has no errors of its own
+        raise CheckpointError(f"the vocabulary of {vocabulary.path} cannot be used: {error}", AGAIN) from error
     named = {name: text for name in NAMED_IDS if (text := vocabulary.text(name)) is not None}
     return Tokenizer(backend, named=named, eos_token_ids=ends, chat_template=_chat_templates(vocabulary.metadata))
 
@@ -134,11 +142,11 @@ def _surround(backend: tokenizers.Tokenizer, before: Sequence[str | None], after
 def _byte_level(vocabulary: Vocabulary) -> tokenizers.Tokenizer:
     """Byte-level BPE, as GPT-2 introduced it."""
     name = vocabulary.get("pre") or DEFAULT
-    if name == "gemma4":
+    if name in SPACED:
         return _spaced_bpe(vocabulary)
     if name not in PRETOKENIZERS:
         raise CheckpointError(
-            f"{vocabulary.path} names the pre-tokenizer {name!r}, wanted one of {', '.join(sorted(PRETOKENIZERS))}",
+            f"{vocabulary.path} names the pre-tokenizer {name!r}, wanted one of {', '.join(sorted({*PRETOKENIZERS, *SPACED}))}",
             "update dovetail-loaders-gguf, or name a Hugging Face tokenizer's folder with --tokenizer",
         )
     rules = PRETOKENIZERS[name]
@@ -174,10 +182,7 @@ def _bpe(vocabulary: Vocabulary, **options: Any) -> models.BPE:
     except Exception:  # a merge of tokens that the vocabulary lacks; such merges can never apply
         ids = vocabulary.ids
         usable = [(a, b) for a, b in merges if a in ids and b in ids and a + b in ids]
-    try:
-        return models.BPE(vocabulary.ids, usable, **options)
-    except Exception as error:
-        raise CheckpointError(f"the vocabulary of {vocabulary.path} cannot be used: {error}", AGAIN) from None
+    return models.BPE(vocabulary.ids, usable, **options)
 
 
 def _halves(merge: str) -> tuple[str, str]:
@@ -188,13 +193,16 @@ def _halves(merge: str) -> tuple[str, str]:
 
 def _spaced_bpe(vocabulary: Vocabulary) -> tokenizers.Tokenizer:
     """BPE with merges over whole lines of text, spaces being characters of it, as Gemma 4 has it."""
+    name = vocabulary.get("pre") if vocabulary.model == "gpt2" else vocabulary.model
     backend = tokenizers.Tokenizer(
         _bpe(vocabulary, byte_fallback=True, fuse_unk=True, unk_token=vocabulary.text("unk_token"))
     )
     backend.normalizer = normalizers.Replace(" ", SPACE)
     backend.pre_tokenizer = pre_tokenizers.Split(Regex(r"[^\n]+|\n+"), behavior="isolated")
     backend.decoder = decoders.Sequence([decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()])
-    _surround_bpe(backend, vocabulary, add_bos=True)
+    # Early files deny the token that the model was trained to find before every text.
+    begins = SPACED[name] or vocabulary.get("add_bos_token", False)
+    _surround(backend, [vocabulary.text("bos_token") if begins else None], [])
     return backend
 
 
