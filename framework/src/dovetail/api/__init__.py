@@ -23,7 +23,7 @@ from dovetail.api.cards import (
     SourceCard,
     Task,
 )
-from dovetail.api.checkpoint import Checkpoint, LazyTensor, Naming
+from dovetail.api.checkpoint import Checkpoint, LazyTensor, Naming, TokenizerParts
 from dovetail.api.config import AttentionNeed, ModelConfig
 from dovetail.api.errors import (
     CheckpointError,
@@ -71,6 +71,7 @@ __all__ = [
     "ResolutionError",
     "SourceCard",
     "Task",
+    "TokenizerParts",
     "UsageError",
     "hookimpl",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -11,9 +11,10 @@ from pydantic import BaseModel, ConfigDict
 from dovetail.api.cards import Dotted
 
 if TYPE_CHECKING:
+    import tokenizers
     import torch
 
-HF_TOKENIZER = "dovetail.engine.tokenizer:from_folder"
+HF_TOKENIZER = "dovetail.engine.tokenizer:parts_of_folder"
 """Reads the tokenizer files that stand beside a Hugging Face checkpoint."""
 
 
@@ -42,8 +43,25 @@ class Checkpoint(BaseModel):
     generation_config: dict[str, Any] = {}
     """Default sampling parameters and end-of-sequence ids, as in ``generation_config.json``."""
     tokenizer: Dotted = HF_TOKENIZER
-    """``(path: str) -> dovetail.engine.tokenizer.Tokenizer``, for :attr:`tokenizer_path`."""
+    """``(path: str) -> TokenizerParts``, called with :attr:`tokenizer_path`."""
     tokenizer_path: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizerParts:
+    """What a container says of its tokenizer; the engine makes its own object of it.
+
+    Attributes:
+        backend: does the work.
+        named: special tokens by name, such as ``bos_token`` → ``<s>``.
+        eos_token_ids: every token that ends an output; empty for the one named ``eos_token``.
+        chat_template: Jinja source, or several by name, of which ``default`` and ``tool_use`` are taken by themselves.
+    """
+
+    backend: tokenizers.Tokenizer
+    named: Mapping[str, str]
+    eos_token_ids: Sequence[int] = ()
+    chat_template: str | Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)

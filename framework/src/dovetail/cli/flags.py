@@ -6,7 +6,8 @@ import argparse
 import json
 import types
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+from decimal import Decimal, InvalidOperation
+from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
@@ -19,13 +20,19 @@ SHORT = {"quantization": "-q"}
 SUFFIXES = {"k": 10**3, "m": 10**6, "g": 10**9, "K": 2**10, "M": 2**20, "G": 2**30}
 
 
+FILTER_FLAG = "--plugins"
+
+
 class FlexibleArgumentParser(argparse.ArgumentParser):
-    """Takes ``--max_model_len`` for ``--max-model-len``, as users of other engines type both."""
+    """Takes ``--max_model_len`` for ``--max-model-len``, as users of other engines type both, and refuses in one line."""
 
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
         if args is not None:
-            args = [_dashed(a) for a in args]
+            args = _with_denials([_dashed(a) for a in args])
         return super().parse_known_args(args, namespace)
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(" ".join(message.split()), f"see {self.prog} --help")
 
 
 def _dashed(argument: str) -> str:
@@ -35,15 +42,29 @@ def _dashed(argument: str) -> str:
     return flag.replace("_", "-") + equals + value
 
 
+def _with_denials(arguments: list[str]) -> list[str]:
+    """``--plugins -NAME`` as ``--plugins=-NAME``: a term that denies is no flag."""
+    joined: list[str] = []
+    for argument in arguments:
+        if joined and joined[-1] == FILTER_FLAG and argument.startswith("-") and not argument.startswith("--"):
+            joined[-1] += f"={argument}"
+        else:
+            joined.append(argument)
+    return joined
+
+
 def human_int(text: str) -> int | None:
-    """``4096``, ``32k`` (32,000), ``32K`` (32,768), or ``auto`` for None."""
+    """``4096``, ``32k`` (32,000), ``32K`` (32,768), ``1.5k``, or ``auto`` for None."""
     if text == "auto":
         return None
     number, factor = (text[:-1], SUFFIXES[text[-1]]) if text and text[-1] in SUFFIXES else (text, 1)
     try:
-        return int(float(number) * factor)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of tokens; write 4096, 32k or auto") from None
+        value = Decimal(number) * factor
+    except InvalidOperation:
+        value = Decimal("NaN")
+    if not value.is_finite() or value != value.to_integral_value():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of tokens; write 4096, 32k or auto")
+    return int(value)
 
 
 def json_object(text: str) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 
 from dovetail.cli.flags import add_flags, read_flags
@@ -22,7 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     options = read_flags(PlanOptions, args)
     registry = Registry.load(plugins=getattr(args, "plugins", None), prefer=getattr(args, "prefer", ()))
-    plan = resolve(options, registry)
+    with contextlib.redirect_stdout(sys.stderr):  # plugins may print while they are imported
+        plan = resolve(options, registry)
     print(plan.model_dump_json(indent=2) if args.json else render(plan))
     for warning in plan.warnings:
         print(f"warning: {warning}", file=sys.stderr)

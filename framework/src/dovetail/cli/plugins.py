@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
 from pathlib import Path
 from typing import Any
+
+from packaging.utils import canonicalize_name
 
 from dovetail.api.errors import UsageError
 from dovetail.kernel.discovery import Plugin
@@ -19,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     shared.add_argument("--json", action="store_true", help="print JSON")
     shared.add_argument("--plugins", default=None, help="which plugins take part, as in dovetail serve --help")
     shared.add_argument("--prefer", nargs="+", default=[], help="kind:name=distribution, for names that several offer")
-    shared.add_argument("--debug", action="store_true", help="show tracebacks")
+    shared.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="show tracebacks")
     actions.add_parser("list", parents=[shared], help="what is installed, and what it offers")
     show = actions.add_parser("show", parents=[shared], help="everything about one plugin or one card")
     show.add_argument("name", help="a distribution, or the name of something that a plugin offers")
@@ -77,11 +80,13 @@ def _list(args: argparse.Namespace, registry: Registry) -> int:
 
 
 def _show(args: argparse.Namespace, registry: Registry) -> int:
+    wanted = canonicalize_name(args.name)
     found = [
-        facts
+        _facts(plugin)
         for plugin in registry.plugins
-        for facts in [_facts(plugin)]
-        if args.name in (plugin.name, plugin.distribution) or any(args.name == c.name for c in plugin.cards)
+        if args.name == plugin.name
+        or wanted == canonicalize_name(plugin.distribution)
+        or any(args.name == c.name for c in plugin.cards)
     ]
     if not found:
         known = sorted({p.distribution for p in registry.plugins} | {c.name for p in registry.plugins for c in p.cards})
@@ -107,7 +112,8 @@ def _show(args: argparse.Namespace, registry: Registry) -> int:
 def _doctor(args: argparse.Namespace, registry: Registry) -> int:
     from dovetail.kernel.doctor import examine
 
-    findings = examine(registry)
+    with contextlib.redirect_stdout(sys.stderr):  # plugins may print while they are imported
+        findings = examine(registry)
     healthy = not any(f.severity == "error" for f in findings)
     if args.json:
         _print_json({"healthy": healthy, "findings": [f.model_dump() for f in findings]})

@@ -7,6 +7,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
+from dovetail.api.errors import UsageError
 from dovetail.cli.flags import add_flags, read_flags
 from dovetail.engine.args import EngineArgs
 
@@ -28,6 +29,8 @@ def run(args: argparse.Namespace) -> int:
     from dovetail.server.run import serve
     from dovetail.server.settings import ServerSettings
 
+    if args.model and args.model_flag and args.model != args.model_flag:
+        raise UsageError(f"two models were named, {args.model} and --model {args.model_flag}", "name one")
     args.model = args.model or args.model_flag
     engine_args, settings = read_flags(EngineArgs, args), read_flags(ServerSettings, args)
     plan = make_plan(engine_args)

@@ -230,7 +230,9 @@ def _rebuild(failed: m.Failed) -> DovetailError:
     """The engine's exception as one of our own classes."""
     kind = getattr(errors, failed.error, None)
     if isinstance(kind, type) and issubclass(kind, DovetailError):
-        return kind(failed.problem, failed.hint)
+        error = kind(failed.problem, failed.hint)
+        error.add_note(f"In the engine's process:\n{failed.traceback}")  # seen with --debug
+        return error
     print(failed.traceback, file=sys.stderr)
     return EngineDeadError(f"the engine failed: {failed.problem}", "this is a bug; the traceback stands above")
 

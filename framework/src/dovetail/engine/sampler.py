@@ -89,7 +89,9 @@ def restrict(logits: Tensor, params: Sequence[SamplingParams]) -> None:
     probabilities = values.softmax(-1)
     before = probabilities.cumsum(-1) - probabilities
     # A token stays if those before it do not reach p yet, so the likeliest always does; rounding must not cut where p is 1.
-    limit = torch.tensor([params[i].top_p if params[i].top_p < 1 else 2.0 for i in chosen], device=logits.device)[:, None]
+    limit = torch.tensor([params[i].top_p if params[i].top_p < 1 else 2.0 for i in chosen], device=logits.device)[
+        :, None
+    ]
     values.masked_fill_((before >= limit) & (rank > 0), float("-inf"))
     logits[index] = torch.empty_like(values).scatter_(-1, order, values)
 

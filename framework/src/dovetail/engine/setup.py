@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
-from dovetail.api.errors import UsageError
 from dovetail.engine.args import EngineArgs
+from dovetail.engine.chat_template import load_template
 from dovetail.engine.tokenizer import Tokenizer
 from dovetail.kernel.discovery import import_dotted
 from dovetail.kernel.plan import Plan
@@ -37,21 +36,9 @@ def load_tokenizer(plan: Plan, chat_template: str | None = None) -> Tokenizer:
         chat_template: a file with a template, or the template itself, to take instead of the model's own.
 
     Raises:
-        UsageError: ``chat_template`` names a file that is not there.
+        ConfigError: ``chat_template`` reads like the name of a file that is not there.
     """
-    tokenizer: Tokenizer = import_dotted(plan.checkpoint.tokenizer)(plan.checkpoint.tokenizer_path)
+    tokenizer = Tokenizer.of(import_dotted(plan.checkpoint.tokenizer)(plan.checkpoint.tokenizer_path))
     if chat_template is not None:
-        tokenizer.chat_template = read_template(chat_template)
+        tokenizer.chat_template = load_template(chat_template)
     return tokenizer
-
-
-def read_template(text: str) -> str:
-    """Jinja source from a file's name or from the source itself, which always has a brace in it."""
-    if "{" in text:
-        return text
-    try:
-        return Path(text).read_text(encoding="utf-8")
-    except OSError as error:
-        raise UsageError(
-            f"wanted a chat template at {text}, found none ({error.strerror})", "correct --chat-template"
-        ) from None

@@ -16,6 +16,7 @@ from typing import Any
 import tokenizers
 from tokenizers import AddedToken
 
+from dovetail.api.checkpoint import TokenizerParts
 from dovetail.api.errors import CheckpointError, RequestError
 from dovetail.engine import chat_template as chat
 from dovetail.engine.detokenizer import IncrementalDetokenizer, Spelling
@@ -58,6 +59,12 @@ class Tokenizer:
         ends = eos_token_ids or (self._named_id("eos_token"),)
         self.eos_token_ids = tuple(dict.fromkeys(i for i in ends if i is not None))
         self._bytes: dict[int, bytes] = {}
+
+    @classmethod
+    def of(cls, parts: TokenizerParts) -> Tokenizer:
+        return cls(
+            parts.backend, named=parts.named, eos_token_ids=parts.eos_token_ids, chat_template=parts.chat_template
+        )
 
     def _named_id(self, name: str) -> int | None:
         token = self.named.get(name)
@@ -226,6 +233,11 @@ def _encodable(text: str) -> str:
 
 
 def from_folder(path: str) -> Tokenizer:
+    """The tokenizer of a Hugging Face checkpoint; see :func:`parts_of_folder`."""
+    return Tokenizer.of(parts_of_folder(path))
+
+
+def parts_of_folder(path: str) -> TokenizerParts:
     """Read the tokenizer files of a Hugging Face checkpoint.
 
     ``tokenizer.json`` says how to encode, which special tokens to put around a text included; the files beside it name the special
@@ -255,7 +267,7 @@ def from_folder(path: str) -> Tokenizer:
     special = {} if declared else _read_object(folder / SPECIAL_FILE)
     named = {name: text for name in NAMED_TOKENS if (text := _content(special.get(name) or config.get(name)))}
     _add_declared(backend, [t for _, t in sorted(declared.items(), key=lambda item: int(item[0]))], [*named.values()])
-    return Tokenizer(backend, named=named, chat_template=_templates(folder, config))
+    return TokenizerParts(backend, named, chat_template=_templates(folder, config))
 
 
 def _content(token: Any) -> str | None:
@@ -318,7 +330,7 @@ def _read_object(file: Path) -> dict[str, Any]:
     return value
 
 
-def _from_older_files(folder: Path) -> Tokenizer:
+def _from_older_files(folder: Path) -> TokenizerParts:
     """What transformers makes of the files that tokenizers were stored in before ``tokenizer.json``."""
     if importlib.util.find_spec("transformers") is None:
         raise CheckpointError(
@@ -343,4 +355,4 @@ def _from_older_files(folder: Path) -> Tokenizer:
             "name another tokenizer with --tokenizer",
         )
     named = {name: str(token) for name in NAMED_TOKENS if (token := getattr(converted, name, None))}
-    return Tokenizer(backend, named=named, chat_template=converted.chat_template)
+    return TokenizerParts(backend, named, chat_template=converted.chat_template)

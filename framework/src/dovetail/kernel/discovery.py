@@ -181,24 +181,25 @@ def discover(filter: PluginFilter | None = None) -> list[Plugin]:
         plugins.append(plugin)
         if not filter.permits(plugin.distribution):
             plugin.status, plugin.reason = "denied", "excluded by the plugin filter"
-        elif plugin.status == "quarantined":
-            continue
-        elif reason := incompatibility(plugin.entry, version):
-            plugin.quarantine(reason)
-        else:
+        elif plugin.status == "ok":
             started = time.perf_counter()
-            _register(manager, plugin, filter)
+            _register(manager, plugin, filter, version)
             plugin.seconds = time.perf_counter() - started
     return sorted(plugins, key=lambda p: p.name)
 
 
-def _register(manager: pluggy.PluginManager, plugin: Plugin, filter: PluginFilter) -> None:
+def _register(manager: pluggy.PluginManager, plugin: Plugin, filter: PluginFilter, version: str) -> None:
     # A plugin may print, or leave by sys.exit, while it is imported; neither is its to do here.
     with contextlib.redirect_stdout(io.StringIO()):
         try:
+            if reason := incompatibility(plugin.entry, version):
+                plugin.quarantine(reason)
+                return
             module = plugin.entry.load()
             if manager.is_registered(module):
-                raise PluginError(f"its module {plugin.entry.value} is registered by {manager.get_name(module)} already")
+                raise PluginError(
+                    f"its module {plugin.entry.value} is registered by {manager.get_name(module)} already"
+                )
             manager.register(module, plugin.name)
             plugin.cards = [
                 card for card in _collect(manager, module) if filter.permits(plugin.distribution, card.kind)

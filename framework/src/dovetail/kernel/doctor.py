@@ -13,6 +13,9 @@ from dovetail.kernel.resolve import run_probe
 
 Severity = Literal["error", "warning", "note"]
 
+SLOW_SECONDS = 0.5
+"""A plugin that takes longer to import delays every command, most likely because it imports torch."""
+
 
 class Finding(BaseModel):
     """One thing that the doctor saw."""
@@ -40,6 +43,16 @@ def examine(registry: Registry) -> list[Finding]:
     ]
     findings += [
         Finding(severity="note", subject=p.name, problem=p.reason) for p in registry.plugins if p.status == "denied"
+    ]
+    findings += [
+        Finding(
+            severity="warning",
+            subject=p.name,
+            problem=f"takes {p.seconds:.1f} s to import, which every command waits for",
+            hint="its registration should import dovetail.api alone",
+        )
+        for p in registry.plugins
+        if p.seconds > SLOW_SECONDS
     ]
     for plugin in registry.plugins:
         for card in plugin.cards:
@@ -88,5 +101,7 @@ def dotted_names(card: Card) -> list[str]:
 def _module_exists(dotted: str) -> bool:
     try:
         return importlib.util.find_spec(dotted.partition(":")[0]) is not None
-    except Exception:  # a parent package that cannot be imported
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # a parent package that cannot be imported
         return False

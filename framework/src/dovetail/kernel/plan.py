@@ -13,13 +13,14 @@ from dovetail.api.cards import Dotted, DType, LayerKind
 from dovetail.api.checkpoint import Checkpoint
 from dovetail.api.config import ModelConfig
 from dovetail.api.errors import ConfigError
-from dovetail.kernel.discovery import import_dotted
+from dovetail.kernel.discovery import import_dotted, one_line
 
 M = TypeVar("M", bound=ModelConfig)
 
 
 class Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # Published configurations hold Infinity, which must arrive in the engine's process as what it is.
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
 
 
 class Part(Frozen):
@@ -98,17 +99,21 @@ def read_config(config_class: type[M], config: dict[str, Any], file: str) -> M:
         ConfigError: names every key at fault, and the file.
     """
     try:
-        return config_class.model_validate(config)
+        found = config_class.model_validate(config)
     except ValidationError as error:
         faults = "; ".join(
             f"{'.'.join(map(str, e['loc'])) or 'configuration'}: "
             + ("is missing" if e["type"] == "missing" else f"{e['msg']} (found {_short(e['input'])})")
             for e in error.errors()
         )
-        raise ConfigError(
-            f"{config_class.__name__} cannot be read from {file or 'the configuration'}: {faults}",
-            "correct the file, or override keys with --hf-overrides",
-        ) from None
+    except Exception as error:  # a validator that met a value it did not expect
+        faults = one_line(error)
+    else:
+        return found
+    raise ConfigError(
+        f"{config_class.__name__} cannot be read from {file or 'the configuration'}: {faults}",
+        "correct the file, or override keys with --hf-overrides",
+    )
 
 
 def _short(value: object, limit: int = 80) -> str:

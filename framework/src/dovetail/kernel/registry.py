@@ -134,5 +134,7 @@ def _parse_preferences(prefer: Sequence[str]) -> dict[tuple[str, str], str]:
             )
         wanted = str(canonicalize_name(distribution))
         if choices.setdefault((kind, name), wanted) != wanted:
-            raise UsageError(f"--prefer {kind}:{name} names both {choices[kind, name]} and {wanted}", "name one of them")
+            raise UsageError(
+                f"--prefer {kind}:{name} names both {choices[kind, name]} and {wanted}", "name one of them"
+            )
     return choices

@@ -28,8 +28,15 @@ from dovetail.api.cards import (
 )
 from dovetail.api.checkpoint import HF_TOKENIZER, Checkpoint
 from dovetail.api.config import AttentionNeed, ModelConfig
-from dovetail.api.errors import CheckpointError, ConfigError, ResolutionError, UsageError
-from dovetail.kernel.discovery import import_dotted
+from dovetail.api.errors import (
+    CheckpointError,
+    ConfigError,
+    DovetailError,
+    PluginError,
+    ResolutionError,
+    UsageError,
+)
+from dovetail.kernel.discovery import import_dotted, one_line
 from dovetail.kernel.plan import Choice, Part, Plan, Rejected, WeightPlan, read_config
 from dovetail.kernel.registry import Offer, Registry
 
@@ -73,6 +80,7 @@ class PlanOptions(BaseModel):
     kv_cache_dtype: str = Field(default=AUTO, description="dtype of the KV cache; auto takes that of the activations")
     max_model_len: int | None = Field(
         default=None,
+        ge=2,
         description="longest sequence in tokens (32k means 32,000 and 32K 32,768); auto takes what the model and memory allow",
     )
     block_size: int = Field(default=16, gt=0, description="tokens in a KV-cache block")
@@ -113,6 +121,24 @@ def resolve(options: PlanOptions, registry: Registry) -> Plan:
         weights=weights,
         warnings=tuple(warnings),
     )
+
+
+def ask(offer: Offer[Any], dotted: str, *arguments: Any, **options: Any) -> Any:
+    """Call a function that a card names.
+
+    Raises:
+        PluginError: it raised anything but an error that is the user's to mend.
+    """
+    function = import_dotted(dotted)
+    try:
+        return function(*arguments, **options)
+    except (DovetailError, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        raise PluginError(
+            f"the {offer} failed in {dotted}: {one_line(error)}",
+            "report it to its authors; --debug shows the traceback",
+        ) from error
 
 
 def part_of(offer: Offer[Any]) -> Part:
@@ -195,8 +221,10 @@ def run_probe(probe: str | None) -> str | None:
         return None
     try:
         answer = import_dotted(probe)()
-    except Exception as error:
-        return f"its probe failed ({type(error).__name__}: {error})"
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        return f"its probe failed ({one_line(error)})"
     return None if answer is None else str(answer)
 
 
@@ -204,7 +232,9 @@ def find_source(options: PlanOptions, registry: Registry) -> tuple[Choice, str]:
     patterns = [p for o in registry.offers(LoaderCard) for p in o.card.recognises]
     rejected: list[Rejected] = []
     for offer in registry.offers(SourceCard):
-        path = import_dotted(offer.card.target)(
+        path = ask(
+            offer,
+            offer.card.target,
             options.model,
             revision=options.revision,
             download_dir=options.download_dir,
@@ -227,7 +257,10 @@ def find_checkpoint(
     path: str, options: PlanOptions, registry: Registry, warnings: list[str]
 ) -> tuple[Choice, Checkpoint]:
     where = Path(path)
-    names = [where.name] if where.is_file() else sorted(p.name for p in where.iterdir() if p.is_file())
+    try:
+        names = [where.name] if where.is_file() else sorted(p.name for p in where.iterdir() if p.is_file())
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path} ({error.strerror})", "give a folder or a weight file") from None
 
     def matching(card: LoaderCard) -> tuple[str, ...]:
         return tuple(n for n in names if any(fnmatch.fnmatch(n, p) for p in card.recognises))
@@ -242,19 +275,21 @@ def find_checkpoint(
         explicit=options.load_format, wanted=f"a loader for the weights at {path}", warnings=warnings,
     )  # fmt: skip
     folder = where.parent if where.is_file() else where
-    checkpoint: Checkpoint = import_dotted(offer.card.inspect)(
-        path, tuple(str(folder / n) for n in matching(offer.card))
-    )
+    checkpoint = ask(offer, offer.card.inspect, path, tuple(str(folder / n) for n in matching(offer.card)))
+    if not isinstance(checkpoint, Checkpoint):
+        raise PluginError(
+            f"the {offer} described {path} with {type(checkpoint).__name__}, wanted a Checkpoint", "update the plugin"
+        )
     update: dict[str, Any] = {}
     if options.tokenizer:
         update = _tokenizer_override(options.tokenizer, registry)
     elif not checkpoint.tokenizer_path:
         update = {"tokenizer_path": str(folder)}
     if checkpoint.naming is None:
-        update["config_file"] = str(folder / "config.json")
-        update["generation_config"] = _read_json(folder / "generation_config.json", required=False)
-        if not options.hf_config_path:
-            update["config"] = _read_json(folder / "config.json", required=True)
+        update["generation_config"] = _read_json(folder / "generation_config.json")
+    if options.hf_config_path or checkpoint.naming is None:
+        file = _config_file(options.hf_config_path, folder)
+        update |= {"config": _read_json(file), "config_file": str(file)}
     return choice, checkpoint.model_copy(update=update)
 
 
@@ -269,7 +304,7 @@ def _tokenizer_override(reference: str, registry: Registry) -> dict[str, Any]:
         for offer in registry.offers(LoaderCard):
             matching = [n for n in sorted(names) if any(fnmatch.fnmatch(n, p) for p in offer.card.recognises)]
             if matching:
-                found = import_dotted(offer.card.inspect)(str(path), tuple(str(folder / n) for n in matching))
+                found = ask(offer, offer.card.inspect, str(path), tuple(str(folder / n) for n in matching))
                 if found.tokenizer_path:
                     return {"tokenizer": found.tokenizer, "tokenizer_path": found.tokenizer_path}
     return {"tokenizer": HF_TOKENIZER, "tokenizer_path": str(path)}
@@ -280,17 +315,24 @@ def _listing(names: Sequence[str], limit: int = 6) -> str:
     return (", ".join(names[:limit]) + more) or "no files"
 
 
-def _read_json(file: Path, *, required: bool) -> dict[str, Any]:
+def _config_file(hf_config_path: str | None, folder: Path) -> Path:
+    if hf_config_path is None:
+        file, hint = folder / "config.json", "complete the download, or name another one with --hf-config-path"
+    else:
+        file, hint = Path(hf_config_path), "correct --hf-config-path"
+        file = file / "config.json" if file.is_dir() else file
     if not file.is_file():
-        if not required:
-            return {}
-        raise CheckpointError(
-            f"wanted {file.name} in {file.parent}, found none",
-            "complete the download, or name another one with --hf-config-path",
-        )
+        raise CheckpointError(f"wanted {file.name} in {file.parent}, found none", hint)
+    return file
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    """A JSON object, or an empty one if there is no such file."""
+    if not file.is_file():
+        return {}
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise ConfigError(f"{file} is not readable JSON ({error})", "repair or download it again") from None
     if not isinstance(found, dict):
         raise ConfigError(
@@ -306,21 +348,17 @@ def model_config(
     translator = None
     if checkpoint.naming is not None:
         translator = _naming_offer(checkpoint, registry)
-    if options.hf_config_path:
-        file = Path(options.hf_config_path)
-        return _read_json(file / "config.json" if file.is_dir() else file, required=True), translator
+    if options.hf_config_path or checkpoint.naming is None:
+        return dict(checkpoint.config), translator
     if translator is None:
-        if checkpoint.naming is None:
-            return dict(checkpoint.config), None
         raise ResolutionError(
             f"wanted a model plugin for the {checkpoint.naming} architecture {checkpoint.architecture!r}, found "
             + (", ".join(_naming_architectures(checkpoint.naming, registry)) or "none"),
             registry.suspects(ModelCard.kind)
             or "install the plugin that offers it, or give its config.json with --hf-config-path",
         )
-    assert checkpoint.naming is not None
-    naming = import_dotted(translator.card.naming[checkpoint.naming].target)
-    return naming.config(checkpoint.architecture, checkpoint.metadata), translator
+    target = f"{translator.card.naming[checkpoint.naming].target}.config"
+    return ask(translator, target, checkpoint.architecture, checkpoint.metadata), translator
 
 
 def _naming_offer(checkpoint: Checkpoint, registry: Registry) -> Offer[ModelCard] | None:
@@ -344,8 +382,16 @@ def apply_overrides(config: dict[str, Any], overrides: Overrides) -> dict[str, A
             raise UsageError(
                 f"hf_overrides returned {type(changed).__name__}, wanted the changed configuration as a dict"
             )
-        return changed
-    return _merge(config, overrides)
+    else:
+        changed = _merge(config, overrides)
+    try:
+        # As a file would hold it: what is planned here is read again in the engine's process.
+        plain: dict[str, Any] = json.loads(json.dumps(changed))
+    except (TypeError, ValueError) as error:
+        raise UsageError(
+            f"hf_overrides holds what JSON cannot ({error})", "give texts, numbers, lists and dicts"
+        ) from None
+    return plain
 
 
 def _merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -364,7 +410,7 @@ def find_model(
     warnings: list[str],
 ) -> tuple[Offer[ModelCard], Choice, str]:
     named = config.get("architectures") or []
-    if isinstance(named, str) or not all(isinstance(a, str) for a in named):
+    if not isinstance(named, list) or not all(isinstance(a, str) for a in named):
         raise ConfigError(
             f"architectures is {named!r}, wanted a list of names",
             'for example --hf-overrides \'{"architectures": ["NameForCausalLM"]}\'',
@@ -452,9 +498,11 @@ def find_attention(
 ) -> Choice:
     needs = config.attention_needs()
     for need in needs:
-        assert need.kind in model.attention, (
-            f"{model.name} asks for {need.kind} attention, which its card does not list"
-        )
+        if need.kind not in model.attention:
+            raise PluginError(
+                f"the model {model.name} asks for {need.kind} attention, and its card lists {', '.join(model.attention)}",
+                "update the plugin that offers it",
+            )
 
     def objection(card: AttentionCard) -> str | None:
         if not _covers(card.devices, device):
@@ -506,6 +554,16 @@ def find_weights(
     """For each stored type: the format that reads it, and for each layer kind the kernels that multiply it."""
     quantization = config.get("quantization_config") or {}
     method = quantization.get("quant_method")
+    offers = registry.offers(QuantFormatCard)
+    readers = [o.name for o in offers if method in o.card.methods]
+    if method is not None and not readers:
+        known = sorted({m for o in offers for m in o.card.methods})
+        raise ResolutionError(
+            f"wanted a format for weights quantized by {method!r}, found {', '.join(known) or 'none'}",
+            registry.suspects(QuantFormatCard.kind)
+            or f"install dovetail-quant-{method}, or another plugin that reads it",
+        )
+    asked = _asked_format(options.quantization, registry)
     plans: list[WeightPlan] = []
     formats: set[str] = set()
     for type_, count in sorted(checkpoint.tensor_types.items()):
@@ -519,8 +577,10 @@ def find_weights(
             return None
 
         wanted = f"a format that reads {count} tensors of type {type_!r} in {checkpoint.path}"
+        # Norms, and what was left alone, have other types than the one that was asked for.
+        explicit = asked.name if asked and reads(asked.card) is None else None
         format_offer, format_choice = choose(
-            "format", QuantFormatCard, registry, reads, wanted=wanted, warnings=warnings
+            "format", QuantFormatCard, registry, reads, explicit=explicit, wanted=wanted, warnings=warnings
         )
         formats.add(format_offer.name)
         plans += [
@@ -528,21 +588,32 @@ def find_weights(
             for kind in WEIGHT_KINDS
             if kind in format_offer.card.kinds
         ]
-    if method is not None and not any(
-        method in o.card.methods for o in registry.offers(QuantFormatCard) if o.name in formats
-    ):
-        known = sorted({m for o in registry.offers(QuantFormatCard) for m in o.card.methods})
+    if method is not None and not formats & set(readers):
         raise ResolutionError(
-            f"wanted a format for weights quantized by {method!r}, found {', '.join(known) or 'none'}",
-            registry.suspects(QuantFormatCard.kind)
-            or f"install dovetail-quant-{method}, or another plugin that reads it",
+            f"wanted weights quantized by {method!r}, as the configuration says, found tensors of type "
+            f"{', '.join(sorted(checkpoint.tensor_types))}, which {' and '.join(readers)} cannot read",
+            "give the quantized checkpoint, or take quantization_config out of its config.json",
         )
-    if options.quantization is not None and options.quantization not in formats:
+    if asked and asked.name not in formats:
         raise ResolutionError(
-            f"--quantization {options.quantization} was asked for, but the checkpoint is read by {', '.join(sorted(formats))}",
+            f"--quantization {asked.name} was asked for, but the checkpoint is read by {', '.join(sorted(formats))}",
             "leave --quantization out, or give a checkpoint in that format",
         )
     return tuple(plans)
+
+
+def _asked_format(name: str | None, registry: Registry) -> Offer[QuantFormatCard] | None:
+    if name is None:
+        return None
+    found = registry.get(QuantFormatCard, name)
+    if found is None:
+        known = ", ".join(o.name for o in registry.offers(QuantFormatCard))
+        raise ResolutionError(
+            f"--quantization {name} was asked for, found the formats {known or 'none'}",
+            registry.suspects(QuantFormatCard.kind)
+            or f"install dovetail-quant-{name}, or another plugin that offers it",
+        )
+    return found
 
 
 def _weight_plan(

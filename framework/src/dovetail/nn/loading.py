@@ -73,6 +73,7 @@ class WeightReader:
 
     def _sort(self, tensors: Iterable[LazyTensor]) -> None:
         ctx, unexpected = self.ctx, []
+        known = {c for choice in self.choices.values() for c in choice.format.components}
         for lazy in tensors:
             name = self.naming.rename(lazy.name) if self.naming else lazy.name
             if name is None:
@@ -80,7 +81,7 @@ class WeightReader:
             owner, _, component = name.rpartition(".")
             if name in ctx.vectors or name in ctx.biases:
                 self.plain[name] = lazy
-            elif owner in ctx.layers:
+            elif owner in ctx.layers and component in known:
                 self.weights.setdefault(owner, {})[component] = lazy
             elif not _ignorable(name):
                 unexpected.append(lazy.name)

@@ -141,10 +141,9 @@ class QuantFormat(ABC):
             CheckpointError: the tensors contradict each other or the format; names the tensor.
         """
 
-    def shape(self, tensors: Mapping[str, LazyTensor]) -> tuple[int, int]:
-        """The logical ``(N, K)`` of a weight, without reading it."""
-        n, k = tensors[self.components[0]].shape
-        return n, k
+    def shape(self, tensors: Mapping[str, LazyTensor]) -> tuple[int, ...]:
+        """The logical ``(N, K)`` of a weight, without reading it; anything but two numbers is refused."""
+        return tensors[self.components[0]].shape
 
 
 class WeightKernel(ABC):

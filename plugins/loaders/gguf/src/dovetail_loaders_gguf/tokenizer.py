@@ -12,8 +12,7 @@ from typing import Any
 import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors
 
-from dovetail.api import CheckpointError
-from dovetail.engine.tokenizer import Tokenizer
+from dovetail.api import CheckpointError, TokenizerParts
 from dovetail_loaders_gguf.header import AGAIN, read_header
 from dovetail_loaders_gguf.inspection import end_ids, parts
 from dovetail_loaders_gguf.pretokenizers import DEFAULT, PRETOKENIZERS, PreTokenizer
@@ -84,7 +83,7 @@ def _distinct(tokens: Iterable[str]) -> list[str]:
     return unique
 
 
-def from_gguf(path: str) -> Tokenizer:
+def from_gguf(path: str) -> TokenizerParts:
     """Build the tokenizer of a GGUF file.
 
     Args:
@@ -108,7 +107,7 @@ def from_gguf(path: str) -> Tokenizer:
     except Exception as error:  # the library checks what it is given, but has no errors of its own
         raise CheckpointError(f"the vocabulary of {vocabulary.path} cannot be used: {error}", AGAIN) from error
     named = {name: text for name in NAMED_IDS if (text := vocabulary.text(name)) is not None}
-    return Tokenizer(backend, named=named, eos_token_ids=ends, chat_template=_chat_templates(vocabulary.metadata))
+    return TokenizerParts(backend, named, ends, _chat_templates(vocabulary.metadata))
 
 
 def _add_tokens(backend: tokenizers.Tokenizer, vocabulary: Vocabulary, ends: Sequence[int]) -> None:
