@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from dovetail.api.errors import DovetailError
+from dovetail.api.errors import DovetailError, UsageError
 from dovetail.cli.flags import FlexibleArgumentParser
 
 COMMANDS = {
@@ -52,7 +52,10 @@ def _run(argv: list[str], command: str | None) -> int:
             module = import_module(f"dovetail.cli.{name}")
             module.add_arguments(sub)
             sub.set_defaults(run=module.run)
-    args = parser.parse_args(argv)
+    args, unknown = parser.parse_known_args(argv)
+    if unknown:
+        prog = f"dovetail {args.command}" if args.command else "dovetail"
+        raise UsageError(f"unknown arguments: {' '.join(unknown)}", f"see {prog} --help")
     if args.version:
         from importlib.metadata import version
 

@@ -60,19 +60,32 @@ class Layout:
     chunks: list[Chunk]
 
 
+@dataclass
+class Work:
+    """A step's work.
+
+    Attributes:
+        begun: int64, the blocks that get their first token in this step.
+        layouts: by window.
+    """
+
+    begun: Tensor
+    layouts: dict[int | None, Layout]
+
+
 class SdpaAttention(AttentionBackend):
     """Keys and values lie as ``[2, blocks, block_size, K, D]``, so that a token's slot is one row."""
 
     def allocate(self, spec: AttentionSpec, blocks: int) -> Tensor:
         shape = (2, blocks, self.block_size, spec.kv_heads, spec.head_dim)
-        # An anonymous mapping is zero and takes memory on first touch: the cache grows with use, and no slot ever holds a NaN that a mask of 0
-        # would let through. (numpy's zeros would ask for huge pages, 2 MiB at the first touch of each layer.)
+        # An anonymous mapping takes memory on first touch, so the cache grows with use. (numpy's zeros would ask for huge pages, 2 MiB at the first touch of each layer.)
         data = mmap.mmap(-1, math.prod(shape) * self.kv_dtype.itemsize)
         return torch.frombuffer(data, dtype=self.kv_dtype).view(shape)
 
-    def prepare(self, step: Step, specs: frozenset[AttentionSpec]) -> dict[int | None, Layout]:
+    def prepare(self, step: Step, specs: frozenset[AttentionSpec]) -> Work:
         starts, lengths = step.query_start.tolist(), step.seq_lens.tolist()
-        return {window: self._layout(step, starts, lengths, window) for window in {s.window for s in specs}}
+        layouts = {window: self._layout(step, starts, lengths, window) for window in {s.window for s in specs}}
+        return Work(step.slots[step.slots % self.block_size == 0] // self.block_size, layouts)
 
     def _layout(self, step: Step, starts: list[int], lengths: list[int], window: int | None) -> Layout:
         layout = Layout([], [])
@@ -136,10 +149,14 @@ class SdpaAttention(AttentionBackend):
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, cache: Tensor, step: Step, spec: AttentionSpec) -> Tensor:
         kv_heads, dim = spec.kv_heads, spec.head_dim
+        work: Work = step.attention
+        if work.begun.numel():
+            # What the block's last owner left must not be seen: a mask of -inf hides a number, but not a NaN.
+            cache.index_fill_(1, work.begun, 0)
         flat = cache.view(2, -1, kv_heads, dim)
         flat[0].index_copy_(0, step.slots, k.to(self.kv_dtype))
         flat[1].index_copy_(0, step.slots, v.to(self.kv_dtype))
-        layout: Layout = step.attention[spec.window]
+        layout = work.layouts[spec.window]
         out = torch.empty_like(q)
         for group in layout.decodes:
             keys, values = (c[group.blocks].flatten(1, 2).transpose(1, 2).to(q.dtype) for c in cache)  # [R, K, L, D]

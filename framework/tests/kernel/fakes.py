@@ -1,0 +1,131 @@
+"""Installed distributions made of a few files, and cards that name nothing real."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dovetail.api import (
+    AttentionCard,
+    Card,
+    LoaderCard,
+    ModelCard,
+    PlatformCard,
+    QuantFormatCard,
+    QuantKernelCard,
+    SourceCard,
+)
+from dovetail.kernel.discovery import Plugin, PluginFilter, discover
+
+MODEL = """
+from dovetail.api import ModelCard, hookimpl
+
+@hookimpl
+def dovetail_register_models():
+    return [ModelCard(name={name!r}, architectures=({architecture!r},), target="m:M", config="m:C")]
+"""
+
+
+def offering(name: str, architecture: str = "AnyForCausalLM") -> str:
+    """The source of a plugin that offers one model."""
+    return MODEL.format(name=name, architecture=architecture)
+
+
+class Site:
+    """A folder of installed packages.
+
+    Args:
+        folder: which the test puts on ``sys.path``.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.distributions: set[str] = set()
+        self.modules: set[str] = set()
+
+    def add(
+        self,
+        distribution: str,
+        source: str,
+        *,
+        version: str = "1.0",
+        requires: Iterable[str] = ("dovetail~=0.1",),
+        entries: Mapping[str, str] | None = None,
+    ) -> str:
+        """Install a package of one module; its module's name."""
+        module = re.sub(r"[-.]", "_", distribution).lower()
+        info = self.folder / f"{module}-{version}.dist-info"
+        info.mkdir(parents=True)
+        head = f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\nSummary: a fake, {distribution}\n"
+        (info / "METADATA").write_text(head + "".join(f"Requires-Dist: {r}\n" for r in requires))
+        points = entries or {"main": module}
+        (info / "entry_points.txt").write_text(
+            "[dovetail.plugins]\n" + "".join(f"{name} = {value}\n" for name, value in points.items())
+        )
+        (self.folder / f"{module}.py").write_text(source)
+        (info / "RECORD").write_text(
+            f"{module}.py,,\n" + "".join(f"{info.name}/{f.name},,\n" for f in sorted(info.iterdir()))
+        )
+        self.distributions.add(distribution)
+        self.modules.add(module)
+        importlib.invalidate_caches()
+        return module
+
+    def discover(self, filter: str = "") -> dict[str, Plugin]:
+        """What became of the plugins of this folder, by distribution."""
+        return {p.distribution: p for p in discover(PluginFilter(filter)) if p.distribution in self.distributions}
+
+    def forget(self) -> None:
+        for module in self.modules:
+            sys.modules.pop(module, None)
+
+
+class Entry:
+    """An entry point's place in a :class:`Plugin` that was never installed."""
+
+    dist = None
+    value = "fake"
+
+
+def plugin(distribution: str, *cards: Card, version: str = "1.0", **state: Any) -> Plugin:
+    """A plugin that registered ``cards``."""
+    found = Plugin(f"{distribution}:main", Entry(), distribution, version, **state)  # type: ignore[arg-type]
+    found.cards = list(cards)
+    return found
+
+
+def model(name: str, *architectures: str, **claims: Any) -> ModelCard:
+    claims.setdefault("target", "m:M")
+    claims.setdefault("config", f"{__name__}:TinyConfig")
+    return ModelCard(name=name, architectures=architectures or ("TinyForCausalLM",), **claims)
+
+
+def loader(name: str, *patterns: str, **claims: Any) -> LoaderCard:
+    claims.setdefault("inspect", f"{__name__}:inspect")
+    return LoaderCard(name=name, recognises=patterns or ("*.w",), target="l:load", **claims)
+
+
+def format_(name: str, types: Sequence[str] = ("float32",), packings: Sequence[str] = (), **claims: Any) -> QuantFormatCard:
+    return QuantFormatCard(name=name, target="f:F", types=dict.fromkeys(types, tuple(packings)), **claims)
+
+
+def kernel(name: str, *packings: str, **claims: Any) -> QuantKernelCard:
+    defaults: dict[str, Any] = {"devices": ("*",), "dtypes": ("float32",), "kinds": ("linear", "head", "embedding")}
+    return QuantKernelCard(name=name, target="k:K", packings=packings or ("*",), **{**defaults, **claims})
+
+
+def attention(name: str, **claims: Any) -> AttentionCard:
+    defaults: dict[str, Any] = {"devices": ("*",), "dtypes": ("float32", "bfloat16", "float16")}
+    return AttentionCard(name=name, target="a:A", **{**defaults, **claims})
+
+
+def platform(name: str = "host", device: str = "cpu", **claims: Any) -> PlatformCard:
+    return PlatformCard(name=name, device=device, target="p:P", **claims)
+
+
+def source(name: str = "folder", target: str = "path", **claims: Any) -> SourceCard:
+    return SourceCard(name=name, target=f"{__name__}:{target}", **claims)

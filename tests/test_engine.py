@@ -1,0 +1,160 @@
+"""The engine with real plugins: whatever shares its batch, a request gets the tokens that it would get alone."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from dovetail import LLM, SamplingParams
+from dovetail.api import RequestError
+from dovetail.engine.args import EngineArgs
+from dovetail.engine.core import EngineCore
+from dovetail.engine.messages import NewRequest
+from dovetail.engine.setup import make_plan
+
+from .tiny import write_checkpoint
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_checkpoint(tmp_path_factory.mktemp("tiny"))
+
+
+def make_core(checkpoint: Path, **options: Any) -> EngineCore:
+    args = EngineArgs(model=str(checkpoint), **{"max_num_seqs": 16, "block_size": 4, **options})
+    return EngineCore(make_plan(args), args)
+
+
+def make_requests(count: int, seed: int) -> list[NewRequest]:
+    rng = random.Random(seed)
+    return [
+        NewRequest(
+            str(i),
+            [rng.randrange(255) for _ in range(rng.randint(1, 60))],
+            SamplingParams(
+                temperature=rng.choice([0.0, 0.0, 0.8]),
+                top_k=rng.choice([0, 5]),
+                top_p=rng.choice([1.0, 0.9]),
+                seed=i,
+                repetition_penalty=rng.choice([1.0, 1.2]),
+                max_tokens=rng.randint(1, 24),
+                ignore_eos=rng.random() < 0.5,
+            ),
+        )
+        for i in range(count)
+    ]
+
+
+def run(
+    core: EngineCore, requests: list[NewRequest], *, cancel: frozenset[str] = frozenset(), seed: int = 0
+) -> dict[str, list[int]]:
+    """Requests arriving a few at a time; those in ``cancel`` leave after their first token."""
+    rng, tokens, waiting = random.Random(seed), {r.id: [] for r in requests}, list(requests)
+    while waiting or not core.scheduler.idle:
+        for _ in range(rng.randint(0, 4)):
+            if waiting:
+                core.add(waiting.pop(0))
+        for output in core.step():
+            tokens[output.id] += output.token_ids
+            if output.id in cancel:
+                core.abort([output.id])
+    return tokens
+
+
+@pytest.fixture(scope="module")
+def alone(checkpoint: Path) -> dict[str, list[int]]:
+    core = make_core(checkpoint, max_num_seqs=1, max_num_batched_tokens=512)
+    return run(core, make_requests(60, 1))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"max_num_batched_tokens": 16}, {"max_num_seqs": 3}, {"max_num_batched_tokens": 7, "block_size": 16}],
+    ids=["wide", "chunked", "narrow", "odd"],
+)
+def test_a_batch_gives_the_tokens_of_one_at_a_time(
+    checkpoint: Path, alone: dict[str, list[int]], options: dict[str, Any]
+) -> None:
+    core = make_core(checkpoint, **options)
+    assert run(core, make_requests(60, 1)) == alone
+    assert core.kv.pool.free == core.kv.pool.total
+    assert core.requests == {}
+
+
+def test_a_small_cache_finishes_everything_by_preemption(checkpoint: Path, alone: dict[str, list[int]]) -> None:
+    core = make_core(checkpoint, max_model_len=96)
+    spare = core.kv.pool.take(core.kv.pool.free - 40)  # what is left holds about two of the requests
+    assert spare is not None
+    core.kv.pool.total = 40
+    assert run(core, make_requests(60, 1)) == alone
+    assert core.kv.pool.free == 40
+
+
+def test_cancelled_requests_leave_nothing_behind(checkpoint: Path, alone: dict[str, list[int]]) -> None:
+    core = make_core(checkpoint)
+    cancelled = frozenset(str(i) for i in range(0, 60, 3))
+    tokens = run(core, make_requests(60, 1), cancel=cancelled)
+    assert {k: v for k, v in tokens.items() if k not in cancelled} == {
+        k: v for k, v in alone.items() if k not in cancelled
+    }
+    assert core.kv.pool.free == core.kv.pool.total
+    assert core.scheduler.idle
+    assert len(core.batch._free) == 16
+
+
+def test_logits_and_greedy_tokens_are_those_of_transformers(checkpoint: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    reference = transformers.AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32).eval()
+    llm = LLM(str(checkpoint), use_tqdm=False)
+    prompt = torch.randint(255, (150,), generator=torch.Generator().manual_seed(3)).tolist()
+    (output,) = llm.generate({"prompt_token_ids": prompt}, SamplingParams(temperature=0, max_tokens=24), use_tqdm=False)
+    with torch.inference_mode():
+        theirs = reference.generate(
+            torch.tensor([prompt]), max_new_tokens=24, do_sample=False, eos_token_id=255, pad_token_id=0
+        )
+    assert output.outputs[0].token_ids == theirs[0, len(prompt) :].tolist()
+
+
+def test_a_sliding_window_reaches_the_engine(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    folder = write_checkpoint(tmp_path, architectures=["MistralForCausalLM"], model_type="mistral", sliding_window=20)
+    reference = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    core = make_core(folder, max_num_batched_tokens=13)
+    prompt = torch.randint(255, (70,), generator=torch.Generator().manual_seed(3)).tolist()
+    tokens = run(core, [NewRequest("r", prompt, SamplingParams(temperature=0, max_tokens=24))])["r"]
+    with torch.inference_mode():
+        theirs = reference.generate(
+            torch.tensor([prompt]), max_new_tokens=24, do_sample=False, eos_token_id=255, pad_token_id=0
+        )
+    assert tokens == theirs[0, len(prompt) :].tolist()
+
+
+def test_the_offline_api_takes_every_shape_of_prompt(checkpoint: Path) -> None:
+    llm = LLM(str(checkpoint), use_tqdm=False)
+    params = SamplingParams(temperature=0, max_tokens=4)
+    shapes: list[Any] = ["ab", {"prompt": "ab"}, {"prompt_token_ids": llm.get_tokenizer().encode("ab")}]
+    outputs = llm.generate(shapes, params, use_tqdm=False)
+    assert len({tuple(o.outputs[0].token_ids) for o in outputs}) == 1
+    assert outputs[0].prompt == "ab"
+    assert all(o.finished and o.metrics and o.metrics.finished for o in outputs)
+    both = llm.generate(["ab", "cd"], [params, SamplingParams(n=2, max_tokens=2, ignore_eos=True)], use_tqdm=False)
+    assert [len(o.outputs) for o in both] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    "prompt", [{"prompt_token_ids": []}, {"prompt_token_ids": [999]}, {"prompt_token_ids": [1] * 512}, 7]
+)
+def test_a_bad_prompt_is_refused_and_the_next_call_works(checkpoint: Path, prompt: Any) -> None:
+    llm = LLM(str(checkpoint), use_tqdm=False)
+    with pytest.raises(RequestError):
+        llm.generate(["fine", prompt], SamplingParams(max_tokens=2), use_tqdm=False)
+    assert llm.generate("fine", SamplingParams(max_tokens=2, ignore_eos=True), use_tqdm=False)[0].finished
+
+
+def test_overrides_may_be_a_function(checkpoint: Path) -> None:
+    llm = LLM(str(checkpoint), use_tqdm=False, hf_overrides=lambda config: {**config, "max_position_embeddings": 64})
+    assert llm.plan.max_model_len == 64
