@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,9 +12,12 @@ from typing import Any
 
 from dovetail.api import (
     AttentionCard,
+    AttentionNeed,
     Card,
+    Checkpoint,
     LoaderCard,
     ModelCard,
+    ModelConfig,
     PlatformCard,
     QuantFormatCard,
     QuantKernelCard,
@@ -109,7 +113,9 @@ def loader(name: str, *patterns: str, **claims: Any) -> LoaderCard:
     return LoaderCard(name=name, recognises=patterns or ("*.w",), target="l:load", **claims)
 
 
-def format_(name: str, types: Sequence[str] = ("float32",), packings: Sequence[str] = (), **claims: Any) -> QuantFormatCard:
+def format_(
+    name: str, types: Sequence[str] = ("float32",), packings: Sequence[str] = (), **claims: Any
+) -> QuantFormatCard:
     return QuantFormatCard(name=name, target="f:F", types=dict.fromkeys(types, tuple(packings)), **claims)
 
 
@@ -129,3 +135,67 @@ def platform(name: str = "host", device: str = "cpu", **claims: Any) -> Platform
 
 def source(name: str = "folder", target: str = "path", **claims: Any) -> SourceCard:
     return SourceCard(name=name, target=f"{__name__}:{target}", **claims)
+
+
+class TinyConfig(ModelConfig):
+    """What a model's plugin would bring."""
+
+    head_dim: int = 8
+    window: int | None = None
+
+    def attention_needs(self) -> tuple[AttentionNeed, ...]:
+        return (AttentionNeed(kind="sliding" if self.window else "full", head_dim=self.head_dim),)
+
+
+def inspect(path: str, files: tuple[str, ...]) -> Checkpoint:
+    """A checkpoint whose tensor types stand in its first file, as JSON."""
+    return Checkpoint(path=path, files=files, tensor_types=json.loads(Path(files[0]).read_text() or '{"float32": 3}'))
+
+
+def inspect_container(path: str, files: tuple[str, ...]) -> Checkpoint:
+    """A container with names, metadata and a tokenizer of its own."""
+    return Checkpoint(
+        path=path,
+        files=files,
+        naming="box",
+        architecture="tiny",
+        metadata={"size": 16},
+        tensor_types={"float32": 3},
+        tokenizer="box:tokenizer",
+        tokenizer_path=files[0],
+    )
+
+
+class BoxNaming:
+    """The translation that goes with :func:`inspect_container`."""
+
+    def config(self, architecture: str, metadata: Mapping[str, Any]) -> dict[str, Any]:
+        size = metadata["size"]
+        return {"architectures": ["TinyForCausalLM"], "vocab_size": size, "hidden_size": size, "num_hidden_layers": 1}
+
+
+NAMING = BoxNaming()
+
+
+def path(reference: str | None, **_: Any) -> str | None:
+    return reference
+
+
+def nowhere(reference: str | None, **_: Any) -> str | None:
+    return None
+
+
+def absent() -> str | None:
+    return "there is no such device here"
+
+
+def present() -> str | None:
+    return None
+
+
+def raising(*_: Any, **__: Any) -> Any:
+    raise ZeroDivisionError("division by zero\nand a second line")
+
+
+def leaving(*_: Any, **__: Any) -> Any:
+    raise SystemExit(3)
