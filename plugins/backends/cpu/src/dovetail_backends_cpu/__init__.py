@@ -1,8 +1,8 @@
-"""The CPU: a platform and a paged attention backend. Registration only, nothing heavy."""
+"""The CPU: a platform, a paged attention backend and a 4-bit matrix product. Registration only, nothing heavy."""
 
 from __future__ import annotations
 
-from dovetail.api import PORTABLE, AttentionCard, PlatformCard, hookimpl
+from dovetail.api import PORTABLE, TUNED, AttentionCard, PlatformCard, QuantKernelCard, hookimpl
 
 _DTYPES = ("float32", "bfloat16", "float16")
 
@@ -34,5 +34,21 @@ def dovetail_register_attention() -> list[AttentionCard]:
             dtypes=_DTYPES,
             kinds=("full", "sliding"),
             rank=PORTABLE,
+        )
+    ]
+
+
+@hookimpl
+def dovetail_register_quantization() -> list[QuantKernelCard]:
+    return [
+        QuantKernelCard(
+            name="cpu-int4",
+            summary="torch's vectorised 4-bit product, for bfloat16 activations",
+            target="dovetail_backends_cpu.int4:Int4Kernel",
+            packings=("affine",),
+            devices=("cpu",),
+            dtypes=("bfloat16",),
+            probe="dovetail_backends_cpu.probes:int4",
+            rank=TUNED,
         )
     ]
