@@ -6,7 +6,6 @@ Letters: T tokens, H query heads, K key-value heads, D head dimension, C channel
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -127,10 +126,10 @@ class SelfAttention(nn.Module):
     ) -> None:
         super().__init__()
         q, k, v, o = (f"{name}.{n}" for n in names)
-        self.sizes = (heads * head_dim, kv_heads * head_dim, kv_heads * head_dim)
-        parts: Mapping[str, int] = dict(zip((q, k, v), self.sizes, strict=True))
-        self.qkv = ctx.linear(parts, channels, bias=bias)
-        self.out = ctx.linear(o, self.sizes[0], channels, bias=out_bias)
+        rows = {q: heads * head_dim, k: kv_heads * head_dim, v: kv_heads * head_dim}
+        self.qkv = ctx.linear(rows, channels, bias=bias)
+        self.out = ctx.linear(o, heads * head_dim, channels, bias=out_bias)
+        self.heads, self.kv_heads = heads, kv_heads
         self.attention = ctx.attention(
             AttentionSpec(heads, kv_heads, head_dim, head_dim**-0.5 if scale is None else scale, window)
         )
@@ -139,9 +138,9 @@ class SelfAttention(nn.Module):
         self.rope = ctx.ops.rope
 
     def forward(self, x: Tensor, rope: Rope, step: Step) -> Tensor:
-        q, k, v = (part.unflatten(-1, (-1, self.head_dim)) for part in self.qkv(x).split(self.sizes, -1))  # [T, H|K, D]
-        q = self.rope(q, rope.cos, rope.sin, self.interleaved)
-        k = self.rope(k, rope.cos, rope.sin, self.interleaved)
-        attended = self.attention(q, k, v, step)
+        qkv = self.qkv(x).view(x.shape[0], -1, self.head_dim)  # [T, H + 2 * K, D]
+        turned = self.heads + self.kv_heads  # q and k turn alike, so they turn together
+        qk = self.rope(qkv[:, :turned], rope.cos, rope.sin, self.interleaved)
+        attended = self.attention(qk[:, : self.heads], qk[:, self.heads :], qkv[:, turned:], step)  # [T, H, D]
         out: Tensor = self.out(attended.flatten(-2))
         return out

@@ -34,7 +34,7 @@ def rope(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool = False) -> Tens
 
     Args:
         x: ``[T, H, D]``.
-        cos, sin: float32 ``[T, R]``, ``2 * R <= D``.
+        cos, sin: ``[T, R]``, ``2 * R <= D``; taken in x's dtype.
         interleaved: channels ``2i`` and ``2i + 1`` turn together; otherwise ``i`` and ``i + R``.
 
     Returns:

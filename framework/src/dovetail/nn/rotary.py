@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Rope:
-    """cos and sin of every token of a step, float32 ``[T, R]`` each."""
+    """cos and sin of every token of a step, ``[T, R]`` each, in the activations' dtype."""
 
     cos: Tensor
     sin: Tensor
@@ -49,9 +49,10 @@ class Rotary(nn.Module):
         """Divide the frequencies by factors ``[R]`` that a checkpoint brings ready-made."""
         self.inverse = self.inverse / factors.to(self.inverse)
 
-    def forward(self, positions: Tensor) -> Rope:
+    def forward(self, positions: Tensor, dtype: torch.dtype) -> Rope:
+        """Angles of positions (int64 ``[T]``) are computed in float32, and rounded once to the activations' dtype."""
         angles = positions[:, None].float() * self.inverse  # [T, R]
-        return Rope(angles.cos() * self.factor, angles.sin() * self.factor)
+        return Rope((angles.cos() * self.factor).to(dtype), (angles.sin() * self.factor).to(dtype))
 
 
 def frequencies(

@@ -40,7 +40,7 @@ class Small(CausalLM):
 
     def forward(self, step: Step) -> Tensor:
         x = self.embedding(step.tokens)
-        rope = self.rotary(self.positions(step))
+        rope = self.rotary(self.positions(step), x.dtype)
         for block in self.blocks:
             x = block(x, rope, step)
         return x

@@ -71,7 +71,7 @@ class LlamaForCausalLM(CausalLM):
         x = self.embedding(step.tokens)
         if self.embedding_multiplier != 1.0:
             x = x * self.embedding_multiplier
-        rope = self.rotary(step.positions)
+        rope = self.rotary(step.positions, x.dtype)
         residual: Tensor | None = None
         for block in self.blocks:
             x, residual = block(x, residual, rope, step)

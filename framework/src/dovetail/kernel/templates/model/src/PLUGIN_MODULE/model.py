@@ -53,7 +53,7 @@ class PLUGIN_CLASSForCausalLM(CausalLM):
 
     def forward(self, step: Step) -> Tensor:
         x: Tensor = self.embedding(step.tokens)  # [T, C]
-        rope = self.rotary(step.positions)
+        rope = self.rotary(step.positions, x.dtype)
         for block in self.blocks:
             x = block(x, rope, step)
         out: Tensor = self.norm(x)

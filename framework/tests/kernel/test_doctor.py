@@ -1,0 +1,120 @@
+"""What the doctor sees."""
+
+from __future__ import annotations
+
+import pytest
+
+from dovetail.api import ModelCard, NamingCard
+from dovetail.kernel.doctor import Finding, dotted_names, examine
+from dovetail.kernel.registry import Registry
+
+from . import fakes
+from .fakes import Site, loader, model, platform, plugin
+
+REAL = {"target": "json:loads", "config": "json:loads"}
+HEALTHY = plugin(
+    "healthy",
+    ModelCard(name="tiny", architectures=("T",), target="json:loads", config="json:loads"),
+    loader("plain").model_copy(update={"target": "json:loads"}),
+    platform().model_copy(update={"target": "json:loads"}),
+)
+
+
+def told(*plugins: object, healthy: bool = True) -> list[str]:
+    return [str(f) for f in examine(Registry([*([HEALTHY] if healthy else []), *plugins]))]  # type: ignore[list-item]
+
+
+def test_nothing_is_found_where_nothing_is_wrong() -> None:
+    assert told() == []
+
+
+def test_a_quarantined_plugin_is_an_error() -> None:
+    broken = plugin("cracked")
+    broken.quarantine("SyntaxError: oops")
+    assert told(broken) == ["error: cracked:main: SyntaxError: oops; update, repair or uninstall it"]
+
+
+def test_a_conflict_is_an_error() -> None:
+    (finding,) = told(plugin("b", model("x", **REAL)), plugin("a", model("x", **REAL)))
+    assert finding == (
+        "error: model x: model 'x' is offered by a 1.0 and b 1.0, so neither is used; "
+        "uninstall one, or choose with --prefer model:x=a"
+    )
+
+
+def test_a_denied_plugin_is_a_note() -> None:
+    denied = plugin("left-out", status="denied", reason="excluded by the plugin filter")
+    assert told(denied) == ["note: left-out:main: excluded by the plugin filter"]
+
+
+@pytest.mark.parametrize(
+    ("card", "name"),
+    [
+        (model("x", target="nowhere_at_all:M", config="json:loads"), "nowhere_at_all:M"),
+        (model("x", target="json:loads", config="json.nowhere.at_all:C"), "json.nowhere.at_all:C"),
+        (loader("x", inspect="nowhere_at_all:i").model_copy(update={"target": "json:loads"}), "nowhere_at_all:i"),
+        (
+            model("x", **REAL, naming={"box": NamingCard(architectures=("x",), target="nowhere_at_all:N")}),
+            "nowhere_at_all:N",
+        ),
+    ],
+)
+def test_a_card_that_names_no_module_is_an_error(card: ModelCard, name: str) -> None:
+    wanted = f"error: some:main: the {card.kind} x names {name}, and there is no such module; reinstall or update it"
+    assert told(plugin("some", card)) == [wanted]
+
+
+@pytest.mark.parametrize("source", ["raise ValueError", "raise SystemExit(3)", "def oops("])
+def test_a_package_that_cannot_be_imported_has_no_modules(site: Site, source: str) -> None:
+    package = site.folder / "fragile"
+    package.mkdir()
+    (package / "__init__.py").write_text(source)
+    (finding,) = told(plugin("some", model("x", target="fragile.model:M", config="json:loads")))
+    assert "names fragile.model:M, and there is no such module" in finding
+
+
+def test_a_platform_that_is_absent_is_a_note_unless_it_is_the_only_one() -> None:
+    gpu = platform("gpu", "gpu", probe=f"{fakes.__name__}:absent").model_copy(update={"target": "json:loads"})
+    note = "note: platform gpu: not available: there is no such device here"
+    assert told(plugin("some", gpu)) == [note]
+    cards = [c for c in HEALTHY.cards if c.kind != "platform"]
+    assert told(plugin("some", gpu, *cards), healthy=False) == [
+        "error: platforms: none is available; install a backend plugin",
+        note,
+    ]
+
+
+def test_an_empty_installation_lacks_everything() -> None:
+    assert told(healthy=False) == [
+        "error: platforms: none is available; install a backend plugin",
+        "error: models: none is installed; install a model plugin",
+        "error: loaders: none is installed; install a loader plugin",
+    ]
+
+
+def test_a_plugin_that_everybody_waits_for_is_a_warning() -> None:
+    slow = plugin("slow", seconds=2.0)
+    assert told(slow) == [
+        "warning: slow:main: takes 2.0 s to import, which every command waits for; "
+        "its registration should import dovetail.api alone"
+    ]
+
+
+def test_errors_come_first() -> None:
+    denied, broken = plugin("a", status="denied"), plugin("b")
+    broken.quarantine("oops")
+    assert [f.severity for f in examine(Registry([HEALTHY, denied, plugin("c", seconds=2.0), broken]))] == [
+        "error",
+        "warning",
+        "note",
+    ]
+
+
+def test_a_finding_may_have_no_hint() -> None:
+    assert str(Finding(severity="note", subject="x", problem="y")) == "note: x: y"
+
+
+def test_every_dotted_name_of_a_card_is_seen() -> None:
+    card = model("x", **REAL, naming={"box": NamingCard(architectures=("x",), target="n:N")})
+    assert sorted(dotted_names(card)) == ["json:loads", "json:loads", "n:N"]
+    assert sorted(dotted_names(loader("x"))) == [f"{fakes.__name__}:inspect", "l:load"]
