@@ -26,6 +26,10 @@ FILTER_FLAG = "--plugins"
 class FlexibleArgumentParser(argparse.ArgumentParser):
     """Takes ``--max_model_len`` for ``--max-model-len``, as users of other engines type both, and refuses in one line."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        # A shortened flag would change its meaning, or become ambiguous, with the next flag of that beginning.
+        super().__init__(*args, **{"allow_abbrev": False, **kwargs})
+
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
         if args is not None:
             args = _with_denials([_dashed(a) for a in args])
