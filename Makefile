@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 PROJECTS := $(wildcard framework/pyproject.toml plugins/*/*/pyproject.toml)
 
-.PHONY: install serve test test-all lint bench clean
+.PHONY: install serve test test-all lint docs clean
 
 install: $(STAMP)
 
@@ -23,6 +23,10 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python scripts/gen_docs.py --check
+
+docs: install
+	$(BIN)/python scripts/gen_docs.py
 
 test: lint
 	$(BIN)/python -m pytest -m "not sweep"

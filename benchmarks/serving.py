@@ -12,6 +12,7 @@ import statistics
 import subprocess
 import sys
 import time
+from itertools import pairwise
 
 import httpx
 from common import family_rss, heading
@@ -22,13 +23,14 @@ PORT = 18432
 async def stream(client: httpx.AsyncClient, model: str, prompt: list[int], new: int) -> list[float]:
     """Times of the pieces, after the request's start."""
     body = {"model": model, "prompt": prompt, "max_tokens": new, "temperature": 0, "ignore_eos": True, "stream": True}
-    started, times = time.perf_counter(), []
+    started = time.perf_counter()
     async with client.stream("POST", "/v1/completions", json=body) as response:
         response.raise_for_status()
-        async for line in response.aiter_lines():
-            if line.startswith("data: {") and json.loads(line[6:])["choices"]:
-                times.append(time.perf_counter() - started)
-    return times
+        return [
+            time.perf_counter() - started
+            async for line in response.aiter_lines()
+            if line.startswith("data: {") and json.loads(line[6:])["choices"]
+        ]
 
 
 async def measure(args: argparse.Namespace) -> None:
@@ -45,7 +47,7 @@ async def measure(args: argparse.Namespace) -> None:
         started = time.perf_counter()
         runs = await asyncio.gather(*(stream(client, model, p, args.new) for p in prompts))
         seconds = time.perf_counter() - started
-    gaps = [b - a for times in runs for a, b in zip(times, times[1:], strict=False)]
+    gaps = [b - a for times in runs for a, b in pairwise(times)]
     print(
         f"  {args.streams} streams, {args.prompt} in, {args.new} out: {args.streams * args.new / seconds:.1f} tokens/s, TTFT p50 "
         f"{statistics.median(t[0] for t in runs):.2f} s, ITL p50 {statistics.median(gaps) * 1e3:.0f} ms"

@@ -76,7 +76,13 @@ def hub(
 
     try:
         return str(
-            snapshot_download(reference, revision=revision, cache_dir=download_dir, allow_patterns=list(patterns))
+            snapshot_download(
+                reference,
+                revision=revision,
+                cache_dir=download_dir,
+                allow_patterns=list(patterns),
+                ignore_patterns=["*/*"],  # other formats and precisions of the same model
+            )
         )
     except RepositoryNotFoundError:
         reason, hint = "the hub has no such repository, or it is private", "check the name, or set HF_TOKEN"

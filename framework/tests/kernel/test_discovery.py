@@ -327,7 +327,7 @@ def test_a_plugin_of_another_process_is_found_by_the_path_alone(site: Site) -> N
     code = "from dovetail.kernel.discovery import discover; print(*[p.name for p in discover() if p.status == 'ok'])"
     done = subprocess.run(
         [sys.executable, "-c", code],
-        env=os.environ | {"PYTHONPATH": str(site.folder)},
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(site.folder), os.environ.get("PYTHONPATH", "")])},
         capture_output=True,
         text=True,
         timeout=60,

@@ -100,7 +100,7 @@ def test_suspects_are_named() -> None:
     assert registry.quarantined == [BROKEN]
     assert registry.suspects("loader") == (
         "note that the broken plugin gamma may offer it (SyntaxError: oops); "
-        "note that the plugin filter leaves out delta"
+        "note that the plugin filter (--plugins or DOVETAIL_PLUGINS) leaves out delta"
     )
     assert "model 'walnut' is offered by Beta_Pack 1.0 and alpha 1.0, so neither is used" in registry.suspects("model")
     assert Registry([plugin("a", model("walnut"))]).suspects("model") == ""

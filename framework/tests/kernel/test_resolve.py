@@ -333,11 +333,11 @@ def test_an_explicit_loader_without_files_is_refused(folder: Path) -> None:
 def test_a_folder_without_weights_says_what_is_in_it(folder: Path) -> None:
     (folder / "weights.w").unlink()
     with pytest.raises(
-        ResolutionError, match=r"a loader for the weights at .*\(plain: reads \*\.w; found config\.json\)"
+        CheckpointError, match=r"^wanted weights \(\*\.w\) at .*, found config\.json; complete the download, or install"
     ):
         plan(folder)
     (folder / "config.json").unlink()
-    with pytest.raises(ResolutionError, match=r"\(plain: reads \*\.w; found no files\)"):
+    with pytest.raises(CheckpointError, match=r"^wanted weights \(\*\.w\) at .*, found no files; complete"):
         plan(folder)
 
 
@@ -429,7 +429,9 @@ def test_another_configuration_can_be_named(folder: Path, tmp_path_factory: pyte
 
 def test_another_configuration_that_is_not_there_is_refused(folder: Path) -> None:
     for path in (folder / "nowhere", folder / "nowhere.json"):
-        with pytest.raises(CheckpointError, match=rf"^wanted {path.name} in .*, found none; correct --hf-config-path$"):
+        with pytest.raises(
+            CheckpointError, match=rf"^wanted a configuration at {path}, found none; correct --hf-config-path$"
+        ):
             plan(folder, hf_config_path=str(path))
 
 
@@ -693,10 +695,12 @@ def test_an_attention_backend_is_held_to_its_claims(
         assert found.attention.part.name == "eager"
         assert found.kv_dtype == options.get("kv_cache_dtype", "float32")
         return
-    kind = "sliding" if config else "full"
+    kind = "sliding with heads of 8" if config else "full with heads of 8"
+    if "kv_cache_dtype" in options:
+        kind += f", KV cache in {options['kv_cache_dtype']}"
     with pytest.raises(ResolutionError) as caught:
         plan(folder, parts=parts, **options)
-    wanted = f"wanted attention on cpu in float32 ({kind} with heads of 8), found nothing that fits (eager: {reason}); "
+    wanted = f"wanted attention on cpu in float32 ({kind}), found nothing that fits (eager: {reason}); "
     assert str(caught.value).startswith(wanted)
 
 

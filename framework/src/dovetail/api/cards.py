@@ -39,6 +39,7 @@ class Card(BaseModel):
     kind: ClassVar[str]
 
     name: Name
+    """Lower case; what users write in flags and ``--prefer``."""
     summary: str = ""
     """One line for ``dovetail plugins list``."""
     rank: int = Field(default=PORTABLE, ge=0, le=1000)
@@ -67,9 +68,11 @@ class ModelCard(Card):
     architectures: tuple[str, ...] = Field(min_length=1)
     """Names as they stand in ``config.json``."""
     target: Dotted
+    """The model's class; imported in the engine alone."""
     config: Dotted
     """A subclass of :class:`dovetail.api.ModelConfig`; its module must not import torch."""
     tasks: tuple[Task, ...] = ("generate",)
+    """What it can be asked for."""
     dtypes: tuple[DType, ...] = ("float32", "bfloat16", "float16")
     """Dtypes in which activations may be computed."""
     attention: tuple[AttentionKind, ...] = ("full",)
@@ -91,7 +94,9 @@ class LoaderCard(Card):
     recognises: tuple[str, ...] = Field(min_length=1)
     """Glob patterns of the file names that it reads."""
     inspect: Dotted
+    """Describes a checkpoint; its module must not import torch."""
     target: Dotted
+    """Yields the tensors; imported in the engine alone."""
 
 
 class QuantFormatCard(Card):
@@ -103,12 +108,14 @@ class QuantFormatCard(Card):
     kind: ClassVar[str] = "format"
 
     target: Dotted
+    """The format's class."""
     types: dict[str, tuple[str, ...]] = Field(min_length=1)
     """Stored tensor type → the packings it can also be handed out as (for kernels that know the packing but not
     the type)."""
     methods: tuple[str, ...] = ()
     """Values of ``quantization_config.quant_method`` that it reads; empty for formats known by tensor type alone."""
     kinds: tuple[LayerKind, ...] = ("linear", "embedding", "head")
+    """Layers that it keeps weights of."""
 
 
 class QuantKernelCard(Card):
@@ -120,12 +127,15 @@ class QuantKernelCard(Card):
     kind: ClassVar[str] = "kernel"
 
     target: Dotted
+    """The kernel's class."""
     packings: tuple[str, ...] = Field(min_length=1)
     """Stored types or packings it takes; ``"*"`` takes anything that can be dequantized."""
     devices: tuple[Device | Literal["*"], ...]
+    """Torch device types; ``"*"`` for any."""
     dtypes: tuple[DType, ...]
     """Dtypes of the activations."""
     kinds: tuple[LayerKind, ...] = ("linear", "head")
+    """Layers that it serves."""
     probe: Dotted | None = None
     """``() -> str | None``: why it cannot run on this machine, or None if it can."""
 
@@ -136,9 +146,13 @@ class AttentionCard(Card):
     kind: ClassVar[str] = "attention"
 
     target: Dotted
+    """The backend's class."""
     devices: tuple[Device | Literal["*"], ...]
+    """Torch device types; ``"*"`` for any."""
     dtypes: tuple[DType, ...]
+    """Dtypes of queries and results."""
     kinds: tuple[AttentionKind, ...] = ("full",)
+    """Kinds of attention layer that it does."""
     head_dims: tuple[int, ...] | None = None
     """Head sizes it takes; None for any."""
     kv_dtypes: tuple[DType, ...] = ()
@@ -146,6 +160,7 @@ class AttentionCard(Card):
     block_sizes: tuple[int, ...] | None = None
     """KV-cache block sizes (tokens) it takes; None for any."""
     probe: Dotted | None = None
+    """``() -> str | None``: why it cannot run on this machine, or None if it can."""
 
 
 class PlatformCard(Card):
@@ -154,8 +169,11 @@ class PlatformCard(Card):
     kind: ClassVar[str] = "platform"
 
     device: Device
+    """The torch device type."""
     target: Dotted
+    """The platform's class."""
     dtypes: tuple[DType, ...] = ("float32", "bfloat16", "float16")
+    """Dtypes that it computes in."""
     default_dtype: DType = "float32"
     """Taken by ``--dtype auto`` when the checkpoint does not say which dtype its activations want."""
     probe: Dotted | None = None
@@ -173,3 +191,4 @@ class SourceCard(Card):
     kind: ClassVar[str] = "source"
 
     target: Dotted
+    """The function ``resolve``; its module must not import torch."""

@@ -6,7 +6,8 @@ of cards, and an empty list means "nothing of this kind from me". The order of i
 
 Hooks are called once, right after the plugin's module was imported, in every process that discovers plugins
 (the command line and the API; engine workers receive a finished Plan instead). They must be cheap: no torch, no
-files, no devices. What a card names by ``"module:attribute"`` is imported only once it has been chosen.
+files, no devices. What a card names by ``"module:attribute"`` is imported only when it is needed: a ``target`` once its card has been
+chosen, the torch-free rest (``inspect``, ``config``, ``naming``) while the choice is made, and a ``probe`` when its card is a candidate.
 
 An implementation that raises, or answers with anything but a list of the right cards, quarantines its plugin:
 the others work, and ``dovetail plugins doctor`` names it.

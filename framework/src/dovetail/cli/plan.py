@@ -42,17 +42,16 @@ def render(plan: Plan) -> str:
     ]
     for choice in plan.choices():
         lines += _choice_lines(choice)
-    lines += ["", "weights"]
-    for weight in plan.weights:
-        kernel, *others = weight.kernels
-        count = plan.checkpoint.tensor_types.get(weight.type, 0)
-        lines.append(
-            f"  {weight.kind} of type {weight.type} ({count} tensors of it): format {weight.format.part.name}, kernel "
-            f"{kernel.name} ({kernel.distribution} {kernel.version})"
-        )
-        if others:
-            lines.append(f"      if its shape does not suit: {', '.join(o.name for o in others)}")
-        lines += [f"      not {r.name}: {r.reason}" for r in weight.rejected]
+    for type_, count in plan.checkpoint.tensor_types.items():
+        lines += ["", f"weights of type {type_} ({count} tensors)"]
+        for weight in (w for w in plan.weights if w.type == type_):
+            kernel, *others = weight.kernels
+            lines.append(
+                f"  {weight.kind:<12} format {weight.format.part.name}, kernel {kernel.name} ({kernel.distribution} {kernel.version})"
+            )
+            if others:
+                lines.append(f"{'':<14} if its shape does not suit: {', '.join(o.name for o in others)}")
+            lines += [f"{'':<14} not {r.name}: {r.reason}" for r in weight.rejected]
     return "\n".join(lines)
 
 

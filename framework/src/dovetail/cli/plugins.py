@@ -123,7 +123,8 @@ def _doctor(args: argparse.Namespace, registry: Registry) -> int:
         if args.debug:
             for plugin in registry.quarantined:
                 print(f"\n{plugin.name}\n{plugin.detail}")
-        working = sum(p.status == "ok" for p in registry.plugins)
+        broken = {f.subject for f in findings if f.severity == "error"}
+        working = sum(p.status == "ok" and p.name not in broken for p in registry.plugins)
         print(f"{working} of {len(registry.plugins)} plugins work{'' if healthy else '; see the errors above'}")
     return 0 if healthy else 1
 

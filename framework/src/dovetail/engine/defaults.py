@@ -33,7 +33,7 @@ def sampling_defaults(plan: Plan, args: EngineArgs) -> dict[str, Any]:
         override["max_tokens"] = override.pop(CAP)
     if unknown := sorted(set(override) - set(SamplingParams.__struct_fields__)):
         raise UsageError(
-            f"--override-generation-config names {', '.join(unknown)}, which are not sampling parameters",
+            f"--override-generation-config names {', '.join(unknown)}, wanted sampling parameters",
             f"known: {', '.join(SamplingParams.__struct_fields__)}",
         )
     defaults.update(override)

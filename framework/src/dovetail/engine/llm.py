@@ -21,7 +21,7 @@ from dovetail.engine.processor import OutputProcessor
 from dovetail.engine.setup import load_tokenizer, make_plan
 from dovetail.engine.tokenizer import Tokenizer
 
-Prompt = str | Mapping[str, Any] | Sequence[int]
+Prompt = str | Mapping[str, Any]
 Messages = Sequence[Mapping[str, Any]]
 
 

@@ -82,7 +82,7 @@ class Plugin:
             found = self.entry.dist.metadata.get_all("Summary") if self.entry.dist else None
         except Exception:  # its metadata cannot be read, for which it is quarantined
             found = None
-        return (found or [""])[0]
+        return str(found[0]) if found else ""
 
     def quarantine(self, reason: str, detail: str = "") -> None:
         self.status, self.reason, self.detail, self.cards = "quarantined", reason, detail, []

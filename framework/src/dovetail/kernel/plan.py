@@ -5,7 +5,7 @@ The engine process and every worker get a Plan and import what it names; they ne
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -14,6 +14,9 @@ from dovetail.api.checkpoint import Checkpoint
 from dovetail.api.config import ModelConfig
 from dovetail.api.errors import ConfigError
 from dovetail.kernel.discovery import import_dotted, one_line
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 M = TypeVar("M", bound=ModelConfig)
 
@@ -101,11 +104,7 @@ def read_config(config_class: type[M], config: dict[str, Any], file: str) -> M:
     try:
         found = config_class.model_validate(config)
     except ValidationError as error:
-        faults = "; ".join(
-            f"{'.'.join(map(str, e['loc'])) or 'configuration'}: "
-            + ("is missing" if e["type"] == "missing" else f"{e['msg']} (found {_short(e['input'])})")
-            for e in error.errors()
-        )
+        faults = "; ".join(map(_fault, error.errors()))
     except Exception as error:  # a validator that met a value it did not expect
         faults = one_line(error)
     else:
@@ -114,6 +113,14 @@ def read_config(config_class: type[M], config: dict[str, Any], file: str) -> M:
         f"{config_class.__name__} cannot be read from {file or 'the configuration'}: {faults}",
         "correct the file, or override keys with --hf-overrides",
     )
+
+
+def _fault(error: ErrorDetails) -> str:
+    text = error["msg"].removeprefix("Value error, ")
+    if not error["loc"]:  # about several keys, which the text names
+        return text
+    key = ".".join(map(str, error["loc"]))
+    return f"{key}: is missing" if error["type"] == "missing" else f"{key}: {text} (found {_short(error['input'])})"
 
 
 def _short(value: object, limit: int = 80) -> str:

@@ -11,7 +11,7 @@ from packaging.utils import canonicalize_name
 
 from dovetail.api.cards import Card
 from dovetail.api.errors import UsageError
-from dovetail.kernel.discovery import KINDS, Plugin, PluginFilter, discover
+from dovetail.kernel.discovery import KINDS, PLUGINS_VARIABLE, Plugin, PluginFilter, discover
 
 C = TypeVar("C", bound=Card)
 
@@ -119,7 +119,7 @@ class Registry:
         notes = [f"the broken plugin {p.distribution} may offer it ({p.reason})" for p in self.quarantined]
         notes += [f"{c}, so neither is used: {c.hint}" for c in self.conflicts if c.kind == kind]
         if denied := sorted({p.distribution for p in self.plugins if p.status == "denied"}):
-            notes.append(f"the plugin filter leaves out {', '.join(denied)}")
+            notes.append(f"the plugin filter (--plugins or {PLUGINS_VARIABLE}) leaves out {', '.join(denied)}")
         return "; ".join(f"note that {note}" for note in notes)
 
 

@@ -74,7 +74,10 @@ class PlanOptions(BaseModel):
     dtype: str = Field(
         default=AUTO, description="dtype of activations; auto takes the checkpoint's, else the platform's"
     )
-    quantization: str | None = Field(default=None, description="require this quantization format")
+    quantization: str | None = Field(
+        default=None,
+        description="require this quantization format; the checkpoint must be in it already, nothing is converted",
+    )
     device: str = Field(default=AUTO, description="the platform to run on; auto takes the best that is present")
     attention_backend: str = Field(default=AUTO, description="the attention backend")
     kv_cache_dtype: str = Field(default=AUTO, description="dtype of the KV cache; auto takes that of the activations")
@@ -270,6 +273,13 @@ def find_checkpoint(
             return None
         return f"reads {', '.join(card.recognises)}; found {_listing(names)}"
 
+    loaders = registry.offers(LoaderCard)
+    if options.load_format == AUTO and loaders and all(map(objection, (o.card for o in loaders))):
+        patterns = dict.fromkeys(p for o in loaders for p in o.card.recognises)
+        raise CheckpointError(
+            f"wanted weights ({', '.join(patterns)}) at {path}, found {_listing(names)}",
+            registry.suspects(LoaderCard.kind) or "complete the download, or install a plugin that loads what is there",
+        )
     offer, choice = choose(
         "loader", LoaderCard, registry, objection,
         explicit=options.load_format, wanted=f"a loader for the weights at {path}", warnings=warnings,
@@ -316,14 +326,16 @@ def _listing(names: Sequence[str], limit: int = 6) -> str:
 
 
 def _config_file(hf_config_path: str | None, folder: Path) -> Path:
-    if hf_config_path is None:
-        file, hint = folder / "config.json", "complete the download, or name another one with --hf-config-path"
-    else:
-        file, hint = Path(hf_config_path), "correct --hf-config-path"
-        file = file / "config.json" if file.is_dir() else file
-    if not file.is_file():
-        raise CheckpointError(f"wanted {file.name} in {file.parent}, found none", hint)
-    return file
+    where = Path(hf_config_path) if hf_config_path is not None else folder
+    file = where / "config.json" if where.is_dir() else where
+    if file.is_file():
+        return file
+    if hf_config_path is not None:
+        raise CheckpointError(f"wanted a configuration at {hf_config_path}, found none", "correct --hf-config-path")
+    raise CheckpointError(
+        f"wanted {file.name} in {folder}, found none",
+        "complete the download, or name another one with --hf-config-path",
+    )
 
 
 def _read_json(file: Path) -> dict[str, Any]:
@@ -518,10 +530,12 @@ def find_attention(
                 return fault
         return run_probe(card.probe)
 
-    kinds = ", ".join(f"{n.kind} with heads of {n.head_dim}" for n in needs)
+    wanted = [f"{n.kind} with heads of {n.head_dim}" for n in needs]
+    if kv_dtype != dtype:
+        wanted.append(f"KV cache in {kv_dtype}")
     _, choice = choose(
         "attention", AttentionCard, registry, objection,
-        explicit=options.attention_backend, wanted=f"attention on {device} in {dtype} ({kinds})", warnings=warnings,
+        explicit=options.attention_backend, wanted=f"attention on {device} in {dtype} ({', '.join(wanted)})", warnings=warnings,
     )  # fmt: skip
     return choice
 

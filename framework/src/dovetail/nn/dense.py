@@ -35,6 +35,9 @@ class DenseWeight(StoredWeight):
     def reordered(self, order: Tensor) -> DenseWeight:
         return DenseWeight(self.data[order], self.type)
 
+    def to(self, device: torch.device) -> DenseWeight:
+        return DenseWeight(self.data.to(device), self.type)
+
     @classmethod
     def join(cls, parts: Sequence[StoredWeight]) -> DenseWeight | None:
         tensors = [p.data for p in parts if isinstance(p, DenseWeight)]
@@ -83,7 +86,7 @@ class DequantizeKernel(WeightKernel):
     """The reference: dequantizes a few rows at a time and multiplies. Any format, any device, never a whole matrix."""
 
     def __init__(self, weight: StoredWeight, kind: LayerKind, device: torch.device, dtype: torch.dtype) -> None:
-        self.weight = weight
+        self.weight = weight.to(device)
         self.kind = kind
         self.dtype = dtype
         self.step = max(1, SLICE_BYTES // (weight.shape[1] * dtype.itemsize))

@@ -96,6 +96,10 @@ class StoredWeight(ABC):
     def reordered(self, order: Tensor) -> StoredWeight:
         """The weight whose row ``i`` is this one's row ``order[i]``, without dequantizing."""
 
+    @abstractmethod
+    def to(self, device: torch.device) -> StoredWeight:
+        """The same weight on a device; this one, if it is there."""
+
     @classmethod
     @abstractmethod
     def join(cls, parts: Sequence[StoredWeight]) -> StoredWeight | None:

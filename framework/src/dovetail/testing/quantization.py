@@ -167,6 +167,8 @@ def _check_rows(weight: StoredWeight, text: str) -> None:
         f"{text}: reordered() is not in the order asked for"
     )
     assert torch.equal(weight.dense(torch.float32), dense), f"{text}: reordered() changes the weight itself"
+    moved = weight.to(dense.device)
+    assert torch.equal(moved.dense(torch.float32), dense), f"{text}: to() changes the weight"
     _check_join([weight, reordered, weight], f"{text}: joining")
 
 
@@ -259,6 +261,11 @@ class AffineSample(StoredWeight):
         p = self.packed
         mins = None if p.mins is None else p.mins.float()[order]
         return AffineSample(replace(p, codes=p.codes[order], scales=p.scales.float()[order], mins=mins))
+
+    def to(self, device: torch.device) -> AffineSample:
+        p = self.packed
+        mins = None if p.mins is None else p.mins.to(device)
+        return AffineSample(replace(p, codes=p.codes.to(device), scales=p.scales.to(device), mins=mins))
 
     @classmethod
     def join(cls, parts: Sequence[StoredWeight]) -> AffineSample | None:

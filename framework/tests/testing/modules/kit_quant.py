@@ -27,6 +27,9 @@ class RowWeight(StoredWeight):
     def reordered(self, order: Tensor) -> StoredWeight:
         return type(self)(self.codes[order], self.scales[order])
 
+    def to(self, device: torch.device) -> StoredWeight:
+        return type(self)(self.codes.to(device), self.scales.to(device))
+
     @classmethod
     def join(cls, parts: Sequence[StoredWeight]) -> StoredWeight | None:
         rows = [p for p in parts if isinstance(p, RowWeight)]

@@ -42,6 +42,9 @@ class GgufWeight(StoredWeight):
     def reordered(self, order: Tensor) -> GgufWeight:
         return GgufWeight(self.data[order.to(self.data.device)], self.type)
 
+    def to(self, device: torch.device) -> GgufWeight:
+        return GgufWeight(self.data.to(device), self.type)
+
     @classmethod
     def join(cls, parts: Sequence[StoredWeight]) -> GgufWeight | None:
         ours = [p for p in parts if isinstance(p, GgufWeight)]

@@ -37,6 +37,9 @@ class PLUGIN_CLASSWeight(StoredWeight):
     def reordered(self, order: Tensor) -> PLUGIN_CLASSWeight:
         return PLUGIN_CLASSWeight(self.codes[order], self.scales[order])
 
+    def to(self, device: torch.device) -> PLUGIN_CLASSWeight:
+        return PLUGIN_CLASSWeight(self.codes.to(device), self.scales.to(device))
+
     @classmethod
     def join(cls, parts: Sequence[StoredWeight]) -> PLUGIN_CLASSWeight | None:
         own = [part for part in parts if isinstance(part, PLUGIN_CLASSWeight)]
