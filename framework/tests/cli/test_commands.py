@@ -280,8 +280,9 @@ def test_plan_shows_every_choice(walnut: Site, checkpoint: Path, capsys: Out) ->
     for line in (
         "loader         shells (walnut-pack 1.0): rank 50, the only one that fits",
         "attention      nutty (walnut-pack 1.0): rank 50, the only one that fits",
-        "  linear of type float32 (3 tensors of it): format dense, kernel dense (dovetail ",
-        "      not affine: takes affine",
+        "weights of type float32 (3 tensors)",
+        "  linear       format dense, kernel dense (dovetail ",
+        " not affine: takes affine",
     ):
         assert line in out
     assert "a plugin that prints" not in out

@@ -333,11 +333,11 @@ def test_an_explicit_loader_without_files_is_refused(folder: Path) -> None:
 def test_a_folder_without_weights_says_what_is_in_it(folder: Path) -> None:
     (folder / "weights.w").unlink()
     with pytest.raises(
-        CheckpointError, match=r"^wanted weights \(\*\.w\) at .*, found config\.json; complete the download, or install"
+        ResolutionError, match=r"^wanted weights \(\*\.w\) at .*, found config\.json; complete the download, or install"
     ):
         plan(folder)
     (folder / "config.json").unlink()
-    with pytest.raises(CheckpointError, match=r"^wanted weights \(\*\.w\) at .*, found no files; complete"):
+    with pytest.raises(ResolutionError, match=r"^wanted weights \(\*\.w\) at .*, found no files; complete"):
         plan(folder)
 
 

@@ -276,7 +276,7 @@ def find_checkpoint(
     loaders = registry.offers(LoaderCard)
     if options.load_format == AUTO and loaders and all(map(objection, (o.card for o in loaders))):
         patterns = dict.fromkeys(p for o in loaders for p in o.card.recognises)
-        raise CheckpointError(
+        raise ResolutionError(
             f"wanted weights ({', '.join(patterns)}) at {path}, found {_listing(names)}",
             registry.suspects(LoaderCard.kind) or "complete the download, or install a plugin that loads what is there",
         )
