@@ -22,7 +22,7 @@ from dovetail.cli import chat, flags, plan, plugins, serve
 from dovetail.cli.main import COMMANDS
 from dovetail.engine.args import EngineArgs
 from dovetail.kernel.discovery import HOOKS
-from dovetail.kernel.resolve import PlanOptions
+from dovetail.kernel.options import PlanOptions
 from dovetail.server.settings import ServerSettings
 
 ROOT = Path(__file__).parents[1]

@@ -238,9 +238,9 @@ def test_rule_3_the_exceptions_are_needed() -> None:
 
 
 def distributions_for(plugin: Package) -> set[str]:
-    """Names of what installing the plugin and ``dovetail[test]`` alone would bring, from their own requirements."""
+    """Names of what installing ``plugin[test]`` and ``dovetail[test]`` alone would bring, from their own requirements."""
     found: set[tuple[str, str]] = set()
-    pending = [Requirement("dovetail[test]"), Requirement(plugin.name)]
+    pending = [Requirement("dovetail[test]"), Requirement(f"{plugin.name}[test]")]
     while pending:
         need = pending.pop()
         name = canonicalize_name(need.name)

@@ -9,7 +9,8 @@ import pytest
 from dovetail.api import Checkpoint, CheckpointError, LoaderCard
 from dovetail.api.checkpoint import HF_TOKENIZER
 from dovetail.kernel import resolve
-from dovetail.kernel.resolve import PlanOptions, find_checkpoint
+from dovetail.kernel.checkpoints import find_checkpoint
+from dovetail.kernel.options import PlanOptions
 from dovetail.testing.resolution import registry_of
 
 CARDS = [

@@ -22,10 +22,14 @@ from dovetail.api import (
     ResolutionError,
     UsageError,
 )
+from dovetail.api.checkpoint import HF_TOKENIZER
+from dovetail.kernel.checkpoints import apply_overrides
+from dovetail.kernel.choose import choose, run_probe
 from dovetail.kernel.discovery import KINDS
+from dovetail.kernel.options import PlanOptions
 from dovetail.kernel.plan import Plan
 from dovetail.kernel.registry import Registry
-from dovetail.kernel.resolve import HF_TOKENIZER, PlanOptions, apply_overrides, choose, resolve, run_probe
+from dovetail.kernel.resolve import resolve
 
 from . import fakes
 from .fakes import attention, format_, kernel, loader, model, platform, plugin, source

@@ -36,12 +36,12 @@ class PluginError(DovetailError):
     """A plugin broke the contract of its hook or card."""
 
 
-class ConflictError(DovetailError):
-    """Two distributions offer the same name and the user has not said which to take."""
-
-
 class ResolutionError(DovetailError):
     """No installed plugin fits, or the one asked for does not."""
+
+
+class ConflictError(ResolutionError):
+    """Two distributions offer the same name and the user has not said which to take."""
 
 
 class ConfigError(DovetailError):

@@ -8,9 +8,10 @@ import sys
 
 from dovetail.cli.flags import add_flags, read_flags
 from dovetail.engine.args import EngineArgs
+from dovetail.kernel.options import PlanOptions
 from dovetail.kernel.plan import Choice, Plan
 from dovetail.kernel.registry import Registry
-from dovetail.kernel.resolve import PlanOptions, resolve
+from dovetail.kernel.resolve import resolve
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import Field
 
-from dovetail.kernel.resolve import PlanOptions
+from dovetail.kernel.options import PlanOptions
 
 
 class EngineArgs(PlanOptions):

@@ -8,9 +8,10 @@ from dovetail.engine.args import EngineArgs
 from dovetail.engine.chat_template import load_template
 from dovetail.engine.tokenizer import Tokenizer
 from dovetail.kernel.discovery import import_dotted
+from dovetail.kernel.options import PlanOptions
 from dovetail.kernel.plan import Plan
 from dovetail.kernel.registry import Registry
-from dovetail.kernel.resolve import PlanOptions, resolve
+from dovetail.kernel.resolve import resolve
 
 
 def make_plan(args: EngineArgs) -> Plan:

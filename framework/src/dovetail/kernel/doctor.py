@@ -8,8 +8,8 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from dovetail.api.cards import Card, LoaderCard, ModelCard, PlatformCard
+from dovetail.kernel.choose import run_probe
 from dovetail.kernel.registry import Registry
-from dovetail.kernel.resolve import run_probe
 
 Severity = Literal["error", "warning", "note"]
 

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from dovetail.api import AttentionCard, AttentionKind, AttentionNeed, ModelCard, ModelConfig, ResolutionError
 from dovetail.kernel.discovery import import_dotted
-from dovetail.kernel.resolve import PlanOptions, find_attention
+from dovetail.kernel.options import PlanOptions
+from dovetail.kernel.resolve import find_attention
 from dovetail.nn import AttentionBackend, AttentionSpec, Step
 from dovetail.testing.comparison import assert_close, dtype_of, label, tolerance
 from dovetail.testing.harness import BlockTables, one_thread

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from dovetail.api import Checkpoint, CheckpointError, LazyTensor, LoaderCard
+from dovetail.kernel.checkpoints import find_checkpoint
 from dovetail.kernel.discovery import import_dotted
-from dovetail.kernel.resolve import PlanOptions, find_checkpoint
+from dovetail.kernel.options import PlanOptions
 from dovetail.testing.comparison import label
 from dovetail.testing.harness import dtype_name
 from dovetail.testing.resolution import assert_refused, claim, refusal, registry_of

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from dovetail.api import AttentionNeed, CheckpointError, DType, ModelCard, PlatformCard
-from dovetail.kernel.resolve import PlanOptions, find_dtype
+from dovetail.kernel.options import PlanOptions
+from dovetail.kernel.resolve import find_dtype
 from dovetail.nn import Head
 from dovetail.testing.comparison import assert_close, dtype_of, label, tolerance
 from dovetail.testing.harness import (

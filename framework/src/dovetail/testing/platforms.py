@@ -15,7 +15,8 @@ from torch import Tensor
 
 from dovetail.api import PlatformCard
 from dovetail.kernel.discovery import import_dotted
-from dovetail.kernel.resolve import PlanOptions, find_platform
+from dovetail.kernel.options import PlanOptions
+from dovetail.kernel.resolve import find_platform
 from dovetail.nn import Platform
 from dovetail.nn.ops import REFERENCES, Ops
 from dovetail.testing.comparison import assert_close, dtype_of, label, tolerance

@@ -23,7 +23,8 @@ from dovetail.api import (
     QuantKernelCard,
 )
 from dovetail.kernel.discovery import import_dotted
-from dovetail.kernel.resolve import WEIGHT_KINDS, PlanOptions, find_weights
+from dovetail.kernel.options import PlanOptions
+from dovetail.kernel.weights import WEIGHT_KINDS, find_weights
 from dovetail.nn import AffineWeight, Products, QuantFormat, StoredWeight, WeightKernel
 from dovetail.nn.dense import DenseWeight
 from dovetail.testing.attention import present

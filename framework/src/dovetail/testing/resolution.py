@@ -9,9 +9,9 @@ from typing import Any
 from unittest import SkipTest
 
 from dovetail.api import Card, DovetailError, ResolutionError
+from dovetail.kernel.choose import run_probe
 from dovetail.kernel.discovery import GROUP, Plugin
 from dovetail.kernel.registry import Registry
-from dovetail.kernel.resolve import run_probe
 from dovetail.testing.comparison import label
 
 

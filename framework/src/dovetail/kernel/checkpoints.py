@@ -1,0 +1,199 @@
+"""What a model reference leads to: its source, its files, and its configuration in Hugging Face's terms."""
+
+from __future__ import annotations
+
+import copy
+import fnmatch
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dovetail.api.cards import LoaderCard, ModelCard, SourceCard
+from dovetail.api.checkpoint import HF_TOKENIZER, Checkpoint
+from dovetail.api.errors import CheckpointError, ConfigError, PluginError, ResolutionError, UsageError
+from dovetail.kernel.choose import ask, choose, listing, part_of
+from dovetail.kernel.options import AUTO, Overrides, PlanOptions
+from dovetail.kernel.plan import Choice, Rejected
+from dovetail.kernel.registry import Offer, Registry
+
+SIDE_FILES = ("*.json", "*.jinja", "tokenizer.model", "*.tiktoken", "*.txt")
+"""What a hub download needs besides the weights."""
+
+
+def find_source(options: PlanOptions, registry: Registry) -> tuple[Choice, str]:
+    patterns = [p for o in registry.offers(LoaderCard) for p in o.card.recognises]
+    rejected: list[Rejected] = []
+    for offer in registry.offers(SourceCard):
+        path = ask(
+            offer,
+            offer.card.target,
+            options.model,
+            revision=options.revision,
+            download_dir=options.download_dir,
+            patterns=tuple(dict.fromkeys((*patterns, *SIDE_FILES))),
+        )
+        if path is not None:
+            return Choice(
+                role="source", part=part_of(offer), reason=f"resolves to {path}", rejected=tuple(rejected)
+            ), str(path)
+        rejected.append(
+            Rejected(name=offer.name, distribution=offer.distribution, reason="not a reference of its kind")
+        )
+    raise CheckpointError(
+        f"wanted the model {options.model!r}, found no folder, file or hub repository of that name",
+        registry.suspects(SourceCard.kind) or "check the spelling; a hub repository is written org/name",
+    )
+
+
+def find_checkpoint(
+    path: str, options: PlanOptions, registry: Registry, warnings: list[str]
+) -> tuple[Choice, Checkpoint]:
+    where = Path(path)
+    try:
+        names = [where.name] if where.is_file() else sorted(p.name for p in where.iterdir() if p.is_file())
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path} ({error.strerror})", "give a folder or a weight file") from None
+
+    def matching(card: LoaderCard) -> tuple[str, ...]:
+        return tuple(n for n in names if any(fnmatch.fnmatch(n, p) for p in card.recognises))
+
+    def objection(card: LoaderCard) -> str | None:
+        if matching(card):
+            return None
+        return f"reads {', '.join(card.recognises)}; found {listing(names)}"
+
+    loaders = registry.offers(LoaderCard)
+    if options.load_format == AUTO and loaders and all(map(objection, (o.card for o in loaders))):
+        patterns = dict.fromkeys(p for o in loaders for p in o.card.recognises)
+        raise ResolutionError(
+            f"wanted weights ({', '.join(patterns)}) at {path}, found {listing(names)}",
+            registry.suspects(LoaderCard.kind) or "complete the download, or install a plugin that loads what is there",
+        )
+    offer, choice = choose(
+        "loader", LoaderCard, registry, objection,
+        explicit=options.load_format, wanted=f"a loader for the weights at {path}", warnings=warnings,
+    )  # fmt: skip
+    folder = where.parent if where.is_file() else where
+    checkpoint = ask(offer, offer.card.inspect, path, tuple(str(folder / n) for n in matching(offer.card)))
+    if not isinstance(checkpoint, Checkpoint):
+        raise PluginError(
+            f"the {offer} described {path} with {type(checkpoint).__name__}, wanted a Checkpoint", "update the plugin"
+        )
+    update: dict[str, Any] = {}
+    if options.tokenizer:
+        update = _tokenizer_override(options.tokenizer, registry)
+    elif not checkpoint.tokenizer_path:
+        update = {"tokenizer_path": str(folder)}
+    if checkpoint.naming is None:
+        update["generation_config"] = _read_json(folder / "generation_config.json")
+    if options.hf_config_path or checkpoint.naming is None:
+        file = _config_file(options.hf_config_path, folder)
+        update |= {"config": _read_json(file), "config_file": str(file)}
+    return choice, checkpoint.model_copy(update=update)
+
+
+def _tokenizer_override(reference: str, registry: Registry) -> dict[str, Any]:
+    """What ``--tokenizer`` names: tokenizer files, or else weights that hold a tokenizer, as their loader says."""
+    path = Path(reference)
+    if not path.exists():
+        raise CheckpointError(f"wanted a tokenizer at {reference}, found nothing there", "correct --tokenizer")
+    names = [path.name] if path.is_file() else [p.name for p in path.iterdir() if p.is_file()]
+    folder = path.parent if path.is_file() else path
+    if not any(n.startswith("tokenizer") for n in names):
+        for offer in registry.offers(LoaderCard):
+            matching = [n for n in sorted(names) if any(fnmatch.fnmatch(n, p) for p in offer.card.recognises)]
+            if matching:
+                found = ask(offer, offer.card.inspect, str(path), tuple(str(folder / n) for n in matching))
+                if found.tokenizer_path:
+                    return {"tokenizer": found.tokenizer, "tokenizer_path": found.tokenizer_path}
+    return {"tokenizer": HF_TOKENIZER, "tokenizer_path": str(path)}
+
+
+def _config_file(hf_config_path: str | None, folder: Path) -> Path:
+    where = Path(hf_config_path) if hf_config_path is not None else folder
+    file = where / "config.json" if where.is_dir() else where
+    if file.is_file():
+        return file
+    if hf_config_path is not None:
+        raise CheckpointError(f"wanted a configuration at {hf_config_path}, found none", "correct --hf-config-path")
+    raise CheckpointError(
+        f"wanted {file.name} in {folder}, found none",
+        "complete the download, or name another one with --hf-config-path",
+    )
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    """A JSON object, or an empty one if there is no such file."""
+    if not file.is_file():
+        return {}
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, OSError, RecursionError) as error:
+        raise ConfigError(f"{file} is not readable JSON ({error})", "repair or download it again") from None
+    if not isinstance(found, dict):
+        raise ConfigError(
+            f"{file} holds a JSON {type(found).__name__}, wanted an object", "repair or download it again"
+        )
+    return found
+
+
+def model_config(
+    checkpoint: Checkpoint, options: PlanOptions, registry: Registry
+) -> tuple[dict[str, Any], Offer[ModelCard] | None]:
+    """The configuration in Hugging Face's terms, and the model whose naming translated it, if one did."""
+    translator = None
+    if checkpoint.naming is not None:
+        translator = _naming_offer(checkpoint, registry)
+    if options.hf_config_path or checkpoint.naming is None:
+        return dict(checkpoint.config), translator
+    if translator is None:
+        raise ResolutionError(
+            f"wanted a model plugin for the {checkpoint.naming} architecture {checkpoint.architecture!r}, found "
+            + (", ".join(_naming_architectures(checkpoint.naming, registry)) or "none"),
+            registry.suspects(ModelCard.kind)
+            or "install the plugin that offers it, or give its config.json with --hf-config-path",
+        )
+    target = f"{translator.card.naming[checkpoint.naming].target}.config"
+    return ask(translator, target, checkpoint.architecture, checkpoint.metadata), translator
+
+
+def _naming_offer(checkpoint: Checkpoint, registry: Registry) -> Offer[ModelCard] | None:
+    for offer in registry.offers(ModelCard):
+        naming = offer.card.naming.get(checkpoint.naming or "")
+        if naming and checkpoint.architecture in naming.architectures:
+            return offer
+    return None
+
+
+def _naming_architectures(naming: str, registry: Registry) -> list[str]:
+    cards = (o.card.naming.get(naming) for o in registry.offers(ModelCard))
+    return sorted({a for card in cards if card for a in card.architectures})
+
+
+def apply_overrides(config: dict[str, Any], overrides: Overrides) -> dict[str, Any]:
+    """``hf_overrides``: objects merge key by key, anything else replaces; a callable gets a copy and returns the result."""
+    if callable(overrides):
+        changed = overrides(copy.deepcopy(config))
+        if not isinstance(changed, dict):
+            raise UsageError(
+                f"hf_overrides returned {type(changed).__name__}, wanted the changed configuration as a dict"
+            )
+    else:
+        changed = _merge(config, overrides)
+    try:
+        # As a file would hold it: what is planned here is read again in the engine's process.
+        plain: dict[str, Any] = json.loads(json.dumps(changed))
+    except (TypeError, ValueError) as error:
+        raise UsageError(
+            f"hf_overrides holds what JSON cannot ({error})", "give texts, numbers, lists and dicts"
+        ) from None
+    return plain
+
+
+def _merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in changes.items():
+        nested = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = _merge(merged[key], value) if nested else value
+    return merged

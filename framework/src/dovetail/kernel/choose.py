@@ -1,0 +1,134 @@
+"""One way to decide: take the explicit candidate, or the best that fits, and keep the reasons of all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
+
+from dovetail.api.cards import Card
+from dovetail.api.errors import ConflictError, DovetailError, PluginError, ResolutionError
+from dovetail.kernel.discovery import import_dotted, one_line
+from dovetail.kernel.options import AUTO
+from dovetail.kernel.plan import Choice, Part, Rejected
+from dovetail.kernel.registry import Offer, Registry
+
+C = TypeVar("C", bound=Card)
+
+
+def ask(offer: Offer[Any], dotted: str, *arguments: Any, **options: Any) -> Any:
+    """Call a function that a card names.
+
+    Raises:
+        PluginError: it raised anything but an error that is the user's to mend.
+    """
+    function = import_dotted(dotted)
+    try:
+        return function(*arguments, **options)
+    except (DovetailError, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        raise PluginError(
+            f"the {offer} failed in {dotted}: {one_line(error)}",
+            "report it to its authors; --debug shows the traceback",
+        ) from error
+
+
+def part_of(offer: Offer[Any]) -> Part:
+    return Part(name=offer.name, distribution=offer.distribution, version=offer.version, target=offer.card.target)
+
+
+def choose(
+    role: str,
+    card: type[C],
+    registry: Registry,
+    objection: Callable[[C], str | None],
+    *,
+    explicit: str | None = None,
+    wanted: str,
+    warnings: list[str],
+) -> tuple[Offer[C], Choice]:
+    """Take the explicit candidate, or the highest-ranked one without an objection.
+
+    Args:
+        objection: why a card does not fit, or None. Called on the explicit candidate alone, if there is one.
+        wanted: what is needed, for the error message.
+
+    Raises:
+        ConflictError: two distributions offer the explicit choice.
+        ResolutionError: nothing fits, or the explicit choice does not; every objection is cited.
+    """
+    offers = registry.offers(card)
+    if explicit is not None and explicit != AUTO:
+        offer = registry.get(card, explicit)
+        if offer is None:
+            if conflict := registry.conflict(card, explicit):
+                raise ConflictError(f"{conflict}, so neither is used", conflict.hint)
+            known = ", ".join(o.name for o in offers) or "none"
+            hint = registry.suspects(card.kind) or "install the plugin that offers it, or choose one of those"
+            raise ResolutionError(f"wanted the {role} {explicit!r}, found {known}", hint)
+        if reason := objection(offer.card):
+            others = ", ".join(o.name for o in offers if o is not offer)
+            raise ResolutionError(
+                f"the {role} {explicit!r} was asked for but does not fit: {reason}",
+                f"leave the choice to auto{f' or take another of {others}' if others else ''}",
+            )
+        return offer, Choice(role=role, part=part_of(offer), reason="asked for by name")
+
+    fitting: list[Offer[C]] = []
+    rejected: list[Rejected] = []
+    for offer in offers:
+        if reason := objection(offer.card):
+            rejected.append(Rejected(name=offer.name, distribution=offer.distribution, reason=reason))
+        else:
+            fitting.append(offer)
+    if not fitting:
+        tried = "; ".join(f"{r.name}: {r.reason}" for r in rejected) or f"no {role} is installed"
+        hint = (
+            registry.suspects(card.kind)
+            or "install a plugin that covers it (dovetail plugins list shows what is there)"
+        )
+        raise ResolutionError(f"wanted {wanted}, found nothing that fits ({tried})", hint)
+    winner = fitting[0]
+    ties = [o for o in fitting[1:] if o.card.rank == winner.card.rank]
+    if ties:
+        warnings.append(
+            f"{winner} and {' and '.join(map(str, ties))} fit equally well; {winner.name} is taken by name, name one explicitly to be sure"
+        )
+    rejected += [
+        Rejected(
+            name=o.name,
+            distribution=o.distribution,
+            reason=f"fits, rank {o.card.rank} is {'equal, later by name' if o in ties else 'lower'}",
+        )
+        for o in fitting[1:]
+    ]
+    why = f"rank {winner.card.rank}" + (
+        f", highest of {len(fitting)} that fit" if len(fitting) > 1 else ", the only one that fits"
+    )
+    return winner, Choice(role=role, part=part_of(winner), reason=why, rejected=tuple(rejected))
+
+
+def run_probe(probe: str | None) -> str | None:
+    """A probe's objection. One that raises is an objection too, never an error of the whole."""
+    if probe is None:
+        return None
+    try:
+        answer = import_dotted(probe)()
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        return f"its probe failed ({one_line(error)})"
+    return None if answer is None else str(answer)
+
+
+def listing(names: Sequence[str], limit: int = 6) -> str:
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return (", ".join(names[:limit]) + more) or "no files"
+
+
+def numbers(values: Iterable[int]) -> str:
+    return ", ".join(map(str, values))
+
+
+def covers(devices: Sequence[str], device: str) -> bool:
+    return device in devices or "*" in devices

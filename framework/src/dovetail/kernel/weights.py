@@ -1,0 +1,127 @@
+"""For each stored type of a checkpoint: the format that reads it, and for each kind of layer the kernels that multiply it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dovetail.api.cards import LayerKind, QuantFormatCard, QuantKernelCard
+from dovetail.api.checkpoint import Checkpoint
+from dovetail.api.errors import ResolutionError
+from dovetail.kernel.choose import choose, covers, listing, part_of, run_probe
+from dovetail.kernel.options import PlanOptions
+from dovetail.kernel.plan import Choice, Part, Rejected, WeightPlan
+from dovetail.kernel.registry import Offer, Registry
+
+WEIGHT_KINDS: tuple[LayerKind, ...] = ("linear", "head", "embedding")
+
+
+def find_weights(
+    checkpoint: Checkpoint,
+    config: dict[str, Any],
+    options: PlanOptions,
+    device: str,
+    dtype: str,
+    registry: Registry,
+    warnings: list[str],
+) -> tuple[WeightPlan, ...]:
+    """For each stored type: the format that reads it, and for each layer kind the kernels that multiply it."""
+    quantization = config.get("quantization_config") or {}
+    method = quantization.get("quant_method")
+    offers = registry.offers(QuantFormatCard)
+    readers = [o.name for o in offers if method in o.card.methods]
+    if method is not None and not readers:
+        known = sorted({m for o in offers for m in o.card.methods})
+        raise ResolutionError(
+            f"wanted a format for weights quantized by {method!r}, found {', '.join(known) or 'none'}",
+            registry.suspects(QuantFormatCard.kind)
+            or f"install dovetail-quant-{method}, or another plugin that reads it",
+        )
+    asked = _asked_format(options.quantization, registry)
+    plans: list[WeightPlan] = []
+    formats: set[str] = set()
+    for type_, count in sorted(checkpoint.tensor_types.items()):
+
+        def reads(card: QuantFormatCard, type_: str = type_) -> str | None:
+            if type_ not in card.types:
+                return f"reads {listing(sorted(card.types), 4)}"
+            # Plain tensors (norms, biases, layers left alone) stand in quantized checkpoints too.
+            if card.methods and method not in card.methods:
+                return f"reads checkpoints quantized by {', '.join(card.methods)}, not {method or 'none'}"
+            return None
+
+        wanted = f"a format that reads {count} tensors of type {type_!r} in {checkpoint.path}"
+        # Norms, and what was left alone, have other types than the one that was asked for.
+        explicit = asked.name if asked and reads(asked.card) is None else None
+        format_offer, format_choice = choose(
+            "format", QuantFormatCard, registry, reads, explicit=explicit, wanted=wanted, warnings=warnings
+        )
+        formats.add(format_offer.name)
+        plans += [
+            _weight_plan(kind, type_, format_offer, format_choice, device, dtype, registry)
+            for kind in WEIGHT_KINDS
+            if kind in format_offer.card.kinds
+        ]
+    if method is not None and not formats & set(readers):
+        raise ResolutionError(
+            f"wanted weights quantized by {method!r}, as the configuration says, found tensors of type "
+            f"{', '.join(sorted(checkpoint.tensor_types))}, which {' and '.join(readers)} cannot read",
+            "give the quantized checkpoint, or take quantization_config out of its config.json",
+        )
+    if asked and asked.name not in formats:
+        raise ResolutionError(
+            f"--quantization {asked.name} was asked for, but the checkpoint is read by {', '.join(sorted(formats))}",
+            "leave --quantization out, or give a checkpoint in that format",
+        )
+    return tuple(plans)
+
+
+def _asked_format(name: str | None, registry: Registry) -> Offer[QuantFormatCard] | None:
+    if name is None:
+        return None
+    found = registry.get(QuantFormatCard, name)
+    if found is None:
+        known = ", ".join(o.name for o in registry.offers(QuantFormatCard))
+        raise ResolutionError(
+            f"--quantization {name} was asked for, found the formats {known or 'none'}",
+            registry.suspects(QuantFormatCard.kind)
+            or f"install dovetail-quant-{name}, or another plugin that offers it",
+        )
+    return found
+
+
+def _weight_plan(
+    kind: LayerKind,
+    type_: str,
+    format_offer: Offer[QuantFormatCard],
+    format_choice: Choice,
+    device: str,
+    dtype: str,
+    registry: Registry,
+) -> WeightPlan:
+    packings = {type_, *format_offer.card.types[type_], "*"}
+    kernels: list[Part] = []
+    rejected: list[Rejected] = []
+    for offer in registry.offers(QuantKernelCard):
+        card = offer.card
+        reason = None
+        if not packings & set(card.packings):
+            reason = f"takes {', '.join(card.packings)}"
+        elif not covers(card.devices, device):
+            reason = f"runs on {', '.join(card.devices)}"
+        elif dtype not in card.dtypes:
+            reason = f"takes activations in {', '.join(card.dtypes)}, not {dtype}"
+        elif kind not in card.kinds:
+            reason = f"serves {', '.join(card.kinds)} layers"
+        else:
+            reason = run_probe(card.probe)
+        if reason:
+            rejected.append(Rejected(name=offer.name, distribution=offer.distribution, reason=reason))
+        else:
+            kernels.append(part_of(offer))
+    if not kernels:
+        raise ResolutionError(
+            f"wanted a kernel for {kind} layers of type {type_!r} on {device} in {dtype}, found none that fits "
+            f"({'; '.join(f'{r.name}: {r.reason}' for r in rejected)})",
+            registry.suspects(QuantKernelCard.kind) or "install a kernel plugin that covers it",
+        )
+    return WeightPlan(kind=kind, type=type_, format=format_choice, kernels=tuple(kernels), rejected=tuple(rejected))
