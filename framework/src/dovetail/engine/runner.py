@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dovetail.api.errors import ResolutionError
+from dovetail.engine.memory import return_freed_memory
 from dovetail.kernel.discovery import import_dotted
 from dovetail.kernel.plan import Plan
 from dovetail.nn.attention import AttentionBackend
@@ -76,6 +77,7 @@ class ModelRunner:
         naming = import_dotted(plan.naming) if plan.naming else None
         self.reader = WeightReader(self.ctx, choices, plan.config, naming)
         self.reader.load(import_dotted(plan.loader.part.target)(plan.checkpoint), progress)
+        return_freed_memory()
 
     @property
     def weight_bytes(self) -> int:

@@ -65,6 +65,14 @@ def test_products_are_those_of_the_dequantized_weight(bits: int, signed: bool, m
     assert (found - wanted).norm() / wanted.norm() < 0.01
 
 
+def test_a_weight_of_many_rows_is_packed_in_parts() -> None:
+    weight = make(rows=4096 + 48, columns=64, mins=False)
+    kernel = Int4Kernel(weight, "head", torch.device("cpu"), torch.bfloat16)
+    x = torch.randn(2, 64).bfloat16()
+    wanted = x.double() @ weight.data.double().T
+    assert (kernel(x).double() - wanted).norm() / wanted.norm() < 0.01
+
+
 @pytest.mark.parametrize(
     ("weight", "reason"),
     [(make(rows=40), "multiple of 16"), (make(group=16), "groups of 16"), (make(bits=8), "do not split")],

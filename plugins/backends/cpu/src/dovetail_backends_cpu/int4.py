@@ -21,6 +21,8 @@ from dovetail.nn import AffineWeight, StoredWeight, WeightKernel
 ROWS = 16
 """N must be a multiple of this."""
 GROUPS = (32, 64, 128, 256)
+PART = 4096
+"""Rows packed at once; a multiple of the 64 that the layout keeps together."""
 INNER_TILES = 1
 """Of the packed layout; the CPU kernel ignores it."""
 
@@ -73,5 +75,7 @@ class Int4Kernel(WeightKernel):
 
 def _plane(codes: Tensor, scales: Tensor, zeros: Tensor) -> tuple[Tensor, Tensor]:
     """Codes of 0 to 15 ``[N, K]`` in the kernel's layout, and bfloat16 ``[G, N, 2]`` of scales and zeros."""
-    packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(codes.int(), INNER_TILES)
+    pack = torch.ops.aten._convert_weight_to_int4pack_for_cpu
+    # The operation takes int32, eight times what it gives, so it is fed a part at a time.
+    packed = torch.cat([pack(rows.int(), INNER_TILES) for rows in codes.split(PART)])
     return packed, torch.stack((scales, zeros), -1).transpose(0, 1).contiguous().bfloat16()
