@@ -8,7 +8,7 @@ import pytest
 
 from dovetail.api import Checkpoint, CheckpointError, LoaderCard
 from dovetail.api.checkpoint import HF_TOKENIZER
-from dovetail.kernel import resolve
+from dovetail.kernel import choose
 from dovetail.kernel.checkpoints import find_checkpoint
 from dovetail.kernel.options import PlanOptions
 from dovetail.testing.resolution import registry_of
@@ -29,7 +29,7 @@ def full(path: str, files: tuple[str, ...]) -> Checkpoint:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(resolve, "import_dotted", {"loaders:bare": bare, "loaders:full": full}.__getitem__)
+    monkeypatch.setattr(choose, "import_dotted", {"loaders:bare": bare, "loaders:full": full}.__getitem__)
     for name in (
         "model/w.bare",
         "model/config.json",
