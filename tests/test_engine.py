@@ -155,6 +155,14 @@ def test_a_bad_prompt_is_refused_and_the_next_call_works(checkpoint: Path, promp
     assert llm.generate("fine", SamplingParams(max_tokens=2, ignore_eos=True), use_tqdm=False)[0].finished
 
 
+def test_parameters_that_do_not_hold_leave_the_next_call_whole(checkpoint: Path) -> None:
+    llm, bad = LLM(str(checkpoint), use_tqdm=False), SamplingParams()
+    bad.top_p = 7.0
+    with pytest.raises(RequestError, match="top_p"):
+        llm.generate(["a", "b"], [SamplingParams(max_tokens=2), bad], use_tqdm=False)
+    assert llm.generate("c", SamplingParams(max_tokens=2, ignore_eos=True), use_tqdm=False)[0].finished
+
+
 def test_overrides_may_be_a_function(checkpoint: Path) -> None:
     llm = LLM(str(checkpoint), use_tqdm=False, hf_overrides=lambda config: {**config, "max_position_embeddings": 64})
     assert llm.plan.max_model_len == 64

@@ -45,6 +45,8 @@ def test_every_step_holds_what_its_requests_hold(
             assert step.seq_lens[row] == request.computed + count
             used = -(-(request.computed + count) // BLOCK)
             assert step.block_tables[row, :used].tolist() == request.blocks[:used]
+            # Whatever the row's last owner held is not in it any more.
+            assert not step.block_tables[row, len(request.blocks) :].any()
             if request.computed + count == len(request.tokens):
                 sampled.append((request, starts[row + 1] - 1))
         assert prepared.sampled == [r for r, _ in sampled]

@@ -7,9 +7,10 @@ import tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dovetail.api import RequestError
 from dovetail.engine.messages import TokenOutput
 from dovetail.engine.outputs import Delta
-from dovetail.engine.params import SamplingParams
+from dovetail.engine.params import MAX_SEED, SamplingParams
 from dovetail.engine.processor import OutputProcessor, StopStrings
 from dovetail.engine.tokenizer import Tokenizer
 
@@ -126,3 +127,25 @@ def test_an_aborted_request_is_forgotten(tokenizer: Tokenizer) -> None:
     assert processor.abort("r") == ["r#0", "r#1"]
     assert processor.process([TokenOutput("r#0", [1])]) == ({}, [])
     assert processor.abort("r") == []
+
+
+def test_an_id_in_use_is_refused_and_its_owner_undisturbed(tokenizer: Tokenizer) -> None:
+    processor = OutputProcessor(tokenizer)
+    processor.add("r", [0], SamplingParams())
+    with pytest.raises(RequestError, match="'r' is running"):
+        processor.add("r", [0], SamplingParams())
+    assert processor.unfinished("r")
+
+
+def test_parameters_changed_for_the_worse_are_refused_and_leave_nothing(tokenizer: Tokenizer) -> None:
+    processor, params = OutputProcessor(tokenizer), SamplingParams(n=2)
+    params.temperature = -1
+    with pytest.raises(RequestError, match="temperature"):
+        processor.add("r", [0], params)
+    assert processor._completions == {}
+    assert not processor.unfinished("r")
+
+
+def test_seeds_of_completions_wrap_around(tokenizer: Tokenizer) -> None:
+    sequences = OutputProcessor(tokenizer).add("r", [0], SamplingParams(n=2, seed=MAX_SEED))
+    assert all(s.params.seed is not None and s.params.seed <= MAX_SEED for s in sequences)

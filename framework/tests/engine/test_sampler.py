@@ -126,3 +126,23 @@ def test_draws_follow_the_probabilities() -> None:
     frequencies = tokens.bincount(minlength=4) / rows
     # Four standard deviations of a frequency at this size are at most 0.01.
     assert torch.allclose(frequencies, (line / 2).softmax(-1), atol=0.01)
+
+
+def test_rows_of_every_kind_share_a_batch_and_keep_their_own_rules() -> None:
+    rows = [
+        make_request(temperature=0),
+        make_request(top_k=1),
+        make_request(top_k=3, top_p=0.5, seed=1),
+        make_request(top_k=49, seed=2),
+        make_request(top_p=0.01),
+        make_request(top_k=2**31 - 1, seed=3),
+    ]
+    for step in range(30):
+        values = logits(len(rows), step)
+        ranks = values.argsort(-1, descending=True)
+        tokens = sample(values.clone(), rows).tolist()
+        assert tokens[0] == ranks[0, 0]
+        assert tokens[1] == ranks[1, 0]
+        assert tokens[2] in ranks[2, :3]
+        assert tokens[3] in ranks[3, :49]
+        assert tokens[4] == ranks[4, 0]

@@ -127,3 +127,17 @@ def test_any_storm_finishes_and_leaves_the_pool_whole(
     assert scheduler.idle
     assert all(len(r.tokens) >= r.max_len for r in everyone)
     assert scheduler.kv.pool.free == blocks
+
+
+def test_a_prompt_waits_until_all_of_it_fits() -> None:
+    scheduler = make_scheduler(blocks=40, max_tokens=16)
+    scheduler.add(make_request("first", 60, 60))
+    run_step(scheduler)
+    scheduler.add(make_request("long", 120, 2))
+    computed, preempted = 0, 0
+    while not scheduler.idle:
+        tokens, lost = run_step(scheduler)
+        computed += tokens.get("long", 0)
+        preempted += len(lost)
+    assert preempted == 0
+    assert computed == 121

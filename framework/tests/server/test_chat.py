@@ -122,6 +122,12 @@ def test_defaults_of_the_model_apply_where_the_request_is_silent(chat, engine: F
     assert engine.asked[1][1].max_tokens == 2
 
 
+def test_a_default_longer_than_the_context_refuses_nobody(chat, engine: FakeEngine) -> None:
+    engine.default_params = {"max_tokens": engine.max_model_len}
+    assert chat().status_code == 200
+    assert chat(max_tokens=engine.max_model_len).status_code == 400
+
+
 def test_messages_reach_the_template(chat, engine: FakeEngine) -> None:
     messages = [
         {"role": "developer", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},

@@ -50,6 +50,8 @@ def own_server(args: EngineArgs) -> Iterator[str]:
     """
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
+    for number in (signal.SIGTERM, signal.SIGHUP):  # a closed terminal among them: the server must not outlive us
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
     command = [sys.executable, "-m", "dovetail", "serve", "--port", str(port), *as_flags(args)]
     # In a session of its own, so that Ctrl+C stops an answer and not the server.
     server = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True)
@@ -85,7 +87,11 @@ def as_flags(args: EngineArgs) -> list[str]:
         value = getattr(args, name)
         if value == EngineArgs.model_fields[name].get_default(call_default_factory=True):
             continue
-        flags.append(f"--{name.replace('_', '-')}")
+        flag = name.replace("_", "-")
+        if isinstance(value, bool):
+            flags.append(f"--{flag}" if value else f"--no-{flag}")
+            continue
+        flags.append(f"--{flag}")
         if isinstance(value, list):
             flags += map(str, value)
         else:

@@ -12,14 +12,14 @@ from dovetail.kernel.options import PlanOptions
 class EngineArgs(PlanOptions):
     """Everything that decides how one model runs; names and defaults are those of the command line's flags."""
 
-    max_num_seqs: int = Field(default=256, gt=0, description="requests that run at once")
+    max_num_seqs: int = Field(default=256, gt=0, le=65536, description="requests that run at once")
     max_num_batched_tokens: int = Field(
         default=2048, gt=0, description="tokens computed in one step; longer prompts are computed in chunks"
     )
     gpu_memory_utilization: float = Field(
         default=0.9, gt=0, le=1, description="share of the device's memory that the engine may use, KV cache included"
     )
-    seed: int = Field(default=0, description="of the draws of requests that bring no seed of their own")
+    seed: int = Field(default=0, ge=0, lt=2**63, description="of the draws of requests that bring no seed of their own")
     generation_config: str = Field(
         default="auto",
         description="where default sampling parameters come from: auto (the model), none (neutral ones), or a folder",

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from dovetail.engine.kv_cache import NULL_BLOCK
 from dovetail.engine.request import Request
 from dovetail.engine.scheduler import Schedule
 from dovetail.nn.step import Step
@@ -43,10 +44,12 @@ class Batch:
     def add(self, request: Request) -> None:
         request.row = self._free.pop()
         self.tokens[request.row, : len(request.tokens)] = request.tokens
-        self.block_counts[request.row] = 0
 
     def remove(self, request: Request) -> None:
         if request.row >= 0:
+            # What the row's next owner does not use must point to the null block, never to somebody else's.
+            self.blocks[request.row, : self.block_counts[request.row]] = NULL_BLOCK
+            self.block_counts[request.row] = 0
             self._free.append(request.row)
             request.row = -1
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import shutil
 import subprocess
 import sys
@@ -46,14 +47,12 @@ class AsyncEngine:
 
     def __init__(self, plan: Plan, args: EngineArgs, tokenizer: Tokenizer) -> None:
         self.plan = plan
-        self.args = args
         self.tokenizer = tokenizer
         self.default_params: dict[str, Any] = sampling_defaults(plan, args)
         self.info: m.EngineInfo | None = None
         self.dead_reason = ""
         self.max_model_len = plan.max_model_len
         self.vocab_size: int = plan.model_config_object().vocab_size
-        self.died = asyncio.Event()
         self._processor = OutputProcessor(tokenizer)
         self._queues: dict[str, asyncio.Queue[list[Delta] | DovetailError]] = {}
         self._stopping = False
@@ -101,10 +100,11 @@ class AsyncEngine:
         if not self.alive:
             raise EngineDeadError(self.dead_reason)
         check_prompt(prompt_token_ids, self.max_model_len, self.vocab_size)
+        sequences = self._processor.add(request_id, prompt_token_ids, params)
         queue: asyncio.Queue[list[Delta] | DovetailError] = asyncio.Queue()
         self._queues[request_id] = queue
         try:
-            for sequence in self._processor.add(request_id, prompt_token_ids, params):
+            for sequence in sequences:
                 self._send(sequence)
             left = params.n
             while left:
@@ -182,7 +182,6 @@ class AsyncEngine:
             self._ready.set_exception(error)
         for queue in self._queues.values():
             queue.put_nowait(EngineDeadError(self.dead_reason))
-        self.died.set()
 
 
 class _Process:
@@ -194,8 +193,9 @@ class _Process:
         self.socket = self._context.socket(zmq.DEALER)
         self.socket.setsockopt(zmq.LINGER, 0)
         self.socket.set_hwm(0)
-        if zmq.has("ipc"):
-            address = f"ipc://{self._folder / 'engine'}"
+        path = self._folder / "engine"
+        if zmq.has("ipc") and len(os.fsencode(path)) <= zmq.IPC_PATH_MAX_LEN:
+            address = f"ipc://{path}"
             self.socket.bind(address)
         else:
             address = f"tcp://127.0.0.1:{self.socket.bind_to_random_port('tcp://127.0.0.1')}"

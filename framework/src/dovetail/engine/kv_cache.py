@@ -42,14 +42,16 @@ class KVCacheManager:
         self.block_size = block_size
         self.pool = BlockPool(blocks)
 
-    @property
-    def capacity(self) -> int:
-        """Tokens that fit in all."""
-        return self.pool.total * self.block_size
+    def fits(self, request: Request) -> bool:
+        """Whether all of the request's tokens would find room now."""
+        return self._lacking(request, len(request.tokens)) <= self.pool.free
+
+    def _lacking(self, request: Request, tokens: int) -> int:
+        return -(-tokens // self.block_size) - len(request.blocks)
 
     def grow(self, request: Request, tokens: int) -> bool:
         """Make room for the request's first ``tokens`` tokens; False if the pool lacks blocks."""
-        wanted = -(-tokens // self.block_size) - len(request.blocks)
+        wanted = self._lacking(request, tokens)
         if wanted <= 0:
             return True
         taken = self.pool.take(wanted)

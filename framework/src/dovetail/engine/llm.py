@@ -161,9 +161,10 @@ class LLM:
             results[request_id] = RequestOutput(
                 request_id, text, ids, completions, metrics=RequestMetrics(arrival=time.monotonic())
             )
-            for sequence in self._processor.add(request_id, ids, params):
-                self._core.add(sequence)
         try:
+            for output, params in zip(results.values(), each, strict=True):
+                for sequence in self._processor.add(output.request_id, output.prompt_token_ids, params):
+                    self._core.add(sequence)
             with tqdm(total=len(prompts), desc="Processed prompts", unit="prompt", disable=not use_tqdm) as bar:
                 self._drive(results, bar.update)
         except BaseException:  # Ctrl+C among them: leave nothing behind for the next call

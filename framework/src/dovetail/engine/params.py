@@ -10,6 +10,12 @@ import msgspec
 from dovetail.api.errors import RequestError
 
 MAX_SEED = 2**63 - 1
+MAX_TOP_K = 2**31 - 1
+
+INTEGERS = ("n", "top_k", "seed", "max_tokens", "min_tokens")
+NUMBERS = ("temperature", "top_p", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty")
+OPTIONAL = ("seed", "max_tokens")
+"""Parameters that may be None."""
 
 
 class SamplingParams(msgspec.Struct, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -59,11 +65,16 @@ class SamplingParams(msgspec.Struct, kw_only=True, omit_defaults=True, forbid_un
             self.stop = [self.stop]
         self.stop = list(self.stop or [])
         self.stop_token_ids = list(self.stop_token_ids or [])
+        for names, kind, wanted in ((INTEGERS, int, "a whole number"), (NUMBERS, (int, float), "a number")):
+            for name in names:
+                value = getattr(self, name)
+                fits = isinstance(value, kind) and not isinstance(value, bool)
+                self._check(name, value, fits or (value is None and name in OPTIONAL), wanted)
         if self.top_k == -1:
             self.top_k = 0
         self._check("n", self.n, self.n >= 1, "at least 1")
         self._check("temperature", self.temperature, 0 <= self.temperature <= 100, "between 0 and 100")
-        self._check("top_k", self.top_k, self.top_k >= 0, "-1, 0 or a positive number")
+        self._check("top_k", self.top_k, 0 <= self.top_k <= MAX_TOP_K, f"-1, 0 or a number up to {MAX_TOP_K}")
         self._check("top_p", self.top_p, 0 < self.top_p <= 1, "in (0, 1]")
         self._check("min_p", self.min_p, 0 <= self.min_p <= 1, "in [0, 1]")
         for name in ("presence_penalty", "frequency_penalty"):

@@ -7,10 +7,12 @@ the parent that carries nothing: when it closes, the parent is gone, and so is t
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
 import threading
 import traceback
+from pathlib import Path
 
 import zmq
 
@@ -23,7 +25,7 @@ from dovetail.kernel.plan import Plan
 def main() -> int:
     # Ctrl+C reaches the whole process group; the parent decides when the engine leaves.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_leave_with_parent, daemon=True).start()
+    threading.Thread(target=_leave_with_parent, args=(sys.argv[1],), daemon=True).start()
     context = zmq.Context()
     socket = context.socket(zmq.DEALER)
     socket.setsockopt(zmq.LINGER, 1000)
@@ -48,9 +50,11 @@ def main() -> int:
     return 0
 
 
-def _leave_with_parent() -> None:
+def _leave_with_parent(address: str) -> None:
     while os.read(sys.stdin.fileno(), 1):  # past Python's buffer, whose lock would be held at exit
         pass
+    if address.startswith("ipc://"):
+        shutil.rmtree(Path(address.removeprefix("ipc://")).parent, ignore_errors=True)  # the parent cannot any more
     os._exit(0)
 
 

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 import msgspec
 
+from dovetail.api.errors import RequestError
 from dovetail.engine.detokenizer import IncrementalDetokenizer
 from dovetail.engine.messages import NewRequest, TokenOutput
 from dovetail.engine.outputs import Delta
-from dovetail.engine.params import SamplingParams
+from dovetail.engine.params import MAX_SEED, SamplingParams
 from dovetail.engine.tokenizer import Tokenizer
 
 
@@ -68,25 +69,28 @@ class OutputProcessor:
         self._children: dict[str, set[str]] = {}
 
     def add(self, request_id: str, prompt_token_ids: list[int], params: SamplingParams) -> list[NewRequest]:
-        """The sequences that make up a request: one for each of its ``n`` completions."""
-        assert request_id not in self._children, f"request {request_id} is there already"
-        sequences = []
+        """The sequences that make up a request: one for each of its ``n`` completions.
+
+        Raises:
+            RequestError: the id is in use, or the parameters, which may have been changed since they were made, do not hold.
+        """
+        if request_id in self._children:
+            raise RequestError(f"a request with the id {request_id!r} is running", "give each request an id of its own")
+        completions: dict[str, _Completion] = {}
         for index in range(params.n):
-            child_id = f"{request_id}#{index}"
-            child = params
-            if params.n > 1 and params.seed is not None:
-                # Completions of one seeded request differ from each other, and each is repeatable.
-                child = msgspec.structs.replace(params, seed=params.seed + index)
-            self._completions[child_id] = _Completion(
+            # Completions of one seeded request differ from each other, and each is repeatable.
+            seed = None if params.seed is None else (params.seed + index) % MAX_SEED
+            child = msgspec.structs.replace(params, seed=seed)
+            completions[f"{request_id}#{index}"] = _Completion(
                 index,
                 request_id,
                 child,
                 IncrementalDetokenizer(self.tokenizer, params.skip_special_tokens, prompt_token_ids),
                 StopStrings(params.stop, params.include_stop_str_in_output),
             )
-            sequences.append(NewRequest(child_id, prompt_token_ids, child))
-        self._children[request_id] = {s.id for s in sequences}
-        return sequences
+        self._completions |= completions
+        self._children[request_id] = set(completions)
+        return [NewRequest(name, prompt_token_ids, c.params) for name, c in completions.items()]
 
     def process(self, outputs: list[TokenOutput]) -> tuple[dict[str, list[Delta]], list[str]]:
         """Deltas by request, and the engine's sequences to abort because a stop string ended them."""

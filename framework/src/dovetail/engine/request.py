@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from dovetail.engine.outputs import FinishReason
@@ -43,7 +44,7 @@ class Request:
         """Tokens still to be computed."""
         return len(self.tokens) - self.computed
 
-    @property
+    @cached_property
     def end_ids(self) -> frozenset[int]:
         stops = frozenset(self.params.stop_token_ids)
         return stops if self.params.ignore_eos else stops | self.eos_ids

@@ -15,6 +15,9 @@ from torch import Tensor
 from dovetail.engine.params import SamplingParams
 from dovetail.engine.request import Request
 
+FEW = 64
+"""Up to so many tokens of a top-k are found without sorting the vocabulary."""
+
 
 def sample(logits: Tensor, requests: Sequence[Request]) -> Tensor:
     """The next token of each request.
@@ -29,15 +32,18 @@ def sample(logits: Tensor, requests: Sequence[Request]) -> Tensor:
     logits = logits.float()
     penalise(logits, requests)
     forbid_early_end(logits, requests)
-    greedy = [r.params.greedy for r in requests]
-    likeliest = logits.argmax(-1)
-    if all(greedy):
-        return likeliest
-    temperatures = [1.0 if r.params.greedy else r.params.temperature for r in requests]
-    logits.div_(torch.tensor(temperatures, device=logits.device)[:, None])
-    restrict(logits, [r.params for r in requests])
-    drawn = draw(logits.softmax(-1), requests)
-    return torch.where(torch.tensor(greedy, device=logits.device), likeliest, drawn)
+    tokens = logits.argmax(-1)
+    drawing = [i for i, r in enumerate(requests) if not r.params.greedy]
+    if not drawing:
+        return tokens
+    # Rows that only want the likeliest token take no part in what costs more.
+    index = torch.tensor(drawing, device=logits.device)
+    chosen = [requests[i] for i in drawing]
+    lines = logits if len(drawing) == len(requests) else logits[index]
+    lines.div_(torch.tensor([r.params.temperature for r in chosen], device=logits.device)[:, None])
+    restrict(lines, [r.params for r in chosen])
+    tokens[index] = draw(lines.softmax(-1), chosen)
+    return tokens
 
 
 def penalise(logits: Tensor, requests: Sequence[Request]) -> None:
@@ -77,23 +83,29 @@ def restrict(logits: Tensor, params: Sequence[SamplingParams]) -> None:
         # p >= min_p * p_max, in logarithms; log(0) = -inf keeps everything.
         floor = logits.amax(-1, keepdim=True) + column(lambda p: p.min_p).float().log()
         logits.masked_fill_(logits < floor, float("-inf"))
-    if not any(0 < p.top_k < vocabulary or p.top_p < 1 for p in params):
-        return
-    # Few rows ask for a cut in most batches; only they are sorted.
-    chosen = [i for i, p in enumerate(params) if 0 < p.top_k < vocabulary or p.top_p < 1]
-    index = torch.tensor(chosen, device=logits.device)
-    values, order = logits[index].sort(-1, descending=True)
-    rank = torch.arange(vocabulary, device=logits.device)
-    keep = torch.tensor([params[i].top_k or vocabulary for i in chosen], device=logits.device)[:, None]
+    # Few rows ask for a cut in most batches, and those with a small top-k need no sorting of the whole vocabulary.
+    cut = [i for i, p in enumerate(params) if 0 < p.top_k < vocabulary or p.top_p < 1]
+    few = [i for i in cut if 0 < params[i].top_k <= FEW]
+    for rows, width in ((few, FEW), ([i for i in cut if i not in set(few)], vocabulary)):
+        if rows:
+            _cut(logits, rows, [params[i] for i in rows], min(width, vocabulary))
+
+
+def _cut(logits: Tensor, rows: list[int], params: Sequence[SamplingParams], width: int) -> None:
+    """top-k and top-p of some rows, of which no more than ``width`` tokens can stay, in place."""
+    index = torch.tensor(rows, device=logits.device)
+    values, order = logits[index].topk(width)  # [rows, width], likeliest first
+    rank = torch.arange(width, device=logits.device)
+    keep = torch.tensor([p.top_k if 0 < p.top_k < width else width for p in params], device=logits.device)[:, None]
     values.masked_fill_(rank >= keep, float("-inf"))
     probabilities = values.softmax(-1)
     before = probabilities.cumsum(-1) - probabilities
     # A token stays if those before it do not reach p yet, so the likeliest always does; rounding must not cut where p is 1.
-    limit = torch.tensor([params[i].top_p if params[i].top_p < 1 else 2.0 for i in chosen], device=logits.device)[
-        :, None
-    ]
+    limit = torch.tensor([p.top_p if p.top_p < 1 else 2.0 for p in params], device=logits.device)[:, None]
     values.masked_fill_((before >= limit) & (rank > 0), float("-inf"))
-    logits[index] = torch.empty_like(values).scatter_(-1, order, values)
+    logits[index] = torch.full((len(rows), logits.shape[1]), float("-inf"), device=logits.device).scatter_(
+        -1, order, values
+    )
 
 
 def draw(probabilities: Tensor, requests: Sequence[Request]) -> Tensor:
@@ -101,10 +113,14 @@ def draw(probabilities: Tensor, requests: Sequence[Request]) -> Tensor:
 
     A request with a seed draws from its own generator, so its numbers are the same alone or in any batch.
     """
-    noise = torch.empty_like(probabilities).exponential_()
-    for row, request in enumerate(requests):
-        if request.params.seed is not None and not request.params.greedy:
-            if request.generator is None:
-                request.generator = torch.Generator(probabilities.device).manual_seed(request.params.seed)
-            noise[row].exponential_(generator=request.generator)
+    noise = torch.empty_like(probabilities)
+    seeded = [i for i, r in enumerate(requests) if r.params.seed is not None]
+    if len(seeded) < len(requests):
+        noise.exponential_()
+    for row in seeded:
+        request = requests[row]
+        if request.generator is None:
+            assert request.params.seed is not None
+            request.generator = torch.Generator(probabilities.device).manual_seed(request.params.seed)
+        noise[row].exponential_(generator=request.generator)
     return probabilities.div_(noise).argmax(-1)

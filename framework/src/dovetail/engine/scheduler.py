@@ -64,9 +64,12 @@ class Scheduler:
         # A request that has just lost its blocks must not be admitted again at the cost of those that stayed.
         while self.waiting and budget > 0 and not step.preempted and len(self.running) < self.max_seqs:
             request = self.waiting[0]
-            count = min(request.pending, budget)
-            if not self.kv.grow(request, request.computed + count):
+            # Room for its first chunk alone would only have it run into the wall with the next, and begin anew.
+            if not self.kv.fits(request):
                 break
+            count = min(request.pending, budget)
+            grown = self.kv.grow(request, request.computed + count)
+            assert grown
             self.running.append(self.waiting.popleft())
             step.tokens[request] = count
             budget -= count
@@ -85,7 +88,6 @@ class Scheduler:
     def _preempt(self, victim: Request, step: Schedule) -> None:
         # Its tokens are kept and computed anew, as if they were all prompt: recomputing costs one prefill, and no memory meanwhile.
         self.running.remove(victim)
-        step.tokens.pop(victim, None)
         self.kv.release(victim)
         victim.computed = 0
         self.waiting.appendleft(victim)

@@ -25,13 +25,15 @@ class VectorSlot:
 
     Attributes:
         shape: as the checkpoint must have it.
-        assign: receives the tensor, in the activations' dtype, on the device.
+        assign: receives the tensor, on the device.
         required: a checkpoint without it is refused.
+        dtype: to convert it to; None for that of the activations.
     """
 
     shape: tuple[int, ...]
     assign: Assign
     required: bool = True
+    dtype: torch.dtype | None = None
 
 
 @dataclass(frozen=True)
@@ -101,10 +103,18 @@ class Context:
         self.attention_layers.append(layer)
         return layer
 
-    def vector(self, name: str, shape: tuple[int, ...], assign: Assign, *, required: bool = True) -> None:
-        """Expect a plain tensor by its whole checkpoint name."""
+    def vector(
+        self,
+        name: str,
+        shape: tuple[int, ...],
+        assign: Assign,
+        *,
+        required: bool = True,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        """Expect a plain tensor by its whole checkpoint name; the arguments are those of :class:`VectorSlot`."""
         assert name not in self.vectors, f"{name} is expected twice"
-        self.vectors[name] = VectorSlot(shape, assign, required)
+        self.vectors[name] = VectorSlot(shape, assign, required, dtype)
 
     def _claim(self, layer: WeightLayer) -> None:
         for part in layer.parts:

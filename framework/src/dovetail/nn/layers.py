@@ -23,7 +23,7 @@ MakeKernel = Callable[[StoredWeight, LayerKind], WeightKernel]
 class WeightLayer(nn.Module):
     """A layer with one weight, in one or several parts that stand apart in the checkpoint (such as q, k and v).
 
-    Built empty; :func:`dovetail.nn.loading.load_weights` fills it part by part and calls :meth:`finish`.
+    Built empty; :class:`dovetail.nn.loading.WeightReader` fills it and calls :meth:`finish`.
 
     Attributes:
         parts: checkpoint name of each part → its rows.

@@ -13,7 +13,7 @@ from dovetail.api.cards import LayerKind
 from dovetail.api.checkpoint import LazyTensor, Naming
 from dovetail.api.errors import CheckpointError, ResolutionError
 from dovetail.nn.context import Context
-from dovetail.nn.layers import Head, WeightLayer
+from dovetail.nn.layers import Embedding, Head, WeightLayer
 from dovetail.nn.weights import QuantFormat, StoredWeight, WeightKernel
 
 Progress = Callable[[int, int], None]
@@ -65,11 +65,17 @@ class WeightReader:
         layers = list(dict.fromkeys(self.ctx.layers.values()))
         for name, slot in self.ctx.vectors.items():
             if name in self.plain:
-                slot.assign(self._plain(name))
+                slot.assign(self._plain(name, slot.dtype))
         for done, layer in enumerate(layers):
             self._finish(layer)
             if progress:
                 progress(done + 1, len(layers))
+        for layer in layers:
+            if isinstance(layer, Embedding):
+                layer.weight = None  # it was kept for a head that is tied to it
+        # What is still in its file must not keep the file mapped.
+        self.weights.clear()
+        self.plain.clear()
 
     def _sort(self, tensors: Iterable[LazyTensor]) -> None:
         ctx, unexpected = self.ctx, []
@@ -142,7 +148,7 @@ class WeightReader:
         order = self.naming.row_order(name, self.config) if self.naming else None
         return None if order is None else torch.from_numpy(np.asarray(order, dtype=np.int64))
 
-    def _plain(self, name: str) -> torch.Tensor:
+    def _plain(self, name: str, dtype: torch.dtype | None = None) -> torch.Tensor:
         lazy = self.plain[name]
         value = lazy.read()
         if not value.is_floating_point():
@@ -152,7 +158,7 @@ class WeightReader:
         if (order := self._row_order(name)) is not None:
             value = value[order]
         # A copy, so that small tensors do not hold a mapped file open.
-        return value.to(device=self.ctx.device, dtype=self.ctx.dtype, copy=True)
+        return value.to(device=self.ctx.device, dtype=dtype or self.ctx.dtype, copy=True)
 
     def _stored(self, layer: WeightLayer, part: str) -> StoredWeight:
         components = self.weights[part]

@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dovetail.api.errors import PluginError
+
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """Root-mean-square normalisation (Zhang and Sennrich, 2019) in float32: x ``[..., C]``, weight ``[C]`` → ``[..., C]`` in x's dtype."""
@@ -76,7 +78,7 @@ class Ops:
         claimed: name → implementation with the reference's signature.
 
     Raises:
-        ValueError: a claimed name is not an operation.
+        PluginError: a claimed name is not an operation.
     """
 
     rms_norm: Callable[[Tensor, Tensor, float], Tensor]
@@ -88,6 +90,9 @@ class Ops:
     def __init__(self, claimed: Mapping[str, Callable[..., Any]] | None = None) -> None:
         claimed = claimed or {}
         if unknown := sorted(set(claimed) - set(REFERENCES)):
-            raise ValueError(f"no such operations: {', '.join(unknown)}; known: {', '.join(REFERENCES)}")
+            raise PluginError(
+                f"the platform claims the operations {', '.join(unknown)}, which do not exist",
+                f"known: {', '.join(REFERENCES)}",
+            )
         for name, reference in REFERENCES.items():
             setattr(self, name, claimed.get(name, reference))

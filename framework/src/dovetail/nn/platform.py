@@ -28,7 +28,7 @@ class Platform(ABC):
 
     @abstractmethod
     def kv_cache_bytes(self, utilization: float) -> int:
-        """Bytes to give to the KV cache, once the weights are loaded and a forward pass has run.
+        """Bytes to give to the KV cache, once the weights are loaded.
 
         Args:
             utilization: the share of the device's memory that the engine may use in all (``--gpu-memory-utilization``).

@@ -25,7 +25,7 @@ from dovetail.server.settings import ServerSettings
 KEEP_ALIVE_SECONDS = 75
 """Longer than clients keep idle connections, so that it is they who close them and never lose a request to it."""
 WATCH_SECONDS = 0.2
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 MakeEngine = Callable[[], Awaitable[ServedEngine]]
 

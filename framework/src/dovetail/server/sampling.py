@@ -56,7 +56,7 @@ def sampling_params(context: ServerContext, body: GenerationRequest, prompts: li
         raise ApiError(400, message, param="n", code="invalid_value")
     check_ids(context, params.stop_token_ids, "stop_token_ids")
     for prompt in prompts:
-        check_length(context, prompt, params, "messages" if isinstance(body, ChatCompletionRequest) else "prompt")
+        check_length(context, prompt, body)
     return params
 
 
@@ -87,20 +87,22 @@ def check_ids(context: ServerContext, ids: list[int], param: str) -> None:
         raise ApiError(400, message, param=param, code="invalid_value")
 
 
-def check_length(context: ServerContext, prompt: list[int], params: SamplingParams, param: str) -> None:
-    """Refuse what the context cannot hold.
+def check_length(context: ServerContext, prompt: list[int], body: GenerationRequest) -> None:
+    """Refuse what the context cannot hold. Only what the client asked for is held against it: a default is cut to what is left.
 
     Raises:
         ApiError: says how long prompt and context are.
     """
     limit = context.engine.max_model_len
+    chat = isinstance(body, ChatCompletionRequest)
+    param = "messages" if chat else "prompt"
     if not prompt:
         raise ApiError(400, f"{param} has no tokens", param=param, code="invalid_value")
     if len(prompt) >= limit:
         message = f"the prompt has {len(prompt)} tokens, but the model's context is {limit}; shorten the prompt"
         raise ApiError(400, message, param=param, code=TOO_LONG)
-    for name in ("max_tokens", "min_tokens"):
-        asked = getattr(params, name)
+    for name in ("max_tokens", "max_completion_tokens", "min_tokens"):
+        asked = getattr(body, name, None)
         if asked is not None and len(prompt) + asked > limit:
             message = (
                 f"{name} is {asked}, but the model's context is {limit} tokens and the prompt has {len(prompt)}; "

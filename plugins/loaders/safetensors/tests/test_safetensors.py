@@ -163,7 +163,7 @@ def entry(**changes: object) -> dict[str, object]:
         (entry(shape=[-2]), "wanted -8"),
         (entry(shape="xy"), "wanted dtype, shape and data_offsets"),
         (entry(data_offsets=[0]), "wanted dtype, shape and data_offsets"),
-        (entry(data_offsets=[8, 16]), "wanted 16"),
+        (entry(data_offsets=[8, 16]), "begins at byte 8, wanted 0"),
         ({"t": 3}, "wanted dtype, shape and data_offsets"),
     ],
 )
@@ -183,3 +183,10 @@ def test_inspection_needs_no_torch(tmp_path: Path) -> None:
         "sys.exit(', '.join({'torch', 'numpy', 'safetensors'} & set(sys.modules)) or None)"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "model.safetensors")], check=True, timeout=60)
+
+
+def test_bytes_that_belong_to_no_tensor_are_refused(tmp_path: Path) -> None:
+    header = json.dumps(entry()).encode()
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(struct.pack("<Q", len(header)) + header + bytes(9))
+    assert "holds 9 bytes of tensors, wanted 8" in refusal(file, [file])

@@ -1,7 +1,8 @@
 """Paged attention from torch operations: gather a request's blocks, then the fused CPU kernel.
 
 Decoding requests are taken together where their lengths are alike, with the query heads of one KV head as the rows of one product; each chunk of
-a prefill goes alone. Which requests share a call changes the padding a request sees, never its result: masked keys enter the sums as exact zeros.
+a prefill goes alone. Which requests share a call changes the padding that a request
+sees, and with it at most the order of its sums: masked keys enter them as zeros.
 
 Letters: R requests, T tokens of a chunk, H query heads, K key-value heads, G = H / K, L keys, D head dimension, B blocks.
 """

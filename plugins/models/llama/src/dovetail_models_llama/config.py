@@ -82,5 +82,13 @@ class LlamaConfig(ModelConfig):
         shorter = self.sliding_window and self.sliding_window < self.max_position_embeddings
         return self.sliding_window if shorter else None
 
+    def context_length(self) -> int:
+        """yarn is made for its factor times the original length, which files do not always write into max_position_embeddings."""
+        scaling = self.rope_scaling
+        original = scaling.get("original_max_position_embeddings")
+        if scaling.get("rope_type") == "yarn" and original:
+            return max(self.max_position_embeddings, int(original * scaling["factor"]))
+        return self.max_position_embeddings
+
     def attention_needs(self) -> tuple[AttentionNeed, ...]:
         return (AttentionNeed(kind="sliding" if self.window else "full", head_dim=self.head_dim),)

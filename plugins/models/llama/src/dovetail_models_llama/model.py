@@ -5,6 +5,7 @@ Mistral adds a sliding window, Granite four scalar multipliers; everything else 
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from dovetail.nn import CausalLM, Context, GatedMLP, Rope, Rotary, SelfAttention, Step
@@ -58,7 +59,7 @@ class LlamaForCausalLM(CausalLM):
             max_tokens=ctx.max_tokens,
         )
         # GGUF files bring Llama 3.1's frequency scaling as ready-made factors instead of parameters.
-        ctx.vector("rope_freqs.weight", (c.head_dim // 2,), self.rotary.divide, required=False)
+        ctx.vector("rope_freqs.weight", (c.head_dim // 2,), self.rotary.divide, required=False, dtype=torch.float32)
         self.blocks = nn.ModuleList(LlamaBlock(c, ctx, f"model.layers.{i}") for i in range(c.num_hidden_layers))
         self.norm = ctx.norm("model.norm", c.hidden_size, c.rms_norm_eps)
         self.head = ctx.head(
