@@ -353,7 +353,7 @@ OPTIONS = {
     "--port 99999": "--port is 99999: .*less than or equal to 65535",
     "--prefer llama": "cannot read --prefer 'llama'; write kind:name=distribution; kinds: model, ",
     "--prefer model:llama=nobody": "--prefer model:llama=nobody: that distribution does not offer it; offered by dovetail-models-llama",
-    "--prefer model:llama=a model:llama=b": "--prefer model:llama names both a and b; name one of them",
+    "--prefer model:llama=a --prefer model:llama=b": "--prefer model:llama names both a and b; name one of them",
     "--plugins modle:x": r"cannot read the plugin filter term 'modle:x'; write \[kind:\]distribution",
     "--ssl-keyfile x": "--ssl-keyfile needs a certificate; give it with --ssl-certfile",
     "--model other": r"two models were named, \S+ and --model other; name one",

@@ -55,7 +55,7 @@ def read(*arguments: str) -> dict[str, Any]:
         ("--some-share .25", {"some_share": 0.25}),
         ("--some-switch", {"some_switch": True}),
         ("--some_switch --no_some_switch", {"some_switch": False}),
-        ("--some-names a b --some-names c", {"some_names": ["a", "b", "c"]}),
+        ("--some-names a --some-names c", {"some_names": ["a", "c"]}),
         ('--some-object {"a":{"b":null}}', {"some_object": {"a": {"b": None}}}),
         ("--some-choice that", {"some_choice": "that"}),
         ("--max-model-len 32K", {"max_model_len": 32768}),

@@ -52,9 +52,9 @@ def own_server(args: EngineArgs) -> Iterator[str]:
         port = probe.getsockname()[1]
     for number in (signal.SIGTERM, signal.SIGHUP):  # a closed terminal among them: the server must not outlive us
         signal.signal(number, lambda number, _: sys.exit(128 + number))
-    command = [sys.executable, "-m", "dovetail", "serve", "--port", str(port), *as_flags(args)]
-    # In a session of its own, so that Ctrl+C stops an answer and not the server.
-    server = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True)
+    command = [sys.executable, "-m", "dovetail", "serve", "--port", str(port), "--exit-with-stdin", *as_flags(args)]
+    # The pipe to it closes with us, however we go. In a session of its own, so that Ctrl+C stops an answer and not the server.
+    server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True)
     try:
         url = f"http://127.0.0.1:{port}"
         _await(url, server)

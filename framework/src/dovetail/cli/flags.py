@@ -6,18 +6,20 @@ import argparse
 import json
 import types
 from collections.abc import Iterable, Sequence
-from decimal import Decimal, InvalidOperation
 from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from dovetail.api.errors import UsageError
+from dovetail.kernel.options import token_count
 
 M = TypeVar("M", bound=BaseModel)
 
 SHORT = {"quantization": "-q"}
-SUFFIXES = {"k": 10**3, "m": 10**6, "g": 10**9, "K": 2**10, "M": 2**20, "G": 2**30}
+SEVERAL = ("served_model_name",)
+"""Flags that take several values at once, as users of other servers type them. Other lists repeat their flag: one that took several would swallow
+the model's name behind it."""
 
 
 FILTER_FLAG = "--plugins"
@@ -58,17 +60,12 @@ def _with_denials(arguments: list[str]) -> list[str]:
 
 
 def human_int(text: str) -> int | None:
-    """``4096``, ``32k`` (32,000), ``32K`` (32,768), ``1.5k``, or ``auto`` for None."""
-    if text == "auto":
-        return None
-    number, factor = (text[:-1], SUFFIXES[text[-1]]) if text and text[-1] in SUFFIXES else (text, 1)
+    """A number of tokens; see :func:`~dovetail.kernel.options.token_count`."""
     try:
-        value = Decimal(number) * factor
-    except InvalidOperation:
-        value = Decimal("NaN")
-    if not value.is_finite() or value != value.to_integral_value():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of tokens; write 4096, 32k or auto")
-    return int(value)
+        count: int | None = token_count(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return count
 
 
 def json_object(text: str) -> dict[str, Any]:
@@ -110,7 +107,8 @@ def _action(name: str, field: FieldInfo) -> dict[str, Any]:
     if kind is bool:
         return {"action": argparse.BooleanOptionalAction}
     if get_origin(kind) is list:
-        return {"nargs": "+", "action": "extend", "type": get_args(kind)[0], "metavar": name.upper()}
+        several = {"nargs": "+", "action": "extend"} if name in SEVERAL else {"action": "append"}
+        return {**several, "type": get_args(kind)[0], "metavar": name.upper()}
     if get_origin(kind) is Literal:
         return {"choices": get_args(kind)}
     return {"type": kind, "metavar": {int: "N", float: "X"}.get(kind, name.upper())}

@@ -21,7 +21,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument("--json", action="store_true", help="print JSON")
     shared.add_argument("--plugins", default=None, help="which plugins take part, as in dovetail serve --help")
-    shared.add_argument("--prefer", nargs="+", default=[], help="kind:name=distribution, for names that several offer")
+    shared.add_argument(
+        "--prefer", action="append", default=[], help="kind:name=distribution, for names that several offer"
+    )
     shared.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="show tracebacks")
     actions.add_parser("list", parents=[shared], help="what is installed, and what it offers")
     show = actions.add_parser("show", parents=[shared], help="everything about one plugin or one card")
@@ -90,7 +92,11 @@ def _show(args: argparse.Namespace, registry: Registry) -> int:
     ]
     if not found:
         known = sorted({p.distribution for p in registry.plugins} | {c.name for p in registry.plugins for c in p.cards})
-        raise UsageError(f"wanted the plugin {args.name!r}, found {', '.join(known)}", "see dovetail plugins list")
+        raise UsageError(
+            f"wanted the plugin {args.name!r}, found {', '.join(known)}",
+            "; ".join(f"note that {p.distribution} is broken ({p.reason})" for p in registry.quarantined)
+            or "see dovetail plugins list",
+        )
     if args.json:
         _print_json(found)
         return 0
@@ -125,7 +131,7 @@ def _doctor(args: argparse.Namespace, registry: Registry) -> int:
                 print(f"\n{plugin.name}\n{plugin.detail}")
         broken = {f.subject for f in findings if f.severity == "error"}
         working = sum(p.status == "ok" and p.name not in broken for p in registry.plugins)
-        print(f"{working} of {len(registry.plugins)} plugins work{'' if healthy else '; see the errors above'}")
+        print(f"{working} of {len(registry.plugins)} plugins load{'' if healthy else '; see the errors above'}")
     return 0 if healthy else 1
 
 

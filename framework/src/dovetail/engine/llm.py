@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
@@ -42,12 +44,14 @@ class LLM:
         >>> llm.generate("The capital of France is", SamplingParams(temperature=0))[0].outputs[0].text
     """
 
-    def __init__(self, model: str | None = None, *, use_tqdm: bool = True, **options: Any) -> None:
+    def __init__(self, model: str | Path | None = None, *, use_tqdm: bool = True, **options: Any) -> None:
         try:
-            self.args = EngineArgs(model=model, **options)
+            self.args = EngineArgs(model=None if model is None else str(model), **options)
         except ValidationError as error:
             faults = "; ".join(f"{'.'.join(map(str, e['loc'][:1]))}: {e['msg']}" for e in error.errors())
-            raise UsageError(f"LLM was given options that do not hold: {faults}", "see dovetail serve --help") from None
+            raise UsageError(
+                f"LLM was given options that do not hold: {faults}", "docs/options.md lists them"
+            ) from None
         self.plan = make_plan(self.args)
         self._tokenizer = load_tokenizer(self.plan, self.args.chat_template)
         self._defaults = sampling_defaults(self.plan, self.args)
@@ -60,6 +64,7 @@ class LLM:
             self._core = EngineCore(self.plan, self.args, progress)
         self._processor = OutputProcessor(self._tokenizer)
         self._ids = itertools.count()
+        self._lock = threading.Lock()  # one call at a time: a second thread waits for the first
 
     def get_tokenizer(self) -> Tokenizer:
         return self._tokenizer
@@ -88,6 +93,10 @@ class LLM:
             RequestError: a prompt is empty, too long, or of no known shape. Nothing has been computed then.
         """
         single = isinstance(prompts, (str, Mapping))
+        if not single and (isinstance(prompts, bytes) or not isinstance(prompts, Sequence)):
+            raise RequestError(
+                f"prompts is a {type(prompts).__name__}", "give a text, a dict, or a list of them", param="prompt"
+            )
         listed: list[Any] = [prompts] if single else list(prompts)
         texts = [self._read_prompt(p, i) for i, p in enumerate(listed)]
         return self._run(texts, sampling_params, use_tqdm)
@@ -109,8 +118,16 @@ class LLM:
         Raises:
             RequestError: the model has no chat template and none is given, or the template refuses the messages.
         """
-        many = bool(messages) and not isinstance(messages[0], Mapping)
+        many = isinstance(messages, Sequence) and bool(messages) and not isinstance(messages[0], Mapping)
         conversations: Any = messages if many else [messages]
+        for conversation in conversations:
+            whole = isinstance(conversation, Sequence) and conversation and not isinstance(conversation, str)
+            if not whole or not all(isinstance(message, Mapping) for message in conversation):
+                raise RequestError(
+                    f"a conversation is {conversation!r}",
+                    'give messages like [{"role": "user", "content": "Hi"}]',
+                    param="messages",
+                )
         prompts: list[tuple[str | None, list[int]]] = []
         for conversation in conversations:
             text = self._tokenizer.apply_chat_template(
@@ -154,6 +171,12 @@ class LLM:
             each = [with_defaults(sampling_params, self._defaults)] * len(prompts)
         for _, ids in prompts:
             check_prompt(ids, self._core.max_model_len, self._core.vocab_size)
+        with self._lock:
+            return self._complete(prompts, each, use_tqdm)
+
+    def _complete(
+        self, prompts: list[tuple[str | None, list[int]]], each: list[SamplingParams], use_tqdm: bool
+    ) -> list[RequestOutput]:
         results: dict[str, RequestOutput] = {}
         for (text, ids), params in zip(prompts, each, strict=True):
             request_id = str(next(self._ids))

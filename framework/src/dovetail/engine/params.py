@@ -63,8 +63,10 @@ class SamplingParams(msgspec.Struct, kw_only=True, omit_defaults=True, forbid_un
     def __post_init__(self) -> None:
         if isinstance(self.stop, str):
             self.stop = [self.stop]
-        self.stop = list(self.stop or [])
-        self.stop_token_ids = list(self.stop_token_ids or [])
+        for name in ("stop", "stop_token_ids"):
+            value = getattr(self, name)
+            self._check(name, value, value is None or isinstance(value, (list, tuple)), "a list")
+            setattr(self, name, list(value or []))
         for names, kind, wanted in ((INTEGERS, int, "a whole number"), (NUMBERS, (int, float), "a number")):
             for name in names:
                 value = getattr(self, name)

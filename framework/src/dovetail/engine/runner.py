@@ -95,8 +95,8 @@ class ModelRunner:
         blocks = min(budget // per_block, useful)
         if blocks < 2:
             raise ResolutionError(
-                f"wanted memory for the KV cache, found {budget >> 20} MiB where one block needs {per_block / 2**20:.1f} MiB",
-                "free memory on the device, or take a smaller model",
+                f"wanted memory for at least 2 blocks of the KV cache ({2 * per_block / 2**20:.1f} MiB), found {budget / 2**20:.1f} MiB",
+                "give the cache more memory, lower --block-size, or take a smaller model",
             )
         return CacheSize(blocks, (blocks - 1) * self.block_size, blocks * per_block)
 

@@ -106,8 +106,8 @@ class Tokenizer:
             add_special_tokens: put around it what the model wants around every text, such as a beginning-of-sequence token.
                 Text that a chat template made has it already.
         """
-        ids: list[int] = self.backend.encode(_encodable(text), add_special_tokens=add_special_tokens).ids
-        return ids
+        # A batch of one, since the library lets go of the interpreter's lock for batches alone: a text of megabytes must not stop other threads.
+        return self.encode_batch([text], add_special_tokens)[0]
 
     def encode_batch(self, texts: Sequence[str], add_special_tokens: bool = True) -> list[list[int]]:
         """Ids of several texts, on as many threads as there are."""

@@ -2,15 +2,35 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 AUTO = "auto"
 
 
 Overrides = dict[str, Any] | Callable[[dict[str, Any]], dict[str, Any]]
+
+
+SUFFIXES = {"k": 10**3, "m": 10**6, "g": 10**9, "K": 2**10, "M": 2**20, "G": 2**30}
+
+
+def token_count(value: Any) -> Any:
+    """``4096``, ``"32k"`` (32,000), ``"32K"`` (32,768), or ``"auto"`` for None; anything else as it is."""
+    if not isinstance(value, str):
+        return value
+    if value == "auto":
+        return None
+    number, factor = (value[:-1], SUFFIXES[value[-1]]) if value and value[-1] in SUFFIXES else (value, 1)
+    try:
+        count = float(number) * factor
+    except ValueError:
+        count = math.nan
+    if not count.is_integer():
+        raise ValueError(f"{value!r} is not a number of tokens; write 4096, 32k or auto")
+    return int(count)
 
 
 class PlanOptions(BaseModel):
@@ -45,7 +65,7 @@ class PlanOptions(BaseModel):
     device: str = Field(default=AUTO, description="the platform to run on; auto takes the best that is present")
     attention_backend: str = Field(default=AUTO, description="the attention backend")
     kv_cache_dtype: str = Field(default=AUTO, description="dtype of the KV cache; auto takes that of the activations")
-    max_model_len: int | None = Field(
+    max_model_len: Annotated[int | None, BeforeValidator(token_count)] = Field(
         default=None,
         ge=2,
         description="longest sequence in tokens (32k means 32,000 and 32K 32,768); auto takes what the model and memory allow",

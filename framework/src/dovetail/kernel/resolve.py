@@ -39,7 +39,7 @@ def resolve(options: PlanOptions, registry: Registry) -> Plan:
     weights = find_weights(checkpoint, config, options, platform_offer.card.device, dtype, registry, warnings)
     naming = card.naming[checkpoint.naming].target if checkpoint.naming else None
     return Plan(
-        model=options.model or Path(path).stem,
+        model=(options.model or "").rstrip("/") or Path(path).stem,
         checkpoint=checkpoint,
         config=config,
         architecture=architecture,

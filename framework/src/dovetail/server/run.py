@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import errno
 import math
+import os
 import signal
 import socket
 import ssl
@@ -54,6 +55,8 @@ def serve(make_engine: MakeEngine, settings: ServerSettings) -> int:
 
 async def _serve(make_engine: MakeEngine, settings: ServerSettings, sock: socket.socket) -> int:
     with _Signals() as signals:
+        if settings.exit_with_stdin:
+            threading.Thread(target=_stop_with_stdin, args=(asyncio.get_running_loop(), signals), daemon=True).start()
         engine = await _load(make_engine, signals)
         if engine is None:
             assert signals.number is not None
@@ -68,6 +71,13 @@ async def _serve(make_engine: MakeEngine, settings: ServerSettings, sock: socket
     if reason is not None:
         raise EngineDeadError(f"the engine ended while serving: {reason}")
     return 0
+
+
+def _stop_with_stdin(loop: asyncio.AbstractEventLoop, signals: _Signals) -> None:
+    while os.read(0, 1 << 16):
+        pass
+    with contextlib.suppress(RuntimeError):  # the loop is closed: we are stopping already
+        loop.call_soon_threadsafe(signals.tell, signal.SIGTERM)
 
 
 async def _load(make_engine: MakeEngine, signals: _Signals) -> ServedEngine | None:
@@ -167,7 +177,7 @@ class _Signals:
     def __enter__(self) -> _Signals:
         if self._handled:
             for number in SIGNALS:
-                asyncio.get_running_loop().add_signal_handler(number, self._tell, number)
+                asyncio.get_running_loop().add_signal_handler(number, self.tell, number)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -179,6 +189,6 @@ class _Signals:
                 asyncio.get_running_loop().remove_signal_handler(number)
             self._handled = False
 
-    def _tell(self, number: int) -> None:
+    def tell(self, number: int) -> None:
         self.number = self.number or number
         (self.second if self.first.is_set() else self.first).set()

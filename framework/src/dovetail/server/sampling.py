@@ -83,7 +83,7 @@ def check_ids(context: ServerContext, ids: list[int], param: str) -> None:
     size = context.engine.tokenizer.vocab_size
     wrong = next((token for token in ids if not 0 <= token < size), None)
     if wrong is not None:
-        message = f"{param}: wanted token ids from 0 to {size - 1}, found {wrong:#x}"
+        message = f"{param}: wanted token ids from 0 to {size - 1}, found {wrong}"
         raise ApiError(400, message, param=param, code="invalid_value")
 
 

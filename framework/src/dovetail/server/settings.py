@@ -43,6 +43,9 @@ class ServerSettings(BaseModel):
     ssl_ca_certs: str | None = Field(
         None, description="certificate authorities (PEM); clients must then show a certificate that one of them signed"
     )
+    exit_with_stdin: bool = Field(
+        False, description="stop when standard input closes, for a parent that holds its other end and may vanish"
+    )
     shutdown_timeout: float = Field(
         5.0, ge=0, description="seconds that running requests get to end in, when the server is told to stop"
     )

@@ -36,7 +36,7 @@ class PLUGIN_CLASSAttention(AttentionBackend):
 
     def allocate(self, spec: AttentionSpec, blocks: int) -> Tensor:
         shape = (2, blocks, self.block_size, spec.kv_heads, spec.head_dim)
-        return torch.zeros(shape, dtype=self.kv_dtype, device=self.device)
+        return torch.empty(shape, dtype=self.kv_dtype, device=self.device)
 
     def prepare(self, step: Step, specs: frozenset[AttentionSpec]) -> list[Request]:
         starts, lengths = step.query_start.tolist(), step.seq_lens.tolist()

@@ -31,7 +31,8 @@ class PLUGIN_CLASSPlatform(Platform):
     def kv_cache_bytes(self, utilization: float) -> int:
         memory = self.memory()
         used = memory.total - memory.free
-        return max(0, int(memory.total * utilization) - used)
+        # Main memory is other programs' too: at most 4 GiB of it.
+        return max(0, min(4 << 30, int(memory.total * utilization) - used))
 
     def operations(self) -> Mapping[str, Callable[..., Any]]:
         return {"silu_mul": silu_mul}
