@@ -180,6 +180,12 @@ def option_strings(made: FlexibleArgumentParser) -> set[str]:
     return found
 
 
+def script_flags() -> set[str]:
+    """Flags of the benchmarks and scripts."""
+    sources = [*ROOT.glob("benchmarks/*.py"), *ROOT.glob("scripts/*.py")]
+    return {flag for source in sources for flag in re.findall(r'"(--[a-z-]+)"', source.read_text(encoding="utf-8"))}
+
+
 def test_commands_and_flags_in_the_text_exist() -> None:
     """In running text commands have holes (``dovetail serve MODEL``), so only subcommands and flags are looked at."""
     every = {flag for command in COMMANDS for flag in option_strings(parser(command))} | {"--version"}
@@ -195,16 +201,7 @@ def test_commands_and_flags_in_the_text_exist() -> None:
                 elif not command.startswith("--") and not command.isupper() and command != "…":
                     faults.append(f"{page.name}: {code}")
             elif words[0].startswith("--"):
-                known = every | {
-                    "--check",
-                    "--no-deps",
-                    "--skip-transformers",
-                    "--streams",
-                    "--prompt",
-                    "--new",
-                    "--requests",
-                }
-                known |= {"--threads", "--seconds"}  # of benchmarks
+                known = every | script_flags() | {"--no-deps"}  # pip's
             else:
                 continue
             flags = [re.split(r"[=…]", word)[0] for word in words if word.startswith("--")]
