@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from .fakes import Site
+from .installation import CONFIG
 
 
 @pytest.fixture
@@ -18,3 +20,11 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     found = Site(folder)
     yield found
     found.forget()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A checkpoint: a configuration, and a file that stands for weights."""
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    (tmp_path / "weights.w").touch()
+    return tmp_path

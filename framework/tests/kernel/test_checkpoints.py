@@ -1,0 +1,323 @@
+"""What a model reference leads to: sources, loaders, configurations, overrides, tokenizers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dovetail.api import (
+    CheckpointError,
+    ConfigError,
+    NamingCard,
+    PluginError,
+    ResolutionError,
+    UsageError,
+)
+from dovetail.api.checkpoint import HF_TOKENIZER
+from dovetail.kernel.checkpoints import apply_overrides
+
+from . import fakes
+from .fakes import loader, model, source
+from .installation import CONFIG, configure, plan, reasons
+
+# Sources.
+
+
+def test_sources_are_asked_by_rank_until_one_answers(folder: Path) -> None:
+    found = plan(folder, source("first", "nowhere", rank=90), source("last", rank=10))
+    assert found.source.part.name == "folder"
+    assert reasons(found, "source") == {"first": "not a reference of its kind"}
+
+
+def test_a_model_that_no_source_knows(folder: Path) -> None:
+    with pytest.raises(
+        CheckpointError, match=r"^wanted the model 'x', found no folder, file or hub repository of that name; check"
+    ):
+        plan("x", parts={"source": source("folder", "nowhere")})
+
+
+# Loaders.
+
+
+def test_the_loader_goes_by_the_names_of_the_files(folder: Path) -> None:
+    (folder / "weights.x").touch()
+    found = plan(folder, loader("other", "*.x", rank=90), loader("third", "*.y"))
+    assert found.loader.part.name == "other"
+    assert found.checkpoint.files == (str(folder / "weights.x"),)
+    assert reasons(found, "loader")["third"] == "reads *.y; found config.json, weights.w, weights.x"
+    assert plan(folder, loader("other", "*.x", rank=90), load_format="plain").loader.part.name == "plain"
+    assert plan(folder / "weights.w", loader("other", "*.x", rank=90)).loader.part.name == "plain"
+
+
+def test_a_loader_gets_all_files_of_its_patterns_in_order(folder: Path) -> None:
+    for name in ("b.w", "a.w", "c.v", "d.x"):
+        (folder / name).touch()
+    found = plan(folder, parts={"loader": loader("plain", "*.w", "*.v")})
+    assert [Path(f).name for f in found.checkpoint.files] == ["a.w", "b.w", "c.v", "weights.w"]
+
+
+def test_an_explicit_loader_without_files_is_refused(folder: Path) -> None:
+    with pytest.raises(
+        ResolutionError, match=r"'other' was asked for but does not fit: reads \*\.x; found config\.json, weights\.w; "
+    ):
+        plan(folder, loader("other", "*.x"), load_format="other")
+
+
+def test_a_folder_without_weights_says_what_is_in_it(folder: Path) -> None:
+    (folder / "weights.w").unlink()
+    with pytest.raises(
+        ResolutionError, match=r"^wanted weights \(\*\.w\) at .*, found config\.json; complete the download, or install"
+    ):
+        plan(folder)
+    (folder / "config.json").unlink()
+    with pytest.raises(ResolutionError, match=r"^wanted weights \(\*\.w\) at .*, found no files; complete"):
+        plan(folder)
+
+
+@pytest.mark.parametrize("reference", ["/dev/null", "nowhere"])
+def test_what_is_neither_a_folder_nor_a_file_is_refused(reference: str) -> None:
+    with pytest.raises(CheckpointError, match=f"^cannot read {reference} "):
+        plan(reference)
+
+
+# The configuration.
+
+
+def test_a_missing_configuration_is_refused(folder: Path) -> None:
+    (folder / "config.json").unlink()
+    with pytest.raises(
+        CheckpointError, match=r"^wanted config\.json in .*, found none; complete the download, or name"
+    ):
+        plan(folder)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("{", r"config\.json is not readable JSON \(Expecting property name"),
+        ("", r"config\.json is not readable JSON"),
+        ("[1]", r"config\.json holds a JSON list, wanted an object; repair"),
+        ("[" * 100_000, r"config\.json is not readable JSON \(maximum recursion"),
+        ("{}", r"config\.json names no architectures; name one with --hf-overrides"),
+        (json.dumps({**CONFIG, "architectures": None}), r"config\.json names no architectures"),
+        (json.dumps({**CONFIG, "architectures": []}), r"config\.json names no architectures"),
+        (
+            json.dumps({**CONFIG, "architectures": "Tiny"}),
+            r"architectures is 'Tiny', wanted a list of names; for example",
+        ),
+        (json.dumps({**CONFIG, "architectures": 5}), "architectures is 5, wanted a list of names"),
+        (json.dumps({**CONFIG, "architectures": [5]}), r"architectures is \[5\], wanted a list of names"),
+        (json.dumps({**CONFIG, "architectures": {"a": 1}}), "architectures is {'a': 1}, wanted a list of names"),
+        (json.dumps({**CONFIG, "hidden_size": None}), r"hidden_size: Input should be a valid integer \(found None\)"),
+        (json.dumps({**CONFIG, "hidden_size": 0}), r"hidden_size: .*greater than 0 \(found 0\)"),
+        (json.dumps({**CONFIG, "quantization_config": "awq"}), r"quantization_config: .*dictionary \(found 'awq'\)"),
+        (
+            json.dumps({"architectures": ["TinyForCausalLM"]}),
+            r"^TinyConfig cannot be read from .*config\.json: vocab_size: is missing; hidden_size: is missing; num_hidden_layers: "
+            r"is missing; correct the file, or override keys with --hf-overrides$",
+        ),
+    ],
+    ids=lambda value: value[:40],
+)
+def test_a_configuration_that_cannot_be_used_is_refused(folder: Path, content: str, told: str) -> None:
+    (folder / "config.json").write_text(content)
+    with pytest.raises(ConfigError, match=told):
+        plan(folder)
+
+
+def test_a_configuration_that_is_no_text_is_refused(folder: Path) -> None:
+    (folder / "config.json").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match=r"config\.json is not readable JSON"):
+        plan(folder)
+
+
+class StumblingConfig(fakes.TinyConfig):
+    """A configuration whose author did not think of every value."""
+
+    def __init__(self, **_: Any) -> None:
+        raise TypeError("unsupported operand")
+
+    @classmethod
+    def model_validate(cls, obj: Any, **_: Any) -> Any:
+        return cls(**obj)
+
+
+def test_a_configuration_class_that_stumbles_is_the_file_s_fault(folder: Path) -> None:
+    with pytest.raises(
+        ConfigError, match=r"^StumblingConfig cannot be read from .*config\.json: TypeError: unsupported operand; "
+    ):
+        plan(folder, parts={"model": model("tiny", config=f"{__name__}:StumblingConfig")})
+
+
+def test_another_configuration_can_be_named(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    other = tmp_path_factory.mktemp("other")
+    configure(other, max_position_embeddings=99)
+    for path in (other, other / "config.json"):
+        found = plan(folder, hf_config_path=str(path))
+        assert found.max_model_len == 99
+        assert found.checkpoint.config_file == str(other / "config.json")
+    (folder / "config.json").unlink()
+    assert plan(folder, hf_config_path=str(other)).max_model_len == 99
+
+
+def test_another_configuration_that_is_not_there_is_refused(folder: Path) -> None:
+    for path in (folder / "nowhere", folder / "nowhere.json"):
+        with pytest.raises(
+            CheckpointError, match=rf"^wanted a configuration at {path}, found none; correct --hf-config-path$"
+        ):
+            plan(folder, hf_config_path=str(path))
+
+
+def test_the_generation_configuration_is_read_and_may_be_missing(folder: Path) -> None:
+    assert plan(folder).checkpoint.generation_config == {}
+    (folder / "generation_config.json").write_text('{"top_k": 5}')
+    assert plan(folder).checkpoint.generation_config == {"top_k": 5}
+    (folder / "generation_config.json").write_text("nonsense")
+    with pytest.raises(ConfigError, match=r"generation_config\.json is not readable JSON"):
+        plan(folder)
+
+
+# Overrides.
+
+
+def test_overrides_merge_objects_and_replace_the_rest() -> None:
+    config = {"a": {"b": 1, "c": [1, 2]}, "d": {"e": 1}, "f": 2}
+    changes = {"a": {"c": [3]}, "d": 5, "f": {"g": 1}, "h": None}
+    assert apply_overrides(config, changes) == {"a": {"b": 1, "c": [3]}, "d": 5, "f": {"g": 1}, "h": None}
+    assert config == {"a": {"b": 1, "c": [1, 2]}, "d": {"e": 1}, "f": 2}
+
+
+def test_a_callable_gets_a_copy() -> None:
+    config: dict[str, Any] = {"a": {"b": 1}}
+
+    def change(found: dict[str, Any]) -> dict[str, Any]:
+        found["a"]["b"] = 2
+        return found
+
+    assert apply_overrides(config, change) == {"a": {"b": 2}}
+    assert config == {"a": {"b": 1}}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (lambda c: None, "^hf_overrides returned NoneType, wanted the changed configuration as a dict"),
+        (lambda c: {"dtype": object}, "^hf_overrides holds what JSON cannot .*; give texts, numbers, lists and dicts"),
+        ({"a": {1, 2}}, "^hf_overrides holds what JSON cannot"),
+    ],
+)
+def test_overrides_that_cannot_travel_are_refused(overrides: Any, told: str) -> None:
+    with pytest.raises(UsageError, match=told):
+        apply_overrides({}, overrides)
+
+
+def test_overrides_decide_the_architecture(folder: Path) -> None:
+    found = plan(folder, model("oak", "OakForCausalLM"), hf_overrides={"architectures": ["OakForCausalLM"]})
+    assert (found.architecture, found.model_part.part.name) == ("OakForCausalLM", "oak")
+    assert reasons(found, "model") == {"tiny": "offers TinyForCausalLM"}
+    with pytest.raises(
+        ResolutionError, match=r"^wanted a model plugin for the architecture Nope, found nothing that fits "
+    ):
+        plan(folder, hf_overrides={"architectures": ["Nope"]})
+
+
+def test_the_first_architecture_that_anyone_offers_is_taken(folder: Path) -> None:
+    configure(folder, architectures=["Unknown", "TinyForCausalLM"])
+    assert plan(folder).architecture == "TinyForCausalLM"
+
+
+def test_two_models_of_one_architecture_go_by_rank(folder: Path) -> None:
+    found = plan(folder, model("tuned", rank=100))
+    assert found.model_part.part.name == "tuned"
+    assert reasons(found, "model") == {"tiny": "fits, rank 50 is lower"}
+
+
+# Containers with names of their own.
+
+BOXED = {
+    "loader": loader("plain", inspect=f"{fakes.__name__}:inspect_container"),
+    "model": model("tiny", naming={"box": NamingCard(architectures=("tiny",), target=f"{fakes.__name__}:NAMING")}),
+}
+
+
+def test_a_container_s_metadata_become_the_configuration(folder: Path) -> None:
+    (folder / "config.json").unlink()
+    found = plan(folder, parts=BOXED)
+    assert found.config["hidden_size"] == 16
+    assert found.naming == f"{fakes.__name__}:NAMING"
+    assert (found.checkpoint.tokenizer, found.checkpoint.tokenizer_path) == ("box:tokenizer", str(folder / "weights.w"))
+
+
+def test_a_container_s_metadata_give_way_to_another_configuration(folder: Path) -> None:
+    found = plan(folder, parts=BOXED, hf_config_path=str(folder))
+    assert found.config == CONFIG
+    assert found.naming == f"{fakes.__name__}:NAMING"
+
+
+def test_a_container_that_no_model_reads_is_refused(folder: Path) -> None:
+    strange = model("tiny", naming={"box": NamingCard(architectures=("huge", "wide"), target="n:N")})
+    with pytest.raises(
+        ResolutionError,
+        match=r"^wanted a model plugin for the box architecture 'tiny', found huge, wide; install the plugin that offers it, or",
+    ):
+        plan(folder, parts={**BOXED, "model": strange})
+    with pytest.raises(ResolutionError, match="'tiny', found none; note that the broken plugin cracked may offer it"):
+        plan(folder, parts={"loader": BOXED["loader"]}, broken="ValueError")
+
+
+def test_an_architecture_that_cannot_read_the_container_s_names_is_refused(folder: Path) -> None:
+    oak, elm = (
+        model("oak", "Oak"),
+        model("elm", "Elm", naming={"box": NamingCard(architectures=("elm",), target="n:N")}),
+    )
+    with pytest.raises(ResolutionError, match="oak: cannot read tensors named as in box"):
+        plan(folder, oak, parts=BOXED, hf_overrides={"architectures": ["Oak"]})
+    with pytest.raises(ResolutionError, match="elm: cannot read the box architecture 'tiny'"):
+        plan(folder, elm, parts=BOXED, hf_overrides={"architectures": ["Elm"]})
+
+
+def test_a_translation_that_fails_is_named(folder: Path) -> None:
+    bad = model("tiny", naming={"box": NamingCard(architectures=("tiny",), target=f"{__name__}:BAD_NAMING")})
+    with pytest.raises(
+        PluginError, match=r"^the model tiny \(base 1\.0\) failed in .*:BAD_NAMING\.config: KeyError: 'depth'; "
+    ):
+        plan(folder, parts={**BOXED, "model": bad})
+
+
+class BAD_NAMING:  # noqa: N801 - it stands for an instance
+    """Asks for what the metadata lack."""
+
+    @staticmethod
+    def config(architecture: str, metadata: dict[str, Any]) -> dict[str, Any]:
+        return {"num_hidden_layers": metadata["depth"]}
+
+
+# The tokenizer.
+
+
+def test_another_tokenizer_can_be_named(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    other = tmp_path_factory.mktemp("tokenizer")
+    (other / "tokenizer.json").touch()
+    for path in (other, other / "tokenizer.json"):
+        checkpoint = plan(folder, parts=BOXED, tokenizer=str(path)).checkpoint
+        assert (checkpoint.tokenizer, checkpoint.tokenizer_path) == (HF_TOKENIZER, str(path))
+
+
+def test_the_tokenizer_of_another_container_can_be_named(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    other = tmp_path_factory.mktemp("weights")
+    (other / "other.w").touch()
+    for path in (other, other / "other.w"):
+        checkpoint = plan(folder, parts=BOXED, tokenizer=str(path)).checkpoint
+        assert (checkpoint.tokenizer, checkpoint.tokenizer_path) == ("box:tokenizer", str(other / "other.w"))
+
+
+def test_a_tokenizer_that_is_not_there_is_refused(folder: Path) -> None:
+    with pytest.raises(
+        CheckpointError, match=r"^wanted a tokenizer at ./nowhere, found nothing there; correct --tokenizer"
+    ):
+        plan(folder, tokenizer="./nowhere")

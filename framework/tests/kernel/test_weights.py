@@ -1,0 +1,133 @@
+"""Formats and kernels for each stored type."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dovetail.api import (
+    ResolutionError,
+)
+
+from . import fakes
+from .fakes import format_, kernel
+from .installation import configure, plan, weights
+
+# Weights.
+
+
+def test_each_type_has_its_format_and_kernels_in_order_of_rank(folder: Path) -> None:
+    weights(folder, float32=3, q4=2)
+    found = plan(
+        folder,
+        format_("packed", ("q4", "q8"), ("ints",), kinds=("linear", "head")),
+        kernel("ints", "ints", rank=90, kinds=("linear",)),
+        kernel("any", rank=0),
+        kernel("absent", rank=100, probe=f"{fakes.__name__}:absent"),
+        kernel("gpu", rank=100, devices=("gpu",)),
+        kernel("half", rank=100, dtypes=("float16",)),
+    )
+    table = {(w.kind, w.type): (w.format.part.name, [k.name for k in w.kernels]) for w in found.weights}
+    assert table == {
+        ("linear", "float32"): ("dense", ["matmul", "any"]),
+        ("head", "float32"): ("dense", ["matmul", "any"]),
+        ("embedding", "float32"): ("dense", ["matmul", "any"]),
+        ("linear", "q4"): ("packed", ["ints", "any"]),
+        ("head", "q4"): ("packed", ["any"]),
+    }
+    (head,) = [w for w in found.weights if (w.kind, w.type) == ("head", "q4")]
+    assert {r.name: r.reason for r in head.rejected} == {
+        "absent": "there is no such device here",
+        "gpu": "runs on gpu",
+        "half": "takes activations in float16, not float32",
+        "ints": "serves linear layers",
+        "matmul": "takes dense",
+    }
+    assert {r.name: r.reason for r in head.format.rejected} == {"dense": "reads bfloat16, float32"}
+
+
+def test_a_type_that_nobody_reads_is_refused(folder: Path) -> None:
+    weights(folder, float32=3, q9=7)
+    with pytest.raises(
+        ResolutionError,
+        match=r"^wanted a format that reads 7 tensors of type 'q9' in .*, found nothing that fits \(dense: reads bfloat16, float32\); ",
+    ):
+        plan(folder)
+
+
+def test_a_type_that_no_kernel_multiplies_is_refused(folder: Path) -> None:
+    with pytest.raises(
+        ResolutionError,
+        match=r"^wanted a kernel for linear layers of type 'float32' on cpu in float32, found none that fits "
+        r"\(ints: takes ints\); install a kernel plugin that covers it$",
+    ):
+        plan(folder, parts={"kernel": kernel("ints", "ints")})
+
+
+def test_a_method_that_nobody_reads_says_what_to_install(folder: Path) -> None:
+    configure(folder, quantization_config={"quant_method": "gptq"})
+    weights(folder, int32=6, float16=3)
+    with pytest.raises(
+        ResolutionError,
+        match=r"^wanted a format for weights quantized by 'gptq', found awq; install dovetail-quant-gptq, or another plugin",
+    ):
+        plan(folder, format_("awq", ("int32",), methods=("awq",)))
+    with pytest.raises(ResolutionError, match="'gptq', found none; note that the broken plugin cracked may offer it"):
+        plan(folder, broken="ValueError")
+
+
+def test_a_method_decides_between_formats_of_one_type(folder: Path) -> None:
+    configure(folder, quantization_config={"quant_method": "gptq"})
+    weights(folder, int32=6, float32=3)
+    found = plan(
+        folder,
+        format_("awq", ("int32",), methods=("awq",), rank=90),
+        format_("gptq", ("int32",), methods=("gptq", "gptq_v2")),
+        kernel("any"),
+    )
+    (linear,) = [w for w in found.weights if (w.kind, w.type) == ("linear", "int32")]
+    assert linear.format.part.name == "gptq"
+    assert {r.name: r.reason for r in linear.format.rejected} == {
+        "awq": "reads checkpoints quantized by awq, not gptq",
+        "dense": "reads bfloat16, float32",
+    }
+
+
+def test_a_format_of_a_method_is_not_for_plain_checkpoints(folder: Path) -> None:
+    weights(folder, int32=6)
+    with pytest.raises(ResolutionError, match="awq: reads checkpoints quantized by awq, not none"):
+        plan(folder, format_("awq", ("int32",), methods=("awq",)))
+
+
+def test_weights_that_are_not_as_the_configuration_says_are_refused(folder: Path) -> None:
+    configure(folder, quantization_config={"quant_method": "gptq"})
+    with pytest.raises(
+        ResolutionError,
+        match=r"^wanted weights quantized by 'gptq', as the configuration says, found tensors of type float32, which gptq cannot read; ",
+    ):
+        plan(folder, format_("gptq", ("int32",), methods=("gptq",)))
+
+
+def test_a_required_format_wins_over_rank_and_leaves_other_types_alone(folder: Path) -> None:
+    weights(folder, float32=3, q4=2)
+    formats = (format_("packed", ("q4",), rank=90), format_("lean", ("q4",)), kernel("any"))
+    assert {w.format.part.name for w in plan(folder, *formats).weights} == {"dense", "packed"}
+    found = plan(folder, *formats, quantization="lean")
+    assert {w.type: w.format.part.name for w in found.weights} == {"float32": "dense", "q4": "lean"}
+
+
+def test_a_required_format_that_does_not_read_the_checkpoint_is_refused(folder: Path) -> None:
+    with pytest.raises(ResolutionError) as caught:
+        plan(folder, format_("packed", ("q4",)), quantization="packed")
+    assert str(caught.value) == (
+        "--quantization packed was asked for, but the checkpoint is read by dense; "
+        "leave --quantization out, or give a checkpoint in that format"
+    )
+
+
+def test_a_required_format_that_is_not_there_says_what_is(folder: Path) -> None:
+    with pytest.raises(
+        ResolutionError, match=r"^--quantization awq was asked for, found the formats dense; install dovetail-quant-awq"
+    ):
+        plan(folder, quantization="awq")
