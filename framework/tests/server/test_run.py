@@ -25,7 +25,7 @@ MESSAGES = [{"role": "user", "content": "a"}]
 
 class Server:
     def __init__(self, mood: str = "well", **settings: Any) -> None:
-        settings = {"port": 0, **settings}
+        settings = settings if "uds" in settings else {"port": 0, **settings}
         command = [sys.executable, str(SCRIPT), json.dumps(settings), mood]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         self.lines: list[str] = []
@@ -183,3 +183,8 @@ def test_tls_files_are_checked_first(tmp_path: Path) -> None:
     (tmp_path / "empty").touch()
     with pytest.raises(UsageError, match="cannot be read"):
         check_tls(ServerSettings(ssl_certfile=str(tmp_path / "empty")))
+
+
+def test_a_socket_s_path_and_a_port_contradict_each_other(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--uds and --port were given"):
+        bind(ServerSettings(uds=str(tmp_path / "socket"), port=8000))

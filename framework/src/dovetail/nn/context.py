@@ -53,6 +53,7 @@ class Context:
         max_tokens: the longest sequence that will be run.
         layers: checkpoint name of a weight (without its last component) → the layer that it is a part of.
         vectors: checkpoint name of a plain tensor → where it goes.
+        ignored: endings of names of tensors that the model leaves out.
         attention_layers: in the order of creation, which is the order of their KV caches.
     """
 
@@ -73,6 +74,7 @@ class Context:
         self.layers: dict[str, WeightLayer] = {}
         self.vectors: dict[str, VectorSlot] = {}
         self.biases: dict[str, BiasSlot] = {}
+        self.ignored: list[str] = []
         self.attention_layers: list[Attention] = []
 
     def linear(self, parts: str | Mapping[str, int], n_in: int, n_out: int = 0, *, bias: bool = False) -> Linear:
@@ -115,6 +117,10 @@ class Context:
         """Expect a plain tensor by its whole checkpoint name; the arguments are those of :class:`VectorSlot`."""
         assert name not in self.vectors, f"{name} is expected twice"
         self.vectors[name] = VectorSlot(shape, assign, required, dtype)
+
+    def ignore(self, *endings: str) -> None:
+        """Leave out tensors whose names end so: buffers that old checkpoints saved although the model computes them."""
+        self.ignored += endings
 
     def _claim(self, layer: WeightLayer) -> None:
         for part in layer.parts:

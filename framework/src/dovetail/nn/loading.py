@@ -89,7 +89,7 @@ class WeightReader:
                 self.plain[name] = lazy
             elif owner in ctx.layers and component in known:
                 self.weights.setdefault(owner, {})[component] = lazy
-            elif not _ignorable(name):
+            elif not name.endswith(tuple(ctx.ignored)):
                 unexpected.append(lazy.name)
         missing = [n for n, slot in ctx.vectors.items() if slot.required and n not in self.plain]
         missing += [n for n in ctx.biases if n not in self.plain]
@@ -201,11 +201,6 @@ class WeightReader:
 
 def _borrows(layer: WeightLayer) -> bool:
     return isinstance(layer, Head) and layer.tied is not None
-
-
-def _ignorable(name: str) -> bool:
-    """Buffers that old checkpoints saved although every model computes them."""
-    return name.endswith(("rotary_emb.inv_freq", "attn.masked_bias"))
 
 
 def _listing(names: list[str], limit: int = 24) -> str:

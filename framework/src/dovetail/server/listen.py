@@ -18,8 +18,11 @@ def bind(settings: ServerSettings) -> socket.socket:
     """Bind, without listening yet: until the model is ready clients are refused, not left to wait.
 
     Raises:
+        UsageError: both a socket's path and a host or port are asked for.
         DovetailError: the address is taken, or cannot be used.
     """
+    if settings.uds and (other := {"host", "port"} & settings.model_fields_set):
+        raise UsageError(f"--uds and --{' and --'.join(sorted(other))} were given", "listen on one of the two")
     return _bind_unix(settings.uds) if settings.uds else _bind_tcp(settings.host, settings.port)
 
 

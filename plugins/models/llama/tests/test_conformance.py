@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dovetail_models_llama
 import pytest
+import torch
 from dovetail_models_llama.config import LlamaConfig
 
 from dovetail.api import ConfigError
@@ -90,3 +91,8 @@ def test_a_window_as_long_as_the_context_is_none(window: int | None, kept: int |
 def test_what_cannot_be_honoured_is_refused(keys: dict[str, object], told: str) -> None:
     with pytest.raises(ConfigError, match=told):
         build_model(CARD, {**TINY, **keys}, {})
+
+
+def test_frequencies_that_old_checkpoints_saved_are_left_out() -> None:
+    saved = {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(6)}
+    build_model(CARD, TINY, {**random_checkpoint(CARD, TINY), **saved})

@@ -60,6 +60,7 @@ class LlamaForCausalLM(CausalLM):
         )
         # GGUF files bring Llama 3.1's frequency scaling as ready-made factors instead of parameters.
         ctx.vector("rope_freqs.weight", (c.head_dim // 2,), self.rotary.divide, required=False, dtype=torch.float32)
+        ctx.ignore(".rotary_emb.inv_freq")
         self.blocks = nn.ModuleList(LlamaBlock(c, ctx, f"model.layers.{i}") for i in range(c.num_hidden_layers))
         self.norm = ctx.norm("model.norm", c.hidden_size, c.rms_norm_eps)
         self.head = ctx.head(
