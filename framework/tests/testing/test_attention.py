@@ -58,6 +58,25 @@ def test_what_is_wrong_is_said(target: str, told: str) -> None:
     assert told in str(failure.value)
 
 
+CLAIMS: dict[str, Any] = {"dtypes": ("float32",), "head_dims": (16,), "block_sizes": (32,)}
+
+
+def test_a_backend_that_is_batch_invariant_passes() -> None:
+    check_attention(card("Invariant", **CLAIMS))
+
+
+@pytest.mark.parametrize(
+    ("target", "told"),
+    [
+        ("Crowded", r"32: the request computed decoded in a batch gives other bits than whole, at tokens \[0, 1, 2"),
+        ("Placed", r"32: the request computed in chunks gives other bits than whole, at tokens \[1, 3, 6"),
+    ],
+)
+def test_a_backend_that_is_not_batch_invariant_is_told(target: str, told: str) -> None:
+    with pytest.raises(AssertionError, match=f"claims to be batch invariant: full attention.* {told}"):
+        check_attention(card(target, **CLAIMS))
+
+
 def test_a_kind_without_a_reference_is_not_passed_over() -> None:
     with pytest.raises(AssertionError, match="claims softcap attention, for which the reference is missing"):
         check_attention(card(kinds=("full", "softcap")))
@@ -84,7 +103,7 @@ def test_the_reference_is_the_textbook_s_formula(window: int | None) -> None:
     q, k, v = torch.randn(11, 4, 8), torch.randn(11, 2, 8), torch.randn(11, 2, 8)
     tables = BlockTables([11], 4)
     step = tables.step({0: [0] * 11}, torch.device("cpu"))
-    out = backend.forward(q, k, v, backend.allocate(spec, tables.blocks), step, spec)
+    out = backend.forward(q, k, v, backend.allocate(spec, tables.blocks), step, step.kv[0], spec)
     for head in range(4):
         scores = q[:, head] @ k[:, head // 2].T * 0.3
         unseen = torch.ones(11, 11).triu(1).bool()

@@ -8,6 +8,8 @@ import pytest
 from dovetail.api import PlatformCard
 from dovetail.nn.ops import REFERENCES
 from dovetail.testing import check_platform
+from dovetail.testing.harness import one_thread
+from dovetail.testing.invariance import ARGUMENTS
 from dovetail.testing.platforms import SAMPLES
 
 
@@ -19,8 +21,23 @@ def test_every_operation_has_samples() -> None:
     assert set(SAMPLES) == set(REFERENCES)
 
 
+def test_every_operation_has_arguments_to_compare_rows_with() -> None:
+    assert set(ARGUMENTS) == set(REFERENCES)
+
+
 def test_a_right_platform_passes() -> None:
     check_platform(card())
+
+
+@one_thread()
+def test_a_platform_that_is_batch_invariant_passes() -> None:
+    check_platform(card("Invariant", dtypes=("float32",)))
+
+
+@one_thread()
+def test_a_platform_that_is_not_batch_invariant_is_told() -> None:
+    with pytest.raises(AssertionError, match=r"batch invariant: linear in float32 gives rows 0 to 0 other bits alone"):
+        check_platform(card("Crowded", dtypes=("float32",)))
 
 
 @pytest.mark.parametrize(
@@ -32,6 +49,7 @@ def test_a_right_platform_passes() -> None:
         (card("Elsewhere"), "claims the device cpu, but is meta"),
         (card("Boundless"), "kv_cache_bytes() is out of memory's bounds"),
         (card("Shrinking"), "kv_cache_bytes() does not grow"),
+        (card("Unreserving"), "where all memory is reserved"),
         (card("Overfull"), "memory() says 2 of 1 bytes free"),
         (card(default_dtype="bfloat16", dtypes=("float32",)), "its default dtype bfloat16 is not claimed"),
         (card(dtypes=("float32", "int4")), "claims int4"),

@@ -7,7 +7,7 @@ from dovetail.nn.model import CausalLM
 from dovetail.nn.ops import Ops
 from dovetail.nn.platform import Memory, Platform
 from dovetail.nn.rotary import Rope, Rotary
-from dovetail.nn.step import Step
+from dovetail.nn.step import KVIndex, Lengths, Step
 from dovetail.nn.weights import AffineWeight, Products, QuantFormat, StoredWeight, WeightKernel
 
 __all__ = [
@@ -20,6 +20,8 @@ __all__ = [
     "Embedding",
     "GatedMLP",
     "Head",
+    "KVIndex",
+    "Lengths",
     "Linear",
     "Memory",
     "Ops",

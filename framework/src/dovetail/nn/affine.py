@@ -43,17 +43,18 @@ class AffineKernel(WeightKernel):
         shape = x.shape
         x = x.reshape(-1, self.k)
         sums = None if self.mins is None else x.unflatten(-1, (-1, self.group)).sum(-1)  # [T, G]
-        out = x.new_empty(x.shape[0], self.n)
         scratch = x.new_empty(min(self.step, self.n), self.k)
+        parts = []
         for start in range(0, self.n, self.step):
             rows = slice(start, min(start + self.step, self.n))
             weights = scratch[: rows.stop - start]
             self._unpack(self.codes[rows], weights)
             weights.unflatten(-1, (-1, self.group)).mul_(self.scales[rows].float().to(x.dtype)[..., None])
-            part = out[:, rows]
-            torch.mm(x, weights.t(), out=part)
+            part = self.ops.linear(x, weights)
             if self.mins is not None and sums is not None:
-                part.addmm_(sums, self.mins[rows].float().to(x.dtype).t())
+                part += self.ops.linear(sums, self.mins[rows].float().to(x.dtype))
+            parts.append(part)
+        out = parts[0] if len(parts) == 1 else torch.cat(parts, -1)
         return out.view(*shape[:-1], self.n)
 
     def _unpack(self, shared: Tensor, out: Tensor) -> None:

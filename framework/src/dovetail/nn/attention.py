@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from dovetail.api.cards import AttentionKind
 from dovetail.nn.rotary import Rope
-from dovetail.nn.step import Step
+from dovetail.nn.step import KVIndex, Step
 
 if TYPE_CHECKING:
     from dovetail.nn.context import Context
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class AttentionSpec:
-    """What one layer asks of the backend. Layers with equal specs share metadata.
+    """What one layer asks of the backend, and what it keeps of the past. Layers of equal kind and window share block tables.
 
     Attributes:
         scale: on the products of queries and keys.
@@ -48,7 +48,12 @@ class AttentionBackend(ABC):
         dtype: of queries and of the result.
         kv_dtype: of the cache.
         block_size: tokens in a block.
+
+    Attributes:
+        batch_invariant: every token gets the same bits whatever else is computed beside it, and however its request was cut into chunks.
     """
+
+    batch_invariant: bool = False
 
     def __init__(self, *, device: torch.device, dtype: torch.dtype, kv_dtype: torch.dtype, block_size: int) -> None:
         self.device = device
@@ -64,18 +69,37 @@ class AttentionBackend(ABC):
     def allocate(self, spec: AttentionSpec, blocks: int) -> Any:
         """A layer's cache of so many blocks; the engine hands it back to :meth:`forward` unread."""
 
-    @abstractmethod
-    def prepare(self, step: Step, specs: frozenset[AttentionSpec]) -> Any:
-        """Metadata of a step for layers of these specs, made once before the first layer."""
+    def captured_lengths(self, max_len: int) -> tuple[int, ...]:
+        """Upper bounds of the sequence length, ascending and ending in ``max_len``, for each of which a decode step is captured as a graph of
+        its own. A kernel whose work follows the lengths on the device needs only the last; by default they double from 256.
+        """
+        bounds = []
+        bound = 256
+        while bound < max_len:
+            bounds.append(bound)
+            bound *= 2
+        return (*bounds, max_len)
 
     @abstractmethod
-    def forward(self, q: Tensor, k: Tensor, v: Tensor, cache: Any, step: Step, spec: AttentionSpec) -> Tensor:
-        """Write the new keys and values into the cache, then attend: each token sees its request's tokens up to itself.
+    def prepare(self, step: Step, index: KVIndex, specs: frozenset[AttentionSpec]) -> Any:
+        """Metadata of a step for one group's layers, made once before the first layer; kept as ``index.work``.
+
+        Where ``step.lengths`` is None the step is being captured: only tensors may be used, in shapes that follow from
+        ``step.max_query_len`` and ``step.max_seq_len``.
+        """
+
+    @abstractmethod
+    def forward(
+        self, q: Tensor, k: Tensor, v: Tensor, cache: Any, step: Step, index: KVIndex, spec: AttentionSpec
+    ) -> Tensor:
+        """Write the new keys and values of *all* requests into the cache, then attend: each token sees its request's tokens up to
+        itself. Requests of one step may share blocks, so that one reads in this very step what another has written.
 
         Args:
             q: ``[T, H, D]``.
             k, v: ``[T, K, D]``.
-            cache: what :meth:`allocate` gave for this layer; its slots ``step.slots`` are overwritten.
+            cache: what :meth:`allocate` gave for this layer; its slots ``index.slots`` are overwritten.
+            index: of the layer's group, with :attr:`KVIndex.work`.
 
         Returns:
             ``[T, H, D]`` in q's dtype.
@@ -83,16 +107,22 @@ class AttentionBackend(ABC):
 
 
 class Attention(nn.Module):
-    """One layer's attention, with its KV cache. The runner sets :attr:`cache` once memory has been planned."""
+    """One layer's attention, with its KV cache.
+
+    Attributes:
+        group: index of its cache group in :attr:`Step.kv`.
+        cache: as the backend allocated it. The runner sets both once memory has been planned.
+    """
 
     def __init__(self, spec: AttentionSpec, backend: AttentionBackend) -> None:
         super().__init__()
         self.spec = spec
         self.backend = backend
+        self.group = 0
         self.cache: Any = None
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, step: Step) -> Tensor:
-        return self.backend.forward(q, k, v, self.cache, step, self.spec)
+        return self.backend.forward(q, k, v, self.cache, step, step.kv[self.group], self.spec)
 
 
 class SelfAttention(nn.Module):

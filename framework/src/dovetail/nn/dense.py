@@ -75,7 +75,7 @@ class DenseKernel(WeightKernel):
         self.weight = weight.dense(dtype).to(device)
 
     def __call__(self, x: Tensor) -> Tensor:
-        return F.embedding(x, self.weight) if self.kind == "embedding" else F.linear(x, self.weight)
+        return F.embedding(x, self.weight) if self.kind == "embedding" else self.ops.linear(x, self.weight)
 
     @property
     def nbytes(self) -> int:
@@ -98,7 +98,7 @@ class DequantizeKernel(WeightKernel):
         out = x.new_empty(*x.shape[:-1], n)
         for start in range(0, n, self.step):
             stop = min(start + self.step, n)
-            out[..., start:stop] = F.linear(x, self.weight.rows(start, stop, self.dtype))
+            out[..., start:stop] = self.ops.linear(x, self.weight.rows(start, stop, self.dtype))
         return out
 
     @property

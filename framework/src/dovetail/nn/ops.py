@@ -66,8 +66,13 @@ def gelu_tanh_mul(x: Tensor) -> Tensor:
     return F.gelu(gate, approximate="tanh") * up
 
 
+def linear(x: Tensor, weight: Tensor) -> Tensor:
+    """``x @ weight.T``: x ``[..., K]``, weight ``[N, K]`` of the same dtype → ``[..., N]``. Every kernel that multiplies dense numbers calls this."""
+    return F.linear(x, weight)
+
+
 REFERENCES: dict[str, Callable[..., Any]] = {
-    f.__name__: f for f in (rms_norm, add_rms_norm, rope, silu_mul, gelu_tanh_mul)
+    f.__name__: f for f in (rms_norm, add_rms_norm, rope, silu_mul, gelu_tanh_mul, linear)
 }
 
 
@@ -86,6 +91,7 @@ class Ops:
     rope: Callable[..., Tensor]
     silu_mul: Callable[[Tensor], Tensor]
     gelu_tanh_mul: Callable[[Tensor], Tensor]
+    linear: Callable[[Tensor, Tensor], Tensor]
 
     def __init__(self, claimed: Mapping[str, Callable[..., Any]] | None = None) -> None:
         claimed = claimed or {}

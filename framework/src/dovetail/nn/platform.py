@@ -1,4 +1,4 @@
-"""What the engine needs to know of a device."""
+"""What the engine needs to know of a device, and how it works beside it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -19,19 +21,26 @@ class Memory:
 
 
 class Platform(ABC):
-    """A device: its facts, and the operations that it does better than the reference."""
+    """A device: its facts, how data reaches it, and the operations that it does better than the reference."""
 
     device: torch.device
+    queues: bool = False
+    """Whether work is queued, so that a call returns before its result is there. The engine then prepares the next step meanwhile."""
+    graphs: bool = False
+    """Whether :meth:`capture` records graphs."""
+    batch_invariant: bool = False
+    """Whether every token gets the same bits whatever else is computed beside it: each operation's result for a row follows from that row alone."""
 
     @abstractmethod
     def memory(self) -> Memory: ...
 
     @abstractmethod
-    def kv_cache_bytes(self, utilization: float) -> int:
+    def kv_cache_bytes(self, utilization: float, reserved: int) -> int:
         """Bytes to give to the KV cache, once the weights are loaded.
 
         Args:
             utilization: the share of the device's memory that the engine may use in all (``--gpu-memory-utilization``).
+            reserved: bytes that activations and graphs will need beside it.
         """
 
     def operations(self) -> Mapping[str, Callable[..., Any]]:
@@ -41,3 +50,25 @@ class Platform(ABC):
     def describe(self) -> str:
         """One line for logs, such as the device's name and cores."""
         return str(self.device)
+
+    def upload(self, values: np.ndarray) -> Tensor:
+        """A copy on the device, without waiting for it. The array may be written to as soon as this returns, unless the device is the host's own
+        memory: then the tensor shares it.
+        """
+        return torch.from_numpy(values).to(self.device)
+
+    def fetch(self, values: Tensor) -> Callable[[], np.ndarray]:
+        """Begin to copy a tensor to the host; the returned function waits until it is there."""
+        return values.numpy
+
+    def capture(self, work: Callable[[], None]) -> Callable[[], None]:
+        """Record what ``work`` does on the device; each call of the result does it again, on the same tensors. ``work`` may be run several
+        times for that. Only called where :attr:`graphs` is true.
+        """
+        return work
+
+    def synchronize(self) -> None:
+        """Wait for all queued work."""
+
+    def release(self) -> None:
+        """Give freed memory back to the system or the device."""

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from dovetail.api.cards import LayerKind
 from dovetail.api.checkpoint import LazyTensor
+from dovetail.nn.ops import Ops
 
 
 @dataclass(frozen=True)
@@ -155,7 +156,12 @@ class WeightKernel(ABC):
 
     For the kinds ``linear`` and ``head``, :meth:`__call__` maps x ``[T, K]`` to ``x @ w.T`` ``[T, N]``; for ``embedding`` it maps
     ids ``[T]`` to rows ``[T, K]``. The kernel may repack the weight once, and should then hold no reference to the original.
+
+    Attributes:
+        ops: the platform's operations, set by whoever loads the weight; until then the references.
     """
+
+    ops: Ops = Ops()
 
     @classmethod
     def declines(cls, weight: StoredWeight, kind: LayerKind) -> str | None:

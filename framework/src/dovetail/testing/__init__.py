@@ -5,6 +5,7 @@ reference, and fails with the claim that does not hold.
 """
 
 from dovetail.testing.attention import check_attention
+from dovetail.testing.grammars import GrammarSample, check_grammar
 from dovetail.testing.harness import (
     BlockTables,
     build_model,
@@ -17,6 +18,7 @@ from dovetail.testing.harness import (
 from dovetail.testing.loaders import check_loader
 from dovetail.testing.models import check_model
 from dovetail.testing.platforms import check_platform
+from dovetail.testing.proposers import check_proposer
 from dovetail.testing.quantization import (
     AffineSample,
     WeightSample,
@@ -32,16 +34,19 @@ from dovetail.testing.resolution import registry_of
 __all__ = [
     "AffineSample",
     "BlockTables",
+    "GrammarSample",
     "ReferenceAttention",
     "ReferencePlatform",
     "WeightSample",
     "build_model",
     "check_attention",
     "check_format",
+    "check_grammar",
     "check_kernel",
     "check_loader",
     "check_model",
     "check_platform",
+    "check_proposer",
     "check_registration",
     "empty_model",
     "lazy_tensors",

@@ -18,9 +18,10 @@ from dovetail.api import AttentionCard, AttentionKind, AttentionNeed, ModelCard,
 from dovetail.kernel.discovery import import_dotted
 from dovetail.kernel.options import PlanOptions
 from dovetail.kernel.resolve import find_attention
-from dovetail.nn import AttentionBackend, AttentionSpec, Step
+from dovetail.nn import AttentionBackend, AttentionSpec, KVIndex, Lengths, Step
 from dovetail.testing.comparison import assert_close, dtype_of, label, tolerance
 from dovetail.testing.harness import BlockTables, one_thread
+from dovetail.testing.invariance import check_attention_by_token
 from dovetail.testing.reference import ReferenceAttention
 from dovetail.testing.resolution import assert_refused, claim, refusal, registry_of, skip_unless_present
 
@@ -33,15 +34,17 @@ RATIOS = ((4, 4), (6, 2), (8, 1))
 DTYPES = ("float32", "bfloat16", "float16")
 WINDOW = 11
 
-LENGTHS = (44, 45, 40, 9, 26)
+LENGTHS = (44, 45, 40, 9, 26, 45)
 SCHEDULE: tuple[tuple[tuple[int, int], ...], ...] = (
     ((0, 17), (1, 5)),  # prefill
     ((1, 1), (0, 9), (2, 33)),  # decode, chunk and prefill
     ((0, 1), (1, 1), (2, 1)),  # decode
-    ((3, 1), (1, 37), (0, 16), (4, 25)),  # a prompt of one token beside long chunks
-    ((4, 1), (2, 6), (0, 1), (3, 8), (1, 1)),
+    ((5, 6), (3, 1), (1, 37), (0, 16), (4, 25)),  # a prompt of one token beside long chunks
+    ((4, 1), (2, 6), (0, 1), (5, 1), (3, 8), (1, 1)),
 )
 """(request, new tokens) of each step; requests come, go and change places as they do in an engine."""
+SHARED = (3, 5, 1, 32)
+"""In this step, a request shares with another this many tokens, or the whole blocks among them; most are written in this very step."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,7 @@ def check_attention(card: AttentionCard, *, reference: type[ReferenceAttention] 
 
     For each claimed kind, dtype, cache dtype, head size and block size, and for several ratios of query to key-value heads, runs prefills, chunks and
     decodes of several requests in mixed batches, in a cache whose unused slots hold what earlier requests left there, and compares every token and head
-    with the reference. Then checks that resolution refuses, with the reason, kinds, head sizes, block sizes, dtypes and devices that are not claimed.
+    with the reference. Where the backend says that it is batch invariant, compares bits between several ways to compute a request. Then checks that resolution refuses, with the reason, kinds, head sizes, block sizes, dtypes and devices that are not claimed.
 
     Args:
         reference: a subclass of the reference that knows the card's further kinds.
@@ -112,6 +115,7 @@ def check_attention(card: AttentionCard, *, reference: type[ReferenceAttention] 
             text = f"{label(card)} claims {case}"
             with claim(text):
                 _compare(card, case, device, reference, text)
+        _check_invariance(card, device)
 
 
 def present(devices: tuple[str, ...], who: str) -> list[torch.device]:
@@ -133,15 +137,30 @@ def _backend(cls: type[AttentionBackend], case: Case, device: torch.device) -> A
     return cls(device=device, dtype=dtype_of(case.dtype), kv_dtype=dtype_of(case.kv_dtype), block_size=case.block_size)
 
 
+def _check_invariance(card: AttentionCard, device: torch.device) -> None:
+    """Where the backend says that it is batch invariant, it is, for every claimed kind and dtype."""
+    cls: type[AttentionBackend] = import_dotted(card.target)
+    text = f"{label(card)} claims to be batch invariant"
+    if not cls.batch_invariant:
+        return
+    heads, kv_heads = RATIOS[1]
+    dim, size = (card.head_dims or (64,))[0], (card.block_sizes or (16,))[-1]
+    for kind in card.kinds:
+        for dtype in card.dtypes:
+            case = Case(kind, dtype, dtype, dim, size, heads, kv_heads)
+            spec = replace(case.spec(), window=None if kind == "full" else 150)
+            with claim(f"{text}: {case}"):
+                check_attention_by_token(partial(_backend, cls, case, device), spec, f"{text}: {case}")
+
+
 def _compare(
     card: AttentionCard, case: Case, device: torch.device, reference: type[ReferenceAttention], text: str
 ) -> None:
     backend = _backend(import_dotted(card.target), case, device)
     oracle = _backend(reference, case, torch.device("cpu"))
     spec, generator = case.spec(), torch.Generator().manual_seed(0)
-    # Layers of all claimed kinds share a step's metadata, as in a model that alternates between them.
-    others = {replace(case, kind=kind).spec() for kind in card.kinds}
-    specs = frozenset({spec, *others})
+    # Layers that differ in scale alone share a step's metadata.
+    specs = frozenset({spec, replace(spec, scale=2 * spec.scale)})
     tables = BlockTables(LENGTHS, case.block_size)
     cache, truth = backend.allocate(spec, tables.blocks), oracle.allocate(spec, tables.blocks)
     _check_size(backend, spec, cache, tables.blocks, text)
@@ -152,30 +171,32 @@ def _compare(
 
     host = torch.device("cpu")
     for number, entries in enumerate(SCHEDULE):
-        step = _widened(tables.step({request: [0] * count for request, count in entries}, host))
+        if number == SHARED[0]:
+            tables.share(SHARED[1], SHARED[2], SHARED[3] // case.block_size)
+        # Block tables are as wide as the longest request may become, not as this step needs.
+        step = tables.step({request: [0] * count for request, count in entries}, host, (spec.window,), columns=3)
         tokens = int(step.tokens.shape[0])
         q, k, v = heads(tokens, case.heads), heads(tokens, case.kv_heads), heads(tokens, case.kv_heads)
         with torch.inference_mode():
-            oracle.prepare(step, frozenset({spec}))
-            wanted = oracle.forward(q, k, v, truth, step, spec)
+            oracle.prepare(step, step.kv[0], frozenset({spec}))
+            wanted = oracle.forward(q, k, v, truth, step, step.kv[0], spec)
             there = _on(step, device)
-            there.attention = backend.prepare(there, specs)
+            (index,) = there.kv
+            index.work = backend.prepare(there, index, specs)
             inputs = [x.to(device, copy=True) for x in (q, k, v)]
-            found = backend.forward(inputs[0], inputs[1], inputs[2], cache, there, spec)
+            found = backend.forward(inputs[0], inputs[1], inputs[2], cache, there, index, spec)
         assert found.dtype == dtype_of(case.dtype), f"{text}: the result is {found.dtype}"
         for name, before, after in zip("qkv", (q, k, v), inputs, strict=True):
             assert torch.equal(before, after.cpu()), f"{text}: {name} is changed"
         assert_close(found, wanted, tolerance(dtype_of(case.dtype)), f"{text}: step {number} of mixed batches")
 
 
-def _widened(step: Step, columns: int = 3) -> Step:
-    """Block tables are as wide as the longest request may become, not as this step needs."""
-    return replace(step, block_tables=torch.nn.functional.pad(step.block_tables, (0, columns)))
-
-
 def _on(step: Step, device: torch.device) -> Step:
-    tensors = {name: value.to(device) for name, value in vars(step).items() if isinstance(value, Tensor)}
-    return replace(step, **tensors)
+    tensors: dict[str, Any] = {
+        name: value.to(device) for name, value in vars(step).items() if isinstance(value, Tensor)
+    }
+    kv = tuple(KVIndex(index.block_tables.to(device), index.slots.to(device)) for index in step.kv)
+    return replace(step, kv=kv, **tensors)
 
 
 def _poison(
@@ -194,18 +215,21 @@ def _poison(
         positions=everything,
         query_start=torch.tensor([0, tokens], dtype=torch.int32, device=device),
         seq_lens=torch.tensor([tokens], dtype=torch.int32, device=device),
-        block_tables=torch.arange(blocks, dtype=torch.int32, device=device)[None],
-        slots=everything,
         logit_rows=everything[-1:],
+        kv=(KVIndex(torch.arange(blocks, dtype=torch.int32, device=device)[None], everything),),
+        max_query_len=tokens,
+        max_seq_len=tokens,
+        lengths=Lengths([tokens], [tokens]),
     )
+    (index,) = step.kv
     shape = (tokens, spec.kv_heads, spec.head_dim)
     # Small enough that products with queries stay finite in float16.
     k = torch.full(shape, 8.0, dtype=backend.dtype, device=device)
     v = torch.full(shape, 400.0, dtype=backend.dtype, device=device)
     q = torch.zeros(tokens, spec.heads, spec.head_dim, dtype=backend.dtype, device=device)
     with torch.inference_mode():
-        step.attention = backend.prepare(step, specs)
-        backend.forward(q, k, v, cache, step, spec)
+        index.work = backend.prepare(step, index, specs)
+        backend.forward(q, k, v, cache, step, index, spec)
 
 
 def _check_size(backend: AttentionBackend, spec: AttentionSpec, cache: Any, blocks: int, text: str) -> None:

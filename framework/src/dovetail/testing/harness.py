@@ -14,7 +14,7 @@ from torch import Tensor
 from dovetail.api import LayerKind, LazyTensor, ModelCard, ModelConfig
 from dovetail.kernel.discovery import import_dotted
 from dovetail.kernel.plan import read_config
-from dovetail.nn import AttentionBackend, CausalLM, Context, Head, Ops, Step
+from dovetail.nn import AttentionBackend, AttentionSpec, CausalLM, Context, Head, KVIndex, Lengths, Ops, Step
 from dovetail.nn.dense import DenseFormat, DenseKernel
 from dovetail.nn.loading import KernelChoice, WeightReader
 from dovetail.testing.reference import ReferenceAttention
@@ -143,25 +143,42 @@ def random_checkpoint(
 
 
 class BlockTables:
-    """Blocks of a KV cache given to requests in shuffled order, so that neither their order nor block 0 can be relied on.
+    """Blocks of a KV cache given to requests in shuffled order, so that their order cannot be relied on. Nobody owns block 0.
 
     Args:
         lengths: the most tokens that each request will have.
-        spare: blocks that no request owns.
+        spare: further blocks that no request owns.
     """
 
     def __init__(self, lengths: Sequence[int], block_size: int, *, spare: int = 2, seed: int = 0) -> None:
         self.block_size = block_size
         counts = [-(-length // block_size) for length in lengths]
-        self.blocks = sum(counts) + spare
-        order = torch.randperm(self.blocks, generator=torch.Generator().manual_seed(seed)).tolist()
+        self.blocks = 1 + sum(counts) + spare
+        order = (1 + torch.randperm(self.blocks - 1, generator=torch.Generator().manual_seed(seed))).tolist()
         ends = list(accumulate(counts))
         self.tables: list[list[int]] = [order[end - n : end] for n, end in zip(counts, ends, strict=True)]
         self.computed = [0] * len(lengths)
         """Tokens of each request that are in the cache."""
 
-    def step(self, new: Mapping[int, Sequence[int]], device: torch.device) -> Step:
-        """The step that adds these tokens to these requests, in this order; afterwards they count as computed."""
+    def share(self, request: int, owner: int, blocks: int) -> None:
+        """Give a request that has not begun the first blocks of another, as a hit in the prefix cache does."""
+        assert self.computed[request] == 0, f"request {request} has begun"
+        self.tables[request][:blocks] = self.tables[owner][:blocks]
+        self.computed[request] = blocks * self.block_size
+
+    def step(
+        self,
+        new: Mapping[int, Sequence[int]],
+        device: torch.device,
+        windows: Sequence[int | None] = (None,),
+        columns: int = 0,
+    ) -> Step:
+        """The step that adds these tokens to these requests, in this order; afterwards they count as computed.
+
+        Args:
+            windows: of the cache groups. The groups use the same blocks, but each gives up those that its window has left behind.
+            columns: by which the block tables are wider than the step needs.
+        """
         size = self.block_size
         tokens = [t for ids in new.values() for t in ids]
         positions = [self.computed[r] + i for r, ids in new.items() for i in range(len(ids))]
@@ -170,21 +187,38 @@ class BlockTables:
         for request, ids in new.items():
             self.computed[request] += len(ids)
         lengths = [self.computed[r] for r in new]
-        width = max(-(-length // size) for length in lengths)
-        tables = torch.zeros(len(new), width, dtype=torch.int32)
-        for row, (request, length) in enumerate(zip(new, lengths, strict=True)):
-            used = self.tables[request][: -(-length // size)]
-            tables[row, : len(used)] = torch.tensor(used, dtype=torch.int32)
-        starts = [0, *accumulate(len(ids) for ids in new.values())]
+        counts = [len(ids) for ids in new.values()]
+        width = max(-(-length // size) for length in lengths) + columns
+        tables = torch.zeros(len(windows), len(new), width, dtype=torch.int32)
+        for group, window in enumerate(windows):
+            for row, (request, length) in enumerate(zip(new, lengths, strict=True)):
+                left = 0 if window is None else max(0, length - counts[row] - window + 1) // size
+                used = self.tables[request][left : -(-length // size)]
+                tables[group, row, left : left + len(used)] = torch.tensor(used, dtype=torch.int32)
+        starts = [0, *accumulate(counts)]
+        where = torch.tensor(slots, dtype=torch.int64, device=device)
         return Step(
             tokens=torch.tensor(tokens, dtype=torch.int64, device=device),
             positions=torch.tensor(positions, dtype=torch.int64, device=device),
             query_start=torch.tensor(starts, dtype=torch.int32, device=device),
             seq_lens=torch.tensor(lengths, dtype=torch.int32, device=device),
-            block_tables=tables.to(device),
-            slots=torch.tensor(slots, dtype=torch.int64, device=device),
             logit_rows=torch.arange(len(tokens), device=device),
+            kv=tuple(KVIndex(table.to(device), where) for table in tables),
+            max_query_len=max(counts),
+            max_seq_len=max(lengths),
+            lengths=Lengths(counts, lengths),
         )
+
+
+def cache_groups(ctx: Context) -> dict[int | None, frozenset[AttentionSpec]]:
+    """Number the layers' cache groups, as the engine does: window → what its layers ask for."""
+    groups: dict[int | None, set[AttentionSpec]] = {}
+    for layer in ctx.attention_layers:
+        groups.setdefault(layer.spec.window, set()).add(layer.spec)
+    order = list(groups)
+    for layer in ctx.attention_layers:
+        layer.group = order.index(layer.spec.window)
+    return {window: frozenset(specs) for window, specs in groups.items()}
 
 
 @one_thread()
@@ -204,12 +238,13 @@ def run_batch(model: CausalLM, ctx: Context, schedule: Sequence[Mapping[int, Seq
     tables = BlockTables([totals.get(r, 0) for r in range(max(totals) + 1)], ctx.backend.block_size)
     for layer in ctx.attention_layers:
         layer.cache = ctx.backend.allocate(layer.spec, tables.blocks)
-    specs = frozenset(layer.spec for layer in ctx.attention_layers)
+    groups = cache_groups(ctx)
     logits: dict[int, list[Tensor]] = {r: [] for r in totals}
     with torch.inference_mode():
         for new in schedule:
-            step = tables.step(new, ctx.device)
-            step.attention = ctx.backend.prepare(step, specs)
+            step = tables.step(new, ctx.device, list(groups))
+            for index, specs in zip(step.kv, groups.values(), strict=True):
+                index.work = ctx.backend.prepare(step, index, specs)
             hidden = model(step)  # [T, C]
             rows = model.logits(hidden[step.logit_rows]).float()  # [T, V]
             for request, part in zip(new, rows.split([len(ids) for ids in new.values()]), strict=True):

@@ -20,6 +20,7 @@ from dovetail.kernel.resolve import find_platform
 from dovetail.nn import Platform
 from dovetail.nn.ops import REFERENCES, Ops
 from dovetail.testing.comparison import assert_close, dtype_of, label, tolerance
+from dovetail.testing.invariance import check_operations_by_row
 from dovetail.testing.resolution import assert_refused, claim, registry_of, skip_unless_present
 
 Arguments = tuple[Any, ...]
@@ -48,6 +49,12 @@ def _ropes(dtype: torch.dtype) -> list[Arguments]:
     return found
 
 
+def _products(dtype: torch.dtype) -> list[Arguments]:
+    return [
+        (_random(t, k).to(dtype), _random(n, k).to(dtype)) for t, k, n in ((1, 64, 33), (7, 80, 96), (33, 576, 192))
+    ]
+
+
 def _gated(dtype: torch.dtype) -> list[Arguments]:
     return [(_random(t, 2 * c).to(dtype),) for t, c in ((1, 64), (7, 80), (33, 576))]
 
@@ -58,6 +65,7 @@ SAMPLES: dict[str, Callable[[torch.dtype], list[Arguments]]] = {
     "rope": _ropes,
     "silu_mul": _gated,
     "gelu_tanh_mul": _gated,
+    "linear": _products,
 }
 """Operation → arguments to try it with, for every operation of :mod:`dovetail.nn.ops`."""
 
@@ -66,7 +74,8 @@ def check_platform(card: PlatformCard) -> None:
     """Check every claim of a platform's card.
 
     Checks the probe's contract; the device; that memory adds up and the KV cache's share grows with the utilization and fits; that each claimed dtype computes;
-    and each claimed operation against its reference, in each claimed dtype.
+    and each claimed operation against its reference, in each claimed dtype. Where the platform says that it is batch invariant, that every operation
+    gives a row the same bits alone and among others.
 
     Raises:
         AssertionError: names the claim that failed.
@@ -87,12 +96,14 @@ def check_platform(card: PlatformCard) -> None:
         with claim(f"{label(card)} claims {dtype}"):
             _check_dtype(card, platform, dtype)
             _check_operations(card, platform, dtype)
+            if platform.batch_invariant:
+                check_operations_by_row(platform, dtype, f"{label(card)} claims to be batch invariant")
 
 
 def _check_facts(card: PlatformCard, platform: Platform) -> None:
     memory = platform.memory()
     assert 0 < memory.free <= memory.total, f"{label(card)}: memory() says {memory.free} of {memory.total} bytes free"
-    shares = [platform.kv_cache_bytes(utilization) for utilization in (0.1, 0.5, 0.9)]
+    shares = [platform.kv_cache_bytes(utilization, 0) for utilization in (0.1, 0.5, 0.9)]
     assert all(isinstance(share, int) for share in shares), f"{label(card)}: kv_cache_bytes() is not a whole number"
     assert all(0 <= share <= memory.total for share in shares), (
         f"{label(card)}: kv_cache_bytes() is out of memory's bounds: {shares}"
@@ -102,6 +113,8 @@ def _check_facts(card: PlatformCard, platform: Platform) -> None:
     assert all(a <= b + slack for a, b in pairwise(shares)), (
         f"{label(card)}: kv_cache_bytes() does not grow with the utilization: {shares}"
     )
+    everything = platform.kv_cache_bytes(0.9, memory.total)
+    assert everything == 0, f"{label(card)}: kv_cache_bytes() gives {everything} bytes where all memory is reserved"
     text = platform.describe()
     assert len(text.strip().splitlines()) == 1, f"{label(card)}: describe() is not one line: {text!r}"
 

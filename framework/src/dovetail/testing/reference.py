@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from dovetail.api.cards import AttentionKind
-from dovetail.nn import AttentionBackend, AttentionSpec, Memory, Platform, Step
+from dovetail.nn import AttentionBackend, AttentionSpec, KVIndex, Memory, Platform, Step
 
 
 class ReferenceAttention(AttentionBackend):
@@ -36,25 +36,31 @@ class ReferenceAttention(AttentionBackend):
             torch.full(shape, nan, dtype=self.kv_dtype, device=self.device),
         )
 
-    def prepare(self, step: Step, specs: frozenset[AttentionSpec]) -> None:
+    def prepare(self, step: Step, index: KVIndex, specs: frozenset[AttentionSpec]) -> None:
         for spec in specs:
             assert spec.kind in self.kinds, f"the reference does {', '.join(self.kinds)} attention, not {spec.kind}"
 
     def forward(
-        self, q: Tensor, k: Tensor, v: Tensor, cache: tuple[Tensor, Tensor], step: Step, spec: AttentionSpec
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        cache: tuple[Tensor, Tensor],
+        step: Step,
+        index: KVIndex,
+        spec: AttentionSpec,
     ) -> Tensor:
         keys, values = cache
-        keys[step.slots] = k.to(self.kv_dtype)
-        values[step.slots] = v.to(self.kv_dtype)
+        for cached, new in ((keys, k), (values, v)):
+            _as_bytes(cached)[index.slots] = _as_bytes(new.to(self.kv_dtype))
         out = torch.empty_like(q)
         starts = step.query_start.tolist()
         for request, (start, stop) in enumerate(pairwise(starts)):
-            slots = self.slots(step.block_tables[request], int(step.seq_lens[request]))
+            slots = self.slots(index.block_tables[request], int(step.seq_lens[request]))
             for token in range(start, stop):
                 seen = slots[self.visible(spec, int(step.positions[token]))]  # [S]
-                k_seen, v_seen = (
-                    cached[seen].to(self.wide).repeat_interleave(spec.heads // spec.kv_heads, 1) for cached in cache
-                )  # [S, H, D]
+                taken = (_as_bytes(cached)[seen].view(cached.dtype).to(self.wide) for cached in cache)
+                k_seen, v_seen = (x.repeat_interleave(spec.heads // spec.kv_heads, 1) for x in taken)  # [S, H, D]
                 out[token] = self.attend(q[token].to(self.wide), k_seen, v_seen, spec)
         return out
 
@@ -74,6 +80,11 @@ class ReferenceAttention(AttentionBackend):
         return torch.einsum("sh,shd->hd", scores.softmax(0), v)
 
 
+def _as_bytes(data: Tensor) -> Tensor:
+    """torch's indexing knows no floating-point numbers of 8 bits."""
+    return data.view(torch.uint8) if data.dtype.itemsize == 1 else data
+
+
 class ReferencePlatform(Platform):
     """The host's processor, with no operation of its own."""
 
@@ -84,7 +95,7 @@ class ReferencePlatform(Platform):
         page = os.sysconf("SC_PAGE_SIZE")
         return Memory(total=page * os.sysconf("SC_PHYS_PAGES"), free=page * os.sysconf("SC_AVPHYS_PAGES"))
 
-    def kv_cache_bytes(self, utilization: float) -> int:
+    def kv_cache_bytes(self, utilization: float, reserved: int) -> int:
         memory = self.memory()
         used = memory.total - memory.free
-        return max(0, int(memory.total * utilization) - used)
+        return max(0, int(memory.total * utilization) - used - reserved)

@@ -16,7 +16,7 @@ def check_registration(plugin: str | ModuleType, *, limit: float = 0.25) -> None
     """Import a plugin's module as discovery does, in a process of its own.
 
     Checks that importing and registering takes at most ``limit`` seconds of processor time and imports neither torch nor another
-    framework; that what a card's ``config``, ``naming``, ``inspect`` and ``probe`` name exists and is torch-free; and that every ``target`` exists and is
+    framework; that what a card's ``config``, ``naming``, ``inspect``, ``probe`` and ``validate_source`` name exists and is torch-free; and that every ``target`` exists and is
     of its card's class.
 
     Args:

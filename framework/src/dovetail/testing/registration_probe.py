@@ -17,13 +17,15 @@ if TYPE_CHECKING:
 
 HEAVY = ("torch", "transformers", "tensorflow", "jax", "triton")
 BASES = {
-    "model": "CausalLM",
-    "format": "QuantFormat",
-    "kernel": "WeightKernel",
-    "attention": "AttentionBackend",
-    "platform": "Platform",
+    "model": "dovetail.nn.CausalLM",
+    "format": "dovetail.nn.QuantFormat",
+    "kernel": "dovetail.nn.WeightKernel",
+    "attention": "dovetail.nn.AttentionBackend",
+    "platform": "dovetail.nn.Platform",
+    "grammar": "dovetail.api.GrammarBackend",
+    "proposer": "dovetail.api.Proposer",
 }
-"""Kind of card → the class in ``dovetail.nn`` that its target must be built on; targets of the others are callables."""
+"""Kind of card → the class that its target must be built on; targets of the others are callables."""
 
 
 def imported() -> list[str]:
@@ -32,7 +34,7 @@ def imported() -> list[str]:
 
 def light_names(card: Card) -> Iterator[tuple[str, str]]:
     """What a card names that must be importable without torch: (attribute, dotted name)."""
-    for attribute in ("config", "inspect", "probe"):
+    for attribute in ("config", "inspect", "probe", "validate_source"):
         if (dotted := getattr(card, attribute, None)) is not None:
             yield attribute, dotted
     for container, naming in getattr(card, "naming", {}).items():
@@ -65,14 +67,13 @@ def examine(module_name: str) -> tuple[list[str], float]:
             if clean and (found := imported()):
                 faults.append(f"{where}: importing it imports {', '.join(found)}")
                 clean = False
-            if attribute in ("inspect", "probe") and not callable(value):
+            if attribute != "config" and not callable(value):
                 faults.append(f"{where} is not callable")
     faults += [fault for card in cards if (fault := wrong_target(card))]
     return faults, seconds
 
 
 def wrong_target(card: Card) -> str | None:
-    import dovetail.nn
     from dovetail.api import ModelCard, ModelConfig, PluginError
     from dovetail.kernel.discovery import import_dotted
 
@@ -82,9 +83,9 @@ def wrong_target(card: Card) -> str | None:
     except PluginError as error:
         return f"{where}: target: {error}"
     if card.kind in BASES:
-        base = getattr(dovetail.nn, BASES[card.kind])
+        base = import_dotted(":".join(BASES[card.kind].rsplit(".", 1)))
         if not (isinstance(target, type) and issubclass(target, base)):
-            return f"{where}: its target is not a subclass of dovetail.nn.{BASES[card.kind]}"
+            return f"{where}: its target is not a subclass of {BASES[card.kind]}"
         if abstract := sorted(getattr(target, "__abstractmethods__", ())):
             return f"{where}: its target lacks {', '.join(abstract)}"
     elif not callable(target):

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from dovetail.nn import AttentionSpec, Step
+from dovetail.nn import AttentionSpec, KVIndex, Step
 from dovetail.testing import ReferenceAttention
 
 
@@ -63,9 +63,16 @@ class Mutating(Right):
     """Scales the queries where they stand."""
 
     def forward(
-        self, q: Tensor, k: Tensor, v: Tensor, cache: tuple[Tensor, Tensor], step: Step, spec: AttentionSpec
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        cache: tuple[Tensor, Tensor],
+        step: Step,
+        index: KVIndex,
+        spec: AttentionSpec,
     ) -> Tensor:
-        out = super().forward(q, k, v, cache, step, spec)
+        out = super().forward(q, k, v, cache, step, index, spec)
         q *= spec.scale
         return out
 
@@ -80,7 +87,7 @@ class Greedy(Right):
 class NoHalf(Right):
     """Does not do one of the dtypes that its card claims."""
 
-    def prepare(self, step: Step, specs: frozenset[AttentionSpec]) -> None:
+    def prepare(self, step: Step, index: KVIndex, specs: frozenset[AttentionSpec]) -> None:
         if self.dtype == torch.float16:
             raise NotImplementedError("no float16 here")
 
@@ -91,6 +98,47 @@ class Large(Right):
     def attend(self, q: Tensor, k: Tensor, v: Tensor, spec: AttentionSpec) -> Tensor:
         out = super().attend(q, k, v, spec)
         return out * 1.01 if spec.head_dim == 128 else out
+
+
+class Invariant(Right):
+    """Claims that a token's bits depend on nothing beside it, which is so: it computes one token at a time."""
+
+    batch_invariant = True
+
+
+class Crowded(Invariant):
+    """Rounds in another way where several requests share a step."""
+
+    def forward(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        cache: tuple[Tensor, Tensor],
+        step: Step,
+        index: KVIndex,
+        spec: AttentionSpec,
+    ) -> Tensor:
+        out = super().forward(q, k, v, cache, step, index, spec)
+        return out if len(step.seq_lens) == 1 else out * (1 + 1e-6)
+
+
+class Placed(Invariant):
+    """Rounds in another way at a chunk's beginning."""
+
+    def forward(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        cache: tuple[Tensor, Tensor],
+        step: Step,
+        index: KVIndex,
+        spec: AttentionSpec,
+    ) -> Tensor:
+        out = super().forward(q, k, v, cache, step, index, spec)
+        out[0] *= 1 + 1e-6
+        return out
 
 
 def no() -> str:

@@ -1,13 +1,16 @@
 """A loader of ``.npz`` files, and ways to get it wrong."""
 
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from dovetail.api import Checkpoint, CheckpointError, LazyTensor
+
+Shapes = Mapping[str, tuple[int, ...]]
 
 
 def _names(file: str) -> dict[str, tuple[tuple[int, ...], str]]:
@@ -26,7 +29,7 @@ def inspect(path: str, files: tuple[str, ...]) -> Checkpoint:
     return Checkpoint(path=path, files=files, tensor_types=types)
 
 
-def load(checkpoint: Checkpoint) -> Iterator[LazyTensor]:
+def load(checkpoint: Checkpoint, expected: Shapes, device: Any) -> Iterator[LazyTensor]:
     import torch
 
     def read(file: str, name: str) -> torch.Tensor:
@@ -49,19 +52,19 @@ def inspect_blindly(path: str, files: tuple[str, ...]) -> Checkpoint:
     return Checkpoint(path=path, files=files, tensor_types={"float32": 3})
 
 
-def load_twice(checkpoint: Checkpoint) -> Iterator[LazyTensor]:
-    yield from load(checkpoint)
-    yield from load(checkpoint)
+def load_twice(checkpoint: Checkpoint, expected: Shapes, device: Any) -> Iterator[LazyTensor]:
+    yield from load(checkpoint, expected, device)
+    yield from load(checkpoint, expected, device)
 
 
-def load_turned(checkpoint: Checkpoint) -> Iterator[LazyTensor]:
+def load_turned(checkpoint: Checkpoint, expected: Shapes, device: Any) -> Iterator[LazyTensor]:
     """Announces another shape than it reads."""
-    for tensor in load(checkpoint):
+    for tensor in load(checkpoint, expected, device):
         yield LazyTensor(tensor.name, tensor.shape, tensor.type, lambda tensor=tensor: tensor.read().mT)
 
 
-def load_some(checkpoint: Checkpoint) -> Iterator[LazyTensor]:
-    yield next(load(checkpoint))
+def load_some(checkpoint: Checkpoint, expected: Shapes, device: Any) -> Iterator[LazyTensor]:
+    yield next(load(checkpoint, expected, device))
 
 
 def exists(path: Path) -> bool:

@@ -29,6 +29,24 @@ class InPlace(ReferencePlatform):
         return {"rms_norm": norm}
 
 
+class Invariant(ReferencePlatform):
+    """Claims that rows do not depend on each other. Its product sees to that one row at a time."""
+
+    batch_invariant = True
+
+    def operations(self) -> Mapping[str, Callable[..., Any]]:
+        # The element-wise operations are compared on one thread.
+        return {"linear": lambda x, weight: torch.stack([torch.mv(weight, row) for row in x])}
+
+
+class Crowded(Invariant):
+    """Rounds in another way where there are many rows."""
+
+    def operations(self) -> Mapping[str, Callable[..., Any]]:
+        right = super().operations()["linear"]
+        return {"linear": lambda x, weight: right(x, weight) * (1 + 1e-6 * (len(x) > 400))}
+
+
 class Inventive(ReferencePlatform):
     def operations(self) -> Mapping[str, Callable[..., Any]]:
         return {"no_such_operation": silu_mul}
@@ -40,13 +58,18 @@ class Elsewhere(ReferencePlatform):
 
 
 class Boundless(ReferencePlatform):
-    def kv_cache_bytes(self, utilization: float) -> int:
+    def kv_cache_bytes(self, utilization: float, reserved: int) -> int:
         return self.memory().total * 2
 
 
 class Shrinking(ReferencePlatform):
-    def kv_cache_bytes(self, utilization: float) -> int:
+    def kv_cache_bytes(self, utilization: float, reserved: int) -> int:
         return int(self.memory().total * (1 - utilization))
+
+
+class Unreserving(ReferencePlatform):
+    def kv_cache_bytes(self, utilization: float, reserved: int) -> int:
+        return int(self.memory().total * utilization)
 
 
 class Overfull(ReferencePlatform):

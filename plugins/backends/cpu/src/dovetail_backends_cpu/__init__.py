@@ -33,6 +33,7 @@ def dovetail_register_attention() -> list[AttentionCard]:
             devices=("cpu",),
             dtypes=_DTYPES,
             kinds=("full", "sliding"),
+            kv_dtypes=("float8_e4m3fn", "float8_e5m2"),
             rank=PORTABLE,
         )
     ]

@@ -1,10 +1,17 @@
 """Paged attention from torch operations: gather a request's blocks, then the fused CPU kernel.
 
-Decoding requests are taken together where their lengths are alike, with the query heads of one KV head as the rows of one product; each chunk of
-a prefill goes alone. Which requests share a call changes the padding that a request
-sees, and with it at most the order of its sums: masked keys enter them as zeros.
+Every token gets the same bits whoever shares the step and however its request was cut into chunks. torch's kernel (Dao et al., 2022, on tiles of
+32 to 256 queries and :data:`CHUNK` keys, each item of batch, head and queries on one thread) leaves two things to see to:
 
-Letters: R requests, T tokens of a chunk, H query heads, K key-value heads, G = H / K, L keys, D head dimension, B blocks.
+- Which keys a token's sums run over follows from its position alone (:func:`span`). A chunk of keys that is all masked changes no bit, but a
+  last chunk that is longer does, although the rest of it is masked: the library sums 208 products in another order than 256.
+- The library's matrix product takes other paths for fewer than :data:`ROWS` rows, and on several threads; so rows are filled up, and a single
+  item is computed twice, which keeps it on one thread.
+
+Everything is computed in float32, whatever the activations' dtype: for bfloat16 the kernel is no faster, for float16 half as fast, and with some
+instruction sets it takes another path for large inputs.
+
+Letters: R requests, T tokens of a tile, H query heads, K key-value heads, G = H / K, L keys, D head dimension, B blocks.
 """
 
 from __future__ import annotations
@@ -17,65 +24,99 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dovetail.nn import AttentionBackend, AttentionSpec, Step
+from dovetail.nn import AttentionBackend, AttentionSpec, KVIndex, Step
+
+CHUNK = 512
+"""Keys that torch's kernel takes at a time, counted from the first."""
+SHORT = (64, 128, 256, 384, CHUNK)
+"""Numbers of keys that a token's first chunk is filled up to; they follow each other closely enough to waste little on short sequences."""
+ALIGN = 128
+"""What a window's first key is rounded down to a multiple of."""
+ROWS = 4
+
+
+def span(position: int, window: int | None, block_size: int) -> tuple[int, int]:
+    """The keys that enter the sums of a token: (first, how many), the first one a whole number of blocks in."""
+    first = 0
+    if window is not None:
+        align = math.lcm(ALIGN, block_size)
+        first = max(0, position - window + 1) // align * align
+    seen = position + 1 - first
+    return first, next((n for n in SHORT if seen <= n), -(-seen // CHUNK) * CHUNK)
+
+
+def span_end(first: int, keys: int, window: int | None, block_size: int) -> int:
+    """The first position past those that have this span."""
+    end = first + keys
+    return end if window is None else min(end, first + math.lcm(ALIGN, block_size) + window - 1)
 
 
 @dataclass
-class DecodeGroup:
+class Decodes:
     """Requests that bring one token each.
 
     Attributes:
         tokens: int64 ``[R]``, their rows in the step.
-        blocks: int64 ``[R, B]``.
-        mask: ``[R, 1, 1, B * block_size]``, 0 where a key is seen and -inf where not.
+        blocks: int64 ``[R * B]``.
+        keys: L.
+        mask: float32 ``[R, 1, 1, L]``, 0 where a key is seen and -inf where not.
     """
 
     tokens: Tensor
     blocks: Tensor
+    keys: int
     mask: Tensor
 
 
 @dataclass
-class Chunk:
-    """One request's part of a prefill.
+class Tile:
+    """Neighbouring tokens of one request that have the same span.
 
     Attributes:
-        start, stop: its tokens in the step.
+        start, stop: their rows in the step.
         blocks: int64 ``[B]``.
-        keys: L, the keys in those blocks that are filled.
-        mask: ``[T, L]`` as above, or None for the plain causal triangle.
+        keys: L.
+        mask: ``[T, L]`` as above.
     """
 
     start: int
     stop: int
     blocks: Tensor
     keys: int
-    mask: Tensor | None
-
-
-@dataclass
-class Layout:
-    """The work of a step for layers of one window."""
-
-    decodes: list[DecodeGroup]
-    chunks: list[Chunk]
+    mask: Tensor
 
 
 @dataclass
 class Work:
-    """A step's work.
+    """A step's work for one group of layers.
 
     Attributes:
         begun: int64, the blocks that get their first token in this step.
-        layouts: by window.
     """
 
     begun: Tensor
-    layouts: dict[int | None, Layout]
+    decodes: list[Decodes]
+    tiles: list[Tile]
+
+
+@dataclass(frozen=True)
+class Decode:
+    """One request with one token: its row in the step and in the block tables, its tokens, and the span of the new one."""
+
+    token: int
+    request: int
+    length: int
+    first: int
+    keys: int
 
 
 class SdpaAttention(AttentionBackend):
-    """Keys and values lie as ``[2, blocks, block_size, K, D]``, so that a token's slot is one row."""
+    """Keys and values lie as ``[2, blocks, block_size, K, D]``, so that a token's slot is one row.
+
+    A cache in 8 bits holds them cast, without scales.
+    """
+
+    batch_invariant = True
 
     def allocate(self, spec: AttentionSpec, blocks: int) -> Tensor:
         shape = (2, blocks, self.block_size, spec.kv_heads, spec.head_dim)
@@ -83,97 +124,122 @@ class SdpaAttention(AttentionBackend):
         data = mmap.mmap(-1, math.prod(shape) * self.kv_dtype.itemsize)
         return torch.frombuffer(data, dtype=self.kv_dtype).view(shape)
 
-    def prepare(self, step: Step, specs: frozenset[AttentionSpec]) -> Work:
-        starts, lengths = step.query_start.tolist(), step.seq_lens.tolist()
-        layouts = {window: self._layout(step, starts, lengths, window) for window in {s.window for s in specs}}
-        return Work(step.slots[step.slots % self.block_size == 0] // self.block_size, layouts)
-
-    def _layout(self, step: Step, starts: list[int], lengths: list[int], window: int | None) -> Layout:
-        layout = Layout([], [])
-        decodes: list[tuple[int, int, int, int]] = []  # (blocks, request, first block, length)
-        for request, length in enumerate(lengths):
-            start, stop = starts[request], starts[request + 1]
-            if start == stop:
-                continue
-            oldest = length - (stop - start)  # position of the request's first new token
-            first = 0 if window is None else max(0, oldest - window + 1) // self.block_size
-            last = -(-length // self.block_size)
-            if stop - start == 1:
-                decodes.append((last - first, request, first, length))
+    def prepare(self, step: Step, index: KVIndex, specs: frozenset[AttentionSpec]) -> Work:
+        assert step.lengths is not None, "the CPU records no graphs"
+        (window,) = {spec.window for spec in specs}  # the layers of a group share it
+        work = Work(index.slots[index.slots % self.block_size == 0] // self.block_size, [], [])
+        decodes: list[Decode] = []
+        start = 0
+        for request, (new, length) in enumerate(zip(step.lengths.query, step.lengths.total, strict=True)):
+            if new == 1:
+                decodes.append(Decode(start, request, length, *span(length - 1, window, self.block_size)))
             else:
-                blocks = step.block_tables[request, first:last].long()
-                keys = length - first * self.block_size
-                mask = self._chunk_mask(oldest - first * self.block_size, stop - start, keys, window)
-                layout.chunks.append(Chunk(start, stop, blocks, keys, mask))
-        decodes.sort()
-        group: list[tuple[int, int, int, int]] = []
-        for item in decodes:
-            # Padding to a length more than twice one's own would cost more than a call of one's own.
-            if group and item[0] > 2 * group[0][0] + 1:
-                layout.decodes.append(self._decode_group(step, starts, group, window))
-                group = []
-            group.append(item)
-        if group:
-            layout.decodes.append(self._decode_group(step, starts, group, window))
-        return layout
+                work.tiles += self._tiles(index.block_tables[request], start, length - new, length, window)
+            start += new
+        work.decodes = [self._decodes(index.block_tables, group, window) for group in _grouped(decodes)]
+        return work
 
-    def _decode_group(
-        self, step: Step, starts: list[int], group: list[tuple[int, int, int, int]], window: int | None
-    ) -> DecodeGroup:
-        group = sorted(group, key=lambda item: item[1])  # rows in the step's order
-        width = max(item[0] for item in group)
-        requests = torch.tensor([item[1] for item in group])
-        first = torch.tensor([item[2] for item in group])
-        lengths = torch.tensor([item[3] for item in group])
-        columns = (first[:, None] + torch.arange(width)).clamp_(max=step.block_tables.shape[1] - 1)
-        blocks = step.block_tables[requests[:, None], columns].long()
-        keys = first[:, None] * self.block_size + torch.arange(width * self.block_size)  # [R, L] positions
-        seen = keys < lengths[:, None]
-        if window is not None:
-            seen &= keys >= lengths[:, None] - window
-        return DecodeGroup(
-            torch.tensor([starts[item[1]] for item in group]), blocks, self._additive(seen)[:, None, None]
-        )
+    def _tiles(self, table: Tensor, start: int, oldest: int, length: int, window: int | None) -> list[Tile]:
+        """The tiles of one request's tokens at positions ``oldest : length``, which begin at row ``start`` of the step."""
+        found = []
+        position = oldest
+        while position < length:
+            first, keys = span(position, window, self.block_size)
+            end = min(length, span_end(first, keys, window, self.block_size))
+            own, key = torch.arange(position, end)[:, None], torch.arange(first, first + keys)
+            mask = _additive(_seen(key, own, window))
+            blocks = self._blocks(table[None], torch.tensor([first]), keys, torch.tensor([end]))
+            found.append(Tile(start + position - oldest, start + end - oldest, blocks, keys, mask))
+            position = end
+        return found
 
-    def _chunk_mask(self, offset: int, tokens: int, keys: int, window: int | None) -> Tensor | None:
-        """``[T, L]``, or None where it is the causal triangle of a prefill from the start."""
-        if offset == 0 and tokens == keys and (window is None or window >= keys):
-            return None
-        own, key = torch.arange(offset, offset + tokens)[:, None], torch.arange(keys)
-        seen = key <= own
-        if window is not None:
-            seen &= key > own - window
-        return self._additive(seen)
+    def _decodes(self, tables: Tensor, group: list[Decode], window: int | None) -> Decodes:
+        keys = max(d.keys for d in group)
+        first = torch.tensor([d.first for d in group])
+        lengths = torch.tensor([d.length for d in group])
+        mask = _additive(_seen(first[:, None] + torch.arange(keys), lengths[:, None] - 1, window))[:, None, None]
+        blocks = self._blocks(tables[[d.request for d in group]], first, keys, lengths)
+        return Decodes(torch.tensor([d.token for d in group]), blocks, keys, mask)
 
-    def _additive(self, seen: Tensor) -> Tensor:
-        return torch.zeros(seen.shape, dtype=self.dtype).masked_fill_(~seen, float("-inf"))
+    def _blocks(self, tables: Tensor, first: Tensor, keys: int, lengths: Tensor) -> Tensor:
+        """int64 ``[R * B]``: the blocks of ``keys`` tokens from ``first`` ``[R]`` on, 0 for those that lie past ``lengths`` ``[R]``."""
+        size = self.block_size
+        columns = first[:, None] // size + torch.arange(-(-keys // size))  # [R, B]
+        own = tables.gather(1, columns.clamp(max=tables.shape[1] - 1))
+        return torch.where(columns * size < lengths[:, None], own, 0).long().flatten()
 
-    def forward(self, q: Tensor, k: Tensor, v: Tensor, cache: Tensor, step: Step, spec: AttentionSpec) -> Tensor:
-        kv_heads, dim = spec.kv_heads, spec.head_dim
-        work: Work = step.attention
-        if work.begun.numel():
-            # What the block's last owner left must not be seen: a mask of -inf hides a number, but not a NaN.
-            cache.index_fill_(1, work.begun, 0)
-        flat = cache.view(2, -1, kv_heads, dim)
-        flat[0].index_copy_(0, step.slots, k.to(self.kv_dtype))
-        flat[1].index_copy_(0, step.slots, v.to(self.kv_dtype))
-        layout = work.layouts[spec.window]
+    def forward(
+        self, q: Tensor, k: Tensor, v: Tensor, cache: Tensor, step: Step, index: KVIndex, spec: AttentionSpec
+    ) -> Tensor:
+        kv_heads, ratio, dim = spec.kv_heads, spec.heads // spec.kv_heads, spec.head_dim
+        work: Work = index.work
+        self._write(k, v, cache, index.slots, work.begun)
         out = torch.empty_like(q)
-        for group in layout.decodes:
-            keys, values = (c[group.blocks].flatten(1, 2).transpose(1, 2).to(q.dtype) for c in cache)  # [R, K, L, D]
-            queries = q[group.tokens].view(-1, kv_heads, spec.heads // kv_heads, dim)  # [R, K, G, D]
-            mask = group.mask.expand(-1, kv_heads, queries.shape[2], -1)
-            attended = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, scale=spec.scale)
-            out[group.tokens] = attended.reshape(-1, spec.heads, dim)
-        for chunk in layout.chunks:
-            shape = (kv_heads, spec.heads // kv_heads, chunk.keys, dim)
-            keys, values = (
-                c[chunk.blocks].flatten(0, 1)[: chunk.keys].transpose(0, 1)[:, None].expand(shape).to(q.dtype)
-                for c in cache
-            )  # [K, G, L, D]
-            queries = q[chunk.start : chunk.stop].view(-1, kv_heads, shape[1], dim).permute(1, 2, 0, 3)  # [K, G, T, D]
-            attended = F.scaled_dot_product_attention(
-                queries, keys, values, attn_mask=chunk.mask, is_causal=chunk.mask is None, scale=spec.scale
-            )
-            out[chunk.start : chunk.stop] = attended.permute(2, 0, 1, 3).reshape(-1, spec.heads, dim)
+        for group in work.decodes:
+            # The query heads of one KV head are the rows of one product.
+            queries = q[group.tokens].float().view(-1, kv_heads, ratio, dim)  # [R, K, G, D]
+            keys, values = self._read(cache, group.blocks, queries.shape[0], group.keys)  # [R, K, L, D]
+            attended = _attend(queries, keys, values, group.mask, spec.scale)
+            out[group.tokens] = attended.reshape(-1, spec.heads, dim).to(q.dtype)
+        for tile in work.tiles:
+            rows = q[tile.start : tile.stop].float().view(-1, kv_heads, ratio, dim)
+            queries = rows.permute(1, 2, 0, 3)  # [K, G, T, D]
+            gathered = self._read(cache, tile.blocks, 1, tile.keys)
+            keys, values = (x[0][:, None].expand(-1, ratio, -1, -1) for x in gathered)  # [K, G, L, D]
+            attended = _attend(queries, keys, values, tile.mask, spec.scale)
+            out[tile.start : tile.stop] = attended.permute(2, 0, 1, 3).reshape(-1, spec.heads, dim)
         return out
+
+    def _write(self, k: Tensor, v: Tensor, cache: Tensor, slots: Tensor, begun: Tensor) -> None:
+        if begun.numel():
+            # What the block's last owner left must not be seen: a mask of -inf hides a number, but not a NaN.
+            self._bytes(cache).index_fill_(1, begun, 0)
+        limit = torch.finfo(self.kv_dtype).max
+        for place, new in zip(self._bytes(cache).flatten(1, 2), (k, v), strict=True):
+            if self.kv_dtype.itemsize < new.dtype.itemsize:
+                new = new.clamp(-limit, limit)  # not every torch rounds what is too large to the largest
+            place.index_copy_(0, slots, self._bytes(new.to(self.kv_dtype)))
+
+    def _bytes(self, data: Tensor) -> Tensor:
+        """torch's indexing knows no floating-point numbers of 8 bits, which are moved as bytes."""
+        return data.view(torch.uint8) if self.kv_dtype.itemsize == 1 else data
+
+    def _read(self, cache: Tensor, blocks: Tensor, requests: int, keys: int) -> list[Tensor]:
+        """Keys and values of so many requests: float32 ``[R, K, L, D]`` each."""
+        shape = (requests, -1, *cache.shape[3:])
+        return [x.index_select(0, blocks).view(shape)[:, :keys].transpose(1, 2).float() for x in cache]
+
+
+def _grouped(decodes: list[Decode]) -> list[list[Decode]]:
+    """Put together what may be computed with one number of keys: equal ones, or whole chunks with no one padded to more than twice its own."""
+    groups: list[list[Decode]] = []
+    for decode in sorted(decodes, key=lambda d: d.keys):
+        if groups and (decode.keys == (shortest := groups[-1][0].keys) or CHUNK <= shortest >= decode.keys / 2):
+            groups[-1].append(decode)
+        else:
+            groups.append([decode])
+    return groups
+
+
+def _seen(key: Tensor, own: Tensor, window: int | None) -> Tensor:
+    """Which positions a token at its ``own`` position sees."""
+    seen = key <= own
+    return seen if window is None else seen & (key > own - window)
+
+
+def _additive(seen: Tensor) -> Tensor:
+    return torch.zeros(seen.shape).masked_fill_(~seen, float("-inf"))
+
+
+def _attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor, scale: float) -> Tensor:
+    """Attention over two batch dimensions, ``[A, B, M, D]`` over ``[A, B, L, D]``; the mask broadcasts to ``[A, B, M, L]``."""
+    items, heads, rows, _ = queries.shape
+    if missing := -rows % ROWS:
+        queries = F.pad(queries, (0, 0, 0, missing))
+        if mask.shape[-2] > 1:
+            mask = F.pad(mask, (0, 0, 0, missing))
+    if items * heads == 1:
+        queries, keys, values = (x.expand(2, -1, -1, -1) for x in (queries, keys, values))
+    mask = mask.expand(queries.shape[0], heads, rows + missing, -1)
+    attended = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, scale=scale)
+    return attended[:items, :, :rows]

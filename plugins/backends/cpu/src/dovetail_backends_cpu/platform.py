@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import os
 import platform
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
 
 from dovetail.api import UsageError
 from dovetail.nn import Memory, Platform
+from dovetail_backends_cpu import rows
 
 SPACE_VARIABLE = "DOVETAIL_CPU_KVCACHE_SPACE"
 DEFAULT_SPACE_GIB = 4.0
@@ -19,6 +24,8 @@ CGROUP = Path("/sys/fs/cgroup")
 
 class CpuPlatform(Platform):
     """Computes with torch's CPU kernels, on as many threads as torch chooses (``OMP_NUM_THREADS``)."""
+
+    batch_invariant = rows.available()
 
     def __init__(self) -> None:
         self.device = torch.device("cpu")
@@ -30,7 +37,7 @@ class CpuPlatform(Platform):
             total, free = limit, min(free, max(0, limit - (_cgroup("memory.current") or 0)))
         return Memory(total, free)
 
-    def kv_cache_bytes(self, utilization: float) -> int:
+    def kv_cache_bytes(self, utilization: float, reserved: int) -> int:
         """``DOVETAIL_CPU_KVCACHE_SPACE`` GiB (4 by default), or less where that much is not free.
 
         Main memory belongs to other programs too, so the default is an amount, not a share.
@@ -47,7 +54,22 @@ class CpuPlatform(Platform):
             raise UsageError(f"{SPACE_VARIABLE} is {text!r}, wanted a number of GiB above 0", "for example 4")
         memory = self.memory()
         spared = int(memory.total * (1 - utilization))
-        return max(0, min(int(space * 2**30), memory.free - spared))
+        return max(0, min(int(space * 2**30), memory.free - spared - reserved))
+
+    def operations(self) -> Mapping[str, Callable[..., Any]]:
+        return rows.OPERATIONS
+
+    def release(self) -> None:
+        """Give back to the system what was freed.
+
+        Repacking weights leaves large holes in the heap, which glibc keeps for later; where the C library has no ``malloc_trim``, nothing happens.
+        """
+        gc.collect()
+        try:
+            trim = ctypes.CDLL(None).malloc_trim
+        except (OSError, AttributeError, TypeError):
+            return
+        trim(0)
 
     def describe(self) -> str:
         return (

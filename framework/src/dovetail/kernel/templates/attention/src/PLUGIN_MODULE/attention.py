@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from dovetail.nn import AttentionBackend, AttentionSpec, Step
+from dovetail.nn import AttentionBackend, AttentionSpec, KVIndex, Step
 from torch import Tensor
 
 
@@ -21,14 +21,14 @@ class Request:
         start, stop: its new tokens among all of the step's.
         length: L, cached and new.
         blocks: int64 ``[B]``.
-        masks: window (None for none) → bool ``[T, L]``, true where a token is seen.
+        mask: bool ``[T, L]``, true where a token is seen.
     """
 
     start: int
     stop: int
     length: int
     blocks: Tensor
-    masks: dict[int | None, Tensor]
+    mask: Tensor
 
 
 class PLUGIN_CLASSAttention(AttentionBackend):
@@ -36,34 +36,37 @@ class PLUGIN_CLASSAttention(AttentionBackend):
 
     def allocate(self, spec: AttentionSpec, blocks: int) -> Tensor:
         shape = (2, blocks, self.block_size, spec.kv_heads, spec.head_dim)
-        return torch.empty(shape, dtype=self.kv_dtype, device=self.device)
+        # Zeros: a value that is masked must still be a number.
+        return torch.zeros(shape, dtype=self.kv_dtype, device=self.device)
 
-    def prepare(self, step: Step, specs: frozenset[AttentionSpec]) -> list[Request]:
-        starts, lengths = step.query_start.tolist(), step.seq_lens.tolist()
-        windows = {spec.window for spec in specs}
+    def prepare(self, step: Step, index: KVIndex, specs: frozenset[AttentionSpec]) -> list[Request]:
+        assert step.lengths is not None, "a platform that records graphs needs a backend that does without host lengths"
+        (window,) = {spec.window for spec in specs}  # layers of one group share it
         requests = []
-        for number, length in enumerate(lengths):
-            start, stop = starts[number], starts[number + 1]
-            used = -(-length // self.block_size)
-            own = torch.arange(length - (stop - start), length, device=self.device)[:, None]
+        start = 0
+        for number, (new, length) in enumerate(zip(step.lengths.query, step.lengths.total, strict=True)):
+            own = torch.arange(length - new, length, device=self.device)[:, None]
             seen = torch.arange(length, device=self.device)
-            masks = {w: (seen <= own) & (seen > own - (length if w is None else w)) for w in windows}
-            requests.append(Request(start, stop, length, step.block_tables[number, :used].long(), masks))
+            mask = (seen <= own) & (seen > own - (length if window is None else window))
+            blocks = index.block_tables[number, : -(-length // self.block_size)].long()
+            requests.append(Request(start, start + new, length, blocks, mask))
+            start += new
         return requests
 
-    def forward(self, q: Tensor, k: Tensor, v: Tensor, cache: Tensor, step: Step, spec: AttentionSpec) -> Tensor:
+    def forward(
+        self, q: Tensor, k: Tensor, v: Tensor, cache: Tensor, step: Step, index: KVIndex, spec: AttentionSpec
+    ) -> Tensor:
         slots = cache.flatten(1, 2)  # [2, blocks * block_size, K, D]
-        slots[0].index_copy_(0, step.slots, k.to(self.kv_dtype))
-        slots[1].index_copy_(0, step.slots, v.to(self.kv_dtype))
+        slots[0].index_copy_(0, index.slots, k.to(self.kv_dtype))
+        slots[1].index_copy_(0, index.slots, v.to(self.kv_dtype))
         out = torch.empty_like(q)
-        requests: list[Request] = step.attention
+        requests: list[Request] = index.work
         for request in requests:
             gathered = cache[:, request.blocks].flatten(1, 2)[:, : request.length]  # [2, L, K, D]
             keys, values = gathered.to(q.dtype).transpose(1, 2)[:, None]  # [1, K, L, D] each
             queries = q[request.start : request.stop].transpose(0, 1)[None]  # [1, H, T, D]
-            mask = request.masks[spec.window]
             attended = F.scaled_dot_product_attention(
-                queries, keys, values, attn_mask=mask, scale=spec.scale, enable_gqa=spec.heads != spec.kv_heads
+                queries, keys, values, attn_mask=request.mask, scale=spec.scale, enable_gqa=spec.heads != spec.kv_heads
             )
             out[request.start : request.stop] = attended[0].transpose(0, 1)
         return out

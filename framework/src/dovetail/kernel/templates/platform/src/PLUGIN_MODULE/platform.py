@@ -28,11 +28,11 @@ class PLUGIN_CLASSPlatform(Platform):
         page = os.sysconf("SC_PAGE_SIZE")
         return Memory(total=page * os.sysconf("SC_PHYS_PAGES"), free=page * os.sysconf("SC_AVPHYS_PAGES"))
 
-    def kv_cache_bytes(self, utilization: float) -> int:
+    def kv_cache_bytes(self, utilization: float, reserved: int) -> int:
         memory = self.memory()
         used = memory.total - memory.free
         # Main memory is other programs' too: at most 4 GiB of it.
-        return max(0, min(4 << 30, int(memory.total * utilization) - used))
+        return max(0, min(4 << 30, int(memory.total * utilization) - used - reserved))
 
     def operations(self) -> Mapping[str, Callable[..., Any]]:
         return {"silu_mul": silu_mul}

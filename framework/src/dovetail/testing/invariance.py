@@ -1,0 +1,138 @@
+"""The conformance of what claims that a token's bits depend on nothing that is computed beside it.
+
+Letters: T tokens, H query heads, K key-value heads, D head dimension, C channels, N output features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import cycle
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dovetail.nn import AttentionBackend, AttentionSpec, KVIndex, Platform
+from dovetail.nn.ops import Ops
+from dovetail.testing.comparison import dtype_of
+from dovetail.testing.harness import BlockTables
+
+TOKENS = 513
+SLICES = ((0, 1), (5, 6), (TOKENS - 1, TOKENS), (3, 5), (10, 13), (20, 37), (0, 64), (64, 131), (1, 400))
+"""Rows that are computed without the others."""
+
+
+def _random(*shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape)))
+
+
+def _ropes(dtype: torch.dtype) -> tuple[Any, ...]:
+    angles = 100 * _random(TOKENS, 40)
+    return _random(TOKENS, 5, 80).to(dtype), angles.cos(), angles.sin()
+
+
+ARGUMENTS: dict[str, Callable[[torch.dtype], tuple[Any, ...]]] = {
+    "rms_norm": lambda dtype: (_random(TOKENS, 576).to(dtype), _random(576).to(dtype), 1e-5),
+    "add_rms_norm": lambda dtype: (
+        _random(TOKENS, 576).to(dtype),
+        _random(TOKENS, 577)[:, 1:].to(dtype),
+        _random(576).to(dtype),
+        1e-5,
+    ),
+    "rope": _ropes,
+    # No multiple of a vector's length, so that it shows if a row's place in the tensor matters.
+    "silu_mul": lambda dtype: (4 * _random(TOKENS, 2 * 1000).to(dtype),),
+    "gelu_tanh_mul": lambda dtype: (4 * _random(TOKENS, 2 * 1000).to(dtype),),
+    "linear": lambda dtype: (_random(TOKENS, 576).to(dtype), _random(960, 576).to(dtype)),
+}
+"""Operation → arguments to try it with; those that begin with T hold a row for each token."""
+
+
+def check_operations_by_row(platform: Platform, dtype: str, text: str) -> None:
+    """Every operation, as the platform does it, gives a row the same bits alone, among few and among many.
+
+    Raises:
+        AssertionError: names the operation, and the rows that differ.
+    """
+    ops = Ops(platform.operations())
+    with torch.inference_mode():
+        for name, make in ARGUMENTS.items():
+            arguments = [a.to(platform.device) if isinstance(a, Tensor) else a for a in make(dtype_of(dtype))]
+            operation = getattr(ops, name)
+            whole = _first(operation(*arguments))
+            for start, stop in SLICES:
+                part = [a[start:stop] if isinstance(a, Tensor) and len(a) == TOKENS else a for a in arguments]
+                assert torch.equal(_first(operation(*part)), whole[start:stop]), (
+                    f"{text}: {name} in {dtype} gives rows {start} to {stop - 1} other bits alone than among {TOKENS}"
+                )
+
+
+def _first(answer: Any) -> Tensor:
+    found: Tensor = answer[0] if isinstance(answer, tuple) else answer
+    return found
+
+
+LENGTH = 700
+"""Tokens of the request that is watched."""
+OTHERS = 63
+"""Requests beside it."""
+DECODED = 9
+"""Its last tokens, computed one at a time in company."""
+Schedule = Sequence[Mapping[int, int]]
+
+
+def _schedules() -> dict[str, Schedule]:
+    """Ways to compute request 0: (request → new tokens) of each step."""
+    sizes, chunks = cycle((1, 2, 3, 61, 64, 5, 130, 1, 7, 258)), []
+    while (done := sum(c[0] for c in chunks)) < LENGTH:
+        chunks.append({0: min(next(sizes), LENGTH - done)})
+    before = LENGTH - DECODED
+    crowd = range(1, OTHERS + 1)
+    # Its neighbours are of all lengths, and bring one token each or several.
+    prompts = {r: 1 + 9 * r for r in crowd}
+    decoding = [{**dict.fromkeys(crowd, 1), 0: 1}, {0: 1}, {1: 2, 0: 1, **dict.fromkeys(range(2, 40), 1)}]
+    return {
+        "in chunks": chunks,
+        "decoded alone": [{0: before}, *({0: 1} for _ in range(DECODED))],
+        "decoded in a batch": [{**prompts, 0: before}, *(decoding[i % 3] for i in range(DECODED))],
+        "in chunks beside prompts": [{1: 5, 0: 90, 2: 33}, {3: 1, 4: 300, 0: LENGTH - 93, 1: 1}, {2: 1, 0: 3, 3: 1}],
+    }
+
+
+def check_attention_by_token(make: Callable[[], AttentionBackend], spec: AttentionSpec, text: str) -> None:
+    """A backend gives each token of a request the same bits however the request is cut into steps, whoever shares them, and wherever its blocks lie.
+
+    Raises:
+        AssertionError: says in what company a token's bits change.
+    """
+    whole = _run(make(), spec, [{0: LENGTH}], seed=0)
+    for seed, (name, schedule) in enumerate(_schedules().items(), 1):
+        found = _run(make(), spec, schedule, seed)
+        differing = (found != whole).flatten(1).any(1).nonzero().flatten().tolist()
+        assert not differing, (
+            f"{text}: the request computed {name} gives other bits than whole, at tokens {differing[:8]}"
+        )
+
+
+def _run(backend: AttentionBackend, spec: AttentionSpec, schedule: Schedule, seed: int) -> Tensor:
+    """The output of request 0, ``[T, H, D]``."""
+    totals = [sum(step.get(r, 0) for step in schedule) for r in range(OTHERS + 1)]
+    tables = BlockTables(totals, backend.block_size, seed=seed)
+    cache = backend.allocate(spec, tables.blocks)
+    heads = spec.heads + 2 * spec.kv_heads
+    own = 2 * torch.randn(LENGTH, heads, spec.head_dim, generator=torch.Generator().manual_seed(7))
+    generator = torch.Generator().manual_seed(seed)
+    found = []
+    with torch.inference_mode():
+        for entries in schedule:
+            done = tables.computed[0]
+            step = tables.step({r: [0] * n for r, n in entries.items()}, backend.device, (spec.window,))
+            qkv = torch.randn(len(step.tokens), heads, spec.head_dim, generator=generator)
+            first = sum(n for r, n in entries.items() if list(entries).index(r) < list(entries).index(0))
+            mine = slice(first, first + entries[0])
+            qkv[mine] = own[done : done + entries[0]]
+            q, k, v = qkv.to(backend.dtype).to(backend.device).split([spec.heads, spec.kv_heads, spec.kv_heads], 1)
+            index: KVIndex = step.kv[0]
+            index.work = backend.prepare(step, index, frozenset({spec}))
+            found.append(backend.forward(q, k, v, cache, step, index, spec)[mine].cpu())
+    return torch.cat(found)

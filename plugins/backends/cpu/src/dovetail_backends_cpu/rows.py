@@ -1,0 +1,91 @@
+"""Operations whose result for a row has the same bits whatever rows stand beside it, and however many.
+
+Two things in torch break that. MKL's float32 product takes other paths for few rows, and splits them by threads; oneDNN's, which torch uses for
+bfloat16 anyway, has only one other path, for a single row, and is faster besides. (Where a processor lacks instructions for bfloat16, oneDNN's product in that
+dtype does depend on the number of rows; :func:`agrees` finds that out.) And torch computes an element's exponential by other means in the middle of
+a vector than past the last whole one, so that it matters where a thread's share of a tensor begins.
+
+Letters: T rows, K columns, N output features, C channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import cache, partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+GRAIN = 1 << 15
+"""torch gives a thread of an elementwise operation no fewer elements than this, where they are enough for all threads."""
+PIECE = 1 << 14
+"""So many elements one thread does alone."""
+
+
+def available() -> bool:
+    """Whether this torch has oneDNN, without which there is no such product in float32."""
+    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+def linear(x: Tensor, weight: Tensor) -> Tensor:
+    """``x @ weight.T``: x ``[..., K]``, weight ``[N, K]`` → ``[..., N]``."""
+    if not available() or (x.dtype != torch.float32 and agrees(x.dtype, torch.get_num_threads())):
+        return F.linear(x, weight)
+    flat = x.reshape(-1, x.shape[-1]).float()
+    rows = flat.shape[0]
+    if rows == 1:
+        flat = torch.cat((flat, flat))  # a single row would take another path
+    out: Tensor = torch.ops.mkldnn._linear_pointwise(flat, weight.float(), None, "none", [], "")
+    return out[:rows].to(x.dtype).view(*x.shape[:-1], -1)
+
+
+@cache
+def agrees(dtype: torch.dtype, threads: int) -> bool:
+    """Whether torch's own product gives a row the same bits in any company, as far as a few numbers of rows show.
+
+    Args:
+        threads: that torch uses; the answer holds for so many.
+    """
+    generator = torch.Generator().manual_seed(threads)
+    x, weight = (torch.randn(n, 512, generator=generator).to(dtype) for n in (128, 2048))
+    with torch.inference_mode():
+        wanted = F.linear(x, weight)
+        counts = (1, 2, 3, 5, 8, 11, 13, 17, 21, 27, 31, 33, 48, 63, 65, 96, 127)
+        return all(torch.equal(F.linear(x[:n], weight), wanted[:n]) for n in counts)
+
+
+def gated(activation: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """``activation(gate) * up``, ``[..., 2 * C]`` → ``[..., C]``, so done that a thread's share never begins inside a vector.
+
+    torch deals out equal shares, so a number of rows that the threads divide gives each of them whole rows. What remains is done in pieces too small
+    to be shared, which begin at multiples of any processor's vector.
+    """
+
+    def operation(x: Tensor) -> Tensor:
+        gate, up = x.reshape(-1, x.shape[-1]).chunk(2, -1)  # [T, C] each
+        rows, channels = gate.shape
+        threads = torch.get_num_threads()
+        if threads == 1 or rows * channels <= PIECE:
+            return (activation(gate) * up).view(*x.shape[:-1], channels)
+        out = x.new_empty(rows, channels)
+        # torch's own threshold: below it, fewer threads share.
+        whole = rows // threads * threads if rows // threads * channels >= GRAIN else 0
+        if whole:
+            torch.mul(activation(gate[:whole]), up[:whole], out=out[:whole])
+        height = max(1, PIECE // channels)
+        for top in range(whole, rows, height):
+            for left in range(0, channels, PIECE):
+                piece = slice(top, top + height), slice(left, left + PIECE)
+                torch.mul(activation(gate[piece]), up[piece], out=out[piece])
+        return out.view(*x.shape[:-1], channels)
+
+    return operation
+
+
+OPERATIONS: Mapping[str, Callable[..., Any]] = {
+    "linear": linear,
+    "silu_mul": gated(F.silu),
+    "gelu_tanh_mul": gated(partial(F.gelu, approximate="tanh")),
+}
