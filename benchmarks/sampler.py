@@ -1,47 +1,87 @@
-"""Milliseconds to sample a batch, by what its requests ask for, against one row at a time.
+"""Milliseconds to sample a batch, by what its requests ask for.
 
-python benchmarks/sampler.py [--requests 64] [--vocabulary 49152]
+python benchmarks/sampler.py [--requests 1 16 64 256] [--vocabulary 49152] [--threads 2]
 """
 
 from __future__ import annotations
 
 import argparse
+import time
+from collections.abc import Callable
+from typing import Any
 
 import torch
-from common import heading, median_seconds
+from common import heading
 
 from dovetail.engine.params import SamplingParams
 from dovetail.engine.request import Request
-from dovetail.engine.sampler import sample
+from dovetail.engine.sampling import SamplingRows, host_edits, sample, wants_of
 
-GREEDY = SamplingParams(temperature=0)
-KINDS = {
-    "all greedy": lambda i: GREEDY,
-    "one random, the others greedy": lambda i: GREEDY if i else SamplingParams(),
-    "temperature": lambda i: SamplingParams(temperature=0.8),
-    "temperature, seeded": lambda i: SamplingParams(temperature=0.8, seed=i),
-    "top_k 40, top_p 0.9": lambda i: SamplingParams(top_k=40, top_p=0.9),
-    "top_p 0.9": lambda i: SamplingParams(top_p=0.9),
+KINDS: dict[str, Callable[[int], dict[str, Any]]] = {
+    "greedy": lambda i: {"temperature": 0},
+    "one random, the others greedy": lambda i: {"temperature": 0 if i else 1},
+    "temperature": lambda i: {"temperature": 0.8},
+    "min_p 0.05": lambda i: {"min_p": 0.05},
+    "top_k 50": lambda i: {"top_k": 50},
+    "top_p 0.9": lambda i: {"top_p": 0.9},
+    "penalties": lambda i: {"frequency_penalty": 0.5, "repetition_penalty": 1.1, "temperature": 0},
+    "logprobs 5": lambda i: {"logprobs": 5, "temperature": 0},
+    "mixed": lambda i: MIXED[i % len(MIXED)],
 }
+MIXED: list[dict[str, Any]] = [
+    {"temperature": 0},
+    {"temperature": 0.8},
+    {"top_k": 50, "top_p": 0.95},
+    {"top_p": 0.9},
+    {"temperature": 0, "presence_penalty": 0.5},
+    {"logit_bias": {7: 1.0}},
+    {"min_p": 0.1},
+    {"min_tokens": 9},
+]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--requests", type=int, default=64)
+    parser.add_argument("--requests", type=int, nargs="+", default=[1, 16, 64, 256])
     parser.add_argument("--vocabulary", type=int, default=49152)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     args = parser.parse_args()
+    torch.set_num_threads(args.threads)
     print(heading("benchmarks/sampler.py"))
-    logits = torch.randn(args.requests, args.vocabulary, generator=torch.Generator().manual_seed(0)) * 3
+    print(f"  {'requests':<30}" + "".join(f"{count:>9}" for count in args.requests))
     for name, make in KINDS.items():
-        requests = [Request(str(i), [1, 2, 3], make(i), 3, 1000, frozenset({0})) for i in range(args.requests)]
+        print(f"  {name:<30}" + "".join(f"{milliseconds(make, n, args.vocabulary):9.2f}" for n in args.requests))
 
-        def one_by_one(requests: list[Request] = requests) -> None:
-            for row, request in enumerate(requests):
-                sample(logits[row : row + 1].clone(), [request])
 
-        together = median_seconds(lambda requests=requests: sample(logits.clone(), requests))  # type: ignore[misc]
-        alone = median_seconds(one_by_one)
-        print(f"  {name:<30} {together * 1e3:7.1f} ms together {alone * 1e3:7.1f} ms one by one")
+def milliseconds(make: Callable[[int], dict[str, Any]], count: int, vocabulary: int) -> float:
+    """One step of so many requests, from logits to tokens."""
+    logits = torch.randn(count, vocabulary, generator=torch.Generator().manual_seed(0)) * 3
+    scratch = torch.empty_like(logits)
+    tables = SamplingRows(count, vocabulary, torch.device("cpu"), torch.from_numpy)
+    requests = []
+    for row in range(count):
+        params = SamplingParams(**{"max_tokens": 100, **make(row)})
+        requests.append(Request(str(row), list(range(200)), params, 100, 1000, frozenset({0}), seed=row))
+        tables.set(row, requests[-1])
+    tables.flush()
+    rows, positions = torch.arange(count), torch.full((count,), 200)
+
+    def step() -> None:
+        scratch.copy_(logits)  # sampling may change them
+        edits = host_edits([(request, ()) for request in requests], vocabulary, torch.from_numpy)
+        sample(scratch, rows, positions, tables, wants_of(requests), edits)
+
+    return (least_seconds(step) - least_seconds(lambda: scratch.copy_(logits))) * 1e3
+
+
+def least_seconds(work: Callable[[], object]) -> float:
+    """Of 10 runs: other load on the machine only ever adds."""
+    times = []
+    for _ in range(10):
+        started = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - started)
+    return min(times)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,124 @@
+"""Changes of single logits that the host decides step by step."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dovetail.engine.request import Request
+from dovetail.engine.sampling.bitmask import apply_bitmask
+from dovetail.engine.sampling.slots import Upload
+from dovetail.engine.sampling.wants import asks_of
+
+
+@dataclass
+class Edits:
+    """Changes of single logits, on the device.
+
+    Attributes:
+        forbidden: int64 ``[N]``, places in the flattened logits; or None.
+        masked: lines, int64 ``[M]``, and their bitmasks, int32 ``[M, ceil(V / 32)]``; or None.
+        drafted: lines *among those with penalties* and tokens, int64 ``[N]`` each: draft tokens to count as output before the line; or None.
+        assumed: one entry for each number of draft tokens, from 1 on: lines *among those with penalties* that follow so many, and the last of these
+            tokens, int64 ``[N]`` each. What such a line samples counts only if the line before it counts and has sampled that token.
+    """
+
+    forbidden: Tensor | None = None
+    masked: tuple[Tensor, Tensor] | None = None
+    drafted: tuple[Tensor, Tensor] | None = None
+    assumed: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+
+    def apply(self, scores: Tensor) -> None:
+        """Forbid tokens, in place.
+
+        Args:
+            scores: float32 ``[L, V]``, contiguous.
+        """
+        if self.forbidden is not None:
+            scores.view(-1).index_fill_(0, self.forbidden, -torch.inf)
+        if self.masked is not None:
+            lines, masks = self.masked
+            scores.index_copy_(0, lines, apply_bitmask(scores.index_select(0, lines), masks))
+
+    def counted(self, tokens: Tensor) -> Tensor:
+        """Which sampled tokens become part of their outputs.
+
+        Args:
+            tokens: int64 ``[L']``, of the lines with penalties.
+
+        Returns:
+            float32 ``[L']`` of 0 and 1.
+        """
+        counted = torch.ones_like(tokens, dtype=torch.float32)
+        for lines, expected in self.assumed:
+            before = lines - 1
+            right = tokens.index_select(0, before) == expected
+            counted.index_copy_(0, lines, counted.index_select(0, before) * right)
+        return counted
+
+
+def host_edits(
+    entries: Sequence[tuple[Request, Sequence[int]]],
+    vocab_size: int,
+    upload: Upload,
+    masks: Mapping[int, np.ndarray] | None = None,
+    must_end: Container[int] = (),
+) -> Edits | None:
+    """What the host must change in a step's logits, or None.
+
+    These are: tokens that would end an output before its ``min_tokens``; the last token of bad words whose beginning stands at the end of the output;
+    grammar masks. For requests with penalties it also tells which draft tokens a line assumes.
+
+    Args:
+        entries: one for each line: the request, and the draft tokens assumed to follow its tokens before this line. Lines of one request follow each
+            other, with 0, 1, 2 … draft tokens.
+        vocab_size: of the logits.
+        upload: copies an array to the device.
+        masks: line → allowed tokens, int32 ``[ceil(V / 32)]``, see :func:`~dovetail.engine.sampling.bitmask.apply_bitmask`.
+        must_end: lines whose masks allow nothing but the end, which ``min_tokens`` then cannot forbid.
+    """
+    forbidden: list[int] = []
+    drafted: list[tuple[int, int]] = []
+    assumed: dict[int, list[tuple[int, int]]] = {}
+    penalised = 0
+    for line, (request, draft) in enumerate(entries):
+        asks = asks_of(request)
+        if asks.edits:
+            tokens = _forbidden(request, draft, line in must_end)
+            forbidden += [line * vocab_size + token for token in tokens if token < vocab_size]
+        if asks.penalised:
+            if draft:
+                drafted += [(penalised, token) for token in draft]
+                assumed.setdefault(len(draft), []).append((penalised, draft[-1]))
+            penalised += 1
+    if not (forbidden or drafted or masks):
+        return None
+    edits = Edits()
+    if forbidden:
+        edits.forbidden = upload(np.array(forbidden, np.int64))
+    if masks:
+        edits.masked = upload(np.fromiter(masks, np.int64)), upload(np.stack(list(masks.values())))
+    if drafted:
+        edits.drafted = _pairs(drafted, upload)
+        edits.assumed = [_pairs(assumed[count], upload) for count in sorted(assumed)]
+    return edits
+
+
+def _forbidden(request: Request, draft: Sequence[int], must_end: bool) -> Iterator[int]:
+    if not must_end and request.output_len + len(draft) < request.params.min_tokens:
+        yield from request.end_ids
+    for word in request.bad_words:
+        begin = len(word) - 1
+        # Only the end of the output is looked at: an output may be long, and this runs in every step.
+        tail = request.tokens[max(request.prompt_len, len(request.tokens) - begin) :] + list(draft) if begin else []
+        if begin == 0 or tail[-begin:] == word[:-1]:
+            yield word[-1]
+
+
+def _pairs(pairs: Sequence[tuple[int, int]], upload: Upload) -> tuple[Tensor, Tensor]:
+    first, second = upload(np.array(pairs, np.int64).T.copy())
+    return first, second

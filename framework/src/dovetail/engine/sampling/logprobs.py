@@ -1,0 +1,59 @@
+"""Log-probabilities of chosen tokens and of the likeliest ones.
+
+Letters: T lines, V vocabulary, k likeliest.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from dovetail.engine.sampling.draw import WEIGHT_BITS, weights_of
+from dovetail.engine.sampling.likeliest import likeliest
+
+CHUNK = 64
+"""Lines at a time. A prompt's logprobs may come thousands of lines at once, and the work below holds several copies of them."""
+
+
+class Logprobs(NamedTuple):
+    """Attributes:
+    logprobs: float32 ``[T]``, of the chosen tokens.
+    ranks: int64 ``[T]``, 1 + how many tokens have a greater logit.
+    top_logprobs: float32 ``[T, k]``, likeliest first; by id among equals.
+    top_ids: int64 ``[T, k]``.
+    """
+
+    logprobs: Tensor
+    ranks: Tensor
+    top_logprobs: Tensor
+    top_ids: Tensor
+
+
+def logprobs_of(logits: Tensor, targets: Tensor, k: int) -> Logprobs:
+    """Logprobs of one token of each line, and of the likeliest.
+
+    Args:
+        logits: ``[T, V]``, any float dtype.
+        targets: int64 ``[T]``.
+        k: how many of the likeliest; 0 for none, more than V for V.
+    """
+    parts = [_some(some, of, k) for some, of in zip(logits.split(CHUNK), targets.split(CHUNK), strict=True)]
+    return parts[0] if len(parts) == 1 else Logprobs(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+
+def _some(logits: Tensor, targets: Tensor, k: int) -> Logprobs:
+    logits = logits.float()
+    top = logits.amax(-1, keepdim=True)
+    # Not log_softmax, whose order of additions follows a line's place in memory: logprobs are the same alone and in a batch, as tokens are.
+    total = weights_of(logits, top, torch.ones_like(top[:, 0]), None).sum(-1, keepdim=True)
+    norm = total.float().mul_(2.0**-WEIGHT_BITS).log_()
+    chosen = targets[:, None]
+    value = logits.gather(1, chosen)
+    ranks = (logits > value).sum(-1) + 1
+    if k:
+        values, ids = likeliest(logits, min(k, logits.shape[1]))
+    else:
+        values, ids = value[:, :0], chosen[:, :0]
+    return Logprobs((value - top - norm)[:, 0], ranks, values - top - norm, ids)

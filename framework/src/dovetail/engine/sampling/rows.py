@@ -1,0 +1,101 @@
+"""Sampling parameters of the batch's rows, on the device."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dovetail.engine.request import Request
+from dovetail.engine.sampling.bias import Biases
+from dovetail.engine.sampling.draw import WEIGHT_BITS
+from dovetail.engine.sampling.noise import BITS
+from dovetail.engine.sampling.penalties import TokenCounts
+from dovetail.engine.sampling.slots import Upload
+
+# Columns of the two tables.
+TEMPERATURE, REPETITION, PRESENCE, FREQUENCY = range(4)
+SEED, TOP_K, TOP_P, MIN_P, COUNTS, BIAS = range(6)
+
+GREEDY_FLOATS = (0.0, 1.0, 0.0, 0.0)
+GREEDY_NUMBERS = (0, 2**31 - 1, 1 << BITS, 0, 0, 0)
+
+
+class SamplingRows:
+    """Sampling parameters of the batch's rows, on the device, where they stay from step to step.
+
+    Row ``rows`` is a scratch row for the padding of captured graphs; it is greedy. So is every row that is not set.
+
+    Args:
+        rows: of the batch.
+        vocab_size: of the logits.
+        device: where the tables are.
+        upload: copies an array to the device, see :meth:`~dovetail.nn.Platform.upload`.
+
+    Attributes:
+        floats: float32 ``[rows + 1, 4]``: temperature (0 for greedy) and the penalties.
+        numbers: int64 ``[rows + 1, 6]``: seed, top-k, top-p in units of ``2**-31``, min-p in units of ``2**-40``, slots in ``counts`` and ``biases``.
+            These two tensors are the same objects for good, so that captured graphs see what is flushed.
+        counts, biases: of the rows that have penalties, and logit biases or allowed tokens.
+    """
+
+    def __init__(self, rows: int, vocab_size: int, device: torch.device, upload: Upload) -> None:
+        self.upload = upload
+        self._floats = np.tile(np.array(GREEDY_FLOATS, np.float32), (rows + 1, 1))
+        self._numbers = np.tile(np.array(GREEDY_NUMBERS, np.int64), (rows + 1, 1))
+        self.floats: Tensor = upload(self._floats.copy())
+        self.numbers: Tensor = upload(self._numbers.copy())
+        self.counts = TokenCounts(vocab_size, device, upload)
+        self.biases = Biases(vocab_size, device, upload)
+        self._changed: set[int] = set()
+        self._slots: dict[int, list[tuple[TokenCounts | Biases, int]]] = {}
+
+    def set(self, row: int, request: Request) -> None:
+        """A request comes to a row; on the host until :meth:`flush`. Its tokens are prompt and output so far, none of them unseen."""
+        self.clear(row)
+        params = request.params
+        counts = bias = 0
+        slots: list[tuple[TokenCounts | Biases, int]] = []
+        if params.penalised:
+            counts = self.counts.take()
+            self.counts.set(counts, request.tokens[: request.prompt_len], request.tokens[request.prompt_len :])
+            slots.append((self.counts, counts))
+        if params.logit_bias or params.allowed_token_ids is not None:
+            bias = self.biases.take()
+            self.biases.set(bias, params.logit_bias, params.allowed_token_ids)
+            slots.append((self.biases, bias))
+        if slots:
+            self._slots[row] = slots
+        self._floats[row] = (
+            0.0 if params.greedy else params.temperature,
+            params.repetition_penalty,
+            params.presence_penalty,
+            params.frequency_penalty,
+        )
+        self._numbers[row] = (
+            request.seed,
+            params.top_k if params.top_k > 0 else GREEDY_NUMBERS[TOP_K],
+            round(params.top_p * (1 << BITS)),
+            round(params.min_p * (1 << WEIGHT_BITS)),
+            counts,
+            bias,
+        )
+
+    def clear(self, row: int) -> None:
+        """The row's request has left; on the host until :meth:`flush`."""
+        for table, slot in self._slots.pop(row, ()):
+            table.give_back(slot)
+        self._floats[row], self._numbers[row] = GREEDY_FLOATS, GREEDY_NUMBERS
+        self._changed.add(row)
+
+    def flush(self) -> None:
+        """Bring what changed since the last time to the device; no work if nothing did, and no waiting."""
+        if not self._changed:
+            return
+        rows = np.fromiter(self._changed, np.int64)
+        self._changed.clear()
+        index = self.upload(rows)
+        self.floats.index_copy_(0, index, self.upload(self._floats[rows]))
+        self.numbers.index_copy_(0, index, self.upload(self._numbers[rows]))
+        self.counts.flush()
+        self.biases.flush()

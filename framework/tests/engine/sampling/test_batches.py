@@ -1,0 +1,151 @@
+"""A line's token does not depend on its company, and tables follow requests that come and go."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from dovetail.engine.sampling import SamplingRows, Wants, sample, wants_of
+
+from .reference import CPU, make_request, step, tables_for, upload
+
+KINDS: list[dict[str, Any]] = [
+    {"temperature": 0},
+    {},
+    {"temperature": 0.6},
+    {"top_k": 5},
+    {"top_k": 64, "top_p": 0.7},
+    {"top_k": 65},
+    {"top_p": 0.9},
+    {"min_p": 0.05},
+    {"min_p": 0.05, "top_k": 20},
+    {"repetition_penalty": 1.2, "top_p": 0.95},
+    {"presence_penalty": 1.0, "temperature": 0},
+    {"logit_bias": {5: 3.0}},
+    {"allowed_token_ids": list(range(0, 500, 3))},
+    {"logprobs": 4},
+    {"min_tokens": 9},
+]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("vocabulary", [500, 49152])
+def test_alone_and_in_a_batch_of_everything(vocabulary: int, dtype: torch.dtype) -> None:
+    for number in range(8):
+        generator = torch.Generator().manual_seed(number)
+        batch = [make_request([1, 2, 3], [7, 8, 7], seed=100 * number + i, **kind) for i, kind in enumerate(KINDS)]
+        logits = (torch.randn(len(batch), vocabulary, generator=generator) * 2).to(dtype)
+        together = step(logits, batch)
+        for i, request in enumerate(batch):
+            alone = step(logits[i : i + 1], [request])
+            assert alone.tokens[0] == together.tokens[i], KINDS[i]
+            if alone.logprobs is not None:
+                assert together.logprobs is not None
+                assert all(torch.equal(a[0], b[i]) for a, b in zip(alone.logprobs, together.logprobs, strict=True))
+        doubled = step(torch.cat([logits.flip(0), logits] * 3), (batch[::-1] + batch) * 3)  # more than one chunk
+        assert torch.equal(doubled.tokens[-len(batch) :], together.tokens)
+
+
+def test_the_way_of_graphs_gives_the_same_tokens() -> None:
+    batch = [make_request(seed=i, temperature=i % 3 / 2) for i in range(9)]
+    logits = torch.randn(12, 1000, generator=torch.Generator().manual_seed(0))
+    tables = tables_for(batch, 1000)
+    rows, positions = torch.arange(12).clamp(max=9), torch.full((12,), 1)  # padded with the scratch row
+    tokens = sample(logits.clone(), rows, positions, tables, Wants(draws=True), None).tokens
+    assert torch.equal(tokens[:9], step(logits[:9], batch).tokens)
+    assert torch.equal(tokens[9:], logits[9:].argmax(-1))
+    assert torch.equal(sample(logits.clone(), rows, positions, tables, Wants(), None).tokens, logits.argmax(-1))
+
+
+def test_of_equal_logits_greedy_takes_the_lowest_id() -> None:
+    for lines in (1, 3):
+        logits = torch.zeros(lines, 200_000)
+        logits[:, [70_000, 150_000]] = 1
+        assert step(logits, [make_request(temperature=0)] * lines).tokens.tolist() == [70_000] * lines
+
+
+@pytest.mark.parametrize("value", [float("nan"), -float("nan"), float("inf"), -float("inf")])
+def test_a_broken_line_breaks_no_other(value: float) -> None:
+    batch = [make_request([1, 2], [3], seed=i, **kind) for i, kind in enumerate(KINDS)]
+    logits = torch.randn(len(batch), 9001, generator=torch.Generator().manual_seed(0))
+    whole = step(logits, batch).tokens
+    for broken in range(len(batch)):
+        some = logits.clone()
+        some[broken] = value
+        tokens = step(some, batch).tokens
+        assert tokens.min() >= 0
+        assert tokens.max() < 9001
+        others = torch.arange(len(batch)) != broken
+        assert torch.equal(tokens[others], whole[others])
+
+
+def test_what_is_set_shows_after_a_flush_in_the_same_tensors() -> None:
+    tables = SamplingRows(3, 50, CPU, upload)
+    storage = tables.floats.data_ptr(), tables.numbers.data_ptr()
+    before = tables.floats.clone(), tables.numbers.clone()
+    tables.set(1, make_request(temperature=0.5, top_k=4, top_p=0.25, min_p=0.5, presence_penalty=1.5, seed=-9))
+    assert torch.equal(tables.floats, before[0])
+    tables.flush()
+    assert tables.floats[1].tolist() == [0.5, 1.0, 1.5, 0.0]
+    assert tables.numbers[1, :4].tolist() == [-9, 4, 2**29, 2**39]
+    assert torch.equal(tables.floats[[0, 2, 3]], before[0][[0, 2, 3]])
+    tables.clear(1)
+    tables.flush()
+    assert torch.equal(tables.floats, before[0])
+    assert torch.equal(tables.numbers, before[1])
+    assert storage == (tables.floats.data_ptr(), tables.numbers.data_ptr())
+
+
+def test_a_flush_without_changes_uploads_nothing() -> None:
+    uploads = []
+
+    def counting(values: Any) -> torch.Tensor:
+        uploads.append(values)
+        return upload(values)
+
+    tables = SamplingRows(3, 50, CPU, counting)
+    uploads.clear()
+    tables.flush()
+    assert not uploads
+    tables.clear(2)
+    tables.flush()
+    assert uploads
+
+
+def test_wants_say_what_some_line_asks_for() -> None:
+    def wants(*kinds: dict[str, Any]) -> Wants:
+        return wants_of([make_request(**kind) for kind in kinds])
+
+    greedy, drawing = {"temperature": 0}, {"temperature": 0.5}
+    assert not wants(greedy).draws
+    assert wants(greedy).plain
+    assert wants(greedy, drawing).draws
+    assert wants(greedy, drawing).plain
+    assert wants({"temperature": 0, "top_k": 5}).plain  # what a greedy request filters makes no difference
+    for kind in ({"top_k": 5}, {"top_k": 500}, {"top_p": 0.5}, {"min_p": 0.1}):
+        assert wants(drawing, kind).filters
+        assert not wants(drawing, kind).plain
+    assert wants(greedy, {"frequency_penalty": 0.5}).penalties
+    assert wants(greedy, {"logit_bias": {1: 1.0}}).bias
+    assert wants({"allowed_token_ids": [1]}).bias
+    assert [wants(greedy, {"logprobs": n}).logprobs for n in (0, 3)] == [0, 3]
+    assert wants(greedy).logprobs is None
+    assert not wants({"logprobs": 0}).plain
+    assert not wants({"logit_bias": {1: 1.0}}).plain
+    assert wants().plain
+    assert not wants().draws
+
+
+def test_wants_of_other_lines_are_refused() -> None:
+    tables = tables_for([make_request()], 50)
+    with pytest.raises(AssertionError, match="one request for each line"):
+        sample(
+            torch.zeros(2, 50),
+            torch.zeros(2, dtype=torch.int64),
+            torch.ones(2),
+            tables,
+            wants_of([make_request()]),
+            None,
+        )
