@@ -54,7 +54,7 @@ def run(
 ) -> dict[str, list[int]]:
     """Requests arriving a few at a time; those in ``cancel`` leave after their first token."""
     rng, tokens, waiting = random.Random(seed), {r.id: [] for r in requests}, list(requests)
-    while waiting or not core.scheduler.idle:
+    while waiting or not core.idle:
         for _ in range(rng.randint(0, 4)):
             if waiting:
                 core.add(waiting.pop(0))
@@ -81,17 +81,8 @@ def test_a_batch_gives_the_tokens_of_one_at_a_time(
 ) -> None:
     core = make_core(checkpoint, **options)
     assert run(core, make_requests(60, 1)) == alone
-    assert core.kv.pool.free == core.kv.pool.total
+    assert core.kv.whole
     assert core.requests == {}
-
-
-def test_a_small_cache_finishes_everything_by_preemption(checkpoint: Path, alone: dict[str, list[int]]) -> None:
-    core = make_core(checkpoint, max_model_len=96)
-    spare = core.kv.pool.take(core.kv.pool.free - 40)  # what is left holds about two of the requests
-    assert spare is not None
-    core.kv.pool.total = 40
-    assert run(core, make_requests(60, 1)) == alone
-    assert core.kv.pool.free == 40
 
 
 def test_cancelled_requests_leave_nothing_behind(checkpoint: Path, alone: dict[str, list[int]]) -> None:
@@ -101,8 +92,8 @@ def test_cancelled_requests_leave_nothing_behind(checkpoint: Path, alone: dict[s
     assert {k: v for k, v in tokens.items() if k not in cancelled} == {
         k: v for k, v in alone.items() if k not in cancelled
     }
-    assert core.kv.pool.free == core.kv.pool.total
-    assert core.scheduler.idle
+    assert core.kv.whole
+    assert core.idle
     assert len(core.batch._free) == 16
 
 

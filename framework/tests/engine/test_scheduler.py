@@ -1,11 +1,15 @@
-"""The scheduler and the block pool: whatever arrives, everybody finishes and nothing leaks."""
+"""The scheduler: whatever arrives, everybody finishes and nothing leaks; and who comes before whom."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dovetail.engine.kv_cache import NULL_BLOCK, BlockPool, KVCacheManager
+from dovetail.engine.kv.groups import CacheGroup
+from dovetail.engine.kv.manager import KVCacheManager
+from dovetail.engine.pace import AT_FIRST, FEWEST, Pace
 from dovetail.engine.params import SamplingParams
 from dovetail.engine.request import Request
 from dovetail.engine.scheduler import Scheduler
@@ -13,12 +17,26 @@ from dovetail.engine.scheduler import Scheduler
 BLOCK = 4
 
 
-def make_request(name: str, prompt: int, output: int) -> Request:
-    return Request(name, [0] * prompt, SamplingParams(max_tokens=output), prompt, prompt + output, frozenset())
+def make_request(name: str, prompt: int, output: int, priority: int = 0) -> Request:
+    make_request.arrivals += 1  # type: ignore[attr-defined]
+    return Request(
+        name,
+        [hash((name, i)) % 1000 for i in range(prompt)],
+        SamplingParams(max_tokens=output),
+        prompt,
+        prompt + output,
+        frozenset(),
+        priority=priority,
+        arrival=make_request.arrivals,  # type: ignore[attr-defined]
+    )
 
 
-def make_scheduler(blocks: int = 64, max_seqs: int = 8, max_tokens: int = 32) -> Scheduler:
-    return Scheduler(max_seqs, max_tokens, KVCacheManager(blocks + 1, BLOCK))
+make_request.arrivals = 0  # type: ignore[attr-defined]
+
+
+def make_scheduler(blocks: int = 64, max_seqs: int = 8, max_tokens: int = 32, **options: Any) -> Scheduler:
+    kv = KVCacheManager([CacheGroup("full", 1)], [blocks + 1], BLOCK, options.pop("caching", True))
+    return Scheduler(max_seqs, max_tokens, kv, **options)
 
 
 def run_step(scheduler: Scheduler) -> tuple[dict[str, int], list[str]]:
@@ -26,6 +44,8 @@ def run_step(scheduler: Scheduler) -> tuple[dict[str, int], list[str]]:
     schedule = scheduler.schedule()
     for request, count in schedule.tokens.items():
         assert 0 < count <= request.pending
+        assert request.kv is not None
+        assert len(request.kv.tables[0]) * BLOCK >= request.computed + count
         request.computed += count
         if request.pending == 0:
             request.tokens.append(0)
@@ -73,18 +93,7 @@ def test_the_latest_arrival_gives_way_when_blocks_run_out() -> None:
         for name in run_step(scheduler)[0]:
             finished[name] += 1
     assert finished["new"] > 0
-    assert scheduler.kv.pool.free == 4
-
-
-def test_a_pool_gives_out_each_block_once_and_never_the_null_block() -> None:
-    pool = BlockPool(9)
-    taken = pool.take(8)
-    assert taken is not None
-    assert sorted(taken) == list(range(1, 9))
-    assert NULL_BLOCK not in taken
-    assert pool.take(1) is None
-    pool.give(taken[:3])
-    assert pool.free == 3
+    assert scheduler.kv.whole
 
 
 requests = st.lists(st.tuples(st.integers(1, 40), st.integers(1, 20), st.integers(0, 12)), min_size=1, max_size=20)
@@ -119,14 +128,13 @@ def test_any_storm_finishes_and_leaves_the_pool_whole(
         tokens, _ = run_step(scheduler)
         assert sum(tokens.values()) <= max_tokens
         assert len(scheduler.running) <= max_seqs
-        held = [b for r in everyone for b in r.blocks]
-        assert len(held) == len(set(held)), "two requests share a block"
-        assert len(held) + scheduler.kv.pool.free == blocks
         for request in scheduler.running:
-            assert len(request.blocks) * BLOCK >= request.computed
+            assert request.kv is not None
+            assert len(request.kv.tables[0]) * BLOCK >= request.computed
+        assert all(r.kv is None for r in scheduler.waiting)
     assert scheduler.idle
     assert all(len(r.tokens) >= r.max_len for r in everyone)
-    assert scheduler.kv.pool.free == blocks
+    assert scheduler.kv.whole
 
 
 def test_a_prompt_waits_until_all_of_it_fits() -> None:
@@ -141,3 +149,116 @@ def test_a_prompt_waits_until_all_of_it_fits() -> None:
         preempted += len(lost)
     assert preempted == 0
     assert computed == 121
+
+
+def test_a_long_prompt_leaves_half_of_the_step_to_those_behind_it() -> None:
+    scheduler = make_scheduler(blocks=400, max_tokens=256)
+    scheduler.add(make_request("long", 1000, 1))
+    scheduler.add(make_request("short", 30, 1))
+    scheduler.add(make_request("other", 20, 1))
+    assert run_step(scheduler)[0] == {"long": 128, "short": 30, "other": 20}
+    assert run_step(scheduler)[0] == {"long": 256}, "alone again, it takes all"
+
+
+def test_a_lower_priority_number_runs_first_and_takes_a_running_ones_place() -> None:
+    scheduler = make_scheduler(max_seqs=1, policy="priority")
+    scheduler.add(make_request("later", 4, 9, priority=2))
+    run_step(scheduler)
+    scheduler.add(make_request("sooner", 4, 2, priority=1))
+    tokens, preempted = run_step(scheduler)
+    assert tokens == {"sooner": 4}
+    assert preempted == ["later"]
+    assert run_step(scheduler)[0] == {"sooner": 1}
+    assert list(run_step(scheduler)[0]) == ["later"]
+
+
+def test_equal_priorities_go_by_arrival_and_preempt_nobody() -> None:
+    scheduler = make_scheduler(max_seqs=1, policy="priority")
+    for name in "ab":
+        scheduler.add(make_request(name, 4, 2, priority=1))
+    assert run_step(scheduler) == ({"a": 4}, [])
+
+
+def test_without_the_policy_priorities_say_nothing() -> None:
+    scheduler = make_scheduler(max_seqs=1)
+    scheduler.add(make_request("first", 4, 2, priority=9))
+    scheduler.add(make_request("second", 4, 2, priority=0))
+    assert list(run_step(scheduler)[0]) == ["first"]
+
+
+class OnlyEven:
+    """A gate that lets through requests whose names are even numbers."""
+
+    inside: set[str]
+
+    def __init__(self) -> None:
+        self.inside = set()
+
+    def may_enter(self, request: Request) -> bool:
+        return int(request.id) % 2 == 0
+
+    def enter(self, request: Request) -> None:
+        self.inside.add(request.id)
+
+    def leave(self, request: Request) -> None:
+        self.inside.remove(request.id)
+
+
+def test_those_who_lack_something_are_passed_over() -> None:
+    gate = OnlyEven()
+    scheduler = make_scheduler(gate=gate)
+    for name in "1234":
+        scheduler.add(make_request(name, 4, 1))
+    assert list(run_step(scheduler)[0]) == ["2", "4"]
+    assert [r.id for r in scheduler.waiting] == ["1", "3"]
+    assert gate.inside == set(), "they have ended"
+
+
+def test_drafts_are_scheduled_behind_a_streams_newest_token() -> None:
+    scheduler = make_scheduler()
+    scheduler.add(request := make_request("r", 5, 10))
+    run_step(scheduler)
+    request.draft = [1, 2, 3]
+    schedule = scheduler.schedule()
+    assert schedule.tokens == {request: 4}
+    assert (schedule.streams, schedule.prefill) == (1, 0)
+
+
+def test_a_request_whose_last_token_is_on_its_way_is_not_scheduled() -> None:
+    scheduler = make_scheduler()
+    scheduler.add(request := make_request("r", 4, 1))
+    request.computed = 0
+    assert scheduler.schedule().tokens == {request: 4}
+    request.computed, request.unseen = 4, 1
+    assert scheduler.schedule().tokens == {}
+
+
+def test_equal_prompts_of_one_step_are_computed_once() -> None:
+    scheduler = make_scheduler()
+    for name in ("one", "two"):
+        request = make_request(name, 0, 2)
+        request.tokens, request.prompt_len, request.max_len = list(range(13)), 13, 15
+        scheduler.add(request)
+    assert run_step(scheduler)[0] == {"one": 13, "two": 1}
+
+
+def test_prompts_beside_streams_keep_to_the_pace() -> None:
+    pace = Pace(2.0)
+    scheduler = make_scheduler(blocks=400, max_tokens=1000, pace=pace)
+    scheduler.add(make_request("stream", 4, 50))
+    run_step(scheduler)
+    scheduler.add(make_request("prompt", 900, 1))
+    assert run_step(scheduler)[0] == {"stream": 1, "prompt": AT_FIRST}
+    for _ in range(50):
+        pace.observe(1, 0, 0.010)
+        pace.observe(1, 100, 0.030)
+    assert 40 <= run_step(scheduler)[0]["prompt"] <= 60, "10 ms of prompt, at 0.2 ms a token"
+
+
+def test_the_pace_never_stops_a_prompt_and_does_not_limit_one_that_is_alone() -> None:
+    pace = Pace(1.5)
+    pace.observe(1, 0, 0.001)
+    pace.observe(0, 100, 10.0)
+    assert pace.allowance(3) == FEWEST
+    assert pace.allowance(0) is None
+    assert Pace(0).allowance(3) is None

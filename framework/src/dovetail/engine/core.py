@@ -3,21 +3,35 @@
 from __future__ import annotations
 
 import os
+import random
+import time
 from collections.abc import Iterable
+from functools import partial
 
 import torch
 
-from dovetail.api.errors import ResolutionError
+from dovetail.api.errors import RequestError, ResolutionError
+from dovetail.engine.adapters import AdapterSource
 from dovetail.engine.args import EngineArgs
-from dovetail.engine.batch import Batch
-from dovetail.engine.checks import check_prompt, end_of_sequence_ids
-from dovetail.engine.kv_cache import KVCacheManager
-from dovetail.engine.messages import EngineInfo, NewRequest, TokenOutput
+from dovetail.engine.batch import Batch, Work
+from dovetail.engine.checks import Limits, check_request, end_of_sequence_ids
+from dovetail.engine.collect import Collector
+from dovetail.engine.grammar import GrammarRun
+from dovetail.engine.kv.groups import plan_blocks, tokens_that_fit
+from dovetail.engine.kv.manager import KVCacheManager
+from dovetail.engine.memory import Budget, gib
+from dovetail.engine.messages import EngineInfo, EngineStats, NewRequest, TokenOutput
+from dovetail.engine.needs import Needs
+from dovetail.engine.pace import Pace
 from dovetail.engine.params import SamplingParams
 from dovetail.engine.request import Request
-from dovetail.engine.runner import ModelRunner
-from dovetail.engine.sampler import sample
+from dovetail.engine.runner import Launched, ModelRunner
+from dovetail.engine.sampling.edits import Edits, host_edits
+from dovetail.engine.sampling.rows import SamplingRows
+from dovetail.engine.sampling.wants import asks_of, wants_of
 from dovetail.engine.scheduler import Scheduler
+from dovetail.engine.sleep import Sleeper
+from dovetail.engine.speculation import Speculation
 from dovetail.kernel.plan import Plan
 from dovetail.nn.loading import Progress
 
@@ -27,6 +41,9 @@ WARM_UP = SamplingParams(max_tokens=2, temperature=0, ignore_eos=True)
 class EngineCore:
     """Schedules, runs and samples.
 
+    Where the device works by itself (:attr:`dovetail.nn.Platform.queues`), steps overlap: step N + 1 is scheduled and its inputs are prepared while N
+    computes, and a token that was sampled in N goes into N + 1 without having visited the host.
+
     Args:
         plan: what to run.
         args: the sizes.
@@ -35,58 +52,171 @@ class EngineCore:
 
     def __init__(self, plan: Plan, args: EngineArgs, progress: Progress | None = None) -> None:
         torch.manual_seed(args.seed)
-        self.runner = ModelRunner(plan, args.block_size, progress)
-        cache = self.runner.size_cache(args.gpu_memory_utilization, args.max_num_seqs)
+        self.args = args
+        # Each step computes at least one token of every stream, so more streams than that could only starve each other.
+        self.max_seqs = min(args.max_num_seqs, args.max_num_batched_tokens)
+        self.runner = ModelRunner(
+            plan,
+            args.block_size,
+            max_loras=args.max_loras if args.enable_lora else 0,
+            max_lora_rank=args.max_lora_rank,
+            progress=progress,
+        )
+        self.vocab_size = self.runner.config.vocab_size
+        self.speculation = Speculation.of(
+            plan,
+            self.vocab_size,
+            max_seqs=self.max_seqs,
+            max_tokens=args.max_num_batched_tokens,
+            block_size=args.block_size,
+            eager=args.enforce_eager,
+        )
+        self.overlapped = self.runner.platform.queues if args.async_scheduling is None else args.async_scheduling
+        if self.speculation is not None:  # a guess begins behind the newest token, which must be known
+            self.overlapped = False
+        self.eos_ids = end_of_sequence_ids(plan)
+        self.counts, self.budget = self._plan_memory(plan)
+        limit = self.budget.tokens if self.budget.tokens is not None else plan.max_model_len
+        self.max_model_len = min(plan.max_model_len, limit)
         # Asking for more than fits is an error only if somebody asked; otherwise the context shrinks to what memory holds.
-        self.max_model_len = min(plan.max_model_len, cache.tokens)
-        if args.max_model_len is not None and args.max_model_len > cache.tokens:
+        if args.max_model_len is not None and args.max_model_len > limit:
             raise ResolutionError(
-                f"--max-model-len {args.max_model_len} was asked for, but the KV cache holds {cache.tokens} tokens",
+                f"--max-model-len {args.max_model_len} was asked for, but the KV cache holds {limit} tokens ({self.budget})",
                 "lower it, or give the cache more memory",
             )
-        self.runner.allocate(cache.blocks)
-        self.kv = KVCacheManager(cache.blocks, args.block_size)
-        self.scheduler = Scheduler(args.max_num_seqs, args.max_num_batched_tokens, self.kv)
-        self.batch = Batch(args.max_num_seqs, self.max_model_len, args.block_size, self.runner.device)
-        config = plan.model_config_object()
-        self.vocab_size = config.vocab_size
-        self.eos_ids = end_of_sequence_ids(plan)
+        self.limits = Limits(self.max_model_len, self.vocab_size, args.max_logprobs)
+        self.needs = Needs(plan, self.runner, args.max_cpu_loras)
         self.requests: dict[str, Request] = {}
+        self._draws = random.Random(args.seed)
+        self._arrivals = 0
+        self._begin()
         self.info = EngineInfo(
             max_model_len=self.max_model_len,
-            cache_tokens=cache.tokens,
-            cache_bytes=cache.bytes,
-            weight_bytes=self.runner.weight_bytes,
+            max_num_seqs=self.max_seqs,
+            cache_tokens=self.budget.tokens or 0,
+            cache_bytes=self.budget.cache,
+            weight_bytes=self.budget.weights,
+            budget=str(self.budget),
             kernels=dict(self.runner.reader.used),
             device=self.runner.platform.describe(),
         )
+
+    def _plan_memory(self, plan: Plan) -> tuple[list[int], Budget]:
+        args, runner = self.args, self.runner
+        activations = runner.activation_bytes(args.max_num_batched_tokens, self.max_seqs)
+        graphs = 0
+        if runner.platform.graphs and not args.enforce_eager:
+            # All captured steps share the memory that the largest of them needs.
+            graphs = runner.activation_bytes(self.max_seqs, self.max_seqs)
+        groups, weights = [*runner.groups], runner.weight_bytes
+        if self.speculation is not None:
+            groups += self.speculation.groups
+            weights += self.speculation.weight_bytes
+            activations += self.speculation.activation_bytes()
+        memory = runner.platform.memory()
+        room = runner.platform.kv_cache_bytes(args.gpu_memory_utilization, activations + graphs)
+        counts = plan_blocks(
+            groups,
+            room,
+            block_size=args.block_size,
+            max_seqs=self.max_seqs,
+            max_len=plan.max_model_len,
+            max_tokens=args.max_num_batched_tokens,
+        )
+        if groups and not any(counts):
+            least = 2 * sum(g.block_bytes for g in groups)
+            raise ResolutionError(
+                f"wanted memory for at least 2 blocks of the KV cache ({least / 2**20:.1f} MiB), found {room / 2**20:.1f} MiB "
+                f"(weights {gib(weights)}, activations {gib(activations)}, graphs {gib(graphs)}, "
+                f"{gib(memory.free)} of {gib(memory.total)} free)",
+                "give the cache more memory, lower --max-num-batched-tokens, --max-num-seqs or --block-size, or take a smaller model",
+            )
+        cache = sum(n * g.block_bytes for n, g in zip(counts, groups, strict=True))
+        tokens = tokens_that_fit(
+            runner.groups,
+            counts[: len(runner.groups)],
+            block_size=args.block_size,
+            max_tokens=args.max_num_batched_tokens,
+        )
+        return counts, Budget(
+            memory.total, memory.free, weights, activations, graphs, cache, tokens
+        )
+
+    def _begin(self) -> None:
+        """Make everything that lives and dies with the KV cache."""
+        args, runner = self.args, self.runner
+        counts = self.counts[: len(runner.groups)]
+        runner.allocate(counts)
+        if self.speculation is not None:
+            self.speculation.begin(self.counts[len(runner.groups) :], self.max_model_len)
+        self.kv = KVCacheManager(runner.groups, counts, args.block_size, args.enable_prefix_caching)
+        self.pace = Pace(args.max_decode_slowdown)
+        self.scheduler = Scheduler(
+            self.max_seqs, args.max_num_batched_tokens, self.kv, args.scheduling_policy, self.pace, self.needs
+        )
+        self.batch = Batch(self.max_seqs, self.max_model_len, args.block_size, len(runner.groups), runner.platform)
+        self.sampling = SamplingRows(self.max_seqs, self.vocab_size, runner.device, runner.platform.upload)
+        runner.begin(
+            self.batch,
+            self.sampling,
+            eager=args.enforce_eager,
+            overlapped=self.overlapped,
+            max_len=self.max_model_len,
+        )
+        self.collector = Collector(self.batch)
+        self.sleeper = Sleeper(runner, counts)
+        self._flying: Launched | None = None
+        self._held: list[TokenOutput] = []  # given by steps that ended outside of step()
+        self._since = 0.0
         self._warm_up()
 
     def _warm_up(self) -> None:
         """Run one short request through everything, so that the first user does not wait for libraries to set themselves up."""
         request_id = f"warm-up-{os.getpid()}"
         self.add(NewRequest(id=request_id, prompt_token_ids=[0] * min(8, self.max_model_len - 1), params=WARM_UP))
-        while not self.scheduler.idle:
+        while not self.idle:
             self.step()
+        self.kv.forget()
+        self.kv.queries = self.kv.hits = 0
+        self.collector.prompt_tokens = self.collector.output_tokens = 0
+        self.collector.drafted = self.collector.accepted = 0
+
+    # -- requests
+
+    @property
+    def idle(self) -> bool:
+        return self.scheduler.idle and self._flying is None
+
+    @property
+    def stalled(self) -> bool:
+        """Whether the last step found nothing to compute although requests wait: for a grammar to compile, say."""
+        return self._flying is None and not self.scheduler.running
 
     def add(self, new: NewRequest) -> None:
         """Queue a request.
 
         Raises:
-            RequestError: the prompt is empty, longer than the context, or holds ids that the model does not have.
+            RequestError: the prompt or a parameter does not fit the model, or what it asks for is not there.
         """
-        check_prompt(new.prompt_token_ids, self.max_model_len, self.vocab_size)
+        params = new.params
+        check_request(new.prompt_token_ids, params, self.limits, new.bad_words)
         limit = self.max_model_len
-        if new.params.max_tokens is not None:
-            limit = min(limit, len(new.prompt_token_ids) + new.params.max_tokens)
+        if params.max_tokens is not None:
+            limit = min(limit, len(new.prompt_token_ids) + params.max_tokens)
+        self._arrivals += 1
         request = Request(
             id=new.id,
             tokens=list(new.prompt_token_ids),
-            params=new.params,
+            params=params,
             prompt_len=len(new.prompt_token_ids),
             max_len=limit,
             eos_ids=self.eos_ids,
+            seed=self._draws.getrandbits(63) if params.seed is None else params.seed,
+            priority=new.priority,
+            arrival=self._arrivals,
+            bad_words=new.bad_words,
         )
+        self.needs.attach(request, new)
         self.requests[new.id] = request
         self.scheduler.add(request)
 
@@ -97,28 +227,173 @@ class EngineCore:
                 self._drop(request)
 
     def _drop(self, request: Request) -> None:
+        if self.speculation is not None:
+            self.speculation.forget(request)
         self.scheduler.remove(request)
-        self.batch.remove(request)
+        self._leave_batch(request)
 
-    @torch.inference_mode()
+    def _leave_batch(self, request: Request) -> None:
+        if request.row >= 0:
+            self.sampling.clear(request.row)
+            self.batch.remove(request)
+
+    def _refuse(self, request: Request, error: RequestError) -> TokenOutput:
+        del self.requests[request.id]
+        self._drop(request)
+        return TokenOutput(id=request.id, token_ids=[], finish_reason="error", error=str(error), refused=True)
+
+    # -- steps
+
     def step(self) -> list[TokenOutput]:
-        """Compute one step; what each request that got a token got."""
+        """Begin a step and finish the one before it (or this one, where steps do not overlap); what each request got."""
+        outputs, self._held = self._held, []
+        if self.is_sleeping:
+            return outputs
+        self._since = self._since or time.perf_counter()
+        outputs += [self._refuse(request, error) for request, error in self.needs.failed()]
+        if self.speculation is not None:
+            self.speculation.draft(self.scheduler.running)
         schedule = self.scheduler.schedule()
-        if not schedule.tokens:
-            return []
-        prepared = self.batch.prepare(schedule)
-        logits = self.runner.forward(prepared.step)
-        for request, count in schedule.tokens.items():
-            request.computed += count
-        if not prepared.sampled:
-            return []
-        tokens = sample(logits, prepared.sampled).tolist()
-        return [self._accept(request, token) for request, token in zip(prepared.sampled, tokens, strict=True)]
+        for request in schedule.preempted:
+            self._leave_batch(request)
+        launched = None
+        if schedule.tokens:
+            new = [r for r in schedule.tokens if r.row < 0]
+            work = self.batch.begin(schedule)
+            for request in new:
+                self.sampling.set(request.row, request)
+            lines = [r for r, draft in zip(work.sampled, work.drafts, strict=True) for _ in range(len(draft) + 1)]
+            edited = any(r.grammar is not None or asks_of(r).edits for r in work.sampled) or len(lines) > len(work.sampled)
+            edits = partial(self._edits, work, outputs) if edited else None
+            launched = self.runner.launch(work, wants_of(lines), edits)
+            for request, count in zip(work.requests, work.counts.tolist(), strict=True):
+                request.computed += count
+            for request in work.sampled:
+                request.unseen += 1
+        outputs += self._land()
+        self._flying = launched
+        if not self.overlapped:
+            outputs += self._land()
+        return outputs
 
-    def _accept(self, request: Request, token: int) -> TokenOutput:
-        self.batch.append(request, token)
-        reason, stop = request.finish_reason()
-        if reason is not None:
-            del self.requests[request.id]
-            self._drop(request)
-        return TokenOutput(id=request.id, token_ids=[token], finish_reason=reason, stop_reason=stop)
+    def _edits(self, work: Work, outputs: list[TokenOutput]) -> Edits | None:
+        """What the host decides about single logits; where that depends on tokens still on their way, they are waited for first."""
+        if any(r.needs_values for r in work.sampled):
+            outputs += self._land()
+        entries = [
+            (request, draft[:place])
+            for request, draft in zip(work.sampled, work.drafts, strict=True)
+            for place in range(len(draft) + 1)
+        ]
+        masks = self.needs.masks(work)
+        upload = self.runner.platform.upload
+        return host_edits(entries, self.vocab_size, upload, masks, self.needs.must_end(masks))
+
+    def _land(self) -> list[TokenOutput]:
+        """Wait for the step that is on its way, and hand out what it gave."""
+        launched, self._flying = self._flying, None
+        if launched is None:
+            return []
+        outputs = []
+        for request, output in self.collector.collect(launched):
+            if self.requests.get(request.id) is not request:  # it was aborted, or has ended, meanwhile
+                continue
+            if request.grammar is not None and (fault := _left_grammar(request.grammar, output)):
+                output.finish_reason, output.stop_reason, output.error = "error", None, fault
+            if output.finish_reason is not None:
+                del self.requests[request.id]
+                self._drop(request)
+            outputs.append(output)
+        now = time.perf_counter()
+        work = launched.work
+        self.pace.observe(work.streams, work.prefill, now - self._since)
+        self._since = 0.0 if self.scheduler.idle else now
+        return outputs
+
+    # -- sleep
+
+    @property
+    def is_sleeping(self) -> bool:
+        return bool(self.sleeper.asleep)
+
+    def sleep(self, level: int = 1) -> None:
+        """Give memory back. Requests that run lose their place in the cache, wait, and go on after :meth:`wake_up`; new ones queue.
+
+        Args:
+            level: 1 frees the KV cache and moves the weights to the host; 2 frees the weights, which are read again later.
+
+        Raises:
+            RequestError: there is no such level.
+        """
+        self._held += self._land()
+        for request in self.scheduler.preempt_all():
+            self._leave_batch(request)
+        self.kv.forget()
+        if self.speculation is not None:
+            self.speculation.sleep(level)
+        self.sleeper.sleep(level)
+
+    def wake_up(self, tags: list[str] | None = None) -> bool:
+        """Take the memory again.
+
+        Args:
+            tags: ``weights``, ``kv_cache``, or both; None for all that sleeps.
+
+        Returns:
+            Whether something still sleeps.
+
+        Raises:
+            RequestError: a tag is unknown.
+        """
+        if self.speculation is not None:
+            self.speculation.wake_up(tags)
+        if self.sleeper.wake_up(tags):
+            self.needs.adapters.moved(self.runner.ctx)
+        return self.is_sleeping
+
+    # -- what else can be asked of it
+
+    @property
+    def stats(self) -> EngineStats:
+        collector = self.collector
+        return EngineStats(
+            running=len(self.scheduler.running),
+            waiting=len(self.scheduler.waiting),
+            kv_usage=self.kv.usage,
+            prefix_queries=self.kv.queries,
+            prefix_hits=self.kv.hits,
+            preemptions=self.scheduler.preemptions,
+            prompt_tokens=collector.prompt_tokens,
+            output_tokens=collector.output_tokens,
+            drafted=collector.drafted,
+            accepted=collector.accepted,
+        )
+
+    def reset_prefix_cache(self) -> bool:
+        """Forget what was computed for others; requests that run go on. Always succeeds."""
+        self.kv.forget()
+        return True
+
+    def add_adapter(self, source: str) -> None:
+        """Load a LoRA adapter: the JSON of an :class:`~dovetail.engine.adapters.AdapterSource`.
+
+        Raises:
+            RequestError: it does not fit the model, or its name is taken.
+        """
+        self.needs.adapters.add(AdapterSource.model_validate_json(source))
+
+    def remove_adapter(self, name: str) -> None:
+        """Unload a LoRA adapter; requests that have it finish with it.
+
+        Raises:
+            RequestError: there is none of that name.
+        """
+        self.needs.adapters.remove(name)
+
+
+def _left_grammar(grammar: GrammarRun, output: TokenOutput) -> str | None:
+    """Take an output's tokens into its grammar, unless it has ended; why its form cannot be kept, or None."""
+    followed = output.finish_reason is not None or grammar.accept(output.token_ids)
+    if grammar.failure is not None:  # then nothing kept the newest tokens within the form
+        return str(grammar.failure)
+    return None if followed else "the output left its grammar, which is a fault of the engine"

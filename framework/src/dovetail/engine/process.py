@@ -13,6 +13,7 @@ import sys
 import threading
 import traceback
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import zmq
 
@@ -20,6 +21,12 @@ from dovetail.api.errors import DovetailError, RequestError
 from dovetail.engine import messages as m
 from dovetail.engine.args import EngineArgs
 from dovetail.kernel.plan import Plan
+
+if TYPE_CHECKING:
+    from dovetail.engine.core import EngineCore
+
+STALL_MILLISECONDS = 2
+"""Between looks at requests that wait for something else than room: a grammar that is being compiled."""
 
 
 def main() -> int:
@@ -65,26 +72,44 @@ def _run(socket: zmq.Socket[bytes], start: m.Start) -> None:
     args = EngineArgs.model_validate_json(start.args)
     core = EngineCore(plan, args, lambda done, total: socket.send(m.encode(m.Loading(done, total))))
     socket.send(m.encode(core.info))
+    told = core.stats
     while True:
-        rejected: list[m.TokenOutput] = []
+        outputs: list[m.TokenOutput] = []
         # With nothing to do, sleep in the first receive; otherwise take what is there and go on.
-        block = core.scheduler.idle
-        while socket.poll(None if block else 0):
-            block = False
+        wait: int | None = 0
+        if core.idle or core.is_sleeping:
+            wait = None
+        elif core.stalled:
+            wait = STALL_MILLISECONDS
+        while socket.poll(wait):
+            wait = 0
             message = m.decode_to_engine(socket.recv())
             match message:
                 case m.NewRequest():
                     try:
                         core.add(message)
                     except RequestError as error:
-                        rejected.append(m.TokenOutput(message.id, [], "error", None, str(error)))
+                        outputs.append(m.TokenOutput(message.id, [], "error", None, str(error), refused=True))
                 case m.Abort():
                     core.abort(message.ids)
+                case m.Call():
+                    socket.send(m.encode(_answer(core, message)))
                 case m.Stop():
                     return
-        outputs = rejected + core.step()
-        if outputs:
-            socket.send(m.encode(m.StepOutputs(outputs)))
+        outputs += core.step()
+        stats = core.stats
+        # Without outputs the API's process still learns of what changed: a request that left, say.
+        if outputs or stats != told:
+            told = stats
+            socket.send(m.encode(m.StepOutputs(outputs, stats)))
+
+
+def _answer(core: EngineCore, call: m.Call) -> m.Answer:
+    assert call.operation in m.OPERATIONS, f"{call.operation} is no operation of the engine"
+    try:
+        return m.Answer(call.number, getattr(core, call.operation)(*call.arguments))
+    except DovetailError as error:
+        return m.Answer(call.number, None, (type(error).__name__, error.problem, error.hint))
 
 
 if __name__ == "__main__":

@@ -1,33 +1,81 @@
-"""The model on its device: built from the Plan, loaded, and run a step at a time."""
+"""The model on its device: built from the Plan, loaded, and run a step at a time.
+
+Letters: T tokens of a step, L logit rows, V vocabulary, C channels.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from dovetail.api.errors import ResolutionError
-from dovetail.engine.memory import return_freed_memory
+from dovetail.engine.batch import Batch, Work
+from dovetail.engine.decode import DecodeSteps
+from dovetail.engine.kv.groups import CacheGroup
+from dovetail.engine.memory import peak_bytes
+from dovetail.engine.request import Request
+from dovetail.engine.sampling.edits import Edits
+from dovetail.engine.sampling.logprobs import Logprobs, logprobs_of
+from dovetail.engine.sampling.rows import SamplingRows
+from dovetail.engine.sampling.sampler import Sampled, sample
+from dovetail.engine.sampling.wants import Wants
 from dovetail.kernel.discovery import import_dotted
 from dovetail.kernel.plan import Plan
-from dovetail.nn.attention import AttentionBackend
+from dovetail.nn.attention import AttentionBackend, AttentionSpec
 from dovetail.nn.context import Context
 from dovetail.nn.loading import KernelChoice, Progress, WeightReader
 from dovetail.nn.model import CausalLM
 from dovetail.nn.ops import Ops
 from dovetail.nn.platform import Platform
-from dovetail.nn.step import Step
+from dovetail.nn.step import KVIndex, Lengths, Step
+
+PROMPT_ROWS = 256
+"""Prompt tokens whose logits are made at once, where a request wants their logprobs."""
+PROBE_TOKENS = 32
+"""Tokens of the step by which activations are measured."""
+
+Fetch = Callable[[], np.ndarray]
 
 
-@dataclass(frozen=True)
-class CacheSize:
-    """What memory allows, in blocks (the null block included) and tokens."""
+@dataclass
+class FetchedLogprobs:
+    """Logprobs on their way to the host; see :class:`~dovetail.engine.sampling.logprobs.Logprobs`."""
 
-    blocks: int
-    tokens: int
-    bytes: int
+    logprobs: Fetch
+    ranks: Fetch
+    top_logprobs: Fetch
+    top_ids: Fetch
+
+
+@dataclass
+class PromptPart:
+    """Logprobs of some of a request's prompt: those of ``targets``, which follow the tokens from place ``first`` on."""
+
+    request: Request
+    first: int
+    targets: list[int]
+    logprobs: FetchedLogprobs
+
+
+@dataclass
+class Launched:
+    """A step that the device works on.
+
+    Attributes:
+        work: what it computes.
+        tokens: int64, the sampled token of each logit row; waits for it.
+        logprobs: of those, if some request wants them.
+        prompt: logprobs of prompts, if some request wants them.
+    """
+
+    work: Work
+    tokens: Fetch
+    logprobs: FetchedLogprobs | None = None
+    prompt: list[PromptPart] = field(default_factory=list)
 
 
 class ModelRunner:
@@ -36,13 +84,25 @@ class ModelRunner:
     Args:
         plan: every part by dotted name.
         block_size: tokens in a KV-cache block.
+        max_loras, max_lora_rank: LoRA adapters on the device at once, 0 for none, and their largest rank.
         progress: of loading, called with (layers done, layers in all).
 
     Raises:
         CheckpointError: the checkpoint does not fit the model.
     """
 
-    def __init__(self, plan: Plan, block_size: int, progress: Progress | None = None) -> None:
+    batch: Batch
+    sampling: SamplingRows
+
+    def __init__(
+        self,
+        plan: Plan,
+        block_size: int,
+        *,
+        max_loras: int = 0,
+        max_lora_rank: int = 0,
+        progress: Progress | None = None,
+    ) -> None:
         self.plan = plan
         self.dtype: torch.dtype = getattr(torch, plan.dtype)
         self.platform: Platform = import_dotted(plan.platform.part.target)()
@@ -52,19 +112,33 @@ class ModelRunner:
         self.attention = backend(
             device=self.device, dtype=self.dtype, kv_dtype=getattr(torch, plan.kv_dtype), block_size=block_size
         )
+        self.max_loras, self.max_lora_rank = max_loras, max_lora_rank
+        self.config = plan.model_config_object()
+        self.build(progress)
+        self._last_tokens: Tensor | None = None
+        self._decode: DecodeSteps | None = None
+
+    def build(self, progress: Progress | None = None) -> None:
+        """Make the model and read its weights."""
         self.ctx = Context(
             device=self.device,
             dtype=self.dtype,
             ops=Ops(self.platform.operations()),
             attention=self.attention,
-            max_tokens=plan.max_model_len,
+            max_tokens=self.plan.max_model_len,
+            max_loras=self.max_loras,
+            max_lora_rank=self.max_lora_rank,
         )
-        model_class: type[Any] = import_dotted(plan.model_part.part.target)
+        model_class: type[Any] = import_dotted(self.plan.model_part.part.target)
         with torch.inference_mode():
-            self.model: CausalLM = model_class(plan.model_config_object(), self.ctx)
+            self.model: CausalLM = model_class(self.config, self.ctx)
             self.model.to(self.device).eval()
             self._load(progress)
-        self.specs = frozenset(layer.spec for layer in self.ctx.attention_layers)
+        self.groups = self._group()
+
+    def drop(self) -> None:
+        """Free the model; :meth:`build` makes it again."""
+        del self.model, self.ctx, self.reader
 
     def _load(self, progress: Progress | None) -> None:
         plan = self.plan
@@ -76,37 +150,166 @@ class ModelRunner:
         }
         naming = import_dotted(plan.naming) if plan.naming else None
         self.reader = WeightReader(self.ctx, choices, plan.config, naming)
-        self.reader.load(import_dotted(plan.loader.part.target)(plan.checkpoint), progress)
-        return_freed_memory()
+        tensors = import_dotted(plan.loader.part.target)(plan.checkpoint, self.reader.expected(), self.device)
+        self.reader.load(tensors, progress)
+        self.platform.release()
 
     @property
     def weight_bytes(self) -> int:
         return sum(layer.nbytes for layer in dict.fromkeys(self.ctx.layers.values()))
 
-    def size_cache(self, utilization: float, max_seqs: int) -> CacheSize:
-        """How many blocks fit into what is free, and no more than ``max_seqs`` of the longest sequences could use.
+    # -- the KV cache
 
-        Raises:
-            ResolutionError: not even one sequence of some length fits.
-        """
-        per_block = sum(self.attention.block_bytes(layer.spec) for layer in self.ctx.attention_layers)
-        budget = self.platform.kv_cache_bytes(utilization)
-        useful = 1 + max_seqs * -(-self.plan.max_model_len // self.block_size)
-        blocks = min(budget // per_block, useful)
-        if blocks < 2:
-            raise ResolutionError(
-                f"wanted memory for at least 2 blocks of the KV cache ({2 * per_block / 2**20:.1f} MiB), found {budget / 2**20:.1f} MiB",
-                "give the cache more memory, lower --block-size, or take a smaller model",
-            )
-        return CacheSize(blocks, (blocks - 1) * self.block_size, blocks * per_block)
-
-    def allocate(self, blocks: int) -> None:
+    def _group(self) -> list[CacheGroup]:
+        """Put layers of equal kind and window into one cache group."""
+        found: dict[tuple[Any, int | None], list[AttentionSpec]] = {}
         for layer in self.ctx.attention_layers:
-            layer.cache = self.attention.allocate(layer.spec, blocks)
+            key = (layer.spec.kind, layer.spec.window)
+            layer.group = list(found).index(key) if key in found else len(found)
+            found.setdefault(key, []).append(layer.spec)
+        self._specs = [frozenset(specs) for specs in found.values()]
+        return [
+            CacheGroup(kind, sum(self.attention.block_bytes(spec) for spec in specs), window)
+            for (kind, window), specs in found.items()
+        ]
+
+    def allocate(self, counts: list[int]) -> None:
+        """Give every layer a cache with its group's number of blocks."""
+        for layer in self.ctx.attention_layers:
+            layer.cache = self.attention.allocate(layer.spec, counts[layer.group])
+
+    def free_cache(self) -> None:
+        for layer in self.ctx.attention_layers:
+            layer.cache = None
 
     @torch.inference_mode()
-    def forward(self, step: Step) -> Tensor:
-        """Compute a step; logits ``[L, V]`` of ``step.logit_rows``."""
-        step.attention = self.attention.prepare(step, self.specs)
-        hidden = self.model(step)
-        return self.model.logits(hidden[step.logit_rows])
+    def activation_bytes(self, max_tokens: int, max_seqs: int) -> int:
+        """What a step of so many tokens needs beside weights and cache, from one small step; what grows with the tokens is scaled up.
+
+        Sampling adds logits in float32, and two more of their size where something is drawn.
+        """
+        tokens = min(PROBE_TOKENS, max_tokens)
+        blocks = -(-tokens // self.block_size)
+        self.allocate([1 + blocks] * len(self.groups))
+        positions = torch.arange(tokens, device=self.device)
+        table = torch.arange(1, blocks + 1, dtype=torch.int32, device=self.device)[None]
+        step = Step(
+            tokens=torch.zeros_like(positions),
+            positions=positions,
+            query_start=torch.tensor([0, tokens], dtype=torch.int32, device=self.device),
+            seq_lens=torch.tensor([tokens], dtype=torch.int32, device=self.device),
+            logit_rows=positions[-1:],
+            kv=tuple(KVIndex(table, positions + self.block_size) for _ in self.groups),
+            max_query_len=tokens,
+            max_seq_len=tokens,
+            lengths=Lengths([tokens], [tokens]),
+            adapters=None if self.ctx.adapters is None else torch.zeros_like(positions),
+        )
+        peak = peak_bytes(lambda: self.hidden(step))
+        self.free_cache()
+        rows = min(max_seqs, max_tokens)
+        logits = rows * self.config.vocab_size * (self.dtype.itemsize + 3 * torch.float32.itemsize)
+        return peak * -(-max_tokens // tokens) + logits
+
+    # -- steps
+
+    def begin(self, batch: Batch, sampling: SamplingRows, *, eager: bool, overlapped: bool, max_len: int) -> None:
+        """Get ready to run steps of a batch.
+
+        Args:
+            eager: capture no graphs.
+            overlapped: steps begin before the last one's tokens have reached the host.
+            max_len: tokens of the longest sequence.
+        """
+        self.batch, self.sampling = batch, sampling
+        if self.platform.graphs or overlapped:
+            rows = batch.tokens.shape[0] + 1
+            self._last_tokens = torch.zeros(rows, dtype=torch.int64, device=self.device)
+        if self.platform.graphs:
+            assert self._last_tokens is not None
+            self._decode = DecodeSteps(
+                self.platform,
+                self._forward,
+                batch,
+                sampling,
+                self._last_tokens,
+                self.attention.captured_lengths(max_len),
+                capture=not eager,
+            )
+
+    def forget_graphs(self) -> None:
+        if self._decode is not None:
+            self._decode.forget()
+
+    def hidden(self, step: Step) -> Tensor:
+        """Hidden states of a step's tokens, ``[T, C]``."""
+        for index, specs in zip(step.kv, self._specs, strict=True):
+            index.work = self.attention.prepare(step, index, specs)
+        if self.ctx.adapters is not None:
+            self.ctx.adapters.begin(step)
+        return self.model(step)
+
+    def _forward(self, step: Step) -> Tensor:
+        return self.model.logits(self.hidden(step)[step.logit_rows])
+
+    @torch.inference_mode()
+    def launch(self, work: Work, wants: Wants, edits: Callable[[], Edits | None] | None) -> Launched:
+        """Begin to compute a step and to sample from it.
+
+        Args:
+            wants: what the sampled rows ask for.
+            edits: called once the forward pass is on its way; may wait for the tokens of the step before. None if there cannot be any.
+        """
+        self.sampling.flush()
+        if self._decode is not None and work.is_decode:
+            plain = Wants(draws=wants.draws) if wants.plain and edits is None else None
+            sampled, logits, places = self._decode.run(work, plain)
+            prompt: list[PromptPart] = []
+        else:
+            step, places = self.batch.step(work, self._last_tokens if self._unseen(work) else None)
+            hidden = self.hidden(step)
+            prompt = self._prompt_logprobs(work, hidden)
+            sampled = None
+            logits = self.model.logits(hidden[step.logit_rows]) if work.sampled else None
+        count = sum(1 + len(d) for d in work.drafts)
+        if sampled is None:
+            if logits is None:
+                return Launched(work, lambda: np.zeros(0, np.int64), None, prompt)
+            rows, positions = places.rows[:count], places.positions[:count]
+            sampled = sample(logits[:count], rows, positions, self.sampling, wants, edits() if edits else None)
+            if self._last_tokens is not None and not any(work.drafts):
+                self._last_tokens.index_copy_(0, rows, sampled.tokens)
+        if self._last_tokens is not None:
+            self.batch.fed[work.sampled_rows] = not any(work.drafts)
+        return self._launched(work, sampled, count, prompt)
+
+    @staticmethod
+    def _unseen(work: Work) -> bool:
+        return any(r.unseen for r in work.requests)
+
+    def _launched(self, work: Work, sampled: Sampled, count: int, prompt: list[PromptPart]) -> Launched:
+        logprobs = None if sampled.logprobs is None else self._fetch(sampled.logprobs)
+        return Launched(work, self.platform.fetch(sampled.tokens[:count]), logprobs, prompt)
+
+    def _fetch(self, logprobs: Logprobs) -> FetchedLogprobs:
+        fetch = self.platform.fetch
+        return FetchedLogprobs(*map(fetch, logprobs))
+
+    def _prompt_logprobs(self, work: Work, hidden: Tensor) -> list[PromptPart]:
+        """Logprobs of the prompt tokens that follow the ones computed in this step, for those who want them."""
+        found = []
+        begin = 0
+        for request, count, total in zip(work.requests, work.counts.tolist(), work.totals.tolist(), strict=True):
+            wanted = request.params.prompt_logprobs
+            if wanted is not None:
+                top = self.config.vocab_size if wanted < 0 else wanted
+                last = min(total, request.prompt_len - 1)
+                for first in range(total - count, last, PROMPT_ROWS):
+                    stop = min(first + PROMPT_ROWS, last)
+                    targets = request.tokens[first + 1 : stop + 1]
+                    offset = begin - (total - count)
+                    logits = self.model.logits(hidden[offset + first : offset + stop])
+                    ids = self.platform.upload(np.asarray(targets, np.int64))
+                    found.append(PromptPart(request, first, targets, self._fetch(logprobs_of(logits, ids, top))))
+            begin += count
+        return found

@@ -1,16 +1,23 @@
 """Who computes how many tokens in the next step.
 
-Prefill, chunked prefill and decode are one case: every request has some tokens that are not computed yet, and a step hands out a budget of
-tokens among them. Running requests come first, so that streams keep flowing; what is left admits waiting ones, in order of arrival.
+Prefill, chunked prefill, drafts of speculative decoding and decode are one case: every request has some tokens that are not computed yet, and a step hands
+out a budget of tokens among them. Streams come first, so that they keep flowing; then prompts that were begun; what is left admits waiting requests.
 """
 
 from __future__ import annotations
 
-from collections import deque
+from bisect import insort
 from dataclasses import dataclass, field
+from typing import Literal, Protocol
 
-from dovetail.engine.kv_cache import KVCacheManager
+from dovetail.engine.kv.manager import KVCacheManager
+from dovetail.engine.pace import Pace
 from dovetail.engine.request import Request
+
+SMALLEST_CHUNK = 64
+"""A longer prompt is not begun with fewer tokens than this, if its step has more for prompts: each chunk costs a pass over the weights."""
+
+Policy = Literal["fcfs", "priority"]
 
 
 @dataclass
@@ -18,85 +25,201 @@ class Schedule:
     """One step's work.
 
     Attributes:
-        tokens: request → how many of its pending tokens to compute now; in the batch's order.
+        tokens: request → how many tokens to compute now, its drafts included; in the batch's order.
         preempted: requests that lost their blocks and wait again.
+        streams: how many requests get the token that follows their newest one.
+        prefill: how many of the tokens belong to prompts (or are computed anew).
     """
 
     tokens: dict[Request, int] = field(default_factory=dict)
     preempted: list[Request] = field(default_factory=list)
+    streams: int = 0
+    prefill: int = 0
+
+
+class Gate(Protocol):
+    """What a request needs besides room in the cache."""
+
+    def may_enter(self, request: Request) -> bool:
+        """Whether it could run now. Asked at every step; those that may not are passed over."""
+        ...
+
+    def enter(self, request: Request) -> None: ...
+
+    def leave(self, request: Request) -> None: ...
 
 
 class Scheduler:
-    """First come, first served, under one token budget.
+    """Hands out the token budget in order of arrival, or of priority and then arrival.
 
     Args:
         max_seqs: requests that run at once.
         max_tokens: of one step.
         kv: where the blocks come from.
+        policy: with ``priority``, a request of a lower number also takes the place of a running one of a higher number.
+        pace: limits prompts beside streams.
+        gate: what else a request needs to run.
     """
 
-    def __init__(self, max_seqs: int, max_tokens: int, kv: KVCacheManager) -> None:
+    def __init__(
+        self,
+        max_seqs: int,
+        max_tokens: int,
+        kv: KVCacheManager,
+        policy: Policy = "fcfs",
+        pace: Pace | None = None,
+        gate: Gate | None = None,
+    ) -> None:
         self.max_seqs = max_seqs
         self.max_tokens = max_tokens
         self.kv = kv
-        self.waiting: deque[Request] = deque()
+        self.policy = policy
+        self.pace = pace or Pace(0)
+        self.gate = gate
+        self.waiting: list[Request] = []  # both in the order of their keys
         self.running: list[Request] = []
+        self.preemptions = 0
 
     @property
     def idle(self) -> bool:
         return not self.waiting and not self.running
 
+    def _key(self, request: Request) -> tuple[int, int]:
+        return (request.priority if self.policy == "priority" else 0, request.arrival)
+
     def add(self, request: Request) -> None:
-        self.waiting.append(request)
-
-    def schedule(self) -> Schedule:
-        """Plan the next step. Every request in it has blocks for all its tokens up to the step's end."""
-        step, budget = Schedule(), self.max_tokens
-        position = 0
-        while position < len(self.running) and budget > 0:
-            request = self.running[position]
-            count = min(request.pending, budget)
-            if not self._make_room(request, count, step):
-                break  # it was itself the last in line, and now waits
-            step.tokens[request] = count
-            budget -= count
-            position += 1
-        # A request that has just lost its blocks must not be admitted again at the cost of those that stayed.
-        while self.waiting and budget > 0 and not step.preempted and len(self.running) < self.max_seqs:
-            request = self.waiting[0]
-            # Room for its first chunk alone would only have it run into the wall with the next, and begin anew.
-            if not self.kv.fits(request):
-                break
-            count = min(request.pending, budget)
-            grown = self.kv.grow(request, request.computed + count)
-            assert grown
-            self.running.append(self.waiting.popleft())
-            step.tokens[request] = count
-            budget -= count
-        assert step.tokens or self.idle, "the cache cannot hold even one request"
-        return step
-
-    def _make_room(self, request: Request, count: int, step: Schedule) -> bool:
-        """Grow the request's blocks, taking those of the latest arrivals if need be; False if it had to give up its own."""
-        while not self.kv.grow(request, request.computed + count):
-            victim = self.running[-1]
-            self._preempt(victim, step)
-            if victim is request:
-                return False
-        return True
-
-    def _preempt(self, victim: Request, step: Schedule) -> None:
-        # Its tokens are kept and computed anew, as if they were all prompt: recomputing costs one prefill, and no memory meanwhile.
-        self.running.remove(victim)
-        self.kv.release(victim)
-        victim.computed = 0
-        self.waiting.appendleft(victim)
-        step.preempted.append(victim)
+        insort(self.waiting, request, key=self._key)
 
     def remove(self, request: Request) -> None:
         """Forget a finished or aborted request and free its blocks."""
         if request in self.running:
-            self.running.remove(request)
+            self._leave(request)
         else:
             self.waiting.remove(request)
+
+    def _leave(self, request: Request) -> None:
+        self.running.remove(request)
         self.kv.release(request)
+        if self.gate:
+            self.gate.leave(request)
+
+    def schedule(self) -> Schedule:
+        """Plan the next step. Every request in it has blocks for all its tokens up to the step's end, and :attr:`Request.computed` still says what
+        was computed before it.
+        """
+        step = Schedule()
+        self._yield_to_the_urgent(step)
+        yielded = len(step.preempted)
+        budget = self.max_tokens
+        # A request that is known to have got its last token only waits for the host to see it.
+        runnable = [r for r in self.running if r.total < r.max_len]
+        streams = [r for r in runnable if r.pending == 1]
+        for request in streams:
+            if budget <= 0:
+                break
+            budget -= self._continue(request, min(1 + len(request.draft), budget), step)
+        step.streams = len(step.tokens)
+        allowed = self.pace.allowance(step.streams)
+        allowed = budget if allowed is None else min(allowed, budget)
+        share = allowed
+        begun = [r for r in runnable if r.pending > 1]
+        for place, request in enumerate(begun):
+            if allowed <= 0:
+                break
+            count = self._chunk(request.pending, allowed, place + 1 < len(begun) or bool(self.waiting))
+            before = len(step.preempted)
+            allowed -= self._continue(request, count, step)
+            if len(step.preempted) > before:  # what the victims had is not handed out again in this step
+                allowed = min(allowed, self.max_tokens - sum(step.tokens.values()))
+        for request, count in step.tokens.items():
+            self.kv.publish(request, request.computed + count)
+        # A request that has just lost its blocks must not be admitted again at the cost of those that stayed.
+        if len(step.preempted) == yielded:
+            self._admit(step, allowed, share)
+        step.prefill = sum(n for r, n in step.tokens.items() if r.pending > 1)
+        return step
+
+    def _continue(self, request: Request, count: int, step: Schedule) -> int:
+        """Schedule a running request, taking the blocks of the last in line if need be; the tokens that it got."""
+        if request.kv is None:  # it has lost its own to one that was before it
+            return 0
+        while not self.kv.grow(request, request.computed + count):
+            victim = self.running[-1]
+            if victim is request and len(self.running) == 1 and count > 1:
+                count //= 2  # alone, it always finds room for a smaller chunk: its context was made to fit
+                continue
+            self._preempt(victim, step)
+            if victim is request:
+                return 0
+        step.tokens[request] = count
+        return count
+
+    def preempt_all(self) -> list[Request]:
+        """Take every running request's blocks; they wait again."""
+        step = Schedule()
+        while self.running:
+            self._preempt(self.running[-1], step)
+        return step.preempted
+
+    def _preempt(self, victim: Request, step: Schedule) -> None:
+        # Its tokens are kept and computed anew, as if they were all prompt: recomputing costs one prefill, and no memory meanwhile.
+        self._leave(victim)
+        step.tokens.pop(victim, None)
+        victim.computed = 0
+        victim.draft = []
+        self.add(victim)
+        step.preempted.append(victim)
+        self.preemptions += 1
+
+    def _yield_to_the_urgent(self, step: Schedule) -> None:
+        """Make room for a waiting request of a lower priority number than a running one has."""
+        if self.policy != "priority":
+            return
+        while self.waiting and self.running and self.waiting[0].priority < self.running[-1].priority:
+            urgent = self.waiting[0]
+            seats = len(self.running) < self.max_seqs
+            if seats and self.kv.fits(urgent, self.kv.find(urgent), self.max_tokens):
+                return
+            if not self._may_enter(urgent):
+                return
+            self._preempt(self.running[-1], step)
+
+    def _may_enter(self, request: Request) -> bool:
+        return not request.unseen and (self.gate is None or self.gate.may_enter(request))
+
+    @staticmethod
+    def _chunk(pending: int, allowed: int, others: bool) -> int:
+        """A prompt that this step cannot finish leaves half of the step to those behind it, so that short ones get through."""
+        if pending <= allowed or not others:
+            return min(pending, allowed)
+        return max(allowed // 2, min(allowed, SMALLEST_CHUNK))
+
+    def _admit(self, step: Schedule, allowed: int, share: int) -> None:
+        """Begin waiting requests with ``allowed`` tokens, what is left of the prompts' share of this step."""
+        place = 0
+        while place < len(self.waiting) and allowed > 0 and len(self.running) < self.max_seqs:
+            request = self.waiting[place]
+            if not self._may_enter(request):
+                place += 1
+                continue
+            prefix = self.kv.find(request)
+            # Room for its first chunk alone would only have it run into the wall with the next, and begin anew.
+            if not self.kv.fits(request, prefix, min(self.max_tokens, allowed)):
+                break
+            pending = request.total - prefix.tokens
+            if allowed < min(share, pending, SMALLEST_CHUNK):
+                break
+            count = self._chunk(pending, allowed, place + 1 < len(self.waiting))
+            self.kv.admit(request, prefix)
+            while not self.kv.grow(request, request.computed + count):
+                count //= 2  # a window's blocks may allow less at once than the step does
+                assert count, "the cache cannot hold even one request"
+            if self.gate:
+                self.gate.enter(request)
+            if request.cached is None:
+                request.cached = prefix.tokens
+            del self.waiting[place]
+            insort(self.running, request, key=self._key)
+            step.tokens[request] = count
+            self.kv.publish(request, request.computed + count)
+            allowed -= count

@@ -1,0 +1,104 @@
+"""From what a step sampled to what its requests got."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from dovetail.engine.batch import Batch
+from dovetail.engine.messages import TokenLogprobs, TokenOutput
+from dovetail.engine.request import Request
+from dovetail.engine.runner import Launched, PromptPart
+
+
+class Collector:
+    """Reads launched steps, and counts.
+
+    Attributes:
+        prompt_tokens, output_tokens: total computed of prompts, and sampled.
+        drafted, accepted: total tokens that proposers guessed, and guessed rightly.
+    """
+
+    def __init__(self, batch: Batch) -> None:
+        self.batch = batch
+        self.prompt_tokens = 0
+        self.output_tokens = 0
+        self.drafted = 0
+        self.accepted = 0
+
+    def collect(self, launched: Launched) -> Iterator[tuple[Request, TokenOutput]]:
+        """Wait for a step; each request that got tokens, and what it got."""
+        work = launched.work
+        self.prompt_tokens += work.prefill
+        for part in launched.prompt:
+            _add_prompt_logprobs(part)
+        if not work.sampled:
+            return
+        tokens: list[int] = launched.tokens().tolist()
+        logprobs = _Logprobs(launched) if launched.logprobs is not None else None
+        row = 0
+        for request, draft in zip(work.sampled, work.drafts, strict=True):
+            kept, output = self._accept(request, draft, tokens[row : row + 1 + len(draft)])
+            if logprobs is not None and request.params.logprobs is not None:
+                output.logprobs = [logprobs.at(row + i, tokens[row + i], request) for i in range(kept)]
+            self.output_tokens += kept
+            row += 1 + len(draft)
+            yield request, output
+
+    def _accept(self, request: Request, draft: list[int], sampled: list[int]) -> tuple[int, TokenOutput]:
+        """Append what was sampled, up to the first place where it is not what was guessed; from there on the model saw tokens that do not
+        stand in the output. Each kept token is the very one that would have been sampled without the guess.
+        """
+        request.unseen -= 1
+        first = len(request.tokens) == request.prompt_len
+        kept, reason, stop = 0, None, None
+        for guess, token in zip([*draft, None], sampled, strict=True):
+            self.batch.append(request, token)
+            kept += 1
+            reason, stop = request.finish_reason()
+            if reason is not None or token != guess:
+                break
+        if draft:
+            # The keys and values of wrong guesses are written over by the tokens that come in their places.
+            request.computed -= len(draft) - (kept - 1)
+            self.drafted += len(draft)
+            self.accepted += kept - 1
+        output = TokenOutput(id=request.id, token_ids=sampled[:kept], finish_reason=reason, stop_reason=stop)
+        if first:
+            output.cached_tokens = request.cached or 0
+            if request.params.prompt_logprobs is not None:
+                output.prompt_logprobs = request.prompt_logprobs
+        return kept, output
+
+
+class _Logprobs:
+    """A step's logprobs on the host."""
+
+    def __init__(self, launched: Launched) -> None:
+        assert launched.logprobs is not None
+        fetched = launched.logprobs
+        self.chosen: list[float] = fetched.logprobs().tolist()
+        self.ranks: list[int] = fetched.ranks().tolist()
+        self.top_values: np.ndarray = fetched.top_logprobs()
+        self.top_ids: np.ndarray = fetched.top_ids()
+
+    def at(self, row: int, token: int, request: Request) -> TokenLogprobs:
+        asked = request.params.logprobs
+        count = self.top_ids.shape[1] if asked is None or asked < 0 else asked
+        return _entry(token, self.chosen[row], self.ranks[row], self.top_ids[row, :count], self.top_values[row, :count])
+
+
+def _entry(token: int, logprob: float, rank: int, ids: np.ndarray, values: np.ndarray) -> TokenLogprobs:
+    return TokenLogprobs([token, *ids.tolist()], [logprob, *values.tolist()], rank)
+
+
+def _add_prompt_logprobs(part: PromptPart) -> None:
+    have = len(part.request.prompt_logprobs)
+    if part.first < have:  # computed a second time, after its request had lost its blocks
+        return
+    chosen, ranks = part.logprobs.logprobs().tolist(), part.logprobs.ranks().tolist()
+    ids, values = part.logprobs.top_ids(), part.logprobs.top_logprobs()
+    part.request.prompt_logprobs += [
+        _entry(token, chosen[i], ranks[i], ids[i], values[i]) for i, token in enumerate(part.targets)
+    ]

@@ -1,0 +1,96 @@
+"""Cache groups: layers that need the same of the past share block tables, and memory is planned for all groups together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dovetail.api.cards import AttentionKind
+
+KEPT_WHOLE: tuple[AttentionKind, ...] = ("full", "latent", "softcap", "sinks")
+
+
+@dataclass(frozen=True)
+class CacheGroup:
+    """What a group's layers keep of a sequence.
+
+    Attributes:
+        kind: ``sliding`` layers see the last ``window`` tokens; ``recurrent`` ones keep one state of fixed size; the others all tokens.
+        block_bytes: of one block, over all layers of the group.
+    """
+
+    kind: AttentionKind
+    block_bytes: int
+    window: int | None = None
+
+    def entries(self, tokens: int, block_size: int) -> int:
+        """Length of the block table of a sequence of so many tokens."""
+        return 1 if self.kind == "recurrent" else -(-tokens // block_size)
+
+    def first_needed(self, computed: int, block_size: int) -> int:
+        """The first entry that tokens from position ``computed`` on still see."""
+        if self.window is None:
+            return 0
+        return max(0, computed - self.window + 1) // block_size
+
+    def most_held(self, tokens: int, chunk: int, block_size: int) -> int:
+        """The most blocks that a sequence of so many tokens holds at once, if no step computes more than ``chunk`` of them."""
+        whole = self.entries(tokens, block_size)
+        if self.window is None:
+            return whole
+        # The window and the chunk may both begin and end within a block.
+        return min(whole, -(-(self.window + chunk) // block_size) + 1)
+
+
+def plan_blocks(
+    groups: Sequence[CacheGroup], budget: int, *, block_size: int, max_seqs: int, max_len: int, max_tokens: int
+) -> list[int]:
+    """Blocks of each group, the null block included.
+
+    A sliding or recurrent group gets what ``max_seqs`` sequences can hold of it, so that it never runs out before the others do; the rest of
+    the budget goes to the groups that keep everything. No group gets more than twice what could be in use: the second half keeps prefixes.
+
+    Args:
+        budget: bytes.
+        max_tokens: computed in one step.
+
+    Returns:
+        One count a group; all 0 if the budget does not hold two blocks of each.
+    """
+
+    def counts(whole: int) -> list[int]:
+        found = []
+        for group in groups:
+            if group.kind == "recurrent":
+                most = max_seqs
+            elif group.window is None:
+                most = whole
+            else:
+                # Each sequence holds its window and parts of two blocks; all of them together compute no more than max_tokens in a step.
+                most = max_seqs * (-(-group.window // block_size) + 2) + -(-max_tokens // block_size)
+            found.append(1 + min(whole, most))
+        return found
+
+    def size(whole: int) -> int:
+        return sum(n * g.block_bytes for n, g in zip(counts(whole), groups, strict=True))
+
+    low, high = 0, 2 * max_seqs * -(-max_len // block_size)
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if size(middle) <= budget else (low, middle - 1)
+    return counts(low) if low >= 1 else [0] * len(groups)
+
+
+def tokens_that_fit(groups: Sequence[CacheGroup], counts: Sequence[int], *, block_size: int, max_tokens: int) -> int | None:
+    """The longest sequence that the blocks hold when it is alone; None if no group sets a limit.
+
+    A window's blocks limit the chunk in which a sequence is computed, not its length, as long as the window and one block more fit.
+    """
+    limits = []
+    for group, count in zip(groups, counts, strict=True):
+        if group.window is None:
+            if group.kind != "recurrent":
+                limits.append((count - 1) * block_size)
+        elif count - 1 < group.most_held(group.window + max_tokens, 1, block_size):
+            limits.append((count - 1) * block_size)
+    return min(limits, default=None)

@@ -1,0 +1,47 @@
+"""How much of a prompt a step may compute beside running streams, so that they do not stall.
+
+A step that only decodes takes some time, and each token of a prompt adds some. Both are measured as the engine runs, since they depend on the model, the
+machine and the batch; nobody has to know them beforehand.
+"""
+
+from __future__ import annotations
+
+WEIGHT = 0.2
+"""Of the newest measurement in the moving averages."""
+FEWEST = 16
+"""Tokens of a prompt that a step may always compute: below that, a step's fixed cost would be paid for nearly nothing."""
+AT_FIRST = 256
+"""Tokens of a prompt beside streams while nothing has been measured."""
+
+
+class Pace:
+    """Moving averages of what steps cost.
+
+    Args:
+        slowdown: a step with prompts may take so many times as long as one without; 0 for no limit.
+    """
+
+    def __init__(self, slowdown: float) -> None:
+        self.slowdown = slowdown
+        self._decode: float | None = None  # seconds of a step that only decodes
+        self._token: float | None = None  # seconds that a token of a prompt adds
+
+    def allowance(self, streams: int) -> int | None:
+        """Tokens of prompts that the next step may compute beside so many streams; None for no limit."""
+        if not self.slowdown or not streams:
+            return None
+        if self._decode is None or self._token is None:
+            return AT_FIRST
+        return max(FEWEST, int((self.slowdown - 1) * self._decode / self._token))
+
+    def observe(self, streams: int, prefill: int, seconds: float) -> None:
+        """Take note of a step's time: so many streams got a token, ``prefill`` tokens of prompts were computed."""
+        if not prefill:
+            self._decode = _moved(self._decode, seconds)
+        elif prefill >= FEWEST:  # a handful of tokens says little of what many cost
+            base = self._decode if streams and self._decode is not None else 0.0
+            self._token = _moved(self._token, max(seconds - base, 0.1 * seconds) / prefill)
+
+
+def _moved(average: float | None, value: float) -> float:
+    return value if average is None else (1 - WEIGHT) * average + WEIGHT * value

@@ -1,0 +1,76 @@
+"""A slow, obvious engine: one request at a time, one token at a time, every token computed from the whole sequence, nothing kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+
+from dovetail.engine.checks import end_of_sequence_ids
+from dovetail.engine.messages import NewRequest
+from dovetail.engine.request import Request
+from dovetail.engine.runner import ModelRunner
+from dovetail.engine.sampling.edits import host_edits
+from dovetail.engine.sampling.rows import SamplingRows
+from dovetail.engine.sampling.sampler import sample
+from dovetail.engine.sampling.wants import wants_of
+from dovetail.kernel.plan import Plan
+from dovetail.nn.step import KVIndex, Lengths, Step
+
+
+class ReferenceEngine:
+    """Computes what each request must give. Requests have to bring a seed."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.runner = ModelRunner(plan, block_size=16)
+        self.plan = plan
+        self.eos_ids = end_of_sequence_ids(plan)
+
+    def generate(self, new: NewRequest) -> list[int]:
+        params = new.params
+        assert params.seed is not None
+        length = len(new.prompt_token_ids)
+        limit = min(self.plan.max_model_len, length + (params.max_tokens or self.plan.max_model_len))
+        request = Request(
+            new.id,
+            list(new.prompt_token_ids),
+            params,
+            length,
+            limit,
+            self.eos_ids,
+            seed=params.seed,
+            bad_words=new.bad_words,
+        )
+        while True:
+            request.tokens.append(self._next(request))
+            if request.finish_reason()[0] is not None:
+                return request.tokens[length:]
+
+    def generate_all(self, requests: Iterable[NewRequest]) -> dict[str, list[int]]:
+        return {new.id: self.generate(new) for new in requests}
+
+    @torch.inference_mode()
+    def _next(self, request: Request) -> int:
+        runner, count = self.runner, len(request.tokens)
+        blocks = -(-count // 16)
+        runner.allocate([blocks + 1] * len(runner.groups))
+        positions = torch.arange(count)
+        table = torch.arange(1, blocks + 1, dtype=torch.int32)[None]
+        step = Step(
+            tokens=torch.tensor(request.tokens),
+            positions=positions,
+            query_start=torch.tensor([0, count], dtype=torch.int32),
+            seq_lens=torch.tensor([count], dtype=torch.int32),
+            logit_rows=positions[-1:],
+            kv=tuple(KVIndex(table, positions + 16) for _ in runner.groups),
+            max_query_len=count,
+            max_seq_len=count,
+            lengths=Lengths([count], [count]),
+        )
+        logits = runner.model.logits(runner.hidden(step)[-1:])
+        rows = SamplingRows(1, runner.config.vocab_size, runner.device, torch.from_numpy)
+        rows.set(0, request)
+        rows.flush()
+        edits = host_edits([(request, [])], runner.config.vocab_size, torch.from_numpy)
+        sampled = sample(logits, torch.tensor([0]), torch.tensor([count]), rows, wants_of([request]), edits)
+        return int(sampled.tokens)
