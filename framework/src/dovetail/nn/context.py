@@ -14,6 +14,7 @@ from torch import Tensor
 
 from dovetail.nn.attention import Attention, AttentionBackend, AttentionSpec
 from dovetail.nn.layers import Embedding, Head, Linear, RMSNorm, WeightLayer
+from dovetail.nn.lora import AdapterStacks
 from dovetail.nn.ops import Ops
 
 Assign = Callable[[Tensor], None]
@@ -55,6 +56,7 @@ class Context:
         vectors: checkpoint name of a plain tensor → where it goes.
         ignored: endings of names of tensors that the model leaves out.
         attention_layers: in the order of creation, which is the order of their KV caches.
+        adapters: the LoRA slots of all linear layers, ``max_loras`` of them with ranks of up to ``max_lora_rank``; None for ``max_loras`` 0.
     """
 
     def __init__(
@@ -65,6 +67,8 @@ class Context:
         ops: Ops,
         attention: AttentionBackend,
         max_tokens: int,
+        max_loras: int = 0,
+        max_lora_rank: int = 0,
     ) -> None:
         self.device = device
         self.dtype = dtype
@@ -76,11 +80,14 @@ class Context:
         self.biases: dict[str, BiasSlot] = {}
         self.ignored: list[str] = []
         self.attention_layers: list[Attention] = []
+        self.adapters = AdapterStacks(max_loras, max_lora_rank, ops, device, dtype) if max_loras else None
 
     def linear(self, parts: str | Mapping[str, int], n_in: int, n_out: int = 0, *, bias: bool = False) -> Linear:
         """A linear layer, ``linear(name, n_in, n_out)``, or one whose parts stand apart in the checkpoint, ``linear({name: rows, …}, n_in)``."""
         layer = Linear({parts: n_out} if isinstance(parts, str) else parts, n_in)
         self._claim(layer)
+        if self.adapters is not None:
+            layer.lora = self.adapters.add_layer(layer.parts, n_in)
         if bias:
             for part in layer.parts:
                 self.biases[f"{part}.bias"] = BiasSlot(layer, part)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dovetail.api.cards import LayerKind
+from dovetail.nn.lora import LayerStack
 from dovetail.nn.weights import StoredWeight, WeightKernel
 
 if TYPE_CHECKING:
@@ -53,14 +54,26 @@ class WeightLayer(nn.Module):
 
 
 class Linear(WeightLayer):
-    """``x @ w.T + bias``: ``[T, K]`` → ``[T, N]``, the parts' outputs side by side."""
+    """``x @ w.T + bias``: ``[T, K]`` → ``[T, N]``, the parts' outputs side by side.
+
+    Attributes:
+        lora: what adapters add to the product, however the weight itself is stored; None where the engine was started without them.
+    """
+
+    lora: LayerStack | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         if len(self.kernels) == 1:
             out = self.kernels[0](x)
         else:
             out = torch.cat([kernel(x) for kernel in self.kernels], -1)
+        if self.lora is not None:
+            out = self.lora.add(out, x)
         return out if self.bias is None else out + self.bias
+
+    @property
+    def nbytes(self) -> int:
+        return super().nbytes + (0 if self.lora is None else self.lora.nbytes)
 
 
 class Embedding(WeightLayer):

@@ -1,0 +1,189 @@
+"""LoRA adapters as the API's process sees them: how users name them, and what the engine is told to load.
+
+An adapter is a folder as PEFT saves it: ``adapter_config.json`` and ``adapter_model.*``, the latter in any container that an installed loader reads.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from dovetail.api.cards import Dotted, LoaderCard, SourceCard
+from dovetail.api.checkpoint import Checkpoint
+from dovetail.api.errors import DovetailError, RequestError, UsageError
+from dovetail.kernel.choose import ask, listing
+from dovetail.kernel.plan import Frozen
+from dovetail.kernel.registry import Registry
+
+CONFIG = "adapter_config.json"
+WEIGHTS = "adapter_model*"
+
+
+@dataclass(frozen=True)
+class LoRARequest:
+    """The adapter to generate with, in the offline API.
+
+    Attributes:
+        lora_name: what to know it by.
+        lora_int_id: a number from 1 that the caller knows it by. One name always has one number and one path.
+        lora_path: its folder, or its hub repository.
+
+    Raises:
+        UsageError: one of them is missing.
+    """
+
+    lora_name: str
+    lora_int_id: int
+    lora_path: str
+
+    def __post_init__(self) -> None:
+        if not self.lora_name or not self.lora_path or self.lora_int_id < 1:
+            raise UsageError(
+                f"LoRARequest was given the name {self.lora_name!r}, the number {self.lora_int_id} and the path {self.lora_path!r}",
+                "give a name, a number from 1, and a folder",
+            )
+
+
+class LoraModule(BaseModel):
+    """One entry of ``--lora-modules``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(min_length=1)
+    path: str = Field(min_length=1)
+
+
+class AdapterSource(Frozen):
+    """An adapter that was found on disk: all that the engine needs to read it.
+
+    Attributes:
+        path: its folder.
+        config: ``adapter_config.json``.
+        loader: yields the tensors of ``checkpoint``; see :attr:`dovetail.api.LoaderCard.target`.
+    """
+
+    name: str
+    path: str
+    config: dict[str, Any]
+    checkpoint: Checkpoint
+    loader: Dotted
+
+
+def parse_lora_modules(values: Sequence[str]) -> list[LoraModule]:
+    """Read ``--lora-modules``: ``name=path``, or a JSON object with ``name`` and ``path``.
+
+    Raises:
+        UsageError: names every entry that cannot be read, and every name that was given twice.
+    """
+    found, faults = [], []
+    for value in values:
+        name, _, path = value.partition("=")
+        try:
+            if value.lstrip().startswith("{"):
+                found.append(LoraModule.model_validate_json(value))
+            else:
+                found.append(LoraModule(name=name, path=path))
+        except ValidationError as error:
+            reasons = ", ".join(" ".join((*map(str, e["loc"]), e["msg"])) for e in error.errors())
+            faults.append(f"{value!r} ({reasons})")
+    names = [module.name for module in found]
+    faults += [
+        f"the name {name!r} stands there {names.count(name)} times"
+        for name in dict.fromkeys(names)
+        if names.count(name) > 1
+    ]
+    if faults:
+        raise UsageError(
+            f"cannot read --lora-modules: {'; '.join(faults)}", 'write name=path, or {"name": …, "path": …}'
+        )
+    return found
+
+
+def check_adapter_name(name: str, served: Iterable[str], loaded: Iterable[str]) -> None:
+    """Refuse a name that requests could not tell from another.
+
+    Args:
+        served: names of the model itself.
+        loaded: adapters that are there.
+
+    Raises:
+        RequestError: the name is empty or taken.
+    """
+    if not name:
+        reason = "the adapter has no name"
+    elif name in served:
+        reason = f"{name!r} is a name of the model itself"
+    elif name in loaded:
+        reason = f"an adapter {name!r} is loaded already"
+    else:
+        return
+    raise RequestError(reason, "choose another name, or unload the adapter that has it", param="lora_name")
+
+
+def find_adapter(name: str, path: str, registry: Registry, download_dir: str | None = None) -> AdapterSource:
+    """Find an adapter and the loader for it, without reading a weight.
+
+    Args:
+        path: a folder, or a hub repository.
+        registry: of what is installed.
+        download_dir: where hub downloads are kept.
+
+    Raises:
+        RequestError: there is no such folder, or it does not hold an adapter that can be read; with the reason.
+    """
+
+    def refused(reason: str, hint: str) -> RequestError:
+        return RequestError(f"the adapter {name!r} cannot be loaded from {path!r}: {reason}", hint, param="lora_path")
+
+    try:
+        folder = _resolve(path, registry, download_dir)
+        if folder is None or not folder.is_dir():
+            raise refused("there is no such folder or hub repository", f"give the folder with {CONFIG}")
+        config = _read_config(folder)
+        files = sorted(p.name for p in folder.iterdir() if p.is_file() and fnmatch.fnmatch(p.name, WEIGHTS))
+        for offer in registry.offers(LoaderCard):
+            matching = tuple(
+                str(folder / file) for file in files if any(fnmatch.fnmatch(file, p) for p in offer.card.recognises)
+            )
+            if matching:
+                checkpoint = ask(offer, offer.card.inspect, str(folder), matching)
+                return AdapterSource(
+                    name=name, path=str(folder), config=config, checkpoint=checkpoint, loader=offer.card.target
+                )
+    except RequestError:
+        raise
+    except DovetailError as error:
+        raise refused(error.problem, error.hint) from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise refused(str(error), "check the path, its permissions and its contents") from None
+    patterns = dict.fromkeys(p for offer in registry.offers(LoaderCard) for p in offer.card.recognises)
+    raise refused(
+        f"no installed loader reads its weights: wanted {WEIGHTS} as one of {', '.join(patterns)}, found {listing(files)}",
+        registry.suspects(LoaderCard.kind) or "complete the download, or install a plugin that loads what is there",
+    )
+
+
+def _resolve(path: str, registry: Registry, download_dir: str | None) -> Path | None:
+    """The folder that a reference means to the first source that knows it."""
+    if not path:
+        return None
+    for offer in registry.offers(SourceCard):
+        found = ask(
+            offer, offer.card.target, path, revision=None, download_dir=download_dir, patterns=(WEIGHTS, CONFIG)
+        )
+        if found is not None:
+            return Path(found)
+    return None
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    found = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    if not isinstance(found, dict):
+        raise ValueError(f"{CONFIG} holds a JSON {type(found).__name__}, wanted an object")
+    return found

@@ -1,0 +1,234 @@
+"""A LoRA adapter as PEFT saves it, checked against a model and read.
+
+Its tensors are named ``base_model.model.<module>.lora_A.weight`` ``[r, K]`` and ``….lora_B.weight`` ``[N, r]``, by the module's Hugging Face name
+whatever container the model came in. All that does not fit is reported at once, before the first value is read.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from torch import Tensor
+
+from dovetail.api.checkpoint import LazyTensor
+from dovetail.api.errors import RequestError
+from dovetail.nn.context import Context
+from dovetail.nn.lora import AdapterWeights
+
+# The name of the adapter within its training run ("default") stands before the last component in some files.
+MATRIX = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<side>[AB])(\.\w+)?\.weight")
+
+FOREIGN = {
+    "use_dora": "DoRA, which rescales the model's own weights",
+    "modules_to_save": "whole modules that were trained beside the low-rank matrices",
+    "lora_bias": "biases of its own",
+    "trainable_token_indices": "trained rows of the embedding",
+    "target_parameters": "adapters of plain parameters, such as stacked experts",
+    "layer_replication": "layers that stand in the model several times",
+    "alora_invocation_tokens": "activation by tokens of the prompt (aLoRA)",
+    "use_qalora": "QALoRA's pooled inputs",
+}
+"""Keys of ``adapter_config.json`` that ask for more than low-rank matrices added to linear layers, and what for."""
+
+MUTATING = ("pissa", "olora", "corda", "loftq", "lora_ga")
+"""Initialisations that change the model's own weights. (PEFT writes true instead when it converts the result to plain LoRA.)"""
+
+Rank = Annotated[int, Field(gt=0)]
+
+
+class LoraConfig(BaseModel):
+    """The keys of ``adapter_config.json`` that say how to scale the matrices."""
+
+    model_config = ConfigDict(frozen=True)
+
+    r: Rank = 8
+    lora_alpha: float = 8
+    use_rslora: bool = False
+    rank_pattern: dict[str, Rank] = {}
+    alpha_pattern: dict[str, float] = {}
+
+    @field_validator("rank_pattern", "alpha_pattern")
+    @classmethod
+    def _patterns(cls, value: dict[str, Any]) -> dict[str, Any]:
+        for pattern in value:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"the pattern {pattern!r} is no regular expression ({error})") from None
+        return value
+
+    def rank(self, module: str) -> int:
+        return int(self._of(self.rank_pattern, module, self.r))
+
+    def scale(self, module: str) -> float:
+        """``alpha / r``, or ``alpha / sqrt(r)`` for a rank-stabilised adapter (Kalajdzievski, 2023)."""
+        rank, alpha = self.rank(module), self._of(self.alpha_pattern, module, self.lora_alpha)
+        return alpha / (math.sqrt(rank) if self.use_rslora else rank)
+
+    @staticmethod
+    def _of(patterns: Mapping[str, float], module: str, default: float) -> float:
+        """The value of the first pattern that matches the end of a module's name, as in PEFT."""
+        matching = (value for pattern, value in patterns.items() if re.fullmatch(rf"(.*\.)?({pattern})", module))
+        return next(matching, default)
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What an adapter can be made for.
+
+    Attributes:
+        linear: name of each part of a linear layer → its (rows, columns).
+        other: names of layers that take no adapter.
+        rank: the highest.
+        dtype: of the activations.
+    """
+
+    linear: Mapping[str, tuple[int, int]]
+    other: frozenset[str]
+    rank: int
+    dtype: torch.dtype
+
+    @classmethod
+    def of(cls, ctx: Context) -> Targets:
+        """Those of a model that was built with slots."""
+        assert ctx.adapters is not None
+        linear = {n: (layer.parts[n], layer.columns) for n, layer in ctx.layers.items() if layer.kind == "linear"}
+        return cls(linear, frozenset(ctx.layers.keys() - linear.keys()), ctx.adapters.rank, ctx.dtype)
+
+
+@dataclass
+class Pair:
+    """One module's two matrices, still in their file."""
+
+    a: LazyTensor | None = None
+    b: LazyTensor | None = None
+
+
+def read_adapter(
+    label: str, config: Mapping[str, Any], tensors: Iterable[LazyTensor], targets: Targets
+) -> AdapterWeights:
+    """Read an adapter for a model.
+
+    Args:
+        label: what to call it in errors.
+        config: its ``adapter_config.json``.
+        targets: the model's.
+
+    Raises:
+        RequestError: it is no LoRA adapter for this model, does more than the slots can do, or is damaged; every reason is given.
+    """
+    parsed, faults = _read_config(config)
+    pairs, others = _sort(tensors)
+    if others:
+        faults.append(f"tensors that are no low-rank matrices: {_listing(others)}")
+    if not pairs:
+        faults.append("no tensor is named base_model.model.….lora_A.weight")
+    faults += _misplaced(pairs, targets) + _misshapen(pairs, parsed, targets)
+    if not faults:
+        weights = {module: _read(pair, parsed.scale(module), targets.dtype) for module, pair in pairs.items()}
+        broken = [m for m, matrices in weights.items() if not all(matrix.isfinite().all() for matrix in matrices)]
+        if not broken:
+            return weights
+        faults = [f"values that are infinite or not a number in {targets.dtype}: {_listing(broken)}"]
+    raise RequestError(
+        f"{label} cannot be used: {'; '.join(faults)}",
+        "load an adapter that was trained on this model, with LoRA on its linear layers alone",
+        param="lora_path",
+    )
+
+
+def _read_config(config: Mapping[str, Any]) -> tuple[LoraConfig, list[str]]:
+    """What the matrices are scaled by, and everything in the configuration that is not served."""
+    faults = []
+    kind = config.get("peft_type")
+    if kind != "LORA":
+        faults.append(f"adapter_config.json says peft_type {kind!r}, wanted 'LORA'")
+    faults += [f"{key} asks for {what}" for key, what in FOREIGN.items() if config.get(key)]
+    if (bias := config.get("bias", "none")) not in ("none", None):
+        faults.append(f"bias is {bias!r}, wanted 'none': biases of the model are not replaced")
+    begun = config.get("init_lora_weights")
+    if isinstance(begun, str) and begun.lower().startswith(MUTATING):
+        faults.append(
+            f"init_lora_weights is {begun!r}, which changed the model's own weights: convert it to plain LoRA"
+        )
+    try:
+        # PEFT writes null for what was not set.
+        parsed = LoraConfig.model_validate({k: v for k, v in config.items() if v is not None})
+    except ValidationError as error:
+        parsed = LoraConfig()
+        faults += [f"{'.'.join(map(str, e['loc']))} is {e['input']!r}: {e['msg']}" for e in error.errors()]
+    return parsed, faults
+
+
+def _sort(tensors: Iterable[LazyTensor]) -> tuple[dict[str, Pair], list[str]]:
+    pairs: dict[str, Pair] = {}
+    others = []
+    for lazy in tensors:
+        match = MATRIX.fullmatch(lazy.name)
+        pair = pairs.setdefault(match["module"], Pair()) if match else None
+        if match is None or pair is None:
+            others.append(lazy.name)
+        elif match["side"] == "A" and pair.a is None:
+            pair.a = lazy
+        elif match["side"] == "B" and pair.b is None:
+            pair.b = lazy
+        else:
+            others.append(f"{lazy.name} (a second one for its module)")
+    return pairs, others
+
+
+def _misplaced(pairs: Mapping[str, Pair], targets: Targets) -> list[str]:
+    unknown = [module for module in pairs if module not in targets.linear and module not in targets.other]
+    other = [module for module in pairs if module in targets.other]
+    faults = []
+    if unknown:
+        faults.append(f"modules that the model does not have: {_listing(unknown)}")
+    if other:
+        faults.append(f"modules that take no adapter, being no linear layers: {_listing(other)}")
+    return faults
+
+
+def _misshapen(pairs: Mapping[str, Pair], config: LoraConfig, targets: Targets) -> list[str]:
+    lone, wrong, high = [], [], []
+    for module, pair in pairs.items():
+        if pair.a is None or pair.b is None:
+            present = pair.a or pair.b
+            assert present is not None
+            lone.append(present.name)
+            continue
+        rank = config.rank(module)
+        if rank > targets.rank:
+            high.append(f"{module} has {rank}")
+        if module not in targets.linear:
+            continue
+        rows, columns = targets.linear[module]
+        for lazy, shape in ((pair.a, (rank, columns)), (pair.b, (rows, rank))):
+            if lazy.shape != shape:
+                wrong.append(f"{lazy.name} is {list(lazy.shape)}, wanted {list(shape)}")
+            elif not getattr(torch, lazy.type, torch.int8).is_floating_point:
+                wrong.append(f"{lazy.name} is of type {lazy.type}, wanted a floating-point one")
+    faults = []
+    if lone:
+        faults.append(f"tensors without their other half: {_listing(lone)}")
+    if wrong:
+        faults.append(f"tensors that contradict the model or adapter_config.json: {_listing(wrong)}")
+    if high:
+        faults.append(f"ranks above the --max-lora-rank of {targets.rank}: {_listing(high)}")
+    return faults
+
+
+def _read(pair: Pair, scale: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    assert pair.a is not None
+    assert pair.b is not None
+    # Copies, so that nothing holds the file open; scaled before they are rounded to the activations' dtype.
+    return pair.a.read().to("cpu", dtype, copy=True), (pair.b.read().float() * scale).to("cpu", dtype)
+
+
+def _listing(names: list[str], limit: int = 8) -> str:
+    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
