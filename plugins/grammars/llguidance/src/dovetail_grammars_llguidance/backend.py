@@ -1,0 +1,179 @@
+"""Compiling for one tokenizer, and following the tokens of one sequence.
+
+V: size of the logits' vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import tokenizers
+from llguidance import LLMatcher, LLTokenizer
+
+from dovetail.api import Grammar, GrammarBackend, GrammarSource, GrammarState, RequestError
+from dovetail_grammars_llguidance.deep import on_deep_stack
+from dovetail_grammars_llguidance.messages import one_line
+from dovetail_grammars_llguidance.sources import PARAM, refused, to_grammar
+from dovetail_grammars_llguidance.validation import hint, limits
+
+LIMIT_S = 60.0
+NO_TOKEN = "NoExtension"
+"""How llguidance's word begins for a place where the grammar does not end and no token fits."""
+
+
+class Backend(GrammarBackend):
+    """See :class:`dovetail.api.GrammarBackend`.
+
+    Raises:
+        RequestError: no output can end, or llguidance cannot spell the vocabulary.
+    """
+
+    def __init__(self, tokenizer: tokenizers.Tokenizer, vocab_size: int, eos_ids: Sequence[int]) -> None:
+        ids = tokenizer.get_vocab(with_added_tokens=True)
+        size = max(vocab_size, max(ids.values(), default=0) + 1)
+        ends = sorted({i for i in eos_ids if 0 <= i < vocab_size})
+        if not ends:
+            raise RequestError(
+                "the model has no end-of-sequence token, without which structured output cannot end",
+                "ask for text without a form, or give the tokenizer such a token",
+                param=PARAM,
+            )
+        try:
+            self._tokenizer = LLTokenizer(tokenizer.to_str(), n_vocab=size, eos_token=ends)
+        except ValueError as error:
+            raise RequestError(
+                f"llguidance cannot spell the tokens of the model's tokenizer ({one_line(str(error))})",
+                "ask for text without a form, or use another backend",
+                param=PARAM,
+            ) from None
+        self._ids = ids
+        self._vocabulary = Vocabulary(size, vocab_size, [*ids.values()], frozenset(ends))
+
+    def compile(self, source: GrammarSource) -> Grammar:
+        grammar = to_grammar(source, self._is_special)
+
+        def build() -> tuple[LLMatcher, str]:
+            matcher = LLMatcher(self._tokenizer, grammar, log_level=0, limits=limits())
+            if not matcher.is_error():
+                matcher.compute_bitmask()  # finds forms that nothing has, and builds the first states for all who follow
+            return matcher, str(matcher.get_error())
+
+        matcher, message = on_deep_stack(build, LIMIT_S, PARAM)
+        if message.startswith(NO_TOKEN):
+            raise refused(source, "no text that the model's vocabulary can spell has this form")
+        if message:
+            raise refused(source, one_line(message), hint(message))
+        return Compiled(matcher, self._vocabulary)
+
+    def _is_special(self, text: str) -> bool:
+        """Whether a text is a special token that a Lark grammar can name."""
+        return (
+            text.startswith("<")
+            and text.endswith(">")
+            and text in self._ids
+            and bool(self._tokenizer.is_special_token(self._ids[text]))
+        )
+
+
+class Vocabulary:
+    """Which ids there are.
+
+    Args:
+        size: of llguidance's masks, at least V.
+        vocab_size: V.
+        ids: those that the tokenizer has.
+        ends: those that end an output.
+    """
+
+    def __init__(self, size: int, vocab_size: int, ids: Sequence[int], ends: frozenset[int]) -> None:
+        self.size = size
+        self.words = -(-size // 32)
+        self.known = _bits(self.words, [i for i in ids if i < vocab_size])
+        self.only_ends = _bits(self.words, [*ends])
+        self.ends = ends
+
+
+def _bits(words: int, ids: Sequence[int]) -> np.ndarray:
+    """A mask with these ids in it, int32 ``[words]``."""
+    flags = np.zeros(words * 32, dtype=np.uint8)
+    flags[list(ids)] = 1
+    return np.packbits(flags, bitorder="little").view("<i4").astype(np.int32)
+
+
+class Compiled(Grammar):
+    """A matcher at its beginning, copied for each sequence; the copies share its lexer."""
+
+    def __init__(self, matcher: LLMatcher, vocabulary: Vocabulary) -> None:
+        self._matcher = matcher
+        self._vocabulary = vocabulary
+
+    def start(self) -> GrammarState:
+        return State(self._matcher.deep_copy(), self._vocabulary)
+
+
+class State(GrammarState):
+    """A matcher, and how many end tokens came after what it matched.
+
+    Ends are kept here and not by the matcher: past its first one, it says yes to each without counting it, so that it could not go back.
+    """
+
+    def __init__(self, matcher: LLMatcher, vocabulary: Vocabulary) -> None:
+        self._matcher = matcher
+        self._vocabulary = vocabulary
+        self._ends = 0
+        self._full = np.empty(vocabulary.words, dtype=np.int32)
+
+    def accept(self, token: int) -> bool:
+        if token in self._vocabulary.ends and (self._ends or self._matcher.is_accepting()):
+            self._ends += 1
+            return True
+        if self._ends or not 0 <= token < self._vocabulary.size:
+            return False
+        if token in self._vocabulary.ends:  # one that the grammar names as a part of itself, which only the mask tells
+            accepted = self._names(token) and self._matcher.consume_token(token)
+        else:
+            accepted = self._matcher.try_consume_tokens([token]) == 1
+        self._check()
+        return bool(accepted)
+
+    def _names(self, token: int) -> bool:
+        self._matcher.unsafe_compute_mask_ptr(self._full.ctypes.data, self._full.nbytes)
+        return bool(self._full[token // 32] >> token % 32 & 1)
+
+    def rollback(self, count: int) -> None:
+        ends = min(count, self._ends)
+        self._ends -= ends
+        if count > ends and not self._matcher.rollback(count - ends):
+            raise ValueError(f"cannot take back {count} tokens: {one_line(str(self._matcher.get_error()))}")
+
+    def fill_mask(self, mask: np.ndarray) -> None:
+        words = len(mask)
+        if self._ends:
+            mask[:] = self._vocabulary.only_ends[:words]
+            return
+        full = self._full
+        self._matcher.unsafe_compute_mask_ptr(full.ctypes.data, full.nbytes)
+        self._check()
+        np.bitwise_and(full[:words], self._vocabulary.known[:words], out=mask)
+        if not mask.any():
+            raise dead_end()
+
+    def _check(self) -> None:
+        """An error of the matcher's is for good: a token that is not allowed is none, but a parser past its limits is."""
+        if not self._matcher.is_error():
+            return
+        message = str(self._matcher.get_error())
+        if message.startswith(NO_TOKEN):
+            raise dead_end()
+        raise RequestError(
+            f"the output cannot go on in its form: {one_line(message)}", "make the grammar simpler", param=PARAM
+        )
+
+
+def dead_end() -> RequestError:
+    return RequestError(
+        "the output cannot go on in its form: the model's vocabulary has no token for what must follow",
+        "change the form",
+        param=PARAM,
+    )

@@ -1,0 +1,76 @@
+"""Running llguidance's parsers where neither a deep nor a slow text can take the process with it.
+
+They recurse over rules and references without a limit: at the usual 8 MiB of stack, 3,000 JSON definitions in a chain or 5,000 rules end the
+whole process. The texts that are let through (see :mod:`.sources`) need less than 300 MiB, and the stack is memory only as far as it is used.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from dovetail.api import RequestError
+
+T = TypeVar("T")
+
+STACK_BYTES = 512 << 20
+MAX_RUNAWAYS = 2
+"""Calls past their time at once; while there are so many, nothing new begins, so that they cannot take every core."""
+
+_lock = threading.Lock()
+_runaways: set[threading.Thread] = set()
+
+
+def on_deep_stack(function: Callable[[], T], limit_s: float, param: str) -> T:
+    """Call a function in a thread of its own, with a stack that suffices.
+
+    Args:
+        function: spends its time in code that lets go of the interpreter.
+        limit_s: seconds to wait for it. Nothing can stop it: past them it goes on by itself, and its result is dropped.
+        param: of the request, for the error.
+
+    Raises:
+        RequestError: it takes longer, or too many earlier ones still run.
+    """
+    answer: list[T] = []
+    raised: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            answer.append(function())
+        except BaseException as error:  # handed to the caller
+            raised.append(error)
+
+    if _running_away() >= MAX_RUNAWAYS:
+        raise RequestError(
+            "grammars that take too long are still being compiled", "try again later, with a simpler one", param=param
+        )
+    thread = _start(run)
+    thread.join(limit_s)
+    if thread.is_alive():
+        with _lock:
+            _runaways.add(thread)
+        raise RequestError(
+            f"the grammar does not compile within {limit_s:g} s", "make it simpler or smaller", param=param
+        )
+    if raised:
+        raise raised[0]
+    return answer[0]
+
+
+def _running_away() -> int:
+    with _lock:
+        _runaways.difference_update([thread for thread in _runaways if not thread.is_alive()])
+        return len(_runaways)
+
+
+def _start(run: Callable[[], Any]) -> threading.Thread:
+    thread = threading.Thread(target=run, name="llguidance", daemon=True)
+    with _lock:  # the size is a setting of the whole process, read when a thread starts
+        before = threading.stack_size(STACK_BYTES)
+        try:
+            thread.start()
+        finally:
+            threading.stack_size(before)
+    return thread
