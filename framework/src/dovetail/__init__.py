@@ -9,19 +9,35 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dovetail.engine.adapters import LoRARequest
     from dovetail.engine.args import EngineArgs
     from dovetail.engine.llm import LLM
     from dovetail.engine.outputs import CompletionOutput, RequestOutput
-    from dovetail.engine.params import SamplingParams
+    from dovetail.engine.params import BeamSearchParams, SamplingParams, StructuredOutputs, StructuredOutputsParams
 
-__all__ = ["LLM", "CompletionOutput", "EngineArgs", "RequestOutput", "SamplingParams", "__version__"]
+__all__ = [
+    "LLM",
+    "BeamSearchParams",
+    "CompletionOutput",
+    "EngineArgs",
+    "LoRARequest",
+    "RequestOutput",
+    "SamplingParams",
+    "StructuredOutputs",
+    "StructuredOutputsParams",
+    "__version__",
+]
 
 _WHERE = {
     "LLM": "dovetail.engine.llm",
+    "BeamSearchParams": "dovetail.engine.params",
     "CompletionOutput": "dovetail.engine.outputs",
     "EngineArgs": "dovetail.engine.args",
+    "LoRARequest": "dovetail.engine.adapters",
     "RequestOutput": "dovetail.engine.outputs",
     "SamplingParams": "dovetail.engine.params",
+    "StructuredOutputs": "dovetail.engine.params",
+    "StructuredOutputsParams": "dovetail.engine.params",
 }
 
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 from pydantic import BaseModel, Field
 
 from dovetail.api import UsageError
-from dovetail.cli.flags import FlexibleArgumentParser, add_flags, human_int, json_object, read_flags
+from dovetail.cli import serve
+from dovetail.cli.parser import CommandParser
 from dovetail.engine.args import EngineArgs
 from dovetail.server.settings import ServerSettings
+from dovetail.utils.flags import add_flags, human_int, json_object, read_flags
 
 
 class Options(BaseModel):
@@ -30,8 +33,8 @@ class Options(BaseModel):
     hidden: str = Field("", description="has no flag")
 
 
-def parser() -> FlexibleArgumentParser:
-    found = FlexibleArgumentParser(prog="dovetail test")
+def parser() -> CommandParser:
+    found = CommandParser(prog="dovetail test")
     found.add_argument("model", nargs="?")
     add_flags(found, Options, "options", skip=("hidden",))
     return found
@@ -150,7 +153,7 @@ def test_help_shows_descriptions_and_defaults() -> None:
 
 @pytest.mark.parametrize("denial", ["-some", "-model:some,-other"])
 def test_a_filter_may_begin_with_a_denial(denial: str) -> None:
-    found = FlexibleArgumentParser()
+    found = CommandParser()
     add_flags(found, EngineArgs, "engine", skip=set(EngineArgs.model_fields) - {"plugins", "seed"})
     assert found.parse_args(["--plugins", denial, "--seed", "3"]).plugins == denial
     assert found.parse_args([f"--plugins={denial}"]).plugins == denial
@@ -160,7 +163,7 @@ def test_a_filter_may_begin_with_a_denial(denial: str) -> None:
 
 @pytest.mark.parametrize("model", [EngineArgs, ServerSettings])
 def test_every_option_has_a_flag_with_help(model: type[BaseModel]) -> None:
-    found = FlexibleArgumentParser()
+    found = CommandParser()
     add_flags(found, model, "options")
     flags = {action.dest: action for action in found._actions}
     for name, field in model.model_fields.items():
@@ -171,3 +174,16 @@ def test_every_option_has_a_flag_with_help(model: type[BaseModel]) -> None:
 
 def test_options_of_the_engine_and_of_the_server_do_not_collide() -> None:
     assert not set(EngineArgs.model_fields) & set(ServerSettings.model_fields)
+
+
+def test_serve_takes_files_of_flags_and_the_model_among_them(tmp_path: Path) -> None:
+    file = tmp_path / "serve.yaml"
+    file.write_text("model: file/model\nport: 9\nmax_model_len: 4k\n")
+    made = CommandParser(prog="dovetail serve")
+    serve.add_arguments(made)
+    found = made.parse_args(["--config", str(file), "--port", "8"])
+    assert (found.model, found.port, found.max_model_len) == ("file/model", 8, 4000)
+    assert made.parse_args(["given/model", "--config", str(file)]).model == "given/model"
+    file.write_text("prot: 9")
+    with pytest.raises(UsageError, match="there is no flag --prot; see dovetail serve --help"):
+        made.parse_args(["--config", str(file)])

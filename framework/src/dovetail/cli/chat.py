@@ -11,8 +11,8 @@ import sys
 import time
 from collections.abc import Iterator
 
-from dovetail.cli.flags import add_flags, read_flags
 from dovetail.engine.args import EngineArgs
+from dovetail.utils.flags import add_flags, read_flags
 
 PARAMETERS = {"temperature": float, "top_p": float, "top_k": int, "max_tokens": int, "seed": int}
 """Sampling parameters that have a flag here."""

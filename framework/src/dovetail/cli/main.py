@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from dovetail.api.errors import DovetailError, UsageError
-from dovetail.cli.flags import FlexibleArgumentParser
+from dovetail.cli.parser import CommandParser
 
 COMMANDS = {
     "serve": "serve a model over HTTP, with OpenAI's API",
@@ -40,9 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: list[str], command: str | None) -> int:
-    parser = FlexibleArgumentParser(
-        prog="dovetail", description="Run and serve large language models; every part is a plugin."
-    )
+    parser = CommandParser(prog="dovetail", description="Run and serve large language models; every part is a plugin.")
     parser.add_argument("--version", action="store_true", help="print the version")
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")

@@ -6,12 +6,12 @@ import argparse
 import contextlib
 import sys
 
-from dovetail.cli.flags import add_flags, read_flags
 from dovetail.engine.args import EngineArgs
 from dovetail.kernel.options import PlanOptions
 from dovetail.kernel.plan import Choice, Plan
 from dovetail.kernel.registry import Registry
 from dovetail.kernel.resolve import resolve
+from dovetail.utils.flags import add_flags, read_flags
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,6 +43,7 @@ def render(plan: Plan) -> str:
     ]
     for choice in plan.choices():
         lines += _choice_lines(choice)
+    lines += _speculation_lines(plan)
     for type_, count in plan.checkpoint.tensor_types.items():
         lines += ["", f"weights of type {type_} ({count} tensors)"]
         for weight in (w for w in plan.weights if w.type == type_):
@@ -54,6 +55,16 @@ def render(plan: Plan) -> str:
                 lines.append(f"{'':<14} if its shape does not suit: {', '.join(o.name for o in others)}")
             lines += [f"{'':<14} not {r.name}: {r.reason}" for r in weight.rejected]
     return "\n".join(lines)
+
+
+def _speculation_lines(plan: Plan) -> list[str]:
+    if plan.proposer is None:
+        return []
+    options = ", ".join(f"{name} {value}" for name, value in plan.proposer_config.items() if value is not None)
+    lines = [f"{'':<14}   up to {plan.num_speculative_tokens} tokens at a time; {options}".rstrip("; ")]
+    if plan.draft is not None:
+        lines += ["", "draft model", *(f"  {line}".rstrip() for line in render(plan.draft).splitlines())]
+    return lines
 
 
 def _choice_lines(choice: Choice) -> list[str]:

@@ -8,8 +8,9 @@ import time
 from typing import TYPE_CHECKING
 
 from dovetail.api.errors import UsageError
-from dovetail.cli.flags import add_flags, read_flags
 from dovetail.engine.args import EngineArgs
+from dovetail.utils.config_file import add_config_flag
+from dovetail.utils.flags import add_flags, read_flags
 
 if TYPE_CHECKING:
     from dovetail.engine.client import AsyncEngine
@@ -20,6 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     parser.add_argument("model", nargs="?", default=None, help=EngineArgs.model_fields["model"].description)
     parser.add_argument("--model", dest="model_flag", default=None, help=argparse.SUPPRESS)
+    add_config_flag(parser)
     add_flags(parser, EngineArgs, "engine", skip=("model",))
     add_flags(parser, ServerSettings, "server")
 
@@ -67,7 +69,7 @@ class LoadingBar:
 
 
 def describe(engine: AsyncEngine) -> str:
-    """The engine in a line: device, dtype, memory, context."""
+    """The engine in two lines: device, dtype, context; and how memory is divided."""
     info, plan = engine.info, engine.plan
     assert info is not None
     kernels = ", ".join(f"{name} ×{layers}" for name, layers in info.kernels.items())
@@ -75,6 +77,6 @@ def describe(engine: AsyncEngine) -> str:
         "" if info.max_model_len == plan.max_model_len else f" (of {plan.max_model_len}: all that the KV cache holds)"
     )
     return (
-        f"{plan.architecture} on {info.device} in {plan.dtype}: weights {info.weight_bytes / 2**20:.0f} MiB ({kernels}), "
-        f"KV cache up to {info.cache_bytes / 2**20:.0f} MiB for {info.cache_tokens} tokens, context {info.max_model_len} tokens{shortened}"
+        f"{plan.architecture} on {info.device} in {plan.dtype} ({kernels}), context {info.max_model_len} tokens{shortened}, "
+        f"up to {info.max_num_seqs} sequences at once\nmemory: {info.budget}"
     )

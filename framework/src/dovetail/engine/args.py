@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+import argparse
+from typing import Any, Literal, TypeVar
 
 from pydantic import Field
 
 from dovetail.kernel.options import PlanOptions
+from dovetail.utils.flags import add_flags, read_flags
+
+P = TypeVar("P", bound=argparse.ArgumentParser)
+
+OFFLINE: dict[str, Any] = {"max_decode_slowdown": 0.0}
+"""Defaults of :class:`~dovetail.engine.llm.LLM` that differ: nobody reads along there, so throughput comes first."""
 
 
 class EngineArgs(PlanOptions):
@@ -15,6 +22,27 @@ class EngineArgs(PlanOptions):
     max_num_seqs: int = Field(default=256, gt=0, le=65536, description="requests that run at once")
     max_num_batched_tokens: int = Field(
         default=2048, gt=0, description="tokens computed in one step; longer prompts are computed in chunks"
+    )
+    max_num_queued_requests: int | None = Field(
+        default=None, ge=0, description="refuse requests past so many that wait (HTTP 429); without it, none is refused"
+    )
+    scheduling_policy: Literal["fcfs", "priority"] = Field(
+        default="fcfs",
+        description="which waiting request runs next: the first that came, or the one of the lowest priority",
+    )
+    max_decode_slowdown: float = Field(
+        default=2.0,
+        ge=0,
+        description="while streams are running, a step that also computes prompts may take so many times as long as one that "
+        "does not; 0 for no limit, which is the default of LLM",
+    )
+    async_scheduling: bool | None = Field(
+        default=None,
+        description="prepare the next step while one computes; by default where the device works by itself",
+    )
+    enforce_eager: bool = Field(default=False, description="capture no graphs")
+    enable_prefix_caching: bool = Field(
+        default=True, description="keep the KV cache of prompts, for requests that begin alike"
     )
     gpu_memory_utilization: float = Field(
         default=0.9, gt=0, le=1, description="share of the device's memory that the engine may use, KV cache included"
@@ -27,6 +55,21 @@ class EngineArgs(PlanOptions):
     override_generation_config: dict[str, Any] = Field(
         default={}, description="JSON object of default sampling parameters, over those of --generation-config"
     )
+    max_logprobs: int = Field(
+        default=20, ge=-1, description="most logprobs of a position that a request may ask for; -1 for no limit"
+    )
+    enable_lora: bool = Field(default=False, description="accept LoRA adapters")
+    max_loras: int = Field(default=4, gt=0, description="LoRA adapters that run in one batch")
+    max_lora_rank: int = Field(default=16, gt=0, description="largest rank of a LoRA adapter")
+    max_cpu_loras: int | None = Field(
+        default=None, gt=0, description="LoRA adapters kept in the host's memory (default: as many as run in one batch)"
+    )
+    lora_modules: list[str] = Field(
+        default=[], description="LoRA adapters to load at the start: name=path, or JSON objects with name and path"
+    )
+    skip_tokenizer_init: bool = Field(
+        default=False, description="read no tokenizer: prompts and outputs are token ids alone"
+    )
     chat_template: str | None = Field(
         default=None, description="a file with a chat template, or the template itself, instead of the model's own"
     )
@@ -38,3 +81,22 @@ class EngineArgs(PlanOptions):
     prefer: list[str] = Field(
         default=[], description="kind:name=distribution, for a name that several distributions offer"
     )
+
+    @classmethod
+    def add_cli_args(cls, parser: P) -> P:
+        """Add one flag for each option to a script's own parser.
+
+        The parsed namespace holds every option, so that ``LLM(**vars(namespace))`` works once the script has taken its own out;
+        :data:`OFFLINE` options alone are missing unless given.
+        """
+        add_flags(parser, cls, "engine", defaults=set(cls.model_fields) - set(OFFLINE))
+        return parser
+
+    @classmethod
+    def from_cli_args(cls, namespace: argparse.Namespace) -> EngineArgs:
+        """The options among what was parsed; what is none of theirs is left alone.
+
+        Raises:
+            UsageError: a value is out of its range; names the flag.
+        """
+        return read_flags(cls, namespace)

@@ -2,10 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from dovetail.api.errors import RequestError
+from dovetail.engine.parameter_rules import WHOLE_VOCABULARY
+from dovetail.engine.params import SamplingParams
 from dovetail.kernel.plan import Plan
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the running model allows.
+
+    Attributes:
+        max_model_len: tokens of the longest sequence, prompt and output together.
+        vocab_size: the model's token ids are 0 to one less than this.
+        max_logprobs: most logprobs of a position that a request may ask for; -1 for no limit.
+    """
+
+    max_model_len: int
+    vocab_size: int
+    max_logprobs: int = 20
+
+
+def check_request(
+    prompt_token_ids: Sequence[int],
+    params: SamplingParams,
+    limits: Limits,
+    bad_words: Iterable[Sequence[int]] = (),
+) -> None:
+    """Hold a request against the model. What the parameters mean by themselves they have checked.
+
+    Args:
+        bad_words: the parameters' bad words as token ids, where they are known.
+
+    Raises:
+        RequestError: the prompt or a parameter does not fit; names which.
+    """
+    check_prompt(prompt_token_ids, limits.max_model_len, limits.vocab_size)
+    _check_logprobs("logprobs", params.logprobs, limits)
+    _check_logprobs("prompt_logprobs", params.prompt_logprobs, limits)
+    if params.stop_token_ids:
+        _check_ids("stop_token_ids", params.stop_token_ids, limits)
+    if params.logit_bias:
+        _check_ids("logit_bias", params.logit_bias, limits)
+    if params.allowed_token_ids is not None:
+        _check_ids("allowed_token_ids", params.allowed_token_ids, limits)
+    for word in bad_words:
+        _check_ids("bad_words", word, limits)
 
 
 def check_prompt(token_ids: Sequence[int], max_model_len: int, vocab_size: int) -> None:
@@ -28,6 +73,48 @@ def check_prompt(token_ids: Sequence[int], max_model_len: int, vocab_size: int) 
             "use the model's own tokenizer",
             param="prompt",
         )
+
+
+def _check_ids(name: str, ids: Iterable[int], limits: Limits) -> None:
+    for token in ids:
+        if not 0 <= token < limits.vocab_size:
+            raise RequestError(
+                f"{name} holds the token id {token}, and the model's ids are 0 to {limits.vocab_size - 1}",
+                "use the model's own tokenizer",
+                param=name,
+            )
+
+
+def _check_logprobs(name: str, asked: int | None, limits: Limits) -> None:
+    if not asked:  # none, or those of the chosen tokens alone
+        return
+    if asked > limits.vocab_size:
+        raise RequestError(
+            f"{name} is {asked}, and the vocabulary has {limits.vocab_size} tokens",
+            f"ask for fewer, or for {WHOLE_VOCABULARY}, which is all of them",
+            param=name,
+        )
+    count = limits.vocab_size if asked == WHOLE_VOCABULARY else asked
+    if limits.max_logprobs != WHOLE_VOCABULARY and count > limits.max_logprobs:
+        raise RequestError(
+            f"{name} asks for {count} tokens, and the limit is {limits.max_logprobs}",
+            "ask for fewer, or raise --max-logprobs",
+            param=name,
+        )
+
+
+def truncated(prompt_token_ids: list[int], params: SamplingParams, max_model_len: int) -> list[int]:
+    """The end of a prompt that ``truncate_prompt_tokens`` asks for, or the whole prompt.
+
+    With -1, what is left has room for ``max_tokens`` after it, or for one token if they are None or more than the context.
+    """
+    keep = params.truncate_prompt_tokens
+    if keep is None:
+        return prompt_token_ids
+    if keep == -1:
+        answer = params.max_tokens or 1
+        keep = max_model_len - (answer if answer < max_model_len else 1)
+    return prompt_token_ids[-keep:]
 
 
 def end_of_sequence_ids(plan: Plan) -> frozenset[int]:

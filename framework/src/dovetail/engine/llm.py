@@ -2,29 +2,41 @@
 
 from __future__ import annotations
 
-import itertools
 import threading
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn, TypeVar
 
 from pydantic import ValidationError
 from tqdm.auto import tqdm
 
 from dovetail.api.errors import RequestError, UsageError
-from dovetail.engine.args import EngineArgs
-from dovetail.engine.checks import check_prompt
+from dovetail.engine.adapters import LoRARequest
+from dovetail.engine.args import OFFLINE, EngineArgs
+from dovetail.engine.beam_search import BeamSearch, BeamSearchOutput, step_params
+from dovetail.engine.checks import Limits, check_request, end_of_sequence_ids, truncated
 from dovetail.engine.core import EngineCore
 from dovetail.engine.defaults import sampling_defaults, with_defaults
-from dovetail.engine.outputs import CompletionOutput, Delta, RequestMetrics, RequestOutput
-from dovetail.engine.params import SamplingParams
+from dovetail.engine.offline import Job, OfflineRunner
+from dovetail.engine.offline_adapters import OfflineAdapters
+from dovetail.engine.outputs import PositionLogprobs, RequestOutput
+from dovetail.engine.params import BeamSearchParams, SamplingParams
 from dovetail.engine.processor import OutputProcessor
+from dovetail.engine.prompts import Messages, Prompt, ReadPrompt, need_tokenizer, read_conversations, read_prompts
 from dovetail.engine.setup import load_tokenizer, make_plan
+from dovetail.engine.structured import check_structured, source_of
 from dovetail.engine.tokenizer import Tokenizer
 
-Prompt = str | Mapping[str, Any]
-Messages = Sequence[Mapping[str, Any]]
+T = TypeVar("T")
+Bar = bool | Callable[..., Any]
+"""Whether to show a progress bar, or what makes one in tqdm's place."""
+
+Adapters = LoRARequest | Sequence[LoRARequest | None] | None
+"""One LoRA adapter for all prompts, or one (or None) each."""
+
+SLEEP_LEVELS = (1, 2)
+WAKE_TAGS = ("weights", "kv_cache")
 
 
 class LLM:
@@ -38,23 +50,33 @@ class LLM:
 
     Raises:
         DovetailError: the model cannot be resolved or loaded, with the reason.
-
-    Example:
-        >>> llm = LLM()
-        >>> llm.generate("The capital of France is", SamplingParams(temperature=0))[0].outputs[0].text
     """
 
     def __init__(self, model: str | Path | None = None, *, use_tqdm: bool = True, **options: Any) -> None:
         try:
-            self.args = EngineArgs(model=None if model is None else str(model), **options)
+            args = EngineArgs(model=None if model is None else str(model), **options)
         except ValidationError as error:
             faults = "; ".join(f"{'.'.join(map(str, e['loc'][:1]))}: {e['msg']}" for e in error.errors())
             raise UsageError(
                 f"LLM was given options that do not hold: {faults}", "docs/options.md lists them"
             ) from None
+        self._start(args, use_tqdm)
+
+    @classmethod
+    def from_engine_args(cls, args: EngineArgs, *, use_tqdm: bool = True) -> LLM:
+        """An LLM from options that were read elsewhere, such as a command line."""
+        llm = cls.__new__(cls)
+        llm._start(args, use_tqdm)
+        return llm
+
+    def _start(self, args: EngineArgs, use_tqdm: bool) -> None:
+        offline = {name: value for name, value in OFFLINE.items() if name not in args.model_fields_set}
+        self.args = args.model_copy(update=offline)
         self.plan = make_plan(self.args)
-        self._tokenizer = load_tokenizer(self.plan, self.args.chat_template)
+        self._tokenizer = None if self.args.skip_tokenizer_init else load_tokenizer(self.plan, self.args.chat_template)
         self._defaults = sampling_defaults(self.plan, self.args)
+        if self._tokenizer is None:
+            self._defaults["detokenize"] = False
         with tqdm(desc="Loading weights", unit="layer", disable=not use_tqdm, leave=False) as bar:
 
             def progress(done: int, total: int) -> None:
@@ -62,51 +84,59 @@ class LLM:
                 bar.update(done - bar.n)
 
             self._core = EngineCore(self.plan, self.args, progress)
-        self._processor = OutputProcessor(self._tokenizer)
-        self._ids = itertools.count()
+        self._limits = Limits(self._core.max_model_len, self._core.vocab_size, self.args.max_logprobs)
+        self._runner = OfflineRunner(self._core, OutputProcessor(self._tokenizer))
+        self._adapters = OfflineAdapters(self._core, self.args)
         self._lock = threading.Lock()  # one call at a time: a second thread waits for the first
 
     def get_tokenizer(self) -> Tokenizer:
-        return self._tokenizer
+        """
+        Raises:
+            RequestError: there is none (``skip_tokenizer_init``).
+        """
+        return need_tokenizer(self._tokenizer, "get_tokenizer")
 
     def get_default_sampling_params(self) -> SamplingParams:
         """What :meth:`generate` uses when it is given none: the model's own generation configuration."""
         return with_defaults(None, self._defaults)
+
+    # -- generation
 
     def generate(
         self,
         prompts: Prompt | Sequence[Prompt],
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
         *,
-        use_tqdm: bool = True,
+        use_tqdm: Bar = True,
+        lora_request: Adapters = None,
+        priority: Sequence[int] | None = None,
     ) -> list[RequestOutput]:
         """Complete prompts, all together in one continuous batch.
 
         Args:
-            prompts: a text, ``{"prompt": text}`` or ``{"prompt_token_ids": ids}``, or a list of such.
+            prompts: a text, ``{"prompt": text}``, ``{"prompt_token_ids": ids}`` or a list of ids, or a list of such. A mapping may hold
+                a ``cache_salt``.
             sampling_params: one for all, or one each; None for the model's defaults.
+            use_tqdm: show a progress bar; or what makes one.
+            lora_request: the LoRA adapter to run with, one for all or one (or None) each; loaded when it is first named.
+            priority: one each, lower runs first; under ``scheduling_policy="priority"`` alone.
 
         Returns:
-            One output a prompt, in order.
+            One output a prompt, in order. A completion that fails on its way has the finish reason ``error`` and says why; the others are whole.
 
         Raises:
-            RequestError: a prompt is empty, too long, or of no known shape. Nothing has been computed then.
+            RequestError: a prompt is empty, too long, or of no known shape, a parameter does not fit the model, or a grammar does not
+                compile. Nothing has been computed then.
         """
-        single = isinstance(prompts, (str, Mapping))
-        if not single and (isinstance(prompts, bytes) or not isinstance(prompts, Sequence)):
-            raise RequestError(
-                f"prompts is a {type(prompts).__name__}", "give a text, a dict, or a list of them", param="prompt"
-            )
-        listed: list[Any] = [prompts] if single else list(prompts)
-        texts = [self._read_prompt(p, i) for i, p in enumerate(listed)]
-        return self._run(texts, sampling_params, use_tqdm)
+        return self._run(read_prompts(prompts, self._tokenizer), sampling_params, use_tqdm, priority, lora_request)
 
     def chat(
         self,
         messages: Messages | Sequence[Messages],
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
         *,
-        use_tqdm: bool = True,
+        use_tqdm: Bar = True,
+        lora_request: Adapters = None,
         chat_template: str | None = None,
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
@@ -118,105 +148,204 @@ class LLM:
         Raises:
             RequestError: the model has no chat template and none is given, or the template refuses the messages.
         """
-        many = isinstance(messages, Sequence) and bool(messages) and not isinstance(messages[0], Mapping)
-        conversations: Any = messages if many else [messages]
-        for conversation in conversations:
-            whole = isinstance(conversation, Sequence) and conversation and not isinstance(conversation, str)
-            if not whole or not all(isinstance(message, Mapping) for message in conversation):
-                raise RequestError(
-                    f"a conversation is {conversation!r}",
-                    'give messages like [{"role": "user", "content": "Hi"}]',
-                    param="messages",
-                )
-        prompts: list[tuple[str | None, list[int]]] = []
-        for conversation in conversations:
-            text = self._tokenizer.apply_chat_template(
-                [dict(message) for message in conversation],
-                tools=[dict(tool) for tool in tools] if tools else None,
-                chat_template=chat_template,
-                add_generation_prompt=add_generation_prompt,
-                continue_final_message=continue_final_message,
-                **(chat_template_kwargs or {}),
-            )
-            prompts.append((text, self._tokenizer.encode(text, add_special_tokens=False)))
-        return self._run(prompts, sampling_params, use_tqdm)
-
-    def _read_prompt(self, prompt: Any, position: int) -> tuple[str | None, list[int]]:
-        if isinstance(prompt, Mapping):
-            if "prompt_token_ids" in prompt:
-                return prompt.get("prompt"), list(prompt["prompt_token_ids"])
-            prompt = prompt.get("prompt")
-        if isinstance(prompt, str):
-            return prompt, self._tokenizer.encode(prompt)
-        raise RequestError(
-            f"prompt {position} is a {type(prompt).__name__}",
-            'give a text, {"prompt": text} or {"prompt_token_ids": [ids]}',
-            param="prompt",
+        prompts = read_conversations(
+            messages,
+            self._tokenizer,
+            chat_template=chat_template,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=continue_final_message,
+            tools=tools,
+            chat_template_kwargs=chat_template_kwargs,
         )
+        return self._run(prompts, sampling_params, use_tqdm, None, lora_request)
+
+    def beam_search(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        params: BeamSearchParams,
+        *,
+        use_tqdm: Bar = False,
+    ) -> list[BeamSearchOutput]:
+        """Search for the likeliest completions of prompts; all beams of all prompts run in one batch.
+
+        Args:
+            prompts: as :meth:`generate` takes them.
+
+        Returns:
+            For each prompt ``beam_width`` sequences at most, the best first.
+
+        Raises:
+            RequestError: as :meth:`generate`; or a search of that width needs more logprobs than ``max_logprobs`` (about half of which is the widest).
+        """
+        eos_ids = end_of_sequence_ids(self.plan)
+        step = step_params(params, eos_ids, self._limits.vocab_size, detokenize=self._tokenizer is not None)
+        if -1 < self._limits.max_logprobs < (step.logprobs or 0):
+            raise RequestError(
+                f"beam_width is {params.beam_width}, and every step needs {step.logprobs} logprobs; the limit is {self._limits.max_logprobs}",
+                f"narrow the search, or set max_logprobs={step.logprobs}",
+                param="beam_width",
+            )
+        read = read_prompts(prompts, self._tokenizer)
+        for prompt in read:
+            check_request(prompt.token_ids, step, self._limits)
+        searches = [BeamSearch(p.token_ids, params, eos_ids, self._limits.max_model_len) for p in read]
+        with self._awake(), _bar(use_tqdm, params.max_tokens, "Beam search", "token") as bar:
+            while running := [(s, p) for s, p in zip(searches, read, strict=True) if s.beams]:
+                jobs = [
+                    Job(ReadPrompt(None, beam.tokens, prompt.cache_salt), step)
+                    for search, prompt in running
+                    for beam in search.beams
+                ]
+                outputs = iter(self._runner.run(jobs))
+                for search, _ in running:
+                    search.extend([_first_position(next(outputs)) for _ in search.beams])
+                bar.update()
+        results = [BeamSearchOutput(search.best()) for search in searches]
+        if self._tokenizer is not None:
+            for result in results:
+                for sequence in result.sequences:
+                    sequence.text = self._tokenizer.decode(sequence.tokens)
+        return results
 
     def _run(
         self,
-        prompts: list[tuple[str | None, list[int]]],
+        prompts: list[ReadPrompt],
         sampling_params: SamplingParams | Sequence[SamplingParams] | None,
-        use_tqdm: bool,
+        use_tqdm: Bar,
+        priority: Sequence[int] | None,
+        lora_request: Adapters,
     ) -> list[RequestOutput]:
-        if isinstance(sampling_params, Sequence):
-            if len(sampling_params) != len(prompts):
-                raise RequestError(
-                    f"{len(sampling_params)} sampling parameters were given for {len(prompts)} prompts",
-                    "give one for all, or one each",
-                )
-            each = [with_defaults(p, self._defaults) for p in sampling_params]
-        else:
-            each = [with_defaults(sampling_params, self._defaults)] * len(prompts)
-        for _, ids in prompts:
-            check_prompt(ids, self._core.max_model_len, self._core.vocab_size)
-        with self._lock:
-            return self._complete(prompts, each, use_tqdm)
-
-    def _complete(
-        self, prompts: list[tuple[str | None, list[int]]], each: list[SamplingParams], use_tqdm: bool
-    ) -> list[RequestOutput]:
-        results: dict[str, RequestOutput] = {}
-        for (text, ids), params in zip(prompts, each, strict=True):
-            request_id = str(next(self._ids))
-            completions = [CompletionOutput(i) for i in range(params.n)]
-            results[request_id] = RequestOutput(
-                request_id, text, ids, completions, metrics=RequestMetrics(arrival=time.monotonic())
+        given = _one_each("sampling parameters", sampling_params, len(prompts))
+        each = [with_defaults(params, self._defaults) for params in given]
+        if priority is not None and self.args.scheduling_policy != "priority":
+            raise RequestError(
+                f"priority was given, and the scheduling policy is {self.args.scheduling_policy}",
+                'start with scheduling_policy="priority"',
+                param="priority",
             )
-        try:
-            for output, params in zip(results.values(), each, strict=True):
-                for sequence in self._processor.add(output.request_id, output.prompt_token_ids, params):
-                    self._core.add(sequence)
-            with tqdm(total=len(prompts), desc="Processed prompts", unit="prompt", disable=not use_tqdm) as bar:
-                self._drive(results, bar.update)
-        except BaseException:  # Ctrl+C among them: leave nothing behind for the next call
-            for request_id in results:
-                self._core.abort(self._processor.abort(request_id))
-            raise
-        return list(results.values())
+        priorities = _one_each("priorities", 0 if priority is None else priority, len(prompts))
+        for form in {
+            source_of(p.structured_outputs): p.structured_outputs for p in each if p.structured_outputs
+        }.values():
+            check_structured(form, self.plan)
+        adapters = [self._adapters.name(a) for a in _one_each("LoRA requests", lora_request, len(prompts))]
+        jobs = []
+        for prompt, params, urgency, adapter in zip(prompts, each, priorities, adapters, strict=True):
+            ids = truncated(prompt.token_ids, params, self._limits.max_model_len)
+            check_request(ids, params, self._limits)
+            jobs.append(Job(ReadPrompt(prompt.text, ids, prompt.cache_salt), params, urgency, adapter))
+        with self._awake(), _bar(use_tqdm, len(jobs), "Processed prompts", "prompt") as bar:
+            return self._runner.run(jobs, bar.update)
 
-    def _drive(self, results: dict[str, RequestOutput], finished: Callable[[], Any]) -> None:
-        unfinished = len(results)
-        while unfinished:
-            deltas, aborts = self._processor.process(self._core.step())
-            self._core.abort(aborts)
-            now = time.monotonic()
-            for request_id, new in deltas.items():
-                output = results[request_id]
-                assert output.metrics is not None
-                output.metrics.first_token = output.metrics.first_token or now
-                for delta in new:
-                    _apply(output.outputs[delta.index], delta)
-                if not self._processor.unfinished(request_id):
-                    output.finished = True
-                    output.metrics.finished = now
-                    unfinished -= 1
-                    finished()
+    # -- what other models are for
+
+    def embed(self, *_: Any, **__: Any) -> NoReturn:
+        """
+        Raises:
+            RequestError: the model is none for embeddings.
+        """
+        self._refuse_task("embed")
+
+    def classify(self, *_: Any, **__: Any) -> NoReturn:
+        """
+        Raises:
+            RequestError: the model is none for classification.
+        """
+        self._refuse_task("classify")
+
+    def score(self, *_: Any, **__: Any) -> NoReturn:
+        """
+        Raises:
+            RequestError: the model is none for scoring.
+        """
+        self._refuse_task("score")
+
+    def encode(self, *_: Any, **__: Any) -> NoReturn:
+        """
+        Raises:
+            RequestError: the model is none for pooling.
+        """
+        self._refuse_task("encode")
+
+    def _refuse_task(self, task: str) -> NoReturn:
+        raise RequestError(
+            f"{task} was asked of {self.plan.model}, and {self.plan.architecture} offers {', '.join(self.plan.tasks)}",
+            "take a model that was trained for it, or use generate or chat",
+        )
+
+    # -- the engine
+
+    def reset_prefix_cache(self) -> bool:
+        """Forget the cached prefixes, as a change of the weights asks for; whether all are forgotten."""
+        with self._lock:
+            return self._core.reset_prefix_cache()
+
+    def sleep(self, level: int = 1) -> None:
+        """Give the device's memory back until :meth:`wake_up`.
+
+        Args:
+            level: 1 keeps the weights in the host's memory, 2 drops them.
+
+        Raises:
+            UsageError: there is no such level.
+        """
+        if level not in SLEEP_LEVELS or isinstance(level, bool):
+            raise UsageError(f"the level of sleep is {level!r}", f"wanted one of {SLEEP_LEVELS}")
+        with self._lock:
+            self._core.sleep(level)
+
+    def wake_up(self, tags: Sequence[str] | None = None) -> None:
+        """Take the device's memory again.
+
+        Args:
+            tags: what to bring back, of ``weights`` and ``kv_cache``; None for both.
+
+        Raises:
+            UsageError: there is no such tag.
+        """
+        if isinstance(tags, str) or any(tag not in WAKE_TAGS for tag in tags or ()):
+            raise UsageError(f"the tags are {tags!r}", f"wanted a list of {' and '.join(WAKE_TAGS)}, or None for both")
+        with self._lock:
+            self._core.wake_up(None if tags is None else list(tags))
+
+    @property
+    def is_sleeping(self) -> bool:
+        return self._core.is_sleeping
+
+    @contextmanager
+    def _awake(self) -> Iterator[None]:
+        """The engine for this thread alone.
+
+        Raises:
+            RequestError: it sleeps.
+        """
+        with self._lock:
+            if self._core.is_sleeping:
+                raise RequestError("the model sleeps", "call wake_up() first")
+            yield
 
 
-def _apply(completion: CompletionOutput, delta: Delta) -> None:
-    completion.text += delta.text
-    completion.token_ids += delta.token_ids
-    if delta.finish_reason is not None:
-        completion.finish_reason, completion.stop_reason = delta.finish_reason, delta.stop_reason
+def _bar(use_tqdm: Bar, total: int, description: str, unit: str) -> Any:
+    if callable(use_tqdm):
+        return use_tqdm(total=total, desc=description, unit=unit)
+    return tqdm(total=total, desc=description, unit=unit, disable=not use_tqdm)
+
+
+def _one_each(what: str, given: T | Sequence[T], count: int) -> list[T]:
+    """One for each prompt, from one for all or one for each.
+
+    Raises:
+        RequestError: there are more or fewer.
+    """
+    if not isinstance(given, Sequence):
+        return [given] * count
+    if len(given) != count:
+        raise RequestError(f"{len(given)} {what} were given for {count} prompts", "give one for all, or one each")
+    return list(given)
+
+
+def _first_position(output: RequestOutput) -> PositionLogprobs:
+    (completion,) = output.outputs
+    if not completion.logprobs:
+        raise RequestError(f"the search cannot go on: {completion.error or completion.finish_reason}")
+    return completion.logprobs[0]

@@ -25,11 +25,22 @@ class Start(Message):
 
 
 class NewRequest(Message):
-    """To the engine: one sequence."""
+    """To the engine: one sequence.
+
+    Attributes:
+        priority: lower runs first, under ``--scheduling-policy priority``.
+        cache_salt: sequences share cached prefixes only with those of the same salt.
+        adapter: name of the LoRA adapter to run with.
+        bad_words: the parameters' bad words as token ids; one text may be written in several ways.
+    """
 
     id: str
     prompt_token_ids: list[int]
     params: SamplingParams
+    priority: int = 0
+    cache_salt: str | None = None
+    adapter: str | None = None
+    bad_words: list[list[int]] = []
 
 
 class Abort(Message):
@@ -47,16 +58,20 @@ class EngineInfo(Message):
 
     Attributes:
         max_model_len: the longest sequence, which memory may have shortened.
+        max_num_seqs: sequences that run at once.
         cache_tokens, cache_bytes: of the KV cache.
         weight_bytes: of the weights as the kernels keep them.
+        budget: how memory is divided, in words.
         kernels: name → layers that it serves.
         device: in words.
     """
 
     max_model_len: int
+    max_num_seqs: int
     cache_tokens: int
     cache_bytes: int
     weight_bytes: int
+    budget: str
     kernels: dict[str, int]
     device: str
 
@@ -83,24 +98,98 @@ class Failed(Message):
     traceback: str
 
 
+class TokenLogprobs(msgspec.Struct, array_like=True, gc=False):
+    """Logprobs of one position: the token that stands there first, then the likeliest ones in order.
+
+    Attributes:
+        rank: of the first token, 1 for the likeliest; the others' ranks are 1, 2, 3 …
+    """
+
+    ids: list[int]
+    logprobs: list[float]
+    rank: int
+
+
 class TokenOutput(Message):
-    """From the engine: what one request got in one step."""
+    """From the engine: what one request got in one step.
+
+    Attributes:
+        error: what went wrong, if ``finish_reason`` is ``error``.
+        refused: the error is the request's own, not the engine's.
+        logprobs: one entry for each of ``token_ids``, if asked for.
+        prompt_logprobs: with the first output, one entry for each token of the prompt but the first, if asked for.
+        cached_tokens: with the first output, tokens of the prompt that were found in the prefix cache.
+    """
 
     id: str
     token_ids: list[int]
     finish_reason: FinishReason | None = None
     stop_reason: int | None = None
     error: str | None = None
+    logprobs: list[TokenLogprobs] | None = None
+    prompt_logprobs: list[TokenLogprobs] | None = None
+    cached_tokens: int = 0
+    refused: bool = False
+
+
+class EngineStats(msgspec.Struct, array_like=True, gc=False):
+    """What the engine is doing; counts with "total" only grow.
+
+    Attributes:
+        running, waiting: sequences.
+        kv_usage: share of the KV-cache blocks that sequences hold, 0 to 1.
+        prefix_queries, prefix_hits: total tokens that were looked up in, and found in, the prefix cache.
+        preemptions: total.
+        prompt_tokens, output_tokens: total computed and sampled.
+        drafted, accepted: total tokens of speculative decoding.
+    """
+
+    running: int = 0
+    waiting: int = 0
+    kv_usage: float = 0.0
+    prefix_queries: int = 0
+    prefix_hits: int = 0
+    preemptions: int = 0
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+    drafted: int = 0
+    accepted: int = 0
 
 
 class StepOutputs(Message):
-    """From the engine: what one step gave."""
+    """From the engine: what one step gave, and how the engine stood after it."""
 
     outputs: list[TokenOutput]
+    stats: EngineStats
 
 
-ToEngine = Start | NewRequest | Abort | Stop
-FromEngine = EngineInfo | Loading | Failed | StepOutputs
+class Call(Message):
+    """To the engine: do one of its own operations (see :data:`OPERATIONS`).
+
+    Attributes:
+        number: repeated in the answer.
+        arguments: of the operation.
+    """
+
+    number: int
+    operation: str
+    arguments: list[Any] = []
+
+
+class Answer(Message):
+    """From the engine: a call's result, or why it failed (class name of the exception, problem, hint)."""
+
+    number: int
+    result: Any = None
+    failure: tuple[str, str, str] | None = None
+
+
+OPERATIONS = ("reset_prefix_cache", "sleep", "wake_up", "add_adapter", "remove_adapter")
+"""Methods of :class:`~dovetail.engine.core.EngineCore` that can be called from the API's process."""
+
+
+ToEngine = Start | NewRequest | Abort | Call | Stop
+FromEngine = EngineInfo | Loading | Failed | StepOutputs | Answer
 
 _encoder = msgspec.msgpack.Encoder()
 encode = _encoder.encode

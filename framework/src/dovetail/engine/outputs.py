@@ -2,10 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Literal
 
 FinishReason = Literal["stop", "length", "abort", "error"]
+
+
+@dataclass(slots=True)
+class Logprob:
+    """One token's natural-logarithm probability, of the model's own distribution before temperature and any restriction.
+
+    Attributes:
+        rank: 1 for the likeliest token of the vocabulary.
+        decoded_token: its text; None where nothing is detokenized.
+    """
+
+    logprob: float
+    rank: int | None = None
+    decoded_token: str | None = None
+
+
+PositionLogprobs = dict[int, Logprob]
+"""Token id → logprob at one position: the token that stands there, and the likeliest ones."""
 
 
 @dataclass(slots=True)
@@ -19,6 +37,11 @@ class Delta:
         finish_reason: set on the last delta of this completion.
         stop_reason: the stop string or stop token id that ended it, if one did; None for end-of-sequence.
         error: what went wrong, if ``finish_reason`` is ``error``.
+        refused: the error is the request's own, not the engine's.
+        logprobs: one entry for each of ``token_ids``, if they were asked for.
+        prompt_logprobs: on the first delta of completion 0, one entry for each token of the prompt (None for the first), if asked for.
+        cached_tokens: on a completion's first delta, tokens of the prompt that were found in the prefix cache. Those of completion 0 are the
+            request's; the others find what it left there.
     """
 
     index: int
@@ -27,6 +50,10 @@ class Delta:
     finish_reason: FinishReason | None = None
     stop_reason: str | int | None = None
     error: str | None = None
+    logprobs: list[PositionLogprobs] | None = None
+    prompt_logprobs: list[PositionLogprobs | None] | None = None
+    cached_tokens: int = 0
+    refused: bool = False
 
 
 @dataclass(slots=True)
@@ -38,22 +65,40 @@ class RequestMetrics:
     finished: float | None = None
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class CompletionOutput:
-    """One completion of a prompt."""
+    """One completion of a prompt.
+
+    Attributes:
+        text: empty where nothing is detokenized.
+        cumulative_logprob: sum over the tokens, if logprobs were asked for.
+        logprobs: one entry for each of ``token_ids``, if asked for.
+        stop_reason: the stop string or stop token id that ended it, if one did.
+        error: what went wrong, if ``finish_reason`` is ``error``.
+    """
 
     index: int
     text: str = ""
     token_ids: list[int] = field(default_factory=list)
     cumulative_logprob: float | None = None
-    logprobs: None = None
+    logprobs: list[PositionLogprobs] | None = None
     finish_reason: FinishReason | None = None
     stop_reason: str | int | None = None
+    error: str | None = None
+
+    def __repr__(self) -> str:
+        return _readable(self, always=("index", "text", "token_ids", "finish_reason"))
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class RequestOutput:
-    """A prompt and its completions."""
+    """A prompt and its completions.
+
+    Attributes:
+        prompt: its text; None where token ids were given.
+        num_cached_tokens: tokens of the prompt that were found in the prefix cache.
+        prompt_logprobs: one entry for each token of the prompt (None for the first, which follows nothing), if asked for.
+    """
 
     request_id: str
     prompt: str | None
@@ -62,4 +107,27 @@ class RequestOutput:
     finished: bool = False
     metrics: RequestMetrics | None = None
     num_cached_tokens: int = 0
-    prompt_logprobs: None = None
+    prompt_logprobs: list[PositionLogprobs | None] | None = None
+
+    def __repr__(self) -> str:
+        return _readable(self, always=("request_id", "prompt", "prompt_token_ids", "outputs", "finished"))
+
+
+SHOWN_ITEMS = 12
+"""Tokens of a list that are written out in full."""
+
+
+def _readable(output: CompletionOutput | RequestOutput, always: tuple[str, ...]) -> str:
+    """The object for a reader: long lists are cut, and what was not asked for is left out."""
+    parts = []
+    for entry in fields(output):
+        value = getattr(output, entry.name)
+        if entry.name in always or value not in (None, 0, []):
+            parts.append(f"{entry.name}={_short(value)}")
+    return f"{type(output).__name__}({', '.join(parts)})"
+
+
+def _short(value: object) -> str:
+    if isinstance(value, list) and len(value) > SHOWN_ITEMS:
+        return f"[{', '.join(map(repr, value[: SHOWN_ITEMS - 2]))}, … {len(value)} in all]"
+    return repr(value)

@@ -1,146 +1,143 @@
-"""From the engine's tokens to text: detokenization, stop strings, and the bookkeeping of ``n`` completions."""
+"""From requests to the engine's sequences, and from what the engine gives to deltas of text, for all requests together."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import msgspec
 
 from dovetail.api.errors import RequestError
-from dovetail.engine.detokenizer import IncrementalDetokenizer
+from dovetail.engine.bad_words import bad_word_ids
+from dovetail.engine.best_of import Contest
+from dovetail.engine.completions import Completion
 from dovetail.engine.messages import NewRequest, TokenOutput
 from dovetail.engine.outputs import Delta
-from dovetail.engine.params import MAX_SEED, SamplingParams
+from dovetail.engine.parameter_rules import MAX_SEED
+from dovetail.engine.params import SamplingParams
 from dovetail.engine.tokenizer import Tokenizer
 
 
-class StopStrings:
-    """Finds stop strings across token borders.
+@dataclass(slots=True)
+class _Group:
+    """A request's completions that have not finished, and who chooses among them if there are more than were asked for."""
 
-    Text that may be the beginning of a stop string is held back until it is decided.
-    """
-
-    def __init__(self, stops: list[str], include: bool) -> None:
-        self.stops = stops
-        self.include = include
-        self.held = ""
-
-    def add(self, text: str) -> tuple[str, str | None]:
-        """Text that is safe to show, and the stop string that ended the output, if one did."""
-        self.held += text
-        found = [(at, -len(stop), stop) for stop in self.stops if (at := self.held.find(stop)) >= 0]
-        if found:
-            at, _, stop = min(found)  # the first to appear; of those that begin together, the longest
-            shown = self.held[: at + len(stop) if self.include else at]
-            self.held = ""
-            return shown, stop
-        keep = max((self._overlap(stop) for stop in self.stops), default=0)
-        shown, self.held = self.held[: len(self.held) - keep], self.held[len(self.held) - keep :]
-        return shown, None
-
-    def _overlap(self, stop: str) -> int:
-        """Length of the longest end of the held text that begins this stop string."""
-        for length in range(min(len(stop) - 1, len(self.held)), 0, -1):
-            if self.held.endswith(stop[:length]):
-                return length
-        return 0
-
-    def flush(self) -> str:
-        shown, self.held = self.held, ""
-        return shown
-
-
-@dataclass
-class _Completion:
-    index: int
-    parent: str
-    params: SamplingParams
-    detokenizer: IncrementalDetokenizer
-    stops: StopStrings
-    tokens: int = 0
+    id: str
+    contest: Contest | None
+    running: set[str] = field(default_factory=set)
 
 
 class OutputProcessor:
-    """Turns requests into the engine's sequences, and the engine's outputs into deltas of text."""
+    """Turns requests into the engine's sequences, and the engine's outputs into deltas of text.
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    Args:
+        tokenizer: None where prompts and outputs are token ids alone; requests that need texts are refused then.
+    """
+
+    def __init__(self, tokenizer: Tokenizer | None) -> None:
         self.tokenizer = tokenizer
-        self._completions: dict[str, _Completion] = {}
-        self._children: dict[str, set[str]] = {}
+        self._completions: dict[str, tuple[Completion, _Group]] = {}
+        self._groups: dict[str, _Group] = {}
 
-    def add(self, request_id: str, prompt_token_ids: list[int], params: SamplingParams) -> list[NewRequest]:
-        """The sequences that make up a request: one for each of its ``n`` completions.
+    def add(
+        self,
+        request_id: str,
+        prompt_token_ids: list[int],
+        params: SamplingParams,
+        *,
+        priority: int = 0,
+        cache_salt: str | None = None,
+        adapter: str | None = None,
+    ) -> list[NewRequest]:
+        """The sequences that make up a request: one for each of its ``n`` completions, or ``best_of`` if there are more to choose from.
+
+        Args:
+            priority, cache_salt, adapter: see :class:`~dovetail.engine.messages.NewRequest`.
 
         Raises:
-            RequestError: the id is in use, or the parameters, which may have been changed since they were made, do not hold.
+            RequestError: the id is in use, the parameters, which may have been changed since they were made, do not hold, or
+                they need a tokenizer that is not there.
         """
-        if request_id in self._children:
+        if request_id in self._groups:
             raise RequestError(f"a request with the id {request_id!r} is running", "give each request an id of its own")
-        completions: dict[str, _Completion] = {}
-        for index in range(params.n):
-            # Completions of one seeded request differ from each other, and each is repeatable.
-            seed = None if params.seed is None else (params.seed + index) % MAX_SEED
-            child = msgspec.structs.replace(params, seed=seed)
-            completions[f"{request_id}#{index}"] = _Completion(
-                index,
-                request_id,
-                child,
-                IncrementalDetokenizer(self.tokenizer, params.skip_special_tokens, prompt_token_ids),
-                StopStrings(params.stop, params.include_stop_str_in_output),
-            )
+        contest = Contest(params) if params.sequences > params.n else None
+        group = _Group(request_id, contest)
+        completions: dict[str, tuple[Completion, _Group]] = {}
+        sequences: list[NewRequest] = []
+        bad_words: list[list[int]] = []
+        for index in range(params.sequences):
+            child = _child(params, index)
+            if not index:
+                bad_words = self._bad_words(child)
+            name = f"{request_id}#{index}"
+            completions[name] = Completion(index, child, self.tokenizer, prompt_token_ids), group
+            sequences.append(NewRequest(name, prompt_token_ids, child, priority, cache_salt, adapter, bad_words))
+        group.running = set(completions)
         self._completions |= completions
-        self._children[request_id] = set(completions)
-        return [NewRequest(name, prompt_token_ids, c.params) for name, c in completions.items()]
+        self._groups[request_id] = group
+        return sequences
+
+    def _bad_words(self, params: SamplingParams) -> list[list[int]]:
+        if self.tokenizer is not None:
+            return bad_word_ids(params.bad_words, self.tokenizer) if params.bad_words else []
+        for name, given in (("detokenize", params.detokenize), ("bad_words", params.bad_words)):
+            if given:
+                raise RequestError(
+                    f"{name} is {given!r}, which needs the tokenizer, and there is none (skip_tokenizer_init)",
+                    "set detokenize=False, and say what is needed in token ids",
+                    param=name,
+                )
+        return []
 
     def process(self, outputs: list[TokenOutput]) -> tuple[dict[str, list[Delta]], list[str]]:
         """Deltas by request, and the engine's sequences to abort because a stop string ended them."""
         deltas: dict[str, list[Delta]] = {}
         aborts: list[str] = []
         for output in outputs:
-            completion = self._completions.get(output.id)
-            if completion is None:  # aborted while this was on its way
+            found = self._completions.get(output.id)
+            if found is None:  # aborted while this was on its way
                 continue
-            delta = self._delta(completion, output)
-            deltas.setdefault(completion.parent, []).append(delta)
+            completion, group = found
+            delta = completion.delta(output)
             if delta.finish_reason is not None:
                 if output.finish_reason is None:
                     aborts.append(output.id)
-                self._forget(output.id, completion.parent)
+                self._forget(output.id, group)
+            if group.contest is None:
+                deltas.setdefault(group.id, []).append(delta)
+            elif best := group.contest.add(delta):
+                deltas[group.id] = best
         return deltas, aborts
 
-    def _delta(self, completion: _Completion, output: TokenOutput) -> Delta:
-        delta = Delta(completion.index, "", output.token_ids, output.finish_reason, output.stop_reason, output.error)
-        # The token that ended the output is not part of its text, whether or not the tokenizer calls it special.
-        ended_by_token = output.finish_reason == "stop"
-        shown = output.token_ids[:-1] if ended_by_token else output.token_ids
-        if ended_by_token and completion.params.include_stop_str_in_output:
-            shown = output.token_ids
-        text = completion.detokenizer.add(shown)
-        if output.finish_reason is not None:
-            text += completion.detokenizer.flush()
-        completion.tokens += len(output.token_ids)
-        if completion.stops.stops and completion.tokens > completion.params.min_tokens:
-            text, stop = completion.stops.add(text)
-            if stop is not None:
-                delta.finish_reason, delta.stop_reason = "stop", stop
-            elif output.finish_reason is not None:
-                text += completion.stops.flush()
-        delta.text = text
-        return delta
-
-    def _forget(self, child_id: str, parent: str) -> None:
+    def _forget(self, child_id: str, group: _Group) -> None:
         del self._completions[child_id]
-        children = self._children[parent]
-        children.discard(child_id)
-        if not children:
-            del self._children[parent]
+        group.running.discard(child_id)
+        if not group.running:
+            del self._groups[group.id]
 
     def unfinished(self, request_id: str) -> bool:
-        return request_id in self._children
+        return request_id in self._groups
 
     def abort(self, request_id: str) -> list[str]:
         """Forget a request; the engine's sequences to abort."""
-        children = sorted(self._children.pop(request_id, ()))
+        group = self._groups.pop(request_id, None)
+        children = sorted(group.running) if group else []
         for child in children:
             del self._completions[child]
         return children
+
+
+def _child(params: SamplingParams, index: int) -> SamplingParams:
+    """The parameters of one completion."""
+    logprobs = params.logprobs
+    if params.sequences > params.n and logprobs is None:
+        logprobs = 0  # those of the chosen tokens decide which completions are the best
+    return msgspec.structs.replace(
+        params,
+        n=1,
+        best_of=None,
+        # Completions of one seeded request differ from each other, and each is repeatable.
+        seed=None if params.seed is None else (params.seed + index) % MAX_SEED,
+        logprobs=logprobs,
+        # The prompt is the same for all.
+        prompt_logprobs=None if index else params.prompt_logprobs,
+    )

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import types
-from collections.abc import Iterable, Sequence
-from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin
+from collections.abc import Collection
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
@@ -17,46 +17,9 @@ from dovetail.kernel.options import token_count
 M = TypeVar("M", bound=BaseModel)
 
 SHORT = {"quantization": "-q"}
-SEVERAL = ("served_model_name",)
+SEVERAL = ("served_model_name", "lora_modules")
 """Flags that take several values at once, as users of other servers type them. Other lists repeat their flag: one that took several would swallow
 the model's name behind it."""
-
-
-FILTER_FLAG = "--plugins"
-
-
-class FlexibleArgumentParser(argparse.ArgumentParser):
-    """Takes ``--max_model_len`` for ``--max-model-len``, as users of other engines type both, and refuses in one line."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        # A shortened flag would change its meaning, or become ambiguous, with the next flag of that beginning.
-        super().__init__(*args, **{"allow_abbrev": False, **kwargs})
-
-    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
-        if args is not None:
-            args = _with_denials([_dashed(a) for a in args])
-        return super().parse_known_args(args, namespace)
-
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(" ".join(message.split()), f"see {self.prog} --help")
-
-
-def _dashed(argument: str) -> str:
-    if not argument.startswith("--"):
-        return argument
-    flag, equals, value = argument.partition("=")
-    return flag.replace("_", "-") + equals + value
-
-
-def _with_denials(arguments: list[str]) -> list[str]:
-    """``--plugins -NAME`` as ``--plugins=-NAME``: a term that denies is no flag."""
-    joined: list[str] = []
-    for argument in arguments:
-        if joined and joined[-1] == FILTER_FLAG and argument.startswith("-") and not argument.startswith("--"):
-            joined[-1] += f"={argument}"
-        else:
-            joined.append(argument)
-    return joined
 
 
 def human_int(text: str) -> int | None:
@@ -82,13 +45,25 @@ def json_object(text: str) -> dict[str, Any]:
     return found
 
 
-def add_flags(parser: argparse.ArgumentParser, model: type[BaseModel], title: str, skip: Iterable[str] = ()) -> None:
-    """One flag for each field of ``model`` that is not skipped."""
+def add_flags(
+    parser: argparse.ArgumentParser,
+    model: type[BaseModel],
+    title: str,
+    skip: Collection[str] = (),
+    defaults: Collection[str] = (),
+) -> None:
+    """One flag for each field of ``model`` that is not skipped.
+
+    Args:
+        title: of the flags' group in the help.
+        defaults: fields whose default shows in the parsed namespace; others are missing from it unless given.
+    """
     group = parser.add_argument_group(title)
     for name, field in model.model_fields.items():
         if name not in skip:
             names = [n for n in (SHORT.get(name), f"--{name.replace('_', '-')}") if n]
-            group.add_argument(*names, dest=name, default=argparse.SUPPRESS, help=_help(field), **_action(name, field))
+            default = field.get_default(call_default_factory=True) if name in defaults else argparse.SUPPRESS
+            group.add_argument(*names, dest=name, default=default, help=_help(field), **_action(name, field))
 
 
 def _help(field: FieldInfo) -> str:

@@ -1,0 +1,48 @@
+"""Finds stop strings in text that arrives in pieces."""
+
+from __future__ import annotations
+
+
+class StopStrings:
+    """Finds stop strings across the borders of tokens.
+
+    Text that may be the beginning of a stop string is held back until it is decided.
+
+    Args:
+        stops: the stop strings; of those that begin at the same place, the longest counts.
+        include: whether the text that ended the output is shown.
+    """
+
+    def __init__(self, stops: list[str], include: bool) -> None:
+        self.stops = stops
+        self.include = include
+        self.held = ""
+
+    def add(self, text: str, active: bool = True) -> tuple[str, str | None]:
+        """Text that is safe to show, and the stop string that ended the output, if one did.
+
+        Args:
+            active: whether the output may end now. A stop string that is complete before then is text like any other, and one that
+                begins before and is completed after ends the output.
+        """
+        self.held += text
+        found = [(at, -len(stop), stop) for stop in self.stops if (at := self.held.find(stop)) >= 0] if active else None
+        if found:
+            at, _, stop = min(found)  # the first to appear; of those that begin together, the longest
+            shown = self.held[: at + len(stop) if self.include else at]
+            self.held = ""
+            return shown, stop
+        keep = max(self._overlap(stop) for stop in self.stops)
+        shown, self.held = self.held[: len(self.held) - keep], self.held[len(self.held) - keep :]
+        return shown, None
+
+    def _overlap(self, stop: str) -> int:
+        """Length of the longest end of the held text that begins this stop string."""
+        for length in range(min(len(stop) - 1, len(self.held)), 0, -1):
+            if self.held.endswith(stop[:length]):
+                return length
+        return 0
+
+    def flush(self) -> str:
+        shown, self.held = self.held, ""
+        return shown

@@ -1,0 +1,126 @@
+"""A parser of command lines that takes flags as users of other engines type them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from dovetail.utils.config_file import add_config_flag, expand, known_flag, takes_files
+from dovetail.utils.flags import json_object
+
+FILTER_FLAG = "--plugins"
+
+
+class FlexibleArgumentParser(argparse.ArgumentParser):
+    """An ``argparse.ArgumentParser`` that takes more.
+
+    - ``--max_model_len`` for ``--max-model-len``, and the other way round;
+    - ``--config FILE.yaml``, whose entries are flags; what the command line says comes before what the file says;
+    - ``--hf-overrides.rope_scaling.factor 2`` for ``--hf-overrides '{"rope_scaling": {"factor": 2}}'``, with every flag that takes a JSON
+      object. Values are read as JSON where they are JSON, and as texts otherwise.
+
+    Args:
+        config_file: whether there is ``--config``.
+    """
+
+    def __init__(self, *args: Any, config_file: bool = True, **kwargs: Any) -> None:
+        # A shortened flag would change its meaning, or become ambiguous, with the next flag of that beginning.
+        super().__init__(*args, **{"allow_abbrev": False, **kwargs})
+        if config_file:
+            add_config_flag(self)
+
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
+        given = _with_denials([self._spelled(a) for a in (sys.argv[1:] if args is None else args)])
+        positional: dict[argparse.Action, str] = {}
+        if takes_files(self):
+            given, positional = expand(self, given)
+        before = {action: action.default for action in positional}
+        for action, value in positional.items():
+            action.default = value
+        try:
+            return super().parse_known_args(self._joined(given), namespace)
+        finally:
+            for action, default in before.items():
+                action.default = default
+
+    def _spelled(self, argument: str) -> str:
+        """A flag as it was added, whichever of hyphens and underscores it was typed with."""
+        if not argument.startswith("--"):
+            return argument
+        flag, equals, value = argument.partition("=")
+        flag, dot, path = flag.partition(".")
+        return (known_flag(self, flag) or flag) + dot + path + equals + value
+
+    def _joined(self, arguments: list[str]) -> list[str]:
+        """Every JSON flag that has dotted parts, as one flag with the whole object at the place of the first.
+
+        Parts, and whole objects among them, are merged in the order in which they stand; of two that say something else, the later one counts.
+        """
+        dotted = {flag for a in arguments if (flag := self._dotted(a))}
+        if not dotted:
+            return arguments
+        objects: dict[str, dict[str, Any]] = {flag: {} for flag in dotted}
+        out: list[str] = []
+        rest = iter(arguments)
+        for argument in rest:
+            flag, equals, value = argument.partition("=")
+            name, _, path = flag.partition(".")
+            if not argument.startswith("--") or name not in dotted:
+                out.append(argument)
+                continue
+            if not equals and (value := next(rest, None)) is None:  # type: ignore[assignment]
+                self.error(f"argument {flag}: expected one argument")
+            if name not in out:
+                out.append(name)
+            if path:
+                _put(objects[name], path.split("."), _read(value))
+            else:
+                try:
+                    _merge(objects[name], json_object(value))
+                except argparse.ArgumentTypeError as error:
+                    self.error(f"argument {name}: {error}")
+        return [f"{a}={json.dumps(objects[a])}" if a in objects else a for a in out]
+
+    def _dotted(self, argument: str) -> str | None:
+        """The JSON flag that a dotted argument is a part of."""
+        flag, dot, _ = argument.partition("=")[0].partition(".")
+        action = self._option_string_actions.get(flag)
+        return flag if dot and flag.startswith("--") and action is not None and action.type is json_object else None
+
+
+def _with_denials(arguments: list[str]) -> list[str]:
+    """``--plugins -NAME`` as ``--plugins=-NAME``: a term that denies is no flag."""
+    joined: list[str] = []
+    for argument in arguments:
+        if joined and joined[-1] == FILTER_FLAG and argument.startswith("-") and not argument.startswith("--"):
+            joined[-1] += f"={argument}"
+        else:
+            joined.append(argument)
+    return joined
+
+
+def _read(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _put(target: dict[str, Any], path: list[str], value: Any) -> None:
+    for key in path[:-1]:
+        inner = target.get(key)
+        if not isinstance(inner, dict):
+            inner = target[key] = {}
+        target = inner
+    target[path[-1]] = value
+
+
+def _merge(target: dict[str, Any], new: dict[str, Any]) -> None:
+    for key, value in new.items():
+        if isinstance(value, dict) and isinstance(target.get(key), dict):
+            _merge(target[key], value)
+        else:
+            target[key] = value

@@ -1,0 +1,145 @@
+"""``--config FILE.yaml``: flags from a file."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+FLAG = "--config"
+
+
+class ConfigFile(argparse.Action):
+    """The flag that names a file. Where the parser has flags of its own, the file's are in its place before any action is run."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        parser.error(
+            f"argument {FLAG}: the flags in a file are those of a command, so it stands behind the command's name"
+        )
+
+
+def takes_files(parser: argparse.ArgumentParser) -> bool:
+    """Whether files are read here. A parser that has commands leaves them to the command's own."""
+    commands = any(isinstance(action, argparse._SubParsersAction) for action in parser._actions)
+    return not commands and any(isinstance(action, ConfigFile) for action in parser._actions)
+
+
+def known_flag(parser: argparse.ArgumentParser, flag: str) -> str | None:
+    """A flag as it was added, whichever of hyphens and underscores it is written with here."""
+    known = parser._option_string_actions
+    if flag in known:
+        return flag
+    wanted = flag.replace("_", "-")
+    return next((own for own in known if own.replace("_", "-") == wanted), None)
+
+
+def add_config_flag(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        FLAG,
+        action=ConfigFile,
+        default=argparse.SUPPRESS,
+        metavar="FILE",
+        help="YAML file of flags without their hyphens (max-model-len: 32k); flags of the command line come before its entries",
+    )
+
+
+def expand(parser: argparse.ArgumentParser, arguments: list[str]) -> tuple[list[str], dict[argparse.Action, str]]:
+    """Replace every ``--config FILE`` by the flags in the file.
+
+    Args:
+        arguments: with the flags spelled as the parser has them.
+
+    Returns:
+        The arguments, with those flags of the files that the command line does not have; and positional arguments that the files
+        give, which stand where the command line has none. Of several files, the last comes first.
+    """
+    rest, files = _without_files(parser, arguments)
+    entries: dict[str, Any] = {}
+    for file in files:
+        entries |= _read(parser, file)
+    named = {_action(parser, a.partition("=")[0]) for a in rest if a.startswith("-")}
+    before: list[str] = []
+    after: list[str] = []
+    positional: dict[argparse.Action, str] = {}
+    for key, value in entries.items():
+        action, place = _action(parser, f"--{key}"), _place(parser, key)
+        if isinstance(action, ConfigFile) or (action is None and place is None):
+            parser.error(f"{', '.join(files)}: there is no flag --{key}")
+        if value is None or (action is not None and action in named):
+            continue
+        if place is not None:
+            positional[place] = _text(value)
+        elif action is not None:
+            flags = _flags(parser, f"--{key}", action, value)
+            # A flag that swallows every word behind it stands last.
+            (after if _swallows(action) else before).extend(flags)
+    return before + rest + after, positional
+
+
+def _without_files(parser: argparse.ArgumentParser, arguments: list[str]) -> tuple[list[str], list[str]]:
+    """The arguments but for those that name files, and the files."""
+    rest: list[str] = []
+    files: list[str] = []
+    remaining = iter(arguments)
+    for argument in remaining:
+        flag, equals, value = argument.partition("=")
+        if flag != FLAG:
+            rest.append(argument)
+        elif equals:
+            files.append(value)
+        elif (file := next(remaining, None)) is not None:
+            files.append(file)
+        else:
+            parser.error(f"argument {FLAG}: expected one argument")
+    return rest, files
+
+
+def _read(parser: argparse.ArgumentParser, file: str) -> dict[str, Any]:
+    import yaml  # type: ignore[import-untyped] # only where it is used: the command line answers at once
+
+    try:
+        with open(file, encoding="utf-8") as opened:
+            found = yaml.safe_load(opened)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        parser.error(f"argument {FLAG}: {file} cannot be read: {error}")
+    if not isinstance(found, dict):
+        parser.error(f"argument {FLAG}: {file} holds a {type(found).__name__}, wanted entries like max-model-len: 32k")
+    return {str(key): value for key, value in found.items()}
+
+
+def _action(parser: argparse.ArgumentParser, flag: str) -> argparse.Action | None:
+    """The action of a flag, or of the JSON flag that it is a dotted part of."""
+    known = known_flag(parser, flag.partition(".")[0])
+    return None if known is None else parser._option_string_actions[known]
+
+
+def _place(parser: argparse.ArgumentParser, name: str) -> argparse.Action | None:
+    """The positional argument of that name."""
+    wanted = name.replace("-", "_")
+    return next((a for a in parser._actions if not a.option_strings and a.dest == wanted), None)
+
+
+def _swallows(action: argparse.Action) -> bool:
+    """Whether the flag takes its values at one place only, so that it cannot be repeated for each."""
+    return action.nargs in ("+", "*") and isinstance(action, argparse._StoreAction)
+
+
+def _flags(parser: argparse.ArgumentParser, flag: str, action: argparse.Action, value: Any) -> list[str]:
+    """An entry as arguments."""
+    name, dot, path = flag.partition(".")
+    flag = f"{known_flag(parser, name)}{dot}{path}"
+    if action.nargs == 0:  # a switch
+        if not isinstance(value, bool):
+            parser.error(f"argument {flag}: {value!r} in the file is neither true nor false")
+        negative = f"--no-{flag[2:]}"
+        return [flag] if value else [negative] if negative in action.option_strings else []
+    if isinstance(value, list) and not dot:
+        texts = [_text(v) for v in value]
+        if _swallows(action):
+            return [flag, *texts]
+        return [f"{flag}={text}" for text in texts]  # so that a text may begin with a hyphen
+    return [f"{flag}={_text(value)}"]
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value) if isinstance(value, (dict, list, bool)) else str(value)

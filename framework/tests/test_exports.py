@@ -1,0 +1,34 @@
+"""What ``from dovetail import …`` offers, and what it costs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import dovetail
+
+
+@pytest.mark.parametrize("name", dovetail.__all__)
+def test_every_name_is_there(name: str) -> None:
+    assert getattr(dovetail, name)
+
+
+def test_names_that_are_not_there_are_refused() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'LLLM'"):
+        _ = dovetail.LLLM
+
+
+CHEAP = """
+import sys
+from dovetail import BeamSearchParams, EngineArgs, SamplingParams, StructuredOutputs
+from dovetail.utils import FlexibleArgumentParser
+EngineArgs.add_cli_args(FlexibleArgumentParser()).parse_args(["--max_model_len", "4k"])
+print([name for name in ("torch", "transformers", "tokenizers", "numpy", "yaml") if name in sys.modules])
+"""
+
+
+def test_a_script_that_only_reads_its_options_loads_nothing_heavy() -> None:
+    done = subprocess.run([sys.executable, "-c", CHEAP], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "[]\n", done.stderr
