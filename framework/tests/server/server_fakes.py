@@ -14,11 +14,13 @@ from typing import Any
 import uvicorn
 
 from dovetail.api.errors import EngineDeadError, RequestError
-from dovetail.engine.outputs import Delta
+from dovetail.engine.messages import EngineStats
+from dovetail.engine.outputs import Delta, Logprob, PositionLogprobs
 from dovetail.engine.params import SamplingParams
 from dovetail.server.app import build_app
 from dovetail.server.settings import ServerSettings
 
+FIRST_TOKEN = ord("a")
 WORDS = ("Paris", " is", " the", " capital", " of", " France", ".", " 🥖")
 
 
@@ -40,6 +42,9 @@ class FakeTokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         return bytes(i for i in ids if i < 256).decode(errors="replace")
 
+    def token_bytes(self, id: int) -> bytes:
+        return bytes([id]) if id < 256 else b"<s>"
+
     def find_chat_template(self, chat_template: str | None = None) -> str:
         if chat_template is None and self.chat_template is None:
             raise RequestError("the model has no chat template", param="messages")
@@ -50,6 +55,13 @@ class FakeTokenizer:
         if any(message["role"] == "refused" for message in messages):
             raise RequestError("the chat template refuses the role", param="messages")
         return "".join(f"<{message['role']}>{message['content']}" for message in messages)
+
+
+def position(token: int, count: int) -> PositionLogprobs:
+    """The token is the third in rank, after two digits."""
+    likeliest = {ord("0") + rank: Logprob(-float(rank), rank) for rank in range(1, 10) if rank != 3}
+    top = {other: found for other, found in likeliest.items() if found.rank is not None and found.rank <= count}
+    return {token: Logprob(-3.0, 3), **top}
 
 
 @dataclass
@@ -70,6 +82,17 @@ class FakeEngine:
     running: set[str] = field(default_factory=set)
     aborted: list[str] = field(default_factory=list)
     asked: list[tuple[list[int], SamplingParams]] = field(default_factory=list)
+    options: list[dict[str, Any]] = field(default_factory=list)
+    """What each request said besides prompt and parameters."""
+    max_num_seqs: int = 4
+    max_num_queued_requests: int | None = None
+    scheduling_policy: str = "fcfs"
+    stats: EngineStats = field(default_factory=EngineStats)
+    sleeping: bool = False
+    restarting: bool = False
+    adapters: dict[str, str] = field(default_factory=dict)
+    calls: list[tuple[Any, ...]] = field(default_factory=list)
+    cached_tokens: int = 3
 
     @property
     def alive(self) -> bool:
@@ -78,11 +101,24 @@ class FakeEngine:
     def die(self, reason: str = "the process was killed") -> None:
         self.dead_reason = reason
 
+    async def ended(self) -> str:
+        while self.alive:  # it may be killed from another thread
+            await asyncio.sleep(0.005)
+        return self.dead_reason
+
     async def generate(
-        self, request_id: str, prompt_token_ids: list[int], params: SamplingParams
+        self,
+        request_id: str,
+        prompt_token_ids: list[int],
+        params: SamplingParams,
+        *,
+        priority: int = 0,
+        cache_salt: str | None = None,
+        adapter: str | None = None,
     ) -> AsyncGenerator[list[Delta], None]:
         assert request_id not in self.running
         self.asked.append((prompt_token_ids, params))
+        self.options.append({"priority": priority, "cache_salt": cache_salt, "adapter": adapter})
         self.running.add(request_id)
         finished = False
         try:
@@ -98,8 +134,18 @@ class FakeEngine:
                     raise self.failure
                 last = step == limit - 1 or (step == len(self.words) - 1 and not params.ignore_eos)
                 reason = None if not last else "stop" if step == len(self.words) - 1 else "length"
-                word = self.words[step % len(self.words)]
-                yield [Delta(index, word, [step], reason) for index in range(params.n)]
+                token = FIRST_TOKEN + step % 26
+                batch = [Delta(i, self.words[step % len(self.words)], [token], reason) for i in range(params.n)]
+                for delta in batch:
+                    if params.logprobs is not None:
+                        delta.logprobs = [position(token, params.logprobs)]
+                    if step == 0:
+                        delta.cached_tokens = self.cached_tokens
+                if step == 0 and params.prompt_logprobs is not None:  # as the engine does: with the first alone
+                    following = [position(token, params.prompt_logprobs) for token in prompt_token_ids[1:]]
+                    batch[0].prompt_logprobs = [None, *following]
+                    batch.reverse()
+                yield batch
                 if last:
                     finished = True
                     return
@@ -107,6 +153,27 @@ class FakeEngine:
             self.running.discard(request_id)
             if not finished:
                 self.aborted.append(request_id)
+
+    async def reset_prefix_cache(self) -> None:
+        self.calls.append(("reset_prefix_cache",))
+
+    async def sleep(self, level: int) -> None:
+        self.calls.append(("sleep", level))
+        self.sleeping = True
+
+    async def wake_up(self, tags: list[str] | None = None) -> None:
+        self.calls.append(("wake_up", tags))
+        self.sleeping = False
+
+    async def add_adapter(self, name: str, path: str) -> None:
+        self.calls.append(("add_adapter", name, path))
+        if path == "gone":
+            raise RequestError("there is no such folder", param="lora_path")
+        self.adapters[name] = path
+
+    async def remove_adapter(self, name: str) -> None:
+        self.calls.append(("remove_adapter", name))
+        del self.adapters[name]
 
     async def stop(self) -> None:
         self.stopped = True

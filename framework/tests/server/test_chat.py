@@ -38,7 +38,12 @@ def test_whole_answer(chat, engine: FakeEngine) -> None:
         }
     ]
     prompt = len(engine.asked[0][0])
-    assert body["usage"] == {"prompt_tokens": prompt, "completion_tokens": 8, "total_tokens": prompt + 8}
+    assert body["usage"] == {
+        "prompt_tokens": prompt,
+        "completion_tokens": 8,
+        "total_tokens": prompt + 8,
+        "prompt_tokens_details": {"cached_tokens": 3},
+    }
     assert not engine.running
     assert not engine.aborted
 
@@ -104,7 +109,13 @@ def test_several_choices(chat) -> None:
         ),
         ({"min_tokens": 2, "skip_special_tokens": False}, {"min_tokens": 2, "skip_special_tokens": False}),
         ({"user": "me", "logprobs": False, "tools": [], "response_format": {"type": "text"}}, {"max_tokens": None}),
-        ({"best_of": 2, "n": 2}, {"n": 2}),
+        ({"best_of": 3, "n": 2}, {"n": 2, "best_of": 3}),
+        ({"logit_bias": {"5": 1, "6": -2.5}}, {"logit_bias": {5: 1.0, 6: -2.5}}),
+        ({"bad_words": ["no"], "allowed_token_ids": [1, 2.0]}, {"bad_words": ["no"], "allowed_token_ids": [1, 2]}),
+        ({"spaces_between_special_tokens": False}, {"spaces_between_special_tokens": False}),
+        ({"logprobs": True}, {"logprobs": 0, "prompt_logprobs": None}),
+        ({"logprobs": True, "top_logprobs": 4, "prompt_logprobs": 2}, {"logprobs": 4, "prompt_logprobs": 2}),
+        ({"logprobs": False, "top_logprobs": 0, "logit_bias": {}}, {"logprobs": None, "logit_bias": None}),
     ],
 )
 def test_parameters_reach_the_engine(chat, engine: FakeEngine, body: dict[str, Any], expected: dict[str, Any]) -> None:

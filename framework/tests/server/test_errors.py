@@ -21,7 +21,8 @@ def error_of(response: Any, status: int) -> dict[str, Any]:
     assert list(body) == ["error"]
     assert list(body["error"]) == ["message", "type", "param", "code"]
     error: dict[str, Any] = body["error"]
-    assert error["type"] == ("server_error" if status >= 500 else "invalid_request_error")
+    expected = "server_error" if status >= 500 else "rate_limit_error" if status == 429 else "invalid_request_error"
+    assert error["type"] == expected
     return error
 
 
@@ -33,7 +34,7 @@ def error_of(response: Any, status: int) -> dict[str, Any]:
         ({"temperature": -1}, "temperature", "between 0 and 100"),
         ({"top_p": 0}, "top_p", "(0, 1]"),
         ({"n": 0}, "n", "at least 1"),
-        ({"n": 10**30}, "n", "1024"),
+        ({"n": 10**9}, "n", "1024"),
         ({"max_tokens": 1.5}, "max_tokens", "found 1.5"),
         ({"max_tokens": 0}, "max_tokens", "at least 1"),
         ({"max_tokens": 10**6}, "max_tokens", "at most"),
@@ -42,9 +43,8 @@ def error_of(response: Any, status: int) -> dict[str, Any]:
         ({"stop": [1]}, "stop", "a text or a list of texts"),
         ({"stop": {"Double": "x"}}, "stop", "a text or a list of texts"),
         ({"stop": ""}, "stop", "non-empty"),
-        ({"stop_token_ids": [257]}, "stop_token_ids", "0 to 256"),
         ({"stop_token_ids": ["a"]}, "stop_token_ids[0]", "integer"),
-        ({"seed": 2**63}, "seed", "64-bit"),
+        ({"seed": 2**63}, "seed", "64 bits"),
         ({"stream": "yes"}, "stream", "boolean"),
         ({"stream_options": {"include_usage": True}}, "stream_options", "stream: true"),
         ({"stream": True, "stream_options": {"include_usage": 1}}, "stream_options.include_usage", "found 1"),
@@ -63,12 +63,35 @@ def error_of(response: Any, status: int) -> dict[str, Any]:
         ({"colour": "red"}, "colour", "unknown parameter"),
         ({"tools": [{}]}, "tools", "not supported yet"),
         ({"tool_choice": "required"}, "tool_choice", "not supported yet"),
-        ({"logprobs": True}, "logprobs", "not supported yet"),
-        ({"logprobs": 0}, "logprobs", "not supported yet"),
-        ({"top_logprobs": 2}, "top_logprobs", "not supported yet"),
-        ({"response_format": {"type": "json_object"}}, "response_format", "not supported yet"),
-        ({"logit_bias": {"5": 1}}, "logit_bias", "not supported yet"),
-        ({"best_of": 2}, "best_of", "not supported yet"),
+        ({"logprobs": 0}, "logprobs", "boolean"),
+        ({"top_logprobs": 2}, "top_logprobs", "needs logprobs"),
+        ({"logprobs": True, "top_logprobs": 21}, "top_logprobs", "20"),
+        ({"logprobs": True, "top_logprobs": -1}, "top_logprobs", "0"),
+        ({"prompt_logprobs": "1"}, "prompt_logprobs", "integer"),
+        ({"prompt_logprobs": -2}, "prompt_logprobs", "-1"),
+        ({"prompt_logprobs": 1, "stream": True}, "prompt_logprobs", "stream"),
+        ({"logit_bias": {"a": 1}}, "logit_bias", "token ids"),
+        ({"logit_bias": {"5": 101}}, "logit_bias", "100"),
+        ({"logit_bias": {"5": "1"}}, "logit_bias.5", "number"),
+        ({"logit_bias": [5]}, "logit_bias", "dictionary"),
+        ({"bad_words": "no"}, "bad_words", "list"),
+        ({"bad_words": [""]}, "bad_words", "non-empty"),
+        ({"allowed_token_ids": []}, "allowed_token_ids", "non-empty"),
+        ({"allowed_token_ids": ["a"]}, "allowed_token_ids[0]", "integer"),
+        ({"best_of": 2, "n": 3}, "best_of", "at least n (3)"),
+        ({"best_of": 2000}, "best_of", "1024"),
+        ({"best_of": 2, "stream": True}, "best_of", "streamed"),
+        ({"truncate_prompt_tokens": 0}, "truncate_prompt_tokens", "at least 1"),
+        ({"truncate_prompt_tokens": -2}, "truncate_prompt_tokens", "-1"),
+        ({"truncate_prompt_tokens": "1"}, "truncate_prompt_tokens", "integer"),
+        ({"priority": 1}, "priority", "--scheduling-policy fcfs"),
+        ({"priority": "1"}, "priority", "integer"),
+        ({"cache_salt": ""}, "cache_salt", "at least 1"),
+        ({"cache_salt": 5}, "cache_salt", "string"),
+        ({"return_token_ids": 1}, "return_token_ids", "boolean"),
+        ({"return_tokens_as_token_ids": 1}, "return_tokens_as_token_ids", "boolean"),
+        ({"spaces_between_special_tokens": 1}, "spaces_between_special_tokens", "boolean"),
+        ({"use_beam_search": True}, "use_beam_search", "not supported yet"),
         ({"thinking": "yes"}, "thinking", "boolean"),
     ],
 )

@@ -15,8 +15,8 @@ from dovetail.server.app import build_app
 from dovetail.server.body import parse
 from dovetail.server.context import ServerContext
 from dovetail.server.errors import ApiError, to_api_error
+from dovetail.server.jobs import make_job
 from dovetail.server.protocol import ChatCompletionRequest, CompletionRequest
-from dovetail.server.sampling import sampling_params
 from dovetail.server.settings import ServerSettings
 from dovetail.server.unsupported import NOT_YET
 
@@ -53,7 +53,7 @@ def read(raw: bytes) -> None:
     context = ServerContext.make(FakeEngine(), ServerSettings())
     for model in MODELS:
         try:
-            sampling_params(context, parse(raw, model), [[1, 2, 3]])
+            make_job(context, parse(raw, model), [[1, 2, 3]])
         except (ApiError, RequestError) as error:
             answer = to_api_error(error)
             if not (400 <= answer.status < 500 and answer.body()):

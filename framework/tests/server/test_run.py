@@ -124,15 +124,55 @@ def test_model_that_does_not_load(start) -> None:
     assert (code, err) == (1, "error: the model is broken; take another\n")
 
 
-def test_engine_that_dies_takes_the_server_with_it(start) -> None:
+def stream(url: str) -> str:
+    return httpx.post(f"{url}/v1/chat/completions", json={"messages": MESSAGES, "stream": True}, timeout=20).text
+
+
+def last_event(text: str) -> str:
+    return text.rstrip().split("\n\n")[-1]
+
+
+def test_engine_that_dies_is_started_again_once(start, until) -> None:
     server = start("dies")
     url = server.ready()
-    body = {"messages": MESSAGES, "stream": True}
-    text = httpx.post(f"{url}/v1/chat/completions", json=body).text
-    assert '"code":"engine_dead"' in text.rstrip().split("\n\n")[-1]
+    assert '"code":"engine_dead"' in last_event(stream(url))
+    until(lambda: httpx.get(f"{url}/health").status_code == 200)
+    assert '"code":"engine_dead"' in last_event(stream(url))
     code, out, err = server.end()
-    assert (code, out) == (1, "stopped\n")
-    assert err == "error: the engine ended while serving: the process was killed\n"
+    assert (code, out) == (1, "stopped\nloading\nstopped\n")
+    died, again, end = err.splitlines()
+    assert died == "the engine died: the process was killed; it is being started again"
+    assert again.startswith("the engine serves again, after ")
+    assert end == "error: the engine ended while serving: it died again: the process was killed"
+
+
+def test_while_the_engine_is_started_again_clients_are_told_to_come_later(start, until) -> None:
+    server = start("slow again")
+    url = server.ready()
+    assert '"code":"engine_dead"' in last_event(stream(url))
+    for path, body in (("health", None), ("v1/chat/completions", {"messages": MESSAGES})):
+        answer = httpx.get(f"{url}/{path}") if body is None else httpx.post(f"{url}/{path}", json=body)
+        assert answer.status_code == 503
+        assert int(answer.headers["retry-after"]) >= 1
+        error = answer.json()["error"]
+        assert (error["type"], error["code"]) == ("server_error", "engine_restarting")
+        assert "the process was killed" in error["message"]
+    assert httpx.get(f"{url}/v1/models").status_code == 200
+    server.process.send_signal(signal.SIGTERM)
+    code, out, err = server.end()
+    assert (code, out) == (0, "stopped\nloading\nstopped\n")
+    assert err == "the engine died: the process was killed; it is being started again\n"
+
+
+def test_engine_that_cannot_be_started_again_ends_the_server(start) -> None:
+    server = start("broken again")
+    url = server.ready()
+    assert '"code":"engine_dead"' in last_event(stream(url))
+    code, _, err = server.end()
+    assert code == 1
+    assert err.splitlines()[1:] == [
+        "error: the engine ended while serving: the process was killed; starting it again failed: the model is broken; take another"
+    ]
 
 
 def test_port_in_use_is_known_before_the_model_is_loaded(start) -> None:

@@ -8,15 +8,20 @@ from fastapi import FastAPI
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
-from dovetail.server import chat, completions, errors, status
+from dovetail.server import adapters, chat, completions, errors, operations, status
 from dovetail.server.context import ServerContext
 from dovetail.server.engine_protocol import ServedEngine
 from dovetail.server.middleware import ApiKey, BodyLimit, RequestId, RootPath
 from dovetail.server.openapi import describe_bodies
-from dovetail.server.protocol import ChatCompletionRequest, CompletionRequest
+from dovetail.server.protocol import (
+    ChatCompletionRequest,
+    CompletionRequest,
+    LoadAdapterRequest,
+    UnloadAdapterRequest,
+)
 from dovetail.server.settings import ServerSettings
 
-ROUTERS = (status.router, chat.router, completions.router)
+ROUTERS = (status.router, chat.router, completions.router, adapters.router, operations.router)
 
 
 def build_app(engine: ServedEngine, settings: ServerSettings) -> FastAPI:
@@ -33,7 +38,7 @@ def build_app(engine: ServedEngine, settings: ServerSettings) -> FastAPI:
     errors.install(app)
     for router in ROUTERS:
         app.include_router(router(context))
-    describe_bodies(app, ChatCompletionRequest, CompletionRequest)
+    describe_bodies(app, ChatCompletionRequest, CompletionRequest, LoadAdapterRequest, UnloadAdapterRequest)
     return app
 
 
@@ -48,7 +53,7 @@ def _middleware(settings: ServerSettings) -> list[Middleware]:
                 allow_methods=settings.allowed_methods,
                 allow_headers=settings.allowed_headers,
                 allow_credentials=settings.allow_credentials,
-                expose_headers=["X-Request-Id"],
+                expose_headers=["X-Request-Id", "Retry-After"],
             )
         )
     stack.append(Middleware(RequestId))

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from contextlib import aclosing
+from collections.abc import Iterable, Sequence
 from typing import Any
-from uuid import uuid4
 
 from fastapi import APIRouter, Request, Response
 
 from dovetail.engine.outputs import Delta
-from dovetail.server.answers import answer_head, begin_stream, json_response, stream_options, whole
+from dovetail.server.answers import Answer, respond
 from dovetail.server.body import read_body
 from dovetail.server.context import ServerContext
-from dovetail.server.generation import Batches, generate
+from dovetail.server.generation import Completion
+from dovetail.server.jobs import Job, make_job
+from dovetail.server.logprobs import chat_logprobs, prompt_logprobs
 from dovetail.server.openapi import documented
 from dovetail.server.prompts import chat_prompt
 from dovetail.server.protocol import ChatCompletionRequest
-from dovetail.server.sampling import sampling_params
-from dovetail.server.sse import ChunkWriter, Events, encode, usage
+from dovetail.server.sse import NULL, ChunkWriter, encode
 
 
 def router(context: ServerContext) -> APIRouter:
@@ -27,54 +27,61 @@ def router(context: ServerContext) -> APIRouter:
     @routes.post("/v1/chat/completions", **documented(ChatCompletionRequest, "Answer a conversation", streams=True))
     async def create_chat_completion(request: Request) -> Response:
         body = await read_body(request, ChatCompletionRequest)
-        model = context.served_name(body.model)
+        model, adapter = context.select(body.model)
         context.need_task("generate")
-        options = stream_options(body)
-        prompt = await chat_prompt(context, body)
-        params = sampling_params(context, body, [prompt])
-        role = body.messages[-1].role if body.continue_final_message else context.settings.response_role
-
-        batches = generate(context, f"chat-{uuid4().hex}", [prompt], params)
-        head = answer_head("chatcmpl", "chat.completion", body, model)
-        if body.stream:
-            head["object"] += ".chunk"
-            writer = ChunkWriter(head, options, len(prompt))
-            return await begin_stream(
-                context, request, batches, lambda first: _events(writer, role, params.n, first, batches)
-            )
-        done = await whole(context, request, batches, params.n)
-        choices = [
-            {
-                "index": index,
-                "message": {"role": role, "content": choice.text, "refusal": None},
-                "logprobs": None,
-                "finish_reason": choice.finish_reason,
-                "stop_reason": choice.stop_reason,
-            }
-            for index, choice in enumerate(done)
-        ]
-        return json_response({**head, "choices": choices, "usage": usage(len(prompt), sum(c.tokens for c in done))})
+        job = make_job(context, body, [await chat_prompt(context, body)], adapter)
+        return await respond(context, request, ChatAnswer(context, body, job, model))
 
     return routes
 
 
-async def _events(writer: ChunkWriter, role: str, n: int, batch: list[Delta], batches: Batches) -> Events:
-    opening: dict[str, Any] = {"delta": {"role": role, "content": ""}}
-    async with aclosing(batches):
-        yield b"".join(writer.chunk(index, encode(opening)[1:-1]) for index in range(n))
-        yield _chunks(writer, batch)
-        async for batch in batches:
-            if chunks := _chunks(writer, batch):
-                yield chunks
-    yield writer.end()
+class ChatAnswer(Answer):
+    """The next turn of a conversation, ``n`` times."""
 
+    prefix, kind, kind_of_chunk = "chatcmpl", "chat.completion", "chat.completion.chunk"
 
-def _chunks(writer: ChunkWriter, batch: list[Delta]) -> bytes:
-    chunks = []
-    for delta in batch:
-        writer.completion_tokens += len(delta.token_ids)
-        if delta.text:
-            chunks.append(writer.chunk(delta.index, b'"delta":{"content":' + encode(delta.text) + b"}"))
+    def __init__(self, context: ServerContext, body: ChatCompletionRequest, job: Job, model: str) -> None:
+        super().__init__(context, body, job, model)
+        self.role = body.messages[-1].role if body.continue_final_message else context.settings.response_role
+        self.top = body.top_logprobs or 0
+        self.wants_logprobs = bool(body.logprobs)
+
+    def whole(self, done: Sequence[Completion]) -> dict[str, Any]:
+        answer = super().whole(done)
+        if self.body.prompt_logprobs is not None:
+            answer["prompt_logprobs"] = prompt_logprobs(self.names, done[0].prompt_logprobs or ())
+        if self.body.return_token_ids:
+            answer["prompt_token_ids"] = self.job.prompts[0]
+        return answer
+
+    def choice(self, index: int, choice: Completion) -> dict[str, Any]:
+        shown = {
+            "index": index,
+            "message": {"role": self.role, "content": choice.text, "refusal": None},
+            "logprobs": self._logprobs(choice),
+            "finish_reason": choice.finish_reason,
+            "stop_reason": choice.stop_reason,
+        }
+        return {**shown, "token_ids": choice.token_ids} if self.body.return_token_ids else shown
+
+    def opening(self, writer: ChunkWriter) -> Iterable[bytes]:
+        if self.body.return_token_ids:
+            writer = writer.extended({"prompt_token_ids": self.job.prompts[0]})
+        delta = b'"delta":' + encode({"role": self.role, "content": ""})
+        return [writer.chunk(index, delta, NULL) for index in range(self.job.choices)]
+
+    def pieces(self, writer: ChunkWriter, delta: Delta) -> Iterable[bytes]:
+        ids = b',"token_ids":' + encode(delta.token_ids) if self.body.return_token_ids and delta.token_ids else b""
+        logprobs = encode(self._logprobs(delta)) if self.wants_logprobs and delta.token_ids else NULL
+        made = []
+        # Text may be held back while its tokens and their logprobs are known.
+        if delta.text or ids or logprobs is not NULL:
+            made.append(writer.chunk(delta.index, b'"delta":{"content":' + encode(delta.text) + b"}" + ids, logprobs))
         if delta.finish_reason is not None:
-            chunks.append(writer.last_chunk(delta.index, b'"delta":{}', delta.finish_reason, delta.stop_reason))
-    return b"".join(chunks)
+            made.append(writer.last_chunk(delta.index, b'"delta":{}', NULL, delta.finish_reason, delta.stop_reason))
+        return made
+
+    def _logprobs(self, source: Completion | Delta) -> dict[str, Any] | None:
+        if not self.wants_logprobs:
+            return None
+        return chat_logprobs(self.names, source.token_ids, source.logprobs or (), self.top)

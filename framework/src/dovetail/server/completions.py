@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from contextlib import aclosing
-from uuid import uuid4
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from dovetail.engine.outputs import Delta
-from dovetail.server.answers import answer_head, begin_stream, json_response, stream_options, whole
+from dovetail.engine.outputs import Delta, PositionLogprobs
+from dovetail.server.answers import Answer, respond
 from dovetail.server.body import read_body
 from dovetail.server.context import ServerContext
-from dovetail.server.generation import Batches, generate
+from dovetail.server.generation import Completion
+from dovetail.server.jobs import Job, make_job
+from dovetail.server.logprobs import CompletionLogprobs, prompt_logprobs
 from dovetail.server.openapi import documented
 from dovetail.server.prompts import completion_prompts, prompt_texts
 from dovetail.server.protocol import CompletionRequest
-from dovetail.server.sampling import sampling_params
-from dovetail.server.sse import ChunkWriter, Events, encode, usage
+from dovetail.server.sse import NULL, ChunkWriter, encode
 
 
 def router(context: ServerContext) -> APIRouter:
@@ -26,54 +27,100 @@ def router(context: ServerContext) -> APIRouter:
     @routes.post("/v1/completions", **documented(CompletionRequest, "Continue one or more texts", streams=True))
     async def create_completion(request: Request) -> Response:
         body = await read_body(request, CompletionRequest)
-        model = context.served_name(body.model)
+        model, adapter = context.select(body.model)
         context.need_task("generate")
-        options = stream_options(body)
-        prompts = await completion_prompts(context, body)
-        params = sampling_params(context, body, prompts)
-        total = len(prompts) * params.n
-        echoes = [text for text in await prompt_texts(context, body) for _ in range(params.n)] if body.echo else None
-
-        prompt_tokens = sum(map(len, prompts))
-        batches = generate(context, f"cmpl-{uuid4().hex}", prompts, params)
-        head = answer_head("cmpl", "text_completion", body, model)
-        if body.stream:
-            writer = ChunkWriter(head, options, prompt_tokens)
-            return await begin_stream(context, request, batches, lambda first: _events(writer, echoes, first, batches))
-        done = await whole(context, request, batches, total)
-        choices = [
-            {
-                "index": index,
-                "text": (echoes[index] if echoes else "") + choice.text,
-                "logprobs": None,
-                "finish_reason": choice.finish_reason,
-                "stop_reason": choice.stop_reason,
-            }
-            for index, choice in enumerate(done)
-        ]
-        return json_response({**head, "choices": choices, "usage": usage(prompt_tokens, sum(c.tokens for c in done))})
+        job = make_job(context, body, await completion_prompts(context, body), adapter)
+        echoes = await prompt_texts(context, body, job.prompts) if body.echo else []
+        return await respond(context, request, CompletionAnswer(context, body, job, model, echoes))
 
     return routes
 
 
-async def _events(writer: ChunkWriter, echoes: list[str] | None, batch: list[Delta], batches: Batches) -> Events:
-    async with aclosing(batches):
-        if echoes:
-            yield b"".join(writer.chunk(index, b'"text":' + encode(text)) for index, text in enumerate(echoes))
-        yield _chunks(writer, batch)
-        async for batch in batches:
-            if chunks := _chunks(writer, batch):
-                yield chunks
-    yield writer.end()
+class CompletionAnswer(Answer):
+    """The continuations of texts, ``n`` of each.
 
+    Args:
+        echoes: the prompts' texts, if choices are to begin with them.
+    """
 
-def _chunks(writer: ChunkWriter, batch: list[Delta]) -> bytes:
-    chunks = []
-    for delta in batch:
-        writer.completion_tokens += len(delta.token_ids)
-        payload = b'"text":' + encode(delta.text)
+    prefix, kind, kind_of_chunk = "cmpl", "text_completion", "text_completion"
+
+    def __init__(
+        self, context: ServerContext, body: CompletionRequest, job: Job, model: str, echoes: list[str]
+    ) -> None:
+        super().__init__(context, body, job, model)
+        self.echoes = echoes
+        self.top = body.logprobs
+        self._begun: dict[int, CompletionLogprobs | None] = {}
+        """The choices of which something was sent, and where each is in its logprobs."""
+        self._prompts: dict[int, Sequence[PositionLogprobs | None]] = {}
+        """First choice of each prompt → the prompt's logprobs, which come with that choice alone."""
+        self._held: dict[int, list[Delta]] = {}
+
+    def whole(self, done: Sequence[Completion]) -> dict[str, Any]:
+        for first in range(0, len(done), self.job.params.n):
+            self._prompts[first] = done[first].prompt_logprobs or ()
+        return super().whole(done)
+
+    def choice(self, index: int, choice: Completion) -> dict[str, Any]:
+        shown: dict[str, Any] = {
+            "index": index,
+            "text": self._echo(index) + choice.text,
+            "logprobs": self._logprobs(index, choice, self._counter(), begins=True),
+            "finish_reason": choice.finish_reason,
+            "stop_reason": choice.stop_reason,
+        }
+        if self.body.prompt_logprobs is not None:
+            shown["prompt_logprobs"] = prompt_logprobs(self.names, self._prompts[self._first(index)])
+        if self.body.return_token_ids:
+            shown |= {"prompt_token_ids": self.job.prompt_of(index), "token_ids": choice.token_ids}
+        return shown
+
+    def pieces(self, writer: ChunkWriter, delta: Delta) -> Iterable[bytes]:
+        first = self._first(delta.index)
+        if not self.echoes or self.top is None or first in self._prompts:
+            return (self._piece(writer, delta),)
+        if delta.index != first:
+            self._held.setdefault(first, []).append(delta)
+            return ()
+        self._prompts[first] = delta.prompt_logprobs or ()
+        return [self._piece(writer, waiting) for waiting in (delta, *self._held.pop(first, ()))]
+
+    def _piece(self, writer: ChunkWriter, delta: Delta) -> bytes:
+        begins = delta.index not in self._begun
+        if begins:
+            self._begun[delta.index] = self._counter()
+        text = self._echo(delta.index) + delta.text if begins else delta.text
+        payload, logprobs = b'"text":' + encode(text), NULL
+        if self.top is not None and (begins or delta.token_ids):
+            logprobs = encode(self._logprobs(delta.index, delta, self._begun[delta.index], begins=begins))
+        if self.body.return_token_ids:
+            if begins:
+                payload += b',"prompt_token_ids":' + encode(self.job.prompt_of(delta.index))
+            payload += b',"token_ids":' + encode(delta.token_ids)
         if delta.finish_reason is not None:
-            chunks.append(writer.last_chunk(delta.index, payload, delta.finish_reason, delta.stop_reason))
-        elif delta.text:
-            chunks.append(writer.chunk(delta.index, payload))
-    return b"".join(chunks)
+            return writer.last_chunk(delta.index, payload, logprobs, delta.finish_reason, delta.stop_reason)
+        # Text may be held back while its tokens are known.
+        shows = text or logprobs is not NULL or self.body.return_token_ids
+        return writer.chunk(delta.index, payload, logprobs) if shows else b""
+
+    def _first(self, index: int) -> int:
+        return index - index % self.job.params.n
+
+    def _echo(self, index: int) -> str:
+        return self.echoes[index // self.job.params.n] if self.echoes else ""
+
+    def _counter(self) -> CompletionLogprobs | None:
+        return None if self.top is None else CompletionLogprobs(self.names, self.top)
+
+    def _logprobs(
+        self, index: int, source: Completion | Delta, counter: CompletionLogprobs | None, *, begins: bool
+    ) -> dict[str, Any] | None:
+        if counter is None:
+            return None
+        token_ids = source.token_ids
+        positions: list[PositionLogprobs | None] = [*(source.logprobs or ())]
+        if begins and self.echoes:
+            token_ids = [*self.job.prompt_of(index), *token_ids]
+            positions = [*self._prompts[self._first(index)], *positions]
+        return counter.show(token_ids, positions)

@@ -9,8 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from dovetail.server.admission import Admission
 from dovetail.server.engine_protocol import ServedEngine
-from dovetail.server.errors import ApiError, engine_dead
+from dovetail.server.errors import ApiError, engine_dead, engine_restarting, engine_sleeping
 from dovetail.server.settings import ServerSettings
 
 T = TypeVar("T")
@@ -22,6 +23,7 @@ class ServerContext:
 
     Attributes:
         names: under which the model is served; the first is its main one.
+        admission: lets requests in.
         open: the tasks that serve requests now.
         closing: set once; the error that every open and later request gets.
     """
@@ -29,6 +31,7 @@ class ServerContext:
     engine: ServedEngine
     settings: ServerSettings
     names: tuple[str, ...]
+    admission: Admission
     created: int = field(default_factory=lambda: int(time.time()))
     open: set[asyncio.Task[object]] = field(default_factory=set)
     closing: ApiError | None = None
@@ -40,22 +43,41 @@ class ServerContext:
     @classmethod
     def make(cls, engine: ServedEngine, settings: ServerSettings) -> ServerContext:
         names = tuple(dict.fromkeys(settings.served_model_name)) or (engine.plan.model,)
-        return cls(engine, settings, names)
+        return cls(engine, settings, names, Admission(engine))
 
-    def served_name(self, asked: str | None) -> str:
-        """The name to answer with.
-
+    def check_health(self) -> None:
+        """
         Raises:
-            ApiError: the model is not served here, or no model is any more.
+            ApiError: 503; no request can be served now.
         """
         if self.closing is not None:
             raise self.closing
         if not self.engine.alive:
-            raise engine_dead(self.engine.dead_reason)
+            reason = self.engine.dead_reason
+            raise engine_restarting(reason) if self.engine.restarting else engine_dead(reason)
+
+    def select(self, asked: str | None) -> tuple[str, str | None]:
+        """The name to answer with, and the adapter to run with.
+
+        Raises:
+            ApiError: the model is not served here, or no model is now.
+        """
+        self.check_health()
+        if self.engine.sleeping:
+            raise engine_sleeping()
+        name = self.served_name(asked)
+        return name, name if name in self.engine.adapters else None
+
+    def served_name(self, asked: str | None) -> str:
+        """One of the names of the model or its adapters; without one, the main one.
+
+        Raises:
+            ApiError: the model is not served here.
+        """
         if not asked:
             return self.names[0]
-        if asked not in self.names:
-            offered = ", ".join(self.names)
+        if asked not in self.names and asked not in self.engine.adapters:
+            offered = ", ".join((*self.names, *self.engine.adapters))
             message = f"the model {asked[:200]!r} does not exist; this server has {offered}"
             raise ApiError(404, message, param="model", code="model_not_found")
         return asked

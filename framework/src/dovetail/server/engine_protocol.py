@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Mapping
 from typing import Any, Protocol
 
+from dovetail.engine.messages import EngineStats
 from dovetail.engine.outputs import Delta
 from dovetail.engine.params import SamplingParams
 
@@ -31,6 +32,10 @@ class ServedTokenizer(Protocol):
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]: ...
 
     def decode(self, ids: list[int], /) -> str: ...
+
+    def token_bytes(self, id: int, /) -> bytes:
+        """How one token is spelled, which may be a part of a character."""
+        ...
 
     def find_chat_template(self, chat_template: str | None = None) -> str:
         """The source of a template: one of the model's by name, the text given, or the model's own.
@@ -62,11 +67,6 @@ class ServedTokenizer(Protocol):
 class ServedEngine(Protocol):
     """An engine that many coroutines use at once."""
 
-    max_model_len: int
-    """Tokens of prompt and output together."""
-    default_params: dict[str, Any]
-    """Sampling parameters for what a request does not say; ``max_tokens`` among them caps what it says, too."""
-
     @property
     def plan(self) -> ServedPlan: ...
 
@@ -74,13 +74,67 @@ class ServedEngine(Protocol):
     def tokenizer(self) -> ServedTokenizer: ...
 
     @property
-    def alive(self) -> bool: ...
+    def max_model_len(self) -> int:
+        """Tokens of prompt and output together."""
+        ...
 
     @property
-    def dead_reason(self) -> str: ...
+    def default_params(self) -> Mapping[str, Any]:
+        """Sampling parameters for what a request does not say; ``max_tokens`` among them caps what it says, too."""
+        ...
+
+    @property
+    def max_num_seqs(self) -> int:
+        """Sequences that run at once."""
+        ...
+
+    @property
+    def max_num_queued_requests(self) -> int | None:
+        """Sequences that may wait; None for any number."""
+        ...
+
+    @property
+    def scheduling_policy(self) -> str:
+        """``fcfs`` or ``priority``."""
+        ...
+
+    @property
+    def stats(self) -> EngineStats:
+        """How it stood after its newest step."""
+        ...
+
+    @property
+    def alive(self) -> bool:
+        """Whether requests can be served now."""
+        ...
+
+    @property
+    def dead_reason(self) -> str:
+        """Why not."""
+        ...
+
+    @property
+    def restarting(self) -> bool:
+        """Whether it is gone, and will be back by itself."""
+        ...
+
+    @property
+    def sleeping(self) -> bool: ...
+
+    @property
+    def adapters(self) -> Mapping[str, str]:
+        """The LoRA adapters that requests may name: name → where it came from."""
+        ...
 
     def generate(
-        self, request_id: str, prompt_token_ids: list[int], params: SamplingParams
+        self,
+        request_id: str,
+        prompt_token_ids: list[int],
+        params: SamplingParams,
+        *,
+        priority: int = 0,
+        cache_salt: str | None = None,
+        adapter: str | None = None,
     ) -> AsyncGenerator[list[Delta], None]:
         """Yield what each step adds, until each of ``params.n`` completions has a finish reason.
 
@@ -90,6 +144,20 @@ class ServedEngine(Protocol):
             RequestError: the request cannot be served; raised before the first batch.
             EngineDeadError: the engine ended.
         """
+        ...
+
+    async def reset_prefix_cache(self) -> None: ...
+
+    async def sleep(self, level: int) -> None: ...
+
+    async def wake_up(self, tags: list[str] | None = None) -> None: ...
+
+    async def add_adapter(self, name: str, path: str) -> None: ...
+
+    async def remove_adapter(self, name: str) -> None: ...
+
+    async def ended(self) -> str:
+        """Wait until the engine is gone and will not be back; why it went."""
         ...
 
     async def stop(self) -> None: ...

@@ -17,7 +17,10 @@ logger = logging.getLogger("dovetail.server")
 
 INVALID_REQUEST = "invalid_request_error"
 SERVER_ERROR = "server_error"
+RATE_LIMIT = "rate_limit_error"
 TOO_LONG = "context_length_exceeded"
+RESTART_SECONDS = 5
+"""When to ask again while the engine is being started: what it takes depends on the model, so that clients come more than once."""
 
 
 class ErrorObject(BaseModel):
@@ -62,7 +65,7 @@ class ApiError(Exception):
         self.headers = headers
 
     def body(self) -> bytes:
-        kind = SERVER_ERROR if self.status >= 500 else INVALID_REQUEST
+        kind = SERVER_ERROR if self.status >= 500 else RATE_LIMIT if self.status == 429 else INVALID_REQUEST
         return msgspec.json.encode(
             {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
         )
@@ -75,6 +78,23 @@ def engine_dead(reason: str = "") -> ApiError:
     """No request can be served."""
     because = f": {reason}" if reason else ""
     return ApiError(503, f"the engine is not running{because}", code="engine_dead")
+
+
+def engine_restarting(reason: str) -> ApiError:
+    """No request can be served for as long as it takes to load the model."""
+    message = f"the engine died and is being started again: {reason}"
+    return ApiError(503, message, code="engine_restarting", headers={"Retry-After": str(RESTART_SECONDS)})
+
+
+def engine_sleeping() -> ApiError:
+    """The engine was told to sleep."""
+    return ApiError(503, "the engine sleeps; wake it with POST /wake_up", code="engine_sleeping")
+
+
+def queue_full(limit: int, seconds: int) -> ApiError:
+    """More requests wait than may."""
+    message = f"{limit} requests may wait (--max-num-queued-requests), and no more; try again in about {seconds} s"
+    return ApiError(429, message, code="queue_full", headers={"Retry-After": str(seconds)})
 
 
 def stopping() -> ApiError:

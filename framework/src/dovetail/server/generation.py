@@ -7,10 +7,10 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
-from dovetail.engine.outputs import Delta
-from dovetail.engine.params import SamplingParams
+from dovetail.engine.outputs import Delta, PositionLogprobs
 from dovetail.server.context import ServerContext
 from dovetail.server.errors import ApiError, stopping
+from dovetail.server.jobs import Job
 
 Batches = AsyncGenerator[list[Delta], None]
 
@@ -20,7 +20,10 @@ class Completion:
     """One finished choice of an answer."""
 
     parts: list[str] = field(default_factory=list)
-    tokens: int = 0
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[PositionLogprobs] = field(default_factory=list)
+    prompt_logprobs: list[PositionLogprobs | None] | None = None
+    cached_tokens: int = 0
     finish_reason: str | None = None
     stop_reason: str | int | None = None
 
@@ -28,33 +31,64 @@ class Completion:
     def text(self) -> str:
         return "".join(self.parts)
 
+    def add(self, delta: Delta) -> None:
+        self.parts.append(delta.text)
+        self.token_ids += delta.token_ids
+        self.logprobs += delta.logprobs or ()
+        self.prompt_logprobs = self.prompt_logprobs or delta.prompt_logprobs
+        self.cached_tokens += delta.cached_tokens
+        if delta.finish_reason is not None:
+            self.finish_reason, self.stop_reason = delta.finish_reason, delta.stop_reason
 
-async def generate(
-    context: ServerContext, request_id: str, prompts: list[list[int]], params: SamplingParams
-) -> Batches:
+
+async def generate(context: ServerContext, job: Job) -> Batches:
     """Yield the deltas of all prompts, ``index`` counting choices over the whole request.
 
     Raises:
-        ApiError: a completion ended in an error.
+        ApiError: too many requests wait, or a completion ended in an error.
     """
-    if len(prompts) == 1:
-        streams = context.engine.generate(request_id, prompts[0], params)
-        async with aclosing(streams) as batches:
+    admission = context.admission
+    with admission.enter(job.sequences) as ticket:
+        async with aclosing(_one(context, job) if len(job.prompts) == 1 else _several(context, job)) as batches:
             async for batch in batches:
-                yield _checked(batch, 0)
-        return
-    queue: asyncio.Queue[list[Delta] | Exception | None] = asyncio.Queue(maxsize=len(prompts))
+                if ended := sum(delta.finish_reason is not None for delta in batch):
+                    admission.end(ticket, ended)
+                yield batch
 
-    async def pump(number: int, prompt: list[int]) -> None:
+
+async def _one(context: ServerContext, job: Job, number: int = 0) -> Batches:
+    running = context.engine.generate(
+        f"{job.id}-{number}",
+        job.prompts[number],
+        job.params,
+        priority=job.priority,
+        cache_salt=job.cache_salt,
+        adapter=job.adapter,
+    )
+    async with aclosing(running) as batches:
+        async for batch in batches:
+            for delta in batch:
+                _check(delta)
+                delta.index += number * job.params.n
+                if job.scoring:
+                    delta.text, delta.token_ids, delta.logprobs = "", [], []
+                    delta.finish_reason, delta.stop_reason = "length", None
+            yield batch
+
+
+async def _several(context: ServerContext, job: Job) -> Batches:
+    queue: asyncio.Queue[list[Delta] | Exception | None] = asyncio.Queue(maxsize=len(job.prompts))
+
+    async def pump(number: int) -> None:
         try:
-            async with aclosing(context.engine.generate(f"{request_id}-{number}", prompt, params)) as batches:
+            async with aclosing(_one(context, job, number)) as batches:
                 async for batch in batches:
-                    await queue.put(_checked(batch, number * params.n))
+                    await queue.put(batch)
             await queue.put(None)
         except Exception as error:
             await queue.put(error)
 
-    tasks = [asyncio.create_task(pump(number, prompt)) for number, prompt in enumerate(prompts)]
+    tasks = [asyncio.create_task(pump(number)) for number in range(len(job.prompts))]
     running = len(tasks)
     try:
         while running:
@@ -71,14 +105,13 @@ async def generate(
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _checked(batch: list[Delta], first: int) -> list[Delta]:
-    for delta in batch:
-        if delta.finish_reason == "error":
-            raise ApiError(500, delta.error or "the engine could not finish this request", code="engine_error")
-        if delta.finish_reason == "abort":
-            raise stopping()
-        delta.index += first
-    return batch
+def _check(delta: Delta) -> None:
+    if delta.finish_reason == "error" and delta.refused:
+        raise ApiError(400, delta.error or "the engine refused this request")
+    if delta.finish_reason == "error":
+        raise ApiError(500, delta.error or "the engine could not finish this request", code="engine_error")
+    if delta.finish_reason == "abort":
+        raise stopping()
 
 
 async def collect(batches: Batches, choices: int) -> list[Completion]:
@@ -87,11 +120,7 @@ async def collect(batches: Batches, choices: int) -> list[Completion]:
     async with aclosing(batches):
         async for batch in batches:
             for delta in batch:
-                choice = done[delta.index]
-                choice.parts.append(delta.text)
-                choice.tokens += len(delta.token_ids)
-                if delta.finish_reason is not None:
-                    choice.finish_reason, choice.stop_reason = delta.finish_reason, delta.stop_reason
+                done[delta.index].add(delta)
     return done
 
 

@@ -10,6 +10,10 @@ from pydantic.json_schema import models_json_schema
 
 from dovetail.server.errors import ErrorResponse
 
+FAILURES: dict[int | str, dict[str, Any]] = {
+    "4XX": {"description": "The request is at fault", "model": ErrorResponse},
+    "5XX": {"description": "The server is at fault", "model": ErrorResponse},
+}
 REF = "#/components/schemas/{model}"
 
 
@@ -23,8 +27,7 @@ def documented(body: type[BaseModel], summary: str, *, streams: bool = False) ->
         "summary": summary,
         "responses": {
             200: {"description": "The answer", "content": content},
-            "4XX": {"description": "The request is at fault", "model": ErrorResponse},
-            "5XX": {"description": "The server is at fault", "model": ErrorResponse},
+            **FAILURES,
         },
         "openapi_extra": {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}},
     }

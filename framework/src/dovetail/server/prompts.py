@@ -68,10 +68,16 @@ async def completion_prompts(context: ServerContext, body: CompletionRequest) ->
     return await context.in_worker(encode)
 
 
-async def prompt_texts(context: ServerContext, body: CompletionRequest) -> list[str]:
-    """The prompts as texts, for ``echo``."""
+async def prompt_texts(context: ServerContext, body: CompletionRequest, prompts: list[list[int]]) -> list[str]:
+    """The prompts as texts, for ``echo``: as they were given, or what truncation left of them."""
     decode = context.engine.tokenizer.decode
-    return await context.in_worker(lambda: [p if isinstance(p, str) else decode(p) for p in body.prompt])
+    whole = body.truncate_prompt_tokens is None
+
+    def texts() -> list[str]:
+        given = zip(body.prompt, prompts, strict=True)
+        return [text if whole and isinstance(text, str) else decode(ids) for text, ids in given]
+
+    return await context.in_worker(texts)
 
 
 def _check_trust(context: ServerContext, body: ChatCompletionRequest) -> None:

@@ -5,95 +5,11 @@ Types are strict, as in OpenAI's API: a number in quotes is no number.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, WithJsonSchema
-from pydantic_core import PydanticCustomError
+from pydantic import BaseModel, ConfigDict, Field
 
-from dovetail.server.errors import describe
-
-
-def _whole(value: Any) -> Any:
-    # JSON has one kind of number, so 16.0 is an integer to some clients.
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-def _wanted(what: str) -> PydanticCustomError:
-    return PydanticCustomError("wanted", "{what}", {"what": what})
-
-
-def _read_stop(value: Any) -> list[str] | None:
-    if isinstance(value, dict) and len(value) == 1 and next(iter(value)) in ("Single", "Multi", "Multiple"):
-        value = next(iter(value.values()))
-    if isinstance(value, str):
-        return [value]
-    if value is None or (isinstance(value, list) and all(isinstance(part, str) for part in value)):
-        return value
-    raise _wanted("a text or a list of texts")
-
-
-def _read_content(value: Any) -> str | None:
-    if value is None or isinstance(value, str):
-        return value
-    if not isinstance(value, list):
-        raise _wanted("a text or a list of content parts")
-    return "\n".join(map(_part_text, value))
-
-
-def _part_text(part: Any) -> str:
-    if isinstance(part, str):
-        return part
-    kind = part.get("type") if isinstance(part, dict) else None
-    if kind in ("text", "refusal") and isinstance(part.get(kind), str):
-        return str(part[kind])
-    if isinstance(kind, str) and kind not in ("text", "refusal"):
-        raise _wanted(f"text parts (this server does not read parts of type {describe(kind)} yet)")
-    raise _wanted('content parts such as {"type": "text", "text": "…"}')
-
-
-def _read_prompt(value: Any) -> list[str] | list[list[int]]:
-    if isinstance(value, str):
-        return [value]
-    if isinstance(value, list) and value:
-        if all(isinstance(part, str) for part in value):
-            return value
-        if _are_ids(value):
-            return [value]
-        if all(isinstance(part, list) and part and _are_ids(part) for part in value):
-            return value
-    raise _wanted("a text, a list of texts, a list of token ids, or a list of lists of token ids")
-
-
-def _are_ids(value: list[Any]) -> bool:
-    return all(type(part) is int and part >= 0 for part in value)
-
-
-_TEXT = {"type": "string"}
-_TEXTS = {"type": "array", "items": _TEXT}
-_IDS = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1}
-_PART = {
-    "type": "object",
-    "properties": {"type": {"const": "text"}, "text": _TEXT},
-    "required": ["type", "text"],
-}
-
-Int = Annotated[int, BeforeValidator(_whole)]
-Number = Annotated[float, Field(allow_inf_nan=False)]
-Stop = Annotated[
-    list[str] | None, PlainValidator(_read_stop), WithJsonSchema({"anyOf": [_TEXT, _TEXTS, {"type": "null"}]})
-]
-Content = Annotated[
-    str | None,
-    BeforeValidator(_read_content),
-    WithJsonSchema({"anyOf": [_TEXT, {"type": "array", "items": _PART}, {"type": "null"}]}),
-]
-Prompt = Annotated[
-    list[str] | list[list[int]],
-    PlainValidator(_read_prompt),
-    WithJsonSchema(
-        {"anyOf": [_TEXT, {**_TEXTS, "minItems": 1}, _IDS, {"type": "array", "items": _IDS, "minItems": 1}]}
-    ),
-]
+from dovetail.server.fields import Content, Count, Int, Number, Prompt, Stop
 
 
 class Body(BaseModel):
@@ -110,6 +26,36 @@ class StreamOptions(Body):
     include_obfuscation: Literal[False] | None = None
 
 
+class JsonSchema(Body):
+    """A schema that the answer must follow. It always does, whether or not ``strict`` is set."""
+
+    name: str
+    description: str | None = None
+    schema_: dict[str, Any] = Field(alias="schema")
+    strict: bool | None = None
+
+
+class ResponseFormat(Body):
+    """A form that the answer must have, as OpenAI's API says it."""
+
+    type: Literal["text", "json_object", "json_schema", "structural_tag"]
+    json_schema: JsonSchema | None = None
+    structures: list[dict[str, Any]] | None = Field(None, description="of a structural tag")
+    triggers: list[str] | None = Field(None, description="of a structural tag")
+    format: dict[str, Any] | None = Field(None, description="of a structural tag, in its newer form")
+
+
+class Structured(Body):
+    """A form that the answer must have, as vLLM says it; exactly one field is set."""
+
+    json_: str | dict[str, Any] | None = Field(None, alias="json", description="a JSON schema")
+    json_object: bool | None = None
+    regex: str | None = None
+    choice: list[str] | None = None
+    grammar: str | None = Field(None, description="EBNF, in the grammar backend's notation")
+    structural_tag: str | dict[str, Any] | None = None
+
+
 class GenerationRequest(Body):
     """What the routes that generate text share."""
 
@@ -117,7 +63,7 @@ class GenerationRequest(Body):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     n: Int | None = Field(None, description="completions of each prompt")
-    best_of: Int | None = Field(None, description="must equal n")
+    best_of: Int | None = Field(None, description="make so many, and keep the n likeliest; not with stream")
     max_tokens: Int | None = None
     min_tokens: Int | None = None
     temperature: Number | None = None
@@ -134,6 +80,31 @@ class GenerationRequest(Body):
     ignore_eos: bool | None = None
     skip_special_tokens: bool | None = None
     add_special_tokens: bool | None = Field(None, description="let the tokenizer add its own tokens, such as BOS")
+    spaces_between_special_tokens: bool | None = None
+    logit_bias: dict[str, Number] | None = Field(None, description="token id → number added to its logit")
+    bad_words: list[str] | None = Field(None, description="texts that the output may not hold")
+    allowed_token_ids: list[Int] | None = Field(None, description="the only tokens that may be chosen")
+    truncate_prompt_tokens: Int | None = Field(
+        None, description="keep the last so many tokens of the prompt; -1 for what the context holds"
+    )
+    prompt_logprobs: Int | None = Field(None, description="so many alternatives to each token of the prompt")
+    return_token_ids: bool | None = Field(None, description="send the token ids of prompt and output, too")
+    return_tokens_as_token_ids: bool | None = Field(
+        None, description="in logprobs, write tokens as token_id:7 instead of as text"
+    )
+    response_format: ResponseFormat | None = None
+    structured_outputs: Structured | None = None
+    guided_json: str | dict[str, Any] | None = Field(None, description="older name of structured_outputs.json")
+    guided_regex: str | None = Field(None, description="older name of structured_outputs.regex")
+    guided_choice: list[str] | None = Field(None, description="older name of structured_outputs.choice")
+    guided_grammar: str | None = Field(None, description="older name of structured_outputs.grammar")
+    structural_tag: str | dict[str, Any] | None = Field(
+        None, description="older name of structured_outputs.structural_tag"
+    )
+    priority: Int | None = Field(None, description="lower runs first, under --scheduling-policy priority")
+    cache_salt: str | None = Field(
+        None, min_length=1, description="share cached prefixes only with requests of the same salt"
+    )
     request_id: str | None = Field(None, pattern=r"^[\w.:-]{1,128}$", description="becomes part of the answer's id")
     user: str | None = Field(None, description="an identifier; has no effect")
     safety_identifier: str | None = Field(None, description="an identifier; has no effect")
@@ -157,6 +128,8 @@ class ChatCompletionRequest(GenerationRequest):
     """The body of ``POST /v1/chat/completions``."""
 
     messages: list[ChatMessage] = Field(min_length=1)
+    logprobs: bool | None = Field(None, description="send the logprob of each token")
+    top_logprobs: Int | None = Field(None, ge=0, le=20, description="so many alternatives to each token")
     max_completion_tokens: Int | None = Field(None, description="the newer name of max_tokens")
     add_generation_prompt: bool | None = Field(None, description="open the answer's turn (default true)")
     continue_final_message: bool | None = Field(None, description="go on with the last message, left open")
@@ -170,4 +143,18 @@ class CompletionRequest(GenerationRequest):
     """The body of ``POST /v1/completions``."""
 
     prompt: Prompt
+    logprobs: Count = Field(None, description="send the logprob of each token, and of so many alternatives")
     echo: bool | None = Field(None, description="begin the answer with the prompt")
+
+
+class LoadAdapterRequest(Body):
+    """The body of ``POST /v1/load_lora_adapter``."""
+
+    lora_name: str = Field(min_length=1, description="the name that requests will ask for it by, as their model")
+    lora_path: str = Field(min_length=1, description="its folder on the server, or its hub repository")
+
+
+class UnloadAdapterRequest(Body):
+    """The body of ``POST /v1/unload_lora_adapter``."""
+
+    lora_name: str = Field(min_length=1)

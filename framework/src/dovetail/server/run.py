@@ -11,7 +11,7 @@ import signal
 import socket
 import ssl
 import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 
 import uvicorn
 
@@ -22,27 +22,25 @@ from dovetail.server.engine_protocol import ServedEngine
 from dovetail.server.errors import engine_dead, stopping
 from dovetail.server.listen import address, bind, check_tls, in_use, release
 from dovetail.server.settings import ServerSettings
+from dovetail.server.supervision import MakeEngine, SupervisedEngine
 
 KEEP_ALIVE_SECONDS = 75
 """Longer than clients keep idle connections, so that it is they who close them and never lose a request to it."""
-WATCH_SECONDS = 0.2
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-MakeEngine = Callable[[], Awaitable[ServedEngine]]
 
 
 def serve(make_engine: MakeEngine, settings: ServerSettings) -> int:
     """Serve until told to stop by SIGINT or SIGTERM.
 
     Args:
-        make_engine: loads the model; called once the address is ours.
+        make_engine: loads the model; called once the address is ours, and again when the engine has died.
 
     Returns:
         The exit code: 0, or 128 and the signal's number if the model was not ready yet.
 
     Raises:
         UsageError: the settings contradict each other.
-        EngineDeadError: the engine ended while serving; clients were told.
+        EngineDeadError: the engine ended while serving, and so did its successor; clients were told.
         DovetailError: the address cannot be used, or the engine cannot be made.
     """
     check_tls(settings)
@@ -57,16 +55,16 @@ async def _serve(make_engine: MakeEngine, settings: ServerSettings, sock: socket
     with _Signals() as signals:
         if settings.exit_with_stdin:
             threading.Thread(target=_stop_with_stdin, args=(asyncio.get_running_loop(), signals), daemon=True).start()
-        engine = await _load(make_engine, signals)
-        if engine is None:
+        loaded = await _load(make_engine, signals)
+        if loaded is None:
             assert signals.number is not None
             return 128 + signals.number
+        engine = SupervisedEngine(loaded, make_engine)
         try:
-            await _serve_engine(engine, settings, sock, signals)
+            reason = await _serve_engine(engine, settings, sock, signals)
         finally:
             # From here on a signal ends the process at once.
             signals.restore()
-            reason = None if engine.alive else engine.dead_reason
             await engine.stop()
     if reason is not None:
         raise EngineDeadError(f"the engine ended while serving: {reason}")
@@ -94,7 +92,10 @@ async def _load(make_engine: MakeEngine, signals: _Signals) -> ServedEngine | No
         await asyncio.gather(loading, told, return_exceptions=True)
 
 
-async def _serve_engine(engine: ServedEngine, settings: ServerSettings, sock: socket.socket, signals: _Signals) -> None:
+async def _serve_engine(
+    engine: ServedEngine, settings: ServerSettings, sock: socket.socket, signals: _Signals
+) -> str | None:
+    """Serve until told to stop, or until there is no engine: why there is none."""
     app = build_app(engine, settings)
     context: ServerContext = app.state.context
     config = uvicorn.Config(
@@ -113,25 +114,28 @@ async def _serve_engine(engine: ServedEngine, settings: ServerSettings, sock: so
     )
     server = _Server(config, context)
 
+    ended = asyncio.create_task(engine.ended())
+
     async def watch() -> None:
         told = asyncio.create_task(signals.first.wait())
-        while engine.alive and not told.done():
-            await asyncio.wait({told}, timeout=WATCH_SECONDS)
+        await asyncio.wait({told, ended}, return_when=asyncio.FIRST_COMPLETED)
+        told.cancel()
         server.should_exit = True
-        if engine.alive:
+        if ended.done():
+            context.abort_all(engine_dead(ended.result()))
+        else:
             await signals.second.wait()
             context.abort_all(stopping())
             server.force_exit = True
-        else:
-            told.cancel()
-            context.abort_all(engine_dead(engine.dead_reason))
 
     watching = asyncio.create_task(watch())
     try:
         await server.serve(sockets=[sock])
+        return ended.result() if ended.done() else None
     finally:
         watching.cancel()
-        await asyncio.gather(watching, return_exceptions=True)
+        ended.cancel()
+        await asyncio.gather(watching, ended, return_exceptions=True)
 
 
 class _Server(uvicorn.Server):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from dovetail.engine.params import SamplingParams
 from dovetail.server.context import ServerContext
 from dovetail.server.errors import TOO_LONG, ApiError
-from dovetail.server.protocol import ChatCompletionRequest, GenerationRequest
+from dovetail.server.protocol import ChatCompletionRequest, CompletionRequest, GenerationRequest
+from dovetail.server.structured import structured_outputs
 
 COMPLETION_TOKENS = 16
 """What OpenAI's completions route generates when it is not told how much."""
@@ -28,15 +30,22 @@ DIRECT = (
     "ignore_eos",
     "min_tokens",
     "skip_special_tokens",
+    "spaces_between_special_tokens",
+    "best_of",
+    "logit_bias",
+    "bad_words",
+    "allowed_token_ids",
+    "prompt_logprobs",
+    "truncate_prompt_tokens",
 )
 """Parameters that a request and :class:`SamplingParams` name alike."""
 
 
-def sampling_params(context: ServerContext, body: GenerationRequest, prompts: list[list[int]]) -> SamplingParams:
-    """Check a request against its prompts and the model, and fill in the defaults.
+def sampling_params(context: ServerContext, body: GenerationRequest) -> SamplingParams:
+    """What a request asks for, with defaults where it is silent.
 
     Raises:
-        ApiError: it does not fit the model or the server's limits.
+        ApiError: it contradicts itself.
         RequestError: a value is out of its range.
     """
     defaults = context.engine.default_params
@@ -46,21 +55,47 @@ def sampling_params(context: ServerContext, body: GenerationRequest, prompts: li
         value = defaults.get(name) if value is None else value
         if value is not None:
             values[name] = value
-    if body.best_of not in (None, values.get("n", 1)):
-        raise ApiError(400, "best_of other than n is not supported yet", param="best_of", code="unsupported_value")
-    params = SamplingParams(**values, max_tokens=_max_tokens(body, defaults))
-
-    limit = context.settings.max_request_choices
-    if len(prompts) * params.n > limit:
-        message = f"{len(prompts)} prompts with n={params.n} ask for more than {limit} completions, the server's limit"
-        raise ApiError(400, message, param="n", code="invalid_value")
-    check_ids(context, params.stop_token_ids, "stop_token_ids")
-    for prompt in prompts:
-        check_length(context, prompt, body)
+    values["max_tokens"] = 1 if is_scoring(body) else _max_tokens(body, defaults)
+    values["structured_outputs"] = structured_outputs(body)
+    params = SamplingParams(**values | _logprobs(body))
+    _check_stream(body, params)
     return params
 
 
-def _max_tokens(body: GenerationRequest, defaults: dict[str, Any]) -> int | None:
+def is_scoring(body: GenerationRequest) -> bool:
+    """Whether a prompt is to be given back with its logprobs, and nothing new."""
+    return isinstance(body, CompletionRequest) and bool(body.echo) and body.max_tokens == 0
+
+
+def _logprobs(body: GenerationRequest) -> dict[str, int]:
+    if isinstance(body, ChatCompletionRequest):
+        if body.top_logprobs and not body.logprobs:
+            message = "top_logprobs needs logprobs: true"
+            raise ApiError(400, message, param="top_logprobs", code="invalid_value")
+        return {"logprobs": body.top_logprobs or 0} if body.logprobs else {}
+    assert isinstance(body, CompletionRequest)
+    if body.logprobs is None:
+        return {}
+    asked = {"logprobs": body.logprobs}
+    if body.echo:
+        asked["prompt_logprobs"] = max(body.logprobs, body.prompt_logprobs or 0)
+    return asked
+
+
+def _check_stream(body: GenerationRequest, params: SamplingParams) -> None:
+    if body.stream_options is not None and not body.stream:
+        raise ApiError(400, "stream_options needs stream: true", param="stream_options", code="invalid_value")
+    if not body.stream:
+        return
+    if params.sequences > params.n:
+        message = "best_of above n cannot be streamed: which are the best is known at the end"
+        raise ApiError(400, message, param="best_of", code="invalid_value")
+    if body.prompt_logprobs is not None:
+        message = "prompt_logprobs are not streamed; leave out stream, or take them with echo and logprobs"
+        raise ApiError(400, message, param="prompt_logprobs", code="invalid_value")
+
+
+def _max_tokens(body: GenerationRequest, defaults: Mapping[str, Any]) -> int | None:
     asked = body.max_tokens
     if isinstance(body, ChatCompletionRequest):
         newer = body.max_completion_tokens
@@ -68,7 +103,7 @@ def _max_tokens(body: GenerationRequest, defaults: dict[str, Any]) -> int | None
             message = f"max_tokens is {asked} and max_completion_tokens is {newer}; give one of them"
             raise ApiError(400, message, param="max_tokens", code="invalid_value")
         asked = newer if asked is None else asked
-    if asked is None and not isinstance(body, ChatCompletionRequest):
+    elif asked is None:
         asked = max(COMPLETION_TOKENS, body.min_tokens or 0)
     cap: int | None = defaults.get("max_tokens")
     return min((tokens for tokens in (asked, cap) if tokens is not None), default=None)

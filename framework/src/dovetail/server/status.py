@@ -8,9 +8,7 @@ from typing import Any
 from fastapi import APIRouter, Response
 
 from dovetail.server.context import ServerContext
-from dovetail.server.errors import ErrorResponse, engine_dead
-
-FAILURES: dict[int | str, dict[str, Any]] = {"4XX": {"model": ErrorResponse}, "5XX": {"model": ErrorResponse}}
+from dovetail.server.openapi import FAILURES
 
 
 def router(context: ServerContext) -> APIRouter:
@@ -23,14 +21,14 @@ def router(context: ServerContext) -> APIRouter:
             "object": "model",
             "created": context.created,
             "owned_by": "dovetail",
-            "root": context.names[0],
-            "parent": None,
+            "root": context.engine.adapters.get(name, context.names[0]),
+            "parent": context.names[0] if name in context.engine.adapters else None,
             "max_model_len": context.engine.max_model_len,
         }
 
     @routes.get("/v1/models", summary="The names under which the model is served")
     async def list_models() -> dict[str, Any]:
-        return {"object": "list", "data": [model(name) for name in context.names]}
+        return {"object": "list", "data": [model(name) for name in (*context.names, *context.engine.adapters)]}
 
     @routes.get("/v1/models/{model_id:path}", summary="One of them")
     async def retrieve_model(model_id: str) -> dict[str, Any]:
@@ -38,10 +36,7 @@ def router(context: ServerContext) -> APIRouter:
 
     @routes.get("/health", summary="Whether requests can be served")
     async def health() -> Response:
-        if context.closing is not None:
-            raise context.closing
-        if not context.engine.alive:
-            raise engine_dead(context.engine.dead_reason)
+        context.check_health()
         return Response()
 
     @routes.get("/ping", summary="The same, as some hosts ask it")
@@ -51,6 +46,10 @@ def router(context: ServerContext) -> APIRouter:
     @routes.post("/ping", summary="The same, as others do")
     async def post_ping() -> Response:
         return await health()
+
+    @routes.get("/load", summary="How many requests are being served")
+    async def load() -> dict[str, int]:
+        return {"server_load": len(context.open)}
 
     @routes.get("/version", summary="The version of the server")
     async def show_version() -> dict[str, str]:

@@ -1,0 +1,99 @@
+"""The types of fields of requests, with what is read in more than one form."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, PlainValidator, WithJsonSchema
+from pydantic_core import PydanticCustomError
+
+from dovetail.server.errors import describe
+
+
+def _whole(value: Any) -> Any:
+    # JSON has one kind of number, so 16.0 is an integer to some clients.
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _wanted(what: str) -> PydanticCustomError:
+    return PydanticCustomError("wanted", "{what}", {"what": what})
+
+
+def _read_stop(value: Any) -> list[str] | None:
+    if isinstance(value, dict) and len(value) == 1 and next(iter(value)) in ("Single", "Multi", "Multiple"):
+        value = next(iter(value.values()))
+    if isinstance(value, str):
+        return [value]
+    if value is None or (isinstance(value, list) and all(isinstance(part, str) for part in value)):
+        return value
+    raise _wanted("a text or a list of texts")
+
+
+def _read_content(value: Any) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    if not isinstance(value, list):
+        raise _wanted("a text or a list of content parts")
+    return "\n".join(map(_part_text, value))
+
+
+def _part_text(part: Any) -> str:
+    if isinstance(part, str):
+        return part
+    kind = part.get("type") if isinstance(part, dict) else None
+    if kind in ("text", "refusal") and isinstance(part.get(kind), str):
+        return str(part[kind])
+    if isinstance(kind, str) and kind not in ("text", "refusal"):
+        raise _wanted(f"text parts (this server does not read parts of type {describe(kind)} yet)")
+    raise _wanted('content parts such as {"type": "text", "text": "…"}')
+
+
+def _read_prompt(value: Any) -> list[str] | list[list[int]]:
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, list) and value:
+        if all(isinstance(part, str) for part in value):
+            return value
+        if _are_ids(value):
+            return [value]
+        if all(isinstance(part, list) and part and _are_ids(part) for part in value):
+            return value
+    raise _wanted("a text, a list of texts, a list of token ids, or a list of lists of token ids")
+
+
+def _read_count(value: Any) -> Any:
+    # The chat route's field of this name is a flag, and some clients send its "no" here.
+    return None if value is False else _whole(value)
+
+
+def _are_ids(value: list[Any]) -> bool:
+    return all(type(part) is int and part >= 0 for part in value)
+
+
+_TEXT = {"type": "string"}
+_TEXTS = {"type": "array", "items": _TEXT}
+_IDS = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1}
+_PART = {
+    "type": "object",
+    "properties": {"type": {"const": "text"}, "text": _TEXT},
+    "required": ["type", "text"],
+}
+
+Int = Annotated[int, BeforeValidator(_whole)]
+Number = Annotated[float, Field(allow_inf_nan=False)]
+Stop = Annotated[
+    list[str] | None, PlainValidator(_read_stop), WithJsonSchema({"anyOf": [_TEXT, _TEXTS, {"type": "null"}]})
+]
+Content = Annotated[
+    str | None,
+    BeforeValidator(_read_content),
+    WithJsonSchema({"anyOf": [_TEXT, {"type": "array", "items": _PART}, {"type": "null"}]}),
+]
+Prompt = Annotated[
+    list[str] | list[list[int]],
+    PlainValidator(_read_prompt),
+    WithJsonSchema(
+        {"anyOf": [_TEXT, {**_TEXTS, "minItems": 1}, _IDS, {"type": "array", "items": _IDS, "minItems": 1}]}
+    ),
+]
+Count = Annotated[int | None, BeforeValidator(_read_count)]

@@ -1,0 +1,79 @@
+"""What a request asks of the engine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from uuid import uuid4
+
+from dovetail.engine.checks import truncated
+from dovetail.engine.params import SamplingParams
+from dovetail.server.context import ServerContext
+from dovetail.server.errors import ApiError
+from dovetail.server.protocol import GenerationRequest
+from dovetail.server.sampling import check_length, is_scoring, sampling_params
+
+
+@dataclass(frozen=True)
+class Job:
+    """Prompts to continue, all in one way.
+
+    Attributes:
+        id: one of a kind; the engine knows the job's sequences by it.
+        scoring: only the prompts' logprobs are wanted. The engine makes one token at least, which is then dropped.
+    """
+
+    id: str
+    prompts: list[list[int]]
+    params: SamplingParams
+    priority: int = 0
+    cache_salt: str | None = None
+    adapter: str | None = None
+    scoring: bool = False
+
+    @property
+    def choices(self) -> int:
+        return len(self.prompts) * self.params.n
+
+    @property
+    def sequences(self) -> int:
+        """What the engine runs for it, which may be more than is given back."""
+        return len(self.prompts) * self.params.sequences
+
+    @property
+    def prompt_tokens(self) -> int:
+        return sum(map(len, self.prompts))
+
+    def prompt_of(self, choice: int) -> list[int]:
+        return self.prompts[choice // self.params.n]
+
+
+def make_job(
+    context: ServerContext, body: GenerationRequest, prompts: list[list[int]], adapter: str | None = None
+) -> Job:
+    """Check a request against the model and the server.
+
+    Raises:
+        ApiError, RequestError: it cannot be served.
+    """
+    engine = context.engine
+    if body.priority and engine.scheduling_policy != "priority":
+        message = f"priority is {body.priority}, but this server has --scheduling-policy {engine.scheduling_policy}"
+        raise ApiError(400, message, param="priority", code="unsupported_value")
+    params = sampling_params(context, body)
+    limit = context.settings.max_request_choices
+    if len(prompts) * params.sequences > limit:
+        param = "n" if params.sequences == params.n else "best_of"
+        message = f"{len(prompts)} prompts with {param}={params.sequences} ask for more than {limit} completions, the server's limit"
+        raise ApiError(400, message, param=param, code="invalid_value")
+    prompts = [truncated(prompt, params, engine.max_model_len) for prompt in prompts]
+    for prompt in prompts:
+        check_length(context, prompt, body)
+    return Job(
+        id=uuid4().hex,
+        prompts=prompts,
+        params=params,
+        priority=body.priority or 0,
+        cache_salt=body.cache_salt,
+        adapter=adapter,
+        scoring=is_scoring(body),
+    )

@@ -1,0 +1,177 @@
+"""An engine that is started again, once, when it dies."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from typing import Any
+
+from dovetail.api.errors import DovetailError, EngineDeadError
+from dovetail.engine.messages import EngineStats
+from dovetail.engine.outputs import Delta
+from dovetail.engine.params import SamplingParams
+from dovetail.server.engine_protocol import ServedEngine, ServedPlan, ServedTokenizer
+
+MakeEngine = Callable[[], Awaitable[ServedEngine]]
+RESTARTS = 1
+"""What killed an engine twice would kill it a third time, and clients are better served by one that learns of it."""
+
+
+class SupervisedEngine:
+    """A :class:`~dovetail.server.engine_protocol.ServedEngine` that is the engine of the moment.
+
+    While the successor loads, :attr:`alive` is False and :attr:`restarting` True; :meth:`ended` returns when there is no engine and will be
+    none. It is given the adapters that its predecessor had at the end.
+
+    Args:
+        engine: the first, ready.
+        make_engine: makes its successor.
+    """
+
+    def __init__(self, engine: ServedEngine, make_engine: MakeEngine) -> None:
+        self._engine = engine
+        self._make_engine = make_engine
+        self._successors = RESTARTS
+        self._gone = ""
+        self._watching = asyncio.create_task(self._watch())
+
+    async def ended(self) -> str:
+        await asyncio.wait({self._watching})
+        return self.dead_reason
+
+    async def _watch(self) -> None:
+        while self._successors:
+            reason = await self._engine.ended()
+            try:
+                await self._restart(reason)
+            except Exception as error:  # whatever it was, there is no engine: the server ends, and says why
+                self._gone = f"{reason}; starting it again failed: {error}"
+                return
+        self._gone = f"it died again: {await self._engine.ended()}"
+
+    async def _restart(self, reason: str) -> None:
+        _say(f"the engine died: {reason}; it is being started again")
+        started = time.monotonic()
+        await self._engine.stop()
+        engine = await self._make_engine()
+        try:
+            await _set_up(engine, self._engine.adapters)
+        except BaseException:
+            await engine.stop()
+            raise
+        self._engine = engine
+        self._successors -= 1
+        _say(f"the engine serves again, after {time.monotonic() - started:.1f} s")
+
+    async def stop(self) -> None:
+        """End the engine, or the start of its successor."""
+        self._watching.cancel()
+        await asyncio.wait({self._watching})
+        await self._engine.stop()
+
+    async def add_adapter(self, name: str, path: str) -> None:
+        await self._current().add_adapter(name, path)
+
+    async def remove_adapter(self, name: str) -> None:
+        await self._current().remove_adapter(name)
+
+    def generate(
+        self,
+        request_id: str,
+        prompt_token_ids: list[int],
+        params: SamplingParams,
+        *,
+        priority: int = 0,
+        cache_salt: str | None = None,
+        adapter: str | None = None,
+    ) -> AsyncGenerator[list[Delta], None]:
+        return self._current().generate(
+            request_id, prompt_token_ids, params, priority=priority, cache_salt=cache_salt, adapter=adapter
+        )
+
+    async def reset_prefix_cache(self) -> None:
+        await self._current().reset_prefix_cache()
+
+    async def sleep(self, level: int) -> None:
+        await self._current().sleep(level)
+
+    async def wake_up(self, tags: list[str] | None = None) -> None:
+        await self._current().wake_up(tags)
+
+    def _current(self) -> ServedEngine:
+        if not self.alive:
+            raise EngineDeadError(self.dead_reason)
+        return self._engine
+
+    @property
+    def alive(self) -> bool:
+        return self._engine.alive and not self._gone
+
+    @property
+    def restarting(self) -> bool:
+        return not self.alive and not self._gone and self._successors > 0
+
+    @property
+    def dead_reason(self) -> str:
+        return self._gone or self._engine.dead_reason
+
+    @property
+    def plan(self) -> ServedPlan:
+        return self._engine.plan
+
+    @property
+    def tokenizer(self) -> ServedTokenizer:
+        return self._engine.tokenizer
+
+    @property
+    def max_model_len(self) -> int:
+        return self._engine.max_model_len
+
+    @property
+    def default_params(self) -> Mapping[str, Any]:
+        return self._engine.default_params
+
+    @property
+    def max_num_seqs(self) -> int:
+        return self._engine.max_num_seqs
+
+    @property
+    def max_num_queued_requests(self) -> int | None:
+        return self._engine.max_num_queued_requests
+
+    @property
+    def scheduling_policy(self) -> str:
+        return self._engine.scheduling_policy
+
+    @property
+    def stats(self) -> EngineStats:
+        return self._engine.stats
+
+    @property
+    def sleeping(self) -> bool:
+        return self._engine.sleeping
+
+    @property
+    def adapters(self) -> Mapping[str, str]:
+        return self._engine.adapters
+
+
+async def _set_up(engine: ServedEngine, adapters: Mapping[str, str]) -> None:
+    """Load and unload adapters until they are those that its predecessor had."""
+    for name in engine.adapters.keys() - adapters.keys():
+        await engine.remove_adapter(name)
+    for name, path in adapters.items():
+        if name in engine.adapters:
+            continue
+        try:
+            await engine.add_adapter(name, path)
+        except EngineDeadError:
+            raise
+        except DovetailError as error:  # it may have been deleted since; that is no reason to serve nothing at all
+            _say(f"the adapter {name} is no longer served: {error}")
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,73 @@
+"""``dovetail serve`` in a process of its own, for tests to talk to."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import httpx
+import openai
+import psutil
+
+
+@dataclass
+class Server:
+    """
+    Attributes:
+        seconds: until it was ready.
+        log: what it said on standard error since.
+    """
+
+    process: subprocess.Popen[str]
+    url: str
+    seconds: float
+    log: list[str]
+
+    def client(self, **options: object) -> openai.OpenAI:
+        return openai.OpenAI(
+            **{"base_url": f"{self.url}/v1", "api_key": "none", "max_retries": 0, "timeout": 120, **options}
+        )  # type: ignore[arg-type]
+
+    def family(self) -> list[psutil.Process]:
+        parent = psutil.Process(self.process.pid)
+        return [parent, *parent.children(recursive=True)]
+
+    def engine(self) -> psutil.Process:
+        (engine,) = (p for p in self.family() if "dovetail.engine.process" in " ".join(p.cmdline()))
+        return engine
+
+    def healthy(self) -> bool:
+        return httpx.get(f"{self.url}/health").status_code == 200
+
+
+@contextmanager
+def serving(*arguments: str) -> Iterator[Server]:
+    command = [sys.executable, "-m", "dovetail", "serve", "--port", "0", *arguments]
+    started = time.monotonic()
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        line = process.stdout.readline()
+        found = re.search(r"http://127\.0\.0\.1:\d+", line)
+        assert found, line + process.stderr.read()
+        # It must not wait for a reader of what it says.
+        log: list[str] = []
+        threading.Thread(target=log.extend, args=(process.stderr,), daemon=True).start()
+        yield Server(process, found[0], time.monotonic() - started, log)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def until(condition: Callable[[], object], seconds: float = 20) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.02)
