@@ -13,7 +13,7 @@ cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-.venv/bin/python}
 TARGET=.wheels
 LIMIT_MIB=60
-ROOTS="pydantic fastapi uvicorn pyzmq msgspec gguf openai rich pytest-timeout"
+ROOTS="pydantic fastapi uvicorn pyzmq msgspec gguf llguidance openai rich pytest-timeout"
 PRESENT="torch transformers tokenizers safetensors huggingface-hub accelerate numpy jinja2 httpx tqdm pluggy packaging psutil pytest hypothesis"
 
 # NAME==VERSION of the roots and of everything below them that is not there already.
@@ -53,7 +53,7 @@ mapfile -t wanted < <(requirements)
 [ "${#wanted[@]}" -gt 0 ] || { echo "cannot read the environment of $PYTHON; run make install" >&2; exit 1; }
 "$PYTHON" -m pip download --disable-pip-version-check -q --no-deps --only-binary=:all: \
   --python-version 3.12 --implementation cp --abi cp312 --abi abi3 --abi none \
-  --platform manylinux_2_28_x86_64 --platform manylinux_2_27_x86_64 --platform manylinux_2_17_x86_64 \
+  --platform manylinux_2_34_x86_64 --platform manylinux_2_31_x86_64 --platform manylinux_2_28_x86_64 --platform manylinux_2_27_x86_64 --platform manylinux_2_17_x86_64 \
   --platform manylinux2014_x86_64 --platform manylinux1_x86_64 --platform any \
   -d "$TARGET" "${wanted[@]}"
 for project in framework plugins/*/*/; do

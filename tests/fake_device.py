@@ -44,6 +44,8 @@ class FakeDevice(Platform):
 
     def capture(self, work: Callable[[], None]) -> Callable[[], None]:
         type(self).captured += 1
+        with torch.inference_mode():
+            work()  # as devices do to get ready, with all that it writes
 
         def replay() -> None:
             type(self).replayed += 1

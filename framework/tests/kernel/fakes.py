@@ -15,10 +15,12 @@ from dovetail.api import (
     AttentionNeed,
     Card,
     Checkpoint,
+    GrammarCard,
     LoaderCard,
     ModelCard,
     ModelConfig,
     PlatformCard,
+    ProposerCard,
     QuantFormatCard,
     QuantKernelCard,
     SourceCard,
@@ -137,6 +139,15 @@ def source(name: str = "folder", target: str = "path", **claims: Any) -> SourceC
     return SourceCard(name=name, target=f"{__name__}:{target}", **claims)
 
 
+def grammar(name: str = "rules", **claims: Any) -> GrammarCard:
+    claims.setdefault("kinds", ("json", "regex"))
+    return GrammarCard(name=name, target="g:G", validate_source=f"{__name__}:present", **claims)
+
+
+def proposer(name: str = "guess", **claims: Any) -> ProposerCard:
+    return ProposerCard(name=name, target="r:R", config="r:C", **claims)
+
+
 class TinyConfig(ModelConfig):
     """What a model's plugin would bring."""
 
@@ -150,6 +161,12 @@ class TinyConfig(ModelConfig):
 def inspect(path: str, files: tuple[str, ...]) -> Checkpoint:
     """A checkpoint whose tensor types stand in its first file, as JSON."""
     return Checkpoint(path=path, files=files, tensor_types=json.loads(Path(files[0]).read_text() or '{"float32": 3}'))
+
+
+def inspect_nothing(path: str, files: tuple[str, ...]) -> Checkpoint:
+    """A checkpoint without files."""
+    assert not files
+    return Checkpoint(path=path, files=(), tensor_types={"float32": 0})
 
 
 def inspect_container(path: str, files: tuple[str, ...]) -> Checkpoint:

@@ -14,7 +14,7 @@ from dovetail.kernel.plan import Plan
 from dovetail.kernel.registry import Registry
 from dovetail.kernel.resolve import resolve
 
-from .fakes import attention, format_, kernel, loader, model, platform, plugin, source
+from .fakes import attention, format_, grammar, kernel, loader, model, platform, plugin, proposer, source
 
 CONFIG = {"architectures": ["TinyForCausalLM"], "vocab_size": 16, "hidden_size": 8, "num_hidden_layers": 1}
 PARTS: dict[str, Card] = {
@@ -25,7 +25,11 @@ PARTS: dict[str, Card] = {
     "attention": attention("eager"),
     "platform": platform(),
     "source": source(),
+    "grammar": grammar(),
+    "proposer": proposer(),
 }
+OPTIONAL = ("grammar", "proposer")
+"""Kinds that a model runs without."""
 
 
 def configure(folder: Path, **changes: Any) -> None:

@@ -66,6 +66,19 @@ def test_an_explicit_loader_without_files_is_refused(folder: Path) -> None:
         plan(folder, loader("other", "*.x"), load_format="other")
 
 
+def test_a_loader_that_reads_no_files_is_taken_only_by_name(folder: Path) -> None:
+    void = loader("void", rank=100, inspect=f"{fakes.__name__}:inspect_nothing").model_copy(update={"recognises": ()})
+    found = plan(folder, void)
+    assert found.loader.part.name == "plain"
+    assert reasons(found, "loader")["void"] == "reads no files, so it is taken only by --load-format void"
+    (folder / "weights.w").unlink()
+    with pytest.raises(ResolutionError, match=r"^wanted weights \(\*\.w\) at"):
+        plan(folder, void)
+    named = plan(folder, void, load_format="void")
+    assert named.loader.part.name == "void"
+    assert named.checkpoint.files == ()
+
+
 def test_a_folder_without_weights_says_what_is_in_it(folder: Path) -> None:
     (folder / "weights.w").unlink()
     with pytest.raises(

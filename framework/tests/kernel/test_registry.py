@@ -160,6 +160,6 @@ def test_what_stands_in_a_card_is_strict_too() -> None:
     with pytest.raises(ValidationError):
         NamingCard(architectures=("x",), target="m:N", extra=1)  # type: ignore[call-arg]
     with pytest.raises(ValidationError):
-        LoaderCard(name="x", recognises=(), inspect="l:i", target="l:load")
+        LoaderCard(name="x", recognises="*.w", inspect="l:i", target="l:load")  # type: ignore[arg-type]
     with pytest.raises(ValidationError):
         format_("x", types=())

@@ -25,8 +25,8 @@ from dovetail.kernel.plan import Plan
 from dovetail.kernel.registry import Registry
 
 from . import fakes
-from .fakes import attention, format_, kernel, loader, model, platform, plugin, source
-from .installation import CONFIG, PARTS, configure, plan, reasons, weights
+from .fakes import attention, format_, grammar, kernel, loader, model, platform, plugin, source
+from .installation import CONFIG, OPTIONAL, PARTS, configure, plan, reasons, weights
 
 # The whole.
 
@@ -39,6 +39,7 @@ def test_a_plan_names_every_part_and_why(folder: Path) -> None:
         ("model", "tiny", "base", "1.0"),
         ("platform", "host", "base", "1.0"),
         ("attention", "eager", "base", "1.0"),
+        ("grammar", "rules", "base", "1.0"),
     ]
     assert {c.role: c.reason for c in found.choices()} == {
         "source": f"resolves to {folder}",
@@ -46,6 +47,7 @@ def test_a_plan_names_every_part_and_why(folder: Path) -> None:
         "model": "offers TinyForCausalLM; rank 50, the only one that fits",
         "platform": "rank 50, the only one that fits",
         "attention": "rank 50, the only one that fits",
+        "grammar": "rank 50, the only one that fits",
     }
     assert [(w.kind, w.type, w.format.part.name, [k.name for k in w.kernels]) for w in found.weights] == [
         (kind, "float32", "dense", ["matmul"]) for kind in ("linear", "head", "embedding")
@@ -73,7 +75,7 @@ def test_a_plan_survives_json(folder: Path) -> None:
     assert Plan.model_validate(found.model_dump()) == found
 
 
-@pytest.mark.parametrize("kind", sorted(PARTS))
+@pytest.mark.parametrize("kind", sorted(set(PARTS) - set(OPTIONAL)))
 @pytest.mark.parametrize("broken", ["", "SyntaxError: oops"])
 def test_a_missing_part_is_named_with_those_that_might_have_been_it(folder: Path, kind: str, broken: str) -> None:
     with pytest.raises(DovetailError) as caught:
@@ -317,6 +319,15 @@ def test_the_dtype(
 
 
 @pytest.mark.parametrize(
+    ("option", "dtype"),
+    [("fp8", "float8_e4m3fn"), ("fp8_e4m3", "float8_e4m3fn"), ("fp8_e5m2", "float8_e5m2"), ("float16", "float16")],
+)
+def test_the_cache_s_dtype_goes_by_its_short_names_too(folder: Path, option: str, dtype: str) -> None:
+    parts = {"attention": attention("eager", kv_dtypes=("float8_e4m3fn", "float8_e5m2", "float16"))}
+    assert plan(folder, parts=parts, kv_cache_dtype=option).kv_dtype == dtype
+
+
+@pytest.mark.parametrize(
     ("claims", "options", "config", "reason"),
     [
         ({"devices": ("gpu",)}, {}, {}, "runs on gpu, not on cpu"),
@@ -357,6 +368,33 @@ def test_a_model_that_asks_for_attention_beyond_its_card_is_named(folder: Path) 
         PluginError, match=r"^the model tiny asks for sliding attention, and its card lists full; update"
     ):
         plan(folder)
+
+
+# The grammar backend.
+
+
+def test_the_best_grammar_backend_is_taken_with_what_the_server_asks_of_it(folder: Path) -> None:
+    found = plan(folder, grammar("better", rank=100, kinds=("choice",)))
+    assert found.grammar is not None
+    assert found.grammar.part.name == "better"
+    assert found.grammar_kinds == ("choice",)
+    assert found.grammar_validate == f"{fakes.__name__}:present"
+    assert reasons(found, "grammar") == {"rules": "fits, rank 50 is lower"}
+
+
+def test_without_a_grammar_backend_everything_else_is_served(folder: Path) -> None:
+    found = plan(folder, without="grammar")
+    assert (found.grammar, found.grammar_validate, found.grammar_kinds) == (None, None, ())
+    assert "grammar" not in {choice.role for choice in found.choices()}
+    assert Plan.model_validate_json(found.model_dump_json()) == found
+
+
+def test_a_grammar_backend_that_was_named_must_be_there(folder: Path) -> None:
+    assert plan(folder, structured_outputs_backend="rules").grammar is not None
+    with pytest.raises(ResolutionError, match=r"^wanted the grammar 'other', found rules; install the plugin"):
+        plan(folder, structured_outputs_backend="other")
+    with pytest.raises(ResolutionError, match=r"^wanted the grammar 'rules', found none; note that the broken plugin"):
+        plan(folder, without="grammar", broken="SyntaxError: oops", structured_outputs_backend="rules")
 
 
 # The context.

@@ -12,6 +12,8 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from dovetail.api.grammar import GrammarKind
+
 REFERENCE = 0
 """Rank of something correct and slow, that other things are compared with."""
 PORTABLE = 50
@@ -85,14 +87,17 @@ class ModelCard(Card):
 class LoaderCard(Card):
     """A reader of weight files.
 
-    ``inspect(path: str, files: tuple[str, ...]) -> Checkpoint`` describes what is there without torch; ``target``
-    is a callable ``(checkpoint: Checkpoint) -> Iterable[LazyTensor]`` that the engine process calls.
+    ``inspect(path: str, files: tuple[str, ...]) -> Checkpoint`` describes what is there without torch; ``target`` is a callable
+    ``(checkpoint: Checkpoint, expected: Mapping[str, tuple[int, ...]], device: torch.device) -> Iterable[LazyTensor]`` that the engine process
+    calls. ``expected`` maps the Hugging Face name of every tensor that the model cannot do without to its logical shape, and ``device`` is
+    where all of them go: files that say what they hold need neither, but a loader may read straight to the device.
     """
 
     kind: ClassVar[str] = "loader"
 
-    recognises: tuple[str, ...] = Field(min_length=1)
-    """Glob patterns of the file names that it reads."""
+    recognises: tuple[str, ...]
+    """Glob patterns of the file names that it reads. One that reads no files has none: it is taken only when ``--load-format`` names it, and its
+    ``inspect`` is given no files."""
     inspect: Dotted
     """Describes a checkpoint; its module must not import torch."""
     target: Dotted
@@ -192,3 +197,34 @@ class SourceCard(Card):
 
     target: Dotted
     """The function ``resolve``; its module must not import torch."""
+
+
+class GrammarCard(Card):
+    """A backend of structured output. ``target`` is a :class:`dovetail.api.GrammarBackend`."""
+
+    kind: ClassVar[str] = "grammar"
+
+    target: Dotted
+    """The backend's class; imported in the engine when the first request asks for structure."""
+    validate_source: Dotted
+    """``(source: GrammarSource) -> None``, torch-free and quick: raises :class:`dovetail.api.RequestError` for what does not compile, before a
+    request is queued."""
+    kinds: tuple[GrammarKind, ...] = Field(min_length=1)
+    """Forms that it understands."""
+
+
+class ProposerCard(Card):
+    """A source of draft tokens for speculative decoding. ``target`` is a :class:`dovetail.api.Proposer`."""
+
+    kind: ClassVar[str] = "proposer"
+
+    target: Dotted
+    """The proposer's class; imported in the engine alone."""
+    config: Dotted
+    """A pydantic model of what ``--speculative-config`` may hold for this method besides ``method`` and ``num_speculative_tokens``; it forbids
+    what it does not know, and its module must not import torch."""
+    num_tokens: int = Field(default=4, gt=0)
+    """Tokens to guess at a time where ``num_speculative_tokens`` does not say."""
+    model: bool = False
+    """Whether it runs a model of its own. Its ``config`` is then a :class:`dovetail.api.DraftOptions`, from which the model is resolved into a Plan; taken
+    where ``--speculative-config`` names a model and no method."""

@@ -73,7 +73,7 @@ class LazyTensor:
         shape: the logical shape, rows first; for a weight matrix ``(out, in)``.
         type: the stored type: a torch dtype's name, or the name of a quantized type.
         read: gives the tensor: of that dtype and shape, or for a block-quantized type the packed bytes, uint8
-            ``[rows, bytes per row]``. It may share memory with the mapped file, and must not be written to.
+            ``[rows, bytes per row]``. It may share memory with the mapped file, and must not be written to; it may be on any device.
     """
 
     name: str

@@ -21,9 +21,11 @@ import pluggy
 
 from dovetail.api.cards import (
     AttentionCard,
+    GrammarCard,
     LoaderCard,
     ModelCard,
     PlatformCard,
+    ProposerCard,
     QuantFormatCard,
     QuantKernelCard,
     SourceCard,
@@ -52,7 +54,8 @@ def dovetail_register_loaders() -> Sequence[LoaderCard]:
     """Readers of weight files.
 
     A card's ``recognises`` patterns are matched against the names of the files found at the model
-    reference; ``--load-format`` names a card directly. The card's ``inspect`` then describes the checkpoint without torch.
+    reference; ``--load-format`` names a card directly, and is the only way to one without patterns. The card's ``inspect`` then
+    describes the checkpoint without torch.
     """
     raise NotImplementedError
 
@@ -86,4 +89,18 @@ def dovetail_register_sources() -> Sequence[SourceCard]:
     Sources are asked from the highest rank down; the first whose ``resolve`` answers with a path wins,
     so a source must answer ``None`` for references that are not its own.
     """
+    raise NotImplementedError
+
+
+@hookspec
+def dovetail_register_grammars() -> Sequence[GrammarCard]:
+    """Backends of structured output: JSON schemas, expressions, grammars. ``--structured-outputs-backend`` names one; ``auto`` takes the
+    highest-ranked one. With none installed, requests for structure are refused.
+    """
+    raise NotImplementedError
+
+
+@hookspec
+def dovetail_register_proposers() -> Sequence[ProposerCard]:
+    """Sources of draft tokens for speculative decoding; ``--speculative-config '{"method": NAME, …}'`` names one."""
     raise NotImplementedError

@@ -25,6 +25,11 @@ from dovetail.nn.step import KVIndex, Step
 
 Forward = Callable[[Step], Tensor]
 
+WASTE = 4
+"""A step of padded requests may read so many times the tokens that they have."""
+FEW_TOKENS = 1 << 15
+"""Reading so many costs less than launching a step kernel by kernel, whatever they hold."""
+
 
 def padded_sizes(most: int) -> list[int]:
     """Batch sizes to capture: close enough together that padding costs little, few enough to be captured in passing."""
@@ -102,6 +107,13 @@ class DecodeSteps:
         captured.run()
         return captured.sampled, captured.logits, Sampling(self.inputs[0, :size], self.inputs[1, :size])
 
+    def suits(self, work: Work) -> bool:
+        """Whether padding every request to the bound of the longest is worth it. One long request among many short ones would have all of them read as
+        much as it does: 31 ms instead of 8 for one of 8,000 tokens beside 63 of 300, with Llama 3.1 8B on an H200.
+        """
+        padded = len(work.rows) * self.bounds[bisect_left(self.bounds, work.max_seq_len)]
+        return padded <= max(FEW_TOKENS, WASTE * int(work.totals.sum()))
+
     def forget(self) -> None:
         """Drop what was captured, whose tensors are about to move."""
         self._captured.clear()
@@ -117,7 +129,13 @@ class DecodeSteps:
                 made.logits = None
                 self.last_tokens.index_copy_(0, rows, made.sampled.tokens)
 
-        made.run = self.platform.capture(work) if self.capture else work
+        if not self.capture:
+            made.run = work
+            return made
+        # Recording runs the step, which must not be one of the stream's.
+        newest = self.last_tokens.clone()
+        made.run = self.platform.capture(work)
+        self.last_tokens.copy_(newest)
         return made
 
     def _step(self, size: int, bound: int, adapted: bool) -> Step:

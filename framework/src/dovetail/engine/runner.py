@@ -261,7 +261,7 @@ class ModelRunner:
             edits: called once the forward pass is on its way; may wait for the tokens of the step before. None if there cannot be any.
         """
         self.sampling.flush()
-        if self._decode is not None and work.is_decode:
+        if self._decode is not None and work.is_decode and self._decode.suits(work):
             plain = Wants(draws=wants.draws) if wants.plain and edits is None else None
             sampled, logits, places = self._decode.run(work, plain)
             prompt: list[PromptPart] = []

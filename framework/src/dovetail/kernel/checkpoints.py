@@ -59,7 +59,9 @@ def find_checkpoint(
         return tuple(n for n in names if any(fnmatch.fnmatch(n, p) for p in card.recognises))
 
     def objection(card: LoaderCard) -> str | None:
-        if matching(card):
+        if not card.recognises and options.load_format == AUTO:
+            return f"reads no files, so it is taken only by --load-format {card.name}"
+        if not card.recognises or matching(card):
             return None
         return f"reads {', '.join(card.recognises)}; found {listing(names)}"
 

@@ -55,6 +55,19 @@ class WeightReader:
         self.used: dict[str, int] = {}
         """Kernel name → layers that it serves, for the log."""
 
+    def expected(self) -> dict[str, tuple[int, ...]]:
+        """The tensors that the model cannot do without, by Hugging Face name, with their shapes: of each weight the matrix ``(N, K)`` that it is
+        when nothing is quantized.
+        """
+        ctx = self.ctx
+        shapes: dict[str, tuple[int, ...]] = {
+            f"{name}.weight": (layer.parts[name], layer.columns)
+            for name, layer in ctx.layers.items()
+            if not _borrows(layer)
+        }
+        shapes |= {name: (slot.layer.parts[slot.part],) for name, slot in ctx.biases.items()}
+        return shapes | {name: slot.shape for name, slot in ctx.vectors.items() if slot.required}
+
     def load(self, tensors: Iterable[LazyTensor], progress: Progress | None = None) -> None:
         """Assign everything.
 
@@ -192,7 +205,9 @@ class WeightReader:
                 reasons.append(f"{name}: {reason}")
                 continue
             self.used[name] = self.used.get(name, 0) + 1
-            return kernel(weight, kind, self.ctx.device, self.ctx.dtype)
+            made = kernel(weight, kind, self.ctx.device, self.ctx.dtype)
+            made.ops = self.ctx.ops
+            return made
         raise ResolutionError(
             f"wanted a kernel for a {kind} layer of type {weight.type} and shape {list(weight.shape)}, found none ({'; '.join(reasons)})",
             "install a kernel plugin that covers it",

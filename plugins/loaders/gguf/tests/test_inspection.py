@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from dovetail_loaders_gguf.inspection import inspect
 from dovetail_loaders_gguf.loading import load
 
@@ -72,7 +73,7 @@ def test_split_files(tmp_path: Path) -> None:
         found = inspect(str(path), tuple(map(str, files)) if path.is_dir() else (str(path),))
         assert found.files == tuple(map(str, files))
         assert found.tensor_types == {"float32": 3}
-    assert [float(t.read()[0, 0]) for t in load(found)] == [0.0, 1.0, 2.0]
+    assert [float(t.read()[0, 0]) for t in load(found, {}, torch.device("cpu"))] == [0.0, 1.0, 2.0]
 
 
 def test_missing_parts_are_named(tmp_path: Path) -> None:

@@ -15,6 +15,8 @@ from dovetail_loaders_gguf.loading import load
 
 from .files import write
 
+CPU = torch.device("cpu")
+
 
 def test_values_and_shapes(tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
@@ -34,7 +36,7 @@ def test_values_and_shapes(tmp_path: Path) -> None:
     file = write(tmp_path / "m.gguf", tensors)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = {t.name: (t, t.read()) for t in load(inspect(str(file), ()))}
+        found = {t.name: (t, t.read()) for t in load(inspect(str(file), ()), {}, CPU)}
     for name, value in plain.items():
         lazy, read = found[name]
         assert lazy.shape == value.shape
@@ -60,7 +62,7 @@ def resident(file: Path) -> int:
 def test_pages_leave_when_a_tensor_is_dropped(tmp_path: Path) -> None:
     size = 4 << 20
     file = write(tmp_path / "m.gguf", {f"t{i}": np.full(size // 4, i, dtype=np.float32) for i in range(3)})
-    tensors = list(load(inspect(str(file), ())))
+    tensors = list(load(inspect(str(file), ()), {}, CPU))
     assert resident(file) < size
     first = tensors[0].read()
     view = tensors[1].read()[10:]

@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from dovetail.api import CheckpointError
 from dovetail.testing import check_loader
 
+CPU = torch.device("cpu")
 TENSORS = {
     "a.weight": torch.arange(12, dtype=torch.float32).view(3, 4),
     "b.weight": torch.ones(5, dtype=torch.bfloat16),
@@ -65,7 +66,7 @@ def test_every_dtype(tmp_path: Path, stored: tuple[str, int]) -> None:
     value = torch.arange(8, dtype=torch.uint8).repeat(2, 8).view(dtype)
     save_file({"t": value}, tmp_path / "model.safetensors")
     checkpoint = inspect(str(tmp_path), (str(tmp_path / "model.safetensors"),))
-    (lazy,) = load(checkpoint)
+    (lazy,) = load(checkpoint, {}, CPU)
     read = lazy.read()
     assert checkpoint.tensor_types == {stored[0]: 1}
     assert (lazy.type, lazy.shape, read.dtype) == (stored[0], tuple(value.shape), dtype)
@@ -74,7 +75,7 @@ def test_every_dtype(tmp_path: Path, stored: tuple[str, int]) -> None:
 
 def test_reading_is_lazy(tmp_path: Path) -> None:
     save_file(TENSORS, tmp_path / "model.safetensors")
-    tensors = {t.name: t for t in load(inspect(str(tmp_path), (str(tmp_path / "model.safetensors"),)))}
+    tensors = {t.name: t for t in load(inspect(str(tmp_path), (str(tmp_path / "model.safetensors"),)), {}, CPU)}
     assert tensors["a.weight"].read().data_ptr() == tensors["a.weight"].read().data_ptr()  # of the mapped file itself
 
 
@@ -83,7 +84,7 @@ def test_index(tmp_path: Path) -> None:
     save_file({"x": torch.ones(1)}, tmp_path / "consolidated.safetensors")
     assert found(tmp_path) == names
     checkpoint = inspect(str(tmp_path), tuple(str(tmp_path / name) for name in names))
-    assert {t.name: float(t.read()[0]) for t in load(checkpoint)} == {"t0": 0.0, "t1": 1.0, "t2": 2.0}
+    assert {t.name: float(t.read()[0]) for t in load(checkpoint, {}, CPU)} == {"t0": 0.0, "t1": 1.0, "t2": 2.0}
 
 
 def test_one_shard_stands_for_all(tmp_path: Path) -> None:

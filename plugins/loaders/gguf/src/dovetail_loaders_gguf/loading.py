@@ -5,7 +5,7 @@ from __future__ import annotations
 import mmap
 import sys
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 
 import torch
@@ -17,7 +17,7 @@ _NORESERVE = 0x4000
 """MAP_NORESERVE, which the mmap module does not name before Python 3.12."""
 
 
-def load(checkpoint: Checkpoint) -> Iterator[LazyTensor]:
+def load(checkpoint: Checkpoint, expected: Mapping[str, tuple[int, ...]], device: torch.device) -> Iterator[LazyTensor]:
     """Every tensor of the checkpoint. ``read()`` shares memory with the mapped file, and the pages leave this process
     again when the tensor that it returned is dropped.
     """

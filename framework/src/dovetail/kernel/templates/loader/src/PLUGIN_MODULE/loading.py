@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 
 import numpy as np
@@ -14,8 +14,8 @@ from dovetail.api import Checkpoint, CheckpointError, LazyTensor
 from PLUGIN_MODULE.inspection import Entry, entries
 
 
-def load(checkpoint: Checkpoint) -> Iterator[LazyTensor]:
-    """Every tensor of the checkpoint, in the order of the files."""
+def load(checkpoint: Checkpoint, expected: Mapping[str, tuple[int, ...]], device: torch.device) -> Iterator[LazyTensor]:
+    """Every tensor of the checkpoint, in the order of the files, whether the model expects it or not."""
     for file in checkpoint.files:
         for entry in entries(file):
             yield LazyTensor(entry.name, entry.shape, entry.type, partial(read, entry))

@@ -1,0 +1,94 @@
+"""Paged attention from torch operations alone: gather the blocks of several requests, then attend to them in one call.
+
+The kernel is the FlashAttention 2 (Dao, 2023) that torch carries, in its form for sequences of different lengths: decode, chunks of a prefill and any mixture
+of them are one call. Where it does not fit (float32, odd head sizes, old devices, no GPU), plain products and a softmax do the same.
+
+Letters: R requests, T tokens, H query heads, K key-value heads, D head dimension, B blocks of a request, S gathered keys.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from dovetail.nn import AttentionBackend, AttentionSpec, KVIndex, Step
+from dovetail_backends_cuda.kernels import flash, plain
+from dovetail_backends_cuda.slices import Slice, packed, padded, pieces
+
+GATHER_BYTES = 1 << 29
+"""Of keys and values that are gathered at once, unless one request has more. A limit to memory, and not small enough to cost speed: gathering and
+attending in slices that stay in the 60 MB level-2 cache took longer at every size that was tried (64 requests of 320 tokens on an H200: 93 µs at once,
+107 in two slices, 132 in three)."""
+SCORE_BYTES = 1 << 28
+"""Of scores that the plain products keep at once, unless one token has more."""
+STEPS_PER_OCTAVE = 4
+
+
+class GatherAttention(AttentionBackend):
+    """Keys and values lie as ``[blocks, block_size, 2, K, D]``: a block is one piece, so that a gather moves it in long rows, and a token's key and
+    value are views of what was gathered.
+    """
+
+    def __init__(self, *, device: torch.device, dtype: torch.dtype, kv_dtype: torch.dtype, block_size: int) -> None:
+        super().__init__(device=device, dtype=dtype, kv_dtype=kv_dtype, block_size=block_size)
+        # FlashAttention 2 needs bfloat16's and float16's tensor cores of Ampere.
+        self._flash = (
+            device.type == "cuda"
+            and dtype in (torch.bfloat16, torch.float16)
+            and torch.cuda.get_device_capability(device) >= (8, 0)
+        )
+
+    def allocate(self, spec: AttentionSpec, blocks: int) -> Tensor:
+        shape = (blocks, self.block_size, 2, spec.kv_heads, spec.head_dim)
+        return torch.zeros(shape, dtype=self.kv_dtype, device=self.device)
+
+    def captured_lengths(self, max_len: int) -> tuple[int, ...]:
+        """Four bounds an octave from 256: a graph gathers as many blocks of each request as its bound allows."""
+        return (*(b for b in _bounds(max_len) if b < max_len), max_len)
+
+    def prepare(self, step: Step, index: KVIndex, specs: frozenset[AttentionSpec]) -> list[Slice]:
+        """The step's requests in slices that fit the limits; layers of one group share them, as they share the block tables."""
+        (window,) = {spec.window for spec in specs}
+        token_bytes = max(2 * spec.kv_heads * spec.head_dim for spec in specs) * self.kv_dtype.itemsize
+        limit = max(1, GATHER_BYTES // (token_bytes * self.block_size))
+        if step.lengths is None:
+            # Nothing but the widths of the tensors may decide here; every request is gathered as far as the longest may reach.
+            assert step.max_query_len == 1, "a step without lengths is one token of each request"
+            return padded(step, index, self.block_size, window, limit, _split_length(step.max_seq_len))
+        if all(self._fits(spec) for spec in specs):
+            return packed(step, index, self.block_size, window, limit, _split_length(step.max_seq_len))
+        heads = max(spec.heads for spec in specs)
+        return pieces(step, index, self.block_size, window, SCORE_BYTES // (heads * torch.float32.itemsize))
+
+    def forward(
+        self, q: Tensor, k: Tensor, v: Tensor, cache: Tensor, step: Step, index: KVIndex, spec: AttentionSpec
+    ) -> Tensor:
+        by_token = cache.view(-1, 2, spec.kv_heads, spec.head_dim)
+        by_token[:, 0].index_copy_(0, index.slots, k)
+        by_token[:, 1].index_copy_(0, index.slots, v)
+        attend = flash if self._fits(spec) else plain
+        slices: list[Slice] = index.work
+        found = []
+        for part in slices:
+            gathered = cache.flatten(1).index_select(0, part.blocks).view(-1, 2, spec.kv_heads, spec.head_dim)
+            found.append(attend(q[part.tokens], gathered[:, 0], gathered[:, 1], part, spec))
+        return found[0] if len(found) == 1 else torch.cat(found)
+
+    def _fits(self, spec: AttentionSpec) -> bool:
+        return self._flash and spec.head_dim % 8 == 0 and spec.head_dim <= 256
+
+
+def _bounds(most: int) -> list[int]:
+    """256, 320, 384, 448, 512, 640, … up to the first that is not below ``most``."""
+    found = [256]
+    while found[-1] < most:
+        octave = 1 << (found[-1].bit_length() - 1)
+        found.append(found[-1] + octave // STEPS_PER_OCTAVE)
+    return found
+
+
+def _split_length(max_seq_len: int) -> int:
+    """The length by which the kernel decides into how many parts it splits the keys. It is rounded up, because that decides the order of its sums: a
+    decode step gives the same bits with its own lengths and captured with a bound.
+    """
+    return _bounds(max_seq_len)[-1]

@@ -1,0 +1,71 @@
+"""Attention over gathered keys and values: as one fused kernel, and as plain products.
+
+Letters: R requests, T tokens of each, H query heads, K key-value heads, G = H / K, D head dimension, S gathered keys of each.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from dovetail.nn import AttentionSpec
+from dovetail_backends_cuda.slices import Slice
+
+
+def flash(q: Tensor, k: Tensor, v: Tensor, part: Slice, spec: AttentionSpec) -> Tensor:
+    """torch's FlashAttention 2, for bfloat16 and float16 and head sizes that are multiples of 8 up to 256.
+
+    It aligns the causal triangle with the last key of each request, shares a KV head among its query heads, reads nothing behind the
+    filled keys, and splits long sequences of keys where there are few queries.
+
+    Args:
+        q: ``[R * T, H, D]``, or as many tokens of each request as ``part.query_start`` says.
+        k, v: ``[S of all requests, K, D]``, with any distance between tokens.
+
+    Returns:
+        As q.
+    """
+    out: Tensor = torch.ops.aten._flash_attention_forward(
+        q,
+        k,
+        v,
+        part.query_start,
+        part.key_start,
+        part.max_query,
+        part.max_keys,
+        0.0,
+        True,
+        False,
+        scale=spec.scale,
+        window_size_left=None if part.window is None else part.window - 1,
+        window_size_right=None if part.window is None else 0,
+        seqused_k=part.keys,
+    )[0]
+    return out
+
+
+def plain(q: Tensor, k: Tensor, v: Tensor, part: Slice, spec: AttentionSpec) -> Tensor:
+    """Products, a mask and a softmax in float32, for any head size on any device.
+
+    Args:
+        q: ``[R * T, H, D]``.
+        k, v: ``[R * S, K, D]``.
+
+    Returns:
+        ``[R * T, H, D]`` in q's dtype.
+    """
+    requests = len(part.keys)
+    queries = q.float().unflatten(1, (spec.kv_heads, -1)).unflatten(0, (requests, -1))  # [R, T, K, G, D]
+    keys, values = (x.float().unflatten(0, (requests, -1)) for x in (k, v))  # [R, S, K, D]
+    tokens = queries.shape[1]
+    key = torch.arange(keys.shape[1], device=q.device)
+    own = part.keys[:, None] - tokens + torch.arange(tokens, device=q.device)  # [R, T]
+    seen = key <= own[..., None]  # [R, T, S]
+    if part.window is not None:
+        seen &= key > own[..., None] - part.window
+    # What an earlier owner left behind the filled keys may be no number at all, and 0 times that is none either.
+    values = values.masked_fill((key >= part.keys[:, None])[..., None, None], 0)
+    scores = torch.einsum("rtkgd,rskd->rkgts", queries, keys) * spec.scale
+    weights = scores.masked_fill(~seen[:, None, None], float("-inf")).softmax(-1)
+    out = torch.einsum("rkgts,rskd->rtkgd", weights, values)
+    return out.reshape(q.shape).to(q.dtype)

@@ -1,0 +1,86 @@
+"""An NVIDIA GPU: its memory, its graphs, and copies that nobody waits for."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dovetail.nn import Memory, Platform
+from dovetail_backends_cuda.operations import OPERATIONS
+
+
+class CudaPlatform(Platform):
+    """The process's current CUDA device.
+
+    All work is queued on the current stream. Captured graphs share one memory pool, so that all of them together take about what
+    the largest one takes: what one leaves behind, the next one to run overwrites.
+    """
+
+    queues = True
+    graphs = True
+
+    def __init__(self) -> None:
+        self.device = torch.device("cuda", torch.cuda.current_device())
+        self._pool = torch.cuda.graph_pool_handle()
+        # One stream for all captures: cuBLAS keeps 32 MiB for each stream that it has worked on.
+        self._aside = torch.cuda.Stream(self.device)
+
+    def memory(self) -> Memory:
+        free, total = torch.cuda.mem_get_info(self.device)
+        return Memory(total, free)
+
+    def kv_cache_bytes(self, utilization: float, reserved: int) -> int:
+        """What ``utilization`` leaves of the whole memory after what is in use, by whomever, and what is reserved."""
+        self.release()
+        memory = self.memory()
+        used = memory.total - memory.free
+        return max(0, int(memory.total * utilization) - used - reserved)
+
+    def operations(self) -> Mapping[str, Callable[..., Any]]:
+        return OPERATIONS
+
+    def describe(self) -> str:
+        facts = torch.cuda.get_device_properties(self.device)
+        return (
+            f"cuda ({facts.name}, compute capability {facts.major}.{facts.minor}, {facts.total_memory / 2**30:.1f} GiB)"
+        )
+
+    def upload(self, values: np.ndarray) -> Tensor:
+        # torch keeps the pinned copy until the device has read it.
+        return torch.from_numpy(values).pin_memory().to(self.device, non_blocking=True)
+
+    def fetch(self, values: Tensor) -> Callable[[], np.ndarray]:
+        there = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+        there.copy_(values, non_blocking=True)
+        arrived = torch.cuda.Event()
+        arrived.record()
+
+        def wait() -> np.ndarray:
+            arrived.synchronize()
+            return there.numpy()
+
+        return wait
+
+    def capture(self, work: Callable[[], None]) -> Callable[[], None]:
+        # Libraries set themselves up, and kernels are compiled, in their first call, which a capture would not survive.
+        self._aside.wait_stream(torch.cuda.current_stream(self.device))
+        with torch.cuda.stream(self._aside):
+            work()
+        torch.cuda.current_stream(self.device).wait_stream(self._aside)
+        graph = torch.cuda.CUDAGraph()
+        # Other threads may use the device meanwhile.
+        with torch.cuda.graph(graph, pool=self._pool, stream=self._aside, capture_error_mode="thread_local"):
+            work()
+        return graph.replay
+
+    def synchronize(self) -> None:
+        torch.cuda.synchronize(self.device)
+
+    def release(self) -> None:
+        gc.collect()
+        torch.cuda.empty_cache()

@@ -1,0 +1,172 @@
+"""Which blocks a step gathers, in slices that fit into memory.
+
+Letters: R requests of a slice, N gathered blocks, B blocks of a block table's row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dovetail.nn import KVIndex, Step
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Requests that are attended to in one call. Their keys are gathered block by block, so those of a request may begin behind others' and end
+    with slots that are not filled.
+
+    Attributes:
+        tokens: of the step.
+        blocks: int64 ``[N]``: what to gather.
+        query_start: int32 ``[R + 1]``: request ``r`` owns ``query_start[r] : query_start[r + 1]`` of these tokens.
+        key_start: int32 ``[R + 1]``, of the gathered keys likewise.
+        keys: int32 ``[R]``: how many of those are filled; the last of them is that of the request's last token.
+        max_query: no request has more tokens.
+        max_keys: no request has more keys. It decides the order of the kernel's sums.
+        window: as in :class:`dovetail.nn.AttentionSpec`.
+    """
+
+    tokens: slice
+    blocks: Tensor
+    query_start: Tensor
+    key_start: Tensor
+    keys: Tensor
+    max_query: int
+    max_keys: int
+    window: int | None
+
+
+def padded(step: Step, index: KVIndex, block_size: int, window: int | None, limit: int, max_keys: int) -> list[Slice]:
+    """One token of each request, and as many blocks of each as ``step.max_seq_len`` tokens or the window take.
+
+    Args:
+        limit: blocks of a slice, unless one request has more.
+    """
+    tables, lengths = index.block_tables, step.seq_lens
+    width = min(-(-step.max_seq_len // block_size), tables.shape[1])
+    keys = lengths
+    if window is None:
+        tables = tables[:, :width]
+    else:
+        # So many blocks hold a window wherever it begins in its first one.
+        width = min(width, -(-(window - 1) // block_size) + 1)
+        first = (lengths - window).clamp_min(0) // block_size  # [R]
+        columns = first[:, None] + torch.arange(width, device=first.device)
+        tables = tables.gather(1, columns.clamp_max(tables.shape[1] - 1))
+        keys = lengths - first * block_size
+    tables = tables.long()
+    share = max(1, limit // width)
+    found = []
+    for start in range(0, len(lengths), share):
+        stop = min(start + share, len(lengths))
+        counting = torch.arange(stop - start + 1, dtype=torch.int32, device=lengths.device)
+        found.append(
+            Slice(
+                slice(start, stop),
+                tables[start:stop].reshape(-1),
+                counting,
+                counting * (width * block_size),
+                keys[start:stop].int(),
+                1,
+                max_keys,
+                window,
+            )
+        )
+    return found
+
+
+def packed(step: Step, index: KVIndex, block_size: int, window: int | None, limit: int, max_keys: int) -> list[Slice]:
+    """Any mixture of prefill and decode, with each request's own number of blocks.
+
+    Args:
+        limit: blocks of a slice, unless one request has more.
+    """
+    assert step.lengths is not None
+    query = np.asarray(step.lengths.query, np.int32)
+    total = np.asarray(step.lengths.total, np.int32)
+    oldest = total - query  # position of each request's first new token
+    first = np.zeros_like(total) if window is None else np.maximum(0, oldest - window + 1) // block_size
+    counts = -(-total // block_size) - first
+    tokens = np.concatenate(([0], np.cumsum(query)))
+    table = index.block_tables.reshape(-1)
+    found = []
+    for start, stop in _runs(counts.tolist(), limit):
+        own = counts[start:stop]
+        begins = np.concatenate(([0], np.cumsum(own)))
+        columns = np.arange(begins[-1]) - np.repeat(begins[:-1] - first[start:stop], own)
+        entries = np.repeat(np.arange(start, stop), own) * index.block_tables.shape[1] + columns
+        parts = (
+            tokens[start : stop + 1] - tokens[start],
+            begins * block_size,
+            (total - first * block_size)[start:stop],
+        )
+        sizes = [len(part) for part in parts]
+        # One copy to the device for all.
+        sent = _send(np.concatenate((*parts, entries)).astype(np.int32), table.device)
+        query_start, key_start, keys, wanted = sent.split([*sizes, len(entries)])
+        found.append(
+            Slice(
+                slice(int(tokens[start]), int(tokens[stop])),
+                table.index_select(0, wanted).long(),
+                query_start,
+                key_start,
+                keys,
+                step.max_query_len,
+                max_keys,
+                window,
+            )
+        )
+    return found
+
+
+def pieces(step: Step, index: KVIndex, block_size: int, window: int | None, limit: int) -> list[Slice]:
+    """One request at a time, and no more of its tokens than keep the scores in bounds.
+
+    Args:
+        limit: products of a query and a key in a slice, unless one token has more.
+    """
+    assert step.lengths is not None
+    device = index.block_tables.device
+    found, start = [], 0
+    for request, (query, total) in enumerate(zip(step.lengths.query, step.lengths.total, strict=True)):
+        size = max(1, limit // total)
+        for begin in range(0, query, size):
+            count = min(size, query - begin)
+            end = total - query + begin + count  # keys that the piece's last token sees
+            first = 0 if window is None else max(0, end - count - window + 1) // block_size
+            blocks = index.block_tables[request, first : -(-end // block_size)].long()
+            found.append(
+                Slice(
+                    slice(start + begin, start + begin + count),
+                    blocks,
+                    torch.arange(0, count + 1, count, dtype=torch.int32, device=device),
+                    torch.arange(0, 2, dtype=torch.int32, device=device) * (len(blocks) * block_size),
+                    torch.full((1,), end - first * block_size, dtype=torch.int32, device=device),
+                    count,
+                    end,
+                    window,
+                )
+            )
+        start += query
+    return found
+
+
+def _runs(counts: list[int], limit: int) -> Iterator[tuple[int, int]]:
+    """Runs of neighbours whose counts stay within the limit together; one that exceeds it is alone."""
+    start, held = 0, 0
+    for place, count in enumerate(counts):
+        if place > start and held + count > limit:
+            yield start, place
+            start, held = place, 0
+        held += count
+    yield start, len(counts)
+
+
+def _send(values: np.ndarray, device: torch.device) -> Tensor:
+    sent = torch.from_numpy(values)
+    return sent.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else sent

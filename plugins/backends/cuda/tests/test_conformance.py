@@ -1,0 +1,49 @@
+"""The conformance kit on the cards of the platform and its attention."""
+
+from __future__ import annotations
+
+import dovetail_backends_cuda
+import pytest
+import torch
+from dovetail_backends_cuda.operations import OPERATIONS
+
+from dovetail.api import PlatformCard
+from dovetail.nn.ops import REFERENCES
+from dovetail.testing import check_attention, check_platform, check_registration
+from dovetail.testing.comparison import assert_close, tolerance
+from dovetail.testing.platforms import SAMPLES
+
+(ATTENTION,) = dovetail_backends_cuda.dovetail_register_attention()
+
+
+def test_registration() -> None:
+    check_registration(dovetail_backends_cuda)
+
+
+@pytest.mark.parametrize("card", dovetail_backends_cuda.dovetail_register_platforms(), ids=lambda c: c.name)
+def test_every_claim_of_the_platform(card: PlatformCard) -> None:
+    check_platform(card)
+
+
+def test_every_claim_of_the_backend() -> None:
+    check_attention(ATTENTION)
+
+
+def test_the_backend_does_the_same_without_its_kernel() -> None:
+    # Its plain products run on any device, and are what it does with float32 and odd head sizes.
+    check_attention(ATTENTION.model_copy(update={"devices": ("cpu",), "probe": None}))
+
+
+def test_odd_head_sizes() -> None:
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    check_attention(ATTENTION.model_copy(update={"devices": (device,), "probe": None, "head_dims": (20, 264)}))
+
+
+@pytest.mark.parametrize("name", ["rms_norm", "add_rms_norm"])
+def test_norms_do_the_same_on_any_device(name: str) -> None:
+    for dtype in (torch.float32, torch.bfloat16):
+        for arguments in SAMPLES[name](dtype):
+            found, wanted = OPERATIONS[name](*arguments), REFERENCES[name](*arguments)
+            pairs = zip(found, wanted, strict=True) if isinstance(wanted, tuple) else [(found, wanted)]
+            for ours, theirs in pairs:
+                assert_close(ours, theirs, tolerance(dtype, 2), name)
