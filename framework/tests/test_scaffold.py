@@ -68,6 +68,8 @@ print(json.dumps(found | {"torch": "torch" in sys.modules}))
         ("quant", "format my-thing"),
         ("attention", "attention my-thing"),
         ("platform", "platform my-thing"),
+        ("grammar", "grammar my-thing"),
+        ("proposer", "proposer my-thing"),
     ],
 )
 def test_a_new_plugin_is_found(tmp_path: Path, kind: str, card: str) -> None:

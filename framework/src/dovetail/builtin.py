@@ -5,6 +5,7 @@ from __future__ import annotations
 from dovetail.api import (
     PORTABLE,
     REFERENCE,
+    ProposerCard,
     QuantFormatCard,
     QuantKernelCard,
     SourceCard,
@@ -65,4 +66,17 @@ def dovetail_register_sources() -> list[SourceCard]:
         ),
         SourceCard(name="path", summary="a folder or file", target="dovetail.sources:path", rank=80),
         SourceCard(name="hub", summary="org/name on the Hugging Face hub", target="dovetail.sources:hub", rank=10),
+    ]
+
+
+@hookimpl
+def dovetail_register_proposers() -> list[ProposerCard]:
+    return [
+        ProposerCard(
+            name="draft_model",
+            summary="a smaller model with the same vocabulary guesses ahead",
+            target="dovetail.engine.draft_model:DraftModel",
+            config="dovetail.api:DraftOptions",
+            model=True,
+        )
     ]

@@ -13,11 +13,13 @@ from dovetail.api.cards import (
     Device,
     Dotted,
     DType,
+    GrammarCard,
     LayerKind,
     LoaderCard,
     ModelCard,
     NamingCard,
     PlatformCard,
+    ProposerCard,
     QuantFormatCard,
     QuantKernelCard,
     SourceCard,
@@ -36,7 +38,9 @@ from dovetail.api.errors import (
     ResolutionError,
     UsageError,
 )
+from dovetail.api.grammar import Grammar, GrammarBackend, GrammarKind, GrammarSource, GrammarState
 from dovetail.api.hooks import PROJECT, hookimpl
+from dovetail.api.proposer import DraftOptions, DraftRequest, Proposer, ProposerContext
 
 __all__ = [
     "PORTABLE",
@@ -55,7 +59,15 @@ __all__ = [
     "Device",
     "Dotted",
     "DovetailError",
+    "DraftOptions",
+    "DraftRequest",
     "EngineDeadError",
+    "Grammar",
+    "GrammarBackend",
+    "GrammarCard",
+    "GrammarKind",
+    "GrammarSource",
+    "GrammarState",
     "LayerKind",
     "LazyTensor",
     "LoaderCard",
@@ -65,6 +77,9 @@ __all__ = [
     "NamingCard",
     "PlatformCard",
     "PluginError",
+    "Proposer",
+    "ProposerCard",
+    "ProposerContext",
     "QuantFormatCard",
     "QuantKernelCard",
     "RequestError",

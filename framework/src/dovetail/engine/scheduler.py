@@ -144,6 +144,9 @@ class Scheduler:
         if request.kv is None:  # it has lost its own to one that was before it
             return 0
         while not self.kv.grow(request, request.computed + count):
+            if count > 1 and request.pending == 1:
+                count = 1  # nobody loses blocks for a guess
+                continue
             victim = self.running[-1]
             if victim is request and len(self.running) == 1 and count > 1:
                 count //= 2  # alone, it always finds room for a smaller chunk: its context was made to fit

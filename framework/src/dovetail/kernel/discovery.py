@@ -29,9 +29,11 @@ from dovetail.api import hooks
 from dovetail.api.cards import (
     AttentionCard,
     Card,
+    GrammarCard,
     LoaderCard,
     ModelCard,
     PlatformCard,
+    ProposerCard,
     QuantFormatCard,
     QuantKernelCard,
     SourceCard,
@@ -49,6 +51,8 @@ HOOKS: dict[str, tuple[type[Card], ...]] = {
     "dovetail_register_attention": (AttentionCard,),
     "dovetail_register_platforms": (PlatformCard,),
     "dovetail_register_sources": (SourceCard,),
+    "dovetail_register_grammars": (GrammarCard,),
+    "dovetail_register_proposers": (ProposerCard,),
 }
 """Hook → the cards that it may answer with."""
 

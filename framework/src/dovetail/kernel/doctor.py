@@ -91,7 +91,7 @@ def examine(registry: Registry) -> list[Finding]:
 
 def dotted_names(card: Card) -> list[str]:
     """Every ``module:attribute`` that a card names."""
-    fields = ("target", "config", "inspect", "probe")
+    fields = ("target", "config", "inspect", "probe", "validate_source")
     names: list[str] = [value for field in fields if (value := getattr(card, field, None))]
     if isinstance(card, ModelCard):
         names += [naming.target for naming in card.naming.values()]

@@ -64,6 +64,9 @@ class PlanOptions(BaseModel):
     )
     device: str = Field(default=AUTO, description="the platform to run on; auto takes the best that is present")
     attention_backend: str = Field(default=AUTO, description="the attention backend")
+    structured_outputs_backend: str = Field(
+        default=AUTO, description="the grammar backend; auto takes the best that is installed, or does without"
+    )
     kv_cache_dtype: str = Field(default=AUTO, description="dtype of the KV cache; auto takes that of the activations")
     max_model_len: Annotated[int | None, BeforeValidator(token_count)] = Field(
         default=None,
@@ -71,3 +74,8 @@ class PlanOptions(BaseModel):
         description="longest sequence in tokens (32k means 32,000 and 32K 32,768); auto takes what the model and memory allow",
     )
     block_size: int = Field(default=16, gt=0, description="tokens in a KV-cache block")
+    speculative_config: dict[str, Any] | None = Field(
+        default=None,
+        description="JSON object that turns speculative decoding on: method (or the model of a draft), num_speculative_tokens, and "
+        "the method's own options",
+    )

@@ -13,6 +13,7 @@ from dovetail.api.cards import Dotted, DType, LayerKind
 from dovetail.api.checkpoint import Checkpoint
 from dovetail.api.config import ModelConfig
 from dovetail.api.errors import ConfigError
+from dovetail.api.grammar import GrammarKind
 from dovetail.kernel.discovery import import_dotted, one_line
 
 if TYPE_CHECKING:
@@ -84,10 +85,26 @@ class Plan(Frozen):
     platform: Choice
     attention: Choice
     weights: tuple[WeightPlan, ...]
+    grammar: Choice | None = None
+    """What keeps outputs within a form; None where nothing installed does."""
+    grammar_validate: Dotted | None = None
+    """The grammar card's ``validate_source``, which the API's process calls."""
+    grammar_kinds: tuple[GrammarKind, ...] = ()
+    """Forms that it understands."""
+    proposer: Choice | None = None
+    """What guesses ahead; None without speculative decoding."""
+    proposer_config_class: Dotted | None = None
+    proposer_config: dict[str, Any] = {}
+    """Its own options, which that class was found to accept."""
+    num_speculative_tokens: int = 0
+    """How many tokens it guesses at a time, at most."""
+    draft: Plan | None = None
+    """The model that it runs, if it runs one."""
     warnings: tuple[str, ...] = ()
 
     def choices(self) -> tuple[Choice, ...]:
-        return (self.source, self.loader, self.model_part, self.platform, self.attention)
+        parts = (self.source, self.loader, self.model_part, self.platform, self.attention, self.grammar, self.proposer)
+        return tuple(part for part in parts if part is not None)
 
     def model_config_object(self) -> ModelConfig:
         """The configuration as the model's own class. The class was found to accept it when the Plan was made."""
@@ -104,7 +121,7 @@ def read_config(config_class: type[M], config: dict[str, Any], file: str) -> M:
     try:
         found = config_class.model_validate(config)
     except ValidationError as error:
-        faults = "; ".join(map(_fault, error.errors()))
+        faults = "; ".join(map(fault, error.errors()))
     except Exception as error:  # a validator that met a value it did not expect
         faults = one_line(error)
     else:
@@ -115,7 +132,8 @@ def read_config(config_class: type[M], config: dict[str, Any], file: str) -> M:
     )
 
 
-def _fault(error: ErrorDetails) -> str:
+def fault(error: ErrorDetails) -> str:
+    """One of pydantic's findings, for a list of such."""
     text = error["msg"].removeprefix("Value error, ")
     if not error["loc"]:  # about several keys, which the text names
         return text

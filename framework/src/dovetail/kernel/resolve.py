@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from dovetail.api.cards import AttentionCard, ModelCard, PlatformCard
+from dovetail.api.cards import AttentionCard, GrammarCard, ModelCard, PlatformCard
 from dovetail.api.checkpoint import Checkpoint
 from dovetail.api.config import AttentionNeed, ModelConfig
 from dovetail.api.errors import ConfigError, PluginError, ResolutionError, UsageError
@@ -19,7 +19,11 @@ from dovetail.kernel.discovery import import_dotted
 from dovetail.kernel.options import AUTO, PlanOptions
 from dovetail.kernel.plan import Choice, Plan, read_config
 from dovetail.kernel.registry import Offer, Registry
+from dovetail.kernel.speculation import find_speculation
 from dovetail.kernel.weights import find_weights
+
+KV_ALIASES = {"fp8": "float8_e4m3fn", "fp8_e4m3": "float8_e4m3fn", "fp8_e5m2": "float8_e5m2"}
+"""What ``--kv-cache-dtype`` calls some dtypes."""
 
 
 def resolve(options: PlanOptions, registry: Registry) -> Plan:
@@ -34,9 +38,13 @@ def resolve(options: PlanOptions, registry: Registry) -> Plan:
     parsed = read_config(import_dotted(card.config), config, checkpoint.config_file or checkpoint.path)
     platform_offer, platform = find_platform(options, registry, warnings)
     dtype = find_dtype(options, parsed, card, platform_offer.card)
-    kv_dtype = dtype if options.kv_cache_dtype == AUTO else options.kv_cache_dtype
+    kv_dtype = (
+        dtype if options.kv_cache_dtype == AUTO else KV_ALIASES.get(options.kv_cache_dtype, options.kv_cache_dtype)
+    )
     attention = find_attention(options, parsed, card, platform_offer.card.device, dtype, kv_dtype, registry, warnings)
     weights = find_weights(checkpoint, config, options, platform_offer.card.device, dtype, registry, warnings)
+    grammar_offer, grammar = find_grammar(options, registry, warnings)
+    speculation = find_speculation(options, parsed, registry, warnings, resolve)
     naming = card.naming[checkpoint.naming].target if checkpoint.naming else None
     return Plan(
         model=(options.model or "").rstrip("/") or Path(path).stem,
@@ -55,6 +63,10 @@ def resolve(options: PlanOptions, registry: Registry) -> Plan:
         platform=platform,
         attention=attention,
         weights=weights,
+        grammar=grammar,
+        grammar_validate=grammar_offer.card.validate_source if grammar_offer else None,
+        grammar_kinds=grammar_offer.card.kinds if grammar_offer else (),
+        **speculation,
         warnings=tuple(warnings),
     )
 
@@ -191,6 +203,18 @@ def _unmet(card: AttentionCard, need: AttentionNeed) -> str | None:
     if card.head_dims is not None and need.head_dim not in card.head_dims:
         return f"takes heads of {numbers(card.head_dims)}, not {need.head_dim}"
     return None
+
+
+def find_grammar(
+    options: PlanOptions, registry: Registry, warnings: list[str]
+) -> tuple[Offer[GrammarCard] | None, Choice | None]:
+    """The backend of structured output. Without one, all other requests can be served, so it is missed only if it is named."""
+    if options.structured_outputs_backend == AUTO and not registry.offers(GrammarCard):
+        return None, None
+    return choose(
+        "grammar", GrammarCard, registry, lambda card: None,
+        explicit=options.structured_outputs_backend, wanted="a backend of structured output", warnings=warnings,
+    )  # fmt: skip
 
 
 def find_max_model_len(options: PlanOptions, config: ModelConfig) -> int:

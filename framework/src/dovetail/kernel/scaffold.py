@@ -65,6 +65,18 @@ TEMPLATES: dict[str, Template] = {
         "whether it is there into `probing.py`.",
         ".venv/bin/dovetail serve path/to/a/model --device PLUGIN_NAME",
     ),
+    "grammar": Template(
+        "The grammar backend PLUGIN_NAME",
+        "It keeps outputs to a list of texts to start from: claim more forms on the card, compile them in `backend.py`, and refuse what does not "
+        "compile in `validation.py`.",
+        ".venv/bin/dovetail serve path/to/a/model --structured-outputs-backend PLUGIN_NAME",
+    ),
+    "proposer": Template(
+        "The proposer PLUGIN_NAME",
+        "It guesses that a token is followed by what followed it the last time, to start from: put your own guess into `proposer.py`, and its options "
+        "into `config.py`.",
+        '.venv/bin/dovetail serve path/to/a/model --speculative-config \'{"method": "PLUGIN_NAME"}\'',
+    ),
 }
 """Kind → what ``dovetail plugins new KIND NAME`` makes."""
 

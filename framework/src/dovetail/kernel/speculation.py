@@ -1,0 +1,118 @@
+"""Which proposer guesses ahead, with which options, and the Plan of the model that it runs, if it runs one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from dovetail.api.cards import ProposerCard
+from dovetail.api.config import ModelConfig
+from dovetail.api.errors import DovetailError, PluginError, ResolutionError, UsageError
+from dovetail.api.proposer import DraftOptions
+from dovetail.kernel.choose import choose
+from dovetail.kernel.discovery import import_dotted
+from dovetail.kernel.options import PlanOptions
+from dovetail.kernel.plan import Plan, fault
+from dovetail.kernel.registry import Registry
+
+FLAG = "--speculative-config"
+EXAMPLE = f'write for example {FLAG} \'{{"model": "org/a-small-model", "num_speculative_tokens": 4}}\''
+INHERITED = ("device", "block_size", "download_dir", "dtype", "kv_cache_dtype", "attention_backend")
+"""Options of the main model that hold for a draft model too."""
+
+Resolve = Callable[[PlanOptions, Registry], Plan]
+
+
+def find_speculation(
+    options: PlanOptions, config: ModelConfig, registry: Registry, warnings: list[str], resolve: Resolve
+) -> dict[str, Any]:
+    """The Plan's fields about speculative decoding; empty if it was not asked for.
+
+    Args:
+        config: of the main model.
+        resolve: makes the Plan of a draft model.
+
+    Raises:
+        UsageError: the options cannot be read; names the key.
+        ResolutionError: no proposer fits, or the models cannot be used together.
+    """
+    if options.speculative_config is None:
+        return {}
+    given = dict(options.speculative_config)
+    method, count = given.pop("method", None), given.pop("num_speculative_tokens", None)
+    if method is not None and not isinstance(method, str):
+        raise UsageError(f"{FLAG}: method is {method!r}, wanted a name", EXAMPLE)
+    if count is not None and (not isinstance(count, int) or isinstance(count, bool) or count < 1):
+        raise UsageError(f"{FLAG}: num_speculative_tokens is {count!r}, wanted a whole number above 0", EXAMPLE)
+    if method is None and "model" not in given:
+        known = ", ".join(offer.name for offer in registry.offers(ProposerCard)) or "none"
+        raise UsageError(f"{FLAG} {json.dumps(given)} names no method (installed: {known}) and no model", EXAMPLE)
+    _no_states(config, "the model")
+
+    def objection(card: ProposerCard) -> str | None:
+        return None if method is not None or card.model else "runs no model of its own"
+
+    offer, choice = choose(
+        "proposer", ProposerCard, registry, objection,
+        explicit=method, wanted="a proposer that runs a draft model", warnings=warnings,
+    )  # fmt: skip
+    card = offer.card
+    own = read_options(card, given)
+    return {
+        "proposer": choice,
+        "proposer_config_class": card.config,
+        "proposer_config": own.model_dump(mode="json"),
+        "num_speculative_tokens": count or card.num_tokens,
+        "draft": _draft(own, options, config, registry, resolve) if card.model else None,
+    }
+
+
+def read_options(card: ProposerCard, given: dict[str, Any]) -> BaseModel:
+    """A method's own options.
+
+    Raises:
+        UsageError: one is unknown or out of its range; names the key.
+        PluginError: the card's ``config`` is not what it is for.
+    """
+    found: type[BaseModel] = import_dotted(card.config)
+    wanted = DraftOptions if card.model else BaseModel
+    if not (isinstance(found, type) and issubclass(found, wanted)):
+        raise PluginError(f"the proposer {card.name}: its config {card.config} is not a {wanted.__name__}")
+    try:
+        return found.model_validate(given)
+    except ValidationError as error:
+        known = ", ".join(("method", "num_speculative_tokens", *found.model_fields))
+        raise UsageError(
+            f"{FLAG}: {'; '.join(map(fault, error.errors()))}", f"the options of {card.name}: {known}"
+        ) from None
+
+
+def _draft(own: BaseModel, options: PlanOptions, config: ModelConfig, registry: Registry, resolve: Resolve) -> Plan:
+    assert isinstance(own, DraftOptions)
+    given = own.model_dump(include=set(DraftOptions.model_fields), exclude_none=True)
+    inherited = {name: getattr(options, name) for name in INHERITED}
+    try:
+        draft = resolve(PlanOptions(**{**inherited, **given}), registry)
+        _no_states(draft.model_config_object(), "it")
+        found = draft.model_config_object().vocab_size
+        if found != config.vocab_size:
+            raise ResolutionError(
+                f"its vocabulary has {found} tokens and that of the model {config.vocab_size}, so its guesses mean nothing there",
+                "take a smaller model of the same family, with the same tokenizer",
+            )
+        if "generate" not in draft.tasks:
+            raise ResolutionError(f"it does {', '.join(draft.tasks)}, not generate", "take a language model")
+    except DovetailError as error:
+        raise type(error)(f"the draft model {own.model}: {error.problem}", error.hint) from error
+    return draft
+
+
+def _no_states(config: ModelConfig, what: str) -> None:
+    if any(need.kind == "recurrent" for need in config.attention_needs()):
+        raise ResolutionError(
+            f"{what} has recurrent layers, whose state cannot be taken back when a guess was wrong",
+            f"leave {FLAG} out",
+        )
