@@ -66,7 +66,9 @@ def main() -> None:
     print(heading("benchmarks/latency.py"))
     core = EngineCore(plan, EngineArgs(dtype=options.dtype))
     cold, warm = first_token(core, "cold", prompt), first_token(core, "warm", prompt)
-    print(f"{options.dtype}: first token of {len(prompt)} tokens {cold:.2f} s, the second time {warm:.3f} s ({cold / warm:.0f} times faster)")
+    print(
+        f"{options.dtype}: first token of {len(prompt)} tokens {cold:.2f} s, the second time {warm:.3f} s ({cold / warm:.0f} times faster)"
+    )
     for slowdown in (0.0, 2.0):
         core = EngineCore(plan, EngineArgs(dtype=options.dtype, max_decode_slowdown=slowdown))
         gaps, first = pauses(core, options.streams, prompt, options.tokens)

@@ -86,7 +86,10 @@ def main() -> None:
         engine.step(engine.prepare)
         scheduling = median_seconds(lambda e=engine: e.decode(lambda schedule: None)) / STEPS
         ours = median_seconds(lambda e=engine: e.decode(e.prepare)) / STEPS
-        print(f"  prefix caching {'on ' if caching else 'off'}: scheduling and bookkeeping {scheduling * 1e3:6.3f} ms,", end="")
+        print(
+            f"  prefix caching {'on ' if caching else 'off'}: scheduling and bookkeeping {scheduling * 1e3:6.3f} ms,",
+            end="",
+        )
         print(f" with batch preparation {ours * 1e3:6.3f} ms")
     # Blocks of the persistent rows are up to date again before the slow construction is timed.
     slow = median_seconds(lambda: engine.decode(slow_inputs)) / STEPS

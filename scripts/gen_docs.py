@@ -18,12 +18,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from dovetail.cli import chat, flags, plan, plugins, serve
+from dovetail.cli import chat, plan, plugins, serve
 from dovetail.cli.main import COMMANDS
 from dovetail.engine.args import EngineArgs
 from dovetail.kernel.discovery import HOOKS
 from dovetail.kernel.options import PlanOptions
 from dovetail.server.settings import ServerSettings
+from dovetail.utils import flags
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -178,7 +179,7 @@ def hooks_page() -> str:
     out += [describe_class(node) for node in cards.values()]
     out += ["## Words on cards", aliases(module(API / "cards.py"))]
     out.append("## What cards lead to")
-    for file in ("checkpoint.py", "config.py"):
+    for file in ("checkpoint.py", "config.py", "grammar.py", "proposer.py"):
         out += [describe_class(node) for node in classes(file).values()]
     out.append("Errors are described in [errors.md](errors.md), the classes of `dovetail.nn` in their docstrings.")
     return "\n\n".join(part for part in out if part) + "\n"

@@ -18,8 +18,8 @@ import pytest
 import dovetail.api
 import dovetail.nn
 from dovetail.api import Card, DovetailError, UsageError
-from dovetail.cli.flags import FlexibleArgumentParser
 from dovetail.cli.main import COMMANDS
+from dovetail.cli.parser import CommandParser
 from dovetail.kernel.discovery import HOOKS
 
 from .repository import FRAMEWORK, PLUGINS, ROOT
@@ -133,8 +133,8 @@ def test_every_page_is_in_the_index() -> None:
 
 
 @cache
-def parser(command: str) -> FlexibleArgumentParser:
-    made = FlexibleArgumentParser(prog=f"dovetail {command}")
+def parser(command: str) -> CommandParser:
+    made = CommandParser(prog=f"dovetail {command}")
     made.add_argument("--debug", action="store_true")
     import_module(f"dovetail.cli.{command}").add_arguments(made)
     return made
@@ -171,7 +171,7 @@ def test_commands_in_shell_blocks_parse() -> None:
     assert seen > 20
 
 
-def option_strings(made: FlexibleArgumentParser) -> set[str]:
+def option_strings(made: CommandParser) -> set[str]:
     found: set[str] = {"--help"}
     for action in made._actions:
         found |= set(action.option_strings)

@@ -376,7 +376,9 @@ def test_the_offline_api_loads_an_adapter_when_it_is_first_named(root: Path) -> 
     llm = LLM(str(root / "base"), use_tqdm=False, enable_lora=True, max_loras=2, lora_modules=[f"mlp={root / 'mlp'}"])
     prompt = {"prompt_token_ids": list(range(3, 20))}
     qv = LoRARequest("qv", 1, str(root / "qv"))
-    mixed = llm.generate([prompt] * 3, GREEDY, use_tqdm=False, lora_request=[None, qv, LoRARequest("mlp", 2, str(root / "mlp"))])
+    mixed = llm.generate(
+        [prompt] * 3, GREEDY, use_tqdm=False, lora_request=[None, qv, LoRARequest("mlp", 2, str(root / "mlp"))]
+    )
     wanted = [
         LLM(str(root / folder), use_tqdm=False).generate(prompt, GREEDY, use_tqdm=False)[0].outputs[0].token_ids
         for folder in ("base", "qv-merged", "mlp-merged")

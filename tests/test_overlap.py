@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from pathlib import Path
 
 import pytest
 
@@ -71,13 +70,25 @@ def test_a_token_goes_into_the_next_step_before_the_host_has_seen_it(plan: Plan)
     assert core.kv.whole
 
 
-def test_a_request_that_ends_while_its_next_step_computes_leaves_nothing(plan: Plan, reference: ReferenceEngine) -> None:
+def test_a_request_that_ends_while_its_next_step_computes_leaves_nothing(
+    plan: Plan, reference: ReferenceEngine
+) -> None:
     rng = random.Random(4)
-    probe = NewRequest("p", [rng.randrange(250) for _ in range(20)], SamplingParams(temperature=0, seed=0, max_tokens=9, ignore_eos=True))
+    probe = NewRequest(
+        "p",
+        [rng.randrange(250) for _ in range(20)],
+        SamplingParams(temperature=0, seed=0, max_tokens=9, ignore_eos=True),
+    )
     tokens = reference.generate(probe)
     core = EngineCore(plan, EngineArgs(model="", max_num_seqs=4, block_size=8))
     stop = tokens[3]
-    core.add(NewRequest("r", probe.prompt_token_ids, SamplingParams(temperature=0, max_tokens=9, ignore_eos=True, stop_token_ids=[stop])))
+    core.add(
+        NewRequest(
+            "r",
+            probe.prompt_token_ids,
+            SamplingParams(temperature=0, max_tokens=9, ignore_eos=True, stop_token_ids=[stop]),
+        )
+    )
     got: list[int] = []
     while not core.idle:
         for output in core.step():
@@ -88,10 +99,16 @@ def test_a_request_that_ends_while_its_next_step_computes_leaves_nothing(plan: P
 
 
 @pytest.mark.parametrize("level", [1, 2])
-def test_sleep_gives_memory_back_and_the_requests_go_on_after_it(plan: Plan, reference: ReferenceEngine, level: int) -> None:
+def test_sleep_gives_memory_back_and_the_requests_go_on_after_it(
+    plan: Plan, reference: ReferenceEngine, level: int
+) -> None:
     rng = random.Random(4)
     requests = [
-        NewRequest(str(i), [rng.randrange(250) for _ in range(20)], SamplingParams(temperature=0, seed=0, max_tokens=20, ignore_eos=True))
+        NewRequest(
+            str(i),
+            [rng.randrange(250) for _ in range(20)],
+            SamplingParams(temperature=0, seed=0, max_tokens=20, ignore_eos=True),
+        )
         for i in range(5)
     ]
     core = EngineCore(plan, EngineArgs(model="", max_num_seqs=3, block_size=8))
@@ -108,7 +125,11 @@ def test_sleep_gives_memory_back_and_the_requests_go_on_after_it(plan: Plan, ref
     core.sleep(level)
     assert core.is_sleeping
     assert core.stats.running == 0
-    assert all(layer.cache is None for layer in core.runner.ctx.attention_layers) if level == 1 else not hasattr(core.runner, "model")
+    assert (
+        all(layer.cache is None for layer in core.runner.ctx.attention_layers)
+        if level == 1
+        else not hasattr(core.runner, "model")
+    )
     core.add(requests[4])
     step()
     assert core.requests

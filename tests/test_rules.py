@@ -321,6 +321,8 @@ CHECKS = {
     "kernel": "check_kernel",
     "attention": "check_attention",
     "platform": "check_platform",
+    "grammar": "check_grammar",
+    "proposer": "check_proposer",
 }
 """Kind of card → the kit's function for it. Sources claim nothing but a meaning, and are tested as what they are."""
 

@@ -70,7 +70,9 @@ def a_request(number: int, rng: random.Random) -> NewRequest:
     return NewRequest(str(number), prompt, params, rng.randrange(3), salt, None, bad_words)
 
 
-def run_storm(core: EngineCore, requests: list[NewRequest], rng: random.Random) -> tuple[dict[str, list[int]], set[str]]:
+def run_storm(
+    core: EngineCore, requests: list[NewRequest], rng: random.Random
+) -> tuple[dict[str, list[int]], set[str]]:
     """Requests arrive a few at a time; one in six leaves, while it waits or after some tokens. What each got, and who left."""
     tokens: dict[str, list[int]] = {r.id: [] for r in requests}
     left: set[str] = set()
@@ -115,7 +117,9 @@ def cache_of(blocks: int, block_size: int, monkeypatch: pytest.MonkeyPatch) -> N
     """Memory for so many blocks."""
     heads, layers = CONFIG["num_key_value_heads"], CONFIG["num_hidden_layers"]
     dim = CONFIG["hidden_size"] // CONFIG["num_attention_heads"]
-    monkeypatch.setenv("DOVETAIL_CPU_KVCACHE_SPACE", str((blocks + 1) * 2 * block_size * heads * dim * layers * 4 / 2**30))
+    monkeypatch.setenv(
+        "DOVETAIL_CPU_KVCACHE_SPACE", str((blocks + 1) * 2 * block_size * heads * dim * layers * 4 / 2**30)
+    )
 
 
 OPTIONS = st.fixed_dictionaries(
@@ -153,7 +157,11 @@ def test_a_cache_of_a_quarter_of_the_load_finishes_everything(
 ) -> None:
     rng = random.Random(5)
     requests = [
-        NewRequest(str(i), [rng.randrange(VOCAB) for _ in range(48)], SamplingParams(temperature=0, seed=i, max_tokens=32, ignore_eos=True))
+        NewRequest(
+            str(i),
+            [rng.randrange(VOCAB) for _ in range(48)],
+            SamplingParams(temperature=0, seed=i, max_tokens=32, ignore_eos=True),
+        )
         for i in range(8)
     ]
     cache_of(8 * 80 // 4 // 4, 4, monkeypatch)  # eight requests of 80 tokens, in blocks of 4

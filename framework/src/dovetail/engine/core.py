@@ -138,9 +138,7 @@ class EngineCore:
             block_size=args.block_size,
             max_tokens=args.max_num_batched_tokens,
         )
-        return counts, Budget(
-            memory.total, memory.free, weights, activations, graphs, cache, tokens
-        )
+        return counts, Budget(memory.total, memory.free, weights, activations, graphs, cache, tokens)
 
     def _begin(self) -> None:
         """Make everything that lives and dies with the KV cache."""
@@ -263,7 +261,9 @@ class EngineCore:
             for request in new:
                 self.sampling.set(request.row, request)
             lines = [r for r, draft in zip(work.sampled, work.drafts, strict=True) for _ in range(len(draft) + 1)]
-            edited = any(r.grammar is not None or asks_of(r).edits for r in work.sampled) or len(lines) > len(work.sampled)
+            edited = any(r.grammar is not None or asks_of(r).edits for r in work.sampled) or len(lines) > len(
+                work.sampled
+            )
             edits = partial(self._edits, work, outputs) if edited else None
             launched = self.runner.launch(work, wants_of(lines), edits)
             for request, count in zip(work.requests, work.counts.tolist(), strict=True):

@@ -45,7 +45,9 @@ class OfflineAdapters:
     def _load(self, name: str, path: str) -> None:
         if not self._args.enable_lora:
             raise RequestError(
-                f"the adapter {name!r} was asked for, and adapters are not enabled", "start with enable_lora=True", param="lora_request"
+                f"the adapter {name!r} was asked for, and adapters are not enabled",
+                "start with enable_lora=True",
+                param="lora_request",
             )
         check_adapter_name(name, (), self._paths)
         registry = Registry.load(plugins=self._args.plugins, prefer=self._args.prefer)

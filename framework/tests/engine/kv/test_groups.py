@@ -45,9 +45,7 @@ def test_a_budget_that_holds_nothing_says_so() -> None:
     windows=st.lists(st.one_of(st.none(), st.integers(1, 300)), min_size=1, max_size=3),
     sizes=st.lists(st.integers(1, 4000), min_size=3, max_size=3),
 )
-def test_the_plan_fits_and_one_more_block_would_not(
-    budget: int, windows: list[int | None], sizes: list[int]
-) -> None:
+def test_the_plan_fits_and_one_more_block_would_not(budget: int, windows: list[int | None], sizes: list[int]) -> None:
     groups = [CacheGroup("sliding" if w else "full", b, w) for w, b in zip(windows, sizes, strict=False)]
     counts = plan_blocks(groups, budget, **SIZES)
     used = sum(n * g.block_bytes for n, g in zip(counts, groups, strict=True))

@@ -17,9 +17,7 @@ FULL, WINDOW = CacheGroup("full", 1), CacheGroup("sliding", 1, window=6)
 
 
 def make(tokens: list[int], prefix_key: str = "", **params: int) -> Request:
-    return Request(
-        "r", list(tokens), SamplingParams(**params), len(tokens), 10_000, frozenset(), prefix_key=prefix_key
-    )
+    return Request("r", list(tokens), SamplingParams(**params), len(tokens), 10_000, frozenset(), prefix_key=prefix_key)
 
 
 def manager(blocks: int = 32, groups: tuple[CacheGroup, ...] = (FULL,), caching: bool = True) -> KVCacheManager:
@@ -146,7 +144,9 @@ def test_a_prefix_is_found_as_long_as_its_last_window_is() -> None:
     assert found.tokens == 40
     # Positions 35 to 39 are what the next token sees of them.
     assert [b == NULL_BLOCK for b in found.tables[1]] == [True] * 8 + [False] * 2
-    assert kv.find(make([*range(20), 99])).tokens == 20, "blocks that a window passed are still known while nobody needs the room"
+    assert kv.find(make([*range(20), 99])).tokens == 20, (
+        "blocks that a window passed are still known while nobody needs the room"
+    )
     kv.pools[1].take(9)  # the blocks that were passed first are the longest unused
     assert kv.find(make([*range(20), 99])).tokens == 0
     assert kv.find(make([*range(40), 1])).tokens == 40

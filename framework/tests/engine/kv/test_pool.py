@@ -31,7 +31,9 @@ class PoolAgainstLists(RuleBasedStateMachine):
         assert set(blocks) <= set(free)
         blank = [b for b in free if b not in self.kept]
         evicted = self.kept[: max(0, count - len(blank))]
-        assert set(blocks) & set(self.kept) == set(evicted), "only the longest unused may go, and only for want of blank ones"
+        assert set(blocks) & set(self.kept) == set(evicted), (
+            "only the longest unused may go, and only for want of blank ones"
+        )
         for block in blocks:
             self.holders[block] = 1
         for block in evicted:

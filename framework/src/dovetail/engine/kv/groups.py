@@ -81,7 +81,9 @@ def plan_blocks(
     return counts(low) if low >= 1 else [0] * len(groups)
 
 
-def tokens_that_fit(groups: Sequence[CacheGroup], counts: Sequence[int], *, block_size: int, max_tokens: int) -> int | None:
+def tokens_that_fit(
+    groups: Sequence[CacheGroup], counts: Sequence[int], *, block_size: int, max_tokens: int
+) -> int | None:
     """The longest sequence that the blocks hold when it is alone; None if no group sets a limit.
 
     A window's blocks limit the chunk in which a sequence is computed, not its length, as long as the window and one block more fit.
