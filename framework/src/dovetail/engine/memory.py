@@ -1,9 +1,7 @@
-"""Where memory goes: what a step's activations take, what is left for the KV cache, and the process's own heap."""
+"""Where memory goes: what a step's activations take, and what is left for the KV cache."""
 
 from __future__ import annotations
 
-import ctypes
-import gc
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -91,16 +89,3 @@ def peak_bytes(work: Callable[[], object]) -> int:
     with _Peak() as watch:
         work()
     return watch.peak
-
-
-def return_freed_memory() -> None:
-    """Give back to the system what was freed.
-
-    Repacking weights leaves large holes in the heap, which glibc keeps for later; where the C library has no ``malloc_trim``, nothing happens.
-    """
-    gc.collect()
-    try:
-        trim = ctypes.CDLL(None).malloc_trim
-    except (OSError, AttributeError, TypeError):
-        return
-    trim(0)

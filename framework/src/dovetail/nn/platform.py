@@ -67,8 +67,5 @@ class Platform(ABC):
         """
         return work
 
-    def synchronize(self) -> None:
-        """Wait for all queued work."""
-
-    def release(self) -> None:
+    def release(self) -> None:  # noqa: B027 - most have nothing to do
         """Give freed memory back to the system or the device."""

@@ -78,9 +78,6 @@ class CudaPlatform(Platform):
             work()
         return graph.replay
 
-    def synchronize(self) -> None:
-        torch.cuda.synchronize(self.device)
-
     def release(self) -> None:
         gc.collect()
         torch.cuda.empty_cache()
