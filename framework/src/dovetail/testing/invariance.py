@@ -83,7 +83,8 @@ Schedule = Sequence[Mapping[int, int]]
 
 def _schedules() -> dict[str, Schedule]:
     """Ways to compute request 0: (request → new tokens) of each step."""
-    sizes, chunks = cycle((1, 2, 3, 61, 64, 5, 130, 1, 7, 258)), []
+    sizes = cycle((1, 2, 3, 61, 64, 5, 130, 1, 7, 258))
+    chunks: list[dict[int, int]] = []
     while (done := sum(c[0] for c in chunks)) < LENGTH:
         chunks.append({0: min(next(sizes), LENGTH - done)})
     before = LENGTH - DECODED

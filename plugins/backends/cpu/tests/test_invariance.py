@@ -16,6 +16,7 @@ from dovetail_backends_cpu.probes import int4 as probe
 from dovetail.nn import Ops, StoredWeight, WeightKernel
 from dovetail.nn.affine import AffineKernel
 from dovetail.nn.dense import DenseKernel, DenseWeight, DequantizeKernel
+from dovetail.nn.ops import REFERENCES
 from dovetail.testing import AffineSample, build_model, random_checkpoint, run_batch
 
 CPU = torch.device("cpu")
@@ -27,7 +28,7 @@ FEW = (1, 2, 3, 7, 16, 33, 70, 129, 1000)
 pytestmark = pytest.mark.skipif(not CpuPlatform.batch_invariant, reason="this torch is built without oneDNN")
 
 
-@pytest.fixture(params=[1, 2, 3], ids=lambda n: f"{n} threads")
+@pytest.fixture(params=[1, 2], ids=lambda n: f"{n} threads")
 def threads(request: pytest.FixtureRequest) -> Iterator[int]:
     before = torch.get_num_threads()
     torch.set_num_threads(request.param)
@@ -67,6 +68,22 @@ def test_a_product_s_row_has_the_same_bits_in_any_company(
             for start in {0, 5 * count % (TOKENS - count)}:
                 alone = kernel(x[start : start + count])
                 assert torch.equal(alone, whole[start : start + count]), f"{count} rows from {start} on"
+
+
+@pytest.mark.parametrize("name", ["silu_mul", "gelu_tanh_mul"])
+@pytest.mark.parametrize("channels", [37, 1000, 20000])
+def test_a_gate_s_row_has_the_same_bits_wherever_threads_divide_the_tensor(name: str, channels: int) -> None:
+    operation = rows.OPERATIONS[name]
+    x = 4 * torch.randn(150, 2 * channels, generator=torch.Generator().manual_seed(0))
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)  # divides no power of two
+    try:
+        whole = operation(x)
+        for count in (1, 2, 4, 19, 50, 149):
+            assert torch.equal(operation(x[1 : 1 + count]), whole[1 : 1 + count]), f"{count} rows"
+    finally:
+        torch.set_num_threads(before)
+    torch.testing.assert_close(whole, REFERENCES[name](x))
 
 
 def test_a_processor_without_bfloat16_gets_the_product_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
