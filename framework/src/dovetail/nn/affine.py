@@ -2,7 +2,8 @@
 
 The saving over the reference is in what is not done per element. Small codes share bytes by planes of a row (its first half in the low
 nibbles, its second half in the high ones), so that unpacking moves long runs; and the groups' minimums are never added to the weights but enter
-through a second, 1/group as large product with the groups' sums of activations:
+through a second, 1/group as large product with the groups' sums of activations. Everything is kept column by column, which is how products with few
+tokens read weights fastest, and spares libraries that want them so the turning:
 
     y = sum_g scale_g * (codes_g · x_g) + sum_g min_g * sum(x_g)
 
@@ -33,37 +34,37 @@ class AffineKernel(WeightKernel):
         self.bits = next((bits for bits in (2, 4) if packed.bits <= bits and self.k % (8 // bits) == 0), 8)
         # Codes that share a byte are kept from 0 up, and moved back once they are apart.
         self.offset = 1 << (self.bits - 1) if self.bits < 8 and packed.codes.dtype == torch.int8 else 0
-        self.codes = _shared(packed.codes, self.bits, self.offset).to(device)  # [N, K * bits / 8]
+        self.codes = _shared(packed.codes, self.bits, self.offset).t().contiguous().to(device)  # [K * bits / 8, N]
         # As they were handed out: float16, or two levels, where that is what the format has.
-        self.scales = packed.scales.to(device)  # [N, G]
-        self.mins: Tensor | Products | None = None if packed.mins is None else packed.mins.to(device)
+        self.scales = _turned(packed.scales).to(device)
+        self.mins = None if packed.mins is None else _turned(packed.mins).to(device)
         self.step = max(1, SLICE // self.k)
 
     def __call__(self, x: Tensor) -> Tensor:
         shape = x.shape
         x = x.reshape(-1, self.k)
         sums = None if self.mins is None else x.unflatten(-1, (-1, self.group)).sum(-1)  # [T, G]
-        scratch = x.new_empty(min(self.step, self.n), self.k)
+        scratch = x.new_empty(min(self.step, self.n) * self.k)
         parts = []
         for start in range(0, self.n, self.step):
             rows = slice(start, min(start + self.step, self.n))
-            weights = scratch[: rows.stop - start]
-            self._unpack(self.codes[rows], weights)
-            weights.unflatten(-1, (-1, self.group)).mul_(self.scales[rows].float().to(x.dtype)[..., None])
-            part = self.ops.linear(x, weights)
+            weights = scratch[: self.k * (rows.stop - start)].view(self.k, -1)  # [K, n]
+            self._unpack(self.codes[:, rows], weights)
+            weights.unflatten(0, (-1, self.group)).mul_(_floats(self.scales, rows, x.dtype)[:, None])
+            part = self.ops.linear(x, weights.t())
             if self.mins is not None and sums is not None:
-                part += self.ops.linear(sums, self.mins[rows].float().to(x.dtype))
+                part += self.ops.linear(sums, _floats(self.mins, rows, x.dtype).t())
             parts.append(part)
         out = parts[0] if len(parts) == 1 else torch.cat(parts, -1)
         return out.view(*shape[:-1], self.n)
 
     def _unpack(self, shared: Tensor, out: Tensor) -> None:
-        """Write the codes of rows ``[n, K * bits / 8]`` as floats into ``out`` ``[n, K]``."""
+        """Write the codes of columns ``[K * bits / 8, n]`` as floats into ``out`` ``[K, n]``."""
         if self.bits == 8:
             out.copy_(shared)
             return
         mask, last = (1 << self.bits) - 1, 8 - self.bits
-        for shift, part in zip(range(0, 8, self.bits), out.split(shared.shape[1], 1), strict=True):
+        for shift, part in zip(range(0, 8, self.bits), out.split(shared.shape[0]), strict=True):
             codes = shared >> shift if shift else shared
             if shift < last:
                 codes = codes & mask
@@ -85,3 +86,15 @@ def _shared(codes: Tensor, bits: int, offset: int) -> Tensor:
     for place, part in enumerate(others, 1):
         shared |= (part + offset).view(torch.uint8) << (place * bits)
     return shared
+
+
+def _turned(numbers: Tensor | Products) -> Tensor | Products:
+    """Plain numbers ``[N, G]`` as ``[G, N]``; those in two levels as they are, since only their rows can be taken apart."""
+    return numbers.t().contiguous() if isinstance(numbers, Tensor) else numbers
+
+
+def _floats(numbers: Tensor | Products, rows: slice, dtype: torch.dtype) -> Tensor:
+    """``[G, n]`` of what :func:`_turned` gave."""
+    if isinstance(numbers, Tensor):
+        return numbers[:, rows].float().to(dtype)
+    return numbers[rows].float().to(dtype).t().contiguous()
