@@ -1,6 +1,6 @@
 """Milliseconds to sample a batch, by what its requests ask for.
 
-python benchmarks/sampler.py [--requests 1 16 64 256] [--vocabulary 49152] [--threads 2]
+python benchmarks/sampler.py [--requests 1 16 64 256] [--vocabulary 49152] [--text 200] [--threads 2]
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ KINDS: dict[str, Callable[[int], dict[str, Any]]] = {
     "top_k 50": lambda i: {"top_k": 50},
     "top_p 0.9": lambda i: {"top_p": 0.9},
     "penalties": lambda i: {"frequency_penalty": 0.5, "repetition_penalty": 1.1, "temperature": 0},
+    "presence penalty": lambda i: {"presence_penalty": 0.5, "temperature": 0},
     "logprobs 5": lambda i: {"logprobs": 5, "temperature": 0},
     "mixed": lambda i: MIXED[i % len(MIXED)],
 }
@@ -44,27 +45,30 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--requests", type=int, nargs="+", default=[1, 16, 64, 256])
     parser.add_argument("--vocabulary", type=int, default=49152)
+    parser.add_argument("--text", type=int, default=200, help="tokens of each request, all different")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     print(heading("benchmarks/sampler.py"))
     print(f"  {'requests':<30}" + "".join(f"{count:>9}" for count in args.requests))
     for name, make in KINDS.items():
-        print(f"  {name:<30}" + "".join(f"{milliseconds(make, n, args.vocabulary):9.2f}" for n in args.requests))
+        times = (milliseconds(make, count, args.vocabulary, args.text) for count in args.requests)
+        print(f"  {name:<30}" + "".join(f"{time:9.2f}" for time in times))
 
 
-def milliseconds(make: Callable[[int], dict[str, Any]], count: int, vocabulary: int) -> float:
+def milliseconds(make: Callable[[int], dict[str, Any]], count: int, vocabulary: int, text: int = 200) -> float:
     """One step of so many requests, from logits to tokens."""
     logits = torch.randn(count, vocabulary, generator=torch.Generator().manual_seed(0)) * 3
     scratch = torch.empty_like(logits)
     tables = SamplingRows(count, vocabulary, torch.device("cpu"), torch.from_numpy)
-    requests = []
+    requests: list[Request] = []
+    tokens = torch.randperm(vocabulary, generator=torch.Generator().manual_seed(1))[:text].tolist()
     for row in range(count):
         params = SamplingParams(**{"max_tokens": 100, **make(row)})
-        requests.append(Request(str(row), list(range(200)), params, 100, 1000, frozenset({0}), seed=row))
+        requests.append(Request(str(row), tokens, params, text // 2, 10 * text, frozenset({0}), seed=row))
         tables.set(row, requests[-1])
     tables.flush()
-    rows, positions = torch.arange(count), torch.full((count,), 200)
+    rows, positions = torch.arange(count), torch.full((count,), text)
 
     def step() -> None:
         scratch.copy_(logits)  # sampling may change them

@@ -218,7 +218,7 @@ def action_row(action: argparse.Action, model: type[Any] | None = None) -> tuple
         value = ", ".join(code(str(choice)) for choice in action.choices)
     if action.nargs == "+":
         value += " …"
-    if switch:
+    if switch and shown is not None:
         written = "on" if shown is True else "off"
     elif shown in (None, "", [], {}, argparse.SUPPRESS):
         written = ""

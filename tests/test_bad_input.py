@@ -281,7 +281,7 @@ def test_a_context_that_the_cache_cannot_hold(folder: Path) -> None:
     done = serve(folder, "--max-model-len", "512", DOVETAIL_CPU_KVCACHE_SPACE="0.0001")
     refused(
         done,
-        r"--max-model-len 512 was asked for, but the KV cache holds \d+ tokens; lower it, or give the cache more memory",
+        r"--max-model-len 512 was asked for, but the KV cache holds \d+ tokens \(weights .* tokens\); lower it, or give the cache more memory",
     )
 
 

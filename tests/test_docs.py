@@ -204,7 +204,7 @@ def test_commands_and_flags_in_the_text_exist() -> None:
                 known = every | script_flags() | {"--no-deps"}  # pip's
             else:
                 continue
-            flags = [re.split(r"[=…]", word)[0] for word in words if word.startswith("--")]
+            flags = [re.split(r"[=….]", word)[0] for word in words if word.startswith("--")]
             faults += [f"{page.name}: {flag} in {code}" for flag in flags if flag not in known]
     assert not faults
 

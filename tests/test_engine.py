@@ -14,6 +14,8 @@ from dovetail.api import RequestError
 from dovetail.engine.args import EngineArgs
 from dovetail.engine.core import EngineCore
 from dovetail.engine.messages import NewRequest
+from dovetail.engine.params import StructuredOutputs
+from dovetail.engine.request import Request
 from dovetail.engine.setup import make_plan
 
 from .tiny import write_checkpoint
@@ -157,3 +159,58 @@ def test_parameters_that_do_not_hold_leave_the_next_call_whole(checkpoint: Path)
 def test_overrides_may_be_a_function(checkpoint: Path) -> None:
     llm = LLM(str(checkpoint), use_tqdm=False, hf_overrides=lambda config: {**config, "max_position_embeddings": 64})
     assert llm.plan.max_model_len == 64
+
+
+def test_prompt_logprobs_are_whole_after_a_preemption(checkpoint: Path) -> None:
+    core = make_core(checkpoint, max_num_batched_tokens=64)
+    prompt = [(7 * i) % 250 for i in range(150)]
+    for first, second in ((64, 50), (40, 64)):  # the prompt is computed anew in chunks of another size
+        core.scheduler.max_tokens = first
+        core.add(NewRequest("r", prompt, SamplingParams(max_tokens=1, prompt_logprobs=0)))
+        core.step()
+        for request in core.scheduler.preempt_all():
+            core._leave_batch(request)
+        core.scheduler.max_tokens = second
+        found = [o.prompt_logprobs for _ in range(9) for o in core.step()]
+        assert [[entry.ids[0] for entry in entries or ()] for entries in found] == [prompt[1:]]
+
+
+def test_a_request_may_leave_before_its_grammar_turns_out_not_to_compile(checkpoint: Path) -> None:
+    core = make_core(checkpoint)
+    params = SamplingParams(max_tokens=4, structured_outputs=StructuredOutputs(regex="((("))
+    core.add(NewRequest("leaves", [1, 2], params))
+    grammar = core.requests["leaves"].grammar
+    assert grammar is not None
+    core.abort(["leaves"])
+    core.add(NewRequest("leaves", [1, 2], SamplingParams(max_tokens=4, ignore_eos=True)))  # another one of its name
+    assert grammar.wait(60)
+    assert [o.error for _ in range(9) for o in core.step()] == [None] * 4
+
+
+def test_what_an_interrupted_step_did_not_compute_is_not_shared(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    core = make_core(checkpoint)
+    new = NewRequest("r", list(range(20)), SamplingParams(temperature=0, max_tokens=8, ignore_eos=True))
+
+    def interrupt(*_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(core.runner, "launch", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            run(core, [new])
+    core.abort(["r"])
+    assert core.kv.find(Request("q", new.prompt_token_ids, new.params, 20, 28, frozenset())).tokens == 0
+    assert run(core, [new]) == run(make_core(checkpoint, enable_prefix_caching=False), [new])
+
+
+def test_time_without_work_is_no_steps_time(checkpoint: Path) -> None:
+    core = make_core(checkpoint, max_decode_slowdown=2.0)
+    core.add(NewRequest("leaves", [1, 2, 3], SamplingParams(max_tokens=50, ignore_eos=True)))
+    core.step()
+    core.abort(["leaves"])
+    core._since -= 3600
+    run(core, [NewRequest("r", [3] * 100, SamplingParams(max_tokens=1))])
+    assert core.pace._token is not None
+    assert core.pace._token < 1

@@ -141,3 +141,28 @@ def test_sleep_gives_memory_back_and_the_requests_go_on_after_it(
         step()
     assert got == reference.generate_all(requests)
     assert core.kv.whole
+
+
+def test_a_row_that_is_given_up_while_its_step_is_launched_keeps_no_token(
+    plan: Plan, reference: ReferenceEngine
+) -> None:
+    """Multi-token bad words have the host wait for the step before, by which another request may end."""
+
+    def greedy(name: str, prompt: list[int], count: int, bad_words: list[list[int]], stops: list[int]) -> NewRequest:
+        params = SamplingParams(temperature=0, seed=0, max_tokens=count, ignore_eos=True, stop_token_ids=stops)
+        return NewRequest(name, prompt, params, bad_words=bad_words)
+
+    stop = reference.generate(greedy("ends", [1, 2, 3, 4, 5], 12, [], []))[4]
+    ends = greedy("ends", [1, 2, 3, 4, 5], 12, [], [stop])
+    waits = greedy("waits", [9, 8, 7], 30, [[250, 251]], [])
+    single = greedy("single", [77], 5, [], [])  # a prompt of one token looks like a decode
+    core = EngineCore(plan, EngineArgs(model="", max_num_seqs=4, block_size=8))
+    core.add(ends)
+    core.add(waits)
+    got: dict[str, list[int]] = {"ends": [], "waits": [], "single": []}
+    while not core.idle:
+        for output in core.step():
+            got[output.id] += output.token_ids
+            if output.id == "ends" and output.finish_reason:
+                core.add(single)
+    assert got == reference.generate_all([ends, waits, single])

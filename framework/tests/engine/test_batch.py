@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dovetail.engine.batch import UNSEEN, Batch
+from dovetail.engine.batch import MOST_CHANGES, UNSEEN, Batch
 from dovetail.engine.kv.groups import CacheGroup
 from dovetail.engine.kv.manager import KVCacheManager
 from dovetail.engine.params import SamplingParams
@@ -133,3 +133,18 @@ def test_only_rows_whose_newest_token_the_device_knows_are_decoded_there() -> No
     scheduler.remove(request)
     batch.remove(request)
     assert not np.any(batch.fed)
+
+
+def test_changes_of_block_tables_do_not_pile_up_where_no_captured_step_comes() -> None:
+    kv = KVCacheManager((FULL,), [100], BLOCK, caching=False)
+    scheduler = Scheduler(ROWS, 100, kv)
+    batch = Batch(ROWS, LONGEST, BLOCK, 1, GraphPlatform())
+    for i in range(MOST_CHANGES):
+        request = Request(str(i), [1, 2, 3], SamplingParams(), 3, 4, frozenset(), arrival=i)
+        scheduler.add(request)
+        batch.step(batch.begin(scheduler.schedule()), None)
+        scheduler.remove(request)
+        batch.remove(request)
+    assert len(batch._changes[0]) <= MOST_CHANGES + 2
+    batch.flush()
+    assert not batch.tables[0].any()

@@ -8,7 +8,7 @@ import pytest
 
 from dovetail import SamplingParams
 from dovetail.api import RequestError
-from dovetail.engine.checks import Limits, check_request, truncated
+from dovetail.engine.checks import Limits, check_choice, check_request, truncated
 
 LIMITS = Limits(max_model_len=10, vocab_size=100, max_logprobs=20)
 
@@ -73,3 +73,25 @@ def test_truncation_keeps_the_end(keep: int | None, max_tokens: int | None, left
     params = SamplingParams(truncate_prompt_tokens=keep, max_tokens=max_tokens)
     prompt = list(range(9))
     assert truncated(prompt, params, 8) == prompt[9 - left :]
+
+
+@pytest.mark.parametrize(
+    ("params", "bad_words"),
+    [
+        ({"allowed_token_ids": [5]}, [[5]]),
+        ({"allowed_token_ids": [5, 9], "min_tokens": 1, "max_tokens": 4}, [[5]]),
+        ({"allowed_token_ids": [9], "min_tokens": 1, "max_tokens": 4}, []),
+    ],
+)
+def test_a_request_that_leaves_no_token_to_choose_is_refused(
+    params: dict[str, Any], bad_words: list[list[int]]
+) -> None:
+    with pytest.raises(RequestError, match="no token may be chosen") as refused:
+        check_choice(SamplingParams(**params), bad_words, {9})
+    assert refused.value.param == "allowed_token_ids"
+
+
+def test_one_token_that_may_be_chosen_is_enough() -> None:
+    check_choice(SamplingParams(allowed_token_ids=[5, 6]), [[5], [6, 6]], {9})
+    check_choice(SamplingParams(allowed_token_ids=[9]), [], {9})
+    check_choice(SamplingParams(min_tokens=1, max_tokens=4), [[5]], {9})

@@ -262,3 +262,33 @@ def test_the_pace_never_stops_a_prompt_and_does_not_limit_one_that_is_alone() ->
     assert pace.allowance(3) == FEWEST
     assert pace.allowance(0) is None
     assert Pace(0).allowance(3) is None
+
+
+def test_guesses_take_nobodys_place() -> None:
+    scheduler = make_scheduler(blocks=2, caching=False)
+    for name in ("first", "second"):
+        scheduler.add(make_request(name, BLOCK - 1, 8))
+    run_step(scheduler)
+    first, second = scheduler.running
+    first.draft = [1, 2, 3]  # with these it would need another block
+    assert scheduler.schedule().tokens == {first: 1, second: 1}
+
+
+def test_guesses_leave_room_for_prompts() -> None:
+    scheduler = make_scheduler(max_tokens=16, max_seqs=8)
+    for i in range(4):
+        scheduler.add(make_request(f"stream {i}", 2, 40))
+    run_step(scheduler)
+    scheduler.add(make_request("prompt", 12, 2))
+    steps = []
+    for _ in range(3):
+        for request in scheduler.running:
+            if request.pending == 1:
+                request.draft = [1, 2, 3]  # which would take the whole step
+        schedule = scheduler.schedule()
+        steps.append(sum(n for r, n in schedule.tokens.items() if r.id == "prompt"))
+        for request, count in schedule.tokens.items():
+            request.computed += min(count, request.pending)
+            if request.pending == 0:
+                request.tokens.append(0)
+    assert steps == [6, 6, 1]

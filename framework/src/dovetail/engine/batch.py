@@ -20,6 +20,8 @@ from dovetail.engine.scheduler import Schedule
 from dovetail.nn.platform import Platform
 from dovetail.nn.step import KVIndex, Lengths, Step
 
+MOST_CHANGES = 1024
+"""Changes of block tables that are kept back for the next captured step."""
 UNSEEN = -1
 """Stands for a token that was sampled but is still on the device alone."""
 
@@ -82,7 +84,7 @@ class Batch:
     def __init__(self, max_seqs: int, max_len: int, block_size: int, groups: int, platform: Platform) -> None:
         self.block_size = block_size
         self.platform = platform
-        # numpy's zeros cost no memory until a row is used. A row has room for drafts past the longest request's end.
+        # numpy's zeros cost no memory until a row is used.
         width = -(-max_len // block_size)
         self.tokens = np.zeros((max_seqs, max_len + 1), np.int32)
         self.blocks = [np.zeros((max_seqs, width), np.int32) for _ in range(groups)]
@@ -173,6 +175,8 @@ class Batch:
         Args:
             last_tokens: int64 ``[S + 1]`` on the device, each row's newest token, if some of them have not reached the host.
         """
+        if any(len(changes) > MOST_CHANGES for changes in self._changes):
+            self.flush()  # captured steps may never come: those that check guesses are not
         size = self.block_size
         put = self.platform.upload
         for request, draft in zip(work.sampled, work.drafts, strict=True):

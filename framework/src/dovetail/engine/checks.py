@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from dovetail.api.errors import RequestError
@@ -100,6 +100,28 @@ def _check_logprobs(name: str, asked: int | None, limits: Limits) -> None:
             f"{name} asks for {count} tokens, and the limit is {limits.max_logprobs}",
             "ask for fewer, or raise --max-logprobs",
             param=name,
+        )
+
+
+def check_choice(params: SamplingParams, bad_words: Iterable[Sequence[int]], end_ids: Collection[int]) -> None:
+    """Whether some token may be chosen at all.
+
+    Args:
+        end_ids: tokens that would end the output.
+
+    Raises:
+        RequestError: every allowed token is forbidden.
+    """
+    if params.allowed_token_ids is None:
+        return
+    left = set(params.allowed_token_ids) - {word[0] for word in bad_words if len(word) == 1}
+    if params.min_tokens:
+        left -= set(end_ids)
+    if not left:
+        raise RequestError(
+            "no token may be chosen: bad_words, or min_tokens where only end tokens are allowed, forbid all of allowed_token_ids",
+            "allow others, or forbid less",
+            param="allowed_token_ids",
         )
 
 

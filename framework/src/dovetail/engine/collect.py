@@ -16,7 +16,7 @@ class Collector:
     """Reads launched steps, and counts.
 
     Attributes:
-        prompt_tokens, output_tokens: total computed of prompts, and sampled.
+        prompt_tokens, output_tokens: total of prompts that got their first token, and sampled.
         drafted, accepted: total tokens that proposers guessed, and guessed rightly.
     """
 
@@ -30,7 +30,6 @@ class Collector:
     def collect(self, launched: Launched) -> Iterator[tuple[Request, TokenOutput]]:
         """Wait for a step; each request that got tokens, and what it got."""
         work = launched.work
-        self.prompt_tokens += work.prefill
         for part in launched.prompt:
             _add_prompt_logprobs(part)
         if not work.sampled:
@@ -52,6 +51,8 @@ class Collector:
         """
         request.unseen -= 1
         first = len(request.tokens) == request.prompt_len
+        if first:
+            self.prompt_tokens += request.prompt_len
         kept, reason, stop = 0, None, None
         for guess, token in zip([*draft, None], sampled, strict=True):
             self.batch.append(request, token)
@@ -94,11 +95,13 @@ def _entry(token: int, logprob: float, rank: int, ids: np.ndarray, values: np.nd
 
 
 def _add_prompt_logprobs(part: PromptPart) -> None:
-    have = len(part.request.prompt_logprobs)
-    if part.first < have:  # computed a second time, after its request had lost its blocks
+    # What was computed before its request lost its blocks is computed a second time, perhaps in chunks of other sizes.
+    have = len(part.request.prompt_logprobs) - part.first
+    assert have >= 0, "some of the prompt was passed over"
+    if have >= len(part.targets):
         return
     chosen, ranks = part.logprobs.logprobs().tolist(), part.logprobs.ranks().tolist()
     ids, values = part.logprobs.top_ids(), part.logprobs.top_logprobs()
     part.request.prompt_logprobs += [
-        _entry(token, chosen[i], ranks[i], ids[i], values[i]) for i, token in enumerate(part.targets)
+        _entry(part.targets[i], chosen[i], ranks[i], ids[i], values[i]) for i in range(have, len(part.targets))
     ]

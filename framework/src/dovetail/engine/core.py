@@ -14,9 +14,8 @@ from dovetail.api.errors import RequestError, ResolutionError
 from dovetail.engine.adapters import AdapterSource
 from dovetail.engine.args import EngineArgs
 from dovetail.engine.batch import Batch, Work
-from dovetail.engine.checks import Limits, check_request, end_of_sequence_ids
+from dovetail.engine.checks import Limits, check_choice, check_request, end_of_sequence_ids
 from dovetail.engine.collect import Collector
-from dovetail.engine.grammar import GrammarRun
 from dovetail.engine.kv.groups import plan_blocks, tokens_that_fit
 from dovetail.engine.kv.manager import KVCacheManager
 from dovetail.engine.memory import Budget, gib
@@ -29,8 +28,8 @@ from dovetail.engine.runner import Launched, ModelRunner
 from dovetail.engine.sampling.edits import Edits, host_edits
 from dovetail.engine.sampling.rows import SamplingRows
 from dovetail.engine.sampling.wants import asks_of, wants_of
-from dovetail.engine.scheduler import Scheduler
-from dovetail.engine.sleep import Sleeper
+from dovetail.engine.scheduler import Schedule, Scheduler
+from dovetail.engine.sleep import Sleeper, check_level
 from dovetail.engine.speculation import Speculation
 from dovetail.kernel.plan import Plan
 from dovetail.nn.loading import Progress
@@ -136,7 +135,6 @@ class EngineCore:
             runner.groups,
             counts[: len(runner.groups)],
             block_size=args.block_size,
-            max_tokens=args.max_num_batched_tokens,
         )
         return counts, Budget(memory.total, memory.free, weights, activations, graphs, cache, tokens)
 
@@ -153,7 +151,9 @@ class EngineCore:
             self.max_seqs, args.max_num_batched_tokens, self.kv, args.scheduling_policy, self.pace, self.needs
         )
         self.batch = Batch(self.max_seqs, self.max_model_len, args.block_size, len(runner.groups), runner.platform)
-        self.sampling = SamplingRows(self.max_seqs, self.vocab_size, runner.device, runner.platform.upload)
+        self.sampling = SamplingRows(
+            self.max_seqs, self.vocab_size, runner.device, runner.platform.upload, sorts=runner.platform.sorts
+        )
         runner.begin(
             self.batch,
             self.sampling,
@@ -176,6 +176,7 @@ class EngineCore:
             self.step()
         self.kv.forget()
         self.kv.queries = self.kv.hits = 0
+        self.pace.forget()
         self.collector.prompt_tokens = self.collector.output_tokens = 0
         self.collector.drafted = self.collector.accepted = 0
 
@@ -214,6 +215,7 @@ class EngineCore:
             arrival=self._arrivals,
             bad_words=new.bad_words,
         )
+        check_choice(params, new.bad_words, request.end_ids)
         self.needs.attach(request, new)
         self.requests[new.id] = request
         self.scheduler.add(request)
@@ -235,6 +237,9 @@ class EngineCore:
             self.sampling.clear(request.row)
             self.batch.remove(request)
 
+    def _is_open(self, request: Request) -> bool:
+        return self.requests.get(request.id) is request
+
     def _refuse(self, request: Request, error: RequestError) -> TokenOutput:
         del self.requests[request.id]
         self._drop(request)
@@ -247,34 +252,43 @@ class EngineCore:
         outputs, self._held = self._held, []
         if self.is_sleeping:
             return outputs
-        self._since = self._since or time.perf_counter()
-        outputs += [self._refuse(request, error) for request, error in self.needs.failed()]
+        if self._flying is None:  # otherwise the device has been at work since the last step landed
+            self._since = time.perf_counter()
+        for request, error in self.needs.failed():
+            if self._is_open(request):
+                outputs.append(self._refuse(request, error))
         if self.speculation is not None:
             self.speculation.draft(self.scheduler.running)
-        schedule = self.scheduler.schedule()
-        for request in schedule.preempted:
-            self._leave_batch(request)
-        launched = None
-        if schedule.tokens:
-            new = [r for r in schedule.tokens if r.row < 0]
-            work = self.batch.begin(schedule)
-            for request in new:
-                self.sampling.set(request.row, request)
-            lines = [r for r, draft in zip(work.sampled, work.drafts, strict=True) for _ in range(len(draft) + 1)]
-            edited = any(r.grammar is not None or asks_of(r).edits for r in work.sampled) or len(lines) > len(
-                work.sampled
-            )
-            edits = partial(self._edits, work, outputs) if edited else None
-            launched = self.runner.launch(work, wants_of(lines), edits)
-            for request, count in zip(work.requests, work.counts.tolist(), strict=True):
-                request.computed += count
-            for request in work.sampled:
-                request.unseen += 1
+        try:
+            launched = self._launch(self.scheduler.schedule(), outputs)
+        except BaseException:  # Ctrl+C among them, after which an LLM is used again
+            self.kv.forget()  # blocks are named before they are computed, and these never will be
+            raise
         outputs += self._land()
         self._flying = launched
         if not self.overlapped:
             outputs += self._land()
         return outputs
+
+    def _launch(self, schedule: Schedule, outputs: list[TokenOutput]) -> Launched | None:
+        for request in schedule.preempted:
+            self._leave_batch(request)
+        if not schedule.tokens:
+            return None
+        new = [r for r in schedule.tokens if r.row < 0]
+        work = self.batch.begin(schedule)
+        for request in new:
+            self.sampling.set(request.row, request)
+        lines = [r for r, draft in zip(work.sampled, work.drafts, strict=True) for _ in range(len(draft) + 1)]
+        drafted = len(lines) > len(work.sampled)
+        edited = drafted or any(r.grammar is not None or asks_of(r).edits for r in work.sampled)
+        edits = partial(self._edits, work, outputs) if edited else None
+        launched = self.runner.launch(work, wants_of(lines), edits)
+        for request, count in zip(work.requests, work.counts.tolist(), strict=True):
+            request.computed += count
+        for request in work.sampled:
+            request.unseen += 1
+        return launched
 
     def _edits(self, work: Work, outputs: list[TokenOutput]) -> Edits | None:
         """What the host decides about single logits; where that depends on tokens still on their way, they are waited for first."""
@@ -296,9 +310,9 @@ class EngineCore:
             return []
         outputs = []
         for request, output in self.collector.collect(launched):
-            if self.requests.get(request.id) is not request:  # it was aborted, or has ended, meanwhile
+            if not self._is_open(request):  # it was aborted, or has ended, meanwhile
                 continue
-            if request.grammar is not None and (fault := _left_grammar(request.grammar, output)):
+            if (fault := self.needs.fault(request, output)) is not None:
                 output.finish_reason, output.stop_reason, output.error = "error", None, fault
             if output.finish_reason is not None:
                 del self.requests[request.id]
@@ -307,7 +321,7 @@ class EngineCore:
         now = time.perf_counter()
         work = launched.work
         self.pace.observe(work.streams, work.prefill, now - self._since)
-        self._since = 0.0 if self.scheduler.idle else now
+        self._since = now
         return outputs
 
     # -- sleep
@@ -325,6 +339,7 @@ class EngineCore:
         Raises:
             RequestError: there is no such level.
         """
+        check_level(level)
         self._held += self._land()
         for request in self.scheduler.preempt_all():
             self._leave_batch(request)
@@ -389,11 +404,3 @@ class EngineCore:
             RequestError: there is none of that name.
         """
         self.needs.adapters.remove(name)
-
-
-def _left_grammar(grammar: GrammarRun, output: TokenOutput) -> str | None:
-    """Take an output's tokens into its grammar, unless it has ended; why its form cannot be kept, or None."""
-    followed = output.finish_reason is not None or grammar.accept(output.token_ids)
-    if grammar.failure is not None:  # then nothing kept the newest tokens within the form
-        return str(grammar.failure)
-    return None if followed else "the output left its grammar, which is a fault of the engine"

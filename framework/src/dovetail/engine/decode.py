@@ -109,7 +109,7 @@ class DecodeSteps:
 
     def suits(self, work: Work) -> bool:
         """Whether padding every request to the bound of the longest is worth it. One long request among many short ones would have all of them read as
-        much as it does: 31 ms instead of 8 for one of 8,000 tokens beside 63 of 300, with Llama 3.1 8B on an H200.
+        much as it does: 31 ms instead of 8 for one of 8,000 tokens beside 63 of 300, with a model of 8 billion parameters on an H200.
         """
         padded = len(work.rows) * self.bounds[bisect_left(self.bounds, work.max_seq_len)]
         return padded <= max(FEW_TOKENS, WASTE * int(work.totals.sum()))

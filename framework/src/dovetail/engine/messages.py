@@ -140,7 +140,7 @@ class EngineStats(msgspec.Struct, array_like=True, gc=False):
         kv_usage: share of the KV-cache blocks that sequences hold, 0 to 1.
         prefix_queries, prefix_hits: total tokens that were looked up in, and found in, the prefix cache.
         preemptions: total.
-        prompt_tokens, output_tokens: total computed and sampled.
+        prompt_tokens, output_tokens: total of prompts that got their first token, and sampled.
         drafted, accepted: total tokens of speculative decoding.
     """
 

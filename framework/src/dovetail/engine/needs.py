@@ -10,7 +10,7 @@ from dovetail.engine.adapter_slots import AdapterSlots
 from dovetail.engine.batch import Work
 from dovetail.engine.checks import end_of_sequence_ids
 from dovetail.engine.grammar import GrammarManager
-from dovetail.engine.messages import NewRequest
+from dovetail.engine.messages import NewRequest, TokenOutput
 from dovetail.engine.request import Request
 from dovetail.engine.runner import ModelRunner
 from dovetail.engine.setup import load_tokenizer
@@ -48,26 +48,27 @@ class Needs:
             RequestError: it cannot be had.
         """
         keys = []
-        if new.cache_salt:
-            keys.append(f"salt:{new.cache_salt}")
         if new.adapter is not None:
             keys.append(self.adapters.assign(request, new.adapter))
+        if new.cache_salt:  # last: it may hold any text, and must not pass for an adapter's key
+            keys.append(f"salt:{new.cache_salt}")
         request.prefix_key = "\n".join(keys)
         if request.params.structured_outputs is not None:
             request.grammar = self.grammars.begin(request.params.structured_outputs)
             self._compiling.append(request)
 
     def failed(self) -> list[tuple[Request, RequestError]]:
-        """Requests whose grammar turned out not to compile, each once."""
+        """Requests whose grammar turned out not to compile, each once; those that were aborted meanwhile among them."""
         if not self._compiling:
             return []
-        found = []
-        for request in list(self._compiling):
+        found, compiling = [], []
+        for request in self._compiling:
             assert request.grammar is not None
-            if request.grammar.failure is not None:
-                found.append((request, request.grammar.failure))
-            if request.grammar.failure is not None or request.grammar.ready:
-                self._compiling.remove(request)
+            if not request.grammar.ready:
+                compiling.append(request)
+            elif (failure := request.grammar.failure) is not None:
+                found.append((request, failure))
+        self._compiling = compiling
         return found
 
     def may_enter(self, request: Request) -> bool:
@@ -92,3 +93,14 @@ class Needs:
     def must_end(self, masks: dict[int, np.ndarray]) -> set[int]:
         """Logit rows whose grammar allows nothing but the end."""
         return {row for row, mask in masks.items() if self.grammars.only_end(mask)}
+
+    def fault(self, request: Request, output: TokenOutput) -> str | None:
+        """Take what a request got into its grammar; why its form cannot be kept, or None."""
+        grammar = request.grammar
+        if grammar is None:
+            return None
+        # The grammar is not asked about what ends an output.
+        followed = output.finish_reason is not None or grammar.accept(output.token_ids)
+        if grammar.failure is not None:  # then nothing kept the newest tokens within the form
+            return str(grammar.failure)
+        return None if followed else "the output left its grammar, which is a fault of the engine"

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 WEIGHT = 0.2
 """Of the newest measurement in the moving averages."""
+OUTLIER = 4.0
+"""A measurement counts as at most so many times the average: a step in which a graph was captured, or the machine did something else, says little of
+the next ones."""
 FEWEST = 16
 """Tokens of a prompt that a step may always compute: below that, a step's fixed cost would be paid for nearly nothing."""
 AT_FIRST = 256
@@ -34,6 +37,10 @@ class Pace:
             return AT_FIRST
         return max(FEWEST, int((self.slowdown - 1) * self._decode / self._token))
 
+    def forget(self) -> None:
+        """Begin to measure anew."""
+        self._decode = self._token = None
+
     def observe(self, streams: int, prefill: int, seconds: float) -> None:
         """Take note of a step's time: so many streams got a token, ``prefill`` tokens of prompts were computed."""
         if not prefill:
@@ -44,4 +51,4 @@ class Pace:
 
 
 def _moved(average: float | None, value: float) -> float:
-    return value if average is None else (1 - WEIGHT) * average + WEIGHT * value
+    return value if average is None else (1 - WEIGHT) * average + WEIGHT * min(value, OUTLIER * average)

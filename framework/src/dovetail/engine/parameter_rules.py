@@ -11,6 +11,7 @@ MAX_SEED = 2**63 - 1
 MAX_TOP_K = 2**31 - 1
 MAX_BIAS = 100
 MAX_COUNT = 2**31 - 1
+AT_LEAST_1 = f"a whole number, at least 1 and at most {MAX_COUNT}"
 WHOLE_VOCABULARY = -1
 """As a number of logprobs."""
 
@@ -123,8 +124,8 @@ def _biases(value: Any) -> dict[int, float] | None:
 
 COUNT_OF_LOGPROBS = "a whole number from 0 on, or -1 for the whole vocabulary"
 RULES: dict[str, Rule] = {
-    "n": Rule(_whole(1, MAX_COUNT), "a whole number, at least 1"),
-    "best_of": Rule(_whole(1, MAX_COUNT, None), "a whole number, at least 1"),
+    "n": Rule(_whole(1, MAX_COUNT), AT_LEAST_1),
+    "best_of": Rule(_whole(1, MAX_COUNT, None), AT_LEAST_1),
     "temperature": Rule(_number(0, 100), "a number between 0 and 100"),
     "top_k": Rule(_whole(-1, MAX_TOP_K), f"a whole number: -1, 0 or up to {MAX_TOP_K}"),
     "top_p": Rule(_number(0, 1, above_low=True), "a number in (0, 1]"),
@@ -132,13 +133,13 @@ RULES: dict[str, Rule] = {
     "presence_penalty": Rule(_number(-2, 2), "a number between -2 and 2"),
     "frequency_penalty": Rule(_number(-2, 2), "a number between -2 and 2"),
     "repetition_penalty": Rule(_number(0, 100, above_low=True), "a number in (0, 100]"),
-    "seed": Rule(_whole(-MAX_SEED, MAX_SEED, None), "a whole number of 64 bits"),
+    "seed": Rule(_whole(-MAX_SEED - 1, MAX_SEED, None), "a whole number of 64 bits"),
     "stop": Rule(_texts, "a non-empty text, or a list of them"),
     "stop_token_ids": Rule(_token_ids, "a list of token ids"),
     "include_stop_str_in_output": Rule(_boolean, "true or false"),
     "ignore_eos": Rule(_boolean, "true or false"),
-    "max_tokens": Rule(_whole(1, MAX_COUNT, None), "a whole number, at least 1"),
-    "min_tokens": Rule(_whole(0, MAX_COUNT), "a whole number, 0 or more"),
+    "max_tokens": Rule(_whole(1, MAX_COUNT, None), AT_LEAST_1),
+    "min_tokens": Rule(_whole(0, MAX_COUNT), f"a whole number, 0 or more, at most {MAX_COUNT}"),
     "skip_special_tokens": Rule(_boolean, "true or false"),
     "logit_bias": Rule(_biases, f"an object of token ids and numbers between -{MAX_BIAS} and {MAX_BIAS}"),
     "bad_words": Rule(_texts, "a non-empty text, or a list of them"),
@@ -153,8 +154,8 @@ RULES: dict[str, Rule] = {
     "detokenize": Rule(_boolean, "true or false"),
 }
 BEAM_RULES: dict[str, Rule] = {
-    "beam_width": Rule(_whole(1, MAX_COUNT), "a whole number, at least 1"),
-    "max_tokens": Rule(_whole(1, MAX_COUNT), "a whole number, at least 1"),
+    "beam_width": Rule(_whole(1, MAX_COUNT), AT_LEAST_1),
+    "max_tokens": Rule(_whole(1, MAX_COUNT), AT_LEAST_1),
     "ignore_eos": Rule(_boolean, "true or false"),
     "temperature": Rule(_zero_or_one, "0 or 1: beam search follows the model's own distribution"),
     "length_penalty": Rule(_number(-10, 10), "a number between -10 and 10"),

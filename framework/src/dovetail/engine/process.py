@@ -113,4 +113,7 @@ def _answer(core: EngineCore, call: m.Call) -> m.Answer:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # threads that compile a grammar cannot be stopped, and an ordinary exit would wait for them

@@ -21,7 +21,7 @@ from dovetail.engine.request import Request
 from dovetail.engine.sampling.edits import Edits
 from dovetail.engine.sampling.logprobs import Logprobs, logprobs_of
 from dovetail.engine.sampling.rows import SamplingRows
-from dovetail.engine.sampling.sampler import Sampled, sample
+from dovetail.engine.sampling.sampler import CHUNK, Sampled, sample
 from dovetail.engine.sampling.wants import Wants
 from dovetail.kernel.discovery import import_dotted
 from dovetail.kernel.plan import Plan
@@ -35,6 +35,8 @@ from dovetail.nn.step import KVIndex, Lengths, Step
 
 PROMPT_ROWS = 256
 """Prompt tokens whose logits are made at once, where a request wants their logprobs."""
+DRAWING_BYTES = 50
+"""A score's at most while its token is drawn, by top-p over the whole vocabulary."""
 PROBE_TOKENS = 32
 """Tokens of the step by which activations are measured."""
 
@@ -186,7 +188,7 @@ class ModelRunner:
     def activation_bytes(self, max_tokens: int, max_seqs: int) -> int:
         """What a step of so many tokens needs beside weights and cache, from one small step; what grows with the tokens is scaled up.
 
-        Sampling adds logits in float32, and two more of their size where something is drawn.
+        Sampling adds the logits of all requests in float32, and more for those that it draws for at a time.
         """
         tokens = min(PROBE_TOKENS, max_tokens)
         blocks = -(-tokens // self.block_size)
@@ -208,8 +210,8 @@ class ModelRunner:
         peak = peak_bytes(lambda: self.hidden(step))
         self.free_cache()
         rows = min(max_seqs, max_tokens)
-        logits = rows * self.config.vocab_size * (self.dtype.itemsize + 3 * torch.float32.itemsize)
-        return peak * -(-max_tokens // tokens) + logits
+        scores = self.config.vocab_size * (rows * (self.dtype.itemsize + 4) + min(rows, CHUNK) * DRAWING_BYTES)
+        return peak * -(-max_tokens // tokens) + scores
 
     # -- steps
 
@@ -276,12 +278,18 @@ class ModelRunner:
             if logits is None:
                 return Launched(work, lambda: np.zeros(0, np.int64), None, prompt)
             rows, positions = places.rows[:count], places.positions[:count]
+            self._mark_fed(work)
             sampled = sample(logits[:count], rows, positions, self.sampling, wants, edits() if edits else None)
             if self._last_tokens is not None and not any(work.drafts):
                 self._last_tokens.index_copy_(0, rows, sampled.tokens)
+        else:
+            self._mark_fed(work)
+        return self._launched(work, sampled, count, prompt)
+
+    def _mark_fed(self, work: Work) -> None:
+        # Not after edits(): a request that ends meanwhile gives its row up, and the row's next owner must not take the token for its own.
         if self._last_tokens is not None:
             self.batch.fed[work.sampled_rows] = not any(work.drafts)
-        return self._launched(work, sampled, count, prompt)
 
     @staticmethod
     def _unseen(work: Work) -> bool:

@@ -114,10 +114,17 @@ class Scheduler:
         # A request that is known to have got its last token only waits for the host to see it.
         runnable = [r for r in self.running if r.total < r.max_len]
         streams = [r for r in runnable if r.pending == 1]
+        guesses = budget - len(streams)
+        if self.waiting or len(streams) < len(
+            runnable
+        ):  # good guesses never end, so prompts must not depend on what they leave
+            guesses -= min((guesses + 1) // 2, SMALLEST_CHUNK)
         for request in streams:
             if budget <= 0:
                 break
-            budget -= self._continue(request, min(1 + len(request.draft), budget), step)
+            count = self._continue(request, min(1 + min(len(request.draft), max(guesses, 0)), budget), step)
+            guesses -= max(count - 1, 0)
+            budget -= count
         step.streams = len(step.tokens)
         allowed = self.pace.allowance(step.streams)
         allowed = budget if allowed is None else min(allowed, budget)
@@ -146,6 +153,9 @@ class Scheduler:
         while not self.kv.grow(request, request.computed + count):
             if count > 1 and request.pending == 1:
                 count = 1  # nobody loses blocks for a guess
+                continue
+            if request.draft and count > request.pending:
+                count = request.pending  # guesses are worth nobody's place
                 continue
             victim = self.running[-1]
             if victim is request and len(self.running) == 1 and count > 1:

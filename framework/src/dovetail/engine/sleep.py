@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -13,6 +14,8 @@ from dovetail.engine.runner import ModelRunner
 
 WEIGHTS, CACHE = "weights", "kv_cache"
 """What sleeps, as :meth:`Sleeper.wake_up` names it."""
+LEAVES = (type, ModuleType, str, bytes, int, float, torch.dtype, torch.device)
+"""Nothing that hangs on these belongs to a model."""
 
 
 class Sleeper:
@@ -31,10 +34,7 @@ class Sleeper:
 
     def sleep(self, level: int) -> None:
         """See :meth:`dovetail.engine.core.EngineCore.sleep`."""
-        if level not in (1, 2):
-            raise RequestError(
-                f"the level of sleep is {level!r}", "give 1 (weights to the host) or 2 (weights freed)", param="level"
-            )
+        check_level(level)
         if self.asleep:
             return
         self.runner.forget_graphs()
@@ -69,6 +69,17 @@ class Sleeper:
         return built
 
 
+def check_level(level: int) -> None:
+    """
+    Raises:
+        RequestError: there is no such level of sleep.
+    """
+    if level not in (1, 2):
+        raise RequestError(
+            f"the level of sleep is {level!r}", "give 1 (weights to the host) or 2 (weights freed)", param="level"
+        )
+
+
 def _moved_to_host(model: Any) -> Iterator[tuple[Tensor, torch.device]]:
     """Move every tensor that hangs on a model to the host, in place; each, and the device that it came from. What is there stays."""
     with torch.inference_mode():
@@ -81,7 +92,7 @@ def _moved_to_host(model: Any) -> Iterator[tuple[Tensor, torch.device]]:
 
 def _tensors(thing: Any, seen: set[int]) -> Iterator[Tensor]:
     """Every tensor below an object. Kernels keep theirs as they like: as attributes, in lists, in dataclasses."""
-    if id(thing) in seen or isinstance(thing, (type, str, bytes, int, float, torch.dtype, torch.device)):
+    if id(thing) in seen or isinstance(thing, LEAVES):
         return
     seen.add(id(thing))
     if isinstance(thing, Tensor):

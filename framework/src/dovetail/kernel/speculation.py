@@ -49,7 +49,10 @@ def find_speculation(
         raise UsageError(f"{FLAG}: num_speculative_tokens is {count!r}, wanted a whole number above 0", EXAMPLE)
     if method is None and "model" not in given:
         known = ", ".join(offer.name for offer in registry.offers(ProposerCard)) or "none"
-        raise UsageError(f"{FLAG} {json.dumps(given)} names no method (installed: {known}) and no model", EXAMPLE)
+        raise UsageError(
+            f"{FLAG} {json.dumps(options.speculative_config)} names no method (installed: {known}) and no model",
+            EXAMPLE,
+        )
     _no_states(config, "the model")
 
     def objection(card: ProposerCard) -> str | None:

@@ -28,6 +28,8 @@ class Platform(ABC):
     """Whether work is queued, so that a call returns before its result is there. The engine then prepares the next step meanwhile."""
     graphs: bool = False
     """Whether :meth:`capture` records graphs."""
+    sorts: bool = False
+    """Whether it sorts a vocabulary faster than it makes histograms of it."""
     batch_invariant: bool = False
     """Whether every token gets the same bits whatever else is computed beside it: each operation's result for a row follows from that row alone."""
 

@@ -145,6 +145,10 @@ def invalid(error: ValidationError) -> ApiError:
     what = param or "the body"
     if first["type"] == "missing":
         return ApiError(400, f"{what} is required", param=param or None, code="missing_required_parameter")
+    if first["type"] == "extra_forbidden":
+        return ApiError(400, f"unknown parameter {what}", param=param, code="unknown_parameter")
+    if first["type"] in ("too_short", "string_too_short"):
+        return ApiError(400, f"{what} is empty", param=param, code="invalid_value")
     wanted = first["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
     message = f"{what}: wanted {wanted}, found {describe(first['input'])}"
     return ApiError(400, message, param=param or None, code="invalid_value")

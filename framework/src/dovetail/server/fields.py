@@ -66,6 +66,12 @@ def _read_count(value: Any) -> Any:
     return None if value is False else _whole(value)
 
 
+def _read_json(value: Any) -> str | dict[str, Any] | None:
+    if value is None or isinstance(value, str | dict):
+        return value
+    raise _wanted("a JSON object, or one as text")
+
+
 def _are_ids(value: list[Any]) -> bool:
     return all(type(part) is int and part >= 0 for part in value)
 
@@ -96,4 +102,10 @@ Prompt = Annotated[
         {"anyOf": [_TEXT, {**_TEXTS, "minItems": 1}, _IDS, {"type": "array", "items": _IDS, "minItems": 1}]}
     ),
 ]
+Json = Annotated[
+    str | dict[str, Any] | None,
+    PlainValidator(_read_json),
+    WithJsonSchema({"anyOf": [_TEXT, {"type": "object"}, {"type": "null"}]}),
+]
+Rank = Annotated[Int, Field(ge=-(2**31), lt=2**31)]
 Count = Annotated[int | None, BeforeValidator(_read_count)]

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from dovetail.server.fields import Content, Count, Int, Number, Prompt, Stop
+from dovetail.server.fields import Content, Count, Int, Json, Number, Prompt, Rank, Stop
 
 
 class Body(BaseModel):
@@ -48,12 +48,12 @@ class ResponseFormat(Body):
 class Structured(Body):
     """A form that the answer must have, as vLLM says it; exactly one field is set."""
 
-    json_: str | dict[str, Any] | None = Field(None, alias="json", description="a JSON schema")
+    json_: Json = Field(None, alias="json", description="a JSON schema")
     json_object: bool | None = None
     regex: str | None = None
     choice: list[str] | None = None
     grammar: str | None = Field(None, description="EBNF, in the grammar backend's notation")
-    structural_tag: str | dict[str, Any] | None = None
+    structural_tag: Json = None
 
 
 class GenerationRequest(Body):
@@ -94,14 +94,12 @@ class GenerationRequest(Body):
     )
     response_format: ResponseFormat | None = None
     structured_outputs: Structured | None = None
-    guided_json: str | dict[str, Any] | None = Field(None, description="older name of structured_outputs.json")
+    guided_json: Json = Field(None, description="older name of structured_outputs.json")
     guided_regex: str | None = Field(None, description="older name of structured_outputs.regex")
     guided_choice: list[str] | None = Field(None, description="older name of structured_outputs.choice")
     guided_grammar: str | None = Field(None, description="older name of structured_outputs.grammar")
-    structural_tag: str | dict[str, Any] | None = Field(
-        None, description="older name of structured_outputs.structural_tag"
-    )
-    priority: Int | None = Field(None, description="lower runs first, under --scheduling-policy priority")
+    structural_tag: Json = Field(None, description="older name of structured_outputs.structural_tag")
+    priority: Rank | None = Field(None, description="lower runs first, under --scheduling-policy priority")
     cache_salt: str | None = Field(
         None, min_length=1, description="share cached prefixes only with requests of the same salt"
     )

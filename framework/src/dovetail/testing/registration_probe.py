@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from dovetail.api import Card
 
+FUNCTIONS = ("inspect", "probe", "validate_source")
+"""What a card names that is called; the others are classes or objects."""
 HEAVY = ("torch", "transformers", "tensorflow", "jax", "triton")
 BASES = {
     "model": "dovetail.nn.CausalLM",
@@ -67,7 +69,7 @@ def examine(module_name: str) -> tuple[list[str], float]:
             if clean and (found := imported()):
                 faults.append(f"{where}: importing it imports {', '.join(found)}")
                 clean = False
-            if attribute != "config" and not callable(value):
+            if attribute in FUNCTIONS and not callable(value):
                 faults.append(f"{where} is not callable")
     faults += [fault for card in cards if (fault := wrong_target(card))]
     return faults, seconds

@@ -14,7 +14,7 @@ SIZES = {"block_size": 16, "max_seqs": 8, "max_len": 4096, "max_tokens": 512}
 def test_one_group_gets_the_whole_budget() -> None:
     group = CacheGroup("full", 1000)
     assert plan_blocks([group], 100_500, **SIZES) == [100]
-    assert tokens_that_fit([group], [100], block_size=16, max_tokens=512) == 99 * 16
+    assert tokens_that_fit([group], [100], block_size=16) == 99 * 16
 
 
 def test_no_more_than_twice_what_can_be_in_use() -> None:
@@ -32,7 +32,7 @@ def test_a_window_gets_what_its_sequences_hold_and_the_rest_goes_to_full_layers(
 def test_a_recurrent_state_is_one_block_a_sequence() -> None:
     counts = plan_blocks([CacheGroup("recurrent", 10_000), CacheGroup("full", 100)], 1_000_000, **SIZES)
     assert counts[0] == 9
-    assert tokens_that_fit([CacheGroup("recurrent", 1)], [9], block_size=16, max_tokens=512) is None
+    assert tokens_that_fit([CacheGroup("recurrent", 1)], [9], block_size=16) is None
 
 
 def test_a_budget_that_holds_nothing_says_so() -> None:
@@ -64,3 +64,13 @@ def test_a_window_needs_no_block_that_lies_wholly_before_it(computed: int, first
     assert group.first_needed(computed, 8) == first
     seen = range(max(0, computed - 99), computed + 1)
     assert seen[0] // 8 == first
+
+
+@settings(max_examples=200, deadline=None)
+@given(window=st.integers(1, 40), block_size=st.sampled_from([1, 4, 16]), count=st.integers(2, 20))
+def test_without_a_limit_a_window_fits_wherever_it_stands(window: int, block_size: int, count: int) -> None:
+    group = CacheGroup("sliding", 1, window=window)
+    if tokens_that_fit([group], [count], block_size=block_size) is None:
+        for computed in range(3 * (window + block_size)):  # the step that computes one token more
+            held = computed // block_size - group.first_needed(computed, block_size) + 1
+            assert held <= count - 1

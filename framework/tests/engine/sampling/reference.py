@@ -43,9 +43,9 @@ def make_request(
     )
 
 
-def tables_for(requests: Sequence[Request], vocab_size: int) -> SamplingRows:
+def tables_for(requests: Sequence[Request], vocab_size: int, *, sorts: bool = False) -> SamplingRows:
     """Tables with request i in row i."""
-    tables = SamplingRows(len(requests), vocab_size, CPU, upload)
+    tables = SamplingRows(len(requests), vocab_size, CPU, upload, sorts=sorts)
     for row, request in enumerate(requests):
         tables.set(row, request)
     tables.flush()

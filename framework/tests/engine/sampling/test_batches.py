@@ -48,6 +48,16 @@ def test_alone_and_in_a_batch_of_everything(vocabulary: int, dtype: torch.dtype)
         assert torch.equal(doubled.tokens[-len(batch) :], together.tokens)
 
 
+@pytest.mark.parametrize("coarse", [False, True])
+def test_a_device_that_sorts_gives_the_same_tokens(coarse: bool) -> None:
+    batch = [make_request([1, 2, 3], [7, 8, 7], seed=i, **kind) for i, kind in enumerate(KINDS * 10)]
+    logits = torch.randn(len(batch), 9001, generator=torch.Generator().manual_seed(0)) * 2
+    if coarse:
+        logits.round_()
+    tokens = [step(logits, batch, tables_for(batch, 9001, sorts=sorts)).tokens for sorts in (False, True)]
+    assert torch.equal(*tokens)
+
+
 def test_the_way_of_graphs_gives_the_same_tokens() -> None:
     batch = [make_request(seed=i, temperature=i % 3 / 2) for i in range(9)]
     logits = torch.randn(12, 1000, generator=torch.Generator().manual_seed(0))

@@ -115,6 +115,17 @@ def test_the_longest_trigger_of_a_tag_is_taken() -> None:
     assert found.accept("b", "<", "a", ">", "1", CLOSE, "<", "ab", ">", "2", CLOSE, END)
 
 
+@pytest.mark.parametrize("count", [3, 5000])
+def test_choices_are_told_apart_however_many_they_are(count: int) -> None:
+    found = Follower("choice", json.dumps(["", "é\n", *(f"c{number}" for number in range(count))]))
+    assert found.allowed() == {"c", "Ã", END, TURN}
+    assert found.accept("c", "1")
+    digits = set("0123456789") if count > 1000 else set()
+    assert found.allowed() == digits | {END, TURN}
+    assert not found.accept("x")
+    assert found.accept(END)
+
+
 def test_a_form_that_nothing_has_is_refused() -> None:
     with pytest.raises(RequestError, match="no text that the model's vocabulary can spell has this form"):
         Follower("regex", r"[^\x00-\U0010FFFF]")

@@ -81,18 +81,19 @@ def plan_blocks(
     return counts(low) if low >= 1 else [0] * len(groups)
 
 
-def tokens_that_fit(
-    groups: Sequence[CacheGroup], counts: Sequence[int], *, block_size: int, max_tokens: int
-) -> int | None:
+def tokens_that_fit(groups: Sequence[CacheGroup], counts: Sequence[int], *, block_size: int) -> int | None:
     """The longest sequence that the blocks hold when it is alone; None if no group sets a limit.
 
-    A window's blocks limit the chunk in which a sequence is computed, not its length, as long as the window and one block more fit.
+    A window's blocks limit the chunk in which a sequence is computed, not its length, as long as the window and one token more fit, wherever
+    within a block they begin.
     """
     limits = []
     for group, count in zip(groups, counts, strict=True):
         if group.window is None:
             if group.kind != "recurrent":
                 limits.append((count - 1) * block_size)
-        elif count - 1 < group.most_held(group.window + max_tokens, 1, block_size):
+        elif count - 1 < group.most_held(
+            group.window + 2 * block_size, 1, block_size
+        ):  # of a sequence longer than the window
             limits.append((count - 1) * block_size)
     return min(limits, default=None)

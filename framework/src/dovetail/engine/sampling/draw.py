@@ -1,7 +1,8 @@
 """Drawing from the whole vocabulary or from sorted candidates, by inverse transform in integers.
 
 Probabilities become integer weights: ``exp(x - max)`` in units of ``2**-40``. Sums of integers do not depend on their order, so one row, a batch and
-another algorithm get the same cumulative weights to the last bit, on every device; floating-point sums promise none of that. A token less likely
+another algorithm get the same cumulative weights to the last bit, on every device; floating-point sums promise none of that. (Two devices may still
+differ in the last bit of an exponential, and so of a logprob.) A token less likely
 than the likeliest by more than ``2**40`` has weight 0 and is never drawn: in a vocabulary of 128k, these are less than 1.2e-7 of the mass altogether.
 
 Letters: L lines, V vocabulary, W candidates, B tokens in a block, N blocks.

@@ -22,14 +22,14 @@ class Edits:
     Attributes:
         forbidden: int64 ``[N]``, places in the flattened logits; or None.
         masked: lines, int64 ``[M]``, and their bitmasks, int32 ``[M, ceil(V / 32)]``; or None.
-        drafted: lines *among those with penalties* and tokens, int64 ``[N]`` each: draft tokens to count as output before the line; or None.
+        drafted: int64 ``[L', D]``, for each line with penalties the draft tokens to count as output before it, filled up with -1; or None.
         assumed: one entry for each number of draft tokens, from 1 on: lines *among those with penalties* that follow so many, and the last of these
             tokens, int64 ``[N]`` each. What such a line samples counts only if the line before it counts and has sampled that token.
     """
 
     forbidden: Tensor | None = None
     masked: tuple[Tensor, Tensor] | None = None
-    drafted: tuple[Tensor, Tensor] | None = None
+    drafted: Tensor | None = None
     assumed: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
     def apply(self, scores: Tensor) -> None:
@@ -44,15 +44,17 @@ class Edits:
             lines, masks = self.masked
             scores.index_copy_(0, lines, apply_bitmask(scores.index_select(0, lines), masks))
 
-    def counted(self, tokens: Tensor) -> Tensor:
+    def counted(self, tokens: Tensor) -> Tensor | None:
         """Which sampled tokens become part of their outputs.
 
         Args:
             tokens: int64 ``[L']``, of the lines with penalties.
 
         Returns:
-            float32 ``[L']`` of 0 and 1.
+            float32 ``[L']`` of 0 and 1; None if all do.
         """
+        if not self.assumed:
+            return None
         counted = torch.ones_like(tokens, dtype=torch.float32)
         for lines, expected in self.assumed:
             before = lines - 1
@@ -82,9 +84,8 @@ def host_edits(
         must_end: lines whose masks allow nothing but the end, which ``min_tokens`` then cannot forbid.
     """
     forbidden: list[int] = []
-    drafted: list[tuple[int, int]] = []
+    drafts: list[Sequence[int]] = []  # of the lines with penalties
     assumed: dict[int, list[tuple[int, int]]] = {}
-    penalised = 0
     for line, (request, draft) in enumerate(entries):
         asks = asks_of(request)
         if asks.edits:
@@ -92,18 +93,20 @@ def host_edits(
             forbidden += [line * vocab_size + token for token in tokens if token < vocab_size]
         if asks.penalised:
             if draft:
-                drafted += [(penalised, token) for token in draft]
-                assumed.setdefault(len(draft), []).append((penalised, draft[-1]))
-            penalised += 1
-    if not (forbidden or drafted or masks):
+                assumed.setdefault(len(draft), []).append((len(drafts), draft[-1]))
+            drafts.append(draft)
+    if not (forbidden or assumed or masks):
         return None
     edits = Edits()
     if forbidden:
         edits.forbidden = upload(np.array(forbidden, np.int64))
     if masks:
         edits.masked = upload(np.fromiter(masks, np.int64)), upload(np.stack(list(masks.values())))
-    if drafted:
-        edits.drafted = _pairs(drafted, upload)
+    if assumed:
+        drafted = np.full((len(drafts), max(assumed)), -1, np.int64)
+        for line, draft in enumerate(drafts):
+            drafted[line, : len(draft)] = draft
+        edits.drafted = upload(drafted)
         edits.assumed = [_pairs(assumed[count], upload) for count in sorted(assumed)]
     return edits
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -16,9 +17,11 @@ from torch import Tensor
 from dovetail.engine.sampling import rows as columns
 from dovetail.engine.sampling.draw import draw, draw_sorted, weights_of
 from dovetail.engine.sampling.edits import Edits
+from dovetail.engine.sampling.greedy import greedy
 from dovetail.engine.sampling.likeliest import likeliest
 from dovetail.engine.sampling.logprobs import Logprobs, logprobs_of
 from dovetail.engine.sampling.noise import uniform
+from dovetail.engine.sampling.penalties import Penalties
 from dovetail.engine.sampling.ranked import draw_ranked
 from dovetail.engine.sampling.rows import SamplingRows
 from dovetail.engine.sampling.wants import Group, Wants
@@ -59,6 +62,10 @@ class Lines:
         return weights_of(scores, scores.amax(-1, keepdim=True), self.floats[:, columns.TEMPERATURE], floors)
 
 
+Way = Callable[[Lines], Tensor]
+"""From lines that draw to their tokens, int64 ``[L]``."""
+
+
 def sample(
     logits: Tensor, rows: Tensor, positions: Tensor, tables: SamplingRows, wants: Wants, edits: Edits | None
 ) -> Sampled:
@@ -80,11 +87,10 @@ def sample(
         scores = _changed(logits, rows, tables, wants, edits)
     tokens = _choose(scores, rows, positions, tables, wants)
     if wants.penalised is not None:
-        lines = _index(wants.penalised, tables, tokens)
-        slots = tables.numbers[:, columns.COUNTS].index_select(0, rows.index_select(0, lines))
-        chosen = tokens.index_select(0, lines)
-        times = torch.ones_like(chosen, dtype=torch.float32) if edits is None else edits.counted(chosen)
-        tables.counts.count(slots, chosen, times)
+        theirs, chosen, places = _of_lines(wants.penalised, tables, rows, tokens, positions)
+        slots = tables.numbers[:, columns.COUNTS].index_select(0, theirs)
+        times, drafts = (None, 0) if edits is None else (edits.counted(chosen), len(edits.assumed))
+        tables.counts.count(slots, chosen, places, times, drafts)
     return Sampled(tokens, None if wants.logprobs is None else logprobs_of(logits, tokens, wants.logprobs))
 
 
@@ -99,12 +105,15 @@ def _changed(logits: Tensor, rows: Tensor, tables: SamplingRows, wants: Wants, e
         scores.index_add_(0, lines, tables.biases.values.index_select(0, slots))
     if wants.penalised is not None:
         lines = _index(wants.penalised, tables, rows)
-        theirs = rows.index_select(0, lines)
-        _, repetition, presence, frequency = tables.floats.index_select(0, theirs).unbind(1)
+        (theirs,) = _of_lines(wants.penalised, tables, rows)
+        floats = tables.floats.index_select(0, theirs)
+        penalties = Penalties(
+            floats[:, columns.REPETITION, None] if wants.repetition else None,
+            floats[:, columns.PRESENCE, None] if wants.presence else None,
+            floats[:, columns.FREQUENCY, None] if wants.frequency else None,
+        )
         slots = tables.numbers[:, columns.COUNTS].index_select(0, theirs)
-        drafted = None if edits is None else edits.drafted
-        some = scores.index_select(0, lines)
-        scores.index_copy_(0, lines, tables.counts.penalise(some, slots, repetition, presence, frequency, drafted))
+        tables.counts.penalise(scores, lines, slots, penalties, None if edits is None else edits.drafted)
     if edits is not None:
         edits.apply(scores)
     return scores
@@ -112,22 +121,24 @@ def _changed(logits: Tensor, rows: Tensor, tables: SamplingRows, wants: Wants, e
 
 def _choose(scores: Tensor, rows: Tensor, positions: Tensor, tables: SamplingRows, wants: Wants) -> Tensor:
     if not wants.draws:
-        return scores.argmax(-1)
+        return greedy(scores)
     floats, numbers = tables.floats.index_select(0, rows), tables.numbers.index_select(0, rows)
     every = Lines(scores, floats, numbers, uniform(numbers[:, columns.SEED], positions))
     if wants.size is None:
         # Greedy lines draw too, and then take the likeliest all the same: one graph serves every mixture.
-        return torch.where(floats[:, columns.TEMPERATURE] > 0, _by_chunks(every, _free), scores.argmax(-1))
+        return torch.where(floats[:, columns.TEMPERATURE] > 0, _by_chunks(every, _free), greedy(scores))
 
-    def few(lines: Lines) -> Tensor:
-        return _few(lines, min(wants.width, scores.shape[1]))
-
+    vocabulary = scores.shape[1]
+    few = partial(_few, width=min(wants.width, vocabulary))
     free = _free_above_min_p if wants.min_p else _free
-    drawing = ((wants.free, free), (wants.few, few), (wants.ranked, _ranked_by_k if wants.ranked_k else _ranked))
+    ranked = _ranked_by_k if wants.ranked_k else _ranked
+    if tables.sorts:
+        ranked = partial(_few, width=vocabulary)
+    drawing: tuple[tuple[Group | None, Way], ...] = ((wants.free, free), (wants.few, few), (wants.ranked, ranked))
     for group, way in drawing:
         if group is not None and group.lines is None:
             return _by_chunks(every, way)
-    tokens = scores.argmax(-1)
+    tokens = greedy(scores)
     for group, way in drawing:
         if group is not None:
             lines = _index(group, tables, tokens)
@@ -135,7 +146,7 @@ def _choose(scores: Tensor, rows: Tensor, positions: Tensor, tables: SamplingRow
     return tokens
 
 
-def _by_chunks(every: Lines, way: Callable[[Lines], Tensor], lines: Tensor | None = None) -> Tensor:
+def _by_chunks(every: Lines, way: Way, lines: Tensor | None = None) -> Tensor:
     """What ``way`` draws for some lines, or all."""
     parts = []
     count = len(every.scores) if lines is None else len(lines)
@@ -183,3 +194,11 @@ def _ranked_by_k(lines: Lines) -> Tensor:
 def _index(group: Group, tables: SamplingRows, like: Tensor) -> Tensor:
     """A group's lines on the device."""
     return torch.arange(len(like), device=like.device) if group.lines is None else tables.upload(group.lines)
+
+
+def _of_lines(group: Group, tables: SamplingRows, *values: Tensor) -> tuple[Tensor, ...]:
+    """What tensors ``[L, ...]`` hold for a group's lines."""
+    if group.lines is None:
+        return values
+    lines = tables.upload(group.lines)
+    return tuple(some.index_select(0, lines) for some in values)

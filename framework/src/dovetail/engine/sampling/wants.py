@@ -31,6 +31,7 @@ class Asks:
     Attributes:
         few: its top-k where ``how`` is "few", otherwise 0.
         ranked_k: whether it has a top-k where ``how`` is "ranked".
+        repetition, presence, frequency: whether it has this penalty.
         logprobs: how many, :data:`EVERY` for all; -1 for none at all, 0 for the sampled token's alone.
         edits: whether :func:`~dovetail.engine.sampling.edits.host_edits` may have to do something for it.
     """
@@ -39,10 +40,16 @@ class Asks:
     few: int
     ranked_k: bool
     min_p: bool
-    penalised: bool
+    repetition: bool
+    presence: bool
+    frequency: bool
     biased: bool
     logprobs: int
     edits: bool
+
+    @property
+    def penalised(self) -> bool:
+        return self.repetition or self.presence or self.frequency
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,6 +79,7 @@ class Wants:
         width: the largest top-k of the few.
         ranked_k: some ranked line has a top-k.
         min_p: some free line has a min-p.
+        repetition, presence, frequency: some line has this penalty.
         penalised, biased: lines.
     """
 
@@ -87,6 +95,9 @@ class Wants:
     width: int = 0
     ranked_k: bool = False
     min_p: bool = False
+    repetition: bool = False
+    presence: bool = False
+    frequency: bool = False
     penalised: Group | None = None
     biased: Group | None = None
 
@@ -116,7 +127,9 @@ def _asks(request: Request) -> Asks:
         few=params.top_k if how == "few" else 0,
         ranked_k=how == "ranked" and params.top_k > 0,
         min_p=how != "greedy" and params.min_p > 0,
-        penalised=params.penalised,
+        repetition=params.repetition_penalty != 1,
+        presence=params.presence_penalty != 0,
+        frequency=params.frequency_penalty != 0,
         biased=bool(params.logit_bias) or params.allowed_token_ids is not None,
         logprobs=-1 if params.logprobs is None else EVERY if params.logprobs < 0 else params.logprobs,
         edits=bool(request.bad_words) or params.min_tokens > 0,
@@ -168,6 +181,9 @@ def _wants(lines: tuple[Asks, ...]) -> Wants:
         width=max((kind.few for kind in kinds), default=0),
         ranked_k=any(kind.ranked_k for kind in kinds),
         min_p=any(kind.min_p and kind.how == "free" for kind in kinds),
+        repetition=any(kind.repetition for kind in kinds),
+        presence=any(kind.presence for kind in kinds),
+        frequency=any(kind.frequency for kind in kinds),
         penalised=penalised,
         biased=biased,
     )

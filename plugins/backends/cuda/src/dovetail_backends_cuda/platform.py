@@ -23,6 +23,7 @@ class CudaPlatform(Platform):
 
     queues = True
     graphs = True
+    sorts = True
 
     def __init__(self) -> None:
         self.device = torch.device("cuda", torch.cuda.current_device())

@@ -46,7 +46,8 @@ def _translated(source: GrammarSource, is_special: IsSpecial) -> str:
     if source.kind == "regex":
         return str(LLMatcher.grammar_from_regex(source.text))
     if source.kind == "choice":
-        return str(LLMatcher.grammar_from_lark(f"start: {_choices(source)}"))
+        # One lexeme, which an automaton matches: as rules, more than 2,000 texts would be past the parser's limit.
+        return str(LLMatcher.grammar_from_lark(f"start: CHOICE\nCHOICE: {_choices(source)}"))
     if source.kind == "grammar":
         return str(LLMatcher.grammar_from_lark(_lark(source)))
     return str(LLMatcher.grammar_from_lark(_tags(source, is_special)))

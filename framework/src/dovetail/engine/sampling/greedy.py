@@ -1,0 +1,49 @@
+"""The likeliest token of each line, in two stages.
+
+torch gives a line to one block of threads on a GPU, and searches for the place of a maximum far slower than for the maximum itself on a CPU. So the maxima
+of some 200 parts of the vocabulary are found first, then the first part that has the greatest, then the first place in it. For one line of 128,256
+bfloat16 logits that takes an H200 14 µs instead of 27, and a thread of a CPU 60 instead of 430; for 64 lines 23 instead of 27, and 3.1 ms instead of 28. It
+costs a GPU up to 8 µs where torch does better, as with 32,000 tokens (11 instead of 9 for one line), and 151,936 (14 instead of 8).
+
+Letters: L lines, V vocabulary, N parts, B tokens in a part.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import torch
+from torch import Tensor
+
+SMALL = 4096
+"""A vocabulary of up to so many is searched at once."""
+MANY = 64
+"""More lines than these keep a whole GPU busy, and are searched at once too."""
+
+
+def greedy(scores: Tensor) -> Tensor:
+    """What ``scores.argmax(-1)`` gives: of equal ones the first, and of a line with NaN the first NaN.
+
+    Args:
+        scores: ``[L, V]``, any float dtype, contiguous.
+
+    Returns:
+        int64 ``[L]``.
+    """
+    lines, vocabulary = scores.shape
+    if vocabulary <= SMALL or lines > MANY:
+        return scores.argmax(-1)
+    count = parts(vocabulary)
+    stride = vocabulary // count
+    # What N leaves over is added to every part: they overlap by a few tokens, and nothing is copied to pad them.
+    width = vocabulary - (count - 1) * stride
+    view = scores.as_strided((lines, count, width), (vocabulary, stride, 1))  # [L, N, B]
+    best = view.amax(-1).argmax(-1, keepdim=True)  # [L, 1]
+    inside = view.gather(1, best[:, :, None].expand(-1, 1, width)).argmax(-1)  # [L, 1]
+    return torch.add(inside, best, alpha=stride)[:, 0]
+
+
+@cache
+def parts(vocabulary: int) -> int:
+    """How many parts: about 200, such that little is left over."""
+    return min(range(192, 257), key=lambda count: vocabulary % count)
