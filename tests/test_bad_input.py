@@ -363,7 +363,7 @@ CHOICES = {
     '--hf-overrides {"architectures":5}': "architectures is 5, wanted a list of names; for example",
     '--hf-overrides {"hidden_size":"wide"}': r"LlamaConfig cannot be read from .*hidden_size: .*\(found 'wide'\)",
     "--dtype float99": "wanted the dtype float99, but the model llama claims .*; choose one of those with --dtype",
-    "--device abacus": "wanted the platform 'abacus', found cpu.*; install the plugin that offers it, or choose one of those",
+    "--device abacus": "wanted the platform 'abacus', found .*cpu; install the plugin that offers it, or choose one of those",
     "--attention-backend nope": "wanted the attention 'nope', found .*cpu-sdpa.*; install the plugin that offers it, or choose",
     "--kv-cache-dtype float7": r"wanted attention on cpu in float32 \(.*, KV cache in float7\), found .* keeps the KV cache in .*, not in float7",
     "--load-format nope": "wanted the loader 'nope', found .*safetensors.*; install the plugin",

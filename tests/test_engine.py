@@ -13,7 +13,7 @@ from dovetail import LLM, SamplingParams
 from dovetail.api import RequestError
 from dovetail.engine.args import EngineArgs
 from dovetail.engine.core import EngineCore
-from dovetail.engine.messages import NewRequest
+from dovetail.engine.messages import NewRequest, TokenOutput
 from dovetail.engine.params import StructuredOutputs
 from dovetail.engine.request import Request
 from dovetail.engine.setup import make_plan
@@ -214,3 +214,25 @@ def test_time_without_work_is_no_steps_time(checkpoint: Path) -> None:
     run(core, [NewRequest("r", [3] * 100, SamplingParams(max_tokens=1))])
     assert core.pace._token is not None
     assert core.pace._token < 1
+
+
+def test_a_request_that_leaves_no_token_ends_with_the_reason_and_the_batch_goes_on(checkpoint: Path) -> None:
+    for options in ({}, {"async_scheduling": True}):
+        core = make_core(checkpoint, **options)
+        greedy = SamplingParams(temperature=0, max_tokens=6, ignore_eos=True)
+        # Two bad words of two tokens: after either allowed token, both are forbidden.
+        bad = [[5, 5], [5, 6], [6, 5], [6, 6]]
+        stuck = SamplingParams(temperature=0, max_tokens=6, ignore_eos=True, allowed_token_ids=[5, 6], logprobs=1)
+        core.add(NewRequest("stuck", [1, 2, 3], stuck, bad_words=bad))
+        core.add(NewRequest("fine", [1, 2, 3], greedy))
+        outputs: dict[str, list[TokenOutput]] = {"stuck": [], "fine": []}
+        while not core.idle:
+            for output in core.step():
+                outputs[output.id].append(output)
+        assert sum(len(o.token_ids) for o in outputs["fine"]) == 6
+        first, last = outputs["stuck"]
+        assert first.token_ids[0] in (5, 6)
+        assert (last.token_ids, last.finish_reason, last.refused) == ([], "error", True)
+        assert last.error is not None
+        assert "no token may be chosen" in last.error
+        assert core.kv.whole

@@ -255,13 +255,23 @@ def test_prompts_beside_streams_keep_to_the_pace() -> None:
     assert 40 <= run_step(scheduler)[0]["prompt"] <= 60, "10 ms of prompt, at 0.2 ms a token"
 
 
-def test_the_pace_never_stops_a_prompt_and_does_not_limit_one_that_is_alone() -> None:
+def test_the_pace_never_stops_a_prompt() -> None:
     pace = Pace(1.5)
     pace.observe(1, 0, 0.001)
     pace.observe(0, 100, 10.0)
     assert pace.allowance(3) == FEWEST
-    assert pace.allowance(0) is None
     assert Pace(0).allowance(3) is None
+
+
+def test_without_streams_a_step_of_prompts_takes_about_a_second() -> None:
+    pace = Pace(2.0)
+    assert pace.allowance(0) is None, "nothing has been measured"
+    pace.observe(0, 100, 0.1)
+    assert pace.allowance(0) == 1000
+    pace.forget()
+    pace.observe(0, 100, 10.0)
+    assert pace.allowance(0) == AT_FIRST
+    assert Pace(0).allowance(0) is None
 
 
 def test_guesses_take_nobodys_place() -> None:

@@ -8,8 +8,14 @@ import numpy as np
 
 from dovetail.engine.batch import Batch
 from dovetail.engine.messages import TokenLogprobs, TokenOutput
+from dovetail.engine.outputs import FinishReason
 from dovetail.engine.request import Request
 from dovetail.engine.runner import Launched, PromptPart
+from dovetail.engine.sampling.sampler import NONE
+
+NOTHING_LEFT = (
+    "no token may be chosen: what the request allows, forbids and asks for as a form leaves none; relax one of them"
+)
 
 
 class Collector:
@@ -53,8 +59,13 @@ class Collector:
         first = len(request.tokens) == request.prompt_len
         if first:
             self.prompt_tokens += request.prompt_len
-        kept, reason, stop = 0, None, None
+        kept = 0
+        reason: FinishReason | None = None
+        stop: int | None = None
         for guess, token in zip([*draft, None], sampled, strict=True):
+            if token == NONE:
+                reason = "error"
+                break
             self.batch.append(request, token)
             kept += 1
             reason, stop = request.finish_reason()
@@ -62,10 +73,13 @@ class Collector:
                 break
         if draft:
             # The keys and values of wrong guesses are written over by the tokens that come in their places.
-            request.computed -= len(draft) - (kept - 1)
+            right = max(kept - 1, 0)
+            request.computed -= len(draft) - right
             self.drafted += len(draft)
-            self.accepted += kept - 1
+            self.accepted += right
         output = TokenOutput(id=request.id, token_ids=sampled[:kept], finish_reason=reason, stop_reason=stop)
+        if reason == "error":
+            output.error, output.refused = NOTHING_LEFT, True
         if first:
             output.cached_tokens = request.cached or 0
             if request.params.prompt_logprobs is not None:

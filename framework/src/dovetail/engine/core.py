@@ -312,8 +312,7 @@ class EngineCore:
         for request, output in self.collector.collect(launched):
             if not self._is_open(request):  # it was aborted, or has ended, meanwhile
                 continue
-            if (fault := self.needs.fault(request, output)) is not None:
-                output.finish_reason, output.stop_reason, output.error = "error", None, fault
+            self.needs.follow(request, output)
             if output.finish_reason is not None:
                 del self.requests[request.id]
                 self._drop(request)

@@ -94,13 +94,16 @@ class Needs:
         """Logit rows whose grammar allows nothing but the end."""
         return {row for row, mask in masks.items() if self.grammars.only_end(mask)}
 
-    def fault(self, request: Request, output: TokenOutput) -> str | None:
-        """Take what a request got into its grammar; why its form cannot be kept, or None."""
+    def follow(self, request: Request, output: TokenOutput) -> None:
+        """Take what a request got into its grammar; if its form cannot be kept, the output ends in the error."""
         grammar = request.grammar
-        if grammar is None:
-            return None
+        if grammar is None or output.finish_reason == "error":
+            return
         # The grammar is not asked about what ends an output.
         followed = output.finish_reason is not None or grammar.accept(output.token_ids)
         if grammar.failure is not None:  # then nothing kept the newest tokens within the form
-            return str(grammar.failure)
-        return None if followed else "the output left its grammar, which is a fault of the engine"
+            output.finish_reason, output.error, output.refused = "error", str(grammar.failure), True
+        elif not followed:
+            output.finish_reason, output.error = "error", "the output left its grammar, which is a fault of the engine"
+        if output.finish_reason == "error":
+            output.stop_reason = None

@@ -14,7 +14,9 @@ the next ones."""
 FEWEST = 16
 """Tokens of a prompt that a step may always compute: below that, a step's fixed cost would be paid for nearly nothing."""
 AT_FIRST = 256
-"""Tokens of a prompt beside streams while nothing has been measured."""
+"""Tokens of a prompt beside streams while nothing has been measured, and the fewest that a step without streams computes."""
+LONGEST = 1.0
+"""Seconds that a step of prompts may take while nobody waits for a next token."""
 
 
 class Pace:
@@ -31,8 +33,10 @@ class Pace:
 
     def allowance(self, streams: int) -> int | None:
         """Tokens of prompts that the next step may compute beside so many streams; None for no limit."""
-        if not self.slowdown or not streams:
+        if not self.slowdown:
             return None
+        if not streams:  # others may come, and those that are here may leave, while it computes
+            return None if self._token is None else max(AT_FIRST, int(LONGEST / self._token))
         if self._decode is None or self._token is None:
             return AT_FIRST
         return max(FEWEST, int((self.slowdown - 1) * self._decode / self._token))

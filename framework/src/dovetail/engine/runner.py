@@ -281,7 +281,8 @@ class ModelRunner:
             self._mark_fed(work)
             sampled = sample(logits[:count], rows, positions, self.sampling, wants, edits() if edits else None)
             if self._last_tokens is not None and not any(work.drafts):
-                self._last_tokens.index_copy_(0, rows, sampled.tokens)
+                # A request that got no token ends; the step after it may have begun, and must have some token to compute.
+                self._last_tokens.index_copy_(0, rows, sampled.tokens.clamp(min=0))
         else:
             self._mark_fed(work)
         return self._launched(work, sampled, count, prompt)

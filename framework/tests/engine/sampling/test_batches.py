@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from dovetail.engine.sampling import SamplingRows, Wants, sample, wants_of
+from dovetail.engine.sampling.sampler import NONE
 
 from .reference import CPU, make_request, step, tables_for, upload
 

@@ -26,6 +26,8 @@ from dovetail.engine.sampling.ranked import draw_ranked
 from dovetail.engine.sampling.rows import SamplingRows
 from dovetail.engine.sampling.wants import Group, Wants
 
+NONE = -1
+"""Stands for a token where every token was forbidden."""
 CHUNK = 64
 """Lines that draw at a time: their integer weights take 8 bytes a token, 64 MiB for 64 lines of 128k."""
 
@@ -33,7 +35,7 @@ CHUNK = 64
 @dataclass
 class Sampled:
     """Attributes:
-    tokens: int64 ``[L]``, always in the vocabulary.
+    tokens: int64 ``[L]``, in the vocabulary; :data:`NONE` where everything was forbidden.
     logprobs: of the raw logits, before anything was changed in them; None if no line asks for them.
     """
 
@@ -82,16 +84,19 @@ def sample(
         edits: what :func:`~dovetail.engine.sampling.edits.host_edits` found for these lines.
     """
     assert wants.size in (None, logits.shape[0]), "wants are made from one request for each line"
-    scores = logits
+    scores, forbidden = logits, None
     if wants.bias or wants.penalties or edits is not None:
         scores = _changed(logits, rows, tables, wants, edits)
+        if wants.bias or edits is not None:
+            forbidden = scores.amax(-1) == -torch.inf
     tokens = _choose(scores, rows, positions, tables, wants)
     if wants.penalised is not None:
         theirs, chosen, places = _of_lines(wants.penalised, tables, rows, tokens, positions)
         slots = tables.numbers[:, columns.COUNTS].index_select(0, theirs)
         times, drafts = (None, 0) if edits is None else (edits.counted(chosen), len(edits.assumed))
         tables.counts.count(slots, chosen, places, times, drafts)
-    return Sampled(tokens, None if wants.logprobs is None else logprobs_of(logits, tokens, wants.logprobs))
+    logprobs = None if wants.logprobs is None else logprobs_of(logits, tokens, wants.logprobs)
+    return Sampled(tokens if forbidden is None else tokens.masked_fill(forbidden, NONE), logprobs)
 
 
 def _changed(logits: Tensor, rows: Tensor, tables: SamplingRows, wants: Wants, edits: Edits | None) -> Tensor:
