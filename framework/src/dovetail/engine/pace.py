@@ -11,7 +11,7 @@ WEIGHT = 0.2
 OUTLIER = 4.0
 """A measurement counts as at most so many times the average: a step in which a graph was captured, or the machine did something else, says little of
 the next ones."""
-FEWEST = 16
+FEWEST = 4
 """Tokens of a prompt that a step may always compute: below that, a step's fixed cost would be paid for nearly nothing."""
 AT_FIRST = 256
 """Tokens of a prompt beside streams while nothing has been measured, and the fewest that a step without streams computes."""

@@ -69,6 +69,12 @@ class AttentionBackend(ABC):
     def allocate(self, spec: AttentionSpec, blocks: int) -> Any:
         """A layer's cache of so many blocks; the engine hands it back to :meth:`forward` unread."""
 
+    def workspace_bytes(self, spec: AttentionSpec, tokens: int, length: int) -> int:
+        """Bytes that a step of so many new tokens takes beside q, k, v and the result, if no request is longer than ``length``. By default a float32
+        score for each new token and key.
+        """
+        return 4 * tokens * length
+
     def captured_lengths(self, max_len: int) -> tuple[int, ...]:
         """Upper bounds of the sequence length, ascending and ending in ``max_len``, for each of which a decode step is captured as a graph of
         its own. A kernel whose work follows the lengths on the device needs only the last; by default they double from 256.

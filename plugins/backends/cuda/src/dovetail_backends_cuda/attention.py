@@ -42,6 +42,10 @@ class GatherAttention(AttentionBackend):
         shape = (blocks, self.block_size, 2, spec.kv_heads, spec.head_dim)
         return torch.zeros(shape, dtype=self.kv_dtype, device=self.device)
 
+    def workspace_bytes(self, spec: AttentionSpec, tokens: int, length: int) -> int:
+        one_request = length * 2 * spec.kv_heads * spec.head_dim * self.kv_dtype.itemsize
+        return 2 * max(GATHER_BYTES, one_request)  # what was gathered, and a copy in another order
+
     def captured_lengths(self, max_len: int) -> tuple[int, ...]:
         """Four bounds an octave from 256: a graph gathers as many blocks of each request as its bound allows."""
         return (*(b for b in _bounds(max_len) if b < max_len), max_len)
