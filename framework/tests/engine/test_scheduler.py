@@ -259,19 +259,19 @@ def test_the_pace_never_stops_a_prompt() -> None:
     pace = Pace(1.5)
     pace.observe(1, 0, 0.001)
     pace.observe(0, 100, 10.0)
-    assert pace.allowance(3) == FEWEST
-    assert Pace(0).allowance(3) is None
+    assert pace.allowance(3, 1) == FEWEST
+    assert Pace(0).allowance(3, 1) is None
 
 
 def test_without_streams_a_step_of_prompts_takes_about_a_second() -> None:
     pace = Pace(2.0)
-    assert pace.allowance(0) is None, "nothing has been measured"
+    assert pace.allowance(0, 1) is None, "nothing has been measured"
     pace.observe(0, 100, 0.1)
-    assert pace.allowance(0) == 1000
+    assert pace.allowance(0, 1) == 1000
     pace.forget()
     pace.observe(0, 100, 10.0)
-    assert pace.allowance(0) == AT_FIRST
-    assert Pace(0).allowance(0) is None
+    assert pace.allowance(0, 1) == AT_FIRST
+    assert Pace(0).allowance(0, 1) is None
 
 
 def test_guesses_take_nobodys_place() -> None:
@@ -302,3 +302,34 @@ def test_guesses_leave_room_for_prompts() -> None:
             if request.pending == 0:
                 request.tokens.append(0)
     assert steps == [6, 6, 1]
+
+
+def test_few_streams_do_not_hold_up_many_prompts() -> None:
+    pace = Pace(2.0)
+    for _ in range(3):
+        pace.observe(2, 0, 0.010)
+        pace.observe(2, 100, 0.020)
+    alone = pace.allowance(2, 1)
+    assert alone is not None
+    assert alone == pace.allowance(2, 2)
+    assert pace.allowance(2, 8) == 4 * alone
+    assert pace.allowance(8, 2) == alone
+
+
+def test_a_short_prompt_is_computed_at_once_beside_streams_and_a_flood_of_them_is_not() -> None:
+    pace = Pace(2.0)
+    scheduler = make_scheduler(blocks=4000, max_seqs=40, max_tokens=2000, pace=pace)
+    scheduler.add(make_request("stream", 4, 500))
+    run_step(scheduler)
+    for _ in range(3):
+        pace.observe(1, 0, 0.010)
+        pace.observe(1, 100, 0.110)
+    for i in range(20):
+        scheduler.add(make_request(str(i), 100, 5))
+    tokens = run_step(scheduler)[0]
+    # Two at once, and what the pace allows where twenty prompts stand against one stream.
+    assert [tokens.get(str(i), 0) for i in range(2)] == [100, 100]
+    assert sum(tokens.values()) - 1 <= 256 + 200
+    for _ in range(20):
+        run_step(scheduler)
+    assert len(scheduler.waiting) == 0

@@ -31,15 +31,22 @@ class Pace:
         self._decode: float | None = None  # seconds of a step that only decodes
         self._token: float | None = None  # seconds that a token of a prompt adds
 
-    def allowance(self, streams: int) -> int | None:
-        """Tokens of prompts that the next step may compute beside so many streams; None for no limit."""
+    def allowance(self, streams: int, prompts: int) -> int | None:
+        """Tokens of prompts that the next step may compute; None for no limit.
+
+        Args:
+            streams: that wait for their next tokens.
+            prompts: that wait to be computed. Few streams do not hold up many prompts: where there are more prompts, the step may take longer in
+                proportion.
+        """
         if not self.slowdown:
             return None
         if not streams:  # others may come, and those that are here may leave, while it computes
             return None if self._token is None else max(AT_FIRST, int(LONGEST / self._token))
         if self._decode is None or self._token is None:
             return AT_FIRST
-        return max(FEWEST, int((self.slowdown - 1) * self._decode / self._token))
+        patience = (self.slowdown - 1) * max(1.0, prompts / streams)
+        return max(FEWEST, int(patience * self._decode / self._token))
 
     def forget(self) -> None:
         """Begin to measure anew."""

@@ -16,6 +16,8 @@ from dovetail.engine.request import Request
 
 SMALLEST_CHUNK = 64
 """A longer prompt is not begun with fewer tokens than this, if its step has more for prompts: each chunk costs a pass over the weights."""
+SHORT = 256
+"""Prompts of so few tokens are not drawn out over several steps to keep to the pace."""
 
 Policy = Literal["fcfs", "priority"]
 
@@ -115,9 +117,8 @@ class Scheduler:
         runnable = [r for r in self.running if r.total < r.max_len]
         streams = [r for r in runnable if r.pending == 1]
         guesses = budget - len(streams)
-        if self.waiting or len(streams) < len(
-            runnable
-        ):  # good guesses never end, so prompts must not depend on what they leave
+        if self.waiting or len(streams) < len(runnable):
+            # Good guesses never end, so prompts must not depend on what they leave.
             guesses -= min((guesses + 1) // 2, SMALLEST_CHUNK)
         for request in streams:
             if budget <= 0:
@@ -126,10 +127,11 @@ class Scheduler:
             guesses -= max(count - 1, 0)
             budget -= count
         step.streams = len(step.tokens)
-        allowed = self.pace.allowance(step.streams)
+        begun = [r for r in runnable if r.pending > 1]
+        seats = self.max_seqs - len(self.running)
+        allowed = self.pace.allowance(step.streams, len(begun) + min(len(self.waiting), seats))
         allowed = budget if allowed is None else min(allowed, budget)
         share = allowed
-        begun = [r for r in runnable if r.pending > 1]
         for place, request in enumerate(begun):
             if allowed <= 0:
                 break
@@ -142,7 +144,7 @@ class Scheduler:
             self.kv.publish(request, request.computed + count)
         # A request that has just lost its blocks must not be admitted again at the cost of those that stayed.
         if len(step.preempted) == yielded:
-            self._admit(step, allowed, share)
+            self._admit(step, allowed, share, self.max_tokens - sum(step.tokens.values()))
         step.prefill = sum(n for r, n in step.tokens.items() if r.pending > 1)
         return step
 
@@ -151,9 +153,6 @@ class Scheduler:
         if request.kv is None:  # it has lost its own to one that was before it
             return 0
         while not self.kv.grow(request, request.computed + count):
-            if count > 1 and request.pending == 1:
-                count = 1  # nobody loses blocks for a guess
-                continue
             if request.draft and count > request.pending:
                 count = request.pending  # guesses are worth nobody's place
                 continue
@@ -207,22 +206,37 @@ class Scheduler:
             return min(pending, allowed)
         return max(allowed // 2, min(allowed, SMALLEST_CHUNK))
 
-    def _admit(self, step: Schedule, allowed: int, share: int) -> None:
-        """Begin waiting requests with ``allowed`` tokens, what is left of the prompts' share of this step."""
+    def _admit(self, step: Schedule, allowed: int, share: int, left: int) -> None:
+        """Begin waiting requests.
+
+        Short prompts are computed at once, up to :data:`SHORT` tokens of them in a step: a stream is better off with one pause for a new companion than
+        with many short ones.
+
+        Args:
+            allowed: what is left of ``share``, the tokens of prompts that keep to the pace.
+            left: of the step's budget.
+        """
+        quick = max(SHORT, allowed)
         place = 0
-        while place < len(self.waiting) and allowed > 0 and len(self.running) < self.max_seqs:
+        while place < len(self.waiting) and left > 0 and len(self.running) < self.max_seqs:
             request = self.waiting[place]
             if not self._may_enter(request):
                 place += 1
                 continue
             prefix = self.kv.find(request)
             # Room for its first chunk alone would only have it run into the wall with the next, and begin anew.
-            if not self.kv.fits(request, prefix, min(self.max_tokens, allowed)):
+            if not self.kv.fits(request, prefix, left):
                 break
             pending = request.total - prefix.tokens
-            if allowed < min(share, pending, SMALLEST_CHUNK):
+            if pending <= min(SHORT, quick, left):
+                count = pending
+                quick -= count
+            elif 0 < (room := min(allowed, left)) and room >= min(share, pending, SMALLEST_CHUNK):
+                count = self._chunk(pending, room, place + 1 < len(self.waiting))
+                allowed -= count
+                quick -= count
+            else:
                 break
-            count = self._chunk(pending, allowed, place + 1 < len(self.waiting))
             self.kv.admit(request, prefix)
             while not self.kv.grow(request, request.computed + count):
                 count //= 2  # a window's blocks may allow less at once than the step does
@@ -235,4 +249,4 @@ class Scheduler:
             insort(self.running, request, key=self._key)
             step.tokens[request] = count
             self.kv.publish(request, request.computed + count)
-            allowed -= count
+            left -= count
