@@ -231,7 +231,7 @@ class Scheduler:
             if pending <= min(SHORT, quick, left):
                 count = pending
                 quick -= count
-            elif 0 < (room := min(allowed, left)) and room >= min(share, pending, SMALLEST_CHUNK):
+            elif (room := min(allowed, left)) > 0 and room >= min(share, pending, SMALLEST_CHUNK):
                 count = self._chunk(pending, room, place + 1 < len(self.waiting))
                 allowed -= count
                 quick -= count
