@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from dovetail import LLM, BeamSearchParams, EngineArgs, SamplingParams
-from dovetail.api import RequestError, UsageError
+from dovetail.api import DovetailError, RequestError, UsageError
 from dovetail.engine import llm as module
 from dovetail.engine.beam_search import BeamSearch
 from dovetail.engine.outputs import Logprob
@@ -311,3 +311,12 @@ def test_sleeping(llm: LLM) -> None:
 def test_what_the_model_does_not_offer(llm: LLM, task: str) -> None:
     with pytest.raises(RequestError, match=f"{task} was asked of fake, and Fake offers generate"):
         getattr(llm, task)(["a"])
+
+
+def test_options_that_ask_for_nothing_are_left_out_and_the_others_are_refused_by_name() -> None:
+    with pytest.raises(UsageError, match="tensor_parallel_size is 2"):
+        LLM("nowhere", tensor_parallel_size=2, trust_remote_code=False)
+    with pytest.raises(UsageError, match="trust_remote_code is True"):
+        LLM("nowhere", trust_remote_code=True)
+    with pytest.raises(DovetailError, match="nowhere"):
+        LLM("nowhere", tensor_parallel_size=1, trust_remote_code=False, task="generate")

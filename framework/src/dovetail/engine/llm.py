@@ -35,6 +35,17 @@ Bar = bool | Callable[..., Any]
 Adapters = LoRARequest | Sequence[LoRARequest | None] | None
 """One LoRA adapter for all prompts, or one (or None) each."""
 
+NOT_BUILT: dict[str, tuple[Any, ...]] = {
+    "tensor_parallel_size": (1,),
+    "pipeline_parallel_size": (1,),
+    "data_parallel_size": (1,),
+    "cpu_offload_gb": (0,),
+    "trust_remote_code": (False,),
+    "task": ("auto", "generate"),
+    "runner": ("auto", "generate"),
+}
+"""Options of vLLM's class of the same name that are not built yet, with the values that ask for nothing."""
+
 SLEEP_LEVELS = (1, 2)
 WAKE_TAGS = ("weights", "kv_cache")
 
@@ -53,6 +64,7 @@ class LLM:
     """
 
     def __init__(self, model: str | Path | None = None, *, use_tqdm: bool = True, **options: Any) -> None:
+        _leave_out(options)
         try:
             args = EngineArgs(model=None if model is None else str(model), **options)
         except ValidationError as error:
@@ -329,6 +341,19 @@ def _bar(use_tqdm: Bar, total: int, description: str, unit: str) -> Any:
     if callable(use_tqdm):
         return use_tqdm(total=total, desc=description, unit=unit)
     return tqdm(total=total, desc=description, unit=unit, disable=not use_tqdm)
+
+
+def _leave_out(options: dict[str, Any]) -> None:
+    """Take out what asks for nothing, so that scripts which say so run as they are.
+
+    Raises:
+        UsageError: one asks for what is not built.
+    """
+    for name, nothing in NOT_BUILT.items():
+        if name in options and (value := options.pop(name)) not in nothing:
+            raise UsageError(
+                f"{name} is {value!r}, and only {' and '.join(map(repr, nothing))} is built", "leave it out"
+            )
 
 
 def _one_each(what: str, given: T | Sequence[T], count: int) -> list[T]:

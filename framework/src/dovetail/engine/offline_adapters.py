@@ -31,6 +31,12 @@ class OfflineAdapters:
         """
         if request is None:
             return None
+        if not isinstance(request, LoRARequest):
+            raise RequestError(
+                f"lora_request is a {type(request).__name__}",
+                "give a LoRARequest(name, number, path)",
+                param="lora_request",
+            )
         known = self._paths.get(request.lora_name)
         if known is None:
             self._load(request.lora_name, request.lora_path)
