@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import pty
+import signal
 import sys
 import time
 from pathlib import Path
@@ -123,6 +124,9 @@ class Terminal:
         self.pid, self.end = pty.fork()
         if not self.pid:
             os.environ["TERM"] = "xterm"
+            signal.signal(
+                signal.SIGINT, signal.SIG_DFL
+            )  # whoever started the tests may have it ignored, which is inherited
             os.execv(sys.executable, [sys.executable, "-c", code])
         self.seen = ""
 

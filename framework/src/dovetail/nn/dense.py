@@ -74,6 +74,10 @@ class DenseKernel(WeightKernel):
         self.kind = kind
         self.weight = weight.dense(dtype).to(device)
 
+    def settle(self) -> None:
+        if self.kind != "embedding":
+            self.weight = self.ops.lay_out(self.weight)
+
     def __call__(self, x: Tensor) -> Tensor:
         return F.embedding(x, self.weight) if self.kind == "embedding" else self.ops.linear(x, self.weight)
 

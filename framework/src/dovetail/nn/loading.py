@@ -207,6 +207,7 @@ class WeightReader:
             self.used[name] = self.used.get(name, 0) + 1
             made = kernel(weight, kind, self.ctx.device, self.ctx.dtype)
             made.ops = self.ctx.ops
+            made.settle()
             return made
         raise ResolutionError(
             f"wanted a kernel for a {kind} layer of type {weight.type} and shape {list(weight.shape)}, found none ({'; '.join(reasons)})",

@@ -171,6 +171,10 @@ class WeightKernel(ABC):
     @abstractmethod
     def __init__(self, weight: StoredWeight, kind: LayerKind, device: torch.device, dtype: torch.dtype) -> None: ...
 
+    def settle(self) -> None:
+        """Called once, when :attr:`ops` is set and before the first product."""
+        return
+
     @abstractmethod
     def __call__(self, x: Tensor) -> Tensor: ...
 

@@ -55,6 +55,10 @@ def _products(dtype: torch.dtype) -> list[Arguments]:
     ]
 
 
+def _weights(dtype: torch.dtype) -> list[Arguments]:
+    return [(weight,) for _, weight in _products(dtype)]
+
+
 def _gated(dtype: torch.dtype) -> list[Arguments]:
     return [(_random(t, 2 * c).to(dtype),) for t, c in ((1, 64), (7, 80), (33, 576))]
 
@@ -66,6 +70,7 @@ SAMPLES: dict[str, Callable[[torch.dtype], list[Arguments]]] = {
     "silu_mul": _gated,
     "gelu_tanh_mul": _gated,
     "linear": _products,
+    "lay_out": _weights,
 }
 """Operation → arguments to try it with, for every operation of :mod:`dovetail.nn.ops`."""
 

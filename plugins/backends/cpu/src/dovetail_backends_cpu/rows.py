@@ -2,7 +2,8 @@
 
 Two things in torch break that. MKL's float32 product takes other paths for few rows, and splits them by threads; oneDNN's, which torch uses for
 bfloat16 anyway, has only one other path, for a single row, and is faster besides. (Where a processor lacks instructions for bfloat16, oneDNN's product in that
-dtype does depend on the number of rows; :func:`agrees` finds that out.) And torch computes an element's exponential by other means in the middle of
+dtype does depend on the number of rows; :func:`agrees` finds that out.) Its float32 product gets weights column by column: from row by row, with torch 2.11
+on an Intel Xeon, it depends on the number of rows too. And torch computes an element's exponential by other means in the middle of
 a vector than past the last whole one, so that it matters where a thread's share of a tensor begins.
 
 Letters: T rows, K columns, N output features, C channels.
@@ -40,8 +41,20 @@ def linear(x: Tensor, weight: Tensor) -> Tensor:
     rows = flat.shape[0]
     if rows < ROWS:
         flat = F.pad(flat, (0, 0, 0, ROWS - rows))
-    out: Tensor = torch.ops.mkldnn._linear_pointwise(flat, weight.float(), None, "none", [], "")
+    turned = column_by_column(weight.float())
+    out: Tensor = torch.ops.mkldnn._linear_pointwise(flat, turned, None, "none", [], "")
     return out[:rows].to(x.dtype).view(*x.shape[:-1], -1)
+
+
+def column_by_column(weight: Tensor) -> Tensor:
+    """``[N, K]`` with neighbouring rows side by side in memory. From other orders oneDNN's product depends on the number of rows on some processors."""
+    return weight if weight.stride(0) == 1 else weight.t().contiguous().t()
+
+
+def lay_out(weight: Tensor) -> Tensor:
+    """Kept weights in the order that :func:`linear` needs, where it does not take torch's own product."""
+    own = weight.dtype == torch.bfloat16 and agrees(weight.dtype, torch.get_num_threads())
+    return weight if own or not available() else column_by_column(weight)
 
 
 @cache
@@ -89,6 +102,7 @@ def gated(activation: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
 
 OPERATIONS: Mapping[str, Callable[..., Any]] = {
     "linear": linear,
+    "lay_out": lay_out,
     "silu_mul": gated(F.silu),
     "gelu_tanh_mul": gated(partial(F.gelu, approximate="tanh")),
 }
