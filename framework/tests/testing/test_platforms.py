@@ -22,7 +22,7 @@ def test_every_operation_has_samples() -> None:
 
 
 def test_every_operation_has_arguments_to_compare_rows_with() -> None:
-    assert set(ARGUMENTS) == set(REFERENCES)
+    assert set(ARGUMENTS) == set(REFERENCES) - {"lay_out"}, "which changes no numbers"
 
 
 def test_a_right_platform_passes() -> None:
