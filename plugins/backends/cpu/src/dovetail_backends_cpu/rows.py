@@ -48,7 +48,7 @@ def linear(x: Tensor, weight: Tensor) -> Tensor:
 
 def column_by_column(weight: Tensor) -> Tensor:
     """``[N, K]`` with neighbouring rows side by side in memory. From other orders oneDNN's product depends on the number of rows on some processors."""
-    return weight if weight.stride(0) == 1 else weight.t().contiguous().t()
+    return weight.t().contiguous().t()  # no copy where it is so already
 
 
 def lay_out(weight: Tensor) -> Tensor:
