@@ -250,9 +250,6 @@ def test_messages_to_the_engine_survive_the_journey(message: m.ToEngine) -> None
         m.EngineInfo(
             max_model_len=1,
             max_num_seqs=2,
-            cache_tokens=3,
-            cache_bytes=4,
-            weight_bytes=5,
             budget="b",
             kernels={"k": 1},
             device="cpu",

@@ -19,9 +19,6 @@ from dovetail.engine.params import SamplingParams
 INFO = m.EngineInfo(
     max_model_len=100,
     max_num_seqs=3,
-    cache_tokens=0,
-    cache_bytes=0,
-    weight_bytes=0,
     budget="",
     kernels={},
     device="none",

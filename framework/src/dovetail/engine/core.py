@@ -92,9 +92,6 @@ class EngineCore:
         self.info = EngineInfo(
             max_model_len=self.max_model_len,
             max_num_seqs=self.max_seqs,
-            cache_tokens=self.budget.tokens or 0,
-            cache_bytes=self.budget.cache,
-            weight_bytes=self.budget.weights,
             budget=str(self.budget),
             kernels=dict(self.runner.reader.used),
             device=self.runner.platform.describe(),
@@ -223,10 +220,11 @@ class EngineCore:
     def abort(self, ids: Iterable[str]) -> None:
         """Forget requests, wherever they are; ids that are not known any more are fine."""
         for request_id in ids:
-            if request := self.requests.pop(request_id, None):
-                self._drop(request)
+            if request := self.requests.get(request_id):
+                self._close(request)
 
-    def _drop(self, request: Request) -> None:
+    def _close(self, request: Request) -> None:
+        del self.requests[request.id]
         if self.speculation is not None:
             self.speculation.forget(request)
         self.scheduler.remove(request)
@@ -241,8 +239,7 @@ class EngineCore:
         return self.requests.get(request.id) is request
 
     def _refuse(self, request: Request, error: RequestError) -> TokenOutput:
-        del self.requests[request.id]
-        self._drop(request)
+        self._close(request)
         return TokenOutput(id=request.id, token_ids=[], finish_reason="error", error=str(error), refused=True)
 
     # -- steps
@@ -314,8 +311,7 @@ class EngineCore:
                 continue
             self.needs.follow(request, output)
             if output.finish_reason is not None:
-                del self.requests[request.id]
-                self._drop(request)
+                self._close(request)
             outputs.append(output)
         now = time.perf_counter()
         work = launched.work

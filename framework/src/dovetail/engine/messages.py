@@ -59,8 +59,6 @@ class EngineInfo(Message):
     Attributes:
         max_model_len: the longest sequence, which memory may have shortened.
         max_num_seqs: sequences that run at once.
-        cache_tokens, cache_bytes: of the KV cache.
-        weight_bytes: of the weights as the kernels keep them.
         budget: how memory is divided, in words.
         kernels: name → layers that it serves.
         device: in words.
@@ -68,9 +66,6 @@ class EngineInfo(Message):
 
     max_model_len: int
     max_num_seqs: int
-    cache_tokens: int
-    cache_bytes: int
-    weight_bytes: int
     budget: str
     kernels: dict[str, int]
     device: str

@@ -258,21 +258,19 @@ class ModelRunner:
             sampled = None
             logits = self.model.logits(hidden[step.logit_rows]) if work.sampled else None
         count = sum(1 + len(d) for d in work.drafts)
+        self._mark_fed(work)
         if sampled is None:
             if logits is None:
                 return Launched(work, lambda: np.zeros(0, np.int64), None, prompt)
             rows, positions = places.rows[:count], places.positions[:count]
-            self._mark_fed(work)
             sampled = sample(logits[:count], rows, positions, self.sampling, wants, edits() if edits else None)
             if self._last_tokens is not None and not any(work.drafts):
                 # A request that got no token ends; the step after it may have begun, and must have some token to compute.
                 self._last_tokens.index_copy_(0, rows, sampled.tokens.clamp(min=0))
-        else:
-            self._mark_fed(work)
         return self._launched(work, sampled, count, prompt)
 
     def _mark_fed(self, work: Work) -> None:
-        # Not after edits(): a request that ends meanwhile gives its row up, and the row's next owner must not take the token for its own.
+        # Before edits() is called, not after: a request that ends meanwhile gives its row up, and the row's next owner must not take the token for its own.
         if self._last_tokens is not None:
             self.batch.fed[work.sampled_rows] = not any(work.drafts)
 
