@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from dovetail.server.counters import Counters, Gauge
 from dovetail.server.engine_protocol import ServedEngine
 from dovetail.server.errors import queue_full
 
@@ -33,13 +34,21 @@ class Admission:
     Args:
         engine: the engine, whose limits and statistics decide.
         clock: seconds, monotonic.
+        sequences: counts those in flight, of all processes that serve the engine; one of its own by default.
     """
 
-    def __init__(self, engine: ServedEngine, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, engine: ServedEngine, clock: Callable[[], float] = time.monotonic, sequences: Gauge | None = None
+    ) -> None:
         self._engine = engine
         self._clock = clock
         self._ended: deque[float] = deque()
-        self.in_flight = 0
+        self._sequences = sequences or Counters.alone().gauge()
+
+    @property
+    def in_flight(self) -> int:
+        """Sequences of all processes that were let in and have not ended."""
+        return int(self._sequences.value)
 
     @contextmanager
     def enter(self, sequences: int) -> Iterator[Ticket]:
@@ -55,17 +64,17 @@ class Admission:
             if excess > 0:
                 raise queue_full(limit, self._seconds(excess))
         ticket = Ticket(sequences)
-        self.in_flight += sequences
+        self._sequences.inc(sequences)
         try:
             yield ticket
         finally:
-            self.in_flight -= ticket.open
+            self._sequences.dec(ticket.open)
             ticket.open = 0
 
     def end(self, ticket: Ticket, sequences: int) -> None:
         """So many sequences of a request were finished."""
         ticket.open -= sequences
-        self.in_flight -= sequences
+        self._sequences.dec(sequences)
         self._ended.extend([self._clock()] * sequences)
         self._forget()
 

@@ -10,6 +10,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from dovetail.server import adapters, chat, completions, errors, operations, status
 from dovetail.server.context import ServerContext
+from dovetail.server.counters import Counters
 from dovetail.server.engine_protocol import ServedEngine
 from dovetail.server.middleware import ApiKey, BodyLimit, RequestId, RootPath
 from dovetail.server.openapi import describe_bodies
@@ -24,9 +25,13 @@ from dovetail.server.settings import ServerSettings
 ROUTERS = (status.router, chat.router, completions.router, adapters.router, operations.router)
 
 
-def build_app(engine: ServedEngine, settings: ServerSettings) -> FastAPI:
-    """The application that serves one engine. ``app.state.context`` is its :class:`ServerContext`."""
-    context = ServerContext.make(engine, settings)
+def build_app(engine: ServedEngine, settings: ServerSettings, counters: Counters | None = None) -> FastAPI:
+    """The application that serves one engine. ``app.state.context`` is its :class:`ServerContext`.
+
+    Args:
+        counters: those that several processes with the same engine and settings share; by default its own.
+    """
+    context = ServerContext.make(engine, settings, counters)
     app = FastAPI(
         title="Dovetail",
         version=version("dovetail"),

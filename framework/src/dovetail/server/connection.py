@@ -30,6 +30,7 @@ async def while_connected(context: ServerContext, receive: Receive, work: Corout
     task = asyncio.create_task(work)
     gone = asyncio.create_task(_gone(receive))
     context.open.add(task)
+    context.requests.inc()
     try:
         await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
@@ -39,6 +40,7 @@ async def while_connected(context: ServerContext, receive: Receive, work: Corout
         return task.result()
     finally:
         context.open.discard(task)
+        context.requests.dec()
         task.cancel()
         gone.cancel()
         await asyncio.gather(task, gone, return_exceptions=True)

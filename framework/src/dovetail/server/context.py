@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from dovetail.server.admission import Admission
+from dovetail.server.counters import Counters, Gauge
 from dovetail.server.engine_protocol import ServedEngine
 from dovetail.server.errors import ApiError, engine_dead, engine_restarting, engine_sleeping
 from dovetail.server.settings import ServerSettings
@@ -24,6 +25,8 @@ class ServerContext:
     Attributes:
         names: under which the model is served; the first is its main one.
         admission: lets requests in.
+        counters: what is counted, together with the other processes that serve this engine.
+        requests: being served, by all of them.
         open: the tasks that serve requests now.
         closing: set once; the error that every open and later request gets.
     """
@@ -32,6 +35,8 @@ class ServerContext:
     settings: ServerSettings
     names: tuple[str, ...]
     admission: Admission
+    counters: Counters
+    requests: Gauge
     created: int = field(default_factory=lambda: int(time.time()))
     open: set[asyncio.Task[object]] = field(default_factory=set)
     closing: ApiError | None = None
@@ -41,9 +46,11 @@ class ServerContext:
     )
 
     @classmethod
-    def make(cls, engine: ServedEngine, settings: ServerSettings) -> ServerContext:
+    def make(cls, engine: ServedEngine, settings: ServerSettings, counters: Counters | None = None) -> ServerContext:
+        counters = counters or Counters.alone()
+        requests, sequences = counters.gauge(), counters.gauge()
         names = tuple(dict.fromkeys(settings.served_model_name)) or (engine.plan.model,)
-        return cls(engine, settings, names, Admission(engine))
+        return cls(engine, settings, names, Admission(engine, sequences=sequences), counters, requests)
 
     def check_health(self) -> None:
         """

@@ -49,7 +49,7 @@ def router(context: ServerContext) -> APIRouter:
 
     @routes.get("/load", summary="How many requests are being served")
     async def load() -> dict[str, int]:
-        return {"server_load": len(context.open)}
+        return {"server_load": int(context.requests.value)}
 
     @routes.get("/version", summary="The version of the server")
     async def show_version() -> dict[str, str]:
