@@ -18,12 +18,15 @@ from dovetail.api.cards import (
     LoaderCard,
     ModelCard,
     NamingCard,
+    ParserCard,
     PlatformCard,
     ProposerCard,
     QuantFormatCard,
     QuantKernelCard,
+    ReasoningParserCard,
     SourceCard,
     Task,
+    ToolParserCard,
 )
 from dovetail.api.checkpoint import Checkpoint, LazyTensor, Naming, TokenizerParts
 from dovetail.api.config import AttentionNeed, ModelConfig
@@ -40,6 +43,18 @@ from dovetail.api.errors import (
 )
 from dovetail.api.grammar import Grammar, GrammarBackend, GrammarKind, GrammarSource, GrammarState
 from dovetail.api.hooks import PROJECT, hookimpl
+from dovetail.api.parsers import (
+    CallArguments,
+    CallBegin,
+    CallFrame,
+    Content,
+    Reasoning,
+    ReasoningEvent,
+    ReasoningParser,
+    Tool,
+    ToolEvent,
+    ToolParser,
+)
 from dovetail.api.proposer import DraftOptions, DraftRequest, Proposer, ProposerContext
 
 __all__ = [
@@ -50,11 +65,15 @@ __all__ = [
     "AttentionCard",
     "AttentionKind",
     "AttentionNeed",
+    "CallArguments",
+    "CallBegin",
+    "CallFrame",
     "Card",
     "Checkpoint",
     "CheckpointError",
     "ConfigError",
     "ConflictError",
+    "Content",
     "DType",
     "Device",
     "Dotted",
@@ -75,6 +94,7 @@ __all__ = [
     "ModelConfig",
     "Naming",
     "NamingCard",
+    "ParserCard",
     "PlatformCard",
     "PluginError",
     "Proposer",
@@ -82,11 +102,19 @@ __all__ = [
     "ProposerContext",
     "QuantFormatCard",
     "QuantKernelCard",
+    "Reasoning",
+    "ReasoningEvent",
+    "ReasoningParser",
+    "ReasoningParserCard",
     "RequestError",
     "ResolutionError",
     "SourceCard",
     "Task",
     "TokenizerParts",
+    "Tool",
+    "ToolEvent",
+    "ToolParser",
+    "ToolParserCard",
     "UsageError",
     "hookimpl",
 ]

@@ -228,3 +228,27 @@ class ProposerCard(Card):
     model: bool = False
     """Whether it runs a model of its own. Its ``config`` is then a :class:`dovetail.api.DraftOptions`, from which the model is resolved into a Plan; taken
     where ``--speculative-config`` names a model and no method."""
+
+
+class ParserCard(Card):
+    """What cards of parsers share. Their modules must not import torch: they are imported in the API's process."""
+
+    target: Dotted
+    """The parser's class."""
+    recognises: tuple[str, ...]
+    """Regular expressions. ``auto`` takes the highest-ranked parser that finds one of them in the model's chat template, which shows the notation that the
+    model was trained on."""
+    special_tokens: tuple[str, ...] = ()
+    """Parts of the notation that may be special tokens of the tokenizer, which are no text unless a parser asks for them."""
+
+
+class ToolParserCard(ParserCard):
+    """A notation of tool calls. ``target`` is a :class:`dovetail.api.ToolParser`."""
+
+    kind: ClassVar[str] = "tool_parser"
+
+
+class ReasoningParserCard(ParserCard):
+    """A notation of reasoning. ``target`` is a :class:`dovetail.api.ReasoningParser`."""
+
+    kind: ClassVar[str] = "reasoning_parser"

@@ -28,7 +28,9 @@ from dovetail.api.cards import (
     ProposerCard,
     QuantFormatCard,
     QuantKernelCard,
+    ReasoningParserCard,
     SourceCard,
+    ToolParserCard,
 )
 
 PROJECT = "dovetail"
@@ -103,4 +105,14 @@ def dovetail_register_grammars() -> Sequence[GrammarCard]:
 @hookspec
 def dovetail_register_proposers() -> Sequence[ProposerCard]:
     """Sources of draft tokens for speculative decoding; ``--speculative-config '{"method": NAME, …}'`` names one."""
+    raise NotImplementedError
+
+
+@hookspec
+def dovetail_register_parsers() -> Sequence[ToolParserCard | ReasoningParserCard]:
+    """Notations of tool calls and of reasoning in the text that models write.
+
+    ``--tool-call-parser`` and ``--reasoning-parser`` name one each; ``auto`` goes by the chat template (``recognises``), and ``none`` leaves the
+    text as it is.
+    """
     raise NotImplementedError

@@ -8,7 +8,8 @@ import sys
 
 from dovetail.engine.args import EngineArgs
 from dovetail.kernel.options import PlanOptions
-from dovetail.kernel.plan import Choice, Plan
+from dovetail.kernel.parsers import ANY
+from dovetail.kernel.plan import Choice, ParserPlan, Plan
 from dovetail.kernel.registry import Registry
 from dovetail.kernel.resolve import resolve
 from dovetail.utils.flags import add_flags, read_flags
@@ -43,6 +44,7 @@ def render(plan: Plan) -> str:
     ]
     for choice in plan.choices():
         lines += _choice_lines(choice)
+    lines += _parser_lines("tool parser", plan.tool_parsers) + _parser_lines("reasoning", plan.reasoning_parsers)
     lines += _speculation_lines(plan)
     for type_, count in plan.checkpoint.tensor_types.items():
         lines += ["", f"weights of type {type_} ({count} tensors)"]
@@ -55,6 +57,16 @@ def render(plan: Plan) -> str:
                 lines.append(f"{'':<14} if its shape does not suit: {', '.join(o.name for o in others)}")
             lines += [f"{'':<14} not {r.name}: {r.reason}" for r in weight.rejected]
     return "\n".join(lines)
+
+
+def _parser_lines(role: str, candidates: tuple[ParserPlan, ...]) -> list[str]:
+    if not candidates:
+        return [f"{role:<14} none"]
+    if candidates[0].recognises == ANY:
+        part = candidates[0].part
+        return [f"{role:<14} {part.name} ({part.distribution} {part.version})"]
+    names = ", ".join(candidate.part.name for candidate in candidates)
+    return [f"{role:<14} the first that knows the chat template's notation: {names}"]
 
 
 def _speculation_lines(plan: Plan) -> list[str]:

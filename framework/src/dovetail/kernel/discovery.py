@@ -36,7 +36,9 @@ from dovetail.api.cards import (
     ProposerCard,
     QuantFormatCard,
     QuantKernelCard,
+    ReasoningParserCard,
     SourceCard,
+    ToolParserCard,
 )
 from dovetail.api.errors import PluginError, UsageError
 
@@ -53,6 +55,7 @@ HOOKS: dict[str, tuple[type[Card], ...]] = {
     "dovetail_register_sources": (SourceCard,),
     "dovetail_register_grammars": (GrammarCard,),
     "dovetail_register_proposers": (ProposerCard,),
+    "dovetail_register_parsers": (ToolParserCard, ReasoningParserCard),
 }
 """Hook → the cards that it may answer with."""
 

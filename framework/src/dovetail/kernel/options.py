@@ -67,6 +67,14 @@ class PlanOptions(BaseModel):
     structured_outputs_backend: str = Field(
         default=AUTO, description="the grammar backend; auto takes the best that is installed, or does without"
     )
+    tool_call_parser: str = Field(
+        default=AUTO,
+        description="the parser of tool calls; auto goes by the chat template, none leaves calls in the text",
+    )
+    reasoning_parser: str = Field(
+        default=AUTO,
+        description="the parser of reasoning; auto goes by the chat template, none leaves thoughts in the text",
+    )
     kv_cache_dtype: str = Field(default=AUTO, description="dtype of the KV cache; auto takes that of the activations")
     max_model_len: Annotated[int | None, BeforeValidator(token_count)] = Field(
         default=None,

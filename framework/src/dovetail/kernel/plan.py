@@ -64,6 +64,16 @@ class WeightPlan(Frozen):
     rejected: tuple[Rejected, ...] = ()
 
 
+class ParserPlan(Frozen):
+    """A parser that may serve."""
+
+    part: Part
+    recognises: tuple[str, ...]
+    """Regular expressions, of which it must find one in the chat template."""
+    special_tokens: tuple[str, ...] = ()
+    """Parts of its notation that it wants to see even where they are special tokens."""
+
+
 class Plan(Frozen):
     """The resolved parts of one model on one machine."""
 
@@ -91,6 +101,10 @@ class Plan(Frozen):
     """The grammar card's ``validate_source``, which the API's process calls."""
     grammar_kinds: tuple[GrammarKind, ...] = ()
     """Forms that it understands."""
+    tool_parsers: tuple[ParserPlan, ...] = ()
+    """Readers of tool calls, the best first; the first that recognises the chat template serves."""
+    reasoning_parsers: tuple[ParserPlan, ...] = ()
+    """The same of reasoning."""
     proposer: Choice | None = None
     """What guesses ahead; None without speculative decoding."""
     proposer_config_class: Dotted | None = None

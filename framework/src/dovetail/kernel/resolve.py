@@ -9,7 +9,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from dovetail.api.cards import AttentionCard, GrammarCard, ModelCard, PlatformCard
+from dovetail.api.cards import (
+    AttentionCard,
+    GrammarCard,
+    ModelCard,
+    PlatformCard,
+    ReasoningParserCard,
+    ToolParserCard,
+)
 from dovetail.api.checkpoint import Checkpoint
 from dovetail.api.config import AttentionNeed, ModelConfig
 from dovetail.api.errors import ConfigError, PluginError, ResolutionError, UsageError
@@ -17,6 +24,7 @@ from dovetail.kernel.checkpoints import apply_overrides, find_checkpoint, find_s
 from dovetail.kernel.choose import choose, covers, listing, numbers, run_probe
 from dovetail.kernel.discovery import import_dotted
 from dovetail.kernel.options import AUTO, PlanOptions
+from dovetail.kernel.parsers import find_parsers
 from dovetail.kernel.plan import Choice, Plan, read_config
 from dovetail.kernel.registry import Offer, Registry
 from dovetail.kernel.speculation import find_speculation
@@ -66,6 +74,10 @@ def resolve(options: PlanOptions, registry: Registry) -> Plan:
         grammar=grammar,
         grammar_validate=grammar_offer.card.validate_source if grammar_offer else None,
         grammar_kinds=grammar_offer.card.kinds if grammar_offer else (),
+        tool_parsers=find_parsers(ToolParserCard, "parser of tool calls", options.tool_call_parser, registry, warnings),
+        reasoning_parsers=find_parsers(
+            ReasoningParserCard, "parser of reasoning", options.reasoning_parser, registry, warnings
+        ),
         **speculation,
         warnings=tuple(warnings),
     )

@@ -26,6 +26,8 @@ BASES = {
     "platform": "dovetail.nn.Platform",
     "grammar": "dovetail.api.GrammarBackend",
     "proposer": "dovetail.api.Proposer",
+    "tool_parser": "dovetail.api.ToolParser",
+    "reasoning_parser": "dovetail.api.ReasoningParser",
 }
 """Kind of card → the class that its target must be built on; targets of the others are callables."""
 
@@ -39,6 +41,8 @@ def light_names(card: Card) -> Iterator[tuple[str, str]]:
     for attribute in ("config", "inspect", "probe", "validate_source"):
         if (dotted := getattr(card, attribute, None)) is not None:
             yield attribute, dotted
+    if card.kind.endswith("_parser"):
+        yield "target", card.target  # type: ignore[attr-defined]
     for container, naming in getattr(card, "naming", {}).items():
         yield f"naming[{container!r}]", naming.target
 

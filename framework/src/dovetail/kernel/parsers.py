@@ -1,0 +1,57 @@
+"""Which parsers of tool calls and of reasoning may serve: which of them does is decided by the chat template, once that has been read."""
+
+from __future__ import annotations
+
+import re
+from typing import TypeVar
+
+from dovetail.api.cards import ParserCard
+from dovetail.api.errors import PluginError
+from dovetail.kernel.choose import choose, part_of
+from dovetail.kernel.options import AUTO
+from dovetail.kernel.plan import ParserPlan
+from dovetail.kernel.registry import Registry
+
+NONE = "none"
+"""What turns parsing off."""
+ANY = ("",)
+"""Is found in every template."""
+
+C = TypeVar("C", bound=ParserCard)
+
+
+def find_parsers(
+    card: type[C], role: str, explicit: str, registry: Registry, warnings: list[str]
+) -> tuple[ParserPlan, ...]:
+    """The candidates, the best first; the first that recognises the chat template serves.
+
+    Args:
+        explicit: a name, which serves whatever the template says; ``auto``, or ``none``.
+
+    Raises:
+        ResolutionError: nothing installed has that name.
+        PluginError: a card's ``recognises`` is no regular expression.
+    """
+    if explicit == NONE:
+        return ()
+    if explicit == AUTO:
+        offers = registry.offers(card)
+    else:
+        offers = [choose(role, card, registry, lambda _: None, explicit=explicit, wanted=role, warnings=warnings)[0]]
+    found = []
+    for offer in offers:
+        recognises = offer.card.recognises if explicit == AUTO else ANY
+        try:
+            for pattern in recognises:
+                re.compile(pattern)
+        except re.error as error:
+            raise PluginError(
+                f"the {offer} recognises {pattern!r}, which is no regular expression: {error}", "update the plugin"
+            ) from None
+        found.append(ParserPlan(part=part_of(offer), recognises=recognises, special_tokens=offer.card.special_tokens))
+    return tuple(found)
+
+
+def recognise(candidates: tuple[ParserPlan, ...], template: str) -> ParserPlan | None:
+    """The first candidate that knows the notation which a chat template shows."""
+    return next((c for c in candidates if any(re.search(pattern, template) for pattern in c.recognises)), None)
