@@ -1,4 +1,4 @@
-"""Every failure as OpenAI's error object: ``{"error": {"message", "type", "param", "code"}}``."""
+"""Every failure as the error object of the API that was spoken: OpenAI's ``{"error": {"message", "type", "param", "code"}}``, or Anthropic's."""
 
 from __future__ import annotations
 
@@ -6,18 +6,16 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-import msgspec
 from fastapi import FastAPI, Request, Response
 from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
+from starlette.types import Scope
 
 from dovetail.api.errors import EngineDeadError, RequestError
+from dovetail.server.dialects import anthropic_error, openai_error, speaks_anthropic
 
 logger = logging.getLogger("dovetail.server")
 
-INVALID_REQUEST = "invalid_request_error"
-SERVER_ERROR = "server_error"
-RATE_LIMIT = "rate_limit_error"
 TOO_LONG = "context_length_exceeded"
 RESTART_SECONDS = 5
 """When to ask again while the engine is being started: what it takes depends on the model, so that clients come more than once."""
@@ -64,14 +62,19 @@ class ApiError(Exception):
         self.code = code
         self.headers = headers
 
-    def body(self) -> bytes:
-        kind = SERVER_ERROR if self.status >= 500 else RATE_LIMIT if self.status == 429 else INVALID_REQUEST
-        return msgspec.json.encode(
-            {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
-        )
+    def body(self, scope: Scope | None = None) -> bytes:
+        """The error object, in JSON, as the API of the request's route has it."""
+        if scope is not None and speaks_anthropic(scope):
+            return anthropic_error(self.status, self.message)
+        return openai_error(self.status, self.message, self.param, self.code)
 
-    def response(self) -> Response:
-        return Response(self.body(), self.status, self.headers, media_type="application/json")
+    def event(self, scope: Scope) -> bytes:
+        """The event that ends a stream with this error."""
+        name = b"event: error\n" if speaks_anthropic(scope) else b""
+        return name + b"data: " + self.body(scope) + b"\n\n"
+
+    def response(self, scope: Scope) -> Response:
+        return Response(self.body(scope), self.status, self.headers, media_type="application/json")
 
 
 def engine_dead(reason: str = "") -> ApiError:
@@ -117,21 +120,22 @@ def to_api_error(error: BaseException, request_id: str = "") -> ApiError:
 
 
 def install(app: FastAPI) -> None:
-    """Answer errors of routes, and of routing, in OpenAI's shape."""
+    """Answer errors of routes, and of routing, in the shape of their API."""
 
     async def expected(request: Request, error: Exception) -> Response:
-        return to_api_error(error, request.scope.get("request_id", "")).response()
+        return to_api_error(error, request.scope.get("request_id", "")).response(request.scope)
 
     async def routing(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         where = f"{request.method} {request.url.path}"
         if error.status_code == 404:
-            return ApiError(404, f"no such route: {where}; see /docs", code="unknown_url").response()
+            return ApiError(404, f"no such route: {where}; see /docs", code="unknown_url").response(request.scope)
         if error.status_code == 405:
             allowed = (error.headers or {}).get("Allow", "")
             message = f"{where} is not allowed" + (f"; use {allowed}" if allowed else "")
-            return ApiError(405, message, code="method_not_supported", headers=error.headers).response()
-        return to_api_error(error).response()
+            refusal = ApiError(405, message, code="method_not_supported", headers=error.headers)
+            return refusal.response(request.scope)
+        return to_api_error(error).response(request.scope)
 
     for kind in (ApiError, RequestError, EngineDeadError):
         app.add_exception_handler(kind, expected)

@@ -13,6 +13,7 @@ from uuid import uuid4
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from dovetail.server.dialects import route_path
 from dovetail.server.errors import ApiError, to_api_error
 
 OPEN_PATHS = frozenset(("/health",))
@@ -52,7 +53,7 @@ class RequestId:
         except Exception as error:
             answer = to_api_error(error, scope["request_id"])
             if not started:
-                await answer.response()(scope, receive, send_with_id)
+                await answer.response(scope)(scope, receive, send_with_id)
 
 
 class ApiKey:
@@ -69,7 +70,7 @@ class ApiKey:
                 "the API key is not valid" if given else "wanted an API key, in the header Authorization: Bearer KEY"
             )
             challenge = {"WWW-Authenticate": "Bearer"}
-            await ApiError(401, message, code="invalid_api_key", headers=challenge).response()(scope, receive, send)
+            await ApiError(401, message, code="invalid_api_key", headers=challenge).response(scope)(scope, receive, send)
             return
         await self.app(scope, receive, send)
 
@@ -93,12 +94,6 @@ class RootPath:
         await self.app(scope, receive, send)
 
 
-def route_path(scope: Scope) -> str:
-    """The path that routes are matched with: without the prefix under which a proxy serves them."""
-    path, root = str(scope["path"]), str(scope.get("root_path", ""))
-    return path[len(root) :] if root and path.startswith(root + "/") else path
-
-
 class BodyLimit:
     """Refuses bodies that are too large, whether or not their length was announced."""
 
@@ -116,7 +111,7 @@ class BodyLimit:
             # One that waits to be told to go on has not begun.
             if not header(scope, b"expect"):
                 await _drain(receive, 8 * self.limit)
-            await self._refusal().response()(scope, receive, send)
+            await self._refusal().response(scope)(scope, receive, send)
             return
         size = 0
 

@@ -49,8 +49,8 @@ class EventStream(Response):
         except ClientLeftError:
             return
         except Exception as error:
-            body = to_api_error(error, scope.get("request_id", "")).body()
-            await send({"type": "http.response.body", "body": b"data: " + body + b"\n\n", "more_body": True})
+            event = to_api_error(error, scope.get("request_id", "")).event(scope)
+            await send({"type": "http.response.body", "body": event, "more_body": True})
         finally:
             await self.events.aclose()
             await self.source.aclose()

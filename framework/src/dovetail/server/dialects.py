@@ -1,0 +1,49 @@
+"""How each API that is spoken here says that something went wrong: OpenAI's, and Anthropic's on its own routes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from starlette.types import Scope
+
+INVALID_REQUEST = "invalid_request_error"
+SERVER_ERROR = "server_error"
+RATE_LIMIT = "rate_limit_error"
+ANTHROPIC_PREFIX = "/v1/messages"
+ANTHROPIC_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: RATE_LIMIT,
+    503: "overloaded_error",
+    529: "overloaded_error",
+}
+"""Status → type; other errors of the client are ``invalid_request_error``, others of the server ``api_error``."""
+
+
+def route_path(scope: Scope) -> str:
+    """The path that routes are matched with: without the prefix under which a proxy serves them."""
+    path, root = str(scope["path"]), str(scope.get("root_path", ""))
+    return path[len(root) :] if root and path.startswith(root + "/") else path
+
+
+def speaks_anthropic(scope: Scope) -> bool:
+    """Whether a request is for a route of Anthropic's API."""
+    path = route_path(scope)
+    return path == ANTHROPIC_PREFIX or path.startswith(ANTHROPIC_PREFIX + "/")
+
+
+def openai_error(status: int, message: str, param: str | None, code: str | None) -> bytes:
+    """OpenAI's error object."""
+    kind = SERVER_ERROR if status >= 500 else RATE_LIMIT if status == 429 else INVALID_REQUEST
+    error = {"message": message, "type": kind, "param": param, "code": code}
+    return msgspec.json.encode({"error": error})
+
+
+def anthropic_error(status: int, message: str) -> bytes:
+    """Anthropic's error object, which has no place for a parameter or a code."""
+    kind = ANTHROPIC_TYPES.get(status, "api_error" if status >= 500 else INVALID_REQUEST)
+    error: dict[str, Any] = {"type": "error", "error": {"type": kind, "message": message}}
+    return msgspec.json.encode(error)
