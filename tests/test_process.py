@@ -77,6 +77,24 @@ def test_leaving_early_frees_the_slot(checkpoint: Path) -> None:
     asyncio.run(main())
 
 
+def test_the_overview_names_what_runs(checkpoint: Path) -> None:
+    async def main() -> None:
+        async with running(checkpoint) as engine:
+            before = await engine.overview()
+            stream = engine.generate("watched", [1, 2, 3], LONG)
+            await anext(stream)
+            (seen,) = (await engine.overview()).requests
+            await stream.aclose()
+            after = await engine.overview()
+        assert (before.requests, after.requests) == ([], [])
+        assert (seen.id, seen.state, seen.prompt_tokens) == ("watched#0", "running", 3)
+        assert seen.output_tokens >= 1
+        assert seen.seconds > 0
+        assert after.stats.output_tokens >= seen.output_tokens
+
+    asyncio.run(main())
+
+
 def test_a_prompt_that_does_not_fit_is_refused_before_it_is_sent(checkpoint: Path) -> None:
     async def main() -> None:
         async with running(checkpoint) as engine:

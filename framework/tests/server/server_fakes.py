@@ -14,7 +14,7 @@ from typing import Any
 import uvicorn
 
 from dovetail.api.errors import EngineDeadError, RequestError
-from dovetail.engine.messages import EngineStats
+from dovetail.engine.messages import EngineStats, Overview, RequestStats
 from dovetail.engine.outputs import Delta, Logprob, PositionLogprobs
 from dovetail.engine.params import SamplingParams
 from dovetail.server.app import build_app
@@ -153,6 +153,10 @@ class FakeEngine:
             self.running.discard(request_id)
             if not finished:
                 self.aborted.append(request_id)
+
+    async def overview(self) -> Overview:
+        requests = [RequestStats(name, "running", 5, 2, 0.25) for name in sorted(self.running)]
+        return Overview(self.stats, requests, left_out=3)
 
     async def reset_prefix_cache(self) -> None:
         self.calls.append(("reset_prefix_cache",))

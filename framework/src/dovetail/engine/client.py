@@ -7,6 +7,8 @@ import sys
 from collections.abc import AsyncGenerator, Callable
 from typing import Any, Protocol
 
+import msgspec
+
 from dovetail.api import errors
 from dovetail.api.errors import DovetailError, EngineDeadError
 from dovetail.engine import messages as m
@@ -217,6 +219,10 @@ class AsyncEngine:
             return await answer
         finally:
             del self._calls[number]
+
+    async def overview(self) -> m.Overview:
+        """What the engine is doing at the moment, asked of itself: it knows of requests that other processes sent, too."""
+        return msgspec.convert(await self.call("overview"), m.Overview)
 
     async def reset_prefix_cache(self) -> None:
         """Forget what was computed of earlier prompts; requests that run go on."""

@@ -19,8 +19,9 @@ from dovetail.engine.collect import Collector
 from dovetail.engine.kv.groups import plan_blocks, tokens_that_fit
 from dovetail.engine.kv.manager import KVCacheManager
 from dovetail.engine.memory import Budget, gib
-from dovetail.engine.messages import EngineInfo, EngineStats, NewRequest, TokenOutput
+from dovetail.engine.messages import EngineInfo, EngineStats, NewRequest, Overview, TokenOutput
 from dovetail.engine.needs import Needs
+from dovetail.engine.overview import overview
 from dovetail.engine.pace import Pace
 from dovetail.engine.params import SamplingParams
 from dovetail.engine.request import Request
@@ -378,6 +379,10 @@ class EngineCore:
             drafted=collector.drafted,
             accepted=collector.accepted,
         )
+
+    def overview(self) -> Overview:
+        """What it is doing at the moment, and for which requests."""
+        return overview(self.stats, self.scheduler.running, self.scheduler.waiting)
 
     def reset_prefix_cache(self) -> bool:
         """Forget what was computed for others; requests that run go on. Always succeeds."""

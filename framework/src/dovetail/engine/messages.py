@@ -151,6 +151,35 @@ class EngineStats(msgspec.Struct, array_like=True, gc=False):
     accepted: int = 0
 
 
+class RequestStats(msgspec.Struct, array_like=True, gc=False):
+    """How one sequence stands.
+
+    Attributes:
+        state: ``running`` or ``waiting``.
+        prompt_tokens, output_tokens: of the prompt, and sampled so far.
+        seconds: since the engine got it.
+    """
+
+    id: str
+    state: str
+    prompt_tokens: int
+    output_tokens: int
+    seconds: float
+
+
+class Overview(msgspec.Struct, array_like=True):
+    """What the engine is doing at one moment, and for whom.
+
+    Attributes:
+        requests: a part of them where there are very many.
+        left_out: how many are not in ``requests``.
+    """
+
+    stats: EngineStats
+    requests: list[RequestStats]
+    left_out: int
+
+
 class StepOutputs(Message):
     """From the engine: what one step gave, and how the engine stood after it."""
 
@@ -179,7 +208,7 @@ class Answer(Message):
     failure: tuple[str, str, str] | None = None
 
 
-OPERATIONS = ("reset_prefix_cache", "sleep", "wake_up", "add_adapter", "remove_adapter")
+OPERATIONS = ("reset_prefix_cache", "sleep", "wake_up", "add_adapter", "remove_adapter", "overview")
 """Methods of :class:`~dovetail.engine.core.EngineCore` that can be called from the API's process."""
 
 

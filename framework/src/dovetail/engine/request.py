@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ class Request:
         max_len: tokens at which it ends, prompt included.
         seed: of its draws. Two requests with the same seed draw the same numbers at the same positions.
         arrival: its number in order of arrival.
+        arrived: when, in seconds on the monotonic clock.
         computed: tokens whose keys and values are in the cache, or are being written by a step that was begun.
         unseen: tokens that were sampled, but have not reached the host yet.
         draft: tokens that a proposer expects to follow; the next step checks them.
@@ -45,6 +47,7 @@ class Request:
     seed: int = 0
     priority: int = 0
     arrival: int = 0
+    arrived: float = field(default_factory=time.monotonic)
     computed: int = 0
     unseen: int = 0
     draft: list[int] = field(default_factory=list)

@@ -8,11 +8,12 @@ from fastapi import FastAPI
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
-from dovetail.server import adapters, chat, completions, errors, operations, status
+from dovetail.server import adapters, chat, completions, errors, operations, stats, status
 from dovetail.server.context import ServerContext
 from dovetail.server.counters import Counters
 from dovetail.server.engine_protocol import ServedEngine
-from dovetail.server.middleware import ApiKey, BodyLimit, RequestId, RootPath
+from dovetail.server.keys import ApiKey
+from dovetail.server.middleware import BodyLimit, CrossSite, RequestId, RootPath
 from dovetail.server.openapi import describe_bodies
 from dovetail.server.protocol import (
     ChatCompletionRequest,
@@ -22,7 +23,7 @@ from dovetail.server.protocol import (
 )
 from dovetail.server.settings import ServerSettings
 
-ROUTERS = (status.router, chat.router, completions.router, adapters.router, operations.router)
+ROUTERS = (status.router, stats.router, chat.router, completions.router, adapters.router, operations.router)
 
 
 def build_app(engine: ServedEngine, settings: ServerSettings, counters: Counters | None = None) -> FastAPI:
@@ -64,6 +65,8 @@ def _middleware(settings: ServerSettings) -> list[Middleware]:
     stack.append(Middleware(RequestId))
     if root := settings.root_path.rstrip("/"):
         stack.append(Middleware(RootPath, path=root))
+    if "*" not in settings.allowed_origins:
+        stack.append(Middleware(CrossSite, allowed=settings.allowed_origins))
     if settings.api_key:
         stack.append(Middleware(ApiKey, keys=settings.api_key))
     stack.append(Middleware(BodyLimit, limit=settings.max_request_bytes))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Mapping
 from typing import Any, Protocol
 
-from dovetail.engine.messages import EngineStats
+from dovetail.engine.messages import EngineStats, Overview
 from dovetail.engine.outputs import Delta
 from dovetail.engine.params import SamplingParams
 
@@ -144,6 +144,10 @@ class ServedEngine(Protocol):
             RequestError: the request cannot be served; raised before the first batch.
             EngineDeadError: the engine ended.
         """
+        ...
+
+    async def overview(self) -> Overview:
+        """What it is doing at the moment, and for which requests."""
         ...
 
     async def reset_prefix_cache(self) -> None: ...

@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from typing import Any
 
 from dovetail.api.errors import DovetailError, EngineDeadError
-from dovetail.engine.messages import EngineStats
+from dovetail.engine.messages import EngineStats, Overview
 from dovetail.engine.outputs import Delta
 from dovetail.engine.params import SamplingParams
 from dovetail.server.engine_protocol import ServedEngine, ServedPlan, ServedTokenizer
@@ -90,6 +90,9 @@ class SupervisedEngine:
         return self._current().generate(
             request_id, prompt_token_ids, params, priority=priority, cache_salt=cache_salt, adapter=adapter
         )
+
+    async def overview(self) -> Overview:
+        return await self._current().overview()
 
     async def reset_prefix_cache(self) -> None:
         await self._current().reset_prefix_cache()

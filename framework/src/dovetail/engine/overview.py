@@ -1,0 +1,24 @@
+"""What the engine is at, request by request, for those who watch it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from itertools import chain, islice
+
+from dovetail.engine.messages import EngineStats, Overview, RequestStats
+from dovetail.engine.request import Request
+
+MOST_REQUESTS = 200
+"""So many are listed: the engine computes nothing while it writes them down."""
+
+
+def overview(stats: EngineStats, running: Sequence[Request], waiting: Sequence[Request]) -> Overview:
+    """The requests that run, then those that wait, each in the scheduler's order."""
+    now = time.monotonic()
+    named = chain((("running", request) for request in running), (("waiting", request) for request in waiting))
+    listed = [
+        RequestStats(request.id, state, request.prompt_len, request.output_len, now - request.arrived)
+        for state, request in islice(named, MOST_REQUESTS)
+    ]
+    return Overview(stats, listed, len(running) + len(waiting) - len(listed))
