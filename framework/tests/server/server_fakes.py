@@ -39,8 +39,12 @@ class FakeTokenizer:
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         return [256] * add_special_tokens + list(text.encode())
 
-    def decode(self, ids: Sequence[int]) -> str:
-        return bytes(i for i in ids if i < 256).decode(errors="replace")
+    def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
+        begin = "<s>" if 256 in ids and not skip_special_tokens else ""
+        return begin + bytes(i for i in ids if i < 256).decode(errors="replace")
+
+    def convert_ids_to_tokens(self, ids: Sequence[int]) -> list[str | None]:
+        return [self.token_bytes(i).decode("latin-1") for i in ids]
 
     def token_bytes(self, id: int) -> bytes:
         return bytes([id]) if id < 256 else b"<s>"

@@ -8,7 +8,7 @@ from fastapi import FastAPI
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
-from dovetail.server import adapters, chat, completions, errors, operations, stats, status
+from dovetail.server import adapters, chat, completions, errors, operations, stats, status, tokenization
 from dovetail.server.context import ServerContext
 from dovetail.server.counters import Counters
 from dovetail.server.engine_protocol import ServedEngine
@@ -23,7 +23,15 @@ from dovetail.server.protocol import (
 )
 from dovetail.server.settings import ServerSettings
 
-ROUTERS = (status.router, stats.router, chat.router, completions.router, adapters.router, operations.router)
+ROUTERS = (
+    status.router,
+    stats.router,
+    chat.router,
+    completions.router,
+    tokenization.router,
+    adapters.router,
+    operations.router,
+)
 
 
 def build_app(engine: ServedEngine, settings: ServerSettings, counters: Counters | None = None) -> FastAPI:
@@ -44,7 +52,9 @@ def build_app(engine: ServedEngine, settings: ServerSettings, counters: Counters
     errors.install(app)
     for router in ROUTERS:
         app.include_router(router(context))
-    describe_bodies(app, ChatCompletionRequest, CompletionRequest, LoadAdapterRequest, UnloadAdapterRequest)
+    describe_bodies(
+        app, ChatCompletionRequest, CompletionRequest, *tokenization.BODIES, LoadAdapterRequest, UnloadAdapterRequest
+    )
     return app
 
 

@@ -47,6 +47,15 @@ def parse(raw: bytes, model: type[B]) -> B:
         raise ApiError(400, "the body is JSON nested too deeply", code="invalid_json") from None
     if not isinstance(data, dict):
         raise ApiError(400, f"wanted a JSON object, found {describe(data)}", code="invalid_json")
+    return check(data, model)
+
+
+def check(data: dict[str, Any], model: type[B]) -> B:
+    """Turn a JSON object into its model.
+
+    Raises:
+        ApiError: it is not what the model describes.
+    """
     data = known_fields(data, model, NOT_YET)
     if model is ChatCompletionRequest and isinstance(data.get("messages"), list):
         data["messages"] = [_message(message, i) for i, message in enumerate(data["messages"])]
