@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import signal
 import socket
 import subprocess
@@ -12,6 +13,7 @@ import time
 from collections.abc import Iterator
 
 from dovetail.engine.args import EngineArgs
+from dovetail.server.settings import API_KEY_VARIABLE
 from dovetail.utils.flags import add_flags, read_flags
 
 PARAMETERS = {"temperature": float, "top_p": float, "top_k": int, "max_tokens": int, "seed": int}
@@ -22,7 +24,9 @@ STOP_SECONDS = 10
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", nargs="?", default=None, help=EngineArgs.model_fields["model"].description)
     parser.add_argument("--url", default=None, help="talk to the server at this URL instead of starting a model")
-    parser.add_argument("--api-key", default=None, help="that the server at --url wants")
+    parser.add_argument(
+        "--api-key", default=None, help=f"that the server at --url wants (default: ${API_KEY_VARIABLE})"
+    )
     parser.add_argument("--system", default=None, help="the system prompt")
     for name, kind in PARAMETERS.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=kind, default=None, help=f"{name} of every answer")
@@ -35,7 +39,8 @@ def run(args: argparse.Namespace) -> int:
 
     parameters = {name: getattr(args, name) for name in PARAMETERS}
     if args.url:
-        return run_chat(args.url, args.model, args.api_key, args.system, **parameters)
+        key = args.api_key or os.environ.get(API_KEY_VARIABLE)
+        return run_chat(args.url, args.model, key, args.system, **parameters)
     seedless = argparse.Namespace(**{k: v for k, v in vars(args).items() if k != "seed"})
     with own_server(read_flags(EngineArgs, seedless)) as url:
         return run_chat(url, None, None, args.system, **parameters)
@@ -54,7 +59,10 @@ def own_server(args: EngineArgs) -> Iterator[str]:
         signal.signal(number, lambda number, _: sys.exit(128 + number))
     command = [sys.executable, "-m", "dovetail", "serve", "--port", str(port), "--exit-with-stdin", *as_flags(args)]
     # The pipe to it closes with us, however we go. In a session of its own, so that Ctrl+C stops an answer and not the server.
-    server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True)
+    environment = {k: v for k, v in os.environ.items() if k != API_KEY_VARIABLE}  # which would close it to us
+    server = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True, env=environment
+    )
     try:
         url = f"http://127.0.0.1:{port}"
         _await(url, server)

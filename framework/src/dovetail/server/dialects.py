@@ -7,6 +7,8 @@ from typing import Any
 import msgspec
 from starlette.types import Scope
 
+from dovetail.server.scopes import route_path
+
 INVALID_REQUEST = "invalid_request_error"
 SERVER_ERROR = "server_error"
 RATE_LIMIT = "rate_limit_error"
@@ -21,12 +23,6 @@ ANTHROPIC_TYPES = {
     529: "overloaded_error",
 }
 """Status → type; other errors of the client are ``invalid_request_error``, others of the server ``api_error``."""
-
-
-def route_path(scope: Scope) -> str:
-    """The path that routes are matched with: without the prefix under which a proxy serves them."""
-    path, root = str(scope["path"]), str(scope.get("root_path", ""))
-    return path[len(root) :] if root and path.startswith(root + "/") else path
 
 
 def speaks_anthropic(scope: Scope) -> bool:

@@ -1,4 +1,4 @@
-"""What happens to every request: an id, a last net for exceptions, the API key, the size limit.
+"""What happens to every request: an id, a last net for exceptions, who may send it, how large it may be and how long it may take to come.
 
 Plain ASGI, so that a stream passes through without a task or a queue of its own.
 """
@@ -6,24 +6,18 @@ Plain ASGI, so that a stream passes through without a task or a queue of its own
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import hmac
 import re
 from uuid import uuid4
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from dovetail.server.dialects import route_path
 from dovetail.server.errors import ApiError, to_api_error
+from dovetail.server.scopes import header
 
-OPEN_PATHS = frozenset(("/health",))
+READING = frozenset(("GET", "HEAD", "OPTIONS"))
+"""Methods that change nothing."""
 SANE_ID = re.compile(rb"[\w.:-]{1,128}")
 DRAIN_SECONDS = 10
-
-
-def header(scope: Scope, name: bytes) -> bytes:
-    """The first value of a request header, or nothing."""
-    return next((value for key, value in scope["headers"] if key == name), b"")
 
 
 class RequestId:
@@ -56,30 +50,30 @@ class RequestId:
                 await answer.response(scope)(scope, receive, send_with_id)
 
 
-class ApiKey:
-    """Lets in requests that carry one of the keys, and those to the open paths."""
+class CrossSite:
+    """Refuses what a web page of a stranger has a browser send. Without this, any page could put a local server's engine to sleep.
 
-    def __init__(self, app: ASGIApp, keys: list[str]) -> None:
+    Browsers say with every request whether another site's page made it; other clients say nothing, and pages cannot lie.
+
+    Args:
+        allowed: origins whose pages may.
+    """
+
+    def __init__(self, app: ASGIApp, allowed: list[str]) -> None:
         self.app = app
-        self.digests = [hashlib.sha256(key.encode()).digest() for key in keys]
+        self.allowed = {origin.encode() for origin in allowed}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and route_path(scope) not in OPEN_PATHS and not self.allows(scope):
-            given = header(scope, b"authorization")
-            message = (
-                "the API key is not valid" if given else "wanted an API key, in the header Authorization: Bearer KEY"
-            )
-            challenge = {"WWW-Authenticate": "Bearer"}
-            await ApiError(401, message, code="invalid_api_key", headers=challenge).response(scope)(scope, receive, send)
+        if scope["type"] == "http" and self.refuses(scope):
+            origin = header(scope, b"origin").decode(errors="replace")[:200]
+            message = f"pages of {origin or 'other sites'} may not use this server; --allowed-origins says which may"
+            await ApiError(403, message, code="origin_not_allowed").response(scope)(scope, receive, send)
             return
         await self.app(scope, receive, send)
 
-    def allows(self, scope: Scope) -> bool:
-        scheme, _, key = header(scope, b"authorization").partition(b" ")
-        # Digests of one length, and every key compared, so that the time taken tells nothing of the keys.
-        digest = hashlib.sha256(key.strip()).digest()
-        matches = [hmac.compare_digest(digest, known) for known in self.digests]
-        return scheme.lower() == b"bearer" and any(matches)
+    def refuses(self, scope: Scope) -> bool:
+        foreign = header(scope, b"sec-fetch-site") in (b"cross-site", b"same-site")
+        return foreign and scope["method"] not in READING and header(scope, b"origin") not in self.allowed
 
 
 class RootPath:

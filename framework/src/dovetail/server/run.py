@@ -20,6 +20,7 @@ from dovetail.server.app import build_app
 from dovetail.server.context import ServerContext
 from dovetail.server.engine_protocol import ServedEngine
 from dovetail.server.errors import engine_dead, stopping
+from dovetail.server.keys import with_all_keys
 from dovetail.server.listen import address, bind, check_tls, in_use, release
 from dovetail.server.settings import ServerSettings
 from dovetail.server.supervision import MakeEngine, SupervisedEngine
@@ -39,10 +40,11 @@ def serve(make_engine: MakeEngine, settings: ServerSettings) -> int:
         The exit code: 0, or 128 and the signal's number if the model was not ready yet.
 
     Raises:
-        UsageError: the settings contradict each other.
+        UsageError: the settings contradict each other, or name keys that are none.
         EngineDeadError: the engine ended while serving, and so did its successor; clients were told.
         DovetailError: the address cannot be used, or the engine cannot be made.
     """
+    settings = with_all_keys(settings)
     check_tls(settings)
     sock = bind(settings)
     try:

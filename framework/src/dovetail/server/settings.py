@@ -6,6 +6,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+API_KEY_VARIABLE = "DOVETAIL_API_KEY"
+"""Environment variable that holds keys."""
+
 
 class ServerSettings(BaseModel):
     """Settings of the HTTP server."""
@@ -18,8 +21,12 @@ class ServerSettings(BaseModel):
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
     uds: str | None = Field(None, description="listen on a unix socket at this path, instead of host and port")
     api_key: list[str] = Field(
-        [], repr=False, description="keys, any of which clients must send; without one the server is open"
+        [],
+        repr=False,
+        description="keys, any of which clients must send; without one the server is open. Other users of the machine see command lines: "
+        f"{API_KEY_VARIABLE}, which takes several with commas between them, and --api-key-file keep keys to yourself",
     )
+    api_key_file: str | None = Field(None, description="file of further keys, one a line; # begins a comment")
     served_model_name: list[str] = Field(
         [], description="names under which clients may ask for the model (default: the model as given)"
     )
