@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from weakref import ReferenceType, WeakKeyDictionary, WeakValueDictionary, ref
@@ -103,6 +104,17 @@ class AdapterSlots:
     @property
     def names(self) -> list[str]:
         return list(self._known)
+
+    @property
+    def origins(self) -> dict[str, str]:
+        """Where each came from, as it was named."""
+        return {name: known.source.origin for name, known in self._known.items()}
+
+    def used_by(self, requests: Iterable[Request]) -> set[str]:
+        """Names of the adapters that they have."""
+        if not self._assigned:
+            return set()
+        return {adapter.name for request in requests if (adapter := self._assigned.get(request)) is not None}
 
     def add(self, source: AdapterSource) -> None:
         """Load an adapter: check it against the model, read it, and make it known.

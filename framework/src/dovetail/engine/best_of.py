@@ -59,4 +59,5 @@ def _joined(deltas: list[Delta]) -> Delta:
         logprobs=list(chain.from_iterable(delta.logprobs or () for delta in deltas)),
         prompt_logprobs=first.prompt_logprobs,
         cached_tokens=first.cached_tokens,
+        timing=first.timing,
     )

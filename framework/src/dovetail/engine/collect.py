@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 import numpy as np
 
 from dovetail.engine.batch import Batch
-from dovetail.engine.messages import TokenLogprobs, TokenOutput
+from dovetail.engine.messages import StepTokens, TokenLogprobs, TokenOutput
 from dovetail.engine.outputs import FinishReason
 from dovetail.engine.request import Request
 from dovetail.engine.runner import Launched, PromptPart
@@ -23,19 +24,23 @@ class Collector:
 
     Attributes:
         prompt_tokens, output_tokens: total of prompts that got their first token, and sampled.
-        drafted, accepted: total tokens that proposers guessed, and guessed rightly.
+        drafts, drafted, accepted: total guesses of proposers, their tokens, and those guessed rightly.
+        steps: their tokens, drafts included.
     """
 
     def __init__(self, batch: Batch) -> None:
         self.batch = batch
         self.prompt_tokens = 0
         self.output_tokens = 0
+        self.drafts = 0
         self.drafted = 0
         self.accepted = 0
+        self.steps = StepTokens()
 
     def collect(self, launched: Launched) -> Iterator[tuple[Request, TokenOutput]]:
         """Wait for a step; each request that got tokens, and what it got."""
         work = launched.work
+        self.steps.add(int(work.counts.sum()))
         for part in launched.prompt:
             _add_prompt_logprobs(part)
         if not work.sampled:
@@ -75,6 +80,7 @@ class Collector:
             # The keys and values of wrong guesses are written over by the tokens that come in their places.
             right = max(kept - 1, 0)
             request.computed -= len(draft) - right
+            self.drafts += 1
             self.drafted += len(draft)
             self.accepted += right
         output = TokenOutput(id=request.id, token_ids=sampled[:kept], finish_reason=reason, stop_reason=stop)
@@ -82,6 +88,7 @@ class Collector:
             output.error, output.refused = NOTHING_LEFT, True
         if first:
             output.cached_tokens = request.cached or 0
+            output.timing = (request.admitted - request.arrived, time.monotonic() - request.admitted)
             if request.params.prompt_logprobs is not None:
                 output.prompt_logprobs = request.prompt_logprobs
         return kept, output

@@ -57,6 +57,7 @@ class Completion:
         if output.prompt_logprobs is not None:
             delta.prompt_logprobs = logprobs.prompt_positions(output.prompt_logprobs, self._token_text)
         delta.cached_tokens = output.cached_tokens
+        delta.timing = output.timing
         return delta
 
     def _shown(self, output: TokenOutput) -> list[int]:

@@ -19,9 +19,9 @@ from dovetail.engine.collect import Collector
 from dovetail.engine.kv.groups import plan_blocks, tokens_that_fit
 from dovetail.engine.kv.manager import KVCacheManager
 from dovetail.engine.memory import Budget, gib
-from dovetail.engine.messages import EngineInfo, EngineStats, NewRequest, Overview, TokenOutput
+from dovetail.engine.messages import EngineInfo, EngineStats, NewRequest, Overview, State, StepTokens, TokenOutput
 from dovetail.engine.needs import Needs
-from dovetail.engine.overview import overview
+from dovetail.engine.overview import cache_facts, overview
 from dovetail.engine.pace import Pace
 from dovetail.engine.params import SamplingParams
 from dovetail.engine.request import Request
@@ -176,7 +176,8 @@ class EngineCore:
         self.kv.queries = self.kv.hits = 0
         self.pace.forget()
         self.collector.prompt_tokens = self.collector.output_tokens = 0
-        self.collector.drafted = self.collector.accepted = 0
+        self.collector.drafts = self.collector.drafted = self.collector.accepted = 0
+        self.collector.steps = StepTokens()
 
     # -- requests
 
@@ -380,9 +381,21 @@ class EngineCore:
             accepted=collector.accepted,
         )
 
+    @property
+    def state(self) -> State:
+        return State(self.needs.adapters.origins, self.is_sleeping)
+
     def overview(self) -> Overview:
         """What it is doing at the moment, and for which requests."""
-        return overview(self.stats, self.scheduler.running, self.scheduler.waiting)
+        running, waiting = self.scheduler.running, self.scheduler.waiting
+        found = overview(self.stats, running, waiting)
+        found.steps, found.drafts = self.collector.steps, self.collector.drafts
+        run = self.needs.adapters.used_by(running)
+        found.running_adapters = sorted(run)
+        found.waiting_adapters = sorted(self.needs.adapters.used_by(waiting) - run)
+        found.max_loras = self.args.max_loras if self.args.enable_lora else 0
+        found.cache = cache_facts(self.args, self.needs.plan.kv_dtype, self.counts)
+        return found
 
     def reset_prefix_cache(self) -> bool:
         """Forget what was computed for others; requests that run go on. Always succeeds."""

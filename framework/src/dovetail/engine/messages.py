@@ -5,6 +5,7 @@ Frames are arrays with a tag, so that a message costs a few bytes more than its 
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from typing import Any
 
 import msgspec
@@ -114,6 +115,7 @@ class TokenOutput(Message):
         logprobs: one entry for each of ``token_ids``, if asked for.
         prompt_logprobs: with the first output, one entry for each token of the prompt but the first, if asked for.
         cached_tokens: with the first output, tokens of the prompt that were found in the prefix cache.
+        timing: with the first output, seconds that it waited, and seconds from there to this output.
     """
 
     id: str
@@ -125,6 +127,7 @@ class TokenOutput(Message):
     prompt_logprobs: list[TokenLogprobs] | None = None
     cached_tokens: int = 0
     refused: bool = False
+    timing: tuple[float, float] | None = None
 
 
 class EngineStats(msgspec.Struct, array_like=True, gc=False):
@@ -151,6 +154,27 @@ class EngineStats(msgspec.Struct, array_like=True, gc=False):
     accepted: int = 0
 
 
+STEP_TOKENS = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
+"""Sizes of steps between which they are counted."""
+
+
+class StepTokens(msgspec.Struct, array_like=True, gc=False):
+    """How many tokens steps computed.
+
+    Attributes:
+        counts: steps of up to each of :data:`STEP_TOKENS`, and of more than the last.
+        total: tokens of all steps.
+    """
+
+    counts: list[int] = msgspec.field(default_factory=lambda: [0] * (len(STEP_TOKENS) + 1))
+    total: int = 0
+
+    def add(self, tokens: int) -> None:
+        """Count a step."""
+        self.counts[bisect_left(STEP_TOKENS, tokens)] += 1
+        self.total += tokens
+
+
 class RequestStats(msgspec.Struct, array_like=True, gc=False):
     """How one sequence stands.
 
@@ -173,11 +197,22 @@ class Overview(msgspec.Struct, array_like=True):
     Attributes:
         requests: a part of them where there are very many.
         left_out: how many are not in ``requests``.
+        steps: since the engine began.
+        drafts: total guesses of speculative decoding, of whatever length.
+        running_adapters, waiting_adapters: names of the LoRA adapters that sequences have; one whose sequences run is not said to wait.
+        max_loras: adapters that run at once; 0 where none may.
+        cache: facts of the KV cache, by name.
     """
 
     stats: EngineStats
     requests: list[RequestStats]
     left_out: int
+    steps: StepTokens = msgspec.field(default_factory=StepTokens)
+    drafts: int = 0
+    running_adapters: list[str] = []
+    waiting_adapters: list[str] = []
+    max_loras: int = 0
+    cache: dict[str, str] = {}
 
 
 class StepOutputs(Message):
@@ -185,6 +220,18 @@ class StepOutputs(Message):
 
     outputs: list[TokenOutput]
     stats: EngineStats
+
+
+class State(Message):
+    """From the engine, before the answer to the call that changed it: what its clients have to know besides its steps.
+
+    Attributes:
+        adapters: the LoRA adapters that requests may name: name → where each came from.
+        sleeping: whether something of it sleeps.
+    """
+
+    adapters: dict[str, str] = {}
+    sleeping: bool = False
 
 
 class Call(Message):
@@ -213,7 +260,7 @@ OPERATIONS = ("reset_prefix_cache", "sleep", "wake_up", "add_adapter", "remove_a
 
 
 ToEngine = Start | NewRequest | Abort | Call | Stop
-FromEngine = EngineInfo | Loading | Failed | StepOutputs | Answer
+FromEngine = EngineInfo | Loading | Failed | StepOutputs | State | Answer
 
 _encoder = msgspec.msgpack.Encoder()
 encode = _encoder.encode

@@ -38,6 +38,7 @@ class Delta:
         stop_reason: the stop string or stop token id that ended it, if one did; None for end-of-sequence.
         error: what went wrong, if ``finish_reason`` is ``error``.
         refused: the error is the request's own, not the engine's.
+        timing: on a completion's first delta, the seconds that it waited, and those that its prompt took from there on.
         logprobs: one entry for each of ``token_ids``, if they were asked for.
         prompt_logprobs: on the first delta of completion 0, one entry for each token of the prompt (None for the first), if asked for.
         cached_tokens: on a completion's first delta, tokens of the prompt that were found in the prefix cache. Those of completion 0 are the
@@ -54,6 +55,7 @@ class Delta:
     prompt_logprobs: list[PositionLogprobs | None] | None = None
     cached_tokens: int = 0
     refused: bool = False
+    timing: tuple[float, float] | None = None
 
 
 @dataclass(slots=True)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from itertools import chain, islice
 
+from dovetail.engine.args import EngineArgs
 from dovetail.engine.messages import EngineStats, Overview, RequestStats
 from dovetail.engine.request import Request
 
@@ -22,3 +23,18 @@ def overview(stats: EngineStats, running: Sequence[Request], waiting: Sequence[R
         for state, request in islice(named, MOST_REQUESTS)
     ]
     return Overview(stats, listed, len(running) + len(waiting) - len(listed))
+
+
+def cache_facts(args: EngineArgs, dtype: str, counts: Sequence[int]) -> dict[str, str]:
+    """How the KV cache is set up, under the names that monitors know.
+
+    Args:
+        counts: blocks of each group; the first is the one that is told.
+    """
+    return {
+        "block_size": str(args.block_size),
+        "cache_dtype": dtype,
+        "enable_prefix_caching": str(args.enable_prefix_caching),
+        "gpu_memory_utilization": str(args.gpu_memory_utilization),
+        "num_gpu_blocks": str(counts[0] if counts else 0),
+    }

@@ -26,6 +26,7 @@ class Request:
         seed: of its draws. Two requests with the same seed draw the same numbers at the same positions.
         arrival: its number in order of arrival.
         arrived: when, in seconds on the monotonic clock.
+        admitted: when it first began to be computed, likewise.
         computed: tokens whose keys and values are in the cache, or are being written by a step that was begun.
         unseen: tokens that were sampled, but have not reached the host yet.
         draft: tokens that a proposer expects to follow; the next step checks them.
@@ -48,6 +49,7 @@ class Request:
     priority: int = 0
     arrival: int = 0
     arrived: float = field(default_factory=time.monotonic)
+    admitted: float = 0.0
     computed: int = 0
     unseen: int = 0
     draft: list[int] = field(default_factory=list)

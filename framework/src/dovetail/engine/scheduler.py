@@ -6,6 +6,7 @@ out a budget of tokens among them. Streams come first, so that they keep flowing
 
 from __future__ import annotations
 
+import time
 from bisect import insort
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
@@ -245,6 +246,7 @@ class Scheduler:
                 self.gate.enter(request)
             if request.cached is None:
                 request.cached = prefix.tokens
+                request.admitted = time.monotonic()
             del self.waiting[place]
             insort(self.running, request, key=self._key)
             step.tokens[request] = count
