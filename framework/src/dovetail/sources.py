@@ -58,6 +58,8 @@ def path(
     return None
 
 
+OTHER_FOLDERS = "[!0-9]*/*"
+"""Other formats and precisions of the same model. The modules of sentence-transformers have folders that begin with a number."""
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -81,7 +83,7 @@ def hub(
                 revision=revision,
                 cache_dir=download_dir,
                 allow_patterns=list(patterns),
-                ignore_patterns=["*/*"],  # other formats and precisions of the same model
+                ignore_patterns=[OTHER_FOLDERS],
             )
         )
     except RepositoryNotFoundError:

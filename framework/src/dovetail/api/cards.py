@@ -29,6 +29,9 @@ DType = Annotated[str, StringConstraints(pattern=r"^(float|bfloat|int|uint)\d+(_
 """A torch dtype's name without the ``torch.`` prefix."""
 
 Task = Literal["generate", "embed", "classify", "score"]
+"""What a model is asked for: text; a vector; probabilities of labels; how well two texts go together."""
+PoolingType = Literal["last", "mean", "cls"]
+"""What stands for a whole prompt: the hidden state of its last token, the mean over all of them, or that of the first."""
 LayerKind = Literal["linear", "embedding", "head", "experts"]
 AttentionKind = Literal["full", "sliding", "chunked", "softcap", "sinks", "latent", "encoder", "recurrent"]
 
@@ -62,7 +65,7 @@ class NamingCard(BaseModel):
 class ModelCard(Card):
     """A model architecture.
 
-    ``target`` is a class built on :class:`dovetail.nn.CausalLM`.
+    ``target`` is a class built on :class:`dovetail.nn.CausalLM` where it does the task ``generate``, otherwise on :class:`dovetail.nn.PoolingModel`.
     """
 
     kind: ClassVar[str] = "model"
@@ -74,7 +77,10 @@ class ModelCard(Card):
     config: Dotted
     """A subclass of :class:`dovetail.api.ModelConfig`; its module must not import torch."""
     tasks: tuple[Task, ...] = ("generate",)
-    """What it can be asked for."""
+    """What it can be asked for. ``embed`` can be had of any model (``--convert embed``) and is claimed by those that were trained for it; ``classify``
+    and ``score`` need its class to have ``pooled_logits``."""
+    pooling: PoolingType = "last"
+    """How hidden states become one vector, where neither the checkpoint's files nor the user says."""
     dtypes: tuple[DType, ...] = ("float32", "bfloat16", "float16")
     """Dtypes in which activations may be computed."""
     attention: tuple[AttentionKind, ...] = ("full",)

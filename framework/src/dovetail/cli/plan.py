@@ -37,7 +37,9 @@ def render(plan: Plan) -> str:
     """The plan for a reader."""
     lines = [
         f"model          {plan.model}",
-        f"architecture   {plan.architecture} ({', '.join(plan.tasks)})",
+        f"architecture   {plan.architecture}",
+        f"tasks          {', '.join(plan.tasks)}: {plan.tasks_reason}",
+        *_pooling_lines(plan),
         f"dtype          {plan.dtype}, KV cache {plan.kv_dtype}",
         f"context        {plan.max_model_len} tokens",
         "",
@@ -57,6 +59,13 @@ def render(plan: Plan) -> str:
                 lines.append(f"{'':<14} if its shape does not suit: {', '.join(o.name for o in others)}")
             lines += [f"{'':<14} not {r.name}: {r.reason}" for r in weight.rejected]
     return "\n".join(lines)
+
+
+def _pooling_lines(plan: Plan) -> list[str]:
+    if (pooling := plan.pooling) is None:
+        return []
+    length = "normalised" if pooling.normalize else "not normalised"
+    return [f"pooling        {pooling.type}, {length}: {pooling.reason}"]
 
 
 def _parser_lines(role: str, candidates: tuple[ParserPlan, ...]) -> list[str]:

@@ -7,7 +7,7 @@ import fnmatch
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from dovetail.api.cards import LoaderCard, ModelCard, SourceCard
 from dovetail.api.checkpoint import HF_TOKENIZER, Checkpoint
@@ -16,6 +16,8 @@ from dovetail.kernel.choose import ask, choose, listing, part_of
 from dovetail.kernel.options import AUTO, Overrides, PlanOptions
 from dovetail.kernel.plan import Choice, Rejected
 from dovetail.kernel.registry import Offer, Registry
+
+J = TypeVar("J", dict[str, Any], list[Any])
 
 SIDE_FILES = ("*.json", "*.jinja", "tokenizer.model", "*.tiktoken", "*.txt")
 """What a hub download needs besides the weights."""
@@ -88,10 +90,10 @@ def find_checkpoint(
     elif not checkpoint.tokenizer_path:
         update = {"tokenizer_path": str(folder)}
     if checkpoint.naming is None:
-        update["generation_config"] = _read_json(folder / "generation_config.json")
+        update["generation_config"] = read_json(folder / "generation_config.json", dict)
     if options.hf_config_path or checkpoint.naming is None:
         file = _config_file(options.hf_config_path, folder)
-        update |= {"config": _read_json(file), "config_file": str(file)}
+        update |= {"config": read_json(file, dict), "config_file": str(file)}
     return choice, checkpoint.model_copy(update=update)
 
 
@@ -125,18 +127,21 @@ def _config_file(hf_config_path: str | None, folder: Path) -> Path:
     )
 
 
-def _read_json(file: Path) -> dict[str, Any]:
-    """A JSON object, or an empty one if there is no such file."""
+def read_json(file: Path, kind: type[J]) -> J:
+    """What a JSON file holds, an object or a list; an empty one if there is no such file.
+
+    Raises:
+        ConfigError: it cannot be read, or holds something else.
+    """
     if not file.is_file():
-        return {}
+        return kind()
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, OSError, RecursionError) as error:
         raise ConfigError(f"{file} is not readable JSON ({error})", "repair or download it again") from None
-    if not isinstance(found, dict):
-        raise ConfigError(
-            f"{file} holds a JSON {type(found).__name__}, wanted an object", "repair or download it again"
-        )
+    if not isinstance(found, kind):
+        wanted = "an object" if kind is dict else "a list"
+        raise ConfigError(f"{file} holds a JSON {type(found).__name__}, wanted {wanted}", "repair or download it again")
     return found
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -55,6 +55,20 @@ class PlanOptions(BaseModel):
     revision: str | None = Field(default=None, description="branch, tag or commit of a hub repository")
     download_dir: str | None = Field(default=None, description="where hub downloads are kept")
     load_format: str = Field(default=AUTO, description="the loader that reads the weights")
+    runner: Literal["auto", "generate", "pooling"] = Field(
+        default="auto", description="run the model for text or for vectors; auto does what it was made for"
+    )
+    convert: Literal["auto", "none", "embed"] = Field(
+        default="auto",
+        description="embed makes a model one for embeddings; auto does so where --runner, --task or sentence-transformers' files ask for it",
+    )
+    task: Literal["auto", "generate", "embed", "classify", "score"] = Field(
+        default="auto", description="serve this task alone"
+    )
+    pooler_config: dict[str, Any] = Field(
+        default={},
+        description="JSON object: pooling_type (last, mean or cls) and normalize (bool), over what the checkpoint says",
+    )
     dtype: str = Field(
         default=AUTO, description="dtype of activations; auto takes the checkpoint's, else the platform's"
     )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from dovetail.api.cards import Dotted, DType, LayerKind
+from dovetail.api.cards import Dotted, DType, LayerKind, PoolingType, Task
 from dovetail.api.checkpoint import Checkpoint
 from dovetail.api.config import ModelConfig
 from dovetail.api.errors import ConfigError
@@ -74,6 +74,17 @@ class ParserPlan(Frozen):
     """Parts of its notation that it wants to see even where they are special tokens."""
 
 
+class PoolingPlan(Frozen):
+    """How the hidden states of a prompt become one vector."""
+
+    type: PoolingType
+    normalize: bool
+    """Whether embeddings have the length 1."""
+    dimensions: tuple[int, ...] | None = None
+    """To which embeddings may be cut (Matryoshka): empty for any; None for none, since the model was not trained for it."""
+    reason: str
+
+
 class Plan(Frozen):
     """The resolved parts of one model on one machine."""
 
@@ -83,7 +94,10 @@ class Plan(Frozen):
     config: dict[str, Any]
     """The model's configuration after translation and overrides."""
     architecture: str
-    tasks: tuple[str, ...]
+    tasks: tuple[Task, ...]
+    tasks_reason: str = ""
+    pooling: PoolingPlan | None = None
+    """None where no task needs it."""
     config_class: Dotted
     naming: Dotted | None = None
     dtype: DType

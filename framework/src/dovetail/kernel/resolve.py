@@ -28,6 +28,7 @@ from dovetail.kernel.parsers import find_parsers
 from dovetail.kernel.plan import Choice, Plan, read_config
 from dovetail.kernel.registry import Offer, Registry
 from dovetail.kernel.speculation import find_speculation
+from dovetail.kernel.tasks import find_pooling, find_tasks
 from dovetail.kernel.weights import find_weights
 
 KV_ALIASES = {"fp8": "float8_e4m3fn", "fp8_e4m3": "float8_e4m3fn", "fp8_e5m2": "float8_e5m2"}
@@ -44,6 +45,8 @@ def resolve(options: PlanOptions, registry: Registry) -> Plan:
     model_offer, model, architecture = find_model(config, checkpoint, registry, naming_offer, warnings)
     card = model_offer.card
     parsed = read_config(import_dotted(card.config), config, checkpoint.config_file or checkpoint.path)
+    tasks, tasks_reason = find_tasks(options, card, checkpoint)
+    pooling = find_pooling(options, card, checkpoint, config, tasks)
     platform_offer, platform = find_platform(options, registry, warnings)
     dtype = find_dtype(options, parsed, card, platform_offer.card)
     kv_dtype = (
@@ -59,7 +62,9 @@ def resolve(options: PlanOptions, registry: Registry) -> Plan:
         checkpoint=checkpoint,
         config=config,
         architecture=architecture,
-        tasks=card.tasks,
+        tasks=tasks,
+        tasks_reason=tasks_reason,
+        pooling=pooling,
         config_class=card.config,
         naming=naming,
         dtype=dtype,

@@ -1,0 +1,187 @@
+"""What a model is run for, and how vectors are made."""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dovetail.api import Checkpoint, ConfigError, DovetailError, ModelCard, ResolutionError, UsageError
+from dovetail.kernel.options import PlanOptions
+from dovetail.kernel.plan import PoolingPlan
+from dovetail.kernel.tasks import find_pooling, find_tasks
+from dovetail.sources import OTHER_FOLDERS
+
+
+def card(*tasks: str, **fields: Any) -> ModelCard:
+    return ModelCard(
+        name="fake", architectures=("Fake",), target="fake:Model", config="fake:Config", tasks=tasks, **fields
+    )
+
+
+DECODER, CLASSIFIER, BOTH = card("generate"), card("classify", pooling="cls"), card("generate", "embed")
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Checkpoint:
+    return Checkpoint(path=str(tmp_path), files=())
+
+
+def sentence_transformers(folder: Path, *kinds: str, **modes: bool) -> None:
+    modules = [
+        {"idx": i, "path": f"{i}_{kind}" if i else "", "type": f"sentence_transformers.models.{kind}"}
+        for i, kind in enumerate(kinds)
+    ]
+    (folder / "modules.json").write_text(json.dumps(modules))
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps({"word_embedding_dimension": 8, **modes}))
+
+
+@pytest.mark.parametrize(
+    ("offered", "options", "tasks"),
+    [
+        (DECODER, {}, ("generate",)),
+        (DECODER, {"convert": "none"}, ("generate",)),
+        (DECODER, {"runner": "generate"}, ("generate",)),
+        (DECODER, {"task": "generate"}, ("generate",)),
+        (DECODER, {"convert": "embed"}, ("embed",)),
+        (DECODER, {"task": "embed"}, ("embed",)),
+        (DECODER, {"runner": "pooling"}, ("embed",)),
+        (DECODER, {"runner": "pooling", "task": "embed", "convert": "embed"}, ("embed",)),
+        (BOTH, {}, ("generate", "embed")),
+        (BOTH, {"runner": "pooling", "convert": "none"}, ("embed",)),
+        (BOTH, {"runner": "generate"}, ("generate",)),
+        (CLASSIFIER, {}, ("classify",)),
+        (CLASSIFIER, {"runner": "pooling"}, ("classify",)),
+        (CLASSIFIER, {"convert": "embed"}, ("classify", "embed")),
+        (CLASSIFIER, {"task": "embed"}, ("embed",)),
+        (CLASSIFIER, {"task": "classify"}, ("classify",)),
+    ],
+)
+def test_tasks(checkpoint: Checkpoint, offered: ModelCard, options: dict[str, Any], tasks: tuple[str, ...]) -> None:
+    found, reason = find_tasks(PlanOptions(**options), offered, checkpoint)
+    assert found == tasks
+    for name, value in options.items():
+        assert (f"--{name} {value}" in reason) == (value != "none")
+
+
+@pytest.mark.parametrize(
+    ("offered", "options", "kind", "words"),
+    [
+        (DECODER, {"task": "classify"}, ResolutionError, ("classify", "offers generate", "--convert embed")),
+        (DECODER, {"task": "score"}, ResolutionError, ("score", "offers generate")),
+        (DECODER, {"task": "embed", "convert": "none"}, ResolutionError, ("embed", "--convert none")),
+        (DECODER, {"runner": "pooling", "convert": "none"}, ResolutionError, ("pooling", "--convert none")),
+        (CLASSIFIER, {"runner": "generate"}, ResolutionError, ("generate", "offers classify")),
+        (DECODER, {"runner": "generate", "task": "embed"}, UsageError, ("--runner generate", "--task embed")),
+        (DECODER, {"runner": "pooling", "task": "generate"}, UsageError, ("--runner pooling", "--task generate")),
+        (DECODER, {"runner": "generate", "convert": "embed"}, UsageError, ("--convert embed",)),
+        (DECODER, {"task": "classify", "convert": "embed"}, UsageError, ("--task classify", "--convert embed")),
+        (DECODER, {"convert": "embed", "speculative_config": {}}, UsageError, ("--speculative-config", "embed")),
+    ],
+)
+def test_what_does_not_fit(
+    checkpoint: Checkpoint, offered: ModelCard, options: dict[str, Any], kind: type[DovetailError], words: tuple[str]
+) -> None:
+    with pytest.raises(kind) as caught:
+        find_tasks(PlanOptions(**options), offered, checkpoint)
+    assert all(word in str(caught.value) for word in words)
+
+
+def test_a_model_of_sentence_transformers_is_run_for_vectors(checkpoint: Checkpoint) -> None:
+    sentence_transformers(Path(checkpoint.path), "Transformer", "Pooling", pooling_mode_mean_tokens=True)
+    tasks, reason = find_tasks(PlanOptions(), DECODER, checkpoint)
+    assert tasks == ("embed",)
+    assert "modules.json" in reason
+    assert find_tasks(PlanOptions(runner="generate"), DECODER, checkpoint)[0] == ("generate",)
+
+
+def pooling(checkpoint: Checkpoint, offered: ModelCard = DECODER, config: Any = None, **given: Any) -> PoolingPlan:
+    options = PlanOptions(pooler_config=given)
+    found = find_pooling(options, offered, checkpoint, config or {}, ("embed",))
+    assert found is not None
+    return found
+
+
+def test_pooling_is_the_cards_unless_somebody_says_otherwise(checkpoint: Checkpoint) -> None:
+    assert (pooling(checkpoint).type, pooling(checkpoint).normalize) == ("last", True)
+    assert pooling(checkpoint, CLASSIFIER).type == "cls"
+    assert pooling(checkpoint, pooling_type="MEAN").type == "mean"
+    assert pooling(checkpoint, seq_pooling_type="cls", use_activation=False).normalize is False
+    assert find_pooling(PlanOptions(), DECODER, checkpoint, {}, ("generate",)) is None
+
+
+@pytest.mark.parametrize(("mode", "type_"), [("lasttoken", "last"), ("mean_tokens", "mean"), ("cls_token", "cls")])
+@pytest.mark.parametrize("normalize", [True, False])
+def test_the_files_of_sentence_transformers(checkpoint: Checkpoint, mode: str, type_: str, normalize: bool) -> None:
+    kinds = ("Transformer", "Pooling", *(["Normalize"] if normalize else []))
+    sentence_transformers(
+        Path(checkpoint.path), *kinds, **{f"pooling_mode_{mode}": True, "pooling_mode_max_tokens": False}
+    )
+    found = pooling(checkpoint)
+    assert (found.type, found.normalize, found.reason) == (type_, normalize, "modules.json")
+    mixed = pooling(checkpoint, pooling_type="cls")
+    assert (mixed.type, mixed.normalize) == ("cls", normalize)
+    assert mixed.reason == "--pooler-config, then modules.json"
+
+
+@pytest.mark.parametrize(
+    ("kinds", "modes", "word"),
+    [
+        (("Transformer", "Pooling", "Dense"), {"pooling_mode_mean_tokens": True}, "Dense"),
+        (("Transformer", "Pooling"), {"pooling_mode_max_tokens": True}, "pooling_mode_max_tokens"),
+        (("Transformer", "Pooling"), {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": True}, " and "),
+        (("Transformer", "Pooling"), {}, "no pooling mode"),
+        (("Transformer",), {}, "Pooling"),
+    ],
+)
+def test_files_that_ask_for_more(checkpoint: Checkpoint, kinds: tuple[str], modes: Any, word: str) -> None:
+    sentence_transformers(Path(checkpoint.path), *kinds, **modes)
+    with pytest.raises(ConfigError, match=word):
+        pooling(checkpoint)
+    assert pooling(checkpoint, pooling_type="last", normalize=True).type == "last", "the files are not asked then"
+
+
+def test_a_missing_pooling_file_is_named(checkpoint: Checkpoint) -> None:
+    sentence_transformers(Path(checkpoint.path), "Transformer", "Pooling", pooling_mode_mean_tokens=True)
+    (Path(checkpoint.path) / "1_Pooling" / "config.json").unlink()
+    with pytest.raises(ConfigError, match="1_Pooling"):
+        pooling(checkpoint)
+
+
+@pytest.mark.parametrize("given", [{"pooling_type": "max"}, {"pooling_type": 3}, {"normalize": 1}, {"dimension": 3}])
+def test_pooler_configs_that_are_none(checkpoint: Checkpoint, given: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match=next(iter(given))):
+        pooling(checkpoint, **given)
+
+
+def test_a_pooler_config_without_vectors_is_refused(checkpoint: Checkpoint) -> None:
+    with pytest.raises(UsageError, match="--pooler-config"):
+        find_pooling(PlanOptions(pooler_config={"normalize": True}), DECODER, checkpoint, {}, ("generate",))
+
+
+@pytest.mark.parametrize(
+    ("config", "dimensions"),
+    [
+        ({}, None),
+        ({"is_matryoshka": False}, None),
+        ({"is_matryoshka": True}, ()),
+        ({"is_matryoshka": True, "matryoshka_dimensions": [8, 4]}, (4, 8)),
+    ],
+)
+def test_dimensions(checkpoint: Checkpoint, config: dict[str, Any], dimensions: tuple[int, ...] | None) -> None:
+    assert pooling(checkpoint, config=config).dimensions == dimensions
+
+
+@pytest.mark.parametrize("sizes", [[], [0], ["a"], 3, [True]])
+def test_dimensions_that_are_none(checkpoint: Checkpoint, sizes: Any) -> None:
+    with pytest.raises(ConfigError, match="matryoshka_dimensions"):
+        pooling(checkpoint, config={"matryoshka_dimensions": sizes})
+
+
+def test_the_hub_brings_the_modules_and_nothing_else_in_folders() -> None:
+    names = ("1_Pooling/config.json", "onnx/model.json", "config.json")
+    assert [name for name in names if fnmatch.fnmatch(name, OTHER_FOLDERS)] == ["onnx/model.json"]
