@@ -157,14 +157,18 @@ def test_a_caller_who_leaves_harms_nobody() -> None:
     run(test)
 
 
-def test_sleep_is_remembered_only_if_it_came() -> None:
+def test_what_the_engine_has_loaded_is_what_it_says_whoever_asked_for_it() -> None:
     async def test(engine: AsyncEngine, child: FakeChild) -> None:
-        for failure, sleeps in ((("DovetailError", "busy", ""), False), (None, True)):
-            call = asyncio.create_task(engine.sleep(1))
-            await settled()
-            child.say(m.Answer(child.sent[-1].number, None, failure))
-            await asyncio.gather(call, return_exceptions=True)
-            assert engine.sleeping is sleeps
+        call = asyncio.create_task(engine.sleep(1))
+        await settled()
+        assert not engine.sleeping
+        child.say(m.State({"one": "/one"}, sleeping=True))
+        child.say(m.Answer(child.sent[-1].number))
+        await call
+        assert (engine.sleeping, engine.adapters) == (True, {"one": "/one"})
+        child.say(m.State())
+        await settled()
+        assert (engine.sleeping, engine.adapters) == (False, {})
 
     run(test)
 

@@ -64,12 +64,14 @@ class AdapterSource(Frozen):
 
     Attributes:
         path: its folder.
+        origin: how it was named: the folder, or its hub repository.
         config: ``adapter_config.json``.
         loader: yields the tensors of ``checkpoint``; see :attr:`dovetail.api.LoaderCard.target`.
     """
 
     name: str
     path: str
+    origin: str
     config: dict[str, Any]
     checkpoint: Checkpoint
     loader: Dotted
@@ -154,7 +156,12 @@ def find_adapter(name: str, path: str, registry: Registry, download_dir: str | N
             if matching:
                 checkpoint = ask(offer, offer.card.inspect, str(folder), matching)
                 return AdapterSource(
-                    name=name, path=str(folder), config=config, checkpoint=checkpoint, loader=offer.card.target
+                    name=name,
+                    path=str(folder),
+                    origin=path,
+                    config=config,
+                    checkpoint=checkpoint,
+                    loader=offer.card.target,
                 )
     except RequestError:
         raise

@@ -11,7 +11,6 @@ import shutil
 import signal
 import sys
 import threading
-import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +19,7 @@ import zmq
 from dovetail.api.errors import DovetailError, RequestError
 from dovetail.engine import messages as m
 from dovetail.engine.args import EngineArgs
+from dovetail.engine.failures import failed, failure
 from dovetail.kernel.plan import Plan
 
 if TYPE_CHECKING:
@@ -30,8 +30,10 @@ STALL_MILLISECONDS = 2
 
 
 def main() -> int:
-    # Ctrl+C reaches the whole process group; the parent decides when the engine leaves.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Ctrl+C reaches the whole process group, and what supervises a server may signal all of its processes; the parent decides
+    # when the engine leaves.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_leave_with_parent, args=(sys.argv[1],), daemon=True).start()
     context = zmq.Context()
     socket = context.socket(zmq.DEALER)
@@ -42,15 +44,8 @@ def main() -> int:
         assert isinstance(start, m.Start)
         _run(socket, start)
     except Exception as error:
-        known = isinstance(error, DovetailError)
-        failed = m.Failed(
-            error=type(error).__name__,
-            problem=error.problem if isinstance(error, DovetailError) else f"{type(error).__name__}: {error}",
-            hint=error.hint if isinstance(error, DovetailError) else "",
-            traceback=traceback.format_exc(),
-        )
-        socket.send(m.encode(failed))
-        return 1 if known else 70
+        socket.send(m.encode(failed(error)))
+        return 1 if isinstance(error, DovetailError) else 70
     finally:
         socket.close()
         context.term()
@@ -93,7 +88,11 @@ def _run(socket: zmq.Socket[bytes], start: m.Start) -> None:
                 case m.Abort():
                     core.abort(message.ids)
                 case m.Call():
-                    socket.send(m.encode(_answer(core, message)))
+                    before = core.state
+                    answer = _answer(core, message)
+                    if core.state != before:
+                        socket.send(m.encode(core.state))
+                    socket.send(m.encode(answer))
                 case m.Stop():
                     return
         outputs += core.step()
@@ -109,7 +108,7 @@ def _answer(core: EngineCore, call: m.Call) -> m.Answer:
     try:
         return m.Answer(call.number, getattr(core, call.operation)(*call.arguments))
     except DovetailError as error:
-        return m.Answer(call.number, None, (type(error).__name__, error.problem, error.hint))
+        return m.Answer(call.number, None, failure(error))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,46 @@
+"""Exceptions that cross from one process to another."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+
+from dovetail.api import errors
+from dovetail.api.errors import DovetailError, EngineDeadError
+from dovetail.engine import messages as m
+
+
+def failure(error: DovetailError) -> tuple[str, str, str]:
+    """For :attr:`dovetail.engine.messages.Answer.failure`."""
+    return type(error).__name__, error.problem, error.hint
+
+
+def failed(error: Exception) -> m.Failed:
+    """The last words of a process, while the exception is being handled."""
+    if isinstance(error, DovetailError):
+        return m.Failed(*failure(error), traceback.format_exc())
+    return m.Failed(type(error).__name__, f"{type(error).__name__}: {error}", "", traceback.format_exc())
+
+
+def known(name: str, problem: str, hint: str) -> DovetailError | None:
+    """The exception again, if it was one of our own classes."""
+    kind = getattr(errors, name, None)
+    return kind(problem, hint) if isinstance(kind, type) and issubclass(kind, DovetailError) else None
+
+
+def rebuild(failed: m.Failed, where: str = "the engine") -> DovetailError:
+    """A process's last words as one of our own exceptions.
+
+    Args:
+        where: what failed, in words.
+    """
+    if error := known(failed.error, failed.problem, failed.hint):
+        error.add_note(f"In {where}'s process:\n{failed.traceback}")  # seen with --debug
+        return error
+    print(failed.traceback, file=sys.stderr)
+    return EngineDeadError(f"{where} failed: {failed.problem}", "this is a bug; the traceback stands above")
+
+
+def exit_words(code: int) -> str:
+    """How a process ended."""
+    return f"killed by signal {-code}" if code < 0 else f"exit code {code}"
