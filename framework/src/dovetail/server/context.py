@@ -13,6 +13,7 @@ from dovetail.server.admission import Admission
 from dovetail.server.counters import Counters, Gauge
 from dovetail.server.engine_protocol import ServedEngine
 from dovetail.server.errors import ApiError, engine_dead, engine_restarting, engine_sleeping
+from dovetail.server.measures import Measures
 from dovetail.server.settings import ServerSettings
 
 T = TypeVar("T")
@@ -27,6 +28,7 @@ class ServerContext:
         admission: lets requests in.
         counters: what is counted, together with the other processes that serve this engine.
         requests: being served, by all of them.
+        measures: what is counted of generation.
         open: the tasks that serve requests now.
         closing: set once; the error that every open and later request gets.
     """
@@ -37,6 +39,7 @@ class ServerContext:
     admission: Admission
     counters: Counters
     requests: Gauge
+    measures: Measures
     created: int = field(default_factory=lambda: int(time.time()))
     open: set[asyncio.Task[object]] = field(default_factory=set)
     closing: ApiError | None = None
@@ -50,7 +53,8 @@ class ServerContext:
         counters = counters or Counters.alone()
         requests, sequences = counters.gauge(), counters.gauge()
         names = tuple(dict.fromkeys(settings.served_model_name)) or (engine.plan.model,)
-        return cls(engine, settings, names, Admission(engine, sequences=sequences), counters, requests)
+        measures = Measures(counters, engine.max_model_len)
+        return cls(engine, settings, names, Admission(engine, sequences=sequences), counters, requests, measures)
 
     def check_health(self) -> None:
         """

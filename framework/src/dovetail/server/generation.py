@@ -11,6 +11,7 @@ from dovetail.engine.outputs import Delta, PositionLogprobs
 from dovetail.server.context import ServerContext
 from dovetail.server.errors import ApiError, stopping
 from dovetail.server.jobs import Job
+from dovetail.server.observe import Observation
 
 Batches = AsyncGenerator[list[Delta], None]
 
@@ -48,10 +49,10 @@ async def generate(context: ServerContext, job: Job) -> Batches:
         ApiError: too many requests wait, or a completion ended in an error.
     """
     admission = context.admission
-    with admission.enter(job.sequences) as ticket:
+    with admission.enter(job.sequences) as ticket, Observation(context.measures, job) as seen:
         async with aclosing(_one(context, job) if len(job.prompts) == 1 else _several(context, job)) as batches:
             async for batch in batches:
-                if ended := sum(delta.finish_reason is not None for delta in batch):
+                if ended := seen.add(batch):
                     admission.end(ticket, ended)
                 yield batch
 
