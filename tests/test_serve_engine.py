@@ -130,6 +130,7 @@ def test_adapters_are_models_and_outlive_the_engine(checkpoint: Path, tmp_path: 
         tmp_path / "other", {"x.self_attn.q_proj.weight": torch.zeros(8, 8)}, targets=ATTENTION, rank=4, seed=3
     )
     flags = ("--served-model-name", "tiny", "--enable-lora", "--lora-modules", f"flag={flag}")
+    flags += ("--allowed-adapter-path", str(tmp_path))
     with serving(str(checkpoint), *flags) as server:
         client = server.client()
 

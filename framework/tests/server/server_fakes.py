@@ -175,7 +175,7 @@ class FakeEngine:
 
     async def add_adapter(self, name: str, path: str) -> None:
         self.calls.append(("add_adapter", name, path))
-        if path == "gone":
+        if path == "/gone":
             raise RequestError("there is no such folder", param="lora_path")
         self.adapters[name] = path
 

@@ -8,6 +8,7 @@ from server_fakes import FakeEngine
 from dovetail.server.settings import ServerSettings
 
 LOAD, UNLOAD = "/v1/load_lora_adapter", "/v1/unload_lora_adapter"
+ANYWHERE = ServerSettings(allowed_adapter_path=["/"])
 
 
 def test_prefix_cache(ask, engine: FakeEngine) -> None:
@@ -75,7 +76,7 @@ def test_they_need_an_engine(ask, engine: FakeEngine, method: str, path: str) ->
 
 
 def test_an_adapter_is_a_model(ask, complete, chat, engine: FakeEngine) -> None:
-    assert ask("POST", LOAD, json={"lora_name": "poet", "lora_path": "/poet"}).status_code == 200
+    assert ask("POST", LOAD, json={"lora_name": "poet", "lora_path": "/poet"}, settings=ANYWHERE).status_code == 200
     base, poet = ask("GET", "/v1/models").json()["data"]
     assert (base["id"], base["parent"]) == ("fake/model", None)
     assert (poet["id"], poet["parent"], poet["root"]) == ("poet", "fake/model", "/poet")
@@ -98,7 +99,7 @@ def test_an_adapter_is_a_model(ask, complete, chat, engine: FakeEngine) -> None:
         (LOAD, {"lora_name": 3, "lora_path": "a"}, 400, "lora_name"),
         (LOAD, {"lora_name": "fake/model", "lora_path": "a"}, 400, "lora_name"),
         (LOAD, {"lora_name": "there", "lora_path": "a"}, 400, "lora_name"),
-        (LOAD, {"lora_name": "a", "lora_path": "gone"}, 400, "lora_path"),
+        (LOAD, {"lora_name": "a", "lora_path": "/gone"}, 400, "lora_path"),
         (LOAD, {"lora_name": "a", "lora_path": "a", "colour": 1}, 400, "colour"),
         (UNLOAD, {"lora_name": "absent"}, 404, "lora_name"),
         (UNLOAD, {}, 400, "lora_name"),
@@ -108,7 +109,7 @@ def test_adapters_that_are_none(
     ask, engine: FakeEngine, path: str, body: dict[str, object], status: int, param: str
 ) -> None:
     engine.adapters["there"] = "/there"
-    answer = ask("POST", path, json=body)
+    answer = ask("POST", path, json=body, settings=ANYWHERE)
     assert answer.status_code == status, answer.text
     assert answer.json()["error"]["param"] == param
     assert list(engine.adapters) == ["there"]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from fastapi import APIRouter, Request, Response
 
 from dovetail.engine.adapters import check_adapter_name
+from dovetail.server.adapter_paths import permitted
 from dovetail.server.body import read_body
 from dovetail.server.context import ServerContext
 from dovetail.server.errors import ApiError
@@ -22,7 +25,8 @@ def router(context: ServerContext) -> APIRouter:
         body = await read_body(request, LoadAdapterRequest)
         context.check_health()
         check_adapter_name(body.lora_name, context.names, engine.adapters)
-        await engine.add_adapter(body.lora_name, body.lora_path)
+        path = await asyncio.to_thread(permitted, body.lora_path, context.settings)
+        await engine.add_adapter(body.lora_name, path)
         return Response(f"the adapter {body.lora_name} is loaded", media_type="text/plain")
 
     @routes.post("/v1/unload_lora_adapter", **documented(UnloadAdapterRequest, "Unload a LoRA adapter"))

@@ -149,7 +149,9 @@ class LoadAdapterRequest(Body):
     """The body of ``POST /v1/load_lora_adapter``."""
 
     lora_name: str = Field(min_length=1, description="the name that requests will ask for it by, as their model")
-    lora_path: str = Field(min_length=1, description="its folder on the server, or its hub repository")
+    lora_path: str = Field(
+        min_length=1, description="its folder on the server, or hub repository; one that the server allows"
+    )
 
 
 class UnloadAdapterRequest(Body):

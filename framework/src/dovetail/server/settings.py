@@ -38,6 +38,13 @@ class ServerSettings(BaseModel):
         8 * 2**20, ge=1024, description="largest request body; a larger one is refused with status 413"
     )
     max_request_choices: int = Field(1024, ge=1, description="most completions of one request: its prompts times its n")
+    allowed_adapter_path: list[str] = Field(
+        [],
+        description="folders that requests may have LoRA adapters loaded from, with all that is in them; none by default",
+    )
+    allow_adapter_downloads: bool = Field(
+        False, description="let requests have LoRA adapters downloaded from the hub and loaded"
+    )
     allowed_origins: list[str] = Field(
         [], description="origins of the web pages that browsers let call this server; * for all, none by default"
     )
@@ -59,4 +66,5 @@ class ServerSettings(BaseModel):
     uvicorn_log_level: Literal["critical", "error", "warning", "info", "debug", "trace"] = Field(
         "warning", description="how much the HTTP layer logs; info adds a line for each request"
     )
+    disable_web_page: bool = Field(False, description="do not serve the web page at /")
     disable_fastapi_docs: bool = Field(False, description="do not serve /docs, /redoc and /openapi.json")
