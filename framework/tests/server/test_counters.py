@@ -15,6 +15,15 @@ from dovetail.server.counters import GAUGES, SLOTS, Counters
 from dovetail.server.errors import ApiError
 from dovetail.server.settings import ServerSettings
 
+NAMING_CHILD = """
+import sys
+from dovetail.server.counters import Counters
+counters = Counters.open(int(sys.argv[1]), int(sys.argv[2]))
+counters.counter()
+for number, name in enumerate(sys.argv[3:]):
+    counters.named(name, 2)[1] += number + 1
+"""
+
 CHILD = """
 import sys
 from dovetail.server.counters import Counters
@@ -27,9 +36,10 @@ histogram.observe(1.5)
 """
 
 
-def run_child(counters: Counters, row: int) -> None:
+def run_child(counters: Counters, row: int, code: str = CHILD, *arguments: str) -> None:
     assert counters.fd is not None
-    subprocess.run([sys.executable, "-c", CHILD, str(counters.fd), str(row)], pass_fds=[counters.fd], check=True)
+    command = [sys.executable, "-c", code, str(counters.fd), str(row), *arguments]
+    subprocess.run(command, pass_fds=[counters.fd], check=True)
 
 
 def test_buckets_hold_values_up_to_their_bound() -> None:
@@ -96,6 +106,30 @@ def test_a_row_has_an_end() -> None:
         counters.gauge()
     with pytest.raises(AssertionError):
         counters.histogram(range(SLOTS))
+
+
+def test_names_are_found_whatever_their_order() -> None:
+    counters = Counters.create(3)
+    counter = counters.counter()
+    run_child(counters, 1, NAMING_CHILD, "GET /a b", "POST /ü")
+    run_child(counters, 2, NAMING_CHILD, "POST /ü")
+    own = counters.named("GET /c", 2)
+    assert own is not None
+    own[0] += 7
+    assert counters.all_named() == {"GET /a b": [0, 1], "POST /ü": [0, 3], "GET /c": [7, 0]}
+    run_child(counters, 1, NAMING_CHILD, "new", "POST /ü")  # it takes over a row with names in it
+    assert counters.all_named() == {"GET /a b": [0, 1], "POST /ü": [0, 5], "GET /c": [7, 0], "new": [0, 1]}
+    assert counter.value == 0
+
+
+@pytest.mark.parametrize(("name", "width"), [("x", 100), ("x" * 1000, 1)])
+def test_there_is_room_for_so_many_names(name: str, width: int) -> None:
+    counters = Counters.alone()
+    names = [f"{name}{number}" for number in range(200)]
+    given = [counters.named(each, width) is not None for each in names]
+    assert given.count(True) > 50
+    assert not given[-1]
+    assert list(counters.all_named()) == names[: given.count(True)]
 
 
 def test_a_queue_is_shared() -> None:

@@ -2,7 +2,7 @@
 
 A row is an array of float64 in shared memory, so that counting is an addition to a word that no other process writes: no locks, no
 messages. Counters, gauges and histograms are given their slots in the order in which they are made, and every process makes the same
-ones in the same order.
+ones in the same order. What is only known once it occurs is found by a name, which is written into the row as well.
 """
 
 from __future__ import annotations
@@ -16,7 +16,10 @@ from collections.abc import Sequence
 GAUGES = 64
 """Slots at the head of a row for what goes up and down, which ends with the process."""
 SLOTS = 8192
-"""Slots of a row: 64 KiB, of which the system hands out only the pages that are touched."""
+"""Slots of a row, names left out."""
+NAMES = 8192
+"""Words of names that follow them: 128 KiB in all, of which the system hands out only the pages that are touched."""
+ROW = SLOTS + NAMES
 WORD = 8
 
 
@@ -33,20 +36,23 @@ class Counters:
         self.row = row
         self._memory = memory
         self._words = memoryview(memory).cast("d")
-        self._gauges, self._others = 0, GAUGES
+        self._bytes = memoryview(memory)
+        self._gauges, self._others = 0, GAUGES + 1
         self.clear_gauges(row)
+        self._named = self._read_names(row)
+        self._lowest = min((slot for slot, _ in self._named.values()), default=SLOTS)
 
     @classmethod
     def alone(cls) -> Counters:
         """For a server of one process."""
-        return cls(mmap.mmap(-1, SLOTS * WORD), 0)
+        return cls(mmap.mmap(-1, ROW * WORD), 0)
 
     @classmethod
     def create(cls, rows: int) -> Counters:
         """For a server of several processes; the creator has row 0, and needs not write it."""
         fd = _unnamed_file()
-        os.ftruncate(fd, rows * SLOTS * WORD)
-        return cls(mmap.mmap(fd, rows * SLOTS * WORD), 0, fd)
+        os.ftruncate(fd, rows * ROW * WORD)
+        return cls(mmap.mmap(fd, rows * ROW * WORD), 0, fd)
 
     @classmethod
     def open(cls, fd: int, row: int) -> Counters:
@@ -56,12 +62,12 @@ class Counters:
             row: which no other living process writes. What a dead one counted there stays; what it had in flight is forgotten.
         """
         size = os.fstat(fd).st_size
-        assert 0 <= row < size // (SLOTS * WORD), f"there is no row {row}"
+        assert 0 <= row < size // (ROW * WORD), f"there is no row {row}"
         return cls(mmap.mmap(fd, size), row, fd)
 
     def clear_gauges(self, row: int) -> None:
         """Forget what was in flight in a process that has died."""
-        first = row * SLOTS
+        first = row * ROW
         for slot in range(first, first + GAUGES):
             self._words[slot] = 0.0
 
@@ -81,9 +87,47 @@ class Counters:
         """
         return Histogram(self._words, self.row, self._take(len(bounds) + 2), bounds)
 
+    def named(self, name: str, width: int) -> memoryview[float] | None:
+        """The slots of this row that have a name, new ones if it has none yet; None once there is no room."""
+        if name not in self._named:
+            slot, entry = self._lowest - width, f"{self._lowest - width} {width} {name}\n".encode()
+            if slot < self._others or not self._write_name(entry):
+                return None
+            self._lowest, self._named[name] = slot, (slot, width)
+        slot, width = self._named[name]
+        start = self.row * ROW + slot
+        return self._words[start : start + width]
+
+    def all_named(self) -> dict[str, list[float]]:
+        """Name → what all processes have in its slots, added up."""
+        sums: dict[str, list[float]] = {}
+        for row in range(len(self._words) // ROW):
+            for name, (slot, width) in self._read_names(row).items():
+                words = self._words[row * ROW + slot : row * ROW + slot + width]
+                sums[name] = [a + b for a, b in zip(sums.get(name, [0.0] * width), words, strict=True)]
+        return sums
+
+    def _names(self, row: int) -> tuple[int, memoryview[int]]:
+        """How many bytes of names there are, and where they stand."""
+        start = (row * ROW + SLOTS) * WORD
+        return int(self._words[row * ROW + GAUGES]), self._bytes[start : start + NAMES * WORD]
+
+    def _read_names(self, row: int) -> dict[str, tuple[int, int]]:
+        length, text = self._names(row)
+        entries = (line.split(" ", 2) for line in bytes(text[:length]).decode().split("\n")[:-1])
+        return {name: (int(slot), int(width)) for slot, width, name in entries}
+
+    def _write_name(self, entry: bytes) -> bool:
+        length, text = self._names(self.row)
+        if length + len(entry) > len(text):
+            return False
+        text[length : length + len(entry)] = entry
+        self._words[self.row * ROW + GAUGES] = length + len(entry)  # last: up to there readers may read
+        return True
+
     def _take(self, count: int) -> int:
         slot = self._others
-        assert slot + count <= SLOTS, "more counters than a row has slots"
+        assert slot + count <= self._lowest, "more counters than a row has slots"
         self._others += count
         return slot
 
@@ -95,8 +139,8 @@ class Counter:
 
     def __init__(self, words: memoryview[float], row: int, slot: int) -> None:
         self._words = words
-        self._slot = row * SLOTS + slot
-        self._summed = words[slot::SLOTS]
+        self._slot = row * ROW + slot
+        self._summed = words[slot::ROW]
 
     def inc(self, amount: float = 1.0) -> None:
         self._words[self._slot] += amount
@@ -124,9 +168,9 @@ class Histogram:
     def __init__(self, words: memoryview[float], row: int, slot: int, bounds: Sequence[float]) -> None:
         self.bounds = tuple(bounds)
         self._words = words
-        self._first = row * SLOTS + slot
+        self._first = row * ROW + slot
         self._sum = self._first + len(bounds) + 1
-        self._rows = [words[start : start + len(bounds) + 2] for start in range(slot, len(words), SLOTS)]
+        self._rows = [words[start : start + len(bounds) + 2] for start in range(slot, len(words), ROW)]
 
     def observe(self, value: float) -> None:
         words = self._words
