@@ -68,8 +68,8 @@ def test_signal_ends_it_in_order(start) -> None:
     assert (code, out, err) == (0, "stopped\n", "")
 
 
-def test_running_requests_end_or_are_told(start) -> None:
-    server = start(shutdown_timeout=0.6)
+def test_running_requests_end_or_are_told(start, until) -> None:
+    server = start(shutdown_timeout=2)
     url = server.ready()
     answers: dict[str, str] = {}
 
@@ -77,11 +77,11 @@ def test_running_requests_end_or_are_told(start) -> None:
         body = {"messages": MESSAGES, "max_tokens": tokens, "stream": stream}
         answers[name] = httpx.post(f"{url}/v1/chat/completions", json=body).text
 
-    asked = [("short", 15, True), ("long", 9000, True), ("whole", 9000, False)]
+    asked = [("short", 60, True), ("long", 9000, True), ("whole", 9000, False)]
     threads = [threading.Thread(target=ask, args=each) for each in asked]
     for thread in threads:
         thread.start()
-    threads[0].join(0.15)
+    until(lambda: httpx.get(f"{url}/load").json() == {"server_load": 3})
     server.process.send_signal(signal.SIGTERM)
     for thread in threads:
         thread.join()
@@ -91,12 +91,22 @@ def test_running_requests_end_or_are_told(start) -> None:
     assert server.end()[:2] == (0, "stopped\n")
 
 
-def refuses(url: str) -> bool:
-    try:
-        httpx.get(f"{url}/health")
-    except httpx.ConnectError:
-        return True
-    return False
+def test_while_it_drains_health_and_new_requests_say_so(start, until) -> None:
+    server = start(shutdown_timeout=60)
+    url = server.ready()
+    body = {"messages": MESSAGES, "max_tokens": 40, "stream": True}
+    with httpx.Client() as idle, httpx.stream("POST", f"{url}/v1/chat/completions", json=body) as running:
+        lines = running.iter_lines()
+        next(lines)
+        assert idle.get(f"{url}/health").status_code == 200
+        server.process.send_signal(signal.SIGTERM)
+        until(lambda: httpx.get(f"{url}/health").status_code == 503)
+        for path in ("health", "v1/chat/completions"):
+            refused = httpx.get(f"{url}/{path}") if path == "health" else httpx.post(f"{url}/{path}", json=body)
+            assert (refused.status_code, refused.headers["connection"]) == (503, "close")
+            assert refused.json()["error"]["code"] == "server_stopping"
+        assert list(lines)[-2] == "data: [DONE]"
+    assert server.end()[:2] == (0, "stopped\n")
 
 
 def test_second_signal_does_not_wait(start, until) -> None:
@@ -106,7 +116,7 @@ def test_second_signal_does_not_wait(start, until) -> None:
         lines = answer.iter_lines()
         next(lines)
         server.process.send_signal(signal.SIGINT)
-        until(lambda: refuses(url))
+        until(lambda: httpx.get(f"{url}/health").status_code == 503)
         server.process.send_signal(signal.SIGINT)
         assert "the server is stopping" in list(lines)[-2]
     assert server.end()[0] == 0

@@ -114,7 +114,7 @@ def test_the_successor_has_the_adapters_of_the_first_where_it_still_can(capsys: 
             await engine.add_adapter(name, f"/{name}")
         await engine.remove_adapter("two")
         await engine.remove_adapter("flag")
-        first.adapters["three"] = "gone"
+        first.adapters["three"] = "/gone"
         first.die()
         await true(lambda: engine.alive)
         assert engine.adapters == {"kept": "/kept", "one": "/one"}

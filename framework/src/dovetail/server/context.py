@@ -30,7 +30,7 @@ class ServerContext:
         requests: being served, by all of them.
         measures: what is counted of generation.
         open: the tasks that serve requests now.
-        closing: set once; the error that every open and later request gets.
+        closing: set once the server stops; the error that requests get which come then, or are still open in the end.
     """
 
     engine: ServedEngine
@@ -52,7 +52,7 @@ class ServerContext:
     def make(cls, engine: ServedEngine, settings: ServerSettings, counters: Counters | None = None) -> ServerContext:
         counters = counters or Counters.alone()
         requests, sequences = counters.gauge(), counters.gauge()
-        names = tuple(dict.fromkeys(settings.served_model_name)) or (engine.plan.model,)
+        names = settings.names(engine.plan.model)
         measures = Measures(counters, engine.max_model_len)
         return cls(engine, settings, names, Admission(engine, sequences=sequences), counters, requests, measures)
 

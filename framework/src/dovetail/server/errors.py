@@ -102,7 +102,9 @@ def queue_full(limit: int, seconds: int) -> ApiError:
 
 def stopping() -> ApiError:
     """The server is told to stop."""
-    return ApiError(503, "the server is stopping; try again later", code="server_stopping")
+    message = "the server is stopping; try again later"
+    # So that the next attempt finds another server, where a balancer knows of one.
+    return ApiError(503, message, code="server_stopping", headers={"Connection": "close"})
 
 
 def to_api_error(error: BaseException, request_id: str = "") -> ApiError:

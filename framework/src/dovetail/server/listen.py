@@ -35,6 +35,12 @@ def address(settings: ServerSettings, sock: socket.socket) -> str:
     return f"{'https' if settings.ssl_certfile else 'http'}://{shown}:{port}{settings.root_path.rstrip('/')}"
 
 
+def serves(settings: ServerSettings, model: str, sock: socket.socket) -> str:
+    """What users are told once the server accepts connections."""
+    names = ", ".join(settings.names(model))
+    return f"Dovetail serves {names} at {address(settings, sock)} (Ctrl+C stops it)"
+
+
 def release(settings: ServerSettings, sock: socket.socket) -> None:
     """Close the socket, and remove its file."""
     sock.close()

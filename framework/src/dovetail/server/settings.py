@@ -61,10 +61,26 @@ class ServerSettings(BaseModel):
         False, description="stop when standard input closes, for a parent that holds its other end and may vanish"
     )
     shutdown_timeout: float = Field(
-        5.0, ge=0, description="seconds that running requests get to end in, when the server is told to stop"
+        5.0,
+        ge=0,
+        description="seconds that running requests get to end in, when the server is told to stop; new ones are refused then, "
+        "and /health says 503",
+    )
+    api_server_count: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="processes that read requests and write answers, over one engine, for when one of them is what limits the engine",
     )
     uvicorn_log_level: Literal["critical", "error", "warning", "info", "debug", "trace"] = Field(
         "warning", description="how much the HTTP layer logs; info adds a line for each request"
     )
     disable_web_page: bool = Field(False, description="do not serve the web page at /")
     disable_fastapi_docs: bool = Field(False, description="do not serve /docs, /redoc and /openapi.json")
+    disable_vllm_metrics: bool = Field(
+        False, description="have /metrics show its figures under dovetail: names alone, without vLLM's"
+    )
+
+    def names(self, model: str) -> tuple[str, ...]:
+        """The names under which a model is served; the first is its main one."""
+        return tuple(dict.fromkeys(self.served_model_name)) or (model,)

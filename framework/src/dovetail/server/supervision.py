@@ -6,7 +6,7 @@ import asyncio
 import sys
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 from dovetail.api.errors import DovetailError, EngineDeadError
 from dovetail.engine.messages import EngineStats, Overview
@@ -19,49 +19,84 @@ RESTARTS = 1
 """What killed an engine twice would kill it a third time, and clients are better served by one that learns of it."""
 
 
-class SupervisedEngine:
-    """A :class:`~dovetail.server.engine_protocol.ServedEngine` that is the engine of the moment.
+class Supervised(Protocol):
+    """What supervision needs of an engine; see :class:`~dovetail.server.engine_protocol.ServedEngine`."""
 
-    While the successor loads, :attr:`alive` is False and :attr:`restarting` True; :meth:`ended` returns when there is no engine and will be
-    none. It is given the adapters that its predecessor had at the end.
+    @property
+    def alive(self) -> bool: ...
+
+    @property
+    def dead_reason(self) -> str: ...
+
+    @property
+    def adapters(self) -> Mapping[str, str]: ...
+
+    async def add_adapter(self, name: str, path: str) -> None: ...
+
+    async def remove_adapter(self, name: str) -> None: ...
+
+    async def ended(self) -> str: ...
+
+    async def stop(self) -> None: ...
+
+
+E = TypeVar("E", bound=Supervised)
+
+
+class Supervisor(Generic[E]):
+    """Watches an engine and, once it dies, puts a successor in its place, with the adapters that the first had at the end.
+
+    While the successor loads, :attr:`alive` is False and :attr:`restarting` True.
 
     Args:
         engine: the first, ready.
         make_engine: makes its successor.
+        changed: called when the engine has died, when its successor serves, and when there is no engine and will be none.
+
+    Attributes:
+        engine: the one of the moment.
     """
 
-    def __init__(self, engine: ServedEngine, make_engine: MakeEngine) -> None:
-        self._engine = engine
+    def __init__(
+        self, engine: E, make_engine: Callable[[], Awaitable[E]], changed: Callable[[], object] = lambda: None
+    ) -> None:
+        self.engine = engine
         self._make_engine = make_engine
+        self._changed = changed
         self._successors = RESTARTS
         self._gone = ""
         self._watching = asyncio.create_task(self._watch())
 
     async def ended(self) -> str:
+        """Wait until there is no engine and will be none; why."""
         await asyncio.wait({self._watching})
         return self.dead_reason
 
     async def _watch(self) -> None:
         while self._successors:
-            reason = await self._engine.ended()
+            reason = await self.engine.ended()
+            self._changed()
             try:
                 await self._restart(reason)
             except Exception as error:  # whatever it was, there is no engine: the server ends, and says why
                 self._gone = f"{reason}; starting it again failed: {error}"
+                self._changed()
                 return
-        self._gone = f"it died again: {await self._engine.ended()}"
+            self._changed()
+        self._gone = f"it died again: {await self.engine.ended()}"
+        self._changed()
 
     async def _restart(self, reason: str) -> None:
         _say(f"the engine died: {reason}; it is being started again")
         started = time.monotonic()
-        await self._engine.stop()
+        await self.engine.stop()
         engine = await self._make_engine()
         try:
-            await _set_up(engine, self._engine.adapters)
+            await _set_up(engine, self.engine.adapters)
         except BaseException:
             await engine.stop()
             raise
-        self._engine = engine
+        self.engine = engine
         self._successors -= 1
         _say(f"the engine serves again, after {time.monotonic() - started:.1f} s")
 
@@ -69,7 +104,23 @@ class SupervisedEngine:
         """End the engine, or the start of its successor."""
         self._watching.cancel()
         await asyncio.wait({self._watching})
-        await self._engine.stop()
+        await self.engine.stop()
+
+    @property
+    def alive(self) -> bool:
+        return self.engine.alive and not self._gone
+
+    @property
+    def restarting(self) -> bool:
+        return not self.alive and not self._gone and self._successors > 0
+
+    @property
+    def dead_reason(self) -> str:
+        return self._gone or self.engine.dead_reason
+
+
+class SupervisedEngine(Supervisor[ServedEngine]):
+    """A :class:`~dovetail.server.engine_protocol.ServedEngine` that is the engine of the moment."""
 
     async def add_adapter(self, name: str, path: str) -> None:
         await self._current().add_adapter(name, path)
@@ -106,62 +157,50 @@ class SupervisedEngine:
     def _current(self) -> ServedEngine:
         if not self.alive:
             raise EngineDeadError(self.dead_reason)
-        return self._engine
-
-    @property
-    def alive(self) -> bool:
-        return self._engine.alive and not self._gone
-
-    @property
-    def restarting(self) -> bool:
-        return not self.alive and not self._gone and self._successors > 0
-
-    @property
-    def dead_reason(self) -> str:
-        return self._gone or self._engine.dead_reason
+        return self.engine
 
     @property
     def plan(self) -> ServedPlan:
-        return self._engine.plan
+        return self.engine.plan
 
     @property
     def tokenizer(self) -> ServedTokenizer:
-        return self._engine.tokenizer
+        return self.engine.tokenizer
 
     @property
     def max_model_len(self) -> int:
-        return self._engine.max_model_len
+        return self.engine.max_model_len
 
     @property
     def default_params(self) -> Mapping[str, Any]:
-        return self._engine.default_params
+        return self.engine.default_params
 
     @property
     def max_num_seqs(self) -> int:
-        return self._engine.max_num_seqs
+        return self.engine.max_num_seqs
 
     @property
     def max_num_queued_requests(self) -> int | None:
-        return self._engine.max_num_queued_requests
+        return self.engine.max_num_queued_requests
 
     @property
     def scheduling_policy(self) -> str:
-        return self._engine.scheduling_policy
+        return self.engine.scheduling_policy
 
     @property
     def stats(self) -> EngineStats:
-        return self._engine.stats
+        return self.engine.stats
 
     @property
     def sleeping(self) -> bool:
-        return self._engine.sleeping
+        return self.engine.sleeping
 
     @property
     def adapters(self) -> Mapping[str, str]:
-        return self._engine.adapters
+        return self.engine.adapters
 
 
-async def _set_up(engine: ServedEngine, adapters: Mapping[str, str]) -> None:
+async def _set_up(engine: Supervised, adapters: Mapping[str, str]) -> None:
     """Load and unload adapters until they are those that its predecessor had."""
     for name in engine.adapters.keys() - adapters.keys():
         await engine.remove_adapter(name)

@@ -1,0 +1,76 @@
+"""When the process is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Signals:
+    """Says when the process is told to stop, and when it is told again.
+
+    Used as a context, it listens to :data:`SIGNALS`; without, it knows only what :meth:`tell` says.
+    """
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+        self.first = asyncio.Event()
+        self.second = asyncio.Event()
+        self._handled = False
+
+    def __enter__(self) -> Signals:
+        if threading.current_thread() is threading.main_thread():
+            self._handled = True
+            for number in SIGNALS:
+                asyncio.get_running_loop().add_signal_handler(number, self.tell, number)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.restore()
+
+    def restore(self) -> None:
+        """From here on a signal ends the process at once."""
+        if self._handled:
+            for number in SIGNALS:
+                asyncio.get_running_loop().remove_signal_handler(number)
+            self._handled = False
+
+    def tell(self, number: int = signal.SIGTERM) -> None:
+        self.number = self.number or number
+        (self.second if self.first.is_set() else self.first).set()
+
+    def follow_stdin(self) -> None:
+        """Take the end of standard input for a signal."""
+        loop = asyncio.get_running_loop()
+
+        def read() -> None:
+            while os.read(0, 1 << 16):
+                pass
+            with contextlib.suppress(RuntimeError):  # the loop is closed: we are stopping already
+                loop.call_soon_threadsafe(self.tell)
+
+        threading.Thread(target=read, daemon=True).start()
+
+
+async def unless_told(make: Callable[[], Awaitable[T]], signals: Signals) -> T | None:
+    """What ``make`` makes, or None if a signal came first."""
+
+    async def run() -> T:
+        return await make()
+
+    making, told = asyncio.create_task(run()), asyncio.create_task(signals.first.wait())
+    try:
+        await asyncio.wait({making, told}, return_when=asyncio.FIRST_COMPLETED)
+        return making.result() if making.done() else None
+    finally:
+        making.cancel()
+        told.cancel()
+        await asyncio.gather(making, told, return_exceptions=True)
