@@ -8,12 +8,24 @@ from fastapi import FastAPI
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
-from dovetail.server import adapters, chat, completions, errors, operations, stats, status, tokenization
+from dovetail.server import (
+    adapters,
+    chat,
+    completions,
+    errors,
+    metrics,
+    operations,
+    stats,
+    status,
+    tokenization,
+    web_page,
+)
 from dovetail.server.context import ServerContext
 from dovetail.server.counters import Counters
 from dovetail.server.engine_protocol import ServedEngine
+from dovetail.server.http_measures import HttpMeasures
 from dovetail.server.keys import ApiKey
-from dovetail.server.middleware import BodyLimit, CrossSite, RequestId, RootPath
+from dovetail.server.middleware import BodyLimit, CrossSite, Ended, RequestId, RootPath
 from dovetail.server.openapi import describe_bodies
 from dovetail.server.protocol import (
     ChatCompletionRequest,
@@ -41,24 +53,28 @@ def build_app(engine: ServedEngine, settings: ServerSettings, counters: Counters
         counters: those that several processes with the same engine and settings share; by default its own.
     """
     context = ServerContext.make(engine, settings, counters)
+    http = HttpMeasures(context.counters)
     app = FastAPI(
         title="Dovetail",
         version=version("dovetail"),
         openapi_url=None if settings.disable_fastapi_docs else "/openapi.json",
         redirect_slashes=False,
-        middleware=_middleware(settings),
+        middleware=_middleware(settings, [http.add]),
     )
     app.state.context = context
     errors.install(app)
     for router in ROUTERS:
         app.include_router(router(context))
+    app.include_router(metrics.router(context, http))
+    if not settings.disable_web_page:
+        app.include_router(web_page.router(context))
     describe_bodies(
         app, ChatCompletionRequest, CompletionRequest, *tokenization.BODIES, LoadAdapterRequest, UnloadAdapterRequest
     )
     return app
 
 
-def _middleware(settings: ServerSettings) -> list[Middleware]:
+def _middleware(settings: ServerSettings, ended: Ended) -> list[Middleware]:
     # Outermost first: browsers must be able to read errors, and their preflight requests carry no key.
     stack = []
     if settings.allowed_origins:
@@ -72,7 +88,7 @@ def _middleware(settings: ServerSettings) -> list[Middleware]:
                 expose_headers=["X-Request-Id", "Retry-After"],
             )
         )
-    stack.append(Middleware(RequestId))
+    stack.append(Middleware(RequestId, ended=ended))
     if root := settings.root_path.rstrip("/"):
         stack.append(Middleware(RootPath, path=root))
     if "*" not in settings.allowed_origins:
