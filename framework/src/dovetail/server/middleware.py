@@ -7,24 +7,32 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Callable, Sequence
 from uuid import uuid4
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dovetail.server.errors import ApiError, to_api_error
+from dovetail.server.observe import Record, current
 from dovetail.server.scopes import header
 
 READING = frozenset(("GET", "HEAD", "OPTIONS"))
 """Methods that change nothing."""
 SANE_ID = re.compile(rb"[\w.:-]{1,128}")
 DRAIN_SECONDS = 10
+Ended = Sequence[Callable[[Record, Scope], None]]
 
 
 class RequestId:
-    """Gives every request an id, the client's own if it is sane, and turns any exception into an answer."""
+    """Gives every request an id, the client's own if it is sane, and turns any exception into an answer.
 
-    def __init__(self, app: ASGIApp) -> None:
+    Args:
+        ended: called with what is known of each request once it has ended, however that came.
+    """
+
+    def __init__(self, app: ASGIApp, ended: Ended = ()) -> None:
         self.app = app
+        self.ended = ended
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -33,12 +41,12 @@ class RequestId:
         given = header(scope, b"x-request-id")
         request_id = given if SANE_ID.fullmatch(given) else uuid4().hex.encode()
         scope["request_id"] = request_id.decode()
-        started = False
+        record = Record(scope["request_id"], scope["method"])
+        current.set(record)
 
         async def send_with_id(message: Message) -> None:
-            nonlocal started
             if message["type"] == "http.response.start":
-                started = True
+                record.status = message["status"]
                 message["headers"] = [*message["headers"], (b"x-request-id", request_id)]
             await send(message)
 
@@ -46,8 +54,14 @@ class RequestId:
             await self.app(scope, receive, send_with_id)
         except Exception as error:
             answer = to_api_error(error, scope["request_id"])
-            if not started:
+            if not record.status:
                 await answer.response(scope)(scope, receive, send_with_id)
+        finally:
+            # Without an answer the client had left; 499 is what other servers log for it.
+            record.status = record.status or 499
+            record.route = getattr(scope.get("route"), "path", "")
+            for tell in self.ended:
+                tell(record, scope)
 
 
 class CrossSite:
