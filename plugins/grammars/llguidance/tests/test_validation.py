@@ -73,10 +73,10 @@ def test_schemas_that_are_taken(schema: str) -> None:
         ("grammar", "root ::= foo", "as GBNF: Rule 'foo' not found; write GBNF or Lark"),
         ("grammar", 'start: %json {"not": {}}', 'Unimplemented keys: ["not"]'),
         ("structural_tag", "[", "it is not JSON"),
-        ("structural_tag", '{"format": {}}', "wanted an object with structures and triggers"),
-        ("structural_tag", json.dumps({"structures": [TAG]}), "triggers is no list of texts"),
+        ("structural_tag", '{"triggers": []}', "wanted an object with format, or with structures and triggers"),
+        ("structural_tag", json.dumps({"structures": [TAG]}), "triggers: Field required"),
         ("structural_tag", json.dumps({"structures": [TAG], "triggers": ["<g"]}), "begins with none of the triggers"),
-        ("structural_tag", json.dumps({"structures": [{}], "triggers": ["<g"]}), "structure 0 needs begin and end"),
+        ("structural_tag", json.dumps({"structures": [{}], "triggers": ["<g"]}), "structures[0].begin: Field required"),
     ],
 )
 def test_other_forms(kind: GrammarKind, text: str, told: str) -> None:

@@ -5,6 +5,7 @@ V: size of the logits' vocabulary.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,7 +15,9 @@ from llguidance import LLMatcher, LLTokenizer
 from dovetail.api import Grammar, GrammarBackend, GrammarSource, GrammarState, RequestError
 from dovetail_grammars_llguidance.deep import on_deep_stack
 from dovetail_grammars_llguidance.messages import one_line
-from dovetail_grammars_llguidance.sources import PARAM, refused, to_grammar
+from dovetail_grammars_llguidance.nodes import Piece
+from dovetail_grammars_llguidance.refusals import PARAM, refused
+from dovetail_grammars_llguidance.sources import to_grammar
 from dovetail_grammars_llguidance.validation import hint, limits
 
 LIMIT_S = 60.0
@@ -31,6 +34,7 @@ class Backend(GrammarBackend):
 
     def __init__(self, tokenizer: tokenizers.Tokenizer, vocab_size: int, eos_ids: Sequence[int]) -> None:
         ids = tokenizer.get_vocab(with_added_tokens=True)
+        added = tokenizer.get_added_tokens_decoder()
         size = max(vocab_size, max(ids.values(), default=0) + 1)
         ends = sorted({i for i in eos_ids if 0 <= i < vocab_size})
         if not ends:
@@ -48,10 +52,11 @@ class Backend(GrammarBackend):
                 param=PARAM,
             ) from None
         self._ids = ids
+        self._special = _any_of([token.content for id, token in added.items() if self._tokenizer.is_special_token(id)])
         self._vocabulary = Vocabulary(size, vocab_size, [*ids.values()], frozenset(ends))
 
     def compile(self, source: GrammarSource) -> Grammar:
-        grammar = to_grammar(source, self._is_special)
+        grammar = to_grammar(source, self._split)
 
         def build() -> tuple[LLMatcher, str]:
             matcher = LLMatcher(self._tokenizer, grammar, log_level=0, limits=limits())
@@ -63,17 +68,19 @@ class Backend(GrammarBackend):
         if message.startswith(NO_TOKEN):
             raise refused(source, "no text that the model's vocabulary can spell has this form")
         if message:
-            raise refused(source, one_line(message), hint(message))
+            raise refused(source, one_line(message, source.kind), hint(message))
         return Compiled(matcher, self._vocabulary)
 
-    def _is_special(self, text: str) -> bool:
-        """Whether a text is a special token that a Lark grammar can name."""
-        return (
-            text.startswith("<")
-            and text.endswith(">")
-            and text in self._ids
-            and bool(self._tokenizer.is_special_token(self._ids[text]))
-        )
+    def _split(self, text: str) -> list[Piece]:
+        """A text around the special tokens in it, which to the grammar are outside of all text."""
+        found = self._special.split(text)  # texts and special ones in turn
+        return [Piece(part, self._ids[part] if place % 2 else None) for place, part in enumerate(found) if part]
+
+
+def _any_of(texts: Sequence[str]) -> re.Pattern[str]:
+    """An expression that captures any of some texts, the longest that there is."""
+    longest_first = sorted(texts, key=len, reverse=True)
+    return re.compile(f"({'|'.join(map(re.escape, longest_first))})" if texts else "((?!))")
 
 
 class Vocabulary:

@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
-from typing import Any
-
 from llguidance import LLMatcher
-from llguidance.gbnf_to_lark import gbnf_to_lark
 
-from dovetail.api import GrammarSource, RequestError
+from dovetail.api import GrammarSource
+from dovetail_grammars_llguidance.formats import read
+from dovetail_grammars_llguidance.lark import literal, tags_grammar, to_lark
 from dovetail_grammars_llguidance.messages import one_line
-
-PARAM = "structured_outputs"
-MAX_BYTES = {"json": 1 << 20, "choice": 1 << 20, "structural_tag": 1 << 20, "regex": 1 << 18, "grammar": 1 << 18}
-"""Size of a text by kind. Rules take more time and stack a byte than schemas do."""
-
-IsSpecial = Callable[[str], bool]
-"""Whether a text is one special token, which spells out to nothing."""
+from dovetail_grammars_llguidance.nodes import FormError, Piece, Split, to_node
+from dovetail_grammars_llguidance.refusals import MAX_BYTES, read_json, refused
 
 
-def to_grammar(source: GrammarSource, is_special: IsSpecial = lambda text: False) -> str:
+def to_grammar(source: GrammarSource, split: Split = lambda text: [Piece(text)]) -> str:
     """The grammar in llguidance's form, not compiled yet.
 
     Args:
-        is_special: of the model's tokenizer. Structural tags may begin and end with such tokens.
+        split: finds the special tokens of the model's tokenizer in the texts of structural tags.
 
     Raises:
         RequestError: the text is too large, or is not what its kind says.
@@ -33,12 +25,12 @@ def to_grammar(source: GrammarSource, is_special: IsSpecial = lambda text: False
     if size > MAX_BYTES.get(source.kind, size):
         raise refused(source, f"it has {size:,} bytes, more than {MAX_BYTES[source.kind]:,}", "send a smaller one")
     try:
-        return _translated(source, is_special)
+        return _translated(source, split)
     except UnicodeEncodeError:
         raise refused(source, "it holds half of a surrogate pair, which is no character") from None
 
 
-def _translated(source: GrammarSource, is_special: IsSpecial) -> str:
+def _translated(source: GrammarSource, split: Split) -> str:
     if source.kind == "json":
         return _schema(source, source.text)
     if source.kind == "json_object":
@@ -50,19 +42,7 @@ def _translated(source: GrammarSource, is_special: IsSpecial) -> str:
         return str(LLMatcher.grammar_from_lark(f"start: CHOICE\nCHOICE: {_choices(source)}"))
     if source.kind == "grammar":
         return str(LLMatcher.grammar_from_lark(_lark(source)))
-    return str(LLMatcher.grammar_from_lark(_tags(source, is_special)))
-
-
-def refused(source: GrammarSource, reason: str, hint: str = "") -> RequestError:
-    names = {"json": "JSON schema", "json_object": "form", "structural_tag": "structural tag"}
-    return RequestError(f"the {names.get(source.kind, source.kind)} cannot be used: {reason}", hint, param=PARAM)
-
-
-def read_json(source: GrammarSource) -> Any:
-    try:
-        return json.loads(source.text)
-    except (ValueError, RecursionError) as error:
-        raise refused(source, f"it is not JSON ({error})") from None
+    return _tags(source, split)
 
 
 def _schema(source: GrammarSource, text: str) -> str:
@@ -84,58 +64,17 @@ def _choices(source: GrammarSource) -> str:
     return " | ".join(literal(text) for text in dict.fromkeys(choices))
 
 
-def literal(text: str) -> str:
-    """A text as a Lark string."""
-    return json.dumps(text, ensure_ascii=False)
-
-
 def _lark(source: GrammarSource) -> str:
-    """Lark as it is; GBNF, which is told by its ``::=``, translated."""
-    if "::=" not in source.text:
-        return source.text
     try:
-        return gbnf_to_lark(source.text)
-    except Exception as error:  # its errors have no class in common
-        raise refused(source, one_line(f"as GBNF: {error}"), "write GBNF or Lark") from None
+        return to_lark(source.text)
+    except FormError as error:
+        raise refused(source, str(error), error.hint) from None
 
 
-def _tags(source: GrammarSource, is_special: IsSpecial) -> str:
-    """Any text, in which what follows a trigger is one of the tags.
-
-    The text is ``{"type": "structural_tag", "structures": [{"begin", "schema", "end"}], "triggers": [...]}``; a tag's begin starts with a trigger.
-    """
-    value = read_json(source)
-    if not (isinstance(value, dict) and isinstance(value.get("structures"), list) and value["structures"]):
-        raise refused(
-            source,
-            "wanted an object with structures and triggers",
-            'for example {"structures": [{"begin": "<f>", "schema": {}, "end": "</f>"}], "triggers": ["<f"]}',
-        )
-    triggers = value.get("triggers")
-    if not isinstance(triggers, list) or not all(isinstance(t, str) and t for t in triggers):
-        raise refused(source, "triggers is no list of texts")
-    lines = []
-    for number, tag in enumerate(value["structures"]):
-        begin, end, schema = (tag.get(k) for k in ("begin", "end", "schema")) if isinstance(tag, dict) else (None,) * 3
-        if not (isinstance(begin, str) and isinstance(end, str) and isinstance(schema, dict | bool)):
-            raise refused(source, f"structure {number} needs begin and end, which are texts, and schema, an object")
-        # The longest, so that the rest of the text before the tag is free of the shorter ones that it contains.
-        trigger = max((t for t in triggers if begin.startswith(t)), key=len, default=None)
-        if trigger is None:
-            raise refused(
-                source, f"structure {number} begins with {begin[:40]!r}, which begins with none of the triggers"
-            )
-        body = f"{_piece(begin[len(trigger) :], is_special)} %json {json.dumps(schema)} {_piece(end, is_special)}"
-        if is_special(trigger):
-            lines.append(f"tag_{number}: TEXT {trigger} {body}")
-        else:
-            lines.append(f"head_{number}[lazy]: TEXT {literal(trigger)}\ntag_{number}: head_{number} {body}")
-    options = " | ".join(f"tag_{number}" for number in range(len(lines)))
-    return "\n".join([f"start: ({options})* rest", "rest: TEXT", r"TEXT: /(.|\n)*/", *lines])
-
-
-def _piece(text: str, is_special: IsSpecial) -> str:
-    """A text within a rule, or nothing, which a rule cannot spell."""
-    if not text:
-        return ""
-    return text if is_special(text) else literal(text)
+def _tags(source: GrammarSource, split: Split) -> str:
+    try:
+        grammar = tags_grammar(to_node(read(source), split))
+    except FormError as error:
+        raise refused(source, str(error), error.hint) from None
+    grammar.encode()  # finds what is no character
+    return grammar

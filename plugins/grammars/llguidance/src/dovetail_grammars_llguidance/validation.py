@@ -7,7 +7,8 @@ from llguidance import LLMatcher, LLParserLimits
 from dovetail.api import GrammarSource
 from dovetail_grammars_llguidance.deep import on_deep_stack
 from dovetail_grammars_llguidance.messages import one_line
-from dovetail_grammars_llguidance.sources import PARAM, refused, to_grammar
+from dovetail_grammars_llguidance.refusals import PARAM, refused
+from dovetail_grammars_llguidance.sources import to_grammar
 
 LIMIT_S = 5.0
 
@@ -29,7 +30,7 @@ def validate_source(source: GrammarSource) -> None:
     grammar = to_grammar(source)
     message = on_deep_stack(lambda: LLMatcher.validate_grammar(grammar, limits=limits()), LIMIT_S, PARAM)
     if message and not message.startswith("WARNING"):
-        raise refused(source, one_line(message), hint(message))
+        raise refused(source, one_line(message, source.kind), hint(message))
 
 
 def hint(message: str) -> str:

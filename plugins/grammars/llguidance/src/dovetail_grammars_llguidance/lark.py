@@ -1,0 +1,306 @@
+"""Grammars in llguidance's Lark from what a structural tag comes down to.
+
+llguidance reads lexemes first, each as long as it can be, so free text is never a lexeme of its own where something follows it: it is one with the
+text that ends it, which then is as short as it can be (``lazy``). A chain of parts is therefore written from the left, and free text takes the
+beginning of what follows out of the chain. Special tokens are outside of all text, so that free text before one needs no such care.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from dataclasses import dataclass
+
+from llguidance import regex_to_lark
+from llguidance.gbnf_to_lark import gbnf_to_lark
+
+from dovetail_grammars_llguidance.messages import one_line
+from dovetail_grammars_llguidance.nodes import (
+    Either,
+    FormError,
+    Free,
+    Json,
+    Node,
+    Pattern,
+    Repeat,
+    Rules,
+    Sequence,
+    Text,
+    Token,
+    is_open,
+    is_regular,
+)
+
+MAX_LENGTH = 4 << 20
+BLANKS = r"[\x20\x0A\x0D\x09]{1,40}"
+"""White space between the parts of JSON: enough to indent by, and not so much that a model can lose itself in it."""
+OPENINGS = {"object": "{", "array": "["}
+"""How JSON begins that free text can be told from."""
+
+
+@dataclass(frozen=True, eq=False)
+class Chain:
+    """A part, and those that follow it."""
+
+    node: Node
+    then: Chain | None
+
+
+def _before(nodes: tuple[Node, ...], then: Chain | None) -> Chain | None:
+    for node in reversed(nodes):
+        then = Chain(node, then)
+    return then
+
+
+def literal(text: str) -> str:
+    """A text as a Lark string."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", r"\u007f")
+
+
+def to_lark(notation: str) -> str:
+    """Lark as it is; GBNF, which is told by its ``::=``, translated.
+
+    Raises:
+        FormError: it is no GBNF.
+    """
+    if "::=" not in notation:
+        return notation
+    try:
+        return str(gbnf_to_lark(notation))
+    except Exception as error:  # its errors have no class in common
+        raise FormError(one_line(f"as GBNF: {error}"), "write GBNF or Lark") from None
+
+
+def tags_grammar(node: Node) -> str:
+    """The grammar of a structural tag in llguidance's form, not compiled yet.
+
+    Raises:
+        FormError: where free text ends cannot be told, or the grammar is too large.
+    """
+    return _Writer().write(node)
+
+
+class _Writer:
+    def __init__(self) -> None:
+        self._lines = [r"TEXT: /(.|\n)*/"]
+        self._names: dict[str, str] = {}
+        """Of terminals, by what they are: llguidance takes like ones for one only if they are."""
+        self._rules: dict[Chain | Json | Rules, str] = {}
+        self._todo: deque[tuple[str, Chain]] = deque()
+        self._grammars: list[dict[str, str]] = []
+
+    def write(self, node: Node) -> str:
+        self._todo.append(("start", Chain(node, None)))
+        length = 0
+        while self._todo:
+            name, chain = self._todo.popleft()
+            self._lines.append(f"{name}: {self._chain(chain)}")
+            length += len(self._lines[-1])
+            if length > MAX_LENGTH:
+                raise FormError(f"as a grammar it has more than {MAX_LENGTH:,} characters", "make it simpler")
+        grammars = [{"lark_grammar": "\n".join(self._lines)}, *self._grammars]
+        return json.dumps({"grammars": grammars}, ensure_ascii=False)
+
+    def _chain(self, chain: Chain | None) -> str:
+        """An expression for a part and all that follows it."""
+        parts = []
+        while chain is not None:
+            node = chain.node
+            if isinstance(node, Sequence):
+                chain = _before(node.nodes, chain.then)
+            elif is_regular(node):
+                expression, chain = self._regular(chain)
+                parts.append(expression)
+            elif is_open(node):
+                parts.append(self._open(chain))
+                break
+            else:
+                parts.append(self._closed(node))
+                chain = chain.then
+        return " ".join(parts) or '""'
+
+    def _then(self, chain: Chain | None) -> str:
+        """What follows, as a rule of its own: written once, however many ways lead to it."""
+        if chain is None:
+            return ""
+        if chain not in self._rules:
+            self._rules[chain] = f"then_{len(self._rules)}"
+            self._todo.append((self._rules[chain], chain))
+        return self._rules[chain]
+
+    def _regular(self, chain: Chain | None) -> tuple[str, Chain | None]:
+        """Texts and expressions in a row as one lexeme, since each by itself would take what belongs to the next."""
+        parts = []
+        while chain is not None:
+            if isinstance(chain.node, Sequence):
+                chain = _before(chain.node.nodes, chain.then)
+            elif is_regular(chain.node):
+                parts.append(_expression(chain.node))
+                chain = chain.then
+            else:
+                break
+        return self._terminal(" ".join(parts)), chain
+
+    def _terminal(self, body: str, lazy: bool = False) -> str:
+        if body == "TEXT":
+            return body
+        text = f"[lazy]: {body}" if lazy else f": {body}"
+        if text not in self._names:
+            self._names[text] = f"until_{len(self._names)}" if lazy else f"LEXEME_{len(self._names)}"
+            self._lines.append(self._names[text] + text)
+        return self._names[text]
+
+    def _closed(self, node: Node) -> str:
+        """An expression for a part whose end is its own."""
+        if isinstance(node, Token):
+            return f"<[{node.id}]>"
+        if isinstance(node, Json | Rules):
+            return self._leaf(node)
+        if isinstance(node, Either):
+            return "(" + " | ".join(self._chain(Chain(part, None)) for part in node.nodes) + ")"
+        assert isinstance(node, Repeat), node
+        return f"({self._chain(Chain(node.node, None))}){_times(node)}"
+
+    def _leaf(self, node: Json | Rules) -> str:
+        if node not in self._rules:
+            name = f"part_{len(self._rules)}"
+            if isinstance(node, Json):
+                self._rules[node] = name
+                self._lines.append(f"{name}: %json {_schema(node)}")
+            else:
+                self._rules[node] = f"@{name}"
+                self._grammars.append({"name": name, "lark_grammar": to_lark(node.notation)})
+        return self._rules[node]
+
+    def _open(self, chain: Chain) -> str:
+        """An expression for a part that ends where what follows begins, and for what follows."""
+        node, then = chain.node, chain.then
+        if isinstance(node, Free):
+            ways = self._until(node, then)
+        elif isinstance(node, Either):
+            ways = [
+                self._chain(Chain(part, then))
+                if is_open(part)
+                else f"{self._chain(Chain(part, None))} {self._then(then)}"
+                for part in node.nodes
+            ]
+        else:
+            assert isinstance(node, Repeat), node
+            if node.most != 1:
+                raise _endless()
+            ways = [self._chain(Chain(node.node, then))]
+            if node.least == 0:
+                ways.append(self._then(then) or '""')
+        return "(" + " | ".join(ways) + ")"
+
+    def _until(self, free: Free, chain: Chain | None) -> list[str]:
+        """The ways in which free text ends and what follows begins."""
+        ways: list[str] = []
+        seen: set[tuple[str, Chain]] = set()
+        todo: list[tuple[str, Chain | None]] = [(_free(free), chain)]
+        while todo:
+            text, at = todo.pop()
+            if at is None:
+                ways.append(self._terminal(text))
+            elif (text, at) not in seen:
+                seen.add((text, at))
+                todo += reversed(self._next(text, at, ways))
+        return ways
+
+    def _next(self, text: str, at: Chain, ways: list[str]) -> list[tuple[str, Chain | None]]:
+        """The chains one of which follows free text; those that begin with something that can end it are written to ``ways``."""
+        node, then = at.node, at.then
+        if isinstance(node, Sequence):
+            return [(text, _before(node.nodes, then))]
+        if isinstance(node, Either):
+            return [(text, Chain(part, then)) for part in node.nodes]
+        if isinstance(node, Repeat):
+            return [(text, next) for next in _unrolled(node, at)]
+        if isinstance(node, Free):
+            more = _free(node)
+            return [(text if text == more else f"{text} {more}", then)]
+        if isinstance(node, Text):
+            # Where a special token follows, the text before it need not be the first of its kind.
+            lazy = not (then and isinstance(then.node, Token))
+            ways.append(f"{self._terminal(f'{text} {literal(node.text)}', lazy)} {self._then(then)}")
+        elif isinstance(node, Token):
+            ways.append(f"{self._terminal(text)} <[{node.id}]> {self._then(then)}")
+        elif isinstance(node, Json):
+            unlike = rf"({text}) & /[^\{_opening(node)}]*/"
+            ways.append(f"{self._terminal(unlike)} {self._leaf(node)} {self._then(then)}")
+        else:
+            raise FormError(
+                f"any text is followed by a {'regex' if isinstance(node, Pattern) else 'grammar'}, so that where it ends cannot be told",
+                "put a const_string between them, or a tag around one of them",
+            )
+        return []
+
+
+def _expression(node: Node) -> str:
+    """A regular part, within a lexeme."""
+    if isinstance(node, Text):
+        return literal(node.text)
+    if isinstance(node, Pattern):
+        return f"/{regex_to_lark(node.regex, use_ascii='')}/"
+    if isinstance(node, Sequence):
+        return " ".join(map(_expression, node.nodes)) or '""'
+    if isinstance(node, Either):
+        return f"({' | '.join(map(_expression, node.nodes))})"
+    assert isinstance(node, Repeat), node
+    return f"({_expression(node.node)}){_times(node)}"
+
+
+def _times(node: Repeat) -> str:
+    most = "" if node.most is None else node.most
+    return {(0, 1): "?", (0, None): "*", (1, None): "+"}.get((node.least, node.most), f"{{{node.least},{most}}}")
+
+
+def _unrolled(node: Repeat, at: Chain) -> list[Chain | None]:
+    """What a repetition begins with: its part, or what follows where it may be empty."""
+    if is_open(node.node) and node.most != 1:
+        raise _endless()
+    if node.most == 0:
+        return [at.then]
+    if node.least == 0 and node.most is None:
+        return [Chain(node.node, at), at.then]
+    most = None if node.most is None else node.most - 1
+    rest = at.then if most == 0 else Chain(Repeat(node.node, max(node.least - 1, 0), most), at.then)
+    return [Chain(node.node, rest), *([at.then] if node.least == 0 else [])]
+
+
+def _endless() -> FormError:
+    return FormError(
+        "any text, which ends where something else begins, is the last part of what is repeated",
+        "give a tag with any text an end, and put no any_text into star, plus or repeat by itself",
+    )
+
+
+def _free(free: Free) -> str:
+    if not free.excludes:
+        return "TEXT"
+    return f"(TEXT & ~(TEXT ({' | '.join(literal(text) for text in dict.fromkeys(free.excludes))}) TEXT))"
+
+
+def _opening(node: Json) -> str:
+    wanted = node.schema.get("type") if isinstance(node.schema, dict) else None
+    if not isinstance(wanted, str) or wanted not in OPENINGS:
+        raise FormError(
+            "any text is followed by a JSON schema whose type is neither object nor array, so that where it ends cannot be told",
+            "put a const_string between them, or a tag around one of them",
+        )
+    return OPENINGS[wanted]
+
+
+def _schema(node: Json) -> str:
+    if node.schema is False:
+        raise FormError("the schema false has no values", "leave it out")
+    if node.schema is True:
+        return "{}"
+    options = node.schema.get("x-guidance", {})
+    if not isinstance(options, dict):
+        raise FormError(f"x-guidance: wanted an object, found {str(options)[:40]}", "leave it out")
+    # What a schema's own options may not do is ignore keywords: the output would not be what the schema says.
+    kept = {**options, "lenient": False}
+    if not {"whitespace_flexible", "whitespace_pattern"} & set(options):
+        kept["whitespace_pattern"] = BLANKS
+    return json.dumps({**node.schema, "x-guidance": kept}, ensure_ascii=False)

@@ -1,0 +1,24 @@
+"""How texts are refused that cannot be used."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from dovetail.api import GrammarSource, RequestError
+
+PARAM = "structured_outputs"
+MAX_BYTES = {"json": 1 << 20, "choice": 1 << 20, "structural_tag": 1 << 20, "regex": 1 << 18, "grammar": 1 << 18}
+"""Size of a text by kind. Rules take more time and stack a byte than schemas do."""
+
+
+def refused(source: GrammarSource, reason: str, hint: str = "") -> RequestError:
+    names = {"json": "JSON schema", "json_object": "form", "structural_tag": "structural tag"}
+    return RequestError(f"the {names.get(source.kind, source.kind)} cannot be used: {reason}", hint, param=PARAM)
+
+
+def read_json(source: GrammarSource) -> Any:
+    try:
+        return json.loads(source.text)
+    except (ValueError, RecursionError) as error:
+        raise refused(source, f"it is not JSON ({error})") from None
