@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import uvicorn
+from fastapi import FastAPI
 
 from dovetail.api.errors import EngineDeadError, RequestError
 from dovetail.engine.messages import EngineStats, Overview, RequestStats
@@ -38,6 +39,9 @@ class FakeTokenizer:
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         return [256] * add_special_tokens + list(text.encode())
+
+    def fewest_tokens(self, text: str) -> int:
+        return len(text.encode())
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         begin = "<s>" if 256 in ids and not skip_special_tokens else ""
@@ -190,7 +194,14 @@ class FakeEngine:
 @contextmanager
 def serving(engine: FakeEngine, settings: ServerSettings) -> Iterator[str]:
     """A real server on a free port, in a thread."""
-    config = uvicorn.Config(build_app(engine, settings), lifespan="off", ws="none", log_level="critical")
+    with serving_app(build_app(engine, settings)) as url:
+        yield url
+
+
+@contextmanager
+def serving_app(app: FastAPI) -> Iterator[str]:
+    """The same of an application that a test has changed."""
+    config = uvicorn.Config(app, lifespan="off", ws="none", log_level="critical")
     server = uvicorn.Server(config)
     sock = socket.create_server(("127.0.0.1", 0))
     thread = threading.Thread(target=server.run, args=([sock],))

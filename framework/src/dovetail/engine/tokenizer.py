@@ -20,6 +20,7 @@ from dovetail.api.checkpoint import TokenizerParts
 from dovetail.api.errors import CheckpointError, RequestError
 from dovetail.engine import chat_template as chat
 from dovetail.engine.detokenizer import IncrementalDetokenizer, Spelling
+from dovetail.engine.token_lengths import LongestToken, longest_token
 
 TOKENIZER_FILE = "tokenizer.json"
 CONFIG_FILE = "tokenizer_config.json"
@@ -113,6 +114,14 @@ class Tokenizer:
         """Ids of several texts, on as many threads as there are."""
         batch = self.backend.encode_batch_fast([*map(_encodable, texts)], add_special_tokens=add_special_tokens)
         return [encoding.ids for encoding in batch]
+
+    @cached_property
+    def _longest_token(self) -> LongestToken | None:
+        return longest_token(self.backend)
+
+    def fewest_tokens(self, text: str) -> int:
+        """A text has at least so many tokens, by its length alone; 0 where the vocabulary tells nothing of the kind."""
+        return self._longest_token.fewest(text) if self._longest_token else 0
 
     def decode(self, ids: Sequence[int] | int, skip_special_tokens: bool = True) -> str:
         """The text of ids. Bytes that are no UTF-8 become U+FFFD."""

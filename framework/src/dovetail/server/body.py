@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from starlette.requests import ClientDisconnect
 
 from dovetail.server.errors import ApiError, describe, invalid
+from dovetail.server.limits import check_limits
 from dovetail.server.protocol import Body, ChatCompletionRequest, ChatMessage
 from dovetail.server.unsupported import NOT_YET, NOT_YET_IN_MESSAGES, known_fields
 
@@ -47,6 +48,7 @@ def parse(raw: bytes, model: type[B]) -> B:
         raise ApiError(400, "the body is JSON nested too deeply", code="invalid_json") from None
     if not isinstance(data, dict):
         raise ApiError(400, f"wanted a JSON object, found {describe(data)}", code="invalid_json")
+    check_limits(raw, data)
     return check(data, model)
 
 

@@ -31,6 +31,10 @@ class ServedTokenizer(Protocol):
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]: ...
 
+    def fewest_tokens(self, text: str) -> int:
+        """A text has at least so many tokens, which takes no time to know; 0 where nothing is known."""
+        ...
+
     def decode(self, ids: list[int], /, skip_special_tokens: bool = True) -> str: ...
 
     def convert_ids_to_tokens(self, ids: list[int], /) -> list[str | None]:

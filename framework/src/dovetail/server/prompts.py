@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dovetail.server.context import ServerContext
+from dovetail.server.encoding import encode
 from dovetail.server.errors import ApiError
 from dovetail.server.protocol import ChatCompletionRequest, ChatMessage, CompletionRequest
 from dovetail.server.sampling import check_ids
@@ -42,7 +43,8 @@ async def chat_prompt(context: ServerContext, body: ChatCompletionRequest) -> li
             chat_template=body.chat_template,
             **kwargs,
         )
-        return tokenizer.encode(prompt, add_special_tokens=bool(body.add_special_tokens))
+        special, truncates = bool(body.add_special_tokens), body.truncate_prompt_tokens is not None
+        return encode(context, prompt, special=special, param="messages", truncates=truncates)
 
     return await context.in_worker(render)
 
@@ -51,21 +53,23 @@ async def completion_prompts(context: ServerContext, body: CompletionRequest) ->
     """The token ids of each prompt.
 
     Raises:
-        ApiError: an id is not in the vocabulary.
+        ApiError: there are more than the server takes, one is too long, or an id is not in the vocabulary.
     """
-    special = body.add_special_tokens is not False
+    special, truncates = body.add_special_tokens is not False, body.truncate_prompt_tokens is not None
+    most = context.settings.max_request_choices
+    if len(body.prompt) > most:
+        message = (
+            f"prompt holds {len(body.prompt)} prompts, more than {most}, the server's limit (--max-request-choices)"
+        )
+        raise ApiError(400, message, param="prompt", code="invalid_value")
 
-    def encode() -> list[list[int]]:
-        prompts = []
-        for prompt in body.prompt:
-            if isinstance(prompt, str):
-                prompts.append(context.engine.tokenizer.encode(prompt, add_special_tokens=special))
-            else:
-                check_ids(context, prompt, "prompt")
-                prompts.append(prompt)
-        return prompts
+    def ids_of(prompt: str | list[int]) -> list[int]:
+        if isinstance(prompt, str):
+            return encode(context, prompt, special=special, param="prompt", truncates=truncates)
+        check_ids(context, prompt, "prompt")
+        return prompt
 
-    return await context.in_worker(encode)
+    return await context.in_worker(lambda: [ids_of(prompt) for prompt in body.prompt])
 
 
 async def prompt_texts(context: ServerContext, body: CompletionRequest, prompts: list[list[int]]) -> list[str]:
