@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
-from contextlib import aclosing
+from collections.abc import Sequence
 from typing import Any, ClassVar
 from uuid import uuid4
 
 import msgspec
 from fastapi import Request, Response
 
-from dovetail.engine.outputs import Delta
+from dovetail.server.chunks import ChunkWriter, usage
 from dovetail.server.connection import ClientLeftError, while_connected
 from dovetail.server.context import ServerContext
 from dovetail.server.errors import ApiError
-from dovetail.server.generation import Batches, Completion, collect, first_of, generate
+from dovetail.server.generation import Completion, collect, first_of, generate
 from dovetail.server.jobs import Job
 from dovetail.server.logprobs import TokenNames
 from dovetail.server.protocol import GenerationRequest
-from dovetail.server.sse import ChunkWriter, Events, EventStream, usage
+from dovetail.server.sse import AnswerStream, EventStream
 
 
 class Answer(ABC):
@@ -30,6 +29,22 @@ class Answer(ABC):
         model: the name to answer with.
     """
 
+    def __init__(self, job: Job, model: str) -> None:
+        self.job = job
+        self.model = model
+
+    @abstractmethod
+    def whole(self, done: Sequence[Completion]) -> dict[str, Any]:
+        """The answer, sent at once."""
+
+    @abstractmethod
+    def stream(self) -> AnswerStream:
+        """The answer, sent as it is made."""
+
+
+class ChoicesAnswer(Answer):
+    """An answer of one of OpenAI's two routes that answer with choices."""
+
     prefix: ClassVar[str]
     """What its id begins with."""
     kind: ClassVar[str]
@@ -38,9 +53,8 @@ class Answer(ABC):
     """The ``object`` of its chunks."""
 
     def __init__(self, context: ServerContext, body: GenerationRequest, job: Job, model: str) -> None:
+        super().__init__(job, model)
         self.body = body
-        self.job = job
-        self.model = model
         self.names = TokenNames(context.engine.tokenizer, bool(body.return_tokens_as_token_ids))
 
     def head(self, kind: str) -> dict[str, Any]:
@@ -53,8 +67,12 @@ class Answer(ABC):
             "system_fingerprint": None,
         }
 
+    def writer(self) -> ChunkWriter:
+        """For the chunks of a stream."""
+        head = self.head(self.kind_of_chunk)
+        return ChunkWriter(head, self.body.stream_options, self.job.prompt_tokens, self.job.params.n)
+
     def whole(self, done: Sequence[Completion]) -> dict[str, Any]:
-        """The answer, sent at once."""
         cached = sum(choice.cached_tokens for choice in done[:: self.job.params.n])
         tokens = sum(len(choice.token_ids) for choice in done)
         return {
@@ -67,27 +85,19 @@ class Answer(ABC):
     def choice(self, index: int, choice: Completion) -> dict[str, Any]:
         """One choice, sent at once."""
 
-    def opening(self, writer: ChunkWriter) -> Iterable[bytes]:
-        """The chunks that come before any token."""
-        return ()
 
-    @abstractmethod
-    def pieces(self, writer: ChunkWriter, delta: Delta) -> Iterable[bytes]:
-        """The chunks that a delta makes."""
-
-
-async def respond(context: ServerContext, request: Request, answer: Answer) -> Response:
+async def respond(context: ServerContext, request: Request, answer: Answer, *, stream: bool) -> Response:
     """Run a job, and send its answer as the request wants it.
 
     Raises:
         ApiError: what kept it from beginning; or the client left, which nobody reads but the log of the HTTP layer.
     """
-    job, body = answer.job, answer.body
-    batches = generate(context, job)
+    batches = generate(context, answer.job)
     try:
-        if not body.stream:
-            done = await while_connected(context, request.receive, collect(batches, job.choices))
+        if not stream:
+            done = await while_connected(context, request.receive, collect(batches, answer.job.choices))
             return json_response(answer.whole(done))
+        # What the engine refuses is refused before the answer has begun.
         first = await while_connected(context, request.receive, first_of(batches))
     except ClientLeftError:
         await batches.aclose()
@@ -95,27 +105,7 @@ async def respond(context: ServerContext, request: Request, answer: Answer) -> R
     except BaseException:
         await batches.aclose()
         raise
-    writer = ChunkWriter(answer.head(answer.kind_of_chunk), body.stream_options, job.prompt_tokens, job.params.n)
-    return EventStream(context, _events(answer, writer, first, batches), batches)
-
-
-async def _events(answer: Answer, writer: ChunkWriter, first: list[Delta], batches: Batches) -> Events:
-    def chunks(batch: list[Delta]) -> bytes:
-        made: list[bytes] = []
-        for delta in batch:
-            writer.count(delta)
-            made += answer.pieces(writer, delta)
-        return b"".join(made)
-
-    async with aclosing(batches):
-        if opening := b"".join(answer.opening(writer)):
-            yield opening
-        if made := chunks(first):
-            yield made
-        async for batch in batches:
-            if made := chunks(batch):
-                yield made
-    yield writer.end()
+    return EventStream(context, answer.stream(), first, batches)
 
 
 def json_response(content: dict[str, Any]) -> Response:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
 from dovetail.engine.outputs import Delta, PositionLogprobs
-from dovetail.server.answers import Answer, respond
+from dovetail.server.answers import ChoicesAnswer, respond
 from dovetail.server.body import read_body
+from dovetail.server.chunks import NULL, encode
 from dovetail.server.context import ServerContext
 from dovetail.server.generation import Completion
 from dovetail.server.jobs import Job, make_job
@@ -17,7 +18,7 @@ from dovetail.server.logprobs import CompletionLogprobs, prompt_logprobs
 from dovetail.server.openapi import documented
 from dovetail.server.prompts import completion_prompts, prompt_texts
 from dovetail.server.protocol import CompletionRequest
-from dovetail.server.sse import NULL, ChunkWriter, encode
+from dovetail.server.sse import AnswerStream
 
 
 def router(context: ServerContext) -> APIRouter:
@@ -31,12 +32,13 @@ def router(context: ServerContext) -> APIRouter:
         context.need_task("generate")
         job = make_job(context, body, await completion_prompts(context, body), adapter)
         echoes = await prompt_texts(context, body, job.prompts) if body.echo else []
-        return await respond(context, request, CompletionAnswer(context, body, job, model, echoes))
+        answer = CompletionAnswer(context, body, job, model, echoes)
+        return await respond(context, request, answer, stream=bool(body.stream))
 
     return routes
 
 
-class CompletionAnswer(Answer):
+class CompletionAnswer(ChoicesAnswer):
     """The continuations of texts, ``n`` of each.
 
     Args:
@@ -51,69 +53,41 @@ class CompletionAnswer(Answer):
         super().__init__(context, body, job, model)
         self.echoes = echoes
         self.top = body.logprobs
-        self._begun: dict[int, CompletionLogprobs | None] = {}
-        """The choices of which something was sent, and where each is in its logprobs."""
-        self._prompts: dict[int, Sequence[PositionLogprobs | None]] = {}
+        self.prompts: dict[int, Sequence[PositionLogprobs | None]] = {}
         """First choice of each prompt → the prompt's logprobs, which come with that choice alone."""
-        self._held: dict[int, list[Delta]] = {}
+
+    def stream(self) -> AnswerStream:
+        return CompletionStream(self)
 
     def whole(self, done: Sequence[Completion]) -> dict[str, Any]:
         for first in range(0, len(done), self.job.params.n):
-            self._prompts[first] = done[first].prompt_logprobs or ()
+            self.prompts[first] = done[first].prompt_logprobs or ()
         return super().whole(done)
 
     def choice(self, index: int, choice: Completion) -> dict[str, Any]:
         shown: dict[str, Any] = {
             "index": index,
-            "text": self._echo(index) + choice.text,
-            "logprobs": self._logprobs(index, choice, self._counter(), begins=True),
+            "text": self.echo(index) + choice.text,
+            "logprobs": self.logprobs(index, choice, self.counter(), begins=True),
             "finish_reason": choice.finish_reason,
             "stop_reason": choice.stop_reason,
         }
         if self.body.prompt_logprobs is not None:
-            shown["prompt_logprobs"] = prompt_logprobs(self.names, self._prompts[self._first(index)])
+            shown["prompt_logprobs"] = prompt_logprobs(self.names, self.prompts[self.first(index)])
         if self.body.return_token_ids:
             shown |= {"prompt_token_ids": self.job.prompt_of(index), "token_ids": choice.token_ids}
         return shown
 
-    def pieces(self, writer: ChunkWriter, delta: Delta) -> Iterable[bytes]:
-        first = self._first(delta.index)
-        if not self.echoes or self.top is None or first in self._prompts:
-            return (self._piece(writer, delta),)
-        if delta.index != first:
-            self._held.setdefault(first, []).append(delta)
-            return ()
-        self._prompts[first] = delta.prompt_logprobs or ()
-        return [self._piece(writer, waiting) for waiting in (delta, *self._held.pop(first, ()))]
-
-    def _piece(self, writer: ChunkWriter, delta: Delta) -> bytes:
-        begins = delta.index not in self._begun
-        if begins:
-            self._begun[delta.index] = self._counter()
-        text = self._echo(delta.index) + delta.text if begins else delta.text
-        payload, logprobs = b'"text":' + encode(text), NULL
-        if self.top is not None and (begins or delta.token_ids):
-            logprobs = encode(self._logprobs(delta.index, delta, self._begun[delta.index], begins=begins))
-        if self.body.return_token_ids:
-            if begins:
-                payload += b',"prompt_token_ids":' + encode(self.job.prompt_of(delta.index))
-            payload += b',"token_ids":' + encode(delta.token_ids)
-        if delta.finish_reason is not None:
-            return writer.last_chunk(delta.index, payload, logprobs, delta.finish_reason, delta.stop_reason)
-        # Text may be held back while its tokens are known.
-        shows = text or logprobs is not NULL or self.body.return_token_ids
-        return writer.chunk(delta.index, payload, logprobs) if shows else b""
-
-    def _first(self, index: int) -> int:
+    def first(self, index: int) -> int:
         return index - index % self.job.params.n
 
-    def _echo(self, index: int) -> str:
+    def echo(self, index: int) -> str:
         return self.echoes[index // self.job.params.n] if self.echoes else ""
 
-    def _counter(self) -> CompletionLogprobs | None:
+    def counter(self) -> CompletionLogprobs | None:
         return None if self.top is None else CompletionLogprobs(self.names, self.top)
 
-    def _logprobs(
+    def logprobs(
         self, index: int, source: Completion | Delta, counter: CompletionLogprobs | None, *, begins: bool
     ) -> dict[str, Any] | None:
         if counter is None:
@@ -122,5 +96,58 @@ class CompletionAnswer(Answer):
         positions: list[PositionLogprobs | None] = [*(source.logprobs or ())]
         if begins and self.echoes:
             token_ids = [*self.job.prompt_of(index), *token_ids]
-            positions = [*self._prompts[self._first(index)], *positions]
+            positions = [*self.prompts[self.first(index)], *positions]
         return counter.show(token_ids, positions)
+
+
+class CompletionStream(AnswerStream):
+    """The chunks of a :class:`CompletionAnswer`."""
+
+    def __init__(self, answer: CompletionAnswer) -> None:
+        self.answer = answer
+        self.writer = answer.writer()
+        self._begun: dict[int, CompletionLogprobs | None] = {}
+        """The choices of which something was sent, and where each is in its logprobs."""
+        self._held: dict[int, list[Delta]] = {}
+        self._waits = bool(answer.echoes) and answer.top is not None
+
+    def events(self, deltas: list[Delta]) -> bytes:
+        made: list[bytes] = []
+        for delta in deltas:
+            self.writer.count(delta)
+            made += self._pieces(delta) if self._waits else (self._piece(delta),)
+        return b"".join(made)
+
+    def ending(self) -> bytes:
+        return self.writer.end()
+
+    def _pieces(self, delta: Delta) -> Sequence[bytes]:
+        """Hold choices back until the logprobs of their prompt are there, which each of them begins with."""
+        prompts, first = self.answer.prompts, self.answer.first(delta.index)
+        if first in prompts:
+            return (self._piece(delta),)
+        if delta.index != first:
+            self._held.setdefault(first, []).append(delta)
+            return ()
+        prompts[first] = delta.prompt_logprobs or ()
+        return [self._piece(waiting) for waiting in (delta, *self._held.pop(first, ()))]
+
+    def _piece(self, delta: Delta) -> bytes:
+        answer = self.answer
+        begins = delta.index not in self._begun
+        if begins:
+            self._begun[delta.index] = answer.counter()
+        text = answer.echo(delta.index) + delta.text if begins else delta.text
+        payload, logprobs = b'"text":' + encode(text), NULL
+        if answer.top is not None and (begins or delta.token_ids):
+            logprobs = encode(answer.logprobs(delta.index, delta, self._begun[delta.index], begins=begins))
+        ids = answer.body.return_token_ids
+        if ids:
+            if begins:
+                payload += b',"prompt_token_ids":' + encode(answer.job.prompt_of(delta.index))
+            payload += b',"token_ids":' + encode(delta.token_ids)
+        if delta.finish_reason is not None:
+            return self.writer.last_chunk(delta.index, payload, logprobs, delta.finish_reason, delta.stop_reason)
+        # Text may be held back while its tokens are known.
+        shows = text or logprobs is not NULL or ids
+        return self.writer.chunk(delta.index, payload, logprobs) if shows else b""

@@ -49,16 +49,19 @@ async def generate(context: ServerContext, job: Job) -> Batches:
         ApiError: too many requests wait, or a completion ended in an error.
     """
     admission = context.admission
+    one = len(job.prompts) == 1
     with admission.enter(job.sequences) as ticket, Observation(context.measures, job) as seen:
-        async with aclosing(_one(context, job) if len(job.prompts) == 1 else _several(context, job)) as batches:
+        async with aclosing(_run(context, job, 0) if one else _several(context, job)) as batches:
             async for batch in batches:
+                if one:
+                    _take(batch, job, 0)
                 if ended := seen.add(batch):
                     admission.end(ticket, ended)
                 yield batch
 
 
-async def _one(context: ServerContext, job: Job, number: int = 0) -> Batches:
-    running = context.engine.generate(
+def _run(context: ServerContext, job: Job, number: int) -> Batches:
+    return context.engine.generate(
         f"{job.id}-{number}",
         job.prompts[number],
         job.params,
@@ -66,15 +69,21 @@ async def _one(context: ServerContext, job: Job, number: int = 0) -> Batches:
         cache_salt=job.cache_salt,
         adapter=job.adapter,
     )
-    async with aclosing(running) as batches:
-        async for batch in batches:
-            for delta in batch:
-                _check(delta)
-                delta.index += number * job.params.n
-                if job.scoring:
-                    delta.text, delta.token_ids, delta.logprobs = "", [], []
-                    delta.finish_reason, delta.stop_reason = "length", None
-            yield batch
+
+
+def _take(batch: list[Delta], job: Job, number: int) -> None:
+    """Make the deltas of a prompt the request's.
+
+    Raises:
+        ApiError: a completion ended in an error.
+    """
+    for delta in batch:
+        if delta.finish_reason is not None:
+            _check(delta)
+        delta.index += number * job.params.n
+        if job.scoring:
+            delta.text, delta.token_ids, delta.logprobs = "", [], []
+            delta.finish_reason, delta.stop_reason = "length", None
 
 
 async def _several(context: ServerContext, job: Job) -> Batches:
@@ -82,8 +91,9 @@ async def _several(context: ServerContext, job: Job) -> Batches:
 
     async def pump(number: int) -> None:
         try:
-            async with aclosing(_one(context, job, number)) as batches:
+            async with aclosing(_run(context, job, number)) as batches:
                 async for batch in batches:
+                    _take(batch, job, number)
                     await queue.put(batch)
             await queue.put(None)
         except Exception as error:
