@@ -82,6 +82,10 @@ class EngineArgs(PlanOptions):
         default=[], description="kind:name=distribution, for a name that several distributions offer"
     )
 
+    def dumped(self) -> str:
+        """JSON for a process that gets the Plan, too. It holds the overrides' result; a callable could not travel."""
+        return self.model_copy(update={"hf_overrides": {}}).model_dump_json()
+
     @classmethod
     def add_cli_args(cls, parser: P) -> P:
         """Add one flag for each option to a script's own parser.

@@ -10,16 +10,16 @@ from dovetail.api.errors import DovetailError, EngineDeadError
 from dovetail.engine import messages as m
 
 
-def failure(error: DovetailError) -> tuple[str, str, str]:
+def failure(error: Exception) -> tuple[str, str, str]:
     """For :attr:`dovetail.engine.messages.Answer.failure`."""
-    return type(error).__name__, error.problem, error.hint
+    if isinstance(error, DovetailError):
+        return type(error).__name__, error.problem, error.hint
+    return type(error).__name__, f"{type(error).__name__}: {error}", ""
 
 
 def failed(error: Exception) -> m.Failed:
     """The last words of a process, while the exception is being handled."""
-    if isinstance(error, DovetailError):
-        return m.Failed(*failure(error), traceback.format_exc())
-    return m.Failed(type(error).__name__, f"{type(error).__name__}: {error}", "", traceback.format_exc())
+    return m.Failed(*failure(error), traceback.format_exc())
 
 
 def known(name: str, problem: str, hint: str) -> DovetailError | None:

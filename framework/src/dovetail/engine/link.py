@@ -99,12 +99,12 @@ class EngineLink(ABC):
         """
         self._child = child
         loop = asyncio.get_running_loop()
-        self._ready: asyncio.Future[m.EngineInfo] = loop.create_future()
+        self._ready: asyncio.Future[None] = loop.create_future()
         self._progress = progress
         self._reader = asyncio.create_task(self._read())
         child.on_exit(lambda code: loop.call_soon_threadsafe(self._on_exit, code))
         try:
-            self.info = await self._ready
+            await self._ready
         except BaseException:
             self._stopping = True
             self._reader.cancel()
@@ -222,7 +222,8 @@ class EngineLink(ABC):
                 if self._progress:
                     self._progress(done, total)
             case m.EngineInfo() as info:
-                self._ready.set_result(info)
+                self.info = info
+                self._ready.set_result(None)
             case m.Failed() as failed:
                 self._die(rebuild(failed))
 

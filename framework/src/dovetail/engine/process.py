@@ -7,11 +7,7 @@ the parent that carries nothing: when it closes, the parent is gone, and so is t
 from __future__ import annotations
 
 import os
-import shutil
-import signal
 import sys
-import threading
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import zmq
@@ -20,6 +16,7 @@ from dovetail.api.errors import DovetailError, RequestError
 from dovetail.engine import messages as m
 from dovetail.engine.args import EngineArgs
 from dovetail.engine.failures import failed, failure
+from dovetail.engine.processes import leave_only_with_parent
 from dovetail.kernel.plan import Plan
 
 if TYPE_CHECKING:
@@ -30,11 +27,7 @@ STALL_MILLISECONDS = 2
 
 
 def main() -> int:
-    # Ctrl+C reaches the whole process group, and what supervises a server may signal all of its processes; the parent decides
-    # when the engine leaves.
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
-    threading.Thread(target=_leave_with_parent, args=(sys.argv[1],), daemon=True).start()
+    leave_only_with_parent(sys.argv[1])
     context = zmq.Context()
     socket = context.socket(zmq.DEALER)
     socket.setsockopt(zmq.LINGER, 1000)
@@ -50,14 +43,6 @@ def main() -> int:
         socket.close()
         context.term()
     return 0
-
-
-def _leave_with_parent(address: str) -> None:
-    while os.read(sys.stdin.fileno(), 1):  # past Python's buffer, whose lock would be held at exit
-        pass
-    if address.startswith("ipc://"):
-        shutil.rmtree(Path(address.removeprefix("ipc://")).parent, ignore_errors=True)  # the parent cannot any more
-    os._exit(0)
 
 
 def _run(socket: zmq.Socket[bytes], start: m.Start) -> None:

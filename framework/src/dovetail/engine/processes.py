@@ -1,0 +1,78 @@
+"""What the processes of one server have in common: a socket that only their user can reach, and an end that follows the parent's."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import zmq
+import zmq.asyncio
+
+IPC = "ipc://"
+
+
+class PrivateSocket:
+    """A zmq socket that processes of this user can connect to.
+
+    Attributes:
+        socket: it has no high-water mark, so that sending never waits.
+        address: to connect to.
+    """
+
+    def __init__(self, kind: int) -> None:
+        self._folder = Path(tempfile.mkdtemp(prefix="dovetail-"))  # readable by this user alone
+        self._context = zmq.asyncio.Context()
+        self.socket = self._context.socket(kind)
+        self.socket.setsockopt(zmq.LINGER, 0)
+        self.socket.set_hwm(0)
+        path = self._folder / "socket"
+        if zmq.has("ipc") and len(os.fsencode(path)) <= zmq.IPC_PATH_MAX_LEN:
+            self.address = f"{IPC}{path}"
+            self.socket.bind(self.address)
+        else:
+            self.address = f"tcp://127.0.0.1:{self.socket.bind_to_random_port('tcp://127.0.0.1')}"
+
+    def close(self) -> None:
+        self.socket.close()
+        self._context.term()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def on_exit(process: subprocess.Popen[bytes], callback: Callable[[int], object]) -> None:
+    """Call back, in another thread, with the exit code once the process has ended."""
+
+    def wait() -> None:
+        code = process.wait()
+        with contextlib.suppress(RuntimeError):  # the event loop is closed: nobody is left to tell
+            callback(code)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def leave_only_with_parent(address: str) -> None:
+    """End this process when standard input closes, which is a pipe from the parent, and at no signal.
+
+    Ctrl+C reaches a whole process group, and what supervises a server may signal all of its processes: the parent decides when
+    its children leave.
+
+    Args:
+        address: of the parent's socket, which is removed, since the parent cannot any more.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+
+    def follow() -> None:
+        while os.read(0, 1):  # past Python's buffer, whose lock would be held at exit
+            pass
+        if address.startswith(IPC):
+            shutil.rmtree(Path(address.removeprefix(IPC)).parent, ignore_errors=True)
+        os._exit(0)
+
+    threading.Thread(target=follow, daemon=True).start()
