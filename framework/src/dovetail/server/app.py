@@ -24,8 +24,9 @@ from dovetail.server.context import ServerContext
 from dovetail.server.counters import Counters
 from dovetail.server.engine_protocol import ServedEngine
 from dovetail.server.http_measures import HttpMeasures
+from dovetail.server.intake import BodyLimit, Concurrency
 from dovetail.server.keys import ApiKey
-from dovetail.server.middleware import BodyLimit, CrossSite, Ended, RequestId, RootPath
+from dovetail.server.middleware import CrossSite, Ended, RequestId, RootPath
 from dovetail.server.openapi import describe_bodies
 from dovetail.server.protocol import (
     ChatCompletionRequest,
@@ -59,7 +60,7 @@ def build_app(engine: ServedEngine, settings: ServerSettings, counters: Counters
         version=version("dovetail"),
         openapi_url=None if settings.disable_fastapi_docs else "/openapi.json",
         redirect_slashes=False,
-        middleware=_middleware(settings, [http.add]),
+        middleware=_middleware(context, [http.add]),
     )
     app.state.context = context
     errors.install(app)
@@ -74,7 +75,8 @@ def build_app(engine: ServedEngine, settings: ServerSettings, counters: Counters
     return app
 
 
-def _middleware(settings: ServerSettings, ended: Ended) -> list[Middleware]:
+def _middleware(context: ServerContext, ended: Ended) -> list[Middleware]:
+    settings = context.settings
     # Outermost first: browsers must be able to read errors, and their preflight requests carry no key.
     stack = []
     if settings.allowed_origins:
@@ -95,5 +97,7 @@ def _middleware(settings: ServerSettings, ended: Ended) -> list[Middleware]:
         stack.append(Middleware(CrossSite, allowed=settings.allowed_origins))
     if settings.api_key:
         stack.append(Middleware(ApiKey, keys=settings.api_key))
-    stack.append(Middleware(BodyLimit, limit=settings.max_request_bytes))
+    if (most := settings.max_concurrent_requests) is not None:
+        stack.append(Middleware(Concurrency, requests=context.counters.gauge(), limit=most))
+    stack.append(Middleware(BodyLimit, limit=settings.max_request_bytes, seconds=settings.receive_timeout))
     return stack

@@ -1,11 +1,10 @@
-"""What happens to every request: an id, a last net for exceptions, who may send it, how large it may be and how long it may take to come.
+"""What happens to every request: an id, a last net for exceptions, and whose pages may send it.
 
 Plain ASGI, so that a stream passes through without a task or a queue of its own.
 """
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import Callable, Sequence
 from uuid import uuid4
@@ -19,7 +18,6 @@ from dovetail.server.scopes import header
 READING = frozenset(("GET", "HEAD", "OPTIONS"))
 """Methods that change nothing."""
 SANE_ID = re.compile(rb"[\w.:-]{1,128}")
-DRAIN_SECONDS = 10
 Ended = Sequence[Callable[[Record, Scope], None]]
 
 
@@ -100,53 +98,3 @@ class RootPath:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope["root_path"] = self.path
         await self.app(scope, receive, send)
-
-
-class BodyLimit:
-    """Refuses bodies that are too large, whether or not their length was announced."""
-
-    def __init__(self, app: ASGIApp, limit: int) -> None:
-        self.app = app
-        self.limit = limit
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        length = header(scope, b"content-length")
-        if length.isdigit() and int(length[:20]) > self.limit:
-            # A client that is still writing sees a reset connection, not the answer, unless its body is read.
-            # One that waits to be told to go on has not begun.
-            if not header(scope, b"expect"):
-                await _drain(receive, 8 * self.limit)
-            await self._refusal().response(scope)(scope, receive, send)
-            return
-        size = 0
-
-        async def counted() -> Message:
-            nonlocal size
-            message = await receive()
-            size += len(message.get("body", b""))
-            if size > self.limit:
-                if message.get("more_body"):
-                    await _drain(receive, 8 * self.limit)
-                raise self._refusal()
-            return message
-
-        await self.app(scope, counted, send)
-
-    def _refusal(self) -> ApiError:
-        message = f"the body is larger than {self.limit} bytes, the server's limit (--max-request-bytes)"
-        return ApiError(413, message, code="request_too_large")
-
-
-async def _drain(receive: Receive, most: int) -> None:
-    try:
-        async with asyncio.timeout(DRAIN_SECONDS):
-            while most > 0:
-                message = await receive()
-                most -= len(message.get("body", b""))
-                if message["type"] != "http.request" or not message.get("more_body"):
-                    return
-    except TimeoutError:
-        return

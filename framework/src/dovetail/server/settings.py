@@ -37,6 +37,14 @@ class ServerSettings(BaseModel):
     max_request_bytes: int = Field(
         8 * 2**20, ge=1024, description="largest request body; a larger one is refused with status 413"
     )
+    receive_timeout: float = Field(
+        60.0, gt=0, description="seconds that a client gets to send a request's headers in, and as many for its body"
+    )
+    max_concurrent_requests: int | None = Field(
+        None,
+        ge=1,
+        description="requests being served at once; past them clients get status 429. Reading status and metrics is not counted",
+    )
     max_request_choices: int = Field(1024, ge=1, description="most completions of one request: its prompts times its n")
     allowed_adapter_path: list[str] = Field(
         [],
