@@ -38,6 +38,8 @@ class Work:
         sampled: the requests that get a token, in order.
         drafts: for each of ``sampled``, the draft tokens that the step checks.
         sampled_rows: int64, of the batch, one for each of ``sampled``.
+        gets_token: bool ``[R]``, whether a request is among ``sampled``.
+        pooled: places among ``requests`` of those whose hidden states are pooled.
         streams, prefill: as in the schedule.
         is_decode: every request brings one token, which the device knows, and gets one.
     """
@@ -49,6 +51,8 @@ class Work:
     sampled: list[Request]
     drafts: list[list[int]]
     sampled_rows: np.ndarray
+    gets_token: np.ndarray
+    pooled: list[int]
     streams: int
     prefill: int
     is_decode: bool
@@ -93,6 +97,8 @@ class Batch:
         self.seen = np.zeros(max_seqs, np.int64)
         self.fed = np.zeros(max_seqs, bool)
         """Rows whose newest token was sampled on the device, where the next step finds it."""
+        self.pooling = 0
+        """Rows whose requests are for vectors."""
         self._free = list(range(max_seqs - 1, -1, -1))
         self.tables: list[Tensor] = []
         self._changes: list[list[tuple[int, np.ndarray]]] = [[] for _ in range(groups)]
@@ -105,6 +111,7 @@ class Batch:
         row = request.row = self._free.pop()
         self.tokens[row, : len(request.tokens)] = request.tokens
         self.seen[row] = len(request.tokens)
+        self.pooling += request.pooling is not None
 
     def remove(self, request: Request) -> None:
         row = request.row
@@ -116,6 +123,7 @@ class Batch:
             blocks[row, : self.block_counts[group, row]] = NULL_BLOCK
             self.block_counts[group, row] = self.passed[group, row] = 0
         self.fed[row] = False
+        self.pooling -= request.pooling is not None
         self._free.append(row)
         request.row = -1
 
@@ -159,12 +167,27 @@ class Batch:
         rows = np.fromiter((r.row for r in requests), np.int64, len(requests))
         totals = computed + counts
         reached = np.fromiter((r.total for r in requests), np.int64, len(requests))
-        done = totals >= reached
-        sampled = [r for r, d in zip(requests, done.tolist(), strict=True) if d]
+        gets_token = totals >= reached
+        pooled: list[int] = []
+        if self.pooling:
+            pooled = [place for place, request in enumerate(requests) if request.pooling is not None]
+            gets_token[pooled] = False
+        sampled = [r for r, gets in zip(requests, gets_token.tolist(), strict=True) if gets]
         drafts = [r.draft[: r.computed + schedule.tokens[r] - r.total] for r in sampled]
         is_decode = len(sampled) == len(requests) and bool((counts == 1).all() and self.fed[rows].all())
         return Work(
-            requests, counts, totals, rows, sampled, drafts, rows[done], schedule.streams, schedule.prefill, is_decode
+            requests=requests,
+            counts=counts,
+            totals=totals,
+            rows=rows,
+            sampled=sampled,
+            drafts=drafts,
+            sampled_rows=rows[gets_token],
+            gets_token=gets_token,
+            pooled=pooled,
+            streams=schedule.streams,
+            prefill=schedule.prefill,
+            is_decode=is_decode,
         )
 
     # -- a step whose inputs the host writes
@@ -222,8 +245,8 @@ class Batch:
         """Tokens of the step whose logits are sampled from (the last of each sampled request, and one before it for each draft), their rows of
         the batch, and the places that the sampled tokens will have.
         """
-        done = work.totals >= np.fromiter((r.total for r in work.requests), np.int64, len(work.requests))
-        last, rows, totals = starts[1:][done].astype(np.int64) - 1, work.rows[done], work.totals[done]
+        gets = work.gets_token
+        last, rows, totals = starts[1:][gets].astype(np.int64) - 1, work.rows[gets], work.totals[gets]
         if not any(work.drafts):
             return last, rows, totals
         each = np.fromiter((1 + len(d) for d in work.drafts), np.int64, len(work.drafts))

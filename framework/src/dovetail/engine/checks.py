@@ -53,16 +53,19 @@ def check_request(
         _check_ids("bad_words", word, limits)
 
 
-def check_prompt(token_ids: Sequence[int], max_model_len: int, vocab_size: int) -> None:
+def check_prompt(token_ids: Sequence[int], max_model_len: int, vocab_size: int, *, answered: bool = True) -> None:
     """
+    Args:
+        answered: whether there must be room for one new token behind it.
+
     Raises:
-        RequestError: the prompt is empty, leaves no room for one new token, or holds ids that the model does not have.
+        RequestError: the prompt is empty, too long, or holds ids that the model does not have.
     """
     if not token_ids:
         raise RequestError("the prompt is empty", "send at least one token", param="prompt")
-    if len(token_ids) >= max_model_len:
+    if len(token_ids) + answered > max_model_len:
         raise RequestError(
-            f"the prompt has {len(token_ids)} tokens, and the context holds {max_model_len} with the answer",
+            f"the prompt has {len(token_ids)} tokens, and the context holds {max_model_len}{' with the answer' * answered}",
             "shorten the prompt, or serve with a larger --max-model-len",
             param="prompt",
         )

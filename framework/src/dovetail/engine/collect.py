@@ -10,6 +10,7 @@ import numpy as np
 from dovetail.engine.batch import Batch
 from dovetail.engine.messages import StepTokens, TokenLogprobs, TokenOutput
 from dovetail.engine.outputs import FinishReason
+from dovetail.engine.pooler import PooledPart
 from dovetail.engine.request import Request
 from dovetail.engine.runner import Launched, PromptPart
 from dovetail.engine.sampling.sampler import NONE
@@ -18,12 +19,14 @@ NOTHING_LEFT = (
     "no token may be chosen: what the request allows, forbids and asks for as a form leaves none; relax one of them"
 )
 
+NOT_FINITE = "the vector holds numbers that are not finite; a dtype of a larger range may help (--dtype)"
+
 
 class Collector:
     """Reads launched steps, and counts.
 
     Attributes:
-        prompt_tokens, output_tokens: total of prompts that got their first token, and sampled.
+        prompt_tokens, output_tokens: total of prompts that got their first token or their vector, and sampled.
         drafts, drafted, accepted: total guesses of proposers, their tokens, and those guessed rightly.
         steps: their tokens, drafts included.
     """
@@ -43,6 +46,8 @@ class Collector:
         self.steps.add(int(work.counts.sum()))
         for part in launched.prompt:
             _add_prompt_logprobs(part)
+        for pooled in launched.pooled:
+            yield from self._vectors(pooled)
         if not work.sampled:
             return
         tokens: list[int] = launched.tokens().tolist()
@@ -54,6 +59,20 @@ class Collector:
                 output.logprobs = [logprobs.at(row + i, tokens[row + i], request) for i in range(kept)]
             self.output_tokens += kept
             row += 1 + len(draft)
+            yield request, output
+
+    def _vectors(self, pooled: PooledPart) -> Iterator[tuple[Request, TokenOutput]]:
+        vectors = pooled.vectors()
+        sound = np.isfinite(vectors).all(axis=1).tolist()
+        for request, vector, is_sound in zip(pooled.requests, vectors, sound, strict=True):
+            assert request.pooling is not None
+            request.unseen -= 1
+            self.prompt_tokens += request.prompt_len
+            output = TokenOutput(request.id, [], "stop", cached_tokens=request.cached or 0, timing=_timing(request))
+            if is_sound:
+                output.vector = vector[: request.pooling.dimensions].astype("<f4").tobytes()
+            else:
+                output.finish_reason, output.error = "error", NOT_FINITE
             yield request, output
 
     def _accept(self, request: Request, draft: list[int], sampled: list[int]) -> tuple[int, TokenOutput]:
@@ -88,10 +107,14 @@ class Collector:
             output.error, output.refused = NOTHING_LEFT, True
         if first:
             output.cached_tokens = request.cached or 0
-            output.timing = (request.admitted - request.arrived, time.monotonic() - request.admitted)
+            output.timing = _timing(request)
             if request.params.prompt_logprobs is not None:
                 output.prompt_logprobs = request.prompt_logprobs
         return kept, output
+
+
+def _timing(request: Request) -> tuple[float, float]:
+    return request.admitted - request.arrived, time.monotonic() - request.admitted
 
 
 class _Logprobs:

@@ -24,6 +24,7 @@ from dovetail.engine.needs import Needs
 from dovetail.engine.overview import cache_facts, overview
 from dovetail.engine.pace import Pace
 from dovetail.engine.params import SamplingParams
+from dovetail.engine.pooling import PoolingParams, check_generates, check_pooling, settled
 from dovetail.engine.request import Request
 from dovetail.engine.runner import Launched, ModelRunner
 from dovetail.engine.sampling.edits import Edits, host_edits
@@ -52,6 +53,7 @@ class EngineCore:
 
     def __init__(self, plan: Plan, args: EngineArgs, progress: Progress | None = None) -> None:
         torch.manual_seed(args.seed)
+        self.plan = plan
         self.args = args
         # Each step computes at least one token of every stream, so more streams than that could only starve each other.
         self.max_seqs = min(args.max_num_seqs, args.max_num_batched_tokens)
@@ -168,8 +170,9 @@ class EngineCore:
 
     def _warm_up(self) -> None:
         """Run one short request through everything, so that the first user does not wait for libraries to set themselves up."""
-        request_id = f"warm-up-{os.getpid()}"
-        self.add(NewRequest(id=request_id, prompt_token_ids=[0] * min(8, self.max_model_len - 1), params=WARM_UP))
+        pooling = None if "generate" in self.plan.tasks else PoolingParams()
+        prompt = [0] * min(8, self.max_model_len - 1)
+        self.add(NewRequest(f"warm-up-{os.getpid()}", prompt, WARM_UP, pooling=pooling))
         while not self.idle:
             self.step()
         self.kv.forget()
@@ -197,10 +200,16 @@ class EngineCore:
             RequestError: the prompt or a parameter does not fit the model, or what it asks for is not there.
         """
         params = new.params
-        check_request(new.prompt_token_ids, params, self.limits, new.bad_words)
+        pooling = None if new.pooling is None else settled(new.pooling, self.plan)
         limit = self.max_model_len
-        if params.max_tokens is not None:
-            limit = min(limit, len(new.prompt_token_ids) + params.max_tokens)
+        if pooling is not None:
+            check_pooling(new.prompt_token_ids, pooling, self.limits, self.runner.config.hidden_size)
+            limit = len(new.prompt_token_ids) + 1  # the vector takes the place of a token
+        else:
+            check_generates(self.plan)
+            check_request(new.prompt_token_ids, params, self.limits, new.bad_words)
+            if params.max_tokens is not None:
+                limit = min(limit, len(new.prompt_token_ids) + params.max_tokens)
         self._arrivals += 1
         request = Request(
             id=new.id,
@@ -213,6 +222,7 @@ class EngineCore:
             priority=new.priority,
             arrival=self._arrivals,
             bad_words=new.bad_words,
+            pooling=pooling,
         )
         check_choice(params, new.bad_words, request.end_ids)
         self.needs.attach(request, new)
@@ -287,6 +297,9 @@ class EngineCore:
             request.computed += count
         for request in work.sampled:
             request.unseen += 1
+        for part in launched.pooled:
+            for request in part.requests:
+                request.unseen += 1
         return launched
 
     def _edits(self, work: Work, outputs: list[TokenOutput]) -> Edits | None:

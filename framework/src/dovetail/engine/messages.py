@@ -12,6 +12,7 @@ import msgspec
 
 from dovetail.engine.outputs import FinishReason
 from dovetail.engine.params import SamplingParams
+from dovetail.engine.pooling import PoolingParams
 
 
 class Message(msgspec.Struct, array_like=True, tag=True, gc=False):
@@ -33,6 +34,7 @@ class NewRequest(Message):
         cache_salt: sequences share cached prefixes only with those of the same salt.
         adapter: name of the LoRA adapter to run with.
         bad_words: the parameters' bad words as token ids; one text may be written in several ways.
+        pooling: make a vector of the prompt, and sample nothing.
     """
 
     id: str
@@ -42,6 +44,7 @@ class NewRequest(Message):
     cache_salt: str | None = None
     adapter: str | None = None
     bad_words: list[list[int]] = []
+    pooling: PoolingParams | None = None
 
 
 class Abort(Message):
@@ -116,6 +119,7 @@ class TokenOutput(Message):
         prompt_logprobs: with the first output, one entry for each token of the prompt but the first, if asked for.
         cached_tokens: with the first output, tokens of the prompt that were found in the prefix cache.
         timing: with the first output, seconds that it waited, and seconds from there to this output.
+        vector: what pooling gave: float32, little-endian.
     """
 
     id: str
@@ -128,6 +132,7 @@ class TokenOutput(Message):
     cached_tokens: int = 0
     refused: bool = False
     timing: tuple[float, float] | None = None
+    vector: bytes | None = None
 
 
 class EngineStats(msgspec.Struct, array_like=True, gc=False):

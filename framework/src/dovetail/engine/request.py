@@ -11,8 +11,11 @@ from dovetail.engine.outputs import FinishReason
 from dovetail.engine.params import SamplingParams
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from dovetail.engine.grammar import GrammarRun
     from dovetail.engine.kv.manager import Holding
+    from dovetail.engine.pooling import PoolingParams
 
 
 @dataclass(eq=False)
@@ -37,6 +40,7 @@ class Request:
         adapter: LoRA slot, 0 for none.
         bad_words: token ids that may not follow each other in the output.
         grammar: the structure that the output must have, if one was asked for.
+        pooling: what to make of the prompt instead of continuing it, with nothing left open; :attr:`unseen` then counts the vector.
     """
 
     id: str
@@ -60,6 +64,9 @@ class Request:
     adapter: int = 0
     bad_words: list[list[int]] = field(default_factory=list)
     grammar: GrammarRun | None = None
+    pooling: PoolingParams | None = None
+    pooled: Tensor | None = None
+    """What its chunks so far give, float32 ``[C]``, where pooling needs more than the last token."""
     kv: Holding | None = None
     """What it holds of the KV cache."""
     prompt_logprobs: list[Any] = field(default_factory=list)
@@ -78,6 +85,13 @@ class Request:
     def pending(self) -> int:
         """Tokens still to be computed."""
         return len(self.tokens) + self.unseen - self.computed
+
+    @property
+    def needs_all(self) -> bool:
+        """Whether every token of the prompt has to be computed, cached or not."""
+        if self.pooling is not None:
+            return self.pooling.pooling_type != "last"
+        return self.params.prompt_logprobs is not None
 
     @cached_property
     def end_ids(self) -> frozenset[int]:

@@ -5,7 +5,7 @@ Letters: T tokens of a step, L logit rows, V vocabulary, C channels.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,11 +16,12 @@ from torch import Tensor
 from dovetail.engine.batch import Batch, Work
 from dovetail.engine.decode import DecodeSteps
 from dovetail.engine.kv.groups import CacheGroup
+from dovetail.engine.pooler import PooledPart, Pooler
 from dovetail.engine.request import Request
 from dovetail.engine.sampling.edits import Edits
 from dovetail.engine.sampling.logprobs import Logprobs, logprobs_of
 from dovetail.engine.sampling.rows import SamplingRows
-from dovetail.engine.sampling.sampler import CHUNK, Sampled, sample
+from dovetail.engine.sampling.sampler import CHUNK, sample
 from dovetail.engine.sampling.wants import Wants
 from dovetail.kernel.discovery import import_dotted
 from dovetail.kernel.plan import Plan
@@ -69,12 +70,14 @@ class Launched:
         tokens: int64, the sampled token of each logit row; waits for it.
         logprobs: of those, if some request wants them.
         prompt: logprobs of prompts, if some request wants them.
+        pooled: vectors of the prompts that end in it.
     """
 
     work: Work
     tokens: Fetch
     logprobs: FetchedLogprobs | None = None
     prompt: list[PromptPart] = field(default_factory=list)
+    pooled: Sequence[PooledPart] = ()
 
 
 class ModelRunner:
@@ -113,6 +116,7 @@ class ModelRunner:
         )
         self.max_loras, self.max_lora_rank = max_loras, max_lora_rank
         self.config = plan.model_config_object()
+        self.pooler = Pooler(plan, self.platform, self.dtype)
         self.build(progress)
         self._last_tokens: Tensor | None = None
         self._decode: DecodeSteps | None = None
@@ -190,6 +194,8 @@ class ModelRunner:
         """
         widest = max((layer.rows for layer in self.ctx.layers.values() if layer.kind == "linear"), default=0)
         tokens = max_tokens * self.dtype.itemsize * (8 * self.config.hidden_size + 2 * widest)
+        if self.plan.pooling is not None:  # hidden states in float32, of which means are made
+            tokens += max_tokens * 4 * self.config.hidden_size
         length = self.plan.max_model_len
         specs = [spec for group in self._specs for spec in group]
         attention = max((self.attention.workspace_bytes(spec, max_tokens, length) for spec in specs), default=0)
@@ -251,23 +257,26 @@ class ModelRunner:
             plain = Wants(draws=wants.draws) if wants.plain and edits is None else None
             sampled, logits, places = self._decode.run(work, plain)
             prompt: list[PromptPart] = []
+            pooled: Sequence[PooledPart] = ()
         else:
             step, places = self.batch.step(work, self._last_tokens if self._unseen(work) else None)
             hidden = self.hidden(step)
             prompt = self._prompt_logprobs(work, hidden)
+            pooled = self.pooler.pool(self.model, work, hidden) if work.pooled else ()
             sampled = None
             logits = self.model.logits(hidden[step.logit_rows]) if work.sampled else None
         count = sum(1 + len(d) for d in work.drafts)
         self._mark_fed(work)
         if sampled is None:
             if logits is None:
-                return Launched(work, lambda: np.zeros(0, np.int64), None, prompt)
+                return Launched(work, lambda: np.zeros(0, np.int64), None, prompt, pooled)
             rows, positions = places.rows[:count], places.positions[:count]
             sampled = sample(logits[:count], rows, positions, self.sampling, wants, edits() if edits else None)
             if self._last_tokens is not None and not any(work.drafts):
                 # A request that got no token ends; the step after it may have begun, and must have some token to compute.
                 self._last_tokens.index_copy_(0, rows, sampled.tokens.clamp(min=0))
-        return self._launched(work, sampled, count, prompt)
+        logprobs = None if sampled.logprobs is None else self._fetch(sampled.logprobs)
+        return Launched(work, self.platform.fetch(sampled.tokens[:count]), logprobs, prompt, pooled)
 
     def _mark_fed(self, work: Work) -> None:
         # Before edits() is called, not after: a request that ends meanwhile gives its row up, and the row's next owner must not take the token for its own.
@@ -277,10 +286,6 @@ class ModelRunner:
     @staticmethod
     def _unseen(work: Work) -> bool:
         return any(r.unseen for r in work.requests)
-
-    def _launched(self, work: Work, sampled: Sampled, count: int, prompt: list[PromptPart]) -> Launched:
-        logprobs = None if sampled.logprobs is None else self._fetch(sampled.logprobs)
-        return Launched(work, self.platform.fetch(sampled.tokens[:count]), logprobs, prompt)
 
     def _fetch(self, logprobs: Logprobs) -> FetchedLogprobs:
         fetch = self.platform.fetch

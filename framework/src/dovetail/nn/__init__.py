@@ -3,7 +3,7 @@
 from dovetail.nn.attention import Attention, AttentionBackend, AttentionSpec, SelfAttention
 from dovetail.nn.context import Context
 from dovetail.nn.layers import Embedding, GatedMLP, Head, Linear, RMSNorm
-from dovetail.nn.model import CausalLM
+from dovetail.nn.model import CausalLM, PoolingModel
 from dovetail.nn.ops import Ops
 from dovetail.nn.platform import Memory, Platform
 from dovetail.nn.rotary import Rope, Rotary
@@ -26,6 +26,7 @@ __all__ = [
     "Memory",
     "Ops",
     "Platform",
+    "PoolingModel",
     "Products",
     "QuantFormat",
     "RMSNorm",

@@ -1,4 +1,4 @@
-"""The base of decoder models."""
+"""The bases of models."""
 
 from __future__ import annotations
 
@@ -8,18 +8,30 @@ from dovetail.nn.layers import Head
 from dovetail.nn.step import Step
 
 
-class CausalLM(nn.Module):
-    """A decoder that maps a step's tokens to hidden states, and hidden states to logits.
+class PoolingModel(nn.Module):
+    """A model that maps a step's tokens to hidden states, of which the engine makes one vector a prompt.
 
-    A subclass takes ``(config, ctx)``, builds its layers through ``ctx`` and sets :attr:`head`. It neither loads weights, nor asks for devices,
-    nor knows of quantization or sharding.
+    A subclass takes ``(config, ctx)`` and builds its layers through ``ctx``. It neither loads weights, nor asks for devices, nor knows of
+    quantization or sharding. Which hidden states stand for a prompt, and whether the vector is normalised, is the Plan's business
+    (:attr:`dovetail.api.ModelCard.pooling` is the model's own say), and so are prompts that are computed in chunks. That is all that embeddings need.
     """
-
-    head: Head
 
     def forward(self, step: Step) -> Tensor:
         """Hidden states after the last norm, ``[T, C]``."""
         raise NotImplementedError
+
+    def pooled_logits(self, pooled: Tensor) -> Tensor:
+        """What the model's own head makes of vectors, not normalised, in the dtype of activations: ``[P, C]`` → ``[P, K]``.
+
+        Only models whose card claims ``classify``, with K labels, or ``score``, with K = 1, have this. The engine makes probabilities of them.
+        """
+        raise NotImplementedError
+
+
+class CausalLM(PoolingModel):
+    """A decoder that also maps hidden states to logits. A subclass sets :attr:`head`; vectors can be had of it without more."""
+
+    head: Head
 
     def logits(self, hidden: Tensor) -> Tensor:
         """``[L, C]`` → ``[L, V]``."""

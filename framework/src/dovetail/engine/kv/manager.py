@@ -83,7 +83,7 @@ class KVCacheManager:
     def find(self, request: Request) -> Prefix:
         """The longest prefix of the request's tokens that is in the cache; at least one token is left to compute."""
         nothing = Prefix(0, [[] for _ in self.groups])
-        if not self.caching or request.params.prompt_logprobs is not None:  # those need the logits of every token
+        if not self.caching or request.needs_all:
             return nothing
         names = self._names(request, (len(request.tokens) - 1) // self.block_size)
         limit = len(names)
