@@ -156,6 +156,7 @@ def test_rule_2_and_3_contracts_cover_every_package() -> None:
 # Rule 3: nothing in dovetail names a plugin, or one of its models, formats or devices.
 
 GENERIC = {
+    "json": "the standard library's module, and what the server speaks",
     "cpu": "torch's word for the host, which every platform has beside its device",
     "torch": "the library that the framework is written with",
     "llama3": "the value that published configurations give for a scaling of rotary frequencies",

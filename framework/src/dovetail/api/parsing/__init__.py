@@ -1,0 +1,30 @@
+"""What keeps a parser short: reading text that arrives in pieces, and the shapes that most notations have.
+
+A parser's ``read`` is a generator, written as if the whole output were there: it asks a :class:`Reader` for what comes next, yields events, and
+yields None where it has to wait for more. So one program serves streams and whole answers. All of it takes time in proportion to the output's length,
+however the output is cut.
+"""
+
+from dovetail.api.parsing.calls import JsonCalls, MarkedCalls, NamedCalls, ParameterCalls, ToolReader
+from dovetail.api.parsing.jsontext import read_string, read_value
+from dovetail.api.parsing.reader import Markers, Reader, Steps
+from dovetail.api.parsing.schemas import json_value, parameter_types, tool_names
+from dovetail.api.parsing.thoughts import ReasoningReader, TaggedReasoning
+
+__all__ = [
+    "JsonCalls",
+    "MarkedCalls",
+    "Markers",
+    "NamedCalls",
+    "ParameterCalls",
+    "Reader",
+    "ReasoningReader",
+    "Steps",
+    "TaggedReasoning",
+    "ToolReader",
+    "json_value",
+    "parameter_types",
+    "read_string",
+    "read_value",
+    "tool_names",
+]

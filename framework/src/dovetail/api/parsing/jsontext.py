@@ -1,0 +1,94 @@
+"""JSON in text that arrives in pieces: handed out as it stands, before its end is there."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+
+from dovetail.api.parsing.reader import Markers, Reader, Steps
+
+_OUTSIDE = re.compile(r"[\w\s,:.+-]*")
+_INSIDE = re.compile(r'[^"\\]*')
+_SCALAR = re.compile(r"[\w.+-]+(?=[^\w.+-])")
+_STRING_PARTS = Markers('"', "\\")
+_ESCAPE = re.compile(r'["\\/bfnrt]|u[0-9a-fA-F]{4}')
+_LOW_SURROGATE = re.compile(r"\\u[dD][c-fC-F][0-9a-fA-F]{2}")
+
+
+class _Extent:
+    """Where an object, a list or a string ends.
+
+    Outside strings, a character that JSON has no use for ends a value too: so a value that was not closed does not swallow the marker behind it.
+    """
+
+    def __init__(self) -> None:
+        self.depth = 0
+        self.quoted = False
+        self.escaped = False
+
+    def __call__(self, text: str, at: int) -> tuple[int, bool]:
+        size = len(text)
+        while at < size:
+            if self.escaped:
+                self.escaped = False
+                at += 1
+                continue
+            found = (_INSIDE if self.quoted else _OUTSIDE).match(text, at)
+            assert found
+            at = found.end()
+            if at == size:
+                break
+            match text[at]:
+                case '"':
+                    self.quoted = not self.quoted
+                case "\\" if self.quoted:
+                    self.escaped = True
+                case "{" | "[":
+                    self.depth += 1
+                case "}" | "]":
+                    self.depth -= 1
+                case _:
+                    return at, True
+            at += 1
+            if self.depth == 0 and not self.quoted:
+                return at, True
+        return at, False
+
+
+def read_value(reader: Reader, each: Callable[[str], Any]) -> Steps[None]:
+    """Read a JSON value that stands here, without its white space.
+
+    Args:
+        each: see :meth:`Reader.until`. Malformed JSON is handed out as it stands, as far as it may be told where it ends.
+    """
+    if (yield from reader.peek()) in ("{", "[", '"'):
+        yield from reader.scan(_Extent(), each)
+    elif (found := (yield from reader.match(_SCALAR))) and (event := each(found[0])) is not None:
+        yield event
+
+
+def read_string(reader: Reader, each: Callable[[str], Any]) -> Steps[None]:
+    """Read a JSON string, and hand out the text that it stands for.
+
+    Args:
+        reader: before the string's first quotation mark.
+        each: see :meth:`Reader.until`. Halves of surrogate pairs become U+FFFD, and a backslash that begins no escape stands for itself.
+    """
+    reader.skip()
+    while (yield from reader.until(_STRING_PARTS, each)) == "\\":
+        if (event := each((yield from _read_escape(reader)))) is not None:
+            yield event
+
+
+def _read_escape(reader: Reader) -> Steps[str]:
+    found = yield from reader.match(_ESCAPE, 5)
+    if found is None:
+        return "\\"
+    text = f"\\{found[0]}"
+    if text[2:3] in ("d", "D") and text[3] in "89abAB":
+        low = yield from reader.match(_LOW_SURROGATE, 6)
+        text += low[0] if low else ""
+    value = str(json.loads(f'"{text}"'))
+    return "\ufffd" if "\ud800" <= value <= "\udfff" else value
