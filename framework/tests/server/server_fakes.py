@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import socket
+import struct
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import uvicorn
 from fastapi import FastAPI
 
+from dovetail.api.cards import Task
 from dovetail.api.errors import EngineDeadError, RequestError
+from dovetail.engine.checks import Limits
 from dovetail.engine.messages import EngineStats, Overview, RequestStats
 from dovetail.engine.outputs import Delta, Logprob, PositionLogprobs
 from dovetail.engine.params import SamplingParams
+from dovetail.engine.pooling import PoolingParams, check_pooling, settled
+from dovetail.engine.pooling_outputs import Pooled
+from dovetail.kernel.plan import PoolingPlan
 from dovetail.server.app import build_app
 from dovetail.server.settings import ServerSettings
+from dovetail.server.wire import connection_class
 
 FIRST_TOKEN = ord("a")
 WORDS = ("Paris", " is", " the", " capital", " of", " France", ".", " 🥖")
@@ -28,7 +36,10 @@ WORDS = ("Paris", " is", " the", " capital", " of", " France", ".", " 🥖")
 @dataclass
 class FakePlan:
     model: str = "fake/model"
-    tasks: tuple[str, ...] = ("generate",)
+    tasks: tuple[Task, ...] = ("generate",)
+    tasks_reason: str = "what the model was made for"
+    pooling: PoolingPlan | None = None
+    config: dict[str, Any] = field(default_factory=dict)
 
 
 class FakeTokenizer:
@@ -42,6 +53,19 @@ class FakeTokenizer:
 
     def fewest_tokens(self, text: str) -> int:
         return len(text.encode())
+
+    def encode_within(
+        self,
+        text: str,
+        limit: int | None,
+        *,
+        pair: str | None = None,
+        side: Literal["left", "right"] = "right",
+        add_special_tokens: bool = True,
+    ) -> list[int]:
+        ids = list(text.encode()) + (self.encode(pair) if pair is not None else [])
+        room = len(ids) if limit is None else limit - add_special_tokens
+        return [256] * add_special_tokens + (ids[:room] if side == "right" else ids[max(len(ids) - room, 0) :])
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         begin = "<s>" if 256 in ids and not skip_special_tokens else ""
@@ -90,6 +114,11 @@ class FakeEngine:
     running: set[str] = field(default_factory=set)
     aborted: list[str] = field(default_factory=list)
     asked: list[tuple[list[int], SamplingParams]] = field(default_factory=list)
+    pooled: list[tuple[list[int], PoolingParams]] = field(default_factory=list)
+    width: int = 4
+    """Of the vectors."""
+    pool_failure: Pooled | None = None
+    """What every prompt gets instead of its vector."""
     options: list[dict[str, Any]] = field(default_factory=list)
     """What each request said besides prompt and parameters."""
     max_num_seqs: int = 4
@@ -166,6 +195,41 @@ class FakeEngine:
         requests = [RequestStats(name, "running", 5, 2, 0.25) for name in sorted(self.running)]
         return Overview(self.stats, requests, left_out=3)
 
+    async def pool(
+        self,
+        request_id: str,
+        prompt_token_ids: list[int],
+        params: PoolingParams,
+        *,
+        priority: int = 0,
+        cache_salt: str | None = None,
+        adapter: str | None = None,
+    ) -> Pooled:
+        """A vector of the prompt's tokens that are 0, 1, 2, 3 … when divided by :attr:`width`, normalised if asked."""
+        pooling = settled(params, self.plan)
+        check_pooling(prompt_token_ids, pooling, Limits(self.max_model_len, self.tokenizer.vocab_size), self.width)
+        self.pooled.append((prompt_token_ids, pooling))
+        self.options.append({"priority": priority, "cache_salt": cache_salt, "adapter": adapter})
+        self.running.add(request_id)
+        finished = False
+        try:
+            await asyncio.sleep(self.delay)
+            finished = True
+            if not self.alive:
+                raise EngineDeadError(self.dead_reason)
+            if self.pool_failure is not None:
+                return self.pool_failure
+            counts = [sum(i % self.width == place for i in prompt_token_ids) for place in range(self.width)]
+            counts = counts[: pooling.dimensions]
+            length = math.hypot(*counts) if pooling.task == "embed" else sum(counts)
+            values = [count / length if pooling.use_activation else count for count in counts]
+            values = values[:1] if pooling.task == "score" else values
+            return Pooled(struct.pack(f"<{len(values)}f", *values), self.cached_tokens)
+        finally:
+            self.running.discard(request_id)
+            if not finished:
+                self.aborted.append(request_id)
+
     async def reset_prefix_cache(self) -> None:
         self.calls.append(("reset_prefix_cache",))
 
@@ -201,7 +265,10 @@ def serving(engine: FakeEngine, settings: ServerSettings) -> Iterator[str]:
 @contextmanager
 def serving_app(app: FastAPI) -> Iterator[str]:
     """The same of an application that a test has changed."""
-    config = uvicorn.Config(app, lifespan="off", ws="none", log_level="critical")
+    seconds = app.state.context.settings.receive_timeout
+    config = uvicorn.Config(
+        app, http=connection_class(seconds), lifespan="off", ws="none", log_level="critical", timeout_keep_alive=75
+    )
     server = uvicorn.Server(config)
     sock = socket.create_server(("127.0.0.1", 0))
     thread = threading.Thread(target=server.run, args=([sock],))

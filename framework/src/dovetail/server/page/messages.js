@@ -50,7 +50,7 @@ class AnswerView {
     this.summary = el("summary");
     this.thoughts = new MarkdownView(el("div", { className: "markdown" }));
     this.folded = el("details", { className: "thoughts", hidden: true }, this.summary, this.thoughts.element);
-    this.text = new MarkdownView(el("div", { className: "markdown" }));
+    this.text = new MarkdownView(el("div", { className: "markdown text" }));
     this.calls = el("div", { className: "calls" });
     this.trouble = el("p", { className: "trouble", role: "alert" });
     this.facts = el("p", { className: "facts" });
