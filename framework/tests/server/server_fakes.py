@@ -24,7 +24,7 @@ from dovetail.engine.outputs import Delta, Logprob, PositionLogprobs
 from dovetail.engine.params import SamplingParams
 from dovetail.engine.pooling import PoolingParams, check_pooling, settled
 from dovetail.engine.pooling_outputs import Pooled
-from dovetail.kernel.plan import PoolingPlan
+from dovetail.kernel.plan import ParserPlan, PoolingPlan
 from dovetail.server.app import build_app
 from dovetail.server.settings import ServerSettings
 from dovetail.server.wire import connection_class
@@ -40,12 +40,15 @@ class FakePlan:
     tasks_reason: str = "what the model was made for"
     pooling: PoolingPlan | None = None
     config: dict[str, Any] = field(default_factory=dict)
+    tool_parsers: tuple[ParserPlan, ...] = ()
+    reasoning_parsers: tuple[ParserPlan, ...] = ()
 
 
 class FakeTokenizer:
     """One token for each byte, and one that begins a text."""
 
     vocab_size = 257
+    special_ids = frozenset({256})
     chat_template: Any = "{{ messages }}"
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
@@ -77,7 +80,10 @@ class FakeTokenizer:
     def token_bytes(self, id: int) -> bytes:
         return bytes([id]) if id < 256 else b"<s>"
 
-    def find_chat_template(self, chat_template: str | None = None) -> str:
+    def token_to_id(self, token: str) -> int | None:
+        return 256 if token == "<s>" else None
+
+    def find_chat_template(self, chat_template: str | None = None, *, with_tools: bool = False) -> str:
         if chat_template is None and self.chat_template is None:
             raise RequestError("the model has no chat template", param="messages")
         return str(chat_template or self.chat_template)

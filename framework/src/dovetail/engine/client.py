@@ -14,6 +14,8 @@ from dovetail.engine.defaults import sampling_defaults
 from dovetail.engine.link import EngineLink
 from dovetail.engine.outputs import Delta
 from dovetail.engine.params import SamplingParams
+from dovetail.engine.pooling import NO_SAMPLING, PoolingParams, check_pooling, settled
+from dovetail.engine.pooling_outputs import Pooled
 from dovetail.engine.processor import OutputProcessor
 from dovetail.engine.setup import load_tokenizer
 from dovetail.engine.structured import check_structured
@@ -34,9 +36,11 @@ class AsyncEngine(EngineLink):
         super().__init__(plan, args)
         self.tokenizer = tokenizer
         self.default_params: dict[str, Any] = sampling_defaults(plan, args)
-        self.vocab_size: int = plan.model_config_object().vocab_size
+        self._config = plan.model_config_object()
+        self.vocab_size: int = self._config.vocab_size
         self._processor = OutputProcessor(tokenizer)
         self._queues: dict[str, asyncio.Queue[list[Delta] | DovetailError]] = {}
+        self._vectors: dict[str, asyncio.Future[Pooled]] = {}
 
     @classmethod
     async def _make(cls, plan: Plan, args: EngineArgs) -> Self:
@@ -87,7 +91,7 @@ class AsyncEngine(EngineLink):
             EngineDeadError: the engine is gone, or goes while this runs.
         """
         self._check_alive()
-        check_request(prompt_token_ids, params, Limits(self.max_model_len, self.vocab_size, self.args.max_logprobs))
+        check_request(prompt_token_ids, params, self._limits)
         if params.structured_outputs is not None:
             await asyncio.to_thread(check_structured, params.structured_outputs, self.plan)
             self._check_alive()
@@ -117,7 +121,46 @@ class AsyncEngine(EngineLink):
             if (aborted := self._processor.abort(request_id)) and self.alive:
                 self._child.send(m.Abort(aborted))
 
+    async def pool(
+        self,
+        request_id: str,
+        prompt_token_ids: list[int],
+        params: PoolingParams,
+        *,
+        priority: int = 0,
+        cache_salt: str | None = None,
+        adapter: str | None = None,
+    ) -> Pooled:
+        """The vector of one prompt. Cancelling the task that waits for it aborts the request.
+
+        Args:
+            priority, cache_salt, adapter: see :meth:`generate`.
+
+        Raises:
+            RequestError: the prompt does not fit, or the model has no such vectors.
+            EngineDeadError: the engine is gone, or goes while this runs.
+        """
+        self._check_alive()
+        pooling = settled(params, self.plan)
+        check_pooling(prompt_token_ids, pooling, self._limits, self._config.hidden_size)
+        assert request_id not in self._vectors
+        new = m.NewRequest(request_id, prompt_token_ids, NO_SAMPLING, priority, cache_salt, adapter, pooling=pooling)
+        waiting = self._vectors[request_id] = asyncio.get_running_loop().create_future()
+        try:
+            self._child.send(new)
+            return await waiting
+        finally:
+            del self._vectors[request_id]
+            if waiting.cancelled() and self.alive:
+                self._child.send(m.Abort([request_id]))
+
+    @property
+    def _limits(self) -> Limits:
+        return Limits(self.max_model_len, self.vocab_size, self.args.max_logprobs)
+
     def _take(self, outputs: list[m.TokenOutput]) -> None:
+        if self._vectors:
+            outputs = [output for output in outputs if not self._take_vector(output)]
         deltas, aborts = self._processor.process(outputs)
         for request_id, new in deltas.items():
             if queue := self._queues.get(request_id):
@@ -125,7 +168,18 @@ class AsyncEngine(EngineLink):
         if aborts:
             self._child.send(m.Abort(aborts))
 
+    def _take_vector(self, output: m.TokenOutput) -> bool:
+        waiting = self._vectors.get(output.id)
+        if waiting is None:
+            return False
+        if not waiting.done():
+            waiting.set_result(Pooled.of(output))
+        return True
+
     def _let_go(self, error: DovetailError) -> None:
         super()._let_go(error)
         for queue in self._queues.values():
             queue.put_nowait(EngineDeadError(self.dead_reason))
+        for waiting in self._vectors.values():
+            if not waiting.done():
+                waiting.set_exception(EngineDeadError(self.dead_reason))

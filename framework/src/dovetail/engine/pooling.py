@@ -16,7 +16,7 @@ from dovetail.kernel.plan import PoolingPlan
 
 TASKS: tuple[Task, ...] = ("embed", "classify", "score")
 """Those that give vectors."""
-NO_SAMPLING = SamplingParams(max_tokens=1, temperature=0)
+NO_SAMPLING = SamplingParams(max_tokens=None, temperature=0)
 """Stands where a request's sampling parameters do."""
 
 

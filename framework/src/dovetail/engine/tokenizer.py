@@ -21,6 +21,7 @@ from dovetail.api.errors import CheckpointError, RequestError
 from dovetail.engine import chat_template as chat
 from dovetail.engine.detokenizer import IncrementalDetokenizer, Spelling
 from dovetail.engine.token_lengths import LongestToken, longest_token
+from dovetail.engine.truncation import Side, encode_within
 
 TOKENIZER_FILE = "tokenizer.json"
 CONFIG_FILE = "tokenizer_config.json"
@@ -122,6 +123,24 @@ class Tokenizer:
     def fewest_tokens(self, text: str) -> int:
         """A text has at least so many tokens, by its length alone; 0 where the vocabulary tells nothing of the kind."""
         return self._longest_token.fewest(text) if self._longest_token else 0
+
+    def encode_within(
+        self,
+        text: str,
+        limit: int | None,
+        *,
+        pair: str | None = None,
+        side: Side = "right",
+        add_special_tokens: bool = True,
+    ) -> list[int]:
+        """Ids of a text, or of two that a cross-encoder reads together.
+
+        Args:
+            limit: tokens at most; the texts are cut at their ``side``, and the special tokens around them stay. None for any number.
+            pair: the second text.
+        """
+        other = None if pair is None else _encodable(pair)
+        return encode_within(self.backend, _encodable(text), other, limit, side, add_special_tokens)
 
     def decode(self, ids: Sequence[int] | int, skip_special_tokens: bool = True) -> str:
         """The text of ids. Bytes that are no UTF-8 become U+FFFD."""

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
+from dovetail.api.cards import Task
 from dovetail.engine.messages import EngineStats, Overview
 from dovetail.engine.outputs import Delta
 from dovetail.engine.params import SamplingParams
+from dovetail.engine.pooling import PoolingParams
+from dovetail.engine.pooling_outputs import Pooled
+from dovetail.kernel.plan import ParserPlan, PoolingPlan
 
 
 class ServedPlan(Protocol):
@@ -17,7 +21,32 @@ class ServedPlan(Protocol):
     def model(self) -> str: ...
 
     @property
-    def tasks(self) -> tuple[str, ...]: ...
+    def tasks(self) -> tuple[Task, ...]: ...
+
+    @property
+    def tasks_reason(self) -> str:
+        """Why those."""
+        ...
+
+    @property
+    def pooling(self) -> PoolingPlan | None:
+        """How vectors are made, if they are."""
+        ...
+
+    @property
+    def tool_parsers(self) -> tuple[ParserPlan, ...]:
+        """Readers of tool calls; the first that recognises the chat template serves."""
+        ...
+
+    @property
+    def reasoning_parsers(self) -> tuple[ParserPlan, ...]:
+        """The same of reasoning."""
+        ...
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The model's configuration."""
+        ...
 
 
 class ServedTokenizer(Protocol):
@@ -30,6 +59,19 @@ class ServedTokenizer(Protocol):
     def chat_template(self) -> str | Mapping[str, str] | None: ...
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]: ...
+
+    def encode_within(
+        self,
+        text: str,
+        limit: int | None,
+        /,
+        *,
+        pair: str | None = None,
+        side: Literal["left", "right"] = "right",
+        add_special_tokens: bool = True,
+    ) -> list[int]:
+        """Ids of a text, or of two that belong together, cut to ``limit`` tokens, special ones included."""
+        ...
 
     def fewest_tokens(self, text: str) -> int:
         """A text has at least so many tokens, which takes no time to know; 0 where nothing is known."""
@@ -45,7 +87,12 @@ class ServedTokenizer(Protocol):
         """How one token is spelled, which may be a part of a character."""
         ...
 
-    def find_chat_template(self, chat_template: str | None = None) -> str:
+    @property
+    def special_ids(self) -> frozenset[int]: ...
+
+    def token_to_id(self, token: str, /) -> int | None: ...
+
+    def find_chat_template(self, chat_template: str | None = None, *, with_tools: bool = False) -> str:
         """The source of a template: one of the model's by name, the text given, or the model's own.
 
         Raises:
@@ -150,6 +197,24 @@ class ServedEngine(Protocol):
 
         Raises:
             RequestError: the request cannot be served; raised before the first batch.
+            EngineDeadError: the engine ended.
+        """
+        ...
+
+    async def pool(
+        self,
+        request_id: str,
+        prompt_token_ids: list[int],
+        params: PoolingParams,
+        *,
+        priority: int = 0,
+        cache_salt: str | None = None,
+        adapter: str | None = None,
+    ) -> Pooled:
+        """The vector of one prompt. Cancelling the task that waits for it aborts the request.
+
+        Raises:
+            RequestError: the request cannot be served.
             EngineDeadError: the engine ended.
         """
         ...

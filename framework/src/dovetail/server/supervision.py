@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import sys
+import logging
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from typing import Any, Generic, Protocol, TypeVar
@@ -12,7 +12,10 @@ from dovetail.api.errors import DovetailError, EngineDeadError
 from dovetail.engine.messages import EngineStats, Overview
 from dovetail.engine.outputs import Delta
 from dovetail.engine.params import SamplingParams
+from dovetail.engine.pooling import PoolingParams
+from dovetail.engine.pooling_outputs import Pooled
 from dovetail.server.engine_protocol import ServedEngine, ServedPlan, ServedTokenizer
+from dovetail.utils.logs import say
 
 MakeEngine = Callable[[], Awaitable[ServedEngine]]
 RESTARTS = 1
@@ -87,7 +90,7 @@ class Supervisor(Generic[E]):
         self._changed()
 
     async def _restart(self, reason: str) -> None:
-        _say(f"the engine died: {reason}; it is being started again")
+        say(f"the engine died: {reason}; it is being started again", logging.WARNING)
         started = time.monotonic()
         await self.engine.stop()
         engine = await self._make_engine()
@@ -98,7 +101,7 @@ class Supervisor(Generic[E]):
             raise
         self.engine = engine
         self._successors -= 1
-        _say(f"the engine serves again, after {time.monotonic() - started:.1f} s")
+        say(f"the engine serves again, after {time.monotonic() - started:.1f} s")
 
     async def stop(self) -> None:
         """End the engine, or the start of its successor."""
@@ -139,6 +142,20 @@ class SupervisedEngine(Supervisor[ServedEngine]):
         adapter: str | None = None,
     ) -> AsyncGenerator[list[Delta], None]:
         return self._current().generate(
+            request_id, prompt_token_ids, params, priority=priority, cache_salt=cache_salt, adapter=adapter
+        )
+
+    async def pool(
+        self,
+        request_id: str,
+        prompt_token_ids: list[int],
+        params: PoolingParams,
+        *,
+        priority: int = 0,
+        cache_salt: str | None = None,
+        adapter: str | None = None,
+    ) -> Pooled:
+        return await self._current().pool(
             request_id, prompt_token_ids, params, priority=priority, cache_salt=cache_salt, adapter=adapter
         )
 
@@ -212,8 +229,4 @@ async def _set_up(engine: Supervised, adapters: Mapping[str, str]) -> None:
         except EngineDeadError:
             raise
         except DovetailError as error:  # it may have been deleted since; that is no reason to serve nothing at all
-            _say(f"the adapter {name} is no longer served: {error}")
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+            say(f"the adapter {name} is no longer served: {error}", logging.WARNING)

@@ -1,0 +1,102 @@
+"""What a request for a vector gives back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from dovetail.engine.messages import TokenOutput
+
+Out = TypeVar("Out")
+
+
+@dataclass(slots=True)
+class Pooled:
+    """What the engine made of one prompt.
+
+    Attributes:
+        vector: float32, little-endian; empty if there is an error.
+        cached_tokens: of the prompt, found in the prefix cache.
+        timing: seconds that it waited, and seconds from there on.
+        error: what went wrong.
+        refused: the error is the request's own, not the engine's.
+    """
+
+    vector: bytes
+    cached_tokens: int = 0
+    timing: tuple[float, float] | None = None
+    error: str | None = None
+    refused: bool = False
+
+    @classmethod
+    def of(cls, output: TokenOutput) -> Pooled:
+        return cls(output.vector or b"", output.cached_tokens, output.timing, output.error, output.refused)
+
+
+@dataclass(slots=True)
+class PoolingRequestOutput(Generic[Out]):
+    """A prompt and what was made of it.
+
+    Attributes:
+        num_cached_tokens: tokens of the prompt that were found in the prefix cache.
+    """
+
+    request_id: str
+    outputs: Out
+    prompt_token_ids: list[int]
+    num_cached_tokens: int = 0
+    finished: bool = True
+
+
+@dataclass(slots=True)
+class PoolingOutput:
+    """
+    Attributes:
+        data: float32 tensor ``[D]`` on the host.
+    """
+
+    data: Any
+
+
+@dataclass(slots=True)
+class EmbeddingOutput:
+    """One embedding."""
+
+    embedding: list[float]
+
+    @property
+    def hidden_size(self) -> int:
+        return len(self.embedding)
+
+    def __repr__(self) -> str:
+        return f"EmbeddingOutput(hidden_size={self.hidden_size})"
+
+
+@dataclass(slots=True)
+class ClassificationOutput:
+    """One probability for each label, or logits if those were asked for."""
+
+    probs: list[float]
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.probs)
+
+
+@dataclass(slots=True)
+class ScoringOutput:
+    """How well two texts go together."""
+
+    score: float
+
+
+class EmbeddingRequestOutput(PoolingRequestOutput[EmbeddingOutput]):
+    """A prompt and its embedding."""
+
+
+class ClassificationRequestOutput(PoolingRequestOutput[ClassificationOutput]):
+    """A prompt and its labels' probabilities."""
+
+
+class ScoringRequestOutput(PoolingRequestOutput[ScoringOutput]):
+    """Two texts and their score."""
