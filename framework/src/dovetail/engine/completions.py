@@ -36,7 +36,9 @@ class Completion:
         self._detokenizer: IncrementalDetokenizer | None = None
         self._token_text: logprobs.TokenText = no_text
         if tokenizer is not None and params.detokenize:
-            self._detokenizer = IncrementalDetokenizer(tokenizer, params.skip_special_tokens, prompt_token_ids)
+            self._detokenizer = IncrementalDetokenizer(
+                tokenizer, params.skip_special_tokens, prompt_token_ids, params.shown_special_tokens
+            )
             self._token_text = partial(logprobs.token_text, tokenizer)
 
     def delta(self, output: TokenOutput) -> Delta:

@@ -97,11 +97,20 @@ class IncrementalDetokenizer:
     Args:
         skip_special_tokens: leave special tokens out.
         prompt_ids: what came before; the text then continues the prompt's, so that a space at its start stays.
+        shown: special tokens that are not left out.
     """
 
-    def __init__(self, tokenizer: Tokenizer, skip_special_tokens: bool = True, prompt_ids: Sequence[int] = ()) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        skip_special_tokens: bool = True,
+        prompt_ids: Sequence[int] = (),
+        shown: Sequence[int] = (),
+    ) -> None:
         self._tokenizer = tokenizer
         self._skipped = tokenizer.special_ids if skip_special_tokens else frozenset[int]()
+        if shown:
+            self._skipped = self._skipped.difference(shown)
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
         self._strip = tokenizer.spelling.strip if tokenizer.spelling else 0
         self._context: list[int] = []

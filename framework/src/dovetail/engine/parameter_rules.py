@@ -150,6 +150,7 @@ RULES: dict[str, Rule] = {
         _whole(1, MAX_COUNT, None, -1),
         "a whole number, at least 1, or -1 for as many tokens as the context holds",
     ),
+    "shown_special_tokens": Rule(_token_ids, "a list of token ids"),
     "spaces_between_special_tokens": Rule(_boolean, "true or false"),
     "detokenize": Rule(_boolean, "true or false"),
 }
@@ -160,7 +161,7 @@ BEAM_RULES: dict[str, Rule] = {
     "temperature": Rule(_zero_or_one, "0 or 1: beam search follows the model's own distribution"),
     "length_penalty": Rule(_number(-10, 10), "a number between -10 and 10"),
 }
-LISTS = ("stop", "stop_token_ids", "bad_words")
+LISTS = ("stop", "stop_token_ids", "bad_words", "shown_special_tokens")
 """Parameters that are lists, empty by default."""
 
 

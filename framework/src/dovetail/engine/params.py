@@ -85,6 +85,7 @@ class SamplingParams(msgspec.Struct, kw_only=True, omit_defaults=True, forbid_un
         prompt_logprobs: the same for the tokens of the prompt.
         structured_outputs: a form that the output must have.
         truncate_prompt_tokens: keep only the last so many tokens of the prompt; -1 for as many as the context holds beside ``max_tokens``.
+        shown_special_tokens: ids of special tokens that are text all the same.
         spaces_between_special_tokens: accepted for vLLM's sake; tokenizers of today decide that by themselves.
         detokenize: give texts, not token ids alone.
 
@@ -116,6 +117,7 @@ class SamplingParams(msgspec.Struct, kw_only=True, omit_defaults=True, forbid_un
     prompt_logprobs: int | None = None
     structured_outputs: StructuredOutputs | None = None
     truncate_prompt_tokens: int | None = None
+    shown_special_tokens: list[int] = []
     spaces_between_special_tokens: bool = True
     detokenize: bool = True
 

@@ -70,10 +70,10 @@ def check(data: dict[str, Any], model: type[B]) -> B:
 def _message(message: Any, index: int) -> Any:
     if not isinstance(message, dict):
         return message
-    if message.get("role") in ("tool", "function"):
+    if message.get("role") == "function":
         raise ApiError(
             400,
-            f"messages[{index}].role is {message['role']!r}, but tools are not supported yet",
+            f"messages[{index}].role is 'function', the older form of tools; give the result of a call the role tool and its tool_call_id",
             param=f"messages[{index}].role",
             code="unsupported_value",
         )

@@ -7,6 +7,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
+from dovetail.api import Content, Reasoning
 from dovetail.engine.outputs import Delta
 from dovetail.server.answers import ChoicesAnswer, respond
 from dovetail.server.body import read_body
@@ -16,9 +17,10 @@ from dovetail.server.generation import Completion
 from dovetail.server.jobs import Job, make_job
 from dovetail.server.logprobs import chat_logprobs, prompt_logprobs
 from dovetail.server.openapi import documented
-from dovetail.server.prompts import chat_prompt
+from dovetail.server.prompts import converse
 from dovetail.server.protocol import ChatCompletionRequest
 from dovetail.server.sse import AnswerStream
+from dovetail.server.turns import Arguments, Call, Reading, Told, TurnEvent, tell
 
 
 def router(context: ServerContext) -> APIRouter:
@@ -30,8 +32,9 @@ def router(context: ServerContext) -> APIRouter:
         body = await read_body(request, ChatCompletionRequest)
         model, adapter = context.select(body.model)
         context.need_task("generate")
-        job = make_job(context, body, [await chat_prompt(context, body)], adapter)
-        answer = ChatAnswer(context, body, job, model)
+        prompt, reading = await converse(context, body)
+        job = make_job(context, body, [prompt], adapter, reading)
+        answer = ChatAnswer(context, body, job, model, reading)
         return await respond(context, request, answer, stream=bool(body.stream))
 
     return routes
@@ -42,8 +45,11 @@ class ChatAnswer(ChoicesAnswer):
 
     prefix, kind, kind_of_chunk = "chatcmpl", "chat.completion", "chat.completion.chunk"
 
-    def __init__(self, context: ServerContext, body: ChatCompletionRequest, job: Job, model: str) -> None:
+    def __init__(
+        self, context: ServerContext, body: ChatCompletionRequest, job: Job, model: str, reading: Reading
+    ) -> None:
         super().__init__(context, body, job, model)
+        self.reading = reading
         self.role = body.messages[-1].role if body.continue_final_message else context.settings.response_role
         self.top = body.top_logprobs or 0
         self.wants_logprobs = bool(body.logprobs)
@@ -57,14 +63,27 @@ class ChatAnswer(ChoicesAnswer):
         return answer
 
     def choice(self, index: int, choice: Completion) -> dict[str, Any]:
+        told = tell(self.reading, choice.text)
         shown = {
             "index": index,
-            "message": {"role": self.role, "content": choice.text, "refusal": None},
+            "message": self._message(told),
             "logprobs": self.logprobs(choice),
-            "finish_reason": choice.finish_reason,
+            "finish_reason": finish_reason(choice.finish_reason, len(told.calls)),
             "stop_reason": choice.stop_reason,
         }
         return {**shown, "token_ids": choice.token_ids} if self.body.return_token_ids else shown
+
+    def _message(self, told: Told) -> dict[str, Any]:
+        message: dict[str, Any] = {"role": self.role, "content": told.content, "refusal": None}
+        if self.reading.reasoning is not None:
+            message |= thoughts(told.reasoning or None)
+        if told.calls:
+            message["content"] = told.content or None
+            message["tool_calls"] = [
+                {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": arguments}}
+                for call, arguments in told.calls
+            ]
+        return message
 
     def stream(self) -> AnswerStream:
         return ChatStream(self)
@@ -75,18 +94,41 @@ class ChatAnswer(ChoicesAnswer):
         return chat_logprobs(self.names, source.token_ids, source.logprobs or (), self.top)
 
 
+def finish_reason(reason: str | None, calls: int) -> str | None:
+    """Why a turn ended, as OpenAI's API says it."""
+    return "tool_calls" if calls and reason == "stop" else reason
+
+
+def thoughts(text: str | None) -> dict[str, Any]:
+    """Reasoning under both names that clients look for it by."""
+    return {"reasoning_content": text, "reasoning": text}
+
+
+def delta_of(event: TurnEvent) -> dict[str, Any]:
+    """An event as the ``delta`` of a chunk."""
+    match event:
+        case Content(text):
+            return {"content": text}
+        case Reasoning(text):
+            return thoughts(text)
+        case Call(index, id, name):
+            function = {"name": name, "arguments": ""}
+            return {"tool_calls": [{"index": index, "id": id, "type": "function", "function": function}]}
+        case Arguments(index, text):
+            return {"tool_calls": [{"index": index, "function": {"arguments": text}}]}
+
+
 class ChatStream(AnswerStream):
     """The chunks of a :class:`ChatAnswer`."""
 
     def __init__(self, answer: ChatAnswer) -> None:
         self.answer = answer
         self.writer = answer.writer()
-        self._plain = not (answer.wants_logprobs or answer.body.return_token_ids)
+        choices = range(answer.job.choices)
+        self._turns = None if answer.reading.plain else [answer.reading.turn() for _ in choices]
         # Most chunks differ from each other in their text alone.
-        self._frames = [
-            self.writer.frame(index, b'"delta":{"content":', b"}") if self._plain else None
-            for index in range(answer.job.choices)
-        ]
+        plain = self._turns is None and not (answer.wants_logprobs or answer.body.return_token_ids)
+        self._frames = [self.writer.frame(index, b'"delta":{"content":', b"}") if plain else None for index in choices]
 
     def opening(self) -> bytes:
         answer, writer = self.answer, self.writer
@@ -96,27 +138,40 @@ class ChatStream(AnswerStream):
         return b"".join(writer.chunk(index, delta, NULL) for index in range(answer.job.choices))
 
     def events(self, deltas: list[Delta]) -> bytes:
-        made = []
+        made: list[bytes] = []
         for delta in deltas:
             self.writer.count(delta)
-            frame = self._frames[delta.index]
-            if frame is None:
-                made.append(self._piece(delta))
+            if (frame := self._frames[delta.index]) is None:
+                made += self._pieces(delta)
             elif delta.text:
                 made += (frame[0], encode(delta.text), frame[1])
             if delta.finish_reason is not None:
-                reason = delta.finish_reason
+                calls = self._turns[delta.index].calls if self._turns else 0
+                reason = finish_reason(delta.finish_reason, calls)
                 made.append(self.writer.last_chunk(delta.index, b'"delta":{}', NULL, reason, delta.stop_reason))
         return b"".join(made)
 
     def ending(self) -> bytes:
         return self.writer.end()
 
-    def _piece(self, delta: Delta) -> bytes:
+    def _pieces(self, delta: Delta) -> list[bytes]:
+        """A chunk for each event; the first has what belongs to the tokens."""
         answer = self.answer
         ids = b',"token_ids":' + encode(delta.token_ids) if answer.body.return_token_ids and delta.token_ids else b""
         logprobs = encode(answer.logprobs(delta)) if answer.wants_logprobs and delta.token_ids else NULL
+        deltas = [delta_of(event) for event in self._events(delta)]
         # Text may be held back while its tokens and their logprobs are known.
-        if not (delta.text or ids or logprobs is not NULL):
-            return b""
-        return self.writer.chunk(delta.index, b'"delta":{"content":' + encode(delta.text) + b"}" + ids, logprobs)
+        if not deltas and (ids or logprobs is not NULL):
+            deltas = [{"content": ""}]
+        made = []
+        for shown in deltas:
+            made.append(self.writer.chunk(delta.index, b'"delta":' + encode(shown) + ids, logprobs))
+            ids, logprobs = b"", NULL
+        return made
+
+    def _events(self, delta: Delta) -> list[TurnEvent]:
+        if self._turns is None:
+            return [Content(delta.text)] if delta.text else []
+        turn = self._turns[delta.index]
+        events = turn.feed(delta.text) if delta.text else []
+        return events if delta.finish_reason is None else events + turn.finish()

@@ -93,7 +93,7 @@ class ChunkWriter:
         return b"".join(parts)
 
     def last_chunk(
-        self, index: int, payload: bytes, logprobs: bytes, finish_reason: str, stop_reason: str | int | None
+        self, index: int, payload: bytes, logprobs: bytes, finish_reason: str | None, stop_reason: str | int | None
     ) -> bytes:
         """The last piece of a choice."""
         ending = encode({"finish_reason": finish_reason, "stop_reason": stop_reason})

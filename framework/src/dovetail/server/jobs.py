@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import uuid4
 
 from dovetail.engine.checks import truncated
 from dovetail.engine.params import SamplingParams
 from dovetail.server.context import ServerContext
+from dovetail.server.engine_protocol import ServedTokenizer
 from dovetail.server.errors import ApiError
+from dovetail.server.forms import shaped
 from dovetail.server.protocol import GenerationRequest
 from dovetail.server.sampling import check_length, is_scoring, sampling_params
+from dovetail.server.turns import Reading
 
 
 @dataclass(frozen=True)
@@ -48,9 +52,16 @@ class Job:
 
 
 def make_job(
-    context: ServerContext, body: GenerationRequest, prompts: list[list[int]], adapter: str | None = None
+    context: ServerContext,
+    body: GenerationRequest,
+    prompts: list[list[int]],
+    adapter: str | None = None,
+    reading: Reading | None = None,
 ) -> Job:
     """Check a request against the model and the server.
+
+    Args:
+        reading: of the turns that it asks for, which may demand a form of them.
 
     Raises:
         ApiError, RequestError: it cannot be served.
@@ -60,6 +71,9 @@ def make_job(
         message = f"priority is {body.priority}, but this server has --scheduling-policy {engine.scheduling_policy}"
         raise ApiError(400, message, param="priority", code="unsupported_value")
     params = sampling_params(context, body)
+    if reading is not None and not reading.plain:
+        params.structured_outputs = shaped(params.structured_outputs, reading)
+        params.shown_special_tokens = shown_ids(engine.tokenizer, reading.special_tokens)
     limit = context.settings.max_request_choices
     if len(prompts) * params.sequences > limit:
         param = "n" if params.sequences == params.n else "best_of"
@@ -77,3 +91,9 @@ def make_job(
         adapter=adapter,
         scoring=is_scoring(body),
     )
+
+
+def shown_ids(tokenizer: ServedTokenizer, tokens: Sequence[str]) -> list[int]:
+    """The ids of those tokens that are special ones."""
+    ids = map(tokenizer.token_to_id, tokens)
+    return [id for id in ids if id is not None and id in tokenizer.special_ids]

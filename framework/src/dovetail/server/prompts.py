@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from dovetail.server.context import ServerContext
 from dovetail.server.encoding import encode
 from dovetail.server.errors import ApiError
-from dovetail.server.protocol import ChatCompletionRequest, ChatMessage, CompletionRequest
+from dovetail.server.protocol import ChatCompletionRequest, CompletionRequest
 from dovetail.server.sampling import check_ids
+from dovetail.server.told_tools import conversation, knows_tools
+from dovetail.server.tools import read_offer
+from dovetail.server.turns import Reading, find_reading
 
 TEMPLATE_KWARGS_TAKEN = frozenset(
     ("self", "messages", "tools", "documents", "add_generation_prompt", "continue_final_message", "chat_template")
 )
+PROMPT_END = 4096
+"""Characters of a prompt that tell whether it opened the reasoning."""
 
 
 async def chat_prompt(context: ServerContext, body: ChatCompletionRequest) -> list[int]:
-    """Render the conversation with the chat template and encode it.
+    """The token ids of a conversation; raises as :func:`converse`."""
+    return (await converse(context, body))[0]
+
+
+async def converse(context: ServerContext, body: ChatCompletionRequest) -> tuple[list[int], Reading]:
+    """Render the conversation with the chat template and encode it; and how the turn that follows is read.
 
     Raises:
         ApiError: the request contradicts itself, or brings a template of its own.
@@ -30,13 +41,17 @@ async def chat_prompt(context: ServerContext, body: ChatCompletionRequest) -> li
     opens = not continues if body.add_generation_prompt is None else body.add_generation_prompt
     tokenizer = context.engine.tokenizer
     _check_trust(context, body)
-    template = tokenizer.find_chat_template(body.chat_template)
     kwargs = _template_kwargs(body)
-    messages = [_for_template(message, i, template) for i, message in enumerate(body.messages)]
+    offer = read_offer(body, context.settings)
+    template = tokenizer.find_chat_template(body.chat_template, with_tools=bool(offer.shown))
+    reading = find_reading(context.engine.plan, template, offer, body.include_reasoning is not False)
+    messages = conversation(body.messages, template, offer, reading.tools)
+    tools = [{"type": "function", "function": tool} for tool in offer.shown] if knows_tools(template) else None
 
-    def render() -> list[int]:
+    def render() -> tuple[list[int], str]:
         prompt = tokenizer.apply_chat_template(
             messages,
+            tools=tools or None,
             documents=body.documents,
             add_generation_prompt=opens,
             continue_final_message=continues,
@@ -44,9 +59,10 @@ async def chat_prompt(context: ServerContext, body: ChatCompletionRequest) -> li
             **kwargs,
         )
         special, truncates = bool(body.add_special_tokens), body.truncate_prompt_tokens is not None
-        return encode(context, prompt, special=special, param="messages", truncates=truncates)
+        return encode(context, prompt, special=special, param="messages", truncates=truncates), prompt
 
-    return await context.in_worker(render)
+    ids, prompt = await context.in_worker(render)
+    return ids, replace(reading, prompt=prompt[-PROMPT_END:])
 
 
 async def completion_prompts(context: ServerContext, body: CompletionRequest) -> list[list[int]]:
@@ -99,21 +115,11 @@ def _template_kwargs(body: ChatCompletionRequest) -> dict[str, Any]:
     if taken:
         message = f"chat_template_kwargs may not set {', '.join(taken)}; the request has a field of that name"
         raise ApiError(400, message, param="chat_template_kwargs", code="invalid_value")
-    if body.thinking is not None:
-        kwargs.setdefault("enable_thinking", body.thinking)
+    thinks = False if body.reasoning_effort == "none" else body.thinking
+    if thinks is not None:
+        # Templates call it by either name.
+        kwargs.setdefault("enable_thinking", thinks)
+        kwargs.setdefault("thinking", thinks)
+    if body.reasoning_effort is not None:
+        kwargs.setdefault("reasoning_effort", body.reasoning_effort)
     return kwargs
-
-
-def _for_template(message: ChatMessage, index: int, template: str) -> dict[str, Any]:
-    if message.content is None and message.role != "assistant":
-        param = f"messages[{index}].content"
-        raise ApiError(400, f"{param} is required", param=param, code="missing_required_parameter")
-    # Most templates were written before this role, and would refuse it or drop its text.
-    role = "system" if message.role == "developer" and "developer" not in template else message.role
-    turn: dict[str, Any] = {"role": role, "content": message.content or message.refusal or ""}
-    if message.name is not None:
-        turn["name"] = message.name
-    thoughts = message.reasoning_content or message.reasoning
-    if thoughts is not None:
-        turn["reasoning_content"] = thoughts
-    return turn

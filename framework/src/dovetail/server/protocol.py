@@ -110,6 +110,65 @@ class GenerationRequest(Body):
     session_id: str | None = Field(None, description="an identifier; has no effect")
 
 
+class Function(Body):
+    """A function that the model may call."""
+
+    name: str = Field(pattern=r"^[\w.-]{1,64}$")
+    description: str | None = None
+    parameters: dict[str, Any] | None = Field(None, description="a JSON schema of an object")
+    strict: bool | None = Field(None, description="arguments follow the schema, where calls hold them as JSON")
+
+
+class ToolDefinition(Body):
+    """What the model may call."""
+
+    type: Literal["function"]
+    function: Function
+
+
+class FunctionName(Body):
+    """A function, by its name."""
+
+    name: str = Field(min_length=1)
+
+
+class NamedTool(Body):
+    """A tool, by its name."""
+
+    type: Literal["function"]
+    function: FunctionName
+
+
+class AllowedTools(Body):
+    """Those of the tools that this answer may call."""
+
+    mode: Literal["auto", "required"]
+    tools: list[NamedTool] = Field(min_length=1)
+
+
+class AllowedToolChoice(Body):
+    """A choice among some of the tools."""
+
+    type: Literal["allowed_tools"]
+    allowed_tools: AllowedTools
+
+
+class CalledFunction(Body):
+    """A function that was called, and with what."""
+
+    name: str = Field(min_length=1)
+    arguments: str | None = Field(None, description="a JSON object, as text")
+
+
+class ToolCall(Body):
+    """A call of an earlier answer."""
+
+    id: str | None = None
+    type: Literal["function"] | None = None
+    function: CalledFunction
+    index: Int | None = None
+
+
 class ChatMessage(Body):
     """One turn of a conversation."""
 
@@ -118,6 +177,8 @@ class ChatMessage(Body):
     name: str | None = None
     reasoning_content: str | None = Field(None, description="thoughts that came before the content")
     reasoning: str | None = Field(None, description="the same, by another name")
+    tool_calls: list[ToolCall] | None = Field(None, description="what the assistant called in this turn")
+    tool_call_id: str | None = Field(None, description="the call whose result this is, with the role tool")
     refusal: str | None = None
     annotations: list[Any] | None = None
 
@@ -135,6 +196,13 @@ class ChatCompletionRequest(GenerationRequest):
     chat_template: str | None = Field(None, description="a jinja template, if the server trusts requests with it")
     chat_template_kwargs: dict[str, Any] | None = Field(None, description="variables for the chat template")
     thinking: bool | None = Field(None, description="sets the template's enable_thinking")
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = Field(
+        None, description="for templates that know it; none turns thinking off"
+    )
+    include_reasoning: bool | None = Field(None, description="send the model's thoughts, too (default true)")
+    tools: list[ToolDefinition] | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | AllowedToolChoice | None = None
+    parallel_tool_calls: bool | None = Field(None, description="more than one call in an answer (default true)")
 
 
 class CompletionRequest(GenerationRequest):

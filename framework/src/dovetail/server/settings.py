@@ -6,6 +6,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from dovetail.utils import logs
+
 API_KEY_VARIABLE = "DOVETAIL_API_KEY"
 """Environment variable that holds keys."""
 
@@ -29,6 +31,10 @@ class ServerSettings(BaseModel):
     api_key_file: str | None = Field(None, description="file of further keys, one a line; # begins a comment")
     served_model_name: list[str] = Field(
         [], description="names under which clients may ask for the model (default: the model as given)"
+    )
+    enable_auto_tool_choice: bool = Field(
+        True,
+        description="let models decide whether they call tools; otherwise requests must say required, none or a name",
     )
     response_role: str = Field("assistant", min_length=1, description="role of the answers of the chat route")
     trust_request_chat_template: bool = Field(
@@ -81,7 +87,21 @@ class ServerSettings(BaseModel):
         description="processes that read requests and write answers, over one engine, for when one of them is what limits the engine",
     )
     uvicorn_log_level: Literal["critical", "error", "warning", "info", "debug", "trace"] = Field(
-        "warning", description="how much the HTTP layer logs; info adds a line for each request"
+        "warning", description="how much the HTTP layer logs of its own doings"
+    )
+    log_format: logs.Format = Field(
+        "text", description="of the lines on standard error: text for people, or json, one object a line"
+    )
+    log_level: logs.Level = Field(
+        "info", description="what is logged; info has a line for each request that has ended, and warning has none"
+    )
+    disable_uvicorn_access_log: bool = Field(False, description="log no lines for requests that have ended")
+    disable_access_log_for_endpoints: str | None = Field(
+        None, description="paths whose requests get no such line, with commas between them, such as /health,/metrics"
+    )
+    enable_log_requests: bool = Field(False, description="log what requests ask for: their prompts and parameters")
+    max_log_len: int | None = Field(
+        None, ge=0, description="characters of a prompt that --enable-log-requests logs; all without it"
     )
     disable_web_page: bool = Field(False, description="do not serve the web page at /")
     disable_fastapi_docs: bool = Field(False, description="do not serve /docs, /redoc and /openapi.json")

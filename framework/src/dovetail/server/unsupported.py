@@ -19,7 +19,6 @@ NOT_YET: dict[str, tuple[Any, ...]] = {
     "echo": (False,),
     "function_call": ("none", "auto"),
     "functions": ([],),
-    "include_reasoning": (True,),
     "kv_transfer_params": (),
     "length_penalty": (1,),
     "logits_processors": ([],),
@@ -29,12 +28,10 @@ NOT_YET: dict[str, tuple[Any, ...]] = {
     "mm_processor_kwargs": ({},),
     "modalities": (["text"],),
     "moderation": (),
-    "parallel_tool_calls": (True, False),
     "prediction": (),
     "prompt_cache_options": (),
     "prompt_cache_retention": ("in-memory", "in_memory"),
     "prompt_embeds": (),
-    "reasoning_effort": (),
     "repeat_last_n": (0,),
     "repetition_detection": (),
     "return_prompt_text": (False,),
@@ -42,8 +39,6 @@ NOT_YET: dict[str, tuple[Any, ...]] = {
     "store": (False,),
     "suffix": ("",),
     "thinking_token_budget": (),
-    "tool_choice": ("none", "auto"),
-    "tools": ([],),
     "top_logprobs": (0,),
     "truncation_side": (),
     "use_beam_search": (False,),
@@ -57,8 +52,6 @@ NOT_YET: dict[str, tuple[Any, ...]] = {
 NOT_YET_IN_MESSAGES: dict[str, tuple[Any, ...]] = {
     "audio": (),
     "function_call": (),
-    "tool_call_id": (),
-    "tool_calls": ([],),
 }
 
 
