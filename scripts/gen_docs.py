@@ -18,7 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from dovetail.cli import chat, plan, plugins, serve
+from dovetail.cli import chat, complete, plan, plugins, run_batch, serve
 from dovetail.cli.main import COMMANDS
 from dovetail.engine.args import EngineArgs
 from dovetail.kernel.discovery import HOOKS
@@ -252,11 +252,12 @@ def options_page() -> str:
         ),
         "Every command takes `--debug`, which shows tracebacks; `dovetail --version` prints the version.",
         "## What to run",
-        "Of `serve`, `chat` and `plan`. The model itself is the first argument: "
+        "Of `serve`, `chat`, `complete`, `run-batch` and `plan`. The model itself is the first argument: "
         f"{EngineArgs.model_fields['model'].description}.",
         table(head, flag_rows(EngineArgs, resolution)),
         "## How to run it",
-        "Of `serve` and `chat`; `--plugins` and `--prefer` also of `plan` and `plugins`. In `chat`, `--seed` is that of the answers.",
+        "Of `serve`, `chat`, `complete` and `run-batch`; `--plugins` and `--prefer` also of `plan` and `plugins`. In `chat` and `complete`, "
+        "`--seed` is that of the answers.",
         table(head, flag_rows(EngineArgs, own)),
         "## dovetail serve",
         "The options above, and those of the HTTP server:",
@@ -270,6 +271,13 @@ def options_page() -> str:
         "## dovetail chat",
         "Without `--url`, it starts a server of its own on a free loopback port, with the options above.",
         table(head, own_rows(chat.add_arguments, everything - {"model", "seed", "api_key"})),
+        "## dovetail complete",
+        "As `chat`.",
+        table(head, own_rows(complete.add_arguments, everything - {"model", "seed", "api_key"})),
+        "## dovetail run-batch",
+        "Without `--url`, it runs the model by itself, with the options above and these of the server: "
+        f"{', '.join(code(f'--{name}'.replace('_', '-')) for name in run_batch.ANSWERS)}. [batch.md](batch.md) says more.",
+        table(head, own_rows(run_batch.add_arguments, everything - {"model", "api_key"})),
         "## dovetail plan",
         table(head, own_rows(plan.add_arguments, everything - {"model"})),
         "## dovetail plugins",

@@ -136,7 +136,7 @@ def test_every_page_is_in_the_index() -> None:
 def parser(command: str) -> CommandParser:
     made = CommandParser(prog=f"dovetail {command}")
     made.add_argument("--debug", action="store_true")
-    import_module(f"dovetail.cli.{command}").add_arguments(made)
+    import_module(f"dovetail.cli.{command.replace('-', '_')}").add_arguments(made)
     return made
 
 

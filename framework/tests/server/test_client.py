@@ -1,4 +1,4 @@
-"""The chat in the terminal, piped and typed."""
+"""Chat and completions in the terminal, piped and typed."""
 
 from __future__ import annotations
 
@@ -11,13 +11,16 @@ import time
 from pathlib import Path
 
 import pytest
-from server_fakes import WORDS, FakeEngine
+from server_fakes import WORDS, FakeEngine, serving
 
 from dovetail.api.errors import UsageError
+from dovetail.cli.main import main
 from dovetail.client.chat import run_chat
+from dovetail.client.completion import run_completion
 from dovetail.client.http import ChatClient, ClientError, Piece
 from dovetail.client.thinking import split_thoughts
 from dovetail.client.views import finished_blocks
+from dovetail.server.settings import ServerSettings
 
 TEXT = "".join(WORDS)
 
@@ -177,3 +180,47 @@ def test_terminal(live: str, engine: FakeEngine, until, rich: bool) -> None:
     terminal.until("> ")
     terminal.type("\x04")
     assert terminal.wait() == 0
+
+
+# dovetail complete
+
+
+def test_a_completion_is_written_as_it_is(
+    live: str, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    engine.words = (" Paris", ".", "\n\n", " <think>yes")
+    assert run_completion(live, "The capital", temperature=0.0, max_tokens=9, seed=None) == 0
+    assert capsys.readouterr().out == " Paris.\n\n <think>yes\n"
+    prompt, params = engine.asked[0]
+    assert engine.tokenizer.decode(prompt) == "The capital"
+    assert (params.temperature, params.max_tokens) == (0, 9)
+    pipe(monkeypatch, "two\nlines\n")
+    run_completion(live, None)
+    assert engine.tokenizer.decode(engine.asked[1][0]) == "two\nlines"
+
+
+def test_a_completion_needs_a_text_and_a_server(live: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe(monkeypatch, "\n")
+    with pytest.raises(UsageError, match="the prompt is empty"):
+        run_completion(live, None)
+    with pytest.raises(ClientError, match="the model 'other' does not exist"):
+        run_completion(live, "x", model="other")
+    with pytest.raises(ClientError, match="no server answers"):
+        run_completion("127.0.0.1:9", "x")
+
+
+@pytest.mark.parametrize("command", ["chat", "complete"])
+def test_options_of_the_engine_do_not_go_with_a_url(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([command, "--url", "http://127.0.0.1:9", "--dtype", "float32", "--max-num-seqs", "3"]) == 2
+    assert "--dtype and --max-num-seqs cannot change the server at --url" in capsys.readouterr().err
+
+
+def test_the_command_takes_the_key_of_the_environment(
+    engine: FakeEngine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with serving(engine, ServerSettings(api_key=["right"])) as url:
+        monkeypatch.setenv("DOVETAIL_API_KEY", "right")
+        assert main(["complete", "--url", url, "--prompt", "x", "--max-tokens", "2"]) == 0
+        assert capsys.readouterr().out == "Paris is\n"
+        assert main(["complete", "--url", url, "--prompt", "x", "--api-key", "wrong"]) == 1
+        assert "give the key with --api-key" in capsys.readouterr().err

@@ -14,10 +14,12 @@ from dovetail.cli.parser import CommandParser
 COMMANDS = {
     "serve": "serve a model over HTTP, with OpenAI's API",
     "chat": "talk to a model in the terminal",
+    "complete": "continue a text in the terminal",
+    "run-batch": "answer a file of requests, in OpenAI's batch form",
     "plan": "show what would run a model, and why, without running it",
     "plugins": "list, show, examine and create plugins",
 }
-"""Each is a module of this package with ``add_arguments(parser)`` and ``run(args) -> int``, imported only when it is called."""
+"""Each is a module of this package (``_`` for ``-``) with ``add_arguments(parser)`` and ``run(args) -> int``, imported only when it is called."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -48,7 +50,7 @@ def _run(argv: list[str], command: str | None) -> int:
         sub = subparsers.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
         sub.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="show tracebacks")
         if name == command:
-            module = import_module(f"dovetail.cli.{name}")
+            module = import_module(f"dovetail.cli.{name.replace('-', '_')}")
             module.add_arguments(sub)
             sub.set_defaults(run=module.run)
     args, unknown = parser.parse_known_args(argv)

@@ -5,15 +5,22 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, TypeVar
 
 from dovetail.api.errors import UsageError
 from dovetail.engine.args import EngineArgs
+from dovetail.utils import logs
 from dovetail.utils.config_file import add_config_flag
 from dovetail.utils.flags import add_flags, read_flags
 
 if TYPE_CHECKING:
     from dovetail.engine.client import AsyncEngine
+    from dovetail.engine.link import EngineLink
+    from dovetail.kernel.plan import Plan
+    from dovetail.server.settings import ServerSettings
+
+L = TypeVar("L", bound="EngineLink")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,26 +34,53 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from dovetail.engine.setup import make_plan
-    from dovetail.server.run import serve
     from dovetail.server.settings import ServerSettings
 
     if args.model and args.model_flag and args.model != args.model_flag:
         raise UsageError(f"two models were named, {args.model} and --model {args.model_flag}", "name one")
     args.model = args.model or args.model_flag
     engine_args, settings = read_flags(EngineArgs, args), read_flags(ServerSettings, args)
-    plan = make_plan(engine_args)
+    return _serve(engine_args, settings) if settings.api_server_count == 1 else _serve_processes(engine_args, settings)
 
-    async def make_engine() -> AsyncEngine:
-        from dovetail.engine.client import AsyncEngine
 
+def _serve(args: EngineArgs, settings: ServerSettings) -> int:
+    from dovetail.server.run import serve
+
+    return serve(engine_maker(args), settings)
+
+
+def _serve_processes(args: EngineArgs, settings: ServerSettings) -> int:
+    from dovetail.engine.setup import make_plan
+    from dovetail.server.hub import serve_processes
+    from dovetail.server.relay import RelayedEngine
+
+    plan = make_plan(args)
+    return serve_processes(loader(RelayedEngine, plan, args), settings, plan, args)
+
+
+def engine_maker(args: EngineArgs) -> Callable[[], Awaitable[AsyncEngine]]:
+    """What loads the model, as often as it is called, and says on standard error what came of it.
+
+    Raises:
+        DovetailError: the options do not resolve.
+    """
+    from dovetail.engine.client import AsyncEngine
+    from dovetail.engine.setup import make_plan
+
+    return loader(AsyncEngine, make_plan(args), args)
+
+
+def loader(kind: type[L], plan: Plan, args: EngineArgs) -> Callable[[], Awaitable[L]]:
+    """As :func:`engine_maker`, for a Plan that is there, and any link to the engine's process."""
+
+    async def make_engine() -> L:
         started = time.monotonic()
         with LoadingBar() as bar:
-            engine = await AsyncEngine.start(plan, engine_args, bar)
-        print(f"{describe(engine)}; loaded in {time.monotonic() - started:.1f} s", file=sys.stderr)
+            engine = await kind.start(plan, args, bar)
+        logs.say(f"{describe(engine)}; loaded in {time.monotonic() - started:.1f} s")
         return engine
 
-    return serve(make_engine, settings)
+    return make_engine
 
 
 class LoadingBar:
@@ -68,7 +102,7 @@ class LoadingBar:
         self._bar.update(done - self._bar.n)
 
 
-def describe(engine: AsyncEngine) -> str:
+def describe(engine: EngineLink) -> str:
     """The engine in two lines: device, dtype, context; and how memory is divided."""
     info, plan = engine.info, engine.plan
     assert info is not None

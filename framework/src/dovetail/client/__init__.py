@@ -1,1 +1,1 @@
-"""The terminal chat: a client of any server with OpenAI's API."""
+"""What talks to servers with OpenAI's API, from the terminal: chat, completions, batches, benchmarks."""

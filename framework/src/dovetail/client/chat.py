@@ -42,11 +42,9 @@ def run_chat(
     """
     given = {name: value for name, value in params.items() if value is not None}
     with ChatClient(url, api_key) as client:
-        names = client.models()
-        model = model or next(iter(names), None)
-        if model is None:
-            raise ClientError(f"the server at {client.url} has no model", "start one with: dovetail serve MODEL")
-        chat = Chat(client, make_view(), model, system, given)
+        # Asked even if it is not needed, so that a server that is not there is known before the first question.
+        main = client.main_model()
+        chat = Chat(client, make_view(), model or main, system, given)
         if sys.stdin.isatty():
             _interact(chat)
         else:

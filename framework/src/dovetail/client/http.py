@@ -1,4 +1,4 @@
-"""A small client of OpenAI's chat API, for the terminal."""
+"""A small client of OpenAI's API, for the terminal."""
 
 from __future__ import annotations
 
@@ -33,6 +33,30 @@ class Piece:
     thought: bool = False
 
 
+def server_root(url: str) -> str:
+    """The URL below which a server has its routes, from what a user typed: with or without scheme and ``/v1``.
+
+    Raises:
+        UsageError: it is none.
+    """
+    full = (url if "://" in url else f"http://{url}").rstrip("/").removesuffix("/v1")
+    parts = urlsplit(full)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise UsageError(f"{url!r} is not the URL of a server", "write it like http://127.0.0.1:8000")
+    return full
+
+
+def http_options(root: str, api_key: str | None) -> dict[str, Any]:
+    """What an ``httpx`` client, of either kind, needs for a server."""
+    return {
+        "headers": {"Authorization": f"Bearer {api_key}"} if api_key else {},
+        # An answer may take any time to begin, and pause; only a server that is not there is given up on.
+        "timeout": httpx.Timeout(None, connect=CONNECT_SECONDS),
+        # A proxy of the environment cannot reach this machine's own servers.
+        "trust_env": urlsplit(root).hostname not in LOOPBACK,
+    }
+
+
 class ChatClient:
     """Talks to one server.
 
@@ -45,18 +69,9 @@ class ChatClient:
     """
 
     def __init__(self, url: str, api_key: str | None = None) -> None:
-        full = (url if "://" in url else f"http://{url}").rstrip("/")
-        parts = urlsplit(full)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise UsageError(f"{url!r} is not the URL of a server", "write it like http://127.0.0.1:8000")
-        self.url = full if full.endswith("/v1") else f"{full}/v1"
-        self._http = httpx.Client(
-            headers={"Authorization": f"Bearer {api_key}"} if api_key else {},
-            # An answer may take any time to begin, and pause; only a server that is not there is given up on.
-            timeout=httpx.Timeout(None, connect=CONNECT_SECONDS),
-            # A proxy of the environment cannot reach this machine's own servers.
-            trust_env=parts.hostname not in LOOPBACK,
-        )
+        root = server_root(url)
+        self.url = f"{root}/v1"
+        self._http = httpx.Client(**http_options(root, api_key))
 
     def close(self) -> None:
         """Close the connections."""
@@ -79,14 +94,36 @@ class ChatClient:
             self._check(answer)
             return [str(model["id"]) for model in answer.json()["data"]]
 
+    def main_model(self) -> str:
+        """The first of :meth:`models`.
+
+        Raises:
+            ClientError: there is none, or it cannot be asked.
+        """
+        names = self.models()
+        if not names:
+            raise ClientError(f"the server at {self.url} has no model", "start one with: dovetail serve MODEL")
+        return names[0]
+
     def stream_chat(self, messages: Sequence[Message], **params: Any) -> Generator[Piece, None, None]:
         """The pieces of an answer as they come. Closing the iterator ends the answer.
 
         Raises:
             ClientError: the server refused, or failed on the way.
         """
-        body = {"messages": list(messages), "stream": True, **params}
-        with self._failures(), self._http.stream("POST", f"{self.url}/chat/completions", json=body) as answer:
+        return self._stream("chat/completions", {"messages": list(messages), **params})
+
+    def stream_completion(self, prompt: str, **params: Any) -> Generator[Piece, None, None]:
+        """How a text goes on, as it comes. Closing the iterator ends it.
+
+        Raises:
+            ClientError: the server refused, or failed on the way.
+        """
+        return self._stream("completions", {"prompt": prompt, **params})
+
+    def _stream(self, route: str, body: dict[str, Any]) -> Generator[Piece, None, None]:
+        sent = {**body, "stream": True}
+        with self._failures(), self._http.stream("POST", f"{self.url}/{route}", json=sent) as answer:
             if answer.is_error:
                 answer.read()
                 self._check(answer)
@@ -124,6 +161,8 @@ def _pieces(event: dict[str, Any]) -> Iterator[Piece]:
     if event.get("error"):
         raise ClientError(f"the server failed: {_message(event['error'])}")
     for choice in event["choices"]:
+        if choice.get("text"):
+            yield Piece(choice["text"])
         delta = choice.get("delta") or {}
         thought = next((delta[name] for name in THOUGHTS if delta.get(name)), None)
         if thought:

@@ -1,0 +1,21 @@
+"""``dovetail complete [MODEL]``: one text continued in the terminal, by a server that is there or by one of its own."""
+
+from __future__ import annotations
+
+import argparse
+
+from dovetail.cli.connection import add_engine_flags, add_parameter_flags, add_server_flags, reached, read_parameters
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_server_flags(parser)
+    parser.add_argument("--prompt", default=None, help="the text to continue (default: what comes on standard input)")
+    add_parameter_flags(parser)
+    add_engine_flags(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    from dovetail.client.completion import run_completion
+
+    with reached(args) as server:
+        return run_completion(server.url, args.prompt, server.model, server.api_key, **read_parameters(args))

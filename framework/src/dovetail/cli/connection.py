@@ -1,0 +1,155 @@
+"""The server that a command talks to: one that is there, or one of its own."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from dovetail.api.errors import UsageError
+from dovetail.engine.args import EngineArgs
+from dovetail.server.settings import API_KEY_VARIABLE
+from dovetail.utils.flags import add_flags, read_flags
+
+PARAMETERS = {"temperature": float, "top_p": float, "top_k": int, "max_tokens": int, "seed": int}
+"""Sampling parameters that have a flag where a command asks for text."""
+STOP_SECONDS = 10
+
+
+@dataclass(frozen=True)
+class Reached:
+    """
+    Attributes:
+        model: its name there; the server's first one if None.
+        api_key: if the server wants one.
+    """
+
+    url: str
+    model: str | None = None
+    api_key: str | None = None
+
+
+def add_server_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags that :func:`reached` and :func:`key_of` read; those of the engine are :func:`add_engine_flags`."""
+    parser.add_argument("model", nargs="?", default=None, help=EngineArgs.model_fields["model"].description)
+    parser.add_argument("--url", default=None, help="talk to the server at this URL instead of starting a model")
+    parser.add_argument(
+        "--api-key", default=None, help=f"that the server at --url wants (default: ${API_KEY_VARIABLE})"
+    )
+
+
+def add_parameter_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags of :data:`PARAMETERS`."""
+    for name, kind in PARAMETERS.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, default=None, help=f"{name} of every answer")
+
+
+def read_parameters(args: argparse.Namespace) -> dict[str, float | int | None]:
+    """What :func:`add_parameter_flags` added."""
+    return {name: getattr(args, name) for name in PARAMETERS}
+
+
+def add_engine_flags(parser: argparse.ArgumentParser) -> None:
+    """The engine's options, but for ``--seed``, which is the command's own."""
+    add_flags(parser, EngineArgs, "engine (without --url)", skip=("model", "seed"))
+
+
+@contextlib.contextmanager
+def reached(args: argparse.Namespace) -> Iterator[Reached]:
+    """The server at ``--url``, or one of our own for as long as the context lasts.
+
+    Raises:
+        UsageError: options of the engine were given together with a URL.
+        SystemExit: our own did not start, and has said why itself; with its exit code.
+    """
+    if args.url:
+        refuse_with_url(args, set(EngineArgs.model_fields) - {"model", "seed"})
+        yield Reached(args.url, args.model, key_of(args))
+        return
+    seedless = argparse.Namespace(**{k: v for k, v in vars(args).items() if k != "seed"})
+    with own_server(read_flags(EngineArgs, seedless)) as url:
+        yield Reached(url)
+
+
+def refuse_with_url(args: argparse.Namespace, names: set[str]) -> None:
+    """
+    Raises:
+        UsageError: one of the options was given, which the server at ``--url`` has chosen for itself.
+    """
+    if given := sorted(names & vars(args).keys()):
+        flags = " and ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise UsageError(f"{flags} cannot change the server at --url", "give one or the other")
+
+
+def key_of(args: argparse.Namespace) -> str | None:
+    """The key for the server at ``--url``."""
+    return args.api_key or os.environ.get(API_KEY_VARIABLE)
+
+
+@contextlib.contextmanager
+def own_server(args: EngineArgs) -> Iterator[str]:
+    """The URL of a server on a free loopback port, for as long as the context lasts.
+
+    Raises:
+        SystemExit: it did not start, and has said why itself; with its exit code.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    for number in (signal.SIGTERM, signal.SIGHUP):  # a closed terminal among them: the server must not outlive us
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
+    command = [sys.executable, "-m", "dovetail", "serve", "--port", str(port), "--exit-with-stdin", *as_flags(args)]
+    command += ["--log-level", "warning"]  # lines about requests would stand amid their answers
+    # The pipe to it closes with us, however we go. In a session of its own, so that Ctrl+C stops an answer and not the server.
+    environment = {k: v for k, v in os.environ.items() if k != API_KEY_VARIABLE}  # which would close it to us
+    server = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True, env=environment
+    )
+    try:
+        url = f"http://127.0.0.1:{port}"
+        _await(url, server)
+        yield url
+    finally:
+        server.send_signal(signal.SIGTERM)
+        try:
+            server.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            server.kill()
+
+
+def _await(url: str, server: subprocess.Popen[bytes]) -> None:
+    import httpx
+
+    while server.poll() is None:
+        with contextlib.suppress(httpx.TransportError):
+            if httpx.get(f"{url}/health", trust_env=False).status_code == 200:
+                return
+        time.sleep(0.05)
+    raise SystemExit(server.returncode or 1)
+
+
+def as_flags(args: EngineArgs) -> list[str]:
+    """The command line that gives these options again: those that differ from their defaults."""
+    import json
+
+    flags: list[str] = [] if args.model is None else [args.model]
+    for name in sorted(args.model_fields_set - {"model"}):
+        value = getattr(args, name)
+        if value == EngineArgs.model_fields[name].get_default(call_default_factory=True):
+            continue
+        flag = name.replace("_", "-")
+        if isinstance(value, bool):
+            flags.append(f"--{flag}" if value else f"--no-{flag}")
+            continue
+        flags.append(f"--{flag}")
+        if isinstance(value, list):
+            flags += map(str, value)
+        else:
+            flags.append(json.dumps(value) if isinstance(value, dict) else str(value))
+    return flags

@@ -1,0 +1,53 @@
+"""One text, continued in the terminal."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from typing import Any
+
+from dovetail.api.errors import UsageError
+from dovetail.client.http import ChatClient
+
+
+def run_completion(
+    url: str, prompt: str | None, model: str | None = None, api_key: str | None = None, **params: Any
+) -> int:
+    """Write how a text goes on to standard output, as it comes.
+
+    Args:
+        url: of a server with OpenAI's API.
+        prompt: the text; read from standard input if None.
+        model: its name there; the server's first one if None.
+        api_key: if the server wants one.
+        params: go into the request, such as ``temperature``; those that are None are left out.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        UsageError: the text is empty.
+        ClientError: the server cannot be reached, or refused.
+    """
+    given = {name: value for name, value in params.items() if value is not None}
+    with ChatClient(url, api_key) as client:
+        model = model or client.main_model()
+        text = _read() if prompt is None else prompt
+        if not text:
+            raise UsageError("the prompt is empty", "give one with --prompt TEXT, or on standard input")
+        # Closing tells the server at once that the rest is no longer wanted.
+        with contextlib.closing(client.stream_completion(text, model=model, **given)) as pieces:
+            try:
+                for piece in pieces:
+                    sys.stdout.write(piece.text)
+                    sys.stdout.flush()
+            finally:
+                sys.stdout.write("\n")
+    return 0
+
+
+def _read() -> str:
+    if sys.stdin.isatty():
+        print("Type the text to be continued, and Ctrl+D on a line of its own.", file=sys.stderr)
+    # Editors and echo end a file with a line break that nobody meant to continue from.
+    return sys.stdin.read().removesuffix("\n")
