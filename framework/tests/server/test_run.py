@@ -25,6 +25,7 @@ MESSAGES = [{"role": "user", "content": "a"}]
 
 class Server:
     def __init__(self, mood: str = "well", **settings: Any) -> None:
+        settings = {"log_level": "warning", **settings}
         settings = settings if "uds" in settings else {"port": 0, **settings}
         command = [sys.executable, str(SCRIPT), json.dumps(settings), mood]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

@@ -18,6 +18,7 @@ from dovetail.engine.args import EngineArgs
 from dovetail.engine.failures import failed, failure
 from dovetail.engine.processes import leave_only_with_parent
 from dovetail.kernel.plan import Plan
+from dovetail.utils import logs
 
 if TYPE_CHECKING:
     from dovetail.engine.core import EngineCore
@@ -28,6 +29,7 @@ STALL_MILLISECONDS = 2
 
 def main() -> int:
     leave_only_with_parent(sys.argv[1])
+    logs.follow_parent()
     context = zmq.Context()
     socket = context.socket(zmq.DEALER)
     socket.setsockopt(zmq.LINGER, 1000)

@@ -34,6 +34,7 @@ from dovetail.server.protocol import (
     LoadAdapterRequest,
     UnloadAdapterRequest,
 )
+from dovetail.server.request_log import RequestLog
 from dovetail.server.settings import ServerSettings
 
 ROUTERS = (
@@ -60,7 +61,7 @@ def build_app(engine: ServedEngine, settings: ServerSettings, counters: Counters
         version=version("dovetail"),
         openapi_url=None if settings.disable_fastapi_docs else "/openapi.json",
         redirect_slashes=False,
-        middleware=_middleware(context, [http.add]),
+        middleware=_middleware(context, [http.add, RequestLog(settings).add]),
     )
     app.state.context = context
     errors.install(app)

@@ -12,6 +12,7 @@ from dovetail.server.context import ServerContext
 from dovetail.server.errors import ApiError, stopping
 from dovetail.server.jobs import Job
 from dovetail.server.observe import Observation
+from dovetail.server.request_log import log_job
 
 Batches = AsyncGenerator[list[Delta], None]
 
@@ -50,6 +51,7 @@ async def generate(context: ServerContext, job: Job) -> Batches:
     """
     admission = context.admission
     one = len(job.prompts) == 1
+    log_job(context, job)
     with admission.enter(job.sequences) as ticket, Observation(context.measures, job) as seen:
         async with aclosing(_run(context, job, 0) if one else _several(context, job)) as batches:
             async for batch in batches:

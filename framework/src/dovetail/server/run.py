@@ -9,9 +9,11 @@ from dovetail.api.errors import EngineDeadError
 from dovetail.server.http import serve_http
 from dovetail.server.keys import with_all_keys
 from dovetail.server.listen import bind, check_tls, release, serves
+from dovetail.server.request_log import set_up_logs
 from dovetail.server.settings import ServerSettings
 from dovetail.server.signals import Signals, unless_told
 from dovetail.server.supervision import MakeEngine, SupervisedEngine
+from dovetail.utils import logs
 
 
 def serve(make_engine: MakeEngine, settings: ServerSettings) -> int:
@@ -28,6 +30,7 @@ def serve(make_engine: MakeEngine, settings: ServerSettings) -> int:
         EngineDeadError: the engine ended while serving, and so did its successor; clients were told.
         DovetailError: the address cannot be used, or the engine cannot be made.
     """
+    set_up_logs(settings)
     settings = with_all_keys(settings)
     check_tls(settings)
     sock = bind(settings)
@@ -48,7 +51,7 @@ async def _serve(make_engine: MakeEngine, settings: ServerSettings, sock: socket
         engine = SupervisedEngine(loaded, make_engine)
 
         def announce() -> None:
-            print(serves(settings, engine.plan.model, sock), flush=True)
+            logs.say(serves(settings, engine.plan.model, sock), output=True)
 
         try:
             reason = await serve_http(engine, settings, sock, signals, announce)
