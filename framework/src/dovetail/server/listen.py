@@ -8,10 +8,14 @@ import os
 import socket
 import ssl
 import stat
+import sys
 from pathlib import Path
 
 from dovetail.api.errors import DovetailError, UsageError
 from dovetail.server.settings import ServerSettings
+
+BACKLOG = 2048
+"""Connections that may wait to be accepted."""
 
 
 def bind(settings: ServerSettings) -> socket.socket:
@@ -24,6 +28,40 @@ def bind(settings: ServerSettings) -> socket.socket:
     if settings.uds and (other := {"host", "port"} & settings.model_fields_set):
         raise UsageError(f"--uds and --{' and --'.join(sorted(other))} were given", "listen on one of the two")
     return _bind_unix(settings.uds) if settings.uds else _bind_tcp(settings.host, settings.port)
+
+
+def shares(settings: ServerSettings, sock: socket.socket, count: int) -> list[socket.socket]:
+    """What several processes listen on instead of a bound socket: one for each, among which the system spreads the connections.
+
+    Where it cannot, all are the one that was bound, and the processes take connections from it as they come to it. With unix sockets
+    there is no other way, and only Linux spreads those of TCP.
+    """
+    if settings.uds or not sys.platform.startswith("linux"):
+        return [sock] * count
+    made = [sock]
+    for _ in range(count - 1):
+        other = socket.socket(sock.family, sock.type, sock.proto)
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        other.bind(sock.getsockname())
+        made.append(other)
+    return made
+
+
+def claim(settings: ServerSettings, sockets: list[socket.socket]) -> None:
+    """Listen on the first of :func:`shares`, before others do on the rest: it alone would not share the port with a stranger.
+
+    Raises:
+        DovetailError: another server listens there by now.
+    """
+    first, *others = sockets
+    if first in others:
+        return
+    try:
+        first.listen(BACKLOG)
+    except OSError as error:
+        raise in_use(settings) if error.errno == errno.EADDRINUSE else error from None
+    first.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
 
 
 def address(settings: ServerSettings, sock: socket.socket) -> str:
