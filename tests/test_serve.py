@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 import signal
 import time
@@ -219,6 +220,61 @@ def test_it_sleeps_and_wakes_up_the_same(tiny: Server, level: int) -> None:
         text()
     assert httpx.post(f"{tiny.url}/wake_up").status_code == 200
     assert text() == before
+
+
+CITY = {"type": "object", "properties": {"city": {"type": "string", "maxLength": 20}}, "required": ["city"]}
+CALLS = {
+    "type": "tags_with_separator",
+    "tags": [
+        {"begin": "<f>", "content": {"type": "json_schema", "json_schema": {"type": "boolean"}}, "end": "</f>"},
+        {"begin": "<g>", "content": {"type": "json_schema", "json_schema": {"enum": ["a", "b"]}}, "end": "</g>"},
+    ],
+    "separator": "\n",
+    "at_least_one": True,
+    "stop_after_first": True,
+}
+THOUGHT = {
+    "type": "sequence",
+    "elements": [
+        {"type": "tag", "begin": "<think>", "content": {"type": "any_text"}, "end": "."},
+        {"type": "json_schema", "json_schema": {**CITY, "additionalProperties": False}},
+    ],
+}
+
+
+@needs_demo
+def test_an_answer_thinks_first_and_then_follows_a_schema(server: Server) -> None:
+    client = server.client()
+    ask = partial(client.chat.completions.create, model=model_of(client), messages=QUESTION, max_tokens=200)  # type: ignore[arg-type]
+    form = {"type": "structural_tag", "format": THOUGHT}
+    answers = ask(n=2, seed=1, temperature=0.3, extra_body={"response_format": form}).choices
+    for answer in answers:
+        assert answer.finish_reason == "stop"
+        thought, found = (answer.message.content or "").split(".", 1)
+        assert thought.startswith("<think>")
+        assert set(json.loads(found)) == {"city"}
+    form = {"type": "structural_tag", "format": CALLS}
+    for body in ({"response_format": form}, {"structured_outputs": {"structural_tag": form}}):
+        chunks = ask(temperature=0, stream=True, extra_body=body)
+        text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
+        assert re.fullmatch(r'<f>(true|false)</f>|<g>"[ab]"</g>', text)
+
+
+@needs_demo
+@pytest.mark.parametrize(
+    ("form", "told"),
+    [
+        ({"type": "dispatch"}, "format: dispatch is not supported"),
+        ({**CALLS, "tags": []}, "format.tags: List should have at least 1 item"),
+        ({**CALLS, "type": "triggered_tags"}, "format.triggers: Field required"),
+        ({"type": "json_schema", "json_schema": {"type": "gibberish"}}, "Invalid type: gibberish"),
+    ],
+)
+def test_a_structural_tag_that_says_nothing_is_refused(server: Server, form: dict[str, object], told: str) -> None:
+    client = server.client()
+    body = {"response_format": {"type": "structural_tag", "format": form}}
+    with pytest.raises(openai.BadRequestError, match=re.escape(told)):
+        client.chat.completions.create(model=model_of(client), messages=QUESTION, extra_body=body)  # type: ignore[arg-type]
 
 
 def test_the_form_of_an_answer_is_kept_or_refused(tiny: Server) -> None:

@@ -63,6 +63,37 @@ DATE = r"(19|20)[0-9]{2}-(0[1-9]|1[0-2])-[0-3][0-9]( um [0-9]{1,2} Uhr)?"
 CHOICES = ["positive", "negative", "negative, mostly", "😀"]
 SUM = 'start: term ("+" term)*\nterm: /[1-9][0-9]{0,3}/ | "(" start ")"'
 TAG = {"structures": [{"begin": "<f=", "schema": {"enum": [1, 2]}, "end": ">"}], "triggers": ["<f="]}
+THOUGHT = {
+    "type": "sequence",
+    "elements": [
+        {"type": "tag", "begin": "<think>", "content": {"type": "any_text"}, "end": "</think>"},
+        {"type": "regex", "pattern": "\n{0,2}"},
+        {"type": "json_schema", "json_schema": SCHEMA},
+    ],
+}
+CALLS = {
+    "type": "tags_with_separator",
+    "tags": [
+        {
+            # Of these, the tokenizer has the first as a special token, and the second not.
+            "begin": f"<|im_start|>functions.{name}:0<|call|>",
+            "content": {"type": "json_schema", "json_schema": {"enum": [argument]}},
+            "end": "</f>",
+        }
+        for name, argument in (("see", "é"), ("go", 5))
+    ],
+    "separator": "\n",
+    "at_least_one": True,
+}
+CALL = r'<\|im_start\|>functions\.(see:0<\|call\|>"é"|go:0<\|call\|>5)</f>'
+
+
+def structural(form: dict[str, Any]) -> StructuredOutputs:
+    return StructuredOutputs(structural_tag={"type": "structural_tag", "format": form})
+
+
+def is_thought(text: str) -> bool:
+    return text.startswith("<think>") and has_schema(text.split("</think>", 1)[1])
 
 
 def is_sum(text: str) -> bool:
@@ -79,10 +110,16 @@ FORMS: dict[str, tuple[StructuredOutputs, Callable[[str], bool]]] = {
         StructuredOutputs(structural_tag=TAG),
         lambda text: all(re.match(r"\s*[12]\s*>", part) for part in text.split("<f=")[1:]),
     ),
+    "thought": (structural(THOUGHT), is_thought),
+    "calls": (structural(CALLS), lambda text: re.fullmatch(f"{CALL}(\n{CALL})*", text) is not None),
+    "first call": (
+        structural({**CALLS, "stop_after_first": True}),
+        lambda text: re.fullmatch(CALL, text) is not None,
+    ),
 }
 
 
-BEGINNINGS = {"structural_tag": "The answer is <f="}
+BEGINNINGS = {"structural_tag": "The answer is <f=", "thought": "<think>Is it <b>?</think>"}
 """What is hardly ever drawn by chance."""
 
 

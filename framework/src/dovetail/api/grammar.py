@@ -21,8 +21,11 @@ class GrammarSource:
     Attributes:
         kind: what the text is.
         text: for ``json`` a JSON schema; for ``json_object`` nothing, since any object will do; for ``regex`` an expression that matches the whole
-            output; for ``choice`` a JSON list of texts; for ``grammar`` EBNF in the backend's notation; for ``structural_tag`` JSON as vLLM defines it
-            (``structures``, each with ``begin``, ``schema`` and ``end``, and ``triggers``).
+            output; for ``choice`` a JSON list of texts; for ``grammar`` EBNF in the backend's notation; for ``structural_tag`` JSON as vLLM defines
+            it, in either of two forms. The newer one is xgrammar's: ``format`` holds an object with a ``type`` out of ``const_string``, ``json_schema``,
+            ``regex``, ``grammar``, ``any_text``, ``sequence``, ``or``, ``optional``, ``star``, ``plus``, ``repeat``, ``tag``, ``triggered_tags`` and
+            ``tags_with_separator``, and with the fields of that type, which may be such objects again. The older one (``structures``, each with ``begin``,
+            ``schema`` and ``end``, and ``triggers``) is a ``triggered_tags``. Special tokens of the tokenizer amid the texts of either are those tokens.
     """
 
     kind: GrammarKind

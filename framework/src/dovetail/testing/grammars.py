@@ -7,12 +7,10 @@ V: size of the logits' vocabulary.
 
 from __future__ import annotations
 
-import json
 import random
-import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,6 +19,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from dovetail.api import Grammar, GrammarBackend, GrammarCard, GrammarSource, GrammarState, RequestError
 from dovetail.kernel.discovery import import_dotted
 from dovetail.testing.comparison import label
+from dovetail.testing.grammar_samples import SAMPLES, GrammarSample
 from dovetail.testing.resolution import claim
 
 MERGES = [
@@ -41,101 +40,6 @@ SPARE = 45
 WALKS = 30
 LIMIT = 400
 """Tokens after which a walk is given up."""
-
-
-@dataclass(frozen=True)
-class GrammarSample:
-    """A grammar, and how to tell what it allows.
-
-    Attributes:
-        fits: whether a whole output has the form.
-        good: outputs that have it.
-        bad: outputs that have not.
-        broken: texts of the same kind that must be refused.
-    """
-
-    source: GrammarSource
-    fits: Callable[[str], bool]
-    good: tuple[str, ...]
-    bad: tuple[str, ...]
-    broken: tuple[str, ...] = field(default=())
-
-
-SCHEMA: dict[str, Any] = {
-    "type": "object",
-    "properties": {
-        "name": {"type": "string"},
-        "on": {"type": "boolean"},
-        "size": {"enum": ["s", "xl\n"]},
-        "marks": {"type": "array", "items": {"type": "integer"}},
-    },
-    "required": ["name", "on"],
-    "additionalProperties": False,
-}
-CHOICES = ["yes", "yes sir", "no", 'a "b"\n', "\\d"]
-TAGS = {
-    "structures": [{"begin": "<call=f>", "schema": {"enum": [1, "x"]}, "end": "</call>"}],
-    "triggers": ["<call="],
-}
-
-
-def _has_schema(text: str) -> bool:
-    value = _json(text)
-    if not isinstance(value, dict) or not {"name", "on"} <= set(value) <= set(SCHEMA["properties"]):
-        return False
-    marks = value.get("marks", [])
-    return (
-        isinstance(value["name"], str)
-        and isinstance(value["on"], bool)
-        and value.get("size", "s") in ("s", "xl\n")
-        and isinstance(marks, list)
-        and all(isinstance(m, int) and not isinstance(m, bool) for m in marks)
-    )
-
-
-def _json(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return None
-
-
-SAMPLES = (
-    GrammarSample(
-        GrammarSource("json", json.dumps(SCHEMA)),
-        _has_schema,
-        good=('{"name": "é\\n", "on": true}', '{"name":"","on":false,"size":"s","marks":[1,-2]}'),
-        bad=("", "{}", '{"name": 1, "on": true}', '{"name": "a", "on": true, "x": 1}', '{"name": "a", "on": true'),
-        broken=("", "{", "[1]", '{"type": "objekt"}', '{"properties": 5}', "[" * 100_000, '{"const": "\ud800"}'),
-    ),
-    GrammarSample(
-        GrammarSource("json_object", ""),
-        lambda text: isinstance(_json(text), dict),
-        good=("{}", '{"a": [1, {"b": null}]}'),
-        bad=("", "[]", "1", '{"a"}'),
-    ),
-    GrammarSample(
-        GrammarSource("regex", r"[ab]{2,4}-([0-9]{1,3}|é)"),
-        lambda text: re.fullmatch(r"[ab]{2,4}-([0-9]{1,3}|é)", text) is not None,
-        good=("ab-1", "bbaa-999", "aa-é"),
-        bad=("", "a-1", "ab-", "ab-1000", "ab-1 "),
-        broken=("(", "a{2,1}", "[b-a]", "(" * 100_000, "\ud800"),
-    ),
-    GrammarSample(
-        GrammarSource("choice", json.dumps(CHOICES)),
-        lambda text: text in CHOICES,
-        good=tuple(CHOICES),
-        bad=("", "ye", "yes s", "yess", "x"),
-        broken=("", "[]", "{}", "[1]", '"yes"', '["\\ud800"]'),
-    ),
-    GrammarSample(
-        GrammarSource("structural_tag", json.dumps(TAGS)),
-        lambda text: all(re.match(r'f>\s*(1|"x")\s*</call>', part) for part in text.split("<call=")[1:]),
-        good=("", "no call", '<call=f>"x"</call>', "a <call=f>1</call> b <call=f>1</call>"),
-        bad=("<call=", "<call=g>1</call>", "<call=f>2</call>", "a <call=f>1"),
-        broken=("", "{}", "[]", '{"structures": [], "triggers": ["<"]}', json.dumps({**TAGS, "triggers": ["<other"]})),
-    ),
-)
 
 
 def check_grammar(card: GrammarCard, grammar: GrammarSample | None = None) -> None:

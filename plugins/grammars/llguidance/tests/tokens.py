@@ -10,7 +10,7 @@ from dovetail.api import GrammarKind, GrammarSource, GrammarState
 
 VOCAB_SIZE = 300
 """More than the tokenizer has."""
-END, TURN, CALL, CLOSE = "<end>", "<turn>", "<call>", "</call>"
+END, TURN, CALL, CLOSE, SEPARATOR = "<end>", "<turn>", "<call>", "</call>", "[a/b▁c｜]"
 ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())
 
 
@@ -18,7 +18,7 @@ def letters() -> Tokenizer:
     """All bytes, ``ab``, and special tokens."""
     tokenizer = Tokenizer(models.BPE({text: i for i, text in enumerate([*ALPHABET, "ab"])}, [("a", "b")]))
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens([END, TURN, CALL, CLOSE])
+    tokenizer.add_special_tokens([END, TURN, CALL, CLOSE, SEPARATOR])
     return tokenizer
 
 
@@ -33,6 +33,11 @@ class Follower:
 
     def accept(self, *tokens: str) -> bool:
         return all(self.state.accept(self.tokenizer.token_to_id(token)) for token in tokens)
+
+    def spelt(self, text: str) -> list[str]:
+        """The tokens of a text, byte by byte."""
+        spelling = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False).pre_tokenize_str(text)
+        return [character for piece, _ in spelling for character in piece]
 
     def allowed(self) -> set[str]:
         return {self.tokenizer.id_to_token(i) for i in allowed(self.state, VOCAB_SIZE)}

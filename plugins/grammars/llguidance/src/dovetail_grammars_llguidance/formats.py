@@ -188,7 +188,7 @@ def _reason(value: Any, error: ErrorDetails) -> str:
         elif isinstance(at, dict):
             place += f".{step}" if place else step
             at, told = at.get(step), False
-    if error["type"] == "recursion_loop":
+    if error["type"].startswith("recursion_"):
         return f"{place[:80]}… nests too deep"
     if error["type"] == "union_tag_not_found":
         return f"{place}: wanted an object with type, one of {', '.join(TYPES)}"
