@@ -40,6 +40,7 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(f"two models were named, {args.model} and --model {args.model_flag}", "name one")
     args.model = args.model or args.model_flag
     engine_args, settings = read_flags(EngineArgs, args), read_flags(ServerSettings, args)
+    logs.set_up(settings.log_format, settings.log_level)
     return _serve(engine_args, settings) if settings.api_server_count == 1 else _serve_processes(engine_args, settings)
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import sys
+import logging
 import traceback
 
 from dovetail.api import errors
 from dovetail.api.errors import DovetailError, EngineDeadError
 from dovetail.engine import messages as m
+from dovetail.utils import logs
 
 
 def failure(error: Exception) -> tuple[str, str, str]:
@@ -37,7 +38,7 @@ def rebuild(failed: m.Failed, where: str = "the engine") -> DovetailError:
     if error := known(failed.error, failed.problem, failed.hint):
         error.add_note(f"In {where}'s process:\n{failed.traceback}")  # seen with --debug
         return error
-    print(failed.traceback, file=sys.stderr)
+    logs.say(failed.traceback, logging.ERROR)
     return EngineDeadError(f"{where} failed: {failed.problem}", "this is a bug; the traceback stands above")
 
 

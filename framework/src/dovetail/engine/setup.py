@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import logging
 
 from dovetail.engine.args import EngineArgs
 from dovetail.engine.chat_template import load_template
@@ -12,6 +12,7 @@ from dovetail.kernel.options import PlanOptions
 from dovetail.kernel.plan import Plan
 from dovetail.kernel.registry import Registry
 from dovetail.kernel.resolve import resolve
+from dovetail.utils import logs
 
 
 def make_plan(args: EngineArgs) -> Plan:
@@ -26,7 +27,7 @@ def make_plan(args: EngineArgs) -> Plan:
     notes = [f"the plugin {p.distribution} is broken and was left out: {p.reason}" for p in registry.quarantined]
     notes += [f"{c}, so neither is used: {c.hint}" for c in registry.conflicts]
     for note in (*notes, *plan.warnings):
-        print(f"warning: {note}", file=sys.stderr)
+        logs.say(f"warning: {note}", logging.WARNING)
     return plan
 
 

@@ -18,9 +18,10 @@ from dovetail.server.context import ServerContext
 from dovetail.server.counters import Counters
 from dovetail.server.engine_protocol import ServedEngine
 from dovetail.server.errors import engine_dead, stopping
-from dovetail.server.listen import in_use
+from dovetail.server.listen import BACKLOG, in_use
 from dovetail.server.settings import ServerSettings
 from dovetail.server.signals import Signals
+from dovetail.server.wire import connection_class
 
 KEEP_ALIVE_SECONDS = 75
 """Longer than clients keep idle connections, so that it is they who close them and never lose a request to it."""
@@ -50,10 +51,14 @@ async def serve_http(
     app = build_app(engine, settings, counters)
     config = uvicorn.Config(
         app,
+        http=connection_class(settings.receive_timeout),
         lifespan="off",
         ws="none",
+        log_config=None,  # its loggers hand their records to ours
         log_level=settings.uvicorn_log_level,
+        access_log=False,  # requests are logged with what they took and gave
         server_header=False,
+        backlog=BACKLOG,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=LAST_SECONDS,
         ssl_keyfile=settings.ssl_keyfile,

@@ -6,10 +6,10 @@ import base64
 import binascii
 import hashlib
 import hmac
+import logging
 import os
 import re
 import stat
-import sys
 from collections.abc import Iterator, MutableMapping
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from dovetail.api.errors import UsageError
 from dovetail.server.errors import ApiError
 from dovetail.server.scopes import header, route_path
 from dovetail.server.settings import API_KEY_VARIABLE, ServerSettings
+from dovetail.utils import logs
 
 OPEN_PATHS = frozenset(("/health",))
 KEY = re.compile(r"[!-~]+")
@@ -49,7 +50,8 @@ def _from_file(name: str) -> list[str]:
     try:
         lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
         if path.stat().st_mode & stat.S_IROTH:
-            print(f"warning: every user of this machine can read the keys in {name}; chmod 600 it", file=sys.stderr)
+            note = f"warning: every user of this machine can read the keys in {name}; chmod 600 it"
+            logs.say(note, logging.WARNING)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UsageError(

@@ -21,13 +21,14 @@ prompts = logging.getLogger("dovetail.prompts")
 """A line for each job that begins, with ``--enable-log-requests``."""
 
 
+def request_id() -> str:
+    """Of the request that is being served; empty where there is none."""
+    record = current.get()
+    return record.id if record is not None else ""
+
+
 def set_up_logs(settings: ServerSettings) -> None:
     """Have this process log as the settings say, each line with the id of the request that it is about."""
-
-    def request_id() -> str:
-        record = current.get()
-        return record.id if record is not None else ""
-
     logs.set_up(settings.log_format, settings.log_level, request_id)
 
 
