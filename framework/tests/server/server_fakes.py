@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import uvicorn
 from fastapi import FastAPI
+from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from dovetail.api.cards import Task
 from dovetail.api.errors import EngineDeadError, RequestError
@@ -269,11 +270,11 @@ def serving(engine: FakeEngine, settings: ServerSettings) -> Iterator[str]:
 
 
 @contextmanager
-def serving_app(app: FastAPI) -> Iterator[str]:
-    """The same of an application that a test has changed."""
-    seconds = app.state.context.settings.receive_timeout
+def serving_app(app: FastAPI, protocol: type[asyncio.Protocol] = AutoHTTPProtocol) -> Iterator[str]:
+    """The same of an application that a test has changed, or with one of uvicorn's parsers."""
+    connection = connection_class(app.state.context.settings.receive_timeout, protocol)
     config = uvicorn.Config(
-        app, http=connection_class(seconds), lifespan="off", ws="none", log_level="critical", timeout_keep_alive=75
+        app, http=connection, lifespan="off", ws="none", log_level="critical", timeout_keep_alive=75
     )
     server = uvicorn.Server(config)
     sock = socket.create_server(("127.0.0.1", 0))
