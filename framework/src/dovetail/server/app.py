@@ -15,6 +15,9 @@ from dovetail.server import (
     errors,
     metrics,
     operations,
+    pooling_protocol,
+    pooling_routes,
+    pooling_scores,
     stats,
     status,
     tokenization,
@@ -36,12 +39,15 @@ from dovetail.server.protocol import (
 )
 from dovetail.server.request_log import RequestLog
 from dovetail.server.settings import ServerSettings
+from dovetail.server.traces import traces_of
 
 ROUTERS = (
     status.router,
     stats.router,
     chat.router,
     completions.router,
+    pooling_routes.router,
+    pooling_scores.router,
     tokenization.router,
     adapters.router,
     operations.router,
@@ -49,21 +55,24 @@ ROUTERS = (
 
 
 def build_app(engine: ServedEngine, settings: ServerSettings, counters: Counters | None = None) -> FastAPI:
-    """The application that serves one engine. ``app.state.context`` is its :class:`ServerContext`.
+    """The application that serves one engine. ``app.state.context`` is its :class:`ServerContext`, and ``app.state.traces`` are to be closed
+    at its end, if there are any.
 
     Args:
         counters: those that several processes with the same engine and settings share; by default its own.
     """
     context = ServerContext.make(engine, settings, counters)
     http = HttpMeasures(context.counters)
+    traces = traces_of(context)
+    ended = [http.add, RequestLog(settings).add, *([traces.add] if traces else [])]
     app = FastAPI(
         title="Dovetail",
         version=version("dovetail"),
         openapi_url=None if settings.disable_fastapi_docs else "/openapi.json",
         redirect_slashes=False,
-        middleware=_middleware(context, [http.add, RequestLog(settings).add]),
+        middleware=_middleware(context, ended),
     )
-    app.state.context = context
+    app.state.context, app.state.traces = context, traces
     errors.install(app)
     for router in ROUTERS:
         app.include_router(router(context))
@@ -71,7 +80,13 @@ def build_app(engine: ServedEngine, settings: ServerSettings, counters: Counters
     if not settings.disable_web_page:
         app.include_router(web_page.router(context))
     describe_bodies(
-        app, ChatCompletionRequest, CompletionRequest, *tokenization.BODIES, LoadAdapterRequest, UnloadAdapterRequest
+        app,
+        ChatCompletionRequest,
+        CompletionRequest,
+        *pooling_protocol.BODIES,
+        *tokenization.BODIES,
+        LoadAdapterRequest,
+        UnloadAdapterRequest,
     )
     return app
 

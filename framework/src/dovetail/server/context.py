@@ -9,6 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from dovetail.api.cards import Task
+from dovetail.engine.pooling import missing_task
 from dovetail.server.admission import Admission
 from dovetail.server.counters import Counters, Gauge
 from dovetail.server.engine_protocol import ServedEngine
@@ -93,15 +95,18 @@ class ServerContext:
             raise ApiError(404, message, param="model", code="model_not_found")
         return asked
 
-    def need_task(self, task: str) -> None:
-        """Refuse what the model was not made for.
+    def need_task(self, *tasks: Task) -> Task:
+        """The first of these tasks that the model is run for.
 
         Raises:
-            ApiError: names the tasks that the model has.
+            ApiError: it is run for none of them; says for which it is, and what would help.
         """
-        if task not in self.engine.plan.tasks:
-            has = ", ".join(self.engine.plan.tasks)
-            raise ApiError(400, f"this route needs a model with the task {task}; {self.names[0]} has: {has}")
+        plan = self.engine.plan
+        found = next((task for task in tasks if task in plan.tasks), None)
+        if found is None:
+            problem, hint = missing_task(plan, *tasks)
+            raise ApiError(400, f"{problem}; {hint}", param="model", code="unsupported_task")
+        return found
 
     async def in_worker(self, work: Callable[[], T]) -> T:
         """Run something that takes long to compute without holding up the streams of others."""

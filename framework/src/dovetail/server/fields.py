@@ -61,6 +61,23 @@ def _read_prompt(value: Any) -> list[str] | list[list[int]]:
     raise _wanted("a text, a list of texts, a list of token ids, or a list of lists of token ids")
 
 
+def _read_texts(value: Any) -> list[str] | None:
+    if isinstance(value, str):
+        return [value]
+    if value is None or (isinstance(value, list) and value and all(isinstance(part, str) for part in value)):
+        return value
+    raise _wanted("a text or a list of texts")
+
+
+def _read_document(value: Any) -> Any:
+    # Jina's and Cohere's clients may send objects.
+    if isinstance(value, dict) and isinstance(value.get("text"), str):
+        return value["text"]
+    if isinstance(value, str):
+        return value
+    raise _wanted('a text, or {"text": "…"}')
+
+
 def _read_count(value: Any) -> Any:
     # The chat route's field of this name is a flag, and some clients send its "no" here.
     return None if value is False else _whole(value)
@@ -101,6 +118,31 @@ Prompt = Annotated[
     WithJsonSchema(
         {"anyOf": [_TEXT, {**_TEXTS, "minItems": 1}, _IDS, {"type": "array", "items": _IDS, "minItems": 1}]}
     ),
+]
+Input = Annotated[
+    list[str] | list[list[int]] | None,
+    PlainValidator(lambda value: None if value is None else _read_prompt(value)),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                _TEXT,
+                {**_TEXTS, "minItems": 1},
+                _IDS,
+                {"type": "array", "items": _IDS, "minItems": 1},
+                {"type": "null"},
+            ]
+        }
+    ),
+]
+Texts = Annotated[
+    list[str] | None,
+    PlainValidator(_read_texts),
+    WithJsonSchema({"anyOf": [_TEXT, {**_TEXTS, "minItems": 1}, {"type": "null"}]}),
+]
+Document = Annotated[
+    str,
+    PlainValidator(_read_document),
+    WithJsonSchema({"anyOf": [_TEXT, {"type": "object", "properties": {"text": _TEXT}, "required": ["text"]}]}),
 ]
 Json = Annotated[
     str | dict[str, Any] | None,

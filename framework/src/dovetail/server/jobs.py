@@ -51,6 +51,17 @@ class Job:
         return self.prompts[choice // self.params.n]
 
 
+def check_priority(context: ServerContext, priority: int | None) -> None:
+    """
+    Raises:
+        ApiError: the server does not order requests by priority.
+    """
+    policy = context.engine.scheduling_policy
+    if priority and policy != "priority":
+        message = f"priority is {priority}, but this server has --scheduling-policy {policy}"
+        raise ApiError(400, message, param="priority", code="unsupported_value")
+
+
 def make_job(
     context: ServerContext,
     body: GenerationRequest,
@@ -67,9 +78,7 @@ def make_job(
         ApiError, RequestError: it cannot be served.
     """
     engine = context.engine
-    if body.priority and engine.scheduling_policy != "priority":
-        message = f"priority is {body.priority}, but this server has --scheduling-policy {engine.scheduling_policy}"
-        raise ApiError(400, message, param="priority", code="unsupported_value")
+    check_priority(context, body.priority)
     params = sampling_params(context, body)
     if reading is not None and not reading.plain:
         params.structured_outputs = shaped(params.structured_outputs, reading)
