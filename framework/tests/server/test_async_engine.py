@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from link_fakes import INFO, FakeChild, fake_plan, settled
 
 from dovetail.api.errors import DovetailError, EngineDeadError, RequestError
 from dovetail.engine import messages as m
@@ -16,51 +17,11 @@ from dovetail.engine.args import EngineArgs
 from dovetail.engine.client import AsyncEngine
 from dovetail.engine.params import SamplingParams
 
-INFO = m.EngineInfo(
-    max_model_len=100,
-    max_num_seqs=3,
-    budget="",
-    kernels={},
-    device="none",
-)
-
-
-class FakeChild:
-    """Keeps what it is sent, as it would arrive; answers as the test says."""
-
-    def __init__(self) -> None:
-        self.sent: list[Any] = []
-        self.said: asyncio.Queue[m.Message] = asyncio.Queue()
-        self.killed = False
-        self.exit: Callable[[int], object] = lambda code: None
-
-    def send(self, message: m.Message) -> None:
-        self.sent.append(m.decode_to_engine(m.encode(message)))
-
-    async def receive(self) -> m.FromEngine:
-        return m.decode_from_engine(m.encode(await self.said.get()))
-
-    def say(self, message: m.Message) -> None:
-        self.said.put_nowait(message)
-
-    def on_exit(self, callback: Callable[[int], object]) -> None:
-        self.exit = callback
-
-    def wait(self, seconds: float) -> None: ...
-
-    def kill(self) -> None:
-        self.killed = True
-
 
 @asynccontextmanager
 async def attached() -> AsyncIterator[tuple[AsyncEngine, FakeChild]]:
-    plan: Any = SimpleNamespace(
-        max_model_len=200,
-        model_config_object=lambda: SimpleNamespace(vocab_size=50),
-        checkpoint=SimpleNamespace(generation_config={}),
-    )
     tokenizer: Any = SimpleNamespace()
-    engine, child = AsyncEngine(plan, EngineArgs(), tokenizer), FakeChild()
+    engine, child = AsyncEngine(fake_plan(), EngineArgs(), tokenizer), FakeChild()
     child.say(INFO)
     await engine.attach(child)
     yield engine, child
@@ -74,11 +35,6 @@ def run(test: Callable[[AsyncEngine, FakeChild], Awaitable[None]]) -> None:
             await test(engine, child)
 
     asyncio.run(main())
-
-
-async def settled() -> None:
-    for _ in range(10):
-        await asyncio.sleep(0)
 
 
 def test_limits_are_those_of_the_running_engine() -> None:

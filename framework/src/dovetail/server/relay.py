@@ -133,9 +133,11 @@ class Relay:
 
     def _introduce(self, name: bytes, engine: RelayedEngine) -> None:
         assert engine.info is not None
+        peer = self._peers[name]
+        peer.told = self._clock()
         self._send(name, engine.info)
         self._send(name, m.StepOutputs([], engine.stats))
-        self._tell_state(name, self._peers[name], m.State(engine.adapters, engine.sleeping))
+        self._tell_state(name, peer, m.State(engine.adapters, engine.sleeping))
 
     def leave(self, name: bytes) -> None:
         """A process has gone: nobody waits for its requests."""
