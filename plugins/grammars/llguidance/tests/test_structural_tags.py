@@ -174,6 +174,7 @@ DEEP = json.loads('{"type": "sequence", "elements": [' * 34 + json.dumps(ANY) + 
         ({"type": "foo"}, "format: wanted the type to be one of const_string"),
         ({"type": "any_tokens"}, "format: any_tokens is not supported: write a special token as its text"),
         ({"type": "dispatch", "rules": []}, "format: dispatch is not supported: write triggered_tags"),
+        ({"type": "qwen_xml_parameter"}, "format: qwen_xml_parameter is not supported: write a sequence with a tag"),
         (seq(), "format.elements: List should have at least 1 item"),
         (seq(const("a"), {"type": "tag", "begin": "<", "end": ">"}), "format.elements[1].content: Field required"),
         (tag("<", {**const("a"), "text": ""}, ">"), "format.content.text: Extra inputs are not permitted"),
@@ -218,6 +219,16 @@ def test_what_is_refused(form: Any, told: str) -> None:
         validate_source(GrammarSource("structural_tag", text_of(form)))
     assert told in str(caught.value)
     assert len(str(caught.value)) < 600
+
+
+def test_schemas_of_any_depth_are_taken_or_refused() -> None:
+    for depth in [*range(1, 900, 100), *range(900, 1000)]:
+        schema = '{"items": ' * depth + "{}" + "}" * depth
+        text = f'{{"format": {{"type": "json_schema", "json_schema": {schema}}}}}'
+        try:
+            validate_source(GrammarSource("structural_tag", text))
+        except RequestError:
+            assert depth > 100
 
 
 def test_both_forms_at_once_are_refused() -> None:

@@ -11,8 +11,13 @@ from dovetail.api import GrammarSource
 from dovetail_grammars_llguidance.refusals import read_json, refused
 
 EXAMPLE = 'for example {"format": {"type": "tag", "begin": "<f>", "content": {"type": "json_schema", "json_schema": {}}, "end": "</f>"}}'
-TOKENWISE = ("token", "exclude_token", "any_tokens", "token_triggered_tags", "token_dispatch")
-"""Types of xgrammar's that are about tokens."""
+BY_TOKEN = "write a special token as its text, in a const_string or a tag"
+UNSUPPORTED = {
+    **dict.fromkeys(("token", "exclude_token", "any_tokens", "token_triggered_tags", "token_dispatch"), BY_TOKEN),
+    "dispatch": "write triggered_tags",
+    "qwen_xml_parameter": "write a sequence with a tag for each parameter",
+}
+"""Types of xgrammar's that are not done, and what to write instead."""
 Words = Annotated[str, Field(min_length=1)]
 Schema = dict[str, Any] | bool
 
@@ -198,8 +203,6 @@ def _reason(value: Any, error: ErrorDetails) -> str:
 
 
 def _unknown(found: str) -> str:
-    if found in TOKENWISE:
-        return f"{found} is not supported: write a special token as its text, in a const_string or a tag"
-    if found == "dispatch":
-        return "dispatch is not supported: write triggered_tags"
+    if found in UNSUPPORTED:
+        return f"{found} is not supported: {UNSUPPORTED[found]}"
     return f"wanted the type to be one of {', '.join(TYPES)}, found {found[:40]!r}"

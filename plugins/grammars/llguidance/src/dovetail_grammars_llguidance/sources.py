@@ -76,5 +76,7 @@ def _tags(source: GrammarSource, split: Split) -> str:
         grammar = tags_grammar(to_node(read(source), split))
     except FormError as error:
         raise refused(source, str(error), error.hint) from None
+    except RecursionError:  # of a schema that could just be read
+        raise refused(source, "a schema in it nests too deep", "make it flatter") from None
     grammar.encode()  # finds what is no character
     return grammar
