@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -47,15 +48,22 @@ class Server:
 
 
 @contextmanager
-def serving(*arguments: str) -> Iterator[Server]:
-    command = [sys.executable, "-m", "dovetail", "serve", "--port", "0", *arguments]
+def serving(*arguments: str, **environment: str) -> Iterator[Server]:
+    """
+    Args:
+        environment: what is to be different in it.
+    """
+    address = () if "--uds" in arguments else ("--port", "0")
+    command = [sys.executable, "-m", "dovetail", "serve", *address, *arguments]
     started = time.monotonic()
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | environment
+    )
     try:
         assert process.stdout is not None
         assert process.stderr is not None
         line = process.stdout.readline()
-        found = re.search(r"http://127\.0\.0\.1:\d+", line)
+        found = re.search(r"(https?://127\.0\.0\.1:\d+|unix:\S+)", line)
         assert found, line + process.stderr.read()
         # It must not wait for a reader of what it says.
         log: list[str] = []
