@@ -54,14 +54,17 @@ ROUTERS = (
 )
 
 
-def build_app(engine: ServedEngine, settings: ServerSettings, counters: Counters | None = None) -> FastAPI:
+def build_app(
+    engine: ServedEngine, settings: ServerSettings, counters: Counters | None = None, created: int | None = None
+) -> FastAPI:
     """The application that serves one engine. ``app.state.context`` is its :class:`ServerContext`, and ``app.state.traces`` are to be closed
     at its end, if there are any.
 
     Args:
         counters: those that several processes with the same engine and settings share; by default its own.
+        created: when the server began, in seconds since 1970; by default now.
     """
-    context = ServerContext.make(engine, settings, counters)
+    context = ServerContext.make(engine, settings, counters, created)
     http = HttpMeasures(context.counters)
     traces = traces_of(context)
     ended = [http.add, RequestLog(settings).add, *([traces.add] if traces else [])]
@@ -106,7 +109,7 @@ def _middleware(context: ServerContext, ended: Ended) -> list[Middleware]:
                 expose_headers=["X-Request-Id", "Retry-After"],
             )
         )
-    stack.append(Middleware(RequestId, ended=ended))
+    stack.append(Middleware(RequestId, ended=ended, process=context.counters.row))
     if root := settings.root_path.rstrip("/"):
         stack.append(Middleware(RootPath, path=root))
     if "*" not in settings.allowed_origins:

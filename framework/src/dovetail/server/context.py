@@ -31,7 +31,8 @@ class ServerContext:
         counters: what is counted, together with the other processes that serve this engine.
         requests: being served, by all of them.
         measures: what is counted of generation.
-        open: the tasks that serve requests now.
+        created: when the server began, in seconds since 1970.
+        open: the tasks that serve requests now, in this process.
         closing: set once the server stops; the error that requests get which come then, or are still open in the end.
     """
 
@@ -42,7 +43,7 @@ class ServerContext:
     counters: Counters
     requests: Gauge
     measures: Measures
-    created: int = field(default_factory=lambda: int(time.time()))
+    created: int
     open: set[asyncio.Task[object]] = field(default_factory=set)
     closing: ApiError | None = None
     # One thread: templates and tokenizers hold the interpreter's lock for most of their time.
@@ -51,12 +52,19 @@ class ServerContext:
     )
 
     @classmethod
-    def make(cls, engine: ServedEngine, settings: ServerSettings, counters: Counters | None = None) -> ServerContext:
+    def make(
+        cls,
+        engine: ServedEngine,
+        settings: ServerSettings,
+        counters: Counters | None = None,
+        created: int | None = None,
+    ) -> ServerContext:
         counters = counters or Counters.alone()
         requests, sequences = counters.gauge(), counters.gauge()
         names = settings.names(engine.plan.model)
         measures = Measures(counters, engine.max_model_len)
-        return cls(engine, settings, names, Admission(engine, sequences=sequences), counters, requests, measures)
+        admission = Admission(engine, sequences=sequences)
+        return cls(engine, settings, names, admission, counters, requests, measures, created or int(time.time()))
 
     def check_health(self) -> None:
         """

@@ -12,14 +12,11 @@ import time
 from collections.abc import Callable, Iterator
 
 import uvicorn
+from fastapi import FastAPI
 
-from dovetail.server.app import build_app
 from dovetail.server.context import ServerContext
-from dovetail.server.counters import Counters
-from dovetail.server.engine_protocol import ServedEngine
 from dovetail.server.errors import engine_dead, stopping
 from dovetail.server.listen import BACKLOG, in_use
-from dovetail.server.settings import ServerSettings
 from dovetail.server.signals import Signals
 from dovetail.server.wire import connection_class
 
@@ -30,25 +27,19 @@ LAST_SECONDS = 2
 TICK_SECONDS = 0.02
 
 
-async def serve_http(
-    engine: ServedEngine,
-    settings: ServerSettings,
-    sock: socket.socket,
-    signals: Signals,
-    announce: Callable[[], object],
-    counters: Counters | None = None,
-) -> str | None:
+async def serve_http(app: FastAPI, sock: socket.socket, signals: Signals, announce: Callable[[], object]) -> str | None:
     """Serve until told to stop, or until there is no engine: why there is none.
 
     Args:
+        app: see :func:`~dovetail.server.app.build_app`.
         sock: bound; closed at the end.
         announce: called once connections are accepted.
-        counters: see :func:`~dovetail.server.app.build_app`.
 
     Raises:
         DovetailError: another server listens at the socket's address.
     """
-    app = build_app(engine, settings, counters)
+    context: ServerContext = app.state.context
+    settings = context.settings
     config = uvicorn.Config(
         app,
         http=connection_class(settings.receive_timeout),
@@ -66,8 +57,8 @@ async def serve_http(
         ssl_ca_certs=settings.ssl_ca_certs,
         ssl_cert_reqs=ssl.CERT_REQUIRED if settings.ssl_ca_certs else ssl.CERT_NONE,
     )
-    server = _Server(config, app.state.context, announce)
-    ended = asyncio.create_task(engine.ended())
+    server = _Server(config, context, announce)
+    ended = asyncio.create_task(context.engine.ended())
     ending = asyncio.create_task(_end(server, ended, signals))
     try:
         await server.serve(sockets=[sock])
@@ -76,6 +67,8 @@ async def serve_http(
         ending.cancel()
         ended.cancel()
         await asyncio.gather(ending, ended, return_exceptions=True)
+        if app.state.traces is not None:
+            await asyncio.to_thread(app.state.traces.close)
 
 
 async def _end(server: _Server, ended: asyncio.Task[str], signals: Signals) -> None:

@@ -26,11 +26,13 @@ class RequestId:
 
     Args:
         ended: called with what is known of each request once it has ended, however that came.
+        process: the number of this process, which answers bear, if there are several.
     """
 
-    def __init__(self, app: ASGIApp, ended: Ended = ()) -> None:
+    def __init__(self, app: ASGIApp, ended: Ended = (), process: int = 0) -> None:
         self.app = app
         self.ended = ended
+        self.headers = [(b"x-api-process", str(process).encode())] if process else []
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -45,7 +47,7 @@ class RequestId:
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
                 record.status = message["status"]
-                message["headers"] = [*message["headers"], (b"x-request-id", request_id)]
+                message["headers"] = [*message["headers"], (b"x-request-id", request_id), *self.headers]
             await send(message)
 
         try:

@@ -6,6 +6,7 @@ import asyncio
 import socket
 
 from dovetail.api.errors import EngineDeadError
+from dovetail.server.app import build_app
 from dovetail.server.http import serve_http
 from dovetail.server.keys import with_all_keys
 from dovetail.server.listen import bind, check_tls, release, serves
@@ -13,6 +14,7 @@ from dovetail.server.request_log import set_up_logs
 from dovetail.server.settings import ServerSettings
 from dovetail.server.signals import Signals, unless_told
 from dovetail.server.supervision import MakeEngine, SupervisedEngine
+from dovetail.server.traces import check_traces
 from dovetail.utils import logs
 
 
@@ -33,6 +35,7 @@ def serve(make_engine: MakeEngine, settings: ServerSettings) -> int:
     set_up_logs(settings)
     settings = with_all_keys(settings)
     check_tls(settings)
+    check_traces(settings)
     sock = bind(settings)
     try:
         return asyncio.run(_serve(make_engine, settings, sock))
@@ -54,7 +57,7 @@ async def _serve(make_engine: MakeEngine, settings: ServerSettings, sock: socket
             logs.say(serves(settings, engine.plan.model, sock), output=True)
 
         try:
-            reason = await serve_http(engine, settings, sock, signals, announce)
+            reason = await serve_http(build_app(engine, settings), sock, signals, announce)
         finally:
             signals.restore()
             await engine.stop()

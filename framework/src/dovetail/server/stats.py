@@ -59,7 +59,6 @@ class Stats(BaseModel):
 def router(context: ServerContext) -> APIRouter:
     """The statistics, as the engine has them: it knows of the requests of all the processes that serve it."""
     routes = APIRouter(tags=["status"], responses=FAILURES)
-    started = time.monotonic()
 
     @routes.get("/stats", summary="What the server is doing, request by request")
     async def show_stats() -> Stats:
@@ -70,7 +69,7 @@ def router(context: ServerContext) -> APIRouter:
         return Stats(
             model=context.names[0],
             models=[*context.names, *engine.adapters],
-            uptime=time.monotonic() - started,
+            uptime=time.time() - context.created,
             max_model_len=engine.max_model_len,
             max_num_seqs=engine.max_num_seqs,
             running=stats.running,

@@ -24,6 +24,7 @@ from dovetail.engine.failures import failed
 from dovetail.engine.processes import leave_only_with_parent
 from dovetail.engine.setup import load_tokenizer
 from dovetail.kernel.plan import Plan
+from dovetail.server.app import build_app
 from dovetail.server.counters import Counters
 from dovetail.server.http import serve_http
 from dovetail.server.relay_messages import Gone, Hello, Leave, Listening, Seen, Setup, decode_from_hub
@@ -121,8 +122,8 @@ async def _serve(setup: Setup, link: HubLink) -> None:
     link.control = control
     await engine.attach(link)
     sock = socket.socket(fileno=setup.socket)
-    counters = Counters.open(setup.counters, setup.number)
-    await serve_http(engine, settings, sock, signals, lambda: link.send(Listening()), counters)
+    app = build_app(engine, settings, Counters.open(setup.counters, setup.number), setup.created)
+    await serve_http(app, sock, signals, lambda: link.send(Listening()))
 
 
 async def _run(setup: Setup) -> int:
