@@ -26,6 +26,7 @@ from dovetail.server.relay_messages import Hello, Leave, Listening, Seen, Setup,
 from dovetail.server.settings import ServerSettings
 from dovetail.server.signals import Signals, unless_told
 from dovetail.server.supervision import Supervisor
+from dovetail.server.traces import check_traces
 from dovetail.utils import logs
 
 T = TypeVar("T")
@@ -46,6 +47,7 @@ def serve_processes(make_engine: MakeEngine, settings: ServerSettings, plan: Pla
     logs.set_up(settings.log_format, settings.log_level)
     settings = with_all_keys(settings)
     check_tls(settings)
+    check_traces(settings)
     sock = bind(settings)
     try:
         return asyncio.run(_serve(make_engine, settings, plan, args, sock))

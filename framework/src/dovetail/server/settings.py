@@ -99,6 +99,11 @@ class ServerSettings(BaseModel):
     disable_access_log_for_endpoints: str | None = Field(
         None, description="paths whose requests get no such line, with commas between them, such as /health,/metrics"
     )
+    otlp_traces_endpoint: str | None = Field(
+        None,
+        description="URL of an OpenTelemetry collector that gets a span for each request, such as http://localhost:4318/v1/traces "
+        "or grpc://localhost:4317; needs the extra otel",
+    )
     enable_log_requests: bool = Field(False, description="log what requests ask for: their prompts and parameters")
     max_log_len: int | None = Field(
         None, ge=0, description="characters of a prompt that --enable-log-requests logs; all without it"
