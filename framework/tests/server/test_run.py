@@ -239,3 +239,13 @@ def test_tls_files_are_checked_first(tmp_path: Path) -> None:
 def test_a_socket_s_path_and_a_port_contradict_each_other(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--uds and --port were given"):
         bind(ServerSettings(uds=str(tmp_path / "socket"), port=8000))
+
+
+@pytest.mark.parametrize(("soft", "after"), [(100, 400), (400, 400)])
+def test_connections_are_as_many_as_the_system_allows(soft: int, after: int) -> None:
+    code = (
+        "import resource as r; from dovetail.server.listen import allow_connections; "
+        f"r.setrlimit(r.RLIMIT_NOFILE, ({soft}, 400)); allow_connections(); print(r.getrlimit(r.RLIMIT_NOFILE))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == f"({after}, 400)\n", done.stderr

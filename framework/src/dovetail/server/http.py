@@ -16,7 +16,7 @@ from fastapi import FastAPI
 
 from dovetail.server.context import ServerContext
 from dovetail.server.errors import engine_dead, stopping
-from dovetail.server.listen import BACKLOG, in_use
+from dovetail.server.listen import BACKLOG, allow_connections, in_use
 from dovetail.server.signals import Signals
 from dovetail.server.wire import connection_class
 
@@ -38,6 +38,7 @@ async def serve_http(app: FastAPI, sock: socket.socket, signals: Signals, announ
     Raises:
         DovetailError: another server listens at the socket's address.
     """
+    allow_connections()
     context: ServerContext = app.state.context
     settings = context.settings
     config = uvicorn.Config(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import resource
 import socket
 import ssl
 import stat
@@ -13,6 +14,9 @@ from pathlib import Path
 
 from dovetail.api.errors import DovetailError, UsageError
 from dovetail.server.settings import ServerSettings
+
+CONNECTIONS = 65_536
+"""And other open files: more than one process serves."""
 
 BACKLOG = 2048
 """Connections that may wait to be accepted."""
@@ -149,6 +153,15 @@ def _is_stale(path: str) -> bool:
         return False
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         return probe.connect_ex(path) == errno.ECONNREFUSED
+
+
+def allow_connections() -> None:
+    """Let this process have as many connections open as the system allows it; shells give far fewer by default."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = CONNECTIONS if hard == resource.RLIM_INFINITY else min(hard, CONNECTIONS)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(OSError, ValueError):  # some systems say that there is no limit, and have one
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def check_tls(settings: ServerSettings) -> None:
