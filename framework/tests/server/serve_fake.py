@@ -4,18 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import AsyncGenerator
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 from server_fakes import FakeEngine
 
 from dovetail.api.errors import DovetailError
+from dovetail.engine.outputs import Delta
 from dovetail.server.run import serve
 from dovetail.server.settings import ServerSettings
 
 
 class MoodyEngine(FakeEngine):
+    mortal = False
+    """Whether it dies while it answers."""
+
+    def generate(self, *args: Any, **kwargs: Any) -> AsyncGenerator[list[Delta], None]:
+        if self.mortal:
+            asyncio.get_running_loop().call_later(0.3, self.die)
+        return super().generate(*args, **kwargs)
+
     async def stop(self) -> None:
         await super().stop()
         print("stopped", flush=True)
@@ -30,8 +41,7 @@ async def make() -> FakeEngine:
     if mood == "broken" or (mood == "broken again" and made == 2):
         raise DovetailError("the model is broken", "take another")
     engine = MoodyEngine(delay=0.02, words=("word ",) * 10_000, max_model_len=100_000)
-    if mood == "dies" or (mood != "well" and made == 1):
-        asyncio.get_running_loop().call_later(0.5, engine.die)
+    engine.mortal = mood == "dies" or (mood != "well" and made == 1)
     return engine
 
 
