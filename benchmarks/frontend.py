@@ -9,7 +9,6 @@ token, which tells what a faster or less busy machine would carry.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import multiprocessing
 import os
 import selectors
@@ -48,7 +47,7 @@ def run_server(told: Connection) -> None:
         told.send(port)
         return engine
 
-    serve(make_engine, ServerSettings(port=port))
+    serve(make_engine, ServerSettings(port=port, log_level="warning"))
 
 
 class Client:

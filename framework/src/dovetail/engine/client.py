@@ -12,6 +12,7 @@ from dovetail.engine.args import EngineArgs
 from dovetail.engine.checks import Limits, check_request
 from dovetail.engine.defaults import sampling_defaults
 from dovetail.engine.link import EngineLink
+from dovetail.engine.mailbox import Mailbox
 from dovetail.engine.outputs import Delta
 from dovetail.engine.params import SamplingParams
 from dovetail.engine.pooling import NO_SAMPLING, PoolingParams, check_pooling, settled
@@ -39,7 +40,7 @@ class AsyncEngine(EngineLink):
         self._config = plan.model_config_object()
         self.vocab_size: int = self._config.vocab_size
         self._processor = OutputProcessor(tokenizer)
-        self._queues: dict[str, asyncio.Queue[list[Delta] | DovetailError]] = {}
+        self._mailboxes: dict[str, Mailbox] = {}
         self._vectors: dict[str, asyncio.Future[Pooled]] = {}
 
     @classmethod
@@ -98,26 +99,19 @@ class AsyncEngine(EngineLink):
         sequences = self._processor.add(
             request_id, prompt_token_ids, params, priority=priority, cache_salt=cache_salt, adapter=adapter
         )
-        queue: asyncio.Queue[list[Delta] | DovetailError] = asyncio.Queue()
-        self._queues[request_id] = queue
+        mailbox = self._mailboxes[request_id] = Mailbox()
         try:
             for sequence in sequences:
                 self._child.send(sequence)
             left = params.n
             while left:
-                deltas: list[Delta] = []
-                item = await queue.get()
-                while True:  # whatever has come meanwhile goes out together
-                    if isinstance(item, DovetailError):
-                        raise item
-                    deltas += item
-                    if queue.empty():
-                        break
-                    item = queue.get_nowait()
-                left -= sum(d.finish_reason is not None for d in deltas)
+                deltas = await mailbox.take()
+                for delta in deltas:
+                    if delta.finish_reason is not None:
+                        left -= 1
                 yield deltas
         finally:
-            del self._queues[request_id]
+            del self._mailboxes[request_id]
             if (aborted := self._processor.abort(request_id)) and self.alive:
                 self._child.send(m.Abort(aborted))
 
@@ -163,8 +157,8 @@ class AsyncEngine(EngineLink):
             outputs = [output for output in outputs if not self._take_vector(output)]
         deltas, aborts = self._processor.process(outputs)
         for request_id, new in deltas.items():
-            if queue := self._queues.get(request_id):
-                queue.put_nowait(new)
+            if mailbox := self._mailboxes.get(request_id):
+                mailbox.put(new)
         if aborts:
             self._child.send(m.Abort(aborts))
 
@@ -178,8 +172,8 @@ class AsyncEngine(EngineLink):
 
     def _let_go(self, error: DovetailError) -> None:
         super()._let_go(error)
-        for queue in self._queues.values():
-            queue.put_nowait(EngineDeadError(self.dead_reason))
+        for mailbox in self._mailboxes.values():
+            mailbox.fail(EngineDeadError(self.dead_reason))
         for waiting in self._vectors.values():
             if not waiting.done():
                 waiting.set_exception(EngineDeadError(self.dead_reason))

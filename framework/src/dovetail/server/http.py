@@ -18,6 +18,7 @@ from dovetail.server.context import ServerContext
 from dovetail.server.errors import engine_dead, stopping
 from dovetail.server.listen import BACKLOG, allow_connections, in_use
 from dovetail.server.signals import Signals
+from dovetail.server.sse import Direct
 from dovetail.server.wire import connection_class
 
 KEEP_ALIVE_SECONDS = 75
@@ -42,7 +43,7 @@ async def serve_http(app: FastAPI, sock: socket.socket, signals: Signals, announ
     context: ServerContext = app.state.context
     settings = context.settings
     config = uvicorn.Config(
-        app,
+        Direct(app),
         http=connection_class(settings.receive_timeout),
         lifespan="off",
         ws="none",

@@ -21,6 +21,7 @@ from dovetail.server.api_processes import ApiProcesses
 from dovetail.server.counters import Counters
 from dovetail.server.keys import with_all_keys
 from dovetail.server.listen import bind, check_tls, claim, release, serves, shares
+from dovetail.server.loop import run as run_loop
 from dovetail.server.relay import Relay, RelayedEngine
 from dovetail.server.relay_messages import Hello, Leave, Listening, Seen, Setup, decode_to_hub
 from dovetail.server.settings import ServerSettings
@@ -50,7 +51,7 @@ def serve_processes(make_engine: MakeEngine, settings: ServerSettings, plan: Pla
     check_traces(settings)
     sock = bind(settings)
     try:
-        return asyncio.run(_serve(make_engine, settings, plan, args, sock))
+        return run_loop(_serve(make_engine, settings, plan, args, sock))
     finally:
         release(settings, sock)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import socket
 
 from dovetail.api.errors import EngineDeadError
@@ -10,6 +9,7 @@ from dovetail.server.app import build_app
 from dovetail.server.http import serve_http
 from dovetail.server.keys import with_all_keys
 from dovetail.server.listen import bind, check_tls, release, serves
+from dovetail.server.loop import run as run_loop
 from dovetail.server.request_log import set_up_logs
 from dovetail.server.settings import ServerSettings
 from dovetail.server.signals import Signals, unless_told
@@ -38,7 +38,7 @@ def serve(make_engine: MakeEngine, settings: ServerSettings) -> int:
     check_traces(settings)
     sock = bind(settings)
     try:
-        return asyncio.run(_serve(make_engine, settings, sock))
+        return run_loop(_serve(make_engine, settings, sock))
     finally:
         release(settings, sock)
 

@@ -27,6 +27,7 @@ from dovetail.kernel.plan import Plan
 from dovetail.server.app import build_app
 from dovetail.server.counters import Counters
 from dovetail.server.http import serve_http
+from dovetail.server.loop import run as run_loop
 from dovetail.server.relay_messages import Gone, Hello, Leave, Listening, Seen, Setup, decode_from_hub
 from dovetail.server.request_log import set_up_logs
 from dovetail.server.settings import ServerSettings
@@ -144,7 +145,7 @@ def main() -> int:
         return 0
     setup = msgspec.json.decode(told, type=Setup)
     leave_only_with_parent(setup.address)
-    return asyncio.run(_run(setup))
+    return run_loop(_run(setup))
 
 
 if __name__ == "__main__":
