@@ -5,6 +5,7 @@ const CHAT_KEY = "dovetail.chat";
 
 const conversation = load("sessionStorage", CHAT_KEY, []);
 let running = null; // the AbortController of the answer that is coming
+let following = true; // whether the end of the conversation is kept in sight
 
 /** What the server gets to read: no thoughts, and no answers that never came. */
 function messagesToSend() {
@@ -32,10 +33,11 @@ function add(message) {
   const view =
     message.role === "user"
       ? new UserView(message, (text) => { cut(place); say(text); })
-      : new AnswerView(message, () => { cut(place); answer(); }, toEnd);
+      : new AnswerView(message, () => { cut(place); answer(); }, follow);
   $("messages").append(view.root);
   $("welcome").hidden = true;
-  toEnd(true);
+  following = true;
+  follow();
   save("sessionStorage", CHAT_KEY, conversation);
   return view;
 }
@@ -98,10 +100,13 @@ function showRunning() {
 }
 
 /** Keep the newest words in sight, unless the user has scrolled away from them. */
-function toEnd(always = false) {
-  const frame = $("scroll");
-  const left = frame.scrollHeight - frame.scrollTop - frame.clientHeight;
-  if (always || left < 120) frame.scrollTop = frame.scrollHeight;
+function follow() {
+  if (following) $("scroll").scrollTop = $("scroll").scrollHeight;
+}
+
+function noteScrolling() {
+  const { scrollHeight, scrollTop, clientHeight } = $("scroll");
+  following = scrollHeight - scrollTop - clientHeight < 80;
 }
 
 function buildChat() {
@@ -109,6 +114,7 @@ function buildChat() {
   for (const message of conversation.splice(0)) {
     add(message.complete === false ? { ...message, complete: true, finish: "stopped" } : message);
   }
+  $("scroll").addEventListener("scroll", noteScrolling);
   $("composer").addEventListener("submit", (event) => {
     event.preventDefault();
     if (running) stopAnswer();

@@ -44,9 +44,11 @@ class MarkdownView {
     this.sources = [];
   }
 
-  /** Show the text; `anew` also draws blocks that look the same, since what a link refers to may have come later. */
-  show(text, anew = false) {
-    const blocks = markdown.lexer(text).filter(({ type }) => type !== "space" && type !== "def");
+  /** Show the text, which may be `complete`. */
+  show(text, complete = false) {
+    const found = markdown.lexer(text);
+    const blocks = found.filter(({ type }) => type !== "space" && type !== "def");
+    const anew = complete && Object.keys(found.links).length > 0; // what a link refers to may have come after it
     blocks.forEach((block, place) => {
       if (!anew && this.sources[place] === block.raw) return;
       this.sources[place] = block.raw;
