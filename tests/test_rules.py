@@ -157,6 +157,7 @@ def test_rule_2_and_3_contracts_cover_every_package() -> None:
 
 GENERIC = {
     "json": "the standard library's module, and what the server speaks",
+    "openai": "whose API the server speaks, and whose library its clients use",
     "cpu": "torch's word for the host, which every platform has beside its device",
     "torch": "the library that the framework is written with",
     "llama3": "the value that published configurations give for a scaling of rotary frequencies",
@@ -324,6 +325,8 @@ CHECKS = {
     "platform": "check_platform",
     "grammar": "check_grammar",
     "proposer": "check_proposer",
+    "tool_parser": "check_tool_parser",
+    "reasoning_parser": "check_reasoning_parser",
 }
 """Kind of card → the kit's function for it. Sources claim nothing but a meaning, and are tested as what they are."""
 

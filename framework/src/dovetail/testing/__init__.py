@@ -17,6 +17,14 @@ from dovetail.testing.harness import (
 )
 from dovetail.testing.loaders import check_loader
 from dovetail.testing.models import check_model
+from dovetail.testing.parsers import (
+    ReasoningSample,
+    ToolSample,
+    check_reasoning_parser,
+    check_tool_parser,
+    read_reasoning_samples,
+    read_tool_samples,
+)
 from dovetail.testing.platforms import check_platform
 from dovetail.testing.proposers import check_proposer
 from dovetail.testing.quantization import (
@@ -35,8 +43,10 @@ __all__ = [
     "AffineSample",
     "BlockTables",
     "GrammarSample",
+    "ReasoningSample",
     "ReferenceAttention",
     "ReferencePlatform",
+    "ToolSample",
     "WeightSample",
     "build_model",
     "check_attention",
@@ -47,10 +57,14 @@ __all__ = [
     "check_model",
     "check_platform",
     "check_proposer",
+    "check_reasoning_parser",
     "check_registration",
+    "check_tool_parser",
     "empty_model",
     "lazy_tensors",
     "random_checkpoint",
+    "read_reasoning_samples",
+    "read_tool_samples",
     "registry_of",
     "run_batch",
     "run_tokens",

@@ -51,10 +51,15 @@ class JsonCalls(ToolReader):
     """Calls that are JSON objects with their name and arguments, alone, in a row or in a list; behind a marker, or bare.
 
     Bare objects are calls only if they name a tool that there is and have arguments, or nothing but a name.
+
+    Attributes:
+        bare: no marker stands before the calls that are being read.
     """
 
     starts: ClassVar[tuple[str, ...]] = ()
     """Markers before calls; none: they are bare."""
+    leads: ClassVar[tuple[str, ...]] = ()
+    """Markers that may stand before bare calls."""
     ends: ClassVar[tuple[str, ...]] = ()
     """Markers behind calls, of which one or none may stand."""
     name_keys: ClassVar[tuple[str, ...]] = ("name",)
@@ -64,8 +69,10 @@ class JsonCalls(ToolReader):
     wrapper_keys: ClassVar[tuple[str, ...]] = ("function",)
     """Keys of an object that is the call itself."""
 
+    bare = False
+
     def read(self) -> Steps[None]:
-        starts = markers(*(self.starts or ("{", "[", FENCE)))
+        starts = markers(*(self.starts or ("{", "[", FENCE, *self.leads)))
         while found := (yield from self.reader.until(starts, Content)):
             if not self.starts:
                 self.reader.back(found)
@@ -75,36 +82,50 @@ class JsonCalls(ToolReader):
     def read_calls(self) -> Steps[None]:
         """Read calls that stand here, the marker before them being read and recorded."""
         reader = self.reader
-        fenced = not self.starts and bool((yield from reader.word(markers(FENCE))))
-        if fenced:
+        lead = "" if self.starts else (yield from reader.word(markers(FENCE, *self.leads)))
+        if lead == FENCE:
             yield from reader.match(_FENCE, 16)
+        self.bare = not self.starts and lead not in self.leads
         if listed := (yield from reader.space()) == "[":
             reader.skip()
             yield from reader.space()
+        yield from self.read_row(listed, (FENCE,) if lead == FENCE else self.ends)
+
+    def read_row(self, listed: bool, ends: tuple[str, ...]) -> Steps[None]:
+        """Read the first call that stands here, and those that follow.
+
+        Args:
+            listed: whether they are a list, whose bracket is read.
+            ends: markers behind them.
+        """
         if not (yield from self.read_call()):
             yield from self.as_it_stands()
             return
-        while (yield from self._separated()):
+        while (yield from self.separated()) == "{":
             if not (yield from self.read_call()):
                 yield from self.as_it_stands()
                 return
+        yield from self.read_end(listed, ends)
+
+    def read_end(self, listed: bool, ends: tuple[str, ...]) -> Steps[None]:
+        """Read what stands behind the last call."""
+        reader = self.reader
         if listed and (yield from reader.peek()) == "]":
             reader.skip()
             reader.record = []
             yield from reader.space()
-        ends = (FENCE,) if fenced else self.ends
         # A marker that the end of the output cut off is none of the answer's text either.
         if ends and ((yield from reader.word(markers(*ends))) or reader.ended):
             reader.record = []
         yield from self.as_it_stands()
 
-    def _separated(self) -> Steps[bool]:
-        """Read what stands between two calls; whether an object follows. If none does, what was read stands in the record."""
+    def separated(self) -> Steps[str]:
+        """Read, and record, what stands between two calls; the first character of what follows."""
         reader = self.reader
         reader.record = []
         if (yield from reader.space()) in (",", ";"):
             reader.skip()
-        return (yield from reader.space()) == "{"
+        return (yield from reader.space())
 
     def read_call(self) -> Steps[bool]:
         """Read an object that stands here; whether it was a call. What was read of one that was none stands in the record."""
@@ -150,12 +171,12 @@ class JsonCalls(ToolReader):
         """Read the value of a key; False if the object is no call."""
         if key in self.name_keys and call.name is None:
             name = yield from self._name()
-            if not name or not (self.starts or name in self.names):
+            if not name or (self.bare and name not in self.names):
                 return False
-            yield from call.named(name, begins=bool(self.starts))
+            yield from call.named(name, begins=not self.bare)
         elif key in self.argument_keys:
             yield from call.read_arguments()
-        elif self.starts or call.begun or key in self.other_keys:
+        elif not self.bare or call.begun or key in self.other_keys:
             yield from read_value(self.reader, discard)
         else:
             return False
@@ -279,17 +300,22 @@ class NamedCalls(MarkedCalls):
     """Calls whose arguments are a JSON object behind their name."""
 
     def read_arguments(self, name: str) -> Steps[None]:
-        given = False
+        yield from read_object(self.reader)
 
-        def each(text: str) -> CallArguments:
-            nonlocal given
-            given = True
-            return CallArguments(text)
 
-        yield from self.reader.space()
-        yield from read_value(self.reader, each)
-        if not given and not self.reader.ended:
-            yield CallArguments("{}")
+def read_object(reader: Reader) -> Steps[None]:
+    """Read the arguments of a call that has begun, and hand them out."""
+    given = False
+
+    def each(text: str) -> CallArguments:
+        nonlocal given
+        given = True
+        return CallArguments(text)
+
+    yield from reader.space()
+    yield from read_value(reader, each)
+    if not given and not reader.ended:
+        yield CallArguments("{}")
 
 
 class ParameterCalls(MarkedCalls):
@@ -342,12 +368,12 @@ class ParameterCalls(MarkedCalls):
             yield from self.reader.word(markers("\n"))
         if types == {"string"}:
             yield CallArguments('"')
-            found = yield from self.reader.until(markers(self.value_end), self._quoted())
+            found = yield from self.reader.until(markers(self.value_end), self._quoted(), awaited=True)
             if found:
                 yield CallArguments('"')
             return bool(found)
         pieces: list[str] = []
-        found = yield from self.reader.until(markers(self.value_end), pieces.append)
+        found = yield from self.reader.until(markers(self.value_end), pieces.append, awaited=True)
         text = "".join(pieces)
         if self.newlines:
             text = text.removesuffix("\n")

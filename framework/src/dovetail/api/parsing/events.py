@@ -53,7 +53,7 @@ class Trimmed:
 class Spacing:
     """Drops white space that only separates calls from each other, or from the text before or after them.
 
-    Between two texts it stands, even if calls stand there too.
+    Between two texts with calls in their midst, what stands before the calls is kept, or if nothing does, what stands behind.
     """
 
     def __init__(self) -> None:
@@ -62,6 +62,8 @@ class Spacing:
         """Whether some text was handed out."""
         self._called = False
         """Whether a call came after the last text."""
+        self._enough = False
+        """Whether white space behind that call is dropped, even if text follows."""
 
     def tidy(self, steps: Iterable[ToolEvent | None]) -> Iterator[ToolEvent]:
         """The events up to where a parser waits."""
@@ -69,9 +71,11 @@ class Spacing:
             if step is None:
                 return
             if not isinstance(step, Content):
-                self._called = True
+                if not self._called:
+                    self._called, self._enough = True, bool(self._held) or not self._spoken
+                    self._held = self._held if self._spoken else []
                 yield step
-            elif step.text and (text := self._text(step.text)):
+            elif text := self._text(step.text):
                 yield Content(text)
 
     def finish(self) -> Iterator[Content]:
@@ -80,14 +84,14 @@ class Spacing:
             yield Content("".join(self._held))
 
     def _text(self, text: str) -> str:
+        if self._called and self._enough:
+            text = text.lstrip()
         ready = text.rstrip()
         if not ready:
-            self._held.append(text)
+            if text:
+                self._held.append(text)
             return ""
-        if self._called and not self._spoken:
-            self._held.clear()
-            ready = ready.lstrip()
-            text = text.lstrip()
-        before, self._held = "".join(self._held), [text[len(ready) :]]
+        rest = text[len(ready) :]
+        before, self._held = "".join(self._held), [rest] if rest else []
         self._spoken, self._called = True, False
         return before + ready

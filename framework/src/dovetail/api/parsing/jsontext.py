@@ -83,12 +83,16 @@ def read_string(reader: Reader, each: Callable[[str], Any]) -> Steps[None]:
 
 
 def _read_escape(reader: Reader) -> Steps[str]:
-    found = yield from reader.match(_ESCAPE, 5)
-    if found is None:
-        return "\\"
-    text = f"\\{found[0]}"
-    if text[2:3] in ("d", "D") and text[3] in "89abAB":
-        low = yield from reader.match(_LOW_SURROGATE, 6)
-        text += low[0] if low else ""
-    value = str(json.loads(f'"{text}"'))
-    return "\ufffd" if "\ud800" <= value <= "\udfff" else value
+    """Read what follows a backslash; "" for an escape that the end of the text cut off."""
+    text = ""
+    if found := (yield from reader.match(_ESCAPE, 5)):
+        text = f"\\{found[0]}"
+        high = text[2:3] in ("d", "D") and text[3] in "89abAB"
+        low = (yield from reader.match(_LOW_SURROGATE, 6)) if high else None
+        if low or not (high and reader.ended):
+            value = str(json.loads(f'"{text}{low[0] if low else ""}"'))
+            return "\ufffd" if "\ud800" <= value <= "\udfff" else value
+    if reader.ended:
+        reader.drop()
+        return ""
+    return "\\"

@@ -80,11 +80,12 @@ class Reader:
         assert self.record is None
         self._at -= len(text)
 
-    def until(self, wanted: Markers, each: Callable[[str], Any]) -> Steps[str]:
+    def until(self, wanted: Markers, each: Callable[[str], Any], *, awaited: bool = False) -> Steps[str]:
         """Read to the next marker, and past it.
 
         Args:
             each: makes an event of a piece of the text before it, or puts the piece away and returns None.
+            awaited: a marker must come, so that what may be the beginning of one is no text even where the text ends.
 
         Returns:
             The marker; "" if the text ended without one.
@@ -94,12 +95,14 @@ class Reader:
             if match:
                 end = match.start()
             else:
-                end = len(self._text) - (0 if self.ended else wanted.held(self._text, self._at))
+                certain = self.ended and not awaited
+                end = len(self._text) - (0 if certain else wanted.held(self._text, self._at))
             if end > self._at and (event := each(self._take(end))) is not None:
                 yield event
             if match:
                 return self._take(match.end())
             if not (yield from self._more()):
+                self.drop()
                 return ""
 
     def rest(self, each: Callable[[str], Any]) -> Steps[None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -22,6 +23,9 @@ _KINDS: dict[type, tuple[str, ...]] = {
     dict: ("object",),
     type(None): ("null",),
 }
+_QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""", re.DOTALL)
+_PAIR = re.compile(r"\\(.)", re.DOTALL)
+_ESCAPES = frozenset("\\'\"abfnrtvxuUN01234567")
 DEPTH = 8
 """Schemas within schemas that are looked through for a type."""
 
@@ -91,11 +95,17 @@ def json_value(text: str, types: Types) -> str:
 def python_value(text: str) -> Any:
     """The value that a literal of Python stands for, with JSON's words for three of them too; the text itself if it is none that JSON has."""
     try:
-        value = _evaluate(ast.parse(text, mode="eval").body)
+        value = _evaluate(ast.parse(_QUOTED.sub(_spelled, text), mode="eval").body)
         json.dumps(value, allow_nan=False)
     except (ValueError, SyntaxError, RecursionError, MemoryError):
         return text
     return value
+
+
+def _spelled(quoted: re.Match[str]) -> str:
+    """A string as Python has it: models and templates write line ends, and backslashes that escape nothing, as they are."""
+    text = quoted[0].replace("\n", "\\n").replace("\r", "\\r")
+    return _PAIR.sub(lambda pair: pair[0] if pair[1] in _ESCAPES else "\\" + pair[0], text)
 
 
 def dumps(value: Any) -> str:

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from dovetail.api.parsers import Content, Reasoning, ReasoningEvent, ReasoningParser
 from dovetail.api.parsing.events import Trimmed, merge
-from dovetail.api.parsing.reader import Markers, Reader, Steps
+from dovetail.api.parsing.reader import Reader, Steps, markers
 
 
 class ReasoningReader(ReasoningParser):
@@ -58,7 +58,7 @@ class TaggedReasoning(ReasoningReader):
     def read(self) -> Steps[None]:
         reader, prompt = self.reader, self.prompt.rstrip()
         if not prompt.endswith(self.ends) and (yield from self._begins(prompt.endswith(self.starts))):
-            found = yield from reader.until(Markers(*self.ends, *self.until), Trimmed(Reasoning))
+            found = yield from reader.until(markers(*self.ends, *self.until), Trimmed(Reasoning), awaited=True)
             if found in self.until:
                 yield Content(found)
             elif found:
@@ -71,7 +71,7 @@ class TaggedReasoning(ReasoningReader):
         reader.record = []
         yield from reader.space()
         # That the prompt opened the reasoning does not keep every model from opening it again.
-        found = yield from reader.word(Markers(*self.starts))
+        found = yield from reader.word(markers(*self.starts))
         lead, reader.record = "".join(reader.record), None
         if found or opened or self.always:
             return True

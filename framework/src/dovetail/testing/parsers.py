@@ -1,0 +1,353 @@
+"""The conformance of parsers of tool calls and of reasoning.
+
+Samples are outputs of models, with what they mean. A parser must find that in each, whole or cut anywhere, and in time that follows the length of the output.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+import random
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from dovetail.api import (
+    CallArguments,
+    CallBegin,
+    Content,
+    ParserCard,
+    Reasoning,
+    ReasoningParserCard,
+    Tool,
+    ToolParserCard,
+)
+from dovetail.kernel.discovery import import_dotted
+from dovetail.testing.comparison import label
+from dovetail.testing.resolution import claim
+
+TOOLS: tuple[Tool, ...] = (
+    {
+        "name": "get_weather",
+        "description": "The weather of a place",
+        "parameters": {
+            "type": "object",
+            "properties": {"city": {"type": "string"}, "days": {"type": "integer"}, "hourly": {"type": "boolean"}},
+            "required": ["city"],
+        },
+    },
+    {
+        "name": "search",
+        "description": "Search for texts",
+        "parameters": {
+            "type": "object",
+            "properties": {
+                "query": {"type": "string"},
+                "filter": {"type": "object"},
+                "tags": {"type": "array", "items": {"type": "string"}},
+                "limit": {"type": ["integer", "null"]},
+                "score": {"type": "number"},
+            },
+        },
+    },
+    {"name": "now", "description": "What time it is", "parameters": {"type": "object", "properties": {}}},
+)
+"""Offered where a sample does not say otherwise."""
+ARGUMENTS = '{"city": "Zürich \\"}]\\n\\\\", "filter": {"a": [1, {"b": null}], "c": "</x>"}}'
+"""Fills frames: JSON with what a careless parser takes for its end."""
+LENGTH = 4_000
+"""Characters of the shorter of two outputs whose times are compared."""
+RANDOM_CUTS = 20
+
+Events = list[Any]
+
+
+@dataclass(frozen=True)
+class ToolSample:
+    """An output, and the calls in it.
+
+    Attributes:
+        calls: names and arguments; arguments given as a text must be so to the letter, others as JSON.
+        source: where the output comes from.
+    """
+
+    text: str
+    calls: tuple[tuple[str, Any], ...] = ()
+    content: str = ""
+    tools: tuple[Tool, ...] = TOOLS
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class ReasoningSample:
+    """An output, and the reasoning in it.
+
+    Attributes:
+        prompt: the end of the prompt.
+        source: where the output comes from.
+    """
+
+    text: str
+    reasoning: str = ""
+    content: str = ""
+    prompt: str = ""
+    source: str = ""
+
+
+def read_tool_samples(path: Path) -> list[ToolSample]:
+    """The samples of a JSON file: a list of objects with the fields of :class:`ToolSample`."""
+    return [
+        ToolSample(**{**entry, "calls": tuple(map(tuple, entry.get("calls", ())))})
+        for entry in json.loads(path.read_text(encoding="utf-8"))
+    ]
+
+
+def read_reasoning_samples(path: Path) -> list[ReasoningSample]:
+    """The samples of a JSON file: a list of objects with the fields of :class:`ReasoningSample`."""
+    return [ReasoningSample(**entry) for entry in json.loads(path.read_text(encoding="utf-8"))]
+
+
+def check_tool_parser(card: ToolParserCard, samples: Sequence[ToolSample]) -> None:
+    """Check what a parser of tool calls makes of outputs, and its contract.
+
+    For each sample: the whole gives the expected content and calls; cut in two at every byte, into characters, and at random, it gives the same; cut short
+    at any place it gives the beginning of the same, and raises nothing. Calls written as ``frame`` says are found. Special tokens on the card
+    stand in some sample or frame. Time follows the length of the output, for outputs made to provoke the opposite too.
+
+    Raises:
+        AssertionError: names the claim that failed.
+    """
+    assert samples, f"{label(card)}: no samples"
+    kind = import_dotted(card.target)
+    for sample in samples:
+        case = _Case(f"{label(card)} on {sample.text!r}", partial(kind, list(sample.tools)), sample.text)
+        case.check()
+        content, calls = _calls(case.whole)
+        assert content == sample.content, f"{case.name}: found the content {content!r}, wanted {sample.content!r}"
+        assert len(calls) == len(sample.calls), f"{case.name}: found the calls {calls}, wanted {sample.calls}"
+        for found, wanted in zip(calls, sample.calls, strict=True):
+            assert _same(found, wanted), f"{case.name}: found the call {found}, wanted {wanted}"
+        case.check_cut_short(_calls_begin)
+    written = _check_frames(card, kind)
+    _check_special_tokens(card, [*written, *(sample.text for sample in samples)])
+    _check_time(card, partial(kind, list(TOOLS)), samples[0].text)
+
+
+def check_reasoning_parser(card: ReasoningParserCard, samples: Sequence[ReasoningSample]) -> None:
+    """Check what a parser of reasoning makes of outputs, and its contract.
+
+    As :func:`check_tool_parser`; and thoughts and an answer that are written as ``frame`` says are told from each other.
+
+    Raises:
+        AssertionError: names the claim that failed.
+    """
+    assert samples, f"{label(card)}: no samples"
+    kind = import_dotted(card.target)
+    written: list[str] = []
+    for sample in samples:
+        make = partial(kind, sample.prompt)
+        case = _Case(f"{label(card)} on {sample.text!r} after {sample.prompt!r}", make, sample.text)
+        case.check()
+        found = _thoughts(case.whole)
+        wanted = (sample.reasoning, sample.content)
+        assert found == wanted, f"{case.name}: found the reasoning and content {found}, wanted {wanted}"
+        case.check_cut_short(_thoughts_begin)
+        frame = make().frame()
+        text = "ü".join(frame) + "an answer" if frame else "an answer"
+        written += [text, sample.prompt]
+        found = _thoughts(_run(make, [text]))
+        wanted = ("ü" if frame else "", "an answer")
+        assert found == wanted, (
+            f"{label(card)}: after {sample.prompt!r}, {text!r} gives {found}, wanted {wanted} by its frame"
+        )
+    _check_special_tokens(card, [*written, *(sample.text for sample in samples)])
+    _check_time(card, partial(kind, ""), samples[0].text)
+
+
+@dataclass
+class _Case:
+    """A parser on an output."""
+
+    name: str
+    make: Callable[[], Any]
+    text: str
+
+    def check(self) -> None:
+        """That cuts change nothing."""
+        with claim(f"{self.name}, whole"):
+            self.whole = _run(self.make, [self.text])
+        _check_form(self.name, self.whole)
+        for pieces in self.cuts():
+            with claim(f"{self.name}, cut into {pieces}"):
+                found = _run(self.make, pieces)
+            assert found == self.whole, f"{self.name}, cut into {pieces}: found {found}, wanted {self.whole}"
+
+    def cuts(self) -> Iterator[list[str]]:
+        data = self.text.encode()
+        for place in range(1, len(data)):
+            yield _decode([data[:place], data[place:]])
+        yield _decode([bytes([byte]) for byte in data])
+        rng = random.Random(0)
+        for _ in range(RANDOM_CUTS):
+            places = sorted(rng.sample(range(len(data) + 1), min(len(data), rng.randint(1, 8))))
+            yield _decode([data[a:b] for a, b in zip([0, *places], [*places, len(data)], strict=True)])
+
+    def check_cut_short(self, begins: Callable[[Events, Events], bool]) -> None:
+        for length in range(len(self.text)):
+            where = f"{self.name}, cut short after {length} characters"
+            with claim(where):
+                parser = self.make()
+                fed = _merge(parser.feed(self.text[:length]))
+                found = _merge([*fed, *parser.finish()])
+            _check_form(where, found)
+            assert _is_beginning(fed, self.whole), f"{where}: handed out {fed}, and later {self.whole}"
+            assert begins(found, self.whole), f"{where}: found {found}, which is not how {self.whole} begins"
+
+
+def _decode(parts: Iterable[bytes]) -> list[str]:
+    """Pieces as they come from a detokenizer: a character once all of its bytes are there."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    return [decoder.decode(part) for part in parts]
+
+
+def _run(make: Callable[[], Any], pieces: Iterable[str]) -> Events:
+    parser = make()
+    events = [event for piece in pieces for event in parser.feed(piece)]
+    return _merge([*events, *parser.finish()])
+
+
+def _merge(events: Iterable[Any]) -> Events:
+    """Events, neighbours of one kind joined."""
+    merged: Events = []
+    for event in events:
+        if merged and type(event) is type(merged[-1]) and not isinstance(event, CallBegin):
+            merged[-1] = type(event)(merged[-1].text + event.text)
+        else:
+            merged.append(event)
+    return merged
+
+
+def _check_form(name: str, events: Events) -> None:
+    called = False
+    for event in events:
+        assert isinstance(event, CallBegin | CallArguments | Content | Reasoning), f"{name}: {event!r} is no event"
+        text = event.name if isinstance(event, CallBegin) else event.text
+        assert isinstance(text, str), f"{name}: {event!r} holds no text"
+        assert text, f"{name}: {event!r} is empty"
+        assert called or not isinstance(event, CallArguments), f"{name}: arguments before any call: {events}"
+        called = called or isinstance(event, CallBegin)
+        with claim(f"{name}: {event!r} as UTF-8"):
+            text.encode()
+
+
+def _is_beginning(part: Events, whole: Events) -> bool:
+    if not part:
+        return True
+    *before, last = part
+    if before != whole[: len(before)] or len(part) > len(whole):
+        return False
+    other = whole[len(before)]
+    if isinstance(last, CallBegin) or type(last) is not type(other):
+        return bool(last == other)
+    return str(other.text).startswith(last.text)
+
+
+def _calls(events: Events) -> tuple[str, list[tuple[str, str]]]:
+    content, calls = "", list[tuple[str, str]]()
+    for event in events:
+        match event:
+            case Content(text):
+                content += text
+            case CallBegin(name):
+                calls.append((name, ""))
+            case CallArguments(text):
+                calls[-1] = (calls[-1][0], calls[-1][1] + text)
+    return content, calls
+
+
+def _thoughts(events: Events) -> tuple[str, str]:
+    parts = [(e.text, "") if isinstance(e, Reasoning) else ("", e.text) for e in events]
+    return "".join(a for a, _ in parts), "".join(b for _, b in parts)
+
+
+def _calls_begin(part: Events, whole: Events) -> bool:
+    found, wanted = _calls(part)[1], _calls(whole)[1]
+    if not found:
+        return True
+    return (
+        len(found) <= len(wanted)
+        and found[:-1] == wanted[: len(found) - 1]
+        and found[-1][0] == wanted[len(found) - 1][0]
+        and wanted[len(found) - 1][1].startswith(found[-1][1])
+    )
+
+
+def _thoughts_begin(part: Events, whole: Events) -> bool:
+    # What may be the beginning of a mark is text when nothing follows, so that only one of the two may be longer.
+    return any(whole_text.startswith(text) for text, whole_text in zip(_thoughts(part), _thoughts(whole), strict=True))
+
+
+def _same(found: tuple[str, str], wanted: tuple[str, Any]) -> bool:
+    if isinstance(wanted[1], str) or found[0] != wanted[0]:
+        return found == wanted
+    try:
+        # Equal as JSON: true is not 1, nor 1 the same as 1.0.
+        return json.dumps(json.loads(found[1])) == json.dumps(wanted[1])
+    except ValueError:
+        return False
+
+
+def _check_frames(card: ToolParserCard, kind: Any) -> list[str]:
+    """Write calls as the parser's frame says, and find them."""
+    frame = kind.frame(list(TOOLS))
+    if frame is None:
+        return []
+    assert len(frame.calls) == len(TOOLS), (
+        f"{label(card)}: its frame has {len(frame.calls)} calls for {len(TOOLS)} tools"
+    )
+    texts = []
+    for chosen in ([0], [2], [0, 1], [2, 0, 0, 1]):
+        arguments = ["{}" if i == 2 else ARGUMENTS for i in chosen]
+        calls = [frame.calls[i][0] + text + frame.calls[i][1] for i, text in zip(chosen, arguments, strict=True)]
+        text = frame.before + frame.separator.join(calls) + frame.after
+        texts.append(text)
+        found = _calls(_run(partial(kind, list(TOOLS)), [text]))
+        wanted = ("", [(str(TOOLS[i]["name"]), a) for i, a in zip(chosen, arguments, strict=True)])
+        assert found == wanted, f"{label(card)}: {text!r}, written as its frame says, gives {found}, wanted {wanted}"
+    return texts
+
+
+def _check_special_tokens(card: ParserCard, texts: Sequence[str]) -> None:
+    for token in card.special_tokens:
+        assert any(token in text for text in texts), (
+            f"{label(card)}: the special token {token} stands in no sample, and in nothing that its frame writes"
+        )
+
+
+def _check_time(card: ParserCard, make: Callable[[], Any], text: str) -> None:
+    """That time follows the length, where the output repeats a character or a sample, or goes on in the midst of a call."""
+    middle = text[: 2 * len(text) // 3]
+    for name, head, unit in (
+        *((repr(unit), "", unit) for unit in ("<", "{", "[", "\\", '"', "```", " ", '{"', "word ")),
+        ("a sample again and again", "", text),
+        ("the beginning of a sample again and again", "", middle),
+        *((f"a sample that goes on with {unit!r}", middle, unit) for unit in ('\\"', "<", "{", " ")),
+    ):
+        for _ in range(3):
+            short, long = (_seconds(make, (head + unit * length)[:length]) for length in (LENGTH, 4 * LENGTH))
+            if long < 8 * short + 0.05:
+                break
+        else:
+            raise AssertionError(
+                f"{label(card)}: four times the output takes {long / short:.0f} times as long, for {name}: {long:.2f} s for {4 * LENGTH} characters"
+            )
+
+
+def _seconds(make: Callable[[], Any], text: str) -> float:
+    started = time.process_time()
+    _run(make, [text[i : i + 8] for i in range(0, len(text), 8)])
+    _run(make, [text])
+    return time.process_time() - started

@@ -1,0 +1,120 @@
+"""A list of calls in Python's notation: Llama 3.2 and 4, LFM 2. Lists of JSON objects are read too, which Llama 4 was also taught."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from dovetail.api import CallArguments, CallBegin
+from dovetail.api.parsing import JsonCalls, Steps, dumps, python_value
+
+NAME = re.compile(r"[A-Za-z_][\w.-]*(?=[^\w.-])")
+KEYWORD = re.compile(r"\s*([A-Za-z_]\w*)\s*=(?!=)\s*")
+PLAIN = re.compile(r"[^\"'()\[\]{},]+")
+QUOTED = {quote: re.compile(rf"[^{quote}\\]+") for quote in "\"'"}
+
+
+class Pythonic(JsonCalls):
+    """See :class:`dovetail.api.ToolParser`."""
+
+    def read_row(self, listed: bool, ends: tuple[str, ...]) -> Steps[None]:
+        if not listed or (yield from self.reader.peek()) in ("{", ""):
+            yield from super().read_row(listed, ends)
+            return
+        following = ""
+        while True:
+            if not (yield from self._read_python_call()):
+                yield from self.as_it_stands()
+                return
+            following = yield from self.separated()
+            if following in ("]", ""):
+                break
+        yield from self.read_end(listed, ends)
+
+    def _read_python_call(self) -> Steps[bool]:
+        """Read a call that stands here; whether it was one."""
+        reader = self.reader
+        name = yield from reader.match(NAME)
+        if not name or (self.bare and name[0] not in self.names) or (yield from reader.space()) != "(":
+            return False
+        reader.skip()
+        reader.record = None
+        yield CallBegin(name[0])
+        positions = self._parameters(name[0])
+        before, closing = "{", ","
+        while closing == ",":
+            pieces: list[str] = []
+            yield from reader.scan(Argument(), pieces.append)
+            closing = yield from reader.peek()
+            if not closing:
+                return True
+            text = "".join(pieces).strip()
+            if text:
+                yield CallArguments(f"{before}{member(text, positions)}")
+                before = ", "
+            reader.skip()
+        yield CallArguments("{}" if before == "{" else "}")
+        return True
+
+    def _parameters(self, name: str) -> Iterator[str]:
+        """The names of a tool's parameters, for arguments that are written without theirs."""
+        schema: Any = next((tool.get("parameters") for tool in self.tools if tool["name"] == name), None)
+        properties = schema.get("properties") if isinstance(schema, Mapping) else None
+        return iter(properties if isinstance(properties, Mapping) else ())
+
+
+def member(argument: str, positions: Iterator[str]) -> str:
+    """The member of a JSON object that an argument is."""
+    keyword = KEYWORD.match(argument)
+    if keyword:
+        key, text = keyword[1], argument[keyword.end() :]
+    else:
+        key, text = next(positions, ""), argument
+    return f"{dumps(key)}: {dumps(python_value(text))}"
+
+
+class Argument:
+    """Where an argument ends: before the comma or bracket that is not its own."""
+
+    def __init__(self) -> None:
+        self.depth = 0
+        self.quote = ""
+        self.escaped = False
+
+    def __call__(self, text: str, at: int) -> tuple[int, bool]:
+        while at < len(text):
+            plain = (QUOTED[self.quote] if self.quote else PLAIN).match(text, at)
+            if self.escaped:
+                self.escaped = False
+            elif plain:
+                at = plain.end()
+                continue
+            elif self.quote:
+                self.escaped = text[at] == "\\"
+                if text[at] == self.quote:
+                    self.quote = ""
+            elif text[at] in "\"'":
+                self.quote = text[at]
+            elif text[at] in "([{":
+                self.depth += 1
+            elif not self.depth:
+                return at, True
+            elif text[at] != ",":
+                self.depth -= 1
+            at += 1
+        return at, False
+
+
+class Llama4(Pythonic):
+    """With the markers of Llama 4."""
+
+    leads = ("<|python_start|>",)
+    ends = ("<|python_end|>",)
+
+
+class Lfm2(Pythonic):
+    """With the markers of LFM 2."""
+
+    leads = ("<|tool_call_start|>",)
+    ends = ("<|tool_call_end|>",)
