@@ -11,7 +11,7 @@ let following = true; // whether the end of the conversation is kept in sight
 function messagesToSend() {
   const sent = conversation.map(({ role, content, calls }) => {
     if (role === "user") return { role, content };
-    const called = (calls ?? []).map(({ id, name, arguments: given }) => ({
+    const called = (calls ?? []).filter(Boolean).map(({ id, name, arguments: given }) => ({
       id,
       type: "function",
       function: { name, arguments: given },
