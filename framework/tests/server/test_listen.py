@@ -2,30 +2,36 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
 from dovetail.api.errors import DovetailError
 from dovetail.server.api_processes import MOST_LOSSES, WINDOW_SECONDS, Losses
-from dovetail.server.listen import bind, claim, shares
+from dovetail.server.listen import Shares, bind
 from dovetail.server.settings import ServerSettings
 
 spreads = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux spreads connections")
 
 
 @contextmanager
-def shared(settings: ServerSettings, count: int) -> Iterator[list[socket.socket]]:
-    sockets = shares(settings, bind(settings), count)
+def shared(settings: ServerSettings) -> Iterator[Shares]:
+    shares = Shares(settings, bind(settings))
     try:
-        yield sockets
+        yield shares
     finally:
-        for each in sockets:
-            each.close()
+        shares.close()
+
+
+def inherit(shares: Shares, number: int) -> socket.socket:
+    """What a process has."""
+    with shares.one(number) as fd:
+        return socket.socket(fileno=os.dup(fd))
 
 
 def accepted(sock: socket.socket) -> int:
@@ -39,33 +45,45 @@ def accepted(sock: socket.socket) -> int:
 
 
 @spreads
-def test_connections_are_spread_over_all() -> None:
-    settings = ServerSettings(port=0)
-    with shared(settings, 3) as sockets:
-        where = sockets[0].getsockname()
-        assert {each.getsockname() for each in sockets} == {where}
+def test_connections_are_spread_over_all_that_are_there() -> None:
+    with shared(ServerSettings(port=0)) as shares, ExitStack() as stack:
+        sockets = [stack.enter_context(inherit(shares, number)) for number in (1, 2, 3)]
+        (where,) = {each.getsockname() for each in sockets}
+        assert shares.address == f"http://127.0.0.1:{where[1]}"
         with socket.socket() as early:
             assert early.connect_ex(where) != 0  # nobody is left to wait for a model that loads
-        claim(settings, sockets)
+        shares.claim()
         for each in sockets:
             each.listen()
-        clients = [socket.create_connection(where) for _ in range(90)]
+
+        def connect(count: int) -> None:
+            for _ in range(count):
+                stack.enter_context(socket.create_connection(where))
+
+        connect(90)
         counts = [accepted(each) for each in sockets]
-        for client in clients:
-            client.close()
-    assert sum(counts) == 90
-    assert min(counts) > 5
+        assert sum(counts) == 90
+        assert min(counts) > 5
+        # The rest have what one that has gone would have had, until its successor is there.
+        sockets[0].close()
+        connect(30)
+        assert sum(accepted(each) for each in sockets[1:]) == 30
+        sockets[0] = stack.enter_context(inherit(shares, 1))
+        sockets[0].listen()
+        connect(60)
+        assert min(accepted(each) for each in sockets) > 3
 
 
 @spreads
 def test_two_servers_do_not_share_a_port() -> None:
-    with shared(ServerSettings(port=0), 2) as first:
-        settings = ServerSettings(port=first[0].getsockname()[1])
-        with shared(settings, 2) as second:  # neither listens yet
-            claim(settings, first)
-            first[1].listen()
+    with shared(ServerSettings(port=0)) as first, ExitStack() as stack:
+        sockets = [stack.enter_context(inherit(first, number)) for number in (1, 2)]
+        settings = ServerSettings(port=sockets[0].getsockname()[1])
+        with shared(settings) as second, inherit(second, 2):  # neither listens yet
+            first.claim()
+            sockets[1].listen()
             with pytest.raises(DovetailError, match="is in use"):
-                claim(settings, second)
+                second.claim()
         with pytest.raises(DovetailError, match="is in use"):
             bind(settings)
 
@@ -81,10 +99,11 @@ def test_a_stranger_who_would_share_is_no_reason_to() -> None:
 
 
 def test_a_unix_socket_is_one_for_all(tmp_path: Path) -> None:
-    settings = ServerSettings(uds=str(tmp_path / "socket"))
-    with shared(settings, 3) as sockets:
-        assert sockets[0] is sockets[1] is sockets[2]
-        claim(settings, sockets)
+    with shared(ServerSettings(uds=str(tmp_path / "socket"))) as shares:
+        for _ in range(2):
+            with shares.one(1) as first, shares.one(2) as second:
+                assert first == second
+            shares.claim()
 
 
 def test_a_few_losses_are_borne_and_old_ones_forgotten() -> None:

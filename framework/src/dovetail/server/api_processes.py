@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import msgspec
@@ -19,6 +19,7 @@ from dovetail.api.errors import DovetailError
 from dovetail.engine.failures import exit_words
 from dovetail.engine.link import LAST_WORDS_SECONDS
 from dovetail.engine.processes import on_exit
+from dovetail.server.listen import Shares
 from dovetail.server.relay_messages import Setup
 from dovetail.utils import logs
 
@@ -73,16 +74,16 @@ class ApiProcesses:
 
     Args:
         setup: what each is told, but for its own token, number and socket.
-        sockets: for each the file descriptor that it listens on.
+        shares: gives each the socket that it listens on.
         lost: called with the token and the number of each that has ended.
 
     Attributes:
         failure: set to the exception because of which the server has to end.
     """
 
-    def __init__(self, setup: Setup, sockets: Sequence[int], lost: Callable[[bytes, int], object]) -> None:
+    def __init__(self, setup: Setup, shares: Shares, lost: Callable[[bytes, int], object]) -> None:
         self._setup = setup
-        self._sockets = sockets
+        self._shares = shares
         self._lost = lost
         self._losses = Losses()
         self._retired = False
@@ -91,19 +92,23 @@ class ApiProcesses:
         self.ready = asyncio.Event()
         self.failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    def start(self) -> None:
-        for number in range(1, len(self._sockets) + 1):
+    def start(self, count: int) -> None:
+        """
+        Raises:
+            DovetailError: see :meth:`Shares.one`.
+        """
+        for number in range(1, count + 1):
             self._start(number)
 
     def _start(self, number: int) -> None:
         token = secrets.token_bytes(16)
-        sock = self._sockets[number - 1]
-        process = subprocess.Popen(
-            [sys.executable, "-m", "dovetail.server.worker"],
-            stdin=subprocess.PIPE,
-            pass_fds={sock, self._setup.counters},
-            process_group=0,  # so that Ctrl+C does not reach it before it can ignore it
-        )
+        with self._shares.one(number) as sock:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "dovetail.server.worker"],
+                stdin=subprocess.PIPE,
+                pass_fds=(sock, self._setup.counters),
+                process_group=0,  # so that Ctrl+C does not reach it before it can ignore it
+            )
         worker = self._by_token[token] = ApiProcess(number, process)
         loop = asyncio.get_running_loop()
         on_exit(process, lambda code: loop.call_soon_threadsafe(self._exited, token, worker, code))
@@ -129,7 +134,10 @@ class ApiProcesses:
             self.fail(DovetailError(f"{how}, as did {MOST_LOSSES} before it", "see the messages above"))
             return
         logs.say(f"{how}; its connections are lost, and it is being started again", logging.ERROR)
-        self._start(worker.number)
+        try:
+            self._start(worker.number)
+        except DovetailError as error:
+            self.fail(error)
 
     def fail(self, error: DovetailError) -> None:
         """The server has to end."""

@@ -20,7 +20,7 @@ from dovetail.kernel.plan import Plan
 from dovetail.server.api_processes import ApiProcesses
 from dovetail.server.counters import Counters
 from dovetail.server.keys import with_all_keys
-from dovetail.server.listen import bind, check_tls, claim, release, serves, shares
+from dovetail.server.listen import Shares, bind, check_tls, release, serves
 from dovetail.server.loop import run as run_loop
 from dovetail.server.relay import Relay, RelayedEngine
 from dovetail.server.relay_messages import Hello, Leave, Listening, Seen, Setup, decode_to_hub
@@ -62,7 +62,7 @@ async def _serve(
     with Signals() as signals:
         if settings.exit_with_stdin:
             signals.follow_stdin()
-        hub = _Hub(settings, plan, args, shares(settings, sock, settings.api_server_count))
+        hub = _Hub(settings, plan, args, Shares(settings, sock))
         try:
             loaded = await unless_told(lambda: hub.unless_failed(make_engine()), signals)
             if loaded is None:
@@ -80,11 +80,11 @@ async def _serve(
 class _Hub:
     """What lives as long as the server. Made, it starts the processes, which get ready while the engine loads."""
 
-    def __init__(self, settings: ServerSettings, plan: Plan, args: EngineArgs, sockets: list[socket.socket]) -> None:
+    def __init__(self, settings: ServerSettings, plan: Plan, args: EngineArgs, shares: Shares) -> None:
         self.settings = settings
         self.plan = plan
-        self.sockets = sockets
-        self.counters = Counters.create(len(sockets) + 1)
+        self.shares = shares
+        self.counters = Counters.create(settings.api_server_count + 1)
         assert self.counters.fd is not None
         self.supervisor: Supervisor[RelayedEngine] | None = None
         self.private = PrivateSocket(zmq.ROUTER)
@@ -100,8 +100,8 @@ class _Hub:
             counters=self.counters.fd,
             created=int(time.time()),
         )
-        self.processes = ApiProcesses(setup, [each.fileno() for each in sockets], self._lost)
-        self.processes.start()
+        self.processes = ApiProcesses(setup, shares, self._lost)
+        self.processes.start(settings.api_server_count)
         self.reading = asyncio.create_task(self._read())
 
     async def unless_failed(self, work: Awaitable[T]) -> T:
@@ -124,7 +124,7 @@ class _Hub:
     async def serve(self, engine: RelayedEngine, make_engine: MakeEngine, signals: Signals) -> str | None:
         """Serve until told to stop, or until there is no engine: why there is none."""
         supervisor = self.supervisor = Supervisor(engine, make_engine, self._engine_changed)
-        claim(self.settings, self.sockets)
+        self.shares.claim()
         self._engine_changed()
         ended, first = asyncio.create_task(supervisor.ended()), asyncio.create_task(signals.first.wait())
         reasons: set[asyncio.Task[Any]] = {ended, first}
@@ -136,9 +136,7 @@ class _Hub:
             self.processes.retire()
             for task in (ended, first, announced):
                 task.cancel()
-            # The processes listen on their own copies, for as long as they drain.
-            for each in self.sockets:
-                each.close()
+            self.shares.close()
         if reason is None:
             await self._drain(signals)
         else:  # they know already
@@ -147,7 +145,7 @@ class _Hub:
 
     async def _announce(self) -> None:
         await self.processes.ready.wait()
-        logs.say(serves(self.settings, self.plan.model, self.sockets[0]), output=True)
+        logs.say(serves(self.settings, self.plan.model, self.shares.address), output=True)
 
     async def _drain(self, signals: Signals) -> None:
         self._tell_all(Leave())
@@ -171,8 +169,6 @@ class _Hub:
         if self.supervisor is not None:
             await self.supervisor.stop()
         self.private.close()
-        for each in self.sockets:
-            each.close()
 
     def _engine_changed(self) -> None:
         assert self.supervisor is not None

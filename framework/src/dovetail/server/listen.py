@@ -10,6 +10,7 @@ import socket
 import ssl
 import stat
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from dovetail.api.errors import DovetailError, UsageError
@@ -34,38 +35,69 @@ def bind(settings: ServerSettings) -> socket.socket:
     return _bind_unix(settings.uds) if settings.uds else _bind_tcp(settings.host, settings.port)
 
 
-def shares(settings: ServerSettings, sock: socket.socket, count: int) -> list[socket.socket]:
-    """What several processes listen on instead of a bound socket: one for each, among which the system spreads the connections.
+class Shares:
+    """What several processes listen on instead of a bound socket: each on one of its own, among which the system spreads the connections.
 
-    Where it cannot, all are the one that was bound, and the processes take connections from it as they come to it. With unix sockets
-    there is no other way, and only Linux spreads those of TCP.
+    Where it cannot, all have the one that was bound, and take connections from it as they come to it. With unix sockets there is no
+    other way, and only Linux spreads those of TCP.
+
+    Args:
+        sock: from :func:`bind`.
     """
-    if settings.uds or not sys.platform.startswith("linux"):
-        return [sock] * count
-    made = [sock]
-    for _ in range(count - 1):
-        other = socket.socket(sock.family, sock.type, sock.proto)
-        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        other.bind(sock.getsockname())
-        made.append(other)
-    return made
 
+    def __init__(self, settings: ServerSettings, sock: socket.socket) -> None:
+        self.address = address(settings, sock)
+        self._settings = settings
+        self._sock = sock
+        self._where = sock.getsockname()
+        self._spread = not settings.uds and sys.platform.startswith("linux")
+        self._claimed = False
 
-def claim(settings: ServerSettings, sockets: list[socket.socket]) -> None:
-    """Listen on the first of :func:`shares`, before others do on the rest: it alone would not share the port with a stranger.
+    @contextlib.contextmanager
+    def one(self, number: int) -> Iterator[int]:
+        """The file descriptor for a process that is started within the context. Afterwards it is alone with it, so that connections do not
+        wait for it when it has died.
 
-    Raises:
-        DovetailError: another server listens there by now.
-    """
-    first, *others = sockets
-    if first in others:
-        return
-    try:
-        first.listen(BACKLOG)
-    except OSError as error:
-        raise in_use(settings) if error.errno == errno.EADDRINUSE else error from None
-    first.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        Args:
+            number: of the process, from 1.
+
+        Raises:
+            DovetailError: another server has taken the address, which can only be if no process is left.
+        """
+        if not self._spread or (number == 1 and not self._claimed):
+            yield self._sock.fileno()
+            return
+        with socket.socket(self._sock.family, self._sock.type, self._sock.proto) as other:
+            other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            with self._known():
+                other.bind(self._where)
+            yield other.fileno()
+
+    def claim(self) -> None:
+        """Listen, before any of the processes does, on the socket of the first: it alone would not share the port with a stranger.
+
+        Raises:
+            DovetailError: another server listens there by now.
+        """
+        if not self._spread:
+            return
+        with self._known():
+            self._sock.listen(BACKLOG)
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        self._claimed = True
+        self._sock.close()
+
+    @contextlib.contextmanager
+    def _known(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise in_use(self._settings) if error.errno == errno.EADDRINUSE else error from None
+
+    def close(self) -> None:
+        """Nobody is started any more: the processes' own copies are all that is left."""
+        self._sock.close()
 
 
 def address(settings: ServerSettings, sock: socket.socket) -> str:
@@ -77,10 +109,9 @@ def address(settings: ServerSettings, sock: socket.socket) -> str:
     return f"{'https' if settings.ssl_certfile else 'http'}://{shown}:{port}{settings.root_path.rstrip('/')}"
 
 
-def serves(settings: ServerSettings, model: str, sock: socket.socket) -> str:
+def serves(settings: ServerSettings, model: str, address: str) -> str:
     """What users are told once the server accepts connections."""
-    names = ", ".join(settings.names(model))
-    return f"Dovetail serves {names} at {address(settings, sock)} (Ctrl+C stops it)"
+    return f"Dovetail serves {', '.join(settings.names(model))} at {address} (Ctrl+C stops it)"
 
 
 def release(settings: ServerSettings, sock: socket.socket) -> None:

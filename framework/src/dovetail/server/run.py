@@ -8,7 +8,7 @@ from dovetail.api.errors import EngineDeadError
 from dovetail.server.app import build_app
 from dovetail.server.http import serve_http
 from dovetail.server.keys import with_all_keys
-from dovetail.server.listen import bind, check_tls, release, serves
+from dovetail.server.listen import address, bind, check_tls, release, serves
 from dovetail.server.loop import run as run_loop
 from dovetail.server.request_log import set_up_logs
 from dovetail.server.settings import ServerSettings
@@ -54,7 +54,7 @@ async def _serve(make_engine: MakeEngine, settings: ServerSettings, sock: socket
         engine = SupervisedEngine(loaded, make_engine)
 
         def announce() -> None:
-            logs.say(serves(settings, engine.plan.model, sock), output=True)
+            logs.say(serves(settings, engine.plan.model, address(settings, sock)), output=True)
 
         try:
             reason = await serve_http(build_app(engine, settings), sock, signals, announce)
