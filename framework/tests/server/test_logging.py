@@ -19,7 +19,7 @@ from server_fakes import FakeEngine, serving
 
 from dovetail.server.request_log import request_id
 from dovetail.server.settings import ServerSettings
-from dovetail.utils.logs import VARIABLE, JsonFormatter, TextFormatter
+from dovetail.utils.logs import LOG_VARIABLE, JsonFormatter, TextFormatter
 
 SECRET, PROMPT = "sk-secret", "the words of a prompt"
 Lines = Callable[[], list[str]]
@@ -174,7 +174,7 @@ def test_processes_that_a_server_starts_log_as_it_does(given: str, written: list
         "import logging; from dovetail.utils import logs; logs.follow_parent(); log = logging.getLogger('dovetail.engine');"
         "log.info('ï'); log.warning('%s', 'wé')"
     )
-    environment = {**os.environ, VARIABLE: given}
+    environment = {**os.environ, LOG_VARIABLE: given}
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, encoding="utf-8", check=True
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable
+from pathlib import Path
 
 import httpx
 import pytest
@@ -177,6 +178,16 @@ def test_published_dashboards_find_their_series(scraped, query: str) -> None:
     samples = [each for family in scraped({}).values() for each in family.samples if each.name == name]
     assert samples
     assert all(asked <= each.labels.keys() and each.labels["model_name"] == "fake/model" for each in samples)
+
+
+def test_the_documentation_has_each_of_our_names(engine: FakeEngine, scraped) -> None:
+    async def say() -> Overview:
+        return Overview(EngineStats(), [], 0, max_loras=1)
+
+    engine.overview = say  # type: ignore[method-assign]
+    page = (Path(__file__).parents[3] / "docs" / "operation.md").read_text(encoding="utf-8")
+    shown = {name: family.type for name, family in scraped().items() if name.startswith("dovetail:")}
+    assert dict(re.findall(r"^\| `(dovetail:\w+)` \| (\w+) \|", page, re.MULTILINE)) == shown
 
 
 def test_vllm_s_names_can_be_left_out(scraped) -> None:

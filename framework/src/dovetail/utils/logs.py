@@ -13,7 +13,7 @@ from typing import Literal, get_args
 Format = Literal["text", "json"]
 Level = Literal["debug", "info", "warning", "error", "critical"]
 
-VARIABLE = "DOVETAIL_LOG"
+LOG_VARIABLE = "DOVETAIL_LOG"
 """How the processes that a server starts learn of its format and level: both, with a comma between them."""
 
 logger = logging.getLogger("dovetail")
@@ -26,7 +26,7 @@ def set_up(format: Format, level: Level, request_id: Callable[[], str] = str) ->
         level: of our own loggers; libraries are heard from warnings up.
         request_id: of the request that is being served, empty where there is none.
     """
-    os.environ[VARIABLE] = f"{format},{level}"
+    os.environ[LOG_VARIABLE] = f"{format},{level}"
     handler = logging.StreamHandler()
     handler.setFormatter(JsonFormatter(request_id) if format == "json" else TextFormatter(request_id))
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
@@ -36,7 +36,7 @@ def set_up(format: Format, level: Level, request_id: Callable[[], str] = str) ->
 
 def follow_parent() -> None:
     """Log as the process does that started this one, if it said how."""
-    format, _, level = os.environ.get(VARIABLE, "").partition(",")
+    format, _, level = os.environ.get(LOG_VARIABLE, "").partition(",")
     if format in get_args(Format) and level in get_args(Level):
         set_up(format, level)  # type: ignore[arg-type]  # which has just been seen to
 
