@@ -154,7 +154,7 @@ def test_a_server_that_logs_json_writes_nothing_else_to_its_log() -> None:
             lines.append(json.loads(line))
             if "Dovetail serves fake/model at " in lines[-1]["message"]:
                 url = lines[-1]["message"].split(" at ")[1].split()[0]
-                httpx.get(f"{url}/version")
+                httpx.post(f"{url}/v1/completions", json={"prompt": "a", "max_tokens": 1000})  # during which it dies
             if lines[-1]["message"].startswith("the engine serves again"):
                 break
         process.send_signal(signal.SIGTERM)
