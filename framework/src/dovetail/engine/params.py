@@ -20,7 +20,7 @@ class StructuredOutputs(msgspec.Struct, kw_only=True, omit_defaults=True, forbid
         regex: the whole output matches.
         choice: the output is one of these texts.
         grammar: in EBNF, in the notation that the grammar backend takes.
-        structural_tag: begin tags, each followed by a schema and an end tag.
+        structural_tag: a composition of forms, in vLLM's newer form (``format``) or its older one (``structures`` and ``triggers``).
     """
 
     json: str | dict[str, Any] | None = None

@@ -83,6 +83,7 @@ def tags_grammar(node: Node) -> str:
 class _Writer:
     def __init__(self) -> None:
         self._lines = [r"TEXT: /(.|\n)*/"]
+        self._length = 0
         self._names: dict[str, str] = {}
         """Of terminals, by what they are: llguidance takes like ones for one only if they are."""
         self._rules: dict[Chain | Json | Rules, str] = {}
@@ -91,15 +92,17 @@ class _Writer:
 
     def write(self, node: Node) -> str:
         self._todo.append(("start", Chain(node, None)))
-        length = 0
         while self._todo:
             name, chain = self._todo.popleft()
-            self._lines.append(f"{name}: {self._chain(chain)}")
-            length += len(self._lines[-1])
-            if length > MAX_LENGTH:
-                raise FormError(f"as a grammar it has more than {MAX_LENGTH:,} characters", "make it simpler")
+            self._add(f"{name}: {self._chain(chain)}")
         grammars = [{"lark_grammar": "\n".join(self._lines)}, *self._grammars]
         return json.dumps({"grammars": grammars}, ensure_ascii=False)
+
+    def _add(self, line: str) -> None:
+        self._lines.append(line)
+        self._length += len(line)
+        if self._length > MAX_LENGTH:
+            raise FormError(f"as a grammar it has more than {MAX_LENGTH:,} characters", "make it simpler")
 
     def _chain(self, chain: Chain | None) -> str:
         """An expression for a part and all that follows it."""
@@ -147,7 +150,7 @@ class _Writer:
         text = f"[lazy]: {body}" if lazy else f": {body}"
         if text not in self._names:
             self._names[text] = f"until_{len(self._names)}" if lazy else f"LEXEME_{len(self._names)}"
-            self._lines.append(self._names[text] + text)
+            self._add(self._names[text] + text)
         return self._names[text]
 
     def _closed(self, node: Node) -> str:
@@ -166,7 +169,7 @@ class _Writer:
             name = f"part_{len(self._rules)}"
             if isinstance(node, Json):
                 self._rules[node] = name
-                self._lines.append(f"{name}: %json {_schema(node)}")
+                self._add(f"{name}: %json {_schema(node)}")
             else:
                 self._rules[node] = f"@{name}"
                 self._grammars.append({"name": name, "lark_grammar": to_lark(node.notation)})
@@ -215,7 +218,7 @@ class _Writer:
         if isinstance(node, Either):
             return [(text, Chain(part, then)) for part in node.nodes]
         if isinstance(node, Repeat):
-            return [(text, next) for next in _unrolled(node, at)]
+            return [(text, first) for first in _unrolled(node, at)]
         if isinstance(node, Free):
             more = _free(node)
             return [(text if text == more else f"{text} {more}", then)]
@@ -259,8 +262,6 @@ def _unrolled(node: Repeat, at: Chain) -> list[Chain | None]:
     """What a repetition begins with: its part, or what follows where it may be empty."""
     if is_open(node.node) and node.most != 1:
         raise _endless()
-    if node.most == 0:
-        return [at.then]
     if node.least == 0 and node.most is None:
         return [Chain(node.node, at), at.then]
     most = None if node.most is None else node.most - 1
@@ -294,13 +295,12 @@ def _opening(node: Json) -> str:
 def _schema(node: Json) -> str:
     if node.schema is False:
         raise FormError("the schema false has no values", "leave it out")
-    if node.schema is True:
-        return "{}"
-    options = node.schema.get("x-guidance", {})
+    schema = {} if node.schema is True else node.schema
+    options = schema.get("x-guidance", {})
     if not isinstance(options, dict):
         raise FormError(f"x-guidance: wanted an object, found {str(options)[:40]}", "leave it out")
     # What a schema's own options may not do is ignore keywords: the output would not be what the schema says.
     kept = {**options, "lenient": False}
     if not {"whitespace_flexible", "whitespace_pattern"} & set(options):
         kept["whitespace_pattern"] = BLANKS
-    return json.dumps({**node.schema, "x-guidance": kept}, ensure_ascii=False)
+    return json.dumps({**schema, "x-guidance": kept}, ensure_ascii=False)
