@@ -144,6 +144,19 @@ def test_a_small_cache_preempts_requests_with_adapters_and_they_go_on(
     assert len(core.needs.adapters._idle) == core.args.max_loras
 
 
+def test_the_overview_names_adapters_in_use(root: Path) -> None:
+    core = make_core(root, "qv", "all", "mlp", max_loras=1, max_num_seqs=2)
+    for number, name in enumerate(["qv", "qv", "qv", "all", None]):
+        core.add(NewRequest(str(number), prompts(1)[0], GREEDY, adapter=name))
+    core.step()
+    found = core.overview()
+    assert (found.max_loras, found.running_adapters, found.waiting_adapters) == (1, ["qv"], ["all"])
+    while not core.idle:
+        core.step()
+    found = core.overview()
+    assert (found.running_adapters, found.waiting_adapters) == ([], [])
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_alone_and_in_a_batch_logprobs_are_bitwise_the_same(root: Path, dtype: str) -> None:
     """With other neighbours the adapter also has another slot."""

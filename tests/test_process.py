@@ -95,6 +95,29 @@ def test_the_overview_names_what_runs(checkpoint: Path) -> None:
     asyncio.run(main())
 
 
+def test_the_engine_says_how_long_a_sequence_waited_and_what_its_steps_computed(checkpoint: Path) -> None:
+    params = SamplingParams(temperature=0, max_tokens=5, ignore_eos=True)
+
+    async def main() -> None:
+        async with running(checkpoint) as engine:
+            assert sum((await engine.overview()).steps.counts) == 0  # the engine's own are not counted
+            began = time.monotonic()
+            deltas = [delta async for batch in engine.generate("timed", [1] * 40, params) for delta in batch]
+            seconds = time.monotonic() - began
+            after = await engine.overview()
+        waited, prefill = deltas[0].timing or (-1, -1)
+        assert 0 <= waited < seconds
+        assert 0 < prefill < seconds
+        assert [delta.timing for delta in deltas[1:]] == [None] * (len(deltas) - 1)
+        assert after.steps.total == 40 + 4
+        assert after.steps.counts[0] == 4  # of one token; the prompt's has up to 64
+        assert after.steps.counts[4] == 1
+        assert after.cache.keys() >= {"block_size", "cache_dtype", "num_gpu_blocks", "enable_prefix_caching"}
+        assert int(after.cache["num_gpu_blocks"]) > 1
+
+    asyncio.run(main())
+
+
 def test_a_prompt_that_does_not_fit_is_refused_before_it_is_sent(checkpoint: Path) -> None:
     async def main() -> None:
         async with running(checkpoint) as engine:
