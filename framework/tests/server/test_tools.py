@@ -283,6 +283,12 @@ def test_effort_reaches_the_template(chat, engine: FakeEngine, effort: str) -> N
         ),
         ({"tools": TOOLS, "tool_choice": {"type": "function", "function": {"name": "x"}}}, "tool_choice", "weather"),
         ({"tool_choice": "required"}, "tool_choice", "no tools"),
+        ({"tools": TOOLS, "tool_choice": "some"}, "tool_choice", "'required'"),
+        (
+            {"tools": TOOLS, "tool_choice": {"type": "function", "function": {}}},
+            "tool_choice.function.name",
+            "required",
+        ),
         ({"tools": [{"type": "web_search"}]}, "tools[0].type", "function"),
     ],
 )

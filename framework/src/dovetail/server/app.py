@@ -13,6 +13,7 @@ from dovetail.server import (
     chat,
     completions,
     errors,
+    messages,
     metrics,
     operations,
     pooling_protocol,
@@ -46,6 +47,7 @@ ROUTERS = (
     stats.router,
     chat.router,
     completions.router,
+    messages.router,
     pooling_routes.router,
     pooling_scores.router,
     tokenization.router,
@@ -88,6 +90,7 @@ def build_app(
         CompletionRequest,
         *pooling_protocol.BODIES,
         *tokenization.BODIES,
+        *messages.BODIES,
         LoadAdapterRequest,
         UnloadAdapterRequest,
     )

@@ -8,6 +8,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 from starlette.exceptions import HTTPException
 from starlette.types import Scope
 
@@ -146,8 +147,9 @@ def install(app: FastAPI) -> None:
 
 def invalid(error: ValidationError) -> ApiError:
     """The first thing that a request's model refused."""
-    first = error.errors(include_url=False)[0]
-    param = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).lstrip(".")
+    first = _telling(error.errors(include_url=False))
+    place = [part for part in first["loc"] if not _is_alternative(part)]
+    param = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).lstrip(".")
     what = param or "the body"
     if first["type"] == "missing":
         return ApiError(400, f"{what} is required", param=param or None, code="missing_required_parameter")
@@ -158,6 +160,20 @@ def invalid(error: ValidationError) -> ApiError:
     wanted = first["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
     message = f"{what}: wanted {wanted}, found {describe(first['input'])}"
     return ApiError(400, message, param=param or None, code="invalid_value")
+
+
+def _is_alternative(part: int | str) -> bool:
+    """Whether a part of a place names one of the forms that a field may have, instead of a field."""
+    return isinstance(part, str) and (part[:1].isupper() or "[" in part or part in ("str", "int", "float", "bool"))
+
+
+def _telling(found: list[ErrorDetails]) -> ErrorDetails:
+    """The first finding; where a field may have several forms, what the form that comes closest lacks."""
+    first = found[0]
+    root = next((i for i, part in enumerate(first["loc"]) if _is_alternative(part)), None)
+    if root is None:
+        return first
+    return max((other for other in found if other["loc"][:root] == first["loc"][:root]), key=lambda e: len(e["loc"]))
 
 
 def describe(value: Any, limit: int = 60) -> str:
