@@ -14,15 +14,27 @@ if TYPE_CHECKING:
     from dovetail.engine.llm import LLM
     from dovetail.engine.outputs import CompletionOutput, RequestOutput
     from dovetail.engine.params import BeamSearchParams, SamplingParams, StructuredOutputs, StructuredOutputsParams
+    from dovetail.engine.pooling import PoolingParams
+    from dovetail.engine.pooling_outputs import (
+        ClassificationRequestOutput,
+        EmbeddingRequestOutput,
+        PoolingRequestOutput,
+        ScoringRequestOutput,
+    )
 
 __all__ = [
     "LLM",
     "BeamSearchParams",
+    "ClassificationRequestOutput",
     "CompletionOutput",
+    "EmbeddingRequestOutput",
     "EngineArgs",
     "LoRARequest",
+    "PoolingParams",
+    "PoolingRequestOutput",
     "RequestOutput",
     "SamplingParams",
+    "ScoringRequestOutput",
     "StructuredOutputs",
     "StructuredOutputsParams",
     "__version__",
@@ -31,11 +43,16 @@ __all__ = [
 _WHERE = {
     "LLM": "dovetail.engine.llm",
     "BeamSearchParams": "dovetail.engine.params",
+    "ClassificationRequestOutput": "dovetail.engine.pooling_outputs",
     "CompletionOutput": "dovetail.engine.outputs",
+    "EmbeddingRequestOutput": "dovetail.engine.pooling_outputs",
     "EngineArgs": "dovetail.engine.args",
     "LoRARequest": "dovetail.engine.adapters",
+    "PoolingParams": "dovetail.engine.pooling",
+    "PoolingRequestOutput": "dovetail.engine.pooling_outputs",
     "RequestOutput": "dovetail.engine.outputs",
     "SamplingParams": "dovetail.engine.params",
+    "ScoringRequestOutput": "dovetail.engine.pooling_outputs",
     "StructuredOutputs": "dovetail.engine.params",
     "StructuredOutputsParams": "dovetail.engine.params",
 }

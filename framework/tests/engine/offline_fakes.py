@@ -38,6 +38,8 @@ def fake_plan(**changes: Any) -> Any:
         "model": "fake",
         "architecture": "Fake",
         "tasks": ("generate",),
+        "tasks_reason": "what it was made for",
+        "pooling": None,
         "config": {"eos_token_id": EOS},
         "checkpoint": checkpoint,
         "grammar": None,

@@ -307,10 +307,18 @@ def test_sleeping(llm: LLM) -> None:
             call()
 
 
-@pytest.mark.parametrize("task", ["embed", "classify", "score", "encode"])
-def test_what_the_model_does_not_offer(llm: LLM, task: str) -> None:
-    with pytest.raises(RequestError, match=f"{task} was asked of fake, and Fake offers generate"):
-        getattr(llm, task)(["a"])
+@pytest.mark.parametrize(
+    ("method", "arguments", "words"),
+    [
+        ("embed", (["a"],), "wanted embed, and fake does generate .*--convert embed"),
+        ("encode", (["a"],), "wanted embed, and fake does generate"),
+        ("classify", (["a"],), "wanted classify, and fake does generate .*trained to classify"),
+        ("score", ("a", "b"), "wanted score or embed, and fake does generate"),
+    ],
+)
+def test_what_the_model_does_not_offer(llm: LLM, method: str, arguments: tuple[Any, ...], words: str) -> None:
+    with pytest.raises(RequestError, match=words):
+        getattr(llm, method)(*arguments)
 
 
 def test_options_that_ask_for_nothing_are_left_out_and_the_others_are_refused_by_name() -> None:

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any
 
 from pydantic import ValidationError
 from tqdm.auto import tqdm
 
 from dovetail.api.errors import RequestError, UsageError
-from dovetail.engine.adapters import LoRARequest
 from dovetail.engine.args import OFFLINE, EngineArgs
 from dovetail.engine.beam_search import BeamSearch, BeamSearchOutput, step_params
 from dovetail.engine.checks import Limits, check_request, end_of_sequence_ids, truncated
 from dovetail.engine.core import EngineCore
 from dovetail.engine.defaults import sampling_defaults, with_defaults
+from dovetail.engine.llm_vectors import VectorMethods
 from dovetail.engine.offline import Job, OfflineRunner
 from dovetail.engine.offline_adapters import OfflineAdapters
+from dovetail.engine.offline_arguments import Adapters, Bar, one_each, progress_bar
+from dovetail.engine.offline_pooling import OfflinePooling
 from dovetail.engine.outputs import PositionLogprobs, RequestOutput
 from dovetail.engine.params import BeamSearchParams, SamplingParams
 from dovetail.engine.processor import OutputProcessor
@@ -28,21 +30,12 @@ from dovetail.engine.setup import load_tokenizer, make_plan
 from dovetail.engine.structured import check_structured, source_of
 from dovetail.engine.tokenizer import Tokenizer
 
-T = TypeVar("T")
-Bar = bool | Callable[..., Any]
-"""Whether to show a progress bar, or what makes one in tqdm's place."""
-
-Adapters = LoRARequest | Sequence[LoRARequest | None] | None
-"""One LoRA adapter for all prompts, or one (or None) each."""
-
 NOT_BUILT: dict[str, tuple[Any, ...]] = {
     "tensor_parallel_size": (1,),
     "pipeline_parallel_size": (1,),
     "data_parallel_size": (1,),
     "cpu_offload_gb": (0,),
     "trust_remote_code": (False,),
-    "task": ("auto", "generate"),
-    "runner": ("auto", "generate"),
 }
 """Options of vLLM's class of the same name that are not built yet, with the values that ask for nothing."""
 
@@ -50,7 +43,7 @@ SLEEP_LEVELS = (1, 2)
 WAKE_TAGS = ("weights", "kv_cache")
 
 
-class LLM:
+class LLM(VectorMethods):
     """A model for offline inference.
 
     Args:
@@ -98,6 +91,7 @@ class LLM:
             self._core = EngineCore(self.plan, self.args, progress)
         self._limits = Limits(self._core.max_model_len, self._core.vocab_size, self.args.max_logprobs)
         self._runner = OfflineRunner(self._core, OutputProcessor(self._tokenizer))
+        self._pooling = OfflinePooling(self._core, self.plan, self._tokenizer)
         self._adapters = OfflineAdapters(self._core, self.args)
         self._lock = threading.Lock()  # one call at a time: a second thread waits for the first
 
@@ -201,7 +195,7 @@ class LLM:
         for prompt in read:
             check_request(prompt.token_ids, step, self._limits)
         searches = [BeamSearch(p.token_ids, params, eos_ids, self._limits.max_model_len) for p in read]
-        with self._awake(), _bar(use_tqdm, params.max_tokens, "Beam search", "token") as bar:
+        with self._awake(), progress_bar(use_tqdm, params.max_tokens, "Beam search", "token") as bar:
             while running := [(s, p) for s, p in zip(searches, read, strict=True) if s.beams]:
                 jobs = [
                     Job(ReadPrompt(None, beam.tokens, prompt.cache_salt), step)
@@ -227,7 +221,7 @@ class LLM:
         priority: Sequence[int] | None,
         lora_request: Adapters,
     ) -> list[RequestOutput]:
-        given = _one_each("sampling parameters", sampling_params, len(prompts))
+        given = one_each("sampling parameters", sampling_params, len(prompts))
         each = [with_defaults(params, self._defaults) for params in given]
         if priority is not None and self.args.scheduling_policy != "priority":
             raise RequestError(
@@ -235,55 +229,19 @@ class LLM:
                 'start with scheduling_policy="priority"',
                 param="priority",
             )
-        priorities = _one_each("priorities", 0 if priority is None else priority, len(prompts))
+        priorities = one_each("priorities", 0 if priority is None else priority, len(prompts))
         for form in {
             source_of(p.structured_outputs): p.structured_outputs for p in each if p.structured_outputs
         }.values():
             check_structured(form, self.plan)
-        adapters = [self._adapters.name(a) for a in _one_each("LoRA requests", lora_request, len(prompts))]
+        adapters = [self._adapters.name(a) for a in one_each("LoRA requests", lora_request, len(prompts))]
         jobs = []
         for prompt, params, urgency, adapter in zip(prompts, each, priorities, adapters, strict=True):
             ids = truncated(prompt.token_ids, params, self._limits.max_model_len)
             check_request(ids, params, self._limits)
             jobs.append(Job(ReadPrompt(prompt.text, ids, prompt.cache_salt), params, urgency, adapter))
-        with self._awake(), _bar(use_tqdm, len(jobs), "Processed prompts", "prompt") as bar:
+        with self._awake(), progress_bar(use_tqdm, len(jobs), "Processed prompts", "prompt") as bar:
             return self._runner.run(jobs, bar.update)
-
-    # -- what other models are for
-
-    def embed(self, *_: Any, **__: Any) -> NoReturn:
-        """
-        Raises:
-            RequestError: the model is none for embeddings.
-        """
-        self._refuse_task("embed")
-
-    def classify(self, *_: Any, **__: Any) -> NoReturn:
-        """
-        Raises:
-            RequestError: the model is none for classification.
-        """
-        self._refuse_task("classify")
-
-    def score(self, *_: Any, **__: Any) -> NoReturn:
-        """
-        Raises:
-            RequestError: the model is none for scoring.
-        """
-        self._refuse_task("score")
-
-    def encode(self, *_: Any, **__: Any) -> NoReturn:
-        """
-        Raises:
-            RequestError: the model is none for pooling.
-        """
-        self._refuse_task("encode")
-
-    def _refuse_task(self, task: str) -> NoReturn:
-        raise RequestError(
-            f"{task} was asked of {self.plan.model}, and {self.plan.architecture} offers {', '.join(self.plan.tasks)}",
-            "take a model that was trained for it, or use generate or chat",
-        )
 
     # -- the engine
 
@@ -337,12 +295,6 @@ class LLM:
             yield
 
 
-def _bar(use_tqdm: Bar, total: int, description: str, unit: str) -> Any:
-    if callable(use_tqdm):
-        return use_tqdm(total=total, desc=description, unit=unit)
-    return tqdm(total=total, desc=description, unit=unit, disable=not use_tqdm)
-
-
 def _leave_out(options: dict[str, Any]) -> None:
     """Take out what asks for nothing, so that scripts which say so run as they are.
 
@@ -354,19 +306,6 @@ def _leave_out(options: dict[str, Any]) -> None:
             raise UsageError(
                 f"{name} is {value!r}, and only {' and '.join(map(repr, nothing))} is built", "leave it out"
             )
-
-
-def _one_each(what: str, given: T | Sequence[T], count: int) -> list[T]:
-    """One for each prompt, from one for all or one for each.
-
-    Raises:
-        RequestError: there are more or fewer.
-    """
-    if not isinstance(given, Sequence):
-        return [given] * count
-    if len(given) != count:
-        raise RequestError(f"{len(given)} {what} were given for {count} prompts", "give one for all, or one each")
-    return list(given)
 
 
 def _first_position(output: RequestOutput) -> PositionLogprobs:

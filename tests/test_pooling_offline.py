@@ -1,0 +1,118 @@
+"""``LLM.embed``, ``encode``, ``score`` and ``classify`` on a tiny model that was made for text."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from dovetail import LLM, PoolingParams, SamplingParams
+from dovetail.api.errors import RequestError
+from dovetail.engine.pooling_outputs import EmbeddingRequestOutput
+
+from .tiny import write_checkpoint
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_checkpoint(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def llm(folder: Path) -> LLM:
+    return LLM(folder, task="embed", use_tqdm=False, max_num_seqs=8)
+
+
+def test_embeddings_of_texts_and_ids(llm: LLM) -> None:
+    outputs = llm.embed(["Hello", {"prompt_token_ids": llm.get_tokenizer().encode("Hello")}, "Bye"], use_tqdm=False)
+    assert all(isinstance(output, EmbeddingRequestOutput) and output.finished for output in outputs)
+    hello, same, bye = (output.outputs.embedding for output in outputs)
+    assert hello == pytest.approx(same, abs=1e-6)
+    assert hello != pytest.approx(bye, abs=1e-3)
+    assert len(hello) == outputs[0].outputs.hidden_size == 48
+    assert math.hypot(*hello) == pytest.approx(1, abs=1e-6)
+    assert outputs[0].prompt_token_ids == llm.get_tokenizer().encode("Hello")
+
+
+def test_parameters_for_all_or_one_each(llm: LLM) -> None:
+    plain, mean = llm.embed(
+        ["Hello", "Hello"],
+        pooling_params=[PoolingParams(use_activation=False), PoolingParams(pooling_type="mean")],
+        use_tqdm=False,
+    )
+    (default,) = llm.embed("Hello", use_tqdm=False)
+    length = math.hypot(*plain.outputs.embedding)
+    assert length != pytest.approx(1, abs=1e-3)
+    assert [x / length for x in plain.outputs.embedding] == pytest.approx(default.outputs.embedding, abs=1e-5)
+    assert mean.outputs.embedding != pytest.approx(default.outputs.embedding, abs=1e-3)
+
+
+def test_encode_gives_tensors(llm: LLM) -> None:
+    ((output),) = llm.encode("Hello", pooling_task="embed", use_tqdm=False)
+    (embedding,) = llm.embed("Hello", use_tqdm=False)
+    assert output.outputs.data.dtype == torch.float32
+    assert output.outputs.data.tolist() == pytest.approx(embedding.outputs.embedding, abs=1e-6)
+
+
+def test_truncation(llm: LLM) -> None:
+    cut, whole = llm.embed(["Hello there", "Hello"], truncate_prompt_tokens=5, use_tqdm=False)
+    assert cut.prompt_token_ids == whole.prompt_token_ids
+    (longest,) = llm.embed("a" * 1000, truncate_prompt_tokens=-1, use_tqdm=False)
+    assert len(longest.prompt_token_ids) == 512
+    with pytest.raises(RequestError, match="1000 tokens"):
+        llm.embed("a" * 1000, use_tqdm=False)
+
+
+def test_scores_are_cosines(llm: LLM) -> None:
+    one_with_many = [output.outputs.score for output in llm.score("Hello", ["Hello", "Bye"], use_tqdm=False)]
+    assert one_with_many[0] == pytest.approx(1, abs=1e-6)
+    assert one_with_many[1] < 0.999
+    pairs = llm.score(["Hello", "Bye"], ["Bye", "Bye"], use_tqdm=False)
+    assert [output.outputs.score for output in pairs] == pytest.approx([one_with_many[1], 1], abs=1e-6)
+    with pytest.raises(RequestError, match="2 texts and data_2 3"):
+        llm.score(["a", "b"], ["a", "b", "c"])
+
+
+def test_what_such_a_model_does_not_do(llm: LLM) -> None:
+    with pytest.raises(RequestError, match=r"wanted generate, .*does embed \(--task embed"):
+        llm.generate("Hello", SamplingParams(max_tokens=1), use_tqdm=False)
+    with pytest.raises(RequestError, match="trained to classify"):
+        llm.classify("Hello")
+    assert len(llm.embed("Hello", use_tqdm=False)) == 1, "it goes on"
+
+
+@pytest.mark.parametrize(
+    ("params", "word"),
+    [({"dimensions": 8}, "Matryoshka"), ({"task": "classify"}, "leave task out")],
+)
+def test_parameters_that_do_not_fit(llm: LLM, params: dict[str, object], word: str) -> None:
+    with pytest.raises(RequestError, match=word):
+        llm.embed("Hello", pooling_params=PoolingParams(**params))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"task": "generate"},
+        {"pooling_type": "max"},
+        {"dimensions": 0},
+        {"dimensions": True},
+        {"truncate_prompt_tokens": -2},
+        {"normalize": True, "use_activation": False},
+    ],
+)
+def test_parameters_that_are_none(params: dict[str, object]) -> None:
+    with pytest.raises(RequestError, match=next(iter(params))):
+        PoolingParams(**params)  # type: ignore[arg-type]
+
+
+def test_a_model_that_was_trained_for_it_can_be_cut(folder: Path) -> None:
+    llm = LLM(folder, convert="embed", hf_overrides={"matryoshka_dimensions": [8, 16]}, use_tqdm=False)
+    (whole,) = llm.embed("Hello", use_tqdm=False)
+    (cut,) = llm.embed("Hello", pooling_params=PoolingParams(dimensions=8), use_tqdm=False)
+    length = math.hypot(*whole.outputs.embedding[:8])
+    assert cut.outputs.embedding == pytest.approx([x / length for x in whole.outputs.embedding[:8]], abs=1e-6)
+    with pytest.raises(RequestError, match="8, 16"):
+        llm.embed("Hello", pooling_params=PoolingParams(dimensions=9))
