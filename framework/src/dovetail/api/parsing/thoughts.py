@@ -46,6 +46,8 @@ class TaggedReasoning(ReasoningReader):
     """What opens reasoning; the first is the one that :meth:`frame` has."""
     ends: ClassVar[tuple[str, ...]] = ("</think>",)
     """What closes it; likewise."""
+    answer: ClassVar[tuple[str, str] | None] = None
+    """What may stand before and behind the answer, and is no part of it."""
     until: ClassVar[tuple[str, ...]] = ()
     """What ends reasoning that was not closed, and is content itself."""
     always: ClassVar[bool] = False
@@ -63,7 +65,21 @@ class TaggedReasoning(ReasoningReader):
                 yield Content(found)
             elif found:
                 yield from reader.space()
+        if self.answer:
+            yield from self._answer(*self.answer)
         yield from reader.rest(Content)
+
+    def _answer(self, start: str, end: str) -> Steps[None]:
+        """Read an answer and the markers about it."""
+        reader = self.reader
+        reader.record = []
+        yield from reader.space()
+        found = yield from reader.word(markers(start))
+        lead, reader.record = "".join(reader.record), None
+        if not found:
+            yield Content(lead)
+        elif (yield from reader.until(markers(end), Trimmed(Content), awaited=True)):
+            yield from reader.space()
 
     def _begins(self, opened: bool) -> Steps[bool]:
         """Read to where reasoning begins; if none does, what was read is content."""

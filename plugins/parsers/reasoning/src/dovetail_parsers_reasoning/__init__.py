@@ -2,27 +2,123 @@
 
 from __future__ import annotations
 
-from dovetail.api import TUNED, ReasoningParserCard, hookimpl
+from dovetail.api import PORTABLE, TUNED, ReasoningParserCard, hookimpl
 
 THINK = ("<think>", "</think>")
+COMMAND = ("<|START_THINKING|>", "<|END_THINKING|>", "<|START_RESPONSE|>", "<|END_RESPONSE|>")
+HARMONY = ("<|channel|>", "<|constrain|>", "<|message|>", "<|call|>", "<|start|>", "<|end|>")
+
+ALIASES = {
+    "qwen3": (
+        "deepseek_v3",
+        "deepseek_v4",
+        "glm4",
+        "glm45",
+        "glm47",
+        "holo2",
+        "mimo",
+        "minimax_m2",
+        "nemotron_v3",
+        "olmo3",
+        "poolside_v1",
+        "step3p5",
+    ),
+    "deepseek_r1": ("step3",),
+    "harmony": ("openai_gptoss",),
+}
+"""Other names of the same parsers, which users of vLLM know."""
+
+
+def card(
+    name: str,
+    target: str,
+    summary: str,
+    recognises: tuple[str, ...] = (),
+    special: tuple[str, ...] = THINK,
+    rank: int = TUNED,
+) -> ReasoningParserCard:
+    return ReasoningParserCard(
+        name=name,
+        summary=summary,
+        target=f"dovetail_parsers_reasoning.{target}",
+        recognises=recognises,
+        special_tokens=special,
+        rank=rank,
+    )
 
 
 @hookimpl
 def dovetail_register_parsers() -> list[ReasoningParserCard]:
-    return [
-        ReasoningParserCard(
-            name="qwen3",
-            summary="<think>…</think>, where there are thoughts",
-            target="dovetail_parsers_reasoning.think:Think",
-            recognises=("</think>",),
-            special_tokens=THINK,
+    cards = [
+        # The prompt says whether the model is within its thoughts already, so that most families with these tags need no more.
+        card("qwen3", "think:Think", "<think>…</think>, where there are thoughts", ("</think>",), rank=PORTABLE),
+        card(
+            "deepseek_r1",
+            "think:AlwaysThink",
+            "…</think>, with thoughts even if nothing opens them: DeepSeek R1",
+            (r"<｜Assistant｜><think>\\n'",),
         ),
-        ReasoningParserCard(
-            name="deepseek_r1",
-            summary="…</think>, with thoughts even if nothing opens them",
-            target="dovetail_parsers_reasoning.think:AlwaysThink",
-            recognises=(r"<｜Assistant｜><think>\\n' *\}\}",),
-            rank=TUNED,
-            special_tokens=THINK,
+        card(
+            "kimi_k2",
+            "think:KimiK2",
+            "<think>…</think>, or up to the first tool call: Kimi K2",
+            (r"<think>[\s\S]*tool_calls_section_begin", r"tool_calls_section_begin[\s\S]*<think>"),
+        ),
+        card(
+            "ernie45",
+            "think:ThinkResponse",
+            "<think>…</think><response>…</response>: Ernie 4.5",
+            (r"</think>\\n\\n<response>",),
+        ),
+        card(
+            "hunyuan_a13b",
+            "think:ThinkAnswer",
+            "<think>…</think><answer>…</answer>: Hunyuan A13B",
+            (r"</think>(\\n)?<answer>",),
+        ),
+        card("mistral", "marked:Mistral", "[THINK]…[/THINK]: Magistral", (r"\[/THINK\]",), ("[THINK]", "[/THINK]")),
+        card(
+            "granite",
+            "marked:Granite",
+            "Here is my thought process: … Here is my response: Granite 3.2 and 3.3",
+            ("Here is my thought process:", "</think> and write your response between <response>"),
+        ),
+        card(
+            "seed_oss",
+            "marked:SeedOss",
+            "<seed:think>…</seed:think>: Seed OSS",
+            ("seed:think",),
+            ("<seed:think>", "</seed:think>"),
+        ),
+        card(
+            "cohere_command3",
+            "marked:Command",
+            "<|START_THINKING|>…<|END_THINKING|>: Command",
+            (r"<\|START_THINKING\|>",),
+            COMMAND,
+        ),
+        card("apriel", "marked:Apriel", "… [BEGIN FINAL RESPONSE]: Apriel", (r"\[BEGIN FINAL RESPONSE\]",), ()),
+        card(
+            "gemma4",
+            "marked:Gemma4",
+            "<|channel>thought…<channel|>: Gemma 4",
+            (r"<\|channel>thought",),
+            ("<|channel>", "<channel|>"),
+        ),
+        card(
+            "minimax_m3",
+            "marked:MiniMaxM3",
+            "<mm:think>…</mm:think>: MiniMax M3",
+            ("</mm:think>",),
+            ("<mm:think>", "</mm:think>"),
+        ),
+        card(
+            "harmony",
+            "harmony:Harmony",
+            "the analysis channel: gpt-oss",
+            (r"<\|channel\|>analysis<\|message\|>",),
+            HARMONY,
         ),
     ]
+    others = [c.model_copy(update={"name": name, "recognises": ()}) for c in cards for name in ALIASES.get(c.name, ())]
+    return [*cards, *others]

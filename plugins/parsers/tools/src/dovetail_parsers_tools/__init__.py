@@ -25,13 +25,11 @@ HARMONY = ("<|channel|>", "<|constrain|>", "<|message|>", "<|call|>", "<|start|>
 
 ALIASES = {
     "glm4": ("glm45", "glm47"),
-    "granite": (),
     "hermes": ("granite4",),
-    "llama3_json": (),
     "llama4": ("llama4_pythonic", "llama4_json"),
     "phi4": ("phi4_mini_json",),
     "qwen3_coder": ("qwen3_xml", "step3p5"),
-    "tool_calls": ("minimax",),
+    "apriel": ("minimax",),
     "harmony": ("openai",),
 }
 """Other names of the same parsers, which users of vLLM know."""
@@ -62,7 +60,7 @@ def dovetail_register_parsers() -> list[ToolParserCard]:
             "hermes",
             "hermes:Hermes",
             "<tool_call>{…}</tool_call>: Hermes, Qwen 2.5 and 3, Granite 4",
-            ("<tool_call>",),
+            (r"<tool_call>(\\n)?\s*['\"]?\s*\{", "within <tool_call></tool_call> XML tags"),
             TOOL_CALL,
         ),
         card(
@@ -181,11 +179,12 @@ def dovetail_register_parsers() -> list[ToolParserCard]:
             ("<TOOLCALL>", "</TOOLCALL>"),
         ),
         card(
-            "tool_calls",
-            "listed:ToolCalls",
+            "apriel",
+            "listed:Apriel",
             "<tool_calls>[{…}]: Apriel, MiniMax M1",
             (r"<tool_calls>(\\n|\n)?[\['{]",),
             ("<tool_calls>", "</tool_calls>"),
+            TUNED,
         ),
         card(
             "harmony",

@@ -69,8 +69,8 @@ class Nemotron(JsonCalls):
         return CallFrame(calls, before="<TOOLCALL>[", separator=", ", after="]</TOOLCALL>")
 
 
-class ToolCalls(JsonCalls):
-    """``<tool_calls>`` around a list, as Apriel has it, or around objects on lines of their own, as MiniMax M1 does."""
+class Apriel(JsonCalls):
+    """``<tool_calls>`` around a list; MiniMax M1 writes objects on lines of their own there."""
 
     starts = ("<tool_calls>",)
     ends = ("</tool_calls>",)

@@ -1,0 +1,45 @@
+"""gpt-oss: messages in channels, of which the analysis is reasoning.
+
+Calls are left as they stand, for the tool parser of that family; the other channels are the answer, without their marks.
+"""
+
+from __future__ import annotations
+
+import re
+
+from dovetail.api import Content, Reasoning
+from dovetail.api.parsing import ReasoningReader, Steps, Trimmed, markers
+
+HEADER = re.compile(r"(?:<\|start\|>assistant)?(?:[^<]|<\|(?:channel|constrain)\|>)*<\|message\|>")
+ENDS = ("<|end|>", "<|call|>", "<|return|>")
+ANALYSIS = "<|channel|>analysis<|message|>"
+BEGINNINGS = markers("<|start|>", "<|channel|>")
+FINAL = "<|start|>assistant<|channel|>final<|message|>"
+
+
+class Harmony(ReasoningReader):
+    """See :class:`dovetail.api.ReasoningParser`."""
+
+    def read(self) -> Steps[None]:
+        reader = self.reader
+        before: set[type] = set()
+        while header := (yield from reader.match(HEADER)):
+            called = " to=" in header[0]
+            kind = Reasoning if "analysis" in header[0] and not called else Content
+            if called:
+                yield Content(header[0])
+            elif kind in before:
+                yield kind("\n\n")
+            found = yield from reader.until(markers(*ENDS), Content if called else Trimmed(kind), awaited=True)
+            if called:
+                yield Content(found)
+            before.add(kind)
+        begun = yield from reader.word(BEGINNINGS)
+        if begun and reader.ended:
+            reader.drop()  # a header that the end of the output cut off
+        elif begun:
+            yield Content(begun)
+        yield from reader.rest(Content)
+
+    def frame(self) -> tuple[str, str]:
+        return ANALYSIS, f"<|end|>{FINAL}"
