@@ -56,15 +56,11 @@ class Structured(Body):
     structural_tag: Json = None
 
 
-class GenerationRequest(Body):
-    """What the routes that generate text share."""
+class Sampling(Body):
+    """What the routes share that generate text from anything."""
 
     model: str | None = Field(None, description="a name from /v1/models; may be left out")
     stream: bool | None = None
-    stream_options: StreamOptions | None = None
-    n: Int | None = Field(None, description="completions of each prompt")
-    best_of: Int | None = Field(None, description="make so many, and keep the n likeliest; not with stream")
-    max_tokens: Int | None = None
     min_tokens: Int | None = None
     temperature: Number | None = None
     top_p: Number | None = None
@@ -79,26 +75,11 @@ class GenerationRequest(Body):
     include_stop_str_in_output: bool | None = None
     ignore_eos: bool | None = None
     skip_special_tokens: bool | None = None
-    add_special_tokens: bool | None = Field(None, description="let the tokenizer add its own tokens, such as BOS")
     spaces_between_special_tokens: bool | None = None
     logit_bias: dict[str, Number] | None = Field(None, description="token id → number added to its logit")
     bad_words: list[str] | None = Field(None, description="texts that the output may not hold")
     allowed_token_ids: list[Int] | None = Field(None, description="the only tokens that may be chosen")
-    truncate_prompt_tokens: Int | None = Field(
-        None, description="keep the last so many tokens of the prompt; -1 for what the context holds"
-    )
-    prompt_logprobs: Int | None = Field(None, description="so many alternatives to each token of the prompt")
-    return_token_ids: bool | None = Field(None, description="send the token ids of prompt and output, too")
-    return_tokens_as_token_ids: bool | None = Field(
-        None, description="in logprobs, write tokens as token_id:7 instead of as text"
-    )
-    response_format: ResponseFormat | None = None
     structured_outputs: Structured | None = None
-    guided_json: Json = Field(None, description="older name of structured_outputs.json")
-    guided_regex: str | None = Field(None, description="older name of structured_outputs.regex")
-    guided_choice: list[str] | None = Field(None, description="older name of structured_outputs.choice")
-    guided_grammar: str | None = Field(None, description="older name of structured_outputs.grammar")
-    structural_tag: Json = Field(None, description="older name of structured_outputs.structural_tag")
     priority: Rank | None = Field(None, description="lower runs first, under --scheduling-policy priority")
     cache_salt: str | None = Field(
         None, min_length=1, description="share cached prefixes only with requests of the same salt"
@@ -108,6 +89,30 @@ class GenerationRequest(Body):
     safety_identifier: str | None = Field(None, description="an identifier; has no effect")
     prompt_cache_key: str | None = Field(None, description="an identifier; has no effect")
     session_id: str | None = Field(None, description="an identifier; has no effect")
+
+
+class GenerationRequest(Sampling):
+    """What the routes share that generate text in the form of choices."""
+
+    stream_options: StreamOptions | None = None
+    n: Int | None = Field(None, description="completions of each prompt")
+    best_of: Int | None = Field(None, description="make so many, and keep the n likeliest; not with stream")
+    max_tokens: Int | None = None
+    add_special_tokens: bool | None = Field(None, description="let the tokenizer add its own tokens, such as BOS")
+    truncate_prompt_tokens: Int | None = Field(
+        None, description="keep the last so many tokens of the prompt; -1 for what the context holds"
+    )
+    prompt_logprobs: Int | None = Field(None, description="so many alternatives to each token of the prompt")
+    return_token_ids: bool | None = Field(None, description="send the token ids of prompt and output, too")
+    return_tokens_as_token_ids: bool | None = Field(
+        None, description="in logprobs, write tokens as token_id:7 instead of as text"
+    )
+    response_format: ResponseFormat | None = None
+    guided_json: Json = Field(None, description="older name of structured_outputs.json")
+    guided_regex: str | None = Field(None, description="older name of structured_outputs.regex")
+    guided_choice: list[str] | None = Field(None, description="older name of structured_outputs.choice")
+    guided_grammar: str | None = Field(None, description="older name of structured_outputs.grammar")
+    structural_tag: Json = Field(None, description="older name of structured_outputs.structural_tag")
 
 
 class Function(Body):
