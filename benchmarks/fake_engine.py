@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import Callable
 
 from dovetail.engine import messages as m
 
 VOCABULARY = range(1000, 9000)
+CATCH_UP_SECONDS = 0.02
+"""How far steps may lag behind the rate and be made up for: timers are not that exact."""
 FRAMES = 16
 """Steps that are encoded once and sent in turn, so that encoding them costs the server's process nothing."""
 
 
 class FakeChild:
-    """Stands where the engine's process would (:class:`dovetail.engine.client.Child`)."""
+    """Stands where the engine's process would (:class:`dovetail.engine.link.Child`).
 
-    def __init__(self, max_num_seqs: int = 1024) -> None:
+    Args:
+        rate: tokens a second over all sequences; 0 for a step whenever the last one was taken.
+    """
+
+    def __init__(self, max_num_seqs: int = 1024, rate: float = 0) -> None:
+        self.rate = rate
+        self._due = 0.0
         self._info = m.EngineInfo(32768, max_num_seqs, "no memory", {}, "nothing")
         self._left: dict[str, int] = {}
         self._frames: list[bytes] = []
@@ -40,13 +49,22 @@ class FakeChild:
         if not self._told:
             self._told = True
             return self._info
-        # Whoever the last step woke runs before the next step comes.
-        await asyncio.sleep(0)
+        await self._pace()
         while not self._left:
             self._work.clear()
             await self._work.wait()
         self.tokens += len(self._left)
         return m.decode_from_engine(self._frame())
+
+    async def _pace(self) -> None:
+        now = time.monotonic()
+        if self.rate and self._left:
+            self._due = max(self._due, now - CATCH_UP_SECONDS) + len(self._left) / self.rate
+            if self._due > now:
+                await asyncio.sleep(self._due - now)
+                return
+        # Whoever the last step woke runs before the next step comes.
+        await asyncio.sleep(0)
 
     def _frame(self) -> bytes:
         ended = [name for name, left in self._left.items() if left == 1]
@@ -65,8 +83,7 @@ class FakeChild:
 
     def _encode(self, ended: set[str]) -> bytes:
         outputs = [
-            m.TokenOutput(name, [random.choice(VOCABULARY)], "length" if name in ended else None)
-            for name in self._left
+            m.TokenOutput(name, [random.choice(VOCABULARY)], "length" if name in ended else None) for name in self._left
         ]
         return m.encode(m.StepOutputs(outputs, m.EngineStats(running=len(outputs))))
 
