@@ -21,6 +21,7 @@ from dovetail.utils.flags import add_flags, read_flags
 PARAMETERS = {"temperature": float, "top_p": float, "top_k": int, "max_tokens": int, "seed": int}
 """Sampling parameters that have a flag where a command asks for text."""
 STOP_SECONDS = 10
+POLL_SECONDS = 0.02
 
 
 @dataclass(frozen=True)
@@ -36,10 +37,20 @@ class Reached:
     api_key: str | None = None
 
 
-def add_server_flags(parser: argparse.ArgumentParser) -> None:
-    """The flags that :func:`reached` and :func:`key_of` read; those of the engine are :func:`add_engine_flags`."""
+def add_server_flags(parser: argparse.ArgumentParser, *spellings: str) -> None:
+    """The flags that :func:`reached` and :func:`key_of` read; those of the engine are :func:`add_engine_flags`.
+
+    Args:
+        spellings: other names of ``--url``.
+    """
     parser.add_argument("model", nargs="?", default=None, help=EngineArgs.model_fields["model"].description)
-    parser.add_argument("--url", default=None, help="talk to the server at this URL instead of starting a model")
+    parser.add_argument(
+        "--url",
+        *spellings,
+        dest="url",
+        default=None,
+        help="talk to the server at this URL instead of starting a model",
+    )
     parser.add_argument(
         "--api-key", default=None, help=f"that the server at --url wants (default: ${API_KEY_VARIABLE})"
     )
@@ -88,6 +99,18 @@ def refuse_with_url(args: argparse.Namespace, names: set[str]) -> None:
         raise UsageError(f"{flags} cannot change the server at --url", "give one or the other")
 
 
+def named_model(args: argparse.Namespace) -> str | None:
+    """The model, which may stand alone or after ``--model`` (``model_flag``).
+
+    Raises:
+        UsageError: two were named.
+    """
+    model: str | None = args.model or args.model_flag
+    if args.model_flag and args.model_flag != model:
+        raise UsageError(f"two models were named, {model} and --model {args.model_flag}", "name one")
+    return model
+
+
 def key_of(args: argparse.Namespace) -> str | None:
     """The key for the server at ``--url``."""
     return args.api_key or os.environ.get(API_KEY_VARIABLE)
@@ -126,11 +149,12 @@ def own_server(args: EngineArgs) -> Iterator[str]:
 def _await(url: str, server: subprocess.Popen[bytes]) -> None:
     import httpx
 
-    while server.poll() is None:
-        with contextlib.suppress(httpx.TransportError):
-            if httpx.get(f"{url}/health", trust_env=False).status_code == 200:
-                return
-        time.sleep(0.05)
+    with httpx.Client(trust_env=False) as client:
+        while server.poll() is None:
+            with contextlib.suppress(httpx.TransportError):
+                if client.get(f"{url}/health").status_code == 200:
+                    return
+            time.sleep(POLL_SECONDS)
     raise SystemExit(server.returncode or 1)
 
 

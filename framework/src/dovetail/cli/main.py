@@ -16,6 +16,7 @@ COMMANDS = {
     "chat": "talk to a model in the terminal",
     "complete": "continue a text in the terminal",
     "run-batch": "answer a file of requests, in OpenAI's batch form",
+    "bench": "measure servers and the engine",
     "plan": "show what would run a model, and why, without running it",
     "plugins": "list, show, examine and create plugins",
 }

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 ANSWERS = (
     "served_model_name",
+    "enable_auto_tool_choice",
     "response_role",
     "trust_request_chat_template",
     "max_request_bytes",

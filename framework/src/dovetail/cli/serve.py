@@ -8,7 +8,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, TypeVar
 
-from dovetail.api.errors import UsageError
+from dovetail.cli.connection import named_model
 from dovetail.engine.args import EngineArgs
 from dovetail.utils import logs
 from dovetail.utils.config_file import add_config_flag
@@ -36,9 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from dovetail.server.settings import ServerSettings
 
-    if args.model and args.model_flag and args.model != args.model_flag:
-        raise UsageError(f"two models were named, {args.model} and --model {args.model_flag}", "name one")
-    args.model = args.model or args.model_flag
+    args.model = named_model(args)
     engine_args, settings = read_flags(EngineArgs, args), read_flags(ServerSettings, args)
     logs.set_up(settings.log_format, settings.log_level)
     return _serve(engine_args, settings) if settings.api_server_count == 1 else _serve_processes(engine_args, settings)
