@@ -1,7 +1,7 @@
 """How few tokens a text can have, by its length alone: what cannot fit a context need not be encoded to know it.
 
-A bound holds only where every character of the text ends up in some token. That is so for byte-level BPE, and for BPE with byte fallback, as
-nearly all language models have them, unless the tokenizer changes texts before it cuts them in a way that may shorten them.
+A bound holds only where it is known which characters of a text end up in some token. That is so for byte-level BPE, and for BPE with byte fallback,
+as nearly all language models have them, unless the tokenizer changes texts before it cuts them in a way that may shorten them.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from dovetail.engine.detokenizer import byte_alphabet
 
 NFC_SHRINKS = 4
 """At most so many bytes of a text become one of its composed form. The worst are 7 to 2: an iota, written as U+1FBE, with two accents."""
-IN_UTF8 = [character for character, byte in byte_alphabet().items() if byte not in (0xC0, 0xC1) and byte < 0xF5]
-"""The bytes that occur in UTF-8, in the alphabet of byte-level vocabularies."""
+IN_UTF8 = {character: byte for character, byte in byte_alphabet().items() if byte not in (0xC0, 0xC1) and byte < 0xF5}
+"""The bytes that occur in UTF-8, by the characters that stand for them in byte-level vocabularies."""
 
 
 class LongestToken(NamedTuple):
@@ -25,15 +25,17 @@ class LongestToken(NamedTuple):
 
     Attributes:
         length: in bytes of UTF-8, or in characters.
+        dropped: bytes that the vocabulary has no token for.
     """
 
     length: int
     in_bytes: bool
+    dropped: bytes = b""
 
     def fewest(self, text: str) -> int:
         """The text has at least so many tokens."""
-        length = len(text.encode(errors="surrogatepass")) if self.in_bytes else len(text)
-        return -(-length // self.length)
+        counted = text.encode(errors="surrogatepass").translate(None, self.dropped) if self.in_bytes else text
+        return -(-len(counted) // self.length)
 
 
 def longest_token(backend: tokenizers.Tokenizer) -> LongestToken | None:
@@ -47,9 +49,12 @@ def longest_token(backend: tokenizers.Tokenizer) -> LongestToken | None:
     vocabulary = backend.get_vocab(with_added_tokens=True)
     # In the byte alphabet a character is a byte; added tokens are written as they are.
     longest = max(map(len, (*vocabulary, *(token.content.encode() for token in added))))
-    if _is_byte_level(backend, cuts):
-        kinds = {step["type"] for step in before}
-        return LongestToken(longest * (NFC_SHRINKS if kinds else 1), True) if kinds <= {"NFC"} else None
+    if _is_byte_level(cuts):
+        dropped = bytes(byte for character, byte in IN_UTF8.items() if character not in vocabulary)
+        if not before:
+            return LongestToken(longest, True, dropped)
+        composes = {step["type"] for step in before} == {"NFC"}
+        return LongestToken(longest * NFC_SHRINKS, True) if composes and not dropped else None
     keeps = all(step["type"] == "Prepend" or _swaps_a_character(step) for step in before)
     falls_back = backend.model.byte_fallback and all(f"<0x{byte:02X}>" in vocabulary for byte in range(256))
     return LongestToken(longest, False) if keeps and falls_back and _only_cut(cuts) else None
@@ -66,10 +71,7 @@ def _steps(part: Any) -> Iterator[dict[str, Any]]:
         yield state
 
 
-def _is_byte_level(backend: tokenizers.Tokenizer, cuts: list[dict[str, Any]]) -> bool:
-    # A byte without a token would be dropped.
-    if not all(backend.token_to_id(character) is not None for character in IN_UTF8):
-        return False
+def _is_byte_level(cuts: list[dict[str, Any]]) -> bool:
     kinds = [step["type"] for step in cuts]
     return "ByteLevel" in kinds and set(kinds) <= {"ByteLevel", "Split", "Digits", "Punctuation"}
 
