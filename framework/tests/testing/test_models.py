@@ -23,8 +23,11 @@ def card(target: str = "Small", config: str = "SmallConfig", **claims: object) -
     )
 
 
-def test_a_right_model_passes() -> None:
-    check_model(card(), TINY, SLIDING)
+@pytest.mark.parametrize(
+    "right", [card(), card("Vectors", tasks=("embed",)), card("Labelled", tasks=("embed", "classify"))]
+)
+def test_a_right_model_passes(right: ModelCard) -> None:
+    check_model(right, TINY, SLIDING)
 
 
 @pytest.mark.parametrize(
@@ -41,6 +44,9 @@ def test_a_right_model_passes() -> None:
         (card(config="Choosy", architectures=("SmallForCausalLM", "Other")), "claims the architecture Other"),
         (card(attention=("full", "sliding", "softcap")), "claims softcap attention"),
         (card(dtypes=("float32", "float8_e4m3fn")), "claims float8_e4m3fn"),
+        (card("Vectors"), "claims the task generate, and its class is not built on CausalLM"),
+        (card("Vectors", tasks=("embed", "classify")), "claims the task classify: NotImplementedError"),
+        (card("Labelled", tasks=("score",)), "pooled_logits gives [3, 2] for 3 vectors, wanted [3, 1]"),
     ],
 )
 def test_what_is_wrong_is_said(wrong: ModelCard, told: str) -> None:

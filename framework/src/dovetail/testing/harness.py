@@ -14,7 +14,18 @@ from torch import Tensor
 from dovetail.api import LayerKind, LazyTensor, ModelCard, ModelConfig
 from dovetail.kernel.discovery import import_dotted
 from dovetail.kernel.plan import read_config
-from dovetail.nn import AttentionBackend, AttentionSpec, CausalLM, Context, Head, KVIndex, Lengths, Ops, Step
+from dovetail.nn import (
+    AttentionBackend,
+    AttentionSpec,
+    CausalLM,
+    Context,
+    Head,
+    KVIndex,
+    Lengths,
+    Ops,
+    PoolingModel,
+    Step,
+)
 from dovetail.nn.dense import DenseFormat, DenseKernel
 from dovetail.nn.loading import KernelChoice, WeightReader
 from dovetail.testing.reference import ReferenceAttention
@@ -68,7 +79,7 @@ def empty_model(
     attention: type[AttentionBackend] = ReferenceAttention,
     ops: Ops | None = None,
     block_size: int = 8,
-) -> tuple[CausalLM, Context]:
+) -> tuple[PoolingModel, Context]:
     """A model without weights, and the context that knows which tensors it expects."""
     parsed = parse_config(card, config)
     device, torch_dtype = torch.device("cpu"), getattr(torch, dtype)
@@ -93,7 +104,7 @@ def build_model(
     attention: type[AttentionBackend] = ReferenceAttention,
     ops: Ops | None = None,
     block_size: int = 8,
-) -> tuple[CausalLM, Context]:
+) -> tuple[PoolingModel, Context]:
     """A model with full-precision weights, and its context.
 
     Args:
@@ -222,14 +233,14 @@ def cache_groups(ctx: Context) -> dict[int | None, frozenset[AttentionSpec]]:
 
 
 @one_thread()
-def run_batch(model: CausalLM, ctx: Context, schedule: Sequence[Mapping[int, Sequence[int]]]) -> dict[int, Tensor]:
+def run_batch(model: PoolingModel, ctx: Context, schedule: Sequence[Mapping[int, Sequence[int]]]) -> dict[int, Tensor]:
     """Run steps in which several requests take part.
 
     Args:
         schedule: for each step, the new tokens of each request (numbered from 0) that takes part.
 
     Returns:
-        The logits of every token of every request: request → ``[tokens, V]``, float32.
+        The logits of every token of every request: request → ``[tokens, V]``, float32; of a model that has none, the hidden states ``[tokens, C]``.
     """
     totals: dict[int, int] = {}
     for new in schedule:
@@ -246,16 +257,18 @@ def run_batch(model: CausalLM, ctx: Context, schedule: Sequence[Mapping[int, Seq
             for index, specs in zip(step.kv, groups.values(), strict=True):
                 index.work = ctx.backend.prepare(step, index, specs)
             hidden = model(step)  # [T, C]
-            rows = model.logits(hidden[step.logit_rows]).float()  # [T, V]
-            for request, part in zip(new, rows.split([len(ids) for ids in new.values()]), strict=True):
+            rows = hidden[step.logit_rows]
+            if isinstance(model, CausalLM):
+                rows = model.logits(rows)  # [T, V]
+            for request, part in zip(new, rows.float().split([len(ids) for ids in new.values()]), strict=True):
                 logits[request].append(part)
     return {request: torch.cat(parts) for request, parts in logits.items()}
 
 
 def run_tokens(
-    model: CausalLM, ctx: Context, tokens: Sequence[int], chunks: int | Iterable[int] | None = None
+    model: PoolingModel, ctx: Context, tokens: Sequence[int], chunks: int | Iterable[int] | None = None
 ) -> Tensor:
-    """The logits of every token of one sequence: ``[T, V]``, float32.
+    """The logits (or else hidden states) of every token of one sequence: ``[T, V]``, float32.
 
     Args:
         chunks: tokens computed in each step: one size for all, or a size for each; None computes all at once.

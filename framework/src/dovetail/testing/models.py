@@ -13,7 +13,7 @@ from torch import Tensor
 from dovetail.api import AttentionNeed, CheckpointError, DType, ModelCard, PlatformCard
 from dovetail.kernel.options import PlanOptions
 from dovetail.kernel.resolve import find_dtype
-from dovetail.nn import Head
+from dovetail.nn import CausalLM, Head
 from dovetail.testing.comparison import assert_close, dtype_of, label, tolerance
 from dovetail.testing.harness import (
     build_model,
@@ -35,8 +35,8 @@ def check_model(card: ModelCard, *configs: Mapping[str, Any]) -> None:
 
     Checks that each claimed architecture's name and each claimed dtype builds and runs; that a prompt gives the same logits whole, in chunks, token by
     token, and in a batch with others; that layers ask for the attention that the configuration announces, and that between them the configurations ask
-    for every claimed kind; that tensors which are missing, unexpected or misshapen are refused by name; and that a dtype which is not claimed
-    is refused by resolution.
+    for every claimed kind; that tensors which are missing, unexpected or misshapen are refused by name; that there is a head for each claimed task; and
+    that a dtype which is not claimed is refused by resolution.
 
     Args:
         configs: as in ``config.json``, small; between them they use every claimed attention kind.
@@ -55,6 +55,7 @@ def check_model(card: ModelCard, *configs: Mapping[str, Any]) -> None:
         check_dtypes(card, config)
         check_schedules(card, config)
         check_tensors(card, config)
+        check_tasks(card, config)
     check_unclaimed_dtypes(card, configs[0])
 
 
@@ -108,8 +109,9 @@ def _logits(
 ) -> Tensor:
     model, ctx = build_model(card, config, tensors, dtype=dtype, max_tokens=LENGTH)
     logits = run_tokens(model, ctx, tokens)
-    wanted = (len(tokens), parse_config(card, config).vocab_size)
-    assert tuple(logits.shape) == wanted, f"logits are {list(logits.shape)}, wanted {list(wanted)}"
+    parsed = parse_config(card, config)
+    wanted = (len(tokens), parsed.vocab_size if isinstance(model, CausalLM) else parsed.hidden_size)
+    assert tuple(logits.shape) == wanted, f"its outputs are {list(logits.shape)}, wanted {list(wanted)}"
     return logits
 
 
@@ -136,6 +138,23 @@ def check_schedules(card: ModelCard, config: Mapping[str, Any]) -> None:
     alone = {0: whole, 1: run_tokens(model, ctx, other), 2: run_tokens(model, ctx, third)}
     for request, logits in together.items():
         assert_close(logits, alone[request], limit, f"{label(card)}: a prompt in a batch and alone")
+
+
+def check_tasks(card: ModelCard, config: Mapping[str, Any]) -> None:
+    """A card that claims ``generate`` has logits, one that claims ``classify`` has labels, and one that claims ``score`` has one score."""
+    model, ctx = build_model(card, config, random_checkpoint(card, config), max_tokens=LENGTH)
+    for task in card.tasks:
+        text = f"{label(card)} claims the task {task}"
+        if task == "generate":
+            assert isinstance(model, CausalLM), f"{text}, and its class is not built on CausalLM"
+        elif task != "embed":
+            pooled = torch.randn(3, parse_config(card, config).hidden_size, dtype=ctx.dtype)
+            with claim(text):
+                logits = model.pooled_logits(pooled)
+            shape = list(logits.shape)
+            wanted = "[3, 1]" if task == "score" else "[3, labels]"
+            fits = len(shape) == 2 and shape[0] == 3 and (shape[1] == 1 if task == "score" else shape[1] > 0)
+            assert fits, f"{text}: pooled_logits gives {shape} for 3 vectors, wanted {wanted}"
 
 
 def check_tensors(card: ModelCard, config: Mapping[str, Any]) -> None:

@@ -4,7 +4,7 @@ import torch
 from kit_config import SmallConfig
 from torch import Tensor, nn
 
-from dovetail.nn import CausalLM, Context, GatedMLP, Rope, Rotary, SelfAttention, Step
+from dovetail.nn import CausalLM, Context, GatedMLP, PoolingModel, Rope, Rotary, SelfAttention, Step
 
 
 class SmallBlock(nn.Module):
@@ -28,15 +28,14 @@ class SmallBlock(nn.Module):
         return x + self.mlp(self.norms[1](x))
 
 
-class Small(CausalLM):
+class Vectors(PoolingModel):
+    """Without a head."""
+
     def __init__(self, c: SmallConfig, ctx: Context) -> None:
         super().__init__()
         self.embedding = ctx.embedding("embedding", c.vocab_size, c.hidden_size)
         self.rotary = Rotary(c.head_dim, 1e4, None, max_position=64, max_tokens=ctx.max_tokens)
         self.blocks = nn.ModuleList(SmallBlock(c, ctx, f"blocks.{i}") for i in range(c.num_hidden_layers))
-        self.head = ctx.head(
-            "head", c.hidden_size, c.vocab_size, tied=self.embedding if c.tie_word_embeddings else None
-        )
 
     def forward(self, step: Step) -> Tensor:
         x = self.embedding(step.tokens)
@@ -47,6 +46,25 @@ class Small(CausalLM):
 
     def positions(self, step: Step) -> Tensor:
         return step.positions
+
+
+class Small(Vectors, CausalLM):
+    def __init__(self, c: SmallConfig, ctx: Context) -> None:
+        super().__init__(c, ctx)
+        self.head = ctx.head(
+            "head", c.hidden_size, c.vocab_size, tied=self.embedding if c.tie_word_embeddings else None
+        )
+
+
+class Labelled(Vectors):
+    """With a head for two labels."""
+
+    def __init__(self, c: SmallConfig, ctx: Context) -> None:
+        super().__init__(c, ctx)
+        self.labels = ctx.linear("labels", c.hidden_size, 2)
+
+    def pooled_logits(self, pooled: Tensor) -> Tensor:
+        return self.labels(pooled)
 
 
 class Restarting(Small):
