@@ -23,6 +23,7 @@ from common import heading
 from dovetail.engine import messages as m
 from dovetail.engine.params import SamplingParams
 from dovetail.engine.processes import PrivateSocket
+from dovetail.server.loop import run
 from dovetail.server.relay import Relay, RelayedEngine
 
 INFO = m.EngineInfo(32768, 1024, "no memory", {}, "nothing")
@@ -126,7 +127,7 @@ def main() -> None:
     args = parser.parse_args()
     print(heading("benchmarks/relay.py"))
     for processes in args.processes:
-        asyncio.run(measure(args.streams, args.steps, processes, args.seconds))
+        run(measure(args.streams, args.steps, processes, args.seconds))
 
 
 if __name__ == "__main__":
