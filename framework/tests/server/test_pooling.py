@@ -404,6 +404,14 @@ def test_reranking_that_is_refused(ask, body: dict[str, Any], param: str) -> Non
     assert response.json()["error"]["param"] == param
 
 
+def test_what_is_too_long_is_named(ask) -> None:
+    long = "a" * 600
+    error = ask("POST", "/rerank", json={"query": long, "documents": ["a"]}).json()["error"]
+    assert error["param"] == "query"
+    error = ask("POST", "/score", json={"queries": "a", "items": ["b", long]}).json()["error"]
+    assert error["param"] == "items"
+
+
 def test_the_routes_are_described(ask) -> None:
     document = ask("GET", "/openapi.json").json()
     assert set(EVERY_PATH) <= set(document["paths"])

@@ -55,7 +55,7 @@ async def _score(context: ServerContext, request: Request) -> Response:
             f"{first_name} has {len(first)} texts and {second_name} {len(second)}; give one of the former, or as many"
         )
         raise ApiError(400, message, param=first_name, code="invalid_value")
-    scores = await _compare(context, request, body, first, second, second_name)
+    scores = await _compare(context, request, body, first, second, (first_name, second_name))
 
     def show(index: int, value: float) -> dict[str, Any]:
         return {"index": index, "object": "score", "score": value}
@@ -76,7 +76,7 @@ def _given(body: ScoreRequest, names: tuple[str, ...]) -> tuple[str, list[str]]:
 
 async def _rerank(context: ServerContext, request: Request) -> Response:
     body = await read_body(request, RerankRequest)
-    scores = await _compare(context, request, body, [body.query], body.documents, "documents")
+    scores = await _compare(context, request, body, [body.query], body.documents, ("query", "documents"))
     order = sorted(range(len(scores.values)), key=lambda place: -scores.values[place])
     answer = head("rerank", body, scores.model, scores.usage)
     del answer["object"], answer["created"]
@@ -96,24 +96,25 @@ async def _compare(
     body: PoolingFields,
     first: Sequence[str],
     second: Sequence[str],
-    param: str,
+    names: tuple[str, str],
 ) -> Scores:
     """Score one text with each of the others, or as many with one each.
 
     Args:
-        param: the field of the request that has the most texts.
+        names: the fields of the request that the texts are from.
     """
     model, adapter = context.select(body.model)
     if context.need_task("score", "embed") == "score":
         texts, others = zip(*paired(first, second), strict=True)
-        prompts = await text_prompts(context, body, texts, others, param)
+        prompts = await text_prompts(context, body, texts, others, names[1])
         job = pooling_job(context, body, prompts, adapter)
         pooled = await vectors(context, request, job, pooling_params(body, "score"))
         return Scores(model, [floats(each.vector)[0] for each in pooled], pooling_usage(job, pooled))
     if activation(body, embeds=False) is not None:
         message = "use_activation is about the logits of a cross-encoder; the scores of embeddings are cosines"
         raise ApiError(400, message, param="use_activation", code="invalid_value")
-    prompts = await text_prompts(context, body, [*first, *second], None, param)
+    prompts = await text_prompts(context, body, first, None, names[0])
+    prompts += await text_prompts(context, body, second, None, names[1])
     job = pooling_job(context, body, prompts, adapter)
     pooled = await vectors(context, request, job, PoolingParams(task="embed"))
 
