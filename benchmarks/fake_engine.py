@@ -76,8 +76,8 @@ class FakeChild:
                 del self._left[name]
             self._frames.clear()
             return frame
-        if not self._frames:
-            self._frames = [self._encode(set()) for _ in range(FRAMES)]
+        if len(self._frames) < FRAMES:
+            self._frames.append(self._encode(set()))
         self._steps += 1
         return self._frames[self._steps % len(self._frames)]
 

@@ -114,6 +114,7 @@ class FakeEngine:
     failure: Exception | Delta = field(default_factory=lambda: RuntimeError("secret detail"))
     max_model_len: int = 512
     default_params: dict[str, Any] = field(default_factory=dict)
+    eos_ids: frozenset[int] = frozenset()
     plan: FakePlan = field(default_factory=FakePlan)
     tokenizer: FakeTokenizer = field(default_factory=FakeTokenizer)
     dead_reason: str = ""

@@ -93,7 +93,7 @@ def error_of(response: Any, status: int) -> dict[str, Any]:
         ({"return_token_ids": 1}, "return_token_ids", "boolean"),
         ({"return_tokens_as_token_ids": 1}, "return_tokens_as_token_ids", "boolean"),
         ({"spaces_between_special_tokens": 1}, "spaces_between_special_tokens", "boolean"),
-        ({"use_beam_search": True}, "use_beam_search", "not supported yet"),
+        ({"early_stopping": True}, "early_stopping", "not supported yet"),
         ({"thinking": "yes"}, "thinking", "boolean"),
     ],
 )

@@ -9,7 +9,7 @@ from typing import Any, Self
 from dovetail.api.errors import DovetailError, EngineDeadError
 from dovetail.engine import messages as m
 from dovetail.engine.args import EngineArgs
-from dovetail.engine.checks import Limits, check_request
+from dovetail.engine.checks import Limits, check_request, end_of_sequence_ids
 from dovetail.engine.defaults import sampling_defaults
 from dovetail.engine.link import EngineLink
 from dovetail.engine.mailbox import Mailbox
@@ -30,6 +30,7 @@ class AsyncEngine(EngineLink):
     Attributes:
         max_model_len: tokens of the longest sequence, prompt and output together.
         tokenizer: the model's.
+        eos_ids: tokens that end a sequence.
         default_params: sampling parameters where a request is silent; ``max_tokens`` among them is a cap.
     """
 
@@ -39,6 +40,7 @@ class AsyncEngine(EngineLink):
         self.default_params: dict[str, Any] = sampling_defaults(plan, args)
         self._config = plan.model_config_object()
         self.vocab_size: int = self._config.vocab_size
+        self.eos_ids = end_of_sequence_ids(plan)
         self._processor = OutputProcessor(tokenizer)
         self._mailboxes: dict[str, Mailbox] = {}
         self._vectors: dict[str, asyncio.Future[Pooled]] = {}

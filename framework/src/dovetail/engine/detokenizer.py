@@ -112,6 +112,7 @@ class IncrementalDetokenizer:
         if shown:
             self._skipped = self._skipped.difference(shown)
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+        self._spelled = tokenizer.spelling is not None
         self._strip = tokenizer.spelling.strip if tokenizer.spelling else 0
         self._context: list[int] = []
         self._pending: list[int] = []
@@ -127,8 +128,11 @@ class IncrementalDetokenizer:
 
     def add(self, ids: Sequence[int]) -> str:
         """The text that has become certain with these ids; often empty."""
+        if len(ids) == 1 and self._spelled:  # nearly always, so it takes the shortest way
+            text = "" if ids[0] in self._skipped else self._utf8.decode(self._tokenizer.token_bytes(ids[0]))
+            return self._stripped(text) if self._strip else text
         kept = [i for i in ids if i not in self._skipped]
-        if self._tokenizer.spelling is None:
+        if not self._spelled:
             # Ids without a token are nothing, and must not push the ones before them out of the window.
             self._pending += [i for i in kept if self._tokenizer.id_to_token(i) is not None]
             return self._decode_window(final=False)

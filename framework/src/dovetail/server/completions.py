@@ -110,12 +110,21 @@ class CompletionStream(AnswerStream):
         """The choices of which something was sent, and where each is in its logprobs."""
         self._held: dict[int, list[Delta]] = {}
         self._waits = bool(answer.echoes) and answer.top is not None
+        plain = answer.top is None and not answer.body.return_token_ids
+        # Most chunks differ from each other in their text alone.
+        self._frames = [
+            self.writer.frame(index, b'"text":', b"") if plain else None for index in range(answer.job.choices)
+        ]
 
     def events(self, deltas: list[Delta]) -> bytes:
         made: list[bytes] = []
         for delta in deltas:
             self.writer.count(delta)
-            made += self._pieces(delta) if self._waits else (self._piece(delta),)
+            frame = self._frames[delta.index]
+            if frame is None or delta.finish_reason is not None or delta.index not in self._begun:
+                made += self._pieces(delta) if self._waits else (self._piece(delta),)
+            elif delta.text:
+                made += (frame[0], encode(delta.text), frame[1])
         return b"".join(made)
 
     def ending(self) -> bytes:

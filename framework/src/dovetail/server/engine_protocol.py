@@ -134,6 +134,11 @@ class ServedEngine(Protocol):
         ...
 
     @property
+    def eos_ids(self) -> frozenset[int]:
+        """Tokens that end a sequence."""
+        ...
+
+    @property
     def default_params(self) -> Mapping[str, Any]:
         """Sampling parameters for what a request does not say; ``max_tokens`` among them caps what it says, too."""
         ...

@@ -8,6 +8,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 
 from dovetail.engine.outputs import Delta, PositionLogprobs
+from dovetail.server.beams import search
 from dovetail.server.context import ServerContext
 from dovetail.server.errors import ApiError, stopping
 from dovetail.server.jobs import Job
@@ -63,6 +64,16 @@ async def generate(context: ServerContext, job: Job) -> Batches:
 
 
 def _run(context: ServerContext, job: Job, number: int) -> Batches:
+    if job.beams is not None:
+        return search(
+            context,
+            job.prompts[number],
+            job.beams,
+            job.params,
+            priority=job.priority,
+            cache_salt=job.cache_salt,
+            adapter=job.adapter,
+        )
     return context.engine.generate(
         f"{job.id}-{number}",
         job.prompts[number],

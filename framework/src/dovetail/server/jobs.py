@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from uuid import uuid4
 
 from dovetail.engine.checks import truncated
-from dovetail.engine.params import SamplingParams
+from dovetail.engine.params import BeamSearchParams, SamplingParams
+from dovetail.server.beams import read_beams
 from dovetail.server.context import ServerContext
 from dovetail.server.engine_protocol import ServedTokenizer
 from dovetail.server.errors import ApiError
@@ -24,6 +25,7 @@ class Job:
     Attributes:
         id: one of a kind; the engine knows the job's sequences by it.
         scoring: only the prompts' logprobs are wanted. The engine makes one token at least, which is then dropped.
+        beams: the search that makes the choices, if they are not sampled.
     """
 
     id: str
@@ -33,6 +35,7 @@ class Job:
     cache_salt: str | None = None
     adapter: str | None = None
     scoring: bool = False
+    beams: BeamSearchParams | None = None
 
     @property
     def choices(self) -> int:
@@ -99,6 +102,7 @@ def make_job(
         cache_salt=body.cache_salt,
         adapter=adapter,
         scoring=is_scoring(body),
+        beams=read_beams(body, params),
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from dovetail.server.context import ServerContext
 from dovetail.server.encoding import encode
 from dovetail.server.errors import ApiError
+from dovetail.server.infilling import around
 from dovetail.server.protocol import ChatCompletionRequest, CompletionRequest
 from dovetail.server.sampling import check_ids
 from dovetail.server.told_tools import conversation, knows_tools
@@ -81,9 +82,12 @@ async def completion_prompts(context: ServerContext, body: CompletionRequest) ->
 
     def ids_of(prompt: str | list[int]) -> list[int]:
         if isinstance(prompt, str):
-            return encode(context, prompt, special=special, param="prompt", truncates=truncates)
-        check_ids(context, prompt, "prompt")
-        return prompt
+            # A text that is filled in begins with a token of its own.
+            ids = encode(context, prompt, special=special and not body.suffix, param="prompt", truncates=truncates)
+        else:
+            check_ids(context, prompt, "prompt")
+            ids = prompt
+        return around(context.engine.tokenizer, ids, body.suffix) if body.suffix else ids
 
     return await context.in_worker(lambda: [ids_of(prompt) for prompt in body.prompt])
 

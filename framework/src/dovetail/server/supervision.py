@@ -189,6 +189,10 @@ class SupervisedEngine(Supervisor[ServedEngine]):
         return self.engine.max_model_len
 
     @property
+    def eos_ids(self) -> frozenset[int]:
+        return self.engine.eos_ids
+
+    @property
     def default_params(self) -> Mapping[str, Any]:
         return self.engine.default_params
 
