@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -44,7 +45,12 @@ def server(checkpoint: Path, adapter: Path) -> Iterator[Server]:
 
 
 def workers(server: Server) -> list[psutil.Process]:
-    return [p for p in server.family() if "dovetail.server.worker" in " ".join(p.cmdline())]
+    found = []
+    with suppress(psutil.NoSuchProcess):  # it ends while it is asked
+        for process in server.family():
+            if "dovetail.server.worker" in " ".join(process.cmdline()):
+                found.append(process)
+    return found
 
 
 def get(server: Server, path: str) -> httpx.Response:
@@ -243,3 +249,20 @@ def test_what_a_process_cannot_read_is_the_users_error(checkpoint: Path) -> None
     assert done.returncode != 0
     assert "absent.jinja" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
+
+
+def test_losing_processes_again_and_again_ends_the_server(server: Server) -> None:
+    family = server.family()
+    while server.process.poll() is None:
+        for process in workers(server)[:1]:
+            process.kill()
+            process.wait(5)
+        time.sleep(0.3)
+    assert server.process.returncode == 1
+    assert psutil.wait_procs(family, 5)[1] == []
+    until(
+        lambda: any(
+            re.match(r"error: API process \d ended \(killed by signal 9\), as did 5 before", line)
+            for line in server.log
+        )
+    )
