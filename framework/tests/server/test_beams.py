@@ -14,7 +14,7 @@ from dovetail.engine.params import SamplingParams
 A, B, END = ord("a"), ord("b"), 256
 NEXT = {A: {A: -0.1, B: -2.4, END: -5.0}, B: {END: -0.01, A: -6.0, B: -7.0}}
 """Last token → logprobs of what may follow; ``x`` begins."""
-START = {A: -1.0, B: -1.2, END: -9.0}
+START = {A: -1.0, B: -1.2, END: -20.0}
 
 
 @pytest.fixture
