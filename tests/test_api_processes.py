@@ -44,13 +44,15 @@ def server(checkpoint: Path, adapter: Path) -> Iterator[Server]:
         yield running
 
 
+def is_worker(process: psutil.Process) -> bool:
+    try:
+        return "dovetail.server.worker" in " ".join(process.cmdline())
+    except psutil.NoSuchProcess:  # it has just ended
+        return False
+
+
 def workers(server: Server) -> list[psutil.Process]:
-    found = []
-    with suppress(psutil.NoSuchProcess):  # it ends while it is asked
-        for process in server.family():
-            if "dovetail.server.worker" in " ".join(process.cmdline()):
-                found.append(process)
-    return found
+    return [process for process in server.family() if is_worker(process)]
 
 
 def get(server: Server, path: str) -> httpx.Response:
@@ -254,9 +256,10 @@ def test_what_a_process_cannot_read_is_the_users_error(checkpoint: Path) -> None
 def test_losing_processes_again_and_again_ends_the_server(server: Server) -> None:
     family = server.family()
     while server.process.poll() is None:
-        for process in workers(server)[:1]:
-            process.kill()
-            process.wait(5)
+        with suppress(psutil.NoSuchProcess):  # the server, in the end
+            for process in workers(server)[:1]:
+                process.kill()
+                process.wait(5)
         time.sleep(0.3)
     assert server.process.returncode == 1
     assert psutil.wait_procs(family, 5)[1] == []
