@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import TypeVar
 
@@ -54,4 +55,12 @@ def find_parsers(
 
 def recognise(candidates: tuple[ParserPlan, ...], template: str) -> ParserPlan | None:
     """The first candidate that knows the notation which a chat template shows."""
-    return next((c for c in candidates if any(re.search(pattern, template) for pattern in c.recognises)), None)
+    place = _first(tuple(candidate.recognises for candidate in candidates), template)
+    return None if place is None else candidates[place]
+
+
+@functools.lru_cache(maxsize=64)  # every request asks, nearly always about the same template
+def _first(recognises: tuple[tuple[str, ...], ...], template: str) -> int | None:
+    return next(
+        (i for i, patterns in enumerate(recognises) if any(re.search(pattern, template) for pattern in patterns)), None
+    )
