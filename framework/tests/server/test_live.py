@@ -134,6 +134,33 @@ def test_client_that_stops_reading_harms_nobody(live: str, engine: FakeEngine, u
     until(lambda: not engine.running, 2)
 
 
+def test_reader_that_stalls_makes_its_own_answer_wait_and_gets_all_of_it(
+    live: str, engine: FakeEngine, until: Until
+) -> None:
+    class Taken(tuple[str, ...]):
+        last = 0
+
+        def __getitem__(self, step: Any) -> Any:
+            Taken.last = step
+            return super().__getitem__(step)
+
+    megabytes = 20
+    engine.words, engine.max_model_len = Taken(["x" * 10_000] * megabytes * 100), 10_000
+    body = json.dumps({"prompt": "a", "stream": True, "max_tokens": megabytes * 100}).encode()
+    with _post(live, "/v1/completions", body) as sock:
+        received = sock.recv(100)
+        before = -1
+        while before != Taken.last:  # until no more is made: the socket's buffers are full
+            before = Taken.last
+            time.sleep(0.5)
+        assert before < megabytes * 100 * 3 // 4
+        assert httpx.get(f"{live}/load").json() == {"server_load": 1}
+        while not received.endswith(b"0\r\n\r\n"):
+            received += sock.recv(1 << 20)
+    assert received.count(b"x" * 10_000) == megabytes * 100
+    assert b"data: [DONE]" in received
+
+
 def test_large_body_is_answered_not_reset(live: str) -> None:
     content = json.dumps({"prompt": "x" * 10_000_000}).encode()
     response = httpx.post(f"{live}/v1/completions", content=content, headers={"content-type": "application/json"})
