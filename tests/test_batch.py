@@ -55,7 +55,7 @@ def test_a_batch_with_bad_lines_runs_the_others_and_is_gone_on_with(tmp_path: Pa
     arguments = ("run-batch", "-i", str(source), "-o", str(out))
     done = dovetail(*arguments)
     assert done.returncode == 1
-    assert "4 lines were served, 2 failed" in done.stderr
+    assert "lines served: 4, failed: 2" in done.stderr
     assert "line 3: this is no request of a batch" in done.stderr
     found = entries(out)
     assert "Paris" in text(found["chat"])
@@ -73,7 +73,7 @@ def test_a_batch_with_bad_lines_runs_the_others_and_is_gone_on_with(tmp_path: Pa
     source.write_text("\n".join([*LINES[:2], *LINES[3:5], completion("hot", "1, 2, 3,")]) + "\n")
     done = dovetail(*arguments, "--resume")
     assert done.returncode == 0, done.stderr
-    assert "1 lines were served, 0 failed" in done.stderr
+    assert "lines served: 1, failed: 0" in done.stderr
     found = entries(out)
     assert sorted(map(str, found)) == ["chat", "count", "hot", "ids", "letters"]
     assert text(found["hot"]) == text(found["count"])
@@ -99,7 +99,7 @@ def test_a_signal_keeps_what_is_finished_and_leaves_no_process(tmp_path: Path, n
         finally:
             batch.kill()
     assert batch.returncode == 130
-    assert "stopped: 1 lines were served, 0 failed" in told
+    assert "stopped: lines served: 1, failed: 0" in told
     assert "the same command with --resume runs the rest" in told
     assert "Traceback" not in told
     assert list(entries(out)) == ["short"]

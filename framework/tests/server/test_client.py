@@ -213,6 +213,8 @@ def test_a_completion_needs_a_text_and_a_server(live: str, monkeypatch: pytest.M
 def test_options_of_the_engine_do_not_go_with_a_url(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([command, "--url", "http://127.0.0.1:9", "--dtype", "float32", "--max-num-seqs", "3"]) == 2
     assert "--dtype and --max-num-seqs cannot change the server at --url" in capsys.readouterr().err
+    assert main([command, "--api-key", "k"]) == 2
+    assert "--api-key is for the server at --url, and there is none" in capsys.readouterr().err
 
 
 def test_the_command_takes_the_key_of_the_environment(

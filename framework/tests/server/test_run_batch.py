@@ -338,12 +338,12 @@ def test_the_command_with_a_url(live: str, tmp_path: Path, capsys: pytest.Captur
     source, out = tmp_path / "in", tmp_path / "out"
     source.write_bytes(b"".join(encoded([line("a"), line("b")])))
     assert command("-i", str(source), "-o", str(out), "--url", f"{live}/v1") == 0
-    assert capsys.readouterr().err == "2 lines were served, 0 failed\n"
+    assert capsys.readouterr().err == "lines served: 2, failed: 0\n"
     assert set(entries(out)) == {"a", "b"}
     source.write_bytes(b"".join(encoded([line("a"), line("b"), line("c", model="other")])))
     assert command("-i", str(source), "-o", str(out), "--url", live, "--resume") == 1
     told = capsys.readouterr().err
-    assert told.startswith("0 lines were served, 1 failed\n  line 3: status 404: the model 'other' does not exist")
+    assert told.startswith("lines served: 0, failed: 1\n  line 3: status 404: the model 'other' does not exist")
     assert "with --resume tries the failed ones again" in told
 
 
@@ -363,6 +363,7 @@ def test_pipes(live: str, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.C
         ("-i in -o out --url http://h --dtype float32", "--dtype cannot change the server at --url"),
         ("-i in -o out --url http://h --served-model-name m", "--served-model-name cannot change the server at --url"),
         ("-i in -o out --url http://h some/model", "--url and the model some/model were given"),
+        ("-i in -o out --api-key k", "--api-key is for the server at --url, and there is none"),
         ("-i - -o - --resume", "--resume was given, and the output goes to a pipe"),
         ("-i in -o out --url ftp://h", "'ftp://h' is not the URL of a server"),
     ],

@@ -77,13 +77,14 @@ def reached(args: argparse.Namespace) -> Iterator[Reached]:
     """The server at ``--url``, or one of our own for as long as the context lasts.
 
     Raises:
-        UsageError: options of the engine were given together with a URL.
+        UsageError: options of the engine were given together with a URL, or a key without one.
         SystemExit: our own did not start, and has said why itself; with its exit code.
     """
     if args.url:
         refuse_with_url(args, set(EngineArgs.model_fields) - {"model", "seed"})
         yield Reached(args.url, args.model, key_of(args))
         return
+    refuse_key(args)
     seedless = argparse.Namespace(**{k: v for k, v in vars(args).items() if k != "seed"})
     with own_server(read_flags(EngineArgs, seedless)) as url:
         yield Reached(url)
@@ -97,6 +98,15 @@ def refuse_with_url(args: argparse.Namespace, names: set[str]) -> None:
     if given := sorted(names & vars(args).keys()):
         flags = " and ".join(f"--{name.replace('_', '-')}" for name in given)
         raise UsageError(f"{flags} cannot change the server at --url", "give one or the other")
+
+
+def refuse_key(args: argparse.Namespace) -> None:
+    """
+    Raises:
+        UsageError: a key was given, and no server that wants it.
+    """
+    if args.api_key:
+        raise UsageError("--api-key is for the server at --url, and there is none", "give both, or neither")
 
 
 def named_model(args: argparse.Namespace) -> str | None:

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
 from dovetail.api.errors import UsageError
-from dovetail.cli.connection import add_server_flags, key_of, refuse_with_url
+from dovetail.cli.connection import add_server_flags, key_of, refuse_key, refuse_with_url
 from dovetail.engine.args import OFFLINE, EngineArgs
 from dovetail.utils.flags import add_flags, read_flags
 
@@ -92,6 +92,8 @@ def _check(args: argparse.Namespace) -> None:
         refuse_with_url(args, set(EngineArgs.model_fields) - {"model"} | set(ANSWERS))
         if args.model:
             raise UsageError(f"--url and the model {args.model} were given", "lines name the server's model themselves")
+    else:
+        refuse_key(args)
 
 
 async def _run(args: argparse.Namespace, tally: Tally) -> None:
@@ -143,7 +145,7 @@ async def _client(args: argparse.Namespace) -> AsyncIterator[httpx.AsyncClient]:
 
 
 def _state(args: argparse.Namespace, tally: Tally, ended: bool = False) -> str:
-    lines = [f"{tally.served} lines were served, {tally.failed} failed"]
+    lines = [f"lines served: {tally.served}, failed: {tally.failed}"]
     lines += [f"  {fault}" for fault in tally.faults]
     if more := tally.failed - len(tally.faults):
         lines.append(f"  and {more} more")

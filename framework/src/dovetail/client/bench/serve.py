@@ -26,6 +26,7 @@ def run_serve(
 
     Args:
         model: its name at the server; the server's first one if None.
+        options: checked.
         goodput: metric → the most milliseconds of a good request.
 
     Returns:
@@ -35,7 +36,6 @@ def run_serve(
         UsageError: the dataset cannot be used.
         ClientError: the server cannot be reached, or refuses the request that warms up.
     """
-    options.check()
     root = server_root(url)
     if model is None:
         with ChatClient(root, api_key) as client:
