@@ -78,6 +78,7 @@ class ApiProcesses:
         lost: called with the token and the number of each that has ended.
 
     Attributes:
+        ready: set once all of them accept connections for the first time.
         failure: set to the exception because of which the server has to end.
     """
 

@@ -30,6 +30,7 @@ from dovetail.server.http import serve_http
 from dovetail.server.loop import run as run_loop
 from dovetail.server.relay_messages import Gone, Hello, Leave, Listening, Seen, Setup, decode_from_hub
 from dovetail.server.request_log import set_up_logs
+from dovetail.server.responses_background import take_over
 from dovetail.server.settings import ServerSettings
 from dovetail.server.signals import Signals
 
@@ -123,7 +124,9 @@ async def _serve(setup: Setup, link: HubLink) -> None:
     link.control = control
     await engine.attach(link)
     sock = socket.socket(fileno=setup.socket)
-    app = build_app(engine, settings, Counters.open(setup.counters, setup.number), setup.created)
+    counters = Counters.open(setup.counters, setup.number)
+    app = build_app(engine, settings, counters, setup.created, setup.store)
+    await take_over(app.state.context)
     await serve_http(app, sock, signals, lambda: link.send(Listening()))
 
 
@@ -152,6 +155,5 @@ if __name__ == "__main__":
     code = main()
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(
-        code
-    )  # a template that is being rendered in a thread cannot be stopped, and an ordinary exit would wait for it
+    # A template that is being rendered in a thread cannot be stopped, and an ordinary exit would wait for it.
+    os._exit(code)
