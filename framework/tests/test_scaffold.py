@@ -70,6 +70,8 @@ print(json.dumps(found | {"torch": "torch" in sys.modules}))
         ("platform", "platform my-thing"),
         ("grammar", "grammar my-thing"),
         ("proposer", "proposer my-thing"),
+        ("tool-parser", "tool_parser my-thing"),
+        ("reasoning-parser", "reasoning_parser my-thing"),
     ],
 )
 def test_a_new_plugin_is_found(tmp_path: Path, kind: str, card: str) -> None:

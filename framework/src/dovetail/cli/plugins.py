@@ -30,7 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     show.add_argument("name", help="a distribution, or the name of something that a plugin offers")
     actions.add_parser("doctor", parents=[shared], help="what is broken, and what to do; exits 1 if anything is")
     new = actions.add_parser("new", parents=[shared], help="write a new plugin package, with tests that pass")
-    new.add_argument("kind", help="model, loader, quant, attention, platform, grammar or proposer")
+    new.add_argument(
+        "kind", help="model, loader, quant, attention, platform, grammar, proposer, tool-parser or reasoning-parser"
+    )
     new.add_argument("name", help="its name, such as my-model")
     new.add_argument("--directory", type=Path, default=Path(), help="where to write it (default: here)")
 

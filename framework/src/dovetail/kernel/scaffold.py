@@ -77,6 +77,16 @@ TEMPLATES: dict[str, Template] = {
         "into `config.py`.",
         '.venv/bin/dovetail serve path/to/a/model --speculative-config \'{"method": "PLUGIN_NAME"}\'',
     ),
+    "tool-parser": Template(
+        "The tool-call parser PLUGIN_NAME",
+        "It finds JSON objects between tags to start from: put your marks, or another shape, into `parser.py`, and outputs of your model into the tests.",
+        ".venv/bin/dovetail serve path/to/a/model --tool-call-parser PLUGIN_NAME",
+    ),
+    "reasoning-parser": Template(
+        "The reasoning parser PLUGIN_NAME",
+        "It finds reasoning between tags to start from: put your marks into `parser.py`, and outputs of your model into the tests.",
+        ".venv/bin/dovetail serve path/to/a/model --reasoning-parser PLUGIN_NAME",
+    ),
 }
 """Kind → what ``dovetail plugins new KIND NAME`` makes."""
 
@@ -137,7 +147,7 @@ def substitutions(kind: str, name: str) -> dict[str, str]:
     words = {
         "PLUGIN_NAME": name,
         "PLUGIN_CLASS": "".join(part.capitalize() for part in name.split("-")),
-        "PLUGIN_MODULE": f"dovetail_{kind}_{name.replace('-', '_')}",
+        "PLUGIN_MODULE": f"dovetail_{kind}_{name}".replace("-", "_"),
         "PLUGIN_DISTRIBUTION": f"dovetail-{kind}-{name}",
         "PLUGIN_REQUIREMENT": f"dovetail~={major}.{minor}",
     }

@@ -17,14 +17,13 @@ from dovetail.testing.harness import (
 )
 from dovetail.testing.loaders import check_loader
 from dovetail.testing.models import check_model
-from dovetail.testing.parsers import (
+from dovetail.testing.parser_samples import (
     ReasoningSample,
     ToolSample,
-    check_reasoning_parser,
-    check_tool_parser,
     read_reasoning_samples,
     read_tool_samples,
 )
+from dovetail.testing.parsers import check_reasoning_parser, check_tool_parser
 from dovetail.testing.platforms import check_platform
 from dovetail.testing.proposers import check_proposer
 from dovetail.testing.quantization import (

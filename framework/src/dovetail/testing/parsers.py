@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from dovetail.api import (
@@ -22,92 +21,24 @@ from dovetail.api import (
     ParserCard,
     Reasoning,
     ReasoningParserCard,
-    Tool,
     ToolParserCard,
 )
 from dovetail.kernel.discovery import import_dotted
 from dovetail.testing.comparison import label
+from dovetail.testing.parser_samples import TOOLS, ReasoningSample, ToolSample
 from dovetail.testing.resolution import claim
 
-TOOLS: tuple[Tool, ...] = (
-    {
-        "name": "get_weather",
-        "description": "The weather of a place",
-        "parameters": {
-            "type": "object",
-            "properties": {"city": {"type": "string"}, "days": {"type": "integer"}, "hourly": {"type": "boolean"}},
-            "required": ["city"],
-        },
-    },
-    {
-        "name": "search",
-        "description": "Search for texts",
-        "parameters": {
-            "type": "object",
-            "properties": {
-                "query": {"type": "string"},
-                "filter": {"type": "object"},
-                "tags": {"type": "array", "items": {"type": "string"}},
-                "limit": {"type": ["integer", "null"]},
-                "score": {"type": "number"},
-            },
-        },
-    },
-    {"name": "now", "description": "What time it is", "parameters": {"type": "object", "properties": {}}},
-)
-"""Offered where a sample does not say otherwise."""
 ARGUMENTS = '{"city": "Zürich \\"}]\\n\\\\", "filter": {"a": [1, {"b": null}], "c": "</x>"}}'
 """Fills frames: JSON with what a careless parser takes for its end."""
 LENGTH = 4_000
 """Characters of the shorter of two outputs whose times are compared."""
 RANDOM_CUTS = 20
+DAMAGES = 30
+"""Outputs that are made of all samples by cutting, joining and misspelling them."""
+
+DAMAGE = ("", "", " ", "\n", "x" * 300, "\\", '"', "{", "}", "<", "]", "null")
 
 Events = list[Any]
-
-
-@dataclass(frozen=True)
-class ToolSample:
-    """An output, and the calls in it.
-
-    Attributes:
-        calls: names and arguments; arguments given as a text must be so to the letter, others as JSON.
-        source: where the output comes from.
-    """
-
-    text: str
-    calls: tuple[tuple[str, Any], ...] = ()
-    content: str = ""
-    tools: tuple[Tool, ...] = TOOLS
-    source: str = ""
-
-
-@dataclass(frozen=True)
-class ReasoningSample:
-    """An output, and the reasoning in it.
-
-    Attributes:
-        prompt: the end of the prompt.
-        source: where the output comes from.
-    """
-
-    text: str
-    reasoning: str = ""
-    content: str = ""
-    prompt: str = ""
-    source: str = ""
-
-
-def read_tool_samples(path: Path) -> list[ToolSample]:
-    """The samples of a JSON file: a list of objects with the fields of :class:`ToolSample`."""
-    return [
-        ToolSample(**{**entry, "calls": tuple(map(tuple, entry.get("calls", ())))})
-        for entry in json.loads(path.read_text(encoding="utf-8"))
-    ]
-
-
-def read_reasoning_samples(path: Path) -> list[ReasoningSample]:
-    """The samples of a JSON file: a list of objects with the fields of :class:`ReasoningSample`."""
-    return [ReasoningSample(**entry) for entry in json.loads(path.read_text(encoding="utf-8"))]
 
 
 def check_tool_parser(card: ToolParserCard, samples: Sequence[ToolSample]) -> None:
@@ -121,16 +52,18 @@ def check_tool_parser(card: ToolParserCard, samples: Sequence[ToolSample]) -> No
         AssertionError: names the claim that failed.
     """
     assert samples, f"{label(card)}: no samples"
-    kind = import_dotted(card.target)
+    with claim(f"{label(card)}: its target"):
+        kind = import_dotted(card.target)
     for sample in samples:
         case = _Case(f"{label(card)} on {sample.text!r}", partial(kind, list(sample.tools)), sample.text)
-        case.check()
+        case.check(case.every_cut())
         content, calls = _calls(case.whole)
         assert content == sample.content, f"{case.name}: found the content {content!r}, wanted {sample.content!r}"
         assert len(calls) == len(sample.calls), f"{case.name}: found the calls {calls}, wanted {sample.calls}"
         for found, wanted in zip(calls, sample.calls, strict=True):
             assert _same(found, wanted), f"{case.name}: found the call {found}, wanted {wanted}"
-        case.check_cut_short(_calls_begin)
+        case.check_cut_short(_calls_begin, range(len(sample.text)))
+    _check_damaged(card, partial(kind, list(TOOLS)), [sample.text for sample in samples], _calls_begin)
     written = _check_frames(card, kind)
     _check_special_tokens(card, [*written, *(sample.text for sample in samples)])
     _check_time(card, partial(kind, list(TOOLS)), samples[0].text)
@@ -145,16 +78,17 @@ def check_reasoning_parser(card: ReasoningParserCard, samples: Sequence[Reasonin
         AssertionError: names the claim that failed.
     """
     assert samples, f"{label(card)}: no samples"
-    kind = import_dotted(card.target)
+    with claim(f"{label(card)}: its target"):
+        kind = import_dotted(card.target)
     written: list[str] = []
     for sample in samples:
         make = partial(kind, sample.prompt)
         case = _Case(f"{label(card)} on {sample.text!r} after {sample.prompt!r}", make, sample.text)
-        case.check()
+        case.check(case.every_cut())
         found = _thoughts(case.whole)
         wanted = (sample.reasoning, sample.content)
         assert found == wanted, f"{case.name}: found the reasoning and content {found}, wanted {wanted}"
-        case.check_cut_short(_thoughts_begin)
+        case.check_cut_short(_thoughts_begin, range(len(sample.text)))
         frame = make().frame()
         text = "ü".join(frame) + "an answer" if frame else "an answer"
         written += [text, sample.prompt]
@@ -175,28 +109,31 @@ class _Case:
     make: Callable[[], Any]
     text: str
 
-    def check(self) -> None:
+    def check(self, cuts: Iterable[list[str]]) -> None:
         """That cuts change nothing."""
         with claim(f"{self.name}, whole"):
             self.whole = _run(self.make, [self.text])
         _check_form(self.name, self.whole)
-        for pieces in self.cuts():
+        for pieces in cuts:
             with claim(f"{self.name}, cut into {pieces}"):
                 found = _run(self.make, pieces)
             assert found == self.whole, f"{self.name}, cut into {pieces}: found {found}, wanted {self.whole}"
 
-    def cuts(self) -> Iterator[list[str]]:
+    def every_cut(self) -> Iterator[list[str]]:
         data = self.text.encode()
         for place in range(1, len(data)):
             yield _decode([data[:place], data[place:]])
         yield _decode([bytes([byte]) for byte in data])
-        rng = random.Random(0)
+        yield from self.random_cuts(random.Random(0))
+
+    def random_cuts(self, rng: random.Random) -> Iterator[list[str]]:
+        data = self.text.encode()
         for _ in range(RANDOM_CUTS):
             places = sorted(rng.sample(range(len(data) + 1), min(len(data), rng.randint(1, 8))))
             yield _decode([data[a:b] for a, b in zip([0, *places], [*places, len(data)], strict=True)])
 
-    def check_cut_short(self, begins: Callable[[Events, Events], bool]) -> None:
-        for length in range(len(self.text)):
+    def check_cut_short(self, begins: Callable[[Events, Events], bool], lengths: Iterable[int]) -> None:
+        for length in lengths:
             where = f"{self.name}, cut short after {length} characters"
             with claim(where):
                 parser = self.make()
@@ -325,6 +262,21 @@ def _check_special_tokens(card: ParserCard, texts: Sequence[str]) -> None:
         assert any(token in text for text in texts), (
             f"{label(card)}: the special token {token} stands in no sample, and in nothing that its frame writes"
         )
+
+
+def _check_damaged(
+    card: ParserCard, make: Callable[[], Any], texts: Sequence[str], begins: Callable[[Events, Events], bool]
+) -> None:
+    """That outputs which nobody meant, too, are read alike however they are cut."""
+    rng = random.Random(0)
+    for _ in range(DAMAGES):
+        parts = []
+        for text in rng.choices(texts, k=rng.randint(1, 3)):
+            place = rng.randrange(len(text) + 1)
+            parts += [text[:place], rng.choice(DAMAGE), text[min(len(text), place + rng.choice([0, 0, 1, 3, 10])) :]]
+        case = _Case(f"{label(card)} on the damaged output {''.join(parts)!r}", make, "".join(parts))
+        case.check(list(case.random_cuts(rng)))
+        case.check_cut_short(begins, rng.sample(range(len(case.text) + 1), min(5, len(case.text))))
 
 
 def _check_time(card: ParserCard, make: Callable[[], Any], text: str) -> None:

@@ -12,6 +12,7 @@ from dovetail.api.parsing.reader import Markers, Reader, Steps
 _OUTSIDE = re.compile(r"[\w\s,:.+-]*")
 _INSIDE = re.compile(r'[^"\\]*')
 _SCALAR = re.compile(r"[\w.+-]+(?=[^\w.+-])")
+_SCALAR_BEGIN = re.compile(r"[\w.+-]")
 _STRING_PARTS = Markers('"', "\\")
 _ESCAPE = re.compile(r'["\\/bfnrt]|u[0-9a-fA-F]{4}')
 _LOW_SURROGATE = re.compile(r"\\u[dD][c-fC-F][0-9a-fA-F]{2}")
@@ -63,10 +64,13 @@ def read_value(reader: Reader, each: Callable[[str], Any]) -> Steps[None]:
     Args:
         each: see :meth:`Reader.until`. Malformed JSON is handed out as it stands, as far as it may be told where it ends.
     """
-    if (yield from reader.peek()) in ("{", "[", '"'):
+    first = yield from reader.peek()
+    if first in ("{", "[", '"'):
         yield from reader.scan(_Extent(), each)
-    elif (found := (yield from reader.match(_SCALAR))) and (event := each(found[0])) is not None:
-        yield event
+    elif _SCALAR_BEGIN.match(first):
+        found = yield from reader.match(_SCALAR)
+        if found and (event := each(found[0])) is not None:
+            yield event
 
 
 def read_string(reader: Reader, each: Callable[[str], Any]) -> Steps[None]:

@@ -9,7 +9,7 @@ from uuid import uuid4
 from dovetail.api import CallBegin, CallFrame, Tool
 from dovetail.api.parsing import JsonCalls, Steps, read_object
 
-HEADER = re.compile(r"(?P<name>[^\s\[\]{}<>\"]+)(?:\[CALL_ID\][^\[\]\s]*)?(?:\[ARGS\])?\s*(?=\{)")
+HEADER = re.compile(r"(?P<name>[^\s\[\]{}<>\"]+)(?:\[CALL_ID\][^\[\]{}\s]*)?(?:\[ARGS\])?\s*(?=\{)")
 
 
 class Mistral(JsonCalls):
