@@ -36,7 +36,7 @@ def rebuild(failed: m.Failed, where: str = "the engine") -> DovetailError:
         where: what failed, in words.
     """
     if error := known(failed.error, failed.problem, failed.hint):
-        error.add_note(f"As {where} raised it:\n{failed.traceback}")  # seen with --debug
+        error.add_note(f"In {where}'s process:\n{failed.traceback}")  # seen with --debug
         return error
     logs.say(failed.traceback, logging.ERROR)
     return EngineDeadError(f"{where} failed: {failed.problem}", "this is a bug; the traceback stands above")
