@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import struct
-from collections.abc import Sequence
-from typing import Protocol, get_args
+from collections.abc import Iterator, Sequence
+from operator import mul
+from typing import Protocol, TypeVar, get_args
 
 import msgspec
 
@@ -13,6 +15,8 @@ from dovetail.api.errors import RequestError
 from dovetail.engine.checks import Limits, check_prompt
 from dovetail.engine.params import SamplingParams
 from dovetail.kernel.plan import PoolingPlan
+
+T = TypeVar("T")
 
 TASKS: tuple[Task, ...] = ("embed", "classify", "score")
 """Those that give vectors."""
@@ -161,3 +165,14 @@ def check_pooling(prompt_token_ids: Sequence[int], params: PoolingParams, limits
 def floats(vector: bytes) -> list[float]:
     """The numbers of a vector as it travels: float32, little-endian."""
     return list(struct.unpack(f"<{len(vector) // 4}f", vector))
+
+
+def paired(first: Sequence[T], second: Sequence[T]) -> Iterator[tuple[T, T]]:
+    """One with each of the others, or as many with one each."""
+    return zip(first if len(first) > 1 else [*first] * len(second), second, strict=True)
+
+
+def cosine(a: Sequence[float], b: Sequence[float]) -> float:
+    """Of the angle between two vectors; 0 where one has no direction."""
+    lengths = math.hypot(*a) * math.hypot(*b)
+    return sum(map(mul, a, b)) / lengths if lengths else 0.0
