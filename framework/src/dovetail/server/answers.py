@@ -15,14 +15,14 @@ from dovetail.server.chunks import ChunkWriter, usage
 from dovetail.server.connection import ClientLeftError, while_connected
 from dovetail.server.context import ServerContext
 from dovetail.server.errors import ApiError
-from dovetail.server.generation import Completion, collect, first_of, generate
+from dovetail.server.generation import Batches, Completion, collect, first_of, generate
 from dovetail.server.jobs import Job
 from dovetail.server.logprobs import TokenNames
 from dovetail.server.protocol import GenerationRequest
 from dovetail.server.sse import AnswerStream, EventStream
 
 
-class Answer(ABC):
+class AnyAnswer(ABC):
     """What one request gets.
 
     Args:
@@ -34,12 +34,23 @@ class Answer(ABC):
         self.model = model
 
     @abstractmethod
-    def whole(self, done: Sequence[Completion]) -> dict[str, Any]:
-        """The answer, sent at once."""
+    async def made(self, batches: Batches) -> dict[str, Any]:
+        """The answer, sent at once; ``batches`` are run to their end."""
 
     @abstractmethod
     def stream(self) -> AnswerStream:
         """The answer, sent as it is made."""
+
+
+class Answer(AnyAnswer):
+    """One that is put together from completions."""
+
+    async def made(self, batches: Batches) -> dict[str, Any]:
+        return self.whole(await collect(batches, self.job.choices))
+
+    @abstractmethod
+    def whole(self, done: Sequence[Completion]) -> dict[str, Any]:
+        """The answer, sent at once."""
 
 
 class ChoicesAnswer(Answer):
@@ -86,7 +97,7 @@ class ChoicesAnswer(Answer):
         """One choice, sent at once."""
 
 
-async def respond(context: ServerContext, request: Request, answer: Answer, *, stream: bool) -> Response:
+async def respond(context: ServerContext, request: Request, answer: AnyAnswer, *, stream: bool) -> Response:
     """Run a job, and send its answer as the request wants it.
 
     Raises:
@@ -95,8 +106,7 @@ async def respond(context: ServerContext, request: Request, answer: Answer, *, s
     batches = generate(context, answer.job)
     try:
         if not stream:
-            done = await while_connected(context, request.receive, collect(batches, answer.job.choices))
-            return json_response(answer.whole(done))
+            return json_response(await while_connected(context, request.receive, answer.made(batches)))
         # What the engine refuses is refused before the answer has begun.
         first = await while_connected(context, request.receive, first_of(batches))
     except ClientLeftError:

@@ -19,6 +19,7 @@ from dovetail.server import (
     pooling_protocol,
     pooling_routes,
     pooling_scores,
+    responses,
     stats,
     status,
     tokenization,
@@ -48,6 +49,7 @@ ROUTERS = (
     chat.router,
     completions.router,
     messages.router,
+    responses.router,
     pooling_routes.router,
     pooling_scores.router,
     tokenization.router,
@@ -57,7 +59,11 @@ ROUTERS = (
 
 
 def build_app(
-    engine: ServedEngine, settings: ServerSettings, counters: Counters | None = None, created: int | None = None
+    engine: ServedEngine,
+    settings: ServerSettings,
+    counters: Counters | None = None,
+    created: int | None = None,
+    store: str = "",
 ) -> FastAPI:
     """The application that serves one engine. ``app.state.context`` is its :class:`ServerContext`, and ``app.state.traces`` are to be closed
     at its end, if there are any.
@@ -65,8 +71,9 @@ def build_app(
     Args:
         counters: those that several processes with the same engine and settings share; by default its own.
         created: when the server began, in seconds since 1970; by default now.
+        store: the file of kept responses that they share; by default there is none, and the responses are kept for this process.
     """
-    context = ServerContext.make(engine, settings, counters, created)
+    context = ServerContext.make(engine, settings, counters, created, store)
     http = HttpMeasures(context.counters)
     traces = traces_of(context)
     ended = [http.add, RequestLog(settings).add, *([traces.add] if traces else [])]
@@ -91,6 +98,7 @@ def build_app(
         *pooling_protocol.BODIES,
         *tokenization.BODIES,
         *messages.BODIES,
+        *responses.BODIES,
         LoadAdapterRequest,
         UnloadAdapterRequest,
     )

@@ -16,6 +16,7 @@ from dovetail.server.counters import Counters, Gauge
 from dovetail.server.engine_protocol import ServedEngine
 from dovetail.server.errors import ApiError, engine_dead, engine_restarting, engine_sleeping
 from dovetail.server.measures import Measures
+from dovetail.server.responses_store import ResponseStore
 from dovetail.server.settings import ServerSettings
 
 T = TypeVar("T")
@@ -32,6 +33,7 @@ class ServerContext:
         requests: being served, by all of them.
         measures: what is counted of generation.
         created: when the server began, in seconds since 1970.
+        responses: those that are kept.
         open: the tasks that serve requests now, in this process.
         closing: set once the server stops; the error that requests get which come then, or are still open in the end.
     """
@@ -44,6 +46,7 @@ class ServerContext:
     requests: Gauge
     measures: Measures
     created: int
+    responses: ResponseStore
     open: set[asyncio.Task[object]] = field(default_factory=set)
     closing: ApiError | None = None
     # One thread: templates and tokenizers hold the interpreter's lock for most of their time.
@@ -58,13 +61,17 @@ class ServerContext:
         settings: ServerSettings,
         counters: Counters | None = None,
         created: int | None = None,
+        store: str = "",
     ) -> ServerContext:
         counters = counters or Counters.alone()
         requests, sequences = counters.gauge(), counters.gauge()
         names = settings.names(engine.plan.model)
         measures = Measures(counters, engine.max_model_len)
         admission = Admission(engine, sequences=sequences)
-        return cls(engine, settings, names, admission, counters, requests, measures, created or int(time.time()))
+        most, most_bytes = settings.max_stored_responses, settings.max_stored_response_bytes
+        responses = ResponseStore(most, most_bytes, store, counters.row)
+        created = created or int(time.time())
+        return cls(engine, settings, names, admission, counters, requests, measures, created, responses)
 
     def check_health(self) -> None:
         """

@@ -24,6 +24,7 @@ from dovetail.server.listen import Shares, bind, check_tls, release, serves
 from dovetail.server.loop import run as run_loop
 from dovetail.server.relay import Relay, RelayedEngine
 from dovetail.server.relay_messages import Hello, Leave, Listening, Seen, Setup, decode_to_hub
+from dovetail.server.responses_store import StoreFile
 from dovetail.server.settings import ServerSettings
 from dovetail.server.signals import Signals, unless_told
 from dovetail.server.supervision import Supervisor
@@ -88,6 +89,7 @@ class _Hub:
         assert self.counters.fd is not None
         self.supervisor: Supervisor[RelayedEngine] | None = None
         self.private = PrivateSocket(zmq.ROUTER)
+        self.store = StoreFile()
         self.relay = Relay(self._send)
         setup = Setup(
             address=self.private.address,
@@ -99,6 +101,7 @@ class _Hub:
             socket=-1,
             counters=self.counters.fd,
             created=int(time.time()),
+            store=self.store.path,
         )
         self.processes = ApiProcesses(setup, shares, self._lost)
         self.processes.start(settings.api_server_count)
@@ -169,6 +172,7 @@ class _Hub:
         if self.supervisor is not None:
             await self.supervisor.stop()
         self.private.close()
+        self.store.remove()
 
     def _engine_changed(self) -> None:
         assert self.supervisor is not None
@@ -207,6 +211,6 @@ class _Hub:
                 case Listening():
                     self.processes.listens(token)
                 case m.Failed() as failed:
-                    self.processes.fail(rebuild(failed, "an API process"))
+                    self.processes.fail(rebuild(failed, "the API"))
                 case (m.NewRequest() | m.Abort() | m.Call() | Seen()) as message:
                     self.relay.receive(token, message)

@@ -19,6 +19,7 @@ class Setup(msgspec.Struct):
         settings, plan, args: JSON of their pydantic models.
         socket, counters: file descriptors that it inherits.
         created: when the server began, in seconds since 1970.
+        store: the file of the responses that are kept.
     """
 
     address: str
@@ -30,6 +31,7 @@ class Setup(msgspec.Struct):
     socket: int
     counters: int
     created: int
+    store: str
 
 
 class Hello(m.Message):

@@ -52,6 +52,12 @@ class ServerSettings(BaseModel):
         description="requests being served at once; past them clients get status 429. Reading status and metrics is not counted",
     )
     max_request_choices: int = Field(1024, ge=1, description="most completions of one request: its prompts times its n")
+    max_stored_responses: int = Field(
+        1000,
+        ge=0,
+        description="responses of /v1/responses that are kept, until those go that were longest out of use; 0 keeps none",
+    )
+    max_stored_response_bytes: int = Field(256 * 2**20, ge=0, description="of all kept responses together")
     allowed_adapter_path: list[str] = Field(
         [],
         description="folders that requests may have LoRA adapters loaded from, with all that is in them; none by default",

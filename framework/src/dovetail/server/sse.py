@@ -40,6 +40,9 @@ class AnswerStream(ABC):
     def events(self, deltas: list[Delta]) -> bytes:
         """What deltas make, which came together."""
 
+    async def settle(self) -> None:  # noqa: B027  most have nothing to do
+        """What has to be done after the last delta, and before the end is sent."""
+
     @abstractmethod
     def ending(self) -> bytes:
         """What follows the last delta."""
@@ -88,6 +91,7 @@ class EventStream(Response):
         async for batch in self.batches:
             if made := events(batch):
                 await send({"type": "http.response.body", "body": made, "more_body": True})
+        await self.stream.settle()
         await _send(send, self.stream.ending())
 
 

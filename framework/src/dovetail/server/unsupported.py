@@ -13,12 +13,18 @@ from pydantic import BaseModel
 from dovetail.server.errors import ApiError, describe
 
 NOT_YET: dict[str, tuple[Any, ...]] = {
+    "access_programs": (),
     "audio": (),
+    "background_options": (),
+    "context_management": ([],),
+    "conversation": (),
     "early_stopping": (False,),
     "ec_transfer_params": (),
     "echo": (False,),
+    "enable_response_messages": (False,),
     "function_call": ("none", "auto"),
     "functions": ([],),
+    "image": (),
     "kv_transfer_params": (),
     "length_penalty": (1,),
     "logits_processors": ([],),
@@ -28,6 +34,8 @@ NOT_YET: dict[str, tuple[Any, ...]] = {
     "mm_processor_kwargs": ({},),
     "modalities": (["text"],),
     "moderation": (),
+    "previous_input_messages": ([],),
+    "prompt": (),
     "prediction": (),
     "prompt_cache_options": (),
     "prompt_cache_retention": ("in-memory", "in_memory"),

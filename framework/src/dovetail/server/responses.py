@@ -1,0 +1,179 @@
+"""``/v1/responses``: OpenAI's Responses API."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request, Response
+
+from dovetail.server.answers import json_response, respond
+from dovetail.server.body import read_body
+from dovetail.server.context import ServerContext
+from dovetail.server.errors import ApiError, describe
+from dovetail.server.jobs import make_job
+from dovetail.server.openapi import FAILURES, documented
+from dovetail.server.responses_answer import ResponseAnswer, response_id
+from dovetail.server.responses_background import Background
+from dovetail.server.responses_chat import chat_of, in_own_words, prompt_of
+from dovetail.server.responses_items import Item, item_of, message
+from dovetail.server.responses_protocol import ItemReference, ResponsesRequest
+from dovetail.server.responses_store import UNFINISHED, MissingError
+
+BODIES = (ResponsesRequest,)
+MOST_LISTED = 100
+
+
+def router(context: ServerContext) -> APIRouter:
+    """The five routes."""
+    routes = APIRouter(tags=["generate"])
+    background = Background(context)
+    store = context.responses
+
+    @routes.post("/v1/responses", **documented(ResponsesRequest, "Answer a conversation, and keep it", streams=True))
+    async def create_response(request: Request) -> Response:
+        body = await read_body(request, ResponsesRequest)
+        model, adapter = context.select(body.model)
+        context.need_task("generate")
+        keeps = await _keeps(context, body)
+        given = await _given(context, body)
+        chat = chat_of(body, await _earlier(context, body) + given)
+        with in_own_words():
+            prompt, reading = await prompt_of(context, body, chat)
+            job = make_job(context, chat, [prompt], adapter, reading)
+        answer = ResponseAnswer(context, body, job, model, reading, given, keeps=keeps)
+        if body.background:
+            return json_response(await background.start(answer))
+        return await respond(context, request, answer, stream=bool(body.stream))
+
+    @routes.get("/v1/responses/{id}", summary="A response that was kept", responses=FAILURES)
+    async def get_response(
+        id: str, stream: Annotated[str, Query(description="true is not supported yet")] = "false"
+    ) -> Response:
+        if stream.lower() not in ("false", "0"):
+            error = "stream is not supported yet for responses that were kept; leave it out, and ask again until the status is final"
+            raise ApiError(400, error, param="stream", code="unsupported_parameter")
+        if (response := await store.get(id)) is None:
+            raise _missing(id)
+        return Response(response, media_type="application/json")
+
+    @routes.delete("/v1/responses/{id}", summary="Forget a response", responses=FAILURES)
+    async def delete_response(id: str) -> Response:
+        if not await store.delete(id):
+            raise _missing(id)
+        background.stop(id)
+        return json_response({"id": id, "object": "response", "deleted": True})
+
+    @routes.post("/v1/responses/{id}/cancel", summary="End a response in the background", responses=FAILURES)
+    async def cancel_response(id: str) -> Response:
+        if (response := await store.cancel(id)) is None:
+            raise _missing(id)
+        if not response["background"]:
+            error = f"the response {id!r} does not run in the background; only those that do can be cancelled"
+            raise ApiError(400, error, param="response_id", code="invalid_value")
+        background.stop(id)
+        return json_response(response)
+
+    @routes.get("/v1/responses/{id}/input_items", summary="What a response was made of", responses=FAILURES)
+    async def list_input_items(
+        id: str,
+        after: Annotated[str, Query(description="the id of the item that the list goes on from")] = "",
+        limit: Annotated[str, Query(description=f"1 to {MOST_LISTED}")] = "20",
+        order: Annotated[str, Query(description="asc or desc")] = "desc",
+    ) -> Response:
+        most = _limit(limit)
+        if order not in ("asc", "desc"):
+            raise ApiError(
+                400, f"order: wanted asc or desc, found {describe(order)}", param="order", code="invalid_value"
+            )
+        try:
+            *earlier, last = await store.chain(id)
+        except MissingError as error:
+            raise _missing(error.id) from None
+        items = [item for kept in earlier for item in (*kept.input, *kept.response["output"])] + last.input
+        return json_response(_page(items if order == "asc" else items[::-1], after, most))
+
+    return routes
+
+
+async def _keeps(context: ServerContext, body: ResponsesRequest) -> bool:
+    """Whether the response is to be kept.
+
+    Raises:
+        ApiError: it is, and cannot be.
+    """
+    if body.background and body.store is False:
+        raise ApiError(400, "background needs store, which is false", param="background", code="invalid_value")
+    if body.background and body.stream:
+        message = (
+            "stream is not supported yet with background; leave it out, and ask for the response from time to time"
+        )
+        raise ApiError(400, message, param="stream", code="unsupported_parameter")
+    if not context.responses.most:
+        if body.store or body.background:
+            message = "this server keeps no responses (--max-stored-responses 0)"
+            raise ApiError(400, message, param="store", code="unsupported_value")
+        return False
+    if body.store is False:
+        return False
+    if body.request_id is not None and await context.responses.get(response_id(body)) is not None:
+        message = f"request_id {body.request_id!r} is that of a response which is kept; give another"
+        raise ApiError(400, message, param="request_id", code="invalid_value")
+    return True
+
+
+async def _given(context: ServerContext, body: ResponsesRequest) -> list[Item]:
+    """The items of a request.
+
+    Raises:
+        ApiError: there is no such item as one refers to.
+    """
+    if isinstance(body.input, str):
+        return [message("user", body.input)]
+    asked = [item.id for item in body.input if isinstance(item, ItemReference)]
+    found = await context.responses.find_items(asked) if asked else {}
+    if missing := next((id for id in asked if id not in found), None):
+        raise ApiError(404, f"there is no item {missing[:200]!r}", param="input", code="not_found")
+    return [found[item.id] if isinstance(item, ItemReference) else item_of(item) for item in body.input]
+
+
+async def _earlier(context: ServerContext, body: ResponsesRequest) -> list[Item]:
+    """The items of the responses that a request goes on from.
+
+    Raises:
+        ApiError: one of them is gone, or not finished.
+    """
+    if body.previous_response_id is None:
+        return []
+    param = "previous_response_id"
+    try:
+        chain = await context.responses.chain(body.previous_response_id)
+    except MissingError as error:
+        message = f"there is no previous response {error.id[:200]!r} (any more)"
+        raise ApiError(404, message, param=param, code="previous_response_not_found") from None
+    if (status := chain[-1].response["status"]) in UNFINISHED:
+        message = f"the previous response is {status}; wait until it has ended"
+        raise ApiError(400, message, param=param, code="invalid_value")
+    return [item for kept in chain for item in (*kept.input, *kept.response["output"])]
+
+
+def _missing(id: str) -> ApiError:
+    return ApiError(404, f"there is no response {id[:200]!r} (any more)", param="response_id", code="not_found")
+
+
+def _limit(limit: str) -> int:
+    if not (limit.isascii() and limit.isdecimal() and len(limit) < 10 and 1 <= int(limit) <= MOST_LISTED):
+        message = f"limit: wanted 1 to {MOST_LISTED}, found {describe(limit)}"
+        raise ApiError(400, message, param="limit", code="invalid_value")
+    return int(limit)
+
+
+def _page(items: list[Item], after: str, most: int) -> dict[str, Any]:
+    """A part of a list, as OpenAI's API shows it."""
+    if after:
+        place = next((i for i, item in enumerate(items) if item["id"] == after), None)
+        if place is None:
+            raise ApiError(404, f"there is no item {after[:200]!r} in this list", param="after", code="not_found")
+        items = items[place + 1 :]
+    page = items[:most]
+    ends = {"first_id": page[0]["id"], "last_id": page[-1]["id"]} if page else {"first_id": "", "last_id": ""}
+    return {"object": "list", "data": page, **ends, "has_more": len(items) > most}

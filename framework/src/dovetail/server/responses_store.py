@@ -1,0 +1,276 @@
+"""Keeps responses of the Responses API: for clients to read, to go on from, and to cancel where they run in the background.
+
+All API processes of a server share one store, an SQLite database in a file that goes with the server. It is used from a thread of its
+own, so that no stream waits for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import tempfile
+from collections.abc import Callable, Collection, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+T = TypeVar("T")
+Response = dict[str, Any]
+Items = list[dict[str, Any]]
+
+UNFINISHED = ("queued", "in_progress")
+WAIT_SECONDS = 30.0
+"""For another process that writes, which takes milliseconds."""
+SCHEMA = """
+PRAGMA journal_mode = WAL;
+PRAGMA synchronous = OFF;
+PRAGMA foreign_keys = ON;
+CREATE TABLE IF NOT EXISTS responses (
+    id TEXT PRIMARY KEY,
+    previous TEXT,
+    status TEXT NOT NULL,
+    owner INTEGER NOT NULL,
+    used INTEGER NOT NULL,
+    bytes INTEGER NOT NULL,
+    response BLOB NOT NULL,
+    input BLOB NOT NULL
+);
+CREATE INDEX IF NOT EXISTS by_use ON responses (used);
+CREATE TABLE IF NOT EXISTS items (
+    id TEXT PRIMARY KEY,
+    response TEXT NOT NULL REFERENCES responses (id) ON DELETE CASCADE
+);
+CREATE INDEX IF NOT EXISTS by_response ON items (response);
+"""
+
+
+class StoreFile:
+    """The file of a store that several processes open, which this user alone can read.
+
+    Attributes:
+        path: to open it by.
+    """
+
+    def __init__(self) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="dovetail-", ignore_cleanup_errors=True)
+        self.path = str(Path(self._folder.name) / "responses.sqlite")
+        _open(self.path).close()  # processes that made the tables at the same time would be in each other's way
+
+    def remove(self) -> None:
+        self._folder.cleanup()
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A response, and the items of its request."""
+
+    response: Response
+    input: Items
+
+
+class MissingError(Exception):
+    """There is no such response.
+
+    Attributes:
+        id: which.
+    """
+
+    def __init__(self, id: str) -> None:
+        super().__init__(id)
+        self.id = id
+
+
+class ResponseStore:
+    """What is kept. Once there is too much, the responses go that were longest out of use.
+
+    Args:
+        most: responses.
+        most_bytes: of all of them, as JSON with their input.
+        path: of the file that other processes use, too. Without one the store is this process's alone, in memory and, as it grows, in
+            a file without a name.
+        owner: the number of this process.
+    """
+
+    def __init__(self, most: int, most_bytes: int, path: str = "", owner: int = 0) -> None:
+        self.most = most
+        self._most_bytes = most_bytes
+        self._path = path
+        self._owner = owner
+        self._db: sqlite3.Connection | None = None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="dovetail-responses")
+
+    async def put(self, response: Response, given: Items) -> None:
+        """Keep a response, together with the items of its request."""
+        await self._run(lambda db: self._put(db, response, given))
+
+    async def begin(self, response: Response, given: Items) -> bool:
+        """Keep one that is still to be made; False if there are too many of those."""
+
+        def begin(db: sqlite3.Connection) -> bool:
+            (count,) = db.execute("SELECT COUNT(*) FROM responses WHERE status IN (?, ?)", UNFINISHED).fetchone()
+            if count >= self.most:
+                return False
+            self._put(db, response, given)
+            return True
+
+        return await self._run(begin)
+
+    async def update(self, response: Response) -> bool:
+        """Change one that is not finished; False if it was cancelled or deleted."""
+
+        def update(db: sqlite3.Connection) -> bool:
+            query = "SELECT input FROM responses WHERE id = ? AND status IN (?, ?)"
+            row = db.execute(query, (response["id"], *UNFINISHED)).fetchone()
+            if row is None:
+                return False
+            self._put(db, response, msgspec.json.decode(row[0]))
+            return True
+
+        return await self._run(update)
+
+    async def get(self, id: str) -> bytes | None:
+        """A response as JSON."""
+
+        def get(db: sqlite3.Connection) -> bytes | None:
+            row = db.execute("SELECT response FROM responses WHERE id = ?", (id,)).fetchone()
+            return None if row is None else row[0]
+
+        return await self._run(get)
+
+    async def chain(self, id: str) -> list[Kept]:
+        """A response after all that it goes on from, the oldest first. All of them count as used.
+
+        Raises:
+            MissingError: one of them is gone.
+        """
+        return await self._run(lambda db: _chain(db, id))
+
+    async def find_items(self, ids: Collection[str]) -> dict[str, dict[str, Any]]:
+        """Those of the items that are part of a response or its input."""
+        return await self._run(lambda db: _find_items(db, set(ids)))
+
+    async def delete(self, id: str) -> bool:
+        """Forget a response; whether there was one. If it is not finished, its owner stops."""
+        return await self._run(lambda db: db.execute("DELETE FROM responses WHERE id = ?", (id,)).rowcount > 0)
+
+    async def cancel(self, id: str) -> Response | None:
+        """End a response in the background; as it is then."""
+
+        def cancel(db: sqlite3.Connection) -> Response | None:
+            row = db.execute("SELECT response FROM responses WHERE id = ?", (id,)).fetchone()
+            if row is None:
+                return None
+            response: Response = msgspec.json.decode(row[0])
+            if response["status"] in UNFINISHED:
+                response["status"] = "cancelled"
+                _write(db, response)
+            return response
+
+        return await self._run(cancel)
+
+    async def wanted(self, ids: Iterable[str]) -> set[str]:
+        """Those of the responses that are neither finished nor deleted."""
+
+        def wanted(db: sqlite3.Connection) -> set[str]:
+            query = "SELECT id FROM responses WHERE owner = ? AND status IN (?, ?)"
+            found = db.execute(query, (self._owner, *UNFINISHED))
+            return {id for (id,) in found}.intersection(ids)
+
+        return await self._run(wanted)
+
+    async def take_over(self, error: dict[str, str]) -> None:
+        """Have failed what another process left unfinished that had the number of this one."""
+
+        def take_over(db: sqlite3.Connection) -> None:
+            query = "SELECT response FROM responses WHERE owner = ? AND status IN (?, ?)"
+            for (body,) in db.execute(query, (self._owner, *UNFINISHED)).fetchall():
+                _write(db, {**msgspec.json.decode(body), "status": "failed", "error": error})
+
+        await self._run(take_over)
+
+    async def _run(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        def run() -> T:
+            with self._transaction() as db:
+                return work(db)
+
+        return await asyncio.get_running_loop().run_in_executor(self._thread, run)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        if self._db is None:
+            self._db = _open(self._path)
+        db = self._db
+        db.execute("BEGIN IMMEDIATE")
+        try:
+            yield db
+        except BaseException:
+            db.execute("ROLLBACK")
+            raise
+        db.execute("COMMIT")
+
+    def _put(self, db: sqlite3.Connection, response: Response, given: Items) -> None:
+        body, items = msgspec.json.encode(response), msgspec.json.encode(given)
+        id, size = response["id"], len(body) + len(items)
+        db.execute(
+            "INSERT OR REPLACE INTO responses VALUES (?, ?, ?, ?, (SELECT COALESCE(MAX(used), 0) + 1 FROM responses), ?, ?, ?)",
+            (id, response["previous_response_id"], response["status"], self._owner, size, body, items),
+        )
+        found = [(item["id"], id) for item in (*given, *response["output"])]
+        db.executemany("INSERT OR REPLACE INTO items VALUES (?, ?)", found)
+        self._make_room(db)
+
+    def _make_room(self, db: sqlite3.Connection) -> None:
+        count, size = db.execute("SELECT COUNT(*), COALESCE(SUM(bytes), 0) FROM responses").fetchone()
+        if count <= self.most and size <= self._most_bytes:
+            return
+        query = "SELECT id, bytes FROM responses WHERE status NOT IN (?, ?) ORDER BY used"
+        for id, its_size in db.execute(query, UNFINISHED).fetchall():
+            db.execute("DELETE FROM responses WHERE id = ?", (id,))
+            count, size = count - 1, size - its_size
+            if count <= self.most and size <= self._most_bytes:
+                return
+
+
+def _open(path: str) -> sqlite3.Connection:
+    # It is closed by whichever thread drops it last.
+    db = sqlite3.connect(path, timeout=WAIT_SECONDS, isolation_level=None, check_same_thread=False)
+    db.executescript(SCHEMA)
+    return db
+
+
+def _chain(db: sqlite3.Connection, id: str) -> list[Kept]:
+    chain: list[Kept] = []
+    seen: set[str] = set()
+    following: str | None = id
+    while following is not None and following not in seen:  # a client may give an id anew that was forgotten
+        row = db.execute("SELECT previous, response, input FROM responses WHERE id = ?", (following,)).fetchone()
+        if row is None:
+            raise MissingError(following)
+        seen.add(following)
+        following, response, given = row
+        chain.append(Kept(msgspec.json.decode(response), msgspec.json.decode(given)))
+    chain.reverse()
+    use = "UPDATE responses SET used = (SELECT MAX(used) + 1 FROM responses) WHERE id = ?"
+    db.executemany(use, [(kept.response["id"],) for kept in chain])
+    return chain
+
+
+def _find_items(db: sqlite3.Connection, ids: set[str]) -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = {}
+    query = "SELECT response, input FROM responses WHERE id = (SELECT response FROM items WHERE id = ?)"
+    for id in ids:
+        row = None if id in found else db.execute(query, (id,)).fetchone()
+        if row is not None:
+            items = msgspec.json.decode(row[0])["output"] + msgspec.json.decode(row[1])
+            found |= {item["id"]: item for item in items if item["id"] in ids}
+    return found
+
+
+def _write(db: sqlite3.Connection, response: Response) -> None:
+    """Write a response over what it was."""
+    body = msgspec.json.encode(response)
+    db.execute("UPDATE responses SET status = ?, response = ? WHERE id = ?", (response["status"], body, response["id"]))
