@@ -14,8 +14,11 @@ _INSIDE = re.compile(r'[^"\\]*')
 _SCALAR = re.compile(r"[\w.+-]+(?=[^\w.+-])")
 _SCALAR_BEGIN = re.compile(r"[\w.+-]")
 _STRING_PARTS = Markers('"', "\\")
-_ESCAPE = re.compile(r'["\\/bfnrt]|u[0-9a-fA-F]{4}')
-_LOW_SURROGATE = re.compile(r"\\u[dD][c-fC-F][0-9a-fA-F]{2}")
+# Each also matches nothing, as soon as it is certain that what follows is none: so no match means that the text was cut off.
+_ESCAPE = re.compile(r"""["\\/bfnrt]|u[0-9a-fA-F]{4}|(?=[^u"\\/bfnrt])|(?=u[0-9a-fA-F]{0,3}[^0-9a-fA-F])""")
+_LOW_SURROGATE = re.compile(
+    r"\\u[dD][c-fC-F][0-9a-fA-F]{2}|(?=[^\\])|(?=\\[^u])|(?=\\u[^dD])|(?=\\u[dD][^c-fC-F])|(?=\\u[dD][c-fC-F][0-9a-fA-F]?[^0-9a-fA-F])"
+)
 
 
 class _Extent:
@@ -88,15 +91,18 @@ def read_string(reader: Reader, each: Callable[[str], Any]) -> Steps[None]:
 
 def _read_escape(reader: Reader) -> Steps[str]:
     """Read what follows a backslash; "" for an escape that the end of the text cut off."""
-    text = ""
-    if found := (yield from reader.match(_ESCAPE, 5)):
-        text = f"\\{found[0]}"
-        high = text[2:3] in ("d", "D") and text[3] in "89abAB"
-        low = (yield from reader.match(_LOW_SURROGATE, 6)) if high else None
-        if low or not (high and reader.ended):
-            value = str(json.loads(f'"{text}{low[0] if low else ""}"'))
-            return "\ufffd" if "\ud800" <= value <= "\udfff" else value
-    if reader.ended:
+    found = yield from reader.match(_ESCAPE)
+    if not found:
         reader.drop()
         return ""
-    return "\\"
+    text = f"\\{found[0]}"
+    if text[2:3] in ("d", "D") and text[3] in "89abAB":
+        low = yield from reader.match(_LOW_SURROGATE)
+        if not low:
+            reader.drop()
+            return ""
+        text += low[0]
+    if text == "\\":
+        return text
+    value = str(json.loads(f'"{text}"'))
+    return "\ufffd" if "\ud800" <= value <= "\udfff" else value
