@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import openai
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -72,3 +73,24 @@ def live(engine: FakeEngine) -> Iterator[str]:
     """The URL of a real server over ``engine``."""
     with serving(engine, ServerSettings()) as url:
         yield url
+
+
+@pytest.fixture
+def responses(live: str) -> Iterator[Ask]:
+    """Send a request about responses to a server that lives as long as the test; without a path, one for a new response."""
+    with httpx.Client(base_url=live) as client:
+
+        def send(path: str = "", method: str = "POST", **body: Any) -> httpx.Response:
+            if method == "GET":
+                return client.get(f"/v1/responses{path}", params=body)
+            if path or method != "POST":
+                return client.request(method, f"/v1/responses{path}")
+            return client.post("/v1/responses", json={"input": "Capital of France?", **body})
+
+        yield send
+
+
+@pytest.fixture
+def openai_client(live: str) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{live}/v1", api_key="none", max_retries=0) as client:
+        yield client

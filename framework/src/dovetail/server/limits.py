@@ -23,6 +23,7 @@ FORMS = (
     "guided_grammar",
     "tools",
     "functions",
+    "text",
 )
 MOST = {
     "messages": 16_384,

@@ -20,7 +20,7 @@ DELTAS = {
 """Type of item → the event that brings a piece of its text."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Event:
     """Something other than a piece of text."""
 
@@ -28,7 +28,7 @@ class Event:
     fields: dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Piece:
     """A piece of the text of the item that was added last."""
 
@@ -64,6 +64,15 @@ class Output:
 
     def __post_init__(self) -> None:
         self._turn = self.reading.turn()
+        self._plain = self.reading.plain and self.logprobs is None
+
+    def goes_on(self, delta: Delta) -> bool:
+        """Take in a delta if all that it does is to bring a piece of the item that is open, as most do; whether it was."""
+        if not (self._plain and self._open) or delta.finish_reason is not None:
+            return False
+        self.tokens += len(delta.token_ids)
+        self._text.append(delta.text)
+        return True
 
     def add(self, delta: Delta) -> list[Change]:
         """Take in a delta; what it changes."""
@@ -103,6 +112,10 @@ class Output:
         self._text.append(text)
         return Piece(text, logprobs or [])
 
+    @property
+    def _index(self) -> int:
+        return len(self.items) - 1
+
     def _begin(self, kind: str, prefix: str, fields: dict[str, Any]) -> list[Change]:
         """Go on with an item of this type, a new one if another is open or none."""
         if self._open and self.items[-1]["type"] == kind:
@@ -111,14 +124,10 @@ class Output:
         item = {"id": new_id(prefix), "type": kind, "status": "in_progress", **fields}
         self.items.append(item)
         self._open, self._text, self._told = True, [], []
-        made.append(Event("response.output_item.added", {"output_index": len(self.items) - 1, "item": dict(item)}))
+        made.append(Event("response.output_item.added", {"output_index": self._index, "item": dict(item)}))
         if kind != "function_call":
             made.append(Event("response.content_part.added", {**place_of(item, self._index), "part": self._part("")}))
         return made
-
-    @property
-    def _index(self) -> int:
-        return len(self.items) - 1
 
     def _part(self, text: str) -> Item:
         if self.items[-1]["type"] == "message":

@@ -9,6 +9,7 @@ from starlette.types import Scope
 from dovetail.engine.outputs import Delta
 from dovetail.server.chunks import encode
 from dovetail.server.errors import ApiError
+from dovetail.server.responses_items import Item
 from dovetail.server.responses_output import DELTAS, Change, Piece, place_of
 from dovetail.server.sse import AnswerStream
 
@@ -35,7 +36,13 @@ class ResponseStream(AnswerStream):
         return self._event("response.created", begun) + self._event("response.in_progress", begun)
 
     def events(self, deltas: list[Delta]) -> bytes:
-        return b"".join([self._encoded(change) for delta in deltas for change in self._output.add(delta)])
+        made: list[bytes] = []
+        for delta in deltas:
+            if not self._output.goes_on(delta):
+                made += map(self._encoded, self._output.add(delta))
+            elif delta.text:
+                made.append(self._piece(delta.text, b"[]"))
+        return b"".join(made)
 
     async def settle(self) -> None:
         self._response = await self.answer.ended(self._output)
@@ -48,16 +55,22 @@ class ResponseStream(AnswerStream):
 
     def _encoded(self, change: Change) -> bytes:
         if isinstance(change, Piece):
-            number, self._number = self._number, self._number + 1
-            logprobs = b',"logprobs":' + encode(change.logprobs) if self._has_logprobs else b""
-            return b'%b%d,"delta":%b%b}\n\n' % (self._head, number, encode(change.text), logprobs)
+            return self._piece(change.text, encode(change.logprobs))
         if change.name == "response.output_item.added":
-            item = change.fields["item"]
-            name = DELTAS[item["type"]]
-            place = encode({"type": name, **place_of(item, change.fields["output_index"])})
-            self._head = b'event: %b\ndata: %b,"sequence_number":' % (name.encode(), place[:-1])
-            self._has_logprobs = item["type"] == "message"
+            self._name_pieces(change.fields["item"], change.fields["output_index"])
         return self._event(change.name, change.fields)
+
+    def _name_pieces(self, item: Item, index: int) -> None:
+        """Encode what the pieces of an item have in common."""
+        name = DELTAS[item["type"]]
+        place = encode({"type": name, **place_of(item, index)})
+        self._head = b'event: %b\ndata: %b,"sequence_number":' % (name.encode(), place[:-1])
+        self._has_logprobs = item["type"] == "message"
+
+    def _piece(self, text: str, logprobs: bytes) -> bytes:
+        number, self._number = self._number, self._number + 1
+        told = b',"logprobs":' + logprobs if self._has_logprobs else b""
+        return b'%b%d,"delta":%b%b}\n\n' % (self._head, number, encode(text), told)
 
     def _event(self, name: str, fields: dict[str, Any]) -> bytes:
         body = encode({"type": name, "sequence_number": self._number, **fields})
