@@ -69,7 +69,7 @@ def test_leaving_early_frees_the_slot(checkpoint: Path) -> None:
             stream = engine.generate("gone", [1, 2, 3], LONG)
             await anext(stream)
             await stream.aclose()
-            assert engine._queues == {}
+            assert engine._mailboxes == {}
             # The same name is free again, and the engine still answers.
             deltas = [d async for d in engine.generate("gone", [1], SamplingParams(max_tokens=1))]
             assert deltas[-1][-1].finish_reason is not None

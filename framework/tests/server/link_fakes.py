@@ -44,6 +44,7 @@ def fake_plan() -> Any:
     """What a client of the engine reads of a Plan."""
     return SimpleNamespace(
         max_model_len=200,
+        config={},
         model_config_object=lambda: SimpleNamespace(vocab_size=50, hidden_size=8),
         checkpoint=SimpleNamespace(generation_config={}),
         tasks=("generate",),
