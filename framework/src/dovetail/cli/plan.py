@@ -6,9 +6,10 @@ import argparse
 import contextlib
 import sys
 
+from dovetail.api.errors import RequestError
 from dovetail.engine.args import EngineArgs
 from dovetail.kernel.options import PlanOptions
-from dovetail.kernel.parsers import ANY
+from dovetail.kernel.parsers import ANY, recognise
 from dovetail.kernel.plan import Choice, ParserPlan, Plan
 from dovetail.kernel.registry import Registry
 from dovetail.kernel.resolve import resolve
@@ -20,6 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the plan as JSON")
     add_flags(parser, PlanOptions, "resolution", skip=("model",))
     add_flags(parser, EngineArgs, "plugins", skip=set(EngineArgs.model_fields) - {"plugins", "prefer"})
+    add_flags(parser, EngineArgs, "chat", skip=set(EngineArgs.model_fields) - {"chat_template"})
 
 
 def run(args: argparse.Namespace) -> int:
@@ -27,14 +29,32 @@ def run(args: argparse.Namespace) -> int:
     registry = Registry.load(plugins=getattr(args, "plugins", None), prefer=getattr(args, "prefer", ()))
     with contextlib.redirect_stdout(sys.stderr):  # plugins may print while they are imported
         plan = resolve(options, registry)
-    print(plan.model_dump_json(indent=2) if args.json else render(plan))
+        template = None if args.json else find_template(plan, getattr(args, "chat_template", None))
+    print(plan.model_dump_json(indent=2) if args.json else render(plan, template))
     for warning in plan.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     return 0
 
 
-def render(plan: Plan) -> str:
-    """The plan for a reader."""
+def find_template(plan: Plan, chat_template: str | None) -> str | None:
+    """The chat template that conversations with tools are written in, if the model has one and something is decided by it."""
+    if all(parser.recognises == ANY for parser in (*plan.tool_parsers, *plan.reasoning_parsers)):
+        return None
+    from dovetail.engine.setup import load_tokenizer
+
+    tokenizer = load_tokenizer(plan, chat_template)
+    try:
+        return tokenizer.find_chat_template(with_tools=True)
+    except RequestError:
+        return None
+
+
+def render(plan: Plan, template: str | None = None) -> str:
+    """The plan for a reader.
+
+    Args:
+        template: the model's chat template, which decides about parsers.
+    """
     lines = [
         f"model          {plan.model}",
         f"architecture   {plan.architecture}",
@@ -46,7 +66,8 @@ def render(plan: Plan) -> str:
     ]
     for choice in plan.choices():
         lines += _choice_lines(choice)
-    lines += _parser_lines("tool parser", plan.tool_parsers) + _parser_lines("reasoning", plan.reasoning_parsers)
+    lines += _parser_lines("tool parser", plan.tool_parsers, template)
+    lines += _parser_lines("reasoning", plan.reasoning_parsers, template)
     lines += _speculation_lines(plan)
     for type_, count in plan.checkpoint.tensor_types.items():
         lines += ["", f"weights of type {type_} ({count} tensors)"]
@@ -68,14 +89,19 @@ def _pooling_lines(plan: Plan) -> list[str]:
     return [f"pooling        {pooling.type}, {length}: {pooling.reason}"]
 
 
-def _parser_lines(role: str, candidates: tuple[ParserPlan, ...]) -> list[str]:
+def _parser_lines(role: str, candidates: tuple[ParserPlan, ...], template: str | None) -> list[str]:
     if not candidates:
         return [f"{role:<14} none"]
-    if candidates[0].recognises == ANY:
-        part = candidates[0].part
-        return [f"{role:<14} {part.name} ({part.distribution} {part.version})"]
     names = ", ".join(candidate.part.name for candidate in candidates)
-    return [f"{role:<14} the first that knows the chat template's notation: {names}"]
+    if template is None and candidates[0].recognises != ANY:
+        return [f"{role:<14} the first that knows the chat template's notation: {names}"]
+    found = recognise(candidates, template or "")
+    if found is None:
+        return [f"{role:<14} none: the chat template shows no notation of {names}"]
+    why = (
+        "asked for by name" if candidates[0].recognises == ANY else "the first that knows the chat template's notation"
+    )
+    return [f"{role:<14} {found.part.name} ({found.part.distribution} {found.part.version}): {why}"]
 
 
 def _speculation_lines(plan: Plan) -> list[str]:
