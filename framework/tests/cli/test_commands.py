@@ -275,7 +275,7 @@ def test_plan_shows_every_choice(walnut: Site, checkpoint: Path, capsys: Out) ->
     assert run("plan", str(checkpoint), ONLY) == 0
     out = capsys.readouterr().out
     assert out.startswith(
-        f"model          {checkpoint}\narchitecture   Walnut (generate)\ndtype          float32, KV cache"
+        f"model          {checkpoint}\narchitecture   Walnut\ntasks          generate: what the model was made for\ndtype          float32, KV cache"
     )
     for line in (
         "loader         shells (walnut-pack 1.0): rank 50, the only one that fits",
