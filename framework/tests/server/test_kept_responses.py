@@ -19,7 +19,7 @@ from test_responses import TEXT, TOOLS, read, refusal, told, turns, use
 from dovetail.engine.outputs import Delta
 from dovetail.server.app import build_app
 from dovetail.server.counters import Counters
-from dovetail.server.responses_store import ResponseStore, StoreFile
+from dovetail.server.responses_store import ResponseStore, make_store
 from dovetail.server.settings import ServerSettings
 
 
@@ -198,15 +198,14 @@ def test_a_stream_of_what_was_kept_is_refused(responses) -> None:
 
 
 @pytest.fixture
-def two(engine: FakeEngine) -> Iterator[list[httpx.Client]]:
+def two(engine: FakeEngine, tmp_path: Path) -> Iterator[list[httpx.Client]]:
     """Clients of two servers that share what is kept, as the processes of one do."""
-    file, counters = StoreFile(), Counters.create(3)
+    file, counters = make_store(tmp_path), Counters.create(3)
     assert counters.fd is not None
     with ExitStack() as stack:
-        stack.callback(file.remove)
         clients = []
         for number in (1, 2):
-            app = build_app(engine, ServerSettings(), Counters.open(counters.fd, number), store=file.path)
+            app = build_app(engine, ServerSettings(), Counters.open(counters.fd, number), store=file)
             url = stack.enter_context(serving_app(app))
             clients.append(stack.enter_context(httpx.Client(base_url=url)))
         yield clients
@@ -231,24 +230,20 @@ def test_any_process_ends_what_another_makes(two: list[httpx.Client], engine: Fa
     assert found.status_code == 404 if method == "DELETE" else read(found).status == "cancelled"
 
 
-def test_what_a_lost_process_was_making_has_failed() -> None:
+def test_what_a_lost_process_was_making_has_failed(tmp_path: Path) -> None:
     response = {"id": "resp_1", "previous_response_id": None, "status": "queued", "output": []}
 
     async def run() -> list[Any]:
-        lost, other = ResponseStore(9, 10**6, file.path, owner=1), ResponseStore(9, 10**6, file.path, owner=2)
+        lost, other = ResponseStore(9, 10**6, file, owner=1), ResponseStore(9, 10**6, file, owner=2)
         await lost.begin(response, [])
         await other.begin({**response, "id": "resp_2"}, [])
-        await ResponseStore(9, 10**6, file.path, owner=1).take_over({"code": "server_error", "message": "gone"})
+        await ResponseStore(9, 10**6, file, owner=1).take_over({"code": "server_error", "message": "gone"})
         return [json.loads(await other.get(id) or b"") for id in ("resp_1", "resp_2")]
 
-    file = StoreFile()
-    try:
-        first, second = asyncio.run(run())
-    finally:
-        file.remove()
+    file = make_store(tmp_path)
+    first, second = asyncio.run(run())
     assert (first["status"], first["error"]["message"]) == ("failed", "gone")
     assert second["status"] == "queued"
-    assert not Path(file.path).parent.exists()
 
 
 def test_an_id_that_is_given_anew_makes_no_circle() -> None:

@@ -24,15 +24,16 @@ class PrivateSocket:
     Attributes:
         socket: it has no high-water mark, so that sending never waits.
         address: to connect to.
+        folder: readable by this user alone. It goes with this object, or with the process if that is killed.
     """
 
     def __init__(self, kind: int) -> None:
-        self._folder = Path(tempfile.mkdtemp(prefix="dovetail-"))  # readable by this user alone
+        self.folder = Path(tempfile.mkdtemp(prefix="dovetail-"))
         self._context = zmq.asyncio.Context()
         self.socket = self._context.socket(kind)
         self.socket.setsockopt(zmq.LINGER, 0)
         self.socket.set_hwm(0)
-        path = self._folder / "socket"
+        path = self.folder / "socket"
         if zmq.has("ipc") and len(os.fsencode(path)) <= zmq.IPC_PATH_MAX_LEN:
             self.address = f"{IPC}{path}"
             self.socket.bind(self.address)
@@ -42,7 +43,7 @@ class PrivateSocket:
     def close(self) -> None:
         self.socket.close()
         self._context.term()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def on_exit(process: subprocess.Popen[bytes], callback: Callable[[int], object]) -> None:
@@ -63,7 +64,7 @@ def leave_only_with_parent(address: str) -> None:
     its children leave.
 
     Args:
-        address: of the parent's socket, which is removed, since the parent cannot any more.
+        address: of the parent's socket, whose folder is removed, since the parent cannot any more.
     """
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)

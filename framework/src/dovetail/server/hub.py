@@ -24,7 +24,7 @@ from dovetail.server.listen import Shares, bind, check_tls, release, serves
 from dovetail.server.loop import run as run_loop
 from dovetail.server.relay import Relay, RelayedEngine
 from dovetail.server.relay_messages import Hello, Leave, Listening, Seen, Setup, decode_to_hub
-from dovetail.server.responses_store import StoreFile
+from dovetail.server.responses_store import make_store
 from dovetail.server.settings import ServerSettings
 from dovetail.server.signals import Signals, unless_told
 from dovetail.server.supervision import Supervisor
@@ -89,7 +89,6 @@ class _Hub:
         assert self.counters.fd is not None
         self.supervisor: Supervisor[RelayedEngine] | None = None
         self.private = PrivateSocket(zmq.ROUTER)
-        self.store = StoreFile()
         self.relay = Relay(self._send)
         setup = Setup(
             address=self.private.address,
@@ -101,7 +100,7 @@ class _Hub:
             socket=-1,
             counters=self.counters.fd,
             created=int(time.time()),
-            store=self.store.path,
+            store=make_store(self.private.folder),
         )
         self.processes = ApiProcesses(setup, shares, self._lost)
         self.processes.start(settings.api_server_count)
@@ -172,7 +171,6 @@ class _Hub:
         if self.supervisor is not None:
             await self.supervisor.stop()
         self.private.close()
-        self.store.remove()
 
     def _engine_changed(self) -> None:
         assert self.supervisor is not None

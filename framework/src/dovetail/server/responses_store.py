@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -48,20 +47,11 @@ CREATE INDEX IF NOT EXISTS by_response ON items (response);
 """
 
 
-class StoreFile:
-    """The file of a store that several processes open, which this user alone can read.
-
-    Attributes:
-        path: to open it by.
-    """
-
-    def __init__(self) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="dovetail-", ignore_cleanup_errors=True)
-        self.path = str(Path(self._folder.name) / "responses.sqlite")
-        _open(self.path).close()  # processes that made the tables at the same time would be in each other's way
-
-    def remove(self) -> None:
-        self._folder.cleanup()
+def make_store(folder: Path) -> str:
+    """The file of a store that several processes open, in a folder that goes with the server."""
+    path = str(folder / "responses.sqlite")
+    _open(path).close()  # processes that made the tables at the same time would be in each other's way
+    return path
 
 
 @dataclass(frozen=True)
