@@ -12,9 +12,6 @@ ALIASES = {
     "qwen3": (
         "deepseek_v3",
         "deepseek_v4",
-        "glm4",
-        "glm45",
-        "glm47",
         "holo2",
         "mimo",
         "minimax_m2",
@@ -24,6 +21,7 @@ ALIASES = {
         "step3p5",
     ),
     "deepseek_r1": ("step3",),
+    "glm4": ("glm45", "glm47"),
     "harmony": ("openai_gptoss",),
 }
 """Other names of the same parsers, which users of vLLM know."""
@@ -59,8 +57,14 @@ def dovetail_register_parsers() -> list[ReasoningParserCard]:
             (r"<｜Assistant｜><think>\\n'",),
         ),
         card(
+            "glm4",
+            "think:GlmThink",
+            "<think>…</think>, or up to the first tool call: GLM 4.5 to 4.7",
+            (r"<think>[\s\S]*</arg_key>", r"</arg_key>[\s\S]*<think>"),
+        ),
+        card(
             "kimi_k2",
-            "think:KimiK2",
+            "think:KimiThink",
             "<think>…</think>, or up to the first tool call: Kimi K2",
             (r"<think>[\s\S]*tool_calls_section_begin", r"tool_calls_section_begin[\s\S]*<think>"),
         ),
