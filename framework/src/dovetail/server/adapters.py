@@ -20,7 +20,9 @@ def router(context: ServerContext) -> APIRouter:
     routes = APIRouter(tags=["adapters"])
     engine = context.engine
 
-    @routes.post("/v1/load_lora_adapter", **documented(LoadAdapterRequest, "Load a LoRA adapter"))
+    @routes.post(
+        "/v1/load_lora_adapter", **documented(LoadAdapterRequest, "Load a LoRA adapter", media_type="text/plain")
+    )
     async def load(request: Request) -> Response:
         body = await read_body(request, LoadAdapterRequest)
         context.check_health()
@@ -29,7 +31,9 @@ def router(context: ServerContext) -> APIRouter:
         await engine.add_adapter(body.lora_name, path)
         return Response(f"the adapter {body.lora_name} is loaded", media_type="text/plain")
 
-    @routes.post("/v1/unload_lora_adapter", **documented(UnloadAdapterRequest, "Unload a LoRA adapter"))
+    @routes.post(
+        "/v1/unload_lora_adapter", **documented(UnloadAdapterRequest, "Unload a LoRA adapter", media_type="text/plain")
+    )
     async def unload(request: Request) -> Response:
         body = await read_body(request, UnloadAdapterRequest)
         context.check_health()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
+from pydantic import BaseModel
 from starlette.types import Scope
 
 from dovetail.server.scopes import route_path
@@ -25,6 +26,20 @@ ANTHROPIC_TYPES = {
 """Status → type; other errors of the client are ``invalid_request_error``, others of the server ``api_error``."""
 
 
+class AnthropicErrorObject(BaseModel):
+    """What went wrong."""
+
+    type: str
+    message: str
+
+
+class AnthropicErrorResponse(BaseModel):
+    """The body of every answer of Anthropic's routes that is not a success."""
+
+    type: str
+    error: AnthropicErrorObject
+
+
 def speaks_anthropic(scope: Scope) -> bool:
     """Whether a request is for a route of Anthropic's API."""
     path = route_path(scope)
@@ -38,8 +53,10 @@ def openai_error(status: int, message: str, param: str | None, code: str | None)
     return msgspec.json.encode({"error": error})
 
 
-def anthropic_error(status: int, message: str) -> bytes:
+def anthropic_error(status: int, message: str, param: str | None = None) -> bytes:
     """Anthropic's error object, which has no place for a parameter or a code."""
     kind = ANTHROPIC_TYPES.get(status, "api_error" if status >= 500 else INVALID_REQUEST)
-    error: dict[str, Any] = {"type": "error", "error": {"type": kind, "message": message}}
-    return msgspec.json.encode(error)
+    error: dict[str, Any] = {"type": kind, "message": message}
+    if param == "thread":  # where they read this, Anthropic's clients send the whole conversation instead
+        error["details"] = {"error_code": "thread_unsupported_request", "unsupported": [param]}
+    return msgspec.json.encode({"type": "error", "error": error})

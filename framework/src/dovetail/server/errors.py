@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 from starlette.exceptions import HTTPException
+from starlette.routing import BaseRoute, Route
 from starlette.types import Scope
 
 from dovetail.api.errors import EngineDeadError, RequestError
 from dovetail.server.dialects import anthropic_error, openai_error, speaks_anthropic
+from dovetail.server.scopes import route_path
 
 logger = logging.getLogger("dovetail.server")
 
@@ -66,7 +68,7 @@ class ApiError(Exception):
     def body(self, scope: Scope | None = None) -> bytes:
         """The error object, in JSON, as the API of the request's route has it."""
         if scope is not None and speaks_anthropic(scope):
-            return anthropic_error(self.status, self.message)
+            return anthropic_error(self.status, self.message, self.param)
         return openai_error(self.status, self.message, self.param, self.code)
 
     def event(self, scope: Scope) -> bytes:
@@ -134,15 +136,27 @@ def install(app: FastAPI) -> None:
         if error.status_code == 404:
             return ApiError(404, f"no such route: {where}; see /docs", code="unknown_url").response(request.scope)
         if error.status_code == 405:
-            allowed = (error.headers or {}).get("Allow", "")
+            allowed = ", ".join(sorted(_methods(app.routes, route_path(request.scope))))
             message = f"{where} is not allowed" + (f"; use {allowed}" if allowed else "")
-            refusal = ApiError(405, message, code="method_not_supported", headers=error.headers)
+            refusal = ApiError(405, message, code="method_not_supported", headers={"Allow": allowed})
             return refusal.response(request.scope)
         return to_api_error(error).response(request.scope)
 
     for kind in (ApiError, RequestError, EngineDeadError):
         app.add_exception_handler(kind, expected)
     app.add_exception_handler(HTTPException, routing)
+
+
+def _methods(routes: Iterable[BaseRoute], path: str) -> set[str]:
+    """The methods of all routes of a path; starlette looks at the first alone."""
+    found: set[str] = set()
+    for route in routes:
+        router = getattr(route, "original_router", route)  # what newer versions of FastAPI keep of an included router
+        if inner := getattr(router, "routes", None):
+            found |= _methods(inner, path)
+        elif isinstance(route, Route) and route.path_regex.match(path):
+            found |= route.methods or set()
+    return found
 
 
 def invalid(error: ValidationError) -> ApiError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, PlainValidator, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from dovetail.server.errors import describe
@@ -83,6 +83,12 @@ def _read_count(value: Any) -> Any:
     return None if value is False else _whole(value)
 
 
+def _read_no(value: bool) -> bool:
+    if value:
+        raise _wanted("false")
+    return value
+
+
 def _read_json(value: Any) -> str | dict[str, Any] | None:
     if value is None or isinstance(value, str | dict):
         return value
@@ -97,9 +103,13 @@ _TEXT = {"type": "string"}
 _TEXTS = {"type": "array", "items": _TEXT}
 _IDS = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1}
 _PART = {
-    "type": "object",
-    "properties": {"type": {"const": "text"}, "text": _TEXT},
-    "required": ["type", "text"],
+    "anyOf": [
+        _TEXT,
+        *(
+            {"type": "object", "properties": {"type": {"const": kind}, kind: _TEXT}, "required": ["type", kind]}
+            for kind in ("text", "refusal")
+        ),
+    ]
 }
 
 Int = Annotated[int, BeforeValidator(_whole)]
@@ -150,4 +160,10 @@ Json = Annotated[
     WithJsonSchema({"anyOf": [_TEXT, {"type": "object"}, {"type": "null"}]}),
 ]
 Rank = Annotated[Int, Field(ge=-(2**31), lt=2**31)]
-Count = Annotated[int | None, BeforeValidator(_read_count)]
+Count = Annotated[
+    int | None,
+    BeforeValidator(_read_count),
+    WithJsonSchema({"anyOf": [{"type": "integer"}, {"const": False}, {"type": "null"}]}),
+]
+No = Annotated[bool, AfterValidator(_read_no), WithJsonSchema({"const": False})]
+"""False, and not 0, which is the same to a Literal."""

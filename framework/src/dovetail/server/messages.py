@@ -19,7 +19,7 @@ from dovetail.server.generation import Completion
 from dovetail.server.jobs import Job, make_job
 from dovetail.server.messages_chat import chat_of
 from dovetail.server.messages_protocol import CountTokensRequest, MessagesRequest
-from dovetail.server.openapi import documented
+from dovetail.server.openapi import ANTHROPIC_FAILURES, documented
 from dovetail.server.prompts import chat_prompt, converse
 from dovetail.server.sse import AnswerStream
 from dovetail.server.turns import Arguments, Call, Reading, TurnEvent, tell
@@ -32,7 +32,10 @@ def router(context: ServerContext) -> APIRouter:
     routes = APIRouter(tags=["generate"])
 
     @routes.post(
-        "/v1/messages", **documented(MessagesRequest, "Answer a conversation, as Anthropic's API", streams=True)
+        "/v1/messages",
+        **documented(
+            MessagesRequest, "Answer a conversation, as Anthropic's API", streams=True, failures=ANTHROPIC_FAILURES
+        ),
     )
     async def create_message(request: Request) -> Response:
         body = await read_body(request, MessagesRequest)
@@ -43,7 +46,10 @@ def router(context: ServerContext) -> APIRouter:
         job = make_job(context, chat, [prompt], adapter, reading)
         return await respond(context, request, MessageAnswer(job, model, reading), stream=bool(body.stream))
 
-    @routes.post("/v1/messages/count_tokens", **documented(CountTokensRequest, "The tokens of a conversation"))
+    @routes.post(
+        "/v1/messages/count_tokens",
+        **documented(CountTokensRequest, "The tokens of a conversation", failures=ANTHROPIC_FAILURES),
+    )
     async def count_tokens(request: Request) -> Response:
         body = await read_body(request, CountTokensRequest)
         context.select(body.model)

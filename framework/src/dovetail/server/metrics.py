@@ -20,6 +20,7 @@ from dovetail.api.errors import DovetailError
 from dovetail.engine.messages import STEP_TOKENS, Overview
 from dovetail.server.context import ServerContext
 from dovetail.server.http_measures import HttpMeasures, cumulative
+from dovetail.server.openapi import FAILURES, Failures
 
 logger = logging.getLogger("dovetail.server")
 
@@ -176,9 +177,11 @@ async def look(context: ServerContext) -> Overview | None:
 
 def router(context: ServerContext, http: HttpMeasures) -> APIRouter:
     """The metrics."""
-    routes = APIRouter(tags=["status"])
+    routes = APIRouter(tags=["status"], responses=FAILURES)
+    forms = {kind: {"schema": {"type": "string"}} for kind in ("text/plain", "application/openmetrics-text")}
+    answers: Failures = {200: {"description": "The figures", "content": forms}}
 
-    @routes.get("/metrics", summary="Figures for Prometheus")
+    @routes.get("/metrics", summary="Figures for Prometheus", response_class=Response, responses=answers)
     async def metrics(request: Request) -> Response:
         encode, media_type = choose_encoder(request.headers.get("accept", ""))
         page = Page(context, http, await look(context))

@@ -4,31 +4,46 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Response
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from dovetail.server.dialects import AnthropicErrorResponse
 from dovetail.server.errors import ErrorResponse
 
-FAILURES: dict[int | str, dict[str, Any]] = {
-    "4XX": {"description": "The request is at fault", "model": ErrorResponse},
-    "5XX": {"description": "The server is at fault", "model": ErrorResponse},
-}
+Failures = dict[int | str, dict[str, Any]]
+
+
+def _failures(model: type[BaseModel]) -> Failures:
+    return {
+        "4XX": {"description": "The request is at fault", "model": model},
+        "5XX": {"description": "The server is at fault", "model": model},
+    }
+
+
+FAILURES = _failures(ErrorResponse)
+ANTHROPIC_FAILURES = _failures(AnthropicErrorResponse)
 REF = "#/components/schemas/{model}"
 
 
-def documented(body: type[BaseModel], summary: str, *, streams: bool = False) -> dict[str, Any]:
+def documented(
+    body: type[BaseModel],
+    summary: str,
+    *,
+    streams: bool = False,
+    media_type: str = "application/json",
+    failures: Failures = FAILURES,
+) -> dict[str, Any]:
     """Arguments of a route: what it takes, and what it can answer."""
-    content: dict[str, Any] = {"application/json": {"schema": {"type": "object"}}}
+    content: dict[str, Any] = {media_type: {"schema": {"type": "object" if media_type.endswith("json") else "string"}}}
     if streams:
-        content["text/event-stream"] = {"schema": {"type": "string"}}
+        content["text/event-stream"] = {}
     schema = {"$ref": REF.format(model=body.__name__)}
     return {
         "summary": summary,
-        "responses": {
-            200: {"description": "The answer", "content": content},
-            **FAILURES,
-        },
+        # Without a type of its own, what stands under 200 is all that there is.
+        "response_class": Response,
+        "responses": {200: {"description": "The answer", "content": content}, **failures},
         "openapi_extra": {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}},
     }
 

@@ -16,13 +16,15 @@ def router(context: ServerContext) -> APIRouter:
     routes = APIRouter(tags=["operate"], responses=FAILURES)
     engine = context.engine
 
-    @routes.post("/reset_prefix_cache", summary="Forget what was computed of earlier prompts")
+    @routes.post("/reset_prefix_cache", summary="Forget what was computed of earlier prompts", response_class=Response)
     async def reset_prefix_cache() -> Response:
         context.check_health()
         await engine.reset_prefix_cache()
         return Response()
 
-    @routes.post("/sleep", summary="Give the device's memory back; requests are refused until /wake_up")
+    @routes.post(
+        "/sleep", summary="Give the device's memory back; requests are refused until /wake_up", response_class=Response
+    )
     async def sleep(
         level: Annotated[str, Query(description="1 keeps the weights at hand, 2 drops them")] = "1",
     ) -> Response:
@@ -32,7 +34,7 @@ def router(context: ServerContext) -> APIRouter:
         await engine.sleep(int(level))
         return Response()
 
-    @routes.post("/wake_up", summary="Serve requests again")
+    @routes.post("/wake_up", summary="Serve requests again", response_class=Response)
     async def wake_up(
         tags: Annotated[
             list[str] | None, Query(description="weights, kv_cache, or both; all that sleeps without")

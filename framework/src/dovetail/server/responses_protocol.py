@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Discriminator, Field, Tag
 
 from dovetail.server.errors import ApiError, describe
-from dovetail.server.fields import Int
+from dovetail.server.fields import Int, No
 from dovetail.server.protocol import Body, Sampling
 from dovetail.server.unsupported import known_fields
 
@@ -99,7 +99,7 @@ Part = Annotated[
 class MessageItem(Body):
     """A message."""
 
-    type: Literal["message"] = "message"
+    type: Literal["message"] | None = "message"
     role: Literal["user", "assistant", "system", "developer"]
     content: str | list[Part]
     id: str | None = None
@@ -254,7 +254,7 @@ class ReasoningConfig(Body):
 class ResponseStreamOptions(Body):
     """What a stream carries besides its events."""
 
-    include_obfuscation: Literal[False] | None = None
+    include_obfuscation: No | None = None
 
 
 NOT_YET: dict[str, dict[str, tuple[Any, ...]]] = {

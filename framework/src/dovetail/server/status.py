@@ -34,16 +34,16 @@ def router(context: ServerContext) -> APIRouter:
     async def retrieve_model(model_id: str) -> dict[str, Any]:
         return model(context.served_name(model_id))
 
-    @routes.get("/health", summary="Whether requests can be served")
+    @routes.get("/health", summary="Whether requests can be served", response_class=Response)
     async def health() -> Response:
         context.check_health()
         return Response()
 
-    @routes.get("/ping", summary="The same, as some hosts ask it")
+    @routes.get("/ping", summary="The same, as some hosts ask it", response_class=Response)
     async def ping() -> Response:
         return await health()
 
-    @routes.post("/ping", summary="The same, as others do")
+    @routes.post("/ping", summary="The same, as others do", response_class=Response)
     async def post_ping() -> Response:
         return await health()
 
