@@ -200,3 +200,36 @@ def test_given_template(tmp_path: Path) -> None:
     assert load_template("x" * 5000 + "{{ 1 }}").endswith("{{ 1 }}")
     with pytest.raises(ConfigError, match="missing"):
         load_template("missing.jinja")
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ ''.__class__ }}",
+        "{{ '' | attr('__class__') }}",
+        "{{ ''['__class__'] }}",
+        "{{ '{0.__class__}'.format('') }}",
+        "{{ '{a.__class__}'.format_map({'a': ''}) }}",
+        "{{ ('{0.__class__}' | string).format('') }}",
+        "{{ messages | map(attribute='__class__') | list }}",
+        "{{ raise_exception.__globals__ }}",
+        "{{ strftime_now.__code__ }}",
+        "{{ dict.__mro__ }}",
+        "{{ cycler.__init__.__globals__ }}",
+        "{{ lipsum.__globals__['os'].environ }}",
+        "{{ self._TemplateReference__context }}",
+        "{{ messages.append({}) }}",
+        "{{ messages[0].update({'role': 'system'}) }}",
+        "{% include '/etc/passwd' %}",
+        "{% import 'os' as os %}",
+        "{{ open('/etc/passwd') }}",
+        "{% for i in range(10 ** 9) %}{% endfor %}",
+    ],
+)
+def test_templates_reach_nothing_but_data(template: str) -> None:
+    try:
+        text = render(template, [{"role": "user", "content": "a"}])
+    except RequestError as error:
+        text = "" if "the chat template fails" in str(error) else str(error)
+    # What the sandbox keeps back is undefined: nothing, until something is done with it.
+    assert text in ("", "[Undefined]")
