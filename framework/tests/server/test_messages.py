@@ -145,6 +145,57 @@ def test_a_conversation_with_calls_and_thoughts(ask_message, engine: FakeEngine)
     assert last == {"role": "user", "content": "And now?"}
 
 
+def test_what_clients_send_without_asking_for_anything(ask_message, engine: FakeEngine) -> None:
+    use(engine)
+    call = {"type": "tool_use", "id": "t1", "name": "weather", "input": {}, "caller": None, "toolset_name": None}
+    direct = {**call, "id": "t2", "caller": {"type": "direct"}}
+    tool = {
+        **TOOLS[0],
+        "eager_input_streaming": True,
+        "defer_loading": False,
+        "allowed_callers": ["direct"],
+        "input_examples": [{"city": "Rome"}],
+    }
+    response = ask_message(
+        messages=[
+            {"role": "user", "content": "Weather?"},
+            {"role": "assistant", "content": [call, direct]},
+            {"role": "system", "content": "Be brief."},
+            {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "t1", "toolset_name": None}]},
+        ],
+        tools=[tool],
+        cache_control={"type": "ephemeral"},
+        context_management={"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]},
+        mcp_servers=[],
+        speed="standard",
+        service_tier="auto",
+        thread=None,
+    )
+    assert response.status_code == 200, response.text
+    told = engine.tokenizer.last
+    assert [turn["role"] for turn in told["messages"]] == ["user", "assistant", "system", "tool"]
+    assert told["tools"][0]["function"]["parameters"] == {**TOOLS[0]["input_schema"], "examples": [{"city": "Rome"}]}  # type: ignore[dict-item]
+
+
+def test_the_client_s_own_loop_goes_on_without_a_thread(client: anthropic.Anthropic, engine: FakeEngine) -> None:
+    """Anthropic's client wants the server to keep the conversation, unless it is told that it does not."""
+    use(engine)
+
+    @anthropic.beta_tool
+    def weather(city: str) -> str:
+        """Of a city."""
+        engine.words = WORDS
+        return f"sunny in {city}"
+
+    runner = client.beta.messages.tool_runner(
+        model="fake/model", max_tokens=100, messages=[{"role": "user", "content": "Weather?"}], tools=[weather]
+    )
+    last = runner.until_done()
+    assert last.stop_reason == "end_turn"
+    assert [turn["role"] for turn in engine.tokenizer.last["messages"]] == ["user", "assistant", "tool"]
+    assert engine.tokenizer.last["messages"][-1]["content"] == "sunny in Paris"
+
+
 def test_the_beginning_of_an_answer_is_continued(ask_message, engine: FakeEngine) -> None:
     messages = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "The"}]
     assert ask_message(messages=messages).status_code == 200
@@ -213,7 +264,7 @@ def test_tokens_are_counted(ask, engine: FakeEngine) -> None:
         ({"max_tokens": None}, 400, "invalid_request_error", "max_tokens"),
         ({"model": "other"}, 404, "not_found_error", "other"),
         ({"messages": []}, 400, "invalid_request_error", "empty"),
-        ({"messages": [{"role": "system", "content": "a"}]}, 400, "invalid_request_error", "role"),
+        ({"messages": [{"role": "tool", "content": "a"}]}, 400, "invalid_request_error", "role"),
         (
             {"messages": [{"role": "user", "content": [{"type": "image", "source": {}}]}]},
             400,

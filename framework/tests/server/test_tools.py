@@ -260,8 +260,37 @@ def test_the_template_picks_the_parser(chat, engine: FakeEngine) -> None:
     engine.plan.tool_parsers = (plan("LooseCalls", recognises="no such"), plan("Calls", recognises=r"tools \}"))
     engine.words = (CALL,)
     assert message(chat(tools=TOOLS))["tool_calls"]
-    engine.tokenizer.chat_template = "{{ messages }}"
+    engine.tokenizer.chat_template = "{{ messages if tools else 0 }}"
     assert message(chat(tools=TOOLS))["content"] == CALL
+
+
+def test_what_a_model_is_told_to_write_is_read(chat, engine: FakeEngine) -> None:
+    engine.plan.tool_parsers = ()
+    engine.tokenizer.chat_template = "{{ messages }}"
+    engine.words = ("Let me see. ", '[{"name": "wea', 'ther", "arguments": {"city": "Paris"}}]')
+    response = chat(tools=TOOLS)
+    told = message(response)
+    assert told["content"] == "Let me see."
+    assert told["tool_calls"][0]["function"] == {"name": "weather", "arguments": '{"city": "Paris"}'}
+    assert response.json()["choices"][0]["finish_reason"] == "tool_calls"
+    assert engine.asked[-1][1].structured_outputs is None
+    assert assembled(chat(tools=TOOLS, stream=True))["tool_calls"][0]["name"] == "weather"
+    engine.words = ("It is [as they say] sunny: {",)
+    assert message(chat(tools=TOOLS))["content"] == "It is [as they say] sunny: {"
+
+
+def test_notes_of_clients_come_back_with_their_calls(chat, engine: FakeEngine) -> None:
+    function = {"name": "now", "arguments": "{}", "parsed_arguments": {}, "provider_specific_fields": None}
+    call = {"id": "c1", "type": "function", "function": function, "provider_specific_fields": {"a": 1}}
+    noted = {"parsed": {"a": 1}, "thinking_blocks": [], "reasoning_details": [], "provider_specific_fields": {}}
+    history = [
+        {"role": "user", "content": "When?"},
+        {"role": "assistant", "content": None, "tool_calls": [call], **noted},
+        {"role": "tool", "tool_call_id": "c1", "content": "noon"},
+    ]
+    assert message(chat(messages=history, tools=TOOLS))["content"]
+    shown = {"id": "c1", "type": "function", "function": {"name": "now", "arguments": "{}"}}
+    assert engine.tokenizer.last["messages"][1] == {"role": "assistant", "content": None, "tool_calls": [shown]}
 
 
 @pytest.mark.parametrize("effort", ["none", "high"])

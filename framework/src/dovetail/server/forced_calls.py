@@ -1,4 +1,6 @@
-"""Calls that a grammar forces where the model's own notation cannot be held to a schema: a JSON list of objects with name and arguments."""
+"""Calls of models without a notation of their own, or with one that cannot be held to a schema where a call is forced: a JSON list of objects with name and
+arguments.
+"""
 
 from __future__ import annotations
 

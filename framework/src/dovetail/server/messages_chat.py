@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from dovetail.server.errors import ApiError, invalid
 from dovetail.server.messages_protocol import (
     CountTokensRequest,
+    CustomTool,
     MessageParam,
     MessagesRequest,
     TextBlock,
@@ -45,7 +46,7 @@ def chat_of(body: CountTokensRequest) -> ChatCompletionRequest:
                 "function": {
                     "name": tool.name,
                     "description": tool.description,
-                    "parameters": tool.input_schema,
+                    "parameters": _parameters(tool),
                     "strict": tool.strict,
                 },
             }
@@ -68,6 +69,10 @@ def chat_of(body: CountTokensRequest) -> ChatCompletionRequest:
         return ChatCompletionRequest.model_validate(chat)
     except ValidationError as error:
         raise invalid(error) from None
+
+
+def _parameters(tool: CustomTool) -> dict[str, Any]:
+    return {**tool.input_schema, "examples": tool.input_examples} if tool.input_examples else tool.input_schema
 
 
 def _choice(choice: ToolChoice) -> Any:

@@ -37,6 +37,12 @@ class RedactedThinkingBlock(Body):
     data: str
 
 
+class Direct(Body):
+    """Who called: the model, and no program of its."""
+
+    type: Literal["direct"]
+
+
 class ToolUseBlock(Body):
     """A call of an earlier turn."""
 
@@ -45,6 +51,8 @@ class ToolUseBlock(Body):
     name: str = Field(min_length=1)
     input: dict[str, Any]
     cache_control: Ignored = None
+    caller: Direct | None = None
+    toolset_name: None = None
 
 
 class ToolResultBlock(Body):
@@ -55,6 +63,7 @@ class ToolResultBlock(Body):
     content: str | list[TextBlock] | None = None
     is_error: bool | None = None
     cache_control: Ignored = None
+    toolset_name: None = None
 
 
 Block = Annotated[
@@ -73,7 +82,7 @@ Blocks = Annotated[
 class MessageParam(Body):
     """One turn of a conversation."""
 
-    role: Literal["user", "assistant"]
+    role: Literal["user", "assistant", "system"]
     content: Blocks
 
 
@@ -84,7 +93,11 @@ class CustomTool(Body):
     name: str = Field(pattern=r"^[\w.-]{1,128}$")
     description: str | None = None
     input_schema: dict[str, Any] = Field(description="a JSON schema of an object")
+    input_examples: list[dict[str, Any]] | None = Field(None, description="are shown to the model with the schema")
     strict: bool | None = None
+    allowed_callers: list[Literal["direct"]] | None = None
+    defer_loading: Literal[False] | None = None
+    eager_input_streaming: bool | None = Field(None, description="has no effect: inputs are streamed as they are made")
     cache_control: Ignored = None
 
 
@@ -132,6 +145,7 @@ class CountTokensRequest(Body):
     output_config: OutputConfig | None = None
     output_format: OutputFormat | None = Field(None, description="the older place of output_config.format")
     chat_template_kwargs: dict[str, Any] | None = Field(None, description="variables for the chat template")
+    cache_control: Ignored = None
 
 
 class MessagesRequest(CountTokensRequest):

@@ -5,7 +5,7 @@ Types are strict, as in OpenAI's API: a number in quotes is no number.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -95,6 +95,7 @@ class GenerationRequest(Sampling):
     """What the routes share that generate text in the form of choices."""
 
     stream_options: StreamOptions | None = None
+    metadata: dict[str, Any] | None = Field(None, description="labels; have no effect")
     n: Int | None = Field(None, description="completions of each prompt")
     best_of: Int | None = Field(None, description="make so many, and keep the n likeliest; not with stream")
     max_tokens: Int | None = None
@@ -158,11 +159,16 @@ class AllowedToolChoice(Body):
     allowed_tools: AllowedTools
 
 
+Note = Annotated[Any, Field(description="what a client noted of an answer, and sends back with it; has no effect")]
+
+
 class CalledFunction(Body):
     """A function that was called, and with what."""
 
     name: str = Field(min_length=1)
     arguments: str | None = Field(None, description="a JSON object, as text")
+    parsed_arguments: Note = None
+    provider_specific_fields: Note = None
 
 
 class ToolCall(Body):
@@ -172,6 +178,7 @@ class ToolCall(Body):
     type: Literal["function"] | None = None
     function: CalledFunction
     index: Int | None = None
+    provider_specific_fields: Note = None
 
 
 class ChatMessage(Body):
@@ -186,6 +193,10 @@ class ChatMessage(Body):
     tool_call_id: str | None = Field(None, description="the call whose result this is, with the role tool")
     refusal: str | None = None
     annotations: list[Any] | None = None
+    parsed: Note = None
+    provider_specific_fields: Note = None
+    reasoning_details: Note = None
+    thinking_blocks: Note = None
 
 
 class ChatCompletionRequest(GenerationRequest):

@@ -20,6 +20,7 @@ from dovetail.kernel.discovery import import_dotted
 from dovetail.kernel.parsers import recognise
 from dovetail.server.engine_protocol import ServedPlan
 from dovetail.server.forced_calls import ForcedCalls
+from dovetail.server.told_tools import knows_tools
 from dovetail.server.tools import Offer
 
 
@@ -175,7 +176,8 @@ def find_reading(plan: ServedPlan, template: str, offer: Offer, shows_reasoning:
     reasoning = recognise(plan.reasoning_parsers, template)
     tools = recognise(plan.tool_parsers, template) if offer.callable else None
     parser: type[ToolParser] | None = import_dotted(tools.part.target) if tools else None
-    if offer.forced and (parser is None or parser.frame(offer.callable) is None):
+    told_in_words = parser is None and bool(offer.callable) and not knows_tools(template)
+    if told_in_words or (offer.forced and (parser is None or parser.frame(offer.callable) is None)):
         parser, tools = ForcedCalls, None
     return Reading(
         reasoning=import_dotted(reasoning.part.target) if reasoning else None,

@@ -1,4 +1,4 @@
-"""Parameters that OpenAI's API or vLLM define and this server does not have yet.
+"""Parameters that OpenAI's API, Anthropic's or vLLM define and this server does not have yet.
 
 Each is refused by name when it asks for something, and accepted with a value that asks for nothing. Building one means
 moving it from here to :mod:`dovetail.server.protocol`.
@@ -16,21 +16,25 @@ NOT_YET: dict[str, tuple[Any, ...]] = {
     "access_programs": (),
     "audio": (),
     "background_options": (),
-    "context_management": ([],),
+    "compaction": (),
+    "container": (),
+    "context_management": ([], {"edits": []}, {"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]}),
     "conversation": (),
     "early_stopping": (False,),
     "ec_transfer_params": (),
     "echo": (False,),
     "enable_response_messages": (False,),
     "function_call": ("none", "auto"),
+    "fallbacks": ([],),
     "functions": ([],),
     "image": (),
+    "inference_geo": (),
     "kv_transfer_params": (),
     "length_penalty": (1,),
     "logits_processors": ([],),
     "logprob_token_ids": (),
+    "mcp_servers": ([],),
     "media_io_kwargs": ({},),
-    "metadata": ({},),
     "mm_processor_kwargs": ({},),
     "modalities": (["text"],),
     "moderation": (),
@@ -43,10 +47,12 @@ NOT_YET: dict[str, tuple[Any, ...]] = {
     "repeat_last_n": (0,),
     "repetition_detection": (),
     "return_prompt_text": (False,),
-    "service_tier": ("auto", "default"),
+    "service_tier": ("auto", "default", "flex", "priority", "scale"),  # there is one
+    "speed": ("standard",),
     "store": (False,),
     "suffix": ("",),
     "thinking_token_budget": (),
+    "thread": (),
     "top_logprobs": (0,),
     "truncation_side": (),
     "use_beam_search": (False,),
