@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from dovetail.api.parsing import TaggedReasoning
 
-CALLS = (
+CALLS: tuple[str, ...] = (
     "<tool_call>\n<function=",
     '<tool_call>\n{"name"',
     "<seed:tool_call>",
@@ -22,7 +24,7 @@ one that the model thinks about, so it is the beginning of a call as a whole tha
 class Think(TaggedReasoning):
     """Of models that may leave their thoughts out: Qwen 3 and others. See :class:`dovetail.api.ReasoningParser`."""
 
-    until = CALLS
+    until: ClassVar[tuple[str, ...]] = CALLS
 
 
 class AlwaysThink(Think):
