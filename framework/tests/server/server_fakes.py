@@ -38,6 +38,7 @@ WORDS = ("Paris", " is", " the", " capital", " of", " France", ".", " 🥖")
 class FakePlan:
     model: str = "fake/model"
     tasks: tuple[Task, ...] = ("generate",)
+    max_model_len: int = 512
     tasks_reason: str = "what the model was made for"
     pooling: PoolingPlan | None = None
     config: dict[str, Any] = field(default_factory=dict)

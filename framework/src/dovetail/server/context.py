@@ -66,7 +66,7 @@ class ServerContext:
         counters = counters or Counters.alone()
         requests, sequences = counters.gauge(), counters.gauge()
         names = settings.names(engine.plan.model)
-        measures = Measures(counters, engine.max_model_len)
+        measures = Measures(counters, engine.plan.max_model_len)
         admission = Admission(engine, sequences=sequences)
         most, most_bytes = settings.max_stored_responses, settings.max_stored_response_bytes
         responses = ResponseStore(most, most_bytes, store, counters.row)

@@ -24,6 +24,11 @@ class ServedPlan(Protocol):
     def tasks(self) -> tuple[Task, ...]: ...
 
     @property
+    def max_model_len(self) -> int:
+        """Tokens of the longest sequence, before memory shortened it."""
+        ...
+
+    @property
     def tasks_reason(self) -> str:
         """Why those."""
         ...
