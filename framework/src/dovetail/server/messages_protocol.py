@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, WithJsonSchema
 
-from dovetail.server.fields import Int, Number, Rank
+from dovetail.server.fields import Int, No, Number, Rank
 from dovetail.server.protocol import Body
 
 Ignored = dict[str, Any] | None
@@ -96,7 +96,7 @@ class CustomTool(Body):
     input_examples: list[dict[str, Any]] | None = Field(None, description="are shown to the model with the schema")
     strict: bool | None = None
     allowed_callers: list[Literal["direct"]] | None = None
-    defer_loading: Literal[False] | None = None
+    defer_loading: No | None = None
     eager_input_streaming: bool | None = Field(None, description="has no effect: inputs are streamed as they are made")
     cache_control: Ignored = None
 
