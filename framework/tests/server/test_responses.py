@@ -349,6 +349,7 @@ def test_truncation_leaves_out_the_oldest_turns(responses, engine: FakeEngine) -
     ("body", "param"),
     [
         ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
+        ({"tools": [{**TOOLS[0], "defer_loading": True}]}, "tools[0].defer_loading"),
         ({"tool_choice": {"type": "file_search"}}, "tool_choice.type"),
         ({"conversation": "conv_1"}, "conversation"),
         ({"prompt": {"id": "p"}}, "prompt"),
@@ -388,5 +389,6 @@ def test_what_asks_for_nothing_is_taken(responses, engine: FakeEngine) -> None:
         truncation="disabled",
         text={"format": {"type": "text"}, "verbosity": "medium"},
         context_management=[],
+        tools=[{**TOOLS[0], "defer_loading": False, "output_schema": None}],
     )
     assert read(response).max_tool_calls == 3

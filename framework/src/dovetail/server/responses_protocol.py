@@ -177,6 +177,23 @@ Item = Annotated[
 ]
 
 
+NOT_YET: dict[str, dict[str, tuple[Any, ...]]] = {
+    "text": {"verbosity": ("medium",)},
+    "reasoning": {"generate_summary": ("auto",), "context": ("auto",), "mode": ("standard",)},
+    "tools": {"async": (False,), "defer_loading": (False,), "allowed_callers": (["direct"],), "output_schema": ()},
+}
+"""Field → fields within it that are not built → the values of them that ask for nothing."""
+
+
+def _built(name: str, model: type[Body], path: str = "") -> Callable[[Any], Any]:
+    """Reads an object without what is not built; ``path`` leads to its fields, and is that of the field by default."""
+
+    def known(value: Any) -> Any:
+        return known_fields(value, model, NOT_YET[name], path or f"{name}.") if isinstance(value, dict) else value
+
+    return known
+
+
 class FunctionTool(Body):
     """A function that the model may call."""
 
@@ -204,9 +221,11 @@ class AllowedFunctions(Body):
 
 def _functions(value: Any) -> Any:
     """Tools, all of which are functions."""
-    for index, tool in enumerate(value if isinstance(value, list) else ()):
+    if not isinstance(value, list):
+        return value
+    for index, tool in enumerate(value):
         _check_function(tool, f"tools[{index}]")
-    return [_given(tool) for tool in value] if isinstance(value, list) else value
+    return [_built("tools", FunctionTool, f"tools[{index}].")(tool) for index, tool in enumerate(value)]
 
 
 def _choice(value: Any) -> Any:
@@ -255,20 +274,6 @@ class ResponseStreamOptions(Body):
     """What a stream carries besides its events."""
 
     include_obfuscation: No | None = None
-
-
-NOT_YET: dict[str, dict[str, tuple[Any, ...]]] = {
-    "text": {"verbosity": ("medium",)},
-    "reasoning": {"generate_summary": ("auto",), "context": ("auto",), "mode": ("standard",)},
-}
-"""Object → its fields that are not built → the values of them that ask for nothing."""
-
-
-def _built(name: str, model: type[Body]) -> Callable[[Any], Any]:
-    def known(value: Any) -> Any:
-        return known_fields(value, model, NOT_YET[name], f"{name}.") if isinstance(value, dict) else value
-
-    return known
 
 
 Key = Annotated[str, Field(max_length=64)]

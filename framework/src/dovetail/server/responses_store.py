@@ -38,7 +38,7 @@ CREATE TABLE IF NOT EXISTS responses (
     response BLOB NOT NULL,
     input BLOB NOT NULL
 );
-CREATE INDEX IF NOT EXISTS by_use ON responses (used);
+CREATE INDEX IF NOT EXISTS by_use ON responses (used, status, bytes);
 CREATE TABLE IF NOT EXISTS items (
     id TEXT PRIMARY KEY,
     response TEXT NOT NULL REFERENCES responses (id) ON DELETE CASCADE
@@ -129,7 +129,7 @@ class ResponseStore:
             row = db.execute("SELECT response FROM responses WHERE id = ?", (id,)).fetchone()
             return None if row is None else row[0]
 
-        return await self._run(get)
+        return await self._run(get, writes=False)
 
     async def chain(self, id: str) -> list[Kept]:
         """A response after all that it goes on from, the oldest first. All of them count as used.
@@ -141,7 +141,7 @@ class ResponseStore:
 
     async def find_items(self, ids: Collection[str]) -> dict[str, dict[str, Any]]:
         """Those of the items that are part of a response or its input."""
-        return await self._run(lambda db: _find_items(db, set(ids)))
+        return await self._run(lambda db: _find_items(db, set(ids)), writes=False)
 
     async def delete(self, id: str) -> bool:
         """Forget a response; whether there was one. If it is not finished, its owner stops."""
@@ -170,7 +170,7 @@ class ResponseStore:
             found = db.execute(query, (self._owner, *UNFINISHED))
             return {id for (id,) in found}.intersection(ids)
 
-        return await self._run(wanted)
+        return await self._run(wanted, writes=False)
 
     async def take_over(self, error: dict[str, str]) -> None:
         """Have failed what another process left unfinished that had the number of this one."""
@@ -182,19 +182,19 @@ class ResponseStore:
 
         await self._run(take_over)
 
-    async def _run(self, work: Callable[[sqlite3.Connection], T]) -> T:
+    async def _run(self, work: Callable[[sqlite3.Connection], T], *, writes: bool = True) -> T:
         def run() -> T:
-            with self._transaction() as db:
+            with self._transaction("IMMEDIATE" if writes else "DEFERRED") as db:
                 return work(db)
 
         return await asyncio.get_running_loop().run_in_executor(self._thread, run)
 
     @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
+    def _transaction(self, kind: str) -> Iterator[sqlite3.Connection]:
         if self._db is None:
             self._db = _open(self._path)
         db = self._db
-        db.execute("BEGIN IMMEDIATE")
+        db.execute(f"BEGIN {kind}")
         try:
             yield db
         except BaseException:
@@ -215,14 +215,13 @@ class ResponseStore:
 
     def _make_room(self, db: sqlite3.Connection) -> None:
         count, size = db.execute("SELECT COUNT(*), COALESCE(SUM(bytes), 0) FROM responses").fetchone()
-        if count <= self.most and size <= self._most_bytes:
-            return
-        query = "SELECT id, bytes FROM responses WHERE status NOT IN (?, ?) ORDER BY used"
-        for id, its_size in db.execute(query, UNFINISHED).fetchall():
-            db.execute("DELETE FROM responses WHERE id = ?", (id,))
-            count, size = count - 1, size - its_size
-            if count <= self.most and size <= self._most_bytes:
+        oldest = "SELECT id, bytes FROM responses WHERE status NOT IN (?, ?) ORDER BY used LIMIT 1"
+        while count > self.most or size > self._most_bytes:
+            row = db.execute(oldest, UNFINISHED).fetchone()
+            if row is None:
                 return
+            db.execute("DELETE FROM responses WHERE id = ?", (row[0],))
+            count, size = count - 1, size - row[1]
 
 
 def _open(path: str) -> sqlite3.Connection:
