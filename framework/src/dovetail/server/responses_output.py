@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from dovetail.api import Content, Reasoning
@@ -39,32 +39,31 @@ class Piece:
 Change = Event | Piece
 
 
-@dataclass
 class Output:
     """The items of one response.
 
-    Attributes:
+    Args:
         logprobs: of the tokens of a delta; None where nobody wants them.
+
+    Attributes:
         items: in order; the last may be open.
         tokens: generated.
         cached: of the prompt, found in the cache.
         reason: why generation ended.
     """
 
-    reading: Reading
-    logprobs: Callable[[Delta], Logprobs] | None = None
-    items: list[Item] = field(default_factory=list)
-    tokens: int = 0
-    cached: int = 0
-    reason: str | None = None
-    _open: bool = False
-    _text: list[str] = field(default_factory=list)
-    _told: Logprobs = field(default_factory=list)
-    _waiting: Logprobs = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self._turn = self.reading.turn()
-        self._plain = self.reading.plain and self.logprobs is None
+    def __init__(self, reading: Reading, logprobs: Callable[[Delta], Logprobs] | None = None) -> None:
+        self.items: list[Item] = []
+        self.tokens = 0
+        self.cached = 0
+        self.reason: str | None = None
+        self._turn = reading.turn()
+        self._logprobs = logprobs
+        self._plain = reading.plain and logprobs is None
+        self._open = False
+        self._text: list[str] = []
+        self._told: Logprobs = []
+        self._waiting: Logprobs = []
 
     def goes_on(self, delta: Delta) -> bool:
         """Take in a delta if all that it does is to bring a piece of the item that is open, as most do; whether it was."""
@@ -82,8 +81,8 @@ class Output:
         if delta.finish_reason is not None:
             self.reason = delta.finish_reason
             events += self._turn.finish()
-        if self.logprobs is not None:
-            self._wait(self.logprobs(delta), events)
+        if self._logprobs is not None:
+            self._wait(self._logprobs(delta), events)
         made = [change for event in events for change in self._take(event)]
         return made if delta.finish_reason is None else made + self._end()
 

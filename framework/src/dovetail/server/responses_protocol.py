@@ -13,8 +13,6 @@ from dovetail.server.protocol import Body, Sampling
 from dovetail.server.unsupported import known_fields
 
 LOGPROBS = "message.output_text.logprobs"
-ENCRYPTED = "reasoning.encrypted_content"
-"""Asks for what lets thoughts be sent back without the server having kept them. Their text does, which reasoning items always hold."""
 Status = Literal["in_progress", "completed", "incomplete"]
 
 
@@ -312,7 +310,10 @@ class ResponsesRequest(Sampling):
     truncation: Literal["auto", "disabled"] | None = Field(
         None, description="auto leaves out the oldest turns of a conversation that is too long (default disabled)"
     )
-    include: list[Literal["message.output_text.logprobs", "reasoning.encrypted_content"]] | None = None
+    include: list[Literal["message.output_text.logprobs", "reasoning.encrypted_content"]] | None = Field(
+        None,
+        description="logprobs; the other is for thoughts to be sent back that were not kept, as the text can that reasoning items always hold",
+    )
     top_logprobs: Int | None = Field(None, ge=0, le=20, description="so many alternatives to each token")
     service_tier: Literal["auto", "default"] | None = None
     chat_template: str | None = Field(None, description="a jinja template, if the server trusts requests with it")
