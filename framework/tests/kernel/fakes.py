@@ -23,7 +23,9 @@ from dovetail.api import (
     ProposerCard,
     QuantFormatCard,
     QuantKernelCard,
+    ReasoningParserCard,
     SourceCard,
+    ToolParserCard,
 )
 from dovetail.kernel.discovery import Plugin, PluginFilter, discover
 
@@ -146,6 +148,14 @@ def grammar(name: str = "rules", **claims: Any) -> GrammarCard:
 
 def proposer(name: str = "guess", **claims: Any) -> ProposerCard:
     return ProposerCard(name=name, target="r:R", config="r:C", **claims)
+
+
+def tool_parser(name: str = "calls", *recognises: str, **claims: Any) -> ToolParserCard:
+    return ToolParserCard(name=name, target="t:T", recognises=recognises or ("<<calls>>",), **claims)
+
+
+def reasoning_parser(name: str = "thinks", *recognises: str, **claims: Any) -> ReasoningParserCard:
+    return ReasoningParserCard(name=name, target="t:R", recognises=recognises or ("<<thinks>>",), **claims)
 
 
 class TinyConfig(ModelConfig):

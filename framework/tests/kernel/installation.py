@@ -14,7 +14,20 @@ from dovetail.kernel.plan import Plan
 from dovetail.kernel.registry import Registry
 from dovetail.kernel.resolve import resolve
 
-from .fakes import attention, format_, grammar, kernel, loader, model, platform, plugin, proposer, source
+from .fakes import (
+    attention,
+    format_,
+    grammar,
+    kernel,
+    loader,
+    model,
+    platform,
+    plugin,
+    proposer,
+    reasoning_parser,
+    source,
+    tool_parser,
+)
 
 CONFIG = {"architectures": ["TinyForCausalLM"], "vocab_size": 16, "hidden_size": 8, "num_hidden_layers": 1}
 PARTS: dict[str, Card] = {
@@ -27,8 +40,10 @@ PARTS: dict[str, Card] = {
     "source": source(),
     "grammar": grammar(),
     "proposer": proposer(),
+    "tool_parser": tool_parser(),
+    "reasoning_parser": reasoning_parser(),
 }
-OPTIONAL = ("grammar", "proposer")
+OPTIONAL = ("grammar", "proposer", "tool_parser", "reasoning_parser")
 """Kinds that a model runs without."""
 
 
