@@ -247,6 +247,8 @@ class FakeEngine:
         self.sleeping = True
 
     async def wake_up(self, tags: list[str] | None = None) -> None:
+        if unknown := set(tags or ()) - {"weights", "kv_cache"}:
+            raise RequestError(f"there are no tags {sorted(unknown)}", param="tags")
         self.calls.append(("wake_up", tags))
         self.sleeping = False
 

@@ -90,7 +90,7 @@ class CustomTool(Body):
     """A function that the model may call."""
 
     type: Literal["custom"] | None = None
-    name: str = Field(pattern=r"^[\w.-]{1,128}$")
+    name: str = Field(pattern=r"^[A-Za-z0-9_.-]{1,128}$")
     description: str | None = None
     input_schema: dict[str, Any] = Field(description="a JSON schema of an object")
     input_examples: list[dict[str, Any]] | None = Field(None, description="are shown to the model with the schema")

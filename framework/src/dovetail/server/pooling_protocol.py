@@ -28,7 +28,9 @@ class PoolingFields(Body):
     cache_salt: str | None = Field(
         None, min_length=1, description="share cached prefixes only with requests of the same salt"
     )
-    request_id: str | None = Field(None, pattern=r"^[\w.:-]{1,128}$", description="becomes part of the answer's id")
+    request_id: str | None = Field(
+        None, pattern=r"^[A-Za-z0-9_.:-]{1,128}$", description="becomes part of the answer's id"
+    )
     user: str | None = Field(None, description="an identifier; has no effect")
 
 

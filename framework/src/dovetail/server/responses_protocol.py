@@ -196,7 +196,7 @@ class FunctionTool(Body):
     """A function that the model may call."""
 
     type: Literal["function"]
-    name: str = Field(pattern=r"^[\w.-]{1,64}$")
+    name: str = Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")
     description: str | None = None
     parameters: dict[str, Any] | None = Field(None, description="a JSON schema of an object")
     strict: bool | None = Field(None, description="arguments follow the schema, where calls hold them as JSON")
