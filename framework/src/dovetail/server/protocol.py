@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from dovetail.server.fields import Content, Count, Int, Json, Number, Prompt, Rank, Stop
+from dovetail.server.fields import Content, Count, Int, Json, No, Number, Prompt, Rank, Stop
 
 
 class Body(BaseModel):
@@ -23,7 +23,7 @@ class StreamOptions(Body):
 
     include_usage: bool | None = Field(None, description="send the usage in a chunk of its own at the end")
     continuous_usage_stats: bool | None = Field(None, description="send the usage so far in every chunk")
-    include_obfuscation: Literal[False] | None = None
+    include_obfuscation: No | None = None
 
 
 class JsonSchema(Body):
@@ -84,7 +84,9 @@ class Sampling(Body):
     cache_salt: str | None = Field(
         None, min_length=1, description="share cached prefixes only with requests of the same salt"
     )
-    request_id: str | None = Field(None, pattern=r"^[\w.:-]{1,128}$", description="becomes part of the answer's id")
+    request_id: str | None = Field(
+        None, pattern=r"^[A-Za-z0-9_.:-]{1,128}$", description="becomes part of the answer's id"
+    )
     user: str | None = Field(None, description="an identifier; has no effect")
     safety_identifier: str | None = Field(None, description="an identifier; has no effect")
     prompt_cache_key: str | None = Field(None, description="an identifier; has no effect")
@@ -119,7 +121,7 @@ class GenerationRequest(Sampling):
 class Function(Body):
     """A function that the model may call."""
 
-    name: str = Field(pattern=r"^[\w.-]{1,64}$")
+    name: str = Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")
     description: str | None = None
     parameters: dict[str, Any] | None = Field(None, description="a JSON schema of an object")
     strict: bool | None = Field(None, description="arguments follow the schema, where calls hold them as JSON")
@@ -184,7 +186,7 @@ class ToolCall(Body):
 class ChatMessage(Body):
     """One turn of a conversation."""
 
-    role: str = Field(pattern=r"^[\w-]{1,64}$")
+    role: str = Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")
     content: Content = None
     name: str | None = None
     reasoning_content: str | None = Field(None, description="thoughts that came before the content")
