@@ -111,6 +111,7 @@ def guarded(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     file = tmp_path_factory.mktemp("keys") / "keys"
     file.write_text(f"# ours\n{KEYS[1]}\n")
     flags = ("--api-key", KEYS[0], "--api-key-file", str(file), "--log-level", "debug", "--uvicorn-log-level", "debug")
+    flags += ("--api-server-count", "2")
     with serving(str(checkpoint), "--served-model-name", "tiny", *flags, DOVETAIL_API_KEY=KEYS[2]) as server:
         yield server
 
@@ -158,9 +159,8 @@ def test_answers_and_log_hold_no_secrets(guarded: Server) -> None:
         ask("POST", "/v1/completions", KEYS[0], json=body)
         ask("POST", "/v1/chat/completions", KEYS[0], json=body)
     answers, log = "".join(told), "".join(guarded.log)
-    for secret in (*KEYS, PROMPT):
-        assert secret not in answers.replace("key-of-a-stranger", "")
-        assert secret not in log
+    assert not any(key in answers for key in KEYS)
+    assert not any(secret in log for secret in (*KEYS, PROMPT))  # in its own answer a client may find what was wrong
     assert "Traceback" not in answers
     assert "Traceback" not in log
     assert "POST /v1/completions" in log
