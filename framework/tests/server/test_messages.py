@@ -290,6 +290,13 @@ def test_refusals_in_anthropic_s_form(ask_message, body: dict[str, Any], status:
     assert words in told["error"]["message"]
 
 
+@pytest.mark.parametrize("body", [{}, {"model": "other"}])
+def test_the_request_s_id_is_where_anthropic_s_clients_look_for_it(ask_message, ask, body: dict[str, Any]) -> None:
+    headers = ask_message(**body).headers
+    assert headers["request-id"] == headers["x-request-id"]
+    assert "request-id" not in ask("GET", "/v1/models").headers
+
+
 def test_a_failure_in_mid_stream_is_an_event(ask_message, engine: FakeEngine) -> None:
     engine.fail_at = 2
     last = ask_message(stream=True).text.rstrip().split("\n\n")[-1]

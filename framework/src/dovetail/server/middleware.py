@@ -11,6 +11,7 @@ from uuid import uuid4
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from dovetail.server.dialects import speaks_anthropic
 from dovetail.server.errors import ApiError, to_api_error
 from dovetail.server.observe import Record, current
 from dovetail.server.scopes import header
@@ -47,7 +48,8 @@ class RequestId:
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
                 record.status = message["status"]
-                message["headers"] = [*message["headers"], (b"x-request-id", request_id), *self.headers]
+                names = (b"x-request-id", b"request-id") if speaks_anthropic(scope) else (b"x-request-id",)
+                message["headers"] = [*message["headers"], *((name, request_id) for name in names), *self.headers]
             await send(message)
 
         try:
