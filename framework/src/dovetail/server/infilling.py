@@ -17,11 +17,11 @@ NOTATIONS = (
 """What stands before the prefix, before the suffix, and before the text to be filled in: special tokens of the vocabulary."""
 
 
-def around(tokenizer: ServedTokenizer, prefix: list[int], suffix: str) -> list[int]:
+def around(tokenizer: ServedTokenizer, prefix: list[int], suffix: list[int]) -> list[int]:
     """The prompt of a text that goes between two others.
 
     Args:
-        prefix: its tokens, without any that begin a text.
+        prefix, suffix: their tokens, without any that begin a text.
 
     Raises:
         ApiError: the model has no tokens for this.
@@ -29,6 +29,6 @@ def around(tokenizer: ServedTokenizer, prefix: list[int], suffix: str) -> list[i
     for notation in NOTATIONS:
         before, between, after = map(tokenizer.token_to_id, notation)
         if before is not None and between is not None and after is not None:
-            return [before, *prefix, between, *tokenizer.encode(suffix, add_special_tokens=False), after]
+            return [before, *prefix, between, *suffix, after]
     message = "suffix: this model's vocabulary has no tokens for filling in between two texts; leave it out"
     raise ApiError(400, message, param="suffix", code="unsupported_parameter")

@@ -87,7 +87,10 @@ async def completion_prompts(context: ServerContext, body: CompletionRequest) ->
         else:
             check_ids(context, prompt, "prompt")
             ids = prompt
-        return around(context.engine.tokenizer, ids, body.suffix) if body.suffix else ids
+        if not body.suffix:
+            return ids
+        suffix = encode(context, body.suffix, special=False, param="suffix", truncates=truncates)
+        return around(context.engine.tokenizer, ids, suffix)
 
     return await context.in_worker(lambda: [ids_of(prompt) for prompt in body.prompt])
 
