@@ -265,7 +265,7 @@ def test_the_template_picks_the_parser(chat, engine: FakeEngine) -> None:
 
 
 def test_what_a_model_is_told_to_write_is_read(chat, engine: FakeEngine) -> None:
-    engine.plan.tool_parsers = ()
+    engine.plan.tool_parsers = (plan("Calls", recognises="no such"),)
     engine.tokenizer.chat_template = "{{ messages }}"
     engine.words = ("Let me see. ", '[{"name": "wea', 'ther", "arguments": {"city": "Paris"}}]')
     response = chat(tools=TOOLS)
@@ -277,6 +277,8 @@ def test_what_a_model_is_told_to_write_is_read(chat, engine: FakeEngine) -> None
     assert assembled(chat(tools=TOOLS, stream=True))["tool_calls"][0]["name"] == "weather"
     engine.words = ("It is [as they say] sunny: {",)
     assert message(chat(tools=TOOLS))["content"] == "It is [as they say] sunny: {"
+    engine.plan.tool_parsers, engine.words = (), ('[{"name": "now", "arguments": {}}]',)
+    assert message(chat(tools=TOOLS))["content"] == engine.words[0]
 
 
 def test_notes_of_clients_come_back_with_their_calls(chat, engine: FakeEngine) -> None:

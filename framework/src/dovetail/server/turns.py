@@ -176,7 +176,8 @@ def find_reading(plan: ServedPlan, template: str, offer: Offer, shows_reasoning:
     reasoning = recognise(plan.reasoning_parsers, template)
     tools = recognise(plan.tool_parsers, template) if offer.callable else None
     parser: type[ToolParser] | None = import_dotted(tools.part.target) if tools else None
-    told_in_words = parser is None and bool(offer.callable) and not knows_tools(template)
+    # Without candidates, parsing is off, and only what is forced is read.
+    told_in_words = parser is None and bool(plan.tool_parsers and offer.callable) and not knows_tools(template)
     if told_in_words or (offer.forced and (parser is None or parser.frame(offer.callable) is None)):
         parser, tools = ForcedCalls, None
     return Reading(
