@@ -100,6 +100,8 @@ class GenerationRequest(Sampling):
     metadata: dict[str, Any] | None = Field(None, description="labels; have no effect")
     n: Int | None = Field(None, description="completions of each prompt")
     best_of: Int | None = Field(None, description="make so many, and keep the n likeliest; not with stream")
+    use_beam_search: bool | None = Field(None, description="search for the n likeliest completions")
+    length_penalty: Number | None = Field(None, description="of the search; above 0, longer completions gain")
     max_tokens: Int | None = None
     add_special_tokens: bool | None = Field(None, description="let the tokenizer add its own tokens, such as BOS")
     truncate_prompt_tokens: Int | None = Field(
@@ -227,6 +229,7 @@ class CompletionRequest(GenerationRequest):
     """The body of ``POST /v1/completions``."""
 
     prompt: Prompt
+    suffix: str | None = Field(None, description="what comes behind the completion, for models that fill in")
     logprobs: Count = Field(None, description="send the logprob of each token, and of so many alternatives")
     echo: bool | None = Field(None, description="begin the answer with the prompt")
 
