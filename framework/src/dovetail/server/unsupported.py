@@ -81,7 +81,7 @@ def known_fields(
         elif value is None or any(_same(value, nothing) for nothing in not_yet.get(name, ())):
             continue
         elif name in not_yet:
-            message = f"{path}{name} is not supported yet, found {describe(value)}; leave it out"
+            message = f"{path}{name} is not supported yet; leave it out"
             raise ApiError(400, message, param=path + name, code="unsupported_parameter")
         else:
             shown = describe(name)
