@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 MODEL = "demo"
 KEY = "the-key-of-the-tests"
-QUESTION = "What is the capital of France?"
+QUESTION = "Name the capital of France."
 ANSWER = "The capital of France is Paris."
 """What the embedded model says to it, asked for the likeliest tokens."""
 CONVERSATION: Any = [{"role": "user", "content": QUESTION}]
