@@ -42,9 +42,7 @@ async def running(checkpoint: Path) -> AsyncIterator[AsyncEngine]:
 
 
 def child_of(pid: int) -> psutil.Process:
-    (child,) = (
-        c for c in psutil.Process(pid).children() if "dovetail.engine.process" in " ".join(c.cmdline())
-    )
+    (child,) = (c for c in psutil.Process(pid).children() if "dovetail.engine.process" in " ".join(c.cmdline()))
     return child
 
 
