@@ -8,11 +8,11 @@ A parser serves one completion. The server reads reasoning first, and gives what
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-from uuid import uuid4
 
 Tool = Mapping[str, Any]
 """A function that the model may call: ``name``, and perhaps ``description`` and ``parameters`` (a JSON schema), as OpenAI's API has it."""
@@ -101,7 +101,7 @@ class ToolParser(ABC):
         Args:
             index: of the call in its answer.
         """
-        return f"call_{uuid4().hex[:24]}"
+        return f"call_{os.urandom(12).hex()}"  # the module uuid would take longer to import than this one
 
 
 class ReasoningParser(ABC):
