@@ -35,12 +35,16 @@ def texts() -> dict[Path, str]:
     if done.returncode == 0:
         paths = [ROOT / name for name in done.stdout.decode().split("\0") if name]
     else:  # an unpacked archive
-        paths = [p for p in ROOT.rglob("*") if not any(part.startswith(".") for part in p.relative_to(ROOT).parts)]
+        paths = [p for p in ROOT.rglob("*") if not any(map(_is_foreign, p.relative_to(ROOT).parts))]
     found = {}
     for path in sorted(paths):
         if path.is_file() and b"\0" not in (data := path.read_bytes()):
             found[path] = data.decode("utf-8")
     return found
+
+
+def _is_foreign(part: str) -> bool:
+    return part.startswith(".") or part == "node_modules"
 
 
 def pages() -> list[Path]:
