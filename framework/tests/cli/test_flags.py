@@ -14,7 +14,8 @@ from dovetail.cli import serve
 from dovetail.cli.parser import CommandParser
 from dovetail.engine.args import EngineArgs
 from dovetail.server.settings import ServerSettings
-from dovetail.utils.flags import add_flags, human_int, json_object, read_flags
+from dovetail.utils.arguments import json_object
+from dovetail.utils.flags import add_flags, human_int, read_flags
 
 
 class Options(BaseModel):

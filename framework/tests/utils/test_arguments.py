@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from dovetail.utils import FlexibleArgumentParser
-from dovetail.utils.flags import json_object
+from dovetail.utils.arguments import json_object
 
 
 def parser() -> FlexibleArgumentParser:

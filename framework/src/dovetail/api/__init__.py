@@ -1,62 +1,69 @@
 """What a plugin author imports: hooks, cards, protocols and errors.
 
-Importing this package never imports torch, so a plugin's registration module stays cheap.
+The names are imported on first use, and none of them imports torch: a plugin's registration module stays cheap, and a command that needs no
+card waits for none.
 """
 
-from dovetail.api.cards import (
-    PORTABLE,
-    REFERENCE,
-    TUNED,
-    AttentionCard,
-    AttentionKind,
-    Card,
-    Device,
-    Dotted,
-    DType,
-    GrammarCard,
-    LayerKind,
-    LoaderCard,
-    ModelCard,
-    NamingCard,
-    ParserCard,
-    PlatformCard,
-    PoolingType,
-    ProposerCard,
-    QuantFormatCard,
-    QuantKernelCard,
-    ReasoningParserCard,
-    SourceCard,
-    Task,
-    ToolParserCard,
-)
-from dovetail.api.checkpoint import Checkpoint, LazyTensor, Naming, TokenizerParts
-from dovetail.api.config import AttentionNeed, ModelConfig
-from dovetail.api.errors import (
-    CheckpointError,
-    ConfigError,
-    ConflictError,
-    DovetailError,
-    EngineDeadError,
-    PluginError,
-    RequestError,
-    ResolutionError,
-    UsageError,
-)
-from dovetail.api.grammar import Grammar, GrammarBackend, GrammarKind, GrammarSource, GrammarState
-from dovetail.api.hooks import PROJECT, hookimpl
-from dovetail.api.parsers import (
-    CallArguments,
-    CallBegin,
-    CallFrame,
-    Content,
-    Reasoning,
-    ReasoningEvent,
-    ReasoningParser,
-    Tool,
-    ToolEvent,
-    ToolParser,
-)
-from dovetail.api.proposer import DraftOptions, DraftRequest, Proposer, ProposerContext
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dovetail.api.cards import (
+        PORTABLE,
+        REFERENCE,
+        TUNED,
+        AttentionCard,
+        AttentionKind,
+        Card,
+        Device,
+        Dotted,
+        DType,
+        GrammarCard,
+        LayerKind,
+        LoaderCard,
+        ModelCard,
+        NamingCard,
+        ParserCard,
+        PlatformCard,
+        PoolingType,
+        ProposerCard,
+        QuantFormatCard,
+        QuantKernelCard,
+        ReasoningParserCard,
+        SourceCard,
+        Task,
+        ToolParserCard,
+    )
+    from dovetail.api.checkpoint import Checkpoint, LazyTensor, Naming, TokenizerParts
+    from dovetail.api.config import AttentionNeed, ModelConfig
+    from dovetail.api.errors import (
+        CheckpointError,
+        ConfigError,
+        ConflictError,
+        DovetailError,
+        EngineDeadError,
+        PluginError,
+        RequestError,
+        ResolutionError,
+        UsageError,
+    )
+    from dovetail.api.grammar import Grammar, GrammarBackend, GrammarKind, GrammarSource, GrammarState
+    from dovetail.api.hooks import PROJECT, hookimpl
+    from dovetail.api.parsers import (
+        CallArguments,
+        CallBegin,
+        CallFrame,
+        Content,
+        Reasoning,
+        ReasoningEvent,
+        ReasoningParser,
+        Tool,
+        ToolEvent,
+        ToolParser,
+    )
+    from dovetail.api.proposer import DraftOptions, DraftRequest, Proposer, ProposerContext
 
 __all__ = [
     "PORTABLE",
@@ -120,3 +127,72 @@ __all__ = [
     "UsageError",
     "hookimpl",
 ]
+
+_WHERE = {
+    "PORTABLE": "cards",
+    "REFERENCE": "cards",
+    "TUNED": "cards",
+    "AttentionCard": "cards",
+    "AttentionKind": "cards",
+    "Card": "cards",
+    "Device": "cards",
+    "Dotted": "cards",
+    "DType": "cards",
+    "GrammarCard": "cards",
+    "LayerKind": "cards",
+    "LoaderCard": "cards",
+    "ModelCard": "cards",
+    "NamingCard": "cards",
+    "ParserCard": "cards",
+    "PlatformCard": "cards",
+    "PoolingType": "cards",
+    "ProposerCard": "cards",
+    "QuantFormatCard": "cards",
+    "QuantKernelCard": "cards",
+    "ReasoningParserCard": "cards",
+    "SourceCard": "cards",
+    "Task": "cards",
+    "ToolParserCard": "cards",
+    "Checkpoint": "checkpoint",
+    "LazyTensor": "checkpoint",
+    "Naming": "checkpoint",
+    "TokenizerParts": "checkpoint",
+    "AttentionNeed": "config",
+    "ModelConfig": "config",
+    "CheckpointError": "errors",
+    "ConfigError": "errors",
+    "ConflictError": "errors",
+    "DovetailError": "errors",
+    "EngineDeadError": "errors",
+    "PluginError": "errors",
+    "RequestError": "errors",
+    "ResolutionError": "errors",
+    "UsageError": "errors",
+    "Grammar": "grammar",
+    "GrammarBackend": "grammar",
+    "GrammarKind": "grammar",
+    "GrammarSource": "grammar",
+    "GrammarState": "grammar",
+    "PROJECT": "hooks",
+    "hookimpl": "hooks",
+    "CallArguments": "parsers",
+    "CallBegin": "parsers",
+    "CallFrame": "parsers",
+    "Content": "parsers",
+    "Reasoning": "parsers",
+    "ReasoningEvent": "parsers",
+    "ReasoningParser": "parsers",
+    "Tool": "parsers",
+    "ToolEvent": "parsers",
+    "ToolParser": "parsers",
+    "DraftOptions": "proposer",
+    "DraftRequest": "proposer",
+    "Proposer": "proposer",
+    "ProposerContext": "proposer",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'dovetail.api' has no attribute {name!r}")
+    return getattr(import_module(f"dovetail.api.{_WHERE[name]}"), name)

@@ -9,9 +9,22 @@ from collections.abc import Sequence
 from typing import Any
 
 from dovetail.utils.config_file import add_config_flag, expand, known_flag, takes_files
-from dovetail.utils.flags import json_object
 
 FILTER_FLAG = "--plugins"
+
+
+def json_object(text: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not JSON ({error}); write for example '{{\"key\": 1}}'"
+        ) from None
+    if not isinstance(found, dict):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is a JSON {type(found).__name__}, wanted an object like '{{\"key\": 1}}'"
+        )
+    return found
 
 
 class FlexibleArgumentParser(argparse.ArgumentParser):

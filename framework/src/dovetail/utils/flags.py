@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import types
 from collections.abc import Collection
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
@@ -13,6 +12,7 @@ from pydantic.fields import FieldInfo
 
 from dovetail.api.errors import UsageError
 from dovetail.kernel.options import token_count
+from dovetail.utils.arguments import json_object
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -29,20 +29,6 @@ def human_int(text: str) -> int | None:
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
     return count
-
-
-def json_object(text: str) -> dict[str, Any]:
-    try:
-        found = json.loads(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not JSON ({error}); write for example '{{\"key\": 1}}'"
-        ) from None
-    if not isinstance(found, dict):
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is a JSON {type(found).__name__}, wanted an object like '{{\"key\": 1}}'"
-        )
-    return found
 
 
 def add_flags(
