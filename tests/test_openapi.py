@@ -1,15 +1,12 @@
-"""A whole server against its own description of its API. Over a fake engine, with many more requests: framework/tests/server/test_openapi.py."""
+"""A whole server, on the embedded model, against its own description of its API. Over a fake engine, with many more requests: framework/tests/server/test_openapi.py."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis.checks import CHECKS
 
 from .serving import serving
-from .tiny import write_checkpoint
 
 few = settings(
     max_examples=5,
@@ -25,9 +22,8 @@ def check(case: schemathesis.Case) -> None:
     case.call_and_validate(excluded_checks=[CHECKS.get_one("positive_data_acceptance")])
 
 
-def test_requests_as_described(tmp_path: Path) -> None:
-    folder = str(write_checkpoint(tmp_path))
-    with serving(folder, "--override-generation-config", '{"max_tokens": 8}') as server:
+def test_requests_as_described() -> None:
+    with serving("--max-model-len", "128", "--override-generation-config", '{"max_tokens": 8}') as server:
         # Asleep, it would rightly answer 503 to whatever comes next.
         described = schemathesis.openapi.from_url(f"{server.url}/openapi.json").exclude(path="/sleep")
         operations = [found.ok() for found in described.get_all_operations()]

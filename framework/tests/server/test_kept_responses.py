@@ -187,6 +187,18 @@ def test_only_so_many_in_the_background(engine: FakeEngine) -> None:
             client.post(f"/v1/responses/{response.json()['id']}/cancel")
 
 
+def test_in_the_background_it_counts_as_a_request(engine: FakeEngine, until) -> None:
+    engine.delay, engine.words = 0.01, ("word ",) * 400
+    body = {"input": "Hi", "background": True}
+    with serving(engine, ServerSettings(max_concurrent_requests=1)) as url, httpx.Client(base_url=url) as client:
+        made = read(client.post("/v1/responses", json=body))
+        refused = client.post("/v1/responses", json=body)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (429, "too_many_requests")
+        assert read(client.get(f"/v1/responses/{made.id}")).status in ("queued", "in_progress")
+        assert read(client.post(f"/v1/responses/{made.id}/cancel")).status == "cancelled"
+        until(lambda: client.post("/v1/responses", json=body).status_code == 200)
+
+
 def test_a_part_of_the_id_may_be_given(responses, engine: FakeEngine) -> None:
     assert read(responses(request_id="mine")).id == "resp_mine"
     assert refusal(responses(request_id="mine"))["param"] == "request_id"

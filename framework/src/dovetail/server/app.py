@@ -128,6 +128,6 @@ def _middleware(context: ServerContext, ended: Ended) -> list[Middleware]:
     if settings.api_key:
         stack.append(Middleware(ApiKey, keys=settings.api_key))
     if (most := settings.max_concurrent_requests) is not None:
-        stack.append(Middleware(Concurrency, requests=context.counters.gauge(), limit=most))
+        stack.append(Middleware(Concurrency, requests=context.taken, limit=most))
     stack.append(Middleware(BodyLimit, limit=settings.max_request_bytes, seconds=settings.receive_timeout))
     return stack

@@ -31,6 +31,7 @@ class ServerContext:
         admission: lets requests in.
         counters: what is counted, together with the other processes that serve this engine.
         requests: being served, by all of them.
+        taken: requests that ``--max-concurrent-requests`` counts, in all of them.
         measures: what is counted of generation.
         created: when the server began, in seconds since 1970.
         responses: those that are kept.
@@ -44,6 +45,7 @@ class ServerContext:
     admission: Admission
     counters: Counters
     requests: Gauge
+    taken: Gauge
     measures: Measures
     created: int
     responses: ResponseStore
@@ -64,14 +66,14 @@ class ServerContext:
         store: str = "",
     ) -> ServerContext:
         counters = counters or Counters.alone()
-        requests, sequences = counters.gauge(), counters.gauge()
+        requests, sequences, taken = (counters.gauge() for _ in range(3))
         names = settings.names(engine.plan.model)
         measures = Measures(counters, engine.plan.max_model_len)
         admission = Admission(engine, sequences=sequences)
         most, most_bytes = settings.max_stored_responses, settings.max_stored_response_bytes
         responses = ResponseStore(most, most_bytes, store, counters.row)
         created = created or int(time.time())
-        return cls(engine, settings, names, admission, counters, requests, measures, created, responses)
+        return cls(engine, settings, names, admission, counters, requests, taken, measures, created, responses)
 
     def check_health(self) -> None:
         """

@@ -14,16 +14,18 @@ from dovetail.server.errors import ApiError
 from dovetail.server.middleware import READING
 from dovetail.server.scopes import header
 
+UNCOUNTED = READING | {"DELETE"}
 DRAIN_SECONDS = 10
 BUSY_SECONDS = 1
 """When to ask again while there are as many requests as may be: one of them may end at any moment."""
 
 
 class Concurrency:
-    """Refuses requests while as many as may be are being served. Those that only read, such as health and metrics, are not counted.
+    """Refuses requests while as many as may be are being served. Those that only read, such as health and metrics, and those that end something are not
+    counted.
 
     Args:
-        requests: counts those of all processes that serve the engine.
+        requests: counts those of all processes that serve the engine, and what is still made for nobody who waits.
     """
 
     def __init__(self, app: ASGIApp, requests: Gauge, limit: int) -> None:
@@ -32,7 +34,7 @@ class Concurrency:
         self.limit = limit
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] in READING:
+        if scope["type"] != "http" or scope["method"] in UNCOUNTED or scope["path"].endswith("/cancel"):
             await self.app(scope, receive, send)
             return
         if self.requests.value >= self.limit:

@@ -39,6 +39,7 @@ class Background:
         self._tasks[answer.id] = task
         self._context.open.add(task)
         self._context.requests.inc()
+        self._context.taken.inc()
         task.add_done_callback(lambda _: self._ended(answer.id, task))
         if self._watching is None or self._watching.done():
             self._watching = asyncio.create_task(self._watch())
@@ -76,6 +77,7 @@ class Background:
         del self._tasks[id]
         self._context.open.discard(task)
         self._context.requests.dec()
+        self._context.taken.dec()
 
 
 async def take_over(context: ServerContext) -> None:
