@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
+# A process for each core; a file's tests, which share servers and models, stay in one.
+TESTS := $(BIN)/python -m pytest -n logical --dist loadfile
 PROJECTS := $(wildcard framework/pyproject.toml plugins/*/*/pyproject.toml)
 NODE := tests/clients/node
 NODE_STAMP := $(NODE)/node_modules/.installed
@@ -40,10 +42,10 @@ docs: install
 	$(BIN)/python scripts/gen_docs.py
 
 test: lint
-	$(BIN)/python -m pytest -m "not sweep"
+	$(TESTS) -m "not sweep"
 
 test-all: lint
-	$(BIN)/python -m pytest
+	$(TESTS)
 
 clean:
 	rm -rf .venv
