@@ -109,3 +109,20 @@ def test_in_the_background(client: openai.OpenAI) -> None:
     until(lambda: client.responses.retrieve(long.id).status == "in_progress")
     assert client.responses.cancel(long.id).status == "cancelled"
     assert client.responses.retrieve(long.id).status == "cancelled"
+
+
+def test_a_stream_in_the_background_is_taken_up_again(client: openai.OpenAI) -> None:
+    seen: list[Any] = []
+    with client.responses.create(input=QUESTION, background=True, stream=True, **FEW) as begun:
+        for event in begun:
+            seen.append(event)
+            if event.type == "response.in_progress":
+                break
+    id = seen[0].response.id
+    with client.responses.retrieve(id, stream=True, starting_after=seen[-1].sequence_number) as rest:
+        seen += rest
+    assert [event.sequence_number for event in seen] == list(range(len(seen)))
+    assert seen[-1].type == "response.completed"
+    assert "Paris" in seen[-1].response.output_text
+    assert "".join(e.delta for e in seen if e.type == "response.output_text.delta") == seen[-1].response.output_text
+    assert client.responses.retrieve(id) == seen[-1].response

@@ -19,7 +19,8 @@ from test_responses import TEXT, TOOLS, read, refusal, told, turns, use
 from dovetail.engine.outputs import Delta
 from dovetail.server.app import build_app
 from dovetail.server.counters import Counters
-from dovetail.server.responses_store import ResponseStore, make_store
+from dovetail.server.responses_background import take_over
+from dovetail.server.responses_store import ResponseStore, Told, make_store
 from dovetail.server.settings import ServerSettings
 
 
@@ -204,9 +205,85 @@ def test_a_part_of_the_id_may_be_given(responses, engine: FakeEngine) -> None:
     assert refusal(responses(request_id="mine"))["param"] == "request_id"
 
 
-def test_a_stream_of_what_was_kept_is_refused(responses) -> None:
-    response = read(responses())
-    assert refusal(responses(f"/{response.id}", "GET", stream="true"))["param"] == "stream"
+def test_what_was_not_streamed_in_the_background_cannot_be_followed(responses, engine: FakeEngine, until) -> None:
+    whole, streamed = read(responses()), told(responses(stream=True))[-1].response
+    silent = read(responses(background=True))
+    for response in (whole, streamed, silent):
+        assert refusal(responses(f"/{response.id}", "GET", stream="true"))["param"] == "stream"
+    assert refusal(responses("/resp_none", "GET", stream="true"), 404)["param"] == "response_id"
+
+
+@pytest.mark.parametrize("wrong", [{"stream": "yes"}, {"stream": "true", "starting_after": "-1"}], ids=str)
+def test_wrong_questions_about_a_stream(responses, wrong: dict[str, str]) -> None:
+    made = told(responses(stream=True, background=True))[-1].response
+    assert refusal(responses(f"/{made.id}", "GET", **wrong))["param"] == list(wrong)[-1]
+
+
+def test_a_stream_in_the_background(responses, engine: FakeEngine) -> None:
+    use(engine)
+    at_once = [event.type for event in told(responses(stream=True, tools=TOOLS))]
+    events = told(responses(stream=True, background=True, tools=TOOLS))
+    types = [event.type for event in events]
+    assert types[:3] == ["response.created", "response.queued", "response.in_progress"]
+    assert types[3:] == at_once[2:]
+    assert [event.response.status for event in (*events[:3], events[-1])] == [
+        "queued",
+        "queued",
+        "in_progress",
+        "completed",
+    ]
+    last = events[-1].response
+    assert read(responses(f"/{last.id}", "GET")) == last
+    for after in (None, *range(len(events))):
+        asked = {} if after is None else {"starting_after": after}
+        first = 0 if after is None else after + 1
+        assert told(responses(f"/{last.id}", "GET", stream="true", **asked), first) == events[first:]
+
+
+def test_a_stream_in_the_background_goes_on_without_its_client(live: str, engine: FakeEngine, until) -> None:
+    engine.delay = 0.02
+    with httpx.Client(base_url=live) as client:
+        body = {"input": "Hi", "background": True, "stream": True}
+        with client.stream("POST", "/v1/responses", json=body) as answer:
+            lines = answer.iter_lines()
+            next(lines)
+            id = json.loads(next(lines).removeprefix("data: "))["response"]["id"]
+        rest = told(client.get(f"/v1/responses/{id}", params={"stream": "true", "starting_after": 1}), 2)
+    assert rest[0].type == "response.in_progress"
+    assert rest[-1].response.output_text == TEXT
+    assert not engine.aborted
+
+
+def test_a_stream_in_the_background_that_fails(responses, engine: FakeEngine) -> None:
+    engine.fail_at, engine.failure = 2, Delta(0, "", [], "error", error="the cache is broken")
+    last = told(responses(stream=True, background=True))[-1]
+    assert last.type == "response.failed"
+    assert last.response.error.message == "the cache is broken"
+    assert read(responses(f"/{last.response.id}", "GET")) == last.response
+
+
+def test_a_stream_in_the_background_ends_when_it_is_cancelled(live: str, engine: FakeEngine, until) -> None:
+    engine.delay, engine.words = 0.01, ("word ",) * 400
+    with httpx.Client(base_url=live) as client:
+        body = {"input": "Hi", "background": True, "stream": True}
+        for end in ("cancel", "delete"):
+            with client.stream("POST", "/v1/responses", json=body) as answer:
+                lines = answer.iter_lines()
+                next(lines)
+                path = f"/v1/responses/{json.loads(next(lines).removeprefix('data: '))['response']['id']}"
+                until(lambda: engine.running)
+                ended = client.post(f"{path}/cancel") if end == "cancel" else client.delete(path)
+                assert ended.status_code == 200
+                assert "response.completed" not in "".join(lines)
+            until(lambda: not engine.running)
+
+
+def test_what_is_told_in_the_background_counts_as_kept(engine: FakeEngine) -> None:
+    with serving(engine, ServerSettings(max_stored_response_bytes=6000)) as url, httpx.Client(base_url=url) as client:
+        whole = [client.post("/v1/responses", json={"input": "Hi"}).json()["id"] for _ in range(3)]
+        assert [client.get(f"/v1/responses/{id}").status_code for id in whole] == [200, 200, 200]
+        told(client.post("/v1/responses", json={"input": "Hi", "background": True, "stream": True}))
+        assert client.get(f"/v1/responses/{whole[-1]}").status_code == 404
 
 
 @pytest.fixture
@@ -242,20 +319,37 @@ def test_any_process_ends_what_another_makes(two: list[httpx.Client], engine: Fa
     assert found.status_code == 404 if method == "DELETE" else read(found).status == "cancelled"
 
 
-def test_what_a_lost_process_was_making_has_failed(tmp_path: Path) -> None:
+def test_any_process_tells_of_what_another_makes(two: list[httpx.Client], engine: FakeEngine) -> None:
+    engine.delay = 0.02
+    with two[0].stream("POST", "/v1/responses", json={"input": "Hi", "background": True, "stream": True}) as answer:
+        lines = answer.iter_lines()
+        next(lines)
+        id = json.loads(next(lines).removeprefix("data: "))["response"]["id"]
+        there = told(two[1].get(f"/v1/responses/{id}", params={"stream": "true"}))
+        assert there[-1].response.output_text == TEXT
+        here = told(two[0].get(f"/v1/responses/{id}", params={"stream": "true"}))
+    assert here == there
+
+
+def test_what_a_lost_process_was_making_has_failed(tmp_path: Path, engine: FakeEngine) -> None:
     response = {"id": "resp_1", "previous_response_id": None, "status": "queued", "output": []}
 
-    async def run() -> list[Any]:
+    async def run() -> tuple[list[Any], list[Told]]:
         lost, other = ResponseStore(9, 10**6, file, owner=1), ResponseStore(9, 10**6, file, owner=2)
         await lost.begin(response, [])
-        await other.begin({**response, "id": "resp_2"}, [])
-        await ResponseStore(9, 10**6, file, owner=1).take_over({"code": "server_error", "message": "gone"})
-        return [json.loads(await other.get(id) or b"") for id in ("resp_1", "resp_2")]
+        await lost.begin({**response, "id": "resp_2"}, [], Told(4, b"what was told\n\n"))
+        await other.begin({**response, "id": "resp_3"}, [])
+        app = build_app(engine, ServerSettings(), Counters.open(counters.fd, 1), store=file)
+        await take_over(app.state.context)
+        _, told = await other.told("resp_2", 4)
+        return [json.loads(await other.get(f"resp_{number}") or b"") for number in (1, 2, 3)], told
 
-    file = make_store(tmp_path)
-    first, second = asyncio.run(run())
-    assert (first["status"], first["error"]["message"]) == ("failed", "gone")
-    assert second["status"] == "queued"
+    file, counters = make_store(tmp_path), Counters.create(3)
+    assert counters.fd is not None
+    found, (end,) = asyncio.run(run())
+    assert [each["status"] for each in found] == ["failed", "failed", "queued"]
+    assert "ended" in found[0]["error"]["message"]
+    assert (end.last, json.loads(end.events.split(b"data: ")[1])["response"]) == (5, found[1])
 
 
 def test_an_id_that_is_given_anew_makes_no_circle() -> None:

@@ -27,7 +27,7 @@ REF = "#/components/schemas/{model}"
 
 
 def documented(
-    body: type[BaseModel],
+    body: type[BaseModel] | None,
     summary: str,
     *,
     streams: bool = False,
@@ -38,13 +38,16 @@ def documented(
     content: dict[str, Any] = {media_type: {"schema": {"type": "object" if media_type.endswith("json") else "string"}}}
     if streams:
         content["text/event-stream"] = {}
-    schema = {"$ref": REF.format(model=body.__name__)}
+    takes: dict[str, Any] = {}
+    if body is not None:
+        schema = {"$ref": REF.format(model=body.__name__)}
+        takes = {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
     return {
         "summary": summary,
         # Without a type of its own, what stands under 200 is all that there is.
         "response_class": Response,
         "responses": {200: {"description": "The answer", "content": content}, **failures},
-        "openapi_extra": {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}},
+        "openapi_extra": takes,
     }
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
@@ -13,7 +15,7 @@ from dovetail.server.errors import ApiError, describe
 from dovetail.server.jobs import make_job
 from dovetail.server.openapi import FAILURES, documented
 from dovetail.server.responses_answer import ResponseAnswer, response_id
-from dovetail.server.responses_background import Background
+from dovetail.server.responses_background import Background, Followed
 from dovetail.server.responses_chat import chat_of, in_own_words, prompt_of
 from dovetail.server.responses_items import Item, item_of, message
 from dovetail.server.responses_protocol import ItemReference, ResponsesRequest
@@ -24,7 +26,7 @@ MOST_LISTED = 100
 
 
 def router(context: ServerContext) -> APIRouter:
-    """The five routes."""
+    """The routes."""
     routes = APIRouter(tags=["generate"])
     background = Background(context)
     store = context.responses
@@ -42,16 +44,28 @@ def router(context: ServerContext) -> APIRouter:
             job = make_job(context, chat, [prompt], adapter, reading)
         answer = ResponseAnswer(context, body, job, model, reading, given, keeps=keeps)
         if body.background:
-            return json_response(await background.start(answer))
+            response = await background.start(answer)
+            return Followed(context, background.follow(answer.id, -1)) if body.stream else json_response(response)
         return await respond(context, request, answer, stream=bool(body.stream))
 
-    @routes.get("/v1/responses/{id}", summary="A response that was kept", responses=FAILURES)
+    @routes.get("/v1/responses/{id}", **documented(None, "A response that was kept", streams=True))
     async def get_response(
-        id: str, stream: Annotated[str, Query(description="true is not supported yet")] = "false"
+        id: str,
+        stream: Annotated[
+            str, Query(description="true follows a response that is streamed in the background")
+        ] = "false",
+        starting_after: Annotated[
+            str, Query(description="the number of the event after which to go on, with stream")
+        ] = "",
     ) -> Response:
-        if stream.lower() not in ("false", "0"):
-            error = "stream is not supported yet for responses that were kept; leave it out, and ask again until the status is final"
-            raise ApiError(400, error, param="stream", code="unsupported_parameter")
+        if _wants_stream(stream):
+            after = _number(starting_after)
+            with _found():
+                _, told = await store.told(id, -1)
+            if not told:
+                error = f"the response {id!r} has no stream to follow; only those have that were made with background and stream"
+                raise ApiError(400, error, param="stream", code="invalid_value")
+            return Followed(context, background.follow(id, after))
         if (response := await store.get(id)) is None:
             raise _missing(id)
         return Response(response, media_type="application/json")
@@ -85,10 +99,8 @@ def router(context: ServerContext) -> APIRouter:
             raise ApiError(
                 400, f"order: wanted asc or desc, found {describe(order)}", param="order", code="invalid_value"
             )
-        try:
+        with _found():
             *earlier, last = await store.chain(id)
-        except MissingError as error:
-            raise _missing(error.id) from None
         items = [item for kept in earlier for item in (*kept.input, *kept.response["output"])] + last.input
         return json_response(_page(items if order == "asc" else items[::-1], after, most))
 
@@ -103,11 +115,6 @@ async def _keeps(context: ServerContext, body: ResponsesRequest) -> bool:
     """
     if body.background and body.store is False:
         raise ApiError(400, "background needs store, which is false", param="background", code="invalid_value")
-    if body.background and body.stream:
-        message = (
-            "stream is not supported yet with background; leave it out, and ask for the response from time to time"
-        )
-        raise ApiError(400, message, param="stream", code="unsupported_parameter")
     if not context.responses.most:
         if body.store or body.background:
             message = "this server keeps no responses (--max-stored-responses 0)"
@@ -158,6 +165,33 @@ async def _earlier(context: ServerContext, body: ResponsesRequest) -> list[Item]
 
 def _missing(id: str) -> ApiError:
     return ApiError(404, f"there is no response {id[:200]!r} (any more)", param="response_id", code="not_found")
+
+
+@contextmanager
+def _found() -> Iterator[None]:
+    """A response that is missing, as clients are told."""
+    try:
+        yield
+    except MissingError as error:
+        raise _missing(error.id) from None
+
+
+def _wants_stream(stream: str) -> bool:
+    if (value := stream.lower()) not in ("true", "1", "false", "0"):
+        raise ApiError(
+            400, f"stream: wanted true or false, found {describe(stream)}", param="stream", code="invalid_value"
+        )
+    return value in ("true", "1")
+
+
+def _number(after: str) -> int:
+    """That of an event; -1 for one before all."""
+    if not after:
+        return -1
+    if not (after.isascii() and after.isdecimal() and len(after) < 10):
+        message = f"starting_after: wanted the number of an event, found {describe(after)}"
+        raise ApiError(400, message, param="starting_after", code="invalid_value")
+    return int(after)
 
 
 def _limit(limit: str) -> int:

@@ -18,7 +18,6 @@ from dovetail.server.responses_items import Item, text_of
 from dovetail.server.responses_output import Logprobs, Output
 from dovetail.server.responses_protocol import ResponsesRequest
 from dovetail.server.responses_stream import ResponseStream
-from dovetail.server.sse import AnswerStream
 from dovetail.server.turns import Reading
 
 
@@ -63,20 +62,18 @@ class ResponseAnswer(AnyAnswer):
                     output.add(delta)
         return await self.ended(output)
 
-    def stream(self) -> AnswerStream:
+    def stream(self) -> ResponseStream:
         return ResponseStream(self)
 
     async def ended(self, output: Output) -> dict[str, Any]:
-        """The finished response, which is kept if it is to be."""
+        """The finished response, which is kept if it is to be; one in the background is by who makes it."""
         usage = await self._usage(output)
         if output.reason == "length":
             details = {"reason": "max_output_tokens"}
             response = self.response("incomplete", output.items, usage=usage, incomplete_details=details)
         else:
             response = self.response("completed", output.items, usage=usage, completed_at=int(time.time()))
-        if self.body.background:
-            await self.context.responses.update(response)
-        elif self.keeps:
+        if self.keeps and not self.body.background:
             await self.context.responses.put(response, self.given)
         return response
 

@@ -44,7 +44,19 @@ CREATE TABLE IF NOT EXISTS items (
     response TEXT NOT NULL REFERENCES responses (id) ON DELETE CASCADE
 );
 CREATE INDEX IF NOT EXISTS by_response ON items (response);
+CREATE TABLE IF NOT EXISTS events (
+    response TEXT NOT NULL REFERENCES responses (id) ON DELETE CASCADE,
+    last INTEGER NOT NULL,
+    events BLOB NOT NULL,
+    PRIMARY KEY (response, last)
+);
 """
+PUT = """
+INSERT INTO responses VALUES (?, ?, ?, ?, (SELECT COALESCE(MAX(used), 0) + 1 FROM responses), ?, ?, ?)
+ON CONFLICT (id) DO UPDATE SET previous = excluded.previous, status = excluded.status, owner = excluded.owner, used = excluded.used,
+    bytes = excluded.bytes, response = excluded.response, input = excluded.input
+"""
+"""Replacing the row would take its events along."""
 
 
 def make_store(folder: Path) -> str:
@@ -60,6 +72,19 @@ class Kept:
 
     response: Response
     input: Items
+
+
+@dataclass(frozen=True)
+class Told:
+    """Events of a response that is streamed in the background, which came together.
+
+    Attributes:
+        last: the number of the last of them.
+        events: as they are sent.
+    """
+
+    last: int
+    events: bytes
 
 
 class MissingError(Exception):
@@ -97,30 +122,58 @@ class ResponseStore:
         """Keep a response, together with the items of its request."""
         await self._run(lambda db: self._put(db, response, given))
 
-    async def begin(self, response: Response, given: Items) -> bool:
-        """Keep one that is still to be made; False if there are too many of those."""
+    async def begin(self, response: Response, given: Items, told: Told | None = None) -> bool:
+        """Keep one that is still to be made, and what is told of it; False if there are too many of those."""
 
         def begin(db: sqlite3.Connection) -> bool:
             (count,) = db.execute("SELECT COUNT(*) FROM responses WHERE status IN (?, ?)", UNFINISHED).fetchone()
             if count >= self.most:
                 return False
             self._put(db, response, given)
+            _tell(db, response["id"], told)
             return True
 
         return await self._run(begin)
 
-    async def update(self, response: Response) -> bool:
-        """Change one that is not finished; False if it was cancelled or deleted."""
+    async def update(self, response: Response, told: Told | None = None) -> bool:
+        """Change one that is not finished, and tell of it; False if it was cancelled or deleted."""
 
         def update(db: sqlite3.Connection) -> bool:
             query = "SELECT input FROM responses WHERE id = ? AND status IN (?, ?)"
             row = db.execute(query, (response["id"], *UNFINISHED)).fetchone()
             if row is None:
                 return False
+            _tell(db, response["id"], told)
             self._put(db, response, msgspec.json.decode(row[0]))
             return True
 
         return await self._run(update)
+
+    async def tell(self, id: str, told: Told) -> None:
+        """Keep what is told of one that is being made."""
+
+        def tell(db: sqlite3.Connection) -> None:
+            query = "SELECT 1 FROM responses WHERE id = ? AND status IN (?, ?)"
+            if db.execute(query, (id, *UNFINISHED)).fetchone() is not None:
+                _tell(db, id, told)
+
+        await self._run(tell)
+
+    async def told(self, id: str, after: int) -> tuple[str, list[Told]]:
+        """The status of a response, and what was told of it that holds events after the one with this number.
+
+        Raises:
+            MissingError: there is no such response.
+        """
+
+        def told(db: sqlite3.Connection) -> tuple[str, list[Told]]:
+            row = db.execute("SELECT status FROM responses WHERE id = ?", (id,)).fetchone()
+            if row is None:
+                raise MissingError(id)
+            query = "SELECT last, events FROM events WHERE response = ? AND last > ? ORDER BY last"
+            return row[0], [Told(*found) for found in db.execute(query, (id, after))]
+
+        return await self._run(told, writes=False)
 
     async def get(self, id: str) -> bytes | None:
         """A response as JSON."""
@@ -157,7 +210,8 @@ class ResponseStore:
             response: Response = msgspec.json.decode(row[0])
             if response["status"] in UNFINISHED:
                 response["status"] = "cancelled"
-                _write(db, response)
+                query = "UPDATE responses SET status = ?, response = ? WHERE id = ?"
+                db.execute(query, (response["status"], msgspec.json.encode(response), id))
             return response
 
         return await self._run(cancel)
@@ -172,15 +226,14 @@ class ResponseStore:
 
         return await self._run(wanted, writes=False)
 
-    async def take_over(self, error: dict[str, str]) -> None:
-        """Have failed what another process left unfinished that had the number of this one."""
+    async def left(self) -> list[tuple[Response, int | None]]:
+        """What is unfinished of this process's number, each with the number of the last event told of it, if any was."""
 
-        def take_over(db: sqlite3.Connection) -> None:
-            query = "SELECT response FROM responses WHERE owner = ? AND status IN (?, ?)"
-            for (body,) in db.execute(query, (self._owner, *UNFINISHED)).fetchall():
-                _write(db, {**msgspec.json.decode(body), "status": "failed", "error": error})
+        def left(db: sqlite3.Connection) -> list[tuple[Response, int | None]]:
+            query = "SELECT response, (SELECT MAX(last) FROM events WHERE response = id) FROM responses WHERE owner = ? AND status IN (?, ?)"
+            return [(msgspec.json.decode(row[0]), row[1]) for row in db.execute(query, (self._owner, *UNFINISHED))]
 
-        await self._run(take_over)
+        return await self._run(left, writes=False)
 
     async def _run(self, work: Callable[[sqlite3.Connection], T], *, writes: bool = True) -> T:
         def run() -> T:
@@ -205,10 +258,12 @@ class ResponseStore:
     def _put(self, db: sqlite3.Connection, response: Response, given: Items) -> None:
         body, items = msgspec.json.encode(response), msgspec.json.encode(given)
         id, size = response["id"], len(body) + len(items)
+        (told,) = db.execute("SELECT COALESCE(SUM(LENGTH(events)), 0) FROM events WHERE response = ?", (id,)).fetchone()
         db.execute(
-            "INSERT OR REPLACE INTO responses VALUES (?, ?, ?, ?, (SELECT COALESCE(MAX(used), 0) + 1 FROM responses), ?, ?, ?)",
-            (id, response["previous_response_id"], response["status"], self._owner, size, body, items),
+            PUT,
+            (id, response["previous_response_id"], response["status"], self._owner, size + told, body, items),
         )
+        db.execute("DELETE FROM items WHERE response = ?", (id,))
         found = [(item["id"], id) for item in (*given, *response["output"])]
         db.executemany("INSERT OR REPLACE INTO items VALUES (?, ?)", found)
         self._make_room(db)
@@ -259,7 +314,6 @@ def _find_items(db: sqlite3.Connection, ids: set[str]) -> dict[str, dict[str, An
     return found
 
 
-def _write(db: sqlite3.Connection, response: Response) -> None:
-    """Write a response over what it was."""
-    body = msgspec.json.encode(response)
-    db.execute("UPDATE responses SET status = ?, response = ? WHERE id = ?", (response["status"], body, response["id"]))
+def _tell(db: sqlite3.Connection, id: str, told: Told | None) -> None:
+    if told is not None:
+        db.execute("INSERT INTO events VALUES (?, ?, ?)", (id, told.last, told.events))

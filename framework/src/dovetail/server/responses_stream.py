@@ -11,10 +11,14 @@ from dovetail.server.chunks import encode
 from dovetail.server.errors import ApiError
 from dovetail.server.responses_items import Item
 from dovetail.server.responses_output import DELTAS, Change, Piece, place_of
+from dovetail.server.responses_store import Told
 from dovetail.server.sse import AnswerStream
 
 if TYPE_CHECKING:
     from dovetail.server.responses_answer import ResponseAnswer
+
+EVENT_END = b"\n\n"
+"""Which no event holds: JSON writes the end of a line as two characters."""
 
 
 class ResponseStream(AnswerStream):
@@ -29,11 +33,21 @@ class ResponseStream(AnswerStream):
         self._number = 0
         self._head = b""
         self._has_logprobs = False
-        self._response: dict[str, Any] = {}
+        self.response: dict[str, Any] = {}
+        """The response as it has ended, once it has."""
+
+    def told(self, events: bytes) -> Told | None:
+        """Events that have just been made, as they are kept; None if there are none."""
+        return Told(self._number - 1, events) if events else None
 
     def opening(self) -> bytes:
-        begun = {"response": self.answer.response("in_progress", [])}
-        return self._event("response.created", begun) + self._event("response.in_progress", begun)
+        status = "queued" if self.answer.body.background else "in_progress"
+        made = {"response": self.answer.response(status, [])}
+        return self._event("response.created", made) + self._event(f"response.{status}", made)
+
+    def begun(self) -> bytes:
+        """What is told when a response in the background begins."""
+        return self._event("response.in_progress", {"response": self.answer.response("in_progress", [])})
 
     def events(self, deltas: list[Delta]) -> bytes:
         made: list[bytes] = []
@@ -45,13 +59,14 @@ class ResponseStream(AnswerStream):
         return b"".join(made)
 
     async def settle(self) -> None:
-        self._response = await self.answer.ended(self._output)
+        self.response = await self.answer.ended(self._output)
 
     def ending(self) -> bytes:
-        return self._event(f"response.{self._response['status']}", {"response": self._response})
+        return self._event(f"response.{self.response['status']}", {"response": self.response})
 
     def failure(self, error: ApiError, scope: Scope) -> bytes:
-        return self._event("response.failed", {"response": self.answer.failed(error, self._output.snapshot())})
+        self.response = self.answer.failed(error, self._output.snapshot())
+        return self._event("response.failed", {"response": self.response})
 
     def _encoded(self, change: Change) -> bytes:
         if isinstance(change, Piece):
@@ -70,9 +85,15 @@ class ResponseStream(AnswerStream):
     def _piece(self, text: str, logprobs: bytes) -> bytes:
         number, self._number = self._number, self._number + 1
         told = b',"logprobs":' + logprobs if self._has_logprobs else b""
-        return b'%b%d,"delta":%b%b}\n\n' % (self._head, number, encode(text), told)
+        return b'%b%d,"delta":%b%b}%b' % (self._head, number, encode(text), told, EVENT_END)
 
     def _event(self, name: str, fields: dict[str, Any]) -> bytes:
-        body = encode({"type": name, "sequence_number": self._number, **fields})
+        made = event(name, self._number, fields)
         self._number += 1
-        return b"event: %b\ndata: %b\n\n" % (name.encode(), body)
+        return made
+
+
+def event(name: str, number: int, fields: dict[str, Any]) -> bytes:
+    """One event, as it is sent."""
+    body = encode({"type": name, "sequence_number": number, **fields})
+    return b"event: %b\ndata: %b%b" % (name.encode(), body, EVENT_END)

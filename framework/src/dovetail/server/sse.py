@@ -52,49 +52,73 @@ class AnswerStream(ABC):
         return error.event(scope)
 
 
-class EventStream(Response):
-    """Sends an answer until it ends or the client leaves. An exception becomes an event, and the end of the stream.
+class Events(Response, ABC):
+    """Sends events until they end or the client leaves. An exception becomes an event, and the end of the stream."""
 
-    Args:
-        first: the first batch of deltas, taken already.
-        batches: the others; closed at the end, whatever that is.
-    """
-
-    def __init__(self, context: ServerContext, stream: AnswerStream, first: list[Delta], batches: Batches) -> None:
+    def __init__(self, context: ServerContext) -> None:
         # X-Accel-Buffering keeps proxies from holding chunks back.
         headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
         super().__init__(None, 200, headers, media_type="text/event-stream")
         del self.headers["content-length"]
         self.context = context
-        self.stream = stream
-        self.first = first
-        self.batches = batches
+
+    @abstractmethod
+    async def pump(self, send: Send) -> None:
+        """Send all events."""
+
+    def failure(self, error: ApiError, scope: Scope) -> bytes:
+        """The event that ends the stream if something failed."""
+        return error.event(scope)
+
+    async def close(self) -> None:
+        """What has to be done at the end, whatever that is."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         direct: Send = scope.get(DIRECT, send)
         try:
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-            await while_connected(self.context, receive, self._pump(direct))
+            await while_connected(self.context, receive, self.pump(direct))
         except ClientLeftError:
             return
         except Exception as error:
-            event = self.stream.failure(to_api_error(error, scope.get("request_id", "")), scope)
-            await direct({"type": "http.response.body", "body": event, "more_body": True})
+            event = self.failure(to_api_error(error, scope.get("request_id", "")), scope)
+            await send_events(direct, event)
         finally:
-            await self.batches.aclose()
+            await self.close()
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def _pump(self, send: Send) -> None:
+
+class EventStream(Events):
+    """Sends an answer while it is made.
+
+    Args:
+        first: the first batch of deltas, taken already.
+        batches: the others; closed at the end.
+    """
+
+    def __init__(self, context: ServerContext, stream: AnswerStream, first: list[Delta], batches: Batches) -> None:
+        super().__init__(context)
+        self.stream = stream
+        self.first = first
+        self.batches = batches
+
+    async def pump(self, send: Send) -> None:
         events = self.stream.events
-        await _send(send, self.stream.opening())
-        await _send(send, events(self.first))
+        await send_events(send, self.stream.opening())
+        await send_events(send, events(self.first))
         async for batch in self.batches:
             if made := events(batch):
                 await send({"type": "http.response.body", "body": made, "more_body": True})
         await self.stream.settle()
-        await _send(send, self.stream.ending())
+        await send_events(send, self.stream.ending())
+
+    def failure(self, error: ApiError, scope: Scope) -> bytes:
+        return self.stream.failure(error, scope)
+
+    async def close(self) -> None:
+        await self.batches.aclose()
 
 
-async def _send(send: Send, events: bytes) -> None:
+async def send_events(send: Send, events: bytes) -> None:
     if events:
         await send({"type": "http.response.body", "body": events, "more_body": True})
