@@ -41,8 +41,9 @@ lint: install
 docs: install
 	$(BIN)/python scripts/gen_docs.py
 
+# The tests of each plugin run among these, with it and the framework alone (tests/test_rules.py).
 test: lint
-	$(TESTS) -m "not sweep"
+	$(TESTS) -m "not sweep" framework/tests tests
 
 test-all: lint
 	$(TESTS)

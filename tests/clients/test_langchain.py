@@ -41,7 +41,9 @@ def test_a_stream_is_the_whole_answer(model: ChatOpenAI) -> None:
     assert len(chunks) > 5
     streamed = reduce(add, chunks)
     assert streamed.content == ANSWER
-    assert streamed.usage_metadata == whole.usage_metadata
+    # But not how much of the prompt was computed before, which the first to ask sees differently.
+    for counted in ("input_tokens", "output_tokens", "total_tokens"):
+        assert streamed.usage_metadata[counted] == whole.usage_metadata[counted] > 0
 
 
 def test_many_at_once(model: ChatOpenAI) -> None:
