@@ -42,7 +42,7 @@ class Background:
         response = answer.response("queued", [])
         store = self._context.responses
         stream = answer.stream() if answer.body.stream else None
-        if not await store.begin(response, answer.given, stream and stream.told(stream.opening())):
+        if not await store.begin(response, answer.given, stream.told(stream.opening()) if stream else None):
             message = f"{store.most} responses are being made in the background (--max-stored-responses), and no more may be; try again later"
             raise ApiError(429, message, param="background", code="queue_full")
         task = asyncio.create_task(self._make(answer, stream))
@@ -106,7 +106,8 @@ class Background:
             async for batch in batches:
                 if not begun:
                     begun = True
-                    await self._update(answer.response("in_progress", []), stream and stream.told(stream.begun()))
+                    told = stream.told(stream.begun()) if stream else None
+                    await self._update(answer.response("in_progress", []), told)
                 yield batch
 
     async def _tell(self, id: str, told: Told | None) -> None:
