@@ -4,6 +4,9 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 # A process for each core; a file's tests, which share servers and models, stay in one.
 TESTS := $(BIN)/python -m pytest -n logical --dist loadfile
+# One after the other, those that measure time.
+ALONE := $(BIN)/python -m pytest
+MEASURING := $(shell grep -rl --include='*.py' pytest.mark.alone framework/tests tests)
 PROJECTS := $(wildcard framework/pyproject.toml plugins/*/*/pyproject.toml)
 NODE := tests/clients/node
 NODE_STAMP := $(NODE)/node_modules/.installed
@@ -43,10 +46,12 @@ docs: install
 
 # The tests of each plugin run among these, with it and the framework alone (tests/test_rules.py).
 test: lint
-	$(TESTS) -m "not sweep" framework/tests tests
+	$(TESTS) -m "not sweep and not alone" framework/tests tests
+	$(ALONE) -m "alone and not sweep" $(MEASURING)
 
 test-all: lint
-	$(TESTS)
+	$(TESTS) -m "not alone"
+	$(ALONE) -m alone $(MEASURING)
 
 clean:
 	rm -rf .venv

@@ -1,6 +1,29 @@
 """What holds for the tests of all packages."""
 
 import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import pytest
 
 # Set before torch is imported anywhere: at the tests' small shapes its threads only wait for each other, and on a busy machine a minute's work takes an hour.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+REFERENCE = ("-c", "import pydantic.main")
+REFERENCE_SECONDS = 0.1
+"""What Python takes to import pydantic on a machine that nothing else keeps busy."""
+
+
+@pytest.fixture
+def slowness() -> Callable[[], float]:
+    """How many times as long as a quiet machine this one takes now, at least 1: limits of time are promised of a quiet machine."""
+
+    def measure() -> float:
+        started = time.perf_counter()
+        # No timeout: waiting with one looks at the process every 50 ms.
+        subprocess.run([sys.executable, *REFERENCE], check=True)
+        return max(1.0, (time.perf_counter() - started) / REFERENCE_SECONDS)
+
+    return measure

@@ -181,6 +181,7 @@ def test_a_body_of_10_mb_is_refused_with_its_length_and_without(server: Server) 
         assert (answer.status_code, error["code"]) == (413, "request_too_large")
 
 
+@pytest.mark.alone
 def test_a_text_that_cannot_fit_is_refused_at_once(server: Server) -> None:
     begun = time.monotonic()
     with ThreadPoolExecutor() as pool:

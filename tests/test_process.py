@@ -125,6 +125,7 @@ def test_a_prompt_that_does_not_fit_is_refused_before_it_is_sent(checkpoint: Pat
     asyncio.run(main())
 
 
+@pytest.mark.alone
 def test_when_the_engine_is_killed_everybody_is_told_within_two_seconds(checkpoint: Path) -> None:
     async def main() -> None:
         async with running(checkpoint) as engine:

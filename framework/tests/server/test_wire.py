@@ -193,6 +193,7 @@ def test_socket_that_is_closed_half_harms_nobody(live: str, engine: FakeEngine, 
     assert httpx.get(f"{live}/health").status_code == 200
 
 
+@pytest.mark.alone
 def test_thousand_idle_connections(live: str) -> None:
     with ExitStack() as stack:
         for _ in range(1000):
