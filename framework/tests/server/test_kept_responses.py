@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -198,6 +199,16 @@ def test_in_the_background_it_counts_as_a_request(engine: FakeEngine, until) -> 
         assert read(client.get(f"/v1/responses/{made.id}")).status in ("queued", "in_progress")
         assert read(client.post(f"/v1/responses/{made.id}/cancel")).status == "cancelled"
         until(lambda: client.post("/v1/responses", json=body).status_code == 200)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_one_of_two_at_once_gets_the_id_in_the_background(live: str, engine: FakeEngine, stream: bool) -> None:
+    engine.delay = 0.01
+    body = {"input": "Hi", "request_id": "mine", "background": True, "stream": stream}
+    with ThreadPoolExecutor() as pool, httpx.Client(base_url=live) as client:
+        found = list(pool.map(lambda _: client.post("/v1/responses", json=body), range(6)))
+    assert sorted(answer.status_code for answer in found) == [200] + [400] * 5
+    assert {refusal(answer)["param"] for answer in found if answer.status_code == 400} == {"request_id"}
 
 
 def test_a_part_of_the_id_may_be_given(responses, engine: FakeEngine) -> None:

@@ -14,7 +14,7 @@ from dovetail.server.context import ServerContext
 from dovetail.server.errors import ApiError, describe
 from dovetail.server.jobs import make_job
 from dovetail.server.openapi import FAILURES, documented
-from dovetail.server.responses_answer import ResponseAnswer, response_id
+from dovetail.server.responses_answer import ResponseAnswer, id_taken, response_id
 from dovetail.server.responses_background import Background, Followed
 from dovetail.server.responses_chat import chat_of, in_own_words, prompt_of
 from dovetail.server.responses_items import Item, item_of, message
@@ -123,8 +123,7 @@ async def _keeps(context: ServerContext, body: ResponsesRequest) -> bool:
     if body.store is False:
         return False
     if body.request_id is not None and await context.responses.get(response_id(body)) is not None:
-        message = f"request_id {body.request_id!r} is that of a response which is kept; give another"
-        raise ApiError(400, message, param="request_id", code="invalid_value")
+        raise id_taken(body)
     return True
 
 

@@ -13,8 +13,8 @@ from dovetail.server.context import ServerContext
 from dovetail.server.errors import ApiError, to_api_error
 from dovetail.server.generation import Batches, generate
 from dovetail.server.request_log import request_id
-from dovetail.server.responses_answer import ResponseAnswer, error_of
-from dovetail.server.responses_store import UNFINISHED, MissingError, Told
+from dovetail.server.responses_answer import ResponseAnswer, error_of, id_taken
+from dovetail.server.responses_store import UNFINISHED, FullError, MissingError, TakenError, Told
 from dovetail.server.responses_stream import EVENT_END, ResponseStream, event
 from dovetail.server.sse import Events, send_events
 
@@ -37,14 +37,18 @@ class Background:
         """Begin to make a response, which is returned as it is now.
 
         Raises:
-            ApiError: as many are being made as are kept.
+            ApiError: as many are being made as are kept, or there is one with its id.
         """
         response = answer.response("queued", [])
         store = self._context.responses
         stream = answer.stream() if answer.body.stream else None
-        if not await store.begin(response, answer.given, stream.told(stream.opening()) if stream else None):
+        try:
+            await store.begin(response, answer.given, stream.told(stream.opening()) if stream else None)
+        except FullError:
             message = f"{store.most} responses are being made in the background (--max-stored-responses), and no more may be; try again later"
-            raise ApiError(429, message, param="background", code="queue_full")
+            raise ApiError(429, message, param="background", code="queue_full") from None
+        except TakenError:
+            raise id_taken(answer.body) from None
         task = asyncio.create_task(self._make(answer, stream))
         self._tasks[answer.id] = task
         self._news[answer.id] = asyncio.Event()

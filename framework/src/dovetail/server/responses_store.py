@@ -99,6 +99,14 @@ class MissingError(Exception):
         self.id = id
 
 
+class FullError(Exception):
+    """As many responses are being made in the background as are kept."""
+
+
+class TakenError(Exception):
+    """There is a response with this id."""
+
+
 class ResponseStore:
     """What is kept. Once there is too much, the responses go that were longest out of use.
 
@@ -122,18 +130,24 @@ class ResponseStore:
         """Keep a response, together with the items of its request."""
         await self._run(lambda db: self._put(db, response, given))
 
-    async def begin(self, response: Response, given: Items, told: Told | None = None) -> bool:
-        """Keep one that is still to be made, and what is told of it; False if there are too many of those."""
+    async def begin(self, response: Response, given: Items, told: Told | None = None) -> None:
+        """Keep one that is still to be made, and what is told of it.
 
-        def begin(db: sqlite3.Connection) -> bool:
+        Raises:
+            FullError: there are too many of those.
+            TakenError: there is one with its id.
+        """
+
+        def begin(db: sqlite3.Connection) -> None:
             (count,) = db.execute("SELECT COUNT(*) FROM responses WHERE status IN (?, ?)", UNFINISHED).fetchone()
             if count >= self.most:
-                return False
+                raise FullError
+            if db.execute("SELECT 1 FROM responses WHERE id = ?", (response["id"],)).fetchone() is not None:
+                raise TakenError
             self._put(db, response, given)
             _tell(db, response["id"], told)
-            return True
 
-        return await self._run(begin)
+        await self._run(begin)
 
     async def update(self, response: Response, told: Told | None = None) -> bool:
         """Change one that is not finished, and tell of it; False if it was cancelled or deleted."""
