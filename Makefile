@@ -6,7 +6,7 @@ STAMP := .venv/.installed
 TESTS := $(BIN)/python -m pytest -n logical --dist loadfile
 # One after the other, those that measure time.
 ALONE := $(BIN)/python -m pytest
-MEASURING := $(shell grep -rl --include='*.py' pytest.mark.alone framework/tests tests)
+MEASURING := $(shell grep -rl --include='*.py' pytest.mark.alone framework/tests plugins tests)
 PROJECTS := $(wildcard framework/pyproject.toml plugins/*/*/pyproject.toml)
 NODE := tests/clients/node
 NODE_STAMP := $(NODE)/node_modules/.installed

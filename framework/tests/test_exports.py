@@ -1,4 +1,4 @@
-"""What ``from dovetail import …`` offers, and what it costs."""
+"""What ``from dovetail import …`` and ``from dovetail.api import …`` offer, and what the first costs."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import sys
 import pytest
 
 import dovetail
+import dovetail.api
 
 
 @pytest.mark.parametrize("name", dovetail.__all__)
@@ -15,9 +16,16 @@ def test_every_name_is_there(name: str) -> None:
     assert getattr(dovetail, name)
 
 
+@pytest.mark.parametrize("name", dovetail.api.__all__)
+def test_every_name_of_the_api_is_there(name: str) -> None:
+    assert getattr(dovetail.api, name) is not None
+
+
 def test_names_that_are_not_there_are_refused() -> None:
     with pytest.raises(AttributeError, match="no attribute 'LLLM'"):
         _ = dovetail.LLLM
+    with pytest.raises(AttributeError, match="no attribute 'Crad'"):
+        _ = dovetail.api.Crad
 
 
 CHEAP = """

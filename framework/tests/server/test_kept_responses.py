@@ -224,7 +224,9 @@ def test_what_was_not_streamed_in_the_background_cannot_be_followed(responses, e
     assert refusal(responses("/resp_none", "GET", stream="true"), 404)["param"] == "response_id"
 
 
-@pytest.mark.parametrize("wrong", [{"stream": "yes"}, {"stream": "true", "starting_after": "-1"}], ids=str)
+@pytest.mark.parametrize(
+    "wrong", [{"stream": "yes"}, {"stream": "true", "starting_after": "-1"}, {"starting_after": "1"}], ids=str
+)
 def test_wrong_questions_about_a_stream(responses, wrong: dict[str, str]) -> None:
     made = told(responses(stream=True, background=True))[-1].response
     assert refusal(responses(f"/{made.id}", "GET", **wrong))["param"] == list(wrong)[-1]

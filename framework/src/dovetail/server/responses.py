@@ -66,6 +66,9 @@ def router(context: ServerContext) -> APIRouter:
                 error = f"the response {id!r} has no stream to follow; only those have that were made with background and stream"
                 raise ApiError(400, error, param="stream", code="invalid_value")
             return Followed(context, background.follow(id, after))
+        if starting_after:
+            error = "starting_after needs stream=true: it is the events of a stream that have numbers"
+            raise ApiError(400, error, param="starting_after", code="invalid_value")
         if (response := await store.get(id)) is None:
             raise _missing(id)
         return Response(response, media_type="application/json")
