@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dovetail.engine.args import EngineArgs
@@ -135,35 +135,17 @@ OPTIONS = st.fixed_dictionaries(
 )
 
 
-def storms(count: int) -> settings:
-    return settings(max_examples=count, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@pytest.mark.parametrize("storms", [6, pytest.param(30, marks=pytest.mark.sweep)])
+def test_a_storm_gives_what_one_at_a_time_gives(plan: Plan, reference: ReferenceEngine, storms: int) -> None:
+    @settings(max_examples=storms, deadline=None)
+    @given(options=OPTIONS, roomy=st.booleans(), seed=st.integers(0, 2**20))
+    def storm(options: dict[str, Any], roomy: bool, seed: int) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            if not roomy:  # little more than the longest request
+                cache_of(LONGEST // options["block_size"] + 3, options["block_size"], patch)
+            check_storm(plan, reference, options, 24, seed)
 
-
-a_storm = given(options=OPTIONS, roomy=st.booleans(), seed=st.integers(0, 2**20))
-
-
-@storms(6)
-@a_storm
-def test_a_storm_gives_what_one_at_a_time_gives(
-    plan: Plan, reference: ReferenceEngine, options: dict[str, Any], roomy: bool, seed: int
-) -> None:
-    any_storm(plan, reference, options, roomy, seed)
-
-
-@pytest.mark.sweep
-@storms(30)
-@a_storm
-def test_many_storms_give_what_one_at_a_time_gives(
-    plan: Plan, reference: ReferenceEngine, options: dict[str, Any], roomy: bool, seed: int
-) -> None:
-    any_storm(plan, reference, options, roomy, seed)
-
-
-def any_storm(plan: Plan, reference: ReferenceEngine, options: dict[str, Any], roomy: bool, seed: int) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        if not roomy:  # little more than the longest request
-            cache_of(LONGEST // options["block_size"] + 3, options["block_size"], patch)
-        check_storm(plan, reference, options, 24, seed)
+    storm()
 
 
 @pytest.mark.sweep
