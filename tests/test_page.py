@@ -261,8 +261,11 @@ def test_settings_are_sent_and_kept(opened: Open, engine: FakeEngine) -> None:
     page.click("#reset")
     page.driver.refresh()
     assert page.one("#seed").get_property("value") == page.one("#system").get_property("value") == ""
-    kept = page.run("return {...localStorage}")
-    assert list(kept) == ["dovetail.settings"]
+    page.type("#seed", "12")
+    assert json.loads(page.run("return localStorage['dovetail.settings']"))["fields"] == {"seed": "12"}
+    at_once = page.run("document.getElementById('reset').click(); return {...localStorage}")
+    assert list(at_once) == ["dovetail.settings"]
+    assert json.loads(at_once["dovetail.settings"]) == {"model": "poet", "fields": {}, "system": "", "extra": ""}
     assert page.run("return document.cookie") == ""
     assert page.console() == []
 

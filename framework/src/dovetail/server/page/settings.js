@@ -31,8 +31,7 @@ function buildSettings() {
   $("system").value = kept.system ?? "";
   $("extra").value = kept.extra ?? "";
   $("settings").addEventListener("input", keepSettings);
-  // A reset event comes before the fields are empty.
-  $("settings").addEventListener("reset", () => setTimeout(keepSettings));
+  $("settings").addEventListener("reset", forgetSettings);
   $("settings").addEventListener("submit", (event) => event.preventDefault());
   $("model").addEventListener("change", () => keep({ model: $("model").value }));
   showExtraTrouble();
@@ -42,6 +41,12 @@ function keepSettings() {
   const filled = FIELDS.map(({ name }) => [name, $(name).value]).filter(([, value]) => value !== "");
   keep({ fields: Object.fromEntries(filled), system: $("system").value, extra: $("extra").value });
   showExtraTrouble();
+}
+
+/** A reset event comes before the fields are empty, and the page may be left before another event comes. */
+function forgetSettings() {
+  keep({ fields: {}, system: "", extra: "" });
+  $("extra-trouble").textContent = "";
 }
 
 function showExtraTrouble() {
