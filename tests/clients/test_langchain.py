@@ -9,8 +9,9 @@ import pytest
 
 pytest.importorskip("langchain_openai")
 
-from langchain_core.messages import HumanMessage, SystemMessage
+from langchain_core.messages import FunctionMessage, HumanMessage, SystemMessage
 from langchain_core.tools import tool
+from langchain_core.utils.function_calling import convert_to_openai_function
 from langchain_openai import ChatOpenAI, OpenAIEmbeddings
 
 from ..serving import Server
@@ -64,6 +65,18 @@ def test_a_call_and_its_result(model: ChatOpenAI, talkative: ChatOpenAI, choice:
     assert streamed.tool_calls[0]["args"] == call["args"]
     history = [HumanMessage(QUESTION), called, weather.invoke(call)]
     assert model.bind_tools([weather], tool_choice="none").invoke(history).content
+
+
+def test_functions_as_older_programs_call_them(model: ChatOpenAI, talkative: ChatOpenAI) -> None:
+    bound = talkative.bind(functions=[convert_to_openai_function(weather)], function_call={"name": "weather"})
+    called = bound.invoke(QUESTION)
+    call = called.additional_kwargs["function_call"]
+    Weather.model_validate_json(call["arguments"])
+    assert call["name"] == "weather"
+    streamed = reduce(add, bound.stream(QUESTION))
+    assert streamed.additional_kwargs["function_call"] == call
+    history = [HumanMessage(QUESTION), called, FunctionMessage(name="weather", content="sunny")]
+    assert model.invoke(history).content
 
 
 @pytest.mark.parametrize("method", ["json_schema", "function_calling"])

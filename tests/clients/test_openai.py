@@ -51,6 +51,24 @@ def test_a_call_is_parsed_whole_and_streamed_and_its_result_is_sent_back(client:
     assert answer.choices[0].message.tool_calls is None
 
 
+def test_functions_as_older_programs_call_them(client: OpenAI) -> None:
+    asked: Any = {**SHORT, "max_tokens": 40, "functions": [TOOLS[0]["function"]], "function_call": {"name": "weather"}}
+    whole = client.chat.completions.create(**asked).choices[0]
+    call = whole.message.function_call
+    assert call is not None
+    Weather.model_validate_json(call.arguments)
+    assert (call.name, whole.message.tool_calls, whole.finish_reason) == ("weather", None, "stop")
+    chunks = [chunk.choices[0] for chunk in client.chat.completions.create(**asked, stream=True)]
+    pieces = [chunk.delta.function_call for chunk in chunks if chunk.delta.function_call is not None]
+    assert [piece.name for piece in pieces if piece.name is not None] == ["weather"]
+    assert "".join(piece.arguments or "" for piece in pieces) == call.arguments
+    assert chunks[-1].finish_reason == "stop"
+    history: Any = [*CONVERSATION, whole.message, {"role": "function", "name": "weather", "content": "sunny"}]
+    answer = client.chat.completions.create(**{**asked, "messages": history, "function_call": "none"}).choices[0]
+    assert answer.message.content
+    assert answer.message.function_call is None
+
+
 def test_a_form_is_parsed_whole_and_streamed(client: OpenAI) -> None:
     asked: Any = {**SHORT, "max_tokens": 30, "response_format": Town}
     whole = client.chat.completions.parse(**asked).choices[0].message

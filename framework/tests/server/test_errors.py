@@ -57,7 +57,7 @@ def error_of(response: Any, status: int) -> dict[str, Any]:
         ({"messages": [{"role": "user", "content": 3}]}, "messages[0].content", "content parts"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content", "image_url"),
         ({"messages": [{"role": "user", "content": [{"text": "a"}]}]}, "messages[0].content", "content parts"),
-        ({"messages": [{"role": "function", "content": "a"}]}, "messages[0].role", "the role tool"),
+        ({"messages": [{"role": "function", "content": "a"}]}, "messages[0].name", "required"),
         ({"messages": [{"role": "refused", "content": "a"}]}, "messages", "refuses the role"),
         ({"messages": [{"role": "a", "tool_calls": [{}]}]}, "messages[0].tool_calls[0].function", "required"),
         ({"messages": [{"role": "a", "content": "b", "colour": 1}]}, "messages[0].colour", "unknown parameter"),

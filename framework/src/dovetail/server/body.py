@@ -70,11 +70,4 @@ def check(data: dict[str, Any], model: type[B]) -> B:
 def _message(message: Any, index: int) -> Any:
     if not isinstance(message, dict):
         return message
-    if message.get("role") == "function":
-        raise ApiError(
-            400,
-            f"messages[{index}].role is 'function', the older form of tools; give the result of a call the role tool and its tool_call_id",
-            param=f"messages[{index}].role",
-            code="unsupported_value",
-        )
     return known_fields(message, ChatMessage, NOT_YET_IN_MESSAGES, f"messages[{index}].")

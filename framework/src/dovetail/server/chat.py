@@ -16,6 +16,7 @@ from dovetail.server.context import ServerContext
 from dovetail.server.generation import Completion
 from dovetail.server.jobs import Job, make_job
 from dovetail.server.logprobs import chat_logprobs, prompt_logprobs
+from dovetail.server.older_tools import older, reason_of_call
 from dovetail.server.openapi import documented
 from dovetail.server.prompts import converse
 from dovetail.server.protocol import ChatCompletionRequest
@@ -53,6 +54,8 @@ class ChatAnswer(ChoicesAnswer):
         self.role = body.messages[-1].role if body.continue_final_message else context.settings.response_role
         self.top = body.top_logprobs or 0
         self.wants_logprobs = bool(body.logprobs)
+        self.older = bool(body.functions)
+        self._reason_of_call = reason_of_call(body) if self.older else "tool_calls"
 
     def whole(self, done: Sequence[Completion]) -> dict[str, Any]:
         answer = super().whole(done)
@@ -68,7 +71,7 @@ class ChatAnswer(ChoicesAnswer):
             "index": index,
             "message": self._message(told),
             "logprobs": self.logprobs(choice),
-            "finish_reason": finish_reason(choice.finish_reason, len(told.calls)),
+            "finish_reason": self.finish_reason(choice.finish_reason, len(told.calls)),
             "stop_reason": choice.stop_reason,
         }
         return {**shown, "token_ids": choice.token_ids} if self.body.return_token_ids else shown
@@ -83,7 +86,7 @@ class ChatAnswer(ChoicesAnswer):
                 {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": arguments}}
                 for call, arguments in told.calls
             ]
-        return message
+        return older(message) if self.older else message
 
     def stream(self) -> AnswerStream:
         return ChatStream(self)
@@ -93,10 +96,9 @@ class ChatAnswer(ChoicesAnswer):
             return None
         return chat_logprobs(self.names, source.token_ids, source.logprobs or (), self.top)
 
-
-def finish_reason(reason: str | None, calls: int) -> str | None:
-    """Why a turn ended, as OpenAI's API says it."""
-    return "tool_calls" if calls and reason == "stop" else reason
+    def finish_reason(self, reason: str | None, calls: int) -> str | None:
+        """Why a turn ended, as OpenAI's API says it."""
+        return self._reason_of_call if calls and reason == "stop" else reason
 
 
 def thoughts(text: str | None) -> dict[str, Any]:
@@ -147,7 +149,7 @@ class ChatStream(AnswerStream):
                 made += (frame[0], encode(delta.text), frame[1])
             if delta.finish_reason is not None:
                 calls = self._turns[delta.index].calls if self._turns else 0
-                reason = finish_reason(delta.finish_reason, calls)
+                reason = self.answer.finish_reason(delta.finish_reason, calls)
                 made.append(self.writer.last_chunk(delta.index, b'"delta":{}', NULL, reason, delta.stop_reason))
         return b"".join(made)
 
@@ -160,6 +162,8 @@ class ChatStream(AnswerStream):
         ids = b',"token_ids":' + encode(delta.token_ids) if answer.body.return_token_ids and delta.token_ids else b""
         logprobs = encode(answer.logprobs(delta)) if answer.wants_logprobs and delta.token_ids else NULL
         deltas = [delta_of(event) for event in self._events(delta)]
+        if answer.older:
+            deltas = list(map(older, deltas))
         # Text may be held back while its tokens and their logprobs are known.
         if not deltas and (ids or logprobs is not NULL):
             deltas = [{"content": ""}]

@@ -10,6 +10,8 @@ from dovetail.server.context import ServerContext
 from dovetail.server.encoding import encode
 from dovetail.server.errors import ApiError
 from dovetail.server.infilling import around
+from dovetail.server.older_tools import NAMES, newer
+from dovetail.server.own_words import in_own_words
 from dovetail.server.protocol import ChatCompletionRequest, CompletionRequest
 from dovetail.server.sampling import check_ids
 from dovetail.server.told_tools import conversation, knows_tools
@@ -43,7 +45,9 @@ async def converse(context: ServerContext, body: ChatCompletionRequest) -> tuple
     tokenizer = context.engine.tokenizer
     _check_trust(context, body)
     kwargs = _template_kwargs(body)
-    offer = read_offer(body, context.settings)
+    body = newer(body)
+    with in_own_words(NAMES if body.functions else ()):
+        offer = read_offer(body, context.settings)
     template = tokenizer.find_chat_template(body.chat_template, with_tools=bool(offer.shown))
     reading = find_reading(context.engine.plan, template, offer, body.include_reasoning is not False)
     messages = conversation(body.messages, template, offer, reading.tools)

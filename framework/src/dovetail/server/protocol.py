@@ -195,6 +195,7 @@ class ChatMessage(Body):
     reasoning: str | None = Field(None, description="the same, by another name")
     tool_calls: list[ToolCall] | None = Field(None, description="what the assistant called in this turn")
     tool_call_id: str | None = Field(None, description="the call whose result this is, with the role tool")
+    function_call: CalledFunction | None = Field(None, description="the older form of tool_calls: one call")
     refusal: str | None = None
     annotations: list[Any] | None = None
     parsed: Note = None
@@ -223,6 +224,10 @@ class ChatCompletionRequest(GenerationRequest):
     tools: list[ToolDefinition] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedTool | AllowedToolChoice | None = None
     parallel_tool_calls: bool | None = Field(None, description="more than one call in an answer (default true)")
+    functions: list[Function] | None = Field(None, description="the older form of tools; an answer calls one at most")
+    function_call: Literal["none", "auto"] | FunctionName | None = Field(
+        None, description="the older form of tool_choice; a name is called"
+    )
 
 
 class CompletionRequest(GenerationRequest):

@@ -14,9 +14,10 @@ from dovetail.server.context import ServerContext
 from dovetail.server.errors import ApiError, describe
 from dovetail.server.jobs import make_job
 from dovetail.server.openapi import FAILURES, documented
+from dovetail.server.own_words import in_own_words
 from dovetail.server.responses_answer import ResponseAnswer, id_taken, response_id
 from dovetail.server.responses_background import Background, Followed
-from dovetail.server.responses_chat import chat_of, in_own_words, prompt_of
+from dovetail.server.responses_chat import NAMES, chat_of, prompt_of
 from dovetail.server.responses_items import Item, item_of, message
 from dovetail.server.responses_protocol import ItemReference, ResponsesRequest
 from dovetail.server.responses_store import UNFINISHED, MissingError
@@ -39,7 +40,7 @@ def router(context: ServerContext) -> APIRouter:
         keeps = await _keeps(context, body)
         given = await _given(context, body)
         chat = chat_of(body, await _earlier(context, body) + given)
-        with in_own_words():
+        with in_own_words(NAMES):
             prompt, reading = await prompt_of(context, body, chat)
             job = make_job(context, chat, [prompt], adapter, reading)
         answer = ResponseAnswer(context, body, job, model, reading, given, keeps=keeps)

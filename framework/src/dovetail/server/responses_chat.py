@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from pydantic import ValidationError
 
-from dovetail.api.errors import RequestError
 from dovetail.server.context import ServerContext
 from dovetail.server.errors import TOO_LONG, ApiError, invalid
+from dovetail.server.own_words import in_own_words
 from dovetail.server.prompts import converse
 from dovetail.server.protocol import ChatCompletionRequest, Sampling
 from dovetail.server.responses_items import Item, turns_of
@@ -57,7 +55,7 @@ def chat_of(body: ResponsesRequest, items: list[Item]) -> ChatCompletionRequest:
         chat["response_format"] = _form(body.text.format)
     if body.reasoning is not None:
         chat["reasoning_effort"] = "xhigh" if body.reasoning.effort == "max" else body.reasoning.effort
-    with in_own_words():
+    with in_own_words(NAMES):
         try:
             return ChatCompletionRequest.model_validate(chat)
         except ValidationError as error:
@@ -96,31 +94,6 @@ def _form(form: TextFormat) -> dict[str, Any]:
             raise ApiError(400, f"{param} is required", param=param, code="missing_required_parameter")
     schema = {"name": form.name, "description": form.description, "schema": form.schema_, "strict": form.strict}
     return {"type": "json_schema", "json_schema": schema}
-
-
-@contextmanager
-def in_own_words() -> Iterator[None]:
-    """Have errors speak of this API's fields.
-
-    Raises:
-        ApiError: what was raised within.
-    """
-    try:
-        yield
-    except RequestError as error:
-        raise _renamed(ApiError(400, str(error), param=error.param)) from None
-    except ApiError as error:
-        raise _renamed(error) from None
-
-
-def _renamed(error: ApiError) -> ApiError:
-    if error.param is None:
-        return error
-    param = error.param
-    for pattern, name in NAMES:
-        param = pattern.sub(name, param)
-    message = error.message.replace(error.param, param)
-    return ApiError(error.status, message, param=param, code=error.code, headers=error.headers)
 
 
 async def prompt_of(context: ServerContext, body: ResponsesRequest, chat: ChatCompletionRequest) -> Prompt:

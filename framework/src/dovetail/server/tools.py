@@ -52,10 +52,10 @@ def read_offer(body: ChatCompletionRequest, settings: ServerSettings) -> Offer:
     mode, names = _read_choice(choice)
     known = {str(tool["name"]) for tool in shown}
     if unknown := sorted(set(names or ()) - known):
-        message = f"tool_choice names {', '.join(unknown)}, but the tools are {', '.join(sorted(known))}"
+        message = f"tool_choice names {', '.join(unknown)}, but the request offers {', '.join(sorted(known))}"
         raise ApiError(400, message, param="tool_choice", code="invalid_value")
     if mode == "auto" and not settings.enable_auto_tool_choice:
-        message = "this server does not let models decide about tools (--no-enable-auto-tool-choice); give tool_choice required, none or a name"
+        message = "this server does not let models decide about tools (--no-enable-auto-tool-choice); force a call with tool_choice, or allow none"
         raise ApiError(400, message, param="tool_choice", code="unsupported_value")
     return Offer(
         shown=shown,

@@ -24,9 +24,7 @@ NOT_YET: dict[str, tuple[Any, ...]] = {
     "ec_transfer_params": (),
     "echo": (False,),
     "enable_response_messages": (False,),
-    "function_call": ("none", "auto"),
     "fallbacks": ([],),
-    "functions": ([],),
     "image": (),
     "inference_geo": (),
     "kv_transfer_params": (),
@@ -62,7 +60,6 @@ NOT_YET: dict[str, tuple[Any, ...]] = {
 
 NOT_YET_IN_MESSAGES: dict[str, tuple[Any, ...]] = {
     "audio": (),
-    "function_call": (),
 }
 
 
