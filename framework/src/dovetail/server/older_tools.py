@@ -61,8 +61,8 @@ def _check(body: ChatCompletionRequest) -> None:
     if not (body.functions or body.function_call):
         return
     given = "functions" if body.functions else "function_call"
-    if newer := next((name for name in ("tools", "tool_choice") if getattr(body, name)), None):
-        message = f"{given} is of the older form of tools, and {newer} of the newer; give tools and tool_choice, or functions and function_call"
+    if other := next((name for name in ("tools", "tool_choice") if getattr(body, name)), None):
+        message = f"{given} is of the older form of tools, and {other} of the newer; give tools and tool_choice, or functions and function_call"
         raise ApiError(400, message, param=given, code="invalid_value")
     if not body.functions and isinstance(body.function_call, FunctionName):
         message = "function_call asks for a call, but the request has no functions"
