@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,12 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from server_fakes import FakeEngine, serving, until
+from server_fakes import FakeEngine, serving, serving_app, until
 
 from dovetail.server.app import build_app
+from dovetail.server.counters import Counters
 from dovetail.server.settings import ServerSettings
+from dovetail.server.store import make_store
 
 
 @pytest.fixture
@@ -94,3 +97,17 @@ def responses(live: str) -> Iterator[Ask]:
 def openai_client(live: str) -> Iterator[openai.OpenAI]:
     with openai.OpenAI(base_url=f"{live}/v1", api_key="none", max_retries=0) as client:
         yield client
+
+
+@pytest.fixture
+def two(engine: FakeEngine, tmp_path: Path) -> Iterator[list[httpx.Client]]:
+    """Clients of two servers that share what is kept, as the processes of one do."""
+    file, counters = make_store(tmp_path), Counters.create(3)
+    assert counters.fd is not None
+    with ExitStack() as stack:
+        clients = []
+        for number in (1, 2):
+            app = build_app(engine, ServerSettings(), Counters.open(counters.fd, number), store=file)
+            url = stack.enter_context(serving_app(app))
+            clients.append(stack.enter_context(httpx.Client(base_url=url)))
+        yield clients

@@ -143,7 +143,7 @@ def test_unknown_model(chat, ask) -> None:
 
 def test_unknown_route_and_method(ask) -> None:
     assert "/v1/nothing" in error_of(ask("GET", "/v1/nothing"), 404)["message"]
-    response = ask("GET", PATH)
+    response = ask("GET", "/v1/completions")
     assert "POST" in error_of(response, 405)["message"]
     assert response.headers["allow"] == "POST"
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +12,16 @@ import httpx
 import openai
 import pytest
 from openai.types.responses import Response
-from server_fakes import FakeEngine, serving, serving_app
+from server_fakes import FakeEngine, serving
 from test_responses import TEXT, TOOLS, read, refusal, told, turns, use
 
 from dovetail.engine.outputs import Delta
 from dovetail.server.app import build_app
 from dovetail.server.counters import Counters
 from dovetail.server.responses_background import take_over
-from dovetail.server.responses_store import ResponseStore, Told, make_store
+from dovetail.server.responses_store import ResponseStore, Told
 from dovetail.server.settings import ServerSettings
+from dovetail.server.store import Store, make_store
 
 
 def test_it_goes_on_from_what_was_kept(responses, engine: FakeEngine) -> None:
@@ -299,20 +298,6 @@ def test_what_is_told_in_the_background_counts_as_kept(engine: FakeEngine) -> No
         assert client.get(f"/v1/responses/{whole[-1]}").status_code == 404
 
 
-@pytest.fixture
-def two(engine: FakeEngine, tmp_path: Path) -> Iterator[list[httpx.Client]]:
-    """Clients of two servers that share what is kept, as the processes of one do."""
-    file, counters = make_store(tmp_path), Counters.create(3)
-    assert counters.fd is not None
-    with ExitStack() as stack:
-        clients = []
-        for number in (1, 2):
-            app = build_app(engine, ServerSettings(), Counters.open(counters.fd, number), store=file)
-            url = stack.enter_context(serving_app(app))
-            clients.append(stack.enter_context(httpx.Client(base_url=url)))
-        yield clients
-
-
 def test_processes_share_what_is_kept(two: list[httpx.Client], engine: FakeEngine) -> None:
     first = read(two[0].post("/v1/responses", json={"input": "Hi"}))
     assert read(two[1].get(f"/v1/responses/{first.id}")) == first
@@ -348,7 +333,7 @@ def test_what_a_lost_process_was_making_has_failed(tmp_path: Path, engine: FakeE
     response = {"id": "resp_1", "previous_response_id": None, "status": "queued", "output": []}
 
     async def run() -> tuple[list[Any], list[Told]]:
-        lost, other = ResponseStore(9, 10**6, file, owner=1), ResponseStore(9, 10**6, file, owner=2)
+        lost, other = (ResponseStore(Store(9, 10**6, file), owner) for owner in (1, 2))
         await lost.begin(response, [])
         await lost.begin({**response, "id": "resp_2"}, [], Told(4, b"what was told\n\n"))
         await other.begin({**response, "id": "resp_3"}, [])
@@ -367,7 +352,7 @@ def test_what_a_lost_process_was_making_has_failed(tmp_path: Path, engine: FakeE
 
 def test_an_id_that_is_given_anew_makes_no_circle() -> None:
     async def run() -> list[str]:
-        store = ResponseStore(9, 10**6)
+        store = ResponseStore(Store(9, 10**6))
         for id, previous in (("a", None), ("b", "a"), ("a", "b")):
             await store.put({"id": id, "previous_response_id": previous, "status": "completed", "output": []}, [])
         return [kept.response["id"] for kept in await store.chain("a")]

@@ -18,7 +18,7 @@ from dovetail.server.errors import ApiError
 from dovetail.server.generation import Batches, Completion, collect, first_of, generate
 from dovetail.server.jobs import Job
 from dovetail.server.logprobs import TokenNames
-from dovetail.server.protocol import GenerationRequest
+from dovetail.server.protocol import GenerationRequest, Sampling
 from dovetail.server.sse import AnswerStream, EventStream
 
 
@@ -66,14 +66,16 @@ class ChoicesAnswer(Answer):
     def __init__(self, context: ServerContext, body: GenerationRequest, job: Job, model: str) -> None:
         super().__init__(job, model)
         self.body = body
+        self.id = f"{self.prefix}-{body.request_id or uuid4().hex}"
+        self.created = int(time.time())
         self.names = TokenNames(context.engine.tokenizer, bool(body.return_tokens_as_token_ids))
 
     def head(self, kind: str) -> dict[str, Any]:
         """The fields that an answer, and each of its chunks, begins with."""
         return {
-            "id": f"{self.prefix}-{self.body.request_id or uuid4().hex}",
+            "id": self.id,
             "object": kind,
-            "created": int(time.time()),
+            "created": self.created,
             "model": self.model,
             "system_fingerprint": None,
         }
@@ -116,6 +118,16 @@ async def respond(context: ServerContext, request: Request, answer: AnyAnswer, *
         await batches.aclose()
         raise
     return EventStream(context, answer.stream(), first, batches)
+
+
+def id_taken(body: Sampling, kind: str) -> ApiError:
+    """The id that a request asks for is that of another answer.
+
+    Args:
+        kind: of answer.
+    """
+    message = f"request_id {body.request_id!r} is that of a {kind} which is kept; give another"
+    return ApiError(400, message, param="request_id", code="invalid_value")
 
 
 def json_response(content: dict[str, Any]) -> Response:

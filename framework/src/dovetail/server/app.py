@@ -22,6 +22,7 @@ from dovetail.server import (
     responses,
     stats,
     status,
+    stored_chats,
     tokenization,
     web_page,
 )
@@ -47,6 +48,7 @@ ROUTERS = (
     status.router,
     stats.router,
     chat.router,
+    stored_chats.router,
     completions.router,
     messages.router,
     responses.router,
@@ -99,6 +101,7 @@ def build_app(
         *tokenization.BODIES,
         *messages.BODIES,
         *responses.BODIES,
+        *stored_chats.BODIES,
         LoadAdapterRequest,
         UnloadAdapterRequest,
     )

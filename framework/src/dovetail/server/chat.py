@@ -15,13 +15,14 @@ from dovetail.server.chunks import NULL, encode
 from dovetail.server.context import ServerContext
 from dovetail.server.generation import Completion
 from dovetail.server.jobs import Job, make_job
+from dovetail.server.kept_chats import kept
 from dovetail.server.logprobs import chat_logprobs, prompt_logprobs
 from dovetail.server.older_tools import older, reason_of_call
 from dovetail.server.openapi import documented
 from dovetail.server.prompts import converse
 from dovetail.server.protocol import ChatCompletionRequest
 from dovetail.server.sse import AnswerStream
-from dovetail.server.turns import Arguments, Call, Reading, Told, TurnEvent, tell
+from dovetail.server.turns import Arguments, Call, Reading, Told, TurnEvent, tell, told_of
 
 
 def router(context: ServerContext) -> APIRouter:
@@ -36,13 +37,18 @@ def router(context: ServerContext) -> APIRouter:
         prompt, reading = await converse(context, body)
         job = make_job(context, body, [prompt], adapter, reading)
         answer = ChatAnswer(context, body, job, model, reading)
-        return await respond(context, request, answer, stream=bool(body.stream))
+        sent = await kept(context, request, body, answer) if body.store else answer
+        return await respond(context, request, sent, stream=bool(body.stream))
 
     return routes
 
 
 class ChatAnswer(ChoicesAnswer):
-    """The next turn of a conversation, ``n`` times."""
+    """The next turn of a conversation, ``n`` times.
+
+    Attributes:
+        told: what a stream has told of each choice, if it is to be remembered.
+    """
 
     prefix, kind, kind_of_chunk = "chatcmpl", "chat.completion", "chat.completion.chunk"
 
@@ -54,6 +60,7 @@ class ChatAnswer(ChoicesAnswer):
         self.role = body.messages[-1].role if body.continue_final_message else context.settings.response_role
         self.top = body.top_logprobs or 0
         self.wants_logprobs = bool(body.logprobs)
+        self.told: list[list[TurnEvent]] | None = None
         self.older = bool(body.functions)
         self._reason_of_call = reason_of_call(body) if self.older else "tool_calls"
 
@@ -66,7 +73,7 @@ class ChatAnswer(ChoicesAnswer):
         return answer
 
     def choice(self, index: int, choice: Completion) -> dict[str, Any]:
-        told = tell(self.reading, choice.text)
+        told = tell(self.reading, choice.text) if self.told is None else told_of(self.told[index])
         shown = {
             "index": index,
             "message": self._message(told),
@@ -178,4 +185,8 @@ class ChatStream(AnswerStream):
             return [Content(delta.text)] if delta.text else []
         turn = self._turns[delta.index]
         events = turn.feed(delta.text) if delta.text else []
-        return events if delta.finish_reason is None else events + turn.finish()
+        if delta.finish_reason is not None:
+            events += turn.finish()
+        if self.answer.told is not None:
+            self.answer.told[delta.index] += events
+        return events

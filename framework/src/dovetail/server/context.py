@@ -12,12 +12,14 @@ from typing import TypeVar
 from dovetail.api.cards import Task
 from dovetail.engine.pooling import missing_task
 from dovetail.server.admission import Admission
+from dovetail.server.chat_store import ChatStore
 from dovetail.server.counters import Counters, Gauge
 from dovetail.server.engine_protocol import ServedEngine
 from dovetail.server.errors import ApiError, engine_dead, engine_restarting, engine_sleeping
 from dovetail.server.measures import Measures
 from dovetail.server.responses_store import ResponseStore
 from dovetail.server.settings import ServerSettings
+from dovetail.server.store import Store
 
 T = TypeVar("T")
 
@@ -34,7 +36,8 @@ class ServerContext:
         taken: requests that ``--max-concurrent-requests`` counts, in all of them.
         measures: what is counted of generation.
         created: when the server began, in seconds since 1970.
-        responses: those that are kept.
+        store: keeps answers.
+        responses, chats: those that are kept.
         open: the tasks that serve requests now, in this process.
         closing: set once the server stops; the error that requests get which come then, or are still open in the end.
     """
@@ -48,7 +51,9 @@ class ServerContext:
     taken: Gauge
     measures: Measures
     created: int
+    store: Store
     responses: ResponseStore
+    chats: ChatStore
     open: set[asyncio.Task[object]] = field(default_factory=set)
     closing: ApiError | None = None
     # One thread: templates and tokenizers hold the interpreter's lock for most of their time.
@@ -70,10 +75,21 @@ class ServerContext:
         names = settings.names(engine.plan.model)
         measures = Measures(counters, engine.plan.max_model_len)
         admission = Admission(engine, sequences=sequences)
-        most, most_bytes = settings.max_stored_responses, settings.max_stored_response_bytes
-        responses = ResponseStore(most, most_bytes, store, counters.row)
-        created = created or int(time.time())
-        return cls(engine, settings, names, admission, counters, requests, taken, measures, created, responses)
+        kept = Store(settings.max_stored_responses, settings.max_stored_response_bytes, store)
+        return cls(
+            engine,
+            settings,
+            names,
+            admission,
+            counters,
+            requests,
+            taken,
+            measures,
+            created or int(time.time()),
+            kept,
+            ResponseStore(kept, counters.row),
+            ChatStore(kept),
+        )
 
     def check_health(self) -> None:
         """
@@ -124,6 +140,15 @@ class ServerContext:
             problem, hint = missing_task(plan, *tasks)
             raise ApiError(400, f"{problem}; {hint}", param="model", code="unsupported_task")
         return found
+
+    def need_store(self) -> None:
+        """
+        Raises:
+            ApiError: this server keeps no answers.
+        """
+        if not self.store.most:
+            message = "this server keeps no answers (--max-stored-responses 0)"
+            raise ApiError(400, message, param="store", code="unsupported_value")
 
     async def in_worker(self, work: Callable[[], T]) -> T:
         """Run something that takes long to compute without holding up the streams of others."""

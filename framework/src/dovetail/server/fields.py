@@ -165,5 +165,9 @@ Count = Annotated[
     BeforeValidator(_read_count),
     WithJsonSchema({"anyOf": [{"type": "integer"}, {"const": False}, {"type": "null"}]}),
 ]
+Metadata = Annotated[
+    dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]], Field(max_length=16)
+]
+"""What clients label an answer with that is kept."""
 No = Annotated[bool, AfterValidator(_read_no), WithJsonSchema({"const": False})]
 """False, and not 0, which is the same to a Literal."""

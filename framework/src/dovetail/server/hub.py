@@ -24,9 +24,9 @@ from dovetail.server.listen import Shares, bind, check_tls, release, serves
 from dovetail.server.loop import run as run_loop
 from dovetail.server.relay import Relay, RelayedEngine
 from dovetail.server.relay_messages import Hello, Leave, Listening, Seen, Setup, decode_to_hub
-from dovetail.server.responses_store import make_store
 from dovetail.server.settings import ServerSettings
 from dovetail.server.signals import Signals, unless_told
+from dovetail.server.store import make_store
 from dovetail.server.supervision import Supervisor
 from dovetail.server.traces import check_traces
 from dovetail.utils import logs

@@ -211,6 +211,8 @@ class ChatCompletionRequest(GenerationRequest):
     logprobs: bool | None = Field(None, description="send the logprob of each token")
     top_logprobs: Int | None = Field(None, ge=0, le=20, description="so many alternatives to each token")
     max_completion_tokens: Int | None = Field(None, description="the newer name of max_tokens")
+    store: bool | None = Field(None, description="keep the completion, to be read again (default false)")
+    metadata: dict[str, Any] | None = Field(None, description="labels; shown with what is kept, else without effect")
     add_generation_prompt: bool | None = Field(None, description="open the answer's turn (default true)")
     continue_final_message: bool | None = Field(None, description="go on with the last message, left open")
     documents: list[dict[str, Any]] | None = Field(None, description="documents for the chat template")

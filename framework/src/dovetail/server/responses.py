@@ -4,26 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 
-from dovetail.server.answers import json_response, respond
+from dovetail.server.answers import id_taken, json_response, respond
 from dovetail.server.body import read_body
 from dovetail.server.context import ServerContext
 from dovetail.server.errors import ApiError, describe
 from dovetail.server.jobs import make_job
 from dovetail.server.openapi import FAILURES, documented
 from dovetail.server.own_words import in_own_words
-from dovetail.server.responses_answer import ResponseAnswer, id_taken, response_id
+from dovetail.server.pages import After, Limit, Order, page_of, read_paging
+from dovetail.server.responses_answer import ResponseAnswer, response_id
 from dovetail.server.responses_background import Background, Followed
 from dovetail.server.responses_chat import NAMES, chat_of, prompt_of
 from dovetail.server.responses_items import Item, item_of, message
 from dovetail.server.responses_protocol import ItemReference, ResponsesRequest
-from dovetail.server.responses_store import UNFINISHED, MissingError
+from dovetail.server.store import UNFINISHED, MissingError
 
 BODIES = (ResponsesRequest,)
-MOST_LISTED = 100
 
 
 def router(context: ServerContext) -> APIRouter:
@@ -94,19 +94,15 @@ def router(context: ServerContext) -> APIRouter:
     @routes.get("/v1/responses/{id}/input_items", summary="What a response was made of", responses=FAILURES)
     async def list_input_items(
         id: str,
-        after: Annotated[str, Query(description="the id of the item that the list goes on from")] = "",
-        limit: Annotated[str, Query(description=f"1 to {MOST_LISTED}")] = "20",
-        order: Annotated[str, Query(description="asc or desc")] = "desc",
+        after: After = "",
+        limit: Limit = "20",
+        order: Order = "desc",
     ) -> Response:
-        most = _limit(limit)
-        if order not in ("asc", "desc"):
-            raise ApiError(
-                400, f"order: wanted asc or desc, found {describe(order)}", param="order", code="invalid_value"
-            )
+        paging = read_paging(after, limit, order)
         with _found():
             *earlier, last = await store.chain(id)
         items = [item for kept in earlier for item in (*kept.input, *kept.response["output"])] + last.input
-        return json_response(_page(items if order == "asc" else items[::-1], after, most))
+        return json_response(page_of(items, paging))
 
     return routes
 
@@ -119,15 +115,14 @@ async def _keeps(context: ServerContext, body: ResponsesRequest) -> bool:
     """
     if body.background and body.store is False:
         raise ApiError(400, "background needs store, which is false", param="background", code="invalid_value")
-    if not context.responses.most:
-        if body.store or body.background:
-            message = "this server keeps no responses (--max-stored-responses 0)"
-            raise ApiError(400, message, param="store", code="unsupported_value")
+    if body.store or body.background:
+        context.need_store()
+    elif not context.store.most:
         return False
     if body.store is False:
         return False
     if body.request_id is not None and await context.responses.get(response_id(body)) is not None:
-        raise id_taken(body)
+        raise id_taken(body, "response")
     return True
 
 
@@ -195,22 +190,3 @@ def _number(after: str) -> int:
         message = f"starting_after: wanted the number of an event, found {describe(after)}"
         raise ApiError(400, message, param="starting_after", code="invalid_value")
     return int(after)
-
-
-def _limit(limit: str) -> int:
-    if not (limit.isascii() and limit.isdecimal() and len(limit) < 10 and 1 <= int(limit) <= MOST_LISTED):
-        message = f"limit: wanted 1 to {MOST_LISTED}, found {describe(limit)}"
-        raise ApiError(400, message, param="limit", code="invalid_value")
-    return int(limit)
-
-
-def _page(items: list[Item], after: str, most: int) -> dict[str, Any]:
-    """A part of a list, as OpenAI's API shows it."""
-    if after:
-        place = next((i for i, item in enumerate(items) if item["id"] == after), None)
-        if place is None:
-            raise ApiError(404, f"there is no item {after[:200]!r} in this list", param="after", code="not_found")
-        items = items[place + 1 :]
-    page = items[:most]
-    ends = {"first_id": page[0]["id"], "last_id": page[-1]["id"]} if page else {"first_id": "", "last_id": ""}
-    return {"object": "list", "data": page, **ends, "has_more": len(items) > most}

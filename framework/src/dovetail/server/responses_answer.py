@@ -149,12 +149,6 @@ def response_id(body: ResponsesRequest) -> str:
     return f"resp_{body.request_id or uuid4().hex}"
 
 
-def id_taken(body: ResponsesRequest) -> ApiError:
-    """The id that a request asks for is that of another response."""
-    message = f"request_id {body.request_id!r} is that of a response which is kept; give another"
-    return ApiError(400, message, param="request_id", code="invalid_value")
-
-
 def error_of(error: ApiError) -> dict[str, str]:
     """An error as part of a response."""
     code = "rate_limit_exceeded" if error.status == 429 else "server_error" if error.status >= 500 else "invalid_prompt"

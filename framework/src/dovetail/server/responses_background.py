@@ -9,14 +9,16 @@ from typing import Any
 
 from starlette.types import Send
 
+from dovetail.server.answers import id_taken
 from dovetail.server.context import ServerContext
 from dovetail.server.errors import ApiError, to_api_error
 from dovetail.server.generation import Batches, generate
 from dovetail.server.request_log import request_id
-from dovetail.server.responses_answer import ResponseAnswer, error_of, id_taken
-from dovetail.server.responses_store import UNFINISHED, FullError, MissingError, TakenError, Told
+from dovetail.server.responses_answer import ResponseAnswer, error_of
+from dovetail.server.responses_store import FullError, TakenError, Told
 from dovetail.server.responses_stream import EVENT_END, ResponseStream, event
 from dovetail.server.sse import Events, send_events
+from dovetail.server.store import UNFINISHED, MissingError
 
 WATCH_SECONDS = 0.25
 """After which a process learns that another has cancelled what it makes."""
@@ -45,10 +47,10 @@ class Background:
         try:
             await store.begin(response, answer.given, stream.told(stream.opening()) if stream else None)
         except FullError:
-            message = f"{store.most} responses are being made in the background (--max-stored-responses), and no more may be; try again later"
+            message = f"{self._context.store.most} responses are being made in the background (--max-stored-responses), and no more may be; try again later"
             raise ApiError(429, message, param="background", code="queue_full") from None
         except TakenError:
-            raise id_taken(answer.body) from None
+            raise id_taken(answer.body, "response") from None
         task = asyncio.create_task(self._make(answer, stream))
         self._tasks[answer.id] = task
         self._news[answer.id] = asyncio.Event()

@@ -55,9 +55,9 @@ class ServerSettings(BaseModel):
     max_stored_responses: int = Field(
         1000,
         ge=0,
-        description="responses of /v1/responses that are kept, until those go that were longest out of use; 0 keeps none",
+        description="responses, and chat completions with store, that are kept together, until those go that were longest out of use; 0 keeps none",
     )
-    max_stored_response_bytes: int = Field(256 * 2**20, ge=0, description="of all kept responses together")
+    max_stored_response_bytes: int = Field(256 * 2**20, ge=0, description="of all that is kept together")
     allowed_adapter_path: list[str] = Field(
         [],
         description="folders that requests may have LoRA adapters loaded from, with all that is in them; none by default",

@@ -156,19 +156,25 @@ class Told:
 def tell(reading: Reading, text: str) -> Told:
     """Read a whole completion."""
     turn = reading.turn()
-    told = Told()
-    for event in (*turn.feed(text), *turn.finish()):
+    return told_of((*turn.feed(text), *turn.finish()))
+
+
+def told_of(events: Iterable[TurnEvent]) -> Told:
+    """The turn that events make."""
+    reasoning: list[str] = []
+    content: list[str] = []
+    calls: list[tuple[Call, list[str]]] = []
+    for event in events:
         match event:
             case Reasoning(piece):
-                told.reasoning += piece
+                reasoning.append(piece)
             case Content(piece):
-                told.content += piece
+                content.append(piece)
             case Call():
-                told.calls.append((event, ""))
+                calls.append((event, []))
             case Arguments(index, piece):
-                call, arguments = told.calls[index]
-                told.calls[index] = call, arguments + piece
-    return told
+                calls[index][1].append(piece)
+    return Told("".join(reasoning), "".join(content), [(call, "".join(pieces)) for call, pieces in calls])
 
 
 def find_reading(plan: ServedPlan, template: str, offer: Offer, shows_reasoning: bool) -> Reading:
