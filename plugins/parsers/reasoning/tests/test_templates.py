@@ -18,12 +18,15 @@ DATA = Path(__file__).parent / "data"
 CARDS = {card.name: card for card in dovetail_parsers_reasoning.dovetail_register_parsers()}
 
 CHOSEN = {
+    "Apertus-8B-Instruct": "apertus",
     "Apriel-1.6-15b-Thinker-fixed": "apriel",
     "ByteDance-Seed-OSS": "seed_oss",
+    "Cohere2MoE": "cohere_command4",
     "CohereForAI-c4ai-command-r7b-12-2024-tool_use": "cohere_command3",
     "GLM-4.6": "glm4",
     "GLM-4.7-Flash": "glm4",
     "Kimi-K2-Thinking": "kimi_k2",
+    "Kimi-K3": "kimi_k3",
     "MiniMax-M2": "qwen3",
     "MiniMax-M3": "minimax_m3",
     "Qwen-QwQ-32B": "qwen3",
@@ -35,7 +38,10 @@ CHOSEN = {
     "google-gemma-4-31B-it": "gemma4",
     "ibm-granite-granite-3.3-2B-Instruct": "granite",
     "mistralai-Ministral-3-14B-Reasoning-2512": "mistral",
+    "muse-glimmer": "muse_glimmer",
     "openai-gpt-oss-120b": "harmony",
+    "tencent-Hy3": "hy_v3",
+    "upstage-Solar-Open-100B": "solar_open",
 }
 OPEN, CLOSED, FREE = "opened by the prompt", "closed by the prompt", "left to the model"
 PROMPTS = [
@@ -54,6 +60,16 @@ PROMPTS = [
     ("google-gemma-4-31B-it", {"enable_thinking": True}, FREE),
     ("google-gemma-4-31B-it", {"enable_thinking": False}, CLOSED),
     ("ByteDance-Seed-OSS", {}, FREE),
+    ("Apertus-8B-Instruct", {}, FREE),
+    ("Cohere2MoE", {"reasoning": True}, OPEN),
+    ("Cohere2MoE", {"reasoning": False}, CLOSED),
+    ("Kimi-K3", {}, OPEN),
+    ("Kimi-K3", {"thinking": False}, CLOSED),
+    ("muse-glimmer", {}, FREE),
+    ("tencent-Hy3", {}, CLOSED),
+    ("tencent-Hy3", {"reasoning_effort": "high"}, OPEN),
+    ("upstage-Solar-Open-100B", {}, FREE),
+    ("upstage-Solar-Open-100B", {"reasoning_effort": "low"}, CLOSED),
 ]
 
 

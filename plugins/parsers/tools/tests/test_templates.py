@@ -21,16 +21,20 @@ DATA = Path(__file__).parent / "data"
 CARDS = {card.name: card for card in dovetail_parsers_tools.dovetail_register_parsers()}
 
 CHOSEN = {
+    "Apertus-8B-Instruct": "apertus",
     "Apriel-1.6-15b-Thinker-fixed": "apriel",
     "ByteDance-Seed-OSS": "seed_oss",
     "CohereForAI-c4ai-command-r7b-12-2024-tool_use": "cohere_command3",
     "GLM-4.6": "glm4",
     "GLM-4.7-Flash": "glm4",
+    "GigaChat3-10B-A1.8B": "gigachat3",
+    "GigaChat3.1-10B-A1.8B": "gigachat31",
+    "Kimi-K3": "kimi_k3",
     "LFM2-8B-A1B": "lfm2",
     "LFM2.5-8B-A1B": "lfm2",
     "MiniMax-M1": "apriel",
     "MiniMax-M2": "minimax_m2",
-    "MiniMax-M3": "json",
+    "MiniMax-M3": "minimax_m3",
     "Mistral-Small-3.2-24B-Instruct-2506": "mistral_args",
     "NVIDIA-Nemotron-3-Nano-30B-A3B-BF16": "qwen3_coder",
     "NVIDIA-Nemotron-Nano-v2": "nemotron",
@@ -44,27 +48,37 @@ CHOSEN = {
     "deepseek-ai-DeepSeek-V4": "deepseek_v4",
     "fireworks-ai-llama-3-firefunction-v2": "phi4",
     "google-gemma-2-2b-it": "json",
+    "google-gemma-4-31B-it": "gemma4",
     "ibm-granite-granite-3.3-2B-Instruct": "granite",
     "ibm-granite-granite-4.0": "hermes",
     "llama-cpp-rwkv-world": "json",
+    "meetkai-functionary-medium-v3.1": "functionary_v31",
+    "meetkai-functionary-medium-v3.2": "functionary_v32",
     "meta-llama-Llama-3.1-8B-Instruct": "llama3_json",
     "meta-llama-Llama-3.2-3B-Instruct": "llama3_json",
     "microsoft-Phi-3.5-mini-instruct": "json",
     "mistralai-Ministral-3-14B-Reasoning-2512": "mistral_args",
     "mistralai-Mistral-Nemo-Instruct-2407": "mistral",
     "moonshotai-Kimi-K2": "kimi_k2",
+    "muse-glimmer": "muse_glimmer",
     "openai-gpt-oss-120b": "harmony",
+    "openbmb-MiniCPM5-1B": "minicpm5",
+    "poolside-Laguna-XS-2.1": "glm4",
+    "tencent-Hy3": "hy_v3",
+    "upstage-Solar-Open-100B": "solar_open",
 }
 SILENT = {
     "LFM2-8B-A1B",
-    "MiniMax-M3",  # a notation that nothing here reads
     "fireworks-ai-llama-3-firefunction-v2",
     "google-gemma-2-2b-it",
     "ibm-granite-granite-3.3-2B-Instruct",
     "llama-cpp-rwkv-world",
+    "meetkai-functionary-medium-v3.2",  # whose arguments would have to be text
     "microsoft-Phi-3.5-mini-instruct",
 }
 """Templates that render no calls of an assistant."""
+FIRST_ALONE = {"harmony", "gigachat3", "gigachat31"}
+"""Parsers whose templates render one call of several."""
 IDS = ("callid000", "callid001", "callid002")
 TOOLS: list[dict[str, Any]] = [
     {
@@ -130,8 +144,8 @@ def test_what_the_template_renders_is_read_again(template: str) -> None:
     except RequestError:  # for one call at a time
         wanted = CALLS[:1]
         text = turn(template, wanted, "")
-    if CHOSEN[template] == "harmony":  # renders the first alone
-        wanted = CALLS[:1]
+    if CHOSEN[template] in FIRST_ALONE:
+        wanted = wanted[:1]
     parser = import_dotted(CARDS[CHOSEN[template]].target)(TOOLS)
     found: list[tuple[str, str]] = []
     for event in (*parser.feed(text), *parser.finish()):
@@ -139,6 +153,8 @@ def test_what_the_template_renders_is_read_again(template: str) -> None:
             found.append((event.name, ""))
         elif isinstance(event, CallArguments):
             found[-1] = (found[-1][0], found[-1][1] + event.text)
+    if CHOSEN[template] == "minimax_m3":  # leaves out null, and what is left of an object is nothing
+        wanted = [(name, json.loads(json.dumps(a).replace('{"b": null}', '""'))) for name, a in wanted]
     assert [(name, json.loads(arguments)) for name, arguments in found] == wanted
 
 

@@ -128,19 +128,24 @@ class ParameterCalls(MarkedCalls):
         """The types that a value may have."""
         return parameter_types(self.tools, name, key["key"])
 
+    def end_of_value(self, key: re.Match[str]) -> str:
+        """The marker behind a value, for notations that have several: :attr:`value_end`."""
+        return self.value_end
+
     def _read_value(self, name: str, key: re.Match[str]) -> Steps[bool]:
         """Hand out a value; whether it came to its end."""
         types = self.value_types(name, key)
+        ends = markers(self.end_of_value(key))
         if self.newlines:
             yield from self.reader.word(markers("\n"))
         if types == {"string"}:
             yield CallArguments('"')
-            found = yield from self.reader.until(markers(self.value_end), self._quoted(), awaited=True)
+            found = yield from self.reader.until(ends, self._quoted(), awaited=True)
             if found:
                 yield CallArguments('"')
             return bool(found)
         pieces: list[str] = []
-        found = yield from self.reader.until(markers(self.value_end), pieces.append, awaited=True)
+        found = yield from self.reader.until(ends, pieces.append, awaited=True)
         text = "".join(pieces)
         if self.newlines:
             text = text.removesuffix("\n")

@@ -5,8 +5,16 @@ from __future__ import annotations
 from dovetail.api import PORTABLE, TUNED, ReasoningParserCard, hookimpl
 
 THINK = ("<think>", "</think>")
-COMMAND = ("<|START_THINKING|>", "<|END_THINKING|>", "<|START_RESPONSE|>", "<|END_RESPONSE|>")
+COMMAND = ("<|START_THINKING|>", "<|END_THINKING|>")
 HARMONY = ("<|channel|>", "<|constrain|>", "<|message|>", "<|call|>", "<|start|>", "<|end|>")
+INKLING = (
+    "<|message_model|>",
+    "<|content_thinking|>",
+    "<|content_text|>",
+    "<|content_invoke_tool_json|>",
+    "<|end_message|>",
+    "<|content_model_end_sampling|>",
+)
 
 ALIASES = {
     "qwen3": (
@@ -98,8 +106,15 @@ def dovetail_register_parsers() -> list[ReasoningParserCard]:
             "cohere_command3",
             "marked:Command",
             "<|START_THINKING|>…<|END_THINKING|>: Command",
-            (r"<\|START_THINKING\|>",),
-            COMMAND,
+            (r"\A(?![\s\S]*<\|START_TEXT\|>)[\s\S]*<\|START_THINKING\|>",),
+            (*COMMAND, "<|START_RESPONSE|>", "<|END_RESPONSE|>"),
+        ),
+        card(
+            "cohere_command4",
+            "marked:Command4",
+            "<|START_THINKING|>…<|END_THINKING|><|START_TEXT|>…: later Command",
+            (r"<\|START_TEXT\|>",),
+            (*COMMAND, "<|START_TEXT|>", "<|END_TEXT|>"),
         ),
         card("apriel", "marked:Apriel", "… [BEGIN FINAL RESPONSE]: Apriel", (r"\[BEGIN FINAL RESPONSE\]",), ()),
         card(
@@ -122,6 +137,55 @@ def dovetail_register_parsers() -> list[ReasoningParserCard]:
             "the analysis channel: gpt-oss",
             (r"<\|channel\|>analysis<\|message\|>",),
             HARMONY,
+        ),
+        card(
+            "hy_v3",
+            "marked:HyV3",
+            "<think:opensource>…</think:opensource>: Hunyuan 3",
+            ("HYTK = ':opensource'", "<think:opensource>"),
+            ("<think:opensource>", "</think:opensource>"),
+        ),
+        card(
+            "kimi_k3",
+            "blocks:KimiK3",
+            "the channel think: Kimi K3",
+            (r"<\|open\|>",),
+            ("<|open|>", "<|close|>", "<|sep|>"),
+        ),
+        card(
+            "inkling",
+            "blocks:Inkling",
+            "<|content_thinking|>…<|end_message|>: Inkling",
+            (r"<\|content_thinking\|>",),
+            INKLING,
+        ),
+        card(
+            "solar_open",
+            "blocks:SolarOpen",
+            "<|think|>…<|end|>: Solar Open",
+            (r"<\|think\|>",),
+            ("<|think|>", "<|content|>", "<|tool_calls|>", "<|calls|>", "<|begin|>", "<|end|>"),
+        ),
+        card(
+            "solar_open2",
+            "marked:SolarOpen2",
+            "<|think:start|>…<|think:end|>: Solar Open 2",
+            (r"<\|think:start\|>",),
+            ("<|think:start|>", "<|think:end|>"),
+        ),
+        card(
+            "muse_glimmer",
+            "blocks:MuseGlimmer",
+            "messages to itself: Muse Glimmer",
+            ("assistant to=self",),
+            ("<|start|>", "<|message|>", "<|eom|>", "<|eot|>"),
+        ),
+        card(
+            "apertus",
+            "marked:Apertus",
+            "<|inner_prefix|>…<|inner_suffix|>: Apertus",
+            (r"<\|inner_prefix\|>",),
+            ("<|inner_prefix|>", "<|inner_suffix|>"),
         ),
     ]
     others = [c.model_copy(update={"name": name, "recognises": ()}) for c in cards for name in ALIASES.get(c.name, ())]

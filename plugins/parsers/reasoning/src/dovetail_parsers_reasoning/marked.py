@@ -41,6 +41,12 @@ class Command(TaggedReasoning):
     after_end = ""
 
 
+class Command4(Command):
+    """Command with another mark about its answers, as the chat template of its mixtures of experts has it."""
+
+    answer = ("<|START_TEXT|>", "<|END_TEXT|>")
+
+
 class Apriel(TaggedReasoning):
     """Apriel, which opens its thoughts in words, where its prompt does not."""
 
@@ -54,6 +60,7 @@ class Gemma4(TaggedReasoning):
 
     starts = ("<|channel>thought",)
     ends = ("<channel|>",)
+    until = ("<|tool_call>",)
     after_end = ""
 
 
@@ -62,5 +69,35 @@ class MiniMaxM3(TaggedReasoning):
 
     starts = ("<mm:think>",)
     ends = ("</mm:think>",)
+    after_start = ""
+    after_end = ""
+
+
+class HyV3(TaggedReasoning):
+    """Hunyuan 3, by its chat template."""
+
+    starts = ("<think:opensource>",)
+    ends = ("</think:opensource>",)
+    until = ("<tool_calls:opensource>",)
+    after_start = ""
+    after_end = ""
+
+
+class SolarOpen2(TaggedReasoning):
+    """Solar Open 2. The marks are those of vLLM's parser of the same name."""
+
+    starts = ("<|think:start|>",)
+    ends = ("<|think:end|>",)
+    until = ("<|tool_call:start|>",)
+    after_start = ""
+    after_end = ""
+
+
+class Apertus(TaggedReasoning):
+    """Apertus, by its chat template; it calls in the midst of its thoughts."""
+
+    starts = ("<|inner_prefix|>",)
+    ends = ("<|inner_suffix|>",)
+    until = ("<|tools_prefix|>",)
     after_start = ""
     after_end = ""

@@ -16,6 +16,8 @@ CALLS: tuple[str, ...] = (
     "<｜tool▁calls▁begin｜>",
     "<｜DSML｜function_calls>",
     "<｜DSML｜tool_calls>",
+    "<｜tool_calls_begin｜>",
+    "<longcat_tool_call>",
 )
 """How calls begin. Some models call in the midst of their thoughts, and do not close them then (vLLM's issues 39056 and 33646). A mark that stands alone may be
 one that the model thinks about, so it is the beginning of a call as a whole that counts, where the mark is no word of its own."""

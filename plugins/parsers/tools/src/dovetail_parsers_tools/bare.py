@@ -1,4 +1,4 @@
-"""JSON objects without any marker: what models write whose template shows no notation of its own."""
+"""JSON objects without any marker: xLAM, and what models write whose template shows no notation of its own."""
 
 from __future__ import annotations
 
@@ -18,3 +18,10 @@ class BareJson(JsonCalls):
         return CallFrame(
             cls.json_frame(tools, '{"name": %s, "arguments": ', "}"), before="[", separator=", ", after="]"
         )
+
+
+class Xlam(BareJson):
+    """xLAM 2, by vLLM's template for it: a list. Earlier ones were taught the mark too."""
+
+    leads = ("<tool_call>",)
+    ends = ("</tool_call>",)

@@ -1,10 +1,10 @@
-"""A list of calls in Python's notation: Llama 3.2 and 4, LFM 2. Lists of JSON objects are read too, which Llama 4 was also taught."""
+"""A list of calls in Python's notation: Llama 3.2 and 4, LFM 2, and Olmo 3 without the brackets. Lists of JSON objects are read too, which Llama 4 was also taught."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from dovetail.api import CallArguments, CallBegin
 from dovetail.api.parsing import JsonCalls, Steps, dumps, python_value
@@ -18,8 +18,11 @@ QUOTED = {quote: re.compile(rf"[^{quote}\\]+") for quote in "\"'"}
 class Pythonic(JsonCalls):
     """See :class:`dovetail.api.ToolParser`."""
 
+    brackets: ClassVar[bool] = True
+    """Whether calls stand in a list."""
+
     def read_row(self, listed: bool, ends: tuple[str, ...]) -> Steps[None]:
-        if not listed or (yield from self.reader.peek()) in ("{", ""):
+        if listed != self.brackets or (yield from self.reader.peek()) in ("{", ""):
             yield from super().read_row(listed, ends)
             return
         following = ""
@@ -28,7 +31,7 @@ class Pythonic(JsonCalls):
                 yield from self.as_it_stands()
                 return
             following = yield from self.separated()
-            if following in ("]", ""):
+            if following in ("]", "<", ""):
                 break
         yield from self.read_end(listed, ends)
 
@@ -118,3 +121,11 @@ class Lfm2(Pythonic):
 
     leads = ("<|tool_call_start|>",)
     ends = ("<|tool_call_end|>",)
+
+
+class Olmo3(Pythonic):
+    """Olmo 3: a line for each call. The notation is that of vLLM's parser of the same name."""
+
+    brackets = False
+    starts = ("<function_calls>",)
+    ends = ("</function_calls>",)

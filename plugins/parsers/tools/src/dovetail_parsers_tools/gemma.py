@@ -1,0 +1,119 @@
+"""Gemma: a name, and arguments in a notation of its own, with tokens for quotation marks and keys without any.
+
+Gemma 4's stands in its chat template, FunctionGemma's in its documentation; vLLM has parsers for both.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import ClassVar
+
+from dovetail.api import CallArguments
+from dovetail.api.parsing import MarkedCalls, Steps, Types, dumps, json_value, markers, parameter_types
+from dovetail_parsers_tools.strings import quoted
+
+KEY = re.compile(r"(?P<key>[^:,<>{}\[\]]+):")
+BARE = re.compile(r"[^,<{}\[\]]*(?=[,<}\]])")
+CLOSING = {"{": "}", "[": "]"}
+
+
+class Gemma4(MarkedCalls):
+    """Gemma 4. See :class:`dovetail.api.ToolParser`."""
+
+    quote: ClassVar[str] = '<|"|>'
+    call = "<|tool_call>"
+    header = re.compile(r"\s*(?:call)?:\s*(?P<name>[\w.-]+)\s*(?=\{)")
+    ends = ("<tool_call|>",)
+
+    def read_arguments(self, name: str) -> Steps[None]:
+        reader = self.reader
+        reader.skip()
+        yield CallArguments("{")
+        self.closing = ["}"]
+        """What closes each of the values that are open."""
+        self.before = ""
+        """What separates the next member from those before it."""
+        while self.closing:
+            following = yield from reader.space()
+            if following == self.closing[-1]:
+                reader.skip()
+                yield CallArguments(self.closing.pop())
+                self.before = ", "
+            elif following == ",":
+                reader.skip()
+            elif not (yield from self._read_member(name)):
+                break
+        if self.closing and reader.ended:
+            reader.drop()
+        elif self.closing:
+            yield CallArguments("".join(reversed(self.closing)))
+
+    def _read_member(self, name: str) -> Steps[bool]:
+        """Read a member of an object or of a list; whether there was one."""
+        types: Types = frozenset()
+        before = self.before
+        mark = yield from self._mark()
+        if self.closing[-1] == "}":
+            key = yield from self._read_key(mark)
+            if key is None:
+                return False
+            if len(self.closing) == 1:
+                types = parameter_types(self.tools, name, key)
+            before += f"{dumps(key)}: "
+            yield from self.reader.space()
+            mark = yield from self._mark()
+        self.before = ", "
+        following = yield from self.reader.peek()
+        if mark == self.quote:
+            return (yield from self._read_quoted(before, types))
+        if not mark and following in CLOSING:
+            self.reader.skip()
+            yield CallArguments(before + following)
+            self.closing.append(CLOSING[following])
+            self.before = ""
+            return True
+        bare = None if mark else (yield from self.reader.match(BARE))
+        if not bare or (not bare[0] and self.closing[-1] == "]"):
+            return False
+        types = types if types == {"string"} else frozenset()
+        yield CallArguments(before + json_value(bare[0].strip(), types))
+        return True
+
+    def _mark(self) -> Steps[str]:
+        """Read a quotation mark, or the end of the call where it was not closed; "" if neither stands here."""
+        return (yield from self.reader.word(markers(self.quote, *self.ends)))
+
+    def _read_key(self, mark: str) -> Steps[str | None]:
+        """Read a key, which the mark may open, and its colon; None if none stands here."""
+        if mark != self.quote:
+            key = None if mark else (yield from self.reader.match(KEY))
+            return key["key"].strip() if key else None
+        pieces: list[str] = []
+        if not (yield from self.reader.until(markers(self.quote), pieces.append, awaited=True)):
+            return None
+        if (yield from self.reader.space()) != ":":
+            return None
+        self.reader.skip()
+        return "".join(pieces)
+
+    def _read_quoted(self, before: str, types: Types) -> Steps[bool]:
+        """Hand out a text, whose first mark is read; whether it came to its end."""
+        if types and "string" not in types:
+            pieces: list[str] = []
+            found = yield from self.reader.until(markers(self.quote), pieces.append, awaited=True)
+            if found:
+                yield CallArguments(before + json_value("".join(pieces), types))
+            return bool(found)
+        yield CallArguments(f'{before}"')
+        found = yield from self.reader.until(markers(self.quote), quoted, awaited=True)
+        if found:
+            yield CallArguments('"')
+        return bool(found)
+
+
+class FunctionGemma(Gemma4):
+    """FunctionGemma."""
+
+    quote = "<escape>"
+    call = "<start_function_call>"
+    ends = ("<end_function_call>",)

@@ -1,0 +1,125 @@
+"""MiniMax M3: tags named for the arguments, nested where these are objects and lists, each behind a token of its own.
+
+The notation is that of its chat template; the schemas say of which types the values are.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from dovetail.api import CallArguments
+from dovetail.api.parsing import MarkedCalls, Steps, Types, dumps, json_value, markers, parameter_types
+from dovetail_parsers_tools.strings import quoted
+
+MARK = "]<]minimax[>["
+TAG = re.compile(r"<(?P<end>/?)(?P<name>[^<>/][^<>]*)>")
+ITEM = "item"
+EMPTY = {"array": "[]", "object": "{}"}
+DEPTH = 8
+"""Schemas within schemas that are looked through for a member."""
+
+
+@dataclass
+class Element:
+    """An object or a list that is open: its tag, what its schema says, what closes it, and what separates its next member."""
+
+    tag: str
+    schema: Any
+    closing: str
+    before: str = ""
+
+
+class MiniMaxM3(MarkedCalls):
+    """See :class:`dovetail.api.ToolParser`."""
+
+    sections = (f"{MARK}<tool_call>",)
+    call = f'{MARK}<invoke name="'
+    header = re.compile(r'(?P<name>[^"<>]+)">')
+    ends = (f"{MARK}</tool_call>",)
+
+    def read_arguments(self, name: str) -> Steps[None]:
+        self.schema = next((tool.get("parameters") for tool in self.tools if tool["name"] == name), None)
+        self.open = [Element("invoke", self.schema, "}")]
+        yield CallArguments("{")
+        tag: re.Match[str] | None = None
+        while self.open:
+            tag = tag or (yield from self._read_tag())
+            if not tag:
+                break
+            if not tag["end"]:
+                tag = yield from self._read_value(tag["name"])
+            elif tag["name"] == self.open[-1].tag:
+                yield CallArguments(self.open.pop().closing)
+                tag = None
+            else:
+                break
+        if self.open and self.reader.ended:
+            self.reader.drop()
+        elif self.open:
+            yield CallArguments("".join(element.closing for element in reversed(self.open)))
+
+    def _read_tag(self) -> Steps[re.Match[str] | None]:
+        """Read a tag within an object or a list; None if none stands here."""
+        yield from self.reader.space()
+        if not (yield from self.reader.word(markers(MARK))):
+            return None
+        return (yield from self.reader.match(TAG))
+
+    def _read_value(self, tag: str) -> Steps[re.Match[str] | None]:
+        """Read what stands behind a tag: all of it if it is no object or list. The tag that follows if it is one, or is malformed."""
+        reader, parent = self.reader, self.open[-1]
+        yield CallArguments(parent.before + (f"{dumps(tag)}: " if parent.closing == "}" else ""))
+        parent.before = ", "
+        schema = inside(parent.schema, self.schema, tag if parent.closing == "}" else None)
+        types = types_of(schema, self.schema)
+        pieces: list[str] = []
+        if types == {"string"}:
+            yield CallArguments('"')
+        each = quoted if types == {"string"} else pieces.append
+        if not (yield from reader.until(markers(MARK), each, awaited=True)):
+            return None
+        following = yield from reader.match(TAG)
+        closes = following is not None and bool(following["end"]) and following["name"] == tag
+        text = "".join(pieces)
+        if types == {"string"}:
+            yield CallArguments('"')
+        elif following and not following["end"] and not text.strip():
+            listed = following["name"] == ITEM and ("array" in types or not types)
+            self.open.append(Element(tag, schema, "]" if listed else "}"))
+            yield CallArguments("[" if listed else "{")
+        elif following or not reader.ended:
+            kinds = [EMPTY[kind] for kind in EMPTY if kind in types and not text]
+            yield CallArguments(kinds[0] if kinds else json_value(text, types))
+        return None if closes else following
+
+
+def types_of(schema: Any, root: Any) -> Types:
+    """The types that a value may have by a schema within another."""
+    whole = {**(root if isinstance(root, Mapping) else {}), "properties": {"": schema}}
+    return parameter_types([{"name": "", "parameters": whole}], "", "")
+
+
+def inside(schema: Any, root: Any, member: str | None, depth: int = DEPTH) -> Any:
+    """The schema of a member of an object, or of a list's (``member`` is None); None if there is none."""
+    if not isinstance(schema, Mapping) or not depth:
+        return None
+    properties = schema.get("properties")
+    if member is None:
+        found = schema.get("items")
+    elif isinstance(properties, Mapping) and member in properties:
+        found = properties[member]
+    else:
+        found = schema.get("additionalProperties")
+    if isinstance(found, Mapping):
+        return found
+    others = [branch for word in ("anyOf", "oneOf", "allOf") for branch in schema.get(word) or ()]
+    reference = schema.get("$ref")
+    if isinstance(reference, str) and reference.startswith("#/"):
+        target: Any = root
+        for key in reference[2:].split("/"):
+            target = target.get(key) if isinstance(target, Mapping) else None
+        others.append(target)
+    return next((found for other in others if (found := inside(other, root, member, depth - 1)) is not None), None)
