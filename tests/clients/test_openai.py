@@ -11,7 +11,7 @@ import pytest
 from openai import OpenAI
 
 from ..serving import Server
-from .shared import ANSWER, CONVERSATION, KEY, MODEL, Town, Weather
+from .shared import ANSWER, CONVERSATION, KEY, MODEL, QUESTION, Town, Weather
 
 TOOLS: Any = [openai.pydantic_function_tool(Weather, name="weather")]
 CALL: Any = {
@@ -97,6 +97,26 @@ def test_sixteen_at_once_each_get_the_form_that_they_asked_for(server: Server) -
 
     texts = asyncio.run(all_of_them())
     assert list(map(json.loads, texts)) == [{"name": f"Town {number}"} for number in range(16)]
+
+
+def test_completions_are_kept_and_read_again(client: OpenAI) -> None:
+    chats = client.chat.completions
+    whole = chats.create(**SHORT, store=True, metadata={"of": "these tests"})
+    with chats.stream(**{**CALL, "store": True, "metadata": {"of": "these tests"}}) as stream:
+        streamed = stream.get_final_completion()
+    assert [chat.id for chat in chats.list(metadata={"of": "these tests"}, limit=1)] == [whole.id, streamed.id]
+    assert chats.retrieve(whole.id).choices[0].message.content == ANSWER
+    (call,) = chats.retrieve(streamed.id).choices[0].message.tool_calls or ()
+    (told,) = streamed.choices[0].message.tool_calls or ()
+    assert call.type == "function"
+    assert (call.id, call.function.arguments) == (told.id, told.function.arguments)
+    (message,) = chats.messages.list(whole.id)
+    assert message.content == QUESTION
+    chats.update(whole.id, metadata={})
+    assert [chat.id for chat in chats.list(metadata={"of": "these tests"})] == [streamed.id]
+    assert chats.delete(streamed.id).deleted
+    with pytest.raises(openai.NotFoundError):
+        chats.retrieve(streamed.id)
 
 
 def test_headers_are_there_raw(client: OpenAI) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import httpx
@@ -14,7 +15,10 @@ from test_chat import events
 from test_tools import CALL, KNOWS, TOOLS
 
 from dovetail.engine.outputs import Delta
+from dovetail.server.chat_store import ChatStore
+from dovetail.server.pages import Paging
 from dovetail.server.settings import ServerSettings
+from dovetail.server.store import Store
 
 PATH = "/v1/chat/completions"
 TEXT = "".join(WORDS)
@@ -121,6 +125,17 @@ def test_a_stream_is_kept_as_it_was_told(live: str, engine: FakeEngine, tools: b
     assert bool(choices[0]["calls"]) is tools
 
 
+def test_the_older_form_of_a_call_is_kept_as_it_was_told(live: str, engine: FakeEngine) -> None:
+    use_tools(engine)
+    body = {"functions": [tool["function"] for tool in TOOLS], "messages": [QUESTION], "store": True, "stream": True}
+    with httpx.Client(base_url=live) as client:
+        client.post(PATH, json=body)
+        (stored,) = client.get(PATH).json()["data"]
+    (choice,) = stored["choices"]
+    assert choice["message"]["function_call"] == {"name": "weather", "arguments": '{"city": "Paris"}'}
+    assert choice["finish_reason"] == "function_call"
+
+
 def test_a_stream_is_kept_before_its_end_is_told(live: str) -> None:
     with httpx.Client(base_url=live) as client, httpx.Client(base_url=live) as other:
         body = {"messages": [QUESTION], "store": True, "stream": True}
@@ -165,6 +180,17 @@ def test_pages_of_completions(openai_client: openai.OpenAI) -> None:
     assert not chats.list(model="another").data
     with pytest.raises(openai.NotFoundError, match="chatcmpl-none"):
         chats.list(after="chatcmpl-none")
+
+
+def test_a_list_goes_by_time() -> None:
+    async def run() -> list[list[str]]:
+        store = ChatStore(Store(9, 10**6))
+        for id, created in (("a", 5), ("b", 3), ("c", 5)):
+            await store.put({"id": id, "created": created, "model": "m"}, [], {})
+        pages = (Paging("", 9, False), Paging("", 9, True), Paging("a", 9, False), Paging("c", 1, True))
+        return [list((await store.page(paging, None, ()))[0]) for paging in pages]
+
+    assert asyncio.run(run()) == [["b", "a", "c"], ["c", "a", "b"], ["c"], ["a"]]
 
 
 def test_ends_of_a_page(live: str) -> None:

@@ -26,7 +26,7 @@ FILTER: dict[str, Any] = {
     "in": "query",
     "description": "only those with these labels: metadata[key]=value",
     "style": "deepObject",
-    "schema": {"type": "object", "additionalProperties": {"type": "string"}},
+    "schema": {"type": "object"},
 }
 """FastAPI has no parameters of this form."""
 
