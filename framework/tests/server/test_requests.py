@@ -12,7 +12,7 @@ from starlette.testclient import TestClient
 
 from dovetail.api.errors import RequestError
 from dovetail.server.app import build_app
-from dovetail.server.body import parse
+from dovetail.server.body import check, decode_object
 from dovetail.server.context import ServerContext
 from dovetail.server.errors import ApiError, to_api_error
 from dovetail.server.jobs import make_job
@@ -53,7 +53,7 @@ def read(raw: bytes) -> None:
     context = ServerContext.make(FakeEngine(), ServerSettings())
     for model in MODELS:
         try:
-            make_job(context, parse(raw, model), [[1, 2, 3]])
+            make_job(context, check(decode_object(raw), model), [[1, 2, 3]])
         except (ApiError, RequestError) as error:
             answer = to_api_error(error)
             if not (400 <= answer.status < 500 and answer.body()):

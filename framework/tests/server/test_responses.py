@@ -353,11 +353,11 @@ def test_truncation_leaves_out_the_oldest_turns(responses, engine: FakeEngine) -
         ({"tool_choice": {"type": "file_search"}}, "tool_choice.type"),
         ({"conversation": "conv_1"}, "conversation"),
         ({"prompt": {"id": "p"}}, "prompt"),
-        ({"text": {"verbosity": "low"}}, "text.verbosity"),
+        ({"text": {"verbosity": "huge"}}, "text.verbosity"),
         ({"reasoning": {"mode": "pro"}}, "reasoning.mode"),
-        ({"reasoning": {"summary": "detailed"}}, "reasoning.summary"),
-        ({"include": ["file_search_call.results"]}, "include[0]"),
-        ({"service_tier": "flex"}, "service_tier"),
+        ({"reasoning": {"summary": "long"}}, "reasoning.summary"),
+        ({"include": ["everything"]}, "include[0]"),
+        ({"service_tier": "best"}, "service_tier"),
         ({"input": [{"type": "web_search_call", "id": "a"}]}, "input[0].type"),
         ({"input": [{"role": "user"}]}, "input[0].content"),
         ({"input": [{"role": "user", "content": [{"type": "input_text"}]}]}, "input[0].content[0].text"),
@@ -391,3 +391,73 @@ def test_what_asks_for_nothing_is_taken(responses, engine: FakeEngine) -> None:
         tools=[{**TOOLS[0], "defer_loading": False, "output_schema": None}],
     )
     assert read(response).max_tool_calls == 3
+
+
+def test_the_tokens_of_a_conversation_are_counted(openai_client: openai.OpenAI, responses) -> None:
+    first = read(responses(instructions="Be brief."))
+    counted = openai_client.responses.input_tokens.count(input="Capital of France?", instructions="Be brief.")
+    assert counted.object == "response.input_tokens"
+    assert counted.input_tokens == first.usage.input_tokens
+    more = openai_client.responses.input_tokens.count(input="And Spain's?", previous_response_id=first.id)
+    assert more.input_tokens == read(responses(input="And Spain's?", previous_response_id=first.id)).usage.input_tokens
+    with pytest.raises(openai.NotFoundError):
+        openai_client.responses.input_tokens.count(input="a", previous_response_id="resp_none")
+
+
+def test_functions_of_a_namespace(responses, engine: FakeEngine) -> None:
+    use(engine)
+    call = CALL.replace('"weather"', '"maps__weather"')
+    engine.words = ("Let me see.\n", call[:20], call[20:45], call[45:])
+    tools = [{"type": "namespace", "name": "maps", "description": "Of places.", "tools": [TOOLS[0]]}, TOOLS[0]]
+    asked = {"tools": tools, "tool_choice": "auto"}
+    response = read(responses(**asked))
+    _, made = response.output
+    assert made.type == "function_call"
+    assert (made.namespace, made.name, made.arguments) == ("maps", "weather", '{"city": "Paris"}')
+    assert shown(response)["tools"] == [{**tools[0], "tools": [TOOLS[0]]}, TOOLS[0]]
+    functions = [tool["function"] for tool in engine.tokenizer.last["tools"]]
+    assert [(f["name"], f["description"]) for f in functions] == [
+        ("maps__weather", "Of places.\nof a city"),
+        ("weather", "of a city"),
+    ]
+    events = told(responses(stream=True, **asked))
+    assert shown(events[-1].response) == shown(response)
+    added = next(e.item for e in events if e.type == "response.output_item.added" and e.item.type == "function_call")
+    assert (added.namespace, added.name) == ("maps", "weather")
+
+    engine.words = WORDS
+    sent_back = [item.model_dump(exclude_none=True) for item in response.output]
+    result = {"type": "function_call_output", "call_id": made.call_id, "output": "sunny"}
+    read(responses(input=[{"role": "user", "content": "Weather?"}, *sent_back, result], **asked))
+    _, own, answered = engine.tokenizer.last["messages"]
+    assert own["tool_calls"][0]["function"]["name"] == "maps__weather"
+    assert answered["content"] == "sunny"
+
+
+@pytest.mark.parametrize(
+    ("tools", "choice", "param"),
+    [
+        ([{"type": "namespace", "name": "maps", "tools": [{"type": "custom", "name": "a"}]}], None, "tools[0].type"),
+        ([{"type": "namespace", "name": "maps"}], None, "tools[0].tools"),
+        ([{"type": "namespace", "name": "m", "tools": [TOOLS[0], TOOLS[0]]}], None, "tools[1].name"),
+        (
+            [{"type": "namespace", "name": "m", "tools": [TOOLS[0]]}],
+            {"type": "function", "name": "weather"},
+            "tool_choice",
+        ),
+    ],
+)
+def test_namespaces_that_are_refused(responses, tools: list[Any], choice: Any, param: str) -> None:
+    assert refusal(responses(tools=tools, tool_choice=choice))["param"] == param
+
+
+def test_a_function_of_a_namespace_can_be_chosen(responses, engine: FakeEngine) -> None:
+    use(engine)
+    engine.words = (CALL.replace('"weather"', '"maps__weather"'),)
+    tools = [{"type": "namespace", "name": "maps", "description": "", "tools": [TOOLS[0]]}]
+    choice = {"type": "function", "name": "weather", "namespace": "maps"}
+    response = read(responses(tools=tools, tool_choice=choice))
+    assert engine.asked[-1][1].structured_outputs is not None
+    assert [(item.namespace, item.name) for item in response.output if item.type == "function_call"] == [
+        ("maps", "weather")
+    ]

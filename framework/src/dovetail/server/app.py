@@ -13,6 +13,7 @@ from dovetail.server import (
     chat,
     completions,
     errors,
+    invocations,
     messages,
     metrics,
     operations,
@@ -57,6 +58,7 @@ ROUTERS = (
     tokenization.router,
     adapters.router,
     operations.router,
+    invocations.router,
 )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import msgspec
@@ -12,7 +14,9 @@ from starlette.requests import ClientDisconnect
 from dovetail.server.errors import ApiError, describe, invalid
 from dovetail.server.limits import check_limits
 from dovetail.server.protocol import Body, ChatCompletionRequest, ChatMessage
-from dovetail.server.unsupported import NOT_YET, NOT_YET_IN_MESSAGES, known_fields
+from dovetail.server.unsupported import NOT_YET, NOT_YET_IN_MESSAGES, asked
+
+logger = logging.getLogger("dovetail.server")
 
 B = TypeVar("B", bound=Body)
 
@@ -23,22 +27,31 @@ async def read_body(request: Request, model: type[B]) -> B:
     Raises:
         ApiError: the body is not JSON, or not what the model describes.
     """
+    data = decode_object(await read_bytes(request))
+    return check(data, model, lenient=request.app.state.context.settings.ignore_unsupported_parameters)
+
+
+async def read_bytes(request: Request) -> bytes:
+    """Read what should be JSON.
+
+    Raises:
+        ApiError: the request says that it is something else, or its client left.
+    """
     # A web page of a stranger can send any other type to a local server without the browser asking first.
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
         raise ApiError(415, f"wanted the header Content-Type: application/json, found {describe(kind)}")
     try:
-        raw = await request.body()
+        return await request.body()
     except ClientDisconnect:
         raise ApiError(499, "the client left before its request was complete") from None
-    return parse(raw, model)
 
 
-def parse(raw: bytes, model: type[B]) -> B:
-    """Turn a body into its model.
+def decode_object(raw: bytes) -> dict[str, Any]:
+    """The JSON object that a body is.
 
     Raises:
-        ApiError: as :func:`read_body`.
+        ApiError: it is none, or a part of it is too large.
     """
     try:
         data = msgspec.json.decode(raw)
@@ -49,25 +62,57 @@ def parse(raw: bytes, model: type[B]) -> B:
     if not isinstance(data, dict):
         raise ApiError(400, f"wanted a JSON object, found {describe(data)}", code="invalid_json")
     check_limits(raw, data)
-    return check(data, model)
+    return data
 
 
-def check(data: dict[str, Any], model: type[B]) -> B:
+def check(data: dict[str, Any], model: type[B], *, lenient: bool = False) -> B:
     """Turn a JSON object into its model.
+
+    Args:
+        lenient: pass over what the model does not have, instead of refusing it.
 
     Raises:
         ApiError: it is not what the model describes.
     """
-    data = known_fields(data, model, NOT_YET)
+    data = asked(data, model, NOT_YET)
     if model is ChatCompletionRequest and isinstance(data.get("messages"), list):
-        data["messages"] = [_message(message, i) for i, message in enumerate(data["messages"])]
-    try:
-        return model.model_validate(data)
-    except ValidationError as error:
-        raise invalid(error) from None
+        data["messages"] = list(map(_message, data["messages"]))
+    while True:
+        try:
+            return model.model_validate(data)
+        except ValidationError as error:
+            # What stood before something unknown may keep it from being found at once.
+            if not lenient or not _drop_unknown(data, error):
+                raise invalid(error) from None
 
 
-def _message(message: Any, index: int) -> Any:
-    if not isinstance(message, dict):
-        return message
-    return known_fields(message, ChatMessage, NOT_YET_IN_MESSAGES, f"messages[{index}].")
+def _drop_unknown(data: dict[str, Any], error: ValidationError) -> bool:
+    """Take fields out that no model has; whether there were any."""
+    found = [first["loc"] for first in error.errors(include_url=False) if first["type"] == "extra_forbidden"]
+    return sum(_drop(data, place) for place in found) > 0
+
+
+def _drop(data: Any, place: tuple[int | str, ...]) -> bool:
+    *outer, name = place
+    for part in outer:
+        # Of the forms that a field may have, each refuses what the others have.
+        if isinstance(part, str) and part[:1].isupper():
+            return False
+        inside = isinstance(part, int) if isinstance(data, list) else part in data
+        # Some parts name the kind of an object, and no field.
+        if inside and isinstance(data[part], dict | list):
+            data = data[part]
+    if not isinstance(data, dict) or data.pop(name, data) is data:
+        return False
+    _tell_ignored(describe(name))
+    return True
+
+
+@lru_cache(maxsize=256)
+def _tell_ignored(name: str) -> None:
+    """Log it, once."""
+    logger.warning("the parameter %s of a request is ignored: it is unknown, or not supported yet", name)
+
+
+def _message(message: Any) -> Any:
+    return asked(message, ChatMessage, NOT_YET_IN_MESSAGES) if isinstance(message, dict) else message

@@ -51,4 +51,5 @@ async def conversation_prompt(context: ServerContext, body: ConversationFields, 
     given = {name: value for name in LIKE_CHAT if (value := getattr(body, name)) is not None}
     if not body.continue_final_message:
         given.setdefault("add_generation_prompt", opens)
-    return await chat_prompt(context, check(given, ChatCompletionRequest))
+    lenient = context.settings.ignore_unsupported_parameters
+    return await chat_prompt(context, check(given, ChatCompletionRequest, lenient=lenient))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -16,6 +16,7 @@ from starlette.types import Scope
 from dovetail.api.errors import EngineDeadError, RequestError
 from dovetail.server.dialects import anthropic_error, openai_error, speaks_anthropic
 from dovetail.server.scopes import route_path
+from dovetail.server.unsupported import is_planned
 
 logger = logging.getLogger("dovetail.server")
 
@@ -162,18 +163,32 @@ def _methods(routes: Iterable[BaseRoute], path: str) -> set[str]:
 def invalid(error: ValidationError) -> ApiError:
     """The first thing that a request's model refused."""
     first = _telling(error.errors(include_url=False))
-    place = [part for part in first["loc"] if not _is_alternative(part)]
-    param = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).lstrip(".")
+    # Only names that nobody knows may look like those of alternatives, and they stand last.
+    *outer, last = first["loc"] or ("",)
+    place = [part for part in outer if not _is_alternative(part)]
+    if first["type"] == "extra_forbidden" or not _is_alternative(last):
+        place.append(last)
+    param = path_of(place)
     what = param or "the body"
     if first["type"] == "missing":
         return ApiError(400, f"{what} is required", param=param or None, code="missing_required_parameter")
     if first["type"] == "extra_forbidden":
-        return ApiError(400, f"unknown parameter {what}", param=param, code="unknown_parameter")
+        if is_planned(place):
+            return ApiError(
+                400, f"{what} is not supported yet; leave it out", param=param, code="unsupported_parameter"
+            )
+        shown = path_of([*place[:-1], describe(last)])
+        return ApiError(400, f"unknown parameter {shown}", param=param, code="unknown_parameter")
     if first["type"] in ("too_short", "string_too_short"):
         return ApiError(400, f"{what} is empty", param=param, code="invalid_value")
     wanted = first["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
     message = f"{what}: wanted {wanted}, found {describe(first['input'])}"
     return ApiError(400, message, param=param or None, code="invalid_value")
+
+
+def path_of(place: Sequence[str | int]) -> str:
+    """The names and places in lists that lead to a field, as one name."""
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).lstrip(".")
 
 
 def _is_alternative(part: int | str) -> bool:

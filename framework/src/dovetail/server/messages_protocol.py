@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, WithJsonSchema
 
 from dovetail.server.fields import Int, No, Number, Rank
+from dovetail.server.hosted_tools import without_hosted
 from dovetail.server.protocol import Body
 
 Ignored = dict[str, Any] | None
@@ -139,7 +140,7 @@ class CountTokensRequest(Body):
     model: str | None = None
     messages: list[MessageParam] = Field(min_length=1)
     system: str | list[TextBlock] | None = None
-    tools: list[CustomTool] | None = None
+    tools: Annotated[list[CustomTool] | None, BeforeValidator(without_hosted)] = None
     tool_choice: ToolChoice | None = None
     thinking: Thinking | None = None
     output_config: OutputConfig | None = None

@@ -131,6 +131,7 @@ def _template_kwargs(body: ChatCompletionRequest) -> dict[str, Any]:
         # Templates call it by either name.
         kwargs.setdefault("enable_thinking", thinks)
         kwargs.setdefault("thinking", thinks)
-    if body.reasoning_effort is not None:
-        kwargs.setdefault("reasoning_effort", body.reasoning_effort)
+    for name in ("reasoning_effort", "verbosity"):
+        if (value := getattr(body, name)) is not None:
+            kwargs.setdefault(name, value)
     return kwargs

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from dovetail.server.fields import Content, Count, Int, Json, No, Number, Prompt, Rank, Stop
+from dovetail.server.unsupported import asked_of
 
 
 class Body(BaseModel):
@@ -79,7 +80,7 @@ class Sampling(Body):
     logit_bias: dict[str, Number] | None = Field(None, description="token id → number added to its logit")
     bad_words: list[str] | None = Field(None, description="texts that the output may not hold")
     allowed_token_ids: list[Int] | None = Field(None, description="the only tokens that may be chosen")
-    structured_outputs: Structured | None = None
+    structured_outputs: Annotated[Structured | None, BeforeValidator(asked_of("structured_outputs", Structured))] = None
     priority: Rank | None = Field(None, description="lower runs first, under --scheduling-policy priority")
     cache_salt: str | None = Field(
         None, min_length=1, description="share cached prefixes only with requests of the same salt"
@@ -123,7 +124,7 @@ class GenerationRequest(Sampling):
 class Function(Body):
     """A function that the model may call."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")
+    name: str = Field(pattern=r"^[A-Za-z0-9_.-]{1,160}$")
     description: str | None = None
     parameters: dict[str, Any] | None = Field(None, description="a JSON schema of an object")
     strict: bool | None = Field(None, description="arguments follow the schema, where calls hold them as JSON")
@@ -222,6 +223,8 @@ class ChatCompletionRequest(GenerationRequest):
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = Field(
         None, description="for templates that know it; none turns thinking off"
     )
+    verbosity: Literal["low", "medium", "high"] | None = Field(None, description="for templates that know it")
+    prediction: dict[str, Any] | None = Field(None, description="what the answer may be like; has no effect")
     include_reasoning: bool | None = Field(None, description="send the model's thoughts, too (default true)")
     tools: list[ToolDefinition] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedTool | AllowedToolChoice | None = None

@@ -49,6 +49,15 @@ def router(context: ServerContext) -> APIRouter:
             return Followed(context, background.follow(answer.id, -1)) if body.stream else json_response(response)
         return await respond(context, request, answer, stream=bool(body.stream))
 
+    @routes.post("/v1/responses/input_tokens", **documented(ResponsesRequest, "The tokens of a conversation"))
+    async def count_input_tokens(request: Request) -> Response:
+        body = await read_body(request, ResponsesRequest)
+        context.select(body.model)
+        chat = chat_of(body, await _earlier(context, body) + await _given(context, body))
+        with in_own_words(NAMES):
+            prompt, _ = await prompt_of(context, body, chat)
+        return json_response({"object": "response.input_tokens", "input_tokens": len(prompt)})
+
     @routes.get("/v1/responses/{id}", **documented(None, "A response that was kept", streams=True))
     async def get_response(
         id: str,

@@ -18,6 +18,7 @@ from dovetail.server.responses_items import Item, text_of
 from dovetail.server.responses_output import Logprobs, Output
 from dovetail.server.responses_protocol import ResponsesRequest
 from dovetail.server.responses_stream import ResponseStream
+from dovetail.server.responses_tools import named
 from dovetail.server.turns import Reading
 
 
@@ -52,7 +53,7 @@ class ResponseAnswer(AnyAnswer):
 
     def output(self) -> Output:
         """A reader of the one completion."""
-        return Output(self.reading, self._logprobs if self.body.wants_logprobs else None)
+        return Output(self.reading, self._logprobs if self.body.wants_logprobs else None, named(self.body.tools or ()))
 
     async def made(self, batches: Batches) -> dict[str, Any]:
         output = self.output()
@@ -157,14 +158,14 @@ def error_of(error: ApiError) -> dict[str, str]:
 
 def _reasoning(body: ResponsesRequest) -> dict[str, Any]:
     asked = body.reasoning
-    return {"effort": asked and asked.effort, "summary": asked and asked.summary}
+    return {"effort": asked and asked.effort, "summary": asked and (asked.summary or asked.generate_summary)}
 
 
 def _text(body: ResponsesRequest) -> dict[str, Any]:
     form = body.text and body.text.format
     shown = {"type": "text"} if form is None else form.model_dump(by_alias=True, exclude_none=True)
-    return {"format": shown, "verbosity": "medium"}
+    return {"format": shown, "verbosity": (body.text and body.text.verbosity) or "medium"}
 
 
 def _shown(choice: Any) -> Any:
-    return choice if isinstance(choice, str) else choice.model_dump()
+    return choice if isinstance(choice, str) else choice.model_dump(exclude_none=True)

@@ -13,7 +13,8 @@ from dovetail.server.own_words import in_own_words
 from dovetail.server.prompts import converse
 from dovetail.server.protocol import ChatCompletionRequest, Sampling
 from dovetail.server.responses_items import Item, turns_of
-from dovetail.server.responses_protocol import AllowedFunctions, ChosenFunction, ResponsesRequest, TextFormat
+from dovetail.server.responses_protocol import ResponsesRequest, TextFormat
+from dovetail.server.responses_tools import AllowedFunctions, ChosenFunction, told_name, told_tools
 from dovetail.server.turns import Reading
 
 SAME = (*Sampling.model_fields, "chat_template", "chat_template_kwargs", "thinking", "parallel_tool_calls")
@@ -48,11 +49,13 @@ def chat_of(body: ResponsesRequest, items: list[Item]) -> ChatCompletionRequest:
         message = 'top_logprobs needs include: ["message.output_text.logprobs"]'
         raise ApiError(400, message, param="top_logprobs", code="invalid_value")
     if body.tools:
-        chat["tools"] = [{"type": "function", "function": tool.model_dump(exclude={"type"})} for tool in body.tools]
+        chat["tools"] = list(told_tools(body.tools))
     if body.tool_choice is not None:
         chat["tool_choice"] = _choice(body.tool_choice)
-    if body.text is not None and body.text.format is not None:
-        chat["response_format"] = _form(body.text.format)
+    if body.text is not None:
+        chat["verbosity"] = body.text.verbosity
+        if body.text.format is not None:
+            chat["response_format"] = _form(body.text.format)
     if body.reasoning is not None:
         chat["reasoning_effort"] = "xhigh" if body.reasoning.effort == "max" else body.reasoning.effort
     with in_own_words(NAMES):
@@ -82,7 +85,7 @@ def _choice(choice: str | ChosenFunction | AllowedFunctions) -> Any:
 
 
 def _named(choice: ChosenFunction) -> dict[str, Any]:
-    return {"type": "function", "function": {"name": choice.name}}
+    return {"type": "function", "function": {"name": told_name(choice.name, choice.namespace)}}
 
 
 def _form(form: TextFormat) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from dovetail.server.responses_protocol import (
     ReasoningItem,
     Refusal,
 )
+from dovetail.server.responses_tools import told_name
 
 Item = dict[str, Any]
 
@@ -47,6 +48,8 @@ def item_of(given: MessageItem | FunctionCallItem | FunctionCallOutputItem | Rea
             }
         case FunctionCallItem():
             shown = {"call_id": given.call_id, "name": given.name, "arguments": given.arguments}
+            if given.namespace:
+                shown["namespace"] = given.namespace
             return {"id": given.id or new_id("fc"), "type": "function_call", "status": status, **shown}
         case FunctionCallOutputItem():
             output = given.output if isinstance(given.output, str) else [_part(part, "user") for part in given.output]
@@ -84,7 +87,7 @@ def turns_of(items: list[Item]) -> list[dict[str, Any]]:
             own = {"role": "assistant", "content": None}
             turns.append(own)
         if kind == "function_call":
-            function = {"name": item["name"], "arguments": item["arguments"]}
+            function = {"name": told_name(item["name"], item.get("namespace")), "arguments": item["arguments"]}
             own.setdefault("tool_calls", []).append({"id": item["call_id"], "type": "function", "function": function})
         elif kind == "message":
             own["content"] = _joined(own["content"], text_of(item["content"]))

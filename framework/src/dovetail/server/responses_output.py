@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from dovetail.api import Content, Reasoning
@@ -44,6 +45,7 @@ class Output:
 
     Args:
         logprobs: of the tokens of a delta; None where nobody wants them.
+        named: by the name that the model knows a function by, the fields of a call that name it to the client, where they differ.
 
     Attributes:
         items: in order; the last may be open.
@@ -52,13 +54,19 @@ class Output:
         reason: why generation ended.
     """
 
-    def __init__(self, reading: Reading, logprobs: Callable[[Delta], Logprobs] | None = None) -> None:
+    def __init__(
+        self,
+        reading: Reading,
+        logprobs: Callable[[Delta], Logprobs] | None = None,
+        named: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
+    ) -> None:
         self.items: list[Item] = []
         self.tokens = 0
         self.cached = 0
         self.reason: str | None = None
         self._turn = reading.turn()
         self._logprobs = logprobs
+        self._named = named
         self._plain = reading.plain and logprobs is None
         self._open = False
         self._text: list[str] = []
@@ -103,7 +111,8 @@ class Output:
                 return [*self._begin("reasoning", "rs", {"summary": [], "content": []}), self._piece(text)]
             case Call(_, id, name):
                 closed = self._close("completed")
-                return closed + self._begin("function_call", "fc", {"call_id": id, "name": name, "arguments": ""})
+                function = {"name": name, **self._named.get(name, {})}
+                return closed + self._begin("function_call", "fc", {"call_id": id, **function, "arguments": ""})
             case Arguments(_, text):
                 return [self._piece(text)]
 

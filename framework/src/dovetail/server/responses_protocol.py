@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag
 
 from dovetail.server.errors import ApiError, describe
-from dovetail.server.fields import Int, No
+from dovetail.server.fields import Int, Metadata, No
 from dovetail.server.protocol import Body, Sampling
-from dovetail.server.unsupported import known_fields
+from dovetail.server.responses_tools import ToolChoice, Tools
+from dovetail.server.unsupported import asked_of
 
 LOGPROBS = "message.output_text.logprobs"
 Status = Literal["in_progress", "completed", "incomplete"]
@@ -111,6 +111,7 @@ class FunctionCallItem(Body):
     type: Literal["function_call"]
     call_id: str = Field(min_length=1)
     name: str = Field(min_length=1)
+    namespace: str | None = None
     arguments: str = Field(description="a JSON object, as text")
     id: str | None = None
     status: Status | None = None
@@ -124,6 +125,7 @@ class FunctionCallOutputItem(Body):
     call_id: str = Field(min_length=1)
     output: str | list[Part]
     name: str | None = None
+    namespace: str | None = None
     id: str | None = None
     status: Status | None = None
 
@@ -175,72 +177,6 @@ Item = Annotated[
 ]
 
 
-NOT_YET: dict[str, dict[str, tuple[Any, ...]]] = {
-    "text": {"verbosity": ("medium",)},
-    "reasoning": {"generate_summary": ("auto",), "context": ("auto",), "mode": ("standard",)},
-    "tools": {"async": (False,), "defer_loading": (False,), "allowed_callers": (["direct"],), "output_schema": ()},
-}
-"""Field → fields within it that are not built → the values of them that ask for nothing."""
-
-
-def _built(name: str, model: type[Body], path: str = "") -> Callable[[Any], Any]:
-    """Reads an object without what is not built; ``path`` leads to its fields, and is that of the field by default."""
-
-    def known(value: Any) -> Any:
-        return known_fields(value, model, NOT_YET[name], path or f"{name}.") if isinstance(value, dict) else value
-
-    return known
-
-
-class FunctionTool(Body):
-    """A function that the model may call."""
-
-    type: Literal["function"]
-    name: str = Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")
-    description: str | None = None
-    parameters: dict[str, Any] | None = Field(None, description="a JSON schema of an object")
-    strict: bool | None = Field(None, description="arguments follow the schema, where calls hold them as JSON")
-
-
-class ChosenFunction(Body):
-    """A function, by its name."""
-
-    type: Literal["function"]
-    name: str = Field(min_length=1)
-
-
-class AllowedFunctions(Body):
-    """A choice among some of the tools."""
-
-    type: Literal["allowed_tools"]
-    mode: Literal["auto", "required"]
-    tools: list[ChosenFunction] = Field(min_length=1)
-
-
-def _functions(value: Any) -> Any:
-    """Tools, all of which are functions."""
-    if not isinstance(value, list):
-        return value
-    for index, tool in enumerate(value):
-        _check_function(tool, f"tools[{index}]")
-    return [_built("tools", FunctionTool, f"tools[{index}].")(tool) for index, tool in enumerate(value)]
-
-
-def _choice(value: Any) -> Any:
-    if isinstance(value, dict) and value.get("type") != "allowed_tools":
-        _check_function(value, "tool_choice")
-    return value
-
-
-def _check_function(tool: Any, path: str) -> None:
-    kind = tool.get("type") if isinstance(tool, dict) else None
-    if isinstance(kind, str) and kind != "function":
-        message = (
-            f"{path}.type: this server has no tools of its own, only functions of the client's; found {describe(kind)}"
-        )
-        raise ApiError(400, message, param=f"{path}.type", code="unsupported_value")
-
-
 class TextFormat(Body):
     """A form that the answer must have. It always has it, whether or not ``strict`` is set."""
 
@@ -255,6 +191,7 @@ class TextConfig(Body):
     """What the answer's text is to be like."""
 
     format: TextFormat | None = None
+    verbosity: Literal["low", "medium", "high"] | None = Field(None, description="for templates that know it")
 
 
 class ReasoningConfig(Body):
@@ -263,9 +200,10 @@ class ReasoningConfig(Body):
     effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = Field(
         None, description="for templates that know it; none turns thinking off"
     )
-    summary: Literal["auto"] | None = Field(
+    summary: Literal["auto", "concise", "detailed"] | None = Field(
         None, description="reasoning items hold the thoughts themselves, and no summary"
     )
+    generate_summary: Literal["auto", "concise", "detailed"] | None = Field(None, description="older name of summary")
 
 
 class ResponseStreamOptions(Body):
@@ -274,6 +212,16 @@ class ResponseStreamOptions(Body):
     include_obfuscation: No | None = None
 
 
+Include = Literal[
+    "message.output_text.logprobs",
+    "reasoning.encrypted_content",
+    "code_interpreter_call.outputs",
+    "computer_call_output.output.image_url",
+    "file_search_call.results",
+    "message.input_image.image_url",
+    "web_search_call.action.sources",
+    "web_search_call.results",
+]
 Key = Annotated[str, Field(max_length=64)]
 Value = Annotated[str, Field(max_length=512)]
 
@@ -288,34 +236,26 @@ class ResponsesRequest(Sampling):
     stream_options: ResponseStreamOptions | None = None
     store: bool | None = Field(None, description="keep the response (default true, where the server keeps any)")
     background: bool | None = Field(None, description="answer at once, and generate afterwards")
-    metadata: dict[Key, Value] | None = Field(None, max_length=16)
-    tools: Annotated[list[FunctionTool] | None, BeforeValidator(_functions)] = None
-    tool_choice: Annotated[
-        Literal["none", "auto", "required"]
-        | Annotated[
-            Annotated[ChosenFunction, Tag("[function]")] | Annotated[AllowedFunctions, Tag("[allowed_tools]")],
-            Discriminator(
-                _alternative,
-                custom_error_type="wanted",
-                custom_error_message='auto, none, required, or {"type": "function", "name": "…"}',
-            ),
-        ]
-        | None,
-        BeforeValidator(_choice),
-    ] = None
+    metadata: Metadata | None = None
+    tools: Tools | None = None
+    tool_choice: ToolChoice = None
     parallel_tool_calls: bool | None = Field(None, description="more than one call in an answer (default true)")
     max_tool_calls: Int | None = Field(None, description="of calls of the server's own tools, which has none")
-    text: Annotated[TextConfig | None, BeforeValidator(_built("text", TextConfig))] = None
-    reasoning: Annotated[ReasoningConfig | None, BeforeValidator(_built("reasoning", ReasoningConfig))] = None
+    text: TextConfig | None = None
+    reasoning: Annotated[ReasoningConfig | None, BeforeValidator(asked_of("reasoning", ReasoningConfig))] = None
     truncation: Literal["auto", "disabled"] | None = Field(
         None, description="auto leaves out the oldest turns of a conversation that is too long (default disabled)"
     )
-    include: list[Literal["message.output_text.logprobs", "reasoning.encrypted_content"]] | None = Field(
+    include: list[Include] | None = Field(
         None,
-        description="logprobs; the other is for thoughts to be sent back that were not kept, as the text can that reasoning items always hold",
+        description="logprobs; reasoning.encrypted_content is for thoughts to be sent back that were not kept, as the text can that reasoning items always hold; "
+        "the others belong to what answers of this server never hold",
     )
     top_logprobs: Int | None = Field(None, ge=0, le=20, description="so many alternatives to each token")
-    service_tier: Literal["auto", "default"] | None = None
+    service_tier: Literal["auto", "default", "flex", "priority", "scale"] | None = Field(
+        None, description="there is one"
+    )
+    client_metadata: dict[str, Any] | None = Field(None, description="labels; have no effect")
     chat_template: str | None = Field(None, description="a jinja template, if the server trusts requests with it")
     chat_template_kwargs: dict[str, Any] | None = Field(None, description="variables for the chat template")
     thinking: bool | None = Field(None, description="sets the template's enable_thinking")

@@ -40,6 +40,10 @@ class ServerSettings(BaseModel):
     trust_request_chat_template: bool = Field(
         False, description="let requests bring a chat_template, which is a program that the server then runs"
     )
+    ignore_unsupported_parameters: bool = Field(
+        False,
+        description="pass over parameters of requests that are unknown or not supported, instead of refusing them",
+    )
     max_request_bytes: int = Field(
         8 * 2**20, ge=1024, description="largest request body; a larger one is refused with status 413"
     )

@@ -6,11 +6,10 @@ moving it from here to :mod:`dovetail.server.protocol`.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from pydantic import BaseModel
-
-from dovetail.server.errors import ApiError, describe
 
 NOT_YET: dict[str, tuple[Any, ...]] = {
     "access_programs": (),
@@ -25,6 +24,8 @@ NOT_YET: dict[str, tuple[Any, ...]] = {
     "echo": (False,),
     "enable_response_messages": (False,),
     "fallbacks": ([],),
+    "guided_decoding_backend": ("auto", "guidance", "lm-format-enforcer", "outlines", "xgrammar"),  # there is one
+    "guided_whitespace_pattern": (),
     "image": (),
     "inference_geo": (),
     "kv_transfer_params": (),
@@ -35,11 +36,10 @@ NOT_YET: dict[str, tuple[Any, ...]] = {
     "mm_processor_kwargs": ({},),
     "modalities": (["text"],),
     "moderation": (),
-    "prediction": (),
     "previous_input_messages": ([],),
     "prompt": (),
     "prompt_cache_options": (),
-    "prompt_cache_retention": ("in-memory", "in_memory"),
+    "prompt_cache_retention": ("in-memory", "in_memory", "24h"),  # what is used stays while there is room
     "prompt_embeds": (),
     "repeat_last_n": (0,),
     "repetition_detection": (),
@@ -51,7 +51,6 @@ NOT_YET: dict[str, tuple[Any, ...]] = {
     "thread": (),
     "top_logprobs": (0,),
     "truncation_side": (),
-    "verbosity": ("medium",),
     "vllm_xargs": ({},),
     "watermarking": (False,),
     "web_search_options": (),
@@ -63,27 +62,47 @@ NOT_YET_IN_MESSAGES: dict[str, tuple[Any, ...]] = {
 }
 
 
-def known_fields(
-    data: dict[str, Any], model: type[BaseModel], not_yet: dict[str, tuple[Any, ...]], path: str = ""
-) -> dict[str, Any]:
-    """The fields of ``data`` that ``model`` has, without those that ask for nothing.
+WITHIN: dict[str, dict[str, tuple[Any, ...]]] = {
+    "messages": NOT_YET_IN_MESSAGES,
+    "reasoning": {"context": ("auto",), "mode": ("standard",)},
+    "structured_outputs": {
+        "disable_additional_properties": (False,),
+        "disable_any_whitespace": (False,),
+        "disable_fallback": (True, False),  # there is nothing to fall back on
+        "whitespace_pattern": (),
+    },
+    "tools": {"async": (False,), "defer_loading": (False,), "allowed_callers": (["direct"],), "output_schema": ()},
+}
+"""The same of the fields within a field, or within each entry of one that is a list."""
 
-    Raises:
-        ApiError: a field asks for what is not built, or is unknown.
+
+def asked(data: dict[str, Any], model: type[BaseModel], not_yet: dict[str, tuple[Any, ...]]) -> dict[str, Any]:
+    """``data`` without fields that ask for nothing and that ``model`` does not have. What it does not have besides is left for it to refuse."""
+    return {
+        name: value
+        for name, value in data.items()
+        if name in model.model_fields
+        or not (value is None or any(_same(value, nothing) for nothing in not_yet.get(name, ())))
+    }
+
+
+def asked_of(name: str, model: type[BaseModel]) -> Callable[[Any], Any]:
+    """Reads an object of one of the fields :data:`WITHIN`, as :func:`asked` does."""
+    return lambda value: asked(value, model, WITHIN[name]) if isinstance(value, dict) else value
+
+
+def is_planned(place: Sequence[str | int]) -> bool:
+    """Whether a field that no model has is one that is not built yet, and not one that nobody knows.
+
+    Args:
+        place: what leads to it: names, and places in lists.
     """
-    known = {}
-    for name, value in data.items():
-        if name in model.model_fields:
-            known[name] = value
-        elif value is None or any(_same(value, nothing) for nothing in not_yet.get(name, ())):
-            continue
-        elif name in not_yet:
-            message = f"{path}{name} is not supported yet; leave it out"
-            raise ApiError(400, message, param=path + name, code="unsupported_parameter")
-        else:
-            shown = describe(name)
-            raise ApiError(400, f"unknown parameter {path}{shown}", param=path + name, code="unknown_parameter")
-    return known
+    match [part for part in place if isinstance(part, str)]:
+        case [name]:
+            return name in NOT_YET
+        case [outer, name]:
+            return name in WITHIN.get(outer, ())
+    return False
 
 
 def _same(value: Any, nothing: Any) -> bool:
