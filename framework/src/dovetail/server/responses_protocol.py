@@ -222,8 +222,6 @@ Include = Literal[
     "web_search_call.action.sources",
     "web_search_call.results",
 ]
-Key = Annotated[str, Field(max_length=64)]
-Value = Annotated[str, Field(max_length=512)]
 
 
 class ResponsesRequest(Sampling):
