@@ -29,7 +29,7 @@ ALIASES = {
         "step3p5",
     ),
     "deepseek_r1": ("step3",),
-    "glm4": ("glm45", "glm47"),
+    "glm4": ("glm45", "glm47", "ling3"),
     "harmony": ("openai_gptoss",),
 }
 """Other names of the same parsers, which users of vLLM know."""

@@ -8,7 +8,7 @@ from dovetail_parsers_tools import json_cards, text_cards
 ALIASES = {
     "apriel": ("minimax", "hunyuan_a13b", "jamba"),
     "cohere_command3": ("cohere_command4",),
-    "glm4": ("glm45", "glm47", "poolside_v1"),
+    "glm4": ("glm45", "glm47", "ling3", "poolside_v1"),
     "harmony": ("openai",),
     "hermes": ("granite4", "ernie45"),
     "llama4": ("llama4_pythonic", "llama4_json"),

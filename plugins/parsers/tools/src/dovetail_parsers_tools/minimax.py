@@ -115,7 +115,8 @@ def inside(schema: Any, root: Any, member: str | None, depth: int = DEPTH) -> An
         found = schema.get("additionalProperties")
     if isinstance(found, Mapping):
         return found
-    others = [branch for word in ("anyOf", "oneOf", "allOf") for branch in schema.get(word) or ()]
+    branches = (schema.get(word) for word in ("anyOf", "oneOf", "allOf"))
+    others = [other for branch in branches if isinstance(branch, list) for other in branch]
     reference = schema.get("$ref")
     if isinstance(reference, str) and reference.startswith("#/"):
         target: Any = root

@@ -1,4 +1,7 @@
-"""Arguments one by one, each between tags and without quotation marks: the schemas say of which types they are."""
+"""Arguments one by one, each between tags and without quotation marks: the schemas say of which types they are.
+
+The notations are those of the families' chat templates where their parsers do not say otherwise.
+"""
 
 from __future__ import annotations
 
@@ -53,6 +56,19 @@ class MiniMaxM2(ParameterCalls):
     ends = ("</minimax:tool_call>",)
 
 
+class Dots(ParameterCalls):
+    """Dots: as MiniMax M2, with a mark of its own. The notation is that of vLLM's parser of the same name."""
+
+    sections = ("<dots_function_call>",)
+    call = "<invoke name="
+    header = re.compile(r'"?(?P<name>[^"<>]+)"?>')
+    parameter = "<parameter name="
+    key = re.compile(r'"?(?P<key>[^"<>]+)"?>')
+    value_end = "</parameter>"
+    call_end = "</invoke>"
+    ends = ("</dots_function_call>",)
+
+
 class DeepSeekV32(ParameterCalls):
     """DeepSeek V3.2, which says of each value whether it is a text. See :class:`dovetail.api.ToolParser`."""
 
@@ -94,7 +110,7 @@ class Step3(ParameterCalls):
 
 
 class MuseGlimmer(ParameterCalls):
-    """Muse Glimmer, by its chat template. The reasoning parser of that family takes the marks of its messages away."""
+    """Muse Glimmer. The reasoning parser of that family takes the marks of its messages away."""
 
     sections = ("<atem:function_calls>",)
     call = '<atem:invoke name="'
@@ -107,7 +123,7 @@ class MuseGlimmer(ParameterCalls):
 
 
 class MiniCpm5(ParameterCalls):
-    """MiniCPM 5, by its chat template: values with markup or line ends stand in CDATA."""
+    """MiniCPM 5: values with markup or line ends stand in CDATA."""
 
     call = '<function name="'
     header = re.compile(r'(?P<name>[^"<>]+)">')
@@ -121,7 +137,7 @@ class MiniCpm5(ParameterCalls):
 
 
 class HyV3(ParameterCalls):
-    """Hunyuan 3, by its chat template; all of its marks end in the name of the edition."""
+    """Hunyuan 3; all of its marks end in the name of the edition."""
 
     sections = ("<tool_calls:opensource>",)
     call = "<tool_call:opensource>"
@@ -156,7 +172,7 @@ class LongCatPairs(ParameterCalls):
 
 
 class KimiK3(ParameterCalls):
-    """Kimi K3, by its chat template, which says of each value whether it is a text."""
+    """Kimi K3, which says of each value whether it is a text."""
 
     sections = ("<|open|>tools<|sep|>",)
     call = '<|open|>call tool="'

@@ -58,6 +58,14 @@ CARDS = [
         TUNED,
     ),
     card(
+        "dots",
+        "tagged:Dots",
+        "<dots_function_call><invoke name=…>: Dots",
+        ("dots_function_call",),
+        ("<dots_function_call>", "</dots_function_call>"),
+        TUNED,
+    ),
+    card(
         "deepseek_v32",
         "tagged:DeepSeekV32",
         "<｜DSML｜function_calls>: DeepSeek V3.2",
