@@ -11,7 +11,6 @@ import msgspec
 from dovetail.server.pages import Paging
 from dovetail.server.store import MissingError, Store
 
-Labels = dict[str, str]
 Place = tuple[int, int]
 """The time of a completion, and its number, by which those of one second are told apart."""
 BEFORE_ALL: Place = (-1, 0)
@@ -28,7 +27,7 @@ class ChatStore:
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    async def put(self, chat: dict[str, Any], messages: list[dict[str, Any]], metadata: Labels) -> None:
+    async def put(self, chat: dict[str, Any], messages: list[dict[str, Any]], metadata: dict[str, str]) -> None:
         """Keep a completion, together with the messages that it answers.
 
         Args:
@@ -47,7 +46,7 @@ class ChatStore:
         """A completion as JSON."""
         return await self._store.run(lambda db: _get(db, id), writes=False)
 
-    async def label(self, id: str, metadata: Labels) -> bytes | None:
+    async def label(self, id: str, metadata: dict[str, str]) -> bytes | None:
         """Give a completion other metadata, which uses it; as it is then."""
 
         def label(db: sqlite3.Connection) -> bytes | None:

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from dovetail.server.chat import ChatAnswer
 
 
-class Labels(Body):
-    """What can be changed of a completion that is kept."""
+class ChatUpdateRequest(Body):
+    """The body of ``POST /v1/chat/completions/ID``: what can be changed of a completion that is kept."""
 
     metadata: Metadata | None
 
@@ -37,13 +37,13 @@ async def kept(context: ServerContext, request: Request, body: ChatCompletionReq
         ApiError: it cannot be.
     """
     context.need_store()
-    labels = check({"metadata": body.metadata}, Labels)
+    asked = check({"metadata": body.metadata}, ChatUpdateRequest)
     if body.request_id is not None and await context.chats.get(answer.id) is not None:
         raise id_taken(body, "completion")
     raw = msgspec.json.decode(await request.body())  # it has been read before
     messages = _messages(answer.id, body.messages, raw["messages"])
     shown = {"request_id": request.scope.get("request_id"), **_asked(body, answer.job.params)}
-    return KeptAnswer(context, answer, messages, shown, labels.metadata or {})
+    return KeptAnswer(context, answer, messages, shown, asked.metadata or {})
 
 
 class KeptAnswer(AnyAnswer):

@@ -13,12 +13,12 @@ from dovetail.server.answers import json_response
 from dovetail.server.body import read_body
 from dovetail.server.context import ServerContext
 from dovetail.server.errors import ApiError, describe
-from dovetail.server.kept_chats import Labels
+from dovetail.server.kept_chats import ChatUpdateRequest
 from dovetail.server.openapi import FAILURES, documented
 from dovetail.server.pages import After, Limit, Order, not_listed, page, page_of, read_paging
 from dovetail.server.store import MissingError
 
-BODIES = (Labels,)
+BODIES = (ChatUpdateRequest,)
 PATH = "/v1/chat/completions"
 LABEL = re.compile(r"metadata\[(.*)\]", re.DOTALL)
 FILTER: dict[str, Any] = {
@@ -57,9 +57,9 @@ def router(context: ServerContext) -> APIRouter:
     async def get_chat(id: str) -> Response:
         return _shown(id, await chats.get(id))
 
-    @routes.post(PATH + "/{id}", **documented(Labels, "Give a completion that is kept other metadata"))
+    @routes.post(PATH + "/{id}", **documented(ChatUpdateRequest, "Give a completion that is kept other metadata"))
     async def label_chat(id: str, request: Request) -> Response:
-        body = await read_body(request, Labels)
+        body = await read_body(request, ChatUpdateRequest)
         return _shown(id, await chats.label(id, body.metadata or {}))
 
     @routes.delete(PATH + "/{id}", summary="Forget a completion", responses=FAILURES)
