@@ -27,7 +27,10 @@ class FunctionaryV31(NamedCalls):
 
 
 class FunctionaryV32(ToolReader):
-    """Version 3.2: messages to functions, and to ``all``. The prompt ends with the first one's mark."""
+    """Version 3.2: messages to functions, and to ``all``. The prompt ends with the first one's mark.
+
+    No frame: calls and answers begin alike, so that a grammar that holds calls to their schemas would leave no way to an answer.
+    """
 
     def read(self) -> Steps[None]:
         reader = self.reader
@@ -55,7 +58,3 @@ class FunctionaryV32(ToolReader):
             reader.record = None
             yield CallBegin(name)
             yield from read_object(reader)
-
-    @classmethod
-    def frame(cls, tools: Sequence[Tool]) -> CallFrame:
-        return CallFrame(tuple((f"{tool['name']}\n", "") for tool in tools), separator=MESSAGE)

@@ -139,7 +139,7 @@ class Inkling(JsonCalls):
     @classmethod
     def frame(cls, tools: Sequence[Tool]) -> CallFrame:
         head = "<|content_invoke_tool_json|>"
-        calls = cls.json_frame(tools, f'{head}{{"name": %s, "args": ', "}<|end_message|>")
+        calls = cls.json_frame(tools, f'{head}{{"name":%s,"args":', "}<|end_message|>")
         return CallFrame(calls, separator="<|message_model|>")
 
 

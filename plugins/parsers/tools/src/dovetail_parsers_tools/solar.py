@@ -19,6 +19,7 @@ class SolarOpen(NamedCalls):
 
     @classmethod
     def frame(cls, tools: Sequence[Tool]) -> CallFrame:
+        # Where the choice is the model's, so is the id, and a grammar with this one does not hold its call to the schema.
         head = f"{cls.call}call_0<|tool_call:name|>"
         calls = tuple((f"{head}{tool['name']}<|tool_call:args|>", "<|tool_call:end|>") for tool in tools)
         return CallFrame(calls, before="<|tool_calls|>", after="<|calls|>")
