@@ -1,6 +1,6 @@
 """Gemma: a name, and arguments in a notation of its own, with tokens for quotation marks and keys without any.
 
-Gemma 4's stands in its chat template, FunctionGemma's in its documentation; vLLM has parsers for both.
+Gemma 4's stands in its chat template, FunctionGemma's in vLLM's parser, which reads texts alone; other values are read here as Gemma 4 writes them.
 """
 
 from __future__ import annotations

@@ -95,7 +95,7 @@ class Granite20bFunctionCalling(JsonCalls):
 
 
 class LongCat(JsonCalls):
-    """LongCat: as Hermes, with marks of its own, which its model card shows."""
+    """LongCat: as Hermes, with marks of its own. The notation is that of vLLM's parser of the same name."""
 
     starts = ("<longcat_tool_call>",)
     ends = ("</longcat_tool_call>",)

@@ -161,7 +161,7 @@ class SolarOpen2(ParameterCalls):
 
 
 class LongCatPairs(ParameterCalls):
-    """LongCat where it writes arguments one by one, as Meituan's service does; see also :class:`listed.LongCat`."""
+    """LongCat where it writes arguments one by one, as clients of Meituan's service have recorded it; see also :class:`listed.LongCat`."""
 
     call = "<longcat_tool_call>"
     header = re.compile(r"\s*(?P<name>[^\s<>{}\"]+)\s*(?=<longcat_arg_key>|</longcat_tool_call>)")
