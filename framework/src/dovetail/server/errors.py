@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -149,15 +149,19 @@ def install(app: FastAPI) -> None:
 
 
 def _methods(routes: Iterable[BaseRoute], path: str) -> set[str]:
-    """The methods of all routes of a path; starlette looks at the first alone."""
-    found: set[str] = set()
+    """The methods of all routes of a path; starlette looks at the first alone. A path that is written out in routes is no id of others."""
+    found = [route for route in _all(routes) if route.path_regex.match(path)]
+    written = [route for route in found if route.path == path]
+    return {method for route in written or found for method in route.methods or ()}
+
+
+def _all(routes: Iterable[BaseRoute]) -> Iterator[Route]:
     for route in routes:
         router = getattr(route, "original_router", route)  # what newer versions of FastAPI keep of an included router
         if inner := getattr(router, "routes", None):
-            found |= _methods(inner, path)
-        elif isinstance(route, Route) and route.path_regex.match(path):
-            found |= route.methods or set()
-    return found
+            yield from _all(inner)
+        elif isinstance(route, Route):
+            yield route
 
 
 def invalid(error: ValidationError) -> ApiError:

@@ -14,6 +14,7 @@ from dovetail.api import CallFrame, Tool, ToolParser
 from dovetail.server.errors import ApiError
 from dovetail.server.forced_calls import ForcedCalls
 from dovetail.server.protocol import ChatMessage, ToolCall
+from dovetail.server.system_turns import with_made_joined, with_system_placed
 from dovetail.server.tools import Offer
 
 Turn = dict[str, Any]
@@ -45,11 +46,12 @@ def conversation(
     """
     turns = [_turn(message, index, template) for index, message in enumerate(messages)]
     _name_results(turns)
-    if knows_tools(template):
-        return turns
-    frame = _frame_of(parser, offer.shown)
-    turns = [_in_words(turn, frame) for turn in turns]
-    return _told(turns, instructions(offer.shown, frame)) if offer.shown else turns
+    if not knows_tools(template):
+        frame = _frame_of(parser, offer.shown)
+        turns = with_made_joined((_in_words(turn, frame), turn["role"] == "tool") for turn in turns)
+        if offer.shown:
+            turns = _told(turns, instructions(offer.shown, frame))
+    return with_system_placed(turns, template)
 
 
 def instructions(tools: Sequence[Tool], frame: CallFrame | None) -> str:
