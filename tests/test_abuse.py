@@ -264,7 +264,7 @@ def test_what_is_odd_but_right_is_answered(server: Server, body: str) -> None:
 @pytest.mark.parametrize(
     ("method", "path", "kind", "status"),
     [
-        ("GET", CHAT, "application/json", 405),
+        ("GET", "/v1/completions", "application/json", 405),
         ("PUT", CHAT, "application/json", 405),
         ("DELETE", "/v1/models", "application/json", 405),
         ("BREW", CHAT, "application/json", 400),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from uuid import uuid4
 import msgspec
 from fastapi import Request, Response
 
+from dovetail.engine.outputs import Delta
 from dovetail.server.chunks import ChunkWriter, usage
 from dovetail.server.connection import ClientLeftError, while_connected
 from dovetail.server.context import ServerContext
@@ -19,7 +21,7 @@ from dovetail.server.generation import Batches, Completion, collect, first_of, g
 from dovetail.server.jobs import Job
 from dovetail.server.logprobs import TokenNames
 from dovetail.server.protocol import GenerationRequest, Sampling
-from dovetail.server.sse import AnswerStream, EventStream
+from dovetail.server.sse import AnswerStream, EventStream, end
 
 
 class AnyAnswer(ABC):
@@ -109,15 +111,32 @@ async def respond(context: ServerContext, request: Request, answer: AnyAnswer, *
     try:
         if not stream:
             return json_response(await while_connected(context, request.receive, answer.made(batches)))
-        # What the engine refuses is refused before the answer has begun.
-        first = await while_connected(context, request.receive, first_of(batches))
+        return EventStream(context, answer.stream(), await _begun(context, request, batches), batches)
     except ClientLeftError:
         await batches.aclose()
         raise ApiError(499, "the client left") from None  # 499 is what other servers log for it
     except BaseException:
         await batches.aclose()
         raise
-    return EventStream(context, answer.stream(), first, batches)
+
+
+async def _begun(context: ServerContext, request: Request, batches: Batches) -> asyncio.Task[list[Delta]]:
+    """The first batch, or what waits for it after so long that the answer had better begin.
+
+    Raises:
+        ClientLeftError, ApiError: the engine refused the job, or nobody waits for it, before the answer has begun.
+    """
+    first = asyncio.create_task(first_of(batches))
+    try:
+        await while_connected(
+            context, request.receive, asyncio.wait({first}, timeout=context.settings.sse_ping_interval or None)
+        )
+        if first.done():
+            first.result()
+    except BaseException:
+        await end(first, batches)
+        raise
+    return first
 
 
 def id_taken(body: Sampling, kind: str) -> ApiError:

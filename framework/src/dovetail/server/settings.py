@@ -81,6 +81,11 @@ class ServerSettings(BaseModel):
     ssl_ca_certs: str | None = Field(
         None, description="certificate authorities (PEM); clients must then show a certificate that one of them signed"
     )
+    sse_ping_interval: float = Field(
+        15.0,
+        ge=0,
+        description="seconds after which a stream that has nothing to tell sends a comment, so that clients and proxies go on waiting; 0 sends none",
+    )
     exit_with_stdin: bool = Field(
         False, description="stop when standard input closes, for a parent that holds its other end and may vanish"
     )

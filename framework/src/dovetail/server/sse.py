@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from abc import ABC, abstractmethod
 
 from fastapi import Response
@@ -13,6 +14,8 @@ from dovetail.server.context import ServerContext
 from dovetail.server.errors import ApiError, to_api_error
 from dovetail.server.generation import Batches
 
+PING = b": waiting\n\n"
+"""A comment, which readers of events pass over."""
 DIRECT = "dovetail.send"
 """Where a request's scope holds the way to its socket, past what wraps ``send`` on the way: that looks at the beginning and the end of an answer
 alone, and would cost each of its pieces as much as encoding it."""
@@ -89,34 +92,64 @@ class Events(Response, ABC):
 
 
 class EventStream(Events):
-    """Sends an answer while it is made.
+    """Sends an answer while it is made. Where nothing comes for long, comments show clients and proxies that it is alive.
 
     Args:
-        first: the first batch of deltas, taken already.
+        first: the first batch of deltas.
         batches: the others; closed at the end.
     """
 
-    def __init__(self, context: ServerContext, stream: AnswerStream, first: list[Delta], batches: Batches) -> None:
+    def __init__(
+        self, context: ServerContext, stream: AnswerStream, first: asyncio.Task[list[Delta]], batches: Batches
+    ) -> None:
         super().__init__(context)
         self.stream = stream
         self.first = first
         self.batches = batches
+        self._quiet = False
 
     async def pump(self, send: Send) -> None:
         events = self.stream.events
-        await send_events(send, self.stream.opening())
-        await send_events(send, events(self.first))
-        async for batch in self.batches:
-            if made := events(batch):
-                await send({"type": "http.response.body", "body": made, "more_body": True})
-        await self.stream.settle()
+        alive = asyncio.create_task(self._keep_alive(send, self.context.settings.sse_ping_interval, self.first.done()))
+        try:
+            first = await self.first
+            await send_events(send, self.stream.opening())
+            await send_events(send, events(first))
+            async for batch in self.batches:
+                if made := events(batch):
+                    self._quiet = False
+                    await send({"type": "http.response.body", "body": made, "more_body": True})
+            await self.stream.settle()
+        finally:
+            alive.cancel()
         await send_events(send, self.stream.ending())
+
+    async def _keep_alive(self, send: Send, seconds: float, begun: bool) -> None:
+        """
+        Args:
+            begun: whether something is sent at once; else there was nothing for so many seconds.
+        """
+        if not seconds:
+            return
+        self._quiet = not begun
+        while True:
+            if self._quiet:
+                await send_events(send, PING)
+            self._quiet = True
+            await asyncio.sleep(seconds)
 
     def failure(self, error: ApiError, scope: Scope) -> bytes:
         return self.stream.failure(error, scope)
 
     async def close(self) -> None:
-        await self.batches.aclose()
+        await end(self.first, self.batches)
+
+
+async def end(first: asyncio.Task[list[Delta]], batches: Batches) -> None:
+    """Close batches, whether or not the first of them has come."""
+    first.cancel()
+    await asyncio.gather(first, return_exceptions=True)
+    await batches.aclose()
 
 
 async def send_events(send: Send, events: bytes) -> None:
