@@ -59,6 +59,14 @@ def test_the_events_are_those_of_a_stream_that_is_quick(url: str, engine: FakeEn
     assert len([event for event in slow if event != PING]) == len(quick)
 
 
+def test_a_response_in_the_background_is_followed_with_comments(url: str) -> None:
+    events = told(httpx.post(f"{url}/v1/responses", json={"input": "Why?", "stream": True, "background": True}))
+    first, last = (next(i for i, event in enumerate(events) if text in event) for text in (WORDS[0], WORDS[-1]))
+    assert PING in events[:first]
+    assert PING in events[first:last]
+    assert "response.completed" in events[-1]
+
+
 def test_clients_pass_over_them(url: str) -> None:
     with openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
         chunks = list(client.chat.completions.create(**ASKED))

@@ -153,8 +153,10 @@ class Followed(Events):
         self.told = told
 
     async def pump(self, send: Send) -> None:
-        async for events in self.told:
-            await send_events(send, events)
+        async with self.kept_alive(send):
+            async for events in self.told:
+                self.quiet = False
+                await send_events(send, events)
 
     async def close(self) -> None:
         await self.told.aclose()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 from fastapi import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -56,7 +58,11 @@ class AnswerStream(ABC):
 
 
 class Events(Response, ABC):
-    """Sends events until they end or the client leaves. An exception becomes an event, and the end of the stream."""
+    """Sends events until they end or the client leaves. An exception becomes an event, and the end of the stream.
+
+    Attributes:
+        quiet: set to False by whoever sends something, so that no comment is sent instead.
+    """
 
     def __init__(self, context: ServerContext) -> None:
         # X-Accel-Buffering keeps proxies from holding chunks back.
@@ -64,10 +70,32 @@ class Events(Response, ABC):
         super().__init__(None, 200, headers, media_type="text/event-stream")
         del self.headers["content-length"]
         self.context = context
+        self.quiet = False
 
     @abstractmethod
     async def pump(self, send: Send) -> None:
         """Send all events."""
+
+    @asynccontextmanager
+    async def kept_alive(self, send: Send, *, begun: bool = True) -> AsyncIterator[None]:
+        """Send comments where nothing else is for long, which show clients and proxies that the stream is alive.
+
+        Args:
+            begun: whether something is sent at once; else it has been quiet for long.
+        """
+        self.quiet = not begun
+        pings = asyncio.create_task(self._ping(send, self.context.settings.sse_ping_interval))
+        try:
+            yield
+        finally:
+            pings.cancel()
+
+    async def _ping(self, send: Send, seconds: float) -> None:
+        while seconds:
+            if self.quiet:
+                await send_events(send, PING)
+            self.quiet = True
+            await asyncio.sleep(seconds)
 
     def failure(self, error: ApiError, scope: Scope) -> bytes:
         """The event that ends the stream if something failed."""
@@ -92,7 +120,7 @@ class Events(Response, ABC):
 
 
 class EventStream(Events):
-    """Sends an answer while it is made. Where nothing comes for long, comments show clients and proxies that it is alive.
+    """Sends an answer while it is made.
 
     Args:
         first: the first batch of deltas.
@@ -106,37 +134,19 @@ class EventStream(Events):
         self.stream = stream
         self.first = first
         self.batches = batches
-        self._quiet = False
 
     async def pump(self, send: Send) -> None:
         events = self.stream.events
-        alive = asyncio.create_task(self._keep_alive(send, self.context.settings.sse_ping_interval, self.first.done()))
-        try:
+        async with self.kept_alive(send, begun=self.first.done()):
             first = await self.first
             await send_events(send, self.stream.opening())
             await send_events(send, events(first))
             async for batch in self.batches:
                 if made := events(batch):
-                    self._quiet = False
+                    self.quiet = False
                     await send({"type": "http.response.body", "body": made, "more_body": True})
             await self.stream.settle()
-        finally:
-            alive.cancel()
         await send_events(send, self.stream.ending())
-
-    async def _keep_alive(self, send: Send, seconds: float, begun: bool) -> None:
-        """
-        Args:
-            begun: whether something is sent at once; else there was nothing for so many seconds.
-        """
-        if not seconds:
-            return
-        self._quiet = not begun
-        while True:
-            if self._quiet:
-                await send_events(send, PING)
-            self._quiet = True
-            await asyncio.sleep(seconds)
 
     def failure(self, error: ApiError, scope: Scope) -> bytes:
         return self.stream.failure(error, scope)
