@@ -52,9 +52,10 @@ def test_the_events_are_those_of_a_stream_that_is_quick(url: str, engine: FakeEn
         "/v1/completions": {"prompt": "Why?", "stream": True},
     }[path]
     slow = told(httpx.post(url + path, json=asked))
-    engine.delay = 0.0
-    quick = told(httpx.post(url + path, json=asked))
     assert PING in slow
+    engine.delay = 0.0
+    with serving(engine, ServerSettings()) as patient:
+        quick = told(httpx.post(patient + path, json=asked))
     assert PING not in quick
     assert len([event for event in slow if event != PING]) == len(quick)
 
@@ -91,9 +92,9 @@ def test_what_fails_after_a_comment_is_an_event(url: str, engine: FakeEngine, fa
     assert "secret" not in events[-1]
 
 
-def test_what_fails_at_once_has_its_status(url: str, engine: FakeEngine) -> None:
-    engine.delay, engine.fail_at = 0.0, 0
-    assert httpx.post(f"{url}/v1/chat/completions", json=ASKED).status_code == 500
+def test_what_fails_at_once_has_its_status(live: str, engine: FakeEngine) -> None:
+    engine.fail_at = 0
+    assert httpx.post(f"{live}/v1/chat/completions", json=ASKED).status_code == 500
 
 
 def test_a_client_that_leaves_while_it_waits_ends_its_request(url: str, engine: FakeEngine, until: Any) -> None:
