@@ -23,8 +23,8 @@ PING = ": waiting"
 @pytest.fixture
 def url(engine: FakeEngine) -> Iterator[str]:
     """A server whose engine takes several times as long for a token as the server is patient."""
-    engine.delay = 0.2
-    with serving(engine, ServerSettings(sse_ping_interval=0.05)) as url:
+    engine.delay = 0.1
+    with serving(engine, ServerSettings(sse_ping_interval=0.02)) as url:
         yield url
 
 
