@@ -33,12 +33,12 @@ def run_server(told: Connection, model: str | None, processes: int, rate: float)
     from fake_engine import FakeChild
 
     from dovetail.engine.args import EngineArgs
-    from dovetail.engine.client import AsyncEngine
-    from dovetail.engine.link import EngineLink
+    from dovetail.engine.process.client import AsyncEngine
+    from dovetail.engine.process.link import EngineLink
     from dovetail.engine.setup import load_tokenizer, make_plan
-    from dovetail.server.hub import serve_processes
-    from dovetail.server.relay import RelayedEngine
-    from dovetail.server.run import serve
+    from dovetail.server.processes.hub import serve_processes
+    from dovetail.server.processes.relay import RelayedEngine
+    from dovetail.server.processes.run import serve
     from dovetail.server.settings import ServerSettings
 
     args = EngineArgs(model=model, load_format="dummy" if model else "auto", max_num_seqs=1024)

@@ -23,10 +23,10 @@ import torch
 from common import heading
 
 from dovetail.engine.args import EngineArgs
-from dovetail.engine.core import EngineCore
 from dovetail.engine.messages import NewRequest
-from dovetail.engine.params import SamplingParams
+from dovetail.engine.request.params import SamplingParams
 from dovetail.engine.setup import make_plan
+from dovetail.engine.step.core import EngineCore
 
 LLAMA = {
     "architectures": ["LlamaForCausalLM"],

@@ -14,10 +14,10 @@ import time
 from common import heading
 
 from dovetail.engine.args import EngineArgs
-from dovetail.engine.core import EngineCore
 from dovetail.engine.messages import NewRequest
-from dovetail.engine.params import SamplingParams
+from dovetail.engine.request.params import SamplingParams
 from dovetail.engine.setup import make_plan
+from dovetail.engine.step.core import EngineCore
 
 
 def first_token(core: EngineCore, name: str, prompt: list[int]) -> float:

@@ -21,10 +21,10 @@ import zmq.asyncio
 from common import heading
 
 from dovetail.engine import messages as m
-from dovetail.engine.params import SamplingParams
-from dovetail.engine.processes import PrivateSocket
-from dovetail.server.loop import run
-from dovetail.server.relay import Relay, RelayedEngine
+from dovetail.engine.process.ipc import PrivateSocket
+from dovetail.engine.request.params import SamplingParams
+from dovetail.server.processes.loop import run
+from dovetail.server.processes.relay import Relay, RelayedEngine
 
 INFO = m.EngineInfo(32768, 1024, "no memory", {}, "nothing")
 FRAMES = 16

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from common import heading
 
-from dovetail.engine.params import SamplingParams
-from dovetail.engine.request import Request
+from dovetail.engine.engine_request import Request
+from dovetail.engine.request.params import SamplingParams
 from dovetail.engine.sampling import SamplingRows, host_edits, sample, wants_of
 
 KINDS: dict[str, Callable[[int], dict[str, Any]]] = {

@@ -16,9 +16,9 @@ from common import heading
 
 from dovetail import SamplingParams
 from dovetail.engine.args import EngineArgs
-from dovetail.engine.core import EngineCore
 from dovetail.engine.messages import NewRequest
 from dovetail.engine.setup import load_tokenizer, make_plan
+from dovetail.engine.step.core import EngineCore
 
 CODE = """def area(shape):
     if shape.kind == "circle":

@@ -13,13 +13,13 @@ from collections.abc import Callable
 import torch
 from common import heading, median_seconds
 
-from dovetail.engine.batch import Batch
+from dovetail.engine.engine_request import Request
 from dovetail.engine.kv.groups import CacheGroup
 from dovetail.engine.kv.manager import KVCacheManager
-from dovetail.engine.params import SamplingParams
-from dovetail.engine.request import Request
+from dovetail.engine.request.params import SamplingParams
 from dovetail.engine.sampling.wants import wants_of
-from dovetail.engine.scheduler import Schedule, Scheduler
+from dovetail.engine.step.batch import Batch
+from dovetail.engine.step.scheduler import Schedule, Scheduler
 from dovetail.testing.reference import ReferencePlatform
 
 BLOCK, PROMPT, LONGEST, STEPS = 16, 128, 8192, 50

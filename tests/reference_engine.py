@@ -6,14 +6,14 @@ from collections.abc import Iterable
 
 import torch
 
-from dovetail.engine.checks import end_of_sequence_ids
+from dovetail.engine.engine_request import Request
 from dovetail.engine.messages import NewRequest
-from dovetail.engine.request import Request
-from dovetail.engine.runner import ModelRunner
+from dovetail.engine.request.checks import end_of_sequence_ids
 from dovetail.engine.sampling.edits import host_edits
 from dovetail.engine.sampling.rows import SamplingRows
 from dovetail.engine.sampling.sampler import sample
 from dovetail.engine.sampling.wants import wants_of
+from dovetail.engine.step.runner import ModelRunner
 from dovetail.kernel.plan import Plan
 from dovetail.nn.step import KVIndex, Lengths, Step
 

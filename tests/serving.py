@@ -40,7 +40,7 @@ class Server:
         return [parent, *parent.children(recursive=True)]
 
     def engine(self) -> psutil.Process:
-        (engine,) = (p for p in self.family() if "dovetail.engine.process" in " ".join(p.cmdline()))
+        (engine,) = (p for p in self.family() if "dovetail.engine.process.engine_process" in " ".join(p.cmdline()))
         return engine
 
     def healthy(self) -> bool:

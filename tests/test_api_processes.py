@@ -46,7 +46,7 @@ def server(checkpoint: Path, adapter: Path) -> Iterator[Server]:
 
 def is_worker(process: psutil.Process) -> bool:
     try:
-        return "dovetail.server.worker" in " ".join(process.cmdline())
+        return "dovetail.server.processes.worker" in " ".join(process.cmdline())
     except psutil.NoSuchProcess:  # it has just ended
         return False
 
@@ -132,7 +132,7 @@ def test_each_describes_the_whole_server(server: Server) -> None:
 def test_no_process_but_the_engine_holds_torch(server: Server) -> None:
     for process in server.family():
         holds = any("libtorch" in each.path for each in process.memory_maps())
-        assert holds == ("dovetail.engine.process" in " ".join(process.cmdline()))
+        assert holds == ("dovetail.engine.process.engine_process" in " ".join(process.cmdline()))
 
 
 def test_when_a_process_is_killed_the_other_goes_on_and_it_has_a_successor(server: Server) -> None:

@@ -12,11 +12,11 @@ import torch
 from dovetail import LLM, SamplingParams
 from dovetail.api import RequestError
 from dovetail.engine.args import EngineArgs
-from dovetail.engine.core import EngineCore
+from dovetail.engine.engine_request import Request
 from dovetail.engine.messages import NewRequest, TokenOutput
-from dovetail.engine.params import StructuredOutputs
-from dovetail.engine.request import Request
+from dovetail.engine.request.params import StructuredOutputs
 from dovetail.engine.setup import make_plan
+from dovetail.engine.step.core import EngineCore
 
 from .tiny import write_checkpoint
 

@@ -15,12 +15,12 @@ from safetensors.torch import load_file
 
 from dovetail import LLM, LoRARequest, SamplingParams
 from dovetail.api import RequestError
-from dovetail.engine.adapters import find_adapter
+from dovetail.engine.adapters.lora_request import find_adapter
 from dovetail.engine.args import EngineArgs
-from dovetail.engine.client import AsyncEngine
-from dovetail.engine.core import EngineCore
 from dovetail.engine.messages import NewRequest, TokenOutput
+from dovetail.engine.process.client import AsyncEngine
 from dovetail.engine.setup import make_plan
+from dovetail.engine.step.core import EngineCore
 from dovetail.kernel.registry import Registry
 
 from .tiny import CONFIG, write_checkpoint

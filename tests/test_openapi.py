@@ -1,4 +1,4 @@
-"""A whole server, on the embedded model, against its own description of its API. Over a fake engine, with many more requests: framework/tests/server/test_openapi.py."""
+"""A whole server, on the embedded model, against its own description of its API. Over a fake engine, with many more requests: framework/tests/server/http/test_openapi.py."""
 
 from __future__ import annotations
 

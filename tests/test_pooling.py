@@ -14,11 +14,11 @@ from dovetail_models_llama.model import LlamaForCausalLM
 
 from dovetail.api.errors import RequestError
 from dovetail.engine.args import EngineArgs
-from dovetail.engine.core import EngineCore
 from dovetail.engine.messages import NewRequest, TokenOutput
-from dovetail.engine.params import SamplingParams
-from dovetail.engine.pooling import NO_SAMPLING, PoolingParams
+from dovetail.engine.request.params import SamplingParams
+from dovetail.engine.request.pooling_params import NO_SAMPLING, PoolingParams
 from dovetail.engine.setup import make_plan
+from dovetail.engine.step.core import EngineCore
 from dovetail.kernel.plan import Plan
 
 from .fake_device import FakeAttention, FakeDevice

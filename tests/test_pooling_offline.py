@@ -10,7 +10,7 @@ import torch
 
 from dovetail import LLM, PoolingParams, SamplingParams
 from dovetail.api.errors import RequestError
-from dovetail.engine.pooling_outputs import EmbeddingRequestOutput
+from dovetail.engine.request.pooling_outputs import EmbeddingRequestOutput
 
 from .tiny import write_checkpoint
 

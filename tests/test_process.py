@@ -18,7 +18,7 @@ import pytest
 from dovetail import SamplingParams
 from dovetail.api import CheckpointError, EngineDeadError, RequestError
 from dovetail.engine.args import EngineArgs
-from dovetail.engine.client import AsyncEngine
+from dovetail.engine.process.client import AsyncEngine
 from dovetail.engine.setup import make_plan
 
 from .tiny import write_checkpoint
@@ -42,7 +42,9 @@ async def running(checkpoint: Path) -> AsyncIterator[AsyncEngine]:
 
 
 def child_of(pid: int) -> psutil.Process:
-    (child,) = (c for c in psutil.Process(pid).children() if "dovetail.engine.process" in " ".join(c.cmdline()))
+    (child,) = (
+        c for c in psutil.Process(pid).children() if "dovetail.engine.process.engine_process" in " ".join(c.cmdline())
+    )
     return child
 
 
@@ -163,7 +165,7 @@ def test_when_its_parent_is_killed_the_engine_goes_too(checkpoint: Path) -> None
     code = f"""
 import asyncio
 from dovetail.engine.args import EngineArgs
-from dovetail.engine.client import AsyncEngine
+from dovetail.engine.process.client import AsyncEngine
 from dovetail.engine.setup import make_plan
 async def main():
     args = EngineArgs(model={str(checkpoint)!r})

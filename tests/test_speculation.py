@@ -14,11 +14,11 @@ from dovetail import LLM, SamplingParams
 from dovetail.api import DraftRequest, Proposer
 from dovetail.builtin import dovetail_register_proposers
 from dovetail.engine.args import EngineArgs
-from dovetail.engine.core import EngineCore
-from dovetail.engine.draft_model import DraftModel
 from dovetail.engine.messages import NewRequest, TokenLogprobs
-from dovetail.engine.params import StructuredOutputs
+from dovetail.engine.request.params import StructuredOutputs
 from dovetail.engine.setup import make_plan
+from dovetail.engine.step.core import EngineCore
+from dovetail.engine.step.draft_model import DraftModel
 from dovetail.testing import check_proposer
 
 from .tiny import write_checkpoint

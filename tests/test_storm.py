@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dovetail.engine.args import EngineArgs
-from dovetail.engine.core import EngineCore
 from dovetail.engine.messages import NewRequest
-from dovetail.engine.params import SamplingParams
+from dovetail.engine.request.params import SamplingParams
 from dovetail.engine.setup import make_plan
+from dovetail.engine.step.core import EngineCore
 from dovetail.kernel.plan import Plan
 
 from .reference_engine import ReferenceEngine

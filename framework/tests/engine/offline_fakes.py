@@ -11,9 +11,9 @@ from typing import Any
 import tokenizers
 
 from dovetail.engine.args import EngineArgs
-from dovetail.engine.checks import Limits, check_request
 from dovetail.engine.messages import NewRequest, TokenLogprobs, TokenOutput
-from dovetail.engine.tokenizer import Tokenizer
+from dovetail.engine.request.checks import Limits, check_request
+from dovetail.engine.text.tokenizer import Tokenizer
 
 VOCAB = 16
 EOS = 15

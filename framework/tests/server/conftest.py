@@ -16,9 +16,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 from server_fakes import FakeEngine, serving, serving_app, until
 
 from dovetail.server.app import build_app
-from dovetail.server.counters import Counters
+from dovetail.server.observe.counters import Counters
 from dovetail.server.settings import ServerSettings
-from dovetail.server.store import make_store
+from dovetail.server.stored.store import make_store
 
 
 @pytest.fixture

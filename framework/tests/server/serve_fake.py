@@ -13,8 +13,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from server_fakes import FakeEngine
 
 from dovetail.api.errors import DovetailError
-from dovetail.engine.outputs import Delta
-from dovetail.server.run import serve
+from dovetail.engine.request.outputs import Delta
+from dovetail.server.processes.run import serve
 from dovetail.server.settings import ServerSettings
 
 

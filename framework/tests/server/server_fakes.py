@@ -19,16 +19,16 @@ from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from dovetail.api.cards import Task
 from dovetail.api.errors import EngineDeadError, RequestError
-from dovetail.engine.checks import Limits
 from dovetail.engine.messages import EngineStats, Overview, RequestStats
-from dovetail.engine.outputs import Delta, Logprob, PositionLogprobs
-from dovetail.engine.params import SamplingParams
-from dovetail.engine.pooling import PoolingParams, check_pooling, settled
-from dovetail.engine.pooling_outputs import Pooled
+from dovetail.engine.request.checks import Limits
+from dovetail.engine.request.outputs import Delta, Logprob, PositionLogprobs
+from dovetail.engine.request.params import SamplingParams
+from dovetail.engine.request.pooling_outputs import Pooled
+from dovetail.engine.request.pooling_params import PoolingParams, check_pooling, settled
 from dovetail.kernel.plan import ParserPlan, PoolingPlan
 from dovetail.server.app import build_app
+from dovetail.server.http.wire import connection_class
 from dovetail.server.settings import ServerSettings
-from dovetail.server.wire import connection_class
 
 FIRST_TOKEN = ord("a")
 WORDS = ("Paris", " is", " the", " capital", " of", " France", ".", " 🥖")

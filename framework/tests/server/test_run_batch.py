@@ -21,7 +21,7 @@ from dovetail.client import batch as batches
 from dovetail.client.batch import Batch, Tally
 from dovetail.client.batch_file import BatchOutput, BatchRequest, Fault, read_requests
 from dovetail.client.http import ClientError
-from dovetail.server.inprocess import serve_inside
+from dovetail.server.processes.in_process import serve_inside
 from dovetail.server.settings import ServerSettings
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import tokenizers
     import torch
 
-HF_TOKENIZER = "dovetail.engine.tokenizer:parts_of_folder"
+HF_TOKENIZER = "dovetail.engine.text.tokenizer:parts_of_folder"
 """Reads the tokenizer files that stand beside a Hugging Face checkpoint."""
 
 

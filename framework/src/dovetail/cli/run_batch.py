@@ -135,7 +135,7 @@ async def _client(args: argparse.Namespace) -> AsyncIterator[httpx.AsyncClient]:
             yield client
         return
     from dovetail.cli.serve import engine_maker
-    from dovetail.server.inprocess import serve_inside
+    from dovetail.server.processes.in_process import serve_inside
     from dovetail.server.settings import ServerSettings
 
     # --api-key is for the server at --url; nobody but us asks this one.

@@ -15,8 +15,8 @@ from dovetail.utils.config_file import add_config_flag
 from dovetail.utils.flags import add_flags, read_flags
 
 if TYPE_CHECKING:
-    from dovetail.engine.client import AsyncEngine
-    from dovetail.engine.link import EngineLink
+    from dovetail.engine.process.client import AsyncEngine
+    from dovetail.engine.process.link import EngineLink
     from dovetail.kernel.plan import Plan
     from dovetail.server.settings import ServerSettings
 
@@ -43,15 +43,15 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _serve(args: EngineArgs, settings: ServerSettings) -> int:
-    from dovetail.server.run import serve
+    from dovetail.server.processes.run import serve
 
     return serve(engine_maker(args), settings)
 
 
 def _serve_processes(args: EngineArgs, settings: ServerSettings) -> int:
     from dovetail.engine.setup import make_plan
-    from dovetail.server.hub import serve_processes
-    from dovetail.server.relay import RelayedEngine
+    from dovetail.server.processes.hub import serve_processes
+    from dovetail.server.processes.relay import RelayedEngine
 
     plan = make_plan(args)
     return serve_processes(loader(RelayedEngine, plan, args), settings, plan, args)
@@ -63,7 +63,7 @@ def engine_maker(args: EngineArgs) -> Callable[[], Awaitable[AsyncEngine]]:
     Raises:
         DovetailError: the options do not resolve.
     """
-    from dovetail.engine.client import AsyncEngine
+    from dovetail.engine.process.client import AsyncEngine
     from dovetail.engine.setup import make_plan
 
     return loader(AsyncEngine, make_plan(args), args)

@@ -13,7 +13,7 @@ from dovetail.utils.flags import add_flags, read_flags
 P = TypeVar("P", bound=argparse.ArgumentParser)
 
 OFFLINE: dict[str, Any] = {"max_decode_slowdown": 0.0}
-"""Defaults of :class:`~dovetail.engine.llm.LLM` that differ: nobody reads along there, so throughput comes first."""
+"""Defaults of :class:`~dovetail.engine.offline.llm.LLM` that differ: nobody reads along there, so throughput comes first."""
 
 
 class EngineArgs(PlanOptions):

@@ -10,9 +10,9 @@ from typing import Any
 
 import msgspec
 
-from dovetail.engine.outputs import FinishReason
-from dovetail.engine.params import SamplingParams
-from dovetail.engine.pooling import PoolingParams
+from dovetail.engine.request.outputs import FinishReason
+from dovetail.engine.request.params import SamplingParams
+from dovetail.engine.request.pooling_params import PoolingParams
 
 
 class Message(msgspec.Struct, array_like=True, tag=True, gc=False):
@@ -261,7 +261,7 @@ class Answer(Message):
 
 
 OPERATIONS = ("reset_prefix_cache", "sleep", "wake_up", "add_adapter", "remove_adapter", "overview")
-"""Methods of :class:`~dovetail.engine.core.EngineCore` that can be called from the API's process."""
+"""Methods of :class:`~dovetail.engine.step.core.EngineCore` that can be called from the API's process."""
 
 
 ToEngine = Start | NewRequest | Abort | Call | Stop

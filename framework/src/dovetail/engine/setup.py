@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 
 from dovetail.engine.args import EngineArgs
-from dovetail.engine.chat_template import load_template
-from dovetail.engine.tokenizer import Tokenizer
+from dovetail.engine.text.chat_template import load_template
+from dovetail.engine.text.tokenizer import Tokenizer
 from dovetail.kernel.discovery import import_dotted
 from dovetail.kernel.options import PlanOptions
 from dovetail.kernel.plan import Plan

@@ -8,42 +8,35 @@ from fastapi import FastAPI
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
-from dovetail.server import (
-    adapters,
-    chat,
-    completions,
-    errors,
-    invocations,
-    messages,
-    metrics,
-    operations,
-    pooling_protocol,
-    pooling_routes,
-    pooling_scores,
-    responses,
-    stats,
-    status,
-    stored_chats,
-    tokenization,
-    web_page,
-)
+from dovetail.server.chat import completions
+from dovetail.server.chat import routes as chat
+from dovetail.server.chat import stored_routes as stored_chats
 from dovetail.server.context import ServerContext
-from dovetail.server.counters import Counters
 from dovetail.server.engine_protocol import ServedEngine
-from dovetail.server.http_measures import HttpMeasures
-from dovetail.server.intake import BodyLimit, Concurrency
-from dovetail.server.keys import ApiKey
-from dovetail.server.middleware import CrossSite, Ended, RequestId, RootPath
-from dovetail.server.openapi import describe_bodies
-from dovetail.server.protocol import (
+from dovetail.server.http import errors
+from dovetail.server.http.keys import ApiKey
+from dovetail.server.http.middleware import CrossSite, Ended, RequestId, RootPath
+from dovetail.server.http.openapi import describe_bodies
+from dovetail.server.http.request_limits import BodyLimit, Concurrency
+from dovetail.server.messages import routes as messages
+from dovetail.server.observe.counters import Counters
+from dovetail.server.observe.http_metrics import HttpMeasures
+from dovetail.server.observe.request_log import RequestLog
+from dovetail.server.observe.tracing import traces_of
+from dovetail.server.operations import adapters, invocations, metrics, stats, status, tokenization
+from dovetail.server.operations import engine_control as operations
+from dovetail.server.page import routes as web_page
+from dovetail.server.pooling import protocol as pooling_protocol
+from dovetail.server.pooling import routes as pooling_routes
+from dovetail.server.pooling import score_routes as pooling_scores
+from dovetail.server.protocol.requests import (
     ChatCompletionRequest,
     CompletionRequest,
     LoadAdapterRequest,
     UnloadAdapterRequest,
 )
-from dovetail.server.request_log import RequestLog
+from dovetail.server.responses import routes as responses
 from dovetail.server.settings import ServerSettings
-from dovetail.server.traces import traces_of
 
 ROUTERS = (
     status.router,

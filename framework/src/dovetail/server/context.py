@@ -10,16 +10,16 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from dovetail.api.cards import Task
-from dovetail.engine.pooling import missing_task
-from dovetail.server.admission import Admission
-from dovetail.server.chat_store import ChatStore
-from dovetail.server.counters import Counters, Gauge
+from dovetail.engine.request.pooling_params import missing_task
 from dovetail.server.engine_protocol import ServedEngine
-from dovetail.server.errors import ApiError, engine_dead, engine_restarting, engine_sleeping
-from dovetail.server.measures import Measures
-from dovetail.server.responses_store import ResponseStore
+from dovetail.server.http.admission import Admission
+from dovetail.server.http.errors import ApiError, engine_dead, engine_restarting, engine_sleeping
+from dovetail.server.observe.counters import Counters, Gauge
+from dovetail.server.observe.generation_metrics import Measures
 from dovetail.server.settings import ServerSettings
-from dovetail.server.store import Store
+from dovetail.server.stored.chats import ChatStore
+from dovetail.server.stored.responses import ResponseStore
+from dovetail.server.stored.store import Store
 
 T = TypeVar("T")
 

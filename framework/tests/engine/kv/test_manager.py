@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dovetail.engine.engine_request import Request
 from dovetail.engine.kv.groups import CacheGroup
 from dovetail.engine.kv.manager import KVCacheManager
 from dovetail.engine.kv.pool import NULL_BLOCK
-from dovetail.engine.params import SamplingParams
-from dovetail.engine.request import Request
+from dovetail.engine.request.params import SamplingParams
 
 BLOCK = 4
 FULL, WINDOW = CacheGroup("full", 1), CacheGroup("sliding", 1, window=6)

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dovetail.engine.params import SamplingParams
-from dovetail.engine.request import Request
+from dovetail.engine.engine_request import Request
+from dovetail.engine.request.params import SamplingParams
 from dovetail.engine.sampling import Sampled, SamplingRows, host_edits, sample, wants_of
 
 CPU = torch.device("cpu")

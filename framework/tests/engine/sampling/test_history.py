@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from dovetail.engine.request import Request
+from dovetail.engine.engine_request import Request
 from dovetail.engine.sampling import SamplingRows, apply_bitmask, host_edits, sample, wants_of
 
 from .reference import CPU, make_request, possible, step, tables_for, upload

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from dovetail.engine.request import Request
+from dovetail.engine.engine_request import Request
 from dovetail.engine.sampling import SamplingRows, host_edits, penalties, sample, wants_of
 
 from .reference import edited, make_request, step, tables_for, upload

@@ -19,8 +19,8 @@ from dovetail_loaders_gguf.pretokenizers import PRETOKENIZERS
 from dovetail_loaders_gguf.tokenizer import BUILDERS, from_gguf
 
 from dovetail.api import CheckpointError
-from dovetail.engine.detokenizer import IncrementalDetokenizer
-from dovetail.engine.tokenizer import Tokenizer
+from dovetail.engine.text.detokenizer import IncrementalDetokenizer
+from dovetail.engine.text.tokenizer import Tokenizer
 
 from .files import DATA, KINDS, byte_level, sentencepiece, wordpiece, write
 

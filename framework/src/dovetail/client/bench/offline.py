@@ -12,8 +12,8 @@ from tqdm import tqdm
 from dovetail.client.bench.options import LatencyOptions, ThroughputOptions
 from dovetail.client.bench.report import write_json
 from dovetail.engine.args import EngineArgs
-from dovetail.engine.llm import LLM
-from dovetail.engine.params import SamplingParams
+from dovetail.engine.offline.llm import LLM
+from dovetail.engine.request.params import SamplingParams
 
 PERCENTILES = (10, 25, 50, 75, 90, 99)
 

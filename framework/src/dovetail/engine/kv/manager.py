@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 
+from dovetail.engine.engine_request import Request
 from dovetail.engine.kv.groups import CacheGroup
 from dovetail.engine.kv.pool import NULL_BLOCK, BlockPool
-from dovetail.engine.request import Request
 
 DIGEST_BYTES = 16
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dovetail.engine.request import Request
+from dovetail.engine.engine_request import Request
 from dovetail.engine.sampling.bitmask import apply_bitmask
 from dovetail.engine.sampling.slots import Upload
 from dovetail.engine.sampling.wants import asks_of

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dovetail.engine.request import Request
+from dovetail.engine.engine_request import Request
 from dovetail.engine.sampling.slots import SlotTable, Upload
 
 SHARE = 4

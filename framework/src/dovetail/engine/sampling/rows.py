@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dovetail.engine.request import Request
+from dovetail.engine.engine_request import Request
 from dovetail.engine.sampling.bias import Biases
 from dovetail.engine.sampling.draw import WEIGHT_BITS
 from dovetail.engine.sampling.noise import BITS

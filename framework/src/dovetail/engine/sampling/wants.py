@@ -10,8 +10,8 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from dovetail.engine.params import SamplingParams
-from dovetail.engine.request import Request
+from dovetail.engine.engine_request import Request
+from dovetail.engine.request.params import SamplingParams
 
 FEW = 64
 """Up to so many tokens of a top-k are found by looking at a small part of the vocabulary."""

@@ -1,0 +1,1 @@
+"""LoRA adapters: how requests name them, and their slots on the device."""

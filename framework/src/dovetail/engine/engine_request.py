@@ -1,0 +1,116 @@
+"""A request as the engine knows it: tokens in, tokens out."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from dovetail.engine.request.outputs import FinishReason
+from dovetail.engine.request.params import SamplingParams
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from dovetail.engine.grammars.compiler import GrammarRun
+    from dovetail.engine.kv.manager import Holding
+    from dovetail.engine.request.pooling_params import PoolingParams
+
+
+@dataclass(eq=False)
+class Request:
+    """One sequence. A prompt with ``n`` completions is ``n`` requests.
+
+    Attributes:
+        tokens: prompt and output, as far as the host has seen them.
+        prompt_len: how many of them are the prompt.
+        max_len: tokens at which it ends, prompt included.
+        seed: of its draws. Two requests with the same seed draw the same numbers at the same positions.
+        arrival: its number in order of arrival.
+        arrived: when, in seconds on the monotonic clock.
+        admitted: when it first began to be computed, likewise.
+        computed: tokens whose keys and values are in the cache, or are being written by a step that was begun.
+        unseen: tokens that were sampled, but have not reached the host yet.
+        draft: tokens that a proposer expects to follow; the next step checks them.
+        cached: tokens of the prompt that were found in the prefix cache when it was first admitted.
+        row: in the persistent batch, or -1 while waiting.
+        prefix_key: what its cached blocks depend on besides tokens (salt, adapter).
+        block_names: digests of its full blocks, as far as they were needed.
+        adapter: LoRA slot, 0 for none.
+        bad_words: token ids that may not follow each other in the output.
+        grammar: the structure that the output must have, if one was asked for.
+        pooling: what to make of the prompt instead of continuing it, with nothing left open; :attr:`unseen` then counts the vector.
+    """
+
+    id: str
+    tokens: list[int]
+    params: SamplingParams
+    prompt_len: int
+    max_len: int
+    eos_ids: frozenset[int]
+    seed: int = 0
+    priority: int = 0
+    arrival: int = 0
+    arrived: float = field(default_factory=time.monotonic)
+    admitted: float = 0.0
+    computed: int = 0
+    unseen: int = 0
+    draft: list[int] = field(default_factory=list)
+    cached: int | None = None
+    row: int = -1
+    prefix_key: str = ""
+    block_names: list[bytes] = field(default_factory=list)
+    adapter: int = 0
+    bad_words: list[list[int]] = field(default_factory=list)
+    grammar: GrammarRun | None = None
+    pooling: PoolingParams | None = None
+    pooled: Tensor | None = None
+    """What its chunks so far give, float32 ``[C]``, where pooling needs more than the last token."""
+    kv: Holding | None = None
+    """What it holds of the KV cache."""
+    prompt_logprobs: list[Any] = field(default_factory=list)
+    """What has been computed of them so far."""
+
+    @property
+    def total(self) -> int:
+        """Tokens so far, those that the host has not seen included."""
+        return len(self.tokens) + self.unseen
+
+    @property
+    def output_len(self) -> int:
+        return len(self.tokens) + self.unseen - self.prompt_len
+
+    @property
+    def pending(self) -> int:
+        """Tokens still to be computed."""
+        return len(self.tokens) + self.unseen - self.computed
+
+    @property
+    def needs_all(self) -> bool:
+        """Whether every token of the prompt has to be computed, cached or not."""
+        if self.pooling is not None:
+            return self.pooling.pooling_type != "last"
+        return self.params.prompt_logprobs is not None
+
+    @cached_property
+    def end_ids(self) -> frozenset[int]:
+        stops = frozenset(self.params.stop_token_ids)
+        return stops if self.params.ignore_eos else stops | self.eos_ids
+
+    @cached_property
+    def needs_values(self) -> bool:
+        """Whether the host must have seen every earlier token before the next one can be chosen."""
+        return self.grammar is not None or any(len(words) > 1 for words in self.bad_words)
+
+    def finish_reason(self) -> tuple[FinishReason | None, int | None]:
+        """Whether the newest token that was seen ends the request: the reason, and the stop token if it was one of the request's own."""
+        token = self.tokens[-1]
+        if self.grammar is not None and token in self.eos_ids:
+            return "stop", None  # the grammar allows an end where it may be, whatever else the request says of ends
+        if len(self.tokens) - self.prompt_len >= self.params.min_tokens and token in self.end_ids:
+            own = token in self.params.stop_token_ids and token not in self.eos_ids
+            return "stop", token if own else None
+        if len(self.tokens) >= self.max_len:
+            return "length", None
+        return None, None

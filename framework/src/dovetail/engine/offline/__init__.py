@@ -1,0 +1,1 @@
+"""Offline use: a model in this process, prompts in, texts or vectors out."""

@@ -1,0 +1,62 @@
+"""LoRA adapters of the offline API: loaded when a call first names them."""
+
+from __future__ import annotations
+
+from dovetail.api.errors import RequestError
+from dovetail.engine.adapters.lora_request import LoRARequest, check_adapter_name, find_adapter, parse_lora_modules
+from dovetail.engine.args import EngineArgs
+from dovetail.engine.step.core import EngineCore
+from dovetail.kernel.registry import Registry
+
+
+class OfflineAdapters:
+    """Which adapters an engine has, by name.
+
+    Raises:
+        RequestError, UsageError: one of ``lora_modules`` cannot be loaded.
+    """
+
+    def __init__(self, core: EngineCore, args: EngineArgs) -> None:
+        self._core = core
+        self._args = args
+        self._paths: dict[str, str] = {}
+        for module in parse_lora_modules(args.lora_modules):
+            self._load(module.name, module.path)
+
+    def name(self, request: LoRARequest | None) -> str | None:
+        """What the engine knows a request's adapter by; it is loaded if it was not yet.
+
+        Raises:
+            RequestError: it cannot be loaded, or the name stands for another path.
+        """
+        if request is None:
+            return None
+        if not isinstance(request, LoRARequest):
+            raise RequestError(
+                f"lora_request is a {type(request).__name__}",
+                "give a LoRARequest(name, number, path)",
+                param="lora_request",
+            )
+        known = self._paths.get(request.lora_name)
+        if known is None:
+            self._load(request.lora_name, request.lora_path)
+        elif known != request.lora_path:
+            raise RequestError(
+                f"the adapter {request.lora_name!r} was loaded from {known!r}, and is now asked for from {request.lora_path!r}",
+                "give each adapter a name of its own",
+                param="lora_request",
+            )
+        return request.lora_name
+
+    def _load(self, name: str, path: str) -> None:
+        if not self._args.enable_lora:
+            raise RequestError(
+                f"the adapter {name!r} was asked for, and adapters are not enabled",
+                "start with enable_lora=True",
+                param="lora_request",
+            )
+        check_adapter_name(name, (), self._paths)
+        registry = Registry.load(plugins=self._args.plugins, prefer=self._args.prefer)
+        source = find_adapter(name, path, registry, self._args.download_dir)
+        self._core.add_adapter(source.model_dump_json())
+        self._paths[name] = path

@@ -1,0 +1,38 @@
+"""Arguments that the methods of the offline API share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from tqdm.auto import tqdm
+
+from dovetail.api.errors import RequestError
+from dovetail.engine.adapters.lora_request import LoRARequest
+
+T = TypeVar("T")
+
+Bar = bool | Callable[..., Any]
+"""Whether to show a progress bar, or what makes one in tqdm's place."""
+Adapters = LoRARequest | Sequence[LoRARequest | None] | None
+"""One LoRA adapter for all prompts, or one (or None) each."""
+
+
+def progress_bar(use_tqdm: Bar, total: int, description: str, unit: str) -> Any:
+    """A bar that counts to ``total``, shown or not."""
+    if callable(use_tqdm):
+        return use_tqdm(total=total, desc=description, unit=unit)
+    return tqdm(total=total, desc=description, unit=unit, disable=not use_tqdm)
+
+
+def one_each(what: str, given: T | Sequence[T], count: int) -> list[T]:
+    """One for each prompt, from one for all or one for each.
+
+    Raises:
+        RequestError: there are more or fewer.
+    """
+    if not isinstance(given, Sequence):
+        return [given] * count
+    if len(given) != count:
+        raise RequestError(f"{len(given)} {what} were given for {count} prompts", "give one for all, or one each")
+    return list(given)

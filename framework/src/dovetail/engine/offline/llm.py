@@ -1,0 +1,322 @@
+"""Offline use: a model in this process, prompts in, texts out."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from tqdm.auto import tqdm
+
+from dovetail.api.errors import RequestError, UsageError
+from dovetail.engine.args import OFFLINE, EngineArgs
+from dovetail.engine.grammars.checks import check_structured, source_of
+from dovetail.engine.offline.adapters import OfflineAdapters
+from dovetail.engine.offline.arguments import Adapters, Bar, one_each, progress_bar
+from dovetail.engine.offline.llm_pooling import VectorMethods
+from dovetail.engine.offline.pooling import OfflinePooling
+from dovetail.engine.offline.prompts import (
+    Messages,
+    Prompt,
+    ReadPrompt,
+    need_tokenizer,
+    read_conversations,
+    read_prompts,
+)
+from dovetail.engine.offline.run import Job, OfflineRunner
+from dovetail.engine.output.beam_search import BeamSearch, BeamSearchOutput, step_params
+from dovetail.engine.output.processor import OutputProcessor
+from dovetail.engine.request.checks import Limits, check_request, end_of_sequence_ids, truncated
+from dovetail.engine.request.defaults import sampling_defaults, with_defaults
+from dovetail.engine.request.outputs import PositionLogprobs, RequestOutput
+from dovetail.engine.request.params import BeamSearchParams, SamplingParams
+from dovetail.engine.setup import load_tokenizer, make_plan
+from dovetail.engine.step.core import EngineCore
+from dovetail.engine.text.tokenizer import Tokenizer
+
+NOT_BUILT: dict[str, tuple[Any, ...]] = {
+    "tensor_parallel_size": (1,),
+    "pipeline_parallel_size": (1,),
+    "data_parallel_size": (1,),
+    "cpu_offload_gb": (0,),
+    "trust_remote_code": (False,),
+}
+"""Options of vLLM's class of the same name that are not built yet, with the values that ask for nothing."""
+
+SLEEP_LEVELS = (1, 2)
+WAKE_TAGS = ("weights", "kv_cache")
+
+
+class LLM(VectorMethods):
+    """A model for offline inference.
+
+    Args:
+        model: a folder, a weight file or a hub repository; without it, the embedded default.
+        use_tqdm: show a progress bar while weights load.
+        **options: fields of :class:`~dovetail.engine.args.EngineArgs`, such as ``dtype``, ``max_model_len``, ``hf_overrides``
+            (a dict, or a callable from and to the configuration's dict).
+
+    Raises:
+        DovetailError: the model cannot be resolved or loaded, with the reason.
+    """
+
+    def __init__(self, model: str | Path | None = None, *, use_tqdm: bool = True, **options: Any) -> None:
+        _leave_out(options)
+        try:
+            args = EngineArgs(model=None if model is None else str(model), **options)
+        except ValidationError as error:
+            faults = "; ".join(f"{'.'.join(map(str, e['loc'][:1]))}: {e['msg']}" for e in error.errors())
+            raise UsageError(
+                f"LLM was given options that do not hold: {faults}", "docs/options.md lists them"
+            ) from None
+        self._start(args, use_tqdm)
+
+    @classmethod
+    def from_engine_args(cls, args: EngineArgs, *, use_tqdm: bool = True) -> LLM:
+        """An LLM from options that were read elsewhere, such as a command line."""
+        llm = cls.__new__(cls)
+        llm._start(args, use_tqdm)
+        return llm
+
+    def _start(self, args: EngineArgs, use_tqdm: bool) -> None:
+        offline = {name: value for name, value in OFFLINE.items() if name not in args.model_fields_set}
+        self.args = args.model_copy(update=offline)
+        self.plan = make_plan(self.args)
+        self._tokenizer = None if self.args.skip_tokenizer_init else load_tokenizer(self.plan, self.args.chat_template)
+        self._defaults = sampling_defaults(self.plan, self.args)
+        if self._tokenizer is None:
+            self._defaults["detokenize"] = False
+        with tqdm(desc="Loading weights", unit="layer", disable=not use_tqdm, leave=False) as bar:
+
+            def progress(done: int, total: int) -> None:
+                bar.total = total
+                bar.update(done - bar.n)
+
+            self._core = EngineCore(self.plan, self.args, progress)
+        self._limits = Limits(self._core.max_model_len, self._core.vocab_size, self.args.max_logprobs)
+        self._runner = OfflineRunner(self._core, OutputProcessor(self._tokenizer))
+        self._pooling = OfflinePooling(self._core, self.plan, self._tokenizer)
+        self._adapters = OfflineAdapters(self._core, self.args)
+        self._lock = threading.Lock()  # one call at a time: a second thread waits for the first
+
+    def get_tokenizer(self) -> Tokenizer:
+        """
+        Raises:
+            RequestError: there is none (``skip_tokenizer_init``).
+        """
+        return need_tokenizer(self._tokenizer, "get_tokenizer")
+
+    def get_default_sampling_params(self) -> SamplingParams:
+        """What :meth:`generate` uses when it is given none: the model's own generation configuration."""
+        return with_defaults(None, self._defaults)
+
+    # -- generation
+
+    def generate(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        use_tqdm: Bar = True,
+        lora_request: Adapters = None,
+        priority: Sequence[int] | None = None,
+    ) -> list[RequestOutput]:
+        """Complete prompts, all together in one continuous batch.
+
+        Args:
+            prompts: a text, ``{"prompt": text}``, ``{"prompt_token_ids": ids}`` or a list of ids, or a list of such. A mapping may hold
+                a ``cache_salt``.
+            sampling_params: one for all, or one each; None for the model's defaults.
+            use_tqdm: show a progress bar; or what makes one.
+            lora_request: the LoRA adapter to run with, one for all or one (or None) each; loaded when it is first named.
+            priority: one each, lower runs first; under ``scheduling_policy="priority"`` alone.
+
+        Returns:
+            One output a prompt, in order. A completion that fails on its way has the finish reason ``error`` and says why; the others are whole.
+
+        Raises:
+            RequestError: a prompt is empty, too long, or of no known shape, a parameter does not fit the model, or a grammar does not
+                compile. Nothing has been computed then.
+        """
+        return self._run(read_prompts(prompts, self._tokenizer), sampling_params, use_tqdm, priority, lora_request)
+
+    def chat(
+        self,
+        messages: Messages | Sequence[Messages],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        use_tqdm: Bar = True,
+        lora_request: Adapters = None,
+        chat_template: str | None = None,
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+    ) -> list[RequestOutput]:
+        """Answer one conversation (a list of messages) or many (a list of such lists).
+
+        Raises:
+            RequestError: the model has no chat template and none is given, or the template refuses the messages.
+        """
+        prompts = read_conversations(
+            messages,
+            self._tokenizer,
+            chat_template=chat_template,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=continue_final_message,
+            tools=tools,
+            chat_template_kwargs=chat_template_kwargs,
+        )
+        return self._run(prompts, sampling_params, use_tqdm, None, lora_request)
+
+    def beam_search(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        params: BeamSearchParams,
+        *,
+        use_tqdm: Bar = False,
+    ) -> list[BeamSearchOutput]:
+        """Search for the likeliest completions of prompts; all beams of all prompts run in one batch.
+
+        Args:
+            prompts: as :meth:`generate` takes them.
+
+        Returns:
+            For each prompt ``beam_width`` sequences at most, the best first.
+
+        Raises:
+            RequestError: as :meth:`generate`; or a search of that width needs more logprobs than ``max_logprobs`` (about half of which is the widest).
+        """
+        eos_ids = end_of_sequence_ids(self.plan)
+        step = step_params(params, eos_ids, self._limits.vocab_size, detokenize=self._tokenizer is not None)
+        if -1 < self._limits.max_logprobs < (step.logprobs or 0):
+            raise RequestError(
+                f"beam_width is {params.beam_width}, and every step needs {step.logprobs} logprobs; the limit is {self._limits.max_logprobs}",
+                f"narrow the search, or set max_logprobs={step.logprobs}",
+                param="beam_width",
+            )
+        read = read_prompts(prompts, self._tokenizer)
+        for prompt in read:
+            check_request(prompt.token_ids, step, self._limits)
+        searches = [BeamSearch(p.token_ids, params, eos_ids, self._limits.max_model_len) for p in read]
+        with self._awake(), progress_bar(use_tqdm, params.max_tokens, "Beam search", "token") as bar:
+            while running := [(s, p) for s, p in zip(searches, read, strict=True) if s.beams]:
+                jobs = [
+                    Job(ReadPrompt(None, beam.tokens, prompt.cache_salt), step)
+                    for search, prompt in running
+                    for beam in search.beams
+                ]
+                outputs = iter(self._runner.run(jobs))
+                for search, _ in running:
+                    search.extend([_first_position(next(outputs)) for _ in search.beams])
+                bar.update()
+        results = [BeamSearchOutput(search.best()) for search in searches]
+        if self._tokenizer is not None:
+            for result in results:
+                for sequence in result.sequences:
+                    sequence.text = self._tokenizer.decode(sequence.tokens)
+        return results
+
+    def _run(
+        self,
+        prompts: list[ReadPrompt],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None,
+        use_tqdm: Bar,
+        priority: Sequence[int] | None,
+        lora_request: Adapters,
+    ) -> list[RequestOutput]:
+        given = one_each("sampling parameters", sampling_params, len(prompts))
+        each = [with_defaults(params, self._defaults) for params in given]
+        if priority is not None and self.args.scheduling_policy != "priority":
+            raise RequestError(
+                f"priority was given, and the scheduling policy is {self.args.scheduling_policy}",
+                'start with scheduling_policy="priority"',
+                param="priority",
+            )
+        priorities = one_each("priorities", 0 if priority is None else priority, len(prompts))
+        for form in {
+            source_of(p.structured_outputs): p.structured_outputs for p in each if p.structured_outputs
+        }.values():
+            check_structured(form, self.plan)
+        adapters = [self._adapters.name(a) for a in one_each("LoRA requests", lora_request, len(prompts))]
+        jobs = []
+        for prompt, params, urgency, adapter in zip(prompts, each, priorities, adapters, strict=True):
+            ids = truncated(prompt.token_ids, params, self._limits.max_model_len)
+            check_request(ids, params, self._limits)
+            jobs.append(Job(ReadPrompt(prompt.text, ids, prompt.cache_salt), params, urgency, adapter))
+        with self._awake(), progress_bar(use_tqdm, len(jobs), "Processed prompts", "prompt") as bar:
+            return self._runner.run(jobs, bar.update)
+
+    # -- the engine
+
+    def reset_prefix_cache(self) -> bool:
+        """Forget the cached prefixes, as a change of the weights asks for; whether all are forgotten."""
+        with self._lock:
+            return self._core.reset_prefix_cache()
+
+    def sleep(self, level: int = 1) -> None:
+        """Give the device's memory back until :meth:`wake_up`.
+
+        Args:
+            level: 1 keeps the weights in the host's memory, 2 drops them.
+
+        Raises:
+            UsageError: there is no such level.
+        """
+        if level not in SLEEP_LEVELS or isinstance(level, bool):
+            raise UsageError(f"the level of sleep is {level!r}", f"wanted one of {SLEEP_LEVELS}")
+        with self._lock:
+            self._core.sleep(level)
+
+    def wake_up(self, tags: Sequence[str] | None = None) -> None:
+        """Take the device's memory again.
+
+        Args:
+            tags: what to bring back, of ``weights`` and ``kv_cache``; None for both.
+
+        Raises:
+            UsageError: there is no such tag.
+        """
+        if isinstance(tags, str) or any(tag not in WAKE_TAGS for tag in tags or ()):
+            raise UsageError(f"the tags are {tags!r}", f"wanted a list of {' and '.join(WAKE_TAGS)}, or None for both")
+        with self._lock:
+            self._core.wake_up(None if tags is None else list(tags))
+
+    @property
+    def is_sleeping(self) -> bool:
+        return self._core.is_sleeping
+
+    @contextmanager
+    def _awake(self) -> Iterator[None]:
+        """The engine for this thread alone.
+
+        Raises:
+            RequestError: it sleeps.
+        """
+        with self._lock:
+            if self._core.is_sleeping:
+                raise RequestError("the model sleeps", "call wake_up() first")
+            yield
+
+
+def _leave_out(options: dict[str, Any]) -> None:
+    """Take out what asks for nothing, so that scripts which say so run as they are.
+
+    Raises:
+        UsageError: one asks for what is not built.
+    """
+    for name, nothing in NOT_BUILT.items():
+        if name in options and (value := options.pop(name)) not in nothing:
+            raise UsageError(
+                f"{name} is {value!r}, and only {' and '.join(map(repr, nothing))} is built", "leave it out"
+            )
+
+
+def _first_position(output: RequestOutput) -> PositionLogprobs:
+    (completion,) = output.outputs
+    if not completion.logprobs:
+        raise RequestError(f"the search cannot go on: {completion.error or completion.finish_reason}")
+    return completion.logprobs[0]

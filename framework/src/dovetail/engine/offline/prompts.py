@@ -1,0 +1,126 @@
+"""The prompts of the offline API: every shape in which they come, read as token ids."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dovetail.api.errors import RequestError
+from dovetail.engine.text.tokenizer import Tokenizer
+
+Prompt = str | Sequence[int] | Mapping[str, Any]
+Messages = Sequence[Mapping[str, Any]]
+KEYS = ("prompt", "prompt_token_ids", "cache_salt")
+SHAPES = 'give a text, {"prompt": text}, {"prompt_token_ids": [ids]} or a list of ids'
+
+
+@dataclass(frozen=True, slots=True)
+class ReadPrompt:
+    """
+    Attributes:
+        text: None where token ids were given alone.
+        cache_salt: cached prefixes are shared only with prompts of the same salt.
+    """
+
+    text: str | None
+    token_ids: list[int]
+    cache_salt: str | None = None
+
+
+def need_tokenizer(tokenizer: Tokenizer | None, what: str) -> Tokenizer:
+    """
+    Raises:
+        RequestError: there is no tokenizer.
+    """
+    if tokenizer is None:
+        raise RequestError(
+            f"{what} needs the tokenizer, and there is none (skip_tokenizer_init)",
+            'give {"prompt_token_ids": [ids]}, and detokenize=False',
+        )
+    return tokenizer
+
+
+def read_prompts(prompts: Any, tokenizer: Tokenizer | None) -> list[ReadPrompt]:
+    """One prompt or many, of any of the shapes.
+
+    Args:
+        prompts: a text, a mapping with ``prompt`` or ``prompt_token_ids`` (and perhaps ``cache_salt``), a list of token ids, or a list of these.
+
+    Raises:
+        RequestError: a prompt has none of the shapes; says which.
+    """
+    if isinstance(prompts, (str, Mapping)) or _are_ids(prompts):
+        return [_read(prompts, 0, tokenizer)]
+    if not isinstance(prompts, Sequence) or isinstance(prompts, bytes):
+        raise RequestError(f"prompts is a {type(prompts).__name__}", f"{SHAPES}, or a list of these", param="prompt")
+    return [_read(prompt, position, tokenizer) for position, prompt in enumerate(prompts)]
+
+
+def _read(prompt: Any, position: int, tokenizer: Tokenizer | None) -> ReadPrompt:
+    text, ids, salt = prompt, None, None
+    if isinstance(prompt, Mapping):
+        if unknown := [str(key) for key in prompt if key not in KEYS]:
+            raise RequestError(
+                f"prompt {position} has {', '.join(unknown)}", f"known are {', '.join(KEYS)}", param="prompt"
+            )
+        text, ids, salt = (prompt.get(key) for key in KEYS)
+        if salt is not None and not (isinstance(salt, str) and salt):
+            raise RequestError(f"the cache_salt of prompt {position} is {salt!r}", "give a text", param="cache_salt")
+    elif _are_ids(prompt):
+        text, ids = None, prompt
+    if ids is not None:
+        if (ids or isinstance(prompt, Mapping)) and _are_ids(ids, empty=True):
+            return ReadPrompt(text if isinstance(text, str) else None, list(ids), salt)
+        raise RequestError(
+            f"the prompt_token_ids of prompt {position} are no list of ids", SHAPES, param="prompt_token_ids"
+        )
+    if isinstance(text, str):
+        return ReadPrompt(text, need_tokenizer(tokenizer, "a prompt of text").encode(text), salt)
+    raise RequestError(f"prompt {position} is a {type(prompt).__name__}", SHAPES, param="prompt")
+
+
+def _are_ids(value: Any, *, empty: bool = False) -> bool:
+    if not isinstance(value, Sequence) or isinstance(value, (str, bytes)):
+        return False
+    return (empty or len(value) > 0) and all(isinstance(i, int) and not isinstance(i, bool) for i in value)
+
+
+def read_conversations(
+    messages: Any,
+    tokenizer: Tokenizer | None,
+    *,
+    chat_template: str | None,
+    add_generation_prompt: bool,
+    continue_final_message: bool,
+    tools: Sequence[Mapping[str, Any]] | None,
+    chat_template_kwargs: Mapping[str, Any] | None,
+) -> list[ReadPrompt]:
+    """One conversation (a list of messages) or many (a list of such lists), by the chat template.
+
+    Raises:
+        RequestError: a conversation has no such shape, the model has no chat template and none is given, or the template refuses the messages.
+    """
+    tokenizer = need_tokenizer(tokenizer, "a conversation")
+    many = isinstance(messages, Sequence) and bool(messages) and not isinstance(messages[0], Mapping)
+    conversations: Any = messages if many else [messages]
+    for conversation in conversations:
+        whole = isinstance(conversation, Sequence) and conversation and not isinstance(conversation, str)
+        if not whole or not all(isinstance(message, Mapping) for message in conversation):
+            raise RequestError(
+                f"a conversation is {conversation!r}",
+                'give messages like [{"role": "user", "content": "Hi"}]',
+                param="messages",
+            )
+    found: list[ReadPrompt] = []
+    for conversation in conversations:
+        text = tokenizer.apply_chat_template(
+            [dict(message) for message in conversation],
+            tools=[dict(tool) for tool in tools] if tools else None,
+            chat_template=chat_template,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=continue_final_message,
+            **(chat_template_kwargs or {}),
+        )
+        found.append(ReadPrompt(text, tokenizer.encode(text, add_special_tokens=False)))
+    return found

@@ -1,0 +1,1 @@
+"""From the engine's tokens to deltas of text, logprobs and whole completions."""

@@ -1,0 +1,135 @@
+"""Beam search: the likeliest completions that a search of bounded width finds.
+
+At every step each beam is extended by its likeliest tokens, and the best of all extensions go on (Lowerre, 1976; with the length penalty of
+transformers, whose lengths are those of the output without its prompt). What ends in an end-of-sequence token is kept, and takes no place among
+the beams.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+
+from dovetail.engine.request.outputs import PositionLogprobs
+from dovetail.engine.request.params import BeamSearchParams, SamplingParams
+
+
+@dataclass(slots=True)
+class BeamSearchSequence:
+    """
+    Attributes:
+        tokens: of prompt and output.
+        cum_logprob: sum of the logprobs of the output's tokens.
+        logprobs: one entry for each token of the output: that token, and the likeliest ones.
+        text: of prompt and output.
+        finish_reason: ``stop`` for an end-of-sequence token, or ``length``.
+    """
+
+    tokens: list[int]
+    cum_logprob: float = 0.0
+    logprobs: list[PositionLogprobs] = field(default_factory=list, repr=False)
+    text: str | None = None
+    finish_reason: str | None = None
+
+
+@dataclass(slots=True)
+class BeamSearchOutput:
+    """
+    Attributes:
+        sequences: at most ``beam_width``, the best first.
+    """
+
+    sequences: list[BeamSearchSequence]
+
+
+def step_params(
+    params: BeamSearchParams, eos_ids: Collection[int], vocab_size: int, *, detokenize: bool
+) -> SamplingParams:
+    """What one step asks of the engine for each beam: one token, and the logprobs of the likeliest.
+
+    There are twice as many as beams, and enough for every beam to go on in ``beam_width`` ways even if all ends of a sequence are likelier.
+    """
+    wanted = params.beam_width + max(params.beam_width, len(eos_ids))
+    return SamplingParams(
+        temperature=0, max_tokens=1, ignore_eos=True, logprobs=min(wanted, vocab_size), detokenize=detokenize
+    )
+
+
+class BeamSearch:
+    """The search of one prompt; whoever runs it asks for the logprobs after each of :attr:`beams` and gives them to :meth:`extend`.
+
+    Args:
+        eos_ids: tokens that end an output.
+        max_model_len: tokens that prompt and output may have together.
+
+    Attributes:
+        beams: what is followed now; empty once the search is over.
+    """
+
+    def __init__(
+        self, prompt_token_ids: Sequence[int], params: BeamSearchParams, eos_ids: Collection[int], max_model_len: int
+    ) -> None:
+        self._prompt_len = len(prompt_token_ids)
+        self._params = params
+        self._eos_ids = frozenset() if params.ignore_eos else frozenset(eos_ids)
+        self._longest = min(params.max_tokens, max_model_len - self._prompt_len)
+        self._completed: list[BeamSearchSequence] = []
+        self.beams = [BeamSearchSequence(list(prompt_token_ids))]
+
+    def extend(self, found: Sequence[PositionLogprobs]) -> None:
+        """Go on by one token.
+
+        Args:
+            found: for each of :attr:`beams`, the logprobs of the tokens that may follow.
+        """
+        candidates = [
+            (beam.cum_logprob + entry.logprob, beam, token, position)
+            for beam, position in zip(self.beams, found, strict=True)
+            for token, entry in position.items()
+        ]
+        candidates.sort(key=lambda candidate: -candidate[0])  # all have the same length, so the penalty changes nothing
+        going_on: list[BeamSearchSequence] = []
+        for total, beam, token, position in candidates:
+            if token in self._eos_ids:
+                self._completed.append(_extended(beam, token, total, position, "stop"))
+            elif len(going_on) < self._params.beam_width:
+                going_on.append(_extended(beam, token, total, position, None))
+        self._completed = self.best()
+        self.beams = going_on
+        if going_on and len(going_on[0].tokens) - self._prompt_len >= self._longest:
+            for beam in going_on:
+                beam.finish_reason = "length"
+            self._completed += going_on
+            self.beams = []
+        elif self._decided():
+            self.beams = []
+
+    def best(self) -> list[BeamSearchSequence]:
+        """The best that are finished."""
+        return sorted(self._completed, key=self.score, reverse=True)[: self._params.beam_width]
+
+    def score(self, beam: BeamSearchSequence) -> float:
+        return self._penalised(beam.cum_logprob, len(beam.tokens) - self._prompt_len)
+
+    def _penalised(self, cum_logprob: float, length: int) -> float:
+        return cum_logprob / float(length) ** self._params.length_penalty
+
+    def _decided(self) -> bool:
+        """Whether no beam can become better than what is finished, however it goes on.
+
+        A sum of logprobs only falls. What it is divided by grows or falls with the length, so the extreme lengths bound it.
+        """
+        if len(self._completed) < self._params.beam_width:
+            return False
+        worst = self.score(self._completed[-1])
+        shortest = len(self.beams[0].tokens) - self._prompt_len + 1 if self.beams else 1
+        return all(
+            max(self._penalised(beam.cum_logprob, length) for length in (shortest, self._longest)) <= worst
+            for beam in self.beams
+        )
+
+
+def _extended(
+    beam: BeamSearchSequence, token: int, total: float, position: PositionLogprobs, finish_reason: str | None
+) -> BeamSearchSequence:
+    return BeamSearchSequence([*beam.tokens, token], total, [*beam.logprobs, position], finish_reason=finish_reason)

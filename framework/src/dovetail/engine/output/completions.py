@@ -1,0 +1,94 @@
+"""One completion as the API's process knows it: the engine's tokens in, deltas of text out."""
+
+from __future__ import annotations
+
+from functools import partial
+from itertools import islice
+
+from dovetail.engine.messages import TokenOutput
+from dovetail.engine.output import logprobs
+from dovetail.engine.request.outputs import Delta
+from dovetail.engine.request.params import SamplingParams
+from dovetail.engine.text.detokenizer import IncrementalDetokenizer
+from dovetail.engine.text.stop_strings import StopStrings
+from dovetail.engine.text.tokenizer import Tokenizer
+
+
+def no_text(_: int) -> None:
+    """The text of a token where nothing is detokenized."""
+
+
+class Completion:
+    """
+    Args:
+        index: among those of its request.
+        tokenizer: None where outputs are token ids alone.
+        prompt_token_ids: which the text continues.
+    """
+
+    def __init__(
+        self, index: int, params: SamplingParams, tokenizer: Tokenizer | None, prompt_token_ids: list[int]
+    ) -> None:
+        self.index = index
+        self.params = params
+        self.tokens = 0
+        self._stops = StopStrings(params.stop, params.include_stop_str_in_output) if params.stop else None
+        self._detokenizer: IncrementalDetokenizer | None = None
+        self._token_text: logprobs.TokenText = no_text
+        if tokenizer is not None and params.detokenize:
+            self._detokenizer = IncrementalDetokenizer(
+                tokenizer, params.skip_special_tokens, prompt_token_ids, params.shown_special_tokens
+            )
+            self._token_text = partial(logprobs.token_text, tokenizer)
+
+    def delta(self, output: TokenOutput) -> Delta:
+        """What the engine's output adds. Where a stop string ends the completion, the tokens behind it are no part of it."""
+        delta = Delta(self.index, "", output.token_ids, output.finish_reason, output.stop_reason, output.error)
+        delta.refused = output.refused
+        if self._detokenizer is None:
+            self.tokens += len(output.token_ids)
+        elif self._stops is None:
+            self.tokens += len(output.token_ids)
+            delta.text = self._detokenizer.add(self._shown(output))
+            if output.finish_reason is not None:
+                delta.text += self._detokenizer.flush()
+        else:
+            self._watch(delta, output, self._stops, self._detokenizer)
+        if output.logprobs is not None:
+            delta.logprobs = logprobs.positions(output.logprobs[: len(delta.token_ids)], self._token_text)
+        if output.prompt_logprobs is not None:
+            delta.prompt_logprobs = logprobs.prompt_positions(output.prompt_logprobs, self._token_text)
+        delta.cached_tokens = output.cached_tokens
+        delta.timing = output.timing
+        return delta
+
+    def _shown(self, output: TokenOutput) -> list[int]:
+        """The tokens whose text is shown: the one that ended the output is no part of it, whether or not the tokenizer calls it special."""
+        if output.finish_reason == "stop" and not self.params.include_stop_str_in_output:
+            return output.token_ids[:-1]
+        return output.token_ids
+
+    def _watch(
+        self, delta: Delta, output: TokenOutput, stops: StopStrings, detokenizer: IncrementalDetokenizer
+    ) -> None:
+        """Add text under the eyes of stop strings, token by token: one of several tokens may end the output."""
+        parts: list[str] = []
+        for count, token in enumerate(self._shown(output), 1):
+            self.tokens += 1
+            text, stop = stops.add(detokenizer.add([token]), self.tokens > self.params.min_tokens)
+            parts.append(text)
+            if stop is not None:
+                delta.token_ids = list(islice(output.token_ids, count))
+                delta.finish_reason, delta.stop_reason = "stop", stop
+                break
+        else:
+            if output.finish_reason is not None:
+                # The rest of a character that the output ended in may complete a stop string; what it does not complete is text.
+                self.tokens += len(output.token_ids) - len(self._shown(output))
+                text, stop = stops.add(detokenizer.flush(), self.tokens > self.params.min_tokens)
+                parts.append(text)
+                if stop is not None:
+                    delta.finish_reason, delta.stop_reason = "stop", stop
+                else:
+                    parts.append(stops.flush())
+        delta.text = "".join(parts)

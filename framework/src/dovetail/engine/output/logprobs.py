@@ -1,0 +1,44 @@
+"""From the engine's logprobs to those that a user gets, with the texts of the tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import islice
+
+from dovetail.engine.messages import TokenLogprobs
+from dovetail.engine.request.outputs import Logprob, PositionLogprobs
+from dovetail.engine.text.tokenizer import Tokenizer
+
+TokenText = Callable[[int], str | None]
+
+
+def token_text(tokenizer: Tokenizer, id: int) -> str:
+    """The text of one token by itself.
+
+    A token may be a part of a character, or parts of two. Each such part is U+FFFD here: which character it belongs to depends on its
+    neighbours, and of the likeliest tokens of a position all but one have none. The whole text is in the completion.
+    """
+    return tokenizer.token_bytes(id).decode("utf-8", "replace")
+
+
+def position(found: TokenLogprobs, text: TokenText) -> PositionLogprobs:
+    """One position: the token that stands there first, then the likeliest ones in order.
+
+    Args:
+        text: token id → its text.
+    """
+    ids, values = found.ids, found.logprobs
+    entries = {ids[0]: Logprob(values[0], found.rank, text(ids[0]))}
+    for rank, (id, value) in enumerate(islice(zip(ids, values, strict=True), 1, None), 1):
+        if id not in entries:
+            entries[id] = Logprob(value, rank, text(id))
+    return entries
+
+
+def positions(found: Sequence[TokenLogprobs], text: TokenText) -> list[PositionLogprobs]:
+    return [position(one, text) for one in found]
+
+
+def prompt_positions(found: Sequence[TokenLogprobs], text: TokenText) -> list[PositionLogprobs | None]:
+    """Of a prompt, whose first token follows nothing and so has no probability."""
+    return [None, *positions(found, text)]

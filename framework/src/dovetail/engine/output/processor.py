@@ -1,0 +1,143 @@
+"""From requests to the engine's sequences, and from what the engine gives to deltas of text, for all requests together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import msgspec
+
+from dovetail.api.errors import RequestError
+from dovetail.engine.messages import NewRequest, TokenOutput
+from dovetail.engine.output.best_of import Contest
+from dovetail.engine.output.completions import Completion
+from dovetail.engine.request.outputs import Delta
+from dovetail.engine.request.parameter_rules import MAX_SEED
+from dovetail.engine.request.params import SamplingParams
+from dovetail.engine.text.bad_words import bad_word_ids
+from dovetail.engine.text.tokenizer import Tokenizer
+
+
+@dataclass(slots=True)
+class _Group:
+    """A request's completions that have not finished, and who chooses among them if there are more than were asked for."""
+
+    id: str
+    contest: Contest | None
+    running: set[str] = field(default_factory=set)
+
+
+class OutputProcessor:
+    """Turns requests into the engine's sequences, and the engine's outputs into deltas of text.
+
+    Args:
+        tokenizer: None where prompts and outputs are token ids alone; requests that need texts are refused then.
+    """
+
+    def __init__(self, tokenizer: Tokenizer | None) -> None:
+        self.tokenizer = tokenizer
+        self._completions: dict[str, tuple[Completion, _Group]] = {}
+        self._groups: dict[str, _Group] = {}
+
+    def add(
+        self,
+        request_id: str,
+        prompt_token_ids: list[int],
+        params: SamplingParams,
+        *,
+        priority: int = 0,
+        cache_salt: str | None = None,
+        adapter: str | None = None,
+    ) -> list[NewRequest]:
+        """The sequences that make up a request: one for each of its ``n`` completions, or ``best_of`` if there are more to choose from.
+
+        Args:
+            priority, cache_salt, adapter: see :class:`~dovetail.engine.messages.NewRequest`.
+
+        Raises:
+            RequestError: the id is in use, the parameters, which may have been changed since they were made, do not hold, or
+                they need a tokenizer that is not there.
+        """
+        if request_id in self._groups:
+            raise RequestError(f"a request with the id {request_id!r} is running", "give each request an id of its own")
+        contest = Contest(params) if params.sequences > params.n else None
+        group = _Group(request_id, contest)
+        completions: dict[str, tuple[Completion, _Group]] = {}
+        sequences: list[NewRequest] = []
+        bad_words: list[list[int]] = []
+        for index in range(params.sequences):
+            child = _child(params, index)
+            if not index:
+                bad_words = self._bad_words(child)
+            name = f"{request_id}#{index}"
+            completions[name] = Completion(index, child, self.tokenizer, prompt_token_ids), group
+            sequences.append(NewRequest(name, prompt_token_ids, child, priority, cache_salt, adapter, bad_words))
+        group.running = set(completions)
+        self._completions |= completions
+        self._groups[request_id] = group
+        return sequences
+
+    def _bad_words(self, params: SamplingParams) -> list[list[int]]:
+        if self.tokenizer is not None:
+            return bad_word_ids(params.bad_words, self.tokenizer) if params.bad_words else []
+        for name, given in (("detokenize", params.detokenize), ("bad_words", params.bad_words)):
+            if given:
+                raise RequestError(
+                    f"{name} is {given!r}, which needs the tokenizer, and there is none (skip_tokenizer_init)",
+                    "set detokenize=False, and say what is needed in token ids",
+                    param=name,
+                )
+        return []
+
+    def process(self, outputs: list[TokenOutput]) -> tuple[dict[str, list[Delta]], list[str]]:
+        """Deltas by request, and the engine's sequences to abort because a stop string ended them."""
+        deltas: dict[str, list[Delta]] = {}
+        aborts: list[str] = []
+        for output in outputs:
+            found = self._completions.get(output.id)
+            if found is None:  # aborted while this was on its way
+                continue
+            completion, group = found
+            delta = completion.delta(output)
+            if delta.finish_reason is not None:
+                if output.finish_reason is None:
+                    aborts.append(output.id)
+                self._forget(output.id, group)
+            if group.contest is None:
+                deltas.setdefault(group.id, []).append(delta)
+            elif best := group.contest.add(delta):
+                deltas[group.id] = best
+        return deltas, aborts
+
+    def _forget(self, child_id: str, group: _Group) -> None:
+        del self._completions[child_id]
+        group.running.discard(child_id)
+        if not group.running:
+            del self._groups[group.id]
+
+    def unfinished(self, request_id: str) -> bool:
+        return request_id in self._groups
+
+    def abort(self, request_id: str) -> list[str]:
+        """Forget a request; the engine's sequences to abort."""
+        group = self._groups.pop(request_id, None)
+        children = sorted(group.running) if group else []
+        for child in children:
+            del self._completions[child]
+        return children
+
+
+def _child(params: SamplingParams, index: int) -> SamplingParams:
+    """The parameters of one completion."""
+    logprobs = params.logprobs
+    if params.sequences > params.n and logprobs is None:
+        logprobs = 0  # those of the chosen tokens decide which completions are the best
+    return msgspec.structs.replace(
+        params,
+        n=1,
+        best_of=None,
+        # Completions of one seeded request differ from each other, and each is repeatable.
+        seed=None if params.seed is None else (params.seed + index) % MAX_SEED,
+        logprobs=logprobs,
+        # The prompt is the same for all.
+        prompt_logprobs=None if index else params.prompt_logprobs,
+    )

@@ -1,0 +1,47 @@
+"""The engine's process as its parent sees it: the child, and the socket to it."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+from collections.abc import Callable
+
+import zmq
+
+from dovetail.engine import messages as m
+from dovetail.engine.args import EngineArgs
+from dovetail.engine.process.ipc import PrivateSocket, on_exit
+from dovetail.kernel.plan import Plan
+
+
+class EngineChild:
+    """Starts the process and tells it what to run."""
+
+    def __init__(self, plan: Plan, args: EngineArgs) -> None:
+        self._socket = PrivateSocket(zmq.DEALER)
+        command = [sys.executable, "-m", "dovetail.engine.process.engine_process", self._socket.address]
+        self._child = subprocess.Popen(command, stdin=subprocess.PIPE)
+        self.send(m.Start(plan.model_dump_json(), args.dumped()))
+
+    def send(self, message: m.Message) -> None:
+        self._socket.socket.send(m.encode(message))
+
+    async def receive(self) -> m.FromEngine:
+        frame: bytes = await self._socket.socket.recv()
+        return m.decode_from_engine(frame)
+
+    def on_exit(self, callback: Callable[[int], object]) -> None:
+        """Call back, in another thread, with the exit code once the process has ended."""
+        on_exit(self._child, callback)
+
+    def wait(self, seconds: float) -> None:
+        """Until it has ended, or the time is up."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._child.wait(seconds)
+
+    def kill(self) -> None:
+        """End it now, and let go of all that it used."""
+        self._child.kill()
+        self._child.wait()
+        self._socket.close()

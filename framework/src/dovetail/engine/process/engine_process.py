@@ -1,0 +1,105 @@
+"""The engine's own process: ``python -m dovetail.engine.process.engine_process ADDRESS``.
+
+It connects to its parent, is told what to run, and steps whenever there is work. Its standard input is a pipe from
+the parent that carries nothing: when it closes, the parent is gone, and so is the engine.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING
+
+import zmq
+
+from dovetail.api.errors import DovetailError, RequestError
+from dovetail.engine import messages as m
+from dovetail.engine.args import EngineArgs
+from dovetail.engine.process.failures import failed, failure
+from dovetail.engine.process.ipc import leave_only_with_parent
+from dovetail.kernel.plan import Plan
+from dovetail.utils import logs
+
+if TYPE_CHECKING:
+    from dovetail.engine.step.core import EngineCore
+
+STALL_MILLISECONDS = 2
+"""Between looks at requests that wait for something else than room: a grammar that is being compiled."""
+
+
+def main() -> int:
+    leave_only_with_parent(sys.argv[1])
+    logs.follow_parent()
+    context = zmq.Context()
+    socket = context.socket(zmq.DEALER)
+    socket.setsockopt(zmq.LINGER, 1000)
+    socket.connect(sys.argv[1])
+    try:
+        start = m.decode_to_engine(socket.recv())
+        assert isinstance(start, m.Start)
+        _run(socket, start)
+    except Exception as error:
+        socket.send(m.encode(failed(error)))
+        return 1 if isinstance(error, DovetailError) else 70
+    finally:
+        socket.close()
+        context.term()
+    return 0
+
+
+def _run(socket: zmq.Socket[bytes], start: m.Start) -> None:
+    from dovetail.engine.step.core import EngineCore  # brings torch, so only here
+
+    plan = Plan.model_validate_json(start.plan)
+    args = EngineArgs.model_validate_json(start.args)
+    core = EngineCore(plan, args, lambda done, total: socket.send(m.encode(m.Loading(done, total))))
+    socket.send(m.encode(core.info))
+    told = core.stats
+    while True:
+        outputs: list[m.TokenOutput] = []
+        # With nothing to do, sleep in the first receive; otherwise take what is there and go on.
+        wait: int | None = 0
+        if core.idle or core.is_sleeping:
+            wait = None
+        elif core.stalled:
+            wait = STALL_MILLISECONDS
+        while socket.poll(wait):
+            wait = 0
+            message = m.decode_to_engine(socket.recv())
+            match message:
+                case m.NewRequest():
+                    try:
+                        core.add(message)
+                    except RequestError as error:
+                        outputs.append(m.TokenOutput(message.id, [], "error", None, str(error), refused=True))
+                case m.Abort():
+                    core.abort(message.ids)
+                case m.Call():
+                    before = core.state
+                    answer = _answer(core, message)
+                    if core.state != before:
+                        socket.send(m.encode(core.state))
+                    socket.send(m.encode(answer))
+                case m.Stop():
+                    return
+        outputs += core.step()
+        stats = core.stats
+        # Without outputs the API's process still learns of what changed: a request that left, say.
+        if outputs or stats != told:
+            told = stats
+            socket.send(m.encode(m.StepOutputs(outputs, stats)))
+
+
+def _answer(core: EngineCore, call: m.Call) -> m.Answer:
+    assert call.operation in m.OPERATIONS, f"{call.operation} is no operation of the engine"
+    try:
+        return m.Answer(call.number, getattr(core, call.operation)(*call.arguments))
+    except DovetailError as error:
+        return m.Answer(call.number, None, failure(error))
+
+
+if __name__ == "__main__":
+    code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # threads that compile a grammar cannot be stopped, and an ordinary exit would wait for them

@@ -1,0 +1,267 @@
+"""One engine's process as the process that uses it knows it: its start, its end, and the operations that can be asked of it."""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, Protocol, Self
+
+import msgspec
+
+from dovetail.api.errors import DovetailError, EngineDeadError
+from dovetail.engine import messages as m
+from dovetail.engine.adapters.lora_request import AdapterSource, check_adapter_name, find_adapter, parse_lora_modules
+from dovetail.engine.args import EngineArgs
+from dovetail.engine.process.child import EngineChild
+from dovetail.engine.process.failures import exit_words, known, rebuild
+from dovetail.kernel.plan import Plan
+from dovetail.kernel.registry import Registry
+
+Progress = Callable[[int, int], None]
+STOP_SECONDS = 5.0
+LAST_WORDS_SECONDS = 0.2
+"""What a process said before it went may still be in the socket; so much later it has been read."""
+
+
+class Child(Protocol):
+    """What a link needs of the engine's process."""
+
+    def send(self, message: m.Message) -> None: ...
+
+    async def receive(self) -> m.FromEngine: ...
+
+    def on_exit(self, callback: Callable[[int], object]) -> None: ...
+
+    def wait(self, seconds: float) -> None: ...
+
+    def kill(self) -> None: ...
+
+
+class EngineLink(ABC):
+    """An engine in a process of its own; use :meth:`start`.
+
+    Attributes:
+        plan: what runs.
+        info: what the engine said when it was ready.
+        stats: how the engine stood after its newest step.
+        adapters: the LoRA adapters that requests may name: name → where each came from.
+        sleeping: whether something of it sleeps (:meth:`sleep`).
+        dead_reason: why the engine is gone, once :attr:`alive` is False.
+    """
+
+    def __init__(self, plan: Plan, args: EngineArgs) -> None:
+        self.plan = plan
+        self.args = args
+        self.info: m.EngineInfo | None = None
+        self.stats = m.EngineStats()
+        self.adapters: dict[str, str] = {}
+        self.sleeping = False
+        self.dead_reason = ""
+        self._calls: dict[int, asyncio.Future[Any]] = {}
+        self._called = 0
+        self._ended = asyncio.Event()
+        self._stopping = False
+
+    @classmethod
+    async def start(cls, plan: Plan, args: EngineArgs, progress: Progress | None = None) -> Self:
+        """Start the process and wait until it is ready, adapters of the command line included.
+
+        Raises:
+            DovetailError: whatever kept the engine from starting, as it was raised there.
+        """
+        modules = parse_lora_modules(args.lora_modules)
+        child = EngineChild(plan, args)
+        try:
+            engine = await cls._make(plan, args)
+            await engine.attach(child, progress)
+        except BaseException:
+            child.kill()
+            raise
+        try:
+            for module in modules:
+                await engine.add_adapter(module.name, module.path)
+        except BaseException:
+            await engine.stop()
+            raise
+        return engine
+
+    @classmethod
+    async def _make(cls, plan: Plan, args: EngineArgs) -> Self:
+        """What can be made ready while the process starts."""
+        return cls(plan, args)
+
+    async def attach(self, child: Child, progress: Progress | None = None) -> None:
+        """Listen to a process, and wait until it is ready.
+
+        Raises:
+            DovetailError: as :meth:`start`.
+        """
+        self._child = child
+        loop = asyncio.get_running_loop()
+        self._ready: asyncio.Future[None] = loop.create_future()
+        self._progress = progress
+        self._reader = asyncio.create_task(self._read())
+        child.on_exit(lambda code: loop.call_soon_threadsafe(self._on_exit, code))
+        try:
+            await self._ready
+        except BaseException:
+            self._stopping = True
+            self._reader.cancel()
+            raise
+
+    @property
+    def alive(self) -> bool:
+        return not self.dead_reason
+
+    async def ended(self) -> str:
+        """Wait until the engine is gone; why it went."""
+        await self._ended.wait()
+        return self.dead_reason
+
+    async def call(self, operation: str, *arguments: Any) -> Any:
+        """Have the engine do one of its own operations (:data:`~dovetail.engine.messages.OPERATIONS`), and wait for what it returns.
+
+        Raises:
+            DovetailError: as it was raised there.
+            EngineDeadError: the engine is gone, or goes meanwhile.
+        """
+        assert operation in m.OPERATIONS, operation
+        self._check_alive()
+        self._called += 1
+        number = self._called
+        answer = self._calls[number] = asyncio.get_running_loop().create_future()
+        try:
+            self._child.send(m.Call(number, operation, list(arguments)))
+            return await answer
+        finally:
+            del self._calls[number]
+
+    async def overview(self) -> m.Overview:
+        """What the engine is doing at the moment, asked of itself: it knows of requests that other processes sent, too."""
+        return msgspec.convert(await self.call("overview"), m.Overview)
+
+    async def reset_prefix_cache(self) -> None:
+        """Forget what was computed of earlier prompts; requests that run go on."""
+        await self.call("reset_prefix_cache")
+
+    async def sleep(self, level: int = 1) -> None:
+        """Give the device's memory back: at level 1 the weights go to the host's memory, at level 2 they are read again later.
+
+        Raises:
+            RequestError: there is no such level.
+        """
+        await self.call("sleep", level)
+
+    async def wake_up(self, tags: list[str] | None = None) -> None:
+        """Be ready for requests again.
+
+        Args:
+            tags: wake only ``weights``, or only ``kv_cache``.
+
+        Raises:
+            RequestError: a tag is unknown.
+        """
+        await self.call("wake_up", tags)
+
+    async def add_adapter(self, name: str, path: str) -> None:
+        """Load a LoRA adapter from a folder or a hub repository.
+
+        Raises:
+            RequestError: the name is taken, it cannot be loaded, or it does not fit the model.
+        """
+        check_adapter_name(name, (), self.adapters)
+
+        def find() -> AdapterSource:
+            registry = Registry.load(plugins=self.args.plugins, prefer=self.args.prefer)
+            return find_adapter(name, path, registry, self.args.download_dir)
+
+        source = await asyncio.to_thread(find)
+        await self.call("add_adapter", source.model_dump_json())
+
+    async def remove_adapter(self, name: str) -> None:
+        """Forget a LoRA adapter; requests that have it keep it.
+
+        Raises:
+            RequestError: there is none of this name.
+        """
+        await self.call("remove_adapter", name)
+
+    async def stop(self) -> None:
+        """End the process, gently at first."""
+        self._stopping = True
+        if self.alive:
+            self._child.send(m.Stop())
+            await asyncio.to_thread(self._child.wait, STOP_SECONDS)
+        self._reader.cancel()
+        self._child.kill()
+        self._die(EngineDeadError("the engine was stopped"))
+
+    def _check_alive(self) -> None:
+        if not self.alive:
+            raise EngineDeadError(self.dead_reason)
+
+    async def _read(self) -> None:
+        try:
+            while True:
+                self._handle(await self._child.receive())
+        except Exception as error:  # a bug of ours: nobody may be left waiting for it
+            self._die(EngineDeadError(f"what the engine sent cannot be handled ({type(error).__name__}: {error})"))
+            raise
+
+    def _handle(self, message: m.FromEngine) -> None:
+        match message:
+            case m.StepOutputs(outputs=outputs, stats=stats):
+                self.stats = stats
+                self._take(outputs)
+            case m.Answer() as answer:
+                self._settle(answer)
+            case m.State(adapters=adapters, sleeping=sleeping):
+                self.adapters, self.sleeping = adapters, sleeping
+            case m.Loading(done=done, total=total):
+                if self._progress:
+                    self._progress(done, total)
+            case m.EngineInfo() as info:
+                self.info = info
+                self._ready.set_result(None)
+            case m.Failed() as failed:
+                self._die(rebuild(failed))
+
+    @abstractmethod
+    def _take(self, outputs: list[m.TokenOutput]) -> None:
+        """What one step gave."""
+
+    def _settle(self, answer: m.Answer) -> None:
+        waiting = self._calls.get(answer.number)
+        if waiting is None or waiting.done():  # whoever called has left
+            return
+        if answer.failure is None:
+            waiting.set_result(answer.result)
+            return
+        name, problem, hint = answer.failure
+        error = known(name, problem, hint)
+        waiting.set_exception(error or RuntimeError(f"the engine failed: {name}: {problem}"))
+
+    def _on_exit(self, code: int) -> None:
+        if not self._stopping:
+            asyncio.get_running_loop().call_later(
+                LAST_WORDS_SECONDS,
+                self._die,
+                EngineDeadError(
+                    f"the engine process ended unexpectedly ({exit_words(code)})", "see its last messages above"
+                ),
+            )
+
+    def _die(self, error: DovetailError) -> None:
+        if self.alive:
+            self._let_go(error)
+            self._ended.set()
+
+    def _let_go(self, error: DovetailError) -> None:
+        """Tell everybody who waits for the engine why it is gone."""
+        self.dead_reason = str(error)
+        if not self._ready.done():
+            self._ready.set_exception(error)
+        for call in self._calls.values():
+            if not call.done():
+                call.set_exception(EngineDeadError(self.dead_reason))

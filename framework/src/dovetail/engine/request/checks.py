@@ -1,0 +1,153 @@
+"""What is checked of a request before it is queued, in the API's process and again in the engine's."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+
+from dovetail.api.errors import RequestError
+from dovetail.engine.request.parameter_rules import WHOLE_VOCABULARY
+from dovetail.engine.request.params import SamplingParams
+from dovetail.kernel.plan import Plan
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the running model allows.
+
+    Attributes:
+        max_model_len: tokens of the longest sequence, prompt and output together.
+        vocab_size: the model's token ids are 0 to one less than this.
+        max_logprobs: most logprobs of a position that a request may ask for; -1 for no limit.
+    """
+
+    max_model_len: int
+    vocab_size: int
+    max_logprobs: int = 20
+
+
+def check_request(
+    prompt_token_ids: Sequence[int],
+    params: SamplingParams,
+    limits: Limits,
+    bad_words: Iterable[Sequence[int]] = (),
+) -> None:
+    """Hold a request against the model. What the parameters mean by themselves they have checked.
+
+    Args:
+        bad_words: the parameters' bad words as token ids, where they are known.
+
+    Raises:
+        RequestError: the prompt or a parameter does not fit; names which.
+    """
+    check_prompt(prompt_token_ids, limits.max_model_len, limits.vocab_size)
+    _check_logprobs("logprobs", params.logprobs, limits)
+    _check_logprobs("prompt_logprobs", params.prompt_logprobs, limits)
+    if params.stop_token_ids:
+        _check_ids("stop_token_ids", params.stop_token_ids, limits)
+    if params.logit_bias:
+        _check_ids("logit_bias", params.logit_bias, limits)
+    if params.allowed_token_ids is not None:
+        _check_ids("allowed_token_ids", params.allowed_token_ids, limits)
+    for word in bad_words:
+        _check_ids("bad_words", word, limits)
+
+
+def check_prompt(token_ids: Sequence[int], max_model_len: int, vocab_size: int, *, answered: bool = True) -> None:
+    """
+    Args:
+        answered: whether there must be room for one new token behind it.
+
+    Raises:
+        RequestError: the prompt is empty, too long, or holds ids that the model does not have.
+    """
+    if not token_ids:
+        raise RequestError("the prompt is empty", "send at least one token", param="prompt")
+    if len(token_ids) + answered > max_model_len:
+        raise RequestError(
+            f"the prompt has {len(token_ids)} tokens, and the context holds {max_model_len}{' with the answer' * answered}",
+            "shorten the prompt, or serve with a larger --max-model-len",
+            param="prompt",
+        )
+    if min(token_ids) < 0 or max(token_ids) >= vocab_size:
+        worst = min(token_ids) if min(token_ids) < 0 else max(token_ids)
+        raise RequestError(
+            f"the prompt holds the token id {worst}, and the model's ids are 0 to {vocab_size - 1}",
+            "use the model's own tokenizer",
+            param="prompt",
+        )
+
+
+def _check_ids(name: str, ids: Iterable[int], limits: Limits) -> None:
+    for token in ids:
+        if not 0 <= token < limits.vocab_size:
+            raise RequestError(
+                f"{name} holds the token id {token}, and the model's ids are 0 to {limits.vocab_size - 1}",
+                "use the model's own tokenizer",
+                param=name,
+            )
+
+
+def _check_logprobs(name: str, asked: int | None, limits: Limits) -> None:
+    if not asked:  # none, or those of the chosen tokens alone
+        return
+    if asked > limits.vocab_size:
+        raise RequestError(
+            f"{name} is {asked}, and the vocabulary has {limits.vocab_size} tokens",
+            f"ask for fewer, or for {WHOLE_VOCABULARY}, which is all of them",
+            param=name,
+        )
+    count = limits.vocab_size if asked == WHOLE_VOCABULARY else asked
+    if limits.max_logprobs != WHOLE_VOCABULARY and count > limits.max_logprobs:
+        raise RequestError(
+            f"{name} asks for {count} tokens, and the limit is {limits.max_logprobs}",
+            "ask for fewer, or raise --max-logprobs",
+            param=name,
+        )
+
+
+def check_choice(params: SamplingParams, bad_words: Iterable[Sequence[int]], end_ids: Collection[int]) -> None:
+    """Whether some token may be chosen at all.
+
+    Args:
+        end_ids: tokens that would end the output.
+
+    Raises:
+        RequestError: every allowed token is forbidden.
+    """
+    if params.allowed_token_ids is None:
+        return
+    left = set(params.allowed_token_ids) - {word[0] for word in bad_words if len(word) == 1}
+    if params.min_tokens:
+        left -= set(end_ids)
+    if not left:
+        raise RequestError(
+            "no token may be chosen: bad_words, or min_tokens where only end tokens are allowed, forbid all of allowed_token_ids",
+            "allow others, or forbid less",
+            param="allowed_token_ids",
+        )
+
+
+def truncated(prompt_token_ids: list[int], params: SamplingParams, max_model_len: int) -> list[int]:
+    """The end of a prompt that ``truncate_prompt_tokens`` asks for, or the whole prompt.
+
+    With -1, what is left has room for ``max_tokens`` after it, or for one token if they are None or more than the context.
+    """
+    keep = params.truncate_prompt_tokens
+    if keep is None:
+        return prompt_token_ids
+    if keep == -1:
+        answer = params.max_tokens or 1
+        keep = max_model_len - (answer if answer < max_model_len else 1)
+    return prompt_token_ids[-keep:]
+
+
+def end_of_sequence_ids(plan: Plan) -> frozenset[int]:
+    """Tokens that end a sequence by the model's configuration and its generation configuration together: chat models often
+    name their end-of-turn token only in the second.
+    """
+    found: set[int] = set()
+    for source in (plan.config, plan.checkpoint.generation_config):
+        ids = source.get("eos_token_id")
+        found |= {ids} if isinstance(ids, int) else set(ids or ())
+    return frozenset(found)

@@ -1,0 +1,73 @@
+"""Default sampling parameters: from the model's generation configuration, or from where the user says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from dovetail.api.errors import ConfigError, RequestError, UsageError
+from dovetail.engine.args import EngineArgs
+from dovetail.engine.request.params import SamplingParams
+from dovetail.kernel.plan import Plan
+
+PUBLISHED = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+"""Keys of ``generation_config.json`` that are sampling parameters under the same names."""
+CAP = "max_new_tokens"
+
+
+def sampling_defaults(plan: Plan, args: EngineArgs) -> dict[str, Any]:
+    """Parameters to apply where a request is silent. ``max_tokens``, if there, also caps what requests ask for.
+
+    Raises:
+        ConfigError, UsageError: the folder has no such file, or a value is out of range.
+    """
+    config = _published(plan, args)
+    defaults = {key: config[key] for key in PUBLISHED if config.get(key) is not None}
+    if config.get(CAP):
+        defaults["max_tokens"] = config[CAP]
+    override = dict(args.override_generation_config)
+    if CAP in override:
+        override["max_tokens"] = override.pop(CAP)
+    if unknown := sorted(set(override) - set(SamplingParams.__struct_fields__)):
+        raise UsageError(
+            f"--override-generation-config names {', '.join(unknown)}, wanted sampling parameters",
+            f"known: {', '.join(SamplingParams.__struct_fields__)}",
+        )
+    defaults.update(override)
+    try:
+        with_defaults(None, defaults)
+    except RequestError as error:
+        raise ConfigError(f"the default sampling parameters do not hold: {error}", "see --generation-config") from None
+    return defaults
+
+
+def _published(plan: Plan, args: EngineArgs) -> dict[str, Any]:
+    if args.generation_config == "auto":
+        return plan.checkpoint.generation_config
+    if args.generation_config == "none":
+        return {}
+    file = Path(args.generation_config) / "generation_config.json"
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"wanted {file}, found nothing readable ({error})", "give auto, none, or its folder"
+        ) from None
+    return found if isinstance(found, dict) else {}
+
+
+def with_defaults(params: SamplingParams | None, defaults: dict[str, Any]) -> SamplingParams:
+    """The user's parameters as they are, or the defaults where there are none; the cap on ``max_tokens`` holds for both.
+
+    Raises:
+        RequestError: the defaults are out of range.
+    """
+    cap = defaults.get("max_tokens")
+    if params is None:
+        return SamplingParams(**defaults)
+    if cap is not None and (params.max_tokens is None or params.max_tokens > cap):
+        return msgspec.structs.replace(params, max_tokens=cap, min_tokens=min(params.min_tokens, cap))
+    return params

@@ -1,0 +1,202 @@
+"""Sampling parameters: what a request asks of the sampler and of the end of its text."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import msgspec
+
+from dovetail.api.errors import RequestError
+from dovetail.engine.request import parameter_rules as rules
+
+
+class StructuredOutputs(msgspec.Struct, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """A form that the output must have; exactly one field is set.
+
+    Args:
+        json: a JSON schema, as text or as an object.
+        json_object: any JSON object.
+        regex: the whole output matches.
+        choice: the output is one of these texts.
+        grammar: in EBNF, in the notation that the grammar backend takes.
+        structural_tag: a composition of forms, in vLLM's newer form (``format``) or its older one (``structures`` and ``triggers``).
+    """
+
+    json: str | dict[str, Any] | None = None
+    json_object: bool = False
+    regex: str | None = None
+    choice: list[str] | None = None
+    grammar: str | None = None
+    structural_tag: str | dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        given = [name for name in self.__struct_fields__ if getattr(self, name) not in (None, False)]
+        if len(given) != 1:
+            found = f"the fields {', '.join(given)}" if given else "none"
+            raise _refused_form(f"wanted one field of {', '.join(self.__struct_fields__)}, found {found}")
+        value = getattr(self, given[0])
+        if given[0] == "choice":
+            if not (isinstance(value, (list, tuple)) and value and all(isinstance(v, str) for v in value)):
+                raise _refused_form("choice wants a non-empty list of texts")
+            self.choice = list(value)
+        elif given[0] == "json_object":
+            if value is not True:
+                raise _refused_form("json_object wants true or false")
+        elif not isinstance(value, str) and not (isinstance(value, dict) and given[0] in ("json", "structural_tag")):
+            raise _refused_form(f"{given[0]} is a {type(value).__name__}, wanted a text")
+        elif value == "":
+            raise _refused_form(f"{given[0]} is empty")
+
+
+StructuredOutputsParams = StructuredOutputs
+"""vLLM's name for it."""
+
+
+def _refused_form(problem: str) -> RequestError:
+    return RequestError(f"structured_outputs: {problem}", param="structured_outputs")
+
+
+class SamplingParams(msgspec.Struct, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """How to choose tokens, and when to stop.
+
+    Args:
+        n: completions of each prompt.
+        temperature: 0 takes the likeliest token always; otherwise logits are divided by it.
+        top_k: only the k likeliest tokens; 0 or -1 for all.
+        top_p: only the likeliest tokens whose probabilities sum to p.
+        min_p: only tokens at least this fraction as likely as the likeliest.
+        presence_penalty: subtracted from the logits of tokens that the output already holds.
+        frequency_penalty: the same, for each time that the output holds them.
+        repetition_penalty: divides the positive logits, and multiplies the negative ones, of tokens that prompt or output hold.
+        seed: makes the request's draws repeatable, alone or in a batch.
+        stop: texts that end the output when they appear.
+        stop_token_ids: tokens that end the output.
+        include_stop_str_in_output: keep the text that ended the output.
+        ignore_eos: go on past the end-of-sequence token.
+        max_tokens: at most so many tokens; None for what the context leaves.
+        min_tokens: at least so many tokens before end-of-sequence or a stop token may be chosen.
+        skip_special_tokens: leave special tokens out of the text.
+        best_of: make so many completions, at least ``n``, and keep the ``n`` of the highest log-probability (summed over the output's tokens).
+        logit_bias: token id → number from -100 to 100 added to its logit.
+        bad_words: texts that the output may not hold, at its beginning, after a space or elsewhere.
+        allowed_token_ids: the only tokens that may be chosen.
+        logprobs: give the logprob of every token of the output and of so many of the likeliest; -1 for the whole vocabulary.
+        prompt_logprobs: the same for the tokens of the prompt.
+        structured_outputs: a form that the output must have.
+        truncate_prompt_tokens: keep only the last so many tokens of the prompt; -1 for as many as the context holds beside ``max_tokens``.
+        shown_special_tokens: ids of special tokens that are text all the same.
+        spaces_between_special_tokens: accepted for vLLM's sake; tokenizers of today decide that by themselves.
+        detokenize: give texts, not token ids alone.
+
+    Raises:
+        RequestError: a value is out of its range; names the parameter.
+    """
+
+    n: int = 1
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    seed: int | None = None
+    stop: list[str] = []
+    stop_token_ids: list[int] = []
+    include_stop_str_in_output: bool = False
+    ignore_eos: bool = False
+    max_tokens: int | None = 16
+    min_tokens: int = 0
+    skip_special_tokens: bool = True
+    best_of: int | None = None
+    logit_bias: dict[int, float] | None = None
+    bad_words: list[str] = []
+    allowed_token_ids: list[int] | None = None
+    logprobs: int | None = None
+    prompt_logprobs: int | None = None
+    structured_outputs: StructuredOutputs | None = None
+    truncate_prompt_tokens: int | None = None
+    shown_special_tokens: list[int] = []
+    spaces_between_special_tokens: bool = True
+    detokenize: bool = True
+
+    def __post_init__(self) -> None:
+        rules.check_all(self, _DEFAULTS)
+        if self.top_k == -1:
+            self.top_k = 0
+        if self.max_tokens is not None and self.min_tokens > self.max_tokens:
+            raise rules.refuse("min_tokens", self.min_tokens, f"at most max_tokens ({self.max_tokens})")
+        if self.best_of is not None and self.best_of < self.n:
+            raise rules.refuse("best_of", self.best_of, f"at least n ({self.n})")
+        if self.stop and not self.detokenize:
+            raise RequestError(
+                "stop was given with detokenize=False, and without text no stop string can be found",
+                "use stop_token_ids, or let it detokenize",
+                param="stop",
+            )
+        if self.structured_outputs is not None:
+            self.structured_outputs = _read_form(self.structured_outputs)
+
+    def clone(self) -> SamplingParams:
+        """A copy that shares nothing with this one."""
+        return copy.deepcopy(self)
+
+    @property
+    def sequences(self) -> int:
+        """Completions to compute for a prompt: ``n``, or ``best_of`` if there are more to choose from."""
+        return self.n if self.best_of is None else self.best_of
+
+    @property
+    def greedy(self) -> bool:
+        return self.temperature < 1e-5
+
+    @property
+    def penalised(self) -> bool:
+        """Whether the sampler must know which tokens came before."""
+        return bool(self.presence_penalty or self.frequency_penalty) or self.repetition_penalty != 1.0
+
+
+_DEFAULTS = {
+    name: default
+    for name, default in zip(SamplingParams.__struct_fields__, SamplingParams.__struct_defaults__, strict=True)
+    if name in rules.RULES and name not in rules.LISTS
+}
+
+
+def _read_form(value: Any) -> StructuredOutputs:
+    if isinstance(value, StructuredOutputs):
+        value.__post_init__()  # it may have been changed since it was made
+        return value
+    if not isinstance(value, dict):
+        raise rules.refuse("structured_outputs", value, "an object with one field")
+    if unknown := sorted(map(str, set(value) - set(StructuredOutputs.__struct_fields__))):
+        known = ", ".join(StructuredOutputs.__struct_fields__)
+        raise _refused_form(f"wanted one field of {known}, found {', '.join(unknown)}")
+    return StructuredOutputs(**value)
+
+
+class BeamSearchParams(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):
+    """How to search for the likeliest completions.
+
+    Args:
+        beam_width: how many are followed at a time, and found in the end.
+        max_tokens: at most so many tokens.
+        ignore_eos: go on past the end-of-sequence token.
+        temperature: 0 or 1, which are the same. The search follows the model's own distribution; there are no draws to make colder or warmer.
+        length_penalty: completions are compared by their log-probability divided by their length (in tokens, an end-of-sequence token
+            included) to this power; above 0, longer ones gain.
+
+    Raises:
+        RequestError: a value is out of its range; names the parameter.
+    """
+
+    beam_width: int
+    max_tokens: int
+    ignore_eos: bool = False
+    temperature: float = 0.0
+    length_penalty: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name, (read, wanted) in rules.BEAM_RULES.items():
+            rules.check(self, name, getattr(self, name), read, wanted)

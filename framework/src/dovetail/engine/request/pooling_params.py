@@ -1,0 +1,178 @@
+"""What is asked of a prompt that becomes a vector instead of being continued."""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Iterator, Sequence
+from operator import mul
+from typing import Protocol, TypeVar, get_args
+
+import msgspec
+
+from dovetail.api.cards import PoolingType, Task
+from dovetail.api.errors import RequestError
+from dovetail.engine.request.checks import Limits, check_prompt
+from dovetail.engine.request.params import SamplingParams
+from dovetail.kernel.plan import PoolingPlan
+
+T = TypeVar("T")
+
+TASKS: tuple[Task, ...] = ("embed", "classify", "score")
+"""Those that give vectors."""
+NO_SAMPLING = SamplingParams(max_tokens=None, temperature=0)
+"""Stands where a request's sampling parameters do."""
+
+
+class PoolingParams(msgspec.Struct, array_like=True, gc=False):
+    """How to make a vector of a prompt; None takes what the model was made for.
+
+    Attributes:
+        task: ``embed``, ``classify`` or ``score``.
+        dimensions: cut an embedding to so many; only for models that were trained for it (Matryoshka).
+        use_activation: whether embeddings are normalised to the length 1, and labels and scores are probabilities instead of logits.
+        normalize: older name of ``use_activation``.
+        pooling_type: ``last``, ``mean`` or ``cls``.
+        truncate_prompt_tokens: keep the first so many tokens of the prompt; -1 for what the context holds.
+    """
+
+    task: Task | None = None
+    dimensions: int | None = None
+    use_activation: bool | None = None
+    normalize: bool | None = None
+    pooling_type: PoolingType | None = None
+    truncate_prompt_tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.normalize is not None:
+            if self.use_activation not in (None, self.normalize):
+                raise RequestError(
+                    f"normalize is {self.normalize} and use_activation is {self.use_activation}",
+                    "they are two names of one parameter; give one of them",
+                    param="normalize",
+                )
+            self.use_activation = self.normalize
+        self._check_word("task", TASKS)
+        self._check_word("pooling_type", get_args(PoolingType))
+        for name in ("dimensions", "truncate_prompt_tokens"):
+            value = getattr(self, name)
+            whole = isinstance(value, int) and not isinstance(value, bool)
+            if value is not None and not (whole and (value >= 1 or (name != "dimensions" and value == -1))):
+                raise RequestError(f"{name} is {value!r}", "wanted a number above 0", param=name)
+
+    def _check_word(self, name: str, words: Sequence[str]) -> None:
+        value = getattr(self, name)
+        if value is not None and value not in words:
+            raise RequestError(f"{name} is {value!r}", f"wanted one of {', '.join(words)}", param=name)
+
+
+class PoolingModel(Protocol):
+    """The part of a :class:`~dovetail.kernel.plan.Plan` that decides about vectors."""
+
+    @property
+    def model(self) -> str: ...
+
+    @property
+    def tasks(self) -> tuple[Task, ...]: ...
+
+    @property
+    def tasks_reason(self) -> str: ...
+
+    @property
+    def pooling(self) -> PoolingPlan | None: ...
+
+
+def missing_task(plan: PoolingModel, *wanted: str) -> tuple[str, str]:
+    """What to say to somebody who asks for a task that the model does not have, and what would help."""
+    problem = f"wanted {' or '.join(wanted)}, and {plan.model} does {', '.join(plan.tasks)} ({plan.tasks_reason})"
+    if "embed" in wanted and "generate" in plan.tasks:
+        return problem, "start it with --convert embed, or take a model that was trained for embeddings"
+    if "generate" in wanted:
+        return problem, "start it with --runner generate if it is a language model, or take another model"
+    return problem, f"take a model that was trained to {wanted[0]}"
+
+
+def check_generates(plan: PoolingModel) -> None:
+    """
+    Raises:
+        RequestError: the model is not run for text.
+    """
+    if "generate" not in plan.tasks:
+        raise RequestError(*missing_task(plan, "generate"))
+
+
+def settled(params: PoolingParams, plan: PoolingModel) -> PoolingParams:
+    """The parameters with nothing left open.
+
+    Raises:
+        RequestError: the model does not have the task, or cannot cut its vectors.
+    """
+    own = [task for task in plan.tasks if task != "generate"]
+    task = params.task or (own[0] if own else "embed")
+    if task not in plan.tasks or plan.pooling is None:
+        raise RequestError(*missing_task(plan, task), param="task")
+    _check_dimensions(params.dimensions, task, plan.pooling)
+    activation = params.use_activation
+    if activation is None:
+        activation = plan.pooling.normalize if task == "embed" else True
+    return PoolingParams(
+        task=task,
+        dimensions=params.dimensions,
+        use_activation=activation,
+        pooling_type=params.pooling_type or plan.pooling.type,
+    )
+
+
+def _check_dimensions(asked: int | None, task: Task, pooling: PoolingPlan) -> None:
+    if asked is None:
+        return
+    if task != "embed":
+        raise RequestError(f"dimensions is {asked}, and only embeddings can be cut", "leave it out", param="dimensions")
+    sizes = pooling.dimensions
+    if sizes is None:
+        raise RequestError(
+            f"dimensions is {asked}, and the model was not trained to have its embeddings cut (Matryoshka)",
+            "leave it out; if it was, start the server with --hf-overrides '{\"is_matryoshka\": true}'",
+            param="dimensions",
+        )
+    if sizes and asked not in sizes:
+        raise RequestError(
+            f"dimensions is {asked}, and the model was trained for {', '.join(map(str, sizes))}",
+            "take one of those",
+            param="dimensions",
+        )
+
+
+def check_pooling(prompt_token_ids: Sequence[int], params: PoolingParams, limits: Limits, width: int) -> None:
+    """Hold a request for a vector against the model.
+
+    Args:
+        params: settled.
+        width: of an embedding that is not cut.
+
+    Raises:
+        RequestError: the prompt does not fit, or has nothing to be cut to.
+    """
+    check_prompt(prompt_token_ids, limits.max_model_len, limits.vocab_size, answered=False)
+    if params.dimensions is not None and params.dimensions > width:
+        raise RequestError(
+            f"dimensions is {params.dimensions}, and the model's embeddings have {width}",
+            f"ask for at most {width}",
+            param="dimensions",
+        )
+
+
+def floats(vector: bytes) -> list[float]:
+    """The numbers of a vector as it travels: float32, little-endian."""
+    return list(struct.unpack(f"<{len(vector) // 4}f", vector))
+
+
+def paired(first: Sequence[T], second: Sequence[T]) -> Iterator[tuple[T, T]]:
+    """One with each of the others, or as many with one each."""
+    return zip(first if len(first) > 1 else [*first] * len(second), second, strict=True)
+
+
+def cosine(a: Sequence[float], b: Sequence[float]) -> float:
+    """Of the angle between two vectors; 0 where one has no direction."""
+    lengths = math.hypot(*a) * math.hypot(*b)
+    return sum(map(mul, a, b)) / lengths if lengths else 0.0

@@ -1,0 +1,40 @@
+"""What the engine is at, request by request, for those who watch it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from itertools import chain, islice
+
+from dovetail.engine.args import EngineArgs
+from dovetail.engine.engine_request import Request
+from dovetail.engine.messages import EngineStats, Overview, RequestStats
+
+MOST_REQUESTS = 200
+"""So many are listed: the engine computes nothing while it writes them down."""
+
+
+def overview(stats: EngineStats, running: Sequence[Request], waiting: Sequence[Request]) -> Overview:
+    """The requests that run, then those that wait, each in the scheduler's order."""
+    now = time.monotonic()
+    named = chain((("running", request) for request in running), (("waiting", request) for request in waiting))
+    listed = [
+        RequestStats(request.id, state, request.prompt_len, request.output_len, now - request.arrived)
+        for state, request in islice(named, MOST_REQUESTS)
+    ]
+    return Overview(stats, listed, len(running) + len(waiting) - len(listed))
+
+
+def cache_facts(args: EngineArgs, dtype: str, counts: Sequence[int]) -> dict[str, str]:
+    """How the KV cache is set up, under the names that monitors know.
+
+    Args:
+        counts: blocks of each group; the first is the one that is told.
+    """
+    return {
+        "block_size": str(args.block_size),
+        "cache_dtype": dtype,
+        "enable_prefix_caching": str(args.enable_prefix_caching),
+        "gpu_memory_utilization": str(args.gpu_memory_utilization),
+        "num_gpu_blocks": str(counts[0] if counts else 0),
+    }

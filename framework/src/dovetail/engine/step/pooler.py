@@ -1,0 +1,152 @@
+"""From the hidden states of a step to the vectors of the prompts that end in it.
+
+A prompt may be computed in chunks: its last token's hidden state is in the last one, its first token's in the first, and the mean is the sum over all
+of them. What earlier chunks gave waits on the device, in :attr:`~dovetail.engine.engine_request.Request.pooled`.
+
+Letters: R requests of a step, T its tokens, C channels, P prompts that end in it, K labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from dovetail.api.cards import Task
+from dovetail.engine.engine_request import Request
+from dovetail.engine.request.pooling_params import PoolingParams
+from dovetail.engine.step.batch import Work
+from dovetail.kernel.plan import Plan
+from dovetail.nn.model import PoolingModel
+from dovetail.nn.platform import Platform
+
+MULTI_LABEL = "multi_label_classification"
+"""``problem_type`` of configurations whose labels do not exclude each other."""
+
+
+@dataclass
+class PooledPart:
+    """Vectors of some prompts, float32 ``[P, D]`` in the order of ``requests``; calling ``vectors`` waits for them. What lies past a request's
+    dimensions is zero.
+    """
+
+    requests: list[Request]
+    vectors: Callable[[], np.ndarray]
+
+
+class Pooler:
+    """Pools the hidden states of steps.
+
+    Args:
+        plan: says whether labels exclude each other.
+        platform: where the hidden states are.
+        dtype: of activations, which the model's own head takes.
+    """
+
+    def __init__(self, plan: Plan, platform: Platform, dtype: torch.dtype) -> None:
+        self.platform = platform
+        self.dtype = dtype
+        self.multi_label = plan.config.get("problem_type") == MULTI_LABEL
+
+    def pool(self, model: PoolingModel, work: Work, hidden: Tensor) -> list[PooledPart]:
+        """Take a step's hidden states ``[T, C]`` into its prompts, and give the vectors of those that end."""
+        points = [place for place in work.pooled if _asked(work.requests[place]).pooling_type != "mean"]
+        means = [place for place in work.pooled if _asked(work.requests[place]).pooling_type == "mean"]
+        begins = (np.cumsum(work.counts) - work.counts).tolist()
+        requests, vectors = self._points(work, points, begins, hidden)
+        if means:
+            more, averages = self._means(work, means, hidden)
+            requests, vectors = [*requests, *more], torch.cat([vectors, averages])
+        tasks = [_asked(request).task for request in requests]
+        return [self._part(model, task, requests, vectors, tasks) for task in dict.fromkeys(tasks) if task is not None]
+
+    def _points(self, work: Work, places: list[int], begins: list[int], hidden: Tensor) -> tuple[list[Request], Tensor]:
+        """Prompts that one of their tokens stands for; float32 ``[P, C]``."""
+        ending: list[Request] = []
+        rows: list[int] = []
+        waited: list[Request] = []
+        for place in places:
+            request, begin, count = work.requests[place], begins[place], int(work.counts[place])
+            ends = bool(work.totals[place] == request.prompt_len)
+            if _asked(request).pooling_type == "last":
+                if ends:
+                    ending.append(request)
+                    rows.append(begin + count - 1)
+            elif count == work.totals[place]:  # its first token is here
+                if ends:
+                    ending.append(request)
+                    rows.append(begin)
+                else:
+                    request.pooled = hidden[begin].to(torch.float32, copy=True)
+            elif ends:
+                waited.append(request)
+        vectors = hidden[self.platform.upload(np.array(rows, np.int64))].float()
+        if waited:
+            vectors = torch.cat([vectors, torch.stack([_waiting(request) for request in waited])])
+        return ending + waited, vectors
+
+    def _means(self, work: Work, places: list[int], hidden: Tensor) -> tuple[list[Request], Tensor]:
+        """Prompts that the mean over their tokens stands for; float32 ``[P, C]``."""
+        # The lengths add up to T by construction; checking that would wait for the device.
+        lengths = self.platform.upload(work.counts)
+        sums = torch.segment_reduce(hidden.float(), "sum", lengths=lengths, axis=0, unsafe=True)  # [R, C]
+        ending: list[int] = []
+        for place in places:
+            request = work.requests[place]
+            if work.counts[place] < work.totals[place]:
+                sums[place] += _waiting(request)
+            if work.totals[place] == request.prompt_len:
+                ending.append(place)
+            else:
+                request.pooled = sums[place].clone()
+        requests = [work.requests[place] for place in ending]
+        tokens = self.platform.upload(np.array([request.prompt_len for request in requests], np.float32))
+        return requests, sums[self.platform.upload(np.array(ending, np.int64))] / tokens[:, None]
+
+    def _part(
+        self, model: PoolingModel, task: Task, requests: list[Request], vectors: Tensor, tasks: list[Task | None]
+    ) -> PooledPart:
+        lines = [line for line, each in enumerate(tasks) if each == task]
+        if len(lines) < len(requests):
+            requests = [requests[line] for line in lines]
+            vectors = vectors[self.platform.upload(np.array(lines, np.int64))]
+        asked = [_asked(request) for request in requests]
+        if task == "embed":
+            values = self._cut(vectors, asked)
+            activated = F.normalize(values, dim=-1)
+        else:
+            values = model.pooled_logits(vectors.to(self.dtype)).float()
+            activated = self._probabilities(values)
+        return PooledPart(requests, self.platform.fetch(self._chosen(activated, values, asked)))
+
+    def _cut(self, vectors: Tensor, asked: list[PoolingParams]) -> Tensor:
+        """Vectors with zeros past what each was asked to be cut to, so that they are normalised without it."""
+        if all(params.dimensions is None for params in asked):
+            return vectors
+        width = vectors.shape[1]
+        sizes = self.platform.upload(np.array([params.dimensions or width for params in asked], np.int64))
+        places = torch.arange(width, device=vectors.device)
+        return vectors * (places < sizes[:, None])
+
+    def _probabilities(self, logits: Tensor) -> Tensor:
+        return logits.sigmoid() if logits.shape[1] == 1 or self.multi_label else logits.softmax(-1)
+
+    def _chosen(self, activated: Tensor, plain: Tensor, asked: list[PoolingParams]) -> Tensor:
+        wanted = [bool(params.use_activation) for params in asked]
+        if all(wanted):
+            return activated
+        return torch.where(self.platform.upload(np.array(wanted))[:, None], activated, plain)
+
+
+def _asked(request: Request) -> PoolingParams:
+    assert request.pooling is not None
+    return request.pooling
+
+
+def _waiting(request: Request) -> Tensor:
+    assert request.pooled is not None, "the beginning of the prompt was passed over"
+    return request.pooled

@@ -1,0 +1,311 @@
+"""The model on its device: built from the Plan, loaded, and run a step at a time.
+
+Letters: T tokens of a step, L logit rows, V vocabulary, C channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dovetail.engine.engine_request import Request
+from dovetail.engine.kv.groups import CacheGroup
+from dovetail.engine.sampling.edits import Edits
+from dovetail.engine.sampling.logprobs import Logprobs, logprobs_of
+from dovetail.engine.sampling.rows import SamplingRows
+from dovetail.engine.sampling.sampler import CHUNK, sample
+from dovetail.engine.sampling.wants import Wants
+from dovetail.engine.step.batch import Batch, Work
+from dovetail.engine.step.decode_graphs import DecodeSteps
+from dovetail.engine.step.pooler import PooledPart, Pooler
+from dovetail.kernel.discovery import import_dotted
+from dovetail.kernel.plan import Plan
+from dovetail.nn.attention import AttentionBackend, AttentionSpec
+from dovetail.nn.context import Context
+from dovetail.nn.loading import KernelChoice, Progress, WeightReader
+from dovetail.nn.model import CausalLM
+from dovetail.nn.ops import Ops
+from dovetail.nn.platform import Platform
+from dovetail.nn.step import Step
+
+PROMPT_ROWS = 256
+"""Prompt tokens whose logits are made at once, where a request wants their logprobs."""
+DRAWING_BYTES = 50
+"""A score's at most while its token is drawn, by top-p over the whole vocabulary."""
+
+Fetch = Callable[[], np.ndarray]
+
+
+@dataclass
+class FetchedLogprobs:
+    """Logprobs on their way to the host; see :class:`~dovetail.engine.sampling.logprobs.Logprobs`."""
+
+    logprobs: Fetch
+    ranks: Fetch
+    top_logprobs: Fetch
+    top_ids: Fetch
+
+
+@dataclass
+class PromptPart:
+    """Logprobs of some of a request's prompt: those of ``targets``, which follow the tokens from place ``first`` on."""
+
+    request: Request
+    first: int
+    targets: list[int]
+    logprobs: FetchedLogprobs
+
+
+@dataclass
+class Launched:
+    """A step that the device works on.
+
+    Attributes:
+        work: what it computes.
+        tokens: int64, the sampled token of each logit row; waits for it.
+        logprobs: of those, if some request wants them.
+        prompt: logprobs of prompts, if some request wants them.
+        pooled: vectors of the prompts that end in it.
+    """
+
+    work: Work
+    tokens: Fetch
+    logprobs: FetchedLogprobs | None = None
+    prompt: list[PromptPart] = field(default_factory=list)
+    pooled: Sequence[PooledPart] = ()
+
+
+class ModelRunner:
+    """One model, its KV cache, and the forward pass.
+
+    Args:
+        plan: every part by dotted name.
+        block_size: tokens in a KV-cache block.
+        max_loras, max_lora_rank: LoRA adapters on the device at once, 0 for none, and their largest rank.
+        progress: of loading, called with (layers done, layers in all).
+
+    Raises:
+        CheckpointError: the checkpoint does not fit the model.
+    """
+
+    batch: Batch
+    sampling: SamplingRows
+
+    def __init__(
+        self,
+        plan: Plan,
+        block_size: int,
+        *,
+        max_loras: int = 0,
+        max_lora_rank: int = 0,
+        progress: Progress | None = None,
+    ) -> None:
+        self.plan = plan
+        self.dtype: torch.dtype = getattr(torch, plan.dtype)
+        self.platform: Platform = import_dotted(plan.platform.part.target)()
+        self.device = self.platform.device
+        self.block_size = block_size
+        backend: type[AttentionBackend] = import_dotted(plan.attention.part.target)
+        self.attention = backend(
+            device=self.device, dtype=self.dtype, kv_dtype=getattr(torch, plan.kv_dtype), block_size=block_size
+        )
+        self.max_loras, self.max_lora_rank = max_loras, max_lora_rank
+        self.config = plan.model_config_object()
+        self.pooler = Pooler(plan, self.platform, self.dtype)
+        self.build(progress)
+        self._last_tokens: Tensor | None = None
+        self._decode: DecodeSteps | None = None
+
+    def build(self, progress: Progress | None = None) -> None:
+        """Make the model and read its weights."""
+        self.ctx = Context(
+            device=self.device,
+            dtype=self.dtype,
+            ops=Ops(self.platform.operations()),
+            attention=self.attention,
+            max_tokens=self.plan.max_model_len,
+            max_loras=self.max_loras,
+            max_lora_rank=self.max_lora_rank,
+        )
+        model_class: type[Any] = import_dotted(self.plan.model_part.part.target)
+        with torch.inference_mode():
+            self.model: CausalLM = model_class(self.config, self.ctx)
+            self.model.to(self.device).eval()
+            self._load(progress)
+        self.groups = self._group()
+
+    def drop(self) -> None:
+        """Free the model; :meth:`build` makes it again."""
+        del self.model, self.ctx, self.reader
+
+    def _load(self, progress: Progress | None) -> None:
+        plan = self.plan
+        choices = {
+            (w.kind, w.type): KernelChoice(
+                import_dotted(w.format.part.target), [(k.name, import_dotted(k.target)) for k in w.kernels]
+            )
+            for w in plan.weights
+        }
+        naming = import_dotted(plan.naming) if plan.naming else None
+        self.reader = WeightReader(self.ctx, choices, plan.config, naming)
+        tensors = import_dotted(plan.loader.part.target)(plan.checkpoint, self.reader.expected(), self.device)
+        self.reader.load(tensors, progress)
+        self.platform.release()
+
+    @property
+    def weight_bytes(self) -> int:
+        return sum(layer.nbytes for layer in dict.fromkeys(self.ctx.layers.values()))
+
+    # -- the KV cache
+
+    def _group(self) -> list[CacheGroup]:
+        """Put layers of equal kind and window into one cache group."""
+        found: dict[tuple[Any, int | None], list[AttentionSpec]] = {}
+        for layer in self.ctx.attention_layers:
+            key = (layer.spec.kind, layer.spec.window)
+            layer.group = list(found).index(key) if key in found else len(found)
+            found.setdefault(key, []).append(layer.spec)
+        self._specs = [frozenset(specs) for specs in found.values()]
+        return [
+            CacheGroup(kind, sum(self.attention.block_bytes(spec) for spec in specs), window)
+            for (kind, window), specs in found.items()
+        ]
+
+    def allocate(self, counts: list[int]) -> None:
+        """Give every layer a cache with its group's number of blocks."""
+        for layer in self.ctx.attention_layers:
+            layer.cache = self.attention.allocate(layer.spec, counts[layer.group])
+
+    def free_cache(self) -> None:
+        for layer in self.ctx.attention_layers:
+            layer.cache = None
+
+    def activation_bytes(self, max_tokens: int, max_seqs: int) -> int:
+        """About what a step of so many tokens takes beside weights and cache, at most.
+
+        At the widest place of a block its input, what it was made of and the output of its largest layer are alive; measured with a model of 135 million
+        parameters and steps of 512 and 1,024 tokens, 22 MiB and 43 MiB were, and this says 21 and 42. Sampling adds the logits of all requests in
+        float32, and more for those that it draws for at a time.
+        """
+        widest = max((layer.rows for layer in self.ctx.layers.values() if layer.kind == "linear"), default=0)
+        tokens = max_tokens * self.dtype.itemsize * (8 * self.config.hidden_size + 2 * widest)
+        if self.plan.pooling is not None:  # hidden states in float32, of which means are made
+            tokens += max_tokens * 4 * self.config.hidden_size
+        length = self.plan.max_model_len
+        specs = [spec for group in self._specs for spec in group]
+        attention = max((self.attention.workspace_bytes(spec, max_tokens, length) for spec in specs), default=0)
+        rows = min(max_seqs, max_tokens)
+        scores = self.config.vocab_size * (rows * (self.dtype.itemsize + 4) + min(rows, CHUNK) * DRAWING_BYTES)
+        return tokens + attention + scores
+
+    # -- steps
+
+    def begin(self, batch: Batch, sampling: SamplingRows, *, eager: bool, overlapped: bool, max_len: int) -> None:
+        """Get ready to run steps of a batch.
+
+        Args:
+            eager: capture no graphs.
+            overlapped: steps begin before the last one's tokens have reached the host.
+            max_len: tokens of the longest sequence.
+        """
+        self.batch, self.sampling = batch, sampling
+        if self.platform.graphs or overlapped:
+            rows = batch.tokens.shape[0] + 1
+            self._last_tokens = torch.zeros(rows, dtype=torch.int64, device=self.device)
+        if self.platform.graphs:
+            assert self._last_tokens is not None
+            self._decode = DecodeSteps(
+                self.platform,
+                self._forward,
+                batch,
+                sampling,
+                self._last_tokens,
+                self.attention.captured_lengths(max_len),
+                capture=not eager,
+            )
+
+    def forget_graphs(self) -> None:
+        if self._decode is not None:
+            self._decode.forget()
+
+    def hidden(self, step: Step) -> Tensor:
+        """Hidden states of a step's tokens, ``[T, C]``."""
+        for index, specs in zip(step.kv, self._specs, strict=True):
+            index.work = self.attention.prepare(step, index, specs)
+        if self.ctx.adapters is not None:
+            self.ctx.adapters.begin(step)
+        return self.model(step)
+
+    def _forward(self, step: Step) -> Tensor:
+        return self.model.logits(self.hidden(step)[step.logit_rows])
+
+    @torch.inference_mode()
+    def launch(self, work: Work, wants: Wants, edits: Callable[[], Edits | None] | None) -> Launched:
+        """Begin to compute a step and to sample from it.
+
+        Args:
+            wants: what the sampled rows ask for.
+            edits: called once the forward pass is on its way; may wait for the tokens of the step before. None if there cannot be any.
+        """
+        self.sampling.flush()
+        if self._decode is not None and work.is_decode and self._decode.suits(work):
+            plain = Wants(draws=wants.draws) if wants.plain and edits is None else None
+            sampled, logits, places = self._decode.run(work, plain)
+            prompt: list[PromptPart] = []
+            pooled: Sequence[PooledPart] = ()
+        else:
+            step, places = self.batch.step(work, self._last_tokens if self._unseen(work) else None)
+            hidden = self.hidden(step)
+            prompt = self._prompt_logprobs(work, hidden)
+            pooled = self.pooler.pool(self.model, work, hidden) if work.pooled else ()
+            sampled = None
+            logits = self.model.logits(hidden[step.logit_rows]) if work.sampled else None
+        count = sum(1 + len(d) for d in work.drafts)
+        self._mark_fed(work)
+        if sampled is None:
+            if logits is None:
+                return Launched(work, lambda: np.zeros(0, np.int64), None, prompt, pooled)
+            rows, positions = places.rows[:count], places.positions[:count]
+            sampled = sample(logits[:count], rows, positions, self.sampling, wants, edits() if edits else None)
+            if self._last_tokens is not None and not any(work.drafts):
+                # A request that got no token ends; the step after it may have begun, and must have some token to compute.
+                self._last_tokens.index_copy_(0, rows, sampled.tokens.clamp(min=0))
+        logprobs = None if sampled.logprobs is None else self._fetch(sampled.logprobs)
+        return Launched(work, self.platform.fetch(sampled.tokens[:count]), logprobs, prompt, pooled)
+
+    def _mark_fed(self, work: Work) -> None:
+        # Before edits() is called, not after: a request that ends meanwhile gives its row up, and the row's next owner must not take the token for its own.
+        if self._last_tokens is not None:
+            self.batch.fed[work.sampled_rows] = not any(work.drafts)
+
+    @staticmethod
+    def _unseen(work: Work) -> bool:
+        return any(r.unseen for r in work.requests)
+
+    def _fetch(self, logprobs: Logprobs) -> FetchedLogprobs:
+        fetch = self.platform.fetch
+        return FetchedLogprobs(*map(fetch, logprobs))
+
+    def _prompt_logprobs(self, work: Work, hidden: Tensor) -> list[PromptPart]:
+        """Logprobs of the prompt tokens that follow the ones computed in this step, for those who want them."""
+        found = []
+        begin = 0
+        for request, count, total in zip(work.requests, work.counts.tolist(), work.totals.tolist(), strict=True):
+            wanted = request.params.prompt_logprobs
+            if wanted is not None:
+                top = self.config.vocab_size if wanted < 0 else wanted
+                last = min(total, request.prompt_len - 1)
+                for first in range(total - count, last, PROMPT_ROWS):
+                    stop = min(first + PROMPT_ROWS, last)
+                    targets = request.tokens[first + 1 : stop + 1]
+                    offset = begin - (total - count)
+                    logits = self.model.logits(hidden[offset + first : offset + stop])
+                    ids = self.platform.upload(np.asarray(targets, np.int64))
+                    found.append(PromptPart(request, first, targets, self._fetch(logprobs_of(logits, ids, top))))
+            begin += count
+        return found

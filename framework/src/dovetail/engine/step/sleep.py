@@ -1,0 +1,110 @@
+"""Giving the device's memory back for a while, and taking it again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dovetail.api.errors import RequestError
+from dovetail.engine.step.runner import ModelRunner
+
+WEIGHTS, CACHE = "weights", "kv_cache"
+"""What sleeps, as :meth:`Sleeper.wake_up` names it."""
+LEAVES = (type, ModuleType, str, bytes, int, float, torch.dtype, torch.device)
+"""Nothing that hangs on these belongs to a model."""
+
+
+class Sleeper:
+    """Puts a runner's memory to sleep. Nothing may be running on it then.
+
+    Attributes:
+        asleep: names of what sleeps.
+    """
+
+    def __init__(self, runner: ModelRunner, counts: list[int]) -> None:
+        self.runner = runner
+        self.counts = counts
+        self.asleep: set[str] = set()
+        self._host: list[tuple[Tensor, torch.device]] = []
+        self._dropped = False
+
+    def sleep(self, level: int) -> None:
+        """See :meth:`dovetail.engine.step.core.EngineCore.sleep`."""
+        check_level(level)
+        if self.asleep:
+            return
+        self.runner.forget_graphs()
+        self.runner.free_cache()
+        if level == 1:
+            self._host = list(_moved_to_host(self.runner.model))
+        else:
+            self.runner.drop()
+            self._dropped = True
+        self.asleep = {WEIGHTS, CACHE}
+        self.runner.platform.release()
+
+    def wake_up(self, tags: list[str] | None) -> bool:
+        """See :meth:`dovetail.engine.step.core.EngineCore.wake_up`; whether the model was made anew."""
+        built = False
+        wanted = {WEIGHTS, CACHE} if tags is None else set(tags)
+        if unknown := sorted(wanted - {WEIGHTS, CACHE}):
+            raise RequestError(f"{', '.join(unknown)} cannot be woken up", f"known: {WEIGHTS}, {CACHE}", param="tags")
+        if WEIGHTS in wanted & self.asleep:
+            if self._dropped:
+                self.runner.build()
+                self._dropped, built = False, True
+            with torch.inference_mode():
+                for tensor, device in self._host:
+                    tensor.data = tensor.data.to(device)
+            self._host = []
+            self.asleep.discard(WEIGHTS)
+        # The cache hangs on the layers, which may have been made anew.
+        if CACHE in wanted & self.asleep and WEIGHTS not in self.asleep:
+            self.runner.allocate(self.counts)
+            self.asleep.discard(CACHE)
+        return built
+
+
+def check_level(level: int) -> None:
+    """
+    Raises:
+        RequestError: there is no such level of sleep.
+    """
+    if level not in (1, 2):
+        raise RequestError(
+            f"the level of sleep is {level!r}", "give 1 (weights to the host) or 2 (weights freed)", param="level"
+        )
+
+
+def _moved_to_host(model: Any) -> Iterator[tuple[Tensor, torch.device]]:
+    """Move every tensor that hangs on a model to the host, in place; each, and the device that it came from. What is there stays."""
+    with torch.inference_mode():
+        for tensor in _tensors(model, set()):
+            device = tensor.device
+            if device.type != "cpu":
+                tensor.data = tensor.data.to("cpu")
+                yield tensor, device
+
+
+def _tensors(thing: Any, seen: set[int]) -> Iterator[Tensor]:
+    """Every tensor below an object. Kernels keep theirs as they like: as attributes, in lists, in dataclasses."""
+    if id(thing) in seen or isinstance(thing, LEAVES):
+        return
+    seen.add(id(thing))
+    if isinstance(thing, Tensor):
+        yield thing
+        return
+    inner: list[Any] = []
+    if isinstance(thing, dict):
+        inner += thing.values()
+    elif isinstance(thing, (list, tuple, set, frozenset)):
+        inner += thing
+    if hasattr(thing, "__dict__") and not callable(getattr(thing, "__code__", None)):
+        inner += vars(thing).values()
+    inner += (getattr(thing, name, None) for name in getattr(type(thing), "__slots__", ()))
+    for item in inner:
+        yield from _tensors(item, seen)

@@ -1,0 +1,266 @@
+"""Speculative decoding: which streams get guesses, how many, and from whom.
+
+A guess is checked by the step that follows (Leviathan et al., "Fast inference from transformers via speculative decoding", 2023): the sampler draws at every
+guessed place, each draw depending on its seed and position alone, and the output keeps the guesses as far as they are what was drawn. So an output
+is token for token what it would be without, at any temperature; a guess of probability p is kept with probability p, as rejection sampling
+would have it.
+"""
+
+from __future__ import annotations
+
+import logging
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dovetail.api.proposer import DraftRequest, Proposer, ProposerContext
+from dovetail.engine.engine_request import Request
+from dovetail.engine.kv.groups import CacheGroup
+from dovetail.kernel.discovery import import_dotted
+from dovetail.kernel.plan import Plan
+
+logger = logging.getLogger("dovetail.engine")
+
+PATIENCE = 3
+"""Guesses without a right token in a row before a stream rests. Prompt lookup in source code gives 1.18 tokens a step with 0.5 guessed ones; 1.23 with 0.6
+if streams never rest, and 1.15 with 0.4 if they rest after the second."""
+LONGEST_REST = 32
+"""Steps without a guess after which a stream is tried again at the latest, however wrong its guesses were."""
+
+
+@dataclass(frozen=True)
+class EngineContext(ProposerContext):
+    """What the framework's own proposers know besides.
+
+    Attributes:
+        draft: the model to run.
+        block_size: tokens in a KV-cache block.
+        max_tokens: computed in one step.
+        eager: capture no graphs.
+    """
+
+    draft: Plan | None
+    block_size: int
+    max_tokens: int
+    eager: bool
+
+
+class CachingProposer(Proposer):
+    """A proposer whose memory is planned together with the engine's."""
+
+    @property
+    @abstractmethod
+    def groups(self) -> list[CacheGroup]:
+        """Of its KV cache."""
+
+    @property
+    @abstractmethod
+    def weight_bytes(self) -> int: ...
+
+    @abstractmethod
+    def activation_bytes(self) -> int:
+        """The most that its steps need beside weights and cache."""
+
+    @abstractmethod
+    def begin(self, counts: list[int], max_len: int) -> None:
+        """Take a cache of so many blocks of each group, the null block included, for sequences of at most ``max_len`` tokens."""
+
+    @abstractmethod
+    def sleep(self, level: int) -> None:
+        """Give memory back, and forget every sequence; see :meth:`dovetail.engine.step.core.EngineCore.sleep`."""
+
+    @abstractmethod
+    def wake_up(self, tags: list[str] | None) -> None: ...
+
+
+class Trust:
+    """How many tokens to guess for one stream, by its recent luck.
+
+    Guesses that all came true double the number, up to the limit; if some did, one more than those is guessed next. If none did, the number is halved, and
+    past :data:`PATIENCE` such times in a row the stream rests for 1, 3, 7, … steps, at most :data:`LONGEST_REST`. A stream that cannot be guessed thus
+    carries one guessed token in 33 steps.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.length = most
+        self.misses = 0
+        self.rest = 0
+
+    def ask(self) -> int:
+        """How many tokens to guess in the next step."""
+        if self.rest:
+            self.rest -= 1
+            return 0
+        return self.length
+
+    def observe(self, right: int, wrong: bool) -> None:
+        """A step has checked a guess: ``right`` tokens came true, and whether one came that did not."""
+        if right:
+            self.misses = 0
+            self.length = min(self.most, right + 1 if wrong else 2 * self.length)
+        elif wrong:
+            self.misses += 1
+            self.length = max(1, self.length // 2)
+            self.rest = min(2 ** max(0, self.misses - PATIENCE) - 1, LONGEST_REST)
+
+
+@dataclass
+class Record:
+    """A stream's last guess, and where in its tokens it was made."""
+
+    trust: Trust
+    guess: list[int]
+    place: int = 0
+
+    def learn(self, tokens: Sequence[int]) -> None:
+        """Compare the guess with what has come since."""
+        came = tokens[self.place :]
+        pairs = zip(self.guess, came, strict=False)
+        first_wrong = next((place for place, (guessed, token) in enumerate(pairs) if guessed != token), None)
+        if first_wrong is not None:
+            self.trust.observe(first_wrong, wrong=True)
+        else:
+            self.trust.observe(min(len(self.guess), len(came)), wrong=False)
+        self.guess = []
+
+
+class Speculation:
+    """Sets :attr:`Request.draft` before each step.
+
+    Args:
+        num_tokens: to guess at a time, at most.
+        vocab_size: of the model.
+        max_tokens: of one step, which guesses must not take from other streams.
+    """
+
+    def __init__(self, proposer: Proposer, num_tokens: int, vocab_size: int, max_tokens: int) -> None:
+        self.proposer = proposer
+        self.num_tokens = num_tokens
+        self.vocab_size = vocab_size
+        self.max_tokens = max_tokens
+        self.off = False
+        self._records: dict[Request, Record] = {}
+
+    @classmethod
+    def of(
+        cls, plan: Plan, vocab_size: int, *, max_seqs: int, max_tokens: int, block_size: int, eager: bool
+    ) -> Speculation | None:
+        """What the Plan asks for, a draft model's weights loaded; None without speculative decoding."""
+        if plan.proposer is None:
+            return None
+        assert plan.proposer_config_class is not None
+        config = import_dotted(plan.proposer_config_class).model_validate(plan.proposer_config)
+        context = EngineContext(
+            vocab_size=vocab_size,
+            max_seqs=max_seqs,
+            num_tokens=plan.num_speculative_tokens,
+            draft=plan.draft,
+            block_size=block_size,
+            max_tokens=max_tokens,
+            eager=eager,
+        )
+        proposer: Proposer = import_dotted(plan.proposer.part.target)(config, context)
+        return cls(proposer, plan.num_speculative_tokens, vocab_size, max_tokens)
+
+    # -- memory
+
+    @property
+    def groups(self) -> list[CacheGroup]:
+        return self.proposer.groups if isinstance(self.proposer, CachingProposer) else []
+
+    @property
+    def weight_bytes(self) -> int:
+        return self.proposer.weight_bytes if isinstance(self.proposer, CachingProposer) else 0
+
+    def activation_bytes(self) -> int:
+        return self.proposer.activation_bytes() if isinstance(self.proposer, CachingProposer) else 0
+
+    def begin(self, counts: list[int], max_len: int) -> None:
+        """Take the proposer's share of the KV cache, if it has one."""
+        if isinstance(self.proposer, CachingProposer):
+            self.proposer.begin(counts, max_len)
+
+    def sleep(self, level: int) -> None:
+        if isinstance(self.proposer, CachingProposer):
+            self.proposer.sleep(level)
+
+    def wake_up(self, tags: list[str] | None) -> None:
+        if isinstance(self.proposer, CachingProposer):
+            self.proposer.wake_up(tags)
+
+    # -- guesses
+
+    def draft(self, requests: Sequence[Request]) -> None:
+        """Give each running stream its guess for the next step; every token of theirs has reached the host."""
+        if self.off:
+            return
+        asked: list[Request] = []
+        sequences: list[DraftRequest] = []
+        for request in requests:
+            request.draft = []
+            if most := self._most(request):
+                asked.append(request)
+                sequences.append(DraftRequest(request.id, request.tokens, most))
+        if not sequences:
+            return
+        try:
+            guesses = self._propose(sequences)
+        except Exception:
+            # The device may be out of memory, or a plugin broken; either is no reason to fail requests that do not need it.
+            logger.exception("speculative decoding is off: the proposer failed")
+            self.off = True
+            return
+        # Guesses get what streams leave of a step.
+        spare = self.max_tokens - len(requests)
+        for request, guess in zip(asked, guesses, strict=True):
+            guess = self._usable(request, guess[: max(0, spare)])
+            spare -= len(guess)
+            request.draft = guess
+            record = self._records[request]
+            record.guess, record.place = guess, len(request.tokens)
+
+    def forget(self, request: Request) -> None:
+        """The request has ended."""
+        if self._records.pop(request, None) is not None and not self.off:
+            self.proposer.forget([request.id])
+
+    def _most(self, request: Request) -> int:
+        # A prompt that is not computed yet has no next token, and one that has lost its blocks must be computed anew first.
+        if request.pending != 1 or request.unseen:
+            return 0
+        # The step adds a token of its own to the guesses.
+        room = request.max_len - request.total - 1
+        if room <= 0:
+            return 0
+        record = self._records.get(request)
+        if record is None:
+            record = self._records[request] = Record(Trust(self.num_tokens), [])
+        elif record.guess:
+            record.learn(request.tokens)
+        return min(record.trust.ask(), room)
+
+    def _propose(self, sequences: Sequence[DraftRequest]) -> list[list[int]]:
+        guesses = self.proposer.propose(sequences)
+        if len(guesses) != len(sequences):
+            raise ValueError(f"{len(guesses)} guesses for {len(sequences)} sequences")
+        for sequence, guess in zip(sequences, guesses, strict=True):
+            if len(guess) > sequence.most:
+                raise ValueError(f"{len(guess)} tokens guessed where at most {sequence.most} were asked for")
+            for token in guess:
+                if not 0 <= token < self.vocab_size:
+                    raise ValueError(f"token {token} guessed with a vocabulary of {self.vocab_size}")
+        return guesses
+
+    def _usable(self, request: Request, guess: list[int]) -> list[int]:
+        """The guess up to where it could no longer come true, or would end the output."""
+        for count, token in enumerate(guess):
+            if token in request.end_ids:
+                # Before its min_tokens, a token that would end the output cannot be drawn.
+                ends = request.output_len + count + 1 > request.params.min_tokens
+                guess = guess[: count + ends]
+                break
+        if request.grammar is not None and guess:
+            guess = guess[: request.grammar.valid_prefix(guess)]
+            request.grammar.prefetch(guess)
+        return guess

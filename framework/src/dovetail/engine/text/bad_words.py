@@ -1,0 +1,34 @@
+"""Bad words as token ids."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from dovetail.api.errors import RequestError
+from dovetail.engine.text.tokenizer import Tokenizer
+
+
+def bad_word_ids(words: Sequence[str], tokenizer: Tokenizer) -> list[list[int]]:
+    """Each text as the model would write it, at the beginning of a text and after a space, which are different tokens in most vocabularies.
+
+    Raises:
+        RequestError: a text has no tokens.
+    """
+    found: list[list[int]] = []
+    for word in words:
+        bare = word.lstrip(" ") or word
+        for text in (bare, f" {bare}"):
+            ids = tokenizer.encode(text, add_special_tokens=False)
+            if not ids:
+                raise RequestError(
+                    f"bad_words holds {word!r}, for which the tokenizer has no tokens",
+                    "leave it out",
+                    param="bad_words",
+                )
+            found.append(ids)
+    return [ids for i, ids in enumerate(found) if not _covered(ids, found[:i])]
+
+
+def _covered(ids: list[int], others: list[list[int]]) -> bool:
+    """Whether one of the others is the end of these ids, so that it keeps them out already."""
+    return any(ids[-len(other) :] == other for other in others)

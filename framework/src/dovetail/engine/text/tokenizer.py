@@ -1,0 +1,386 @@
+"""Tokenizers: text to ids and back, whatever files they come from.
+
+All of them run on the ``tokenizers`` library; what differs is who builds its object: :func:`from_folder` reads the files of
+a Hugging Face checkpoint, and loaders read what their own containers hold.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+from tokenizers import AddedToken
+
+from dovetail.api.checkpoint import TokenizerParts
+from dovetail.api.errors import CheckpointError, RequestError
+from dovetail.engine.text import chat_template as chat
+from dovetail.engine.text.detokenizer import IncrementalDetokenizer, Spelling
+from dovetail.engine.text.token_lengths import LongestToken, longest_token
+from dovetail.engine.text.truncation import Side, encode_within
+
+TOKENIZER_FILE = "tokenizer.json"
+CONFIG_FILE = "tokenizer_config.json"
+SPECIAL_FILE = "special_tokens_map.json"
+NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+"""Special tokens that have a name of their own, which chat templates can read."""
+DEFAULT_TEMPLATE, TOOL_TEMPLATE = "default", "tool_use"
+
+
+class Tokenizer:
+    """Text to ids and back, and conversations to text.
+
+    Args:
+        backend: does the work.
+        named: special tokens by name, such as ``bos_token`` → ``<s>``.
+        eos_token_ids: every token that ends an output; by default the one named ``eos_token``.
+        chat_template: Jinja source, or several by name, of which ``default`` and ``tool_use`` are taken by themselves.
+    """
+
+    def __init__(
+        self,
+        backend: tokenizers.Tokenizer,
+        *,
+        named: Mapping[str, str] | None = None,
+        eos_token_ids: Sequence[int] = (),
+        chat_template: str | Mapping[str, str] | None = None,
+    ) -> None:
+        backend.no_truncation()
+        backend.no_padding()
+        self.backend = backend
+        self.named = dict(named or {})
+        self.chat_template = chat_template
+        self.spelling = Spelling.of(backend)
+        """How tokens are spelled in bytes, if that is all there is to decoding."""
+        self.special_ids = frozenset(i for i, t in backend.get_added_tokens_decoder().items() if t.special)
+        """Ids of special tokens, which ``skip_special_tokens`` leaves out of a text."""
+        ends = eos_token_ids or (self._named_id("eos_token"),)
+        self.eos_token_ids = tuple(dict.fromkeys(i for i in ends if i is not None))
+        self._bytes: dict[int, bytes] = {}
+
+    @classmethod
+    def of(cls, parts: TokenizerParts) -> Tokenizer:
+        return cls(
+            parts.backend, named=parts.named, eos_token_ids=parts.eos_token_ids, chat_template=parts.chat_template
+        )
+
+    def _named_id(self, name: str) -> int | None:
+        token = self.named.get(name)
+        return None if token is None else self.backend.token_to_id(token)
+
+    @cached_property
+    def vocab_size(self) -> int:
+        """Number of tokens, added ones included. A model's embedding may be larger."""
+        return self.backend.get_vocab_size(with_added_tokens=True)
+
+    def __len__(self) -> int:
+        return self.vocab_size
+
+    @property
+    def bos_token(self) -> str | None:
+        return self.named.get("bos_token")
+
+    @property
+    def eos_token(self) -> str | None:
+        return self.named.get("eos_token")
+
+    @cached_property
+    def bos_token_id(self) -> int | None:
+        return self._named_id("bos_token")
+
+    @property
+    def eos_token_id(self) -> int | None:
+        """The first of :attr:`eos_token_ids`."""
+        return self.eos_token_ids[0] if self.eos_token_ids else None
+
+    @cached_property
+    def pad_token_id(self) -> int | None:
+        return self._named_id("pad_token")
+
+    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
+        """Ids of a text. Special tokens that stand in the text are recognised.
+
+        Args:
+            add_special_tokens: put around it what the model wants around every text, such as a beginning-of-sequence token.
+                Text that a chat template made has it already.
+        """
+        # A batch of one, since the library lets go of the interpreter's lock for batches alone: a text of megabytes must not stop other threads.
+        return self.encode_batch([text], add_special_tokens)[0]
+
+    def encode_batch(self, texts: Sequence[str], add_special_tokens: bool = True) -> list[list[int]]:
+        """Ids of several texts, on as many threads as there are."""
+        batch = self.backend.encode_batch_fast([*map(_encodable, texts)], add_special_tokens=add_special_tokens)
+        return [encoding.ids for encoding in batch]
+
+    @cached_property
+    def _longest_token(self) -> LongestToken | None:
+        return longest_token(self.backend)
+
+    def fewest_tokens(self, text: str) -> int:
+        """A text has at least so many tokens, by its length alone; 0 where the vocabulary tells nothing of the kind."""
+        return self._longest_token.fewest(text) if self._longest_token else 0
+
+    def encode_within(
+        self,
+        text: str,
+        limit: int | None,
+        *,
+        pair: str | None = None,
+        side: Side = "right",
+        add_special_tokens: bool = True,
+    ) -> list[int]:
+        """Ids of a text, or of two that a cross-encoder reads together.
+
+        Args:
+            limit: tokens at most; the texts are cut at their ``side``, and the special tokens around them stay. None for any number.
+            pair: the second text.
+        """
+        other = None if pair is None else _encodable(pair)
+        return encode_within(self.backend, _encodable(text), other, limit, side, add_special_tokens)
+
+    def decode(self, ids: Sequence[int] | int, skip_special_tokens: bool = True) -> str:
+        """The text of ids. Bytes that are no UTF-8 become U+FFFD."""
+        if isinstance(ids, int):
+            ids = [ids]
+        if self.spelling is None:
+            return self.backend.decode(list(ids), skip_special_tokens=skip_special_tokens)
+        incremental = IncrementalDetokenizer(self, skip_special_tokens)
+        return incremental.add(ids) + incremental.flush()
+
+    def token_bytes(self, id: int) -> bytes:
+        """How a token is spelled; for vocabularies that do not spell in bytes, its text alone. Empty for an unknown id."""
+        spelled = self._bytes.get(id)
+        if spelled is None:
+            token = self.backend.id_to_token(id) if id >= 0 else None
+            if token is None:
+                spelled = b""
+            elif self.spelling:
+                spelled = self.spelling.spell(token)
+            else:
+                spelled = self.backend.decode([id], skip_special_tokens=False).encode()
+            self._bytes[id] = spelled
+        return spelled
+
+    def id_to_token(self, id: int) -> str | None:
+        """The token as the vocabulary writes it."""
+        return self.backend.id_to_token(id) if id >= 0 else None
+
+    def token_to_id(self, token: str) -> int | None:
+        return self.backend.token_to_id(token)
+
+    def convert_ids_to_tokens(self, ids: Sequence[int]) -> list[str | None]:
+        return [self.id_to_token(i) for i in ids]
+
+    def convert_tokens_to_ids(self, tokens: Sequence[str]) -> list[int | None]:
+        return [self.token_to_id(t) for t in tokens]
+
+    def get_vocab(self) -> dict[str, int]:
+        """Token → id, added tokens included."""
+        return self.backend.get_vocab(with_added_tokens=True)
+
+    def find_chat_template(self, chat_template: str | None = None, *, with_tools: bool = False) -> str:
+        """The Jinja source for a conversation.
+
+        Args:
+            chat_template: the name of one of the model's templates, or the source of another; None for the model's own.
+            with_tools: prefer the template that the model has for tools.
+
+        Raises:
+            RequestError: the model has no template, or several and none to be taken by itself.
+        """
+        own = (
+            {DEFAULT_TEMPLATE: self.chat_template} if isinstance(self.chat_template, str) else self.chat_template or {}
+        )
+        if chat_template is not None:
+            return own.get(chat_template, chat_template)
+        for name in (TOOL_TEMPLATE, DEFAULT_TEMPLATE) if with_tools else (DEFAULT_TEMPLATE,):
+            if name in own:
+                return own[name]
+        if own:
+            raise RequestError(
+                f"the model has the chat templates {', '.join(sorted(own))} and none of them is the default",
+                "name one as chat_template",
+                param="chat_template",
+            )
+        raise RequestError(
+            "the model has no chat template, so it can only complete text",
+            "use /v1/completions, or start the server with --chat-template",
+            param="messages",
+        )
+
+    def apply_chat_template(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        documents: Sequence[Mapping[str, Any]] | None = None,
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        chat_template: str | None = None,
+        **kwargs: Any,
+    ) -> str:
+        """The text of a conversation, to be encoded without special tokens of its own.
+
+        Args:
+            messages: as OpenAI's API has them.
+            tools: function definitions, as OpenAI's API has them.
+            documents: for templates that quote sources.
+            add_generation_prompt: end with what opens the assistant's next message.
+            continue_final_message: end within the last message, so that the model goes on with it.
+            chat_template: see :meth:`find_chat_template`.
+            kwargs: further variables for the template, such as ``enable_thinking``.
+
+        Raises:
+            RequestError: there is no template, or it refuses the messages.
+        """
+        return chat.render(
+            self.find_chat_template(chat_template, with_tools=bool(tools)),
+            messages,
+            tools=tools,
+            documents=documents,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=continue_final_message,
+            variables={**self.named, **kwargs},
+        )
+
+
+def _encodable(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise RequestError(
+            f"the text holds half of a surrogate pair (U+{ord(text[error.start]):04X}) at character {error.start}, "
+            "which is no character",
+            "send whole characters",
+        ) from None
+    return text
+
+
+def from_folder(path: str) -> Tokenizer:
+    """The tokenizer of a Hugging Face checkpoint; see :func:`parts_of_folder`."""
+    return Tokenizer.of(parts_of_folder(path))
+
+
+def parts_of_folder(path: str) -> TokenizerParts:
+    """Read the tokenizer files of a Hugging Face checkpoint.
+
+    ``tokenizer.json`` says how to encode, which special tokens to put around a text included; the files beside it name the special
+    tokens and hold the chat templates. Without it, transformers converts the older files, if it is installed.
+
+    Args:
+        path: a folder, or the ``tokenizer.json`` in it.
+
+    Raises:
+        CheckpointError: the files are missing or malformed.
+    """
+    folder = Path(path)
+    if folder.is_file():
+        folder = folder.parent
+    file = folder / TOKENIZER_FILE
+    if not file.is_file():
+        return _from_older_files(folder)
+    try:
+        backend = tokenizers.Tokenizer.from_file(str(file))
+    except Exception as error:  # the library raises nothing more precise
+        raise CheckpointError(
+            f"{file} cannot be read: {error}",
+            "fetch it again; if it was made by a newer version, update the package tokenizers",
+        ) from None
+    config = _read_object(folder / CONFIG_FILE)
+    declared = config.get("added_tokens_decoder") or {}
+    special = {} if declared else _read_object(folder / SPECIAL_FILE)
+    named = {name: text for name in NAMED_TOKENS if (text := _content(special.get(name) or config.get(name)))}
+    _add_declared(backend, [t for _, t in sorted(declared.items(), key=lambda item: int(item[0]))], [*named.values()])
+    return TokenizerParts(backend, named, chat_template=_templates(folder, config))
+
+
+def _content(token: Any) -> str | None:
+    """A special token's text; the files write it as a string or as an object."""
+    text = token.get("content") if isinstance(token, Mapping) else token
+    return text if isinstance(text, str) else None
+
+
+def _add_declared(backend: tokenizers.Tokenizer, declared: Sequence[Mapping[str, Any]], named: Sequence[str]) -> None:
+    """Add tokens that only the configuration declares, in the order of their ids, and make the named ones special."""
+    known = {token.content: token for token in backend.get_added_tokens_decoder().values()}
+    missing = [
+        AddedToken(
+            entry["content"],
+            single_word=entry.get("single_word", False),
+            lstrip=entry.get("lstrip", False),
+            rstrip=entry.get("rstrip", False),
+            normalized=entry.get("normalized", True),
+            special=entry.get("special", False),
+        )
+        for entry in declared
+        if entry["content"] not in known
+    ]
+    if missing:
+        backend.add_tokens(missing)
+    known |= {token.content: token for token in missing}
+    plain = [known.get(text) or AddedToken(text, normalized=False) for text in dict.fromkeys(named)]
+    if plain := [token for token in plain if not token.special]:
+        backend.add_special_tokens(plain)
+
+
+def _templates(folder: Path, config: Mapping[str, Any]) -> str | dict[str, str] | None:
+    """Chat templates: files of their own come before an entry in the configuration."""
+    found: dict[str, str] = {}
+    declared = config.get("chat_template")
+    if isinstance(declared, list):
+        found = {str(entry["name"]): str(entry["template"]) for entry in declared if isinstance(entry, Mapping)}
+    elif isinstance(declared, str):
+        found = {DEFAULT_TEMPLATE: declared}
+    if isinstance(text := _read_object(folder / "chat_template.json").get("chat_template"), str):
+        found[DEFAULT_TEMPLATE] = text
+    files = {DEFAULT_TEMPLATE: folder / "chat_template.jinja"}
+    files |= {file.stem: file for file in sorted((folder / "additional_chat_templates").glob("*.jinja"))}
+    found |= {name: file.read_text(encoding="utf-8") for name, file in files.items() if file.is_file()}
+    return found[DEFAULT_TEMPLATE] if [*found] == [DEFAULT_TEMPLATE] else found or None
+
+
+def _read_object(file: Path) -> dict[str, Any]:
+    """A JSON object, or an empty one if there is no such file."""
+    if not file.is_file():
+        return {}
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{file} is not readable JSON ({error})", "repair or fetch it again") from None
+    if not isinstance(value, dict):
+        raise CheckpointError(
+            f"{file} holds a JSON {type(value).__name__}, wanted an object", "repair or fetch it again"
+        )
+    return value
+
+
+def _from_older_files(folder: Path) -> TokenizerParts:
+    """What transformers makes of the files that tokenizers were stored in before ``tokenizer.json``."""
+    if importlib.util.find_spec("transformers") is None:
+        raise CheckpointError(
+            f"wanted {TOKENIZER_FILE} in {folder}, found none",
+            "complete the download, name another tokenizer with --tokenizer, or let transformers convert older files: "
+            "pip install 'dovetail[transformers]'",
+        )
+    from transformers import AutoTokenizer
+
+    try:
+        converted = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(
+            f"wanted {TOKENIZER_FILE} in {folder}, found none, and transformers cannot make one ({reason})",
+            "complete the download, or name another tokenizer with --tokenizer",
+        ) from error
+    backend = getattr(converted, "backend_tokenizer", None)
+    if not isinstance(backend, tokenizers.Tokenizer):
+        raise CheckpointError(
+            f"the tokenizer in {folder} exists only as {type(converted).__name__} in transformers, without {TOKENIZER_FILE}",
+            "name another tokenizer with --tokenizer",
+        )
+    named = {name: str(token) for name in NAMED_TOKENS if (token := getattr(converted, name, None))}
+    return TokenizerParts(backend, named, chat_template=converted.chat_template)

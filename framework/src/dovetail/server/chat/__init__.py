@@ -1,0 +1,1 @@
+"""OpenAI's routes that generate: chat completions, stored ones, and completions."""

@@ -1,0 +1,106 @@
+"""``/v1/chat/completions`` read again: those that were made with ``store``."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any
+
+import msgspec
+from fastapi import APIRouter, Query, Request, Response
+from starlette.datastructures import QueryParams
+
+from dovetail.server.chat.recording import ChatUpdateRequest
+from dovetail.server.context import ServerContext
+from dovetail.server.generate.answers import json_response
+from dovetail.server.http.errors import ApiError, describe
+from dovetail.server.http.openapi import FAILURES, documented
+from dovetail.server.protocol.body import read_body
+from dovetail.server.stored.pages import After, Limit, Order, not_listed, page, page_of, read_paging
+from dovetail.server.stored.store import MissingError
+
+BODIES = (ChatUpdateRequest,)
+PATH = "/v1/chat/completions"
+LABEL = re.compile(r"metadata\[(.*)\]", re.DOTALL)
+FILTER: dict[str, Any] = {
+    "name": "metadata",
+    "in": "query",
+    "description": "only those with these labels: metadata[key]=value",
+    "style": "deepObject",
+    "schema": {"type": "object"},
+}
+"""FastAPI has no parameters of this form."""
+
+
+def router(context: ServerContext) -> APIRouter:
+    """The routes."""
+    routes = APIRouter(tags=["generate"])
+    chats = context.chats
+
+    @routes.get(
+        PATH, summary="The completions that are kept", responses=FAILURES, openapi_extra={"parameters": [FILTER]}
+    )
+    async def list_chats(
+        request: Request,
+        after: After = "",
+        limit: Limit = "20",
+        order: Order = "asc",
+        model: Annotated[str, Query(description="only those of this model")] = "",
+    ) -> Response:
+        paging, labels = read_paging(after, limit, order), _labels(request.query_params)
+        try:
+            found, has_more = await chats.page(paging, model or None, labels)
+        except MissingError as error:
+            raise not_listed(error.id) from None
+        return json_response(page(list(found), list(map(msgspec.Raw, found.values())), has_more=has_more))
+
+    @routes.get(PATH + "/{id}", **documented(None, "A completion that is kept"))
+    async def get_chat(id: str) -> Response:
+        return _shown(id, await chats.get(id))
+
+    @routes.post(PATH + "/{id}", **documented(ChatUpdateRequest, "Give a completion that is kept other metadata"))
+    async def label_chat(id: str, request: Request) -> Response:
+        body = await read_body(request, ChatUpdateRequest)
+        return _shown(id, await chats.label(id, body.metadata or {}))
+
+    @routes.delete(PATH + "/{id}", summary="Forget a completion", responses=FAILURES)
+    async def delete_chat(id: str) -> Response:
+        if not await chats.delete(id):
+            raise _missing(id)
+        return json_response({"object": "chat.completion.deleted", "id": id, "deleted": True})
+
+    @routes.get(PATH + "/{id}/messages", summary="What a completion answers", responses=FAILURES)
+    async def list_messages(id: str, after: After = "", limit: Limit = "20", order: Order = "asc") -> Response:
+        paging = read_paging(after, limit, order)
+        if (messages := await chats.messages(id)) is None:
+            raise _missing(id)
+        return json_response(page_of(messages, paging))
+
+    return routes
+
+
+def _labels(query: QueryParams) -> list[tuple[str, str]]:
+    """The labels that are wanted of what is listed.
+
+    Raises:
+        ApiError: they are not written as labels.
+    """
+    labels = []
+    for name, value in query.multi_items():
+        if name.partition("[")[0] != "metadata":
+            continue
+        if (match := LABEL.fullmatch(name)) is None:
+            message = f"metadata: wanted labels such as metadata[key]=value, found {describe(name)}"
+            raise ApiError(400, message, param="metadata", code="invalid_value")
+        labels.append((match[1], value))
+    return labels
+
+
+def _shown(id: str, chat: bytes | None) -> Response:
+    if chat is None:
+        raise _missing(id)
+    return Response(chat, media_type="application/json")
+
+
+def _missing(id: str) -> ApiError:
+    message = f"there is no completion {id[:200]!r} (any more); those are kept that are made with store"
+    return ApiError(404, message, param="completion_id", code="not_found")

@@ -1,0 +1,154 @@
+"""An answer, in the form of its route: sent whole, or as a stream."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar
+from uuid import uuid4
+
+import msgspec
+from fastapi import Request, Response
+
+from dovetail.engine.request.outputs import Delta
+from dovetail.server.context import ServerContext
+from dovetail.server.generate.chunks import ChunkWriter, usage
+from dovetail.server.generate.client_connection import ClientLeftError, while_connected
+from dovetail.server.generate.job_builder import Job
+from dovetail.server.generate.logprobs import TokenNames
+from dovetail.server.generate.run import Batches, Completion, collect, first_of, generate
+from dovetail.server.generate.sse import AnswerStream, EventStream, end
+from dovetail.server.http.errors import ApiError
+from dovetail.server.protocol.requests import GenerationRequest, Sampling
+
+
+class AnyAnswer(ABC):
+    """What one request gets.
+
+    Args:
+        model: the name to answer with.
+    """
+
+    def __init__(self, job: Job, model: str) -> None:
+        self.job = job
+        self.model = model
+
+    @abstractmethod
+    async def made(self, batches: Batches) -> dict[str, Any]:
+        """The answer, sent at once; ``batches`` are run to their end."""
+
+    @abstractmethod
+    def stream(self) -> AnswerStream:
+        """The answer, sent as it is made."""
+
+
+class Answer(AnyAnswer):
+    """One that is put together from completions."""
+
+    async def made(self, batches: Batches) -> dict[str, Any]:
+        return self.whole(await collect(batches, self.job.choices))
+
+    @abstractmethod
+    def whole(self, done: Sequence[Completion]) -> dict[str, Any]:
+        """The answer, sent at once."""
+
+
+class ChoicesAnswer(Answer):
+    """An answer of one of OpenAI's two routes that answer with choices."""
+
+    prefix: ClassVar[str]
+    """What its id begins with."""
+    kind: ClassVar[str]
+    """Its ``object``."""
+    kind_of_chunk: ClassVar[str]
+    """The ``object`` of its chunks."""
+
+    def __init__(self, context: ServerContext, body: GenerationRequest, job: Job, model: str) -> None:
+        super().__init__(job, model)
+        self.body = body
+        self.id = f"{self.prefix}-{body.request_id or uuid4().hex}"
+        self.created = int(time.time())
+        self.names = TokenNames(context.engine.tokenizer, bool(body.return_tokens_as_token_ids))
+
+    def head(self, kind: str) -> dict[str, Any]:
+        """The fields that an answer, and each of its chunks, begins with."""
+        return {
+            "id": self.id,
+            "object": kind,
+            "created": self.created,
+            "model": self.model,
+            "system_fingerprint": None,
+        }
+
+    def writer(self) -> ChunkWriter:
+        """For the chunks of a stream."""
+        head = self.head(self.kind_of_chunk)
+        return ChunkWriter(head, self.body.stream_options, self.job.prompt_tokens, self.job.params.n)
+
+    def whole(self, done: Sequence[Completion]) -> dict[str, Any]:
+        cached = sum(choice.cached_tokens for choice in done[:: self.job.params.n])
+        tokens = sum(len(choice.token_ids) for choice in done)
+        return {
+            **self.head(self.kind),
+            "choices": [self.choice(index, choice) for index, choice in enumerate(done)],
+            "usage": usage(self.job.prompt_tokens, tokens, cached),
+        }
+
+    @abstractmethod
+    def choice(self, index: int, choice: Completion) -> dict[str, Any]:
+        """One choice, sent at once."""
+
+
+async def respond(context: ServerContext, request: Request, answer: AnyAnswer, *, stream: bool) -> Response:
+    """Run a job, and send its answer as the request wants it.
+
+    Raises:
+        ApiError: what kept it from beginning; or the client left, which nobody reads but the log of the HTTP layer.
+    """
+    batches = generate(context, answer.job)
+    try:
+        if not stream:
+            return json_response(await while_connected(context, request.receive, answer.made(batches)))
+        return EventStream(context, answer.stream(), await _begun(context, request, batches), batches)
+    except ClientLeftError:
+        await batches.aclose()
+        raise ApiError(499, "the client left") from None  # 499 is what other servers log for it
+    except BaseException:
+        await batches.aclose()
+        raise
+
+
+async def _begun(context: ServerContext, request: Request, batches: Batches) -> asyncio.Task[list[Delta]]:
+    """The first batch, or what waits for it after so long that the answer had better begin.
+
+    Raises:
+        ClientLeftError, ApiError: the engine refused the job, or nobody waits for it, before the answer has begun.
+    """
+    first = asyncio.create_task(first_of(batches))
+    try:
+        await while_connected(
+            context, request.receive, asyncio.wait({first}, timeout=context.settings.sse_ping_interval or None)
+        )
+        if first.done():
+            first.result()
+    except BaseException:
+        await end(first, batches)
+        raise
+    return first
+
+
+def id_taken(body: Sampling, kind: str) -> ApiError:
+    """The id that a request asks for is that of another answer.
+
+    Args:
+        kind: of answer.
+    """
+    message = f"request_id {body.request_id!r} is that of a {kind} which is kept; give another"
+    return ApiError(400, message, param="request_id", code="invalid_value")
+
+
+def json_response(content: dict[str, Any]) -> Response:
+    """A whole answer."""
+    return Response(msgspec.json.encode(content), media_type="application/json")

@@ -1,0 +1,112 @@
+"""What a request asks of the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from uuid import uuid4
+
+from dovetail.engine.request.checks import truncated
+from dovetail.engine.request.params import BeamSearchParams, SamplingParams
+from dovetail.server.context import ServerContext
+from dovetail.server.engine_protocol import ServedTokenizer
+from dovetail.server.generate.beam_search import read_beams
+from dovetail.server.generate.sampling_params import check_length, is_scoring, sampling_params
+from dovetail.server.http.errors import ApiError
+from dovetail.server.protocol.requests import GenerationRequest
+from dovetail.server.tools.output_format import shaped
+from dovetail.server.tools.output_parsing import Reading
+
+
+@dataclass(frozen=True)
+class Job:
+    """Prompts to continue, all in one way.
+
+    Attributes:
+        id: one of a kind; the engine knows the job's sequences by it.
+        scoring: only the prompts' logprobs are wanted. The engine makes one token at least, which is then dropped.
+        beams: the search that makes the choices, if they are not sampled.
+    """
+
+    id: str
+    prompts: list[list[int]]
+    params: SamplingParams
+    priority: int = 0
+    cache_salt: str | None = None
+    adapter: str | None = None
+    scoring: bool = False
+    beams: BeamSearchParams | None = None
+
+    @property
+    def choices(self) -> int:
+        return len(self.prompts) * self.params.n
+
+    @property
+    def sequences(self) -> int:
+        """What the engine runs for it, which may be more than is given back."""
+        return len(self.prompts) * self.params.sequences
+
+    @property
+    def prompt_tokens(self) -> int:
+        return sum(map(len, self.prompts))
+
+    def prompt_of(self, choice: int) -> list[int]:
+        return self.prompts[choice // self.params.n]
+
+
+def check_priority(context: ServerContext, priority: int | None) -> None:
+    """
+    Raises:
+        ApiError: the server does not order requests by priority.
+    """
+    policy = context.engine.scheduling_policy
+    if priority and policy != "priority":
+        message = f"priority is {priority}, but this server has --scheduling-policy {policy}"
+        raise ApiError(400, message, param="priority", code="unsupported_value")
+
+
+def make_job(
+    context: ServerContext,
+    body: GenerationRequest,
+    prompts: list[list[int]],
+    adapter: str | None = None,
+    reading: Reading | None = None,
+) -> Job:
+    """Check a request against the model and the server.
+
+    Args:
+        reading: of the turns that it asks for, which may demand a form of them.
+
+    Raises:
+        ApiError, RequestError: it cannot be served.
+    """
+    engine = context.engine
+    check_priority(context, body.priority)
+    params = sampling_params(context, body)
+    if reading is not None and not reading.plain:
+        params.structured_outputs = shaped(params.structured_outputs, reading)
+        params.shown_special_tokens = shown_ids(engine.tokenizer, reading.special_tokens)
+    limit = context.settings.max_request_choices
+    if len(prompts) * params.sequences > limit:
+        param = "n" if params.sequences == params.n else "best_of"
+        message = f"{len(prompts)} prompts with {param}={params.sequences} ask for more than {limit} completions, the server's limit"
+        raise ApiError(400, message, param=param, code="invalid_value")
+    prompts = [truncated(prompt, params, engine.max_model_len) for prompt in prompts]
+    for prompt in prompts:
+        check_length(context, prompt, body)
+    return Job(
+        id=uuid4().hex,
+        prompts=prompts,
+        params=params,
+        priority=body.priority or 0,
+        cache_salt=body.cache_salt,
+        adapter=adapter,
+        scoring=is_scoring(body),
+        beams=read_beams(body, params),
+    )
+
+
+def shown_ids(tokenizer: ServedTokenizer, tokens: Sequence[str]) -> list[int]:
+    """The ids of those tokens that are special ones."""
+    ids = map(tokenizer.token_to_id, tokens)
+    return [id for id in ids if id is not None and id in tokenizer.special_ids]

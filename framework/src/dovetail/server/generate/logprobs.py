@@ -1,0 +1,114 @@
+"""Logprobs as the API shows them: OpenAI's two forms, one for each route, and vLLM's for those of a prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from dovetail.engine.request.outputs import Logprob, PositionLogprobs
+from dovetail.server.engine_protocol import ServedTokenizer
+
+LEAST = -9999.0
+"""Stands for minus infinity, which JSON cannot write."""
+
+
+@dataclass(frozen=True)
+class TokenNames:
+    """How tokens are written.
+
+    Attributes:
+        as_ids: as ``token_id:7``, which is never ambiguous, instead of as text.
+    """
+
+    tokenizer: ServedTokenizer
+    as_ids: bool = False
+
+    def text(self, token: int) -> str:
+        return f"token_id:{token}" if self.as_ids else self.plain(token)
+
+    def plain(self, token: int) -> str:
+        # A token may be a part of a character, which has no text of its own.
+        return self.tokenizer.token_bytes(token).decode(errors="replace")
+
+
+def chat_logprobs(
+    names: TokenNames, token_ids: Sequence[int], positions: Sequence[PositionLogprobs], top: int
+) -> dict[str, Any]:
+    """The chat route's form, of some tokens of an answer.
+
+    Args:
+        top: alternatives to show with each token.
+    """
+
+    def entry(token: int, logprob: float) -> dict[str, Any]:
+        spelled = list(names.tokenizer.token_bytes(token))
+        return {"token": names.text(token), "logprob": max(logprob, LEAST), "bytes": spelled}
+
+    content = []
+    for token, position in zip(token_ids, positions, strict=True):
+        alternatives = [entry(other, found.logprob) for other, found in _likeliest(position)[:top]]
+        content.append({**entry(token, position[token].logprob), "top_logprobs": alternatives})
+    return {"content": content}
+
+
+@dataclass
+class CompletionLogprobs:
+    """The completions route's form, which counts where in the text of a choice each token begins.
+
+    Attributes:
+        top: alternatives to show with each token, besides the token itself.
+    """
+
+    names: TokenNames
+    top: int
+    _offset: int = field(default=0, init=False)
+
+    def show(self, token_ids: Sequence[int], positions: Sequence[PositionLogprobs | None]) -> dict[str, Any]:
+        """The next tokens of the choice.
+
+        Args:
+            positions: None where there is nothing before the token that it could follow from.
+        """
+        shown: dict[str, list[Any]] = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
+        for token, position in zip(token_ids, positions, strict=True):
+            shown["tokens"].append(self.names.text(token))
+            shown["token_logprobs"].append(None if position is None else max(position[token].logprob, LEAST))
+            shown["top_logprobs"].append(None if position is None else self._alternatives(token, position))
+            spelled = self.names.tokenizer.token_bytes(token)
+            # A token that goes on with a character begins where the character does.
+            shown["text_offset"].append(self._offset - (spelled[:1] != b"" and not _begins(spelled[0])))
+            self._offset += sum(map(_begins, spelled))
+        return shown
+
+    def _alternatives(self, token: int, position: PositionLogprobs) -> dict[str, float]:
+        chosen = dict([(token, position[token]), *_likeliest(position)[: self.top]])
+        alternatives: dict[str, float] = {}
+        for other, found in chosen.items():
+            # Parts of characters have one and the same text: the first, which is the chosen or the likelier, keeps it.
+            alternatives.setdefault(self.names.text(other), max(found.logprob, LEAST))
+        return alternatives
+
+
+def prompt_logprobs(
+    names: TokenNames, positions: Sequence[PositionLogprobs | None]
+) -> list[dict[str, dict[str, Any]] | None]:
+    """vLLM's form of the logprobs of a prompt: token id → logprob, rank and text, at each position."""
+    return [
+        None
+        if position is None
+        else {
+            str(token): {"logprob": max(found.logprob, LEAST), "rank": found.rank, "decoded_token": names.plain(token)}
+            for token, found in position.items()
+        }
+        for position in positions
+    ]
+
+
+def _begins(byte: int) -> bool:
+    """Whether a byte of UTF-8 begins a character."""
+    return byte & 0xC0 != 0x80
+
+
+def _likeliest(position: PositionLogprobs) -> list[tuple[int, Logprob]]:
+    return sorted(position.items(), key=lambda item: -item[1].logprob)

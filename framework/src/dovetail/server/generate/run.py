@@ -1,0 +1,153 @@
+"""Runs the prompts of a request on the engine, and joins what comes back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass, field
+
+from dovetail.engine.request.outputs import Delta, PositionLogprobs
+from dovetail.server.context import ServerContext
+from dovetail.server.generate.beam_search import search
+from dovetail.server.generate.job_builder import Job
+from dovetail.server.http.errors import ApiError, stopping
+from dovetail.server.observe.observation import Observation
+from dovetail.server.observe.request_log import log_job
+
+Batches = AsyncGenerator[list[Delta], None]
+
+
+@dataclass(slots=True)
+class Completion:
+    """One finished choice of an answer."""
+
+    parts: list[str] = field(default_factory=list)
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[PositionLogprobs] = field(default_factory=list)
+    prompt_logprobs: list[PositionLogprobs | None] | None = None
+    cached_tokens: int = 0
+    finish_reason: str | None = None
+    stop_reason: str | int | None = None
+
+    @property
+    def text(self) -> str:
+        return "".join(self.parts)
+
+    def add(self, delta: Delta) -> None:
+        self.parts.append(delta.text)
+        self.token_ids += delta.token_ids
+        self.logprobs += delta.logprobs or ()
+        self.prompt_logprobs = self.prompt_logprobs or delta.prompt_logprobs
+        self.cached_tokens += delta.cached_tokens
+        if delta.finish_reason is not None:
+            self.finish_reason, self.stop_reason = delta.finish_reason, delta.stop_reason
+
+
+async def generate(context: ServerContext, job: Job) -> Batches:
+    """Yield the deltas of all prompts, ``index`` counting choices over the whole request.
+
+    Raises:
+        ApiError: too many requests wait, or a completion ended in an error.
+    """
+    admission = context.admission
+    one = len(job.prompts) == 1
+    log_job(context, job)
+    with admission.enter(job.sequences) as ticket, Observation(context.measures, job) as seen:
+        async with aclosing(_run(context, job, 0) if one else _several(context, job)) as batches:
+            async for batch in batches:
+                if one:
+                    _take(batch, job, 0)
+                if ended := seen.add(batch):
+                    admission.end(ticket, ended)
+                yield batch
+
+
+def _run(context: ServerContext, job: Job, number: int) -> Batches:
+    if job.beams is not None:
+        return search(
+            context,
+            job.prompts[number],
+            job.beams,
+            job.params,
+            priority=job.priority,
+            cache_salt=job.cache_salt,
+            adapter=job.adapter,
+        )
+    return context.engine.generate(
+        f"{job.id}-{number}",
+        job.prompts[number],
+        job.params,
+        priority=job.priority,
+        cache_salt=job.cache_salt,
+        adapter=job.adapter,
+    )
+
+
+def _take(batch: list[Delta], job: Job, number: int) -> None:
+    """Make the deltas of a prompt the request's.
+
+    Raises:
+        ApiError: a completion ended in an error.
+    """
+    for delta in batch:
+        if delta.finish_reason is not None:
+            _check(delta)
+        delta.index += number * job.params.n
+        if job.scoring:
+            delta.text, delta.token_ids, delta.logprobs = "", [], []
+            delta.finish_reason, delta.stop_reason = "length", None
+
+
+async def _several(context: ServerContext, job: Job) -> Batches:
+    queue: asyncio.Queue[list[Delta] | Exception | None] = asyncio.Queue(maxsize=len(job.prompts))
+
+    async def pump(number: int) -> None:
+        try:
+            async with aclosing(_run(context, job, number)) as batches:
+                async for batch in batches:
+                    _take(batch, job, number)
+                    await queue.put(batch)
+            await queue.put(None)
+        except Exception as error:
+            await queue.put(error)
+
+    tasks = [asyncio.create_task(pump(number)) for number in range(len(job.prompts))]
+    running = len(tasks)
+    try:
+        while running:
+            item = await queue.get()
+            if item is None:
+                running -= 1
+            elif isinstance(item, Exception):
+                raise item
+            else:
+                yield item
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _check(delta: Delta) -> None:
+    if delta.finish_reason == "error" and delta.refused:
+        raise ApiError(400, delta.error or "the engine refused this request")
+    if delta.finish_reason == "error":
+        raise ApiError(500, delta.error or "the engine could not finish this request", code="engine_error")
+    if delta.finish_reason == "abort":
+        raise stopping()
+
+
+async def collect(batches: Batches, choices: int) -> list[Completion]:
+    """Run a generation to its end."""
+    done = [Completion() for _ in range(choices)]
+    async with aclosing(batches):
+        async for batch in batches:
+            for delta in batch:
+                done[delta.index].add(delta)
+    return done
+
+
+async def first_of(batches: Batches) -> list[Delta]:
+    """The first batch, so that what the engine refuses is refused before the answer has begun."""
+    return await anext(batches, [])

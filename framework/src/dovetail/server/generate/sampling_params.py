@@ -1,0 +1,146 @@
+"""From a request's body to sampling parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from dovetail.engine.request.params import SamplingParams
+from dovetail.server.context import ServerContext
+from dovetail.server.generate.response_format import structured_outputs
+from dovetail.server.http.errors import TOO_LONG, ApiError
+from dovetail.server.protocol.requests import ChatCompletionRequest, CompletionRequest, GenerationRequest
+
+COMPLETION_TOKENS = 16
+"""What OpenAI's completions route generates when it is not told how much."""
+
+DIRECT = (
+    "n",
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "presence_penalty",
+    "frequency_penalty",
+    "repetition_penalty",
+    "seed",
+    "stop",
+    "stop_token_ids",
+    "include_stop_str_in_output",
+    "ignore_eos",
+    "min_tokens",
+    "skip_special_tokens",
+    "spaces_between_special_tokens",
+    "best_of",
+    "logit_bias",
+    "bad_words",
+    "allowed_token_ids",
+    "prompt_logprobs",
+    "truncate_prompt_tokens",
+)
+"""Parameters that a request and :class:`SamplingParams` name alike."""
+
+
+def sampling_params(context: ServerContext, body: GenerationRequest) -> SamplingParams:
+    """What a request asks for, with defaults where it is silent.
+
+    Raises:
+        ApiError: it contradicts itself.
+        RequestError: a value is out of its range.
+    """
+    defaults = context.engine.default_params
+    values: dict[str, Any] = {}
+    for name in DIRECT:
+        value = getattr(body, name)
+        value = defaults.get(name) if value is None else value
+        if value is not None:
+            values[name] = value
+    values["max_tokens"] = 1 if is_scoring(body) else _max_tokens(body, defaults)
+    values["structured_outputs"] = structured_outputs(body)
+    params = SamplingParams(**values | _logprobs(body))
+    _check_stream(body, params)
+    return params
+
+
+def is_scoring(body: GenerationRequest) -> bool:
+    """Whether a prompt is to be given back with its logprobs, and nothing new."""
+    return isinstance(body, CompletionRequest) and bool(body.echo) and body.max_tokens == 0
+
+
+def _logprobs(body: GenerationRequest) -> dict[str, int]:
+    if isinstance(body, ChatCompletionRequest):
+        if body.top_logprobs and not body.logprobs:
+            message = "top_logprobs needs logprobs: true"
+            raise ApiError(400, message, param="top_logprobs", code="invalid_value")
+        return {"logprobs": body.top_logprobs or 0} if body.logprobs else {}
+    assert isinstance(body, CompletionRequest)
+    if body.logprobs is None:
+        return {}
+    asked = {"logprobs": body.logprobs}
+    if body.echo:
+        asked["prompt_logprobs"] = max(body.logprobs, body.prompt_logprobs or 0)
+    return asked
+
+
+def _check_stream(body: GenerationRequest, params: SamplingParams) -> None:
+    if body.stream_options is not None and not body.stream:
+        raise ApiError(400, "stream_options needs stream: true", param="stream_options", code="invalid_value")
+    if not body.stream:
+        return
+    if params.sequences > params.n:
+        message = "best_of above n cannot be streamed: which are the best is known at the end"
+        raise ApiError(400, message, param="best_of", code="invalid_value")
+    if body.prompt_logprobs is not None:
+        message = "prompt_logprobs are not streamed; leave out stream, or take them with echo and logprobs"
+        raise ApiError(400, message, param="prompt_logprobs", code="invalid_value")
+
+
+def _max_tokens(body: GenerationRequest, defaults: Mapping[str, Any]) -> int | None:
+    asked = body.max_tokens
+    if isinstance(body, ChatCompletionRequest):
+        newer = body.max_completion_tokens
+        if asked is not None and newer is not None and asked != newer:
+            message = f"max_tokens is {asked} and max_completion_tokens is {newer}; give one of them"
+            raise ApiError(400, message, param="max_tokens", code="invalid_value")
+        asked = newer if asked is None else asked
+    elif asked is None:
+        asked = max(COMPLETION_TOKENS, body.min_tokens or 0)
+    cap: int | None = defaults.get("max_tokens")
+    return min((tokens for tokens in (asked, cap) if tokens is not None), default=None)
+
+
+def check_ids(context: ServerContext, ids: list[int], param: str) -> None:
+    """Refuse token ids that the vocabulary lacks.
+
+    Raises:
+        ApiError: names the first.
+    """
+    size = context.engine.tokenizer.vocab_size
+    wrong = next((token for token in ids if not 0 <= token < size), None)
+    if wrong is not None:
+        message = f"{param}: wanted token ids from 0 to {size - 1}, found {wrong}"
+        raise ApiError(400, message, param=param, code="invalid_value")
+
+
+def check_length(context: ServerContext, prompt: list[int], body: GenerationRequest) -> None:
+    """Refuse what the context cannot hold. Only what the client asked for is held against it: a default is cut to what is left.
+
+    Raises:
+        ApiError: says how long prompt and context are.
+    """
+    limit = context.engine.max_model_len
+    chat = isinstance(body, ChatCompletionRequest)
+    param = "messages" if chat else "prompt"
+    if not prompt:
+        raise ApiError(400, f"{param} has no tokens", param=param, code="invalid_value")
+    if len(prompt) >= limit:
+        message = f"the prompt has {len(prompt)} tokens, but the model's context is {limit}; shorten the prompt"
+        raise ApiError(400, message, param=param, code=TOO_LONG)
+    for name in ("max_tokens", "max_completion_tokens", "min_tokens"):
+        asked = getattr(body, name, None)
+        if asked is not None and len(prompt) + asked > limit:
+            message = (
+                f"{name} is {asked}, but the model's context is {limit} tokens and the prompt has {len(prompt)}; "
+                f"ask for at most {limit - len(prompt)}"
+            )
+            raise ApiError(400, message, param=name, code=TOO_LONG)

@@ -1,0 +1,167 @@
+"""Server-sent events: an answer that arrives in pieces."""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from dovetail.engine.request.outputs import Delta
+from dovetail.server.context import ServerContext
+from dovetail.server.generate.client_connection import ClientLeftError, while_connected
+from dovetail.server.generate.run import Batches
+from dovetail.server.http.errors import ApiError, to_api_error
+
+PING = b": waiting\n\n"
+"""A comment, which readers of events pass over."""
+DIRECT = "dovetail.send"
+"""Where a request's scope holds the way to its socket, past what wraps ``send`` on the way: that looks at the beginning and the end of an answer
+alone, and would cost each of its pieces as much as encoding it."""
+
+
+class Direct:
+    """The outermost application: remembers the way to the socket."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope[DIRECT] = send
+        await self.app(scope, receive, send)
+
+
+class AnswerStream(ABC):
+    """Encodes one answer as events, while it is made. What it returns may be empty."""
+
+    def opening(self) -> bytes:
+        """What comes before any token."""
+        return b""
+
+    @abstractmethod
+    def events(self, deltas: list[Delta]) -> bytes:
+        """What deltas make, which came together."""
+
+    async def settle(self) -> None:  # noqa: B027  most have nothing to do
+        """What has to be done after the last delta, and before the end is sent."""
+
+    @abstractmethod
+    def ending(self) -> bytes:
+        """What follows the last delta."""
+
+    def failure(self, error: ApiError, scope: Scope) -> bytes:
+        """What ends the stream instead, if something failed."""
+        return error.event(scope)
+
+
+class Events(Response, ABC):
+    """Sends events until they end or the client leaves. An exception becomes an event, and the end of the stream.
+
+    Attributes:
+        quiet: set to False by whoever sends something, so that no comment is sent instead.
+    """
+
+    def __init__(self, context: ServerContext) -> None:
+        # X-Accel-Buffering keeps proxies from holding chunks back.
+        headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+        super().__init__(None, 200, headers, media_type="text/event-stream")
+        del self.headers["content-length"]
+        self.context = context
+        self.quiet = False
+
+    @abstractmethod
+    async def pump(self, send: Send) -> None:
+        """Send all events."""
+
+    @asynccontextmanager
+    async def kept_alive(self, send: Send, *, begun: bool = True) -> AsyncIterator[None]:
+        """Send comments where nothing else is for long, which show clients and proxies that the stream is alive.
+
+        Args:
+            begun: whether something is sent at once; else it has been quiet for long.
+        """
+        self.quiet = not begun
+        pings = asyncio.create_task(self._ping(send, self.context.settings.sse_ping_interval))
+        try:
+            yield
+        finally:
+            pings.cancel()
+
+    async def _ping(self, send: Send, seconds: float) -> None:
+        while seconds:
+            if self.quiet:
+                await send_events(send, PING)
+            self.quiet = True
+            await asyncio.sleep(seconds)
+
+    def failure(self, error: ApiError, scope: Scope) -> bytes:
+        """The event that ends the stream if something failed."""
+        return error.event(scope)
+
+    async def close(self) -> None:
+        """What has to be done at the end, whatever that is."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        direct: Send = scope.get(DIRECT, send)
+        try:
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            await while_connected(self.context, receive, self.pump(direct))
+        except ClientLeftError:
+            return
+        except Exception as error:
+            event = self.failure(to_api_error(error, scope.get("request_id", "")), scope)
+            await send_events(direct, event)
+        finally:
+            await self.close()
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+class EventStream(Events):
+    """Sends an answer while it is made.
+
+    Args:
+        first: the first batch of deltas.
+        batches: the others; closed at the end.
+    """
+
+    def __init__(
+        self, context: ServerContext, stream: AnswerStream, first: asyncio.Task[list[Delta]], batches: Batches
+    ) -> None:
+        super().__init__(context)
+        self.stream = stream
+        self.first = first
+        self.batches = batches
+
+    async def pump(self, send: Send) -> None:
+        events = self.stream.events
+        async with self.kept_alive(send, begun=self.first.done()):
+            first = await self.first
+            await send_events(send, self.stream.opening())
+            await send_events(send, events(first))
+            async for batch in self.batches:
+                if made := events(batch):
+                    self.quiet = False
+                    await send({"type": "http.response.body", "body": made, "more_body": True})
+            await self.stream.settle()
+        await send_events(send, self.stream.ending())
+
+    def failure(self, error: ApiError, scope: Scope) -> bytes:
+        return self.stream.failure(error, scope)
+
+    async def close(self) -> None:
+        await end(self.first, self.batches)
+
+
+async def end(first: asyncio.Task[list[Delta]], batches: Batches) -> None:
+    """Close batches, whether or not the first of them has come."""
+    first.cancel()
+    await asyncio.gather(first, return_exceptions=True)
+    await batches.aclose()
+
+
+async def send_events(send: Send, events: bytes) -> None:
+    if events:
+        await send({"type": "http.response.body", "body": events, "more_body": True})

@@ -1,0 +1,224 @@
+"""Every failure as the error object of the API that was spoken: OpenAI's ``{"error": {"message", "type", "param", "code"}}``, or Anthropic's."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+from starlette.exceptions import HTTPException
+from starlette.routing import BaseRoute, Route
+from starlette.types import Scope
+
+from dovetail.api.errors import EngineDeadError, RequestError
+from dovetail.server.http.error_formats import anthropic_error, openai_error, speaks_anthropic
+from dovetail.server.protocol.unsupported import is_planned
+from dovetail.server.scopes import route_path
+
+logger = logging.getLogger("dovetail.server")
+
+TOO_LONG = "context_length_exceeded"
+RESTART_SECONDS = 5
+"""When to ask again while the engine is being started: what it takes depends on the model, so that clients come more than once."""
+
+
+class ErrorObject(BaseModel):
+    """What went wrong."""
+
+    message: str
+    type: str
+    param: str | None = None
+    code: str | None = None
+
+
+class ErrorResponse(BaseModel):
+    """The body of every answer that is not a success."""
+
+    error: ErrorObject
+
+
+class ApiError(Exception):
+    """An answer that is not a success.
+
+    Args:
+        status: the HTTP status.
+        message: what was wanted, what was found, and what to do.
+        param: the request field at fault.
+        code: a word for programs, of OpenAI's where it has one.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.param = param
+        self.code = code
+        self.headers = headers
+
+    def body(self, scope: Scope | None = None) -> bytes:
+        """The error object, in JSON, as the API of the request's route has it."""
+        if scope is not None and speaks_anthropic(scope):
+            return anthropic_error(self.status, self.message, self.param)
+        return openai_error(self.status, self.message, self.param, self.code)
+
+    def event(self, scope: Scope) -> bytes:
+        """The event that ends a stream with this error."""
+        name = b"event: error\n" if speaks_anthropic(scope) else b""
+        return name + b"data: " + self.body(scope) + b"\n\n"
+
+    def response(self, scope: Scope) -> Response:
+        return Response(self.body(scope), self.status, self.headers, media_type="application/json")
+
+
+def engine_dead(reason: str = "") -> ApiError:
+    """No request can be served."""
+    because = f": {reason}" if reason else ""
+    return ApiError(503, f"the engine is not running{because}", code="engine_dead")
+
+
+def engine_restarting(reason: str) -> ApiError:
+    """No request can be served for as long as it takes to load the model."""
+    message = f"the engine died and is being started again: {reason}"
+    return ApiError(503, message, code="engine_restarting", headers={"Retry-After": str(RESTART_SECONDS)})
+
+
+def engine_sleeping() -> ApiError:
+    """The engine was told to sleep."""
+    return ApiError(503, "the engine sleeps; wake it with POST /wake_up", code="engine_sleeping")
+
+
+def queue_full(limit: int, seconds: int) -> ApiError:
+    """More requests wait than may."""
+    message = f"{limit} requests may wait (--max-num-queued-requests), and no more; try again in about {seconds} s"
+    return ApiError(429, message, code="queue_full", headers={"Retry-After": str(seconds)})
+
+
+def stopping() -> ApiError:
+    """The server is told to stop."""
+    message = "the server is stopping; try again later"
+    # So that the next attempt finds another server, where a balancer knows of one.
+    return ApiError(503, message, code="server_stopping", headers={"Connection": "close"})
+
+
+def to_api_error(error: BaseException, request_id: str = "") -> ApiError:
+    """What the client is told of an exception. One that is no fault of the client's is logged, and not described."""
+    if isinstance(error, ApiError):
+        return error
+    if isinstance(error, RequestError):
+        return ApiError(400, str(error), param=error.param)
+    if isinstance(error, EngineDeadError):
+        return engine_dead(error.problem)
+    if isinstance(error, HTTPException):
+        return ApiError(error.status_code, str(error.detail), headers=error.headers)
+    logger.error("request %s failed", request_id or "(no id)", exc_info=error)
+    return ApiError(500, f"internal error; the server's log has it under the request id {request_id}")
+
+
+def install(app: FastAPI) -> None:
+    """Answer errors of routes, and of routing, in the shape of their API."""
+
+    async def expected(request: Request, error: Exception) -> Response:
+        return to_api_error(error, request.scope.get("request_id", "")).response(request.scope)
+
+    async def routing(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        where = f"{request.method} {request.url.path}"
+        if error.status_code == 404:
+            return ApiError(404, f"no such route: {where}; see /docs", code="unknown_url").response(request.scope)
+        if error.status_code == 405:
+            allowed = ", ".join(sorted(_methods(app.routes, route_path(request.scope))))
+            message = f"{where} is not allowed" + (f"; use {allowed}" if allowed else "")
+            refusal = ApiError(405, message, code="method_not_supported", headers={"Allow": allowed})
+            return refusal.response(request.scope)
+        return to_api_error(error).response(request.scope)
+
+    for kind in (ApiError, RequestError, EngineDeadError):
+        app.add_exception_handler(kind, expected)
+    app.add_exception_handler(HTTPException, routing)
+
+
+def _methods(routes: Iterable[BaseRoute], path: str) -> set[str]:
+    """The methods of all routes of a path; starlette looks at the first alone. A path that is written out in routes is no id of others."""
+    found = [route for route in _all(routes) if route.path_regex.match(path)]
+    written = [route for route in found if route.path == path]
+    return {method for route in written or found for method in route.methods or ()}
+
+
+def _all(routes: Iterable[BaseRoute]) -> Iterator[Route]:
+    for route in routes:
+        router = getattr(route, "original_router", route)  # what newer versions of FastAPI keep of an included router
+        if inner := getattr(router, "routes", None):
+            yield from _all(inner)
+        elif isinstance(route, Route):
+            yield route
+
+
+def invalid(error: ValidationError) -> ApiError:
+    """The first thing that a request's model refused."""
+    first = _telling(error.errors(include_url=False))
+    # Only names that nobody knows may look like those of alternatives, and they stand last.
+    *outer, last = first["loc"] or ("",)
+    place = [part for part in outer if not _is_alternative(part)]
+    if first["type"] == "extra_forbidden" or not _is_alternative(last):
+        place.append(last)
+    param = path_of(place)
+    what = param or "the body"
+    if first["type"] == "missing":
+        return ApiError(400, f"{what} is required", param=param or None, code="missing_required_parameter")
+    if first["type"] == "extra_forbidden":
+        if is_planned(place):
+            return ApiError(
+                400, f"{what} is not supported yet; leave it out", param=param, code="unsupported_parameter"
+            )
+        shown = path_of([*place[:-1], describe(last)])
+        return ApiError(400, f"unknown parameter {shown}", param=param, code="unknown_parameter")
+    if first["type"] in ("too_short", "string_too_short"):
+        return ApiError(400, f"{what} is empty", param=param, code="invalid_value")
+    wanted = first["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+    message = f"{what}: wanted {wanted}, found {describe(first['input'])}"
+    return ApiError(400, message, param=param or None, code="invalid_value")
+
+
+def path_of(place: Sequence[str | int]) -> str:
+    """The names and places in lists that lead to a field, as one name."""
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).lstrip(".")
+
+
+def _is_alternative(part: int | str) -> bool:
+    """Whether a part of a place names one of the forms that a field may have, instead of a field."""
+    return isinstance(part, str) and (part[:1].isupper() or "[" in part or part in ("str", "int", "float", "bool"))
+
+
+def _telling(found: list[ErrorDetails]) -> ErrorDetails:
+    """The first finding; where a field may have several forms, what the form that comes closest lacks."""
+    first = found[0]
+    root = next((i for i, part in enumerate(first["loc"]) if _is_alternative(part)), None)
+    if root is None:
+        return first
+    return max((other for other in found if other["loc"][:root] == first["loc"][:root]), key=lambda e: len(e["loc"]))
+
+
+def describe(value: Any, limit: int = 60) -> str:
+    """A JSON value in a few words."""
+    if isinstance(value, list):
+        return f"a list of {len(value)}"
+    if isinstance(value, dict):
+        return "an object"
+    if isinstance(value, str):
+        return repr(value if len(value) <= limit else value[:limit] + "…")
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    # A huge integer cannot be turned into decimal digits at all.
+    text = hex(value) if isinstance(value, int) and value.bit_length() > 256 else str(value)
+    return text if len(text) <= limit else text[:limit] + "…"

@@ -1,0 +1,81 @@
+"""How large the parts of a request may be. The size of a whole body is a setting; these are far above what anybody asks for in earnest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from dovetail.server.http.errors import ApiError
+
+DEPTH = 128
+"""Levels of objects and lists. What checks, copies and renders them recurses, and a thread's stack holds about a thousand calls."""
+FORM_BYTES = 1 << 20
+"""Of each field that says what form an answer must have, or which tools there are: those are compiled."""
+FORMS = (
+    "response_format",
+    "structured_outputs",
+    "structural_tag",
+    "guided_json",
+    "guided_regex",
+    "guided_choice",
+    "guided_grammar",
+    "tools",
+    "functions",
+    "text",
+)
+MOST = {
+    "messages": 16_384,
+    "input": 16_384,
+    "documents": 16_384,
+    "tools": 1_024,
+    "functions": 1_024,
+    "stop": 256,
+    "stop_sequences": 256,
+    "stop_token_ids": 4_096,
+    "bad_words": 4_096,
+    "logit_bias": 16_384,
+}
+"""Field → the most entries that it may have: each costs time, for every token or before the first."""
+
+
+def check_limits(raw: bytes, data: Mapping[str, Any]) -> None:
+    """Refuse what would take long to check, or to compute.
+
+    Args:
+        raw: the body.
+        data: what it holds.
+
+    Raises:
+        ApiError: names the field that is too large.
+    """
+    # Nothing is nested deeper than there are brackets, which most bodies have few of.
+    if raw.count(b"[") + raw.count(b"{") > DEPTH and _is_deeper(data, DEPTH):
+        raise ApiError(400, f"the body is JSON nested too deeply; the limit is {DEPTH} levels", code="invalid_json")
+    for name, most in MOST.items():
+        value = data.get(name)
+        if isinstance(value, list | dict) and len(value) > most:
+            raise _too_large(name, f"{len(value)} entries", str(most))
+    for name in FORMS:
+        # Texts of JSON are longer than what they stand for, so that most need not be written out to know it.
+        if len(raw) > FORM_BYTES and name in data and (size := len(msgspec.json.encode(data[name]))) > FORM_BYTES:
+            raise _too_large(name, f"{size} bytes", str(FORM_BYTES))
+
+
+def _is_deeper(data: object, levels: int) -> bool:
+    layer: list[Any] = [data]
+    while layer and levels > 0:
+        levels -= 1
+        layer = [
+            inner
+            for outer in layer
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(inner, list | dict)
+        ]
+    return bool(layer)
+
+
+def _too_large(name: str, found: str, most: str) -> ApiError:
+    message = f"{name} has {found}, more than the {most} that this server takes"
+    return ApiError(400, message, param=name, code="invalid_value")

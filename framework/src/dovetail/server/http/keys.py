@@ -1,0 +1,121 @@
+"""API keys: where they come from, and how a request shows one."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+import logging
+import os
+import re
+import stat
+from collections.abc import Iterator, MutableMapping
+from pathlib import Path
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from dovetail.api.errors import UsageError
+from dovetail.server.http.errors import ApiError
+from dovetail.server.scopes import header, route_path
+from dovetail.server.settings import API_KEY_VARIABLE, ServerSettings
+from dovetail.utils import logs
+
+OPEN_PATHS = frozenset(("/health",))
+KEY = re.compile(r"[!-~]+")
+"""Visible ASCII: what every client can write into a header, and what no header field trims."""
+
+
+def with_all_keys(settings: ServerSettings, environment: MutableMapping[str, str] = os.environ) -> ServerSettings:
+    """The settings with the keys from the environment and from the file among ``api_key``.
+
+    Args:
+        environment: the variable is taken out of it, so that no child process inherits the keys.
+
+    Raises:
+        UsageError: the file cannot be read, a place that was named holds no key, or what it holds is none.
+    """
+    keys = [_checked(key, "--api-key") for key in settings.api_key]
+    given = environment.pop(API_KEY_VARIABLE, None)
+    if given is not None:
+        found = re.split(r"[,\s]+", given.strip(", \t\r\n"))
+        keys += [_checked(key, API_KEY_VARIABLE) for key in found]
+    if settings.api_key_file is not None:
+        keys += _from_file(settings.api_key_file)
+    return settings.model_copy(update={"api_key": list(dict.fromkeys(keys)), "api_key_file": None})
+
+
+def _from_file(name: str) -> list[str]:
+    path = Path(name)
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+        if path.stat().st_mode & stat.S_IROTH:
+            note = f"warning: every user of this machine can read the keys in {name}; chmod 600 it"
+            logs.say(note, logging.WARNING)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UsageError(
+            f"--api-key-file: cannot read {name}: {reason}", "give a text file of one key a line"
+        ) from None
+    keys = [_checked(line, name) for line in lines if line and not line.startswith("#")]
+    if not keys:
+        raise UsageError(f"--api-key-file: {name} holds no key", "write one key a line")
+    return keys
+
+
+def _checked(key: str, source: str) -> str:
+    # An empty key would let everybody in. What was found is not shown: it may be most of a key.
+    if not KEY.fullmatch(key):
+        found = "one with other characters" if key else "an empty one"
+        raise UsageError(
+            f"wanted API keys of visible ASCII characters from {source}, found {found}", "choose another key"
+        )
+    return key
+
+
+class ApiKey:
+    """Lets in requests that show one of the keys, and those to the open paths."""
+
+    def __init__(self, app: ASGIApp, keys: list[str]) -> None:
+        self.app = app
+        self.digests = [hashlib.sha256(key.encode()).digest() for key in keys]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or route_path(scope) in OPEN_PATHS or self.allows(scope):
+            await self.app(scope, receive, send)
+        else:
+            await _refusal(scope).response(scope)(scope, receive, send)
+
+    def allows(self, scope: Scope) -> bool:
+        # Digests of one length, and every key compared, so that the time taken tells nothing of the keys.
+        shown = [hashlib.sha256(key).digest() for key in shown_keys(scope)]
+        matches = [hmac.compare_digest(digest, known) for digest in shown for known in self.digests]
+        return any(matches)
+
+
+def shown_keys(scope: Scope) -> Iterator[bytes]:
+    """The keys that a request shows: as OpenAI's clients do, as Anthropic's and Azure's do, and as a browser can."""
+    scheme, _, credentials = header(scope, b"authorization").partition(b" ")
+    if scheme.lower() == b"bearer":
+        yield credentials.strip()
+    elif scheme.lower() == b"basic":
+        try:
+            user_and_password = base64.b64decode(credentials.strip(), validate=True)
+        except binascii.Error:
+            return
+        yield user_and_password.partition(b":")[2]
+    for name in (b"x-api-key", b"api-key"):
+        if key := header(scope, name):
+            yield key
+
+
+def _refusal(scope: Scope) -> ApiError:
+    shown = any(True for _ in shown_keys(scope))
+    message = "the API key is not valid" if shown else "wanted an API key, in the header Authorization: Bearer KEY"
+    challenge = 'Basic realm="Dovetail", charset="UTF-8"' if _is_browser(scope) else "Bearer"
+    return ApiError(401, message, code="invalid_api_key", headers={"WWW-Authenticate": challenge})
+
+
+def _is_browser(scope: Scope) -> bool:
+    """Whether somebody opens a page, whom the browser can ask for the key as a password."""
+    return scope["method"] == "GET" and (route_path(scope) == "/" or b"text/html" in header(scope, b"accept"))

@@ -1,0 +1,104 @@
+"""What happens to every request: an id, a last net for exceptions, and whose pages may send it.
+
+Plain ASGI, so that a stream passes through without a task or a queue of its own.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from uuid import uuid4
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from dovetail.server.http.error_formats import speaks_anthropic
+from dovetail.server.http.errors import ApiError, to_api_error
+from dovetail.server.observe.observation import Record, current
+from dovetail.server.scopes import header
+
+READING = frozenset(("GET", "HEAD", "OPTIONS"))
+"""Methods that change nothing."""
+SANE_ID = re.compile(rb"[\w.:-]{1,128}")
+Ended = Sequence[Callable[[Record, Scope], None]]
+
+
+class RequestId:
+    """Gives every request an id, the client's own if it is sane, and turns any exception into an answer.
+
+    Args:
+        ended: called with what is known of each request once it has ended, however that came.
+        process: the number of this process, which answers bear, if there are several.
+    """
+
+    def __init__(self, app: ASGIApp, ended: Ended = (), process: int = 0) -> None:
+        self.app = app
+        self.ended = ended
+        self.headers = [(b"x-api-process", str(process).encode())] if process else []
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        given = header(scope, b"x-request-id")
+        request_id = given if SANE_ID.fullmatch(given) else uuid4().hex.encode()
+        scope["request_id"] = request_id.decode()
+        record = Record(scope["request_id"], scope["method"])
+        current.set(record)
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                record.status = message["status"]
+                names = (b"x-request-id", b"request-id") if speaks_anthropic(scope) else (b"x-request-id",)
+                message["headers"] = [*message["headers"], *((name, request_id) for name in names), *self.headers]
+            await send(message)
+
+        try:
+            await self.app(scope, receive, send_with_id)
+        except Exception as error:
+            answer = to_api_error(error, scope["request_id"])
+            if not record.status:
+                await answer.response(scope)(scope, receive, send_with_id)
+        finally:
+            # Without an answer the client had left; 499 is what other servers log for it.
+            record.status = record.status or 499
+            record.route = getattr(scope.get("route"), "path", "")
+            for tell in self.ended:
+                tell(record, scope)
+
+
+class CrossSite:
+    """Refuses what a web page of a stranger has a browser send. Without this, any page could put a local server's engine to sleep.
+
+    Browsers say with every request whether another site's page made it; other clients say nothing, and pages cannot lie.
+
+    Args:
+        allowed: origins whose pages may.
+    """
+
+    def __init__(self, app: ASGIApp, allowed: list[str]) -> None:
+        self.app = app
+        self.allowed = {origin.encode() for origin in allowed}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and self.refuses(scope):
+            origin = header(scope, b"origin").decode(errors="replace")[:200]
+            message = f"pages of {origin or 'other sites'} may not use this server; --allowed-origins says which may"
+            await ApiError(403, message, code="origin_not_allowed").response(scope)(scope, receive, send)
+            return
+        await self.app(scope, receive, send)
+
+    def refuses(self, scope: Scope) -> bool:
+        foreign = header(scope, b"sec-fetch-site") in (b"cross-site", b"same-site")
+        return foreign and scope["method"] not in READING and header(scope, b"origin") not in self.allowed
+
+
+class RootPath:
+    """Tells the application the path under which a proxy serves it, whether or not the proxy takes it off."""
+
+    def __init__(self, app: ASGIApp, path: str) -> None:
+        self.app = app
+        self.path = path
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope["root_path"] = self.path
+        await self.app(scope, receive, send)

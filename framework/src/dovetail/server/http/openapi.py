@@ -1,0 +1,66 @@
+"""The description of the API. Bodies are parsed by :mod:`dovetail.server.protocol.body`, so FastAPI is told of them here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI, Response
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from dovetail.server.http.error_formats import AnthropicErrorResponse
+from dovetail.server.http.errors import ErrorResponse
+
+Failures = dict[int | str, dict[str, Any]]
+
+
+def _failures(model: type[BaseModel]) -> Failures:
+    return {
+        "4XX": {"description": "The request is at fault", "model": model},
+        "5XX": {"description": "The server is at fault", "model": model},
+    }
+
+
+FAILURES = _failures(ErrorResponse)
+ANTHROPIC_FAILURES = _failures(AnthropicErrorResponse)
+REF = "#/components/schemas/{model}"
+
+
+def documented(
+    body: type[BaseModel] | None,
+    summary: str,
+    *,
+    streams: bool = False,
+    media_type: str = "application/json",
+    failures: Failures = FAILURES,
+) -> dict[str, Any]:
+    """Arguments of a route: what it takes, and what it can answer."""
+    content: dict[str, Any] = {media_type: {"schema": {"type": "object" if media_type.endswith("json") else "string"}}}
+    if streams:
+        content["text/event-stream"] = {}
+    takes: dict[str, Any] = {}
+    if body is not None:
+        schema = {"$ref": REF.format(model=body.__name__)}
+        takes = {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+    return {
+        "summary": summary,
+        # Without a type of its own, what stands under 200 is all that there is.
+        "response_class": Response,
+        "responses": {200: {"description": "The answer", "content": content}, **failures},
+        "openapi_extra": takes,
+    }
+
+
+def describe_bodies(app: FastAPI, *bodies: type[BaseModel]) -> None:
+    """Add the models of bodies to the app's OpenAPI document."""
+    made = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = made()
+        schemas = document.setdefault("components", {}).setdefault("schemas", {})
+        if bodies[0].__name__ not in schemas:
+            _, described = models_json_schema([(body, "validation") for body in bodies], ref_template=REF)
+            schemas.update(described["$defs"])
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's own way to extend the document

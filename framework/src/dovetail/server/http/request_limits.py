@@ -1,0 +1,121 @@
+"""How many requests are taken in at once, and how large and how slow each may be.
+
+Plain ASGI, as :mod:`dovetail.server.http.middleware`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from dovetail.server.http.errors import ApiError
+from dovetail.server.http.middleware import READING
+from dovetail.server.observe.counters import Gauge
+from dovetail.server.scopes import header
+
+UNCOUNTED = READING | {"DELETE"}
+DRAIN_SECONDS = 10
+BUSY_SECONDS = 1
+"""When to ask again while there are as many requests as may be: one of them may end at any moment."""
+
+
+class Concurrency:
+    """Refuses requests while as many as may be are being served. Those that only read, such as health and metrics, and those that end something are not
+    counted.
+
+    Args:
+        requests: counts those of all processes that serve the engine, and what is still made for nobody who waits.
+    """
+
+    def __init__(self, app: ASGIApp, requests: Gauge, limit: int) -> None:
+        self.app = app
+        self.requests = requests
+        self.limit = limit
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] in UNCOUNTED or scope["path"].endswith("/cancel"):
+            await self.app(scope, receive, send)
+            return
+        if self.requests.value >= self.limit:
+            await self._refusal().response(scope)(scope, receive, send)
+            return
+        self.requests.inc()
+        try:
+            await self.app(scope, receive, send)
+        finally:
+            self.requests.dec()
+
+    def _refusal(self) -> ApiError:
+        message = (
+            f"{self.limit} requests are being served (--max-concurrent-requests), and no more may be; try again later"
+        )
+        return ApiError(429, message, code="too_many_requests", headers={"Retry-After": str(BUSY_SECONDS)})
+
+
+class BodyLimit:
+    """Refuses bodies that are too large, whether or not their length was announced, and those that are too slow to come.
+
+    Args:
+        limit: bytes.
+        seconds: from a request's headers to the end of its body.
+    """
+
+    def __init__(self, app: ASGIApp, limit: int, seconds: float) -> None:
+        self.app = app
+        self.limit = limit
+        self.seconds = seconds
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        length = header(scope, b"content-length")
+        if length.isdigit() and int(length[:20]) > self.limit:
+            # A client that is still writing sees a reset connection, not the answer, unless its body is read.
+            # One that waits to be told to go on has not begun.
+            if not header(scope, b"expect"):
+                await _drain(receive, 8 * self.limit)
+            await self._too_large().response(scope)(scope, receive, send)
+            return
+        size, complete = 0, False
+        deadline = asyncio.get_running_loop().time() + self.seconds
+
+        async def counted() -> Message:
+            nonlocal size, complete
+            if complete:  # what comes now is that the client leaves, for which there is all the time in the world
+                return await receive()
+            try:
+                async with asyncio.timeout_at(deadline):
+                    message = await receive()
+            except TimeoutError:
+                raise self._too_slow() from None
+            complete = not message.get("more_body")
+            size += len(message.get("body", b""))
+            if size > self.limit:
+                if not complete:
+                    await _drain(receive, 8 * self.limit)
+                raise self._too_large()
+            return message
+
+        await self.app(scope, counted, send)
+
+    def _too_large(self) -> ApiError:
+        message = f"the body is larger than {self.limit} bytes, the server's limit (--max-request-bytes)"
+        return ApiError(413, message, code="request_too_large")
+
+    def _too_slow(self) -> ApiError:
+        message = f"the body was not complete within {self.seconds:g} s, the server's limit (--receive-timeout)"
+        return ApiError(408, message, code="request_timeout", headers={"Connection": "close"})
+
+
+async def _drain(receive: Receive, most: int) -> None:
+    try:
+        async with asyncio.timeout(DRAIN_SECONDS):
+            while most > 0:
+                message = await receive()
+                most -= len(message.get("body", b""))
+                if message["type"] != "http.request" or not message.get("more_body"):
+                    return
+    except TimeoutError:
+        return

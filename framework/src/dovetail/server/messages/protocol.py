@@ -1,0 +1,168 @@
+"""The body of ``POST /v1/messages``, as Anthropic's API has it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, WithJsonSchema
+
+from dovetail.server.protocol.fields import Int, No, Number, Rank
+from dovetail.server.protocol.requests import Body
+from dovetail.server.tools.provider_tools import without_hosted
+
+Ignored = dict[str, Any] | None
+"""Hints about caching, which happens here without them."""
+
+
+class TextBlock(Body):
+    """Text."""
+
+    type: Literal["text"]
+    text: str
+    cache_control: Ignored = None
+    citations: list[Any] | None = None
+
+
+class ThinkingBlock(Body):
+    """Thoughts of an earlier turn."""
+
+    type: Literal["thinking"]
+    thinking: str
+    signature: str | None = None
+
+
+class RedactedThinkingBlock(Body):
+    """Thoughts that nobody may read; left out."""
+
+    type: Literal["redacted_thinking"]
+    data: str
+
+
+class Direct(Body):
+    """Who called: the model, and no program of its."""
+
+    type: Literal["direct"]
+
+
+class ToolUseBlock(Body):
+    """A call of an earlier turn."""
+
+    type: Literal["tool_use"]
+    id: str
+    name: str = Field(min_length=1)
+    input: dict[str, Any]
+    cache_control: Ignored = None
+    caller: Direct | None = None
+    toolset_name: None = None
+
+
+class ToolResultBlock(Body):
+    """The result of a call."""
+
+    type: Literal["tool_result"]
+    tool_use_id: str
+    content: str | list[TextBlock] | None = None
+    is_error: bool | None = None
+    cache_control: Ignored = None
+    toolset_name: None = None
+
+
+Block = Annotated[
+    TextBlock | ThinkingBlock | RedactedThinkingBlock | ToolUseBlock | ToolResultBlock, Field(discriminator="type")
+]
+
+
+Blocks = Annotated[
+    list[Block],
+    # Read as blocks at once, so that what is wrong with one is said of it.
+    BeforeValidator(lambda value: [{"type": "text", "text": value}] if isinstance(value, str) else value),
+    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "object"}}]}),
+]
+
+
+class MessageParam(Body):
+    """One turn of a conversation."""
+
+    role: Literal["user", "assistant", "system"]
+    content: Blocks
+
+
+class CustomTool(Body):
+    """A function that the model may call."""
+
+    type: Literal["custom"] | None = None
+    name: str = Field(pattern=r"^[A-Za-z0-9_.-]{1,128}$")
+    description: str | None = None
+    input_schema: dict[str, Any] = Field(description="a JSON schema of an object")
+    input_examples: list[dict[str, Any]] | None = Field(None, description="are shown to the model with the schema")
+    strict: bool | None = None
+    allowed_callers: list[Literal["direct"]] | None = None
+    defer_loading: No | None = None
+    eager_input_streaming: bool | None = Field(None, description="has no effect: inputs are streamed as they are made")
+    cache_control: Ignored = None
+
+
+class ToolChoice(Body):
+    """Whether a tool must be called."""
+
+    type: Literal["auto", "any", "tool", "none"]
+    name: str | None = Field(None, description="with the type tool")
+    disable_parallel_tool_use: bool | None = None
+
+
+class Thinking(Body):
+    """Whether the model thinks first, where its template leaves the choice."""
+
+    type: Literal["enabled", "disabled", "adaptive"]
+    budget_tokens: Int | None = Field(None, description="a hint; the model thinks for as long as it does")
+    display: Literal["summarized", "omitted"] | None = None
+
+
+class OutputFormat(Body):
+    """A form that the answer must have."""
+
+    type: Literal["json_schema"]
+    schema_: dict[str, Any] = Field(alias="schema")
+
+
+class OutputConfig(Body):
+    """What the answer is to be like."""
+
+    effort: Literal["low", "medium", "high", "xhigh", "max"] | None = Field(
+        None, description="for templates that know it"
+    )
+    format: OutputFormat | None = None
+
+
+class CountTokensRequest(Body):
+    """The body of ``POST /v1/messages/count_tokens``."""
+
+    model: str | None = None
+    messages: list[MessageParam] = Field(min_length=1)
+    system: str | list[TextBlock] | None = None
+    tools: Annotated[list[CustomTool] | None, BeforeValidator(without_hosted)] = None
+    tool_choice: ToolChoice | None = None
+    thinking: Thinking | None = None
+    output_config: OutputConfig | None = None
+    output_format: OutputFormat | None = Field(None, description="the older place of output_config.format")
+    chat_template_kwargs: dict[str, Any] | None = Field(None, description="variables for the chat template")
+    cache_control: Ignored = None
+
+
+class MessagesRequest(CountTokensRequest):
+    """The body of ``POST /v1/messages``; what stands behind ``stream`` is this server's addition."""
+
+    max_tokens: Int
+    temperature: Number | None = None
+    top_p: Number | None = None
+    top_k: Int | None = None
+    stop_sequences: list[str] | None = None
+    metadata: dict[str, Any] | None = Field(None, description="identifiers; have no effect")
+    service_tier: Literal["auto", "standard_only"] | None = None
+    stream: bool | None = None
+    min_p: Number | None = None
+    seed: Int | None = None
+    priority: Rank | None = Field(None, description="lower runs first, under --scheduling-policy priority")
+    cache_salt: str | None = Field(
+        None, min_length=1, description="share cached prefixes only with requests of the same salt"
+    )

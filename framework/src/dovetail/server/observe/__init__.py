@@ -1,0 +1,1 @@
+"""What the operator sees of requests: counters, metrics, the log, traces."""

@@ -1,0 +1,1 @@
+"""Routes for operators: models, health, metrics, statistics, sleep, adapters, tokenization."""

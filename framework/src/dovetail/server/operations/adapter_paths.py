@@ -1,0 +1,63 @@
+"""Which folders and repositories a request may have the server load an adapter from: those that its operator allowed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from dovetail.server.http.errors import ApiError, describe
+from dovetail.server.settings import ServerSettings
+
+HUB_NAME = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}", re.ASCII)
+
+
+def permitted(path: str, settings: ServerSettings) -> str:
+    """What to load for the ``lora_path`` of a request: the real folder, so that what was checked is what is read, or the hub's name.
+
+    Raises:
+        ApiError: 403; it is neither in an allowed folder nor a hub repository that may be downloaded. Whether it exists is not said.
+    """
+    roots = [Path(root).resolve() for root in settings.allowed_adapter_path]
+    if (folder := _real(path)) is not None and _is_within(folder, roots) and not _leads_out(folder, roots):
+        return str(folder)
+    if settings.allow_adapter_downloads and _is_hub_name(path):
+        return path
+    raise _refusal(path, settings)
+
+
+def _real(path: str) -> Path | None:
+    try:
+        return Path(path).resolve()
+    except (OSError, ValueError, RuntimeError):  # a name that is none, or links in a circle
+        return None
+
+
+def _is_within(path: Path, roots: Sequence[Path]) -> bool:
+    return any(path.is_relative_to(root) for root in roots)
+
+
+def _leads_out(folder: Path, roots: Sequence[Path]) -> bool:
+    """Whether a file in it is a link to somewhere else. The hub's own folders are links, to files that lie beside them."""
+    try:
+        return not all(_is_within(file.resolve(), roots) for file in folder.iterdir())
+    except (OSError, RuntimeError):
+        return False  # there is nothing to read, which is for the loading to say
+
+
+def _is_hub_name(path: str) -> bool:
+    # "." and ".." are no names, and a folder of this name would be read instead of the repository.
+    return bool(HUB_NAME.fullmatch(path)) and not {".", ".."} & set(path.split("/")) and not Path(path).exists()
+
+
+def _refusal(path: str, settings: ServerSettings) -> ApiError:
+    if not settings.allowed_adapter_path and not settings.allow_adapter_downloads:
+        allowed = "this server loads no adapters while it runs"
+    else:
+        hub = " and hub repositories" if settings.allow_adapter_downloads else ""
+        allowed = f"this server loads adapters only from {'allowed folders' if settings.allowed_adapter_path else 'no folder'}{hub}"
+    message = (
+        f"lora_path is {describe(path)}, but {allowed}; its operator can allow more with --allowed-adapter-path FOLDER or "
+        "--allow-adapter-downloads, or name the adapter with --lora-modules"
+    )
+    return ApiError(403, message, param="lora_path", code="path_not_allowed")

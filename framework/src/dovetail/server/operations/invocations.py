@@ -1,0 +1,76 @@
+"""``POST /invocations``: the one route of servers that SageMaker runs. What a body holds says which route it is for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from starlette.types import Message, Receive, Scope, Send
+
+from dovetail.server.context import ServerContext
+from dovetail.server.http.errors import ApiError
+from dovetail.server.http.openapi import documented
+from dovetail.server.protocol.body import decode_object, read_bytes
+
+ROUTES = (
+    (("messages",), "/v1/chat/completions"),
+    (("prompt",), "/v1/completions"),
+    (("query", "documents"), "/rerank"),
+    (("text_1",), "/score"),
+    (("queries",), "/score"),
+    (("data_1",), "/score"),
+    (("input",), "/v1/embeddings"),
+)
+"""Fields → the route whose bodies have all of them; the first that fits."""
+CLASSIFY = "/classify"
+
+
+def router(context: ServerContext) -> APIRouter:
+    """The route."""
+    routes = APIRouter(tags=["generate"])
+
+    @routes.post("/invocations", **documented(None, "Whatever another route does with this body", streams=True))
+    async def invoke(request: Request) -> Response:
+        raw = await read_bytes(request)
+        return Elsewhere(request.app.router, _route_for(context, decode_object(raw)), raw)
+
+    return routes
+
+
+def _route_for(context: ServerContext, body: Mapping[str, Any]) -> str:
+    route = next((route for fields, route in ROUTES if all(field in body for field in fields)), None)
+    if route is None:
+        message = (
+            "wanted a body with messages, prompt, input, query and documents, or text_1 and text_2, found none of them"
+        )
+        raise ApiError(400, message, code="missing_required_parameter")
+    tasks = context.engine.plan.tasks
+    if "generate" not in tasks and route in ("/v1/embeddings", "/v1/chat/completions"):
+        return "/v1/embeddings" if "embed" in tasks else CLASSIFY
+    return route
+
+
+class Elsewhere(Response):
+    """The answer of another route to the same body.
+
+    Args:
+        app: has the route.
+    """
+
+    def __init__(self, app: Any, path: str, raw: bytes) -> None:
+        super().__init__()
+        self._app, self._path, self._raw = app, path, raw
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        unread = True
+
+        async def again() -> Message:
+            nonlocal unread
+            if unread:
+                unread = False
+                return {"type": "http.request", "body": self._raw, "more_body": False}
+            return await receive()
+
+        path = scope.get("root_path", "") + self._path
+        await self._app({**scope, "path": path, "raw_path": path.encode()}, again, send)

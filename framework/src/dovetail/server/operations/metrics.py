@@ -1,0 +1,191 @@
+"""``GET /metrics``: for Prometheus, under names of our own and those of vLLM, so that its dashboards go on working."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from fastapi import APIRouter, Request, Response
+from prometheus_client import GCCollector, PlatformCollector, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector, CollectorRegistry
+
+from dovetail.api.errors import DovetailError
+from dovetail.engine.messages import STEP_TOKENS, Overview
+from dovetail.server.context import ServerContext
+from dovetail.server.http.openapi import FAILURES, Failures
+from dovetail.server.observe.http_metrics import HttpMeasures, cumulative
+
+logger = logging.getLogger("dovetail.server")
+
+OWN, VLLM = "dovetail:", "vllm:"
+LABELS = ("model_name", "engine")
+ENGINE_SECONDS = 5.0
+"""How long a busy engine is waited for; Prometheus itself waits 10 s by default."""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A number that the engine knows.
+
+    Attributes:
+        name: without the prefix, and without the ``_total`` that counters end with.
+        older: names that it had in vLLM before.
+    """
+
+    name: str
+    kind: Literal["gauge", "counter"]
+    help: str
+    of: Callable[[Overview], float]
+    older: tuple[str, ...] = ()
+
+
+FIGURES = (
+    Figure("num_requests_running", "gauge", "Sequences that run.", lambda o: o.stats.running),
+    Figure("num_requests_waiting", "gauge", "Sequences that wait.", lambda o: o.stats.waiting),
+    Figure(
+        "kv_cache_usage_perc",
+        "gauge",
+        "Share of the KV cache that sequences hold, 0 to 1.",
+        lambda o: o.stats.kv_usage,
+        ("gpu_cache_usage_perc",),
+    ),
+    Figure(
+        "prefix_cache_queries",
+        "counter",
+        "Tokens that were looked up in the prefix cache.",
+        lambda o: o.stats.prefix_queries,
+        ("gpu_prefix_cache_queries",),
+    ),
+    Figure(
+        "prefix_cache_hits",
+        "counter",
+        "Tokens that were found in the prefix cache.",
+        lambda o: o.stats.prefix_hits,
+        ("gpu_prefix_cache_hits",),
+    ),
+    Figure(
+        "num_preemptions",
+        "counter",
+        "Times that a sequence lost its place in the cache.",
+        lambda o: o.stats.preemptions,
+    ),
+    Figure("prompt_tokens", "counter", "Tokens of prompts that were computed.", lambda o: o.stats.prompt_tokens),
+    Figure("generation_tokens", "counter", "Tokens that were sampled.", lambda o: o.stats.output_tokens),
+    Figure("spec_decode_num_drafts", "counter", "Guesses of speculative decoding.", lambda o: o.drafts),
+    Figure("spec_decode_num_draft_tokens", "counter", "Tokens that were guessed.", lambda o: o.stats.drafted),
+    Figure("spec_decode_num_accepted_tokens", "counter", "Tokens guessed rightly.", lambda o: o.stats.accepted),
+)
+
+
+class Page(Collector):
+    """What one look at the server found.
+
+    Args:
+        overview: the engine's; None if there is no engine now.
+    """
+
+    def __init__(self, context: ServerContext, http: HttpMeasures, overview: Overview | None) -> None:
+        self._context = context
+        self._http = http
+        self._overview = overview
+        self._labels = [context.names[0], "0"]
+
+    def collect(self) -> Iterator[Metric]:
+        yield from self._of(OWN)
+        if not self._context.settings.disable_vllm_metrics:
+            yield from self._of(VLLM)
+        yield from self._http.collect()
+        yield from PROCESS.collect()
+
+    def _of(self, prefix: str) -> Iterator[Metric]:
+        if self._overview is not None:
+            yield from self._engine(self._overview, prefix)
+        finished = CounterMetricFamily(
+            prefix + "request_success", "Sequences that ended, by reason.", labels=(*LABELS, "finished_reason")
+        )
+        for reason, counter in self._context.measures.finished.items():
+            finished.add_metric([*self._labels, reason], counter.value)
+        yield finished
+        for each in self._context.measures.distributions:
+            buckets = cumulative(each.histogram.bounds, each.histogram.counts())
+            for name in _names(each.name, each.older, prefix):
+                family = HistogramMetricFamily(name, each.help, labels=LABELS)
+                family.add_metric(self._labels, buckets, each.histogram.sum)
+                yield family
+
+    def _engine(self, overview: Overview, prefix: str) -> Iterator[Metric]:
+        for figure in FIGURES:
+            kind = GaugeMetricFamily if figure.kind == "gauge" else CounterMetricFamily
+            for name in _names(figure.name, figure.older, prefix):
+                family = kind(name, figure.help, labels=LABELS)
+                family.add_metric(self._labels, figure.of(overview))
+                yield family
+        steps = HistogramMetricFamily(prefix + "iteration_tokens_total", "Tokens of the engine's steps.", labels=LABELS)
+        steps.add_metric(self._labels, cumulative(STEP_TOKENS, list(overview.steps.counts)), overview.steps.total)
+        yield steps
+        facts = {**overview.cache, "engine": "0"}
+        cache = GaugeMetricFamily(prefix + "cache_config_info", "How the KV cache is set up.", labels=list(facts))
+        cache.add_metric(list(facts.values()), 1)
+        yield cache
+        if overview.max_loras:
+            names = [str(overview.max_loras), ",".join(overview.waiting_adapters), ",".join(overview.running_adapters)]
+            adapters = GaugeMetricFamily(
+                prefix + "lora_requests_info",
+                "The LoRA adapters in use; the value is the time.",
+                labels=("max_lora", "waiting_lora_adapters", "running_lora_adapters"),
+            )
+            adapters.add_metric(names, time.time())
+            yield adapters
+
+
+def _names(name: str, older: Iterable[str], prefix: str) -> list[str]:
+    return [prefix + each for each in ((name, *older) if prefix == VLLM else (name,))]
+
+
+def _process() -> CollectorRegistry:
+    registry = CollectorRegistry()
+    for collector in (ProcessCollector, PlatformCollector, GCCollector):
+        collector(registry=registry)
+    return registry
+
+
+PROCESS = _process()
+"""What the library says of this process and its interpreter."""
+
+
+async def look(context: ServerContext) -> Overview | None:
+    """What the engine says of itself; None if it does not answer.
+
+    Only the engine knows the figures of all the processes that serve it. What this one heard last may be older than what another
+    has shown already, and a total that falls would be taken for a new beginning.
+    """
+    if not context.engine.alive:
+        return None
+    try:
+        return await asyncio.wait_for(context.engine.overview(), ENGINE_SECONDS)
+    except (DovetailError, TimeoutError) as error:
+        logger.warning("/metrics is without the engine's figures: %s", error or "it did not answer in time")
+        return None
+
+
+def router(context: ServerContext, http: HttpMeasures) -> APIRouter:
+    """The metrics."""
+    routes = APIRouter(tags=["status"], responses=FAILURES)
+    forms = {kind: {"schema": {"type": "string"}} for kind in ("text/plain", "application/openmetrics-text")}
+    answers: Failures = {200: {"description": "The figures", "content": forms}}
+
+    @routes.get("/metrics", summary="Figures for Prometheus", response_class=Response, responses=answers)
+    async def metrics(request: Request) -> Response:
+        encode, media_type = choose_encoder(request.headers.get("accept", ""))
+        page = Page(context, http, await look(context))
+        # Some milliseconds of formatting, in which streams would stand still.
+        return Response(await context.in_worker(lambda: encode(page)), headers={"content-type": media_type})
+
+    return routes

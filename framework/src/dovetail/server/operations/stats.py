@@ -1,0 +1,86 @@
+"""``GET /stats``: what the server is doing at the moment, request by request; the web page's live view shows it."""
+
+from __future__ import annotations
+
+import time
+from typing import Literal
+
+import msgspec
+from fastapi import APIRouter
+from pydantic import BaseModel
+
+from dovetail.server.context import ServerContext
+from dovetail.server.http.openapi import FAILURES
+
+
+class PrefixCache(BaseModel):
+    """Total tokens that were looked up in the prefix cache, and found there."""
+
+    queries: int
+    hits: int
+
+
+class RequestState(BaseModel):
+    """One sequence: a request with ``n`` completions is ``n`` of them."""
+
+    id: str
+    state: Literal["running", "waiting"]
+    prompt_tokens: int
+    output_tokens: int
+    seconds: float
+
+
+class Stats(BaseModel):
+    """How the server stands. Counts of tokens and preemptions are totals since the engine began; ``uptime`` is in seconds.
+
+    Attributes:
+        model, models: its main name, and all names that requests may give.
+        kv_cache_usage: share of the KV cache that sequences hold, 0 to 1.
+        requests: those that run, then those that wait.
+        requests_left_out: how many more there are than ``requests`` lists.
+    """
+
+    model: str
+    models: list[str]
+    uptime: float
+    max_model_len: int
+    max_num_seqs: int
+    running: int
+    waiting: int
+    kv_cache_usage: float
+    prefix_cache: PrefixCache
+    preemptions: int
+    prompt_tokens: int
+    output_tokens: int
+    requests: list[RequestState]
+    requests_left_out: int
+
+
+def router(context: ServerContext) -> APIRouter:
+    """The statistics, as the engine has them: it knows of the requests of all the processes that serve it."""
+    routes = APIRouter(tags=["status"], responses=FAILURES)
+
+    @routes.get("/stats", summary="What the server is doing, request by request")
+    async def show_stats() -> Stats:
+        context.check_health()
+        engine = context.engine
+        overview = await engine.overview()
+        stats = overview.stats
+        return Stats(
+            model=context.names[0],
+            models=[*context.names, *engine.adapters],
+            uptime=time.time() - context.created,
+            max_model_len=engine.max_model_len,
+            max_num_seqs=engine.max_num_seqs,
+            running=stats.running,
+            waiting=stats.waiting,
+            kv_cache_usage=stats.kv_usage,
+            prefix_cache=PrefixCache(queries=stats.prefix_queries, hits=stats.prefix_hits),
+            preemptions=stats.preemptions,
+            prompt_tokens=stats.prompt_tokens,
+            output_tokens=stats.output_tokens,
+            requests=[RequestState(**msgspec.structs.asdict(request)) for request in overview.requests],
+            requests_left_out=overview.left_out,
+        )
+
+    return routes

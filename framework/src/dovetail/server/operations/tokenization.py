@@ -1,0 +1,77 @@
+"""``POST /tokenize`` and ``POST /detokenize``, as vLLM has them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from pydantic import Field
+
+from dovetail.server.context import ServerContext
+from dovetail.server.generate.answers import json_response
+from dovetail.server.generate.sampling_params import check_ids
+from dovetail.server.http.errors import ApiError
+from dovetail.server.http.openapi import documented
+from dovetail.server.prompts.conversation import ConversationFields, conversation_prompt
+from dovetail.server.protocol.body import read_body
+from dovetail.server.protocol.fields import Int
+from dovetail.server.protocol.requests import Body
+
+
+class TokenizeRequest(ConversationFields):
+    """The body of ``POST /tokenize``: a prompt or messages."""
+
+    model: str | None = Field(None, description="a name from /v1/models; may be left out")
+    prompt: str | None = Field(None, description="a text")
+    return_token_strs: bool | None = Field(None, description="send the tokens as the vocabulary writes them, too")
+
+
+class DetokenizeRequest(Body):
+    """The body of ``POST /detokenize``."""
+
+    model: str | None = Field(None, description="a name from /v1/models; may be left out")
+    tokens: list[Int]
+
+
+BODIES = (TokenizeRequest, DetokenizeRequest)
+
+
+def router(context: ServerContext) -> APIRouter:
+    """Text to token ids and back. Neither needs the engine, so a sleeping one does not matter."""
+    routes = APIRouter(tags=["tokens"])
+
+    @routes.post("/tokenize", **documented(TokenizeRequest, "The token ids of a text or a conversation"))
+    async def tokenize(request: Request) -> Response:
+        body = await read_body(request, TokenizeRequest)
+        context.served_name(body.model)
+        ids = await _token_ids(context, body)
+        answer: dict[str, Any] = {
+            "count": len(ids),
+            "max_model_len": context.engine.max_model_len,
+            "tokens": ids,
+            "token_strs": None,
+        }
+        if body.return_token_strs:
+            answer["token_strs"] = context.engine.tokenizer.convert_ids_to_tokens(ids)
+        return json_response(answer)
+
+    @routes.post("/detokenize", **documented(DetokenizeRequest, "The text of token ids"))
+    async def detokenize(request: Request) -> Response:
+        body = await read_body(request, DetokenizeRequest)
+        context.served_name(body.model)
+        check_ids(context, body.tokens, "tokens")
+        decode = context.engine.tokenizer.decode
+        text = await context.in_worker(lambda: decode(body.tokens, skip_special_tokens=False))
+        return json_response({"prompt": text})
+
+    return routes
+
+
+async def _token_ids(context: ServerContext, body: TokenizeRequest) -> list[int]:
+    if (body.prompt is None) == (body.messages is None):
+        raise ApiError(400, "give prompt or messages, one of them", param="prompt", code="invalid_value")
+    if body.messages is not None:
+        return await conversation_prompt(context, body, opens=True)
+    text, special = body.prompt or "", body.add_special_tokens is not False
+    encode = context.engine.tokenizer.encode
+    return await context.in_worker(lambda: encode(text, add_special_tokens=special))

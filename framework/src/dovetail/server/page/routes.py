@@ -1,0 +1,83 @@
+"""The web page at ``/``: one document that holds everything it needs, so that a browser asks nobody else for anything.
+
+The sources in ``page/`` are an ordinary page of several files. They are put into one when the page is first asked for, and the
+content security policy names the hashes of exactly these scripts and styles: what a model writes can never become one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from base64 import b64encode
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+
+from fastapi import APIRouter, Response
+
+from dovetail.server.context import ServerContext
+from dovetail.server.http.openapi import FAILURES
+
+REFERENCE = re.compile(r'<link rel="stylesheet" href="([\w./-]+)">|<script src="([\w./-]+)"></script>')
+SOURCE_MAP = re.compile(r"^//# sourceMappingURL=.*$", re.MULTILINE)
+HEADERS = {
+    "Cache-Control": "no-cache",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    # Otherwise a browser may look up the host of every link in an answer, which tells that host's name server of it.
+    "X-DNS-Prefetch-Control": "off",
+}
+
+
+@dataclass(frozen=True)
+class Document:
+    """The page as it is sent, and its content security policy."""
+
+    html: bytes
+    policy: str
+
+
+def router(context: ServerContext) -> APIRouter:
+    """The page."""
+    routes = APIRouter(responses=FAILURES)
+
+    @routes.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
+    async def show_page() -> Response:
+        page = document()
+        headers = {"Content-Security-Policy": page.policy, **HEADERS}
+        return Response(page.html, headers=headers, media_type="text/html; charset=utf-8")
+
+    return routes
+
+
+@cache
+def document() -> Document:
+    """``page/index.html`` with the files that it refers to inside."""
+    folder = files("dovetail.server") / "page"
+    styles: list[str] = []
+    scripts: list[str] = []
+
+    def inline(reference: re.Match[str]) -> str:
+        style, script = reference.groups()
+        text = SOURCE_MAP.sub("", folder.joinpath(style or script).read_text(encoding="utf-8"))
+        tag, hashes = ("style", styles) if style else ("script", scripts)
+        assert f"</{tag}" not in text.lower(), f"{style or script} would end its own element"
+        hashes.append(f"'sha256-{b64encode(hashlib.sha256(text.encode()).digest()).decode()}'")
+        return f"<{tag}>{text}</{tag}>"
+
+    html = REFERENCE.sub(inline, folder.joinpath("index.html").read_text(encoding="utf-8"))
+    policy = {
+        "default-src": "'none'",
+        "script-src": " ".join(scripts),
+        "style-src": " ".join(styles),
+        "img-src": "data:",
+        "connect-src": "'self'",
+        "base-uri": "'none'",
+        "form-action": "'none'",
+        "frame-ancestors": "'none'",
+        # Only the sanitiser may turn text into elements.
+        "require-trusted-types-for": "'script'",
+        "trusted-types": "dompurify",
+    }
+    return Document(html.encode(), "; ".join(f"{name} {value}" for name, value in policy.items()))

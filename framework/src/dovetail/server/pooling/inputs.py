@@ -1,0 +1,147 @@
+"""From the inputs of requests for vectors to token ids, and to the engine's parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from dovetail.api.cards import Task
+from dovetail.engine.request.pooling_params import PoolingParams
+from dovetail.server.context import ServerContext
+from dovetail.server.generate.sampling_params import check_ids
+from dovetail.server.http.errors import TOO_LONG, ApiError
+from dovetail.server.pooling.protocol import ClassificationRequest, EmbeddingRequest, PoolingFields
+from dovetail.server.prompts.conversation import conversation_prompt
+from dovetail.server.prompts.encoding import encode
+
+
+def pooling_params(body: PoolingFields, task: Task) -> PoolingParams:
+    """What a request asks for.
+
+    Raises:
+        ApiError: a parameter is given twice, by both of its names.
+    """
+    return PoolingParams(
+        task=task, dimensions=getattr(body, "dimensions", None), use_activation=activation(body, embeds=task == "embed")
+    )
+
+
+def activation(body: PoolingFields, *, embeds: bool) -> bool | None:
+    """``use_activation``, by whichever of its names it was given.
+
+    Raises:
+        ApiError: its names contradict each other, or the one that was given is about something else.
+    """
+    found = body.use_activation
+    for name, fits in (("normalize", embeds), ("activation", not embeds)):
+        value = getattr(body, name, None)
+        if value is None:
+            continue
+        if not fits:
+            message = f"{name} is about {'logits' if embeds else 'embeddings'}, which were not asked for"
+            raise ApiError(400, message, param=name, code="invalid_value")
+        if found not in (None, value):
+            message = f"{name} is an older name of use_activation; give one of them"
+            raise ApiError(400, message, param=name, code="invalid_value")
+        found = value
+    return found
+
+
+async def input_prompts(context: ServerContext, body: EmbeddingRequest | ClassificationRequest) -> list[list[int]]:
+    """The token ids of each input.
+
+    Raises:
+        ApiError: there is none, or one does not fit.
+    """
+    if (body.input is None) == (body.messages is None):
+        code = "missing_required_parameter" if body.input is None else "invalid_value"
+        raise ApiError(400, "give input or messages, one of them", param="input", code=code)
+    limit, side = _limit(context, body), body.truncation_side or "right"
+    if body.messages is not None:
+        prompts = [_cut(await conversation_prompt(context, body, opens=False), limit, side)]
+        return checked(context, prompts, "messages")
+    inputs, special = body.input or [], body.add_special_tokens is not False
+
+    def read() -> list[list[int]]:
+        return [
+            _encode(context, each, limit, side, special)
+            if isinstance(each, str)
+            else _cut(_known(context, each), limit, side)
+            for each in inputs
+        ]
+
+    return checked(context, await context.in_worker(read), "input")
+
+
+async def text_prompts(
+    context: ServerContext, body: PoolingFields, texts: Sequence[str], pairs: Sequence[str] | None, param: str
+) -> list[list[int]]:
+    """The token ids of each text, or of each with its pair, as a cross-encoder reads them.
+
+    Raises:
+        ApiError: one does not fit; said of the field ``param``.
+    """
+    limit, side = _limit(context, body), body.truncation_side or "right"
+
+    def read() -> list[list[int]]:
+        if pairs is None:
+            return [_encode(context, text, limit, side, True, param) for text in texts]
+        both = context.engine.tokenizer.encode_within
+        return [both(text, limit, pair=pair, side=side) for text, pair in zip(texts, pairs, strict=True)]
+
+    return checked(context, await context.in_worker(read), param)
+
+
+def _encode(
+    context: ServerContext,
+    text: str,
+    limit: int | None,
+    side: Literal["left", "right"],
+    special: bool,
+    param: str = "input",
+) -> list[int]:
+    if limit is None:
+        return encode(context, text, special=special, param=param)
+    return context.engine.tokenizer.encode_within(text, limit, side=side, add_special_tokens=special)
+
+
+def _known(context: ServerContext, ids: list[int]) -> list[int]:
+    check_ids(context, ids, "input")
+    return ids
+
+
+def _limit(context: ServerContext, body: PoolingFields) -> int | None:
+    asked, most = body.truncate_prompt_tokens, context.engine.max_model_len
+    if asked == 0 or (asked is not None and asked > most):
+        message = f"truncate_prompt_tokens: wanted 1 to {most}, the model's context, or -1 for all of it; found {asked}"
+        raise ApiError(400, message, param="truncate_prompt_tokens", code="invalid_value")
+    return most if asked == -1 else asked
+
+
+def _cut(ids: list[int], limit: int | None, side: Literal["left", "right"]) -> list[int]:
+    if limit is None:
+        return ids
+    return ids[:limit] if side == "right" else ids[-limit:]
+
+
+def checked(context: ServerContext, prompts: list[list[int]], param: str) -> list[list[int]]:
+    """The prompts, if the server takes so many and the context holds each.
+
+    Raises:
+        ApiError: names the first that does not fit.
+    """
+    most, context_length = context.settings.max_request_choices, context.engine.max_model_len
+    if len(prompts) > most:
+        message = f"{param} has {len(prompts)} entries, and the server's limit is {most} (--max-request-choices)"
+        raise ApiError(400, message, param=param, code="invalid_value")
+    for place, prompt in enumerate(prompts):
+        which = f"{param}[{place}]" if len(prompts) > 1 else param
+        if not prompt:
+            raise ApiError(400, f"{which} has no tokens", param=param, code="invalid_value")
+        if len(prompt) > context_length:
+            message = (
+                f"{which} has {len(prompt)} tokens, but the model's context is {context_length}; "
+                "shorten it, or send truncate_prompt_tokens"
+            )
+            raise ApiError(400, message, param=param, code=TOO_LONG)
+    return prompts

@@ -1,0 +1,122 @@
+"""Has the engine make vectors of the prompts of a request, all of them at once."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+from uuid import uuid4
+
+import msgspec
+from fastapi import Request, Response
+
+from dovetail.engine.request.outputs import Delta
+from dovetail.engine.request.pooling_outputs import Pooled
+from dovetail.engine.request.pooling_params import NO_SAMPLING, PoolingParams
+from dovetail.server.context import ServerContext
+from dovetail.server.generate.answers import json_response
+from dovetail.server.generate.chunks import usage
+from dovetail.server.generate.client_connection import ClientLeftError, while_connected
+from dovetail.server.generate.job_builder import Job, check_priority
+from dovetail.server.http.errors import ApiError
+from dovetail.server.observe.observation import Observation
+from dovetail.server.pooling.protocol import PoolingFields
+
+
+def pooling_job(context: ServerContext, body: PoolingFields, prompts: list[list[int]], adapter: str | None) -> Job:
+    """Prompts that become vectors.
+
+    Raises:
+        ApiError: the request has a priority, and the server does not order requests by it.
+    """
+    check_priority(context, body.priority)
+    return Job(
+        id=uuid4().hex,
+        prompts=prompts,
+        params=NO_SAMPLING,
+        priority=body.priority or 0,
+        cache_salt=body.cache_salt,
+        adapter=adapter,
+    )
+
+
+async def vectors(context: ServerContext, request: Request, job: Job, params: PoolingParams) -> list[Pooled]:
+    """The vector of each prompt, in order. A client that leaves takes its prompts out of the engine.
+
+    Raises:
+        ApiError: too many requests wait, a prompt failed, or the client left.
+        RequestError: the model does not have such vectors.
+    """
+    try:
+        return await while_connected(context, request.receive, _all(context, job, params))
+    except ClientLeftError:
+        raise ApiError(499, "the client left") from None
+
+
+async def _all(context: ServerContext, job: Job, params: PoolingParams) -> list[Pooled]:
+    with context.admission.enter(job.sequences) as ticket, Observation(context.measures, job) as seen:
+
+        async def one(number: int) -> Pooled:
+            pooled = await context.engine.pool(
+                f"{job.id}-{number}",
+                job.prompts[number],
+                params,
+                priority=job.priority,
+                cache_salt=job.cache_salt,
+                adapter=job.adapter,
+            )
+            if pooled.error is not None:
+                raise ApiError(
+                    400 if pooled.refused else 500, pooled.error, code=None if pooled.refused else "engine_error"
+                )
+            ended = seen.add([Delta(number, "", [], "stop", cached_tokens=pooled.cached_tokens, timing=pooled.timing)])
+            context.admission.end(ticket, ended)
+            return pooled
+
+        tasks = [asyncio.create_task(one(number)) for number in range(len(job.prompts))]
+        try:
+            return await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def pooling_usage(job: Job, pooled: Sequence[Pooled]) -> dict[str, Any]:
+    """OpenAI's usage object."""
+    return usage(job.prompt_tokens, 0, sum(each.cached_tokens for each in pooled))
+
+
+async def list_response(
+    context: ServerContext,
+    head: dict[str, Any],
+    key: str,
+    entries: Sequence[Any],
+    show: Callable[[int, Any], dict[str, Any]],
+) -> Response:
+    """An answer that is mostly a list. Vectors are long, and writing one must not hold up the streams of others.
+
+    Args:
+        head: the other fields.
+        key: of the list.
+        show: what is said of an entry, from its place and itself.
+    """
+
+    def write() -> Response:
+        # Piece by piece: the interpreter's lock is held for as long as one piece takes.
+        pieces = [msgspec.Raw(msgspec.json.encode(show(place, entry))) for place, entry in enumerate(entries)]
+        return json_response({**head, key: pieces})
+
+    return await context.in_worker(write)
+
+
+def head(prefix: str, body: PoolingFields, model: str, used: dict[str, Any]) -> dict[str, Any]:
+    """The fields that all answers with lists begin with."""
+    return {
+        "id": f"{prefix}-{body.request_id or uuid4().hex}",
+        "object": "list",
+        "created": int(time.time()),
+        "model": model,
+        "usage": used,
+    }

@@ -1,0 +1,138 @@
+"""HTTP over one engine and one socket, from the first connection to an end in order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import gc
+import math
+import socket
+import ssl
+import time
+from collections.abc import Callable, Iterator
+
+import uvicorn
+from fastapi import FastAPI
+
+from dovetail.server.context import ServerContext
+from dovetail.server.generate.sse import Direct
+from dovetail.server.http.errors import engine_dead, stopping
+from dovetail.server.http.listen import BACKLOG, allow_connections, in_use
+from dovetail.server.http.wire import connection_class
+from dovetail.server.processes.signals import Signals
+
+KEEP_ALIVE_SECONDS = 75
+"""Longer than clients keep idle connections, so that it is they who close them and never lose a request to it."""
+LAST_SECONDS = 2
+"""For what is left once requests were ended: writing the answers that say so."""
+TICK_SECONDS = 0.02
+GARBAGE = 50_000
+"""Objects between two looks for cycles; a request leaves a few hundred."""
+
+
+async def serve_http(app: FastAPI, sock: socket.socket, signals: Signals, announce: Callable[[], object]) -> str | None:
+    """Serve until told to stop, or until there is no engine: why there is none.
+
+    Args:
+        app: see :func:`~dovetail.server.app.build_app`.
+        sock: bound; closed at the end.
+        announce: called once connections are accepted.
+
+    Raises:
+        DovetailError: another server listens at the socket's address.
+    """
+    allow_connections()
+    _quiet_collector()
+    context: ServerContext = app.state.context
+    settings = context.settings
+    config = uvicorn.Config(
+        Direct(app),
+        http=connection_class(settings.receive_timeout),
+        lifespan="off",
+        ws="none",
+        log_config=None,  # its loggers hand their records to ours
+        log_level=settings.uvicorn_log_level,
+        access_log=False,  # requests are logged with what they took and gave
+        server_header=False,
+        backlog=BACKLOG,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=LAST_SECONDS,
+        ssl_keyfile=settings.ssl_keyfile,
+        ssl_certfile=settings.ssl_certfile,
+        ssl_ca_certs=settings.ssl_ca_certs,
+        ssl_cert_reqs=ssl.CERT_REQUIRED if settings.ssl_ca_certs else ssl.CERT_NONE,
+    )
+    server = _Server(config, context, announce)
+    ended = asyncio.create_task(context.engine.ended())
+    ending = asyncio.create_task(_end(server, ended, signals))
+    try:
+        await server.serve(sockets=[sock])
+        return ended.result() if ended.done() else None
+    finally:
+        ending.cancel()
+        ended.cancel()
+        await asyncio.gather(ending, ended, return_exceptions=True)
+        if app.state.traces is not None:
+            await asyncio.to_thread(app.state.traces.close)
+
+
+def _quiet_collector() -> None:
+    """Keep Python's cycle collector from walking through all modules whenever streams have made some hundred objects, which die without it."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(GARBAGE, *gc.get_threshold()[1:])
+
+
+async def _end(server: _Server, ended: asyncio.Task[str], signals: Signals) -> None:
+    """Wait for a reason to stop, and stop accordingly."""
+    first, second = (asyncio.create_task(event.wait()) for event in (signals.first, signals.second))
+    try:
+        await asyncio.wait({first, ended}, return_when=asyncio.FIRST_COMPLETED)
+        if not ended.done():
+            drained = asyncio.create_task(server.drain())
+            await asyncio.wait({drained, second, ended}, return_when=asyncio.FIRST_COMPLETED)
+            drained.cancel()
+        server.context.abort_all(engine_dead(ended.result()) if ended.done() else stopping())
+        server.should_exit = True
+        await second
+        server.force_exit = True
+    finally:
+        first.cancel()
+        second.cancel()
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, with the signals left to us, and a drain before it stops listening."""
+
+    def __init__(self, config: uvicorn.Config, context: ServerContext, announce: Callable[[], object]) -> None:
+        super().__init__(config)
+        self.context = context
+        self.announce = announce
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        try:
+            await super().startup(sockets)
+        except OSError as error:
+            # Two servers can bind one port as long as neither listens; the second to listen learns of it here.
+            raise in_use(self.context.settings) if error.errno == errno.EADDRINUSE else error from None
+        self.announce()
+
+    async def drain(self) -> None:
+        """Refuse new requests, and let those that run end, for as long as they may.
+
+        The server listens meanwhile: what asks for its health, such as a load balancer, is to hear that it stops.
+        """
+        deadline = time.monotonic() + self.context.settings.shutdown_timeout
+        self.context.closing = stopping()
+        for connection in list(self.server_state.connections):
+            connection.shutdown()  # of those that are idle; others end with their answer
+        while self.server_state.tasks and time.monotonic() < deadline:
+            await asyncio.sleep(TICK_SECONDS)
+        # Clients that are slow to read what was written for them have what is left of the time.
+        left = max(deadline - time.monotonic(), 0)
+        self.config.timeout_graceful_shutdown = math.ceil(left) + LAST_SECONDS

@@ -1,0 +1,214 @@
+"""A server of several API processes: this one takes the port, loads the engine, starts them, and passes messages between them and it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+import zmq
+
+from dovetail.api.errors import DovetailError, EngineDeadError
+from dovetail.engine import messages as m
+from dovetail.engine.args import EngineArgs
+from dovetail.engine.process.failures import rebuild
+from dovetail.engine.process.ipc import PrivateSocket
+from dovetail.kernel.plan import Plan
+from dovetail.server.http.keys import with_all_keys
+from dovetail.server.http.listen import Shares, bind, check_tls, release, serves
+from dovetail.server.observe.counters import Counters
+from dovetail.server.observe.tracing import check_traces
+from dovetail.server.processes.api_processes import ApiProcesses
+from dovetail.server.processes.loop import run as run_loop
+from dovetail.server.processes.relay import Relay, RelayedEngine
+from dovetail.server.processes.relay_messages import Hello, Leave, Listening, Seen, Setup, decode_to_hub
+from dovetail.server.processes.signals import Signals, unless_told
+from dovetail.server.processes.supervision import Supervisor
+from dovetail.server.settings import ServerSettings
+from dovetail.server.stored.store import make_store
+from dovetail.utils import logs
+
+T = TypeVar("T")
+MakeEngine = Callable[[], Awaitable[RelayedEngine]]
+LEAVE_SECONDS = 5.0
+"""For a process to be gone once its requests are."""
+
+
+def serve_processes(make_engine: MakeEngine, settings: ServerSettings, plan: Plan, args: EngineArgs) -> int:
+    """As :func:`dovetail.server.processes.run.serve`, with :attr:`~ServerSettings.api_server_count` processes that speak HTTP.
+
+    Args:
+        make_engine: loads the model of ``plan`` and ``args``.
+
+    Raises:
+        DovetailError: besides what is said there, API processes end again and again.
+    """
+    logs.set_up(settings.log_format, settings.log_level)
+    settings = with_all_keys(settings)
+    check_tls(settings)
+    check_traces(settings)
+    sock = bind(settings)
+    try:
+        return run_loop(_serve(make_engine, settings, plan, args, sock))
+    finally:
+        release(settings, sock)
+
+
+async def _serve(
+    make_engine: MakeEngine, settings: ServerSettings, plan: Plan, args: EngineArgs, sock: socket.socket
+) -> int:
+    with Signals() as signals:
+        if settings.exit_with_stdin:
+            signals.follow_stdin()
+        hub = _Hub(settings, plan, args, Shares(settings, sock))
+        try:
+            loaded = await unless_told(lambda: hub.unless_failed(make_engine()), signals)
+            if loaded is None:
+                assert signals.number is not None
+                return 128 + signals.number
+            reason = await hub.serve(loaded, make_engine, signals)
+        finally:
+            signals.restore()
+            await hub.stop()
+    if reason is not None:
+        raise EngineDeadError(f"the engine ended while serving: {reason}")
+    return 0
+
+
+class _Hub:
+    """What lives as long as the server. Made, it starts the processes, which get ready while the engine loads."""
+
+    def __init__(self, settings: ServerSettings, plan: Plan, args: EngineArgs, shares: Shares) -> None:
+        self.settings = settings
+        self.plan = plan
+        self.shares = shares
+        self.counters = Counters.create(settings.api_server_count + 1)
+        assert self.counters.fd is not None
+        self.supervisor: Supervisor[RelayedEngine] | None = None
+        self.private = PrivateSocket(zmq.ROUTER)
+        self.relay = Relay(self._send)
+        setup = Setup(
+            address=self.private.address,
+            token=b"",
+            number=0,
+            settings=settings.model_dump_json(),
+            plan=plan.model_dump_json(),
+            args=args.dumped(),
+            socket=-1,
+            counters=self.counters.fd,
+            created=int(time.time()),
+            store=make_store(self.private.folder),
+        )
+        self.processes = ApiProcesses(setup, shares, self._lost)
+        self.processes.start(settings.api_server_count)
+        self.reading = asyncio.create_task(self._read())
+
+    async def unless_failed(self, work: Awaitable[T]) -> T:
+        """Wait for something, as long as the processes are well.
+
+        Raises:
+            DovetailError: they are not.
+        """
+        task = asyncio.ensure_future(work)
+        either: set[asyncio.Future[Any]] = {task, self.processes.failure}
+        try:
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            if not task.done():
+                self.processes.failure.result()
+            return await task
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def serve(self, engine: RelayedEngine, make_engine: MakeEngine, signals: Signals) -> str | None:
+        """Serve until told to stop, or until there is no engine: why there is none."""
+        supervisor = self.supervisor = Supervisor(engine, make_engine, self._engine_changed)
+        self.shares.claim()
+        self._engine_changed()
+        ended, first = asyncio.create_task(supervisor.ended()), asyncio.create_task(signals.first.wait())
+        reasons: set[asyncio.Task[Any]] = {ended, first}
+        announced = asyncio.create_task(self._announce())
+        try:
+            await self.unless_failed(asyncio.wait(reasons, return_when=asyncio.FIRST_COMPLETED))
+            reason = ended.result() if ended.done() else None
+        finally:
+            self.processes.retire()
+            for task in (ended, first, announced):
+                task.cancel()
+            self.shares.close()
+        if reason is None:
+            await self._drain(signals)
+        else:  # they know already
+            await self._wait_for_processes(0)
+        return reason
+
+    async def _announce(self) -> None:
+        await self.processes.ready.wait()
+        logs.say(serves(self.settings, self.plan.model, self.shares.address), output=True)
+
+    async def _drain(self, signals: Signals) -> None:
+        self._tell_all(Leave())
+        draining = asyncio.create_task(self._wait_for_processes(self.settings.shutdown_timeout))
+        second = asyncio.create_task(signals.second.wait())
+        await asyncio.wait({draining, second}, return_when=asyncio.FIRST_COMPLETED)
+        if not draining.done():
+            self._tell_all(Leave())
+            await self._wait_for_processes(0)
+        for task in (draining, second):
+            task.cancel()
+
+    async def _wait_for_processes(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.processes.ended(), seconds + LEAVE_SECONDS)
+
+    async def stop(self) -> None:
+        """End all that was started."""
+        self.processes.kill()
+        self.reading.cancel()
+        if self.supervisor is not None:
+            await self.supervisor.stop()
+        self.private.close()
+
+    def _engine_changed(self) -> None:
+        assert self.supervisor is not None
+        if self.supervisor.alive:
+            self.relay.serve(self.supervisor.engine)
+        else:
+            self.relay.lose(self.supervisor.dead_reason, self.supervisor.restarting)
+
+    def _lost(self, token: bytes, number: int) -> None:
+        self.relay.leave(token)
+        self.counters.clear_gauges(number)
+
+    def _tell_all(self, message: m.Message) -> None:
+        for token in self.processes:
+            self._send(token, message)
+
+    def _send(self, token: bytes, message: m.Message) -> None:
+        self.private.socket.send_multipart([token, m.encode(message)])
+
+    async def _read(self) -> None:
+        try:
+            await self._dispatch()
+        except Exception as error:  # a bug of ours: nobody may be left waiting for it
+            problem = f"what an API process sent cannot be handled ({type(error).__name__}: {error})"
+            self.processes.fail(DovetailError(problem))
+            raise
+
+    async def _dispatch(self) -> None:
+        while True:
+            token, frame = await self.private.socket.recv_multipart()
+            if not self.processes.knows(token):
+                continue
+            match decode_to_hub(frame):
+                case Hello():
+                    self.relay.join(token)
+                case Listening():
+                    self.processes.listens(token)
+                case m.Failed() as failed:
+                    self.processes.fail(rebuild(failed, "the API"))
+                case (m.NewRequest() | m.Abort() | m.Call() | Seen()) as message:
+                    self.relay.receive(token, message)

@@ -1,0 +1,31 @@
+"""The application without a socket, for requests that are made in the same process."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import httpx
+
+from dovetail.server.app import build_app
+from dovetail.server.processes.supervision import MakeEngine, SupervisedEngine
+from dovetail.server.settings import ServerSettings
+
+
+@asynccontextmanager
+async def serve_inside(make_engine: MakeEngine, settings: ServerSettings) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of a server that lives as long as the context: every route and every check is that of ``dovetail serve``.
+
+    Args:
+        make_engine: loads the model, and loads it again when the engine has died.
+
+    Raises:
+        DovetailError: the engine cannot be made.
+    """
+    engine = SupervisedEngine(await make_engine(), make_engine)
+    try:
+        transport = httpx.ASGITransport(build_app(engine, settings))
+        async with httpx.AsyncClient(transport=transport, base_url="http://in-process", timeout=None) as client:
+            yield client
+    finally:
+        await engine.stop()

@@ -1,0 +1,66 @@
+"""Runs the server: takes the port, loads the engine, serves, and ends in order."""
+
+from __future__ import annotations
+
+import socket
+
+from dovetail.api.errors import EngineDeadError
+from dovetail.server.app import build_app
+from dovetail.server.http.keys import with_all_keys
+from dovetail.server.http.listen import address, bind, check_tls, release, serves
+from dovetail.server.observe.request_log import set_up_logs
+from dovetail.server.observe.tracing import check_traces
+from dovetail.server.processes.http_server import serve_http
+from dovetail.server.processes.loop import run as run_loop
+from dovetail.server.processes.signals import Signals, unless_told
+from dovetail.server.processes.supervision import MakeEngine, SupervisedEngine
+from dovetail.server.settings import ServerSettings
+from dovetail.utils import logs
+
+
+def serve(make_engine: MakeEngine, settings: ServerSettings) -> int:
+    """Serve until told to stop by SIGINT or SIGTERM.
+
+    Args:
+        make_engine: loads the model; called once the address is ours, and again when the engine has died.
+
+    Returns:
+        The exit code: 0, or 128 and the signal's number if the model was not ready yet.
+
+    Raises:
+        UsageError: the settings contradict each other, or name keys that are none.
+        EngineDeadError: the engine ended while serving, and so did its successor; clients were told.
+        DovetailError: the address cannot be used, or the engine cannot be made.
+    """
+    set_up_logs(settings)
+    settings = with_all_keys(settings)
+    check_tls(settings)
+    check_traces(settings)
+    sock = bind(settings)
+    try:
+        return run_loop(_serve(make_engine, settings, sock))
+    finally:
+        release(settings, sock)
+
+
+async def _serve(make_engine: MakeEngine, settings: ServerSettings, sock: socket.socket) -> int:
+    with Signals() as signals:
+        if settings.exit_with_stdin:
+            signals.follow_stdin()
+        loaded = await unless_told(make_engine, signals)
+        if loaded is None:
+            assert signals.number is not None
+            return 128 + signals.number
+        engine = SupervisedEngine(loaded, make_engine)
+
+        def announce() -> None:
+            logs.say(serves(settings, engine.plan.model, address(settings, sock)), output=True)
+
+        try:
+            reason = await serve_http(build_app(engine, settings), sock, signals, announce)
+        finally:
+            signals.restore()
+            await engine.stop()
+    if reason is not None:
+        raise EngineDeadError(f"the engine ended while serving: {reason}")
+    return 0

@@ -1,0 +1,236 @@
+"""An engine that is started again, once, when it dies."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from typing import Any, Generic, Protocol, TypeVar
+
+from dovetail.api.errors import DovetailError, EngineDeadError
+from dovetail.engine.messages import EngineStats, Overview
+from dovetail.engine.request.outputs import Delta
+from dovetail.engine.request.params import SamplingParams
+from dovetail.engine.request.pooling_outputs import Pooled
+from dovetail.engine.request.pooling_params import PoolingParams
+from dovetail.server.engine_protocol import ServedEngine, ServedPlan, ServedTokenizer
+from dovetail.utils.logs import say
+
+MakeEngine = Callable[[], Awaitable[ServedEngine]]
+RESTARTS = 1
+"""What killed an engine twice would kill it a third time, and clients are better served by one that learns of it."""
+
+
+class Supervised(Protocol):
+    """What supervision needs of an engine; see :class:`~dovetail.server.engine_protocol.ServedEngine`."""
+
+    @property
+    def alive(self) -> bool: ...
+
+    @property
+    def dead_reason(self) -> str: ...
+
+    @property
+    def adapters(self) -> Mapping[str, str]: ...
+
+    async def add_adapter(self, name: str, path: str) -> None: ...
+
+    async def remove_adapter(self, name: str) -> None: ...
+
+    async def ended(self) -> str: ...
+
+    async def stop(self) -> None: ...
+
+
+E = TypeVar("E", bound=Supervised)
+
+
+class Supervisor(Generic[E]):
+    """Watches an engine and, once it dies, puts a successor in its place, with the adapters that the first had at the end.
+
+    While the successor loads, :attr:`alive` is False and :attr:`restarting` True.
+
+    Args:
+        engine: the first, ready.
+        make_engine: makes its successor.
+        changed: called when the engine has died, when its successor serves, and when there is no engine and will be none.
+
+    Attributes:
+        engine: the one of the moment.
+    """
+
+    def __init__(
+        self, engine: E, make_engine: Callable[[], Awaitable[E]], changed: Callable[[], object] = lambda: None
+    ) -> None:
+        self.engine = engine
+        self._make_engine = make_engine
+        self._changed = changed
+        self._successors = RESTARTS
+        self._gone = ""
+        self._watching = asyncio.create_task(self._watch())
+
+    async def ended(self) -> str:
+        """Wait until there is no engine and will be none; why."""
+        await asyncio.wait({self._watching})
+        return self.dead_reason
+
+    async def _watch(self) -> None:
+        while self._successors:
+            reason = await self.engine.ended()
+            self._changed()
+            try:
+                await self._restart(reason)
+            except Exception as error:  # whatever it was, there is no engine: the server ends, and says why
+                self._gone = f"{reason}; starting it again failed: {error}"
+                self._changed()
+                return
+            self._changed()
+        self._gone = f"it died again: {await self.engine.ended()}"
+        self._changed()
+
+    async def _restart(self, reason: str) -> None:
+        say(f"the engine died: {reason}; it is being started again", logging.WARNING)
+        started = time.monotonic()
+        await self.engine.stop()
+        engine = await self._make_engine()
+        try:
+            await _set_up(engine, self.engine.adapters)
+        except BaseException:
+            await engine.stop()
+            raise
+        self.engine = engine
+        self._successors -= 1
+        say(f"the engine serves again, after {time.monotonic() - started:.1f} s")
+
+    async def stop(self) -> None:
+        """End the engine, or the start of its successor."""
+        self._watching.cancel()
+        await asyncio.wait({self._watching})
+        await self.engine.stop()
+
+    @property
+    def alive(self) -> bool:
+        return self.engine.alive and not self._gone
+
+    @property
+    def restarting(self) -> bool:
+        return not self.alive and not self._gone and self._successors > 0
+
+    @property
+    def dead_reason(self) -> str:
+        return self._gone or self.engine.dead_reason
+
+
+class SupervisedEngine(Supervisor[ServedEngine]):
+    """A :class:`~dovetail.server.engine_protocol.ServedEngine` that is the engine of the moment."""
+
+    async def add_adapter(self, name: str, path: str) -> None:
+        await self._current().add_adapter(name, path)
+
+    async def remove_adapter(self, name: str) -> None:
+        await self._current().remove_adapter(name)
+
+    def generate(
+        self,
+        request_id: str,
+        prompt_token_ids: list[int],
+        params: SamplingParams,
+        *,
+        priority: int = 0,
+        cache_salt: str | None = None,
+        adapter: str | None = None,
+    ) -> AsyncGenerator[list[Delta], None]:
+        return self._current().generate(
+            request_id, prompt_token_ids, params, priority=priority, cache_salt=cache_salt, adapter=adapter
+        )
+
+    async def pool(
+        self,
+        request_id: str,
+        prompt_token_ids: list[int],
+        params: PoolingParams,
+        *,
+        priority: int = 0,
+        cache_salt: str | None = None,
+        adapter: str | None = None,
+    ) -> Pooled:
+        return await self._current().pool(
+            request_id, prompt_token_ids, params, priority=priority, cache_salt=cache_salt, adapter=adapter
+        )
+
+    async def overview(self) -> Overview:
+        return await self._current().overview()
+
+    async def reset_prefix_cache(self) -> None:
+        await self._current().reset_prefix_cache()
+
+    async def sleep(self, level: int) -> None:
+        await self._current().sleep(level)
+
+    async def wake_up(self, tags: list[str] | None = None) -> None:
+        await self._current().wake_up(tags)
+
+    def _current(self) -> ServedEngine:
+        if not self.alive:
+            raise EngineDeadError(self.dead_reason)
+        return self.engine
+
+    @property
+    def plan(self) -> ServedPlan:
+        return self.engine.plan
+
+    @property
+    def tokenizer(self) -> ServedTokenizer:
+        return self.engine.tokenizer
+
+    @property
+    def max_model_len(self) -> int:
+        return self.engine.max_model_len
+
+    @property
+    def eos_ids(self) -> frozenset[int]:
+        return self.engine.eos_ids
+
+    @property
+    def default_params(self) -> Mapping[str, Any]:
+        return self.engine.default_params
+
+    @property
+    def max_num_seqs(self) -> int:
+        return self.engine.max_num_seqs
+
+    @property
+    def max_num_queued_requests(self) -> int | None:
+        return self.engine.max_num_queued_requests
+
+    @property
+    def scheduling_policy(self) -> str:
+        return self.engine.scheduling_policy
+
+    @property
+    def stats(self) -> EngineStats:
+        return self.engine.stats
+
+    @property
+    def sleeping(self) -> bool:
+        return self.engine.sleeping
+
+    @property
+    def adapters(self) -> Mapping[str, str]:
+        return self.engine.adapters
+
+
+async def _set_up(engine: Supervised, adapters: Mapping[str, str]) -> None:
+    """Load and unload adapters until they are those that its predecessor had."""
+    for name in engine.adapters.keys() - adapters.keys():
+        await engine.remove_adapter(name)
+    for name, path in adapters.items():
+        if name in engine.adapters:
+            continue
+        try:
+            await engine.add_adapter(name, path)
+        except EngineDeadError:
+            raise
+        except DovetailError as error:  # it may have been deleted since; that is no reason to serve nothing at all
+            say(f"the adapter {name} is no longer served: {error}", logging.WARNING)

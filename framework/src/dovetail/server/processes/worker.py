@@ -1,0 +1,159 @@
+"""An API process of a server that has several: ``python -m dovetail.server.processes.worker``.
+
+Its hub tells it over standard input what to serve (:class:`~dovetail.server.processes.relay_messages.Setup`); the pipe carries nothing after
+that, and when it closes, the hub is gone, and so is this process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import sys
+from collections.abc import Callable
+
+import msgspec
+import zmq
+import zmq.asyncio
+
+from dovetail.api.errors import DovetailError, EngineDeadError
+from dovetail.engine import messages as m
+from dovetail.engine.args import EngineArgs
+from dovetail.engine.process.client import AsyncEngine
+from dovetail.engine.process.failures import failed
+from dovetail.engine.process.ipc import leave_only_with_parent
+from dovetail.engine.setup import load_tokenizer
+from dovetail.kernel.plan import Plan
+from dovetail.server.app import build_app
+from dovetail.server.observe.counters import Counters
+from dovetail.server.observe.request_log import set_up_logs
+from dovetail.server.processes.http_server import serve_http
+from dovetail.server.processes.loop import run as run_loop
+from dovetail.server.processes.relay_messages import Gone, Hello, Leave, Listening, Seen, Setup, decode_from_hub
+from dovetail.server.processes.signals import Signals
+from dovetail.server.responses.background import take_over
+from dovetail.server.settings import ServerSettings
+
+LAST_WORDS_MILLISECONDS = 1000
+
+
+class HubLink:
+    """The hub, as a :class:`~dovetail.engine.process.link.Child`.
+
+    Attributes:
+        control: gets what comes from the hub itself.
+    """
+
+    control: Callable[[Gone | Leave], object]
+
+    def __init__(self, setup: Setup) -> None:
+        self._context = zmq.asyncio.Context()
+        self._socket = self._context.socket(zmq.DEALER)
+        self._socket.setsockopt(zmq.IDENTITY, setup.token)
+        self._socket.setsockopt(zmq.LINGER, LAST_WORDS_MILLISECONDS)
+        self._socket.set_hwm(0)
+        self._socket.connect(setup.address)
+        self.send(Hello())
+
+    def send(self, message: m.Message) -> None:
+        self._socket.send(m.encode(message))
+
+    async def receive(self) -> m.FromEngine:
+        while True:
+            frame: bytes = await self._socket.recv()
+            message = decode_from_hub(frame)
+            if not isinstance(message, Gone | Leave):
+                return message
+            self.control(message)
+
+    def on_exit(self, callback: Callable[[int], object]) -> None:
+        """Nobody would be left to be called back: with the hub this process ends."""
+
+    def wait(self, seconds: float) -> None:
+        """The hub is not waited for."""
+
+    def kill(self) -> None:
+        self._socket.close()
+        self._context.term()
+
+
+class WorkerEngine(AsyncEngine):
+    """The hub's engine; when that has a successor, this is it, too."""
+
+    _restarting = False
+
+    @property
+    def restarting(self) -> bool:
+        return self._restarting
+
+    def lose(self, gone: Gone) -> None:
+        """The hub has no engine any more."""
+        self._restarting = gone.restarting
+        self._let_go(EngineDeadError(gone.reason))
+        if not gone.restarting:
+            self._ended.set()
+
+    def _handle(self, message: m.FromEngine) -> None:
+        if isinstance(message, m.EngineInfo) and self.info is not None:
+            self.info, self.dead_reason, self._restarting = message, "", False
+            return
+        super()._handle(message)
+        if isinstance(message, m.State):
+            self._child.send(Seen())
+
+    async def stop(self) -> None:
+        """Let go of the hub, which ends the engine itself."""
+        self._reader.cancel()
+        self._child.kill()
+
+
+async def _serve(setup: Setup, link: HubLink) -> None:
+    plan = Plan.model_validate_json(setup.plan)
+    args = EngineArgs.model_validate_json(setup.args)
+    settings = ServerSettings.model_validate_json(setup.settings)
+    set_up_logs(settings)
+    signals = Signals()
+    engine = WorkerEngine(plan, args, await asyncio.to_thread(load_tokenizer, plan, args.chat_template))
+
+    def control(message: Gone | Leave) -> None:
+        if isinstance(message, Gone):
+            engine.lose(message)
+        else:
+            signals.tell()
+
+    link.control = control
+    await engine.attach(link)
+    sock = socket.socket(fileno=setup.socket)
+    counters = Counters.open(setup.counters, setup.number)
+    app = build_app(engine, settings, counters, setup.created, setup.store)
+    await take_over(app.state.context)
+    await serve_http(app, sock, signals, lambda: link.send(Listening()))
+
+
+async def _run(setup: Setup) -> int:
+    link = HubLink(setup)
+    try:
+        await _serve(setup, link)
+    except Exception as error:
+        link.send(failed(error))
+        return 1 if isinstance(error, DovetailError) else 70
+    finally:
+        link.kill()
+    return 0
+
+
+def main() -> int:
+    told = sys.stdin.buffer.readline()
+    if not told:  # the hub has gone already
+        return 0
+    setup = msgspec.json.decode(told, type=Setup)
+    leave_only_with_parent(setup.address)
+    return run_loop(_run(setup))
+
+
+if __name__ == "__main__":
+    code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # A template that is being rendered in a thread cannot be stopped, and an ordinary exit would wait for it.
+    os._exit(code)

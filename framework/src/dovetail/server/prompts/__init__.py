@@ -1,0 +1,1 @@
+"""From messages and prompts to token ids."""

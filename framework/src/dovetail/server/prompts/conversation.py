@@ -1,0 +1,55 @@
+"""Conversations on routes that do not answer them, but tokenize or embed them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field
+
+from dovetail.server.context import ServerContext
+from dovetail.server.prompts.prompts import chat_prompt
+from dovetail.server.protocol.body import check
+from dovetail.server.protocol.requests import Body, ChatCompletionRequest
+
+LIKE_CHAT = (
+    "messages",
+    "tools",
+    "documents",
+    "add_generation_prompt",
+    "continue_final_message",
+    "add_special_tokens",
+    "chat_template",
+    "chat_template_kwargs",
+)
+"""Fields that go to the chat template as they do on the chat route, where they are checked."""
+
+
+class ConversationFields(Body):
+    """A conversation, as the chat route takes it."""
+
+    messages: list[Any] | None = Field(None, min_length=1, description="a conversation, as the chat route takes it")
+    tools: list[dict[str, Any]] | None = Field(None, description="as the chat route takes them")
+    documents: list[dict[str, Any]] | None = Field(None, description="documents for the chat template")
+    add_generation_prompt: bool | None = Field(None, description="open the answer's turn behind the messages")
+    continue_final_message: bool | None = Field(None, description="leave the last message open")
+    add_special_tokens: bool | None = Field(
+        None, description="let the tokenizer add its own tokens (default: to texts, and not to conversations)"
+    )
+    chat_template: str | None = Field(None, description="a jinja template, if the server trusts requests with it")
+    chat_template_kwargs: dict[str, Any] | None = Field(None, description="variables for the chat template")
+
+
+async def conversation_prompt(context: ServerContext, body: ConversationFields, *, opens: bool) -> list[int]:
+    """The token ids of a body's conversation.
+
+    Args:
+        opens: whether the answer's turn is opened where the request does not say.
+
+    Raises:
+        ApiError, RequestError: as the chat route refuses it.
+    """
+    given = {name: value for name in LIKE_CHAT if (value := getattr(body, name)) is not None}
+    if not body.continue_final_message:
+        given.setdefault("add_generation_prompt", opens)
+    lenient = context.settings.ignore_unsupported_parameters
+    return await chat_prompt(context, check(given, ChatCompletionRequest, lenient=lenient))

@@ -1,0 +1,259 @@
+"""The bodies of requests, as far as OpenAI's API and vLLM's additions to it are built.
+
+Types are strict, as in OpenAI's API: a number in quotes is no number.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from dovetail.server.protocol.fields import Content, Count, Int, Json, No, Number, Prompt, Rank, Stop
+from dovetail.server.protocol.unsupported import asked_of
+
+
+class Body(BaseModel):
+    """Part of a request."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", protected_namespaces=())
+
+
+class StreamOptions(Body):
+    """What a stream carries besides text."""
+
+    include_usage: bool | None = Field(None, description="send the usage in a chunk of its own at the end")
+    continuous_usage_stats: bool | None = Field(None, description="send the usage so far in every chunk")
+    include_obfuscation: No | None = None
+
+
+class JsonSchema(Body):
+    """A schema that the answer must follow. It always does, whether or not ``strict`` is set."""
+
+    name: str
+    description: str | None = None
+    schema_: dict[str, Any] = Field(alias="schema")
+    strict: bool | None = None
+
+
+class ResponseFormat(Body):
+    """A form that the answer must have, as OpenAI's API says it."""
+
+    type: Literal["text", "json_object", "json_schema", "structural_tag"]
+    json_schema: JsonSchema | None = None
+    structures: list[dict[str, Any]] | None = Field(None, description="of a structural tag")
+    triggers: list[str] | None = Field(None, description="of a structural tag")
+    format: dict[str, Any] | None = Field(None, description="of a structural tag, in its newer form")
+
+
+class Structured(Body):
+    """A form that the answer must have, as vLLM says it; exactly one field is set."""
+
+    json_: Json = Field(None, alias="json", description="a JSON schema")
+    json_object: bool | None = None
+    regex: str | None = None
+    choice: list[str] | None = None
+    grammar: str | None = Field(None, description="EBNF, in the grammar backend's notation")
+    structural_tag: Json = None
+
+
+class Sampling(Body):
+    """What the routes share that generate text from anything."""
+
+    model: str | None = Field(None, description="a name from /v1/models; may be left out")
+    stream: bool | None = None
+    min_tokens: Int | None = None
+    temperature: Number | None = None
+    top_p: Number | None = None
+    top_k: Int | None = None
+    min_p: Number | None = None
+    presence_penalty: Number | None = None
+    frequency_penalty: Number | None = None
+    repetition_penalty: Number | None = None
+    seed: Int | None = None
+    stop: Stop = None
+    stop_token_ids: list[Int] | None = None
+    include_stop_str_in_output: bool | None = None
+    ignore_eos: bool | None = None
+    skip_special_tokens: bool | None = None
+    spaces_between_special_tokens: bool | None = None
+    logit_bias: dict[str, Number] | None = Field(None, description="token id → number added to its logit")
+    bad_words: list[str] | None = Field(None, description="texts that the output may not hold")
+    allowed_token_ids: list[Int] | None = Field(None, description="the only tokens that may be chosen")
+    structured_outputs: Annotated[Structured | None, BeforeValidator(asked_of("structured_outputs", Structured))] = None
+    priority: Rank | None = Field(None, description="lower runs first, under --scheduling-policy priority")
+    cache_salt: str | None = Field(
+        None, min_length=1, description="share cached prefixes only with requests of the same salt"
+    )
+    request_id: str | None = Field(
+        None, pattern=r"^[A-Za-z0-9_.:-]{1,128}$", description="becomes part of the answer's id"
+    )
+    user: str | None = Field(None, description="an identifier; has no effect")
+    safety_identifier: str | None = Field(None, description="an identifier; has no effect")
+    prompt_cache_key: str | None = Field(None, description="an identifier; has no effect")
+    session_id: str | None = Field(None, description="an identifier; has no effect")
+
+
+class GenerationRequest(Sampling):
+    """What the routes share that generate text in the form of choices."""
+
+    stream_options: StreamOptions | None = None
+    metadata: dict[str, Any] | None = Field(None, description="labels; have no effect")
+    n: Int | None = Field(None, description="completions of each prompt")
+    best_of: Int | None = Field(None, description="make so many, and keep the n likeliest; not with stream")
+    use_beam_search: bool | None = Field(None, description="search for the n likeliest completions")
+    length_penalty: Number | None = Field(None, description="of the search; above 0, longer completions gain")
+    max_tokens: Int | None = None
+    add_special_tokens: bool | None = Field(None, description="let the tokenizer add its own tokens, such as BOS")
+    truncate_prompt_tokens: Int | None = Field(
+        None, description="keep the last so many tokens of the prompt; -1 for what the context holds"
+    )
+    prompt_logprobs: Int | None = Field(None, description="so many alternatives to each token of the prompt")
+    return_token_ids: bool | None = Field(None, description="send the token ids of prompt and output, too")
+    return_tokens_as_token_ids: bool | None = Field(
+        None, description="in logprobs, write tokens as token_id:7 instead of as text"
+    )
+    response_format: ResponseFormat | None = None
+    guided_json: Json = Field(None, description="older name of structured_outputs.json")
+    guided_regex: str | None = Field(None, description="older name of structured_outputs.regex")
+    guided_choice: list[str] | None = Field(None, description="older name of structured_outputs.choice")
+    guided_grammar: str | None = Field(None, description="older name of structured_outputs.grammar")
+    structural_tag: Json = Field(None, description="older name of structured_outputs.structural_tag")
+
+
+class Function(Body):
+    """A function that the model may call."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9_.-]{1,160}$")
+    description: str | None = None
+    parameters: dict[str, Any] | None = Field(None, description="a JSON schema of an object")
+    strict: bool | None = Field(None, description="arguments follow the schema, where calls hold them as JSON")
+
+
+class ToolDefinition(Body):
+    """What the model may call."""
+
+    type: Literal["function"]
+    function: Function
+
+
+class FunctionName(Body):
+    """A function, by its name."""
+
+    name: str = Field(min_length=1)
+
+
+class NamedTool(Body):
+    """A tool, by its name."""
+
+    type: Literal["function"]
+    function: FunctionName
+
+
+class AllowedTools(Body):
+    """Those of the tools that this answer may call."""
+
+    mode: Literal["auto", "required"]
+    tools: list[NamedTool] = Field(min_length=1)
+
+
+class AllowedToolChoice(Body):
+    """A choice among some of the tools."""
+
+    type: Literal["allowed_tools"]
+    allowed_tools: AllowedTools
+
+
+Note = Annotated[Any, Field(description="what a client noted of an answer, and sends back with it; has no effect")]
+
+
+class CalledFunction(Body):
+    """A function that was called, and with what."""
+
+    name: str = Field(min_length=1)
+    arguments: str | None = Field(None, description="a JSON object, as text")
+    parsed_arguments: Note = None
+    provider_specific_fields: Note = None
+
+
+class ToolCall(Body):
+    """A call of an earlier answer."""
+
+    id: str | None = None
+    type: Literal["function"] | None = None
+    function: CalledFunction
+    index: Int | None = None
+    provider_specific_fields: Note = None
+
+
+class ChatMessage(Body):
+    """One turn of a conversation."""
+
+    role: str = Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")
+    content: Content = None
+    name: str | None = None
+    reasoning_content: str | None = Field(None, description="thoughts that came before the content")
+    reasoning: str | None = Field(None, description="the same, by another name")
+    tool_calls: list[ToolCall] | None = Field(None, description="what the assistant called in this turn")
+    tool_call_id: str | None = Field(None, description="the call whose result this is, with the role tool")
+    function_call: CalledFunction | None = Field(None, description="the older form of tool_calls: one call")
+    refusal: str | None = None
+    annotations: list[Any] | None = None
+    parsed: Note = None
+    provider_specific_fields: Note = None
+    reasoning_details: Note = None
+    thinking_blocks: Note = None
+
+
+class ChatCompletionRequest(GenerationRequest):
+    """The body of ``POST /v1/chat/completions``."""
+
+    messages: list[ChatMessage] = Field(min_length=1)
+    logprobs: bool | None = Field(None, description="send the logprob of each token")
+    top_logprobs: Int | None = Field(None, ge=0, le=20, description="so many alternatives to each token")
+    max_completion_tokens: Int | None = Field(None, description="the newer name of max_tokens")
+    store: bool | None = Field(None, description="keep the completion, to be read again (default false)")
+    metadata: dict[str, Any] | None = Field(None, description="labels; shown with what is kept, else without effect")
+    add_generation_prompt: bool | None = Field(None, description="open the answer's turn (default true)")
+    continue_final_message: bool | None = Field(None, description="go on with the last message, left open")
+    documents: list[dict[str, Any]] | None = Field(None, description="documents for the chat template")
+    chat_template: str | None = Field(None, description="a jinja template, if the server trusts requests with it")
+    chat_template_kwargs: dict[str, Any] | None = Field(None, description="variables for the chat template")
+    thinking: bool | None = Field(None, description="sets the template's enable_thinking")
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = Field(
+        None, description="for templates that know it; none turns thinking off"
+    )
+    verbosity: Literal["low", "medium", "high"] | None = Field(None, description="for templates that know it")
+    prediction: dict[str, Any] | None = Field(None, description="what the answer may be like; has no effect")
+    include_reasoning: bool | None = Field(None, description="send the model's thoughts, too (default true)")
+    tools: list[ToolDefinition] | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | AllowedToolChoice | None = None
+    parallel_tool_calls: bool | None = Field(None, description="more than one call in an answer (default true)")
+    functions: list[Function] | None = Field(None, description="the older form of tools; an answer calls one at most")
+    function_call: Literal["none", "auto"] | FunctionName | None = Field(
+        None, description="the older form of tool_choice; a name is called"
+    )
+
+
+class CompletionRequest(GenerationRequest):
+    """The body of ``POST /v1/completions``."""
+
+    prompt: Prompt
+    suffix: str | None = Field(None, description="what comes behind the completion, for models that fill in")
+    logprobs: Count = Field(None, description="send the logprob of each token, and of so many alternatives")
+    echo: bool | None = Field(None, description="begin the answer with the prompt")
+
+
+class LoadAdapterRequest(Body):
+    """The body of ``POST /v1/load_lora_adapter``."""
+
+    lora_name: str = Field(min_length=1, description="the name that requests will ask for it by, as their model")
+    lora_path: str = Field(
+        min_length=1, description="its folder on the server, or hub repository; one that the server allows"
+    )
+
+
+class UnloadAdapterRequest(Body):
+    """The body of ``POST /v1/unload_lora_adapter``."""
+
+    lora_name: str = Field(min_length=1)

@@ -1,0 +1,110 @@
+"""Parameters that OpenAI's API, Anthropic's or vLLM define and this server does not have yet.
+
+Each is refused by name when it asks for something, and accepted with a value that asks for nothing. Building one means
+moving it from here to :mod:`dovetail.server.protocol.requests`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from pydantic import BaseModel
+
+NOT_YET: dict[str, tuple[Any, ...]] = {
+    "access_programs": (),
+    "audio": (),
+    "background_options": (),
+    "compaction": (),
+    "container": (),
+    "context_management": ([], {"edits": []}, {"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]}),
+    "conversation": (),
+    "early_stopping": (False,),
+    "ec_transfer_params": (),
+    "echo": (False,),
+    "enable_response_messages": (False,),
+    "fallbacks": ([],),
+    "guided_decoding_backend": ("auto", "guidance", "lm-format-enforcer", "outlines", "xgrammar"),  # there is one
+    "guided_whitespace_pattern": (),
+    "image": (),
+    "inference_geo": (),
+    "kv_transfer_params": (),
+    "logits_processors": ([],),
+    "logprob_token_ids": (),
+    "mcp_servers": ([],),
+    "media_io_kwargs": ({},),
+    "mm_processor_kwargs": ({},),
+    "modalities": (["text"],),
+    "moderation": (),
+    "previous_input_messages": ([],),
+    "prompt": (),
+    "prompt_cache_options": (),
+    "prompt_cache_retention": ("in-memory", "in_memory", "24h"),  # what is used stays while there is room
+    "prompt_embeds": (),
+    "repeat_last_n": (0,),
+    "repetition_detection": (),
+    "return_prompt_text": (False,),
+    "service_tier": ("auto", "default", "flex", "priority", "scale"),  # there is one
+    "speed": ("standard",),
+    "store": (False,),
+    "thinking_token_budget": (),
+    "thread": (),
+    "top_logprobs": (0,),
+    "truncation_side": (),
+    "vllm_xargs": ({},),
+    "watermarking": (False,),
+    "web_search_options": (),
+}
+"""Parameter → the values, besides null, that ask for nothing."""
+
+NOT_YET_IN_MESSAGES: dict[str, tuple[Any, ...]] = {
+    "audio": (),
+}
+
+
+WITHIN: dict[str, dict[str, tuple[Any, ...]]] = {
+    "messages": NOT_YET_IN_MESSAGES,
+    "reasoning": {"context": ("auto",), "mode": ("standard",)},
+    "structured_outputs": {
+        "disable_additional_properties": (False,),
+        "disable_any_whitespace": (False,),
+        "disable_fallback": (True, False),  # there is nothing to fall back on
+        "whitespace_pattern": (),
+    },
+    "tools": {"async": (False,), "defer_loading": (False,), "allowed_callers": (["direct"],), "output_schema": ()},
+}
+"""The same of the fields within a field, or within each entry of one that is a list."""
+
+
+def asked(data: dict[str, Any], model: type[BaseModel], not_yet: dict[str, tuple[Any, ...]]) -> dict[str, Any]:
+    """``data`` without fields that ask for nothing and that ``model`` does not have. What it does not have besides is left for it to refuse."""
+    return {
+        name: value
+        for name, value in data.items()
+        if name in model.model_fields
+        or not (value is None or any(_same(value, nothing) for nothing in not_yet.get(name, ())))
+    }
+
+
+def asked_of(name: str, model: type[BaseModel]) -> Callable[[Any], Any]:
+    """Reads an object of one of the fields :data:`WITHIN`, as :func:`asked` does."""
+    return lambda value: asked(value, model, WITHIN[name]) if isinstance(value, dict) else value
+
+
+def is_planned(place: Sequence[str | int]) -> bool:
+    """Whether a field that no model has is one that is not built yet, and not one that nobody knows.
+
+    Args:
+        place: what leads to it: names, and places in lists.
+    """
+    match [part for part in place if isinstance(part, str)]:
+        case [name]:
+            return name in NOT_YET
+        case [outer, name]:
+            return name in WITHIN.get(outer, ())
+    return False
+
+
+def _same(value: Any, nothing: Any) -> bool:
+    # In Python True == 1, in JSON it is not.
+    return bool(value == nothing and isinstance(value, bool) == isinstance(nothing, bool))

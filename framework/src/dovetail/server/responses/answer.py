@@ -1,0 +1,171 @@
+"""A response of the Responses API, as one object."""
+
+from __future__ import annotations
+
+import time
+from contextlib import aclosing
+from typing import Any
+from uuid import uuid4
+
+from dovetail.engine.request.outputs import Delta
+from dovetail.server.context import ServerContext
+from dovetail.server.generate.answers import AnyAnswer
+from dovetail.server.generate.job_builder import Job
+from dovetail.server.generate.logprobs import TokenNames, chat_logprobs
+from dovetail.server.generate.run import Batches
+from dovetail.server.http.errors import ApiError
+from dovetail.server.responses.items import Item, text_of
+from dovetail.server.responses.output import Logprobs, Output
+from dovetail.server.responses.protocol import ResponsesRequest
+from dovetail.server.responses.stream import ResponseStream
+from dovetail.server.responses.tools import named
+from dovetail.server.tools.output_parsing import Reading
+
+
+class ResponseAnswer(AnyAnswer):
+    """What the model makes of a conversation.
+
+    Args:
+        given: the items of the request.
+        keeps: whether the response is kept once it has ended.
+    """
+
+    def __init__(
+        self,
+        context: ServerContext,
+        body: ResponsesRequest,
+        job: Job,
+        model: str,
+        reading: Reading,
+        given: list[Item],
+        *,
+        keeps: bool,
+    ) -> None:
+        super().__init__(job, model)
+        self.context = context
+        self.body = body
+        self.reading = reading
+        self.given = given
+        self.keeps = keeps
+        self.id = response_id(body)
+        self._names = TokenNames(context.engine.tokenizer)
+        self._created = int(time.time())
+
+    def output(self) -> Output:
+        """A reader of the one completion."""
+        return Output(self.reading, self._logprobs if self.body.wants_logprobs else None, named(self.body.tools or ()))
+
+    async def made(self, batches: Batches) -> dict[str, Any]:
+        output = self.output()
+        async with aclosing(batches):
+            async for batch in batches:
+                for delta in batch:
+                    output.add(delta)
+        return await self.ended(output)
+
+    def stream(self) -> ResponseStream:
+        return ResponseStream(self)
+
+    async def ended(self, output: Output) -> dict[str, Any]:
+        """The finished response, which is kept if it is to be; one in the background is by who makes it."""
+        usage = await self._usage(output)
+        if output.reason == "length":
+            details = {"reason": "max_output_tokens"}
+            response = self.response("incomplete", output.items, usage=usage, incomplete_details=details)
+        else:
+            response = self.response("completed", output.items, usage=usage, completed_at=int(time.time()))
+        if self.keeps and not self.body.background:
+            await self.context.responses.put(response, self.given)
+        return response
+
+    def failed(self, error: ApiError, items: list[Item]) -> dict[str, Any]:
+        """The response that an error ended."""
+        return self.response("failed", items, error=error_of(error))
+
+    def response(self, status: str, items: list[Item], **fields: Any) -> dict[str, Any]:
+        """The response object.
+
+        Args:
+            items: of the output.
+            fields: what differs from a response that has just begun.
+        """
+        body, params = self.body, self.job.params
+        return {
+            "id": self.id,
+            "object": "response",
+            "created_at": self._created,
+            "completed_at": None,
+            "status": status,
+            "background": bool(body.background),
+            "error": None,
+            "incomplete_details": None,
+            "instructions": body.instructions,
+            "max_output_tokens": body.max_output_tokens,
+            "max_tool_calls": body.max_tool_calls,
+            "model": self.model,
+            "output": items,
+            "parallel_tool_calls": body.parallel_tool_calls is not False,
+            "previous_response_id": body.previous_response_id,
+            "prompt_cache_key": body.prompt_cache_key,
+            "reasoning": _reasoning(body),
+            "safety_identifier": body.safety_identifier,
+            "service_tier": "default",
+            "store": self.keeps,
+            "temperature": params.temperature,
+            "text": _text(body),
+            "tool_choice": "auto" if body.tool_choice is None else _shown(body.tool_choice),
+            "tools": [tool.model_dump() for tool in body.tools or ()],
+            "top_logprobs": body.top_logprobs or 0,
+            "top_p": params.top_p,
+            "truncation": body.truncation or "disabled",
+            "usage": None,
+            "user": body.user,
+            "metadata": body.metadata or {},
+            **fields,
+        }
+
+    async def _usage(self, output: Output) -> dict[str, Any]:
+        thoughts = "".join(text_of(item["content"]) for item in output.items if item["type"] == "reasoning")
+        encode_thoughts = self.context.engine.tokenizer.encode
+        reasoning = 0
+        if thoughts:
+            reasoning = len(await self.context.in_worker(lambda: encode_thoughts(thoughts, add_special_tokens=False)))
+        prompt = self.job.prompt_tokens
+        return {
+            "input_tokens": prompt,
+            "input_tokens_details": {"cached_tokens": output.cached, "cache_write_tokens": 0},
+            "output_tokens": output.tokens,
+            "output_tokens_details": {"reasoning_tokens": min(reasoning, output.tokens)},
+            "total_tokens": prompt + output.tokens,
+        }
+
+    def _logprobs(self, delta: Delta) -> Logprobs:
+        found = chat_logprobs(self._names, delta.token_ids, delta.logprobs or (), self.body.top_logprobs or 0)
+        content: Logprobs = found["content"]
+        return content
+
+
+def response_id(body: ResponsesRequest) -> str:
+    """The id of the response to a request, which may bring a part of it."""
+    return f"resp_{body.request_id or uuid4().hex}"
+
+
+def error_of(error: ApiError) -> dict[str, str]:
+    """An error as part of a response."""
+    code = "rate_limit_exceeded" if error.status == 429 else "server_error" if error.status >= 500 else "invalid_prompt"
+    return {"code": code, "message": error.message}
+
+
+def _reasoning(body: ResponsesRequest) -> dict[str, Any]:
+    asked = body.reasoning
+    return {"effort": asked and asked.effort, "summary": asked and (asked.summary or asked.generate_summary)}
+
+
+def _text(body: ResponsesRequest) -> dict[str, Any]:
+    form = body.text and body.text.format
+    shown = {"type": "text"} if form is None else form.model_dump(by_alias=True, exclude_none=True)
+    return {"format": shown, "verbosity": (body.text and body.text.verbosity) or "medium"}
+
+
+def _shown(choice: Any) -> Any:
+    return choice if isinstance(choice, str) else choice.model_dump(exclude_none=True)

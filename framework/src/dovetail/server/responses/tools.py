@@ -1,0 +1,145 @@
+"""The tools of a request of the Responses API, and the choice among them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Discriminator, Field, Tag
+
+from dovetail.server.http.errors import ApiError, describe
+from dovetail.server.protocol.requests import Body
+from dovetail.server.protocol.unsupported import asked_of
+from dovetail.server.tools.provider_tools import without_hosted
+
+SEPARATOR = "__"
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
+
+
+def alternative(value: Any) -> str:
+    """The form of a tool or a choice. Brackets tell its name from those of fields, which errors cite."""
+    return f"[{value.get('type') if isinstance(value, dict) else getattr(value, 'type', None)}]"
+
+
+def _check_kind(tool: Any, path: str, *kinds: str) -> None:
+    kind = tool.get("type") if isinstance(tool, dict) else None
+    if isinstance(kind, str) and kind not in kinds:
+        message = (
+            f"{path}.type: this server has no tools of its own, only functions of the client's; found {describe(kind)}"
+        )
+        raise ApiError(400, message, param=f"{path}.type", code="unsupported_value")
+
+
+def _functions(value: Any) -> Any:
+    """Those of a namespace."""
+    if not isinstance(value, list):
+        return value
+    for index, tool in enumerate(value):
+        _check_kind(tool, f"tools[{index}]", "function")
+    return list(map(asked_of("tools", FunctionTool), value))
+
+
+def _tools(value: Any) -> Any:
+    """Those of a request, without those that are left out."""
+    if not isinstance(value, list):
+        return value
+    value = without_hosted(value)
+    for index, tool in enumerate(value):
+        _check_kind(tool, f"tools[{index}]", "function", "namespace")
+    return list(map(asked_of("tools", FunctionTool), value))
+
+
+def _choice(value: Any) -> Any:
+    if isinstance(value, dict) and value.get("type") != "allowed_tools":
+        _check_kind(value, "tool_choice", "function")
+    return value
+
+
+class FunctionTool(Body):
+    """A function that the model may call."""
+
+    type: Literal["function"]
+    name: Name
+    description: str | None = None
+    parameters: dict[str, Any] | None = Field(None, description="a JSON schema of an object")
+    strict: bool | None = Field(None, description="arguments follow the schema, where calls hold them as JSON")
+
+
+class NamespaceTool(Body):
+    """Functions that belong together; calls of them say so."""
+
+    type: Literal["namespace"]
+    name: Name
+    description: str = ""
+    tools: Annotated[list[FunctionTool], BeforeValidator(_functions)]
+
+
+class ChosenFunction(Body):
+    """A function, by its name."""
+
+    type: Literal["function"]
+    name: str = Field(min_length=1)
+    namespace: str | None = None
+
+
+class AllowedFunctions(Body):
+    """A choice among some of the tools."""
+
+    type: Literal["allowed_tools"]
+    mode: Literal["auto", "required"]
+    tools: list[ChosenFunction] = Field(min_length=1)
+
+
+Tools = Annotated[
+    list[
+        Annotated[
+            Annotated[FunctionTool, Tag("[function]")] | Annotated[NamespaceTool, Tag("[namespace]")],
+            Discriminator(
+                alternative,
+                custom_error_type="wanted",
+                custom_error_message='tools such as {"type": "function", "name": "…"}',
+            ),
+        ]
+    ],
+    BeforeValidator(_tools),
+]
+ToolChoice = Annotated[
+    Literal["none", "auto", "required"]
+    | Annotated[
+        Annotated[ChosenFunction, Tag("[function]")] | Annotated[AllowedFunctions, Tag("[allowed_tools]")],
+        Discriminator(
+            alternative,
+            custom_error_type="wanted",
+            custom_error_message='auto, none, required, or {"type": "function", "name": "…"}',
+        ),
+    ]
+    | None,
+    BeforeValidator(_choice),
+]
+
+
+def told_name(name: str, namespace: str | None) -> str:
+    """What the model knows a function by, since it knows of no namespaces."""
+    return f"{namespace}{SEPARATOR}{name}" if namespace else name
+
+
+def told_tools(tools: Iterable[FunctionTool | NamespaceTool]) -> Iterator[dict[str, Any]]:
+    """Each function, as the chat route takes it."""
+    for tool in tools:
+        for function in tool.tools if isinstance(tool, NamespaceTool) else [tool]:
+            told = function.model_dump(exclude={"type"})
+            if isinstance(tool, NamespaceTool):
+                told["name"] = told_name(function.name, tool.name)
+                texts = filter(None, (tool.description, function.description))
+                told["description"] = "\n".join(texts) or None
+            yield {"type": "function", "function": told}
+
+
+def named(tools: Iterable[FunctionTool | NamespaceTool]) -> dict[str, dict[str, str]]:
+    """The fields of a call by which a function is known to the client, by the name that it was told by, if it belongs to a namespace."""
+    return {
+        told_name(function.name, tool.name): {"name": function.name, "namespace": tool.name}
+        for tool in tools
+        if isinstance(tool, NamespaceTool)
+        for function in tool.tools
+    }

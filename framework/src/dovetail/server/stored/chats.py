@@ -1,0 +1,123 @@
+"""Keeps chat completions, for clients to read again."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Collection
+from typing import Any
+
+import msgspec
+
+from dovetail.server.stored.pages import Paging
+from dovetail.server.stored.store import MissingError, Store
+
+Place = tuple[int, int]
+"""The time of a completion, and its number, by which those of one second are told apart."""
+BEFORE_ALL: Place = (-1, 0)
+AFTER_ALL: Place = (2**62, 0)
+PUT = "INSERT OR REPLACE INTO chats VALUES (NULL, ?, ?, ?, (SELECT number FROM next_use), ?, ?, ?, ?)"
+LABEL = """
+UPDATE chats SET bytes = bytes - LENGTH(metadata) + LENGTH(?), metadata = ?, used = (SELECT number FROM next_use) WHERE id = ?
+"""
+
+
+class ChatStore:
+    """The chat completions of a store."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    async def put(self, chat: dict[str, Any], messages: list[dict[str, Any]], metadata: dict[str, str]) -> None:
+        """Keep a completion, together with the messages that it answers.
+
+        Args:
+            chat: without its metadata.
+        """
+        parts = [msgspec.json.encode(part) for part in (metadata, chat, messages)]
+        row = (chat["id"], chat["created"], chat["model"], sum(map(len, parts)), *parts)
+
+        def put(db: sqlite3.Connection) -> None:
+            db.execute(PUT, row)
+            self._store.make_room(db)
+
+        await self._store.run(put)
+
+    async def get(self, id: str) -> bytes | None:
+        """A completion as JSON."""
+        return await self._store.run(lambda db: _get(db, id), writes=False)
+
+    async def label(self, id: str, metadata: dict[str, str]) -> bytes | None:
+        """Give a completion other metadata, which uses it; as it is then."""
+
+        def label(db: sqlite3.Connection) -> bytes | None:
+            encoded = msgspec.json.encode(metadata)
+            db.execute(LABEL, (encoded, encoded, id))
+            labelled = _get(db, id)
+            self._store.make_room(db)
+            return labelled
+
+        return await self._store.run(label)
+
+    async def delete(self, id: str) -> bool:
+        """Forget a completion; whether there was one."""
+        return await self._store.run(lambda db: db.execute("DELETE FROM chats WHERE id = ?", (id,)).rowcount > 0)
+
+    async def messages(self, id: str) -> list[dict[str, Any]] | None:
+        """What a completion answers."""
+
+        def messages(db: sqlite3.Connection) -> list[dict[str, Any]] | None:
+            row = db.execute("SELECT messages FROM chats WHERE id = ?", (id,)).fetchone()
+            return None if row is None else msgspec.json.decode(row[0])
+
+        return await self._store.run(messages, writes=False)
+
+    async def page(
+        self, paging: Paging, model: str | None, labels: Collection[tuple[str, str]]
+    ) -> tuple[dict[str, bytes], bool]:
+        """A part of the list of completions, by time: each by its id, as JSON; and whether more follow.
+
+        Args:
+            model: the name that they answer with, if it matters.
+            labels: what must be among their metadata.
+
+        Raises:
+            MissingError: the one that the list is to go on from is gone.
+        """
+        return await self._store.run(lambda db: _page(db, paging, model, set(labels)), writes=False)
+
+
+def _get(db: sqlite3.Connection, id: str) -> bytes | None:
+    row = db.execute("SELECT chat, metadata FROM chats WHERE id = ?", (id,)).fetchone()
+    if row is None:
+        return None
+    chat, metadata = row
+    return b'%b,"metadata":%b}' % (chat[:-1], metadata)
+
+
+def _page(
+    db: sqlite3.Connection, paging: Paging, model: str | None, labels: set[tuple[str, str]]
+) -> tuple[dict[str, bytes], bool]:
+    beyond, direction, start = ("<", "DESC", AFTER_ALL) if paging.descending else (">", "ASC", BEFORE_ALL)
+    query = f"""
+        SELECT id, model, metadata FROM chats WHERE (created, number) {beyond} (?, ?)
+        ORDER BY created {direction}, number {direction}
+    """
+    found: list[str] = []
+    for id, name, metadata in db.execute(query, _place(db, paging.after) if paging.after else start):
+        if model not in (None, name) or not labels <= msgspec.json.decode(metadata).items():
+            continue
+        if len(found) == paging.most:
+            return _chats(db, found), True
+        found.append(id)
+    return _chats(db, found), False
+
+
+def _place(db: sqlite3.Connection, id: str) -> Place:
+    row: Place | None = db.execute("SELECT created, number FROM chats WHERE id = ?", (id,)).fetchone()
+    if row is None:
+        raise MissingError(id)
+    return row
+
+
+def _chats(db: sqlite3.Connection, ids: list[str]) -> dict[str, bytes]:
+    return {id: chat for id in ids if (chat := _get(db, id)) is not None}

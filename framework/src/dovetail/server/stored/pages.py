@@ -1,0 +1,79 @@
+"""Lists that are sent in pages, as OpenAI's API has them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from fastapi import Query
+
+from dovetail.server.http.errors import ApiError, describe
+
+MOST_LISTED = 100
+
+After = Annotated[str, Query(description="the id of what the list goes on from")]
+Limit = Annotated[str, Query(description=f"1 to {MOST_LISTED}")]
+Order = Annotated[str, Query(description="asc or desc")]
+
+
+@dataclass(frozen=True)
+class Paging:
+    """Which part of a list is wanted.
+
+    Attributes:
+        after: the id of what stands before it, or nothing.
+        most: so many at most.
+        descending: whether the list begins with its newest.
+    """
+
+    after: str
+    most: int
+    descending: bool
+
+
+def read_paging(after: str, limit: str, order: str) -> Paging:
+    """Read the parameters of a request for a list.
+
+    Raises:
+        ApiError: they say something else.
+    """
+    if not (limit.isascii() and limit.isdecimal() and len(limit) < 10 and 1 <= int(limit) <= MOST_LISTED):
+        message = f"limit: wanted 1 to {MOST_LISTED}, found {describe(limit)}"
+        raise ApiError(400, message, param="limit", code="invalid_value")
+    if order not in ("asc", "desc"):
+        message = f"order: wanted asc or desc, found {describe(order)}"
+        raise ApiError(400, message, param="order", code="invalid_value")
+    return Paging(after, int(limit), order == "desc")
+
+
+def page_of(items: Sequence[dict[str, Any]], paging: Paging) -> dict[str, Any]:
+    """A page of items that have ids, given the oldest first.
+
+    Raises:
+        ApiError: the list is to go on from what is not in it.
+    """
+    if paging.descending:
+        items = items[::-1]
+    if paging.after:
+        place = next((i for i, item in enumerate(items) if item["id"] == paging.after), None)
+        if place is None:
+            raise not_listed(paging.after)
+        items = items[place + 1 :]
+    data = items[: paging.most]
+    return page([item["id"] for item in data], data, has_more=len(items) > paging.most)
+
+
+def page(ids: Sequence[str], data: Sequence[Any], *, has_more: bool) -> dict[str, Any]:
+    """A page as it is sent.
+
+    Args:
+        ids: of the data.
+    """
+    ends = {"first_id": ids[0], "last_id": ids[-1]} if ids else {"first_id": "", "last_id": ""}
+    return {"object": "list", "data": data, **ends, "has_more": has_more}
+
+
+def not_listed(after: str) -> ApiError:
+    """A list is to go on from what is not in it."""
+    return ApiError(404, f"there is no {after[:200]!r} in this list", param="after", code="not_found")

@@ -1,0 +1,232 @@
+"""Keeps responses of the Responses API: for clients to read, to go on from, and to cancel where they run in the background."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from dovetail.server.stored.store import UNFINISHED, MissingError, Store
+
+Response = dict[str, Any]
+Items = list[dict[str, Any]]
+
+PUT = """
+INSERT INTO responses VALUES (?, ?, ?, ?, (SELECT number FROM next_use), ?, ?, ?)
+ON CONFLICT (id) DO UPDATE SET previous = excluded.previous, status = excluded.status, owner = excluded.owner, used = excluded.used,
+    bytes = excluded.bytes, response = excluded.response, input = excluded.input
+"""
+"""Replacing the row would take its events along."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A response, and the items of its request."""
+
+    response: Response
+    input: Items
+
+
+@dataclass(frozen=True)
+class Told:
+    """Events of a response that is streamed in the background, which came together.
+
+    Attributes:
+        last: the number of the last of them.
+        events: as they are sent.
+    """
+
+    last: int
+    events: bytes
+
+
+class FullError(Exception):
+    """As many responses are being made in the background as are kept."""
+
+
+class TakenError(Exception):
+    """There is a response with this id."""
+
+
+class ResponseStore:
+    """The responses of a store.
+
+    Args:
+        owner: the number of this process.
+    """
+
+    def __init__(self, store: Store, owner: int = 0) -> None:
+        self._store = store
+        self._owner = owner
+
+    async def put(self, response: Response, given: Items) -> None:
+        """Keep a response, together with the items of its request."""
+        await self._store.run(lambda db: self._put(db, response, given))
+
+    async def begin(self, response: Response, given: Items, told: Told | None = None) -> None:
+        """Keep one that is still to be made, and what is told of it.
+
+        Raises:
+            FullError: there are too many of those.
+            TakenError: there is one with its id.
+        """
+
+        def begin(db: sqlite3.Connection) -> None:
+            (count,) = db.execute("SELECT COUNT(*) FROM responses WHERE status IN (?, ?)", UNFINISHED).fetchone()
+            if count >= self._store.most:
+                raise FullError
+            if db.execute("SELECT 1 FROM responses WHERE id = ?", (response["id"],)).fetchone() is not None:
+                raise TakenError
+            self._put(db, response, given)
+            _tell(db, response["id"], told)
+
+        await self._store.run(begin)
+
+    async def update(self, response: Response, told: Told | None = None) -> bool:
+        """Change one that is not finished, and tell of it; False if it was cancelled or deleted."""
+
+        def update(db: sqlite3.Connection) -> bool:
+            query = "SELECT input FROM responses WHERE id = ? AND status IN (?, ?)"
+            row = db.execute(query, (response["id"], *UNFINISHED)).fetchone()
+            if row is None:
+                return False
+            _tell(db, response["id"], told)
+            self._put(db, response, msgspec.json.decode(row[0]))
+            return True
+
+        return await self._store.run(update)
+
+    async def tell(self, id: str, told: Told) -> None:
+        """Keep what is told of one that is being made."""
+
+        def tell(db: sqlite3.Connection) -> None:
+            query = "SELECT 1 FROM responses WHERE id = ? AND status IN (?, ?)"
+            if db.execute(query, (id, *UNFINISHED)).fetchone() is not None:
+                _tell(db, id, told)
+
+        await self._store.run(tell)
+
+    async def told(self, id: str, after: int) -> tuple[str, list[Told]]:
+        """The status of a response, and what was told of it that holds events after the one with this number.
+
+        Raises:
+            MissingError: there is no such response.
+        """
+
+        def told(db: sqlite3.Connection) -> tuple[str, list[Told]]:
+            row = db.execute("SELECT status FROM responses WHERE id = ?", (id,)).fetchone()
+            if row is None:
+                raise MissingError(id)
+            query = "SELECT last, events FROM events WHERE response = ? AND last > ? ORDER BY last"
+            return row[0], [Told(*found) for found in db.execute(query, (id, after))]
+
+        return await self._store.run(told, writes=False)
+
+    async def get(self, id: str) -> bytes | None:
+        """A response as JSON."""
+
+        def get(db: sqlite3.Connection) -> bytes | None:
+            row = db.execute("SELECT response FROM responses WHERE id = ?", (id,)).fetchone()
+            return None if row is None else row[0]
+
+        return await self._store.run(get, writes=False)
+
+    async def chain(self, id: str) -> list[Kept]:
+        """A response after all that it goes on from, the oldest first. All of them count as used.
+
+        Raises:
+            MissingError: one of them is gone.
+        """
+        return await self._store.run(lambda db: _chain(db, id))
+
+    async def find_items(self, ids: Collection[str]) -> dict[str, dict[str, Any]]:
+        """Those of the items that are part of a response or its input."""
+        return await self._store.run(lambda db: _find_items(db, set(ids)), writes=False)
+
+    async def delete(self, id: str) -> bool:
+        """Forget a response; whether there was one. If it is not finished, its owner stops."""
+        return await self._store.run(lambda db: db.execute("DELETE FROM responses WHERE id = ?", (id,)).rowcount > 0)
+
+    async def cancel(self, id: str) -> Response | None:
+        """End a response in the background; as it is then."""
+
+        def cancel(db: sqlite3.Connection) -> Response | None:
+            row = db.execute("SELECT response FROM responses WHERE id = ?", (id,)).fetchone()
+            if row is None:
+                return None
+            response: Response = msgspec.json.decode(row[0])
+            if response["status"] in UNFINISHED:
+                response["status"] = "cancelled"
+                query = "UPDATE responses SET status = ?, response = ? WHERE id = ?"
+                db.execute(query, (response["status"], msgspec.json.encode(response), id))
+            return response
+
+        return await self._store.run(cancel)
+
+    async def wanted(self, ids: Iterable[str]) -> set[str]:
+        """Those of the responses that are neither finished nor deleted."""
+
+        def wanted(db: sqlite3.Connection) -> set[str]:
+            query = "SELECT id FROM responses WHERE owner = ? AND status IN (?, ?)"
+            found = db.execute(query, (self._owner, *UNFINISHED))
+            return {id for (id,) in found}.intersection(ids)
+
+        return await self._store.run(wanted, writes=False)
+
+    async def left(self) -> list[tuple[Response, int | None]]:
+        """What is unfinished of this process's number, each with the number of the last event told of it, if any was."""
+
+        def left(db: sqlite3.Connection) -> list[tuple[Response, int | None]]:
+            query = "SELECT response, (SELECT MAX(last) FROM events WHERE response = id) FROM responses WHERE owner = ? AND status IN (?, ?)"
+            return [(msgspec.json.decode(row[0]), row[1]) for row in db.execute(query, (self._owner, *UNFINISHED))]
+
+        return await self._store.run(left, writes=False)
+
+    def _put(self, db: sqlite3.Connection, response: Response, given: Items) -> None:
+        body, items = msgspec.json.encode(response), msgspec.json.encode(given)
+        id, size = response["id"], len(body) + len(items)
+        (told,) = db.execute("SELECT COALESCE(SUM(LENGTH(events)), 0) FROM events WHERE response = ?", (id,)).fetchone()
+        db.execute(
+            PUT,
+            (id, response["previous_response_id"], response["status"], self._owner, size + told, body, items),
+        )
+        db.execute("DELETE FROM items WHERE response = ?", (id,))
+        found = [(item["id"], id) for item in (*given, *response["output"])]
+        db.executemany("INSERT OR REPLACE INTO items VALUES (?, ?)", found)
+        self._store.make_room(db)
+
+
+def _chain(db: sqlite3.Connection, id: str) -> list[Kept]:
+    chain: list[Kept] = []
+    seen: set[str] = set()
+    following: str | None = id
+    while following is not None and following not in seen:  # a client may give an id anew that was forgotten
+        row = db.execute("SELECT previous, response, input FROM responses WHERE id = ?", (following,)).fetchone()
+        if row is None:
+            raise MissingError(following)
+        seen.add(following)
+        following, response, given = row
+        chain.append(Kept(msgspec.json.decode(response), msgspec.json.decode(given)))
+    chain.reverse()
+    use = "UPDATE responses SET used = (SELECT number FROM next_use) WHERE id = ?"
+    db.executemany(use, [(kept.response["id"],) for kept in chain])
+    return chain
+
+
+def _find_items(db: sqlite3.Connection, ids: set[str]) -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = {}
+    query = "SELECT response, input FROM responses WHERE id = (SELECT response FROM items WHERE id = ?)"
+    for id in ids:
+        row = None if id in found else db.execute(query, (id,)).fetchone()
+        if row is not None:
+            items = msgspec.json.decode(row[0])["output"] + msgspec.json.decode(row[1])
+            found |= {item["id"]: item for item in items if item["id"] in ids}
+    return found
+
+
+def _tell(db: sqlite3.Connection, id: str, told: Told | None) -> None:
+    if told is not None:
+        db.execute("INSERT INTO events VALUES (?, ?, ?)", (id, told.last, told.events))

@@ -1,0 +1,78 @@
+"""What the system says in a conversation, for chat templates that have no place for it.
+
+Agents remind the model in the midst of a conversation, and many templates refuse that, leave it out, or put it in the place of what the system said
+first; some know no system at all. There it is told as part of what the user says.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
+
+from dovetail.api.errors import RequestError
+from dovetail.engine.text.chat_template import render
+
+Turn = dict[str, Any]
+Place = Literal["anywhere", "first", "nowhere"]
+
+SYSTEM = ("system", "developer")
+FIRST, LATER = "the first of the system", "the later of the system"
+USER, ASSISTANT = {"role": "user", "content": "of the user"}, {"role": "assistant", "content": "of the assistant"}
+
+
+@functools.lru_cache(maxsize=32)
+def place_of_system(template: str) -> Place:
+    """Where a chat template shows all that the system says."""
+    first, later = ({"role": "system", "content": text} for text in (FIRST, LATER))
+    if not _shows(template, [USER, ASSISTANT, USER]):
+        return "anywhere"  # it fails for a reason of its own, and a request will be told
+    if not _shows(template, [first, USER, ASSISTANT, USER]):
+        return "nowhere"
+    return "anywhere" if _shows(template, [first, USER, later, ASSISTANT, USER]) else "first"
+
+
+def _shows(template: str, turns: Sequence[Turn]) -> bool:
+    try:
+        shown = render(template, turns, variables={"bos_token": "", "eos_token": ""})
+    except RequestError:
+        return False
+    return all(turn["content"] in shown for turn in turns)
+
+
+def with_system_placed(turns: Sequence[Turn], template: str) -> list[Turn]:
+    """The turns with what the system says where the template shows it; nothing of it is lost."""
+    place = place_of_system(template)
+    if place == "anywhere":
+        return list(turns)
+    begun = (
+        next((i for i, turn in enumerate(turns) if turn["role"] not in SYSTEM), len(turns)) if place == "first" else 0
+    )
+    first = [{**turns[0], "content": _joined(turns[:begun])}] if begun else []
+    return [*first, *with_made_joined([_told_by_user(turn) for turn in turns[begun:]])]
+
+
+def _told_by_user(turn: Turn) -> tuple[Turn, bool]:
+    said = turn["role"] in SYSTEM
+    return ({"role": "user", "content": turn["content"]} if said else turn), said
+
+
+def with_made_joined(turns: Iterable[tuple[Turn, bool]]) -> list[Turn]:
+    """The turns, those of the user that were made of something else joined to those of the user beside them: some templates refuse two in a row.
+
+    Args:
+        turns: each with whether it was made.
+    """
+    joined: list[Turn] = []
+    last_made = False
+    for turn, made in turns:
+        if (made or last_made) and joined and joined[-1]["role"] == turn["role"] == "user":
+            turn = {**turn, "content": _joined([joined.pop(), turn])}
+            made = True
+        joined.append(turn)
+        last_made = made
+    return joined
+
+
+def _joined(turns: Sequence[Turn]) -> str:
+    return "\n\n".join(turn["content"] for turn in turns if turn["content"])

@@ -1,0 +1,136 @@
+"""How a model is told of tools, of its earlier calls and of their results: by its chat template, or in words where the template knows nothing of tools."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import jinja2
+import jinja2.meta
+
+from dovetail.api import CallFrame, Tool, ToolParser
+from dovetail.server.http.errors import ApiError
+from dovetail.server.protocol.requests import ChatMessage, ToolCall
+from dovetail.server.tools.forced_calls import ForcedCalls
+from dovetail.server.tools.system_messages import with_made_joined, with_system_placed
+from dovetail.server.tools.tool_choice import Offer
+
+Turn = dict[str, Any]
+
+INSTRUCTIONS = """\
+You may call functions. Each line is one, with the JSON schema of its arguments:
+{tools}
+To call one, write nothing but this, with the function's name and your arguments in their places:
+{example}"""
+
+
+@functools.lru_cache(maxsize=32)
+def knows_tools(template: str) -> bool:
+    """Whether a chat template shows tools."""
+    try:
+        tree = jinja2.Environment(extensions=["jinja2.ext.loopcontrols"]).parse(template)
+    except jinja2.TemplateSyntaxError:  # a tag of a later time: reading the template says what is wrong, if anything is
+        return "tools" in template
+    return "tools" in jinja2.meta.find_undeclared_variables(tree)
+
+
+def conversation(
+    messages: Sequence[ChatMessage], template: str, offer: Offer, parser: type[ToolParser] | None
+) -> list[Turn]:
+    """The turns that the chat template is given.
+
+    Raises:
+        ApiError: a message lacks its content, or answers no call.
+    """
+    turns = [_turn(message, index, template) for index, message in enumerate(messages)]
+    _name_results(turns)
+    if not knows_tools(template):
+        frame = _frame_of(parser, offer.shown)
+        turns = with_made_joined((_in_words(turn, frame), turn["role"] == "tool") for turn in turns)
+        if offer.shown:
+            turns = _told(turns, instructions(offer.shown, frame))
+    return with_system_placed(turns, template)
+
+
+def instructions(tools: Sequence[Tool], frame: CallFrame | None) -> str:
+    """What a model is told of tools in words.
+
+    Args:
+        frame: in which it is to write its calls.
+    """
+    lines = "\n".join(json.dumps(dict(tool), ensure_ascii=False) for tool in tools)
+    return INSTRUCTIONS.format(tools=lines, example=_call(frame, str(tools[0]["name"]), '{"name of an argument": …}'))
+
+
+def _turn(message: ChatMessage, index: int, template: str) -> Turn:
+    if message.content is None and message.role != "assistant":
+        param = f"messages[{index}].content"
+        raise ApiError(400, f"{param} is required", param=param, code="missing_required_parameter")
+    # Most templates were written before this role, and would refuse it or drop its text.
+    role = "system" if message.role == "developer" and "developer" not in template else message.role
+    turn: Turn = {"role": role, "content": message.content or message.refusal or ""}
+    for name in ("name", "tool_call_id"):
+        if (value := getattr(message, name)) is not None:
+            turn[name] = value
+    thoughts = message.reasoning_content or message.reasoning
+    if thoughts is not None:
+        turn["reasoning_content"] = thoughts
+    if message.tool_calls:
+        turn["tool_calls"] = list(map(_shown_call, message.tool_calls))
+        turn["content"] = message.content  # templates tell by its absence that a turn only calls
+    return turn
+
+
+def _shown_call(call: ToolCall) -> dict[str, Any]:
+    function = {"name": call.function.name, "arguments": call.function.arguments or "{}"}
+    shown: dict[str, Any] = {"type": "function", "function": function}
+    return shown if call.id is None else {"id": call.id, **shown}
+
+
+def _name_results(turns: list[Turn]) -> None:
+    """Give results the name of what was called, which some templates want and clients leave out."""
+    names: dict[str, str] = {}
+    for turn in turns:
+        for call in turn.get("tool_calls", ()):
+            if "id" in call:
+                names[call["id"]] = call["function"]["name"]
+        if turn["role"] == "tool" and (name := names.get(turn.get("tool_call_id", ""))):
+            turn.setdefault("name", name)
+
+
+def _frame_of(parser: type[ToolParser] | None, tools: Sequence[Tool]) -> CallFrame | None:
+    """The notation of one call of a function named ``NAME``."""
+    if parser is None or parser is ForcedCalls:
+        return None
+    return parser.frame([{"name": NAME}])
+
+
+NAME = "FUNCTION_NAME"
+
+
+def _call(frame: CallFrame | None, name: str, arguments: str) -> str:
+    if frame is None:
+        return f'[{{"name": {json.dumps(name)}, "arguments": {arguments}}}]'
+    begin, end = frame.calls[0]
+    return f"{frame.before}{begin}{arguments}{end}{frame.after}".replace(NAME, name)
+
+
+def _in_words(turn: Turn, frame: CallFrame | None) -> Turn:
+    if turn["role"] == "tool":
+        what = f"the call of {turn['name']}" if "name" in turn else "the call"
+        return {"role": "user", "content": f"Result of {what}: {turn['content']}"}
+    if "tool_calls" in turn:
+        calls = [
+            _call(frame, call["function"]["name"], call["function"]["arguments"]) for call in turn.pop("tool_calls")
+        ]
+        return {**turn, "content": "\n".join([*filter(None, [turn["content"]]), *calls])}
+    return turn
+
+
+def _told(turns: list[Turn], text: str) -> list[Turn]:
+    """The turns with the text in the system's, which begins the conversation."""
+    if turns and turns[0]["role"] == "system":
+        return [{**turns[0], "content": f"{turns[0]['content']}\n\n{text}"}, *turns[1:]]
+    return [{"role": "system", "content": text}, *turns]

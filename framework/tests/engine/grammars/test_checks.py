@@ -1,0 +1,57 @@
+"""Forms that are refused before anything is queued."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from dovetail.api import GrammarSource, RequestError
+from dovetail.engine.grammars.checks import check_structured
+from dovetail.engine.request.params import StructuredOutputs
+from dovetail.kernel.plan import Choice, Part, Plan
+
+PART = Part(name="slow", distribution="fake", version="1", target="fake:Backend")
+
+
+def validate(source: GrammarSource) -> None:
+    if source.text == "(":
+        raise RequestError("unclosed", param="structured_outputs")
+
+
+def plan(**changes: Any) -> Plan:
+    values: dict[str, Any] = {
+        "grammar": Choice(role="grammar", part=PART, reason="the only one"),
+        "grammar_validate": f"{__name__}:validate",
+        "grammar_kinds": ("regex", "choice"),
+        **changes,
+    }
+    return Plan.model_construct(**values)
+
+
+def test_what_the_backend_takes_passes() -> None:
+    check_structured(StructuredOutputs(regex="a"), plan())
+
+
+@pytest.mark.parametrize(
+    ("form", "changes", "told"),
+    [
+        (
+            {"regex": "a"},
+            {"grammar": None, "grammar_validate": None, "grammar_kinds": ()},
+            "structured output was asked for, but no grammar backend is installed; install a plugin that registers one "
+            "(dovetail plugins list shows what is there), and restart",
+        ),
+        (
+            {"json_object": True},
+            {},
+            "the form json_object was asked for, but the grammar backend slow does regex, choice",
+        ),
+        ({"regex": "("}, {}, "unclosed"),
+    ],
+)
+def test_what_it_does_not_is_refused_with_the_reason(form: dict[str, Any], changes: dict[str, Any], told: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        check_structured(StructuredOutputs(**form), plan(**changes))
+    assert str(caught.value) == told
+    assert caught.value.param == "structured_outputs"

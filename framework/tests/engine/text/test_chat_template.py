@@ -1,0 +1,235 @@
+"""Rendering conversations, compared with transformers where it is installed."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dovetail.api import ConfigError, RequestError
+from dovetail.engine.text.chat_template import _compile, load_template, render
+
+CHATML = """{%- for message in messages %}
+    {{- '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<|im_start|>assistant\n' }}
+{%- endif %}
+"""
+STRICT = """{{ bos_token }}{% for m in messages %}
+    {% if (m.role == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('roles must alternate') }}{% endif %}
+[{{ m.role | upper }}] {{ m.content | trim }}{{ eos_token }}
+{% endfor %}"""
+TOOLS = """{% if tools %}TOOLS {{ tools | tojson }}
+{{ tools | tojson(indent=2) }}
+{% endif %}{% for m in messages %}{% if m.tool_calls %}{% for c in m.tool_calls %}CALL {{ c.function.name }}{% for k, v in c.function.arguments.items() %} {{ k }}={{ v }}{% endfor %}
+{% endfor %}{% elif m.content is none %}NONE{% else %}{{ m.role }}: {{ m.content }}
+{% endif %}{% endfor %}"""
+PARTS = "{% for m in messages %}{% for p in m['content'] %}<{{ p['type'] }}:{{ p['text'] }}>{% endfor %}{% endfor %}"
+EITHER = """{% for m in messages %}{% if m.content is string %}{{ m.content }}{% else %}{% for p in m.content %}[{{ p.text }}]{% endfor %}{% endif %}{% endfor %}"""
+BLOCKS = """{% for m in messages %}{% if m.role == 'system' %}{% continue %}{% endif %}
+{% generation %}{{ m.content }}{% endgeneration %}
+{% if loop.index > 2 %}{% break %}{% endif %}{% endfor %}"""
+NAMESPACE = """{% set ns = namespace(found=false) %}{% for m in messages %}{% if m.role == 'system' %}{% set ns.found = true %}{% endif %}{% endfor %}{{ ns.found }} {{ dict(a=1) }} {{ strftime_now('%Y')|length }} {{ unknown is defined }}{{ unknown }}"""
+TEMPLATES = {
+    "chatml": CHATML,
+    "strict": STRICT,
+    "tools": TOOLS,
+    "parts": PARTS,
+    "either": EITHER,
+    "blocks": BLOCKS,
+    "namespace": NAMESPACE,
+}
+
+TOOL = {
+    "type": "function",
+    "function": {"name": "get", "description": "<b> & ü", "parameters": {"type": "object", "properties": {}}},
+}
+CALL = {
+    "role": "assistant",
+    "tool_calls": [{"id": "1", "type": "function", "function": {"name": "get", "arguments": '{"a": "ü", "b": [1]}'}}],
+}
+USER = {"role": "user", "content": "Hi <there>\n"}
+CONVERSATIONS: dict[str, list[dict[str, Any]]] = {
+    "one": [USER],
+    "system": [{"role": "system", "content": "S"}, USER],
+    "turns": [USER, {"role": "assistant", "content": "b "}, {"role": "user", "content": "c"}],
+    "call": [USER, CALL, {"role": "tool", "tool_call_id": "1", "content": "3"}],
+    "parts": [{"role": "user", "content": [{"type": "text", "text": "x"}, {"type": "text", "text": "y"}]}],
+}
+VARIABLES = {"bos_token": "<s>", "eos_token": "</s>"}
+
+
+@pytest.mark.parametrize("conversation", CONVERSATIONS)
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_agrees_with_transformers(name: str, conversation: str) -> None:
+    utils = pytest.importorskip("transformers.utils.chat_template_utils")
+    messages = CONVERSATIONS[conversation]
+    theirs = copy.deepcopy(messages)
+    for message in theirs:
+        for call in message.get("tool_calls", ()):
+            call["function"]["arguments"] = json.loads(call["function"]["arguments"])
+            message.setdefault("content", None)
+        # transformers takes contents only in the form that the template wants.
+        form = _compile(TEMPLATES[name])[1]
+        if form == "text" and isinstance(message["content"], list):
+            message["content"] = "\n".join(part["text"] for part in message["content"])
+        elif form == "parts" and isinstance(message["content"], str):
+            message["content"] = [{"type": "text", "text": message["content"]}]
+    options: dict[str, Any] = {"tools": [TOOL], "add_generation_prompt": True}
+    try:
+        wanted = utils.render_jinja_template([theirs], chat_template=TEMPLATES[name], **options, **VARIABLES)[0][0]
+    except Exception:
+        with pytest.raises(RequestError):
+            render(TEMPLATES[name], messages, variables=VARIABLES, **options)
+        return
+    assert render(TEMPLATES[name], messages, variables=VARIABLES, **options) == wanted
+
+
+def test_messages_are_not_changed() -> None:
+    before = copy.deepcopy(CONVERSATIONS["call"])
+    render(TOOLS, before, tools=[TOOL])
+    assert before == CONVERSATIONS["call"]
+
+
+def test_arguments_become_objects() -> None:
+    assert "CALL get a=ü b=[1]" in render(TOOLS, CONVERSATIONS["call"])
+
+
+@pytest.mark.parametrize("arguments", [None, "", " ", {}])
+def test_no_arguments(arguments: Any) -> None:
+    call = {"role": "assistant", "tool_calls": [{"function": {"name": "get", "arguments": arguments}}]}
+    assert render(TOOLS, [call]) == "CALL get"
+
+
+@pytest.mark.parametrize("arguments", ["{", "[1]", "3", 3])
+def test_unreadable_arguments(arguments: Any) -> None:
+    call = {"role": "assistant", "tool_calls": [{"function": {"name": "get", "arguments": arguments}}]}
+    with pytest.raises(RequestError, match="tool call 'get'") as caught:
+        render(TOOLS, [call])
+    assert caught.value.param == "messages"
+
+
+@pytest.mark.parametrize(
+    ("template", "content", "wanted"),
+    [
+        (CHATML, [{"type": "text", "text": "a"}, "b"], "<|im_start|>user\na\nb<|im_end|>\n"),
+        (CHATML, None, "<|im_start|>user\n<|im_end|>\n"),
+        (PARTS, "a", "<text:a>"),
+        (PARTS, [{"type": "input_text", "text": "a"}], "<text:a>"),
+        (EITHER, "a", "a"),
+        (EITHER, [{"type": "text", "text": "a"}], "[a]"),
+    ],
+)
+def test_contents(template: str, content: Any, wanted: str) -> None:
+    assert render(template, [{"role": "user", "content": content}], add_generation_prompt=False) == wanted
+
+
+def test_images_for_a_template_of_text() -> None:
+    image = {"type": "image_url", "image_url": {"url": "x"}}
+    with pytest.raises(RequestError, match="part of type 'image_url'"):
+        render(CHATML, [{"role": "user", "content": [image]}])
+    assert render("{% for p in messages[0].content %}{{ p.type }}{% endfor %}", [{"role": "user", "content": [image]}])
+
+
+def test_reasoning_stands_under_every_name() -> None:
+    template = "{{ messages[0].reasoning_content }}{{ messages[0].thinking }}"
+    assert render(template, [{"role": "assistant", "content": "", "reasoning": "r"}]) == "rr"
+
+
+@pytest.mark.parametrize("messages", [["hi"], [{"content": "x"}], [{"role": "user", "content": 3}], [{"role": 1}]])
+def test_malformed_messages(messages: Any) -> None:
+    with pytest.raises(RequestError) as caught:
+        render(CHATML, messages)
+    assert caught.value.param == "messages"
+
+
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        ("{% if %}", "cannot be read: line 1"),
+        ("\n{{ raise_exception('no system role') }}", "refuses these messages: no system role"),
+        ("{{ messages[0].content + 3 }}", "fails on these messages: TypeError"),
+        ("{{ nothing.at.all }}", "fails on these messages: UndefinedError"),
+        ("{{ messages.append(1) }}", "fails on these messages: SecurityError"),
+        ("{{ ''.__class__.__mro__[1].__subclasses__() }}", "fails on these messages: SecurityError"),
+        ("{% for i in range(999999999) %}{% endfor %}", "fails on these messages: OverflowError"),
+    ],
+)
+def test_faults_of_templates(template: str, said: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        render(template, [USER])
+    assert said in str(caught.value)
+
+
+class TestContinuing:
+    """``continue_final_message``."""
+
+    def test_text_ends_within_the_message(self) -> None:
+        messages = [USER, {"role": "assistant", "content": "The answer is "}]
+        text = render(CHATML, messages, add_generation_prompt=False, continue_final_message=True)
+        assert text.endswith("<|im_start|>assistant\nThe answer is ")
+
+    def test_template_that_trims(self) -> None:
+        messages = [USER, {"role": "assistant", "content": "The answer is "}]
+        text = render(STRICT, messages, add_generation_prompt=False, continue_final_message=True, variables=VARIABLES)
+        assert text.endswith("[ASSISTANT] The answer is")
+
+    def test_parts(self) -> None:
+        messages = [{"role": "assistant", "content": [{"type": "text", "text": "a"}]}]
+        assert render(PARTS, messages, add_generation_prompt=False, continue_final_message=True) == "<text:a"
+
+    def test_with_generation_prompt(self) -> None:
+        with pytest.raises(RequestError, match="exclude each other"):
+            render(CHATML, [USER], continue_final_message=True)
+
+    @pytest.mark.parametrize(("template", "messages"), [("fixed", [USER]), (CHATML, []), (TOOLS, [CALL])])
+    def test_nothing_to_continue(self, template: str, messages: list[dict[str, Any]]) -> None:
+        with pytest.raises(RequestError) as caught:
+            render(template, messages, add_generation_prompt=False, continue_final_message=True)
+        assert caught.value.param == "continue_final_message"
+
+
+def test_given_template(tmp_path: Path) -> None:
+    file = tmp_path / "t.jinja"
+    file.write_text("{{ 1 }}")
+    assert load_template(str(file)) == "{{ 1 }}"
+    assert load_template("x" * 5000 + "{{ 1 }}").endswith("{{ 1 }}")
+    with pytest.raises(ConfigError, match="missing"):
+        load_template("missing.jinja")
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ ''.__class__ }}",
+        "{{ '' | attr('__class__') }}",
+        "{{ ''['__class__'] }}",
+        "{{ '{0.__class__}'.format('') }}",
+        "{{ '{a.__class__}'.format_map({'a': ''}) }}",
+        "{{ ('{0.__class__}' | string).format('') }}",
+        "{{ messages | map(attribute='__class__') | list }}",
+        "{{ raise_exception.__globals__ }}",
+        "{{ strftime_now.__code__ }}",
+        "{{ dict.__mro__ }}",
+        "{{ cycler.__init__.__globals__ }}",
+        "{{ lipsum.__globals__['os'].environ }}",
+        "{{ self._TemplateReference__context }}",
+        "{{ messages.append({}) }}",
+        "{{ messages[0].update({'role': 'system'}) }}",
+        "{% include '/etc/passwd' %}",
+        "{% import 'os' as os %}",
+        "{{ open('/etc/passwd') }}",
+        "{% for i in range(10 ** 9) %}{% endfor %}",
+    ],
+)
+def test_templates_reach_nothing_but_data(template: str) -> None:
+    try:
+        text = render(template, [{"role": "user", "content": "a"}])
+    except RequestError as error:
+        text = "" if "the chat template fails" in str(error) else str(error)
+    # What the sandbox keeps back is undefined: nothing, until something is done with it.
+    assert text in ("", "[Undefined]")

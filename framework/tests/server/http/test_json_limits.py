@@ -1,0 +1,91 @@
+"""Parts of a request that are too large are refused by name, and before they cost anything."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from server_fakes import FakeEngine
+
+from dovetail.server.http.json_limits import DEPTH, FORM_BYTES, MOST
+from dovetail.server.settings import ServerSettings
+
+JSON = {"content-type": "application/json"}
+MESSAGE = {"role": "user", "content": "a"}
+
+
+def refused(answer: Any, param: str | None, words: str) -> None:
+    error = answer.json()["error"]
+    assert (answer.status_code, error["param"]) == (400, param), answer.text[:500]
+    assert words in error["message"]
+
+
+def nested(levels: int) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for _ in range(levels - 1):
+        found = {"a": found}
+    return found
+
+
+def test_depth(chat, engine: FakeEngine) -> None:
+    assert chat(documents=[nested(DEPTH - 2)]).status_code == 200
+    for levels in (DEPTH - 1, 500, 900):
+        refused(chat(documents=[nested(levels)]), None, "nested too deeply")
+    flat = [MESSAGE] * (2 * DEPTH)
+    assert chat(messages=flat).status_code != 500
+    engine.asked.clear()
+    # A bracket in a text is no level.
+    assert chat(messages=[{"role": "user", "content": "[{" * DEPTH}]).status_code == 200
+    assert engine.asked
+
+
+@pytest.mark.parametrize(
+    ("name", "entry"),
+    [
+        ("messages", MESSAGE),
+        ("stop", "x"),
+        ("stop_token_ids", 1),
+        ("bad_words", "x"),
+        ("documents", {}),
+        ("tools", {"type": "function", "function": {"name": "a"}}),
+    ],
+)
+def test_counts(chat, name: str, entry: Any) -> None:
+    refused(chat(**{name: [entry] * (MOST[name] + 1)}), name, f"{MOST[name] + 1} entries, more than the {MOST[name]}")
+
+
+def test_count_of_biases(chat) -> None:
+    most = MOST["logit_bias"]
+    refused(chat(logit_bias={str(i): 1 for i in range(most + 1)}), "logit_bias", f"more than the {most}")
+
+
+def test_size_of_schemas(chat) -> None:
+    large = {"type": "object", "description": "x" * FORM_BYTES}
+    for name, value in {
+        "response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": large}},
+        "structured_outputs": {"json": large},
+        "guided_json": json.dumps(large),
+        "guided_regex": "x" * (FORM_BYTES + 1),
+        "tools": [{"type": "function", "function": {"name": "a", "parameters": large}}],
+    }.items():
+        refused(chat(**{name: value}), name, f"more than the {FORM_BYTES}")
+
+
+def test_number_of_prompts_is_looked_at_before_they_are_encoded(ask, engine: FakeEngine) -> None:
+    engine.tokenizer.encode = None  # type: ignore[assignment,method-assign]
+    answer = ask("POST", "/v1/completions", json={"prompt": ["a"] * 5}, settings=ServerSettings(max_request_choices=4))
+    refused(answer, "prompt", "5 prompts, more than 4")
+
+
+def test_texts_that_cannot_fit_are_not_encoded(chat, complete, engine: FakeEngine) -> None:
+    text = "x" * (engine.max_model_len + 1)
+    encode, engine.tokenizer.encode = engine.tokenizer.encode, None  # type: ignore[assignment,method-assign]
+    for answer, param in (
+        (complete(prompt=[text]), "prompt"),
+        (chat(messages=[{**MESSAGE, "content": text}]), "messages"),
+    ):
+        refused(answer, param, "the model's context is 512")
+        assert answer.json()["error"]["code"] == "context_length_exceeded"
+    engine.tokenizer.encode = encode  # type: ignore[method-assign]
+    assert complete(prompt=text, truncate_prompt_tokens=5).status_code == 200
