@@ -20,10 +20,10 @@ from uvicorn.protocols.http.auto import AutoHTTPProtocol
 from dovetail.api.cards import Task
 from dovetail.api.errors import EngineDeadError, RequestError
 from dovetail.engine.messages import EngineStats, Overview, RequestStats
+from dovetail.engine.output.pooled import Pooled
 from dovetail.engine.request.checks import Limits
 from dovetail.engine.request.outputs import Delta, Logprob, PositionLogprobs
 from dovetail.engine.request.params import SamplingParams
-from dovetail.engine.request.pooling_outputs import Pooled
 from dovetail.engine.request.pooling_params import PoolingParams, check_pooling, settled
 from dovetail.kernel.plan import ParserPlan, PoolingPlan
 from dovetail.server.app import build_app

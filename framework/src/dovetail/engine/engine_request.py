@@ -14,8 +14,24 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from dovetail.engine.grammars.compiler import GrammarRun
-    from dovetail.engine.kv.manager import Holding
     from dovetail.engine.request.pooling_params import PoolingParams
+
+
+@dataclass
+class Holding:
+    """A request's share of the cache.
+
+    Attributes:
+        tables: for each group, its blocks in order; null blocks where a window has passed.
+        passed: for each group, entries that a window has passed.
+        named: full blocks that have been named in the pools.
+        room: tokens that the tables hold.
+    """
+
+    tables: list[list[int]]
+    passed: list[int]
+    named: int = 0
+    room: int = 0
 
 
 @dataclass(eq=False)

@@ -1,8 +1,9 @@
 """The shared blocks that models are written with, and the seams that quantization, attention and platforms plug into."""
 
-from dovetail.nn.attention import Attention, AttentionBackend, AttentionSpec, SelfAttention
+from dovetail.nn.attention import Attention, AttentionBackend, AttentionSpec
+from dovetail.nn.blocks import GatedMLP, SelfAttention
 from dovetail.nn.context import Context
-from dovetail.nn.layers import Embedding, GatedMLP, Head, Linear, RMSNorm
+from dovetail.nn.layers import Embedding, Head, Linear, RMSNorm
 from dovetail.nn.model import CausalLM, PoolingModel
 from dovetail.nn.ops import Ops
 from dovetail.nn.platform import Memory, Platform

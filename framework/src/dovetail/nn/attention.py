@@ -1,4 +1,4 @@
-"""Attention layers, the block that most decoders share, and the contract of attention backends.
+"""Attention layers, and the contract of attention backends.
 
 Letters: T tokens, H query heads, K key-value heads, D head dimension, C channels.
 """
@@ -13,11 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from dovetail.api.cards import AttentionKind
-from dovetail.nn.rotary import Rope
 from dovetail.nn.step import KVIndex, Step
 
 if TYPE_CHECKING:
-    from dovetail.nn.context import Context
+    pass
 
 
 @dataclass(frozen=True)
@@ -129,54 +128,3 @@ class Attention(nn.Module):
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, step: Step) -> Tensor:
         return self.backend.forward(q, k, v, self.cache, step, step.kv[self.group], self.spec)
-
-
-class SelfAttention(nn.Module):
-    """qkv projection, rotary embedding, attention, output projection: ``[T, C]`` → ``[T, C]``.
-
-    Args:
-        name: checkpoint prefix, such as ``model.layers.0.self_attn``.
-        window: sliding window in tokens, or None.
-        bias: q, k and v have biases.
-        out_bias: the output projection has one.
-        scale: defaults to ``head_dim ** -0.5``.
-        interleaved: rotary pairs stand side by side.
-        names: of q, k, v and output projection below ``name``.
-    """
-
-    def __init__(
-        self,
-        ctx: Context,
-        name: str,
-        *,
-        channels: int,
-        heads: int,
-        kv_heads: int,
-        head_dim: int,
-        window: int | None = None,
-        bias: bool = False,
-        out_bias: bool = False,
-        scale: float | None = None,
-        interleaved: bool = False,
-        names: tuple[str, str, str, str] = ("q_proj", "k_proj", "v_proj", "o_proj"),
-    ) -> None:
-        super().__init__()
-        q, k, v, o = (f"{name}.{n}" for n in names)
-        rows = {q: heads * head_dim, k: kv_heads * head_dim, v: kv_heads * head_dim}
-        self.qkv = ctx.linear(rows, channels, bias=bias)
-        self.out = ctx.linear(o, heads * head_dim, channels, bias=out_bias)
-        self.heads, self.kv_heads = heads, kv_heads
-        self.attention = ctx.attention(
-            AttentionSpec(heads, kv_heads, head_dim, head_dim**-0.5 if scale is None else scale, window)
-        )
-        self.head_dim = head_dim
-        self.interleaved = interleaved
-        self.rope = ctx.ops.rope
-
-    def forward(self, x: Tensor, rope: Rope, step: Step) -> Tensor:
-        qkv = self.qkv(x).view(x.shape[0], -1, self.head_dim)  # [T, H + 2 * K, D]
-        turned = self.heads + self.kv_heads  # q and k turn alike, so they turn together
-        qk = self.rope(qkv[:, :turned], rope.cos, rope.sin, self.interleaved)
-        attended = self.attention(qk[:, : self.heads], qk[:, self.heads :], qkv[:, turned:], step)  # [T, H, D]
-        out: Tensor = self.out(attended.flatten(-2))
-        return out

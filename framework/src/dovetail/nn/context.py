@@ -105,7 +105,9 @@ class Context:
         return layer
 
     def norm(self, name: str, channels: int, eps: float) -> RMSNorm:
-        return RMSNorm(self, name, channels, eps)
+        layer = RMSNorm(self.ops, eps)
+        self.vector(f"{name}.weight", (channels,), lambda value: setattr(layer, "weight", value))
+        return layer
 
     def attention(self, spec: AttentionSpec) -> Attention:
         layer = Attention(spec, self.backend)

@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 from dovetail.api.cards import LayerKind
 from dovetail.nn.lora import LayerStack
+from dovetail.nn.ops import Ops
 from dovetail.nn.weights import StoredWeight, WeightKernel
 
 if TYPE_CHECKING:
-    from dovetail.nn.context import Context
+    pass
 
 MakeKernel = Callable[[StoredWeight, LayerKind], WeightKernel]
 
@@ -118,11 +119,10 @@ class RMSNorm(nn.Module):
 
     weight: Tensor
 
-    def __init__(self, ctx: Context, name: str, channels: int, eps: float) -> None:
+    def __init__(self, ops: Ops, eps: float) -> None:
         super().__init__()
         self.eps = eps
-        self.ops = ctx.ops
-        ctx.vector(f"{name}.weight", (channels,), lambda value: setattr(self, "weight", value))
+        self.ops = ops
 
     def forward(self, x: Tensor) -> Tensor:
         return self.ops.rms_norm(x, self.weight, self.eps)
@@ -130,23 +130,3 @@ class RMSNorm(nn.Module):
     def add(self, x: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
         """``(norm(residual + x), residual + x)``."""
         return self.ops.add_rms_norm(x, residual, self.weight, self.eps)
-
-
-class GatedMLP(nn.Module):
-    """``down(act(gate(x)) * up(x))``: ``[T, C]`` → ``[T, C]``.
-
-    Args:
-        activation: an operation of :mod:`dovetail.nn.ops` that maps gate and up, side by side, to their product.
-    """
-
-    def __init__(
-        self, ctx: Context, name: str, channels: int, inner: int, *, activation: str = "silu_mul", bias: bool = False
-    ) -> None:
-        super().__init__()
-        self.gate_up = ctx.linear({f"{name}.gate_proj": inner, f"{name}.up_proj": inner}, channels, bias=bias)
-        self.down = ctx.linear({f"{name}.down_proj": channels}, inner, bias=bias)
-        self.activation = getattr(ctx.ops, activation)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.down(self.activation(self.gate_up(x)))
-        return out

@@ -72,7 +72,7 @@ def build_app(
     """
     context = ServerContext.make(engine, settings, counters, created, store)
     http = HttpMeasures(context.counters)
-    traces = traces_of(context)
+    traces = traces_of(settings, context.names[0])
     ended = [http.add, RequestLog(settings).add, *([traces.add] if traces else [])]
     app = FastAPI(
         title="Dovetail",

@@ -7,9 +7,9 @@ from typing import Any, Literal, Protocol
 
 from dovetail.api.cards import Task
 from dovetail.engine.messages import EngineStats, Overview
+from dovetail.engine.output.pooled import Pooled
 from dovetail.engine.request.outputs import Delta
 from dovetail.engine.request.params import SamplingParams
-from dovetail.engine.request.pooling_outputs import Pooled
 from dovetail.engine.request.pooling_params import PoolingParams
 from dovetail.kernel.plan import ParserPlan, PoolingPlan
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import runpy
 import sys
 
 
-def main() -> int:
-    """Run the server as the command line does."""
-    # Imported here because the command line stands above the server.
-    from dovetail.cli.main import main as run
-
-    return run(["serve", *sys.argv[1:]])
+def main() -> None:
+    """Hand over to the program ``dovetail``, as ``python -m dovetail serve`` would start it: the command line stands above the server."""
+    sys.argv.insert(1, "serve")
+    runpy.run_module("dovetail", run_name="__main__", alter_sys=True)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -12,7 +12,7 @@ from dovetail.engine.offline import llm as module
 from dovetail.engine.output.beam_search import BeamSearch
 from dovetail.engine.request.outputs import Logprob
 
-from .offline_fakes import CONTEXT, EOS, FakeCore, distribution, fake_plan, fake_tokenizer, ranking
+from ..offline_fakes import CONTEXT, EOS, FakeCore, distribution, fake_plan, fake_tokenizer, ranking
 
 GREEDY = SamplingParams(temperature=0, max_tokens=4, ignore_eos=True)
 

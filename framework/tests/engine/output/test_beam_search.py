@@ -11,7 +11,7 @@ from dovetail import BeamSearchParams
 from dovetail.engine.output.beam_search import BeamSearch, step_params
 from dovetail.engine.request.outputs import Logprob, PositionLogprobs
 
-from .offline_fakes import EOS, VOCAB, distribution, ranking
+from ..offline_fakes import EOS, VOCAB, distribution, ranking
 
 PROMPT = [3, 1]
 

@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
-import httpx
 import pytest
+from chat_samples import events
 from server_fakes import WORDS, FakeEngine
 
 from dovetail.engine.request.params import SamplingParams
 
 TEXT = "".join(WORDS)
-
-
-def events(response: httpx.Response) -> list[Any]:
-    assert response.headers["content-type"].startswith("text/event-stream")
-    lines = [line for line in response.text.split("\n\n") if line]
-    assert all(line.startswith("data: ") for line in lines)
-    return [line[6:] if line == "data: [DONE]" else json.loads(line[6:]) for line in lines]
 
 
 def test_whole_answer(chat, engine: FakeEngine) -> None:

@@ -8,11 +8,10 @@ from typing import Any
 import httpx
 import openai
 import pytest
+from chat_samples import CALL, KNOWS, TOOLS, events
 from fake_parsers import plan
 from openai.types.chat import ChatCompletion
 from server_fakes import WORDS, FakeEngine, serving
-from test_chat import events
-from test_tools import CALL, KNOWS, TOOLS
 
 from dovetail.engine.request.outputs import Delta
 from dovetail.server.settings import ServerSettings

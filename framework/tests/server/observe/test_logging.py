@@ -143,7 +143,7 @@ def test_failures_are_logged_with_their_request(engine: FakeEngine, lines: Lines
 
 
 def test_a_server_that_logs_json_writes_nothing_else_to_its_log() -> None:
-    script = Path(__file__).with_name("serve_fake.py")
+    script = Path(__file__).parents[1] / "serve_fake.py"
     settings = {"port": 0, "log_format": "json", "uvicorn_log_level": "info"}
     command = [sys.executable, str(script), json.dumps(settings), "dies"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

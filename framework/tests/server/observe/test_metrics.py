@@ -17,7 +17,7 @@ from server_fakes import FakeEngine, serving
 from dovetail.engine.messages import EngineStats, Overview, StepTokens
 from dovetail.engine.request.outputs import Delta
 from dovetail.engine.request.params import SamplingParams
-from dovetail.server.generate.job_builder import Job
+from dovetail.server.generation_job import Job
 from dovetail.server.observe.counters import Counters
 from dovetail.server.observe.generation_metrics import Measures, token_bounds
 from dovetail.server.observe.observation import Observation
@@ -185,7 +185,7 @@ def test_the_documentation_has_each_of_our_names(engine: FakeEngine, scraped) ->
         return Overview(EngineStats(), [], 0, max_loras=1)
 
     engine.overview = say  # type: ignore[method-assign]
-    page = (Path(__file__).parents[3] / "docs" / "operation.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[4] / "docs" / "operation.md").read_text(encoding="utf-8")
     shown = {name: family.type for name, family in scraped().items() if name.startswith("dovetail:")}
     assert dict(re.findall(r"^\| `(dovetail:\w+)` \| (\w+) \|", page, re.MULTILINE)) == shown
 

@@ -12,7 +12,7 @@ import httpx
 import pytest
 from server_fakes import FakeEngine
 
-from dovetail.engine.request.pooling_outputs import Pooled
+from dovetail.engine.output.pooled import Pooled
 from dovetail.kernel.plan import PoolingPlan
 from dovetail.server.settings import ServerSettings
 

@@ -19,7 +19,7 @@ from dovetail.api.errors import DovetailError, UsageError
 from dovetail.server.http.listen import bind, check_tls, release
 from dovetail.server.settings import ServerSettings
 
-SCRIPT = Path(__file__).with_name("serve_fake.py")
+SCRIPT = Path(__file__).parents[1] / "serve_fake.py"
 MESSAGES = [{"role": "user", "content": "a"}]
 
 

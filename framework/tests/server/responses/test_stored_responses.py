@@ -13,7 +13,6 @@ import openai
 import pytest
 from openai.types.responses import Response
 from server_fakes import FakeEngine, serving
-from test_responses import TEXT, TOOLS, read, refusal, told, turns, use
 
 from dovetail.engine.request.outputs import Delta
 from dovetail.server.app import build_app
@@ -22,6 +21,8 @@ from dovetail.server.responses.background import take_over
 from dovetail.server.settings import ServerSettings
 from dovetail.server.stored.responses import ResponseStore, Told
 from dovetail.server.stored.store import Store, make_store
+
+from .test_routes import TEXT, TOOLS, read, refusal, told, turns, use
 
 
 def test_it_goes_on_from_what_was_kept(responses, engine: FakeEngine) -> None:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from chat_samples import CALL, KNOWS, TOOLS, WEATHER, events, form
 from fake_parsers import plan
 from server_fakes import FakeEngine
-from test_chat import events
-from test_tools import CALL, KNOWS, TOOLS, WEATHER, form
 
 from dovetail.server.settings import ServerSettings
 

@@ -6,34 +6,17 @@ import json
 from typing import Any
 
 import pytest
+from chat_samples import CALL, KNOWS, TOOLS, WEATHER, events, form
 from fake_parsers import plan
 from server_fakes import FakeEngine
-from test_chat import events
 
 from dovetail.server.settings import ServerSettings
-
-WEATHER = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
-TOOLS = [
-    {"type": "function", "function": {"name": "weather", "description": "of a city", "parameters": WEATHER}},
-    {"type": "function", "function": {"name": "now"}},
-]
-KNOWS = "{{ tools }}{{ messages }}"
-CALL = '<call>{"name": "weather", "arguments": {"city": "Paris"}}</call>'
 
 
 @pytest.fixture(autouse=True)
 def parsers(engine: FakeEngine) -> None:
     engine.plan.tool_parsers = (plan("Calls", "<s>"),)
     engine.tokenizer.chat_template = KNOWS
-
-
-def form(engine: FakeEngine) -> dict[str, Any]:
-    """The structural tag of the newest request."""
-    asked = engine.asked[-1][1].structured_outputs
-    assert asked is not None
-    assert isinstance(asked.structural_tag, dict)
-    assert asked.structural_tag["type"] == "structural_tag"
-    return asked.structural_tag["format"]
 
 
 def message(response) -> dict[str, Any]:

@@ -14,28 +14,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 
-from dovetail.engine.engine_request import Request
+from dovetail.engine.engine_request import Holding, Request
 from dovetail.engine.kv.groups import CacheGroup
 from dovetail.engine.kv.pool import NULL_BLOCK, BlockPool
 
 DIGEST_BYTES = 16
-
-
-@dataclass
-class Holding:
-    """A request's share of the cache.
-
-    Attributes:
-        tables: for each group, its blocks in order; null blocks where a window has passed.
-        passed: for each group, entries that a window has passed.
-        named: full blocks that have been named in the pools.
-        room: tokens that the tables hold.
-    """
-
-    tables: list[list[int]]
-    passed: list[int]
-    named: int = 0
-    room: int = 0
 
 
 @dataclass

@@ -16,12 +16,12 @@ from dovetail.engine.offline.adapters import OfflineAdapters
 from dovetail.engine.offline.arguments import Adapters, Bar, one_each, progress_bar
 from dovetail.engine.offline.pooling import OfflinePooling, PoolingJob, read_pairs, score_outputs, score_prompts
 from dovetail.engine.offline.prompts import Prompt, ReadPrompt, read_prompts
+from dovetail.engine.output.pooled import Pooled
 from dovetail.engine.request.pooling_outputs import (
     ClassificationOutput,
     ClassificationRequestOutput,
     EmbeddingOutput,
     EmbeddingRequestOutput,
-    Pooled,
     PoolingOutput,
     PoolingRequestOutput,
     ScoringRequestOutput,

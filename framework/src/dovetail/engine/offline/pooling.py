@@ -10,7 +10,8 @@ from typing import Any
 from dovetail.api.errors import RequestError
 from dovetail.engine.messages import NewRequest
 from dovetail.engine.offline.prompts import ReadPrompt, need_tokenizer
-from dovetail.engine.request.pooling_outputs import Pooled, ScoringOutput, ScoringRequestOutput
+from dovetail.engine.output.pooled import Pooled
+from dovetail.engine.request.pooling_outputs import ScoringOutput, ScoringRequestOutput
 from dovetail.engine.request.pooling_params import (
     NO_SAMPLING,
     PoolingParams,

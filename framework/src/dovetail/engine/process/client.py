@@ -10,6 +10,7 @@ from dovetail.api.errors import DovetailError, EngineDeadError
 from dovetail.engine import messages as m
 from dovetail.engine.args import EngineArgs
 from dovetail.engine.grammars.checks import check_structured
+from dovetail.engine.output.pooled import Pooled
 from dovetail.engine.output.processor import OutputProcessor
 from dovetail.engine.process.link import EngineLink
 from dovetail.engine.process.output_queue import Mailbox
@@ -17,7 +18,6 @@ from dovetail.engine.request.checks import Limits, check_request, end_of_sequenc
 from dovetail.engine.request.defaults import sampling_defaults
 from dovetail.engine.request.outputs import Delta
 from dovetail.engine.request.params import SamplingParams
-from dovetail.engine.request.pooling_outputs import Pooled
 from dovetail.engine.request.pooling_params import NO_SAMPLING, PoolingParams, check_pooling, settled
 from dovetail.engine.setup import load_tokenizer
 from dovetail.engine.text.tokenizer import Tokenizer

@@ -5,32 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from dovetail.engine.messages import TokenOutput
-
 Out = TypeVar("Out")
-
-
-@dataclass(slots=True)
-class Pooled:
-    """What the engine made of one prompt.
-
-    Attributes:
-        vector: float32, little-endian; empty if there is an error.
-        cached_tokens: of the prompt, found in the prefix cache.
-        timing: seconds that it waited, and seconds from there on.
-        error: what went wrong.
-        refused: the error is the request's own, not the engine's.
-    """
-
-    vector: bytes
-    cached_tokens: int = 0
-    timing: tuple[float, float] | None = None
-    error: str | None = None
-    refused: bool = False
-
-    @classmethod
-    def of(cls, output: TokenOutput) -> Pooled:
-        return cls(output.vector or b"", output.cached_tokens, output.timing, output.error, output.refused)
 
 
 @dataclass(slots=True)

@@ -10,12 +10,10 @@ from __future__ import annotations
 import codecs
 import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     import tokenizers
-
-    from dovetail.engine.text.tokenizer import Tokenizer
 
 CONTEXT = 6
 """Ids kept before the undecoded ones, where a window has to be decoded."""
@@ -88,6 +86,18 @@ class Spelling:
         return cls(space=space, strip=strip) if bytes_seen else None
 
 
+class TokenSpellings(Protocol):
+    """What a detokenizer needs of a tokenizer."""
+
+    backend: tokenizers.Tokenizer
+    spelling: Spelling | None
+    special_ids: frozenset[int]
+
+    def id_to_token(self, id: int) -> str | None: ...
+
+    def token_bytes(self, id: int) -> bytes: ...
+
+
 class IncrementalDetokenizer:
     """Turns ids into text as they arrive.
 
@@ -102,7 +112,7 @@ class IncrementalDetokenizer:
 
     def __init__(
         self,
-        tokenizer: Tokenizer,
+        tokenizer: TokenSpellings,
         skip_special_tokens: bool = True,
         prompt_ids: Sequence[int] = (),
         shown: Sequence[int] = (),

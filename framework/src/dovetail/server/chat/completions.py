@@ -11,10 +11,11 @@ from dovetail.engine.request.outputs import Delta, PositionLogprobs
 from dovetail.server.context import ServerContext
 from dovetail.server.generate.answers import ChoicesAnswer, respond
 from dovetail.server.generate.chunks import NULL, encode
-from dovetail.server.generate.job_builder import Job, make_job
+from dovetail.server.generate.job_builder import make_job
 from dovetail.server.generate.logprobs import CompletionLogprobs, prompt_logprobs
 from dovetail.server.generate.run import Completion
 from dovetail.server.generate.sse import AnswerStream
+from dovetail.server.generation_job import Job
 from dovetail.server.http.openapi import documented
 from dovetail.server.prompts.prompts import completion_prompts, prompt_texts
 from dovetail.server.protocol.body import read_body

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 from fastapi import Request
@@ -11,6 +11,7 @@ from starlette.types import Scope
 
 from dovetail.engine.request.outputs import Delta
 from dovetail.engine.request.params import SamplingParams
+from dovetail.server.chat.answer import ChatAnswer
 from dovetail.server.context import ServerContext
 from dovetail.server.generate.answers import AnyAnswer, id_taken
 from dovetail.server.generate.run import Batches, Completion
@@ -19,9 +20,6 @@ from dovetail.server.http.errors import ApiError
 from dovetail.server.protocol.body import check
 from dovetail.server.protocol.fields import Metadata
 from dovetail.server.protocol.requests import Body, ChatCompletionRequest, ChatMessage
-
-if TYPE_CHECKING:
-    from dovetail.server.chat.routes import ChatAnswer
 
 
 class ChatUpdateRequest(Body):

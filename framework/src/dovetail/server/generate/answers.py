@@ -16,10 +16,10 @@ from dovetail.engine.request.outputs import Delta
 from dovetail.server.context import ServerContext
 from dovetail.server.generate.chunks import ChunkWriter, usage
 from dovetail.server.generate.client_connection import ClientLeftError, while_connected
-from dovetail.server.generate.job_builder import Job
 from dovetail.server.generate.logprobs import TokenNames
 from dovetail.server.generate.run import Batches, Completion, collect, first_of, generate
 from dovetail.server.generate.sse import AnswerStream, EventStream, end
+from dovetail.server.generation_job import Job
 from dovetail.server.http.errors import ApiError
 from dovetail.server.protocol.requests import GenerationRequest, Sampling
 

@@ -1,57 +1,20 @@
-"""What a request asks of the engine."""
+"""From a request to a job: checked against the model and the server."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from uuid import uuid4
 
 from dovetail.engine.request.checks import truncated
-from dovetail.engine.request.params import BeamSearchParams, SamplingParams
 from dovetail.server.context import ServerContext
 from dovetail.server.engine_protocol import ServedTokenizer
 from dovetail.server.generate.beam_search import read_beams
 from dovetail.server.generate.sampling_params import check_length, is_scoring, sampling_params
+from dovetail.server.generation_job import Job
 from dovetail.server.http.errors import ApiError
 from dovetail.server.protocol.requests import GenerationRequest
 from dovetail.server.tools.output_format import shaped
 from dovetail.server.tools.output_parsing import Reading
-
-
-@dataclass(frozen=True)
-class Job:
-    """Prompts to continue, all in one way.
-
-    Attributes:
-        id: one of a kind; the engine knows the job's sequences by it.
-        scoring: only the prompts' logprobs are wanted. The engine makes one token at least, which is then dropped.
-        beams: the search that makes the choices, if they are not sampled.
-    """
-
-    id: str
-    prompts: list[list[int]]
-    params: SamplingParams
-    priority: int = 0
-    cache_salt: str | None = None
-    adapter: str | None = None
-    scoring: bool = False
-    beams: BeamSearchParams | None = None
-
-    @property
-    def choices(self) -> int:
-        return len(self.prompts) * self.params.n
-
-    @property
-    def sequences(self) -> int:
-        """What the engine runs for it, which may be more than is given back."""
-        return len(self.prompts) * self.params.sequences
-
-    @property
-    def prompt_tokens(self) -> int:
-        return sum(map(len, self.prompts))
-
-    def prompt_of(self, choice: int) -> list[int]:
-        return self.prompts[choice // self.params.n]
 
 
 def check_priority(context: ServerContext, priority: int | None) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from dovetail.engine.request.outputs import Delta, PositionLogprobs
 from dovetail.server.context import ServerContext
 from dovetail.server.generate.beam_search import search
-from dovetail.server.generate.job_builder import Job
+from dovetail.server.generation_job import Job
 from dovetail.server.http.errors import ApiError, stopping
 from dovetail.server.observe.observation import Observation
 from dovetail.server.observe.request_log import log_job
@@ -52,7 +52,7 @@ async def generate(context: ServerContext, job: Job) -> Batches:
     """
     admission = context.admission
     one = len(job.prompts) == 1
-    log_job(context, job)
+    log_job(context.settings, context.engine.tokenizer, job)
     with admission.enter(job.sequences) as ticket, Observation(context.measures, job) as seen:
         async with aclosing(_run(context, job, 0) if one else _several(context, job)) as batches:
             async for batch in batches:

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from dovetail.server.http.errors import ApiError, invalid
+from dovetail.server.http.errors import ApiError
 from dovetail.server.messages.protocol import (
     CountTokensRequest,
     CustomTool,
@@ -20,6 +20,7 @@ from dovetail.server.messages.protocol import (
     ToolUseBlock,
 )
 from dovetail.server.protocol.requests import ChatCompletionRequest
+from dovetail.server.protocol.validation import invalid
 
 SAME = ("max_tokens", "temperature", "top_p", "top_k", "stream", "min_p", "seed", "priority", "cache_salt")
 """What both call by one name."""

@@ -14,9 +14,10 @@ from dovetail.engine.request.outputs import Delta
 from dovetail.server.context import ServerContext
 from dovetail.server.generate.answers import Answer, json_response, respond
 from dovetail.server.generate.chunks import encode
-from dovetail.server.generate.job_builder import Job, make_job
+from dovetail.server.generate.job_builder import make_job
 from dovetail.server.generate.run import Completion
 from dovetail.server.generate.sse import AnswerStream
+from dovetail.server.generation_job import Job
 from dovetail.server.http.openapi import ANTHROPIC_FAILURES, documented
 from dovetail.server.messages.chat_request import chat_of
 from dovetail.server.messages.protocol import CountTokensRequest, MessagesRequest

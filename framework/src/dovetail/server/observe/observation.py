@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 
 from dovetail.engine.request.outputs import Delta
-from dovetail.server.generate.job_builder import Job
+from dovetail.server.generation_job import Job
 from dovetail.server.observe.generation_metrics import Measures
 
 

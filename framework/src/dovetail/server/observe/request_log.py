@@ -9,8 +9,8 @@ from urllib.parse import quote
 
 from starlette.types import Scope
 
-from dovetail.server.context import ServerContext
-from dovetail.server.generate.job_builder import Job
+from dovetail.server.engine_protocol import ServedTokenizer
+from dovetail.server.generation_job import Job
 from dovetail.server.observe.observation import Record, current
 from dovetail.server.settings import ServerSettings
 from dovetail.utils import logs
@@ -80,14 +80,14 @@ def _client(scope: Scope) -> str | None:
     return f"{client[0]}:{client[1]}" if client else None
 
 
-def log_job(context: ServerContext, job: Job) -> None:
+def log_job(settings: ServerSettings, tokenizer: ServedTokenizer, job: Job) -> None:
     """Write down what a job asks for, if that is wanted: prompts as text, up to ``--max-log-len`` characters, and parameters."""
-    if not context.settings.enable_log_requests:
+    if not settings.enable_log_requests:
         return
-    most = context.settings.max_log_len
+    most = settings.max_log_len
     for number, ids in enumerate(job.prompts):
         # A token is seldom without any character, and texts of that many tokens are cut all the same.
-        text = context.engine.tokenizer.decode(ids if most is None else ids[:most])
+        text = tokenizer.decode(ids if most is None else ids[:most])
         fields = {
             "job": f"{job.id}-{number}",
             "prompt": text[:most],

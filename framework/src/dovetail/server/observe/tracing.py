@@ -10,7 +10,6 @@ from urllib.parse import urlsplit
 from starlette.types import Scope
 
 from dovetail.api.errors import UsageError
-from dovetail.server.context import ServerContext
 from dovetail.server.observe.observation import Observation, Record
 from dovetail.server.scopes import header
 from dovetail.server.settings import ServerSettings
@@ -63,10 +62,14 @@ def check_traces(settings: ServerSettings) -> None:
         exporter_of(settings.otlp_traces_endpoint).shutdown()
 
 
-def traces_of(context: ServerContext) -> Traces | None:
-    """The traces of a server, if there are to be any."""
-    endpoint = context.settings.otlp_traces_endpoint
-    return None if endpoint is None else Traces(context.names[0], exporter_of(endpoint))
+def traces_of(settings: ServerSettings, model: str) -> Traces | None:
+    """The traces of a server, if there are to be any.
+
+    Args:
+        model: the name that it is served under.
+    """
+    endpoint = settings.otlp_traces_endpoint
+    return None if endpoint is None else Traces(model, exporter_of(endpoint))
 
 
 class Traces:

@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from dovetail.api.cards import Task
-from dovetail.engine.request.pooling_outputs import Pooled
+from dovetail.engine.output.pooled import Pooled
 from dovetail.engine.request.pooling_params import TASKS, floats
 from dovetail.server.context import ServerContext
 from dovetail.server.http.openapi import documented

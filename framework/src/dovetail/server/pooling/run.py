@@ -11,14 +11,15 @@ from uuid import uuid4
 import msgspec
 from fastapi import Request, Response
 
+from dovetail.engine.output.pooled import Pooled
 from dovetail.engine.request.outputs import Delta
-from dovetail.engine.request.pooling_outputs import Pooled
 from dovetail.engine.request.pooling_params import NO_SAMPLING, PoolingParams
 from dovetail.server.context import ServerContext
 from dovetail.server.generate.answers import json_response
 from dovetail.server.generate.chunks import usage
 from dovetail.server.generate.client_connection import ClientLeftError, while_connected
-from dovetail.server.generate.job_builder import Job, check_priority
+from dovetail.server.generate.job_builder import check_priority
+from dovetail.server.generation_job import Job
 from dovetail.server.http.errors import ApiError
 from dovetail.server.observe.observation import Observation
 from dovetail.server.pooling.protocol import PoolingFields

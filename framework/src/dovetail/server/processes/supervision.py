@@ -10,9 +10,9 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from dovetail.api.errors import DovetailError, EngineDeadError
 from dovetail.engine.messages import EngineStats, Overview
+from dovetail.engine.output.pooled import Pooled
 from dovetail.engine.request.outputs import Delta
 from dovetail.engine.request.params import SamplingParams
-from dovetail.engine.request.pooling_outputs import Pooled
 from dovetail.engine.request.pooling_params import PoolingParams
 from dovetail.server.engine_protocol import ServedEngine, ServedPlan, ServedTokenizer
 from dovetail.utils.logs import say

@@ -11,10 +11,11 @@ from fastapi import Request
 from pydantic import ValidationError
 from starlette.requests import ClientDisconnect
 
-from dovetail.server.http.errors import ApiError, describe, invalid
+from dovetail.server.http.errors import ApiError, describe
 from dovetail.server.http.json_limits import check_limits
 from dovetail.server.protocol.requests import Body, ChatCompletionRequest, ChatMessage
 from dovetail.server.protocol.unsupported import NOT_YET, NOT_YET_IN_MESSAGES, asked
+from dovetail.server.protocol.validation import invalid
 
 logger = logging.getLogger("dovetail.server")
 

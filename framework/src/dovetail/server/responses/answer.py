@@ -10,9 +10,9 @@ from uuid import uuid4
 from dovetail.engine.request.outputs import Delta
 from dovetail.server.context import ServerContext
 from dovetail.server.generate.answers import AnyAnswer
-from dovetail.server.generate.job_builder import Job
 from dovetail.server.generate.logprobs import TokenNames, chat_logprobs
 from dovetail.server.generate.run import Batches
+from dovetail.server.generation_job import Job
 from dovetail.server.http.errors import ApiError
 from dovetail.server.responses.items import Item, text_of
 from dovetail.server.responses.output import Logprobs, Output

@@ -9,9 +9,10 @@ from pydantic import ValidationError
 
 from dovetail.server.context import ServerContext
 from dovetail.server.http.error_fields import in_own_words
-from dovetail.server.http.errors import TOO_LONG, ApiError, invalid
+from dovetail.server.http.errors import TOO_LONG, ApiError
 from dovetail.server.prompts.prompts import converse
 from dovetail.server.protocol.requests import ChatCompletionRequest, Sampling
+from dovetail.server.protocol.validation import invalid
 from dovetail.server.responses.items import Item, turns_of
 from dovetail.server.responses.protocol import ResponsesRequest, TextFormat
 from dovetail.server.responses.tools import AllowedFunctions, ChosenFunction, told_name, told_tools

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from starlette.types import Scope
 
@@ -11,14 +11,26 @@ from dovetail.server.generate.chunks import encode
 from dovetail.server.generate.sse import AnswerStream
 from dovetail.server.http.errors import ApiError
 from dovetail.server.responses.items import Item
-from dovetail.server.responses.output import DELTAS, Change, Piece, place_of
+from dovetail.server.responses.output import DELTAS, Change, Output, Piece, place_of
+from dovetail.server.responses.protocol import ResponsesRequest
 from dovetail.server.stored.responses import Told
-
-if TYPE_CHECKING:
-    from dovetail.server.responses.answer import ResponseAnswer
 
 EVENT_END = b"\n\n"
 """Which no event holds: JSON writes the end of a line as two characters."""
+
+
+class StreamedResponse(Protocol):
+    """What a stream needs of the response whose events it sends."""
+
+    body: ResponsesRequest
+
+    def output(self) -> Output: ...
+
+    def response(self, status: str, items: list[Item]) -> dict[str, Any]: ...
+
+    async def ended(self, output: Output) -> dict[str, Any]: ...
+
+    def failed(self, error: ApiError, items: list[Item]) -> dict[str, Any]: ...
 
 
 class ResponseStream(AnswerStream):
@@ -27,7 +39,7 @@ class ResponseStream(AnswerStream):
     What the events have in common that bring the text of an item is encoded once; a piece costs a join of bytes.
     """
 
-    def __init__(self, answer: ResponseAnswer) -> None:
+    def __init__(self, answer: StreamedResponse) -> None:
         self.answer = answer
         self._output = answer.output()
         self._number = 0
