@@ -44,7 +44,7 @@ lint: install
 docs: install
 	$(BIN)/python scripts/gen_docs.py
 
-# The tests of each plugin run among these, with it and the framework alone (tests/test_rules.py).
+# The tests of each plugin run among these, with it and the framework alone (tests/repository/test_rules.py).
 test: lint
 	$(TESTS) -m "not sweep and not alone" framework/tests tests
 	$(ALONE) -m "alone and not sweep" $(MEASURING)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import configparser
 import difflib
 import re
 import sys
@@ -351,8 +352,15 @@ def variables() -> list[str]:
 def structure_page() -> str:
     out = [NOTE.format(source="the first sentences of the modules' docstrings"), "# Structure"]
     out.append(
-        "One line for each package and module. What may import what is in `.importlinter`; why the shape is as it is, in [design.md](design.md)."
+        "The rooms first, and what each may import; then a line for each package and module. Why the shape is as it is, is in [design.md](design.md)."
     )
+    out.append(
+        "## Rooms\n\nThe import contracts in `.importlinter` hold what these tables say. A room may import the rooms named in its row, "
+        "and from outside what its package may."
+    )
+    for container, layers in layer_contracts():
+        out.append(f"### `{container}`")
+        out.append(table(("room", "", "may import"), room_rows(container, layers)))
     for path in PROJECTS:
         project: dict[str, Any] = tomllib.loads((path / "pyproject.toml").read_text(encoding="utf-8"))["project"]
         out.append(f"## {project['name']}\n\n`{path.relative_to(ROOT)}`: {project['description']}.")
@@ -361,6 +369,25 @@ def structure_page() -> str:
     rows = [(code(str(p.relative_to(ROOT))), text) for p, text in loose_files()]
     out.append(table(("file", ""), rows))
     return "\n\n".join(out) + "\n"
+
+
+def layer_contracts() -> Iterator[tuple[str, list[list[str]]]]:
+    """Each package whose modules are layers, and the layers from the top."""
+    contracts = configparser.ConfigParser()
+    contracts.read(ROOT / ".importlinter", encoding="utf-8")
+    for name in contracts.sections():
+        if contracts.get(name, "type", fallback="") == "layers":
+            layers = [re.split(r"\s*\|\s*", line) for line in contracts[name]["layers"].split("\n") if line]
+            yield contracts[name]["containers"].strip(), layers
+
+
+def room_rows(container: str, layers: list[list[str]]) -> Iterator[tuple[str, str, str]]:
+    folder = ROOT / "framework" / "src" / Path(*container.split("."))
+    for place, rooms in enumerate(layers):
+        below = [code(room) for layer in layers[place + 1 :] for room in layer]
+        for room in rooms:
+            path = folder / room / "__init__.py" if (folder / room).is_dir() else folder / f"{room}.py"
+            yield code(room), sentence(ast.get_docstring(module(path))), ", ".join(below) or "none"
 
 
 def module_rows(source: Path) -> Iterator[tuple[str, str]]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ..repository import ROOT
+from ..projects import ROOT
 from ..serving import Server
 from .shared import KEY, MODEL
 from .test_node import SCRIPTS, lacking

@@ -15,9 +15,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from .serving import serving, until
-from .tiny import write_checkpoint
-from .tiny_lora import ATTENTION, MLP, write_adapter
+from ..serving import serving, until
+from ..tiny import write_checkpoint
+from ..tiny_lora import ATTENTION, MLP, write_adapter
 
 
 @pytest.fixture(scope="module")

@@ -19,10 +19,10 @@ from dovetail.engine.messages import EngineStats
 from dovetail.server.app import build_app
 from dovetail.server.settings import ServerSettings
 
-from .browser import Page, chromium, needs_browser
-from .repository import FRAMEWORK
-from .serving import serving as serving_model
-from .serving import until
+from ..browser import Page, chromium, needs_browser
+from ..projects import FRAMEWORK
+from ..serving import serving as serving_model
+from ..serving import until
 
 sys.path.insert(0, str(FRAMEWORK.path / "tests" / "server"))
 

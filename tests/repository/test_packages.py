@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from .repository import EVERY, FRAMEWORK, PLUGINS, Package
+from ..projects import EVERY, FRAMEWORK, PLUGINS, Package
 
 VERSION = FRAMEWORK.project["version"]
 SERIES = ".".join(VERSION.split(".")[:2])

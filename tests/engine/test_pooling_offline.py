@@ -12,7 +12,7 @@ from dovetail import LLM, PoolingParams, SamplingParams
 from dovetail.api.errors import RequestError
 from dovetail.engine.request.pooling_outputs import EmbeddingRequestOutput
 
-from .tiny import write_checkpoint
+from ..tiny import write_checkpoint
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ from dovetail.cli.main import COMMANDS
 from dovetail.cli.parser import CommandParser
 from dovetail.kernel.discovery import HOOKS
 
-from .repository import FRAMEWORK, PLUGINS, ROOT
+from ..projects import FRAMEWORK, PLUGINS, ROOT
 
 DOCS = ROOT / "docs"
 TEMPLATES = FRAMEWORK.path / "src" / "dovetail" / "kernel" / "templates"

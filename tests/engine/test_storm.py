@@ -17,8 +17,8 @@ from dovetail.engine.setup import make_plan
 from dovetail.engine.step.core import EngineCore
 from dovetail.kernel.plan import Plan
 
-from .reference_engine import ReferenceEngine
-from .tiny import CONFIG, write_checkpoint
+from ..reference_engine import ReferenceEngine
+from ..tiny import CONFIG, write_checkpoint
 
 VOCAB = CONFIG["vocab_size"]
 LONGEST = 160

@@ -19,7 +19,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from .tiny import CONFIG, write_checkpoint
+from ..tiny import CONFIG, write_checkpoint
 
 DOVETAIL = Path(sys.executable).with_name("dovetail")
 SECONDS = 60

@@ -8,8 +8,8 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from .serving import Server, serving
-from .tiny import write_checkpoint
+from ..serving import Server, serving
+from ..tiny import write_checkpoint
 
 TOKENS = 6
 BODY = {"prompt": "a b c d", "max_tokens": TOKENS, "ignore_eos": True}

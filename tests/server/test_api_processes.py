@@ -18,9 +18,9 @@ import psutil
 import pytest
 from safetensors.torch import load_file
 
-from .serving import Server, serving, until
-from .tiny import write_checkpoint
-from .tiny_lora import ATTENTION, write_adapter
+from ..serving import Server, serving, until
+from ..tiny import write_checkpoint
+from ..tiny_lora import ATTENTION, write_adapter
 
 FLAGS = ("--api-server-count", "2", "--served-model-name", "tiny", "--override-generation-config", '{"temperature": 0}')
 ENDLESS = {"prompt": "a", "max_tokens": 30_000, "ignore_eos": True, "stream": True}

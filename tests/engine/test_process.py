@@ -21,7 +21,7 @@ from dovetail.engine.args import EngineArgs
 from dovetail.engine.process.client import AsyncEngine
 from dovetail.engine.setup import make_plan
 
-from .tiny import write_checkpoint
+from ..tiny import write_checkpoint
 
 LONG = SamplingParams(temperature=0, max_tokens=400, ignore_eos=True)
 

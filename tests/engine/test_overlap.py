@@ -13,10 +13,10 @@ from dovetail.engine.setup import make_plan
 from dovetail.engine.step.core import EngineCore
 from dovetail.kernel.plan import Plan
 
-from .fake_device import FakeAttention, FakeDevice
-from .reference_engine import ReferenceEngine
+from ..fake_device import FakeAttention, FakeDevice
+from ..reference_engine import ReferenceEngine
+from ..tiny import write_checkpoint
 from .test_storm import LONGEST, check_storm
-from .tiny import write_checkpoint
 
 
 @pytest.fixture(scope="module", params=["full", "sliding"])

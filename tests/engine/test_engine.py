@@ -18,7 +18,7 @@ from dovetail.engine.request.params import StructuredOutputs
 from dovetail.engine.setup import make_plan
 from dovetail.engine.step.core import EngineCore
 
-from .tiny import write_checkpoint
+from ..tiny import write_checkpoint
 
 
 @pytest.fixture(scope="module")

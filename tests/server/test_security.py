@@ -14,8 +14,8 @@ import openai
 import pytest
 import trustme
 
-from .serving import Server, serving
-from .tiny import write_checkpoint
+from ..serving import Server, serving
+from ..tiny import write_checkpoint
 
 KEYS = ("key-of-the-flag", "key-of-the-file", "key-of-the-environment")
 PROMPT = "prompt-of-a-customer"

@@ -21,7 +21,7 @@ from packaging.utils import canonicalize_name
 from dovetail.api import REFERENCE, Card, ModelCard, PlatformCard, QuantFormatCard, QuantKernelCard
 from dovetail.testing import check_kernel
 
-from .repository import EVERY, FRAMEWORK, FRAMEWORK_SOURCE, PLUGINS, ROOT, Package
+from ..projects import EVERY, FRAMEWORK, FRAMEWORK_SOURCE, PLUGINS, ROOT, Package
 
 LIGHT = ("api", "kernel", "cli")
 ALLOWED = {"dovetail", "pluggy", "pydantic", "packaging"}
