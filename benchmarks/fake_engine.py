@@ -17,7 +17,7 @@ FRAMES = 16
 
 
 class FakeChild:
-    """Stands where the engine's process would (:class:`dovetail.engine.process.link.Child`).
+    """Stands where the engine's process would (:class:`dovetail.engine.process.engine_client.EngineHandle`).
 
     Args:
         rate: tokens a second over all sequences; 0 for a step whenever the last one was taken.

@@ -33,8 +33,8 @@ def run_server(told: Connection, model: str | None, processes: int, rate: float)
     from fake_engine import FakeChild
 
     from dovetail.engine.args import EngineArgs
-    from dovetail.engine.process.client import AsyncEngine
-    from dovetail.engine.process.link import EngineLink
+    from dovetail.engine.process.async_engine import AsyncEngine
+    from dovetail.engine.process.engine_client import EngineClient
     from dovetail.engine.setup import load_tokenizer, make_plan
     from dovetail.server.processes.hub import serve_processes
     from dovetail.server.processes.relay import RelayedEngine
@@ -47,7 +47,7 @@ def run_server(told: Connection, model: str | None, processes: int, rate: float)
         port = probe.getsockname()[1]
     settings = ServerSettings(port=port, log_level="warning", api_server_count=processes)
 
-    async def make(engine: EngineLink) -> None:
+    async def make(engine: EngineClient) -> None:
         await engine.attach(FakeChild(rate=rate))
         told.send(port)
 

@@ -61,7 +61,7 @@ class Stack:
     def __call__(self, x: Tensor, chosen: Tensor | None) -> Tensor:
         if self.ctx.adapters is not None:
             none = x.new_zeros(0, dtype=torch.int64)
-            self.ctx.adapters.begin(Step(none, none, none, none, none, (), 1, 1, adapters=chosen))
+            self.ctx.adapters.begin_step(Step(none, none, none, none, none, (), 1, 1, adapters=chosen))
         for qkv, out, mlp in self.blocks:
             x = out(torch.nn.functional.normalize(qkv(x)[:, : x.shape[1]])) + x
             x = mlp(torch.nn.functional.normalize(x)) + x

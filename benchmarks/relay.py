@@ -99,8 +99,8 @@ async def measure(streams: int, steps: int, processes: int, seconds: float) -> N
     await engine.attach(child)
     relay = Relay(lambda name, message: hub.socket.send_multipart([name, m.encode(message)]))
     for _ in names:
-        relay.join((await hub.socket.recv_multipart())[0])
-    relay.serve(engine)
+        relay.add_process((await hub.socket.recv_multipart())[0])
+    relay.set_engine(engine)
     for i in range(streams):
         relay.receive(names[i % processes], m.NewRequest(f"{i:032x}-0#0", [1], SamplingParams()))
     await asyncio.sleep(1)

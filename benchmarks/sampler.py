@@ -15,7 +15,7 @@ from common import heading
 
 from dovetail.engine.engine_request import Request
 from dovetail.engine.request.params import SamplingParams
-from dovetail.engine.sampling import SamplingRows, host_edits, sample, wants_of
+from dovetail.engine.sampling import SamplingTables, build_logit_edits, build_sampling_metadata, sample
 
 KINDS: dict[str, Callable[[int], dict[str, Any]]] = {
     "greedy": lambda i: {"temperature": 0},
@@ -60,7 +60,7 @@ def milliseconds(make: Callable[[int], dict[str, Any]], count: int, vocabulary: 
     """One step of so many requests, from logits to tokens."""
     logits = torch.randn(count, vocabulary, generator=torch.Generator().manual_seed(0)) * 3
     scratch = torch.empty_like(logits)
-    tables = SamplingRows(count, vocabulary, torch.device("cpu"), torch.from_numpy)
+    tables = SamplingTables(count, vocabulary, torch.device("cpu"), torch.from_numpy)
     requests: list[Request] = []
     tokens = torch.randperm(vocabulary, generator=torch.Generator().manual_seed(1))[:text].tolist()
     for row in range(count):
@@ -72,8 +72,8 @@ def milliseconds(make: Callable[[int], dict[str, Any]], count: int, vocabulary: 
 
     def step() -> None:
         scratch.copy_(logits)  # sampling may change them
-        edits = host_edits([(request, ()) for request in requests], vocabulary, torch.from_numpy)
-        sample(scratch, rows, positions, tables, wants_of(requests), edits)
+        edits = build_logit_edits([(request, ()) for request in requests], vocabulary, torch.from_numpy)
+        sample(scratch, rows, positions, tables, build_sampling_metadata(requests), edits)
 
     return (least_seconds(step) - least_seconds(lambda: scratch.copy_(logits))) * 1e3
 

@@ -54,8 +54,8 @@ def measure(core: EngineCore, prompt: list[int], streams: int, tokens: int, temp
         "tokens": list(found.values()),
         "speed": (after.output_tokens - before.output_tokens) / seconds,
         "steps": steps,
-        "drafted": after.drafted - before.drafted,
-        "accepted": after.accepted - before.accepted,
+        "drafted": after.num_draft_tokens - before.num_draft_tokens,
+        "accepted": after.num_accepted_tokens - before.num_accepted_tokens,
     }
 
 

@@ -279,7 +279,7 @@ def options_page() -> str:
         table(head, own_rows(complete.add_arguments, everything - {"model", "seed", "api_key"})),
         "## dovetail run-batch",
         "Without `--url`, it runs the model by itself, with the options above and these of the server: "
-        f"{', '.join(code(f'--{name}'.replace('_', '-')) for name in run_batch.ANSWERS)}. [batch.md](batch.md) says more.",
+        f"{', '.join(code(f'--{name}'.replace('_', '-')) for name in run_batch.ANSWER_SETTINGS)}. [batch.md](batch.md) says more.",
         table(head, own_rows(run_batch.add_arguments, everything - {"model", "api_key"})),
         "## dovetail bench",
         "Without `--url`, `serve` starts a server of its own with the engine's options, of which `--seed` is that of the benchmark; the others take them all. "

@@ -20,8 +20,8 @@ class FakeDevice(Platform):
     replayed: how often they ran.
     """
 
-    queues = True
-    graphs = True
+    asynchronous = True
+    supports_graphs = True
     captured = 0
     replayed = 0
 
@@ -58,7 +58,7 @@ class FakeDevice(Platform):
 class FakeAttention(ReferenceAttention):
     """Insists that captured steps bring no lengths, and keeps to their bounds."""
 
-    def captured_lengths(self, max_len: int) -> tuple[int, ...]:
+    def capture_lengths(self, max_len: int) -> tuple[int, ...]:
         return (*range(32, max_len, 32), max_len)
 
     def prepare(self, step: Step, index: KVIndex, specs: frozenset[AttentionSpec]) -> None:

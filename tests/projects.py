@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dovetail.api import Card
-from dovetail.kernel.discovery import cards_of
+from dovetail.kernel.discovery import find_cards
 
 ROOT = Path(__file__).parents[1]
 FRAMEWORK_SOURCE = ROOT / "framework" / "src" / "dovetail"
@@ -41,7 +41,7 @@ class Package:
 
     @property
     def cards(self) -> list[Card]:
-        return cards_of(import_module(self.module))
+        return find_cards(import_module(self.module))
 
     def sources(self) -> Iterator[Path]:
         """Its modules; not the templates, which are texts."""

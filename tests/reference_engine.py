@@ -8,14 +8,14 @@ import torch
 
 from dovetail.engine.engine_request import Request
 from dovetail.engine.messages import NewRequest
-from dovetail.engine.request.checks import end_of_sequence_ids
-from dovetail.engine.sampling.edits import host_edits
-from dovetail.engine.sampling.rows import SamplingRows
+from dovetail.engine.request.checks import find_eos_token_ids
+from dovetail.engine.sampling.edits import build_logit_edits
+from dovetail.engine.sampling.metadata import build_sampling_metadata
 from dovetail.engine.sampling.sampler import sample
-from dovetail.engine.sampling.wants import wants_of
+from dovetail.engine.sampling.tables import SamplingTables
 from dovetail.engine.step.runner import ModelRunner
 from dovetail.kernel.plan import Plan
-from dovetail.nn.step import KVIndex, Lengths, Step
+from dovetail.nn.step import HostLengths, KVIndex, Step
 
 
 class ReferenceEngine:
@@ -24,7 +24,7 @@ class ReferenceEngine:
     def __init__(self, plan: Plan) -> None:
         self.runner = ModelRunner(plan, block_size=16)
         self.plan = plan
-        self.eos_ids = end_of_sequence_ids(plan)
+        self.eos_ids = find_eos_token_ids(plan)
 
     def generate(self, new: NewRequest) -> list[int]:
         params = new.params
@@ -61,16 +61,18 @@ class ReferenceEngine:
             positions=positions,
             query_start=torch.tensor([0, count], dtype=torch.int32),
             seq_lens=torch.tensor([count], dtype=torch.int32),
-            logit_rows=positions[-1:],
+            logits_indices=positions[-1:],
             kv=tuple(KVIndex(table, positions + 16) for _ in runner.groups),
             max_query_len=count,
             max_seq_len=count,
-            lengths=Lengths([count], [count]),
+            lengths=HostLengths([count], [count]),
         )
-        logits = runner.model.logits(runner.hidden(step)[-1:])
-        rows = SamplingRows(1, runner.config.vocab_size, runner.device, torch.from_numpy)
+        logits = runner.model.logits(runner.compute_hidden_states(step)[-1:])
+        rows = SamplingTables(1, runner.config.vocab_size, runner.device, torch.from_numpy)
         rows.set(0, request)
         rows.flush()
-        edits = host_edits([(request, [])], runner.config.vocab_size, torch.from_numpy)
-        sampled = sample(logits, torch.tensor([0]), torch.tensor([count]), rows, wants_of([request]), edits)
+        edits = build_logit_edits([(request, [])], runner.config.vocab_size, torch.from_numpy)
+        sampled = sample(
+            logits, torch.tensor([0]), torch.tensor([count]), rows, build_sampling_metadata([request]), edits
+        )
         return int(sampled.tokens)

@@ -83,7 +83,7 @@ def test_a_batch_gives_the_tokens_of_one_at_a_time(
 ) -> None:
     core = make_core(checkpoint, **options)
     assert run(core, make_requests(60, 1)) == alone
-    assert core.kv.whole
+    assert core.kv.is_unused
     assert core.requests == {}
 
 
@@ -94,7 +94,7 @@ def test_cancelled_requests_leave_nothing_behind(checkpoint: Path, alone: dict[s
     assert {k: v for k, v in tokens.items() if k not in cancelled} == {
         k: v for k, v in alone.items() if k not in cancelled
     }
-    assert core.kv.whole
+    assert core.kv.is_unused
     assert core.idle
     assert len(core.batch._free) == 16
 
@@ -169,7 +169,7 @@ def test_prompt_logprobs_are_whole_after_a_preemption(checkpoint: Path) -> None:
         core.add(NewRequest("r", prompt, SamplingParams(max_tokens=1, prompt_logprobs=0)))
         core.step()
         for request in core.scheduler.preempt_all():
-            core._leave_batch(request)
+            core._remove_from_batch(request)
         core.scheduler.max_tokens = second
         found = [o.prompt_logprobs for _ in range(9) for o in core.step()]
         assert [[entry.ids[0] for entry in entries or ()] for entries in found] == [prompt[1:]]
@@ -201,7 +201,7 @@ def test_what_an_interrupted_step_did_not_compute_is_not_shared(
         with pytest.raises(KeyboardInterrupt):
             run(core, [new])
     core.abort(["r"])
-    assert core.kv.find(Request("q", new.prompt_token_ids, new.params, 20, 28, frozenset())).tokens == 0
+    assert core.kv.find_prefix(Request("q", new.prompt_token_ids, new.params, 20, 28, frozenset())).tokens == 0
     assert run(core, [new]) == run(make_core(checkpoint, enable_prefix_caching=False), [new])
 
 
@@ -210,10 +210,10 @@ def test_time_without_work_is_no_steps_time(checkpoint: Path) -> None:
     core.add(NewRequest("leaves", [1, 2, 3], SamplingParams(max_tokens=50, ignore_eos=True)))
     core.step()
     core.abort(["leaves"])
-    core._since -= 3600
+    core._step_start -= 3600
     run(core, [NewRequest("r", [3] * 100, SamplingParams(max_tokens=1))])
-    assert core.pace._token is not None
-    assert core.pace._token < 1
+    assert core.prefill_limiter._seconds_per_token is not None
+    assert core.prefill_limiter._seconds_per_token < 1
 
 
 def test_a_request_that_leaves_no_token_ends_with_the_reason_and_the_batch_goes_on(checkpoint: Path) -> None:
@@ -232,7 +232,7 @@ def test_a_request_that_leaves_no_token_ends_with_the_reason_and_the_batch_goes_
         assert sum(len(o.token_ids) for o in outputs["fine"]) == 6
         first, last = outputs["stuck"]
         assert first.token_ids[0] in (5, 6)
-        assert (last.token_ids, last.finish_reason, last.refused) == ([], "error", True)
+        assert (last.token_ids, last.finish_reason, last.is_request_error) == ([], "error", True)
         assert last.error is not None
         assert "no token may be chosen" in last.error
-        assert core.kv.whole
+        assert core.kv.is_unused

@@ -18,7 +18,7 @@ from dovetail.api import RequestError
 from dovetail.engine.adapters.lora_request import find_adapter
 from dovetail.engine.args import EngineArgs
 from dovetail.engine.messages import NewRequest, TokenOutput
-from dovetail.engine.process.client import AsyncEngine
+from dovetail.engine.process.async_engine import AsyncEngine
 from dovetail.engine.setup import make_plan
 from dovetail.engine.step.core import EngineCore
 from dovetail.kernel.registry import Registry
@@ -73,7 +73,7 @@ def drive(core: EngineCore, requests: list[NewRequest], seed: int | None = None)
 
 
 def slot_of(core: EngineCore, name: str) -> int:
-    return next(adapter.slot for adapter in core.needs.adapters._live.values() if adapter.name == name)
+    return next(adapter.slot for adapter in core.resources.adapters._loaded.values() if adapter.name == name)
 
 
 def tokens_of(outputs: list[TokenOutput]) -> list[int]:
@@ -128,20 +128,22 @@ def test_a_batch_of_adapters_gives_the_tokens_of_the_merged_models(
     outputs = drive(core, requests, seed=1)
     assert [tokens_of(outputs[str(i)]) for i in range(len(expected))] == [tokens for *_, tokens in expected]
     assert core.kv.usage == 0
-    assert len(core.needs.adapters._idle) == core.args.max_loras
+    assert len(core.resources.adapters._idle_slots) == core.args.max_loras
 
 
 def test_a_small_cache_preempts_requests_with_adapters_and_they_go_on(
     root: Path, expected: list[tuple[str | None, list[int], list[int]]]
 ) -> None:
     core = make_core(root, "qv", "all", "mlp", max_model_len=64, max_num_batched_tokens=64)
-    taken = [pool.take(pool.free - 34) for pool in core.kv.pools]  # what is left holds about two of the requests
+    taken = [
+        pool.allocate(pool.num_free - 34) for pool in core.kv.pools
+    ]  # what is left holds about two of the requests
     assert all(taken)
     requests = [NewRequest(str(i), prompt, GREEDY, adapter=name) for i, (name, prompt, _) in enumerate(expected)]
     outputs = drive(core, requests)
     assert [tokens_of(outputs[str(i)]) for i in range(len(expected))] == [tokens for *_, tokens in expected]
     assert core.stats.preemptions > 0
-    assert len(core.needs.adapters._idle) == core.args.max_loras
+    assert len(core.resources.adapters._idle_slots) == core.args.max_loras
 
 
 def test_the_overview_names_adapters_in_use(root: Path) -> None:

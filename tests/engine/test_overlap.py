@@ -46,7 +46,7 @@ def reference(plan: Plan) -> ReferenceEngine:
 def test_a_storm_on_the_device(plan: Plan, reference: ReferenceEngine, eager: bool) -> None:
     before = FakeDevice.captured, FakeDevice.replayed
     core = check_storm(plan, reference, {"max_num_seqs": 6, "block_size": 8, "enforce_eager": eager}, 16, 3)
-    assert core.overlapped
+    assert core.async_scheduling
     captured, replayed = FakeDevice.captured - before[0], FakeDevice.replayed - before[1]
     if eager:
         assert captured == 0
@@ -59,15 +59,15 @@ def test_a_token_goes_into_the_next_step_before_the_host_has_seen_it(plan: Plan)
     core.add(NewRequest("r", [1, 2, 3], SamplingParams(temperature=0, max_tokens=4, ignore_eos=True)))
     assert core.step() == [], "the first step is on its way"
     request = core.requests["r"]
-    assert (request.unseen, len(request.tokens)) == (1, 3)
+    assert (request.num_in_flight_tokens, len(request.tokens)) == (1, 3)
     (output,) = core.step()
     assert len(output.token_ids) == 1
-    assert request.unseen == 1, "the second step was begun before the first one's token was read"
+    assert request.num_in_flight_tokens == 1, "the second step was begun before the first one's token was read"
     outputs = []
     while not core.idle:
         outputs += core.step()
     assert [o.finish_reason for o in outputs] == [None, None, "length"]
-    assert core.kv.whole
+    assert core.kv.is_unused
 
 
 def test_a_request_that_ends_while_its_next_step_computes_leaves_nothing(
@@ -94,7 +94,7 @@ def test_a_request_that_ends_while_its_next_step_computes_leaves_nothing(
         for output in core.step():
             got += output.token_ids
     assert got == tokens[: tokens.index(stop) + 1]
-    assert core.kv.whole
+    assert core.kv.is_unused
     assert core.stats.running == 0
 
 
@@ -140,7 +140,7 @@ def test_sleep_gives_memory_back_and_the_requests_go_on_after_it(
     while not core.idle:
         step()
     assert got == reference.generate_all(requests)
-    assert core.kv.whole
+    assert core.kv.is_unused
 
 
 def test_a_row_that_is_given_up_while_its_step_is_launched_keeps_no_token(

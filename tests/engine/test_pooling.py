@@ -104,8 +104,8 @@ def finish(core: EngineCore) -> dict[str, list[TokenOutput]]:
     while not core.idle:
         for output in core.step():
             found.setdefault(output.id, []).append(output)
-    assert core.kv.whole
-    assert core.batch.pooling == 0
+    assert core.kv.is_unused
+    assert core.batch.num_pooling_requests == 0
     assert not core.requests
     return found
 
@@ -154,7 +154,7 @@ def test_on_a_device_that_queues_beside_streams(
     ]
     before = FakeDevice.replayed
     core = core_of(device_plan, max_num_batched_tokens=24, max_num_seqs=6, enforce_eager=eager)
-    assert core.overlapped
+    assert core.async_scheduling
     for new in streams:
         core.add(new)
     waiting = every(prompts)
@@ -164,7 +164,7 @@ def test_on_a_device_that_queues_beside_streams(
             core.add(waiting.pop())
         for output in core.step():
             got.setdefault(output.id, []).append(output)
-    assert core.kv.whole
+    assert core.kv.is_unused
     assert eager or FakeDevice.replayed > before
     for new in streams:
         assert [token for output in got[new.id] for token in output.token_ids] == reference.generate(new)
@@ -200,7 +200,7 @@ def test_prompts_that_lose_their_blocks_give_the_same_vectors(
         steps += 1
         if steps in (2, 5, 9, 14, 20, 27, 35):  # further and further apart, so that the longest gets through
             for victim in core.scheduler.preempt_all():
-                core._leave_batch(victim)
+                core._remove_from_batch(victim)
     assert core.scheduler.preemptions >= 5
     for name, vector in got.items():
         kind, place = name.split()
@@ -296,7 +296,7 @@ def test_numbers_that_are_not_finite_are_an_error(plan: Plan) -> None:
     model.norm.weight = torch.full_like(model.norm.weight, torch.inf)
     core.add(want("r", [1, 2, 3]))
     ((output,),) = finish(core).values()
-    assert (output.finish_reason, output.vector, output.refused) == ("error", None, False)
+    assert (output.finish_reason, output.vector, output.is_request_error) == ("error", None, False)
     assert output.error is not None
     assert "--dtype" in output.error
 

@@ -18,7 +18,7 @@ import pytest
 from dovetail import SamplingParams
 from dovetail.api import CheckpointError, EngineDeadError, RequestError
 from dovetail.engine.args import EngineArgs
-from dovetail.engine.process.client import AsyncEngine
+from dovetail.engine.process.async_engine import AsyncEngine
 from dovetail.engine.setup import make_plan
 
 from ..tiny import write_checkpoint
@@ -69,7 +69,7 @@ def test_leaving_early_frees_the_slot(checkpoint: Path) -> None:
             stream = engine.generate("gone", [1, 2, 3], LONG)
             await anext(stream)
             await stream.aclose()
-            assert engine._mailboxes == {}
+            assert engine._delta_queues == {}
             # The same name is free again, and the engine still answers.
             deltas = [d async for d in engine.generate("gone", [1], SamplingParams(max_tokens=1))]
             assert deltas[-1][-1].finish_reason is not None
@@ -165,7 +165,7 @@ def test_when_its_parent_is_killed_the_engine_goes_too(checkpoint: Path) -> None
     code = f"""
 import asyncio
 from dovetail.engine.args import EngineArgs
-from dovetail.engine.process.client import AsyncEngine
+from dovetail.engine.process.async_engine import AsyncEngine
 from dovetail.engine.setup import make_plan
 async def main():
     args = EngineArgs(model={str(checkpoint)!r})

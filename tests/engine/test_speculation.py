@@ -101,7 +101,7 @@ def run(core: EngineCore, requests: list[NewRequest], seed: int = 0) -> dict[str
             got.tokens += output.token_ids
             got.logprobs += output.logprobs or []
             got.end = (output.finish_reason, output.stop_reason)
-    assert core.kv.whole
+    assert core.kv.is_unused
     assert core.requests == {}
     return found
 
@@ -132,9 +132,9 @@ class Oracle(Proposer):
 
     def _guess(self, sequence: DraftRequest) -> list[int]:
         place = len(sequence.tokens) - self.prompts[sequence.id]
-        answer = list(self.answers[sequence.id][place : place + sequence.most])
+        answer = list(self.answers[sequence.id][place : place + sequence.max_tokens])
         # Beyond the answer's end it goes on all the same, which the engine must not follow.
-        answer += [11] * (sequence.most - len(answer))
+        answer += [11] * (sequence.max_tokens - len(answer))
         return [self.rng.randrange(255) if self.rng.random() < self.wrong else token for token in answer]
 
     def forget(self, ids: Iterable[str]) -> None:
@@ -146,7 +146,7 @@ class Garbage(Oracle):
         super().__init__({}, {})
 
     def _guess(self, sequence: DraftRequest) -> list[int]:
-        return [self.rng.randrange(255) for _ in range(sequence.most)]
+        return [self.rng.randrange(255) for _ in range(sequence.max_tokens)]
 
 
 def guided(checkpoint: Path, proposer: Proposer | None, tokens: int = 4, **options: Any) -> EngineCore:
@@ -182,27 +182,27 @@ def test_outputs_are_those_without(
     core = guided(checkpoint, oracle(requests, plain, wrong), **options)
     assert run(core, requests) == plain
     assert core.speculation is not None
-    assert not core.speculation.off
-    assert core.stats.accepted > 0
+    assert not core.speculation.disabled
+    assert core.stats.num_accepted_tokens > 0
     if not wrong:
         # What an answer's end cuts off is all that can be wrong; a request ends with at most one such guess.
-        assert core.stats.drafted - core.stats.accepted <= 60 * 9
+        assert core.stats.num_draft_tokens - core.stats.num_accepted_tokens <= 60 * 9
     else:
-        assert core.stats.accepted < core.stats.drafted
+        assert core.stats.num_accepted_tokens < core.stats.num_draft_tokens
 
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 def test_prompt_lookup_changes_nothing(checkpoint: Path, plain: dict[str, Got], options: dict[str, Any]) -> None:
     core = guided(checkpoint, None, **options)
     assert run(core, make_requests(60, 1)) == plain
-    assert core.stats.drafted > core.stats.accepted > 0
+    assert core.stats.num_draft_tokens > core.stats.num_accepted_tokens > 0
 
 
 def test_a_small_cache_finishes_everything_by_preemption(checkpoint: Path, plain: dict[str, Got]) -> None:
     requests = make_requests(60, 1)
     core = guided(checkpoint, oracle(requests, plain, 0.3), max_model_len=96)
     (pool,) = core.kv.pools
-    spare = pool.take(pool.free - 30)  # what is left holds about two of the requests
+    spare = pool.allocate(pool.num_free - 30)  # what is left holds about two of the requests
     assert spare is not None
     found: dict[str, Got] = {r.id: Got() for r in requests}
     for request in requests:
@@ -212,8 +212,8 @@ def test_a_small_cache_finishes_everything_by_preemption(checkpoint: Path, plain
             found[output.id].tokens += output.token_ids
     assert {id: got.tokens for id, got in found.items()} == {id: got.tokens for id, got in plain.items()}
     assert core.stats.preemptions > 0
-    assert core.stats.accepted > 0
-    assert pool.free == 30
+    assert core.stats.num_accepted_tokens > 0
+    assert pool.num_free == 30
 
 
 def test_a_sliding_window_forgets_nothing_that_a_wrong_guess_needs(windowed: Path) -> None:
@@ -222,7 +222,7 @@ def test_a_sliding_window_forgets_nothing_that_a_wrong_guess_needs(windowed: Pat
     for wrong in (0.0, 0.3):
         core = guided(windowed, oracle(requests, answers, wrong), tokens=9)
         assert run(core, requests) == answers
-        assert core.stats.accepted > 0
+        assert core.stats.num_accepted_tokens > 0
 
 
 def count_steps(core: EngineCore, requests: list[NewRequest]) -> int:
@@ -244,7 +244,7 @@ def test_right_guesses_save_steps(checkpoint: Path, tokens: int, temperature: fl
     core = guided(checkpoint, oracle(requests, answers), tokens)
     # One step for the prompt and the first token; each one after it gives tokens + 1.
     assert count_steps(core, requests) == 1 + -(-64 // (tokens + 1))
-    assert core.stats.drafted == core.stats.accepted
+    assert core.stats.num_draft_tokens == core.stats.num_accepted_tokens
 
 
 def test_wrong_guesses_cost_no_step_and_soon_cease(checkpoint: Path, plain: dict[str, Got]) -> None:
@@ -252,7 +252,7 @@ def test_wrong_guesses_cost_no_step_and_soon_cease(checkpoint: Path, plain: dict
     params = SamplingParams(temperature=0, max_tokens=200, ignore_eos=True)
     core = guided(checkpoint, Garbage())
     assert count_steps(core, [NewRequest("r", [1, 2, 3], params)]) == 200
-    assert core.stats.drafted <= 4 + 2 + 1 + 1 + 10
+    assert core.stats.num_draft_tokens <= 4 + 2 + 1 + 1 + 10
 
 
 def test_a_proposer_that_breaks_takes_no_request_with_it(checkpoint: Path, plain: dict[str, Got]) -> None:
@@ -267,7 +267,7 @@ def test_a_proposer_that_breaks_takes_no_request_with_it(checkpoint: Path, plain
     core = guided(checkpoint, Breaks())
     assert run(core, make_requests(60, 1)) == plain
     assert core.speculation is not None
-    assert core.speculation.off
+    assert core.speculation.disabled
 
 
 def test_completions_of_one_prompt_differ_and_are_those_without(checkpoint: Path) -> None:
@@ -296,7 +296,7 @@ def test_forms_are_kept(checkpoint: Path, draft: bool) -> None:
     plain = run(make_core(checkpoint), requests)
     core = drafted(checkpoint, checkpoint, tokens=5) if draft else guided(checkpoint, None)
     assert run(core, requests) == plain
-    assert core.stats.accepted > 20
+    assert core.stats.num_accepted_tokens > 20
 
 
 def test_draws_without_a_seed_follow_the_same_distribution(checkpoint: Path) -> None:
@@ -315,12 +315,12 @@ def test_draws_without_a_seed_follow_the_same_distribution(checkpoint: Path) -> 
 
     class Likely(Garbage):
         def _guess(self, sequence: DraftRequest) -> list[int]:
-            return likeliest[: sequence.most]
+            return likeliest[: sequence.max_tokens]
 
     without, _ = second_tokens(make_core(checkpoint, seed=1, max_num_seqs=64))
     likeliest = [max(counts, key=lambda token: counts[token]) for counts in without]
     guessed, core = second_tokens(guided(checkpoint, Likely(), tokens=2, seed=2, max_num_seqs=64))
-    assert core.stats.accepted > 0.02 * draws
+    assert core.stats.num_accepted_tokens > 0.02 * draws
     for a, b in zip(without, guessed, strict=True):
         common = [t for t in a if a[t] + b.get(t, 0) >= 10]
         rest_a, rest_b = draws - sum(a[t] for t in common), draws - sum(b.get(t, 0) for t in common)
@@ -341,7 +341,7 @@ def drafted(checkpoint: Path, draft: Path, tokens: int = 3, draft_options: Any =
 
 def proposer_of(core: EngineCore) -> DraftModel:
     assert core.speculation is not None
-    assert not core.speculation.off
+    assert not core.speculation.disabled
     return cast(DraftModel, core.speculation.proposer)
 
 
@@ -390,7 +390,7 @@ def test_a_draft_model_s_guesses_are_its_own_likeliest_tokens(
     proposer = proposer_of(core)
     seen = watch(proposer)
     assert run(core, make_requests(60, 1)) == plain
-    assert proposer_of(core).kv.whole
+    assert proposer_of(core).kv.is_unused
     assert len(proposer.batch._free) == core.max_seqs
     assert_greedy(smaller, seen)
     if "draft_options" in options:
@@ -402,36 +402,38 @@ def test_a_model_that_drafts_for_itself_is_always_right(checkpoint: Path) -> Non
     params = SamplingParams(temperature=0, max_tokens=65, ignore_eos=True)
     core = drafted(checkpoint, checkpoint)
     assert count_steps(core, [NewRequest(str(i), [i, 2 * i, 3 * i], params) for i in range(4)]) == 1 + 64 // 4
-    assert core.stats.drafted == core.stats.accepted > 0
+    assert core.stats.num_draft_tokens == core.stats.num_accepted_tokens > 0
 
 
 def test_a_draft_with_a_window(checkpoint: Path, windowed: Path, plain: dict[str, Got]) -> None:
     core = drafted(checkpoint, windowed, tokens=5)
     seen = watch(proposer_of(core))
     assert run(core, make_requests(60, 1)) == plain
-    assert proposer_of(core).kv.whole
+    assert proposer_of(core).kv.is_unused
     assert_greedy(windowed, seen)
 
 
 def test_a_draft_that_lacks_blocks_guesses_for_fewer(checkpoint: Path, smaller: Path, plain: dict[str, Got]) -> None:
     core = drafted(checkpoint, smaller)
     (pool,) = proposer_of(core).kv.pools
-    assert pool.take(pool.free - 30) is not None
+    assert pool.allocate(pool.num_free - 30) is not None
     seen = watch(proposer_of(core))
     assert run(core, make_requests(60, 1)) == plain
     assert any(not guess for _, guess in seen)
     assert_greedy(smaller, seen)
-    assert pool.free == 30
+    assert pool.num_free == 30
 
 
 def test_both_caches_hold_as_many_tokens(checkpoint: Path, smaller: Path) -> None:
     alone, core = make_core(checkpoint), drafted(checkpoint, smaller)
     (main,), (draft,) = core.kv.pools, proposer_of(core).kv.pools
     assert main.total == draft.total
-    assert core.budget.weights > alone.budget.weights
-    assert core.budget.activations > alone.budget.activations
+    assert core.memory_budget.weights > alone.memory_budget.weights
+    assert core.memory_budget.activations > alone.memory_budget.activations
     blocks = main.total + 1
-    assert core.budget.cache == blocks * sum(g.block_bytes for g in (*core.runner.groups, *proposer_of(core).groups))
+    assert core.memory_budget.cache == blocks * sum(
+        g.block_bytes for g in (*core.runner.groups, *proposer_of(core).groups)
+    )
 
 
 def test_a_draft_sleeps_beside_its_model(checkpoint: Path, smaller: Path, plain: dict[str, Got]) -> None:
@@ -450,7 +452,7 @@ def test_a_draft_sleeps_beside_its_model(checkpoint: Path, smaller: Path, plain:
             step()
         core.sleep(level)
         assert proposer_of(core).sleeper.asleep == {"weights", "kv_cache"}
-        assert proposer_of(core).kv.whole
+        assert proposer_of(core).kv.is_unused
         step()
         core.wake_up()
     seen = watch(proposer_of(core))

@@ -106,7 +106,7 @@ def check_storm(plan: Plan, reference: ReferenceEngine, options: dict[str, Any],
         if new.id in left:
             wanted = wanted[: len(got[new.id])]
         assert got[new.id] == wanted, f"request {new.id} of storm {seed}: {new.params}"
-    assert core.kv.whole, "blocks leaked"
+    assert core.kv.is_unused, "blocks leaked"
     assert (core.stats.running, core.stats.waiting, core.stats.kv_usage) == (0, 0, 0.0)
     assert core.requests == {}
     assert len(core.batch._free) == core.max_seqs
@@ -175,6 +175,6 @@ def test_a_cache_of_a_quarter_of_the_load_finishes_everything(
         for output in core.step():
             got[output.id] += output.token_ids
     assert got == reference.generate_all(requests)
-    assert core.kv.whole
-    if len(plan.model_config_object().attention_needs()) == 1 and plan.config.get("sliding_window") is None:
+    assert core.kv.is_unused
+    if len(plan.build_model_config().attention_requirements()) == 1 and plan.config.get("sliding_window") is None:
         assert core.stats.preemptions > 0

@@ -15,9 +15,9 @@ import pytest
 
 from dovetail.api import GrammarBackend
 from dovetail.engine.args import EngineArgs
-from dovetail.engine.grammars.checks import check_structured
-from dovetail.engine.grammars.compiler import GrammarManager, GrammarRun
-from dovetail.engine.request.checks import end_of_sequence_ids
+from dovetail.engine.grammars.checks import check_structured_outputs
+from dovetail.engine.grammars.compiler import GrammarManager, RequestGrammar
+from dovetail.engine.request.checks import find_eos_token_ids
 from dovetail.engine.request.params import StructuredOutputs
 from dovetail.engine.setup import load_tokenizer, make_plan
 from dovetail.kernel.discovery import import_dotted
@@ -129,8 +129,8 @@ class Setting:
     def __init__(self) -> None:
         self.plan = make_plan(EngineArgs())
         self.tokenizer = load_tokenizer(self.plan)
-        self.vocab_size = self.plan.model_config_object().vocab_size
-        self.ends = end_of_sequence_ids(self.plan)
+        self.vocab_size = self.plan.build_model_config().vocab_size
+        self.ends = find_eos_token_ids(self.plan)
         self.manager = GrammarManager(self.load, self.vocab_size, sorted(self.ends))
 
     def load(self) -> GrammarBackend:
@@ -159,7 +159,7 @@ class Setting:
         wanted = allowed[self.near_the_end[allowed] if rng.random() < 0.6 else ~self.blank[allowed]]
         return int(rng.choice(wanted if len(wanted) else allowed))
 
-    def output(self, run: GrammarRun, begin: str, rng: random.Random) -> str | None:
+    def output(self, run: RequestGrammar, begin: str, rng: random.Random) -> str | None:
         """What is drawn after a beginning, with drafts of which some are wrong, as in speculative decoding; None if it did not end."""
         tokens = self.tokenizer.encode(begin, add_special_tokens=False)
         assert run.accept(tokens)
@@ -191,10 +191,10 @@ def setting() -> Iterator[Setting]:
 @pytest.mark.parametrize("kind", FORMS)
 def test_what_is_drawn_has_the_form(setting: Setting, kind: str) -> None:
     form, fits = FORMS[kind]
-    check_structured(form, setting.plan)
+    check_structured_outputs(form, setting.plan)
     ended = 0
     for seed in range(OUTPUTS):
-        run = setting.manager.begin(form)
+        run = setting.manager.compile(form)
         assert run.wait(60)
         text = setting.output(run, BEGINNINGS.get(kind, ""), random.Random(seed))
         if text is not None:
@@ -206,7 +206,7 @@ def test_what_is_drawn_has_the_form(setting: Setting, kind: str) -> None:
 def test_a_schema_that_asks_for_what_the_backend_lacks_is_refused_by_server_and_engine_alike(setting: Setting) -> None:
     form = StructuredOutputs(json={"not": {"type": "object"}})
     with pytest.raises(Exception, match="Unimplemented keys") as caught:
-        check_structured(form, setting.plan)
-    run = setting.manager.begin(form)
+        check_structured_outputs(form, setting.plan)
+    run = setting.manager.compile(form)
     assert run.wait(60)
     assert str(run.failure) == str(caught.value)

@@ -57,15 +57,15 @@ def dovetail_register_models():
 """
 
 CONFIG = """
-from dovetail.api import AttentionNeed, ModelConfig
+from dovetail.api import AttentionRequirement, ModelConfig
 
 
 class WalnutConfig(ModelConfig):
     heads: int
     shell: int
 
-    def attention_needs(self):
-        return (AttentionNeed(head_dim=self.hidden_size // self.heads),)
+    def attention_requirements(self):
+        return (AttentionRequirement(head_dim=self.hidden_size // self.heads),)
 """
 
 MODEL = """

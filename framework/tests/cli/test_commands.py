@@ -20,11 +20,11 @@ from ..kernel.fakes import Site, offering
 
 DOVETAIL = Path(sys.executable).with_name("dovetail")
 CONFIG = """
-from dovetail.api import ModelConfig, AttentionNeed, Checkpoint
+from dovetail.api import ModelConfig, AttentionRequirement, Checkpoint
 
 class Config(ModelConfig):
-    def attention_needs(self):
-        return (AttentionNeed(head_dim=8),)
+    def attention_requirements(self):
+        return (AttentionRequirement(head_dim=8),)
 
 def inspect(path, files):
     print("a plugin that prints")

@@ -21,7 +21,7 @@ from dovetail.client import batch as batches
 from dovetail.client.batch import Batch, Tally
 from dovetail.client.batch_file import BatchOutput, BatchRequest, Fault, read_requests
 from dovetail.client.http import ClientError
-from dovetail.server.processes.in_process import serve_inside
+from dovetail.server.processes.in_process import serve_in_process
 from dovetail.server.settings import ServerSettings
 
 
@@ -93,7 +93,7 @@ def run(
     async def work() -> None:
         output = BatchOutput(str(path), resume)
         try:
-            async with serve_inside(make, settings or ServerSettings()) as client:
+            async with serve_in_process(make, settings or ServerSettings()) as client:
                 batch = Batch(client, output, tally, lambda: None)
                 await batch.run(read_requests(encoded(lines), output.done), concurrency)
         finally:
@@ -180,7 +180,7 @@ def test_a_dead_engine_ends_the_batch_and_what_was_served_stays(
 
     async def work() -> None:
         output = BatchOutput(str(tmp_path / "out"))
-        async with serve_inside(no_other, ServerSettings()) as client:
+        async with serve_in_process(no_other, ServerSettings()) as client:
             await Batch(client, output, tally, lambda: None).run(read_requests(encoded(lines)), 1)
 
     lines, tally = [line(str(i)) for i in range(6)], Tally()

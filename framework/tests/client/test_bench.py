@@ -19,9 +19,9 @@ from dovetail.api.errors import UsageError
 from dovetail.cli.main import main
 from dovetail.client.bench import report
 from dovetail.client.bench.datasets import WORDS, Sample, load_samples
-from dovetail.client.bench.figures import series, summarize
-from dovetail.client.bench.figures import statistics as numbers
-from dovetail.client.bench.load import arrivals
+from dovetail.client.bench.load_generator import arrival_times
+from dovetail.client.bench.metrics import series, summarize
+from dovetail.client.bench.metrics import statistics as numbers
 from dovetail.client.bench.options import ServeOptions, StartupOptions, read_goodput
 from dovetail.client.bench.startup import run_startup
 from dovetail.client.bench.stream import EventReader, Outcome
@@ -238,14 +238,14 @@ def test_sharegpt_s_conversations(tmp_path: Path) -> None:
 
 
 def test_arrivals() -> None:
-    assert arrivals(3, math.inf, 1.0, 0) == [0.0] * 3
-    times = arrivals(4000, 50.0, 1.0, 0)
+    assert arrival_times(3, math.inf, 1.0, 0) == [0.0] * 3
+    times = arrival_times(4000, 50.0, 1.0, 0)
     assert times == sorted(times)
     assert times[-1] == pytest.approx(80)
-    assert times != arrivals(4000, 50.0, 1.0, 1)
+    assert times != arrival_times(4000, 50.0, 1.0, 1)
 
     def spread(burstiness: float) -> float:
-        found = arrivals(4000, 50.0, burstiness, 0)
+        found = arrival_times(4000, 50.0, burstiness, 0)
         gaps = [b - a for a, b in pairwise(found)]
         return statistics.stdev(gaps) / statistics.mean(gaps)
 

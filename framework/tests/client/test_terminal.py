@@ -19,7 +19,7 @@ from dovetail.client.chat import run_chat
 from dovetail.client.completion import run_completion
 from dovetail.client.http import ChatClient, ClientError, Piece
 from dovetail.client.thinking import split_thoughts
-from dovetail.client.views import finished_blocks
+from dovetail.client.views import finished_length
 from dovetail.server.settings import ServerSettings
 
 TEXT = "".join(WORDS)
@@ -115,7 +115,7 @@ def test_thoughts_are_found_wherever_the_text_is_cut(text: str, expected: list[t
     ],
 )
 def test_finished_blocks(text: str, done: str) -> None:
-    assert text[: finished_blocks(text)] == done
+    assert text[: finished_length(text)] == done
 
 
 class Terminal:

@@ -12,7 +12,7 @@ import tokenizers
 
 from dovetail.engine.args import EngineArgs
 from dovetail.engine.messages import NewRequest, TokenLogprobs, TokenOutput
-from dovetail.engine.request.checks import Limits, check_request
+from dovetail.engine.request.checks import ModelLimits, check_request
 from dovetail.engine.text.tokenizer import Tokenizer
 
 VOCAB = 16
@@ -71,7 +71,7 @@ class FakeCore:
         self.args = args
         self.max_model_len = CONTEXT
         self.vocab_size = VOCAB
-        self.limits = Limits(CONTEXT, VOCAB, args.max_logprobs)
+        self.limits = ModelLimits(CONTEXT, VOCAB, args.max_logprobs)
         self.is_sleeping = False
         self.stalled = False
         self.seen: list[NewRequest] = []

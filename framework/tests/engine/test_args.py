@@ -9,7 +9,7 @@ import pytest
 
 from dovetail import EngineArgs
 from dovetail.api import UsageError
-from dovetail.engine.args import OFFLINE
+from dovetail.engine.args import OFFLINE_DEFAULTS
 from dovetail.utils import FlexibleArgumentParser
 
 
@@ -32,7 +32,7 @@ def test_what_was_parsed_is_what_LLM_takes() -> None:  # noqa: N802
 def test_a_script_may_look_at_every_option() -> None:
     found = script().parse_args([])
     missing = {name for name in EngineArgs.model_fields if not hasattr(found, name)}
-    assert missing == set(OFFLINE)
+    assert missing == set(OFFLINE_DEFAULTS)
     assert (found.model, found.seed, found.enable_prefix_caching) == ("some/model", 0, True)
     assert EngineArgs.from_cli_args(found) == EngineArgs(model="some/model")
 

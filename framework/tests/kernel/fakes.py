@@ -12,7 +12,7 @@ from typing import Any
 
 from dovetail.api import (
     AttentionCard,
-    AttentionNeed,
+    AttentionRequirement,
     Card,
     Checkpoint,
     GrammarCard,
@@ -164,8 +164,8 @@ class TinyConfig(ModelConfig):
     head_dim: int = 8
     window: int | None = None
 
-    def attention_needs(self) -> tuple[AttentionNeed, ...]:
-        return (AttentionNeed(kind="sliding" if self.window else "full", head_dim=self.head_dim),)
+    def attention_requirements(self) -> tuple[AttentionRequirement, ...]:
+        return (AttentionRequirement(kind="sliding" if self.window else "full", head_dim=self.head_dim),)
 
 
 def inspect(path: str, files: tuple[str, ...]) -> Checkpoint:

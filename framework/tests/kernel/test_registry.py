@@ -97,13 +97,15 @@ def test_preferences_that_contradict_each_other_are_refused() -> None:
 def test_suspects_are_named() -> None:
     denied = plugin("delta", status="denied")
     registry = Registry([*TWO, BROKEN, denied])
-    assert registry.quarantined == [BROKEN]
-    assert registry.suspects("loader") == (
+    assert registry.quarantined_plugins == [BROKEN]
+    assert registry.explain_missing("loader") == (
         "note that the broken plugin gamma may offer it (SyntaxError: oops); "
         "note that the plugin filter (--plugins or DOVETAIL_PLUGINS) leaves out delta"
     )
-    assert "model 'walnut' is offered by Beta_Pack 1.0 and alpha 1.0, so neither is used" in registry.suspects("model")
-    assert Registry([plugin("a", model("walnut"))]).suspects("model") == ""
+    assert "model 'walnut' is offered by Beta_Pack 1.0 and alpha 1.0, so neither is used" in registry.explain_missing(
+        "model"
+    )
+    assert Registry([plugin("a", model("walnut"))]).explain_missing("model") == ""
 
 
 def test_what_is_installed_is_loaded(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,7 +56,7 @@ def test_a_plan_names_every_part_and_why(folder: Path) -> None:
     assert (found.architecture, found.dtype, found.kv_dtype) == ("TinyForCausalLM", "float32", "float32")
     assert found.max_model_len == 2048
     assert (found.checkpoint.tokenizer, found.checkpoint.tokenizer_path) == (HF_TOKENIZER, str(folder))
-    assert found.model_config_object() == fakes.TinyConfig.model_validate(CONFIG)
+    assert found.build_model_config() == fakes.TinyConfig.model_validate(CONFIG)
     assert found.warnings == ()
 
 
@@ -71,7 +71,7 @@ def test_a_plan_survives_json(folder: Path) -> None:
     )
     again = Plan.model_validate_json(found.model_dump_json())
     assert again == found
-    assert again.model_config_object() == found.model_config_object()
+    assert again.build_model_config() == found.build_model_config()
     assert Plan.model_validate(found.model_dump()) == found
 
 

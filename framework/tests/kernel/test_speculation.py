@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ConfigDict, Field
 
-from dovetail.api import AttentionNeed, DovetailError, PluginError, ProposerCard, ResolutionError, UsageError
+from dovetail.api import AttentionRequirement, DovetailError, PluginError, ProposerCard, ResolutionError, UsageError
 from dovetail.cli.plan import render
 from dovetail.kernel.plan import Plan
 
@@ -25,8 +25,8 @@ class Options(BaseModel):
 
 
 class RecurrentConfig(TinyConfig):
-    def attention_needs(self) -> tuple[AttentionNeed, ...]:
-        return (AttentionNeed(kind="recurrent", head_dim=8),)
+    def attention_requirements(self) -> tuple[AttentionRequirement, ...]:
+        return (AttentionRequirement(kind="recurrent", head_dim=8),)
 
 
 def proposer(name: str = "seer", **claims: Any) -> ProposerCard:

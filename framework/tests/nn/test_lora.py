@@ -100,7 +100,7 @@ def test_each_row_gets_the_layer_merged_with_its_own_adapter(
     for slot, adapter in enumerate(adapters[1:], 1):
         ctx.adapters.write(slot, adapter)
     x, chosen = torch.randn(T, K), torch.randint(SLOTS + 1, (T,))
-    ctx.adapters.begin(make_step(chosen))
+    ctx.adapters.begin_step(make_step(chosen))
     found = layer(x)
     wanted = torch.stack(
         [
@@ -121,11 +121,11 @@ def test_rows_without_an_adapter_are_bitwise_those_of_the_model() -> None:
     assert ctx.adapters is not None
     ctx.adapters.write(2, make_adapter(QKV, RANK))
     x, chosen = torch.randn(T, K), torch.tensor([0, 2] * (T // 2))
-    ctx.adapters.begin(make_step(chosen))
+    ctx.adapters.begin_step(make_step(chosen))
     base, mixed = layers[1](x), layers[0](x)
     assert torch.equal(mixed[chosen == 0], base[chosen == 0])
     assert not torch.isclose(mixed[chosen == 2], base[chosen == 2]).all(-1).any()
-    ctx.adapters.begin(make_step(None))
+    ctx.adapters.begin_step(make_step(None))
     assert torch.equal(layers[0](x), base)
 
 
@@ -153,7 +153,7 @@ def test_an_adapter_leaves_nothing_behind_in_its_slot() -> None:
     for layer in layers:
         weight = fill(layer, dense)
         x = torch.randn(4, K)
-        ctx.adapters.begin(make_step(torch.ones(4, dtype=torch.int64)))
+        ctx.adapters.begin_step(make_step(torch.ones(4, dtype=torch.int64)))
         torch.testing.assert_close(layer(x), x @ merged(weight, layer.parts, small).T, rtol=1e-5, atol=1e-5)
 
 
@@ -167,7 +167,7 @@ def test_what_overflows_in_one_adapter_does_not_reach_the_rows_of_another() -> N
     ctx.adapters.write(1, huge)
     ctx.adapters.write(2, small)
     x = torch.ones(2, K).half()
-    ctx.adapters.begin(make_step(torch.tensor([2, 0])))
+    ctx.adapters.begin_step(make_step(torch.tensor([2, 0])))
     assert torch.isinf(x @ huge["a"][0].T).all()
     wanted = torch.stack([x[0] @ merged(weight, {"a": 16}, small).T, x[1] @ weight.T])
     torch.testing.assert_close(layer(x), wanted, rtol=5e-3, atol=5e-3)
@@ -192,7 +192,7 @@ def test_with_an_invariant_product_neither_the_slot_nor_the_neighbours_change_a_
         neighbour = slot % SLOTS + 1
         ctx.adapters.write(slot, adapter)
         ctx.adapters.write(neighbour, make_adapter({"a": rows}, RANK, columns))
-        ctx.adapters.begin(make_step(torch.tensor([slot] + [neighbour] * beside)))
+        ctx.adapters.begin_step(make_step(torch.tensor([slot] + [neighbour] * beside)))
         found.append(layer.lora.add(torch.zeros(1 + beside, rows), x[: 1 + beside])[0])
     torch.testing.assert_close(found[0], adapter["a"][1] @ (adapter["a"][0] @ x[0]), rtol=1e-4, atol=1e-3)
     assert torch.equal(found[0], found[1])

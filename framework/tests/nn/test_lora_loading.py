@@ -13,7 +13,7 @@ from torch import Tensor
 from dovetail.api import RequestError
 from dovetail.nn import Context, Ops
 from dovetail.nn.lora import AdapterWeights
-from dovetail.nn.lora_loading import Targets, read_adapter
+from dovetail.nn.lora_loading import LoraTargets, read_adapter
 from dovetail.testing import ReferenceAttention, lazy_tensors
 
 K, RANK = 12, 8
@@ -22,7 +22,7 @@ CONFIG = {"peft_type": "LORA", "r": 4, "lora_alpha": 6, "target_modules": ["q_pr
 Q = "base_model.model.model.layers.0.q_proj"
 
 
-def make_targets(dtype: torch.dtype) -> Targets:
+def make_targets(dtype: torch.dtype) -> LoraTargets:
     device = torch.device("cpu")
     attention = ReferenceAttention(device=device, dtype=dtype, kv_dtype=dtype, block_size=8)
     ctx = Context(
@@ -37,7 +37,7 @@ def make_targets(dtype: torch.dtype) -> Targets:
     embedding = ctx.embedding("model.embed_tokens", 20, K)
     ctx.linear(PARTS, K)
     ctx.head("lm_head", K, 20, tied=embedding)
-    return Targets.of(ctx)
+    return LoraTargets.of(ctx)
 
 
 def make_tensors(rank: int = 4, infix: str = "", **changes: Tensor | None) -> dict[str, Tensor]:

@@ -4,29 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dovetail.api import CallFrame, Tool
-from dovetail.api.parsing import JsonCalls, TaggedReasoning
+from dovetail.api import CallFormat, Tool
+from dovetail.api.parsing import JsonToolParser, TaggedReasoningParser
 from dovetail.kernel.plan import ParserPlan, Part
 
 
-class Calls(JsonCalls):
+class Calls(JsonToolParser):
     """``<call>{"name": …, "arguments": {…}}</call>``."""
 
-    starts, ends = ("<call>",), ("</call>",)
+    start_markers, end_markers = ("<call>",), ("</call>",)
 
     @classmethod
-    def frame(cls, tools: Sequence[Tool]) -> CallFrame:
+    def call_format(cls, tools: Sequence[Tool]) -> CallFormat:
         begins = (f'<call>{{"name": "{tool["name"]}", "arguments": ' for tool in tools)
-        return CallFrame(tuple((begin, "}</call>") for begin in begins), separator="\n")
+        return CallFormat(tuple((begin, "}</call>") for begin in begins), separator="\n")
 
 
-class LooseCalls(JsonCalls):
+class LooseCalls(JsonToolParser):
     """The same, of which nothing says how it is written."""
 
-    starts, ends = ("<call>",), ("</call>",)
+    start_markers, end_markers = ("<call>",), ("</call>",)
 
 
-class Thoughts(TaggedReasoning):
+class Thoughts(TaggedReasoningParser):
     """``<think>…</think>``."""
 
 

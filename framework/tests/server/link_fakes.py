@@ -45,7 +45,7 @@ def fake_plan() -> Any:
     return SimpleNamespace(
         max_model_len=200,
         config={},
-        model_config_object=lambda: SimpleNamespace(vocab_size=50, hidden_size=8),
+        build_model_config=lambda: SimpleNamespace(vocab_size=50, hidden_size=8),
         checkpoint=SimpleNamespace(generation_config={}),
         tasks=("generate",),
     )

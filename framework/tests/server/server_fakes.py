@@ -21,13 +21,13 @@ from dovetail.api.cards import Task
 from dovetail.api.errors import EngineDeadError, RequestError
 from dovetail.engine.messages import EngineStats, Overview, RequestStats
 from dovetail.engine.output.pooled import Pooled
-from dovetail.engine.request.checks import Limits
+from dovetail.engine.request.checks import ModelLimits
 from dovetail.engine.request.outputs import Delta, Logprob, PositionLogprobs
 from dovetail.engine.request.params import SamplingParams
-from dovetail.engine.request.pooling_params import PoolingParams, check_pooling, settled
+from dovetail.engine.request.pooling_params import PoolingParams, check_pooling, resolve_pooling_params
 from dovetail.kernel.plan import ParserPlan, PoolingPlan
 from dovetail.server.app import build_app
-from dovetail.server.http.wire import connection_class
+from dovetail.server.http.http_protocol import build_protocol_class
 from dovetail.server.settings import ServerSettings
 
 FIRST_TOKEN = ord("a")
@@ -56,7 +56,7 @@ class FakeTokenizer:
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         return [256] * add_special_tokens + list(text.encode())
 
-    def fewest_tokens(self, text: str) -> int:
+    def min_token_count(self, text: str) -> int:
         return len(text.encode())
 
     def encode_within(
@@ -202,7 +202,7 @@ class FakeEngine:
 
     async def overview(self) -> Overview:
         requests = [RequestStats(name, "running", 5, 2, 0.25) for name in sorted(self.running)]
-        return Overview(self.stats, requests, left_out=3)
+        return Overview(self.stats, requests, num_omitted=3)
 
     async def pool(
         self,
@@ -215,8 +215,8 @@ class FakeEngine:
         adapter: str | None = None,
     ) -> Pooled:
         """A vector of the prompt's tokens that are 0, 1, 2, 3 … when divided by :attr:`width`, normalised if asked."""
-        pooling = settled(params, self.plan)
-        check_pooling(prompt_token_ids, pooling, Limits(self.max_model_len, self.tokenizer.vocab_size), self.width)
+        pooling = resolve_pooling_params(params, self.plan)
+        check_pooling(prompt_token_ids, pooling, ModelLimits(self.max_model_len, self.tokenizer.vocab_size), self.width)
         self.pooled.append((prompt_token_ids, pooling))
         self.options.append({"priority": priority, "cache_salt": cache_salt, "adapter": adapter})
         self.running.add(request_id)
@@ -276,7 +276,7 @@ def serving(engine: FakeEngine, settings: ServerSettings) -> Iterator[str]:
 @contextmanager
 def serving_app(app: FastAPI, protocol: type[asyncio.Protocol] = AutoHTTPProtocol) -> Iterator[str]:
     """The same of an application that a test has changed, or with one of uvicorn's parsers."""
-    connection = connection_class(app.state.context.settings.receive_timeout, protocol)
+    connection = build_protocol_class(app.state.context.settings.receive_timeout, protocol)
     config = uvicorn.Config(
         app, http=connection, lifespan="off", ws="none", log_level="critical", timeout_keep_alive=75
     )

@@ -16,7 +16,7 @@ from server_fakes import FakeEngine, serving, serving_app, until
 from dovetail.server.app import build_app
 from dovetail.server.observe.counters import Counters
 from dovetail.server.settings import ServerSettings
-from dovetail.server.stored.store import make_store
+from dovetail.server.stored.store import create_store_file
 
 
 @pytest.fixture
@@ -100,7 +100,7 @@ def openai_client(live: str) -> Iterator[openai.OpenAI]:
 @pytest.fixture
 def two(engine: FakeEngine, tmp_path: Path) -> Iterator[list[httpx.Client]]:
     """Clients of two servers that share what is kept, as the processes of one do."""
-    file, counters = make_store(tmp_path), Counters.create(3)
+    file, counters = create_store_file(tmp_path), Counters.create(3)
     assert counters.fd is not None
     with ExitStack() as stack:
         clients = []

@@ -97,7 +97,7 @@ def test_a_device_that_is_not_here_skips() -> None:
 @pytest.mark.parametrize("window", [None, 3])
 def test_the_reference_is_the_textbook_s_formula(window: int | None) -> None:
     """Against one dense softmax over a whole sequence, written out here."""
-    spec = AttentionSpec(heads=4, kv_heads=2, head_dim=8, scale=0.3, window=window)
+    spec = AttentionSpec(num_heads=4, num_kv_heads=2, head_dim=8, scale=0.3, window=window)
     backend = ReferenceAttention(device=torch.device("cpu"), dtype=torch.float32, kv_dtype=torch.float32, block_size=4)
     torch.manual_seed(0)
     q, k, v = torch.randn(11, 4, 8), torch.randn(11, 2, 8), torch.randn(11, 2, 8)

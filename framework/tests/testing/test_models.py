@@ -39,7 +39,7 @@ def test_a_right_model_passes(right: ModelCard) -> None:
         (card("Inexact"), "claims bfloat16: its logits: differs"),
         (card("Silent"), "head borrows the embedding although tie_word_embeddings is false"),
         (card(config="ForgottenWindow"), "claims sliding attention, but no configuration"),
-        (card(config="ForgottenWindow", attention=("full",)), "attention_needs() announces"),
+        (card(config="ForgottenWindow", attention=("full",)), "attention_requirements() announces"),
         (card(attention=("full",)), "asks for sliding attention, which its card does not claim"),
         (card(config="Choosy", architectures=("SmallForCausalLM", "Other")), "claims the architecture Other"),
         (card(attention=("full", "sliding", "softcap")), "claims softcap attention"),
@@ -70,7 +70,7 @@ def test_optional_tensors_are_made_on_request() -> None:
 def test_building_refuses_as_the_engine_does() -> None:
     tensors = random_checkpoint(card(), TINY)
     with pytest.raises(ConfigError, match="heads: is missing"):
-        build_model(card(), {k: v for k, v in TINY.items() if k != "heads"}, tensors)
+        build_model(card(), {k: v for k, v in TINY.items() if k != "num_heads"}, tensors)
     with pytest.raises(CheckpointError, match=r"missing: .*embedding\.weight"):
         build_model(card(), TINY, {k: v for k, v in tensors.items() if k != "embedding.weight"})
 

@@ -68,7 +68,7 @@ def test_the_dense_format_passes() -> None:
 @pytest.mark.parametrize(
     ("wrong", "told"),
     [
-        (format_card("Unordered"), "reordered() is not in the order asked for"),
+        (format_card("Unordered"), "reorder() is not in the order asked for"),
         (format_card("Unpacked"), "as affine: pack() gives None"),
         (format_card("WrongPack"), "as affine: differs from the reference by"),
         (format_card("Shifted"), "is not that slice of the whole"),

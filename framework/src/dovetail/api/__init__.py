@@ -37,7 +37,7 @@ if TYPE_CHECKING:
         ToolParserCard,
     )
     from dovetail.api.checkpoint import Checkpoint, LazyTensor, Naming, TokenizerParts
-    from dovetail.api.config import AttentionNeed, ModelConfig
+    from dovetail.api.config import AttentionRequirement, ModelConfig
     from dovetail.api.errors import (
         CheckpointError,
         ConfigError,
@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from dovetail.api.parsers import (
         CallArguments,
         CallBegin,
-        CallFrame,
+        CallFormat,
         Content,
         Reasoning,
         ReasoningEvent,
@@ -72,10 +72,10 @@ __all__ = [
     "TUNED",
     "AttentionCard",
     "AttentionKind",
-    "AttentionNeed",
+    "AttentionRequirement",
     "CallArguments",
     "CallBegin",
-    "CallFrame",
+    "CallFormat",
     "Card",
     "Checkpoint",
     "CheckpointError",
@@ -157,7 +157,7 @@ _WHERE = {
     "LazyTensor": "checkpoint",
     "Naming": "checkpoint",
     "TokenizerParts": "checkpoint",
-    "AttentionNeed": "config",
+    "AttentionRequirement": "config",
     "ModelConfig": "config",
     "CheckpointError": "errors",
     "ConfigError": "errors",
@@ -177,7 +177,7 @@ _WHERE = {
     "hookimpl": "hooks",
     "CallArguments": "parsers",
     "CallBegin": "parsers",
-    "CallFrame": "parsers",
+    "CallFormat": "parsers",
     "Content": "parsers",
     "Reasoning": "parsers",
     "ReasoningEvent": "parsers",

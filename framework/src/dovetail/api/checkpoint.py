@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import tokenizers
     import torch
 
-HF_TOKENIZER = "dovetail.engine.text.tokenizer:parts_of_folder"
+HF_TOKENIZER = "dovetail.engine.text.tokenizer:read_tokenizer_parts"
 """Reads the tokenizer files that stand beside a Hugging Face checkpoint."""
 
 
@@ -53,13 +53,13 @@ class TokenizerParts:
 
     Attributes:
         backend: does the work.
-        named: special tokens by name, such as ``bos_token`` → ``<s>``.
+        special_tokens: special tokens by name, such as ``bos_token`` → ``<s>``.
         eos_token_ids: every token that ends an output; empty for the one named ``eos_token``.
         chat_template: Jinja source, or several by name, of which ``default`` and ``tool_use`` are taken by themselves.
     """
 
     backend: tokenizers.Tokenizer
-    named: Mapping[str, str]
+    special_tokens: Mapping[str, str]
     eos_token_ids: Sequence[int] = ()
     chat_template: str | Mapping[str, str] | None = None
 

@@ -9,7 +9,7 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 from dovetail.api.cards import AttentionKind
 
 
-class AttentionNeed(BaseModel):
+class AttentionRequirement(BaseModel):
     """What one group of a model's layers asks of an attention backend."""
 
     model_config = ConfigDict(frozen=True)
@@ -39,7 +39,7 @@ class ModelConfig(BaseModel):
     eos_token_id: int | list[int] | None = None
     quantization_config: dict[str, Any] | None = None
 
-    def attention_needs(self) -> tuple[AttentionNeed, ...]:
+    def attention_requirements(self) -> tuple[AttentionRequirement, ...]:
         """One entry for each distinct kind of attention layer. Subclasses must override this."""
         raise NotImplementedError
 

@@ -51,7 +51,7 @@ ReasoningEvent = Reasoning | Content
 
 
 @dataclass(frozen=True)
-class CallFrame:
+class CallFormat:
     """How calls stand in the text, so that a grammar can keep to it: ``before``, calls with ``separator`` between them, ``after``.
 
     Attributes:
@@ -86,7 +86,7 @@ class ToolParser(ABC):
         """What was held back, when no more text will come. Called once, last."""
 
     @classmethod
-    def frame(cls, tools: Sequence[Tool]) -> CallFrame | None:
+    def call_format(cls, tools: Sequence[Tool]) -> CallFormat | None:
         """How a model that must call one of these tools writes it.
 
         None where the arguments are not written as JSON: then a model that must call writes ``[{"name": …, "arguments": {…}}, …]`` instead, which the
@@ -123,7 +123,7 @@ class ReasoningParser(ABC):
         """What was held back, when no more text will come. Called once, last."""
 
     @abstractmethod
-    def frame(self) -> tuple[str, str] | None:
+    def reasoning_markers(self) -> tuple[str, str] | None:
         """What will stand before and after the reasoning, so that a grammar can let the model think before it keeps to a form; None where it will not think.
 
         Asked before any text is fed. A prompt that opened the reasoning leaves nothing to stand before it.

@@ -37,12 +37,12 @@ class DraftRequest:
         id: the same from call to call.
         tokens: prompt and output so far, not to be changed. From one call to the next with the same id they only grow, by one token or by many;
             not every sequence is in every call.
-        most: how many tokens to guess, at least 1.
+        max_tokens: how many tokens to guess, at least 1.
     """
 
     id: str
     tokens: Sequence[int]
-    most: int
+    max_tokens: int
 
 
 class Proposer(ABC):
@@ -63,7 +63,7 @@ class Proposer(ABC):
         """Called before each step, which waits for it: with every running sequence that may speculate, at least one.
 
         Returns:
-            For each sequence, in order, the tokens that it expects to follow: at most :attr:`DraftRequest.most`, none where it has no guess.
+            For each sequence, in order, the tokens that it expects to follow: at most :attr:`DraftRequest.max_tokens`, none where it has no guess.
         """
 
     @abstractmethod

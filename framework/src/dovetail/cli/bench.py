@@ -6,7 +6,7 @@ import argparse
 from importlib.util import find_spec
 
 from dovetail.api.errors import UsageError
-from dovetail.cli.connection import add_engine_flags, add_server_flags, named_model, own_server, reached
+from dovetail.cli.connection import add_engine_flags, add_server_flags, connect_server, find_model_name, start_server
 from dovetail.engine.args import EngineArgs
 from dovetail.utils.flags import add_flags, read_flags
 
@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    args.model = named_model(args)
+    args.model = find_model_name(args)
     actions = {"serve": _serve, "latency": _latency, "throughput": _throughput, "startup": _startup}
     return actions[args.action](args)
 
@@ -56,7 +56,7 @@ def _serve(args: argparse.Namespace) -> int:
 
     options, goodput = read_flags(ServeOptions, args), read_goodput(args.goodput)
     options.check()
-    with reached(args) as server:
+    with connect_server(args) as server:
         return run_serve(server.url, server.model, server.api_key, options, goodput)
 
 
@@ -79,4 +79,4 @@ def _startup(args: argparse.Namespace) -> int:
     from dovetail.client.bench.startup import run_startup
 
     engine = read_flags(EngineArgs, args)
-    return run_startup(lambda: own_server(engine), read_flags(StartupOptions, args))
+    return run_startup(lambda: start_server(engine), read_flags(StartupOptions, args))

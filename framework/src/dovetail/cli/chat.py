@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import argparse
 
-from dovetail.cli.connection import add_engine_flags, add_parameter_flags, add_server_flags, reached, read_parameters
+from dovetail.cli.connection import (
+    add_engine_flags,
+    add_parameter_flags,
+    add_server_flags,
+    connect_server,
+    read_parameters,
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,5 +23,5 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from dovetail.client.chat import run_chat
 
-    with reached(args) as server:
+    with connect_server(args) as server:
         return run_chat(server.url, server.model, server.api_key, args.system, **read_parameters(args))

@@ -25,7 +25,7 @@ POLL_SECONDS = 0.02
 
 
 @dataclass(frozen=True)
-class Reached:
+class ServerConnection:
     """
     Attributes:
         model: its name there; the server's first one if None.
@@ -38,7 +38,7 @@ class Reached:
 
 
 def add_server_flags(parser: argparse.ArgumentParser, *spellings: str) -> None:
-    """The flags that :func:`reached` and :func:`key_of` read; those of the engine are :func:`add_engine_flags`.
+    """The flags that :func:`connect_server` and :func:`find_api_key` read; those of the engine are :func:`add_engine_flags`.
 
     Args:
         spellings: other names of ``--url``.
@@ -73,7 +73,7 @@ def add_engine_flags(parser: argparse.ArgumentParser) -> None:
 
 
 @contextlib.contextmanager
-def reached(args: argparse.Namespace) -> Iterator[Reached]:
+def connect_server(args: argparse.Namespace) -> Iterator[ServerConnection]:
     """The server at ``--url``, or one of our own for as long as the context lasts.
 
     Raises:
@@ -82,12 +82,12 @@ def reached(args: argparse.Namespace) -> Iterator[Reached]:
     """
     if args.url:
         refuse_with_url(args, set(EngineArgs.model_fields) - {"model", "seed"})
-        yield Reached(args.url, args.model, key_of(args))
+        yield ServerConnection(args.url, args.model, find_api_key(args))
         return
     refuse_key(args)
     seedless = argparse.Namespace(**{k: v for k, v in vars(args).items() if k != "seed"})
-    with own_server(read_flags(EngineArgs, seedless)) as url:
-        yield Reached(url)
+    with start_server(read_flags(EngineArgs, seedless)) as url:
+        yield ServerConnection(url)
 
 
 def refuse_with_url(args: argparse.Namespace, names: set[str]) -> None:
@@ -109,7 +109,7 @@ def refuse_key(args: argparse.Namespace) -> None:
         raise UsageError("--api-key is for the server at --url, and there is none", "give both, or neither")
 
 
-def named_model(args: argparse.Namespace) -> str | None:
+def find_model_name(args: argparse.Namespace) -> str | None:
     """The model, which may stand alone or after ``--model`` (``model_flag``).
 
     Raises:
@@ -121,13 +121,13 @@ def named_model(args: argparse.Namespace) -> str | None:
     return model
 
 
-def key_of(args: argparse.Namespace) -> str | None:
+def find_api_key(args: argparse.Namespace) -> str | None:
     """The key for the server at ``--url``."""
     return args.api_key or os.environ.get(API_KEY_VARIABLE)
 
 
 @contextlib.contextmanager
-def own_server(args: EngineArgs) -> Iterator[str]:
+def start_server(args: EngineArgs) -> Iterator[str]:
     """The URL of a server on a free loopback port, for as long as the context lasts.
 
     Raises:
@@ -137,7 +137,7 @@ def own_server(args: EngineArgs) -> Iterator[str]:
         port = probe.getsockname()[1]
     for number in (signal.SIGTERM, signal.SIGHUP):  # a closed terminal among them: the server must not outlive us
         signal.signal(number, lambda number, _: sys.exit(128 + number))
-    command = [sys.executable, "-m", "dovetail", "serve", "--port", str(port), "--exit-with-stdin", *as_flags(args)]
+    command = [sys.executable, "-m", "dovetail", "serve", "--port", str(port), "--exit-with-stdin", *build_flags(args)]
     command += ["--log-level", "warning"]  # lines about requests would stand amid their answers
     # The pipe to it closes with us, however we go. In a session of its own, so that Ctrl+C stops an answer and not the server.
     environment = {k: v for k, v in os.environ.items() if k != API_KEY_VARIABLE}  # which would close it to us
@@ -146,7 +146,7 @@ def own_server(args: EngineArgs) -> Iterator[str]:
     )
     try:
         url = f"http://127.0.0.1:{port}"
-        _await(url, server)
+        _wait_until_healthy(url, server)
         yield url
     finally:
         server.send_signal(signal.SIGTERM)
@@ -156,7 +156,7 @@ def own_server(args: EngineArgs) -> Iterator[str]:
             server.kill()
 
 
-def _await(url: str, server: subprocess.Popen[bytes]) -> None:
+def _wait_until_healthy(url: str, server: subprocess.Popen[bytes]) -> None:
     import httpx
 
     with httpx.Client(trust_env=False) as client:
@@ -168,7 +168,7 @@ def _await(url: str, server: subprocess.Popen[bytes]) -> None:
     raise SystemExit(server.returncode or 1)
 
 
-def as_flags(args: EngineArgs) -> list[str]:
+def build_flags(args: EngineArgs) -> list[str]:
     """The command line that gives these options again: those that differ from their defaults."""
     import json
 

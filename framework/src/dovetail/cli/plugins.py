@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     return actions[args.action](args, registry)
 
 
-def _facts(plugin: Plugin) -> dict[str, Any]:
+def _plugin_facts(plugin: Plugin) -> dict[str, Any]:
     return {
         "name": plugin.name,
         "distribution": plugin.distribution,
@@ -69,7 +69,7 @@ def _list(args: argparse.Namespace, registry: Registry) -> int:
             {"kind": c.kind, "name": c.name, "distributions": [o.distribution for o in c.offers]}
             for c in registry.conflicts
         ]
-        _print_json({"plugins": [_facts(p) for p in registry.plugins], "conflicts": conflicts})
+        _print_json({"plugins": [_plugin_facts(p) for p in registry.plugins], "conflicts": conflicts})
         return 0
     for plugin in registry.plugins:
         print(f"{plugin.distribution} {plugin.version}  {plugin.summary}")
@@ -86,7 +86,7 @@ def _list(args: argparse.Namespace, registry: Registry) -> int:
 def _show(args: argparse.Namespace, registry: Registry) -> int:
     wanted = canonicalize_name(args.name)
     found = [
-        _facts(plugin)
+        _plugin_facts(plugin)
         for plugin in registry.plugins
         if args.name == plugin.name
         or wanted == canonicalize_name(plugin.distribution)
@@ -96,7 +96,7 @@ def _show(args: argparse.Namespace, registry: Registry) -> int:
         known = sorted({p.distribution for p in registry.plugins} | {c.name for p in registry.plugins for c in p.cards})
         raise UsageError(
             f"wanted the plugin {args.name!r}, found {', '.join(known)}",
-            "; ".join(f"note that {p.distribution} is broken ({p.reason})" for p in registry.quarantined)
+            "; ".join(f"note that {p.distribution} is broken ({p.reason})" for p in registry.quarantined_plugins)
             or "see dovetail plugins list",
         )
     if args.json:
@@ -129,7 +129,7 @@ def _doctor(args: argparse.Namespace, registry: Registry) -> int:
         for finding in findings:
             print(finding)
         if args.debug:
-            for plugin in registry.quarantined:
+            for plugin in registry.quarantined_plugins:
                 print(f"\n{plugin.name}\n{plugin.detail}")
         broken = {f.subject for f in findings if f.severity == "error"}
         working = sum(p.status == "ok" and p.name not in broken for p in registry.plugins)

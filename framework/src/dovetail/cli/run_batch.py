@@ -11,8 +11,8 @@ from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
 from dovetail.api.errors import UsageError
-from dovetail.cli.connection import add_server_flags, key_of, refuse_key, refuse_with_url
-from dovetail.engine.args import OFFLINE, EngineArgs
+from dovetail.cli.connection import add_server_flags, find_api_key, refuse_key, refuse_with_url
+from dovetail.engine.args import OFFLINE_DEFAULTS, EngineArgs
 from dovetail.utils.flags import add_flags, read_flags
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from dovetail.client.batch import Tally
 
-ANSWERS = (
+ANSWER_SETTINGS = (
     "served_model_name",
     "enable_auto_tool_choice",
     "response_role",
@@ -53,7 +53,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_server_flags(parser)
     add_flags(parser, EngineArgs, "engine (without --url)", skip=("model",))
-    add_flags(parser, ServerSettings, "answers (without --url)", skip=set(ServerSettings.model_fields) - set(ANSWERS))
+    add_flags(
+        parser, ServerSettings, "answers (without --url)", skip=set(ServerSettings.model_fields) - set(ANSWER_SETTINGS)
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -67,13 +69,13 @@ def run(args: argparse.Namespace) -> int:
     try:
         asyncio.run(_run(args, tally))
     except KeyboardInterrupt:
-        print(f"stopped: {_state(args, tally)}", file=sys.stderr)
+        print(f"stopped: {_render_state(args, tally)}", file=sys.stderr)
         return 130
     except BaseException:
         if tally.served or tally.failed:
-            print(f"ended early: {_state(args, tally)}", file=sys.stderr)
+            print(f"ended early: {_render_state(args, tally)}", file=sys.stderr)
         raise
-    print(f"{_state(args, tally, ended=True)}", file=sys.stderr)
+    print(f"{_render_state(args, tally, ended=True)}", file=sys.stderr)
     return 1 if tally.failed else 0
 
 
@@ -89,7 +91,7 @@ def _check(args: argparse.Namespace) -> None:
     if args.max_concurrency is not None and args.max_concurrency < 1:
         raise UsageError(f"--max-concurrency is {args.max_concurrency}", "give 1 or more")
     if args.url:
-        refuse_with_url(args, set(EngineArgs.model_fields) - {"model"} | set(ANSWERS))
+        refuse_with_url(args, set(EngineArgs.model_fields) - {"model"} | set(ANSWER_SETTINGS))
         if args.model:
             raise UsageError(f"--url and the model {args.model} were given", "lines name the server's model themselves")
     else:
@@ -119,7 +121,7 @@ async def _run(args: argparse.Namespace, tally: Tally) -> None:
 
 def _engine_args(args: argparse.Namespace) -> EngineArgs:
     # Nobody reads along here either.
-    return read_flags(EngineArgs, argparse.Namespace(**{**OFFLINE, **vars(args)}))
+    return read_flags(EngineArgs, argparse.Namespace(**{**OFFLINE_DEFAULTS, **vars(args)}))
 
 
 @contextlib.asynccontextmanager
@@ -131,20 +133,20 @@ async def _client(args: argparse.Namespace) -> AsyncIterator[httpx.AsyncClient]:
 
         root = server_root(args.url)
         limits = httpx.Limits(max_connections=None)
-        async with httpx.AsyncClient(base_url=root, limits=limits, **http_options(root, key_of(args))) as client:
+        async with httpx.AsyncClient(base_url=root, limits=limits, **http_options(root, find_api_key(args))) as client:
             yield client
         return
-    from dovetail.cli.serve import engine_maker
-    from dovetail.server.processes.in_process import serve_inside
+    from dovetail.cli.serve import engine_factory
+    from dovetail.server.processes.in_process import serve_in_process
     from dovetail.server.settings import ServerSettings
 
     # --api-key is for the server at --url; nobody but us asks this one.
-    answers = argparse.Namespace(**{name: value for name, value in vars(args).items() if name in ANSWERS})
-    async with serve_inside(engine_maker(_engine_args(args)), read_flags(ServerSettings, answers)) as client:
+    answers = argparse.Namespace(**{name: value for name, value in vars(args).items() if name in ANSWER_SETTINGS})
+    async with serve_in_process(engine_factory(_engine_args(args)), read_flags(ServerSettings, answers)) as client:
         yield client
 
 
-def _state(args: argparse.Namespace, tally: Tally, ended: bool = False) -> str:
+def _render_state(args: argparse.Namespace, tally: Tally, ended: bool = False) -> str:
     lines = [f"lines served: {tally.served}, failed: {tally.failed}"]
     lines += [f"  {fault}" for fault in tally.faults]
     if more := tally.failed - len(tally.faults):

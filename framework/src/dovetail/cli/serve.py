@@ -8,19 +8,19 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, TypeVar
 
-from dovetail.cli.connection import named_model
+from dovetail.cli.connection import find_model_name
 from dovetail.engine.args import EngineArgs
 from dovetail.utils import logs
 from dovetail.utils.config_file import add_config_flag
 from dovetail.utils.flags import add_flags, read_flags
 
 if TYPE_CHECKING:
-    from dovetail.engine.process.client import AsyncEngine
-    from dovetail.engine.process.link import EngineLink
+    from dovetail.engine.process.async_engine import AsyncEngine
+    from dovetail.engine.process.engine_client import EngineClient
     from dovetail.kernel.plan import Plan
     from dovetail.server.settings import ServerSettings
 
-L = TypeVar("L", bound="EngineLink")
+L = TypeVar("L", bound="EngineClient")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,16 +36,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from dovetail.server.settings import ServerSettings
 
-    args.model = named_model(args)
+    args.model = find_model_name(args)
     engine_args, settings = read_flags(EngineArgs, args), read_flags(ServerSettings, args)
-    logs.set_up(settings.log_format, settings.log_level)
+    logs.configure(settings.log_format, settings.log_level)
     return _serve(engine_args, settings) if settings.api_server_count == 1 else _serve_processes(engine_args, settings)
 
 
 def _serve(args: EngineArgs, settings: ServerSettings) -> int:
     from dovetail.server.processes.run import serve
 
-    return serve(engine_maker(args), settings)
+    return serve(engine_factory(args), settings)
 
 
 def _serve_processes(args: EngineArgs, settings: ServerSettings) -> int:
@@ -54,29 +54,29 @@ def _serve_processes(args: EngineArgs, settings: ServerSettings) -> int:
     from dovetail.server.processes.relay import RelayedEngine
 
     plan = make_plan(args)
-    return serve_processes(loader(RelayedEngine, plan, args), settings, plan, args)
+    return serve_processes(link_factory(RelayedEngine, plan, args), settings, plan, args)
 
 
-def engine_maker(args: EngineArgs) -> Callable[[], Awaitable[AsyncEngine]]:
+def engine_factory(args: EngineArgs) -> Callable[[], Awaitable[AsyncEngine]]:
     """What loads the model, as often as it is called, and says on standard error what came of it.
 
     Raises:
         DovetailError: the options do not resolve.
     """
-    from dovetail.engine.process.client import AsyncEngine
+    from dovetail.engine.process.async_engine import AsyncEngine
     from dovetail.engine.setup import make_plan
 
-    return loader(AsyncEngine, make_plan(args), args)
+    return link_factory(AsyncEngine, make_plan(args), args)
 
 
-def loader(kind: type[L], plan: Plan, args: EngineArgs) -> Callable[[], Awaitable[L]]:
-    """As :func:`engine_maker`, for a Plan that is there, and any link to the engine's process."""
+def link_factory(kind: type[L], plan: Plan, args: EngineArgs) -> Callable[[], Awaitable[L]]:
+    """As :func:`engine_factory`, for a Plan that is there, and any link to the engine's process."""
 
     async def make_engine() -> L:
         started = time.monotonic()
         with LoadingBar() as bar:
             engine = await kind.start(plan, args, bar)
-        logs.say(f"{describe(engine)}; loaded in {time.monotonic() - started:.1f} s")
+        logs.announce(f"{describe(engine)}; loaded in {time.monotonic() - started:.1f} s")
         return engine
 
     return make_engine
@@ -101,7 +101,7 @@ class LoadingBar:
         self._bar.update(done - self._bar.n)
 
 
-def describe(engine: EngineLink) -> str:
+def describe(engine: EngineClient) -> str:
     """The engine in two lines: device, dtype, context; and how memory is divided."""
     info, plan = engine.info, engine.plan
     assert info is not None

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import httpx
 import msgspec
 
-from dovetail.client.batch_file import BatchOutput, BatchRequest, Fault, is_success, refused, served
+from dovetail.client.batch_file import BatchOutput, BatchRequest, Fault, answer_entry, error_entry, is_success
 from dovetail.client.http import ClientError
 
 BUSY = (429, 503)
@@ -18,7 +18,7 @@ BUSY = (429, 503)
 ATTEMPTS = 3
 """How often a line is sent to a server that fails without saying when to come back."""
 PAUSE_SECONDS = 1.0
-PATIENCE_SECONDS = 600.0
+MAX_WAIT_SECONDS = 600.0
 """How long a line waits in all for a server that says when to come back: what it takes to load a large model again."""
 SHOWN_FAULTS = 5
 
@@ -81,18 +81,18 @@ class Batch:
             await asyncio.gather(*workers, return_exceptions=True)
 
     async def _serve(self, request: BatchRequest | Fault) -> None:
-        answer = request if isinstance(request, Fault) else await self._ask(request)
+        answer = request if isinstance(request, Fault) else await self._fetch_answer(request)
         if isinstance(answer, Fault):
-            self.output.add(refused(answer))
+            self.output.add(error_entry(answer))
             self.tally.fail(answer.number, answer.message)
             return
         assert isinstance(request, BatchRequest)
         status = answer.status_code
         try:
-            entry = served(request, status, answer.headers.get("x-request-id"), answer.content)
+            entry = answer_entry(request, status, answer.headers.get("x-request-id"), answer.content)
         except msgspec.MsgspecError:
             message = f"the answer, with status {status}, is not JSON"
-            self.output.add(refused(Fault(request.number, request.custom_id, "invalid_answer", message)))
+            self.output.add(error_entry(Fault(request.number, request.custom_id, "invalid_answer", message)))
             self.tally.fail(request.number, message)
             return
         self.output.add(entry)
@@ -101,7 +101,7 @@ class Batch:
         else:
             self.tally.fail(request.number, f"status {status}: {_message(answer)}")
 
-    async def _ask(self, request: BatchRequest) -> httpx.Response | Fault:
+    async def _fetch_answer(self, request: BatchRequest) -> httpx.Response | Fault:
         try:
             answer = await self._send(request)
         except httpx.ConnectError as error:
@@ -128,7 +128,7 @@ class Batch:
                     raise
             else:
                 asked = _retry_after(answer)
-                tired = waited >= PATIENCE_SECONDS if asked is not None else attempts >= ATTEMPTS
+                tired = waited >= MAX_WAIT_SECONDS if asked is not None else attempts >= ATTEMPTS
                 if answer.status_code not in BUSY or tired:
                     return answer
                 pause = PAUSE_SECONDS if asked is None else asked

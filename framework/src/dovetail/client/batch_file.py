@@ -29,11 +29,11 @@ class _Line(msgspec.Struct):
     body: msgspec.Raw
 
 
-class _Named(msgspec.Struct):
+class _CustomId(msgspec.Struct):
     custom_id: str | None = None
 
 
-class _Streamed(msgspec.Struct):
+class _StreamField(msgspec.Struct):
     stream: Any = None
 
 
@@ -105,7 +105,7 @@ def _read(number: int, raw: bytes) -> BatchRequest | Fault:
         return Fault(number, line.custom_id, "invalid_url", message)
     body = bytes(line.body)
     with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):  # the server says what is wrong
-        if msgspec.json.decode(body, type=_Streamed).stream:
+        if msgspec.json.decode(body, type=_StreamField).stream:
             message = "stream is set, and the answers of a batch are whole; leave it out"
             return Fault(number, line.custom_id, "invalid_body", message)
     return BatchRequest(number, line.custom_id, line.url, body)
@@ -113,11 +113,11 @@ def _read(number: int, raw: bytes) -> BatchRequest | Fault:
 
 def _name(raw: bytes) -> str | None:
     with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return msgspec.json.decode(raw, type=_Named).custom_id
+        return msgspec.json.decode(raw, type=_CustomId).custom_id
     return None
 
 
-def served(request: BatchRequest, status: int, request_id: str | None, body: bytes) -> dict[str, Any]:
+def answer_entry(request: BatchRequest, status: int, request_id: str | None, body: bytes) -> dict[str, Any]:
     """The entry of a line that got an answer, which may be an error.
 
     Args:
@@ -132,7 +132,7 @@ def served(request: BatchRequest, status: int, request_id: str | None, body: byt
     return _entry(request.custom_id, response, None)
 
 
-def refused(fault: Fault) -> dict[str, Any]:
+def error_entry(fault: Fault) -> dict[str, Any]:
     """The entry of a line that got none."""
     message = f"line {fault.number}: {fault.message}"
     return _entry(fault.custom_id, None, {"code": fault.code, "message": message, "line": fault.number})
@@ -198,7 +198,7 @@ class BatchOutput:
             if path.exists() and path.stat().st_size:
                 if not resume:
                     raise UsageError(f"{name} is there already", "go on with it by --resume, or remove it")
-                self.done = _keep_served(path)
+                self.done = _remove_failures(path)
             self._file = open(path, "ab")  # noqa: SIM115 - open for as long as the batch runs
         except OSError as error:
             raise self._unwritable(error) from None
@@ -228,7 +228,7 @@ class BatchOutput:
         )
 
 
-def _keep_served(path: Path) -> frozenset[str]:
+def _remove_failures(path: Path) -> frozenset[str]:
     """Take failures, and a last line that was cut off, out of the file; what remains."""
     done: set[str] = set()
     rest = path.with_name(path.name + ".resuming")

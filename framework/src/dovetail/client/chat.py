@@ -49,7 +49,7 @@ def run_chat(
             _interact(chat)
         else:
             for line in sys.stdin:
-                chat.take(line.strip())
+                chat.handle_line(line.strip())
     return 0
 
 
@@ -62,9 +62,9 @@ class Chat:
         self.model = model
         self.system = system
         self.params = params
-        self.turns: list[Message] = []
+        self.messages: list[Message] = []
 
-    def take(self, line: str) -> None:
+    def handle_line(self, line: str) -> None:
         """Answer a question, or obey a command.
 
         Raises:
@@ -73,9 +73,9 @@ class Chat:
         command, _, rest = line.partition(" ")
         if command == "/system":
             self.system = rest.strip() or None
-            self.turns.clear()
+            self.messages.clear()
         elif command == "/clear":
-            self.turns.clear()
+            self.messages.clear()
         elif command == "/help":
             print(HELP)
         elif command.startswith("/") and command[1:].isalpha():
@@ -84,25 +84,25 @@ class Chat:
             self._ask(line)
 
     def _ask(self, question: str) -> None:
-        self.turns.append({"role": "user", "content": question})
+        self.messages.append({"role": "user", "content": question})
         system = [{"role": "system", "content": self.system}] if self.system else []
-        pieces = self.client.stream_chat(system + self.turns, model=self.model, **self.params)
+        pieces = self.client.stream_chat(system + self.messages, model=self.model, **self.params)
         answer: list[str] = []
         try:
             # Closing tells the server at once that an answer is no longer wanted.
             with contextlib.closing(pieces):
-                self.view.show(_noted(split_thoughts(pieces), answer))
+                self.view.show(_record_answer(split_thoughts(pieces), answer))
         except KeyboardInterrupt:
             if not sys.stdin.isatty():
                 raise
         except DovetailError:
-            self.turns.pop()
+            self.messages.pop()
             raise
         # Models are made to go on from their answers alone, without earlier thoughts.
-        self.turns.append({"role": "assistant", "content": "".join(answer).strip()})
+        self.messages.append({"role": "assistant", "content": "".join(answer).strip()})
 
 
-def _noted(pieces: Iterable[Piece], answer: list[str]) -> Iterator[Piece]:
+def _record_answer(pieces: Iterable[Piece], answer: list[str]) -> Iterator[Piece]:
     for piece in pieces:
         if not piece.thought:
             answer.append(piece.text)
@@ -118,12 +118,12 @@ def _interact(chat: Chat) -> None:
     print(f"{chat.model} at {chat.client.url}; /help tells what you can do, Ctrl+D leaves")
     while True:
         try:
-            chat.take(_read())
+            chat.handle_line(_read())
         except EOFError:
             print()
             return
         except KeyboardInterrupt:
-            chat.turns.clear()
+            chat.messages.clear()
             print("\n(a new conversation)")
         except ClientError as error:
             print(f"error: {error}", file=sys.stderr)

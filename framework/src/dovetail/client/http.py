@@ -15,7 +15,7 @@ from dovetail.api.errors import DovetailError, UsageError
 
 CONNECT_SECONDS = 5.0
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
-THOUGHTS = ("reasoning_content", "reasoning")
+REASONING_FIELDS = ("reasoning_content", "reasoning")
 """Fields in which servers send thoughts apart from the answer."""
 
 Message = dict[str, str]
@@ -164,7 +164,7 @@ def _pieces(event: dict[str, Any]) -> Iterator[Piece]:
         if choice.get("text"):
             yield Piece(choice["text"])
         delta = choice.get("delta") or {}
-        thought = next((delta[name] for name in THOUGHTS if delta.get(name)), None)
+        thought = next((delta[name] for name in REASONING_FIELDS if delta.get(name)), None)
         if thought:
             yield Piece(thought, thought=True)
         if delta.get("content"):

@@ -27,7 +27,7 @@ def split_thoughts(pieces: Iterable[Piece]) -> Iterator[Piece]:
                 thinking, pending = not thinking, after
                 continue
             break
-        held = 0 if answered and not thinking else _begun(pending, tag)
+        held = 0 if answered and not thinking else _partial_tag_length(pending, tag)
         if not (thinking or answered or pending[: len(pending) - held].strip()):
             # Space before a possible first tag waits with it.
             held = len(pending)
@@ -39,6 +39,6 @@ def split_thoughts(pieces: Iterable[Piece]) -> Iterator[Piece]:
         yield Piece(pending, thought=thinking)
 
 
-def _begun(text: str, tag: str) -> int:
+def _partial_tag_length(text: str, tag: str) -> int:
     """How many characters at the end of ``text`` may be the beginning of ``tag``."""
     return next((length for length in range(len(tag) - 1, 0, -1) if text.endswith(tag[:length])), 0)

@@ -66,16 +66,16 @@ class MarkdownView:
         with Live(console=self.console, refresh_per_second=10) as live:
             for piece in pieces:
                 if piece.thought != thinking:
-                    self._keep(live.console, text, thinking)
+                    self._print_block(live.console, text, thinking)
                     text, thinking = "", piece.thought
                 text += piece.text
-                done = finished_blocks(text)
-                self._keep(live.console, text[:done], thinking)
+                done = finished_length(text)
+                self._print_block(live.console, text[:done], thinking)
                 text = text[done:]
                 live.update(_render(text, thinking))
 
     @staticmethod
-    def _keep(console: Console, text: str, thinking: bool) -> None:
+    def _print_block(console: Console, text: str, thinking: bool) -> None:
         if text.strip():
             console.print(_render(text, thinking))
             console.print()
@@ -88,7 +88,7 @@ def _render(text: str, thinking: bool) -> RenderableType:
     return Text(text.strip(), style="dim") if thinking else Markdown(text)
 
 
-def finished_blocks(text: str) -> int:
+def finished_length(text: str) -> int:
     """Where the last finished Markdown block of ``text`` ends: at a blank line outside of a code fence."""
     end, place, fence = 0, 0, ""
     for line in text.splitlines(keepends=True):

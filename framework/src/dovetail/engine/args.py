@@ -12,7 +12,7 @@ from dovetail.utils.flags import add_flags, read_flags
 
 P = TypeVar("P", bound=argparse.ArgumentParser)
 
-OFFLINE: dict[str, Any] = {"max_decode_slowdown": 0.0}
+OFFLINE_DEFAULTS: dict[str, Any] = {"max_decode_slowdown": 0.0}
 """Defaults of :class:`~dovetail.engine.offline.llm.LLM` that differ: nobody reads along there, so throughput comes first."""
 
 
@@ -82,7 +82,7 @@ class EngineArgs(PlanOptions):
         default=[], description="kind:name=distribution, for a name that several distributions offer"
     )
 
-    def dumped(self) -> str:
+    def to_json(self) -> str:
         """JSON for a process that gets the Plan, too. It holds the overrides' result; a callable could not travel."""
         return self.model_copy(update={"hf_overrides": {}}).model_dump_json()
 
@@ -91,9 +91,9 @@ class EngineArgs(PlanOptions):
         """Add one flag for each option to a script's own parser.
 
         The parsed namespace holds every option, so that ``LLM(**vars(namespace))`` works once the script has taken its own out;
-        :data:`OFFLINE` options alone are missing unless given.
+        :data:`OFFLINE_DEFAULTS` options alone are missing unless given.
         """
-        add_flags(parser, cls, "engine", defaults=set(cls.model_fields) - set(OFFLINE))
+        add_flags(parser, cls, "engine", defaults=set(cls.model_fields) - set(OFFLINE_DEFAULTS))
         return parser
 
     @classmethod

@@ -13,25 +13,25 @@ from dovetail.engine.request.params import SamplingParams
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from dovetail.engine.grammars.compiler import GrammarRun
+    from dovetail.engine.grammars.compiler import RequestGrammar
     from dovetail.engine.request.pooling_params import PoolingParams
 
 
 @dataclass
-class Holding:
+class KVCacheBlocks:
     """A request's share of the cache.
 
     Attributes:
         tables: for each group, its blocks in order; null blocks where a window has passed.
-        passed: for each group, entries that a window has passed.
-        named: full blocks that have been named in the pools.
-        room: tokens that the tables hold.
+        num_out_of_window: for each group, entries that a window has passed.
+        num_cached_blocks: full blocks that have been named in the pools.
+        capacity: tokens that the tables hold.
     """
 
     tables: list[list[int]]
-    passed: list[int]
-    named: int = 0
-    room: int = 0
+    num_out_of_window: list[int]
+    num_cached_blocks: int = 0
+    capacity: int = 0
 
 
 @dataclass(eq=False)
@@ -40,82 +40,82 @@ class Request:
 
     Attributes:
         tokens: prompt and output, as far as the host has seen them.
-        prompt_len: how many of them are the prompt.
+        num_prompt_tokens: how many of them are the prompt.
         max_len: tokens at which it ends, prompt included.
         seed: of its draws. Two requests with the same seed draw the same numbers at the same positions.
-        arrival: its number in order of arrival.
-        arrived: when, in seconds on the monotonic clock.
-        admitted: when it first began to be computed, likewise.
-        computed: tokens whose keys and values are in the cache, or are being written by a step that was begun.
-        unseen: tokens that were sampled, but have not reached the host yet.
-        draft: tokens that a proposer expects to follow; the next step checks them.
-        cached: tokens of the prompt that were found in the prefix cache when it was first admitted.
+        arrival_index: its number in order of arrival.
+        arrival_time: when, in seconds on the monotonic clock.
+        first_scheduled_time: when it first began to be computed, likewise.
+        num_computed_tokens: tokens whose keys and values are in the cache, or are being written by a step that was begun.
+        num_in_flight_tokens: tokens that were sampled, but have not reached the host yet.
+        draft_token_ids: tokens that a proposer expects to follow; the next step checks them.
+        num_cached_tokens: tokens of the prompt that were found in the prefix cache when it was first admitted.
         row: in the persistent batch, or -1 while waiting.
         prefix_key: what its cached blocks depend on besides tokens (salt, adapter).
-        block_names: digests of its full blocks, as far as they were needed.
-        adapter: LoRA slot, 0 for none.
+        block_hashes: digests of its full blocks, as far as they were needed.
+        lora_slot: LoRA slot, 0 for none.
         bad_words: token ids that may not follow each other in the output.
         grammar: the structure that the output must have, if one was asked for.
-        pooling: what to make of the prompt instead of continuing it, with nothing left open; :attr:`unseen` then counts the vector.
+        pooling_params: what to make of the prompt instead of continuing it, with nothing left open; :attr:`num_in_flight_tokens` then counts the vector.
     """
 
     id: str
     tokens: list[int]
     params: SamplingParams
-    prompt_len: int
+    num_prompt_tokens: int
     max_len: int
     eos_ids: frozenset[int]
     seed: int = 0
     priority: int = 0
-    arrival: int = 0
-    arrived: float = field(default_factory=time.monotonic)
-    admitted: float = 0.0
-    computed: int = 0
-    unseen: int = 0
-    draft: list[int] = field(default_factory=list)
-    cached: int | None = None
+    arrival_index: int = 0
+    arrival_time: float = field(default_factory=time.monotonic)
+    first_scheduled_time: float = 0.0
+    num_computed_tokens: int = 0
+    num_in_flight_tokens: int = 0
+    draft_token_ids: list[int] = field(default_factory=list)
+    num_cached_tokens: int | None = None
     row: int = -1
     prefix_key: str = ""
-    block_names: list[bytes] = field(default_factory=list)
-    adapter: int = 0
+    block_hashes: list[bytes] = field(default_factory=list)
+    lora_slot: int = 0
     bad_words: list[list[int]] = field(default_factory=list)
-    grammar: GrammarRun | None = None
-    pooling: PoolingParams | None = None
-    pooled: Tensor | None = None
+    grammar: RequestGrammar | None = None
+    pooling_params: PoolingParams | None = None
+    pooling_state: Tensor | None = None
     """What its chunks so far give, float32 ``[C]``, where pooling needs more than the last token."""
-    kv: Holding | None = None
+    kv_blocks: KVCacheBlocks | None = None
     """What it holds of the KV cache."""
     prompt_logprobs: list[Any] = field(default_factory=list)
     """What has been computed of them so far."""
 
     @property
-    def total(self) -> int:
+    def num_tokens(self) -> int:
         """Tokens so far, those that the host has not seen included."""
-        return len(self.tokens) + self.unseen
+        return len(self.tokens) + self.num_in_flight_tokens
 
     @property
-    def output_len(self) -> int:
-        return len(self.tokens) + self.unseen - self.prompt_len
+    def num_output_tokens(self) -> int:
+        return len(self.tokens) + self.num_in_flight_tokens - self.num_prompt_tokens
 
     @property
-    def pending(self) -> int:
+    def num_pending_tokens(self) -> int:
         """Tokens still to be computed."""
-        return len(self.tokens) + self.unseen - self.computed
+        return len(self.tokens) + self.num_in_flight_tokens - self.num_computed_tokens
 
     @property
-    def needs_all(self) -> bool:
+    def skip_prefix_cache(self) -> bool:
         """Whether every token of the prompt has to be computed, cached or not."""
-        if self.pooling is not None:
-            return self.pooling.pooling_type != "last"
+        if self.pooling_params is not None:
+            return self.pooling_params.pooling_type != "last"
         return self.params.prompt_logprobs is not None
 
     @cached_property
-    def end_ids(self) -> frozenset[int]:
+    def end_token_ids(self) -> frozenset[int]:
         stops = frozenset(self.params.stop_token_ids)
         return stops if self.params.ignore_eos else stops | self.eos_ids
 
     @cached_property
-    def needs_values(self) -> bool:
+    def needs_host_tokens(self) -> bool:
         """Whether the host must have seen every earlier token before the next one can be chosen."""
         return self.grammar is not None or any(len(words) > 1 for words in self.bad_words)
 
@@ -124,7 +124,7 @@ class Request:
         token = self.tokens[-1]
         if self.grammar is not None and token in self.eos_ids:
             return "stop", None  # the grammar allows an end where it may be, whatever else the request says of ends
-        if len(self.tokens) - self.prompt_len >= self.params.min_tokens and token in self.end_ids:
+        if len(self.tokens) - self.num_prompt_tokens >= self.params.min_tokens and token in self.end_token_ids:
             own = token in self.params.stop_token_ids and token not in self.eos_ids
             return "stop", token if own else None
         if len(self.tokens) >= self.max_len:

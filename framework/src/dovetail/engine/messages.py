@@ -114,7 +114,7 @@ class TokenOutput(Message):
 
     Attributes:
         error: what went wrong, if ``finish_reason`` is ``error``.
-        refused: the error is the request's own, not the engine's.
+        is_request_error: the error is the request's own, not the engine's.
         logprobs: one entry for each of ``token_ids``, if asked for.
         prompt_logprobs: with the first output, one entry for each token of the prompt but the first, if asked for.
         cached_tokens: with the first output, tokens of the prompt that were found in the prefix cache.
@@ -130,7 +130,7 @@ class TokenOutput(Message):
     logprobs: list[TokenLogprobs] | None = None
     prompt_logprobs: list[TokenLogprobs] | None = None
     cached_tokens: int = 0
-    refused: bool = False
+    is_request_error: bool = False
     timing: tuple[float, float] | None = None
     vector: bytes | None = None
 
@@ -144,7 +144,7 @@ class EngineStats(msgspec.Struct, array_like=True, gc=False):
         prefix_queries, prefix_hits: total tokens that were looked up in, and found in, the prefix cache.
         preemptions: total.
         prompt_tokens, output_tokens: total of prompts that got their first token, and sampled.
-        drafted, accepted: total tokens of speculative decoding.
+        num_draft_tokens, num_accepted_tokens: total tokens of speculative decoding.
     """
 
     running: int = 0
@@ -155,28 +155,28 @@ class EngineStats(msgspec.Struct, array_like=True, gc=False):
     preemptions: int = 0
     prompt_tokens: int = 0
     output_tokens: int = 0
-    drafted: int = 0
-    accepted: int = 0
+    num_draft_tokens: int = 0
+    num_accepted_tokens: int = 0
 
 
-STEP_TOKENS = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
+STEP_SIZE_BUCKETS = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
 """Sizes of steps between which they are counted."""
 
 
-class StepTokens(msgspec.Struct, array_like=True, gc=False):
+class StepSizeHistogram(msgspec.Struct, array_like=True, gc=False):
     """How many tokens steps computed.
 
     Attributes:
-        counts: steps of up to each of :data:`STEP_TOKENS`, and of more than the last.
+        counts: steps of up to each of :data:`STEP_SIZE_BUCKETS`, and of more than the last.
         total: tokens of all steps.
     """
 
-    counts: list[int] = msgspec.field(default_factory=lambda: [0] * (len(STEP_TOKENS) + 1))
+    counts: list[int] = msgspec.field(default_factory=lambda: [0] * (len(STEP_SIZE_BUCKETS) + 1))
     total: int = 0
 
     def add(self, tokens: int) -> None:
         """Count a step."""
-        self.counts[bisect_left(STEP_TOKENS, tokens)] += 1
+        self.counts[bisect_left(STEP_SIZE_BUCKETS, tokens)] += 1
         self.total += tokens
 
 
@@ -201,9 +201,9 @@ class Overview(msgspec.Struct, array_like=True):
 
     Attributes:
         requests: a part of them where there are very many.
-        left_out: how many are not in ``requests``.
+        num_omitted: how many are not in ``requests``.
         steps: since the engine began.
-        drafts: total guesses of speculative decoding, of whatever length.
+        num_drafts: total guesses of speculative decoding, of whatever length.
         running_adapters, waiting_adapters: names of the LoRA adapters that sequences have; one whose sequences run is not said to wait.
         max_loras: adapters that run at once; 0 where none may.
         cache: facts of the KV cache, by name.
@@ -211,9 +211,9 @@ class Overview(msgspec.Struct, array_like=True):
 
     stats: EngineStats
     requests: list[RequestStats]
-    left_out: int
-    steps: StepTokens = msgspec.field(default_factory=StepTokens)
-    drafts: int = 0
+    num_omitted: int
+    steps: StepSizeHistogram = msgspec.field(default_factory=StepSizeHistogram)
+    num_drafts: int = 0
     running_adapters: list[str] = []
     waiting_adapters: list[str] = []
     max_loras: int = 0

@@ -24,10 +24,12 @@ def make_plan(args: EngineArgs) -> Plan:
     registry = Registry.load(plugins=args.plugins, prefer=args.prefer)
     options = PlanOptions(**{name: getattr(args, name) for name in PlanOptions.model_fields})
     plan = resolve(options, registry)
-    notes = [f"the plugin {p.distribution} is broken and was left out: {p.reason}" for p in registry.quarantined]
+    notes = [
+        f"the plugin {p.distribution} is broken and was left out: {p.reason}" for p in registry.quarantined_plugins
+    ]
     notes += [f"{c}, so neither is used: {c.hint}" for c in registry.conflicts]
     for note in (*notes, *plan.warnings):
-        logs.say(f"warning: {note}", logging.WARNING)
+        logs.announce(f"warning: {note}", logging.WARNING)
     return plan
 
 
@@ -40,7 +42,7 @@ def load_tokenizer(plan: Plan, chat_template: str | None = None) -> Tokenizer:
     Raises:
         ConfigError: ``chat_template`` reads like the name of a file that is not there.
     """
-    tokenizer = Tokenizer.of(import_dotted(plan.checkpoint.tokenizer)(plan.checkpoint.tokenizer_path))
+    tokenizer = Tokenizer.from_parts(import_dotted(plan.checkpoint.tokenizer)(plan.checkpoint.tokenizer_path))
     if chat_template is not None:
         tokenizer.chat_template = load_template(chat_template)
     return tokenizer

@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 from dovetail.api.cards import LoaderCard, ModelCard, SourceCard
 from dovetail.api.checkpoint import HF_TOKENIZER, Checkpoint
 from dovetail.api.errors import CheckpointError, ConfigError, PluginError, ResolutionError, UsageError
-from dovetail.kernel.choose import ask, choose, listing, part_of
+from dovetail.kernel.choose import call_target, choose, join_names, make_part
 from dovetail.kernel.options import AUTO, Overrides, PlanOptions
-from dovetail.kernel.plan import Choice, Rejected
+from dovetail.kernel.plan import Choice, RejectedCandidate
 from dovetail.kernel.registry import Offer, Registry
 
 J = TypeVar("J", dict[str, Any], list[Any])
@@ -25,9 +25,9 @@ SIDE_FILES = ("*.json", "*.jinja", "tokenizer.model", "*.tiktoken", "*.txt")
 
 def find_source(options: PlanOptions, registry: Registry) -> tuple[Choice, str]:
     patterns = [p for o in registry.offers(LoaderCard) for p in o.card.recognises]
-    rejected: list[Rejected] = []
+    rejected: list[RejectedCandidate] = []
     for offer in registry.offers(SourceCard):
-        path = ask(
+        path = call_target(
             offer,
             offer.card.target,
             options.model,
@@ -37,14 +37,14 @@ def find_source(options: PlanOptions, registry: Registry) -> tuple[Choice, str]:
         )
         if path is not None:
             return Choice(
-                role="source", part=part_of(offer), reason=f"resolves to {path}", rejected=tuple(rejected)
+                role="source", part=make_part(offer), reason=f"resolves to {path}", rejected=tuple(rejected)
             ), str(path)
         rejected.append(
-            Rejected(name=offer.name, distribution=offer.distribution, reason="not a reference of its kind")
+            RejectedCandidate(name=offer.name, distribution=offer.distribution, reason="not a reference of its kind")
         )
     raise CheckpointError(
         f"wanted the model {options.model!r}, found no folder, file or hub repository of that name",
-        registry.suspects(SourceCard.kind) or "check the spelling; a hub repository is written org/name",
+        registry.explain_missing(SourceCard.kind) or "check the spelling; a hub repository is written org/name",
     )
 
 
@@ -65,21 +65,22 @@ def find_checkpoint(
             return f"reads no files, so it is taken only by --load-format {card.name}"
         if not card.recognises or matching(card):
             return None
-        return f"reads {', '.join(card.recognises)}; found {listing(names)}"
+        return f"reads {', '.join(card.recognises)}; found {join_names(names)}"
 
     loaders = registry.offers(LoaderCard)
     if options.load_format == AUTO and loaders and all(map(objection, (o.card for o in loaders))):
         patterns = dict.fromkeys(p for o in loaders for p in o.card.recognises)
         raise ResolutionError(
-            f"wanted weights ({', '.join(patterns)}) at {path}, found {listing(names)}",
-            registry.suspects(LoaderCard.kind) or "complete the download, or install a plugin that loads what is there",
+            f"wanted weights ({', '.join(patterns)}) at {path}, found {join_names(names)}",
+            registry.explain_missing(LoaderCard.kind)
+            or "complete the download, or install a plugin that loads what is there",
         )
     offer, choice = choose(
         "loader", LoaderCard, registry, objection,
         explicit=options.load_format, wanted=f"a loader for the weights at {path}", warnings=warnings,
     )  # fmt: skip
     folder = where.parent if where.is_file() else where
-    checkpoint = ask(offer, offer.card.inspect, path, tuple(str(folder / n) for n in matching(offer.card)))
+    checkpoint = call_target(offer, offer.card.inspect, path, tuple(str(folder / n) for n in matching(offer.card)))
     if not isinstance(checkpoint, Checkpoint):
         raise PluginError(
             f"the {offer} described {path} with {type(checkpoint).__name__}, wanted a Checkpoint", "update the plugin"
@@ -108,7 +109,7 @@ def _tokenizer_override(reference: str, registry: Registry) -> dict[str, Any]:
         for offer in registry.offers(LoaderCard):
             matching = [n for n in sorted(names) if any(fnmatch.fnmatch(n, p) for p in offer.card.recognises)]
             if matching:
-                found = ask(offer, offer.card.inspect, str(path), tuple(str(folder / n) for n in matching))
+                found = call_target(offer, offer.card.inspect, str(path), tuple(str(folder / n) for n in matching))
                 if found.tokenizer_path:
                     return {"tokenizer": found.tokenizer, "tokenizer_path": found.tokenizer_path}
     return {"tokenizer": HF_TOKENIZER, "tokenizer_path": str(path)}
@@ -145,7 +146,7 @@ def read_json(file: Path, kind: type[J]) -> J:
     return found
 
 
-def model_config(
+def find_model_config(
     checkpoint: Checkpoint, options: PlanOptions, registry: Registry
 ) -> tuple[dict[str, Any], Offer[ModelCard] | None]:
     """The configuration in Hugging Face's terms, and the model whose naming translated it, if one did."""
@@ -158,11 +159,11 @@ def model_config(
         raise ResolutionError(
             f"wanted a model plugin for the {checkpoint.naming} architecture {checkpoint.architecture!r}, found "
             + (", ".join(_naming_architectures(checkpoint.naming, registry)) or "none"),
-            registry.suspects(ModelCard.kind)
+            registry.explain_missing(ModelCard.kind)
             or "install the plugin that offers it, or give its config.json with --hf-config-path",
         )
     target = f"{translator.card.naming[checkpoint.naming].target}.config"
-    return ask(translator, target, checkpoint.architecture, checkpoint.metadata), translator
+    return call_target(translator, target, checkpoint.architecture, checkpoint.metadata), translator
 
 
 def _naming_offer(checkpoint: Checkpoint, registry: Registry) -> Offer[ModelCard] | None:

@@ -7,15 +7,15 @@ from typing import Any, TypeVar
 
 from dovetail.api.cards import Card
 from dovetail.api.errors import ConflictError, DovetailError, PluginError, ResolutionError
-from dovetail.kernel.discovery import import_dotted, one_line
+from dovetail.kernel.discovery import describe_error, import_dotted
 from dovetail.kernel.options import AUTO
-from dovetail.kernel.plan import Choice, Part, Rejected
+from dovetail.kernel.plan import Choice, Part, RejectedCandidate
 from dovetail.kernel.registry import Offer, Registry
 
 C = TypeVar("C", bound=Card)
 
 
-def ask(offer: Offer[Any], dotted: str, *arguments: Any, **options: Any) -> Any:
+def call_target(offer: Offer[Any], dotted: str, *arguments: Any, **options: Any) -> Any:
     """Call a function that a card names.
 
     Raises:
@@ -28,12 +28,12 @@ def ask(offer: Offer[Any], dotted: str, *arguments: Any, **options: Any) -> Any:
         raise
     except BaseException as error:
         raise PluginError(
-            f"the {offer} failed in {dotted}: {one_line(error)}",
+            f"the {offer} failed in {dotted}: {describe_error(error)}",
             "report it to its authors; --debug shows the traceback",
         ) from error
 
 
-def part_of(offer: Offer[Any]) -> Part:
+def make_part(offer: Offer[Any]) -> Part:
     return Part(name=offer.name, distribution=offer.distribution, version=offer.version, target=offer.card.target)
 
 
@@ -64,7 +64,7 @@ def choose(
             if conflict := registry.conflict(card, explicit):
                 raise ConflictError(f"{conflict}, so neither is used", conflict.hint)
             known = ", ".join(o.name for o in offers) or "none"
-            hint = registry.suspects(card.kind) or "install the plugin that offers it, or choose one of those"
+            hint = registry.explain_missing(card.kind) or "install the plugin that offers it, or choose one of those"
             raise ResolutionError(f"wanted the {role} {explicit!r}, found {known}", hint)
         if reason := objection(offer.card):
             others = ", ".join(o.name for o in offers if o is not offer)
@@ -72,19 +72,19 @@ def choose(
                 f"the {role} {explicit!r} was asked for but does not fit: {reason}",
                 f"leave the choice to auto{f' or take another of {others}' if others else ''}",
             )
-        return offer, Choice(role=role, part=part_of(offer), reason="asked for by name")
+        return offer, Choice(role=role, part=make_part(offer), reason="asked for by name")
 
     fitting: list[Offer[C]] = []
-    rejected: list[Rejected] = []
+    rejected: list[RejectedCandidate] = []
     for offer in offers:
         if reason := objection(offer.card):
-            rejected.append(Rejected(name=offer.name, distribution=offer.distribution, reason=reason))
+            rejected.append(RejectedCandidate(name=offer.name, distribution=offer.distribution, reason=reason))
         else:
             fitting.append(offer)
     if not fitting:
         tried = "; ".join(f"{r.name}: {r.reason}" for r in rejected) or f"no {role} is installed"
         hint = (
-            registry.suspects(card.kind)
+            registry.explain_missing(card.kind)
             or "install a plugin that covers it (dovetail plugins list shows what is there)"
         )
         raise ResolutionError(f"wanted {wanted}, found nothing that fits ({tried})", hint)
@@ -95,7 +95,7 @@ def choose(
             f"{winner} and {' and '.join(map(str, ties))} fit equally well; {winner.name} is taken by name, name one explicitly to be sure"
         )
     rejected += [
-        Rejected(
+        RejectedCandidate(
             name=o.name,
             distribution=o.distribution,
             reason=f"fits, rank {o.card.rank} is {'equal, later by name' if o in ties else 'lower'}",
@@ -105,7 +105,7 @@ def choose(
     why = f"rank {winner.card.rank}" + (
         f", highest of {len(fitting)} that fit" if len(fitting) > 1 else ", the only one that fits"
     )
-    return winner, Choice(role=role, part=part_of(winner), reason=why, rejected=tuple(rejected))
+    return winner, Choice(role=role, part=make_part(winner), reason=why, rejected=tuple(rejected))
 
 
 def run_probe(probe: str | None) -> str | None:
@@ -117,18 +117,18 @@ def run_probe(probe: str | None) -> str | None:
     except KeyboardInterrupt:
         raise
     except BaseException as error:
-        return f"its probe failed ({one_line(error)})"
+        return f"its probe failed ({describe_error(error)})"
     return None if answer is None else str(answer)
 
 
-def listing(names: Sequence[str], limit: int = 6) -> str:
+def join_names(names: Sequence[str], limit: int = 6) -> str:
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return (", ".join(names[:limit]) + more) or "no files"
 
 
-def numbers(values: Iterable[int]) -> str:
+def join_numbers(values: Iterable[int]) -> str:
     return ", ".join(map(str, values))
 
 
-def covers(devices: Sequence[str], device: str) -> bool:
+def supports_device(devices: Sequence[str], device: str) -> bool:
     return device in devices or "*" in devices

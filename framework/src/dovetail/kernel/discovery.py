@@ -136,7 +136,7 @@ def framework_version() -> str:
     return importlib.metadata.version(FRAMEWORK)
 
 
-def installed() -> Iterator[Plugin]:
+def find_entry_points() -> Iterator[Plugin]:
     """Every entry point of the plugin group, nothing imported yet; those of the first distribution of a name on ``sys.path``, as
     for imports.
 
@@ -156,7 +156,7 @@ def installed() -> Iterator[Plugin]:
         except Exception as error:
             unread = importlib.metadata.EntryPoint("?", "?", GROUP)
             plugin = Plugin(f"{name or '?'}:?", unread, name or "?", version or "?")
-            plugin.quarantine(f"its metadata cannot be read ({one_line(error)})", traceback.format_exc())
+            plugin.quarantine(f"its metadata cannot be read ({describe_error(error)})", traceback.format_exc())
             yield plugin
             continue
         yield from (Plugin(f"{name}:{entry.name}", entry, name, version) for entry in entries)
@@ -184,7 +184,7 @@ def discover(filter: PluginFilter | None = None) -> list[Plugin]:
     version = framework_version()
     manager = _manager()
     plugins = []
-    for plugin in installed():
+    for plugin in find_entry_points():
         plugins.append(plugin)
         if not filter.permits(plugin.distribution):
             plugin.status, plugin.reason = "denied", "excluded by the plugin filter"
@@ -216,10 +216,10 @@ def _register(manager: pluggy.PluginManager, plugin: Plugin, filter: PluginFilte
         except BaseException as error:  # SystemExit, or what a compiled module panics with
             with contextlib.suppress(Exception):
                 manager.unregister(name=plugin.name)
-            plugin.quarantine(one_line(error), "".join(traceback.format_exception(error)))
+            plugin.quarantine(describe_error(error), "".join(traceback.format_exception(error)))
 
 
-def one_line(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
     """What went wrong, for a list of such."""
     if isinstance(error, PluginError):
         return str(error)
@@ -232,7 +232,7 @@ def one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0]}".rstrip(": ")
 
 
-def cards_of(module: Any) -> list[Card]:
+def find_cards(module: Any) -> list[Card]:
     """What a plugin's module registers.
 
     Raises:
@@ -289,5 +289,7 @@ def import_dotted(dotted: str) -> Any:
     except KeyboardInterrupt:
         raise
     except BaseException as error:
-        raise PluginError(f"cannot import {dotted}: {one_line(error)}", "reinstall or update the plugin") from error
+        raise PluginError(
+            f"cannot import {dotted}: {describe_error(error)}", "reinstall or update the plugin"
+        ) from error
     return found

@@ -35,7 +35,7 @@ def examine(registry: Registry) -> list[Finding]:
     """Look at everything; errors first. Runs the platforms' probes, which may import torch."""
     findings = [
         Finding(severity="error", subject=p.name, problem=p.reason, hint="update, repair or uninstall it")
-        for p in registry.quarantined
+        for p in registry.quarantined_plugins
     ]
     findings += [
         Finding(severity="error", subject=f"{c.kind} {c.name}", problem=f"{c}, so neither is used", hint=c.hint)

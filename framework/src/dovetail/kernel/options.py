@@ -17,7 +17,7 @@ Overrides = dict[str, Any] | Callable[[dict[str, Any]], dict[str, Any]]
 SUFFIXES = {"k": 10**3, "m": 10**6, "g": 10**9, "K": 2**10, "M": 2**20, "G": 2**30}
 
 
-def token_count(value: Any) -> Any:
+def parse_token_count(value: Any) -> Any:
     """``4096``, ``"32k"`` (32,000), ``"32K"`` (32,768), or ``"auto"`` for None; anything else as it is."""
     if not isinstance(value, str):
         return value
@@ -90,7 +90,7 @@ class PlanOptions(BaseModel):
         description="the parser of reasoning; auto goes by the chat template, none leaves thoughts in the text",
     )
     kv_cache_dtype: str = Field(default=AUTO, description="dtype of the KV cache; auto takes that of the activations")
-    max_model_len: Annotated[int | None, BeforeValidator(token_count)] = Field(
+    max_model_len: Annotated[int | None, BeforeValidator(parse_token_count)] = Field(
         default=None,
         ge=2,
         description="longest sequence in tokens (32k means 32,000 and 32K 32,768); auto takes what the model and memory allow",

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from dovetail.api.cards import ParserCard
 from dovetail.api.errors import PluginError
-from dovetail.kernel.choose import choose, part_of
+from dovetail.kernel.choose import choose, make_part
 from dovetail.kernel.options import AUTO
 from dovetail.kernel.plan import ParserPlan
 from dovetail.kernel.registry import Registry
@@ -49,7 +49,7 @@ def find_parsers(
             raise PluginError(
                 f"the {offer} recognises {pattern!r}, which is no regular expression: {error}", "update the plugin"
             ) from None
-        found.append(ParserPlan(part=part_of(offer), recognises=recognises, special_tokens=offer.card.special_tokens))
+        found.append(ParserPlan(part=make_part(offer), recognises=recognises, special_tokens=offer.card.special_tokens))
     return tuple(found)
 
 

@@ -14,7 +14,7 @@ from dovetail.api.checkpoint import Checkpoint
 from dovetail.api.config import ModelConfig
 from dovetail.api.errors import ConfigError
 from dovetail.api.grammar import GrammarKind
-from dovetail.kernel.discovery import import_dotted, one_line
+from dovetail.kernel.discovery import describe_error, import_dotted
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 M = TypeVar("M", bound=ModelConfig)
 
 
-class Frozen(BaseModel):
+class FrozenModel(BaseModel):
     # Published configurations hold Infinity, which must arrive in the engine's process as what it is.
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
 
 
-class Part(Frozen):
+class Part(FrozenModel):
     """One thing that a plugin provides."""
 
     name: str
@@ -36,7 +36,7 @@ class Part(Frozen):
     target: Dotted
 
 
-class Rejected(Frozen):
+class RejectedCandidate(FrozenModel):
     """A candidate that was not taken."""
 
     name: str
@@ -44,16 +44,16 @@ class Rejected(Frozen):
     reason: str
 
 
-class Choice(Frozen):
+class Choice(FrozenModel):
     """What was chosen for one role, why, and why not the others."""
 
     role: str
     part: Part
     reason: str
-    rejected: tuple[Rejected, ...] = ()
+    rejected: tuple[RejectedCandidate, ...] = ()
 
 
-class WeightPlan(Frozen):
+class WeightPlan(FrozenModel):
     """How weights of one stored type are kept, and multiplied, in one kind of layer."""
 
     kind: LayerKind
@@ -61,10 +61,10 @@ class WeightPlan(Frozen):
     format: Choice
     kernels: tuple[Part, ...]
     """In order of rank; the first that accepts a layer's shape is used."""
-    rejected: tuple[Rejected, ...] = ()
+    rejected: tuple[RejectedCandidate, ...] = ()
 
 
-class ParserPlan(Frozen):
+class ParserPlan(FrozenModel):
     """A parser that may serve."""
 
     part: Part
@@ -74,7 +74,7 @@ class ParserPlan(Frozen):
     """Parts of its notation that it wants to see even where they are special tokens."""
 
 
-class PoolingPlan(Frozen):
+class PoolingPlan(FrozenModel):
     """How the hidden states of a prompt become one vector."""
 
     type: PoolingType
@@ -85,7 +85,7 @@ class PoolingPlan(Frozen):
     reason: str
 
 
-class Plan(Frozen):
+class Plan(FrozenModel):
     """The resolved parts of one model on one machine."""
 
     model: str
@@ -134,13 +134,13 @@ class Plan(Frozen):
         parts = (self.source, self.loader, self.model_part, self.platform, self.attention, self.grammar, self.proposer)
         return tuple(part for part in parts if part is not None)
 
-    def model_config_object(self) -> ModelConfig:
+    def build_model_config(self) -> ModelConfig:
         """The configuration as the model's own class. The class was found to accept it when the Plan was made."""
         config_class: type[ModelConfig] = import_dotted(self.config_class)
-        return read_config(config_class, self.config, self.checkpoint.config_file)
+        return validate_config(config_class, self.config, self.checkpoint.config_file)
 
 
-def read_config(config_class: type[M], config: dict[str, Any], file: str) -> M:
+def validate_config(config_class: type[M], config: dict[str, Any], file: str) -> M:
     """Validate a configuration.
 
     Raises:
@@ -149,9 +149,9 @@ def read_config(config_class: type[M], config: dict[str, Any], file: str) -> M:
     try:
         found = config_class.model_validate(config)
     except ValidationError as error:
-        faults = "; ".join(map(fault, error.errors()))
+        faults = "; ".join(map(describe_validation_error, error.errors()))
     except Exception as error:  # a validator that met a value it did not expect
-        faults = one_line(error)
+        faults = describe_error(error)
     else:
         return found
     raise ConfigError(
@@ -160,7 +160,7 @@ def read_config(config_class: type[M], config: dict[str, Any], file: str) -> M:
     )
 
 
-def fault(error: ErrorDetails) -> str:
+def describe_validation_error(error: ErrorDetails) -> str:
     """One of pydantic's findings, for a list of such."""
     text = error["msg"].removeprefix("Value error, ")
     if not error["loc"]:  # about several keys, which the text names

@@ -74,7 +74,7 @@ class Registry:
                 chosen = [o for o in offers if canonicalize_name(o.distribution) == wanted]
                 if not chosen:
                     raise UsageError(
-                        f"--prefer {kind}:{name}={wanted}: that distribution does not offer it{self._broken(wanted)}",
+                        f"--prefer {kind}:{name}={wanted}: that distribution does not offer it{self._quarantine_note(wanted)}",
                         f"offered by {', '.join(o.distribution for o in offers)}",
                     )
                 offers = chosen
@@ -85,13 +85,13 @@ class Registry:
         if choices:
             (kind, name), wanted = next(iter(choices.items()))
             raise UsageError(
-                f"--prefer {kind}:{name}={wanted}: no installed plugin offers it{self._broken(wanted)}",
+                f"--prefer {kind}:{name}={wanted}: no installed plugin offers it{self._quarantine_note(wanted)}",
                 "see dovetail plugins list",
             )
 
-    def _broken(self, distribution: str) -> str:
+    def _quarantine_note(self, distribution: str) -> str:
         """Why a distribution offers nothing, as an aside."""
-        reasons = [p.reason for p in self.quarantined if canonicalize_name(p.distribution) == distribution]
+        reasons = [p.reason for p in self.quarantined_plugins if canonicalize_name(p.distribution) == distribution]
         return f" (it is broken: {reasons[0]})" if reasons else ""
 
     @classmethod
@@ -111,12 +111,12 @@ class Registry:
         return next((c for c in self.conflicts if c.kind == card.kind and c.name == name), None)
 
     @property
-    def quarantined(self) -> list[Plugin]:
+    def quarantined_plugins(self) -> list[Plugin]:
         return [p for p in self.plugins if p.status == "quarantined"]
 
-    def suspects(self, kind: str) -> str:
+    def explain_missing(self, kind: str) -> str:
         """What might explain that something of ``kind`` was not found: plugins that are broken, in conflict or left out, as a clause."""
-        notes = [f"the broken plugin {p.distribution} may offer it ({p.reason})" for p in self.quarantined]
+        notes = [f"the broken plugin {p.distribution} may offer it ({p.reason})" for p in self.quarantined_plugins]
         notes += [f"{c}, so neither is used: {c.hint}" for c in self.conflicts if c.kind == kind]
         if denied := sorted({p.distribution for p in self.plugins if p.status == "denied"}):
             notes.append(f"the plugin filter (--plugins or {PLUGINS_VARIABLE}) leaves out {', '.join(denied)}")

@@ -18,14 +18,14 @@ from dovetail.api.cards import (
     ToolParserCard,
 )
 from dovetail.api.checkpoint import Checkpoint
-from dovetail.api.config import AttentionNeed, ModelConfig
+from dovetail.api.config import AttentionRequirement, ModelConfig
 from dovetail.api.errors import ConfigError, PluginError, ResolutionError, UsageError
-from dovetail.kernel.checkpoints import apply_overrides, find_checkpoint, find_source, model_config
-from dovetail.kernel.choose import choose, covers, listing, numbers, run_probe
+from dovetail.kernel.checkpoints import apply_overrides, find_checkpoint, find_model_config, find_source
+from dovetail.kernel.choose import choose, join_names, join_numbers, run_probe, supports_device
 from dovetail.kernel.discovery import import_dotted
 from dovetail.kernel.options import AUTO, PlanOptions
 from dovetail.kernel.parsers import find_parsers
-from dovetail.kernel.plan import Choice, Plan, read_config
+from dovetail.kernel.plan import Choice, Plan, validate_config
 from dovetail.kernel.registry import Offer, Registry
 from dovetail.kernel.speculation import find_speculation
 from dovetail.kernel.tasks import find_pooling, find_tasks
@@ -40,11 +40,11 @@ def resolve(options: PlanOptions, registry: Registry) -> Plan:
     warnings: list[str] = []
     source, path = find_source(options, registry)
     loader, checkpoint = find_checkpoint(path, options, registry, warnings)
-    config, naming_offer = model_config(checkpoint, options, registry)
+    config, naming_offer = find_model_config(checkpoint, options, registry)
     config = apply_overrides(config, options.hf_overrides)
     model_offer, model, architecture = find_model(config, checkpoint, registry, naming_offer, warnings)
     card = model_offer.card
-    parsed = read_config(import_dotted(card.config), config, checkpoint.config_file or checkpoint.path)
+    parsed = validate_config(import_dotted(card.config), config, checkpoint.config_file or checkpoint.path)
     tasks, tasks_reason = find_tasks(options, card, checkpoint)
     pooling = find_pooling(options, card, checkpoint, config, tasks)
     platform_offer, platform = find_platform(options, registry, warnings)
@@ -111,7 +111,7 @@ def find_model(
 
     def objection(card: ModelCard) -> str | None:
         if architecture not in card.architectures:
-            return f"offers {listing(card.architectures, 4)}"
+            return f"offers {join_names(card.architectures, 4)}"
         if checkpoint.naming and checkpoint.naming not in card.naming:
             return f"cannot read tensors named as in {checkpoint.naming}"
         if (
@@ -182,25 +182,25 @@ def find_attention(
     registry: Registry,
     warnings: list[str],
 ) -> Choice:
-    needs = config.attention_needs()
-    for need in needs:
-        if need.kind not in model.attention:
+    needs = config.attention_requirements()
+    for requirement in needs:
+        if requirement.kind not in model.attention:
             raise PluginError(
-                f"the model {model.name} asks for {need.kind} attention, and its card lists {', '.join(model.attention)}",
+                f"the model {model.name} asks for {requirement.kind} attention, and its card lists {', '.join(model.attention)}",
                 "update the plugin that offers it",
             )
 
     def objection(card: AttentionCard) -> str | None:
-        if not covers(card.devices, device):
+        if not supports_device(card.devices, device):
             return f"runs on {', '.join(card.devices)}, not on {device}"
         if dtype not in card.dtypes:
             return f"takes {', '.join(card.dtypes)}, not {dtype}"
         if kv_dtype not in (dtype, *card.kv_dtypes):
             return f"keeps the KV cache in {', '.join((dtype, *card.kv_dtypes))}, not in {kv_dtype}"
         if card.block_sizes is not None and options.block_size not in card.block_sizes:
-            return f"takes blocks of {numbers(card.block_sizes)} tokens, not {options.block_size}"
-        for need in needs:
-            if fault := _unmet(card, need):
+            return f"takes blocks of {join_numbers(card.block_sizes)} tokens, not {options.block_size}"
+        for requirement in needs:
+            if fault := _explain_unmet(card, requirement):
                 return fault
         return run_probe(card.probe)
 
@@ -214,11 +214,11 @@ def find_attention(
     return choice
 
 
-def _unmet(card: AttentionCard, need: AttentionNeed) -> str | None:
-    if need.kind not in card.kinds:
-        return f"does {', '.join(card.kinds)} attention, not {need.kind}"
-    if card.head_dims is not None and need.head_dim not in card.head_dims:
-        return f"takes heads of {numbers(card.head_dims)}, not {need.head_dim}"
+def _explain_unmet(card: AttentionCard, requirement: AttentionRequirement) -> str | None:
+    if requirement.kind not in card.kinds:
+        return f"does {', '.join(card.kinds)} attention, not {requirement.kind}"
+    if card.head_dims is not None and requirement.head_dim not in card.head_dims:
+        return f"takes heads of {join_numbers(card.head_dims)}, not {requirement.head_dim}"
     return None
 
 

@@ -15,7 +15,7 @@ from dovetail.api.proposer import DraftOptions
 from dovetail.kernel.choose import choose
 from dovetail.kernel.discovery import import_dotted
 from dovetail.kernel.options import PlanOptions
-from dovetail.kernel.plan import Plan, fault
+from dovetail.kernel.plan import Plan, describe_validation_error
 from dovetail.kernel.registry import Registry
 
 FLAG = "--speculative-config"
@@ -53,7 +53,7 @@ def find_speculation(
             f"{FLAG} {json.dumps(options.speculative_config)} names no method (installed: {known}) and no model",
             EXAMPLE,
         )
-    _no_states(config, "the model")
+    _refuse_recurrent(config, "the model")
 
     def objection(card: ProposerCard) -> str | None:
         return None if method is not None or card.model else "runs no model of its own"
@@ -69,7 +69,7 @@ def find_speculation(
         "proposer_config_class": card.config,
         "proposer_config": own.model_dump(mode="json"),
         "num_speculative_tokens": count or card.num_tokens,
-        "draft": _draft(own, options, config, registry, resolve) if card.model else None,
+        "draft": _resolve_draft(own, options, config, registry, resolve) if card.model else None,
     }
 
 
@@ -89,18 +89,21 @@ def read_options(card: ProposerCard, given: dict[str, Any]) -> BaseModel:
     except ValidationError as error:
         known = ", ".join(("method", "num_speculative_tokens", *found.model_fields))
         raise UsageError(
-            f"{FLAG}: {'; '.join(map(fault, error.errors()))}", f"the options of {card.name}: {known}"
+            f"{FLAG}: {'; '.join(map(describe_validation_error, error.errors()))}",
+            f"the options of {card.name}: {known}",
         ) from None
 
 
-def _draft(own: BaseModel, options: PlanOptions, config: ModelConfig, registry: Registry, resolve: Resolve) -> Plan:
+def _resolve_draft(
+    own: BaseModel, options: PlanOptions, config: ModelConfig, registry: Registry, resolve: Resolve
+) -> Plan:
     assert isinstance(own, DraftOptions)
     given = own.model_dump(include=set(DraftOptions.model_fields), exclude_none=True)
     inherited = {name: getattr(options, name) for name in INHERITED}
     try:
         draft = resolve(PlanOptions(**{**inherited, **given}), registry)
-        _no_states(draft.model_config_object(), "it")
-        found = draft.model_config_object().vocab_size
+        _refuse_recurrent(draft.build_model_config(), "it")
+        found = draft.build_model_config().vocab_size
         if found != config.vocab_size:
             raise ResolutionError(
                 f"its vocabulary has {found} tokens and that of the model {config.vocab_size}, so its guesses mean nothing there",
@@ -113,8 +116,8 @@ def _draft(own: BaseModel, options: PlanOptions, config: ModelConfig, registry: 
     return draft
 
 
-def _no_states(config: ModelConfig, what: str) -> None:
-    if any(need.kind == "recurrent" for need in config.attention_needs()):
+def _refuse_recurrent(config: ModelConfig, what: str) -> None:
+    if any(requirement.kind == "recurrent" for requirement in config.attention_requirements()):
         raise ResolutionError(
             f"{what} has recurrent layers, whose state cannot be taken back when a guess was wrong",
             f"leave {FLAG} out",

@@ -30,7 +30,7 @@ def find_tasks(options: PlanOptions, card: ModelCard, checkpoint: Checkpoint) ->
         UsageError: the options contradict each other.
         ResolutionError: the model cannot do what they ask for.
     """
-    runner, reason = _runner(options, checkpoint)
+    runner, reason = _requested_runner(options, checkpoint)
     if runner == AUTO:
         tasks: tuple[Task, ...] = card.tasks
     elif runner == "generate":
@@ -58,7 +58,7 @@ def find_tasks(options: PlanOptions, card: ModelCard, checkpoint: Checkpoint) ->
     return tasks, reason
 
 
-def _runner(options: PlanOptions, checkpoint: Checkpoint) -> tuple[str, str]:
+def _requested_runner(options: PlanOptions, checkpoint: Checkpoint) -> tuple[str, str]:
     """What is asked for: ``auto``, ``generate`` or ``pooling``, and who asks."""
     asked: dict[str, str] = {}
     if options.runner != AUTO:
@@ -96,11 +96,11 @@ def find_pooling(
     found: dict[str, Any] = {"type": card.pooling, "normalize": True}
     sources = [f"the default of {card.name}"]
     if (file := _modules_file(checkpoint)).is_file() and len(given) < len(found):
-        found = _sentence_transformers(file)
+        found = _read_sentence_transformers(file)
         sources = [MODULES_FILE]
     if given:
         sources = ["--pooler-config"] if len(given) == len(found) else ["--pooler-config", *sources]
-    return PoolingPlan(**{**found, **given}, dimensions=_matryoshka(config), reason=", then ".join(sources))
+    return PoolingPlan(**{**found, **given}, dimensions=_matryoshka_dimensions(config), reason=", then ".join(sources))
 
 
 def _pooler_config(given: dict[str, Any]) -> dict[str, Any]:
@@ -124,13 +124,13 @@ def _modules_file(checkpoint: Checkpoint) -> Path:
     return (where.parent if where.is_file() else where) / MODULES_FILE
 
 
-def _sentence_transformers(file: Path) -> dict[str, Any]:
+def _read_sentence_transformers(file: Path) -> dict[str, Any]:
     """Pooling and normalisation as the files of sentence-transformers describe them."""
     found: dict[str, Any] = {"normalize": False}
     for module in read_json(file, list):
         kind = str(module.get("type", "")).rpartition(".")[2] if isinstance(module, dict) else ""
         if kind == "Pooling":
-            found["type"] = _mode(file.parent / str(module.get("path", "")) / "config.json")
+            found["type"] = _read_pooling_mode(file.parent / str(module.get("path", "")) / "config.json")
         elif kind == "Normalize":
             found["normalize"] = True
         elif kind != "Transformer":
@@ -143,7 +143,7 @@ def _sentence_transformers(file: Path) -> dict[str, Any]:
     return found
 
 
-def _mode(file: Path) -> PoolingType:
+def _read_pooling_mode(file: Path) -> PoolingType:
     config = read_json(file, dict)
     if not config:
         raise ConfigError(
@@ -158,7 +158,7 @@ def _mode(file: Path) -> PoolingType:
     )
 
 
-def _matryoshka(config: dict[str, Any]) -> tuple[int, ...] | None:
+def _matryoshka_dimensions(config: dict[str, Any]) -> tuple[int, ...] | None:
     sizes = config.get("matryoshka_dimensions")
     if sizes is None:
         return () if config.get("is_matryoshka") is True else None

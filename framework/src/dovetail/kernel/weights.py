@@ -7,9 +7,9 @@ from typing import Any
 from dovetail.api.cards import LayerKind, QuantFormatCard, QuantKernelCard
 from dovetail.api.checkpoint import Checkpoint
 from dovetail.api.errors import ResolutionError
-from dovetail.kernel.choose import choose, covers, listing, part_of, run_probe
+from dovetail.kernel.choose import choose, join_names, make_part, run_probe, supports_device
 from dovetail.kernel.options import PlanOptions
-from dovetail.kernel.plan import Choice, Part, Rejected, WeightPlan
+from dovetail.kernel.plan import Choice, Part, RejectedCandidate, WeightPlan
 from dovetail.kernel.registry import Offer, Registry
 
 WEIGHT_KINDS: tuple[LayerKind, ...] = ("linear", "head", "embedding")
@@ -33,17 +33,17 @@ def find_weights(
         known = sorted({m for o in offers for m in o.card.methods})
         raise ResolutionError(
             f"wanted a format for weights quantized by {method!r}, found {', '.join(known) or 'none'}",
-            registry.suspects(QuantFormatCard.kind)
+            registry.explain_missing(QuantFormatCard.kind)
             or f"install dovetail-quant-{method}, or another plugin that reads it",
         )
-    asked = _asked_format(options.quantization, registry)
+    asked = _requested_format(options.quantization, registry)
     plans: list[WeightPlan] = []
     formats: set[str] = set()
     for type_, count in sorted(checkpoint.tensor_types.items()):
 
         def reads(card: QuantFormatCard, type_: str = type_) -> str | None:
             if type_ not in card.types:
-                return f"reads {listing(sorted(card.types), 4)}"
+                return f"reads {join_names(sorted(card.types), 4)}"
             # Plain tensors (norms, biases, layers left alone) stand in quantized checkpoints too.
             if card.methods and method not in card.methods:
                 return f"reads checkpoints quantized by {', '.join(card.methods)}, not {method or 'none'}"
@@ -75,7 +75,7 @@ def find_weights(
     return tuple(plans)
 
 
-def _asked_format(name: str | None, registry: Registry) -> Offer[QuantFormatCard] | None:
+def _requested_format(name: str | None, registry: Registry) -> Offer[QuantFormatCard] | None:
     if name is None:
         return None
     found = registry.get(QuantFormatCard, name)
@@ -83,7 +83,7 @@ def _asked_format(name: str | None, registry: Registry) -> Offer[QuantFormatCard
         known = ", ".join(o.name for o in registry.offers(QuantFormatCard))
         raise ResolutionError(
             f"--quantization {name} was asked for, found the formats {known or 'none'}",
-            registry.suspects(QuantFormatCard.kind)
+            registry.explain_missing(QuantFormatCard.kind)
             or f"install dovetail-quant-{name}, or another plugin that offers it",
         )
     return found
@@ -100,13 +100,13 @@ def _weight_plan(
 ) -> WeightPlan:
     packings = {type_, *format_offer.card.types[type_], "*"}
     kernels: list[Part] = []
-    rejected: list[Rejected] = []
+    rejected: list[RejectedCandidate] = []
     for offer in registry.offers(QuantKernelCard):
         card = offer.card
         reason = None
         if not packings & set(card.packings):
             reason = f"takes {', '.join(card.packings)}"
-        elif not covers(card.devices, device):
+        elif not supports_device(card.devices, device):
             reason = f"runs on {', '.join(card.devices)}"
         elif dtype not in card.dtypes:
             reason = f"takes activations in {', '.join(card.dtypes)}, not {dtype}"
@@ -115,13 +115,13 @@ def _weight_plan(
         else:
             reason = run_probe(card.probe)
         if reason:
-            rejected.append(Rejected(name=offer.name, distribution=offer.distribution, reason=reason))
+            rejected.append(RejectedCandidate(name=offer.name, distribution=offer.distribution, reason=reason))
         else:
-            kernels.append(part_of(offer))
+            kernels.append(make_part(offer))
     if not kernels:
         raise ResolutionError(
             f"wanted a kernel for {kind} layers of type {type_!r} on {device} in {dtype}, found none that fits "
             f"({'; '.join(f'{r.name}: {r.reason}' for r in rejected)})",
-            registry.suspects(QuantKernelCard.kind) or "install a kernel plugin that covers it",
+            registry.explain_missing(QuantKernelCard.kind) or "install a kernel plugin that covers it",
         )
     return WeightPlan(kind=kind, type=type_, format=format_choice, kernels=tuple(kernels), rejected=tuple(rejected))

@@ -8,8 +8,8 @@ from dovetail.nn.model import CausalLM, PoolingModel
 from dovetail.nn.ops import Ops
 from dovetail.nn.platform import Memory, Platform
 from dovetail.nn.rotary import Rope, Rotary
-from dovetail.nn.step import KVIndex, Lengths, Step
-from dovetail.nn.weights import AffineWeight, Products, QuantFormat, StoredWeight, WeightKernel
+from dovetail.nn.step import HostLengths, KVIndex, Step
+from dovetail.nn.weights import AffineWeight, QuantFormat, StoredWeight, TwoLevelScales, WeightKernel
 
 __all__ = [
     "AffineWeight",
@@ -21,14 +21,13 @@ __all__ = [
     "Embedding",
     "GatedMLP",
     "Head",
+    "HostLengths",
     "KVIndex",
-    "Lengths",
     "Linear",
     "Memory",
     "Ops",
     "Platform",
     "PoolingModel",
-    "Products",
     "QuantFormat",
     "RMSNorm",
     "Rope",
@@ -36,5 +35,6 @@ __all__ = [
     "SelfAttention",
     "Step",
     "StoredWeight",
+    "TwoLevelScales",
     "WeightKernel",
 ]

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from dovetail.api.cards import LayerKind
-from dovetail.nn.weights import AffineWeight, Products, StoredWeight, WeightKernel
+from dovetail.nn.weights import AffineWeight, StoredWeight, TwoLevelScales, WeightKernel
 
 # Weights unpacked at once. A quarter of a million would stay in a core's cache, but starting each operation's threads then costs more than
 # that saves: with 4-bit codes, one token and two cores, two million take 0.6 of the time.
@@ -34,10 +34,10 @@ class AffineKernel(WeightKernel):
         self.bits = next((bits for bits in (2, 4) if packed.bits <= bits and self.k % (8 // bits) == 0), 8)
         # Codes that share a byte are kept from 0 up, and moved back once they are apart.
         self.offset = 1 << (self.bits - 1) if self.bits < 8 and packed.codes.dtype == torch.int8 else 0
-        self.codes = _shared(packed.codes, self.bits, self.offset).t().contiguous().to(device)  # [K * bits / 8, N]
+        self.codes = _pack_codes(packed.codes, self.bits, self.offset).t().contiguous().to(device)  # [K * bits / 8, N]
         # As they were handed out: float16, or two levels, where that is what the format has.
-        self.scales = _turned(packed.scales).to(device)
-        self.mins = None if packed.mins is None else _turned(packed.mins).to(device)
+        self.scales = _transpose(packed.scales).to(device)
+        self.mins = None if packed.mins is None else _transpose(packed.mins).to(device)
         self.step = max(1, SLICE // self.k)
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -77,7 +77,7 @@ class AffineKernel(WeightKernel):
         return self.codes.nbytes + self.scales.nbytes + (0 if self.mins is None else self.mins.nbytes)
 
 
-def _shared(codes: Tensor, bits: int, offset: int) -> Tensor:
+def _pack_codes(codes: Tensor, bits: int, offset: int) -> Tensor:
     """Codes ``[N, K]``, of so many bits once ``offset`` is added → bytes ``[N, K * bits / 8]``, a part of the row in each bit field."""
     if bits == 8:
         return codes.contiguous()
@@ -88,13 +88,13 @@ def _shared(codes: Tensor, bits: int, offset: int) -> Tensor:
     return shared
 
 
-def _turned(numbers: Tensor | Products) -> Tensor | Products:
+def _transpose(numbers: Tensor | TwoLevelScales) -> Tensor | TwoLevelScales:
     """Plain numbers ``[N, G]`` as ``[G, N]``; those in two levels as they are, since only their rows can be taken apart."""
     return numbers.t().contiguous() if isinstance(numbers, Tensor) else numbers
 
 
-def _floats(numbers: Tensor | Products, rows: slice, dtype: torch.dtype) -> Tensor:
-    """``[G, n]`` of what :func:`_turned` gave."""
+def _floats(numbers: Tensor | TwoLevelScales, rows: slice, dtype: torch.dtype) -> Tensor:
+    """``[G, n]`` of what :func:`_transpose` gave."""
     if isinstance(numbers, Tensor):
         return numbers[:, rows].float().to(dtype)
     return numbers[rows].float().to(dtype).t().contiguous()

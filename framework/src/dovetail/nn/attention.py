@@ -29,8 +29,8 @@ class AttentionSpec:
         kind: as on cards; ``sliding`` exactly when there is a window.
     """
 
-    heads: int
-    kv_heads: int
+    num_heads: int
+    num_kv_heads: int
     head_dim: int
     scale: float
     window: int | None = None
@@ -62,7 +62,7 @@ class AttentionBackend(ABC):
 
     def block_bytes(self, spec: AttentionSpec) -> int:
         """Bytes of one block of one layer's cache."""
-        return 2 * self.block_size * spec.kv_heads * spec.head_dim * self.kv_dtype.itemsize
+        return 2 * self.block_size * spec.num_kv_heads * spec.head_dim * self.kv_dtype.itemsize
 
     @abstractmethod
     def allocate(self, spec: AttentionSpec, blocks: int) -> Any:
@@ -74,7 +74,7 @@ class AttentionBackend(ABC):
         """
         return 4 * tokens * length
 
-    def captured_lengths(self, max_len: int) -> tuple[int, ...]:
+    def capture_lengths(self, max_len: int) -> tuple[int, ...]:
         """Upper bounds of the sequence length, ascending and ending in ``max_len``, for each of which a decode step is captured as a graph of
         its own. A kernel whose work follows the lengths on the device needs only the last; by default they double from 256.
         """
@@ -87,7 +87,7 @@ class AttentionBackend(ABC):
 
     @abstractmethod
     def prepare(self, step: Step, index: KVIndex, specs: frozenset[AttentionSpec]) -> Any:
-        """Metadata of a step for one group's layers, made once before the first layer; kept as ``index.work``.
+        """Metadata of a step for one group's layers, made once before the first layer; kept as ``index.metadata``.
 
         Where ``step.lengths`` is None the step is being captured: only tensors may be used, in shapes that follow from
         ``step.max_query_len`` and ``step.max_seq_len``.
@@ -103,7 +103,7 @@ class AttentionBackend(ABC):
         Args:
             q: ``[T, H, D]``.
             k, v: ``[T, K, D]``.
-            cache: what :meth:`allocate` gave for this layer; its slots ``index.slots`` are overwritten.
+            cache: what :meth:`allocate` gave for this layer; its slots ``index.slot_mapping`` are overwritten.
             index: of the layer's group, with :attr:`KVIndex.work`.
 
         Returns:

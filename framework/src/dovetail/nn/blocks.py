@@ -29,8 +29,8 @@ class SelfAttention(nn.Module):
         name: str,
         *,
         channels: int,
-        heads: int,
-        kv_heads: int,
+        num_heads: int,
+        num_kv_heads: int,
         head_dim: int,
         window: int | None = None,
         bias: bool = False,
@@ -41,12 +41,12 @@ class SelfAttention(nn.Module):
     ) -> None:
         super().__init__()
         q, k, v, o = (f"{name}.{n}" for n in names)
-        rows = {q: heads * head_dim, k: kv_heads * head_dim, v: kv_heads * head_dim}
+        rows = {q: num_heads * head_dim, k: num_kv_heads * head_dim, v: num_kv_heads * head_dim}
         self.qkv = ctx.linear(rows, channels, bias=bias)
-        self.out = ctx.linear(o, heads * head_dim, channels, bias=out_bias)
-        self.heads, self.kv_heads = heads, kv_heads
+        self.out = ctx.linear(o, num_heads * head_dim, channels, bias=out_bias)
+        self.num_heads, self.num_kv_heads = num_heads, num_kv_heads
         self.attention = ctx.attention(
-            AttentionSpec(heads, kv_heads, head_dim, head_dim**-0.5 if scale is None else scale, window)
+            AttentionSpec(num_heads, num_kv_heads, head_dim, head_dim**-0.5 if scale is None else scale, window)
         )
         self.head_dim = head_dim
         self.interleaved = interleaved
@@ -54,9 +54,9 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor, rope: Rope, step: Step) -> Tensor:
         qkv = self.qkv(x).view(x.shape[0], -1, self.head_dim)  # [T, H + 2 * K, D]
-        turned = self.heads + self.kv_heads  # q and k turn alike, so they turn together
+        turned = self.num_heads + self.num_kv_heads  # q and k turn alike, so they turn together
         qk = self.rope(qkv[:, :turned], rope.cos, rope.sin, self.interleaved)
-        attended = self.attention(qk[:, : self.heads], qk[:, self.heads :], qkv[:, turned:], step)  # [T, H, D]
+        attended = self.attention(qk[:, : self.num_heads], qk[:, self.num_heads :], qkv[:, turned:], step)  # [T, H, D]
         out: Tensor = self.out(attended.flatten(-2))
         return out
 

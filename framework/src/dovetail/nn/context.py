@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dovetail.nn.attention import Attention, AttentionBackend, AttentionSpec
 from dovetail.nn.layers import Embedding, Head, Linear, RMSNorm, WeightLayer
-from dovetail.nn.lora import AdapterStacks
+from dovetail.nn.lora import StackedAdapters
 from dovetail.nn.ops import Ops
 
 Assign = Callable[[Tensor], None]
@@ -80,14 +80,16 @@ class Context:
         self.biases: dict[str, BiasSlot] = {}
         self.ignored: list[str] = []
         self.attention_layers: list[Attention] = []
-        self.adapters = AdapterStacks(max_loras, max_lora_rank, ops, device, dtype) if max_loras else None
+        self.adapters = StackedAdapters(max_loras, max_lora_rank, ops, device, dtype) if max_loras else None
 
-    def linear(self, parts: str | Mapping[str, int], n_in: int, n_out: int = 0, *, bias: bool = False) -> Linear:
-        """A linear layer, ``linear(name, n_in, n_out)``, or one whose parts stand apart in the checkpoint, ``linear({name: rows, …}, n_in)``."""
-        layer = Linear({parts: n_out} if isinstance(parts, str) else parts, n_in)
+    def linear(
+        self, parts: str | Mapping[str, int], in_features: int, out_features: int = 0, *, bias: bool = False
+    ) -> Linear:
+        """A linear layer, ``linear(name, in_features, out_features)``, or one whose parts stand apart in the checkpoint, ``linear({name: rows, …}, in_features)``."""
+        layer = Linear({parts: out_features} if isinstance(parts, str) else parts, in_features)
         self._claim(layer)
         if self.adapters is not None:
-            layer.lora = self.adapters.add_layer(layer.parts, n_in)
+            layer.lora = self.adapters.add_layer(layer.parts, in_features)
         if bias:
             for part in layer.parts:
                 self.biases[f"{part}.bias"] = BiasSlot(layer, part)
@@ -98,9 +100,9 @@ class Context:
         self._claim(layer)
         return layer
 
-    def head(self, name: str, n_in: int, n_out: int, *, tied: Embedding | None = None) -> Head:
+    def head(self, name: str, in_features: int, out_features: int, *, tied: Embedding | None = None) -> Head:
         """The output head; with ``tied`` it shares that table unless the checkpoint brings one of its own."""
-        layer = Head({name: n_out}, n_in, tied)
+        layer = Head({name: out_features}, in_features, tied)
         self._claim(layer)
         return layer
 

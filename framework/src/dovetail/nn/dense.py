@@ -32,7 +32,7 @@ class DenseWeight(StoredWeight):
     def take(self, ids: Tensor, dtype: torch.dtype) -> Tensor:
         return F.embedding(ids, self.data).to(dtype)
 
-    def reordered(self, order: Tensor) -> DenseWeight:
+    def reorder(self, order: Tensor) -> DenseWeight:
         return DenseWeight(self.data[order], self.type)
 
     def to(self, device: torch.device) -> DenseWeight:
@@ -74,7 +74,7 @@ class DenseKernel(WeightKernel):
         self.kind = kind
         self.weight = weight.dense(dtype).to(device)
 
-    def settle(self) -> None:
+    def process_after_loading(self) -> None:
         if self.kind != "embedding":
             self.weight = self.ops.lay_out(self.weight)
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dovetail.api.cards import LayerKind
-from dovetail.nn.lora import LayerStack
+from dovetail.nn.lora import StackedLayerAdapters
 from dovetail.nn.ops import Ops
 from dovetail.nn.weights import StoredWeight, WeightKernel
 
@@ -61,7 +61,7 @@ class Linear(WeightLayer):
         lora: what adapters add to the product, however the weight itself is stored; None where the engine was started without them.
     """
 
-    lora: LayerStack | None = None
+    lora: StackedLayerAdapters | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         if len(self.kernels) == 1:

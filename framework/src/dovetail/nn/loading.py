@@ -63,7 +63,7 @@ class WeightReader:
         shapes: dict[str, tuple[int, ...]] = {
             f"{name}.weight": (layer.parts[name], layer.columns)
             for name, layer in ctx.layers.items()
-            if not _borrows(layer)
+            if not _is_tied(layer)
         }
         shapes |= {name: (slot.layer.parts[slot.part],) for name, slot in ctx.biases.items()}
         return shapes | {name: slot.shape for name, slot in ctx.vectors.items() if slot.required}
@@ -106,14 +106,14 @@ class WeightReader:
                 unexpected.append(lazy.name)
         missing = [n for n, slot in ctx.vectors.items() if slot.required and n not in self.plain]
         missing += [n for n in ctx.biases if n not in self.plain]
-        missing += [f"{n}.weight" for n, layer in ctx.layers.items() if n not in self.weights and not _borrows(layer)]
+        missing += [f"{n}.weight" for n, layer in ctx.layers.items() if n not in self.weights and not _is_tied(layer)]
         faults = []
         if missing:
-            faults.append(f"missing: {_listing(missing)}")
+            faults.append(f"missing: {_join_names(missing)}")
         if unexpected:
-            faults.append(f"unexpected: {_listing(unexpected)}")
-        if wrong := self._misshapen():
-            faults.append(f"of the wrong shape: {_listing(wrong)}")
+            faults.append(f"unexpected: {_join_names(unexpected)}")
+        if wrong := self._find_wrong_shapes():
+            faults.append(f"of the wrong shape: {_join_names(wrong)}")
         if faults:
             raise CheckpointError(
                 f"the checkpoint does not hold the tensors that the model expects ({'; '.join(faults)})",
@@ -121,7 +121,7 @@ class WeightReader:
                 "another architecture with --hf-overrides",
             )
 
-    def _misshapen(self) -> list[str]:
+    def _find_wrong_shapes(self) -> list[str]:
         ctx, wrong = self.ctx, []
 
         def check(name: str, found: tuple[int, ...], wanted: tuple[int, ...]) -> None:
@@ -177,7 +177,7 @@ class WeightReader:
         components = self.weights[part]
         weight = self._format(layer.kind, components).load(components, self.ctx.device, self.ctx.dtype)
         order = self._row_order(f"{part}.weight")
-        return weight if order is None else weight.reordered(order)
+        return weight if order is None else weight.reorder(order)
 
     def _finish(self, layer: WeightLayer) -> None:
         if isinstance(layer, Head) and layer.tied is not None and not set(layer.parts) & set(self.weights):
@@ -201,13 +201,13 @@ class WeightReader:
     def _kernel(self, weight: StoredWeight, kind: LayerKind, choice: KernelChoice) -> WeightKernel:
         reasons = []
         for name, kernel in choice.kernels:
-            if reason := kernel.declines(weight, kind):
+            if reason := kernel.unsupported_reason(weight, kind):
                 reasons.append(f"{name}: {reason}")
                 continue
             self.used[name] = self.used.get(name, 0) + 1
             made = kernel(weight, kind, self.ctx.device, self.ctx.dtype)
             made.ops = self.ctx.ops
-            made.settle()
+            made.process_after_loading()
             return made
         raise ResolutionError(
             f"wanted a kernel for a {kind} layer of type {weight.type} and shape {list(weight.shape)}, found none ({'; '.join(reasons)})",
@@ -215,9 +215,9 @@ class WeightReader:
         )
 
 
-def _borrows(layer: WeightLayer) -> bool:
+def _is_tied(layer: WeightLayer) -> bool:
     return isinstance(layer, Head) and layer.tied is not None
 
 
-def _listing(names: list[str], limit: int = 24) -> str:
+def _join_names(names: list[str], limit: int = 24) -> str:
     return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")

@@ -33,7 +33,7 @@ AdapterWeights = Mapping[str, tuple[Tensor, Tensor]]
 """An adapter on the host: name of a layer's part → A ``[r, K]`` and B ``[N, r]``, in the activations' dtype, with the scaling folded into B."""
 
 
-class LayerStack:
+class StackedLayerAdapters:
     """One layer's adapters, those of all slots.
 
     Each part of a fused layer (q, k and v, say) has an A and a B of its own, so B is zero where one part's inner values meet another part's rows.
@@ -44,7 +44,7 @@ class LayerStack:
         columns: K.
     """
 
-    def __init__(self, stacks: AdapterStacks, parts: Mapping[str, int], columns: int) -> None:
+    def __init__(self, stacks: StackedAdapters, parts: Mapping[str, int], columns: int) -> None:
         self.stacks = stacks
         self.parts = dict(parts)
         inner = (stacks.slots, len(parts), stacks.padded_rank)
@@ -81,7 +81,7 @@ class LayerStack:
         return self.a.nbytes + self.b.nbytes
 
 
-class AdapterStacks:
+class StackedAdapters:
     """The slots of all layers, and which of them each token of the step uses.
 
     Args:
@@ -100,16 +100,16 @@ class AdapterStacks:
         self.padded_rank = -(-rank // ALIGNMENT) * ALIGNMENT
         self.device = device
         self.dtype = dtype
-        self.layers: list[LayerStack] = []
+        self.layers: list[StackedLayerAdapters] = []
         self.unselected: Tensor | None = None
         self._numbers = torch.arange(1, slots + 1, device=device)
 
-    def add_layer(self, parts: Mapping[str, int], columns: int) -> LayerStack:
-        layer = LayerStack(self, parts, columns)
+    def add_layer(self, parts: Mapping[str, int], columns: int) -> StackedLayerAdapters:
+        layer = StackedLayerAdapters(self, parts, columns)
         self.layers.append(layer)
         return layer
 
-    def begin(self, step: Step) -> None:
+    def begin_step(self, step: Step) -> None:
         """Take up a step's adapters, once for all layers. Where the forward pass is captured as a graph, this belongs into the graph."""
         chosen = step.adapters
         self.unselected = None if chosen is None else (chosen[:, None] != self._numbers)[:, :, None]  # [T, S, 1]

@@ -24,7 +24,7 @@ from dovetail.nn.lora import AdapterWeights
 # The name of the adapter within its training run ("default") stands before the last component in some files.
 MATRIX = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<side>[AB])(\.\w+)?\.weight")
 
-FOREIGN = {
+UNSUPPORTED_KEYS = {
     "use_dora": "DoRA, which rescales the model's own weights",
     "modules_to_save": "whole modules that were trained beside the low-rank matrices",
     "lora_bias": "biases of its own",
@@ -36,7 +36,7 @@ FOREIGN = {
 }
 """Keys of ``adapter_config.json`` that ask for more than low-rank matrices added to linear layers, and what for."""
 
-MUTATING = ("pissa", "olora", "corda", "loftq", "lora_ga")
+WEIGHT_CHANGING_INITS = ("pissa", "olora", "corda", "loftq", "lora_ga")
 """Initialisations that change the model's own weights. (PEFT writes true instead when it converts the result to plain LoRA.)"""
 
 Rank = Annotated[int, Field(gt=0)]
@@ -79,7 +79,7 @@ class LoraConfig(BaseModel):
 
 
 @dataclass(frozen=True)
-class Targets:
+class LoraTargets:
     """What an adapter can be made for.
 
     Attributes:
@@ -95,7 +95,7 @@ class Targets:
     dtype: torch.dtype
 
     @classmethod
-    def of(cls, ctx: Context) -> Targets:
+    def of(cls, ctx: Context) -> LoraTargets:
         """Those of a model that was built with slots."""
         assert ctx.adapters is not None
         linear = {n: (layer.parts[n], layer.columns) for n, layer in ctx.layers.items() if layer.kind == "linear"}
@@ -103,7 +103,7 @@ class Targets:
 
 
 @dataclass
-class Pair:
+class LoraPair:
     """One module's two matrices, still in their file."""
 
     a: LazyTensor | None = None
@@ -111,7 +111,7 @@ class Pair:
 
 
 def read_adapter(
-    label: str, config: Mapping[str, Any], tensors: Iterable[LazyTensor], targets: Targets
+    label: str, config: Mapping[str, Any], tensors: Iterable[LazyTensor], targets: LoraTargets
 ) -> AdapterWeights:
     """Read an adapter for a model.
 
@@ -126,16 +126,16 @@ def read_adapter(
     parsed, faults = _read_config(config)
     pairs, others = _sort(tensors)
     if others:
-        faults.append(f"tensors that are no low-rank matrices: {_listing(others)}")
+        faults.append(f"tensors that are no low-rank matrices: {_join_names(others)}")
     if not pairs:
         faults.append("no tensor is named base_model.model.….lora_A.weight")
-    faults += _misplaced(pairs, targets) + _misshapen(pairs, parsed, targets)
+    faults += _find_misplaced(pairs, targets) + _find_wrong_shapes(pairs, parsed, targets)
     if not faults:
-        weights = {module: _read(pair, parsed.scale(module), targets.dtype) for module, pair in pairs.items()}
+        weights = {module: _read_pair(pair, parsed.scale(module), targets.dtype) for module, pair in pairs.items()}
         broken = [m for m, matrices in weights.items() if not all(matrix.isfinite().all() for matrix in matrices)]
         if not broken:
             return weights
-        faults = [f"values that are infinite or not a number in {targets.dtype}: {_listing(broken)}"]
+        faults = [f"values that are infinite or not a number in {targets.dtype}: {_join_names(broken)}"]
     raise RequestError(
         f"{label} cannot be used: {'; '.join(faults)}",
         "load an adapter that was trained on this model, with LoRA on its linear layers alone",
@@ -149,11 +149,11 @@ def _read_config(config: Mapping[str, Any]) -> tuple[LoraConfig, list[str]]:
     kind = config.get("peft_type")
     if kind != "LORA":
         faults.append(f"adapter_config.json says peft_type {kind!r}, wanted 'LORA'")
-    faults += [f"{key} asks for {what}" for key, what in FOREIGN.items() if config.get(key)]
+    faults += [f"{key} asks for {what}" for key, what in UNSUPPORTED_KEYS.items() if config.get(key)]
     if (bias := config.get("bias", "none")) not in ("none", None):
         faults.append(f"bias is {bias!r}, wanted 'none': biases of the model are not replaced")
     begun = config.get("init_lora_weights")
-    if isinstance(begun, str) and begun.lower().startswith(MUTATING):
+    if isinstance(begun, str) and begun.lower().startswith(WEIGHT_CHANGING_INITS):
         faults.append(
             f"init_lora_weights is {begun!r}, which changed the model's own weights: convert it to plain LoRA"
         )
@@ -166,12 +166,12 @@ def _read_config(config: Mapping[str, Any]) -> tuple[LoraConfig, list[str]]:
     return parsed, faults
 
 
-def _sort(tensors: Iterable[LazyTensor]) -> tuple[dict[str, Pair], list[str]]:
-    pairs: dict[str, Pair] = {}
+def _sort(tensors: Iterable[LazyTensor]) -> tuple[dict[str, LoraPair], list[str]]:
+    pairs: dict[str, LoraPair] = {}
     others = []
     for lazy in tensors:
         match = MATRIX.fullmatch(lazy.name)
-        pair = pairs.setdefault(match["module"], Pair()) if match else None
+        pair = pairs.setdefault(match["module"], LoraPair()) if match else None
         if match is None or pair is None:
             others.append(lazy.name)
         elif match["side"] == "A" and pair.a is None:
@@ -183,18 +183,18 @@ def _sort(tensors: Iterable[LazyTensor]) -> tuple[dict[str, Pair], list[str]]:
     return pairs, others
 
 
-def _misplaced(pairs: Mapping[str, Pair], targets: Targets) -> list[str]:
+def _find_misplaced(pairs: Mapping[str, LoraPair], targets: LoraTargets) -> list[str]:
     unknown = [module for module in pairs if module not in targets.linear and module not in targets.other]
     other = [module for module in pairs if module in targets.other]
     faults = []
     if unknown:
-        faults.append(f"modules that the model does not have: {_listing(unknown)}")
+        faults.append(f"modules that the model does not have: {_join_names(unknown)}")
     if other:
-        faults.append(f"modules that take no adapter, being no linear layers: {_listing(other)}")
+        faults.append(f"modules that take no adapter, being no linear layers: {_join_names(other)}")
     return faults
 
 
-def _misshapen(pairs: Mapping[str, Pair], config: LoraConfig, targets: Targets) -> list[str]:
+def _find_wrong_shapes(pairs: Mapping[str, LoraPair], config: LoraConfig, targets: LoraTargets) -> list[str]:
     lone, wrong, high = [], [], []
     for module, pair in pairs.items():
         if pair.a is None or pair.b is None:
@@ -215,20 +215,20 @@ def _misshapen(pairs: Mapping[str, Pair], config: LoraConfig, targets: Targets) 
                 wrong.append(f"{lazy.name} is of type {lazy.type}, wanted a floating-point one")
     faults = []
     if lone:
-        faults.append(f"tensors without their other half: {_listing(lone)}")
+        faults.append(f"tensors without their other half: {_join_names(lone)}")
     if wrong:
-        faults.append(f"tensors that contradict the model or adapter_config.json: {_listing(wrong)}")
+        faults.append(f"tensors that contradict the model or adapter_config.json: {_join_names(wrong)}")
     if high:
-        faults.append(f"ranks above the --max-lora-rank of {targets.rank}: {_listing(high)}")
+        faults.append(f"ranks above the --max-lora-rank of {targets.rank}: {_join_names(high)}")
     return faults
 
 
-def _read(pair: Pair, scale: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def _read_pair(pair: LoraPair, scale: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     assert pair.a is not None
     assert pair.b is not None
     # Copies, so that nothing holds the file open; scaled before they are rounded to the activations' dtype.
     return pair.a.read().to("cpu", dtype, copy=True), (pair.b.read().float() * scale).to("cpu", dtype)
 
 
-def _listing(names: list[str], limit: int = 8) -> str:
+def _join_names(names: list[str], limit: int = 8) -> str:
     return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")

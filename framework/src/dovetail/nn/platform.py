@@ -24,11 +24,11 @@ class Platform(ABC):
     """A device: its facts, how data reaches it, and the operations that it does better than the reference."""
 
     device: torch.device
-    queues: bool = False
+    asynchronous: bool = False
     """Whether work is queued, so that a call returns before its result is there. The engine then prepares the next step meanwhile."""
-    graphs: bool = False
+    supports_graphs: bool = False
     """Whether :meth:`capture` records graphs."""
-    sorts: bool = False
+    sorts_fast: bool = False
     """Whether it sorts a vocabulary faster than it makes histograms of it."""
     batch_invariant: bool = False
     """Whether every token gets the same bits whatever else is computed beside it: each operation's result for a row follows from that row alone."""
@@ -65,7 +65,7 @@ class Platform(ABC):
 
     def capture(self, work: Callable[[], None]) -> Callable[[], None]:
         """Record what ``work`` does on the device; each call of the result does it again, on the same tensors. ``work`` may be run several
-        times for that. Only called where :attr:`graphs` is true.
+        times for that. Only called where :attr:`supports_graphs` is true.
         """
         return work
 

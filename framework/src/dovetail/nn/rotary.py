@@ -45,7 +45,7 @@ class Rotary(nn.Module):
         self.register_buffer("inverse", inverse, persistent=False)
         self.inverse: Tensor  # [R]
 
-    def divide(self, factors: Tensor) -> None:
+    def divide_frequencies(self, factors: Tensor) -> None:
         """Divide the frequencies by factors ``[R]`` that a checkpoint brings ready-made."""
         self.inverse = self.inverse / factors.to(self.inverse)
 

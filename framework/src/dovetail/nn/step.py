@@ -15,17 +15,17 @@ class KVIndex:
     Attributes:
         block_tables: int32 ``[R, B]``: the KV-cache blocks of each request, in order. Entries that are unused, or that a sliding window has
             left behind, are 0, a block that no request owns.
-        slots: int64 ``[T]``: where each token's key and value go, ``block * block_size + offset``.
-        work: what the attention backend made of the step for this group, once for all its layers.
+        slot_mapping: int64 ``[T]``: where each token's key and value go, ``block * block_size + offset``.
+        metadata: what the attention backend made of the step for this group, once for all its layers.
     """
 
     block_tables: Tensor
-    slots: Tensor
-    work: Any = None
+    slot_mapping: Tensor
+    metadata: Any = None
 
 
 @dataclass
-class Lengths:
+class HostLengths:
     """The exact lengths of a step, on the host.
 
     Attributes:
@@ -49,7 +49,7 @@ class Step:
         positions: int64 ``[T]``, counted from 0 within each request.
         query_start: int32 ``[R + 1]``: request ``r`` owns tokens ``query_start[r] : query_start[r + 1]``.
         seq_lens: int32 ``[R]``: tokens of each request after this step, cached and new.
-        logit_rows: int64 ``[L]``: the tokens whose logits are wanted.
+        logits_indices: int64 ``[L]``: the tokens whose logits are wanted.
         kv: by cache group.
         max_query_len, max_seq_len: no request brings more new tokens, or is longer, than these.
         lengths: exact lengths; None in a step that is captured as a graph, whose lengths change from one replay to the next within
@@ -61,9 +61,9 @@ class Step:
     positions: Tensor
     query_start: Tensor
     seq_lens: Tensor
-    logit_rows: Tensor
+    logits_indices: Tensor
     kv: tuple[KVIndex, ...]
     max_query_len: int
     max_seq_len: int
-    lengths: Lengths | None = None
+    lengths: HostLengths | None = None
     adapters: Tensor | None = None

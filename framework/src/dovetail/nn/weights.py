@@ -19,7 +19,7 @@ from dovetail.nn.ops import Ops
 
 
 @dataclass(frozen=True)
-class Products:
+class TwoLevelScales:
     """Numbers ``[N, G]`` in two levels: small integers, times a number that neighbours in a row share.
 
     It is sliced by rows, moved and turned into floats as a tensor is. Formats with small groups keep their scales so, which takes a
@@ -41,11 +41,11 @@ class Products:
     def nbytes(self) -> int:
         return self.units.nbytes + self.codes.nbytes
 
-    def __getitem__(self, rows: slice) -> Products:
-        return Products(self.units[rows], self.codes[rows])
+    def __getitem__(self, rows: slice) -> TwoLevelScales:
+        return TwoLevelScales(self.units[rows], self.codes[rows])
 
-    def to(self, device: torch.device) -> Products:
-        return Products(self.units.to(device), self.codes.to(device))
+    def to(self, device: torch.device) -> TwoLevelScales:
+        return TwoLevelScales(self.units.to(device), self.codes.to(device))
 
     def float(self) -> Tensor:
         """float32 ``[N, G]``; exact for float16 units."""
@@ -68,8 +68,8 @@ class AffineWeight:
     """
 
     codes: Tensor
-    scales: Tensor | Products
-    mins: Tensor | Products | None
+    scales: Tensor | TwoLevelScales
+    mins: Tensor | TwoLevelScales | None
     bits: int
     group: int
 
@@ -94,7 +94,7 @@ class StoredWeight(ABC):
         """Dequantized rows ``ids`` (int64 ``[T]``) → ``[T, K]``, as an embedding needs them."""
 
     @abstractmethod
-    def reordered(self, order: Tensor) -> StoredWeight:
+    def reorder(self, order: Tensor) -> StoredWeight:
         """The weight whose row ``i`` is this one's row ``order[i]``, without dequantizing."""
 
     @abstractmethod
@@ -164,14 +164,14 @@ class WeightKernel(ABC):
     ops: Ops = Ops()
 
     @classmethod
-    def declines(cls, weight: StoredWeight, kind: LayerKind) -> str | None:
+    def unsupported_reason(cls, weight: StoredWeight, kind: LayerKind) -> str | None:
         """Why this weight is not for this kernel (its shape, say), or None. The next kernel in the Plan is asked then."""
         return None
 
     @abstractmethod
     def __init__(self, weight: StoredWeight, kind: LayerKind, device: torch.device, dtype: torch.dtype) -> None: ...
 
-    def settle(self) -> None:
+    def process_after_loading(self) -> None:
         """Called once, when :attr:`ops` is set and before the first product."""
         return
 

@@ -14,15 +14,20 @@ from dovetail.server.chat import stored_routes as stored_chats
 from dovetail.server.context import ServerContext
 from dovetail.server.engine_protocol import ServedEngine
 from dovetail.server.http import errors
-from dovetail.server.http.keys import ApiKey
-from dovetail.server.http.middleware import CrossSite, Ended, RequestId, RootPath
-from dovetail.server.http.openapi import describe_bodies
-from dovetail.server.http.request_limits import BodyLimit, Concurrency
+from dovetail.server.http.keys import ApiKeyMiddleware
+from dovetail.server.http.middleware import (
+    CrossSiteMiddleware,
+    RequestEndCallbacks,
+    RequestIdMiddleware,
+    RootPathMiddleware,
+)
+from dovetail.server.http.openapi import add_body_schemas
+from dovetail.server.http.request_limits import BodyLimitMiddleware, ConcurrencyLimitMiddleware
 from dovetail.server.messages import routes as messages
 from dovetail.server.observe.counters import Counters
-from dovetail.server.observe.http_metrics import HttpMeasures
+from dovetail.server.observe.http_metrics import HttpMetrics
 from dovetail.server.observe.request_log import RequestLog
-from dovetail.server.observe.tracing import traces_of
+from dovetail.server.observe.tracing import create_tracer
 from dovetail.server.operations import adapters, invocations, metrics, stats, status, tokenization
 from dovetail.server.operations import engine_control as operations
 from dovetail.server.page import routes as web_page
@@ -70,25 +75,25 @@ def build_app(
         created: when the server began, in seconds since 1970; by default now.
         store: the file of kept responses that they share; by default there is none, and the responses are kept for this process.
     """
-    context = ServerContext.make(engine, settings, counters, created, store)
-    http = HttpMeasures(context.counters)
-    traces = traces_of(settings, context.names[0])
-    ended = [http.add, RequestLog(settings).add, *([traces.add] if traces else [])]
+    context = ServerContext.create(engine, settings, counters, created, store)
+    http_metrics = HttpMetrics(context.counters)
+    traces = create_tracer(settings, context.model_names[0])
+    on_request_end = [http_metrics.add, RequestLog(settings).add, *([traces.add] if traces else [])]
     app = FastAPI(
         title="Dovetail",
         version=version("dovetail"),
         openapi_url=None if settings.disable_fastapi_docs else "/openapi.json",
         redirect_slashes=False,
-        middleware=_middleware(context, ended),
+        middleware=_middleware(context, on_request_end),
     )
     app.state.context, app.state.traces = context, traces
-    errors.install(app)
+    errors.install_error_handlers(app)
     for router in ROUTERS:
         app.include_router(router(context))
-    app.include_router(metrics.router(context, http))
+    app.include_router(metrics.router(context, http_metrics))
     if not settings.disable_web_page:
         app.include_router(web_page.router(context))
-    describe_bodies(
+    add_body_schemas(
         app,
         ChatCompletionRequest,
         CompletionRequest,
@@ -103,7 +108,7 @@ def build_app(
     return app
 
 
-def _middleware(context: ServerContext, ended: Ended) -> list[Middleware]:
+def _middleware(context: ServerContext, on_request_end: RequestEndCallbacks) -> list[Middleware]:
     settings = context.settings
     # Outermost first: browsers must be able to read errors, and their preflight requests carry no key.
     stack = []
@@ -118,14 +123,14 @@ def _middleware(context: ServerContext, ended: Ended) -> list[Middleware]:
                 expose_headers=["X-Request-Id", "Retry-After"],
             )
         )
-    stack.append(Middleware(RequestId, ended=ended, process=context.counters.row))
+    stack.append(Middleware(RequestIdMiddleware, on_request_end=on_request_end, process=context.counters.row))
     if root := settings.root_path.rstrip("/"):
-        stack.append(Middleware(RootPath, path=root))
+        stack.append(Middleware(RootPathMiddleware, path=root))
     if "*" not in settings.allowed_origins:
-        stack.append(Middleware(CrossSite, allowed=settings.allowed_origins))
+        stack.append(Middleware(CrossSiteMiddleware, allowed=settings.allowed_origins))
     if settings.api_key:
-        stack.append(Middleware(ApiKey, keys=settings.api_key))
-    if (most := settings.max_concurrent_requests) is not None:
-        stack.append(Middleware(Concurrency, requests=context.taken, limit=most))
-    stack.append(Middleware(BodyLimit, limit=settings.max_request_bytes, seconds=settings.receive_timeout))
+        stack.append(Middleware(ApiKeyMiddleware, keys=settings.api_key))
+    if (limit := settings.max_concurrent_requests) is not None:
+        stack.append(Middleware(ConcurrencyLimitMiddleware, requests=context.concurrent_requests, limit=limit))
+    stack.append(Middleware(BodyLimitMiddleware, limit=settings.max_request_bytes, seconds=settings.receive_timeout))
     return stack

@@ -78,7 +78,7 @@ class ServedTokenizer(Protocol):
         """Ids of a text, or of two that belong together, cut to ``limit`` tokens, special ones included."""
         ...
 
-    def fewest_tokens(self, text: str) -> int:
+    def min_token_count(self, text: str) -> int:
         """A text has at least so many tokens, which takes no time to know; 0 where nothing is known."""
         ...
 

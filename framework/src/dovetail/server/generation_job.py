@@ -27,17 +27,17 @@ class Job:
     beams: BeamSearchParams | None = None
 
     @property
-    def choices(self) -> int:
+    def num_choices(self) -> int:
         return len(self.prompts) * self.params.n
 
     @property
-    def sequences(self) -> int:
+    def num_sequences(self) -> int:
         """What the engine runs for it, which may be more than is given back."""
-        return len(self.prompts) * self.params.sequences
+        return len(self.prompts) * self.params.num_sequences
 
     @property
-    def prompt_tokens(self) -> int:
+    def num_prompt_tokens(self) -> int:
         return sum(map(len, self.prompts))
 
-    def prompt_of(self, choice: int) -> list[int]:
+    def prompt_for(self, choice: int) -> list[int]:
         return self.prompts[choice // self.params.n]

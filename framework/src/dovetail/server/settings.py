@@ -129,6 +129,6 @@ class ServerSettings(BaseModel):
         False, description="have /metrics show its figures under dovetail: names alone, without vLLM's"
     )
 
-    def names(self, model: str) -> tuple[str, ...]:
+    def model_names(self, model: str) -> tuple[str, ...]:
         """The names under which a model is served; the first is its main one."""
         return tuple(dict.fromkeys(self.served_model_name)) or (model,)

@@ -36,7 +36,7 @@ from dovetail.testing.quantization import (
 )
 from dovetail.testing.reference import ReferenceAttention, ReferencePlatform
 from dovetail.testing.registration import check_registration
-from dovetail.testing.resolution import registry_of
+from dovetail.testing.resolution import make_registry
 
 __all__ = [
     "AffineSample",
@@ -61,10 +61,10 @@ __all__ = [
     "check_tool_parser",
     "empty_model",
     "lazy_tensors",
+    "make_registry",
     "random_checkpoint",
     "read_reasoning_samples",
     "read_tool_samples",
-    "registry_of",
     "run_batch",
     "run_tokens",
     "sample_weights",

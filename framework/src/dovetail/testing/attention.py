@@ -14,16 +14,16 @@ from unittest import SkipTest
 import torch
 from torch import Tensor
 
-from dovetail.api import AttentionCard, AttentionKind, AttentionNeed, ModelCard, ModelConfig, ResolutionError
+from dovetail.api import AttentionCard, AttentionKind, AttentionRequirement, ModelCard, ModelConfig, ResolutionError
 from dovetail.kernel.discovery import import_dotted
 from dovetail.kernel.options import PlanOptions
 from dovetail.kernel.resolve import find_attention
-from dovetail.nn import AttentionBackend, AttentionSpec, KVIndex, Lengths, Step
+from dovetail.nn import AttentionBackend, AttentionSpec, HostLengths, KVIndex, Step
 from dovetail.testing.comparison import assert_close, dtype_of, label, tolerance
 from dovetail.testing.harness import BlockTables, one_thread
 from dovetail.testing.invariance import check_attention_by_token
 from dovetail.testing.reference import ReferenceAttention
-from dovetail.testing.resolution import assert_refused, claim, refusal, registry_of, skip_unless_present
+from dovetail.testing.resolution import assert_refused, claim, make_registry, refusal_message, skip_unless_present
 
 HEAD_DIMS = (16, 64, 80, 128)
 """Tried where a card takes any head size."""
@@ -56,29 +56,29 @@ class Case:
     kv_dtype: str
     head_dim: int
     block_size: int
-    heads: int
-    kv_heads: int
+    num_heads: int
+    num_kv_heads: int
 
     def spec(self) -> AttentionSpec:
         window = WINDOW if self.kind == "sliding" else None
-        return AttentionSpec(self.heads, self.kv_heads, self.head_dim, self.head_dim**-0.5, window)
+        return AttentionSpec(self.num_heads, self.num_kv_heads, self.head_dim, self.head_dim**-0.5, window)
 
     def __str__(self) -> str:
         cache = "" if self.kv_dtype == self.dtype else f" with a cache in {self.kv_dtype}"
         return (
-            f"{self.kind} attention in {self.dtype}{cache}, {self.heads}/{self.kv_heads} heads of {self.head_dim}, "
+            f"{self.kind} attention in {self.dtype}{cache}, {self.num_heads}/{self.num_kv_heads} heads of {self.head_dim}, "
             f"blocks of {self.block_size}"
         )
 
 
-def cases(card: AttentionCard) -> Iterator[Case]:
+def make_cases(card: AttentionCard) -> Iterator[Case]:
     """Every value of every claim, each in the company of the first value of the others; kinds and dtypes in all combinations."""
     head_dims, block_sizes = card.head_dims or HEAD_DIMS, card.block_sizes or BLOCK_SIZES
-    heads, kv_heads = RATIOS[1]
+    heads, num_kv_heads = RATIOS[1]
     for kind in card.kinds:
         for dtype in card.dtypes:
-            yield Case(kind, dtype, dtype, head_dims[0], block_sizes[-1], heads, kv_heads)
-        base = Case(kind, card.dtypes[0], card.dtypes[0], head_dims[0], block_sizes[-1], heads, kv_heads)
+            yield Case(kind, dtype, dtype, head_dims[0], block_sizes[-1], heads, num_kv_heads)
+        base = Case(kind, card.dtypes[0], card.dtypes[0], head_dims[0], block_sizes[-1], heads, num_kv_heads)
         for head_dim in head_dims[1:]:
             yield replace(base, head_dim=head_dim)
         for block_size in block_sizes[:-1]:
@@ -86,7 +86,7 @@ def cases(card: AttentionCard) -> Iterator[Case]:
         for kv_dtype in card.kv_dtypes:
             yield replace(base, kv_dtype=kv_dtype)
         for heads_, kv_heads_ in (RATIOS[0], RATIOS[2]):
-            yield replace(base, heads=heads_, kv_heads=kv_heads_)
+            yield replace(base, num_heads=heads_, num_kv_heads=kv_heads_)
 
 
 @one_thread()
@@ -110,15 +110,15 @@ def check_attention(card: AttentionCard, *, reference: type[ReferenceAttention] 
             f"{label(card)} claims {kind} attention, for which the reference is missing: give a subclass of ReferenceAttention"
         )
     skip_unless_present(card, card.probe)
-    for device in present(card.devices, label(card)):
-        for case in cases(card):
+    for device in available_devices(card.devices, label(card)):
+        for case in make_cases(card):
             text = f"{label(card)} claims {case}"
             with claim(text):
                 _compare(card, case, device, reference, text)
         _check_invariance(card, device)
 
 
-def present(devices: tuple[str, ...], who: str) -> list[torch.device]:
+def available_devices(devices: tuple[str, ...], who: str) -> list[torch.device]:
     """The devices among these that this machine has.
 
     Raises:
@@ -143,11 +143,11 @@ def _check_invariance(card: AttentionCard, device: torch.device) -> None:
     text = f"{label(card)} claims to be batch invariant"
     if not cls.batch_invariant:
         return
-    heads, kv_heads = RATIOS[1]
+    heads, num_kv_heads = RATIOS[1]
     dim, size = (card.head_dims or (64,))[0], (card.block_sizes or (16,))[-1]
     for kind in card.kinds:
         for dtype in card.dtypes:
-            case = Case(kind, dtype, dtype, dim, size, heads, kv_heads)
+            case = Case(kind, dtype, dtype, dim, size, heads, num_kv_heads)
             spec = replace(case.spec(), window=None if kind == "full" else 150)
             with claim(f"{text}: {case}"):
                 check_attention_by_token(partial(_backend, cls, case, device), spec, f"{text}: {case}")
@@ -176,26 +176,26 @@ def _compare(
         # Block tables are as wide as the longest request may become, not as this step needs.
         step = tables.step({request: [0] * count for request, count in entries}, host, (spec.window,), columns=3)
         tokens = int(step.tokens.shape[0])
-        q, k, v = heads(tokens, case.heads), heads(tokens, case.kv_heads), heads(tokens, case.kv_heads)
+        q, k, v = heads(tokens, case.num_heads), heads(tokens, case.num_kv_heads), heads(tokens, case.num_kv_heads)
         with torch.inference_mode():
             oracle.prepare(step, step.kv[0], frozenset({spec}))
-            wanted = oracle.forward(q, k, v, truth, step, step.kv[0], spec)
-            there = _on(step, device)
+            expected = oracle.forward(q, k, v, truth, step, step.kv[0], spec)
+            there = _move_step(step, device)
             (index,) = there.kv
-            index.work = backend.prepare(there, index, specs)
+            index.metadata = backend.prepare(there, index, specs)
             inputs = [x.to(device, copy=True) for x in (q, k, v)]
             found = backend.forward(inputs[0], inputs[1], inputs[2], cache, there, index, spec)
         assert found.dtype == dtype_of(case.dtype), f"{text}: the result is {found.dtype}"
         for name, before, after in zip("qkv", (q, k, v), inputs, strict=True):
             assert torch.equal(before, after.cpu()), f"{text}: {name} is changed"
-        assert_close(found, wanted, tolerance(dtype_of(case.dtype)), f"{text}: step {number} of mixed batches")
+        assert_close(found, expected, tolerance(dtype_of(case.dtype)), f"{text}: step {number} of mixed batches")
 
 
-def _on(step: Step, device: torch.device) -> Step:
+def _move_step(step: Step, device: torch.device) -> Step:
     tensors: dict[str, Any] = {
         name: value.to(device) for name, value in vars(step).items() if isinstance(value, Tensor)
     }
-    kv = tuple(KVIndex(index.block_tables.to(device), index.slots.to(device)) for index in step.kv)
+    kv = tuple(KVIndex(index.block_tables.to(device), index.slot_mapping.to(device)) for index in step.kv)
     return replace(step, kv=kv, **tensors)
 
 
@@ -215,20 +215,20 @@ def _poison(
         positions=everything,
         query_start=torch.tensor([0, tokens], dtype=torch.int32, device=device),
         seq_lens=torch.tensor([tokens], dtype=torch.int32, device=device),
-        logit_rows=everything[-1:],
+        logits_indices=everything[-1:],
         kv=(KVIndex(torch.arange(blocks, dtype=torch.int32, device=device)[None], everything),),
         max_query_len=tokens,
         max_seq_len=tokens,
-        lengths=Lengths([tokens], [tokens]),
+        lengths=HostLengths([tokens], [tokens]),
     )
     (index,) = step.kv
-    shape = (tokens, spec.kv_heads, spec.head_dim)
+    shape = (tokens, spec.num_kv_heads, spec.head_dim)
     # Small enough that products with queries stay finite in float16.
     k = torch.full(shape, 8.0, dtype=backend.dtype, device=device)
     v = torch.full(shape, 400.0, dtype=backend.dtype, device=device)
-    q = torch.zeros(tokens, spec.heads, spec.head_dim, dtype=backend.dtype, device=device)
+    q = torch.zeros(tokens, spec.num_heads, spec.head_dim, dtype=backend.dtype, device=device)
     with torch.inference_mode():
-        index.work = backend.prepare(step, index, specs)
+        index.metadata = backend.prepare(step, index, specs)
         backend.forward(q, k, v, cache, step, index, spec)
 
 
@@ -243,16 +243,16 @@ def _check_size(backend: AttentionBackend, spec: AttentionSpec, cache: Any, bloc
 class _AnyConfig(ModelConfig):
     """A model that needs one kind of attention."""
 
-    need: AttentionNeed
+    requirement: AttentionRequirement
 
-    def attention_needs(self) -> tuple[AttentionNeed, ...]:
-        return (self.need,)
+    def attention_requirements(self) -> tuple[AttentionRequirement, ...]:
+        return (self.requirement,)
 
 
 def _resolve(card: AttentionCard, **changes: Any) -> None:
     """Resolution of attention for something that the card claims, but for the changes."""
     device = next(iter(card.devices))
-    wanted: Mapping[str, Any] = {
+    expected: Mapping[str, Any] = {
         "kind": card.kinds[0],
         "head_dim": (card.head_dims or HEAD_DIMS)[0],
         "dtype": card.dtypes[0],
@@ -260,20 +260,20 @@ def _resolve(card: AttentionCard, **changes: Any) -> None:
         "device": "cpu" if device == "*" else device,
         **changes,
     }
-    need = AttentionNeed(kind=wanted["kind"], head_dim=wanted["head_dim"])
-    config = _AnyConfig(vocab_size=1, hidden_size=1, num_hidden_layers=1, need=need)
+    requirement = AttentionRequirement(kind=expected["kind"], head_dim=expected["head_dim"])
+    config = _AnyConfig(vocab_size=1, hidden_size=1, num_hidden_layers=1, requirement=requirement)
     model = ModelCard(
         name="any", architectures=("Any",), target="any:any", config="any:any", attention=get_args(AttentionKind)
     )
-    dtype = wanted["dtype"]
-    kv_dtype = wanted.get("kv_dtype", dtype)
-    options = PlanOptions(block_size=wanted["block_size"])
-    find_attention(options, config, model, wanted["device"], dtype, kv_dtype, registry_of(card), [])
+    dtype = expected["dtype"]
+    kv_dtype = expected.get("kv_dtype", dtype)
+    options = PlanOptions(block_size=expected["block_size"])
+    find_attention(options, config, model, expected["device"], dtype, kv_dtype, make_registry(card), [])
 
 
 def check_attention_refusals(card: AttentionCard) -> None:
     """Resolution takes the card for what it claims, and refuses it, with the reason, for what it does not."""
-    refused = partial(_refused, card)
+    refused = partial(_check_refused, card)
     for kind in set(get_args(AttentionKind)) - set(card.kinds):
         refused("kind", kind)
     for dtype in set(DTYPES) - set(card.dtypes):
@@ -285,11 +285,11 @@ def check_attention_refusals(card: AttentionCard) -> None:
     if card.block_sizes is not None:
         refused("block_size", max(card.block_sizes) + 1)
     refused("kv_dtype", "int4")
-    objection = refusal(partial(_resolve, card), ResolutionError)
+    objection = refusal_message(partial(_resolve, card), ResolutionError)
     # A probe's objection is this machine's, not the card's.
     assert objection is None or card.probe, f"{label(card)} claims what resolution refuses: {objection}"
 
 
-def _refused(card: AttentionCard, what: str, value: Any) -> None:
+def _check_refused(card: AttentionCard, what: str, value: Any) -> None:
     text = f"{label(card)} does not claim the {what} {value}"
     assert_refused(lambda: _resolve(card, **{what: value}), text, str(value))

@@ -22,25 +22,25 @@ def tolerance(dtype: torch.dtype, rounds: float = 4) -> float:
     return max(rounds * torch.finfo(dtype).eps, 1e-5)
 
 
-def relative_error(found: Tensor, wanted: Tensor, typical: Tensor | None = None) -> float:
+def relative_error(found: Tensor, expected: Tensor, typical: Tensor | None = None) -> float:
     """The largest relative error of a vector along the last dimension; infinite where something is not a number.
 
     Args:
-        typical: norms of vectors of this kind, where ``wanted`` may be much smaller by chance.
+        typical: norms of vectors of this kind, where ``expected`` may be much smaller by chance.
     """
-    found, wanted = found.detach().cpu().double(), wanted.detach().cpu().double()
-    if not wanted.numel():
+    found, expected = found.detach().cpu().double(), expected.detach().cpu().double()
+    if not expected.numel():
         return 0.0
-    scale = wanted.norm(dim=-1)
+    scale = expected.norm(dim=-1)
     scale = (scale if typical is None else torch.maximum(scale, typical)).clamp_min(1e-30)
-    error = (found - wanted).norm(dim=-1) / scale
+    error = (found - expected).norm(dim=-1) / scale
     return float(error.nan_to_num(nan=float("inf")).max())
 
 
-def assert_close(found: Tensor, wanted: Tensor, limit: float, claim: str, typical: Tensor | None = None) -> None:
+def assert_close(found: Tensor, expected: Tensor, limit: float, claim: str, typical: Tensor | None = None) -> None:
     """Fail with the claim, the error and the limit unless the two agree."""
-    assert found.shape == wanted.shape, f"{claim}: the result is {list(found.shape)}, wanted {list(wanted.shape)}"
-    error = relative_error(found, wanted, typical)
+    assert found.shape == expected.shape, f"{claim}: the result is {list(found.shape)}, wanted {list(expected.shape)}"
+    error = relative_error(found, expected, typical)
     assert error <= limit, f"{claim}: differs from the reference by {error:.2g} relative, more than {limit:.2g}"
 
 

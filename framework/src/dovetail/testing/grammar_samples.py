@@ -16,14 +16,14 @@ class GrammarSample:
     """A grammar, and how to tell what it allows.
 
     Attributes:
-        fits: whether a whole output has the form.
+        matches: whether a whole output has the form.
         good: outputs that have it.
         bad: outputs that have not.
         broken: texts of the same kind that must be refused.
     """
 
     source: GrammarSource
-    fits: Callable[[str], bool]
+    matches: Callable[[str], bool]
     good: tuple[str, ...]
     bad: tuple[str, ...]
     broken: tuple[str, ...] = field(default=())
@@ -123,14 +123,14 @@ def _has_thought_and_schema(text: str) -> bool:
 
 def _structural(
     form: dict[str, Any],
-    fits: Callable[[str], bool],
+    matches: Callable[[str], bool],
     good: tuple[str, ...],
     bad: tuple[str, ...],
     broken: tuple[Any, ...] = (),
 ) -> GrammarSample:
     """A structural tag in its newer form; ``broken`` are formats."""
     texts = [json.dumps({"type": "structural_tag", "format": each}) for each in (form, *broken)]
-    return GrammarSample(GrammarSource("structural_tag", texts[0]), fits, good, bad, tuple(texts[1:]))
+    return GrammarSample(GrammarSource("structural_tag", texts[0]), matches, good, bad, tuple(texts[1:]))
 
 
 SAMPLES = (

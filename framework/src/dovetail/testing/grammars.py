@@ -118,15 +118,15 @@ class _Case:
 
     def check(self, sample: GrammarSample) -> None:
         for output in sample.good:
-            assert self.writes(output), f"{self.text}: {output!r} has the form, but cannot be written"
+            assert self.can_write(output), f"{self.text}: {output!r} has the form, but cannot be written"
         for output in sample.bad:
-            assert not self.writes(output), f"{self.text}: {output!r} has not the form, but can be written"
+            assert not self.can_write(output), f"{self.text}: {output!r} has not the form, but can be written"
         ended = 0
         for seed in range(WALKS):
             drawn = self.walk(random.Random(seed))
             if drawn is not None:
                 ended += 1
-                assert sample.fits(drawn), f"{self.text}: the masks allow {drawn!r}, which has not the form"
+                assert sample.matches(drawn), f"{self.text}: the masks allow {drawn!r}, which has not the form"
         assert ended, f"{self.text}: none of {WALKS} outputs drawn from the masks came to an end in {LIMIT} tokens"
 
     def allowed(self, state: GrammarState) -> list[int]:
@@ -141,7 +141,7 @@ class _Case:
         assert both in (0, len(self.ends)), f"{self.text}: a mask has some of the end tokens, and not all"
         return list(map(int, found))
 
-    def writes(self, output: str) -> bool:
+    def can_write(self, output: str) -> bool:
         """Whether an output can be written, by masks and by accepting, which must agree."""
         state = self.grammar.start()
         ids = self.tokenizer.encode(output, add_special_tokens=False).ids
@@ -165,13 +165,13 @@ class _Case:
         masks = [self.allowed(state)]
         while len(tokens) < LIMIT:
             token = self.draw(masks[-1], rng)
-            self.try_wrong(state, masks[-1], rng)
+            self.check_rejects(state, masks[-1], rng)
             assert state.accept(token), f"{self.text}: a token of the mask is not accepted"
             tokens.append(token)
             if token in self.ends:
                 break
             masks.append(self.allowed(state))
-            self.go_back_and_forth(state, tokens, masks, rng)
+            self.check_rollback(state, tokens, masks, rng)
         if tokens[-1] not in self.ends:
             return None
         return str(self.tokenizer.decode(tokens))
@@ -185,14 +185,14 @@ class _Case:
             return rng.choice(closing)
         return rng.choice(solid or allowed)
 
-    def try_wrong(self, state: GrammarState, allowed: list[int], rng: random.Random) -> None:
+    def check_rejects(self, state: GrammarState, allowed: list[int], rng: random.Random) -> None:
         wrong = sorted(set(range(self.vocab_size)) - set(allowed))
         for token in rng.sample(wrong, min(3, len(wrong))):
             if state.accept(token):  # another spelling of what must follow
                 state.rollback(1)
         assert self.allowed(state) == allowed, f"{self.text}: a token that is refused changes the mask"
 
-    def go_back_and_forth(
+    def check_rollback(
         self, state: GrammarState, tokens: list[int], masks: list[list[int]], rng: random.Random
     ) -> None:
         count = rng.randint(0, min(3, len(tokens)))

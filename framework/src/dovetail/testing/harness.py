@@ -13,15 +13,15 @@ from torch import Tensor
 
 from dovetail.api import LayerKind, LazyTensor, ModelCard, ModelConfig
 from dovetail.kernel.discovery import import_dotted
-from dovetail.kernel.plan import read_config
+from dovetail.kernel.plan import validate_config
 from dovetail.nn import (
     AttentionBackend,
     AttentionSpec,
     CausalLM,
     Context,
     Head,
+    HostLengths,
     KVIndex,
-    Lengths,
     Ops,
     PoolingModel,
     Step,
@@ -67,7 +67,7 @@ def _identity(value: Tensor) -> Tensor:
 def parse_config(card: ModelCard, config: Mapping[str, Any]) -> ModelConfig:
     """The configuration as the card's own class; ``architectures`` defaults to the card's first."""
     config_class: type[ModelConfig] = import_dotted(card.config)
-    return read_config(config_class, {"architectures": list(card.architectures[:1]), **config}, "the test")
+    return validate_config(config_class, {"architectures": list(card.architectures[:1]), **config}, "the test")
 
 
 def empty_model(
@@ -213,15 +213,15 @@ class BlockTables:
             positions=torch.tensor(positions, dtype=torch.int64, device=device),
             query_start=torch.tensor(starts, dtype=torch.int32, device=device),
             seq_lens=torch.tensor(lengths, dtype=torch.int32, device=device),
-            logit_rows=torch.arange(len(tokens), device=device),
+            logits_indices=torch.arange(len(tokens), device=device),
             kv=tuple(KVIndex(table.to(device), where) for table in tables),
             max_query_len=max(counts),
             max_seq_len=max(lengths),
-            lengths=Lengths(counts, lengths),
+            lengths=HostLengths(counts, lengths),
         )
 
 
-def cache_groups(ctx: Context) -> dict[int | None, frozenset[AttentionSpec]]:
+def number_cache_groups(ctx: Context) -> dict[int | None, frozenset[AttentionSpec]]:
     """Number the layers' cache groups, as the engine does: window → what its layers ask for."""
     groups: dict[int | None, set[AttentionSpec]] = {}
     for layer in ctx.attention_layers:
@@ -249,15 +249,15 @@ def run_batch(model: PoolingModel, ctx: Context, schedule: Sequence[Mapping[int,
     tables = BlockTables([totals.get(r, 0) for r in range(max(totals) + 1)], ctx.backend.block_size)
     for layer in ctx.attention_layers:
         layer.cache = ctx.backend.allocate(layer.spec, tables.blocks)
-    groups = cache_groups(ctx)
+    groups = number_cache_groups(ctx)
     logits: dict[int, list[Tensor]] = {r: [] for r in totals}
     with torch.inference_mode():
         for new in schedule:
             step = tables.step(new, ctx.device, list(groups))
             for index, specs in zip(step.kv, groups.values(), strict=True):
-                index.work = ctx.backend.prepare(step, index, specs)
+                index.metadata = ctx.backend.prepare(step, index, specs)
             hidden = model(step)  # [T, C]
-            rows = hidden[step.logit_rows]
+            rows = hidden[step.logits_indices]
             if isinstance(model, CausalLM):
                 rows = model.logits(rows)  # [T, V]
             for request, part in zip(new, rows.float().split([len(ids) for ids in new.values()]), strict=True):

@@ -120,7 +120,7 @@ def _run(backend: AttentionBackend, spec: AttentionSpec, schedule: Schedule, see
     totals = [sum(step.get(r, 0) for step in schedule) for r in range(OTHERS + 1)]
     tables = BlockTables(totals, backend.block_size, seed=seed)
     cache = backend.allocate(spec, tables.blocks)
-    heads = spec.heads + 2 * spec.kv_heads
+    heads = spec.num_heads + 2 * spec.num_kv_heads
     own = 2 * torch.randn(LENGTH, heads, spec.head_dim, generator=torch.Generator().manual_seed(7))
     generator = torch.Generator().manual_seed(seed)
     found = []
@@ -132,8 +132,12 @@ def _run(backend: AttentionBackend, spec: AttentionSpec, schedule: Schedule, see
             first = sum(n for r, n in entries.items() if list(entries).index(r) < list(entries).index(0))
             mine = slice(first, first + entries[0])
             qkv[mine] = own[done : done + entries[0]]
-            q, k, v = qkv.to(backend.dtype).to(backend.device).split([spec.heads, spec.kv_heads, spec.kv_heads], 1)
+            q, k, v = (
+                qkv.to(backend.dtype)
+                .to(backend.device)
+                .split([spec.num_heads, spec.num_kv_heads, spec.num_kv_heads], 1)
+            )
             index: KVIndex = step.kv[0]
-            index.work = backend.prepare(step, index, frozenset({spec}))
+            index.metadata = backend.prepare(step, index, frozenset({spec}))
             found.append(backend.forward(q, k, v, cache, step, index, spec)[mine].cpu())
     return torch.cat(found)

@@ -22,7 +22,7 @@ from dovetail.kernel.discovery import import_dotted
 from dovetail.kernel.options import PlanOptions
 from dovetail.testing.comparison import label
 from dovetail.testing.harness import dtype_name
-from dovetail.testing.resolution import assert_refused, claim, refusal, registry_of
+from dovetail.testing.resolution import assert_refused, claim, make_registry, refusal_message
 
 HOST = torch.device("cpu")
 INSPECT = """
@@ -103,18 +103,18 @@ def _lazy(card: LoaderCard, checkpoint: Checkpoint, tensors: Mapping[str, Tensor
     return found
 
 
-def _check_tensor(card: LoaderCard, lazy: LazyTensor, wanted: Tensor) -> None:
+def _check_tensor(card: LoaderCard, lazy: LazyTensor, expected: Tensor) -> None:
     text = f"{label(card)}: {lazy.name}"
-    assert tuple(lazy.shape) == tuple(wanted.shape), (
-        f"{text} is announced as {list(lazy.shape)}, wanted {list(wanted.shape)}"
+    assert tuple(lazy.shape) == tuple(expected.shape), (
+        f"{text} is announced as {list(lazy.shape)}, wanted {list(expected.shape)}"
     )
     value = lazy.read()
     assert torch.equal(value, lazy.read()), f"{text} reads differently the second time"
     if isinstance(getattr(torch, lazy.type, None), torch.dtype):
         found = f"{dtype_name(value.dtype)} {list(value.shape)}"
         assert dtype_name(value.dtype) == lazy.type, f"{text} is announced as {lazy.type}, but reads as {found}"
-        assert value.shape == wanted.shape, f"{text} is announced as {list(lazy.shape)}, but reads as {found}"
-        assert torch.equal(value, wanted.to(value.dtype)), f"{text} does not hold what was written"
+        assert value.shape == expected.shape, f"{text} is announced as {list(lazy.shape)}, but reads as {found}"
+        assert torch.equal(value, expected.to(value.dtype)), f"{text} does not hold what was written"
     else:
         assert value.dtype == torch.uint8, f"{text} is of the type {lazy.type}, but reads as {value.dtype}, not bytes"
         assert value.shape[0] == lazy.shape[0], f"{text} reads as {value.shape[0]} rows of bytes, not {lazy.shape[0]}"
@@ -143,7 +143,7 @@ def _check_refused(card: LoaderCard, path: Path, name: str, what: str) -> None:
 
     text = f"{label(card)}: {what}"
     try:
-        refused = refusal(read_all, CheckpointError)
+        refused = refusal_message(read_all, CheckpointError)
     except Exception as error:
         raise AssertionError(f"{text} raises {type(error).__name__}, wanted a CheckpointError: {error}") from error
     assert refused is not None, f"{text} is not refused"
@@ -156,5 +156,5 @@ def _check_unrecognised(card: LoaderCard) -> None:
         stranger.touch()
         if any(fnmatch.fnmatch(stranger.name, pattern) for pattern in card.recognises):
             return
-        refused = partial(find_checkpoint, str(stranger), PlanOptions(), registry_of(card), [])
+        refused = partial(find_checkpoint, str(stranger), PlanOptions(), make_registry(card), [])
         assert_refused(refused, f"{label(card)} does not claim {stranger.name}", stranger.name)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dovetail.api import AttentionNeed, CheckpointError, DType, ModelCard, PlatformCard
+from dovetail.api import AttentionRequirement, CheckpointError, DType, ModelCard, PlatformCard
 from dovetail.kernel.options import PlanOptions
 from dovetail.kernel.resolve import find_dtype
 from dovetail.nn import CausalLM, Head
@@ -24,7 +24,7 @@ from dovetail.testing.harness import (
     run_batch,
     run_tokens,
 )
-from dovetail.testing.resolution import assert_refused, claim, refusal
+from dovetail.testing.resolution import assert_refused, claim, refusal_message
 
 LENGTH = 37
 EVERY_DTYPE: tuple[DType, ...] = ("float64", "float32", "bfloat16", "float16")
@@ -45,13 +45,13 @@ def check_model(card: ModelCard, *configs: Mapping[str, Any]) -> None:
         AssertionError: names the claim that failed.
     """
     assert configs, f"{label(card)}: give at least one configuration"
-    asked = {need.kind for config in configs for need in _needs(card, config)}
+    asked = {requirement.kind for config in configs for requirement in _attention_requirements(card, config)}
     assert asked >= set(card.attention), (
         f"{label(card)} claims {', '.join(sorted(set(card.attention) - asked))} attention, but no configuration given here asks for it"
     )
     for config in configs:
         check_architectures(card, config)
-        check_attention_needs(card, config)
+        check_attention_requirements(card, config)
         check_dtypes(card, config)
         check_schedules(card, config)
         check_tensors(card, config)
@@ -59,9 +59,9 @@ def check_model(card: ModelCard, *configs: Mapping[str, Any]) -> None:
     check_unclaimed_dtypes(card, configs[0])
 
 
-def _needs(card: ModelCard, config: Mapping[str, Any]) -> tuple[AttentionNeed, ...]:
+def _attention_requirements(card: ModelCard, config: Mapping[str, Any]) -> tuple[AttentionRequirement, ...]:
     with claim(f"{label(card)}: its configuration accepts {dict(config)}"):
-        return parse_config(card, config).attention_needs()
+        return parse_config(card, config).attention_requirements()
 
 
 def _prompt(card: ModelCard, config: Mapping[str, Any], seed: int = 0) -> list[int]:
@@ -77,14 +77,14 @@ def check_architectures(card: ModelCard, config: Mapping[str, Any]) -> None:
             empty_model(card, {**config, "architectures": [architecture]}, max_tokens=LENGTH)
 
 
-def check_attention_needs(card: ModelCard, config: Mapping[str, Any]) -> None:
+def check_attention_requirements(card: ModelCard, config: Mapping[str, Any]) -> None:
     """What the configuration announces is what the layers ask for, and is on the card."""
-    needs = _needs(card, config)
+    needs = _attention_requirements(card, config)
     _, ctx = empty_model(card, config, max_tokens=LENGTH)
-    announced = {(need.kind, need.head_dim) for need in needs}
+    announced = {(requirement.kind, requirement.head_dim) for requirement in needs}
     found = {(layer.spec.kind, layer.spec.head_dim) for layer in ctx.attention_layers}
     assert found == announced, (
-        f"{label(card)}: attention_needs() announces {sorted(announced)}, its layers ask for {sorted(found)}"
+        f"{label(card)}: attention_requirements() announces {sorted(announced)}, its layers ask for {sorted(found)}"
     )
     for kind, _ in announced:
         assert kind in card.attention, f"{label(card)} asks for {kind} attention, which its card does not claim"
@@ -110,8 +110,8 @@ def _logits(
     model, ctx = build_model(card, config, tensors, dtype=dtype, max_tokens=LENGTH)
     logits = run_tokens(model, ctx, tokens)
     parsed = parse_config(card, config)
-    wanted = (len(tokens), parsed.vocab_size if isinstance(model, CausalLM) else parsed.hidden_size)
-    assert tuple(logits.shape) == wanted, f"its outputs are {list(logits.shape)}, wanted {list(wanted)}"
+    expected = (len(tokens), parsed.vocab_size if isinstance(model, CausalLM) else parsed.hidden_size)
+    assert tuple(logits.shape) == expected, f"its outputs are {list(logits.shape)}, wanted {list(expected)}"
     return logits
 
 
@@ -152,9 +152,9 @@ def check_tasks(card: ModelCard, config: Mapping[str, Any]) -> None:
             with claim(text):
                 logits = model.pooled_logits(pooled)
             shape = list(logits.shape)
-            wanted = "[3, 1]" if task == "score" else "[3, labels]"
+            expected = "[3, 1]" if task == "score" else "[3, labels]"
             fits = len(shape) == 2 and shape[0] == 3 and (shape[1] == 1 if task == "score" else shape[1] > 0)
-            assert fits, f"{text}: pooled_logits gives {shape} for 3 vectors, wanted {wanted}"
+            assert fits, f"{text}: pooled_logits gives {shape} for 3 vectors, wanted {expected}"
 
 
 def check_tensors(card: ModelCard, config: Mapping[str, Any]) -> None:
@@ -168,7 +168,9 @@ def check_tensors(card: ModelCard, config: Mapping[str, Any]) -> None:
     lazy = {t.name: t for t in lazy_tensors(tensors)}
 
     def refused(changed: Mapping[str, Any], name: str, what: str) -> None:
-        text = refusal(partial(build_model, card, config, list(changed.values()), max_tokens=LENGTH), CheckpointError)
+        text = refusal_message(
+            partial(build_model, card, config, list(changed.values()), max_tokens=LENGTH), CheckpointError
+        )
         assert text is not None, f"{label(card)}: {what} is not refused"
         # Lists in messages are cut short, but never a list of one.
         assert name in text, f"{label(card)}: {what} is refused without its name: {text}"

@@ -45,8 +45,8 @@ def check_tool_parser(card: ToolParserCard, samples: Sequence[ToolSample]) -> No
     """Check what a parser of tool calls makes of outputs, and its contract.
 
     For each sample: the whole gives the expected content and calls; cut in two at every byte, into characters, and at random, it gives the same; cut short
-    at any place it gives the beginning of the same, and raises nothing. Calls written as ``frame`` says are found. Special tokens on the card
-    stand in some sample or frame. Time follows the length of the output, for outputs made to provoke the opposite too.
+    at any place it gives the beginning of the same, and raises nothing. Calls written as ``call_format`` says are found. Special tokens on the card
+    stand in some sample or call format. Time follows the length of the output, for outputs made to provoke the opposite too.
 
     Raises:
         AssertionError: names the claim that failed.
@@ -60,11 +60,11 @@ def check_tool_parser(card: ToolParserCard, samples: Sequence[ToolSample]) -> No
         content, calls = _calls(case.whole)
         assert content == sample.content, f"{case.name}: found the content {content!r}, wanted {sample.content!r}"
         assert len(calls) == len(sample.calls), f"{case.name}: found the calls {calls}, wanted {sample.calls}"
-        for found, wanted in zip(calls, sample.calls, strict=True):
-            assert _same(found, wanted), f"{case.name}: found the call {found}, wanted {wanted}"
+        for found, expected in zip(calls, sample.calls, strict=True):
+            assert _same(found, expected), f"{case.name}: found the call {found}, wanted {expected}"
         case.check_cut_short(_calls_begin, range(len(sample.text)))
     _check_damaged(card, partial(kind, list(TOOLS)), [sample.text for sample in samples], _calls_begin)
-    written = _check_frames(card, kind)
+    written = _check_call_format(card, kind)
     _check_special_tokens(card, [*written, *(sample.text for sample in samples)])
     _check_time(card, partial(kind, list(TOOLS)), samples[0].text)
 
@@ -72,7 +72,7 @@ def check_tool_parser(card: ToolParserCard, samples: Sequence[ToolSample]) -> No
 def check_reasoning_parser(card: ReasoningParserCard, samples: Sequence[ReasoningSample]) -> None:
     """Check what a parser of reasoning makes of outputs, and its contract.
 
-    As :func:`check_tool_parser`; and thoughts and an answer that are written as ``frame`` says are told from each other.
+    As :func:`check_tool_parser`; and thoughts and an answer between ``reasoning_markers`` are told from each other.
 
     Raises:
         AssertionError: names the claim that failed.
@@ -86,16 +86,16 @@ def check_reasoning_parser(card: ReasoningParserCard, samples: Sequence[Reasonin
         case = _Case(f"{label(card)} on {sample.text!r} after {sample.prompt!r}", make, sample.text)
         case.check(case.every_cut())
         found = _thoughts(case.whole)
-        wanted = (sample.reasoning, sample.content)
-        assert found == wanted, f"{case.name}: found the reasoning and content {found}, wanted {wanted}"
+        expected = (sample.reasoning, sample.content)
+        assert found == expected, f"{case.name}: found the reasoning and content {found}, wanted {expected}"
         case.check_cut_short(_thoughts_begin, range(len(sample.text)))
-        frame = make().frame()
-        text = "ü".join(frame) + "an answer" if frame else "an answer"
+        marks = make().reasoning_markers()
+        text = "ü".join(marks) + "an answer" if marks else "an answer"
         written += [text, sample.prompt]
         found = _thoughts(_run(make, [text]))
-        wanted = ("ü" if frame else "", "an answer")
-        assert found == wanted, (
-            f"{label(card)}: after {sample.prompt!r}, {text!r} gives {found}, wanted {wanted} by its frame"
+        expected = ("ü" if marks else "", "an answer")
+        assert found == expected, (
+            f"{label(card)}: after {sample.prompt!r}, {text!r} gives {found}, wanted {expected} by its reasoning_markers"
         )
     _check_special_tokens(card, [*written, *(sample.text for sample in samples)])
     _check_time(card, partial(kind, ""), samples[0].text)
@@ -211,14 +211,14 @@ def _thoughts(events: Events) -> tuple[str, str]:
 
 
 def _calls_begin(part: Events, whole: Events) -> bool:
-    found, wanted = _calls(part)[1], _calls(whole)[1]
+    found, expected = _calls(part)[1], _calls(whole)[1]
     if not found:
         return True
     return (
-        len(found) <= len(wanted)
-        and found[:-1] == wanted[: len(found) - 1]
-        and found[-1][0] == wanted[len(found) - 1][0]
-        and wanted[len(found) - 1][1].startswith(found[-1][1])
+        len(found) <= len(expected)
+        and found[:-1] == expected[: len(found) - 1]
+        and found[-1][0] == expected[len(found) - 1][0]
+        and expected[len(found) - 1][1].startswith(found[-1][1])
     )
 
 
@@ -227,40 +227,44 @@ def _thoughts_begin(part: Events, whole: Events) -> bool:
     return any(whole_text.startswith(text) for text, whole_text in zip(_thoughts(part), _thoughts(whole), strict=True))
 
 
-def _same(found: tuple[str, str], wanted: tuple[str, Any]) -> bool:
-    if isinstance(wanted[1], str) or found[0] != wanted[0]:
-        return found == wanted
+def _same(found: tuple[str, str], expected: tuple[str, Any]) -> bool:
+    if isinstance(expected[1], str) or found[0] != expected[0]:
+        return found == expected
     try:
         # Equal as JSON: true is not 1, nor 1 the same as 1.0.
-        return json.dumps(json.loads(found[1])) == json.dumps(wanted[1])
+        return json.dumps(json.loads(found[1])) == json.dumps(expected[1])
     except ValueError:
         return False
 
 
-def _check_frames(card: ToolParserCard, kind: Any) -> list[str]:
-    """Write calls as the parser's frame says, and find them."""
-    frame = kind.frame(list(TOOLS))
-    if frame is None:
+def _check_call_format(card: ToolParserCard, kind: Any) -> list[str]:
+    """Write calls as the parser's call format says, and find them."""
+    call_format = kind.call_format(list(TOOLS))
+    if call_format is None:
         return []
-    assert len(frame.calls) == len(TOOLS), (
-        f"{label(card)}: its frame has {len(frame.calls)} calls for {len(TOOLS)} tools"
+    assert len(call_format.calls) == len(TOOLS), (
+        f"{label(card)}: its call format has {len(call_format.calls)} calls for {len(TOOLS)} tools"
     )
     texts = []
     for chosen in ([0], [2], [0, 1], [2, 0, 0, 1]):
         arguments = ["{}" if i == 2 else ARGUMENTS for i in chosen]
-        calls = [frame.calls[i][0] + text + frame.calls[i][1] for i, text in zip(chosen, arguments, strict=True)]
-        text = frame.before + frame.separator.join(calls) + frame.after
+        calls = [
+            call_format.calls[i][0] + text + call_format.calls[i][1] for i, text in zip(chosen, arguments, strict=True)
+        ]
+        text = call_format.before + call_format.separator.join(calls) + call_format.after
         texts.append(text)
         found = _calls(_run(partial(kind, list(TOOLS)), [text]))
-        wanted = ("", [(str(TOOLS[i]["name"]), a) for i, a in zip(chosen, arguments, strict=True)])
-        assert found == wanted, f"{label(card)}: {text!r}, written as its frame says, gives {found}, wanted {wanted}"
+        expected = ("", [(str(TOOLS[i]["name"]), a) for i, a in zip(chosen, arguments, strict=True)])
+        assert found == expected, (
+            f"{label(card)}: {text!r}, written as its call format says, gives {found}, wanted {expected}"
+        )
     return texts
 
 
 def _check_special_tokens(card: ParserCard, texts: Sequence[str]) -> None:
     for token in card.special_tokens:
         assert any(token in text for text in texts), (
-            f"{label(card)}: the special token {token} stands in no sample, and in nothing that its frame writes"
+            f"{label(card)}: the special token {token} stands in no sample, and in nothing that its call format writes"
         )
 
 

@@ -21,7 +21,7 @@ from dovetail.nn import Platform
 from dovetail.nn.ops import REFERENCES, Ops
 from dovetail.testing.comparison import assert_close, dtype_of, label, tolerance
 from dovetail.testing.invariance import check_operations_by_row
-from dovetail.testing.resolution import assert_refused, claim, registry_of, skip_unless_present
+from dovetail.testing.resolution import assert_refused, claim, make_registry, skip_unless_present
 
 Arguments = tuple[Any, ...]
 
@@ -87,7 +87,7 @@ def check_platform(card: PlatformCard) -> None:
         SkipTest: the probe objects to this machine.
     """
     assert card.default_dtype in card.dtypes, f"{label(card)}: its default dtype {card.default_dtype} is not claimed"
-    refused = partial(find_platform, PlanOptions(device="no-such-device"), registry_of(card), [])
+    refused = partial(find_platform, PlanOptions(device="no-such-device"), make_registry(card), [])
     assert_refused(refused, f"{label(card)} does not claim no-such-device", "no-such-device")
     skip_unless_present(card, card.probe)
     with claim(f"{label(card)}: making its platform"):
@@ -140,9 +140,9 @@ def _check_operations(card: PlatformCard, platform: Platform, dtype: str) -> Non
         for arguments in SAMPLES[name](dtype_of(dtype)):
             given = [a.to(platform.device, copy=True) if isinstance(a, Tensor) else a for a in arguments]
             found = _results(operation(*given))
-            wanted = _results(REFERENCES[name](*arguments))
-            assert len(found) == len(wanted), f"{text}: gives {len(found)} results, wanted {len(wanted)}"
-            for f, w in zip(found, wanted, strict=True):
+            expected = _results(REFERENCES[name](*arguments))
+            assert len(found) == len(expected), f"{text}: gives {len(found)} results, wanted {len(expected)}"
+            for f, w in zip(found, expected, strict=True):
                 assert f.dtype == w.dtype, f"{text}: the result is {f.dtype}, wanted {w.dtype}"
                 assert_close(f, w, tolerance(w.dtype, 2), text)
             for before, after in zip(arguments, given, strict=True):

@@ -10,7 +10,7 @@ from dovetail.api import DraftRequest, Proposer, ProposerCard, ProposerContext, 
 from dovetail.kernel.discovery import import_dotted
 from dovetail.kernel.speculation import read_options
 from dovetail.testing.comparison import label
-from dovetail.testing.resolution import claim, refusal
+from dovetail.testing.resolution import claim, refusal_message
 
 UNKNOWN = "no_such_option"
 
@@ -33,7 +33,7 @@ def check_proposer(
         AssertionError: names the claim that failed.
     """
     with claim(f"{label(card)}: reading its options"):
-        text = refusal(lambda: read_options(card, {**options, UNKNOWN: 1}), UsageError)
+        text = refusal_message(lambda: read_options(card, {**options, UNKNOWN: 1}), UsageError)
     assert text is not None, (
         f"{label(card)}: its config {card.config} takes an unknown option; let it forbid extra fields"
     )
@@ -57,9 +57,9 @@ def _exercise(card: ProposerCard, proposer: Proposer, vocab_size: int, max_seqs:
             # Names come back: a new sequence may bear one that was forgotten.
             free = next(name for name in map(str, range(max_seqs)) if name not in running)
             running[free] = _tokens(rng, rng.choice([1, 2, 30]), vocab_size)
-        asked = [name for name in running if rng.random() < 0.8]
-        if asked:
-            _ask(card, proposer, running, asked, rng, vocab_size, step)
+        requested = [name for name in running if rng.random() < 0.8]
+        if requested:
+            _check_proposals(card, proposer, running, requested, rng, vocab_size, step)
         for name in list(running):
             running[name] += _tokens(rng, rng.choice([0, 1, 1, 2, 5]), vocab_size)
             if len(running[name]) > 60 or rng.random() < 0.03:
@@ -74,23 +74,25 @@ def _tokens(rng: random.Random, count: int, vocab_size: int) -> list[int]:
     return [vocab_size - 1 - rng.randrange(few) for _ in range(count)]
 
 
-def _ask(
+def _check_proposals(
     card: ProposerCard,
     proposer: Proposer,
     running: dict[str, list[int]],
-    asked: Sequence[str],
+    requested: Sequence[str],
     rng: random.Random,
     vocab_size: int,
     step: int,
 ) -> None:
-    sequences = [DraftRequest(name, list(running[name]), rng.randint(1, card.num_tokens)) for name in asked]
+    sequences = [DraftRequest(name, list(running[name]), rng.randint(1, card.num_tokens)) for name in requested]
     where = f"{label(card)}: call {step} with {len(sequences)} sequences"
     with claim(where):
         guesses = proposer.propose(sequences)
     assert len(guesses) == len(sequences), f"{where}: {len(guesses)} guesses"
     for sequence, guess in zip(sequences, guesses, strict=True):
         assert sequence.tokens == running[sequence.id], f"{where}: a sequence's tokens were changed"
-        assert len(guess) <= sequence.most, f"{where}: {len(guess)} tokens guessed, {sequence.most} were asked for"
+        assert len(guess) <= sequence.max_tokens, (
+            f"{where}: {len(guess)} tokens guessed, {sequence.max_tokens} were asked for"
+        )
         for token in guess:
             assert isinstance(token, int), f"{where}: {token!r} was guessed, wanted a whole number"
             assert 0 <= token < vocab_size, f"{where}: token {token} is out of the vocabulary of {vocab_size}"

@@ -25,12 +25,12 @@ from dovetail.api import (
 from dovetail.kernel.discovery import import_dotted
 from dovetail.kernel.options import PlanOptions
 from dovetail.kernel.weights import WEIGHT_KINDS, find_weights
-from dovetail.nn import AffineWeight, Products, QuantFormat, StoredWeight, WeightKernel
+from dovetail.nn import AffineWeight, QuantFormat, StoredWeight, TwoLevelScales, WeightKernel
 from dovetail.nn.dense import DenseWeight
-from dovetail.testing.attention import present
+from dovetail.testing.attention import available_devices
 from dovetail.testing.comparison import assert_close, dtype_of, label, tolerance
 from dovetail.testing.harness import dtype_name
-from dovetail.testing.resolution import assert_refused, claim, refusal, registry_of, skip_unless_present
+from dovetail.testing.resolution import assert_refused, claim, make_registry, refusal_message, skip_unless_present
 
 CPU = torch.device("cpu")
 FLOATS = ("float32", "bfloat16", "float16")
@@ -159,27 +159,25 @@ def _check_rows(weight: StoredWeight, text: str) -> None:
         assert torch.equal(rows, dense[start:stop]), f"{text}: rows({start}, {stop}) is not that slice of the whole"
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(n, (2 * n + 1,), generator=generator)
-    for wanted in (ids, ids[:1]):
-        taken = weight.take(wanted, torch.float32)
-        assert torch.equal(taken, dense[wanted]), f"{text}: take() does not give the rows that were asked for"
+    for expected in (ids, ids[:1]):
+        taken = weight.take(expected, torch.float32)
+        assert torch.equal(taken, dense[expected]), f"{text}: take() does not give the rows that were asked for"
     order = torch.randperm(n, generator=generator)
-    reordered = weight.reordered(order)
-    assert torch.equal(reordered.dense(torch.float32), dense[order]), (
-        f"{text}: reordered() is not in the order asked for"
-    )
-    assert torch.equal(weight.dense(torch.float32), dense), f"{text}: reordered() changes the weight itself"
+    reorder = weight.reorder(order)
+    assert torch.equal(reorder.dense(torch.float32), dense[order]), f"{text}: reorder() is not in the order asked for"
+    assert torch.equal(weight.dense(torch.float32), dense), f"{text}: reorder() changes the weight itself"
     moved = weight.to(dense.device)
     assert torch.equal(moved.dense(torch.float32), dense), f"{text}: to() changes the weight"
-    _check_join([weight, reordered, weight], f"{text}: joining")
+    _check_join([weight, reorder, weight], f"{text}: joining")
 
 
 def _check_join(parts: Sequence[StoredWeight], text: str) -> None:
     joined = parts[0].join(parts)
     if joined is None:
         return
-    wanted = torch.cat([p.dense(torch.float32) for p in parts])
-    assert tuple(joined.shape) == tuple(wanted.shape), f"{text}: the result is {joined.shape}"
-    assert torch.equal(joined.dense(torch.float32), wanted), f"{text}: the rows are not those of the parts in order"
+    expected = torch.cat([p.dense(torch.float32) for p in parts])
+    assert tuple(joined.shape) == tuple(expected.shape), f"{text}: the result is {joined.shape}"
+    assert torch.equal(joined.dense(torch.float32), expected), f"{text}: the rows are not those of the parts in order"
 
 
 def _check_packings(
@@ -207,7 +205,7 @@ def _check_damage(card: QuantFormatCard, sample: WeightSample, text: str) -> Non
         damaged = replace(tensor, read=partial(_identity, whole[:-1]))
         reader: QuantFormat = import_dotted(card.target)(sample.config)
         load = partial(reader.load, {**sample.tensors, component: damaged}, CPU, torch.float32)
-        refused = refusal(load, CheckpointError)
+        refused = refusal_message(load, CheckpointError)
         assert refused is not None, f"{text}: a {component} with a row less than announced is not refused"
         assert tensor.name in refused, f"{text}: a truncated {component} is refused without its name: {refused}"
 
@@ -219,7 +217,7 @@ def _identity(value: Tensor) -> Tensor:
 def _resolve(card: QuantFormatCard, type_: str) -> None:
     checkpoint = Checkpoint(path="under-test", files=(), tensor_types={type_: 1})
     config = {"quantization_config": {"quant_method": card.methods[0]}} if card.methods else {}
-    find_weights(checkpoint, config, PlanOptions(), "cpu", "float32", registry_of(card), [])
+    find_weights(checkpoint, config, PlanOptions(), "cpu", "float32", make_registry(card), [])
 
 
 class AffineSample(StoredWeight):
@@ -241,13 +239,13 @@ class AffineSample(StoredWeight):
         offsets = -scales * torch.rand(n, k // group, generator=generator) * 2**bits if mins else None
         return cls(AffineWeight(codes.to(torch.int8 if signed else torch.uint8), scales, offsets, bits, group))
 
-    def in_two_levels(self) -> AffineSample:
+    def with_two_level_scales(self) -> AffineSample:
         """The like of this weight, with scales and minimums that are small integers times a number for each row."""
         p = self.packed
 
-        def split(values: Tensor) -> Products:
+        def split(values: Tensor) -> TwoLevelScales:
             units = values.abs().amax(-1, keepdim=True) / 63
-            return Products(units.half(), (values / units).round().to(torch.int8))
+            return TwoLevelScales(units.half(), (values / units).round().to(torch.int8))
 
         mins = None if p.mins is None else split(p.mins.float())
         return AffineSample(replace(p, scales=split(p.scales.float()), mins=mins))
@@ -258,7 +256,7 @@ class AffineSample(StoredWeight):
     def take(self, ids: Tensor, dtype: torch.dtype) -> Tensor:
         return unpack_affine(self.packed)[ids].to(dtype)
 
-    def reordered(self, order: Tensor) -> AffineSample:
+    def reorder(self, order: Tensor) -> AffineSample:
         p = self.packed
         mins = None if p.mins is None else p.mins.float()[order]
         return AffineSample(replace(p, codes=p.codes[order], scales=p.scales.float()[order], mins=mins))
@@ -290,7 +288,7 @@ def sample_weights(packing: str) -> list[StoredWeight]:
             AffineSample.random(1, 64, bits=8, group=64, mins=False, signed=True),
             AffineSample.random(31, 192, bits=8, group=32, mins=True, signed=False),
         ]
-        return [*flat, flat[0].in_two_levels(), flat[2].in_two_levels()]
+        return [*flat, flat[0].with_two_level_scales(), flat[2].with_two_level_scales()]
     if packing in ("dense", "*"):
         generator = torch.Generator().manual_seed(0)
         shapes = ((64, 128), (37, 96), (1, 33), (129, 7))
@@ -324,9 +322,9 @@ def check_kernel(
         tried = [*(w for w in weights if _is_packed(w, packing)), *sample_weights(packing)]
         assert tried, f"{label(card)} claims {packing}, for which no weight is given"
         for kind in card.kinds:
-            _check_taken(card, kernel, tried, packing, kind)
+            _check_accepted(card, kernel, tried, packing, kind)
     skip_unless_present(card, card.probe)
-    for device in present(card.devices, label(card)):
+    for device in available_devices(card.devices, label(card)):
         for weight in dict.fromkeys([*weights, *(w for p in card.packings for w in sample_weights(p))]):
             for kind in card.kinds:
                 for dtype in card.dtypes:
@@ -338,10 +336,10 @@ def _is_packed(weight: StoredWeight, packing: str) -> bool:
     return packing in ("*", weight.type) or weight.pack(packing) is not None
 
 
-def _check_taken(
+def _check_accepted(
     card: QuantKernelCard, kernel: type[WeightKernel], tried: Sequence[StoredWeight], packing: str, kind: LayerKind
 ) -> None:
-    reasons = [kernel.declines(weight, kind) for weight in tried]
+    reasons = [kernel.unsupported_reason(weight, kind) for weight in tried]
     for reason in reasons:
         assert reason is None or reason.strip(), f"{label(card)}: declines a weight without saying why"
     assert None in reasons, (
@@ -360,7 +358,7 @@ def _check_product(
 ) -> None:
     n, k = weight.shape
     text = f"{label(card)} claims {kind} layers in {dtype} (here {weight.type} [{n}, {k}] on {device})"
-    if kernel.declines(weight, kind) is not None:
+    if kernel.unsupported_reason(weight, kind) is not None:
         return
     exact = weight.dense(torch.float32).double()
     with claim(text):
@@ -370,13 +368,13 @@ def _check_product(
             given = torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device=device).copy_(x)
             with torch.inference_mode():
                 found = made(given)
-            wanted = exact[x] if kind == "embedding" else x.double() @ exact.T
+            expected = exact[x] if kind == "embedding" else x.double() @ exact.T
             # What the products of a row of x are like; sums that happen to cancel are not held to a smaller error.
             typical = None if kind == "embedding" else x.double().norm(dim=-1) * exact.norm() / k**0.5
             shape = f"x {list(x.shape)}{'' if x.is_contiguous() else ', not contiguous'}"
             assert found.dtype == dtype_of(dtype), f"{text}: the result is {dtype_name(found.dtype)}"
             assert torch.equal(given.cpu(), x), f"{text}: x is changed"
-            assert_close(found, wanted, limit, f"{text}: {shape}", typical)
+            assert_close(found, expected, limit, f"{text}: {shape}", typical)
 
 
 def _inputs(kind: LayerKind, n: int, k: int, dtype: torch.dtype) -> list[Tensor]:
@@ -397,7 +395,7 @@ def check_kernel_refusals(card: QuantKernelCard) -> None:
         packings = tuple(p for p in card.packings if p != "*") if type_ == "claimed" else ()
         reader = QuantFormatCard(name="any", target="any:any", types={type_: packings}, kinds=kinds)
         checkpoint = Checkpoint(path="under-test", files=(), tensor_types={type_: 1})
-        find_weights(checkpoint, {}, PlanOptions(), device, dtype, registry_of(card, reader), [])
+        find_weights(checkpoint, {}, PlanOptions(), device, dtype, make_registry(card, reader), [])
 
     who = label(card)
     for dtype in set(FLOATS) - set(card.dtypes):

@@ -22,14 +22,14 @@ class ReferenceAttention(AttentionBackend):
 
     Attributes:
         kinds: that it can do; a subclass that adds one overrides :meth:`visible` or :meth:`attend`.
-        wide: dtype in which everything is computed.
+        compute_dtype: dtype in which everything is computed.
     """
 
     kinds: tuple[AttentionKind, ...] = ("full", "sliding")
-    wide = torch.float64
+    compute_dtype = torch.float64
 
     def allocate(self, spec: AttentionSpec, blocks: int) -> tuple[Tensor, Tensor]:
-        shape = (blocks * self.block_size, spec.kv_heads, spec.head_dim)
+        shape = (blocks * self.block_size, spec.num_kv_heads, spec.head_dim)
         nan = float("nan")
         return (
             torch.full(shape, nan, dtype=self.kv_dtype, device=self.device),
@@ -52,16 +52,18 @@ class ReferenceAttention(AttentionBackend):
     ) -> Tensor:
         keys, values = cache
         for cached, new in ((keys, k), (values, v)):
-            _as_bytes(cached)[index.slots] = _as_bytes(new.to(self.kv_dtype))
+            _as_bytes(cached)[index.slot_mapping] = _as_bytes(new.to(self.kv_dtype))
         out = torch.empty_like(q)
         starts = step.query_start.tolist()
         for request, (start, stop) in enumerate(pairwise(starts)):
             slots = self.slots(index.block_tables[request], int(step.seq_lens[request]))
             for token in range(start, stop):
                 seen = slots[self.visible(spec, int(step.positions[token]))]  # [S]
-                taken = (_as_bytes(cached)[seen].view(cached.dtype).to(self.wide) for cached in cache)
-                k_seen, v_seen = (x.repeat_interleave(spec.heads // spec.kv_heads, 1) for x in taken)  # [S, H, D]
-                out[token] = self.attend(q[token].to(self.wide), k_seen, v_seen, spec)
+                taken = (_as_bytes(cached)[seen].view(cached.dtype).to(self.compute_dtype) for cached in cache)
+                k_seen, v_seen = (
+                    x.repeat_interleave(spec.num_heads // spec.num_kv_heads, 1) for x in taken
+                )  # [S, H, D]
+                out[token] = self.attend(q[token].to(self.compute_dtype), k_seen, v_seen, spec)
         return out
 
     def slots(self, table: Tensor, length: int) -> Tensor:

@@ -32,11 +32,11 @@ BASES = {
 """Kind of card → the class that its target must be built on; targets of the others are callables."""
 
 
-def imported() -> list[str]:
+def imported_heavy_modules() -> list[str]:
     return [name for name in HEAVY if name in sys.modules]
 
 
-def light_names(card: Card) -> Iterator[tuple[str, str]]:
+def torch_free_names(card: Card) -> Iterator[tuple[str, str]]:
     """What a card names that must be importable without torch: (attribute, dotted name)."""
     for attribute in ("config", "inspect", "probe", "validate_source"):
         if (dotted := getattr(card, attribute, None)) is not None:
@@ -50,27 +50,27 @@ def light_names(card: Card) -> Iterator[tuple[str, str]]:
 def examine(module_name: str) -> tuple[list[str], float]:
     # Imported beforehand: what the framework itself costs is not the plugin's.
     from dovetail.api import PluginError
-    from dovetail.kernel.discovery import cards_of, import_dotted
+    from dovetail.kernel.discovery import find_cards, import_dotted
 
     faults: list[str] = []
     started = time.process_time()
     module = importlib.import_module(module_name)
-    cards = cards_of(module)
+    cards = find_cards(module)
     seconds = time.process_time() - started
     if not cards:
         faults.append("registers no card")
-    if found := imported():
+    if found := imported_heavy_modules():
         faults.append(f"importing and registering it imports {', '.join(found)}")
     clean = not found
     for card in cards:
-        for attribute, dotted in light_names(card):
+        for attribute, dotted in torch_free_names(card):
             where = f"{card.kind} {card.name!r}: {attribute} {dotted}"
             try:
                 value = import_dotted(dotted)
             except PluginError as error:
                 faults.append(f"{where}: {error}")
                 continue
-            if clean and (found := imported()):
+            if clean and (found := imported_heavy_modules()):
                 faults.append(f"{where}: importing it imports {', '.join(found)}")
                 clean = False
             if attribute in FUNCTIONS and not callable(value):

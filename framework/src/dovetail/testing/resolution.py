@@ -15,13 +15,13 @@ from dovetail.kernel.registry import Registry
 from dovetail.testing.comparison import label
 
 
-def registry_of(*cards: Card) -> Registry:
+def make_registry(*cards: Card) -> Registry:
     """The registry of an environment in which one plugin offers these cards and nothing else is installed."""
     entry = EntryPoint("under-test", "under_test", GROUP)
     return Registry([Plugin("under-test", entry, "under-test", "0", cards=list(cards))])
 
 
-def refusal(action: Callable[[], Any], error: type[DovetailError]) -> str | None:
+def refusal_message(action: Callable[[], Any], error: type[DovetailError]) -> str | None:
     """The text of the error with which an action refuses, or None if it does not."""
     try:
         action()
@@ -32,10 +32,10 @@ def refusal(action: Callable[[], Any], error: type[DovetailError]) -> str | None
 
 def assert_refused(resolve: Callable[[], Any], claim: str, *cited: str) -> None:
     """Resolution must fail, with a message that cites what was asked for."""
-    text = refusal(resolve, ResolutionError)
+    text = refusal_message(resolve, ResolutionError)
     assert text is not None, f"{claim}: not refused"
-    for wanted in cited:
-        assert wanted in text, f"{claim}: refused, but the reason does not cite {wanted!r}: {text}"
+    for expected in cited:
+        assert expected in text, f"{claim}: refused, but the reason does not cite {expected!r}: {text}"
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from dovetail.utils.config_file import add_config_flag, expand, known_flag, takes_files
+from dovetail.utils.config_file import accepts_config_files, add_config_flag, expand_config_files, find_flag
 
 FILTER_FLAG = "--plugins"
 
@@ -46,33 +46,33 @@ class FlexibleArgumentParser(argparse.ArgumentParser):
             add_config_flag(self)
 
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
-        given = _with_denials([self._spelled(a) for a in (sys.argv[1:] if args is None else args)])
+        given = _join_denials([self._normalize_flag(a) for a in (sys.argv[1:] if args is None else args)])
         positional: dict[argparse.Action, str] = {}
-        if takes_files(self):
-            given, positional = expand(self, given)
+        if accepts_config_files(self):
+            given, positional = expand_config_files(self, given)
         before = {action: action.default for action in positional}
         for action, value in positional.items():
             action.default = value
         try:
-            return super().parse_known_args(self._joined(given), namespace)
+            return super().parse_known_args(self._merge_dotted(given), namespace)
         finally:
             for action, default in before.items():
                 action.default = default
 
-    def _spelled(self, argument: str) -> str:
+    def _normalize_flag(self, argument: str) -> str:
         """A flag as it was added, whichever of hyphens and underscores it was typed with."""
         if not argument.startswith("--"):
             return argument
         flag, equals, value = argument.partition("=")
         flag, dot, path = flag.partition(".")
-        return (known_flag(self, flag) or flag) + dot + path + equals + value
+        return (find_flag(self, flag) or flag) + dot + path + equals + value
 
-    def _joined(self, arguments: list[str]) -> list[str]:
+    def _merge_dotted(self, arguments: list[str]) -> list[str]:
         """Every JSON flag that has dotted parts, as one flag with the whole object at the place of the first.
 
         Parts, and whole objects among them, are merged in the order in which they stand; of two that say something else, the later one counts.
         """
-        dotted = {flag for a in arguments if (flag := self._dotted(a))}
+        dotted = {flag for a in arguments if (flag := self._find_json_flag(a))}
         if not dotted:
             return arguments
         objects: dict[str, dict[str, Any]] = {flag: {} for flag in dotted}
@@ -89,7 +89,7 @@ class FlexibleArgumentParser(argparse.ArgumentParser):
             if name not in out:
                 out.append(name)
             if path:
-                _put(objects[name], path.split("."), _read(value))
+                _set_nested(objects[name], path.split("."), _read(value))
             else:
                 try:
                     _merge(objects[name], json_object(value))
@@ -97,14 +97,14 @@ class FlexibleArgumentParser(argparse.ArgumentParser):
                     self.error(f"argument {name}: {error}")
         return [f"{a}={json.dumps(objects[a])}" if a in objects else a for a in out]
 
-    def _dotted(self, argument: str) -> str | None:
+    def _find_json_flag(self, argument: str) -> str | None:
         """The JSON flag that a dotted argument is a part of."""
         flag, dot, _ = argument.partition("=")[0].partition(".")
         action = self._option_string_actions.get(flag)
         return flag if dot and flag.startswith("--") and action is not None and action.type is json_object else None
 
 
-def _with_denials(arguments: list[str]) -> list[str]:
+def _join_denials(arguments: list[str]) -> list[str]:
     """``--plugins -NAME`` as ``--plugins=-NAME``: a term that denies is no flag."""
     joined: list[str] = []
     for argument in arguments:
@@ -122,7 +122,7 @@ def _read(text: str) -> Any:
         return text
 
 
-def _put(target: dict[str, Any], path: list[str], value: Any) -> None:
+def _set_nested(target: dict[str, Any], path: list[str], value: Any) -> None:
     for key in path[:-1]:
         inner = target.get(key)
         if not isinstance(inner, dict):

@@ -18,13 +18,13 @@ class ConfigFile(argparse.Action):
         )
 
 
-def takes_files(parser: argparse.ArgumentParser) -> bool:
+def accepts_config_files(parser: argparse.ArgumentParser) -> bool:
     """Whether files are read here. A parser that has commands leaves them to the command's own."""
     commands = any(isinstance(action, argparse._SubParsersAction) for action in parser._actions)
     return not commands and any(isinstance(action, ConfigFile) for action in parser._actions)
 
 
-def known_flag(parser: argparse.ArgumentParser, flag: str) -> str | None:
+def find_flag(parser: argparse.ArgumentParser, flag: str) -> str | None:
     """A flag as it was added, whichever of hyphens and underscores it is written with here."""
     known = parser._option_string_actions
     if flag in known:
@@ -43,7 +43,9 @@ def add_config_flag(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def expand(parser: argparse.ArgumentParser, arguments: list[str]) -> tuple[list[str], dict[argparse.Action, str]]:
+def expand_config_files(
+    parser: argparse.ArgumentParser, arguments: list[str]
+) -> tuple[list[str], dict[argparse.Action, str]]:
     """Replace every ``--config FILE`` by the flags in the file.
 
     Args:
@@ -53,16 +55,16 @@ def expand(parser: argparse.ArgumentParser, arguments: list[str]) -> tuple[list[
         The arguments, with those flags of the files that the command line does not have; and positional arguments that the files
         give, which stand where the command line has none. Of several files, the last comes first.
     """
-    rest, files = _without_files(parser, arguments)
+    rest, files = _split_off_files(parser, arguments)
     entries: dict[str, Any] = {}
     for file in files:
         entries |= _read(parser, file)
-    named = {_action(parser, a.partition("=")[0]) for a in rest if a.startswith("-")}
+    named = {_find_action(parser, a.partition("=")[0]) for a in rest if a.startswith("-")}
     before: list[str] = []
     after: list[str] = []
     positional: dict[argparse.Action, str] = {}
     for key, value in entries.items():
-        action, place = _action(parser, f"--{key}"), _place(parser, key)
+        action, place = _find_action(parser, f"--{key}"), _find_positional(parser, key)
         if isinstance(action, ConfigFile) or (action is None and place is None):
             parser.error(f"{', '.join(files)}: there is no flag --{key}")
         if value is None or (action is not None and action in named):
@@ -70,13 +72,13 @@ def expand(parser: argparse.ArgumentParser, arguments: list[str]) -> tuple[list[
         if place is not None:
             positional[place] = _text(value)
         elif action is not None:
-            flags = _flags(parser, f"--{key}", action, value)
+            flags = _to_arguments(parser, f"--{key}", action, value)
             # A flag that swallows every word behind it stands last.
-            (after if _swallows(action) else before).extend(flags)
+            (after if _is_greedy(action) else before).extend(flags)
     return before + rest + after, positional
 
 
-def _without_files(parser: argparse.ArgumentParser, arguments: list[str]) -> tuple[list[str], list[str]]:
+def _split_off_files(parser: argparse.ArgumentParser, arguments: list[str]) -> tuple[list[str], list[str]]:
     """The arguments but for those that name files, and the files."""
     rest: list[str] = []
     files: list[str] = []
@@ -107,27 +109,27 @@ def _read(parser: argparse.ArgumentParser, file: str) -> dict[str, Any]:
     return {str(key): value for key, value in found.items()}
 
 
-def _action(parser: argparse.ArgumentParser, flag: str) -> argparse.Action | None:
+def _find_action(parser: argparse.ArgumentParser, flag: str) -> argparse.Action | None:
     """The action of a flag, or of the JSON flag that it is a dotted part of."""
-    known = known_flag(parser, flag.partition(".")[0])
+    known = find_flag(parser, flag.partition(".")[0])
     return None if known is None else parser._option_string_actions[known]
 
 
-def _place(parser: argparse.ArgumentParser, name: str) -> argparse.Action | None:
+def _find_positional(parser: argparse.ArgumentParser, name: str) -> argparse.Action | None:
     """The positional argument of that name."""
     wanted = name.replace("-", "_")
     return next((a for a in parser._actions if not a.option_strings and a.dest == wanted), None)
 
 
-def _swallows(action: argparse.Action) -> bool:
+def _is_greedy(action: argparse.Action) -> bool:
     """Whether the flag takes its values at one place only, so that it cannot be repeated for each."""
     return action.nargs in ("+", "*") and isinstance(action, argparse._StoreAction)
 
 
-def _flags(parser: argparse.ArgumentParser, flag: str, action: argparse.Action, value: Any) -> list[str]:
+def _to_arguments(parser: argparse.ArgumentParser, flag: str, action: argparse.Action, value: Any) -> list[str]:
     """An entry as arguments."""
     name, dot, path = flag.partition(".")
-    flag = f"{known_flag(parser, name)}{dot}{path}"
+    flag = f"{find_flag(parser, name)}{dot}{path}"
     if action.nargs == 0:  # a switch
         if not isinstance(value, bool):
             parser.error(f"argument {flag}: {value!r} in the file is neither true nor false")
@@ -135,7 +137,7 @@ def _flags(parser: argparse.ArgumentParser, flag: str, action: argparse.Action, 
         return [flag] if value else [negative] if negative in action.option_strings else []
     if isinstance(value, list) and not dot:
         texts = [_text(v) for v in value]
-        if _swallows(action):
+        if _is_greedy(action):
             return [flag, *texts]
         return [f"{flag}={text}" for text in texts]  # so that a text may begin with a hyphen
     return [f"{flag}={_text(value)}"]

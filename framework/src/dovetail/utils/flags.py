@@ -11,21 +11,21 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from dovetail.api.errors import UsageError
-from dovetail.kernel.options import token_count
+from dovetail.kernel.options import parse_token_count
 from dovetail.utils.arguments import json_object
 
 M = TypeVar("M", bound=BaseModel)
 
 SHORT = {"quantization": "-q"}
-SEVERAL = ("served_model_name", "lora_modules")
+MULTI_VALUE_FLAGS = ("served_model_name", "lora_modules")
 """Flags that take several values at once, as users of other servers type them. Other lists repeat their flag: one that took several would swallow
 the model's name behind it."""
 
 
 def human_int(text: str) -> int | None:
-    """A number of tokens; see :func:`~dovetail.kernel.options.token_count`."""
+    """A number of tokens; see :func:`~dovetail.kernel.options.parse_token_count`."""
     try:
-        count: int | None = token_count(text)
+        count: int | None = parse_token_count(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
     return count
@@ -68,7 +68,7 @@ def _action(name: str, field: FieldInfo) -> dict[str, Any]:
     if kind is bool:
         return {"action": argparse.BooleanOptionalAction}
     if get_origin(kind) is list:
-        several = {"nargs": "+", "action": "extend"} if name in SEVERAL else {"action": "append"}
+        several = {"nargs": "+", "action": "extend"} if name in MULTI_VALUE_FLAGS else {"action": "append"}
         return {**several, "type": get_args(kind)[0], "metavar": name.upper()}
     if get_origin(kind) is Literal:
         return {"choices": get_args(kind)}

@@ -19,7 +19,7 @@ LOG_VARIABLE = "DOVETAIL_LOG"
 logger = logging.getLogger("dovetail")
 
 
-def set_up(format: Format, level: Level, request_id: Callable[[], str] = str) -> None:
+def configure(format: Format, level: Level, request_id: Callable[[], str] = str) -> None:
     """Have this process, and those that it starts, log so.
 
     Args:
@@ -38,10 +38,10 @@ def follow_parent() -> None:
     """Log as the process does that started this one, if it said how."""
     format, _, level = os.environ.get(LOG_VARIABLE, "").partition(",")
     if format in get_args(Format) and level in get_args(Level):
-        set_up(format, level)  # type: ignore[arg-type]  # which has just been seen to
+        configure(format, level)  # type: ignore[arg-type]  # which has just been seen to
 
 
-def say(text: str, level: int = logging.INFO, *, output: bool = False) -> None:
+def announce(text: str, level: int = logging.INFO, *, output: bool = False) -> None:
     """Tell whoever runs the server: as it is, or as a record where programs read the log.
 
     Args:

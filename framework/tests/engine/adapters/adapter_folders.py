@@ -13,7 +13,7 @@ import torch
 
 from dovetail.api import Checkpoint, CheckpointError, LazyTensor, LoaderCard, SourceCard
 from dovetail.kernel.registry import Registry
-from dovetail.testing import registry_of
+from dovetail.testing import make_registry
 
 MODULE = "model.layers.0.q_proj"
 ROWS, COLUMNS, RANK = 6, 8, 4
@@ -23,7 +23,7 @@ def registry(*more: LoaderCard) -> Registry:
     loader = LoaderCard(
         name="numpy", recognises=("*.npz",), inspect=f"{__name__}:inspect", target=f"{__name__}:load", rank=50
     )
-    return registry_of(loader, *more, SourceCard(name="path", target="dovetail.sources:path"))
+    return make_registry(loader, *more, SourceCard(name="path", target="dovetail.sources:find_path"))
 
 
 def inspect(path: str, files: tuple[str, ...]) -> Checkpoint:

@@ -46,7 +46,7 @@ def make_model(max_loras: int = 2) -> tuple[Context, Linear]:
 
 
 def make_request(arrival: int = 0, priority: int = 0) -> Request:
-    return Request("r", [1], SamplingParams(), 1, 8, frozenset(), arrival=arrival, priority=priority)
+    return Request("r", [1], SamplingParams(), 1, 8, frozenset(), arrival_index=arrival, priority=priority)
 
 
 def assigned(slots: AdapterSlots, name: str, arrival: int = 0, priority: int = 0) -> Request:
@@ -59,17 +59,17 @@ def assigned(slots: AdapterSlots, name: str, arrival: int = 0, priority: int = 0
 def entered(slots: AdapterSlots, name: str) -> Request:
     """A request that runs with the adapter of that name."""
     request = assigned(slots, name)
-    assert slots.may_enter(request)
-    slots.enter(request)
+    assert slots.can_admit(request)
+    slots.acquire(request)
     return request
 
 
 def output(ctx: Context, layer: Linear, *requests: Request) -> torch.Tensor:
     """What the layer gives a token of ones of each request: ``[R, N]``."""
     none = torch.zeros(0, dtype=torch.int64)
-    chosen = torch.tensor([r.adapter for r in requests])
+    chosen = torch.tensor([r.lora_slot for r in requests])
     assert ctx.adapters is not None
-    ctx.adapters.begin(Step(none, none, none.int(), none.int(), none, (), 1, 1, adapters=chosen))
+    ctx.adapters.begin_step(Step(none, none, none.int(), none.int(), none, (), 1, 1, adapters=chosen))
     return layer(torch.ones(len(requests), COLUMNS))
 
 
@@ -96,14 +96,14 @@ def test_requests_with_different_adapters_share_a_batch(tmp_path: Path) -> None:
     slots = AdapterSlots(ctx)
     add_all(slots, tmp_path, "ab")
     plain, a, b = make_request(), entered(slots, "a"), entered(slots, "b")
-    assert slots.may_enter(plain)
-    slots.enter(plain)
-    assert sorted([plain.adapter, a.adapter, b.adapter]) == [0, 1, 2]
+    assert slots.can_admit(plain)
+    slots.acquire(plain)
+    assert sorted([plain.lora_slot, a.lora_slot, b.lora_slot]) == [0, 1, 2]
     rows = output(ctx, layer, plain, a, b)
     torch.testing.assert_close(rows, torch.stack([torch.zeros(ROWS), wanted(ord("a")), wanted(ord("b"))]))
-    slots.leave(plain)
-    slots.leave(a)
-    assert a.adapter == 0
+    slots.release(plain)
+    slots.release(a)
+    assert a.lora_slot == 0
 
 
 def test_a_request_waits_while_others_hold_every_slot(tmp_path: Path) -> None:
@@ -112,13 +112,13 @@ def test_a_request_waits_while_others_hold_every_slot(tmp_path: Path) -> None:
     add_all(slots, tmp_path, "abc")
     a, again, b, c = entered(slots, "a"), entered(slots, "a"), entered(slots, "b"), make_request()
     slots.assign(c, "c")
-    assert again.adapter == a.adapter
-    assert not slots.may_enter(c)
-    slots.leave(a)
-    assert not slots.may_enter(c)
-    slots.leave(again)
-    assert slots.may_enter(c)
-    slots.enter(c)
+    assert again.lora_slot == a.lora_slot
+    assert not slots.can_admit(c)
+    slots.release(a)
+    assert not slots.can_admit(c)
+    slots.release(again)
+    assert slots.can_admit(c)
+    slots.acquire(c)
     torch.testing.assert_close(output(ctx, layer, b, c), torch.stack([wanted(ord("b")), wanted(ord("c"))]))
 
 
@@ -133,14 +133,14 @@ def test_the_adapter_that_was_idle_for_longest_gives_up_its_slot(
     write_slot = ctx.adapters.write
     monkeypatch.setattr(ctx.adapters, "write", lambda slot, weights: (written.append(slot), write_slot(slot, weights)))
     for name in "abab":
-        slots.leave(entered(slots, name))
+        slots.release(entered(slots, name))
     assert written == [1, 2]  # the second time, both are still there
-    slots.leave(entered(slots, "a"))
-    slots.leave(entered(slots, "c"))
+    slots.release(entered(slots, "a"))
+    slots.release(entered(slots, "c"))
     assert written == [1, 2, 2]  # in b's place
-    slots.leave(entered(slots, "a"))
+    slots.release(entered(slots, "a"))
     assert written == [1, 2, 2]
-    slots.leave(entered(slots, "b"))
+    slots.release(entered(slots, "b"))
     assert written == [1, 2, 2, 2]  # in c's
 
 
@@ -150,18 +150,18 @@ def test_a_busy_adapter_does_not_keep_another_waiting_for_ever(tmp_path: Path) -
     add_all(slots, tmp_path, "abc")
     a, b, also_b = entered(slots, "a"), entered(slots, "b"), entered(slots, "b")
     c = assigned(slots, "c", arrival=5)
-    assert not slots.may_enter(c)
-    assert not slots.may_enter(assigned(slots, "a", arrival=6))  # a is the less used one, whose slot c will get
-    assert slots.may_enter(assigned(slots, "a", arrival=4))  # preempted, say
-    assert slots.may_enter(assigned(slots, "a", arrival=7, priority=-1))
-    assert slots.may_enter(assigned(slots, "b", arrival=6))
-    slots.leave(a)
-    assert slots.may_enter(c)
-    slots.enter(c)
-    assert slots.may_enter(assigned(slots, "b", arrival=8))
-    slots.leave(b)
-    slots.leave(also_b)
-    assert slots.may_enter(assigned(slots, "a", arrival=6))
+    assert not slots.can_admit(c)
+    assert not slots.can_admit(assigned(slots, "a", arrival=6))  # a is the less used one, whose slot c will get
+    assert slots.can_admit(assigned(slots, "a", arrival=4))  # preempted, say
+    assert slots.can_admit(assigned(slots, "a", arrival=7, priority=-1))
+    assert slots.can_admit(assigned(slots, "b", arrival=6))
+    slots.release(a)
+    assert slots.can_admit(c)
+    slots.acquire(c)
+    assert slots.can_admit(assigned(slots, "b", arrival=8))
+    slots.release(b)
+    slots.release(also_b)
+    assert slots.can_admit(assigned(slots, "a", arrival=6))
 
 
 @pytest.mark.parametrize("ends", ["aborted", "another slot"])
@@ -171,17 +171,17 @@ def test_an_adapter_takes_requests_again_once_nobody_waits_for_its_slot(tmp_path
     add_all(slots, tmp_path, "abc")
     running = [entered(slots, name) for name in "aabbb"]
     c = assigned(slots, "c", arrival=5)
-    assert not slots.may_enter(c)
+    assert not slots.can_admit(c)
     newer = assigned(slots, "a", arrival=6)
-    assert not slots.may_enter(newer)
+    assert not slots.can_admit(newer)
     if ends == "aborted":
         del c
         gc.collect()
     else:
         for request in running[2:]:
-            slots.leave(request)
-        slots.enter(c)
-    assert slots.may_enter(newer)
+            slots.release(request)
+        slots.acquire(c)
+    assert slots.can_admit(newer)
 
 
 def test_many_adapters_in_random_order_are_always_the_right_ones(tmp_path: Path) -> None:
@@ -194,14 +194,14 @@ def test_many_adapters_in_random_order_are_always_the_right_ones(tmp_path: Path)
     admitted = 0
     for _ in range(300):
         if running and torch.rand((), generator=generator) < 0.5:
-            slots.leave(running.pop(int(torch.randint(len(running), (), generator=generator)))[0])
+            slots.release(running.pop(int(torch.randint(len(running), (), generator=generator)))[0])
         else:
             name = names[int(torch.randint(len(names), (), generator=generator))]
             request = assigned(slots, name)  # all of one arrival, so that none is held back for another
             held = {n for _, n in running}
-            assert slots.may_enter(request) == (name in held or len(held) < 3)
-            if slots.may_enter(request):
-                slots.enter(request)
+            assert slots.can_admit(request) == (name in held or len(held) < 3)
+            if slots.can_admit(request):
+                slots.acquire(request)
                 running.append((request, name))
                 admitted += 1
         if running:
@@ -221,10 +221,10 @@ def test_an_unloaded_adapter_serves_those_that_have_it_and_nobody_else(tmp_path:
         slots.assign(make_request(), "a")
     slots.add(find(write(tmp_path / "new", 7), "a"))  # the name is free at once
     torch.testing.assert_close(output(ctx, layer, running)[0], wanted(ord("a")))
-    slots.leave(running)
-    slots.enter(waiting)
+    slots.release(running)
+    slots.acquire(waiting)
     torch.testing.assert_close(output(ctx, layer, waiting)[0], wanted(ord("a")))
-    slots.leave(waiting)
+    slots.release(waiting)
     torch.testing.assert_close(output(ctx, layer, entered(slots, "a"))[0], wanted(7))
 
 
@@ -233,11 +233,11 @@ def test_an_idle_adapter_that_is_unloaded_frees_its_slot_first(tmp_path: Path) -
     slots = AdapterSlots(ctx)
     add_all(slots, tmp_path, "abc")
     for name in "ab":
-        slots.leave(entered(slots, name))
+        slots.release(entered(slots, name))
     slots.remove("b")
-    slots.leave(entered(slots, "c"))
+    slots.release(entered(slots, "c"))
     a = entered(slots, "a")
-    assert a.adapter == 1  # it was not displaced, although it had been idle for longer
+    assert a.lora_slot == 1  # it was not displaced, although it had been idle for longer
 
 
 def test_every_loading_has_its_own_key_for_the_prefix_cache(tmp_path: Path) -> None:
@@ -256,14 +256,14 @@ def test_the_host_keeps_so_many_and_reads_others_again(tmp_path: Path) -> None:
     slots = AdapterSlots(ctx, max_cpu_loras=2)
     add_all(slots, tmp_path, "abcd")
     gc.collect()
-    assert {adapter.name for adapter in slots._live.values()} == {"c", "d"}
+    assert {adapter.name for adapter in slots._loaded.values()} == {"c", "d"}
     for name in "adbcabdc":
         request = entered(slots, name)
         torch.testing.assert_close(output(ctx, layer, request)[0], wanted(ord(name)))
-        slots.leave(request)
+        slots.release(request)
     del request
     gc.collect()
-    assert len(slots._live) == 2
+    assert len(slots._loaded) == 2
 
 
 def test_files_that_change_after_loading_are_not_taken_for_the_same_adapter(tmp_path: Path) -> None:
@@ -287,7 +287,7 @@ def test_a_request_that_leaves_unrun_holds_nothing(tmp_path: Path) -> None:
     request = make_request()
     slots.assign(request, "a")
     slots.remove("a")
-    (adapter,) = slots._live.values()
+    (adapter,) = slots._loaded.values()
     gone = weakref.ref(adapter)
     del adapter, request
     gc.collect()
@@ -299,7 +299,7 @@ def test_a_model_that_is_made_anew_gets_its_adapters_again(tmp_path: Path) -> No
     slots = AdapterSlots(ctx)
     add_all(slots, tmp_path, "ab")
     for name in "ab":
-        slots.leave(entered(slots, name))
+        slots.release(entered(slots, name))
     stacks = weakref.ref(ctx.adapters)
     del ctx, layer
     gc.collect()
@@ -307,8 +307,8 @@ def test_a_model_that_is_made_anew_gets_its_adapters_again(tmp_path: Path) -> No
     waiting = make_request()
     slots.assign(waiting, "a")
     ctx, layer = make_model()
-    slots.moved(ctx)
-    slots.enter(waiting)
+    slots.rebind(ctx)
+    slots.acquire(waiting)
     found = output(ctx, layer, waiting, entered(slots, "b"))
     torch.testing.assert_close(found, torch.stack([wanted(ord("a")), wanted(ord("b"))]))
 
@@ -352,7 +352,7 @@ def test_an_engine_without_adapters_says_how_to_get_them(tmp_path: Path) -> None
     ctx, _ = make_model(max_loras=0)
     slots = AdapterSlots(ctx)
     plain = make_request()
-    assert slots.may_enter(plain)
+    assert slots.can_admit(plain)
     for action in (
         lambda: slots.add(find(write(tmp_path))),
         lambda: slots.remove("a"),

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from dovetail.api import GrammarSource, RequestError
-from dovetail.engine.grammars.checks import check_structured
+from dovetail.engine.grammars.checks import check_structured_outputs
 from dovetail.engine.request.params import StructuredOutputs
 from dovetail.kernel.plan import Choice, Part, Plan
 
@@ -30,7 +30,7 @@ def plan(**changes: Any) -> Plan:
 
 
 def test_what_the_backend_takes_passes() -> None:
-    check_structured(StructuredOutputs(regex="a"), plan())
+    check_structured_outputs(StructuredOutputs(regex="a"), plan())
 
 
 @pytest.mark.parametrize(
@@ -52,6 +52,6 @@ def test_what_the_backend_takes_passes() -> None:
 )
 def test_what_it_does_not_is_refused_with_the_reason(form: dict[str, Any], changes: dict[str, Any], told: str) -> None:
     with pytest.raises(RequestError) as caught:
-        check_structured(StructuredOutputs(**form), plan(**changes))
+        check_structured_outputs(StructuredOutputs(**form), plan(**changes))
     assert str(caught.value) == told
     assert caught.value.param == "structured_outputs"

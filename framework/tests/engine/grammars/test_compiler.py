@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from dovetail.api import Grammar, GrammarSource, GrammarState, PluginError, RequestError
-from dovetail.engine.grammars.checks import source_of
-from dovetail.engine.grammars.compiler import CACHED_GRAMMARS, GrammarManager, GrammarRun
+from dovetail.engine.grammars.checks import build_grammar_source
+from dovetail.engine.grammars.compiler import CACHED_GRAMMARS, GrammarManager, RequestGrammar
 from dovetail.engine.request.params import StructuredOutputs
 
 VOCAB_SIZE = 70
@@ -121,8 +121,8 @@ def choice(*texts: str) -> StructuredOutputs:
     return StructuredOutputs(choice=list(texts))
 
 
-def begun(manager: GrammarManager, *texts: str) -> GrammarRun:
-    run = manager.begin(choice(*texts))
+def begun(manager: GrammarManager, *texts: str) -> RequestGrammar:
+    run = manager.compile(choice(*texts))
     assert run.wait(WAIT)
     assert run.ready
     return run
@@ -168,7 +168,7 @@ def test_what_was_computed_for_a_draft_is_not_computed_again(manager: GrammarMan
     run = begun(manager, "1234", "15")
     run.prefetch([1, 2])
     run.masks([1, 2])
-    grammar = run._begun().grammar  # type: ignore[attr-defined]
+    grammar = run._get_state().grammar  # type: ignore[attr-defined]
     assert sorted(grammar.filled) == [(), (1,), (1, 2)]
     assert run.accept([1])
     assert [words(m) for m in run.masks([2])] == [mask_of([2, 5]), mask_of([3])]
@@ -179,15 +179,15 @@ def test_masks_are_computed_beside_the_engine_s_thread(manager: GrammarManager) 
     run = begun(manager, "1234")
     for token in (1, 2, 3):
         assert run.accept([token])
-        for future in run._filling:
+        for future in run._pending_fills:
             future.result(WAIT)
         run.masks([])
-    assert all(name.startswith("grammar") for name in run._begun().grammar.threads)  # type: ignore[attr-defined]
+    assert all(name.startswith("grammar") for name in run._get_state().grammar.threads)  # type: ignore[attr-defined]
 
 
 def test_a_run_is_not_ready_until_its_grammar_is_compiled(manager: GrammarManager, backend: Backend) -> None:
     backend.hold.clear()
-    run = manager.begin(choice("12"))
+    run = manager.compile(choice("12"))
     assert not run.ready
     assert run.failure is None
     assert not run.wait(0.01)
@@ -268,7 +268,7 @@ def test_many_runs_with_drafts_against_one_after_the_other(manager: GrammarManag
     rng = random.Random(0)
     outputs = ["".join(str(rng.randrange(1, 5)) for _ in range(rng.randrange(1, 30))) for _ in range(40)]
     reference = Sequences([[int(d) for d in output] for output in outputs])
-    runs = [(manager.begin(choice(*outputs)), list[int]()) for _ in range(30)]
+    runs = [(manager.compile(choice(*outputs)), list[int]()) for _ in range(30)]
     while runs:
         for run, tokens in list(runs):
             draft = [rng.randrange(1, 5) for _ in range(rng.randrange(4))]
@@ -304,7 +304,7 @@ def test_many_runs_with_drafts_against_one_after_the_other(manager: GrammarManag
 def test_only_end(backend: Backend, allowed: list[int], ends: list[int], expected: bool) -> None:
     manager = GrammarManager(backend.load, VOCAB_SIZE, ends)  # type: ignore[arg-type]
     mask = np.array(mask_of(allowed), np.uint32).view(np.int32)
-    assert manager.only_end(mask) is expected
+    assert manager.allows_only_end(mask) is expected
 
 
 @pytest.mark.parametrize(
@@ -320,4 +320,4 @@ def test_only_end(backend: Backend, allowed: list[int], ends: list[int], expecte
     ],
 )
 def test_every_form_has_a_source(given: dict[str, object], expected: tuple[str, str]) -> None:
-    assert source_of(StructuredOutputs(**given)) == GrammarSource(*expected)  # type: ignore[arg-type]
+    assert build_grammar_source(StructuredOutputs(**given)) == GrammarSource(*expected)  # type: ignore[arg-type]

@@ -23,7 +23,7 @@ class PoolAgainstLists(RuleBasedStateMachine):
     @rule(count=st.integers(1, BLOCKS + 1))
     def take(self, count: int) -> None:
         free = [b for b, n in self.holders.items() if not n]
-        blocks = self.pool.take(count)
+        blocks = self.pool.allocate(count)
         if count > len(free):
             assert blocks is None
             return
@@ -44,17 +44,17 @@ class PoolAgainstLists(RuleBasedStateMachine):
     @rule(block=st.integers(1, BLOCKS), key=st.sampled_from([b"a", b"b", b"c", b"d"]))
     def name(self, block: int, key: bytes) -> None:
         if self.holders[block]:
-            self.pool.name(block, key)
+            self.pool.cache_block(block, key)
             if key not in self.names.values() and block not in self.names:
                 self.names[block] = key
 
     @rule(key=st.sampled_from([b"a", b"b", b"c", b"d"]))
     def hold(self, key: bytes) -> None:
-        block = self.pool.find(key)
+        block = self.pool.find_block(key)
         assert block == next((b for b, k in self.names.items() if k == key), None)
         if block is not None:
             assert self.pool.is_free(block) == (block in self.kept)
-            self.pool.hold(block)
+            self.pool.add_reference(block)
             self.holders[block] += 1
             if block in self.kept:
                 self.kept.remove(block)
@@ -65,7 +65,7 @@ class PoolAgainstLists(RuleBasedStateMachine):
         if not held:
             return
         blocks = data.draw(st.lists(st.sampled_from(held), unique=True))
-        self.pool.give(blocks)
+        self.pool.free_blocks(blocks)
         for block in blocks:
             self.holders[block] -= 1
             if not self.holders[block] and block in self.names:
@@ -73,14 +73,14 @@ class PoolAgainstLists(RuleBasedStateMachine):
 
     @rule()
     def forget(self) -> None:
-        self.pool.forget()
+        self.pool.reset_prefix_cache()
         self.names.clear()
         self.kept.clear()
 
     @invariant()
     def counts_agree(self) -> None:
         held = sum(n > 0 for n in self.holders.values())
-        assert (self.pool.held, self.pool.free, self.pool.total) == (held, BLOCKS - held, BLOCKS)
+        assert (self.pool.num_used, self.pool.num_free, self.pool.num_blocks) == (held, BLOCKS - held, BLOCKS)
 
 
 PoolAgainstLists.TestCase.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)
@@ -89,16 +89,16 @@ TestPool = PoolAgainstLists.TestCase
 
 def test_blank_blocks_are_reused_last_freed_first_and_never_the_null_block() -> None:
     pool = BlockPool(9)
-    taken = pool.take(8)
+    taken = pool.allocate(8)
     assert taken is not None
     assert NULL_BLOCK not in taken
-    pool.give(taken[:3])
-    assert pool.take(1) == [taken[2]]
+    pool.free_blocks(taken[:3])
+    assert pool.allocate(1) == [taken[2]]
 
 
 def test_freeing_twice_is_caught() -> None:
     pool = BlockPool(4)
-    (block,) = pool.take(1) or []
-    pool.give([block])
+    (block,) = pool.allocate(1) or []
+    pool.free_blocks([block])
     with pytest.raises(AssertionError, match="twice"):
-        pool.give([block])
+        pool.free_blocks([block])

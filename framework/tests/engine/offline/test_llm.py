@@ -192,12 +192,12 @@ def test_an_interrupted_call_leaves_nothing_behind(llm: LLM) -> None:
 def test_a_progress_bar_of_one_s_own(llm: LLM) -> None:
     made: list[Any] = []
 
-    class Bar:
+    class ProgressBar:
         def __init__(self, **options: Any) -> None:
             self.total, self.done = options["total"], 0
             made.append(self)
 
-        def __enter__(self) -> Bar:
+        def __enter__(self) -> ProgressBar:
             return self
 
         def __exit__(self, *_: object) -> None: ...
@@ -205,7 +205,7 @@ def test_a_progress_bar_of_one_s_own(llm: LLM) -> None:
         def update(self, more: int = 1) -> None:
             self.done += more
 
-    llm.generate(["a", "b"], GREEDY, use_tqdm=Bar)
+    llm.generate(["a", "b"], GREEDY, use_tqdm=ProgressBar)
     assert [(bar.total, bar.done) for bar in made] == [(2, 2)]
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pytest
 
 from dovetail import BeamSearchParams
-from dovetail.engine.output.beam_search import BeamSearch, step_params
+from dovetail.engine.output.beam_search import BeamSearch, build_step_params
 from dovetail.engine.request.outputs import Logprob, PositionLogprobs
 
 from ..offline_fakes import EOS, VOCAB, distribution, ranking
@@ -23,7 +23,7 @@ def position(tokens: list[int], count: int, seed: int) -> PositionLogprobs:
 
 def search(params: BeamSearchParams, seed: int, eos_ids: tuple[int, ...] = (EOS,), context: int = 1000) -> BeamSearch:
     found = BeamSearch(PROMPT, params, eos_ids, context)
-    count = step_params(params, eos_ids, VOCAB, detokenize=False).logprobs or 0
+    count = build_step_params(params, eos_ids, VOCAB, detokenize=False).logprobs or 0
     while found.beams:
         found.extend([position(beam.tokens, count, seed) for beam in found.beams])
     return found
@@ -113,7 +113,7 @@ def test_ends_of_sequence_take_no_place_from_what_goes_on() -> None:
     """Also where a model has more of them than there are beams."""
     params = BeamSearchParams(1, 3)
     eos_ids = (13, 14, 15)
-    assert step_params(params, eos_ids, VOCAB, detokenize=False).logprobs == 4
+    assert build_step_params(params, eos_ids, VOCAB, detokenize=False).logprobs == 4
     found = BeamSearch(PROMPT, params, eos_ids, 1000)
     found.extend([{13: Logprob(-1.0), 14: Logprob(-1.1), 15: Logprob(-1.2), 2: Logprob(-1.3)}])
     assert [beam.tokens for beam in found.beams] == [[*PROMPT, 2]]

@@ -57,7 +57,7 @@ def test_a_stop_string_ends_the_completion_and_the_engine_is_told(tokenizer: Tok
     assert "".join(d.text for d in deltas) == "one ENough "
     assert (deltas[-1].finish_reason, deltas[-1].stop_reason) == ("stop", "END")
     assert aborts == ["r#0"]
-    assert not processor.unfinished("r")
+    assert not processor.is_unfinished("r")
 
 
 def test_a_stop_string_may_be_kept(tokenizer: Tokenizer) -> None:
@@ -103,7 +103,7 @@ def test_an_id_in_use_is_refused_and_its_owner_undisturbed(tokenizer: Tokenizer)
     processor.add("r", [0], SamplingParams())
     with pytest.raises(RequestError, match="'r' is running"):
         processor.add("r", [0], SamplingParams())
-    assert processor.unfinished("r")
+    assert processor.is_unfinished("r")
 
 
 def test_parameters_changed_for_the_worse_are_refused_and_leave_nothing(tokenizer: Tokenizer) -> None:
@@ -112,7 +112,7 @@ def test_parameters_changed_for_the_worse_are_refused_and_leave_nothing(tokenize
     with pytest.raises(RequestError, match="temperature"):
         processor.add("r", [0], params)
     assert processor._completions == {}
-    assert not processor.unfinished("r")
+    assert not processor.is_unfinished("r")
 
 
 def test_seeds_of_completions_wrap_around(tokenizer: Tokenizer) -> None:
@@ -204,7 +204,7 @@ def test_without_a_tokenizer_what_needs_one_is_refused(asked: dict[str, Any]) ->
     processor = OutputProcessor(None)
     with pytest.raises(RequestError, match="skip_tokenizer_init"):
         processor.add("r", [0], SamplingParams(**asked))
-    assert not processor.unfinished("r")
+    assert not processor.is_unfinished("r")
 
 
 # Sequences.
@@ -269,7 +269,7 @@ def test_the_likeliest_completions_are_given_out_once_all_are_finished(tokenizer
     first = [token(sequences[0], a, -5.0, cached_tokens=4), token(sequences[1], b, -2.0), token(sequences[2], c, -1.0)]
     assert collect(processor, first) == ([], [])
     assert collect(processor, [token(sequences[1], b, -0.5, "length"), token(sequences[0], a, -0.1, "length")])[0] == []
-    assert processor.unfinished("r")
+    assert processor.is_unfinished("r")
     deltas, _ = collect(processor, [token(sequences[2], c, -1.0, "length")])
     assert [(d.index, d.text, d.token_ids, d.finish_reason) for d in deltas] == [
         (0, "cc", [c, c], "length"),
@@ -278,7 +278,7 @@ def test_the_likeliest_completions_are_given_out_once_all_are_finished(tokenizer
     # They were needed to choose, and not asked for. What was cached is known of the request, whichever completion won.
     assert [d.logprobs for d in deltas] == [None, None]
     assert [d.cached_tokens for d in deltas] == [4, 0]
-    assert not processor.unfinished("r")
+    assert not processor.is_unfinished("r")
 
 
 def test_logprobs_that_were_asked_for_stay(tokenizer: Tokenizer) -> None:
@@ -315,7 +315,7 @@ def test_an_aborted_choice_leaves_nothing(tokenizer: Tokenizer) -> None:
     sequences = processor.add("r", [0], SamplingParams(best_of=2))
     collect(processor, [token(sequences[0], a, -1.0, "length")])
     assert processor.abort("r") == [sequences[1].id]
-    assert not processor.unfinished("r")
+    assert not processor.is_unfinished("r")
     assert processor._completions == {}
 
 

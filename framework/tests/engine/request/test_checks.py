@@ -8,9 +8,9 @@ import pytest
 
 from dovetail import SamplingParams
 from dovetail.api import RequestError
-from dovetail.engine.request.checks import Limits, check_choice, check_request, truncated
+from dovetail.engine.request.checks import ModelLimits, check_allowed_tokens, check_request, truncate_prompt
 
-LIMITS = Limits(max_model_len=10, vocab_size=100, max_logprobs=20)
+LIMITS = ModelLimits(max_model_len=10, vocab_size=100, max_logprobs=20)
 
 
 @pytest.mark.parametrize("prompt", [[], [1] * 10, [100], [-1]])
@@ -55,7 +55,7 @@ def test_bad_words_that_the_model_has_no_tokens_for() -> None:
     ],
 )
 def test_what_fits(asked: dict[str, Any], limit: int) -> None:
-    check_request([0, 99] * 4 + [5], SamplingParams(**asked), Limits(10, 100, limit), [[99]])
+    check_request([0, 99] * 4 + [5], SamplingParams(**asked), ModelLimits(10, 100, limit), [[99]])
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_what_fits(asked: dict[str, Any], limit: int) -> None:
 def test_truncation_keeps_the_end(keep: int | None, max_tokens: int | None, left: int) -> None:
     params = SamplingParams(truncate_prompt_tokens=keep, max_tokens=max_tokens)
     prompt = list(range(9))
-    assert truncated(prompt, params, 8) == prompt[9 - left :]
+    assert truncate_prompt(prompt, params, 8) == prompt[9 - left :]
 
 
 @pytest.mark.parametrize(
@@ -87,11 +87,11 @@ def test_a_request_that_leaves_no_token_to_choose_is_refused(
     params: dict[str, Any], bad_words: list[list[int]]
 ) -> None:
     with pytest.raises(RequestError, match="no token may be chosen") as refused:
-        check_choice(SamplingParams(**params), bad_words, {9})
+        check_allowed_tokens(SamplingParams(**params), bad_words, {9})
     assert refused.value.param == "allowed_token_ids"
 
 
 def test_one_token_that_may_be_chosen_is_enough() -> None:
-    check_choice(SamplingParams(allowed_token_ids=[5, 6]), [[5], [6, 6]], {9})
-    check_choice(SamplingParams(allowed_token_ids=[9]), [], {9})
-    check_choice(SamplingParams(min_tokens=1, max_tokens=4), [[5]], {9})
+    check_allowed_tokens(SamplingParams(allowed_token_ids=[5, 6]), [[5], [6, 6]], {9})
+    check_allowed_tokens(SamplingParams(allowed_token_ids=[9]), [], {9})
+    check_allowed_tokens(SamplingParams(min_tokens=1, max_tokens=4), [[5]], {9})

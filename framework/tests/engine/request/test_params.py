@@ -10,8 +10,8 @@ import pytest
 from dovetail import BeamSearchParams, SamplingParams, StructuredOutputs, StructuredOutputsParams
 from dovetail.api import RequestError
 from dovetail.engine import messages as m
-from dovetail.engine.request.defaults import with_defaults
-from dovetail.engine.request.parameter_rules import LISTS, RULES
+from dovetail.engine.request.defaults import apply_defaults
+from dovetail.engine.request.parameter_rules import LIST_PARAMS, RULES
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_what_a_value_is_read_as(name: str, value: Any, kept: Any) -> None:
 
 def test_every_parameter_has_a_rule() -> None:
     assert {*RULES, "structured_outputs"} == set(SamplingParams.__struct_fields__)
-    assert set(LISTS) <= set(RULES)
+    assert set(LIST_PARAMS) <= set(RULES)
 
 
 def test_a_refusal_does_not_repeat_a_long_value() -> None:
@@ -126,8 +126,8 @@ def test_best_of_is_at_least_n() -> None:
     with pytest.raises(RequestError, match="best_of is 2, wanted at least n") as caught:
         SamplingParams(n=3, best_of=2)
     assert caught.value.param == "best_of"
-    assert SamplingParams(n=2, best_of=5).sequences == 5
-    assert SamplingParams(n=2).sequences == 2
+    assert SamplingParams(n=2, best_of=5).num_sequences == 5
+    assert SamplingParams(n=2).num_sequences == 2
 
 
 def test_stop_strings_need_text() -> None:
@@ -198,10 +198,10 @@ def test_top_k_of_minus_one_means_all() -> None:
 
 def test_defaults_fill_in_and_their_max_tokens_caps() -> None:
     defaults = {"temperature": 0.3, "max_tokens": 10}
-    assert with_defaults(None, defaults).temperature == 0.3
-    assert with_defaults(SamplingParams(max_tokens=50), defaults).max_tokens == 10
-    assert with_defaults(SamplingParams(max_tokens=None), defaults).max_tokens == 10
-    assert with_defaults(SamplingParams(max_tokens=5), defaults).max_tokens == 5
+    assert apply_defaults(None, defaults).temperature == 0.3
+    assert apply_defaults(SamplingParams(max_tokens=50), defaults).max_tokens == 10
+    assert apply_defaults(SamplingParams(max_tokens=None), defaults).max_tokens == 10
+    assert apply_defaults(SamplingParams(max_tokens=5), defaults).max_tokens == 5
 
 
 @pytest.mark.parametrize(

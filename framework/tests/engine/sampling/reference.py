@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dovetail.engine.engine_request import Request
 from dovetail.engine.request.params import SamplingParams
-from dovetail.engine.sampling import Sampled, SamplingRows, host_edits, sample, wants_of
+from dovetail.engine.sampling import Sampled, SamplingTables, build_logit_edits, build_sampling_metadata, sample
 
 CPU = torch.device("cpu")
 WORD = (1 << 64) - 1
@@ -43,22 +43,24 @@ def make_request(
     )
 
 
-def tables_for(requests: Sequence[Request], vocab_size: int, *, sorts: bool = False) -> SamplingRows:
+def tables_for(requests: Sequence[Request], vocab_size: int, *, sorts: bool = False) -> SamplingTables:
     """Tables with request i in row i."""
-    tables = SamplingRows(len(requests), vocab_size, CPU, upload, sorts=sorts)
+    tables = SamplingTables(len(requests), vocab_size, CPU, upload, sorts=sorts)
     for row, request in enumerate(requests):
         tables.set(row, request)
     tables.flush()
     return tables
 
 
-def step(logits: Tensor, requests: Sequence[Request], tables: SamplingRows | None = None, rows: Any = None) -> Sampled:
+def step(
+    logits: Tensor, requests: Sequence[Request], tables: SamplingTables | None = None, rows: Any = None
+) -> Sampled:
     """One token of each request, whose tokens are all seen."""
     tables = tables_for(requests, logits.shape[1]) if tables is None else tables
     rows = torch.arange(len(requests)) if rows is None else torch.tensor(rows)
-    positions = torch.tensor([request.total for request in requests])
-    edits = host_edits([(request, ()) for request in requests], logits.shape[1], upload)
-    return sample(logits.clone(), rows, positions, tables, wants_of(requests), edits)
+    positions = torch.tensor([request.num_tokens for request in requests])
+    edits = build_logit_edits([(request, ()) for request in requests], logits.shape[1], upload)
+    return sample(logits.clone(), rows, positions, tables, build_sampling_metadata(requests), edits)
 
 
 def mix(value: int) -> int:
@@ -75,7 +77,7 @@ def hashed(seed: int, position: int) -> int:
 def edited(line: np.ndarray, request: Request) -> np.ndarray:
     """Scores after bias, penalties and what is forbidden, in the float32 arithmetic that is asked for."""
     params, scores = request.params, line.astype(np.float32).copy()
-    prompt, output = request.tokens[: request.prompt_len], request.tokens[request.prompt_len :]
+    prompt, output = request.tokens[: request.num_prompt_tokens], request.tokens[request.num_prompt_tokens :]
     one = np.float32
     for token in range(len(scores)):
         if params.logit_bias and token in params.logit_bias:

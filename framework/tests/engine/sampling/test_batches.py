@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from dovetail.engine.sampling import SamplingRows, Wants, sample, wants_of
-from dovetail.engine.sampling.sampler import NONE
+from dovetail.engine.sampling import SamplingMetadata, SamplingTables, build_sampling_metadata, sample
+from dovetail.engine.sampling.sampler import NO_TOKEN
 
 from .reference import CPU, make_request, step, tables_for, upload
 
@@ -64,10 +64,12 @@ def test_the_way_of_graphs_gives_the_same_tokens() -> None:
     logits = torch.randn(12, 1000, generator=torch.Generator().manual_seed(0))
     tables = tables_for(batch, 1000)
     rows, positions = torch.arange(12).clamp(max=9), torch.full((12,), 1)  # padded with the scratch row
-    tokens = sample(logits.clone(), rows, positions, tables, Wants(draws=True), None).tokens
+    tokens = sample(logits.clone(), rows, positions, tables, SamplingMetadata(has_random=True), None).tokens
     assert torch.equal(tokens[:9], step(logits[:9], batch).tokens)
     assert torch.equal(tokens[9:], logits[9:].argmax(-1))
-    assert torch.equal(sample(logits.clone(), rows, positions, tables, Wants(), None).tokens, logits.argmax(-1))
+    assert torch.equal(
+        sample(logits.clone(), rows, positions, tables, SamplingMetadata(), None).tokens, logits.argmax(-1)
+    )
 
 
 def test_of_equal_logits_greedy_takes_the_lowest_id() -> None:
@@ -86,14 +88,14 @@ def test_a_broken_line_breaks_no_other(value: float) -> None:
         some = logits.clone()
         some[broken] = value
         tokens = step(some, batch).tokens
-        assert tokens.min() >= (NONE if value == -torch.inf else 0)
+        assert tokens.min() >= (NO_TOKEN if value == -torch.inf else 0)
         assert tokens.max() < 9001
         others = torch.arange(len(batch)) != broken
         assert torch.equal(tokens[others], whole[others])
 
 
 def test_what_is_set_shows_after_a_flush_in_the_same_tensors() -> None:
-    tables = SamplingRows(3, 50, CPU, upload)
+    tables = SamplingTables(3, 50, CPU, upload)
     storage = tables.floats.data_ptr(), tables.numbers.data_ptr()
     before = tables.floats.clone(), tables.numbers.clone()
     tables.set(1, make_request(temperature=0.5, top_k=4, top_p=0.25, min_p=0.5, presence_penalty=1.5, seed=-9))
@@ -116,7 +118,7 @@ def test_a_flush_without_changes_uploads_nothing() -> None:
         uploads.append(values)
         return upload(values)
 
-    tables = SamplingRows(3, 50, CPU, counting)
+    tables = SamplingTables(3, 50, CPU, counting)
     uploads.clear()
     tables.flush()
     assert not uploads
@@ -126,27 +128,27 @@ def test_a_flush_without_changes_uploads_nothing() -> None:
 
 
 def test_wants_say_what_some_line_asks_for() -> None:
-    def wants(*kinds: dict[str, Any]) -> Wants:
-        return wants_of([make_request(**kind) for kind in kinds])
+    def metadata(*kinds: dict[str, Any]) -> SamplingMetadata:
+        return build_sampling_metadata([make_request(**kind) for kind in kinds])
 
     greedy, drawing = {"temperature": 0}, {"temperature": 0.5}
-    assert not wants(greedy).draws
-    assert wants(greedy).plain
-    assert wants(greedy, drawing).draws
-    assert wants(greedy, drawing).plain
-    assert wants({"temperature": 0, "top_k": 5}).plain  # what a greedy request filters makes no difference
+    assert not metadata(greedy).has_random
+    assert metadata(greedy).is_simple
+    assert metadata(greedy, drawing).has_random
+    assert metadata(greedy, drawing).is_simple
+    assert metadata({"temperature": 0, "top_k": 5}).is_simple  # what a greedy request filters makes no difference
     for kind in ({"top_k": 5}, {"top_k": 500}, {"top_p": 0.5}, {"min_p": 0.1}):
-        assert wants(drawing, kind).filters
-        assert not wants(drawing, kind).plain
-    assert wants(greedy, {"frequency_penalty": 0.5}).penalties
-    assert wants(greedy, {"logit_bias": {1: 1.0}}).bias
-    assert wants({"allowed_token_ids": [1]}).bias
-    assert [wants(greedy, {"logprobs": n}).logprobs for n in (0, 3)] == [0, 3]
-    assert wants(greedy).logprobs is None
-    assert not wants({"logprobs": 0}).plain
-    assert not wants({"logit_bias": {1: 1.0}}).plain
-    assert wants().plain
-    assert not wants().draws
+        assert metadata(drawing, kind).has_filters
+        assert not metadata(drawing, kind).is_simple
+    assert metadata(greedy, {"frequency_penalty": 0.5}).penalties
+    assert metadata(greedy, {"logit_bias": {1: 1.0}}).bias
+    assert metadata({"allowed_token_ids": [1]}).bias
+    assert [metadata(greedy, {"logprobs": n}).logprobs for n in (0, 3)] == [0, 3]
+    assert metadata(greedy).logprobs is None
+    assert not metadata({"logprobs": 0}).is_simple
+    assert not metadata({"logit_bias": {1: 1.0}}).is_simple
+    assert metadata().is_simple
+    assert not metadata().has_random
 
 
 def test_wants_of_other_lines_are_refused() -> None:
@@ -157,6 +159,6 @@ def test_wants_of_other_lines_are_refused() -> None:
             torch.zeros(2, dtype=torch.int64),
             torch.ones(2),
             tables,
-            wants_of([make_request()]),
+            build_sampling_metadata([make_request()]),
             None,
         )

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from dovetail.engine.sampling.draw import draw, draw_sorted
-from dovetail.engine.sampling.noise import fraction_of, uniform
+from dovetail.engine.sampling.random_bits import fraction_of, uniform
 
 from .reference import hashed, make_request, step, tables_for
 

@@ -7,12 +7,12 @@ import math
 import pytest
 import torch
 
-from dovetail.engine.sampling.greedy import MANY, SMALL, greedy, parts
+from dovetail.engine.sampling.greedy import MAX_SINGLE_PASS_VOCABULARY, MAX_SPLIT_LINES, greedy, parts
 
-VOCABULARIES = [1, SMALL, SMALL + 1, 5003, 9001, 50257, 128256]
+VOCABULARIES = [1, MAX_SINGLE_PASS_VOCABULARY, MAX_SINGLE_PASS_VOCABULARY + 1, 5003, 9001, 50257, 128256]
 
 
-@pytest.mark.parametrize("vocabulary", [SMALL + 1, 5003, 50257, 128256, 151936, 262144])
+@pytest.mark.parametrize("vocabulary", [MAX_SINGLE_PASS_VOCABULARY + 1, 5003, 50257, 128256, 151936, 262144])
 def test_parts_cover_the_vocabulary_and_hardly_overlap(vocabulary: int) -> None:
     stride, over = divmod(vocabulary, parts(vocabulary))
     assert over < 20
@@ -24,10 +24,10 @@ def test_parts_cover_the_vocabulary_and_hardly_overlap(vocabulary: int) -> None:
 def test_of_equal_ones_the_first(vocabulary: int, dtype: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(vocabulary)
     for scale in (0.0, 0.5, 4.0):  # zeros of both signs; many equal ones; few
-        scores = (torch.randn(MANY + 6, vocabulary, generator=generator) * scale).round().to(dtype)
+        scores = (torch.randn(MAX_SPLIT_LINES + 6, vocabulary, generator=generator) * scale).round().to(dtype)
         first = [line.index(max(line)) for line in scores.tolist()]
         assert greedy(scores).tolist() == first
-        assert greedy(scores[3 : 3 + MANY]).tolist() == first[3 : 3 + MANY]
+        assert greedy(scores[3 : 3 + MAX_SPLIT_LINES]).tolist() == first[3 : 3 + MAX_SPLIT_LINES]
         assert greedy(scores[3:4]).tolist() == first[3:4]
 
 
@@ -41,7 +41,7 @@ def test_a_maximum_is_found_wherever_it_is(vocabulary: int) -> None:
     scores = torch.rand(len(places), vocabulary, generator=generator)
     for line, place in enumerate(places):
         scores[line, place:] = 1.0
-    assert [place for some in scores.split(MANY) for place in greedy(some).tolist()] == places
+    assert [place for some in scores.split(MAX_SPLIT_LINES) for place in greedy(some).tolist()] == places
 
 
 def test_lines_without_a_number() -> None:

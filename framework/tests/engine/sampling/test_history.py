@@ -7,14 +7,14 @@ import pytest
 import torch
 
 from dovetail.engine.engine_request import Request
-from dovetail.engine.sampling import SamplingRows, apply_bitmask, host_edits, sample, wants_of
+from dovetail.engine.sampling import SamplingTables, apply_bitmask, build_logit_edits, build_sampling_metadata, sample
 
 from .reference import CPU, make_request, possible, step, tables_for, upload
 
 V = 60
 
 
-def advance(requests: list[Request], tables: SamplingRows, number: int) -> None:
+def advance(requests: list[Request], tables: SamplingTables, number: int) -> None:
     logits = torch.randn(len(requests), V, generator=torch.Generator().manual_seed(number)) * 2
     tokens = step(logits, requests, tables).tokens.tolist()
     for line, request, token in zip(logits.numpy(), requests, tokens, strict=True):
@@ -49,7 +49,7 @@ def test_a_request_that_comes_back_brings_its_counts() -> None:
 
 
 def test_tables_grow_and_keep_what_they_hold() -> None:
-    tables = SamplingRows(40, V, CPU, upload)
+    tables = SamplingTables(40, V, CPU, upload)
     assert len(tables.counts.counts) == len(tables.biases.values) == 0
     requests: list[Request] = []
     for number in range(40):
@@ -89,14 +89,14 @@ def test_ends_are_forbidden_before_min_tokens_and_bad_words_always() -> None:
 
 def test_unseen_tokens_count_for_min_tokens() -> None:
     request = make_request(min_tokens=2, output=[5])
-    assert host_edits([(request, ())], V, upload) is not None
-    request.unseen = 1
-    assert host_edits([(request, ())], V, upload) is None
+    assert build_logit_edits([(request, ())], V, upload) is not None
+    request.num_in_flight_tokens = 1
+    assert build_logit_edits([(request, ())], V, upload) is None
 
 
 def test_an_end_that_a_mask_demands_is_not_forbidden() -> None:
     entries = [(make_request(min_tokens=2), ())] * 2
-    edits = host_edits(entries, V, upload, must_end={1})
+    edits = build_logit_edits(entries, V, upload, must_end={1})
     assert edits is not None
     assert edits.forbidden is not None
     assert edits.forbidden.tolist() == [3]
@@ -104,7 +104,7 @@ def test_an_end_that_a_mask_demands_is_not_forbidden() -> None:
 
 def test_nothing_to_edit_is_none() -> None:
     requests = [make_request(), make_request(presence_penalty=1.0), make_request(bad_words=[[1, 2]])]
-    assert host_edits([(request, ()) for request in requests], V, upload) is None
+    assert build_logit_edits([(request, ()) for request in requests], V, upload) is None
 
 
 @pytest.mark.parametrize("vocabulary", [32, 33, 60, 127])
@@ -124,18 +124,26 @@ def test_masks_of_some_lines() -> None:
     free = step(logits, requests).tokens
     mask = np.zeros(2, np.int32)
     mask[1] = 1 << 7  # token 39
-    edits = host_edits([(request, ()) for request in requests], V, upload, {1: mask})
-    args = torch.arange(3), torch.ones(3, dtype=torch.int64), tables_for(requests, V), wants_of(requests), edits
+    edits = build_logit_edits([(request, ()) for request in requests], V, upload, {1: mask})
+    args = (
+        torch.arange(3),
+        torch.ones(3, dtype=torch.int64),
+        tables_for(requests, V),
+        build_sampling_metadata(requests),
+        edits,
+    )
     assert sample(logits.clone(), *args).tokens.tolist() == [int(free[0]), 39, int(free[2])]
 
 
-def drafted(request: Request, drafts: list[int], logits: torch.Tensor, tables: SamplingRows) -> list[int]:
+def drafted(request: Request, drafts: list[int], logits: torch.Tensor, tables: SamplingTables) -> list[int]:
     """What is accepted when a request's drafts are checked in one step: up to the first token that differs from its draft."""
     entries = [(request, drafts[:count]) for count in range(len(drafts) + 1)]
-    positions = torch.tensor([request.total + count for count in range(len(entries))])
+    positions = torch.tensor([request.num_tokens + count for count in range(len(entries))])
     rows = torch.zeros(len(entries), dtype=torch.int64)
-    wants = wants_of([request for request, _ in entries])
-    tokens = sample(logits.clone(), rows, positions, tables, wants, host_edits(entries, V, upload)).tokens.tolist()
+    metadata = build_sampling_metadata([request for request, _ in entries])
+    tokens = sample(
+        logits.clone(), rows, positions, tables, metadata, build_logit_edits(entries, V, upload)
+    ).tokens.tolist()
     accepted = []
     for token, draft in zip(tokens, [*drafts, None], strict=True):
         accepted.append(token)
@@ -159,15 +167,15 @@ def test_checked_drafts_give_the_tokens_of_single_steps(params: dict[str, object
     logits = torch.randn(60, V, generator=torch.Generator().manual_seed(1)) * 2
     logits[:, [3, 4, 5, 6]] += 2
     for _ in range(50):
-        alone.tokens.append(int(step(logits[alone.total : alone.total + 1], [alone], tables).tokens))
+        alone.tokens.append(int(step(logits[alone.num_tokens : alone.num_tokens + 1], [alone], tables).tokens))
     checked = make_request([1, 2], seed=4, **params)  # type: ignore[arg-type]
     tables = tables_for([checked], V)
     random = np.random.default_rng(0)
-    while checked.total < 40:
-        here = checked.total
+    while checked.num_tokens < 40:
+        here = checked.num_tokens
         drafts = alone.tokens[here : here + int(random.integers(0, 5))]
         if drafts and random.random() < 0.5:
             drafts[int(random.integers(len(drafts)))] = 0
         accepted = drafted(checked, drafts, logits[here : here + len(drafts) + 1], tables)
         checked.tokens += accepted
-        assert checked.tokens == alone.tokens[: checked.total]
+        assert checked.tokens == alone.tokens[: checked.num_tokens]

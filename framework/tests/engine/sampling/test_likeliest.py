@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from dovetail.engine.sampling.likeliest import likeliest
+from dovetail.engine.sampling.topk import stable_topk
 
 
 @pytest.mark.parametrize("vocabulary", [1, 63, 64, 1000, 8192, 9001])
@@ -19,7 +19,7 @@ def test_by_score_then_by_id(vocabulary: int, width: int, coarse: int) -> None:
     if coarse:
         scores = (scores / coarse).round()  # 100: zeros of both signs and nothing else
     scores[0, 1::2] = -math.inf
-    values, ids = likeliest(scores, width)
+    values, ids = stable_topk(scores, width)
     for line, its_values, its_ids in zip(scores.tolist(), values, ids, strict=True):
         wanted = sorted(range(vocabulary), key=lambda token: (-line[token], token))[:width]
         assert its_ids.tolist() == wanted
@@ -30,6 +30,6 @@ def test_by_score_then_by_id(vocabulary: int, width: int, coarse: int) -> None:
 def test_ids_are_in_the_vocabulary_whatever_the_scores(nan: float) -> None:
     scores = torch.full((2, 9001), nan)
     scores[1, 5:] = math.inf
-    ids = likeliest(scores, 64)[1]
+    ids = stable_topk(scores, 64)[1]
     assert ids.min() >= 0
     assert ids.max() < 9001

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from dovetail.engine.sampling import logprobs_of
+from dovetail.engine.sampling import compute_logprobs
 
 from .reference import make_request, step
 
@@ -18,7 +18,7 @@ def test_of_targets_and_of_the_likeliest(lines: int, k: int) -> None:
     generator = torch.Generator().manual_seed(k)
     logits = (torch.randn(lines, 9000 if k == 5 else 200, generator=generator) * 3).bfloat16()
     targets = torch.randint(0, 200, (lines,), generator=generator)
-    found = logprobs_of(logits, targets, k)
+    found = compute_logprobs(logits, targets, k)
     exact = logits.double().log_softmax(-1)
     for i in range(lines):
         line = logits[i].tolist()
@@ -39,7 +39,7 @@ def test_sampled_tokens_get_those_of_the_raw_logits() -> None:
     sampled = step(logits, batch)
     assert sampled.tokens.tolist()[1:] == [7, 9]
     assert sampled.logprobs is not None
-    wanted = logprobs_of(logits, sampled.tokens, 3)
+    wanted = compute_logprobs(logits, sampled.tokens, 3)
     assert all(torch.equal(a, b) for a, b in zip(sampled.logprobs, wanted, strict=True))
     assert sampled.logprobs.top_ids.shape == (3, 3)
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dovetail.engine.engine_request import Request
-from dovetail.engine.sampling import SamplingRows, host_edits, penalties, sample, wants_of
+from dovetail.engine.sampling import SamplingTables, build_logit_edits, build_sampling_metadata, penalties, sample
 
 from .reference import edited, make_request, step, tables_for, upload
 
@@ -23,10 +23,10 @@ PENALTIES: list[dict[str, Any]] = [
 ]
 
 
-def penalised(logits: torch.Tensor, requests: list[Request], tables: SamplingRows) -> torch.Tensor:
+def penalised(logits: torch.Tensor, requests: list[Request], tables: SamplingTables) -> torch.Tensor:
     scores = logits.clone()
-    wants, floats = wants_of(requests), tables.floats[: len(requests), 1:].split(1, 1)
-    wanted = (wants.repetition, wants.presence, wants.frequency)
+    metadata, floats = build_sampling_metadata(requests), tables.floats[: len(requests), 1:].split(1, 1)
+    wanted = (metadata.repetition, metadata.presence, metadata.frequency)
     some = penalties.Penalties(*(values if flag else None for values, flag in zip(floats, wanted, strict=True)))
     lines = torch.arange(len(requests))
     tables.counts.penalise(scores, lines, tables.numbers[lines, 4], some, None)
@@ -38,19 +38,19 @@ def penalised(logits: torch.Tensor, requests: list[Request], tables: SamplingRow
 def test_lists_and_the_whole_vocabulary_give_the_definition(
     kinds: list[dict[str, Any]], at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(penalties, "AT_ONCE", at_once)
+    monkeypatch.setattr(penalties, "SCORES_PER_CHUNK", at_once)
     random = np.random.default_rng(0)
     requests = [
         make_request(random.integers(0, V, 20).tolist(), random.integers(0, V, 10 * i).tolist(), temperature=0, **kind)
         for i, kind in enumerate(kinds)
     ]
     listed, whole = tables_for(requests, V), tables_for(requests, V)
-    whole.counts.most = 0
+    whole.counts.max_list_len = 0
     ways = set()
     for number in range(90):
         logits = torch.randn(len(requests), V, generator=torch.Generator().manual_seed(number)) * 2
         logits[:, number] = torch.tensor([torch.inf, -torch.inf, 0.0, -0.0])[number % 4]
-        ways.add(listed.counts.longest <= listed.counts.most)
+        ways.add(listed.counts.longest <= listed.counts.max_list_len)
         scores = penalised(logits, requests, listed)
         assert torch.equal(scores, penalised(logits, requests, whole))
         wanted = np.stack([edited(line, r) for line, r in zip(logits.numpy(), requests, strict=True)])
@@ -73,7 +73,7 @@ def test_drafts_that_fail_leave_the_end_of_a_list_alone(missing: int) -> None:
     """Their tokens have places beyond the last that is listed."""
     request = make_request([1], temperature=0, repetition_penalty=50.0)
     tables = tables_for([request], V)
-    most = tables.counts.most
+    most = tables.counts.max_list_len
     request.tokens += range(100, 100 + most - missing - 1)
     tables.set(0, request)
     tables.flush()
@@ -81,9 +81,9 @@ def test_drafts_that_fail_leave_the_end_of_a_list_alone(missing: int) -> None:
     entries = [(request, drafts[:count]) for count in range(5)]
     logits = torch.rand(5, V, generator=torch.Generator().manual_seed(0)) + 1
     logits[0, 300] = 1e4  # not the first draft, so none of the others counts
-    positions = request.total + torch.arange(5)
-    rows, wants = torch.zeros(5, dtype=torch.int64), wants_of([request] * 5)
-    assert sample(logits, rows, positions, tables, wants, host_edits(entries, V, upload)).tokens[0] == 300
+    positions = request.num_tokens + torch.arange(5)
+    rows, metadata = torch.zeros(5, dtype=torch.int64), build_sampling_metadata([request] * 5)
+    assert sample(logits, rows, positions, tables, metadata, build_logit_edits(entries, V, upload)).tokens[0] == 300
     request.tokens.append(300)
     assert (tables.counts.longest <= most) == (missing > 0)
     logits = torch.rand(1, V, generator=torch.Generator().manual_seed(1)) + 1
@@ -94,14 +94,14 @@ def test_a_long_text_that_leaves_gives_the_others_their_lists_back() -> None:
     requests = [make_request([3, 4], temperature=0, **PENALTIES[-1]) for _ in range(2)]
     requests[1].tokens += range(V - 50)
     tables = tables_for(requests, V)
-    assert tables.counts.longest > tables.counts.most
+    assert tables.counts.longest > tables.counts.max_list_len
     for number in range(20):
         logits = torch.randn(2, V, generator=torch.Generator().manual_seed(number))
         for request, token in zip(requests, step(logits, requests, tables).tokens.tolist(), strict=True):
             request.tokens.append(token)
     tables.clear(1)
     tables.flush()
-    assert tables.counts.longest <= tables.counts.most
+    assert tables.counts.longest <= tables.counts.max_list_len
     scores = penalised(logits[:1], requests[:1], tables)
     assert np.array_equal(scores.numpy()[0], edited(logits.numpy()[0], requests[0]))
 

@@ -7,13 +7,13 @@ import math
 import pytest
 import torch
 
-from dovetail.engine.sampling.draw import draw_sorted, weights_of
-from dovetail.engine.sampling.ranked import draw_ranked, order_keys
+from dovetail.engine.sampling.draw import compute_weights, draw_sorted
+from dovetail.engine.sampling.radix_select import build_order_keys, draw_filtered
 
 
 def test_keys_order_as_a_stable_sort_does() -> None:
     scores = torch.tensor([[0.0, -0.0, 1.0, -1.0, math.inf, -math.inf, 1e-45, -1e-45, 3e38, 1.0]])
-    keys = order_keys(scores)
+    keys = build_order_keys(scores)
     assert torch.equal(keys.argsort(stable=True), scores.argsort(descending=True, stable=True))
     assert keys[0, 0] == keys[0, 1]
     assert keys.min() >= 0
@@ -36,9 +36,9 @@ def test_the_token_is_that_of_a_sorted_vocabulary(vocabulary: int, coarse: bool)
     uniforms = torch.randint(0, 2**31, (lines,), generator=generator)
     top = scores.amax(-1, keepdim=True)
     ordered, ids = scores.sort(dim=-1, descending=True, stable=True)
-    sorted_weights = weights_of(ordered, top, temperatures, floors)
+    sorted_weights = compute_weights(ordered, top, temperatures, floors)
     for k in (top_k, None):
-        weights = weights_of(scores, top, temperatures, floors)
+        weights = compute_weights(scores, top, temperatures, floors)
         every = torch.full_like(top_k, vocabulary) if k is None else k
         place = draw_sorted(sorted_weights.clone(), every, top_p, uniforms)
-        assert torch.equal(draw_ranked(scores, weights, k, top_p, uniforms), ids.gather(1, place[:, None])[:, 0])
+        assert torch.equal(draw_filtered(scores, weights, k, top_p, uniforms), ids.gather(1, place[:, None])[:, 0])

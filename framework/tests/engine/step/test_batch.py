@@ -10,21 +10,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dovetail.engine.engine_request import Request
-from dovetail.engine.kv.groups import CacheGroup
+from dovetail.engine.kv.groups import KVCacheGroup
 from dovetail.engine.kv.manager import KVCacheManager
 from dovetail.engine.request.params import SamplingParams
-from dovetail.engine.step.batch import MOST_CHANGES, UNSEEN, Batch
+from dovetail.engine.step.input_batch import IN_FLIGHT_TOKEN, MAX_PENDING_CHANGES, InputBatch
 from dovetail.engine.step.scheduler import Scheduler
 from dovetail.testing.reference import ReferencePlatform
 
 BLOCK, LONGEST, ROWS = 4, 64, 4
-FULL, WINDOW = CacheGroup("full", 1), CacheGroup("sliding", 1, window=10)
+FULL, WINDOW = KVCacheGroup("full", 1), KVCacheGroup("sliding", 1, window=10)
 
 
 class GraphPlatform(ReferencePlatform):
     """Keeps block tables on the device, as one that captures graphs."""
 
-    graphs = True
+    supports_graphs = True
 
 
 @settings(max_examples=80, deadline=None)
@@ -41,18 +41,18 @@ def test_every_step_holds_what_its_requests_hold(
 ) -> None:
     rng = random.Random(seed)
     groups = (FULL, WINDOW) if windowed else (FULL,)
-    kv = KVCacheManager(groups, [blocks + 1] * len(groups), BLOCK, caching=seed % 2 == 0)
+    kv = KVCacheManager(groups, [blocks + 1] * len(groups), BLOCK, enable_caching=seed % 2 == 0)
     scheduler = Scheduler(ROWS, max_tokens, kv)
-    batch = Batch(ROWS, LONGEST, BLOCK, len(groups), GraphPlatform())
+    batch = InputBatch(ROWS, LONGEST, BLOCK, len(groups), GraphPlatform())
     for i, (prompt, output) in enumerate(prompts):
         tokens = [rng.randrange(3) for _ in range(prompt)]
-        scheduler.add(Request(str(i), tokens, SamplingParams(), prompt, prompt + output, frozenset(), arrival=i))
+        scheduler.add(Request(str(i), tokens, SamplingParams(), prompt, prompt + output, frozenset(), arrival_index=i))
     while not scheduler.idle:
         schedule = scheduler.schedule()
         for request in schedule.preempted:
             batch.remove(request)
-        work = batch.begin(schedule)
-        step, places = batch.step(work, None)
+        work = batch.prepare_step(schedule)
+        step, places = batch.build_step(work, None)
         batch.flush()
         starts, at = step.query_start.tolist(), 0
         assert step.lengths is not None
@@ -60,91 +60,91 @@ def test_every_step_holds_what_its_requests_hold(
         assert (step.max_query_len, step.max_seq_len) == (max(step.lengths.query), max(step.lengths.total))
         for row, (request, count) in enumerate(schedule.tokens.items()):
             share = slice(starts[row], starts[row + 1])
-            positions = list(range(request.computed, request.computed + count))
-            known = request.tokens + request.draft
+            positions = list(range(request.num_computed_tokens, request.num_computed_tokens + count))
+            known = request.tokens + request.draft_token_ids
             assert step.positions[share].tolist() == positions
             assert step.tokens[share].tolist() == [known[p] for p in positions]
-            assert step.seq_lens[row] == step.lengths.total[row] == request.computed + count
-            assert request.kv is not None
-            for group, (index, table) in enumerate(zip(step.kv, request.kv.tables, strict=True)):
-                assert index.slots[share].tolist() == [table[p // BLOCK] * BLOCK + p % BLOCK for p in positions]
-                used = -(-(request.computed + count) // BLOCK)
+            assert step.seq_lens[row] == step.lengths.total[row] == request.num_computed_tokens + count
+            assert request.kv_blocks is not None
+            for group, (index, table) in enumerate(zip(step.kv, request.kv_blocks.tables, strict=True)):
+                assert index.slot_mapping[share].tolist() == [table[p // BLOCK] * BLOCK + p % BLOCK for p in positions]
+                used = -(-(request.num_computed_tokens + count) // BLOCK)
                 assert index.block_tables[row, :used].tolist() == table[:used]
                 # Whatever the row's last owner held is not in it any more, here or on the device.
                 assert not index.block_tables[row, len(table) :].any()
                 there = batch.tables[group][request.row]
                 assert there[: len(table)].tolist() == table
                 assert not there[len(table) :].any()
-            if request.computed + count >= len(request.tokens):
-                checked = request.computed + count - len(request.tokens)
+            if request.num_computed_tokens + count >= len(request.tokens):
+                checked = request.num_computed_tokens + count - len(request.tokens)
                 rows = range(starts[row + 1] - 1 - checked, starts[row + 1])
                 span = slice(at, at + checked + 1)
-                assert step.logit_rows[span].tolist() == list(rows)
+                assert step.logits_indices[span].tolist() == list(rows)
                 assert places.rows[span].tolist() == [request.row] * (checked + 1)
                 assert places.positions[span].tolist() == [positions[-1] + 1 - checked + i for i in range(checked + 1)]
-                assert work.drafts[work.sampled.index(request)] == request.draft[:checked]
+                assert work.drafts[work.sampled_requests.index(request)] == request.draft_token_ids[:checked]
                 at += checked + 1
-        assert len(step.logit_rows) == at
+        assert len(step.logits_indices) == at
         for request, count in schedule.tokens.items():
-            request.computed += count
-        for request, draft in zip(work.sampled, work.drafts, strict=True):
-            request.computed -= len(draft)  # all of them wrong
+            request.num_computed_tokens += count
+        for request, draft in zip(work.sampled_requests, work.drafts, strict=True):
+            request.num_computed_tokens -= len(draft)  # all of them wrong
             batch.append(request, rng.randrange(3))
             room = request.max_len - len(request.tokens) - 1
-            request.draft = [rng.randrange(3) for _ in range(min(room, rng.randint(0, 3)))] if drafts else []
+            request.draft_token_ids = [rng.randrange(3) for _ in range(min(room, rng.randint(0, 3)))] if drafts else []
             if len(request.tokens) >= request.max_len:
                 scheduler.remove(request)
                 batch.remove(request)
     assert len(batch._free) == ROWS
-    assert kv.whole
+    assert kv.is_unused
     batch.flush()
     assert not any(table.any() for table in batch.tables)
 
 
-def a_stream(batch: Batch, tokens: int) -> tuple[Scheduler, Request]:
-    scheduler = Scheduler(ROWS, 100, KVCacheManager([FULL], [20], BLOCK, caching=True))
+def a_stream(batch: InputBatch, tokens: int) -> tuple[Scheduler, Request]:
+    scheduler = Scheduler(ROWS, 100, KVCacheManager([FULL], [20], BLOCK, enable_caching=True))
     request = Request("r", list(range(tokens)), SamplingParams(), tokens, 60, frozenset())
     scheduler.add(request)
-    work = batch.begin(scheduler.schedule())
+    work = batch.prepare_step(scheduler.schedule())
     assert not work.is_decode, "the device has not sampled for this row"
-    request.computed = tokens
+    request.num_computed_tokens = tokens
     return scheduler, request
 
 
 def test_a_token_that_the_host_has_not_seen_is_taken_from_the_device() -> None:
-    batch = Batch(ROWS, LONGEST, BLOCK, 1, ReferencePlatform())
+    batch = InputBatch(ROWS, LONGEST, BLOCK, 1, ReferencePlatform())
     scheduler, request = a_stream(batch, 5)
-    request.unseen = 1
-    work = batch.begin(scheduler.schedule())
-    last = torch.full((ROWS + 1,), UNSEEN, dtype=torch.int64)
+    request.num_in_flight_tokens = 1
+    work = batch.prepare_step(scheduler.schedule())
+    last = torch.full((ROWS + 1,), IN_FLIGHT_TOKEN, dtype=torch.int64)
     last[request.row] = 77
-    step, _ = batch.step(work, last)
+    step, _ = batch.build_step(work, last)
     assert step.tokens.tolist() == [77]
     assert step.positions.tolist() == [5]
 
 
 def test_only_rows_whose_newest_token_the_device_knows_are_decoded_there() -> None:
-    batch = Batch(ROWS, LONGEST, BLOCK, 1, GraphPlatform())
+    batch = InputBatch(ROWS, LONGEST, BLOCK, 1, GraphPlatform())
     scheduler, request = a_stream(batch, 5)
     batch.append(request, 1)
-    assert not batch.begin(scheduler.schedule()).is_decode
-    batch.fed[request.row] = True
-    assert batch.begin(scheduler.schedule()).is_decode
+    assert not batch.prepare_step(scheduler.schedule()).is_decode
+    batch.has_device_token[request.row] = True
+    assert batch.prepare_step(scheduler.schedule()).is_decode
     scheduler.remove(request)
     batch.remove(request)
-    assert not np.any(batch.fed)
+    assert not np.any(batch.has_device_token)
 
 
 def test_changes_of_block_tables_do_not_pile_up_where_no_captured_step_comes() -> None:
-    kv = KVCacheManager((FULL,), [100], BLOCK, caching=False)
+    kv = KVCacheManager((FULL,), [100], BLOCK, enable_caching=False)
     scheduler = Scheduler(ROWS, 100, kv)
-    batch = Batch(ROWS, LONGEST, BLOCK, 1, GraphPlatform())
-    for i in range(MOST_CHANGES):
-        request = Request(str(i), [1, 2, 3], SamplingParams(), 3, 4, frozenset(), arrival=i)
+    batch = InputBatch(ROWS, LONGEST, BLOCK, 1, GraphPlatform())
+    for i in range(MAX_PENDING_CHANGES):
+        request = Request(str(i), [1, 2, 3], SamplingParams(), 3, 4, frozenset(), arrival_index=i)
         scheduler.add(request)
-        batch.step(batch.begin(scheduler.schedule()), None)
+        batch.build_step(batch.prepare_step(scheduler.schedule()), None)
         scheduler.remove(request)
         batch.remove(request)
-    assert len(batch._changes[0]) <= MOST_CHANGES + 2
+    assert len(batch._changes[0]) <= MAX_PENDING_CHANGES + 2
     batch.flush()
     assert not batch.tables[0].any()

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dovetail.engine.engine_request import Request
-from dovetail.engine.kv.groups import CacheGroup
+from dovetail.engine.kv.groups import KVCacheGroup
 from dovetail.engine.kv.manager import KVCacheManager
 from dovetail.engine.request.params import SamplingParams
-from dovetail.engine.step.pace import AT_FIRST, FEWEST, Pace
+from dovetail.engine.step.prefill_limiter import INITIAL_PREFILL_TOKENS, MIN_PREFILL_TOKENS, PrefillLimiter
 from dovetail.engine.step.scheduler import Scheduler
 
 BLOCK = 4
@@ -27,7 +27,7 @@ def make_request(name: str, prompt: int, output: int, priority: int = 0) -> Requ
         prompt + output,
         frozenset(),
         priority=priority,
-        arrival=make_request.arrivals,  # type: ignore[attr-defined]
+        arrival_index=make_request.arrivals,  # type: ignore[attr-defined]
     )
 
 
@@ -35,7 +35,7 @@ make_request.arrivals = 0  # type: ignore[attr-defined]
 
 
 def make_scheduler(blocks: int = 64, max_seqs: int = 8, max_tokens: int = 32, **options: Any) -> Scheduler:
-    kv = KVCacheManager([CacheGroup("full", 1)], [blocks + 1], BLOCK, options.pop("caching", True))
+    kv = KVCacheManager([KVCacheGroup("full", 1)], [blocks + 1], BLOCK, options.pop("caching", True))
     return Scheduler(max_seqs, max_tokens, kv, **options)
 
 
@@ -43,11 +43,11 @@ def run_step(scheduler: Scheduler) -> tuple[dict[str, int], list[str]]:
     """One step as the engine would run it: every request whose tokens are all computed gets one more, or ends."""
     schedule = scheduler.schedule()
     for request, count in schedule.tokens.items():
-        assert 0 < count <= request.pending
-        assert request.kv is not None
-        assert len(request.kv.tables[0]) * BLOCK >= request.computed + count
-        request.computed += count
-        if request.pending == 0:
+        assert 0 < count <= request.num_pending_tokens
+        assert request.kv_blocks is not None
+        assert len(request.kv_blocks.tables[0]) * BLOCK >= request.num_computed_tokens + count
+        request.num_computed_tokens += count
+        if request.num_pending_tokens == 0:
             request.tokens.append(0)
             if len(request.tokens) >= request.max_len:
                 scheduler.remove(request)
@@ -93,7 +93,7 @@ def test_the_latest_arrival_gives_way_when_blocks_run_out() -> None:
         for name in run_step(scheduler)[0]:
             finished[name] += 1
     assert finished["new"] > 0
-    assert scheduler.kv.whole
+    assert scheduler.kv.is_unused
 
 
 requests = st.lists(st.tuples(st.integers(1, 40), st.integers(1, 20), st.integers(0, 12)), min_size=1, max_size=20)
@@ -129,12 +129,12 @@ def test_any_storm_finishes_and_leaves_the_pool_whole(
         assert sum(tokens.values()) <= max_tokens
         assert len(scheduler.running) <= max_seqs
         for request in scheduler.running:
-            assert request.kv is not None
-            assert len(request.kv.tables[0]) * BLOCK >= request.computed
-        assert all(r.kv is None for r in scheduler.waiting)
+            assert request.kv_blocks is not None
+            assert len(request.kv_blocks.tables[0]) * BLOCK >= request.num_computed_tokens
+        assert all(r.kv_blocks is None for r in scheduler.waiting)
     assert scheduler.idle
     assert all(len(r.tokens) >= r.max_len for r in everyone)
-    assert scheduler.kv.whole
+    assert scheduler.kv.is_unused
 
 
 def test_a_prompt_waits_until_all_of_it_fits() -> None:
@@ -194,13 +194,13 @@ class OnlyEven:
     def __init__(self) -> None:
         self.inside = set()
 
-    def may_enter(self, request: Request) -> bool:
+    def can_admit(self, request: Request) -> bool:
         return int(request.id) % 2 == 0
 
-    def enter(self, request: Request) -> None:
+    def acquire(self, request: Request) -> None:
         self.inside.add(request.id)
 
-    def leave(self, request: Request) -> None:
+    def release(self, request: Request) -> None:
         self.inside.remove(request.id)
 
 
@@ -218,18 +218,18 @@ def test_drafts_are_scheduled_behind_a_streams_newest_token() -> None:
     scheduler = make_scheduler()
     scheduler.add(request := make_request("r", 5, 10))
     run_step(scheduler)
-    request.draft = [1, 2, 3]
+    request.draft_token_ids = [1, 2, 3]
     schedule = scheduler.schedule()
     assert schedule.tokens == {request: 4}
-    assert (schedule.streams, schedule.prefill) == (1, 0)
+    assert (schedule.num_decodes, schedule.num_prefill_tokens) == (1, 0)
 
 
 def test_a_request_whose_last_token_is_on_its_way_is_not_scheduled() -> None:
     scheduler = make_scheduler()
     scheduler.add(request := make_request("r", 4, 1))
-    request.computed = 0
+    request.num_computed_tokens = 0
     assert scheduler.schedule().tokens == {request: 4}
-    request.computed, request.unseen = 4, 1
+    request.num_computed_tokens, request.num_in_flight_tokens = 4, 1
     assert scheduler.schedule().tokens == {}
 
 
@@ -237,18 +237,18 @@ def test_equal_prompts_of_one_step_are_computed_once() -> None:
     scheduler = make_scheduler()
     for name in ("one", "two"):
         request = make_request(name, 0, 2)
-        request.tokens, request.prompt_len, request.max_len = list(range(13)), 13, 15
+        request.tokens, request.num_prompt_tokens, request.max_len = list(range(13)), 13, 15
         scheduler.add(request)
     assert run_step(scheduler)[0] == {"one": 13, "two": 1}
 
 
 def test_prompts_beside_streams_keep_to_the_pace() -> None:
-    pace = Pace(2.0)
-    scheduler = make_scheduler(blocks=400, max_tokens=1000, pace=pace)
+    pace = PrefillLimiter(2.0)
+    scheduler = make_scheduler(blocks=400, max_tokens=1000, prefill_limiter=pace)
     scheduler.add(make_request("stream", 4, 50))
     run_step(scheduler)
     scheduler.add(make_request("prompt", 900, 1))
-    assert run_step(scheduler)[0] == {"stream": 1, "prompt": AT_FIRST}
+    assert run_step(scheduler)[0] == {"stream": 1, "prompt": INITIAL_PREFILL_TOKENS}
     for _ in range(50):
         pace.observe(1, 0, 0.010)
         pace.observe(1, 100, 0.030)
@@ -256,22 +256,22 @@ def test_prompts_beside_streams_keep_to_the_pace() -> None:
 
 
 def test_the_pace_never_stops_a_prompt() -> None:
-    pace = Pace(1.5)
+    pace = PrefillLimiter(1.5)
     pace.observe(1, 0, 0.001)
     pace.observe(0, 100, 10.0)
-    assert pace.allowance(3, 1) == FEWEST
-    assert Pace(0).allowance(3, 1) is None
+    assert pace.max_prefill_tokens(3, 1) == MIN_PREFILL_TOKENS
+    assert PrefillLimiter(0).max_prefill_tokens(3, 1) is None
 
 
 def test_without_streams_a_step_of_prompts_takes_about_a_second() -> None:
-    pace = Pace(2.0)
-    assert pace.allowance(0, 1) is None, "nothing has been measured"
+    pace = PrefillLimiter(2.0)
+    assert pace.max_prefill_tokens(0, 1) is None, "nothing has been measured"
     pace.observe(0, 100, 0.1)
-    assert pace.allowance(0, 1) == 1000
+    assert pace.max_prefill_tokens(0, 1) == 1000
     pace.forget()
     pace.observe(0, 100, 10.0)
-    assert pace.allowance(0, 1) == AT_FIRST
-    assert Pace(0).allowance(0, 1) is None
+    assert pace.max_prefill_tokens(0, 1) == INITIAL_PREFILL_TOKENS
+    assert PrefillLimiter(0).max_prefill_tokens(0, 1) is None
 
 
 def test_guesses_take_nobodys_place() -> None:
@@ -280,7 +280,7 @@ def test_guesses_take_nobodys_place() -> None:
         scheduler.add(make_request(name, BLOCK - 1, 8))
     run_step(scheduler)
     first, second = scheduler.running
-    first.draft = [1, 2, 3]  # with these it would need another block
+    first.draft_token_ids = [1, 2, 3]  # with these it would need another block
     assert scheduler.schedule().tokens == {first: 1, second: 1}
 
 
@@ -293,32 +293,32 @@ def test_guesses_leave_room_for_prompts() -> None:
     steps = []
     for _ in range(3):
         for request in scheduler.running:
-            if request.pending == 1:
-                request.draft = [1, 2, 3]  # which would take the whole step
+            if request.num_pending_tokens == 1:
+                request.draft_token_ids = [1, 2, 3]  # which would take the whole step
         schedule = scheduler.schedule()
         steps.append(sum(n for r, n in schedule.tokens.items() if r.id == "prompt"))
         for request, count in schedule.tokens.items():
-            request.computed += min(count, request.pending)
-            if request.pending == 0:
+            request.num_computed_tokens += min(count, request.num_pending_tokens)
+            if request.num_pending_tokens == 0:
                 request.tokens.append(0)
     assert steps == [6, 6, 1]
 
 
 def test_few_streams_do_not_hold_up_many_prompts() -> None:
-    pace = Pace(2.0)
+    pace = PrefillLimiter(2.0)
     for _ in range(3):
         pace.observe(2, 0, 0.010)
         pace.observe(2, 100, 0.020)
-    alone = pace.allowance(2, 1)
+    alone = pace.max_prefill_tokens(2, 1)
     assert alone is not None
-    assert alone == pace.allowance(2, 2)
-    assert pace.allowance(2, 8) == 4 * alone
-    assert pace.allowance(8, 2) == alone
+    assert alone == pace.max_prefill_tokens(2, 2)
+    assert pace.max_prefill_tokens(2, 8) == 4 * alone
+    assert pace.max_prefill_tokens(8, 2) == alone
 
 
 def test_a_short_prompt_is_computed_at_once_beside_streams_and_a_flood_of_them_is_not() -> None:
-    pace = Pace(2.0)
-    scheduler = make_scheduler(blocks=4000, max_seqs=40, max_tokens=2000, pace=pace)
+    pace = PrefillLimiter(2.0)
+    scheduler = make_scheduler(blocks=4000, max_seqs=40, max_tokens=2000, prefill_limiter=pace)
     scheduler.add(make_request("stream", 4, 500))
     run_step(scheduler)
     for _ in range(3):

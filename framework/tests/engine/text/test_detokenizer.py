@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dovetail.engine.text.detokenizer import IncrementalDetokenizer, Spelling
+from dovetail.engine.text.detokenizer import ByteDecoder, IncrementalDetokenizer
 from dovetail.engine.text.tokenizer import Tokenizer
 
 from .tokenizer_folders import KINDS, TEXTS
@@ -118,7 +118,7 @@ def test_time_does_not_grow_with_the_text(name: str) -> None:
 
 
 def test_spellings() -> None:
-    spelled = {name: Spelling.of(tokenizer.backend) is not None for name, tokenizer in TOKENIZERS.items()}
+    spelled = {name: ByteDecoder.from_backend(tokenizer.backend) is not None for name, tokenizer in TOKENIZERS.items()}
     assert spelled == {
         "byte_level": True,
         "byte_fallback": True,

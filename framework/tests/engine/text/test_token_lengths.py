@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers
 
-from dovetail.engine.text.token_lengths import NFC_SHRINKS, longest_token
+from dovetail.engine.text.token_lengths import MAX_NFC_SHRINK, find_longest_token
 
 ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())
 LETTERS = {"▁": 256, "a": 257, "▁a": 258, "aa": 259}
@@ -48,7 +48,7 @@ def changed(tokenizer: Tokenizer, **parts: Any) -> Tokenizer:
 MERGES = [("a", "a"), ("aa", "aa"), ("Ã", "©")]
 KNOWN = {
     "byte level": (byte_level(*MERGES), 4),
-    "composed": (changed(byte_level(*MERGES), normalizer=normalizers.NFC()), 4 * NFC_SHRINKS),
+    "composed": (changed(byte_level(*MERGES), normalizer=normalizers.NFC()), 4 * MAX_NFC_SHRINK),
     "cut first": (
         changed(
             byte_level(*MERGES),
@@ -67,7 +67,7 @@ KNOWN = {
 def test_the_longest_token_is_known(name: str) -> None:
     tokenizer, length = KNOWN[name]
     dropped = "é".encode() if name == "lacking bytes" else b""
-    found = longest_token(tokenizer)
+    found = find_longest_token(tokenizer)
     assert found is not None
     assert (found.length, found.in_bytes, sorted(found.dropped)) == (length, name != "byte fallback", sorted(dropped))
 
@@ -76,17 +76,17 @@ def test_the_longest_token_is_known(name: str) -> None:
 @given(text=st.text(st.sampled_from("a é\u0301\u212a\u1fbe\u0308漢🥖\n"), max_size=40) | st.text(max_size=40))
 def test_no_text_has_fewer(name: str, text: str) -> None:
     tokenizer = KNOWN[name][0]
-    longest = longest_token(tokenizer)
+    longest = find_longest_token(tokenizer)
     assert longest is not None
-    assert len(tokenizer.encode(text, add_special_tokens=False)) >= longest.fewest(text)
+    assert len(tokenizer.encode(text, add_special_tokens=False)) >= longest.min_token_count(text)
 
 
 def test_added_tokens_count() -> None:
     tokenizer = byte_level()
     tokenizer.add_special_tokens([AddedToken("<|ende der rede|>")])
-    assert longest_token(tokenizer) == (17, True, b"")
+    assert find_longest_token(tokenizer) == (17, True, b"")
     tokenizer.add_tokens([AddedToken("ü" * 20)])
-    assert longest_token(tokenizer) == (40, True, b"")
+    assert find_longest_token(tokenizer) == (40, True, b"")
 
 
 def test_a_composed_form_is_no_shorter_than_the_bound() -> None:
@@ -99,7 +99,7 @@ def test_a_composed_form_is_no_shorter_than_the_bound() -> None:
         if not "\ud800" <= character <= "\udfff":
             parts = unicodedata.normalize("NFD", character)
             most = sum(longest.get(part, len(part.encode())) for part in parts)
-            assert most <= NFC_SHRINKS * len(unicodedata.normalize("NFC", character).encode()), hex(ord(character))
+            assert most <= MAX_NFC_SHRINK * len(unicodedata.normalize("NFC", character).encode()), hex(ord(character))
 
 
 def stripping() -> Tokenizer:
@@ -132,4 +132,4 @@ def stripping() -> Tokenizer:
     ids=str,
 )
 def test_where_texts_may_shrink_nothing_is_said(tokenizer: Tokenizer) -> None:
-    assert longest_token(tokenizer) is None
+    assert find_longest_token(tokenizer) is None

@@ -51,7 +51,7 @@ def test_files_name_special_tokens(tmp_path: Path) -> None:
     config = {"bos_token": "wrong", "eos_token": entry("</s>")}
     special = {"bos_token": entry("<s>", special=True)}
     tokenizer = from_folder(str(write(tmp_path, byte_level(), tokenizer_config=config, special_tokens_map=special)))
-    assert tokenizer.named == {"bos_token": "<s>", "eos_token": "</s>"}
+    assert tokenizer.special_tokens == {"bos_token": "<s>", "eos_token": "</s>"}
 
 
 def test_tokens_that_only_the_configuration_declares(tmp_path: Path) -> None:
@@ -78,10 +78,12 @@ def test_truncation_and_padding_of_the_file_are_off(tmp_path: Path) -> None:
 @pytest.mark.parametrize("build", [byte_level, byte_fallback, word_piece])
 def test_agrees_with_transformers(tmp_path: Path, build: Any) -> None:
     transformers = pytest.importorskip("transformers")
-    named = NAMED if build is not word_piece else {"cls_token": "[CLS]", "sep_token": "[SEP]", "unk_token": "[UNK]"}
+    special_tokens = (
+        NAMED if build is not word_piece else {"cls_token": "[CLS]", "sep_token": "[SEP]", "unk_token": "[UNK]"}
+    )
     size = build().get_vocab_size()
     config = {
-        **named,
+        **special_tokens,
         "tokenizer_class": "PreTrainedTokenizerFast",
         "added_tokens_decoder": {str(size): entry("<|new|>", special=True), str(size + 1): entry("plain")},
         "chat_template": "{{ bos_token }}{% for m in messages %}{{ m.role }}{{ m.content }}{% endfor %}",
@@ -124,7 +126,7 @@ def test_older_files_go_through_transformers(tmp_path: Path) -> None:
     (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer"}')
     tokenizer = from_folder(str(tmp_path))
     assert tokenizer.encode("Hello world") == [2, 5, 6, 3]
-    assert tokenizer.named["sep_token"] == "[SEP]"
+    assert tokenizer.special_tokens["sep_token"] == "[SEP]"
 
 
 @pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
@@ -147,8 +149,8 @@ class TestChatTemplates:
         assert tokenizer.apply_chat_template(MESSAGES, x=3) == "</s>3"
 
     def test_named(self, tmp_path: Path) -> None:
-        named = [{"name": "default", "template": "D"}, {"name": "tool_use", "template": "T"}]
-        tokenizer = from_folder(str(self.folder(tmp_path, chat_template=named)))
+        special_tokens = [{"name": "default", "template": "D"}, {"name": "tool_use", "template": "T"}]
+        tokenizer = from_folder(str(self.folder(tmp_path, chat_template=special_tokens)))
         assert tokenizer.apply_chat_template(MESSAGES) == "D"
         assert tokenizer.apply_chat_template(MESSAGES, tools=[{"type": "function"}]) == "T"
         assert tokenizer.apply_chat_template(MESSAGES, chat_template="tool_use") == "T"
@@ -170,8 +172,8 @@ class TestChatTemplates:
             tokenizer.apply_chat_template(MESSAGES)
 
     def test_no_default(self, tmp_path: Path) -> None:
-        named = [{"name": "a", "template": "A"}, {"name": "b", "template": "B"}]
-        tokenizer = from_folder(str(self.folder(tmp_path, chat_template=named)))
+        special_tokens = [{"name": "a", "template": "A"}, {"name": "b", "template": "B"}]
+        tokenizer = from_folder(str(self.folder(tmp_path, chat_template=special_tokens)))
         with pytest.raises(RequestError, match="a, b"):
             tokenizer.apply_chat_template(MESSAGES)
 

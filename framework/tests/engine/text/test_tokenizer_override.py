@@ -11,7 +11,7 @@ from dovetail.api.checkpoint import HF_TOKENIZER
 from dovetail.kernel import choose
 from dovetail.kernel.checkpoints import find_checkpoint
 from dovetail.kernel.options import PlanOptions
-from dovetail.testing.resolution import registry_of
+from dovetail.testing.resolution import make_registry
 
 CARDS = [
     LoaderCard(name="bare", recognises=("*.bare",), inspect="loaders:bare", target="loaders:load", rank=60),
@@ -57,10 +57,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 )
 def test_override(folder: Path, given: str | None, wanted: tuple[str, str]) -> None:
     options = PlanOptions(tokenizer=given and str(folder / given))
-    _, checkpoint = find_checkpoint(str(folder / "model"), options, registry_of(*CARDS), [])
+    _, checkpoint = find_checkpoint(str(folder / "model"), options, make_registry(*CARDS), [])
     assert (checkpoint.tokenizer, checkpoint.tokenizer_path) == (wanted[0], str(folder / wanted[1]))
 
 
 def test_nothing_there(folder: Path) -> None:
     with pytest.raises(CheckpointError, match="--tokenizer"):
-        find_checkpoint(str(folder / "model"), PlanOptions(tokenizer="absent"), registry_of(*CARDS), [])
+        find_checkpoint(str(folder / "model"), PlanOptions(tokenizer="absent"), make_registry(*CARDS), [])

@@ -16,7 +16,7 @@ from server_fakes import WORDS, FakeEngine, serving
 from dovetail.engine.request.outputs import Delta
 from dovetail.server.settings import ServerSettings
 from dovetail.server.stored.chats import ChatStore
-from dovetail.server.stored.pages import Paging
+from dovetail.server.stored.pagination import Paging
 from dovetail.server.stored.store import Store
 
 PATH = "/v1/chat/completions"
@@ -187,7 +187,7 @@ def test_a_list_goes_by_time() -> None:
         for id, created in (("a", 5), ("b", 3), ("c", 5)):
             await store.put({"id": id, "created": created, "model": "m"}, [], {})
         pages = (Paging("", 9, False), Paging("", 9, True), Paging("a", 9, False), Paging("c", 1, True))
-        return [list((await store.page(paging, None, ()))[0]) for paging in pages]
+        return [list((await store.list_page(paging, None, ()))[0]) for paging in pages]
 
     assert asyncio.run(run()) == [["b", "a", "c"], ["c", "a", "b"], ["c"], ["a"]]
 

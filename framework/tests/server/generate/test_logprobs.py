@@ -11,7 +11,7 @@ import pytest
 from server_fakes import WORDS, FakeEngine, FakeTokenizer
 
 from dovetail.engine.request.outputs import Delta, Logprob
-from dovetail.server.generate.logprobs import CompletionLogprobs, TokenNames, chat_logprobs
+from dovetail.server.generate.logprobs import CompletionLogprobs, TokenFormatter, chat_logprobs
 
 TEXT = "".join(WORDS)
 MESSAGES: Any = [{"role": "user", "content": "a"}]
@@ -224,7 +224,7 @@ def test_logprobs_of_text_that_is_held_back_are_sent_with_their_tokens(complete,
 
 def test_parts_of_characters_keep_their_bytes() -> None:
     bread = "🥖".encode()
-    names = TokenNames(FakeTokenizer())
+    names = TokenFormatter(FakeTokenizer())
     positions = [{byte: Logprob(-1.0, 1)} for byte in bread]
     content = chat_logprobs(names, list(bread), positions, 0)["content"]
     assert b"".join(bytes(entry["bytes"]) for entry in content) == bread
@@ -234,7 +234,7 @@ def test_parts_of_characters_keep_their_bytes() -> None:
 
 
 def test_impossible_tokens_are_written_in_json() -> None:
-    names = TokenNames(FakeTokenizer())
+    names = TokenFormatter(FakeTokenizer())
     position = {97: Logprob(float("-inf"), 200), 98: Logprob(0.0, 1)}
     (entry,) = chat_logprobs(names, [97], [position], 2)["content"]
     assert entry["logprob"] == -9999.0

@@ -19,7 +19,7 @@ ENDLESS = {"max_tokens": 400, "ignore_eos": True}
 
 def test_without_a_limit_everybody_is_let_in() -> None:
     admission = Admission(FakeEngine(max_num_seqs=1))
-    with admission.enter(10_000), admission.enter(10_000):
+    with admission.admit(10_000), admission.admit(10_000):
         assert admission.in_flight == 20_000
     assert admission.in_flight == 0
 
@@ -28,56 +28,56 @@ def test_what_runs_is_not_in_the_queue() -> None:
     admission = Admission(FakeEngine(max_num_seqs=4, max_num_queued_requests=2))
     with ExitStack() as stack:
         for _ in range(6):
-            stack.enter_context(admission.enter(1))
-        with pytest.raises(ApiError, match="2 requests may wait") as refused, admission.enter(1):
+            stack.enter_context(admission.admit(1))
+        with pytest.raises(ApiError, match="2 requests may wait") as refused, admission.admit(1):
             pass
         assert refused.value.status == 429
         assert admission.in_flight == 6
-    with admission.enter(1):
+    with admission.admit(1):
         pass
 
 
 def test_a_queue_of_none_still_runs_what_has_a_place() -> None:
     admission = Admission(FakeEngine(max_num_seqs=2, max_num_queued_requests=0))
-    with admission.enter(1), admission.enter(1), pytest.raises(ApiError), admission.enter(1):
+    with admission.admit(1), admission.admit(1), pytest.raises(ApiError), admission.admit(1):
         pass
 
 
 def test_when_memory_lets_fewer_run_the_engine_s_own_count_decides() -> None:
     engine = FakeEngine(max_num_seqs=4, max_num_queued_requests=2)
     admission = Admission(engine)
-    with admission.enter(1), admission.enter(1), admission.enter(1):
+    with admission.admit(1), admission.admit(1), admission.admit(1):
         engine.stats = EngineStats(running=1, waiting=2)
-        with pytest.raises(ApiError), admission.enter(1):
+        with pytest.raises(ApiError), admission.admit(1):
             pass
         engine.stats = EngineStats(running=2, waiting=1)
-        with admission.enter(1):
+        with admission.admit(1):
             pass
 
 
 def test_requests_are_refused_as_a_whole() -> None:
     admission = Admission(FakeEngine(max_num_seqs=4, max_num_queued_requests=2))
-    with admission.enter(3):
-        with pytest.raises(ApiError), admission.enter(4):
+    with admission.admit(3):
+        with pytest.raises(ApiError), admission.admit(4):
             pass
         assert admission.in_flight == 3
-        with admission.enter(3):
+        with admission.admit(3):
             pass
 
 
 def test_alone_even_a_request_beyond_the_queue_is_served() -> None:
     admission = Admission(FakeEngine(max_num_seqs=4, max_num_queued_requests=2))
-    with admission.enter(100):
+    with admission.admit(100):
         pass
 
 
 def test_ended_sequences_make_room_before_their_request_ends() -> None:
     admission = Admission(FakeEngine(max_num_seqs=1, max_num_queued_requests=0))
-    with admission.enter(3) as ticket:
-        admission.end(ticket, 2)
+    with admission.admit(3) as ticket:
+        admission.release(ticket, 2)
         assert admission.in_flight == 1
-        admission.end(ticket, 1)
-        with admission.enter(1):
+        admission.release(ticket, 1)
+        with admission.admit(1):
             assert admission.in_flight == 1
     assert admission.in_flight == 0
 
@@ -88,15 +88,15 @@ def test_when_to_come_back_follows_the_throughput() -> None:
     admission = Admission(engine, lambda: now)
 
     def told() -> int:
-        with pytest.raises(ApiError) as refused, admission.enter(1):
+        with pytest.raises(ApiError) as refused, admission.admit(1):
             pass
         assert refused.value.headers is not None
         return int(refused.value.headers["Retry-After"])
 
-    with admission.enter(8) as ticket:
+    with admission.admit(8) as ticket:
         assert told() == 1
         for now in (10.0, 12.0, 14.0, 16.0):  # noqa: B007  # the clock
-            admission.end(ticket, 1)
+            admission.release(ticket, 1)
         # 4 ended within 6 s; 4 run or wait where 1 may: 4 must end before a fifth is let in.
         assert told() == 6
         now = 100.0

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from server_fakes import FakeEngine
 
-from dovetail.server.http.json_limits import DEPTH, FORM_BYTES, MOST
+from dovetail.server.http.json_limits import MAX_COMPILED_BYTES, MAX_DEPTH, MAX_ENTRIES
 from dovetail.server.settings import ServerSettings
 
 JSON = {"content-type": "application/json"}
@@ -29,14 +29,14 @@ def nested(levels: int) -> dict[str, Any]:
 
 
 def test_depth(chat, engine: FakeEngine) -> None:
-    assert chat(documents=[nested(DEPTH - 2)]).status_code == 200
-    for levels in (DEPTH - 1, 500, 900):
+    assert chat(documents=[nested(MAX_DEPTH - 2)]).status_code == 200
+    for levels in (MAX_DEPTH - 1, 500, 900):
         refused(chat(documents=[nested(levels)]), None, "nested too deeply")
-    flat = [MESSAGE] * (2 * DEPTH)
+    flat = [MESSAGE] * (2 * MAX_DEPTH)
     assert chat(messages=flat).status_code != 500
     engine.asked.clear()
     # A bracket in a text is no level.
-    assert chat(messages=[{"role": "user", "content": "[{" * DEPTH}]).status_code == 200
+    assert chat(messages=[{"role": "user", "content": "[{" * MAX_DEPTH}]).status_code == 200
     assert engine.asked
 
 
@@ -52,24 +52,28 @@ def test_depth(chat, engine: FakeEngine) -> None:
     ],
 )
 def test_counts(chat, name: str, entry: Any) -> None:
-    refused(chat(**{name: [entry] * (MOST[name] + 1)}), name, f"{MOST[name] + 1} entries, more than the {MOST[name]}")
+    refused(
+        chat(**{name: [entry] * (MAX_ENTRIES[name] + 1)}),
+        name,
+        f"{MAX_ENTRIES[name] + 1} entries, more than the {MAX_ENTRIES[name]}",
+    )
 
 
 def test_count_of_biases(chat) -> None:
-    most = MOST["logit_bias"]
+    most = MAX_ENTRIES["logit_bias"]
     refused(chat(logit_bias={str(i): 1 for i in range(most + 1)}), "logit_bias", f"more than the {most}")
 
 
 def test_size_of_schemas(chat) -> None:
-    large = {"type": "object", "description": "x" * FORM_BYTES}
+    large = {"type": "object", "description": "x" * MAX_COMPILED_BYTES}
     for name, value in {
         "response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": large}},
         "structured_outputs": {"json": large},
         "guided_json": json.dumps(large),
-        "guided_regex": "x" * (FORM_BYTES + 1),
+        "guided_regex": "x" * (MAX_COMPILED_BYTES + 1),
         "tools": [{"type": "function", "function": {"name": "a", "parameters": large}}],
     }.items():
-        refused(chat(**{name: value}), name, f"more than the {FORM_BYTES}")
+        refused(chat(**{name: value}), name, f"more than the {MAX_COMPILED_BYTES}")
 
 
 def test_number_of_prompts_is_looked_at_before_they_are_encoded(ask, engine: FakeEngine) -> None:

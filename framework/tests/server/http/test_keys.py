@@ -17,7 +17,7 @@ from starlette.testclient import TestClient
 
 from dovetail.api.errors import UsageError
 from dovetail.server.app import build_app
-from dovetail.server.http.keys import with_all_keys
+from dovetail.server.http.keys import load_api_keys
 from dovetail.server.settings import API_KEY_VARIABLE, ServerSettings
 
 METHODS = ("GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE", "TRACE", "CONNECT", "BREW")
@@ -170,7 +170,7 @@ def test_routes_of_anthropic_s_api_refuse_in_its_words(client: TestClient, path:
 
 
 def keys(environment: dict[str, str] | None = None, **settings: Any) -> list[str]:
-    return with_all_keys(ServerSettings(**settings), {} if environment is None else environment).api_key
+    return load_api_keys(ServerSettings(**settings), {} if environment is None else environment).api_key
 
 
 def test_keys_come_from_flags_environment_and_file(tmp_path: Path) -> None:

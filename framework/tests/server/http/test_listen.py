@@ -12,25 +12,25 @@ from pathlib import Path
 import pytest
 
 from dovetail.api.errors import DovetailError
-from dovetail.server.http.listen import Shares, bind
-from dovetail.server.processes.api_processes import MOST_LOSSES, WINDOW_SECONDS, Losses
+from dovetail.server.http.listen import ListenSockets, bind
+from dovetail.server.processes.api_processes import CRASH_WINDOW_SECONDS, MAX_CRASHES, CrashCounter
 from dovetail.server.settings import ServerSettings
 
 spreads = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux spreads connections")
 
 
 @contextmanager
-def shared(settings: ServerSettings) -> Iterator[Shares]:
-    shares = Shares(settings, bind(settings))
+def shared(settings: ServerSettings) -> Iterator[ListenSockets]:
+    shares = ListenSockets(settings, bind(settings))
     try:
         yield shares
     finally:
         shares.close()
 
 
-def inherit(shares: Shares, number: int) -> socket.socket:
+def inherit(shares: ListenSockets, number: int) -> socket.socket:
     """What a process has."""
-    with shares.one(number) as fd:
+    with shares.open_for(number) as fd:
         return socket.socket(fileno=os.dup(fd))
 
 
@@ -101,15 +101,15 @@ def test_a_stranger_who_would_share_is_no_reason_to() -> None:
 def test_a_unix_socket_is_one_for_all(tmp_path: Path) -> None:
     with shared(ServerSettings(uds=str(tmp_path / "socket"))) as shares:
         for _ in range(2):
-            with shares.one(1) as first, shares.one(2) as second:
+            with shares.open_for(1) as first, shares.open_for(2) as second:
                 assert first == second
             shares.claim()
 
 
 def test_a_few_losses_are_borne_and_old_ones_forgotten() -> None:
     now = 0.0
-    losses = Losses(lambda: now)
-    assert all(losses.add() for _ in range(MOST_LOSSES))
-    now += WINDOW_SECONDS + 1
-    assert all(losses.add() for _ in range(MOST_LOSSES))
-    assert not losses.add()
+    crashes = CrashCounter(lambda: now)
+    assert all(crashes.record() for _ in range(MAX_CRASHES))
+    now += CRASH_WINDOW_SECONDS + 1
+    assert all(crashes.record() for _ in range(MAX_CRASHES))
+    assert not crashes.record()

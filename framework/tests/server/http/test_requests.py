@@ -15,13 +15,13 @@ from dovetail.server.app import build_app
 from dovetail.server.context import ServerContext
 from dovetail.server.generate.job_builder import make_job
 from dovetail.server.http.errors import ApiError, to_api_error
-from dovetail.server.protocol.body import check, decode_object
+from dovetail.server.protocol.body import decode_json_object, validate_body
 from dovetail.server.protocol.requests import ChatCompletionRequest, CompletionRequest
-from dovetail.server.protocol.unsupported import NOT_YET
+from dovetail.server.protocol.unsupported import UNSUPPORTED
 from dovetail.server.settings import ServerSettings
 
 MODELS = (ChatCompletionRequest, CompletionRequest)
-NAMES = sorted({*ChatCompletionRequest.model_fields, *CompletionRequest.model_fields, *NOT_YET, "Single", "type"})
+NAMES = sorted({*ChatCompletionRequest.model_fields, *CompletionRequest.model_fields, *UNSUPPORTED, "Single", "type"})
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.sampled_from(NAMES),
@@ -50,10 +50,10 @@ bodies = st.fixed_dictionaries(
 
 
 def read(raw: bytes) -> None:
-    context = ServerContext.make(FakeEngine(), ServerSettings())
+    context = ServerContext.create(FakeEngine(), ServerSettings())
     for model in MODELS:
         try:
-            make_job(context, check(decode_object(raw), model), [[1, 2, 3]])
+            make_job(context, validate_body(decode_json_object(raw), model), [[1, 2, 3]])
         except (ApiError, RequestError) as error:
             answer = to_api_error(error)
             if not (400 <= answer.status < 500 and answer.body()):

@@ -21,7 +21,7 @@ from dovetail.server.observe.counters import Counters
 counters = Counters.open(int(sys.argv[1]), int(sys.argv[2]))
 counters.counter()
 for number, name in enumerate(sys.argv[3:]):
-    counters.named(name, 2)[1] += number + 1
+    counters.named_slots(name, 2)[1] += number + 1
 """
 
 CHILD = """
@@ -43,7 +43,7 @@ def run_child(counters: Counters, row: int, code: str = CHILD, *arguments: str) 
 
 
 def test_buckets_hold_values_up_to_their_bound() -> None:
-    histogram = Counters.alone().histogram([1, 2.5])
+    histogram = Counters.single_process().histogram([1, 2.5])
     for value in (0, 1, 1.5, 2.5, 3):
         histogram.observe(value)
     histogram.observe_many(2, 10)
@@ -52,7 +52,7 @@ def test_buckets_hold_values_up_to_their_bound() -> None:
 
 
 def test_nothing_shares_a_slot() -> None:
-    counters = Counters.alone()
+    counters = Counters.single_process()
     first, gauge, histogram, last = counters.counter(), counters.gauge(), counters.histogram([1]), counters.counter()
     first.inc(3)
     gauge.inc()
@@ -99,7 +99,7 @@ def test_a_file_without_a_name_does_where_the_system_has_no_memory_files(monkeyp
 
 
 def test_a_row_has_an_end() -> None:
-    counters = Counters.alone()
+    counters = Counters.single_process()
     for _ in range(GAUGES):
         counters.gauge()
     with pytest.raises(AssertionError):
@@ -113,23 +113,23 @@ def test_names_are_found_whatever_their_order() -> None:
     counter = counters.counter()
     run_child(counters, 1, NAMING_CHILD, "GET /a b", "POST /ü")
     run_child(counters, 2, NAMING_CHILD, "POST /ü")
-    own = counters.named("GET /c", 2)
+    own = counters.named_slots("GET /c", 2)
     assert own is not None
     own[0] += 7
-    assert counters.all_named() == {"GET /a b": [0, 1], "POST /ü": [0, 3], "GET /c": [7, 0]}
+    assert counters.sum_named() == {"GET /a b": [0, 1], "POST /ü": [0, 3], "GET /c": [7, 0]}
     run_child(counters, 1, NAMING_CHILD, "new", "POST /ü")  # it takes over a row with names in it
-    assert counters.all_named() == {"GET /a b": [0, 1], "POST /ü": [0, 5], "GET /c": [7, 0], "new": [0, 1]}
+    assert counters.sum_named() == {"GET /a b": [0, 1], "POST /ü": [0, 5], "GET /c": [7, 0], "new": [0, 1]}
     assert counter.value == 0
 
 
 @pytest.mark.parametrize(("name", "width"), [("x", 100), ("x" * 1000, 1)])
 def test_there_is_room_for_so_many_names(name: str, width: int) -> None:
-    counters = Counters.alone()
+    counters = Counters.single_process()
     names = [f"{name}{number}" for number in range(200)]
-    given = [counters.named(each, width) is not None for each in names]
+    given = [counters.named_slots(each, width) is not None for each in names]
     assert given.count(True) > 50
     assert not given[-1]
-    assert list(counters.all_named()) == names[: given.count(True)]
+    assert list(counters.sum_named()) == names[: given.count(True)]
 
 
 def test_a_queue_is_shared() -> None:
@@ -138,9 +138,9 @@ def test_a_queue_is_shared() -> None:
     assert first.fd is not None
     second = Counters.open(first.fd, 1)
     here, there = (Admission(engine, sequences=counters.gauge()) for counters in (first, second))
-    with here.enter(2), there.enter(1):
+    with here.admit(2), there.admit(1):
         assert here.in_flight == there.in_flight == 3
-        with pytest.raises(ApiError), there.enter(1):
+        with pytest.raises(ApiError), there.admit(1):
             pass
     assert here.in_flight == 0
 
@@ -150,5 +150,5 @@ def test_load_is_that_of_all_processes() -> None:
     assert first.fd is not None
     apps = [build_app(FakeEngine(), ServerSettings(), c) for c in (first, Counters.open(first.fd, 1))]
     here, there = (app.state.context for app in apps)
-    there.requests.inc()
-    assert here.requests.value == 1
+    there.open_requests.inc()
+    assert here.open_requests.value == 1

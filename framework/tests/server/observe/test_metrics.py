@@ -14,13 +14,13 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 from server_fakes import FakeEngine, serving
 
-from dovetail.engine.messages import EngineStats, Overview, StepTokens
+from dovetail.engine.messages import EngineStats, Overview, StepSizeHistogram
 from dovetail.engine.request.outputs import Delta
 from dovetail.engine.request.params import SamplingParams
 from dovetail.server.generation_job import Job
 from dovetail.server.observe.counters import Counters
-from dovetail.server.observe.generation_metrics import Measures, token_bounds
-from dovetail.server.observe.observation import Observation
+from dovetail.server.observe.generation_metrics import GenerationMetrics, token_buckets
+from dovetail.server.observe.request_records import JobObserver
 from dovetail.server.settings import ServerSettings
 
 OPEN = {"accept": "application/openmetrics-text; version=1.0.0"}
@@ -197,7 +197,7 @@ def test_vllm_s_names_can_be_left_out(scraped) -> None:
 
 
 def test_what_the_engine_says_is_shown(engine: FakeEngine, scraped) -> None:
-    steps = StepTokens()
+    steps = StepSizeHistogram()
     for tokens in (1, 8, 9, 20000):
         steps.add(tokens)
     stats = EngineStats(3, 2, 0.25, 100, 40, 7, 1000, 2000, 60, 50)
@@ -306,21 +306,21 @@ def test_metrics_need_a_key_where_keys_are_needed(ask) -> None:
 
 def test_tokens_that_come_together_share_the_time_since_those_before(monkeypatch) -> None:
     now = 100.0
-    monkeypatch.setattr("dovetail.server.observe.observation.time.monotonic", lambda: now)
-    measures = Measures(Counters.alone(), 100)
+    monkeypatch.setattr("dovetail.server.observe.request_records.time.monotonic", lambda: now)
+    measures = GenerationMetrics(Counters.single_process(), 100)
     params = SamplingParams(n=2, max_tokens=9)
-    with Observation(measures, Job("x", [[1, 2, 3]], params)) as seen:
+    with JobObserver(measures, Job("x", [[1, 2, 3]], params)) as seen:
         now = 101.0
         assert seen.add([Delta(0, "", [1], timing=(0.25, 0.5), cached_tokens=2), Delta(1, "", [1])]) == 0
         now = 103.0
         assert seen.add([Delta(0, "", [1, 2, 3, 4]), Delta(1, "", [], "stop")]) == 1
         now = 103.5
         assert seen.add([Delta(0, "", [], "length")]) == 1
-    assert (measures.first_token.sum, sum(measures.first_token.counts())) == (2, 2)
-    assert (measures.between_tokens.sum, sum(measures.between_tokens.counts())) == (2, 4)
-    assert (measures.latency.sum, measures.decode.sum) == (3 + 3.5, 0 + 2)
-    assert (measures.waited.sum, measures.prefill.sum, measures.inference.sum) == (0.25, 0.5, 0.5 + 2)
-    assert (measures.per_token.sum, measures.computed.sum) == (2 / 4, 3 + 1)
+    assert (measures.time_to_first_token.sum, sum(measures.time_to_first_token.counts())) == (2, 2)
+    assert (measures.inter_token_latency.sum, sum(measures.inter_token_latency.counts())) == (2, 4)
+    assert (measures.e2e_latency.sum, measures.decode_time.sum) == (3 + 3.5, 0 + 2)
+    assert (measures.queue_time.sum, measures.prefill_time.sum, measures.inference_time.sum) == (0.25, 0.5, 0.5 + 2)
+    assert (measures.time_per_output_token.sum, measures.num_computed_prompt_tokens.sum) == (2 / 4, 3 + 1)
     assert {reason: counter.value for reason, counter in measures.finished.items()} == {
         "stop": 1,
         "length": 1,
@@ -330,6 +330,6 @@ def test_tokens_that_come_together_share_the_time_since_those_before(monkeypatch
 
 
 def test_bounds_of_tokens() -> None:
-    assert token_bounds(1) == (1,)
-    assert token_bounds(100) == (1, 2, 5, 10, 20, 50, 100)
-    assert token_bounds(8192)[-1] == 5000
+    assert token_buckets(1) == (1,)
+    assert token_buckets(100) == (1, 2, 5, 10, 20, 50, 100)
+    assert token_buckets(8192)[-1] == 5000

@@ -42,7 +42,7 @@ Spans = Callable[[int], list[ReadableSpan]]
 def spans(monkeypatch) -> Spans:
     """The first so many spans that servers make."""
     exporter = InMemorySpanExporter()
-    monkeypatch.setattr(traces, "exporter_of", lambda endpoint: exporter)
+    monkeypatch.setattr(traces, "create_exporter", lambda endpoint: exporter)
     monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "10")
 
     def finished(count: int) -> list[ReadableSpan]:
@@ -182,7 +182,7 @@ def test_spans_reach_a_collector_that_speaks_grpc(engine: FakeEngine, monkeypatc
 
 def test_what_has_not_been_sent_is_sent_at_the_end(collector) -> None:
     url, got = collector
-    made = traces.Traces("model", traces.exporter_of(url))
+    made = traces.RequestTracer("model", traces.create_exporter(url))
     made._tracer.start_span("last").end()
     assert not got
     made.close()
@@ -192,7 +192,7 @@ def test_what_has_not_been_sent_is_sent_at_the_end(collector) -> None:
 @pytest.mark.parametrize("endpoint", ["localhost:4317", "ftp://collector", "http://"])
 def test_an_endpoint_is_a_url(endpoint: str) -> None:
     with pytest.raises(UsageError, match="wanted a URL of a collector"):
-        traces.check_traces(ServerSettings(otlp_traces_endpoint=endpoint))
+        traces.check_tracing(ServerSettings(otlp_traces_endpoint=endpoint))
 
 
 def test_without_the_extra_the_flag_says_what_to_install(monkeypatch) -> None:
@@ -202,7 +202,7 @@ def test_without_the_extra_the_flag_says_what_to_install(monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "opentelemetry.exporter", None)
     for endpoint in (COLLECTOR, "grpc://127.0.0.1:1"):
         with pytest.raises(UsageError, match=r"pip install 'dovetail\[otel\]'"):
-            traces.check_traces(ServerSettings(otlp_traces_endpoint=endpoint))
+            traces.check_tracing(ServerSettings(otlp_traces_endpoint=endpoint))
 
 
 def test_without_the_flag_nothing_of_it_is_imported() -> None:

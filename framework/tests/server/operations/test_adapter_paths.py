@@ -8,7 +8,7 @@ import pytest
 from server_fakes import FakeEngine
 
 from dovetail.server.http.errors import ApiError
-from dovetail.server.operations.adapter_paths import permitted
+from dovetail.server.operations.adapter_paths import resolve_adapter_path
 from dovetail.server.settings import ServerSettings
 
 LOAD = "/v1/load_lora_adapter"
@@ -26,7 +26,7 @@ def root(tmp_path: Path) -> Path:
 
 def is_permitted(path: str | Path, **settings: object) -> bool:
     try:
-        permitted(str(path), ServerSettings(**settings))  # type: ignore[arg-type]
+        resolve_adapter_path(str(path), ServerSettings(**settings))  # type: ignore[arg-type]
     except ApiError:
         return False
     return True
@@ -96,7 +96,7 @@ def test_links_that_lead_out_are_refused(root: Path) -> None:
 def test_what_is_told_is_the_same_whether_or_not_it_exists(root: Path) -> None:
     def told(path: Path) -> str:
         with pytest.raises(ApiError) as error:
-            permitted(str(path), ServerSettings(allowed_adapter_path=[str(root)]))
+            resolve_adapter_path(str(path), ServerSettings(allowed_adapter_path=[str(root)]))
         return error.value.message.replace(str(path), "")
 
     assert told(root.parent / "secret.json") == told(root.parent / "absent.json")

@@ -10,7 +10,7 @@ from server_fakes import FakeEngine
 from dovetail.engine.engine_request import Request
 from dovetail.engine.messages import EngineStats
 from dovetail.engine.request.params import SamplingParams
-from dovetail.engine.step.overview import MOST_REQUESTS, overview
+from dovetail.engine.step.overview import MAX_LISTED_REQUESTS, overview
 from dovetail.server.settings import ServerSettings
 
 STATS = EngineStats(
@@ -66,13 +66,13 @@ def test_it_needs_the_key_and_an_engine(ask, engine: FakeEngine) -> None:
 
 def request(name: str, prompt: int, output: int) -> Request:
     made = Request(name, [0] * (prompt + output), SamplingParams(), prompt, 100, frozenset())
-    made.arrived = time.monotonic() - 5
+    made.arrival_time = time.monotonic() - 5
     return made
 
 
 def test_the_engine_s_overview() -> None:
     running, waiting = [request("a", 4, 2)], [request("b", 3, 0)]
-    running[0].unseen = 1
+    running[0].num_in_flight_tokens = 1
     found = overview(STATS, running, waiting)
     assert found.stats == STATS
     assert [(r.id, r.state, r.prompt_tokens, r.output_tokens) for r in found.requests] == [
@@ -80,12 +80,12 @@ def test_the_engine_s_overview() -> None:
         ("b", "waiting", 3, 0),
     ]
     assert all(5 <= r.seconds < 6 for r in found.requests)
-    assert found.left_out == 0
+    assert found.num_omitted == 0
 
 
 def test_an_overview_lists_so_many_and_no_more() -> None:
-    many = [request(str(number), 1, 0) for number in range(MOST_REQUESTS)]
+    many = [request(str(number), 1, 0) for number in range(MAX_LISTED_REQUESTS)]
     found = overview(STATS, many[:-1], many[:5])
-    assert len(found.requests) == MOST_REQUESTS
+    assert len(found.requests) == MAX_LISTED_REQUESTS
     assert [r.state for r in found.requests[-2:]] == ["running", "waiting"]
-    assert found.left_out == 4
+    assert found.num_omitted == 4

@@ -213,7 +213,7 @@ def test_inputs_run_at_once(embed, engine: FakeEngine) -> None:
 
 @pytest.mark.parametrize(("refused", "status"), [(True, 400), (False, 500)])
 def test_a_prompt_that_fails_fails_the_request(embed, engine: FakeEngine, refused: bool, status: int) -> None:
-    engine.pool_failure = Pooled(b"", error="it is not finite", refused=refused)
+    engine.pool_failure = Pooled(b"", error="it is not finite", is_request_error=refused)
     response = embed(input=["a", "b"])
     assert response.status_code == status
     assert response.json()["error"]["message"] == "it is not finite"
@@ -307,7 +307,7 @@ def test_classification(ask, engine: FakeEngine) -> None:
 # -- scores
 
 
-def cosine(a: list[int], b: list[int]) -> float:
+def cosine_similarity(a: list[int], b: list[int]) -> float:
     return sum(x * y for x, y in zip(vector(a), vector(b), strict=True))
 
 
@@ -319,7 +319,7 @@ def cosine(a: list[int], b: list[int]) -> float:
 def test_one_text_with_many(ask, engine: FakeEngine, path: str, names: tuple[str, str]) -> None:
     answer = ask("POST", path, json={names[0]: "a", names[1]: ["b", "ab", "a"]}).json()
     scores = [entry["score"] for entry in answer["data"]]
-    assert scores == pytest.approx([cosine(A, B), cosine(A, [256, 97, 98]), 1], abs=1e-6)
+    assert scores == pytest.approx([cosine_similarity(A, B), cosine_similarity(A, [256, 97, 98]), 1], abs=1e-6)
     assert [(entry["index"], entry["object"]) for entry in answer["data"]] == [(i, "score") for i in range(3)]
     assert len(engine.pooled) == 4, "the one text is embedded once"
     assert answer["usage"]["total_tokens"] == 9
@@ -327,7 +327,7 @@ def test_one_text_with_many(ask, engine: FakeEngine, path: str, names: tuple[str
 
 def test_as_many_with_one_each(ask) -> None:
     answer = ask("POST", "/score", json={"text_1": ["a", "b"], "text_2": ["b", "b"]}).json()
-    assert [entry["score"] for entry in answer["data"]] == pytest.approx([cosine(A, B), 1], abs=1e-6)
+    assert [entry["score"] for entry in answer["data"]] == pytest.approx([cosine_similarity(A, B), 1], abs=1e-6)
 
 
 def test_scores_of_a_cross_encoder(ask, engine: FakeEngine) -> None:

@@ -14,7 +14,7 @@ from link_fakes import INFO, FakeChild, fake_plan, settled
 from dovetail.api.errors import DovetailError, EngineDeadError, RequestError
 from dovetail.engine import messages as m
 from dovetail.engine.args import EngineArgs
-from dovetail.engine.process.client import AsyncEngine
+from dovetail.engine.process.async_engine import AsyncEngine
 from dovetail.engine.request.params import SamplingParams
 
 

@@ -14,7 +14,7 @@ from link_fakes import INFO, FakeChild, fake_plan, settled
 from dovetail.api.errors import EngineDeadError, RequestError
 from dovetail.engine import messages as m
 from dovetail.engine.args import EngineArgs
-from dovetail.engine.process.client import AsyncEngine
+from dovetail.engine.process.async_engine import AsyncEngine
 from dovetail.engine.request.params import SamplingParams
 from dovetail.engine.request.pooling_params import PoolingParams, floats
 from dovetail.kernel.plan import PoolingPlan
@@ -51,7 +51,7 @@ def test_a_prompt_goes_out_with_everything_settled_and_its_vector_comes_back() -
         )
         pooled = await asked
         assert (floats(pooled.vector), pooled.cached_tokens, pooled.error) == ([1, 2, 3], 1, None)
-        assert not engine._vectors
+        assert not engine._pooling_futures
 
     run(test)
 
@@ -77,9 +77,11 @@ def test_errors_of_the_engine_come_back(refused: bool) -> None:
     async def test(engine: AsyncEngine, child: FakeChild) -> None:
         asked = asyncio.create_task(engine.pool("a", [1], PoolingParams()))
         await settled()
-        child.say(m.StepOutputs([m.TokenOutput("a", [], "error", error="no", refused=refused)], m.EngineStats()))
+        child.say(
+            m.StepOutputs([m.TokenOutput("a", [], "error", error="no", is_request_error=refused)], m.EngineStats())
+        )
         pooled = await asked
-        assert (pooled.error, pooled.refused, pooled.vector) == ("no", refused, b"")
+        assert (pooled.error, pooled.is_request_error, pooled.vector) == ("no", refused, b"")
 
     run(test)
 

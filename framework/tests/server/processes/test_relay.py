@@ -14,7 +14,7 @@ from dovetail.engine import messages as m
 from dovetail.engine.args import EngineArgs
 from dovetail.engine.request.params import SamplingParams
 from dovetail.server.processes.relay import Relay, RelayedEngine
-from dovetail.server.processes.relay_messages import Gone, Seen, decode_from_hub
+from dovetail.server.processes.relay_messages import EngineLost, StateAck, decode_from_hub
 
 A, B, C = b"a", b"b", b"c"
 
@@ -34,7 +34,7 @@ class Processes:
         engine, child = RelayedEngine(fake_plan(), EngineArgs()), FakeChild()
         child.say(INFO)
         await engine.attach(child)
-        self.relay.serve(engine)
+        self.relay.set_engine(engine)
         self.engine = engine
         return child
 
@@ -54,8 +54,8 @@ def run(test: Callable[[Processes, FakeChild], Awaitable[None]]) -> None:
         processes = Processes()
         child = await processes.start()
         for name in (A, B):
-            processes.relay.join(name)
-            processes.relay.receive(name, Seen())
+            processes.relay.add_process(name)
+            processes.relay.receive(name, StateAck())
             processes.got[name].clear()
         async with asyncio.timeout(5):
             await test(processes, child)
@@ -111,14 +111,14 @@ def test_the_requests_of_a_process_that_has_gone_are_aborted() -> None:
     async def test(processes: Processes, child: FakeChild) -> None:
         processes.new(A, "a1", "a2")
         processes.new(B, "b1")
-        processes.relay.leave(A)
+        processes.relay.remove_process(A)
         assert sorted(child.sent[-1].ids) == ["a1", "a2"]
         sent = len(child.sent)
         child.say(step("a1", "a2", "b1"))
         await settled()
         assert processes.got[A] == []
         assert ids(processes.take(B, m.StepOutputs)) == [["b1"]]
-        processes.relay.leave(b"unknown")
+        processes.relay.remove_process(b"unknown")
         assert len(child.sent) == sent
 
     run(test)
@@ -169,10 +169,10 @@ def test_a_change_is_answered_once_every_process_has_seen_it() -> None:
         await settled()
         for name in (A, B):
             assert [message.adapters for message in processes.take(name, m.State)] == [{"one": "/one"}]
-        processes.relay.receive(A, Seen())
+        processes.relay.receive(A, StateAck())
         await settled()
         assert processes.take(A, m.Answer) == []
-        processes.relay.receive(B, Seen())
+        processes.relay.receive(B, StateAck())
         await settled()
         assert processes.take(A, m.Answer) == [m.Answer(5)]
 
@@ -188,8 +188,8 @@ def test_a_process_that_has_gone_holds_up_no_answer() -> None:
         for call in child.sent[-2:]:
             child.say(m.Answer(call.number))
         await settled()
-        processes.relay.receive(A, Seen())
-        processes.relay.leave(B)
+        processes.relay.receive(A, StateAck())
+        processes.relay.remove_process(B)
         await settled()
         assert processes.take(A, m.Answer) == [m.Answer(5)]
         assert processes.take(B, m.Answer) == []
@@ -202,7 +202,7 @@ def test_who_joins_learns_how_things_stand() -> None:
         child.say(m.State({"one": "/one"}, sleeping=True))
         child.say(step(running=0, waiting=4))
         await settled()
-        processes.relay.join(C)
+        processes.relay.add_process(C)
         assert processes.got[C] == [
             INFO,
             m.StepOutputs([], m.EngineStats(waiting=4)),
@@ -215,7 +215,7 @@ def test_who_joins_learns_how_things_stand() -> None:
 def test_who_joins_before_there_is_an_engine_hears_of_it_when_it_is_ready() -> None:
     async def main() -> None:
         processes = Processes()
-        processes.relay.join(A)
+        processes.relay.add_process(A)
         processes.relay.receive(A, m.Call(1, "sleep", [1]))
         await settled()
         (answer,) = processes.take(A, m.Answer)
@@ -234,18 +234,18 @@ def test_everybody_hears_that_the_engine_is_gone_and_of_its_successor() -> None:
         await settled()
         child.exit(-9)
         assert "signal 9" in await processes.engine.ended()
-        processes.relay.lose("killed by signal 9", restarting=True)
-        processes.relay.join(C)
-        processes.relay.receive(C, Seen())
+        processes.relay.set_engine_lost("killed by signal 9", restarting=True)
+        processes.relay.add_process(C)
+        processes.relay.receive(C, StateAck())
         await settled()
         for name in (A, B, C):
-            assert Gone("killed by signal 9", restarting=True) in processes.got[name]
+            assert EngineLost("killed by signal 9", restarting=True) in processes.got[name]
         assert processes.take(A, m.Answer)[0].failure[0] == EngineDeadError.__name__
         # What is on its way to it is for nobody.
         sent = len(child.sent)
         processes.new(B, "b1")
         processes.relay.receive(B, m.Abort(["b1"]))
-        processes.relay.leave(C)
+        processes.relay.remove_process(C)
         assert len(child.sent) == sent
         for name in (A, B):
             processes.got[name].clear()
@@ -273,11 +273,11 @@ def test_a_process_says_what_the_hub_said_of_the_engine(restarting: bool) -> Non
         child.say(m.State({"one": "/one"}))
         await engine.attach(child)
         await settled()
-        assert child.sent == [m.encode(Seen())]
+        assert child.sent == [m.encode(StateAck())]
         assert engine.adapters == {"one": "/one"}
         running, ended = asyncio.create_task(engine.call("sleep", 1)), asyncio.create_task(engine.ended())
         await settled()
-        engine.lose(Gone("killed by signal 9", restarting))
+        engine.mark_lost(EngineLost("killed by signal 9", restarting))
         with pytest.raises(EngineDeadError, match="killed by signal 9"):
             await running
         assert (engine.alive, engine.restarting) == (False, restarting)

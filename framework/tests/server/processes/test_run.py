@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from dovetail.api.errors import DovetailError, UsageError
-from dovetail.server.http.listen import bind, check_tls, release
+from dovetail.server.http.listen import bind, check_tls, close_socket
 from dovetail.server.settings import ServerSettings
 
 SCRIPT = Path(__file__).parents[1] / "serve_fake.py"
@@ -212,7 +212,7 @@ def test_unix_socket(start, tmp_path: Path) -> None:
 def test_stale_unix_socket_is_replaced(tmp_path: Path) -> None:
     settings = ServerSettings(uds=str(tmp_path / "socket"))
     bind(settings).close()
-    release(settings, bind(settings))
+    close_socket(settings, bind(settings))
     (tmp_path / "socket").write_text("a file of somebody's")
     with pytest.raises(DovetailError, match="is in use"):
         bind(settings)
@@ -244,8 +244,8 @@ def test_a_socket_s_path_and_a_port_contradict_each_other(tmp_path: Path) -> Non
 @pytest.mark.parametrize(("soft", "after"), [(100, 400), (400, 400)])
 def test_connections_are_as_many_as_the_system_allows(soft: int, after: int) -> None:
     code = (
-        "import resource as r; from dovetail.server.http.listen import allow_connections; "
-        f"r.setrlimit(r.RLIMIT_NOFILE, ({soft}, 400)); allow_connections(); print(r.getrlimit(r.RLIMIT_NOFILE))"
+        "import resource as r; from dovetail.server.http.listen import raise_open_files_limit; "
+        f"r.setrlimit(r.RLIMIT_NOFILE, ({soft}, 400)); raise_open_files_limit(); print(r.getrlimit(r.RLIMIT_NOFILE))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout == f"({after}, 400)\n", done.stderr

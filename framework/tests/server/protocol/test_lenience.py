@@ -20,8 +20,8 @@ QUESTION = {"messages": [{"role": "user", "content": "Why?"}]}
 
 @pytest.fixture(autouse=True)
 def nothing_told_yet() -> None:
-    body._tell_ignored.cache_clear()
-    hosted_tools._tell.cache_clear()
+    body._log_ignored.cache_clear()
+    hosted_tools._log_dropped.cache_clear()
 
 
 def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:

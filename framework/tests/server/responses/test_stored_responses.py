@@ -17,10 +17,10 @@ from server_fakes import FakeEngine, serving
 from dovetail.engine.request.outputs import Delta
 from dovetail.server.app import build_app
 from dovetail.server.observe.counters import Counters
-from dovetail.server.responses.background import take_over
+from dovetail.server.responses.background import fail_orphaned_responses
 from dovetail.server.settings import ServerSettings
-from dovetail.server.stored.responses import ResponseStore, Told
-from dovetail.server.stored.store import Store, make_store
+from dovetail.server.stored.responses import EventBatch, ResponseStore
+from dovetail.server.stored.store import Store, create_store_file
 
 from .test_routes import TEXT, TOOLS, read, refusal, told, turns, use
 
@@ -333,17 +333,17 @@ def test_any_process_tells_of_what_another_makes(two: list[httpx.Client], engine
 def test_what_a_lost_process_was_making_has_failed(tmp_path: Path, engine: FakeEngine) -> None:
     response = {"id": "resp_1", "previous_response_id": None, "status": "queued", "output": []}
 
-    async def run() -> tuple[list[Any], list[Told]]:
+    async def run() -> tuple[list[Any], list[EventBatch]]:
         lost, other = (ResponseStore(Store(9, 10**6, file), owner) for owner in (1, 2))
         await lost.begin(response, [])
-        await lost.begin({**response, "id": "resp_2"}, [], Told(4, b"what was told\n\n"))
+        await lost.begin({**response, "id": "resp_2"}, [], EventBatch(4, b"what was told\n\n"))
         await other.begin({**response, "id": "resp_3"}, [])
         app = build_app(engine, ServerSettings(), Counters.open(counters.fd, 1), store=file)
-        await take_over(app.state.context)
-        _, told = await other.told("resp_2", 4)
+        await fail_orphaned_responses(app.state.context)
+        _, told = await other.events_after("resp_2", 4)
         return [json.loads(await other.get(f"resp_{number}") or b"") for number in (1, 2, 3)], told
 
-    file, counters = make_store(tmp_path), Counters.create(3)
+    file, counters = create_store_file(tmp_path), Counters.create(3)
     assert counters.fd is not None
     found, (end,) = asyncio.run(run())
     assert [each["status"] for each in found] == ["failed", "failed", "queued"]

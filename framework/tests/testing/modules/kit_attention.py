@@ -8,7 +8,7 @@ from dovetail.testing import ReferenceAttention
 
 
 class Right(ReferenceAttention):
-    wide = torch.float32
+    compute_dtype = torch.float32
 
 
 class Unmasked(Right):
@@ -55,7 +55,7 @@ class WrongHeads(Right):
     """Deals query heads out to key-value heads in turns."""
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, spec: AttentionSpec) -> Tensor:
-        turns = torch.arange(spec.heads) % spec.kv_heads * (spec.heads // spec.kv_heads)
+        turns = torch.arange(spec.num_heads) % spec.num_kv_heads * (spec.num_heads // spec.num_kv_heads)
         return super().attend(q, k[:, turns], v[:, turns], spec)
 
 

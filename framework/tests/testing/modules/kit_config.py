@@ -2,38 +2,38 @@
 
 from pydantic import model_validator
 
-from dovetail.api import AttentionNeed, ModelConfig
+from dovetail.api import AttentionRequirement, ModelConfig
 
 TINY = {
     "vocab_size": 31,
     "hidden_size": 32,
     "num_hidden_layers": 2,
-    "heads": 4,
-    "kv_heads": 2,
+    "num_heads": 4,
+    "num_kv_heads": 2,
     "inner": 48,
     "max_position_embeddings": 64,
 }
 
 
 class SmallConfig(ModelConfig):
-    heads: int
-    kv_heads: int
+    num_heads: int
+    num_kv_heads: int
     inner: int
     window: int | None = None
 
     @property
     def head_dim(self) -> int:
-        return self.hidden_size // self.heads
+        return self.hidden_size // self.num_heads
 
-    def attention_needs(self) -> tuple[AttentionNeed, ...]:
-        return (AttentionNeed(kind="sliding" if self.window else "full", head_dim=self.head_dim),)
+    def attention_requirements(self) -> tuple[AttentionRequirement, ...]:
+        return (AttentionRequirement(kind="sliding" if self.window else "full", head_dim=self.head_dim),)
 
 
 class ForgottenWindow(SmallConfig):
     """Announces full attention whatever its layers ask for."""
 
-    def attention_needs(self) -> tuple[AttentionNeed, ...]:
-        return (AttentionNeed(kind="full", head_dim=self.head_dim),)
+    def attention_requirements(self) -> tuple[AttentionRequirement, ...]:
+        return (AttentionRequirement(kind="full", head_dim=self.head_dim),)
 
 
 class Choosy(SmallConfig):

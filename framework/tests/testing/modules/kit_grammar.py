@@ -32,12 +32,12 @@ def validate_elsewhere(source: GrammarSource) -> None:
 def _choices(source: GrammarSource) -> list[str]:
     try:
         found = json.loads(source.text) if source.kind == "choice" else None
-        fits = isinstance(found, list) and bool(found) and all(isinstance(text, str) for text in found)
-        if fits:
+        matches = isinstance(found, list) and bool(found) and all(isinstance(text, str) for text in found)
+        if matches:
             "".join(found).encode()
     except ValueError as error:
         raise RequestError(str(error), param="structured_outputs") from None
-    if not fits:
+    if not matches:
         raise RequestError("wanted a choice", param="structured_outputs")
     return list(found)
 
@@ -76,10 +76,10 @@ class Place(GrammarState):
         self.tokens: list[int] = []
 
     def accept(self, token: int) -> bool:
-        fits = token in self.grammar.allowed(self.tokens)
-        if fits:
+        matches = token in self.grammar.allowed(self.tokens)
+        if matches:
             self.tokens.append(token)
-        return fits
+        return matches
 
     def rollback(self, count: int) -> None:
         del self.tokens[len(self.tokens) - count :]

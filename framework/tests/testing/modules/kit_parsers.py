@@ -4,31 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from dovetail.api import CallArguments, CallBegin, CallFrame, Content, Reasoning, Tool, ToolEvent
-from dovetail.api.parsing import JsonCalls, TaggedReasoning
+from dovetail.api import CallArguments, CallBegin, CallFormat, Content, Reasoning, Tool, ToolEvent
+from dovetail.api.parsing import JsonToolParser, TaggedReasoningParser
 
 
-class Right(JsonCalls):
+class Right(JsonToolParser):
     """``<c>{…}</c>``."""
 
-    starts = ("<c>",)
-    ends = ("</c>",)
+    start_markers = ("<c>",)
+    end_markers = ("</c>",)
 
     @classmethod
-    def frame(cls, tools: Sequence[Tool]) -> CallFrame | None:
-        return CallFrame(cls.json_frame(tools, '<c>{"name": %s, "arguments": ', "}</c>"))
+    def call_format(cls, tools: Sequence[Tool]) -> CallFormat | None:
+        return CallFormat(cls.json_call_markers(tools, '<c>{"name": %s, "arguments": ', "}</c>"))
 
 
 class Misframed(Right):
     @classmethod
-    def frame(cls, tools: Sequence[Tool]) -> CallFrame | None:
-        return CallFrame(cls.json_frame(tools, '<c>{"name": %s, "arguments": ', "}"), separator=" and ")
+    def call_format(cls, tools: Sequence[Tool]) -> CallFormat | None:
+        return CallFormat(cls.json_call_markers(tools, '<c>{"name": %s, "arguments": ', "}"), separator=" and ")
 
 
 class ShortOfFrames(Right):
     @classmethod
-    def frame(cls, tools: Sequence[Tool]) -> CallFrame | None:
-        return CallFrame((("", ""),))
+    def call_format(cls, tools: Sequence[Tool]) -> CallFormat | None:
+        return CallFormat((("", ""),))
 
 
 class Hasty(Right):
@@ -87,17 +87,17 @@ class Headless(Right):
         return [event for event in super().feed(text) if not isinstance(event, CallBegin)]
 
 
-class RightThoughts(TaggedReasoning):
+class RightThoughts(TaggedReasoningParser):
     """``<t>…</t>``."""
 
-    starts = ("<t>",)
-    ends = ("</t>",)
+    start_markers = ("<t>",)
+    end_markers = ("</t>",)
 
 
 class Blind(RightThoughts):
     """Does not look at the prompt when it says how it will go on."""
 
-    def frame(self) -> tuple[str, str] | None:
+    def reasoning_markers(self) -> tuple[str, str] | None:
         return "<t>", "</t>"
 
 

@@ -25,7 +25,7 @@ class Right(Proposer):
         self.context = context
 
     def propose(self, sequences: Sequence[DraftRequest]) -> list[list[int]]:
-        return [[s.tokens[-1]] * s.most for s in sequences]
+        return [[s.tokens[-1]] * s.max_tokens for s in sequences]
 
     def forget(self, ids: Iterable[str]) -> None:
         """Nothing is kept."""

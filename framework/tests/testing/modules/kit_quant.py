@@ -24,7 +24,7 @@ class RowWeight(StoredWeight):
     def take(self, ids: Tensor, dtype: torch.dtype) -> Tensor:
         return (self.codes[ids] * self.scales[ids, None]).to(dtype)
 
-    def reordered(self, order: Tensor) -> StoredWeight:
+    def reorder(self, order: Tensor) -> StoredWeight:
         return type(self)(self.codes[order], self.scales[order])
 
     def to(self, device: torch.device) -> StoredWeight:
@@ -59,7 +59,7 @@ class Unordered(RowFormat):
     """Reorders the codes and forgets the scales."""
 
     class kept(RowWeight):  # noqa: N801
-        def reordered(self, order: Tensor) -> StoredWeight:
+        def reorder(self, order: Tensor) -> StoredWeight:
             return type(self)(self.codes[order], self.scales)
 
 
@@ -152,5 +152,5 @@ class Picky(Product):
     """Declines everything."""
 
     @classmethod
-    def declines(cls, weight: StoredWeight, kind: LayerKind) -> str | None:
+    def unsupported_reason(cls, weight: StoredWeight, kind: LayerKind) -> str | None:
         return "not today"

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from dovetail.api import AttentionNeed, ModelCard, ModelConfig
+from dovetail.api import AttentionRequirement, ModelCard, ModelConfig
 from dovetail.nn import CausalLM, Context, GatedMLP, Rope, Rotary, SelfAttention, Step
 
 CONFIG: dict[str, Any] = {
@@ -22,8 +22,10 @@ WINDOW = 100
 
 
 class TinyConfig(ModelConfig):
-    def attention_needs(self) -> tuple[AttentionNeed, ...]:
-        return AttentionNeed(kind="full", head_dim=HEAD_DIM), AttentionNeed(kind="sliding", head_dim=HEAD_DIM)
+    def attention_requirements(self) -> tuple[AttentionRequirement, ...]:
+        return AttentionRequirement(kind="full", head_dim=HEAD_DIM), AttentionRequirement(
+            kind="sliding", head_dim=HEAD_DIM
+        )
 
 
 class Block(nn.Module):
@@ -34,8 +36,8 @@ class Block(nn.Module):
             ctx,
             f"{name}.attention",
             channels=c.hidden_size,
-            heads=HEADS,
-            kv_heads=KV_HEADS,
+            num_heads=HEADS,
+            num_kv_heads=KV_HEADS,
             head_dim=HEAD_DIM,
             window=window,
         )

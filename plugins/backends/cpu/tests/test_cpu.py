@@ -13,7 +13,7 @@ from dovetail_backends_cpu.attention import SdpaAttention
 from dovetail_backends_cpu.platform import SPACE_VARIABLE, CpuPlatform
 
 from dovetail.api import UsageError
-from dovetail.nn import AttentionSpec, KVIndex, Lengths, Step
+from dovetail.nn import AttentionSpec, HostLengths, KVIndex, Step
 from dovetail.testing import BlockTables
 
 
@@ -36,7 +36,7 @@ def test_a_variable_that_is_no_amount_is_refused(text: str, monkeypatch: pytest.
 
 def test_nothing_that_a_block_held_before_is_seen() -> None:
     backend = SdpaAttention(device=torch.device("cpu"), dtype=torch.float32, kv_dtype=torch.float32, block_size=4)
-    spec = AttentionSpec(heads=2, kv_heads=1, head_dim=8, scale=0.5)
+    spec = AttentionSpec(num_heads=2, num_kv_heads=1, head_dim=8, scale=0.5)
     cache = backend.allocate(spec, 3)
     cache[:, 1:] = math.nan  # nobody writes to block 0
     length = 0
@@ -48,13 +48,13 @@ def test_nothing_that_a_block_held_before_is_seen() -> None:
             positions=positions,
             query_start=torch.tensor([0, tokens], dtype=torch.int32),
             seq_lens=torch.tensor([length], dtype=torch.int32),
-            logit_rows=torch.tensor([tokens - 1]),
+            logits_indices=torch.tensor([tokens - 1]),
             kv=(index := KVIndex(torch.tensor([[1, 2]], dtype=torch.int32), 4 + positions),),
             max_query_len=tokens,
             max_seq_len=length,
-            lengths=Lengths([tokens], [length]),
+            lengths=HostLengths([tokens], [length]),
         )
-        index.work = backend.prepare(step, index, frozenset({spec}))
+        index.metadata = backend.prepare(step, index, frozenset({spec}))
         q, k, v = torch.randn(tokens, 2, 8), torch.randn(tokens, 1, 8), torch.randn(tokens, 1, 8)
         assert backend.forward(q, k, v, cache, step, index, spec).isfinite().all()
 
@@ -62,12 +62,12 @@ def test_nothing_that_a_block_held_before_is_seen() -> None:
 def test_a_cache_in_8_bits_holds_numbers_that_are_too_large_as_the_largest() -> None:
     dtype = torch.float8_e4m3fn
     backend = SdpaAttention(device=torch.device("cpu"), dtype=torch.float32, kv_dtype=dtype, block_size=4)
-    spec = AttentionSpec(heads=1, kv_heads=1, head_dim=8, scale=1.0)
+    spec = AttentionSpec(num_heads=1, num_kv_heads=1, head_dim=8, scale=1.0)
     cache = backend.allocate(spec, 2)
     assert cache.nbytes == 2 * backend.block_bytes(spec)
     step = BlockTables([1], 4, spare=0).step({0: [0]}, backend.device)
     (index,) = step.kv
-    index.work = backend.prepare(step, index, frozenset({spec}))
+    index.metadata = backend.prepare(step, index, frozenset({spec}))
     v = torch.full((1, 1, 8), -1e6)
     out = backend.forward(torch.ones(1, 1, 8), torch.full((1, 1, 8), 1e6), v, cache, step, index, spec)
     assert torch.equal(out, torch.full((1, 1, 8), -448.0))

@@ -26,7 +26,7 @@ class Packed(DenseWeight):
     def pack(self, packing: str) -> AffineWeight:
         return self.packed
 
-    def reordered(self, order: Tensor) -> Packed:
+    def reorder(self, order: Tensor) -> Packed:
         p = self.packed
         mins = None if p.mins is None else p.mins[order]
         return Packed(AffineWeight(p.codes[order], p.scales[order], mins, p.bits, p.group))
@@ -58,7 +58,7 @@ def make(
 def test_products_are_those_of_the_dequantized_weight(bits: int, signed: bool, mins: bool, tokens: int) -> None:
     torch.manual_seed(bits)
     weight = make(bits=bits, signed=signed, mins=mins)
-    assert Int4Kernel.declines(weight, "linear") is None
+    assert Int4Kernel.unsupported_reason(weight, "linear") is None
     x = torch.randn(tokens, 256).bfloat16()
     found = Int4Kernel(weight, "linear", torch.device("cpu"), torch.bfloat16)(x).double()
     wanted = x.double() @ weight.data.double().T
@@ -79,6 +79,6 @@ def test_a_weight_of_many_rows_is_packed_in_parts() -> None:
     ids=["rows", "group", "unsigned"],
 )
 def test_what_it_cannot_take_it_declines_with_the_reason(weight: Packed, reason: str) -> None:
-    declined = Int4Kernel.declines(weight, "linear")
+    declined = Int4Kernel.unsupported_reason(weight, "linear")
     assert declined is not None
     assert reason in declined

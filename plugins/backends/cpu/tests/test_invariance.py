@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 from cpu_tiny_model import CARD, CONFIG
-from dovetail_backends_cpu import rows
+from dovetail_backends_cpu import row_invariant as rows
 from dovetail_backends_cpu.attention import SdpaAttention, span, span_end
 from dovetail_backends_cpu.int4 import Int4Kernel
 from dovetail_backends_cpu.platform import CpuPlatform
@@ -89,7 +89,7 @@ def test_a_gate_s_row_has_the_same_bits_wherever_threads_divide_the_tensor(name:
 def test_a_processor_without_bfloat16_gets_the_product_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     x, weight = torch.randn(9, 64).bfloat16(), torch.randn(33, 64).bfloat16()
     wanted = (x.float() @ weight.float().T).bfloat16()
-    monkeypatch.setattr(rows, "agrees", lambda dtype, threads: False)
+    monkeypatch.setattr(rows, "is_row_invariant", lambda dtype, threads: False)
     found = rows.linear(x, weight)
     torch.testing.assert_close(found, wanted)
     assert torch.equal(rows.linear(x[3:4], weight), found[3:4])
@@ -97,7 +97,7 @@ def test_a_processor_without_bfloat16_gets_the_product_in_float32(monkeypatch: p
 
 def test_a_product_whose_rows_depend_on_their_number_does_not_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rows.F, "linear", lambda x, weight: x @ weight.T + len(x))
-    assert not rows.agrees.__wrapped__(torch.bfloat16, 1)
+    assert not rows.is_row_invariant.__wrapped__(torch.bfloat16, 1)
 
 
 def test_the_keys_of_a_sum_follow_from_the_position() -> None:

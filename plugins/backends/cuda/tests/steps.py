@@ -9,7 +9,7 @@ import torch
 from dovetail_backends_cuda.attention import GatherAttention
 from torch import Tensor
 
-from dovetail.nn import AttentionSpec, KVIndex, Lengths, Step
+from dovetail.nn import AttentionSpec, HostLengths, KVIndex, Step
 
 BLOCK = 16
 
@@ -26,7 +26,7 @@ class Scene:
 
     def run(self, step: Step) -> Tensor:
         index = replace(step.kv[0])
-        index.work = self.backend.prepare(step, index, frozenset({self.spec}))
+        index.metadata = self.backend.prepare(step, index, frozenset({self.spec}))
         return self.backend.forward(*self.qkv, self.cache, step, index, self.spec)
 
     def captured(self, bound: int) -> Step:
@@ -34,15 +34,17 @@ class Scene:
         width = -(-bound // BLOCK)
         index = self.step.kv[0]
         tables = torch.nn.functional.pad(index.block_tables, (0, width - index.block_tables.shape[1]))
-        return replace(self.step, lengths=None, max_seq_len=bound, kv=(KVIndex(tables, index.slots),))
+        return replace(self.step, lengths=None, max_seq_len=bound, kv=(KVIndex(tables, index.slot_mapping),))
 
 
 def decode(
     lengths: list[int], device: torch.device, dtype: torch.dtype, window: int | None = None, **spec: Any
 ) -> Scene:
     """One token for each of these requests."""
-    heads, kv_heads, head_dim = (spec.get(k, n) for k, n in (("heads", 8), ("kv_heads", 2), ("head_dim", 64)))
-    asked = AttentionSpec(heads, kv_heads, head_dim, head_dim**-0.5, window)
+    heads, num_kv_heads, head_dim = (
+        spec.get(k, n) for k, n in (("num_heads", 8), ("num_kv_heads", 2), ("head_dim", 64))
+    )
+    asked = AttentionSpec(heads, num_kv_heads, head_dim, head_dim**-0.5, window)
     backend = GatherAttention(device=device, dtype=dtype, kv_dtype=dtype, block_size=BLOCK)
     counts = [-(-n // BLOCK) for n in lengths]
     generator = torch.Generator().manual_seed(0)
@@ -63,13 +65,14 @@ def decode(
         positions=put(positions),
         query_start=put(torch.arange(len(lengths) + 1, dtype=torch.int32)),
         seq_lens=put(torch.tensor(lengths, dtype=torch.int32)),
-        logit_rows=put(torch.arange(len(lengths))),
+        logits_indices=put(torch.arange(len(lengths))),
         kv=(KVIndex(put(tables), put(slots)),),
         max_query_len=1,
         max_seq_len=max(lengths),
-        lengths=Lengths([1] * len(lengths), lengths),
+        lengths=HostLengths([1] * len(lengths), lengths),
     )
     q, k, v = (
-        put(torch.randn(len(lengths), h, head_dim, generator=generator).to(dtype)) for h in (heads, kv_heads, kv_heads)
+        put(torch.randn(len(lengths), h, head_dim, generator=generator).to(dtype))
+        for h in (heads, num_kv_heads, num_kv_heads)
     )
     return Scene(backend, asked, cache, step, (q, k, v))

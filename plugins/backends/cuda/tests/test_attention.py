@@ -52,7 +52,7 @@ def test_padding_requests_change_nothing(device: str) -> None:
     wanted = scene.run(scene.captured(256))[:2]
     pad = scene.captured(256)
     pad.kv[0].block_tables[2:] = 0  # the block that no request owns
-    pad.kv[0].slots[2:] = 0
+    pad.kv[0].slot_mapping[2:] = 0
     assert torch.equal(scene.run(pad)[:2], wanted)
 
 
@@ -61,7 +61,9 @@ def test_padding_requests_change_nothing(device: str) -> None:
 def test_a_graph_gives_the_same_bits(window: int | None) -> None:
     from dovetail_backends_cuda.platform import CudaPlatform
 
-    scene = decode(LENGTHS * 3, torch.device("cuda"), torch.bfloat16, window, heads=32, kv_heads=8, head_dim=128)
+    scene = decode(
+        LENGTHS * 3, torch.device("cuda"), torch.bfloat16, window, num_heads=32, num_kv_heads=8, head_dim=128
+    )
     step = scene.captured(320)
     out: list[torch.Tensor] = []
     with torch.inference_mode():
@@ -78,7 +80,7 @@ def test_a_graph_gives_the_same_bits(window: int | None) -> None:
 @pytest.mark.parametrize("longest", [2, 256, 257, 300, 4096, 5000, 131072])
 def test_bounds_ascend_and_end_in_the_longest(longest: int) -> None:
     backend = GatherAttention(device=torch.device("cpu"), dtype=torch.float32, kv_dtype=torch.float32, block_size=16)
-    bounds = backend.captured_lengths(longest)
+    bounds = backend.capture_lengths(longest)
     assert bounds[-1] == longest
     assert list(bounds) == sorted(set(bounds))
     assert all(b <= a * 1.25 for a, b in pairwise(bounds))

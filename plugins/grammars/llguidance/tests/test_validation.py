@@ -8,7 +8,8 @@ import sys
 import time
 
 import pytest
-from dovetail_grammars_llguidance import deep, validation
+from dovetail_grammars_llguidance import deep_stack as deep
+from dovetail_grammars_llguidance import validation
 from dovetail_grammars_llguidance.validation import validate_source
 
 from dovetail.api import GrammarKind, GrammarSource, RequestError

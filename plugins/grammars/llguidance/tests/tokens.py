@@ -36,8 +36,8 @@ class Follower:
 
     def spelt(self, text: str) -> list[str]:
         """The tokens of a text, byte by byte."""
-        spelling = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False).pre_tokenize_str(text)
-        return [character for piece, _ in spelling for character in piece]
+        byte_decoder = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False).pre_tokenize_str(text)
+        return [character for piece, _ in byte_decoder for character in piece]
 
     def allowed(self) -> set[str]:
         return {self.tokenizer.id_to_token(i) for i in allowed(self.state, VOCAB_SIZE)}

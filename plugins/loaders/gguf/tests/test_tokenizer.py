@@ -33,7 +33,7 @@ Build = Callable[..., Path]
 
 
 def read(path: str) -> Tokenizer:
-    return Tokenizer.of(from_gguf(path))
+    return Tokenizer.from_parts(from_gguf(path))
 
 
 def ids_of(line: str) -> list[int]:

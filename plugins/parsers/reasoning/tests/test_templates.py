@@ -12,7 +12,7 @@ from dovetail.api import Content, Reasoning, ReasoningParser, ReasoningParserCar
 from dovetail.engine.text.chat_template import render
 from dovetail.kernel.discovery import import_dotted
 from dovetail.kernel.parsers import find_parsers, recognise
-from dovetail.testing import registry_of
+from dovetail.testing import make_registry
 
 DATA = Path(__file__).parent / "data"
 CARDS = {card.name: card for card in dovetail_parsers_reasoning.dovetail_register_parsers()}
@@ -74,7 +74,7 @@ PROMPTS = [
 
 
 def chosen(template: str) -> str | None:
-    candidates = find_parsers(ReasoningParserCard, "reasoning_parser", "auto", registry_of(*CARDS.values()), [])
+    candidates = find_parsers(ReasoningParserCard, "reasoning_parser", "auto", make_registry(*CARDS.values()), [])
     found = recognise(candidates, (DATA / f"{template}.jinja").read_text())
     return found.part.name if found else None
 
@@ -101,12 +101,12 @@ def test_the_prompt_says_whether_thoughts_have_begun(template: str, variables: d
         parser: ReasoningParser = target(prompt)
         return [*parser.feed(text), *parser.finish()]
 
-    frame = target(prompt).frame()
+    reasoning_markers = target(prompt).reasoning_markers()
     if wanted == CLOSED:
-        assert frame is None
+        assert reasoning_markers is None
         assert read("Hello") == [Content("Hello")]
         return
-    assert frame
-    assert (frame[0] == "") == (wanted == OPEN)
+    assert reasoning_markers
+    assert (reasoning_markers[0] == "") == (wanted == OPEN)
     assert read("Hello") == [(Reasoning if wanted == OPEN else Content)("Hello")]
-    assert read(f"{frame[0]}why{frame[1]}Hello") == [Reasoning("why"), Content("Hello")]
+    assert read(f"{reasoning_markers[0]}why{reasoning_markers[1]}Hello") == [Reasoning("why"), Content("Hello")]

@@ -15,7 +15,7 @@ from dovetail.api import CallArguments, CallBegin, RequestError, ToolParserCard
 from dovetail.engine.text.chat_template import render
 from dovetail.kernel.discovery import import_dotted
 from dovetail.kernel.parsers import find_parsers, recognise
-from dovetail.testing import registry_of
+from dovetail.testing import make_registry
 
 DATA = Path(__file__).parent / "data"
 CARDS = {card.name: card for card in dovetail_parsers_tools.dovetail_register_parsers()}
@@ -114,7 +114,7 @@ def test_the_table_has_every_template() -> None:
 
 @pytest.mark.parametrize("template", CHOSEN)
 def test_the_template_chooses(template: str) -> None:
-    candidates = find_parsers(ToolParserCard, "tool_parser", "auto", registry_of(*CARDS.values()), [])
+    candidates = find_parsers(ToolParserCard, "tool_parser", "auto", make_registry(*CARDS.values()), [])
     found = recognise(candidates, (DATA / f"{template}.jinja").read_text())
     assert found
     assert found.part.name == CHOSEN[template]

@@ -37,8 +37,8 @@ def proposer(**options: int) -> PromptLookup:
     return PromptLookup(LookupConfig(**options), CONTEXT)
 
 
-def guess(tokens: Sequence[int], most: int = 4, **options: int) -> list[int]:
-    (found,) = proposer(**options).propose([DraftRequest("a", tokens, most)])
+def guess(tokens: Sequence[int], max_tokens: int = 4, **options: int) -> list[int]:
+    (found,) = proposer(**options).propose([DraftRequest("a", tokens, max_tokens)])
     return found
 
 
@@ -70,7 +70,7 @@ def test_the_index_finds_what_a_scan_finds(different: int, shortest: int, longes
 def test_a_long_sequence_is_known_by_its_newest_tokens(shortest: int) -> None:
     rng = random.Random(1)
     window = 50
-    index, tokens, most = NgramIndex(shortest, 4, window), [], 0
+    index, tokens, max_tokens = NgramIndex(shortest, 4, window), [], 0
     for _ in range(600):
         tokens += [rng.randrange(6) for _ in range(rng.choice([1, 1, 2, 60]))]
         index.extend(tokens)
@@ -79,29 +79,29 @@ def test_a_long_sequence_is_known_by_its_newest_tokens(shortest: int) -> None:
         assert len(tokens) - 2 * window <= known <= max(0, len(tokens) - window)
         wanted = scan(tokens[known:], shortest, 4)
         assert place == (wanted + known if wanted != NOWHERE else NOWHERE)
-        most = max(most, len(index._before), len(index._last))
-    assert most <= 2 * window
+        max_tokens = max(max_tokens, len(index._before), len(index._last))
+    assert max_tokens <= 2 * window
 
 
 def test_what_followed_before_follows_again() -> None:
     assert guess([1, 2, 3, 4, 5, 6, 7, 8, 2, 3]) == [4, 5, 6, 7]
-    assert guess([1, 2, 3, 4, 5, 6, 7, 8, 2, 3], most=2) == [4, 5]
+    assert guess([1, 2, 3, 4, 5, 6, 7, 8, 2, 3], max_tokens=2) == [4, 5]
     assert guess([1, 2, 3, 4, 5]) == []
     assert guess([1]) == []
     assert guess([1, 2, 9, 2]) == []  # one equal token is not enough
-    assert guess([1, 2, 9, 2], most=2, prompt_lookup_min=1) == [9, 2]
+    assert guess([1, 2, 9, 2], max_tokens=2, prompt_lookup_min=1) == [9, 2]
 
 
 def test_the_longest_match_wins_and_then_the_latest() -> None:
     head = [1, 2, 3, 50, 2, 3, 60, 2, 3, 70]
-    assert guess([*head, 1, 2, 3], most=1) == [50]
-    assert guess([*head, 9, 2, 3], most=1) == [70]
-    assert guess([*head, 1, 2, 3], most=1, prompt_lookup_max=2) == [70]
+    assert guess([*head, 1, 2, 3], max_tokens=1) == [50]
+    assert guess([*head, 9, 2, 3], max_tokens=1) == [70]
+    assert guess([*head, 1, 2, 3], max_tokens=1, prompt_lookup_max=2) == [70]
 
 
 def test_a_loop_goes_on() -> None:
     assert guess([5, 5, 5, 5, 5]) == [5, 5, 5, 5]
-    assert guess([1, 2, 3, 1, 2, 3], most=8) == [1, 2, 3, 1, 2, 3, 1, 2]
+    assert guess([1, 2, 3, 1, 2, 3], max_tokens=8) == [1, 2, 3, 1, 2, 3, 1, 2]
     assert follow([7, 8, 9], 1, 5) == [8, 9, 8, 9, 8]
 
 

@@ -62,7 +62,7 @@ def test_take(name: str) -> None:
 def test_reordered(name: str) -> None:
     data = random_rows(name, 9, 256)
     order = torch.randperm(9, generator=torch.Generator().manual_seed(1))
-    got = load(name, data, (9, 256)).reordered(order)
+    got = load(name, data, (9, 256)).reorder(order)
     assert torch.equal(got.dense(torch.float32), oracle(name, data)[order])
 
 

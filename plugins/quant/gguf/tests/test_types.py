@@ -52,10 +52,10 @@ def test_input_is_left_alone(name: str) -> None:
 def test_scales_that_are_not_finite(name: str) -> None:
     layout = TYPES[name]
     blocks = random_rows(name, 9, 256).view(-1, layout.bytes)
-    assert not layout.broken(blocks).any()
+    assert not layout.has_bad_scale(blocks).any()
     for number, field in enumerate(layout.floats):
         for byte, mask in field:
             blocks[2 * number + 1, byte] |= mask
-    found = layout.broken(blocks).nonzero().flatten().tolist()
+    found = layout.has_bad_scale(blocks).nonzero().flatten().tolist()
     assert found == [2 * number + 1 for number in range(len(layout.floats))]
     assert not torch.isfinite(layout.dequantize(blocks[1:2])).all()

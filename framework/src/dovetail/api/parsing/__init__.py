@@ -5,26 +5,26 @@ yields None where it has to wait for more. So one program serves streams and who
 however the output is cut.
 """
 
-from dovetail.api.parsing.calls import JsonCalls, ToolReader
-from dovetail.api.parsing.events import Trimmed
-from dovetail.api.parsing.jsontext import read_string, read_value
-from dovetail.api.parsing.marked import MarkedCalls, NamedCalls, ParameterCalls, read_object
-from dovetail.api.parsing.reader import Markers, Reader, Steps, markers
+from dovetail.api.parsing.calls import JsonToolParser, StreamingToolParser
+from dovetail.api.parsing.events import TrimmedText
+from dovetail.api.parsing.json_text import read_string, read_value
+from dovetail.api.parsing.marked import MarkedToolParser, NamedToolParser, ParameterToolParser, read_object
+from dovetail.api.parsing.reader import EventGenerator, Markers, Reader, markers
+from dovetail.api.parsing.reasoning import StreamingReasoningParser, TaggedReasoningParser
 from dovetail.api.parsing.schemas import Types, dumps, json_value, parameter_types, python_value, tool_names
-from dovetail.api.parsing.thoughts import ReasoningReader, TaggedReasoning
 
 __all__ = [
-    "JsonCalls",
-    "MarkedCalls",
+    "EventGenerator",
+    "JsonToolParser",
+    "MarkedToolParser",
     "Markers",
-    "NamedCalls",
-    "ParameterCalls",
+    "NamedToolParser",
+    "ParameterToolParser",
     "Reader",
-    "ReasoningReader",
-    "Steps",
-    "TaggedReasoning",
-    "ToolReader",
-    "Trimmed",
+    "StreamingReasoningParser",
+    "StreamingToolParser",
+    "TaggedReasoningParser",
+    "TrimmedText",
     "Types",
     "dumps",
     "json_value",

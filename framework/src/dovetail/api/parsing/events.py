@@ -8,7 +8,7 @@ from typing import Any
 from dovetail.api.parsers import CallBegin, Content, ToolEvent
 
 
-def merge(steps: Iterable[Any]) -> list[Any]:
+def merge_events(steps: Iterable[Any]) -> list[Any]:
     """The events up to where a parser waits; neighbours of one kind are one."""
     events: list[Any] = []
     texts: list[str] = []
@@ -30,7 +30,7 @@ def merge(steps: Iterable[Any]) -> list[Any]:
     return events
 
 
-class Trimmed:
+class TrimmedText:
     """Makes events of pieces of a text, without the white space at its ends."""
 
     def __init__(self, make: Callable[[str], Any]) -> None:
@@ -50,7 +50,7 @@ class Trimmed:
         return self.make(before + ready)
 
 
-class Spacing:
+class SpaceFilter:
     """Drops white space that only separates calls from each other, or from the text before or after them.
 
     Between two texts with calls in their midst, what stands before the calls is kept, or if nothing does, what stands behind.
@@ -58,33 +58,33 @@ class Spacing:
 
     def __init__(self) -> None:
         self._held: list[str] = []
-        self._spoken = False
+        self._text_seen = False
         """Whether some text was handed out."""
-        self._called = False
+        self._call_seen = False
         """Whether a call came after the last text."""
-        self._enough = False
+        self._drop_space = False
         """Whether white space behind that call is dropped, even if text follows."""
 
-    def tidy(self, steps: Iterable[ToolEvent | None]) -> Iterator[ToolEvent]:
+    def filter_events(self, steps: Iterable[ToolEvent | None]) -> Iterator[ToolEvent]:
         """The events up to where a parser waits."""
         for step in steps:
             if step is None:
                 return
             if not isinstance(step, Content):
-                if not self._called:
-                    self._called, self._enough = True, bool(self._held) or not self._spoken
-                    self._held = self._held if self._spoken else []
+                if not self._call_seen:
+                    self._call_seen, self._drop_space = True, bool(self._held) or not self._text_seen
+                    self._held = self._held if self._text_seen else []
                 yield step
             elif text := self._text(step.text):
                 yield Content(text)
 
     def finish(self) -> Iterator[Content]:
         """What was held back, when nothing more comes."""
-        if self._held and not self._called:
+        if self._held and not self._call_seen:
             yield Content("".join(self._held))
 
     def _text(self, text: str) -> str:
-        if self._called and self._enough:
+        if self._call_seen and self._drop_space:
             text = text.lstrip()
         ready = text.rstrip()
         if not ready:
@@ -93,5 +93,5 @@ class Spacing:
             return ""
         rest = text[len(ready) :]
         before, self._held = "".join(self._held), [rest] if rest else []
-        self._spoken, self._called = True, False
+        self._text_seen, self._call_seen = True, False
         return before + ready

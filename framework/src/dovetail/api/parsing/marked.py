@@ -8,106 +8,106 @@ from collections.abc import Callable
 from typing import ClassVar
 
 from dovetail.api.parsers import CallArguments, CallBegin, Content
-from dovetail.api.parsing.calls import ToolReader
-from dovetail.api.parsing.jsontext import read_value
-from dovetail.api.parsing.reader import Reader, Steps, markers
+from dovetail.api.parsing.calls import StreamingToolParser
+from dovetail.api.parsing.json_text import read_value
+from dovetail.api.parsing.reader import EventGenerator, Reader, markers
 from dovetail.api.parsing.schemas import Types, dumps, json_value, parameter_types
 
 
-class MarkedCalls(ToolReader):
+class MarkedToolParser(StreamingToolParser):
     """Calls of which a marker, a name and a marker again tell where they begin: the arguments follow."""
 
-    sections: ClassVar[tuple[str, ...]] = ()
+    section_markers: ClassVar[tuple[str, ...]] = ()
     """Markers that may stand before a call, or before several."""
-    call: ClassVar[str]
+    call_start: ClassVar[str]
     """Marker before each call."""
-    header: ClassVar[re.Pattern[str]]
+    header_pattern: ClassVar[re.Pattern[str]]
     """What follows it, with the name as group ``name``; see :meth:`Reader.match`."""
-    ends: ClassVar[tuple[str, ...]] = ()
+    end_markers: ClassVar[tuple[str, ...]] = ()
     """Markers behind calls and sections, any number of which may stand."""
 
-    def read(self) -> Steps[None]:
+    def read(self) -> EventGenerator[None]:
         reader = self.reader
-        while found := (yield from reader.until(markers(*self.sections, self.call), Content)):
+        while found := (yield from reader.read_until(markers(*self.section_markers, self.call_start), Content)):
             reader.record = [found]
-            while found != self.call:
-                yield from reader.space()
-                if not (found := (yield from reader.word(markers(*self.sections, self.call)))):
+            while found != self.call_start:
+                yield from reader.skip_space()
+                if not (found := (yield from reader.read_marker(markers(*self.section_markers, self.call_start)))):
                     break
-            if found and (header := (yield from reader.match(self.header))):
+            if found and (header := (yield from reader.match(self.header_pattern))):
                 reader.record = None
                 yield from self._read_calls(header)
-            yield from self.as_it_stands()
+            yield from self.recorded_content()
 
-    def _read_calls(self, header: re.Match[str] | None) -> Steps[None]:
+    def _read_calls(self, header: re.Match[str] | None) -> EventGenerator[None]:
         """Read the call that stands here, its header being read, and those that follow at once."""
         reader = self.reader
         while header:
             yield CallBegin(header["name"])
             yield from self.read_arguments(header["name"])
             reader.record = []
-            yield from reader.space()
-            while self.ends and (yield from reader.word(markers(*self.ends))):
+            yield from reader.skip_space()
+            while self.end_markers and (yield from reader.read_marker(markers(*self.end_markers))):
                 reader.record = []
-                yield from reader.space()
+                yield from reader.skip_space()
             # A marker that the end of the output cut off is none of the answer's text either.
             if not (yield from reader.peek()):
                 reader.record = []
                 return
-            if not (yield from reader.word(markers(self.call))):
+            if not (yield from reader.read_marker(markers(self.call_start))):
                 return
-            header = yield from reader.match(self.header)
+            header = yield from reader.match(self.header_pattern)
 
     @abstractmethod
-    def read_arguments(self, name: str) -> Steps[None]:
+    def read_arguments(self, name: str) -> EventGenerator[None]:
         """Read the arguments of a call, and hand them out."""
 
 
-class NamedCalls(MarkedCalls):
+class NamedToolParser(MarkedToolParser):
     """Calls whose arguments are a JSON object behind their name."""
 
-    def read_arguments(self, name: str) -> Steps[None]:
+    def read_arguments(self, name: str) -> EventGenerator[None]:
         yield from read_object(self.reader)
 
 
-def read_object(reader: Reader) -> Steps[None]:
+def read_object(reader: Reader) -> EventGenerator[None]:
     """Read the arguments of a call that has begun, and hand them out."""
     given = False
 
-    def each(text: str) -> CallArguments:
+    def emit(text: str) -> CallArguments:
         nonlocal given
         given = True
         return CallArguments(text)
 
-    yield from reader.space()
-    yield from read_value(reader, each)
+    yield from reader.skip_space()
+    yield from read_value(reader, emit)
     if not given and not reader.ended:
         yield CallArguments("{}")
 
 
-class ParameterCalls(MarkedCalls):
+class ParameterToolParser(MarkedToolParser):
     """Calls whose arguments stand one by one between markers, most of them without quotation marks."""
 
-    parameter: ClassVar[str]
+    parameter_start: ClassVar[str]
     """Marker before each argument."""
-    key: ClassVar[re.Pattern[str]]
+    key_pattern: ClassVar[re.Pattern[str]]
     """What stands between it and the value, with the name as group ``key``; see :meth:`Reader.match`."""
     value_end: ClassVar[str]
     """Marker behind each value."""
     call_end: ClassVar[str]
     """Marker behind the arguments."""
-    newlines: ClassVar[bool] = False
+    values_on_own_lines: ClassVar[bool] = False
     """Whether values stand on lines of their own."""
 
-    def read_arguments(self, name: str) -> Steps[None]:
+    def read_arguments(self, name: str) -> EventGenerator[None]:
         reader = self.reader
-        following = markers(self.parameter, self.call_end)
+        following = markers(self.parameter_start, self.call_end)
         before = "{"
         reader.record = []
         while True:
-            yield from reader.space()
-            found = yield from reader.word(following)
-            if found != self.parameter or not (key := (yield from reader.match(self.key))):
+            yield from reader.skip_space()
+            found = yield from reader.read_marker(following)
+            if found != self.parameter_start or not (key := (yield from reader.match(self.key_pattern))):
                 break
             reader.record = None
             yield CallArguments(f"{before}{dumps(key['key'])}: ")
@@ -119,10 +119,10 @@ class ParameterCalls(MarkedCalls):
         if found == self.call_end:
             reader.record = None
         if reader.ended and found != self.call_end:
-            reader.drop()
+            reader.skip_available()
             return
         yield CallArguments("{}" if before == "{" else "}")
-        yield from self.as_it_stands()
+        yield from self.recorded_content()
 
     def value_types(self, name: str, key: re.Match[str]) -> Types:
         """The types that a value may have."""
@@ -132,36 +132,36 @@ class ParameterCalls(MarkedCalls):
         """The marker behind a value, for notations that have several: :attr:`value_end`."""
         return self.value_end
 
-    def _read_value(self, name: str, key: re.Match[str]) -> Steps[bool]:
+    def _read_value(self, name: str, key: re.Match[str]) -> EventGenerator[bool]:
         """Hand out a value; whether it came to its end."""
         types = self.value_types(name, key)
         ends = markers(self.end_of_value(key))
-        if self.newlines:
-            yield from self.reader.word(markers("\n"))
+        if self.values_on_own_lines:
+            yield from self.reader.read_marker(markers("\n"))
         if types == {"string"}:
             yield CallArguments('"')
-            found = yield from self.reader.until(ends, self._quoted(), awaited=True)
+            found = yield from self.reader.read_until(ends, self._string_emitter(), awaited=True)
             if found:
                 yield CallArguments('"')
             return bool(found)
         pieces: list[str] = []
-        found = yield from self.reader.until(ends, pieces.append, awaited=True)
+        found = yield from self.reader.read_until(ends, pieces.append, awaited=True)
         text = "".join(pieces)
-        if self.newlines:
+        if self.values_on_own_lines:
             text = text.removesuffix("\n")
         if found:
             yield CallArguments(json_value(text, types))
         return bool(found)
 
-    def _quoted(self) -> Callable[[str], CallArguments | None]:
+    def _string_emitter(self) -> Callable[[str], CallArguments | None]:
         """Makes arguments of the pieces of a string, as JSON has them between quotation marks, without the last line's end."""
         held = ""
 
-        def each(text: str) -> CallArguments | None:
+        def emit(text: str) -> CallArguments | None:
             nonlocal held
             text = held + text
-            held = "\n" if self.newlines and text.endswith("\n") else ""
+            held = "\n" if self.values_on_own_lines and text.endswith("\n") else ""
             text = text.removesuffix(held)
             return CallArguments(dumps(text)[1:-1]) if text else None
 
-        return each
+        return emit

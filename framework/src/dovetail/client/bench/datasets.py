@@ -20,7 +20,7 @@ TEXT = (
 )
 WORDS = TEXT.split()
 """Common ones, of which a vocabulary is likely to have each as one token."""
-LEAST_TOKENS, MOST_PROMPT_TOKENS, MOST_TOKENS = 4, 1024, 2048
+MIN_TOKENS, MAX_PROMPT_TOKENS, MAX_TOKENS = 4, 1024, 2048
 """Conversations of ShareGPT with fewer, or more, are left out, as in vLLM's benchmark."""
 
 CountTokens = Callable[[str], Awaitable[int]]
@@ -100,7 +100,7 @@ def custom_samples(options: ServeOptions) -> list[Sample]:
         except (ValueError, KeyError, TypeError, AttributeError):
             message = f"line {number} of {options.dataset_path} is no JSON object with a text named prompt"
             raise UsageError(message, 'write lines like {"prompt": "…", "output_tokens": 64}') from None
-    return _enough(samples, options)
+    return _require_count(samples, options)
 
 
 def _prompt(value: Any) -> str:
@@ -133,10 +133,10 @@ async def sharegpt_samples(options: ServeOptions, count_tokens: CountTokens) -> 
             continue
         tokens = await count_tokens(turns[0])
         wanted = options.sharegpt_output_len or await count_tokens(turns[1])
-        short = tokens < LEAST_TOKENS or wanted < LEAST_TOKENS
-        if not short and tokens <= MOST_PROMPT_TOKENS and tokens + wanted <= MOST_TOKENS:
+        short = tokens < MIN_TOKENS or wanted < MIN_TOKENS
+        if not short and tokens <= MAX_PROMPT_TOKENS and tokens + wanted <= MAX_TOKENS:
             samples.append(Sample(turns[0], tokens, wanted))
-    return _enough(samples, options)
+    return _require_count(samples, options)
 
 
 def _shuffled(values: list[list[str]], rng: np.random.Generator) -> Iterator[list[str]]:
@@ -152,7 +152,7 @@ def _text(options: ServeOptions) -> str:
         raise UsageError(f"cannot read {options.dataset_path}: {reason}", "correct --dataset-path") from None
 
 
-def _enough(samples: list[Sample], options: ServeOptions) -> list[Sample]:
+def _require_count(samples: list[Sample], options: ServeOptions) -> list[Sample]:
     # Prompts that came twice would be found in the prefix cache, and measure that.
     if len(samples) < options.num_prompts:
         raise UsageError(

@@ -28,7 +28,7 @@ class Runner:
     def __init__(self, args: EngineArgs) -> None:
         self.on_terminal = sys.stderr.isatty()
         self.llm = LLM.from_engine_args(args, use_tqdm=self.on_terminal)
-        self._vocab_size = int(self.llm.plan.model_config_object().vocab_size)
+        self._vocab_size = int(self.llm.plan.build_model_config().vocab_size)
         self._rng = np.random.default_rng(args.seed)
 
     def run(self, prompts: int, input_len: int, output_len: int, show: bool = False) -> float:

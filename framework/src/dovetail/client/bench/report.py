@@ -23,7 +23,7 @@ TITLES = {
 }
 
 
-def table(options: ServeOptions, figures: Mapping[str, Any], metrics: Mapping[str, Mapping[str, float]]) -> str:
+def render_table(options: ServeOptions, figures: Mapping[str, Any], metrics: Mapping[str, Mapping[str, float]]) -> str:
     """The table that vLLM's benchmark prints.
 
     Args:
@@ -60,7 +60,7 @@ def _row(name: str, value: float) -> str:
     return f"{name:<40} {value:<10.2f}".rstrip() if isinstance(value, float) else f"{name:<40} {value}"
 
 
-def result(
+def build_result(
     options: ServeOptions, model: str, figures: Mapping[str, Any], metrics: Mapping[str, Mapping[str, float]]
 ) -> dict[str, Any]:
     """Everything, in vLLM's keys."""
@@ -77,7 +77,7 @@ def result(
     }
 
 
-def details(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+def build_details(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     """Lists over all requests, in order; times in seconds, of requests that failed none."""
     begin = min((outcome.started for outcome in outcomes), default=0.0)
     return {

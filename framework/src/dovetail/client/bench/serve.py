@@ -10,8 +10,8 @@ from tqdm import tqdm
 
 from dovetail.client.bench import report
 from dovetail.client.bench.datasets import load_samples
-from dovetail.client.bench.figures import series, statistics, summarize
-from dovetail.client.bench.load import Load, connect
+from dovetail.client.bench.load_generator import Load, connect
+from dovetail.client.bench.metrics import series, statistics, summarize
 from dovetail.client.bench.options import ServeOptions
 from dovetail.client.bench.stream import Outcome
 from dovetail.client.http import ChatClient, ClientError, server_root
@@ -44,12 +44,12 @@ def run_serve(
     figures = summarize(outcomes, seconds, goodput)
     values = series(outcomes)
     metrics = {metric: statistics(values[metric], options.percentiles) for metric in options.metrics}
-    print(report.table(options, figures, metrics))
-    _tell(outcomes)
+    print(report.render_table(options, figures, metrics))
+    _print_errors(outcomes)
     if options.save_result:
-        saved = report.result(options, model, figures, metrics)
+        saved = report.build_result(options, model, figures, metrics)
         path = report.result_path(options, saved)
-        report.write_json(path, saved | (report.details(outcomes) if options.save_detailed else {}))
+        report.write_json(path, saved | (report.build_details(outcomes) if options.save_detailed else {}))
         print(f"wrote {path}", file=sys.stderr)
     return 0 if figures["completed"] else 1
 
@@ -65,7 +65,7 @@ async def _measure(root: str, model: str, api_key: str | None, options: ServeOpt
             return await load.run(samples, bar.update)
 
 
-def _tell(outcomes: list[Outcome]) -> None:
+def _print_errors(outcomes: list[Outcome]) -> None:
     failed = [outcome for outcome in outcomes if outcome.error]
     for outcome in failed[:SHOWN_ERRORS]:
         print(f"failed: {outcome.error}", file=sys.stderr)

@@ -17,12 +17,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from dovetail.api.cards import Dotted, LoaderCard, SourceCard
 from dovetail.api.checkpoint import Checkpoint
 from dovetail.api.errors import DovetailError, RequestError, UsageError
-from dovetail.kernel.choose import ask, listing
-from dovetail.kernel.plan import Frozen
+from dovetail.kernel.choose import call_target, join_names
+from dovetail.kernel.plan import FrozenModel
 from dovetail.kernel.registry import Registry
 
-CONFIG = "adapter_config.json"
-WEIGHTS = "adapter_model*"
+ADAPTER_CONFIG_FILE = "adapter_config.json"
+ADAPTER_WEIGHTS_PATTERN = "adapter_model*"
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class LoraModule(BaseModel):
     path: str = Field(min_length=1)
 
 
-class AdapterSource(Frozen):
+class AdapterSource(FrozenModel):
     """An adapter that was found on disk: all that the engine needs to read it.
 
     Attributes:
@@ -146,15 +146,17 @@ def find_adapter(name: str, path: str, registry: Registry, download_dir: str | N
     try:
         folder = _resolve(path, registry, download_dir)
         if folder is None or not folder.is_dir():
-            raise refused("there is no such folder or hub repository", f"give the folder with {CONFIG}")
+            raise refused("there is no such folder or hub repository", f"give the folder with {ADAPTER_CONFIG_FILE}")
         config = _read_config(folder)
-        files = sorted(p.name for p in folder.iterdir() if p.is_file() and fnmatch.fnmatch(p.name, WEIGHTS))
+        files = sorted(
+            p.name for p in folder.iterdir() if p.is_file() and fnmatch.fnmatch(p.name, ADAPTER_WEIGHTS_PATTERN)
+        )
         for offer in registry.offers(LoaderCard):
             matching = tuple(
                 str(folder / file) for file in files if any(fnmatch.fnmatch(file, p) for p in offer.card.recognises)
             )
             if matching:
-                checkpoint = ask(offer, offer.card.inspect, str(folder), matching)
+                checkpoint = call_target(offer, offer.card.inspect, str(folder), matching)
                 return AdapterSource(
                     name=name,
                     path=str(folder),
@@ -171,8 +173,9 @@ def find_adapter(name: str, path: str, registry: Registry, download_dir: str | N
         raise refused(str(error), "check the path, its permissions and its contents") from None
     patterns = dict.fromkeys(p for offer in registry.offers(LoaderCard) for p in offer.card.recognises)
     raise refused(
-        f"no installed loader reads its weights: wanted {WEIGHTS} as one of {', '.join(patterns)}, found {listing(files)}",
-        registry.suspects(LoaderCard.kind) or "complete the download, or install a plugin that loads what is there",
+        f"no installed loader reads its weights: wanted {ADAPTER_WEIGHTS_PATTERN} as one of {', '.join(patterns)}, found {join_names(files)}",
+        registry.explain_missing(LoaderCard.kind)
+        or "complete the download, or install a plugin that loads what is there",
     )
 
 
@@ -181,8 +184,13 @@ def _resolve(path: str, registry: Registry, download_dir: str | None) -> Path | 
     if not path:
         return None
     for offer in registry.offers(SourceCard):
-        found = ask(
-            offer, offer.card.target, path, revision=None, download_dir=download_dir, patterns=(WEIGHTS, CONFIG)
+        found = call_target(
+            offer,
+            offer.card.target,
+            path,
+            revision=None,
+            download_dir=download_dir,
+            patterns=(ADAPTER_WEIGHTS_PATTERN, ADAPTER_CONFIG_FILE),
         )
         if found is not None:
             return Path(found)
@@ -190,7 +198,7 @@ def _resolve(path: str, registry: Registry, download_dir: str | None) -> Path | 
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
-    found = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    found = json.loads((folder / ADAPTER_CONFIG_FILE).read_text(encoding="utf-8"))
     if not isinstance(found, dict):
-        raise ValueError(f"{CONFIG} holds a JSON {type(found).__name__}, wanted an object")
+        raise ValueError(f"{ADAPTER_CONFIG_FILE} holds a JSON {type(found).__name__}, wanted an object")
     return found

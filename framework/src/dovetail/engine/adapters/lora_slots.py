@@ -17,12 +17,12 @@ from weakref import ReferenceType, WeakKeyDictionary, WeakValueDictionary, ref
 import torch
 
 from dovetail.api.errors import DovetailError, RequestError, UsageError
-from dovetail.engine.adapters.lora_request import CONFIG, AdapterSource
+from dovetail.engine.adapters.lora_request import ADAPTER_CONFIG_FILE, AdapterSource
 from dovetail.engine.engine_request import Request
-from dovetail.kernel.discovery import import_dotted, one_line
+from dovetail.kernel.discovery import describe_error, import_dotted
 from dovetail.nn.context import Context
-from dovetail.nn.lora import AdapterStacks, AdapterWeights
-from dovetail.nn.lora_loading import Targets, read_adapter
+from dovetail.nn.lora import AdapterWeights, StackedAdapters
+from dovetail.nn.lora_loading import LoraTargets, read_adapter
 
 
 @dataclass(eq=False)
@@ -44,16 +44,16 @@ class Adapter:
 
 
 @dataclass(frozen=True)
-class _Known:
+class _RegisteredAdapter:
     """A name that requests may ask for.
 
     Attributes:
-        stamps: of the files when they were first read.
+        file_stamps: of the files when they were first read.
     """
 
     source: AdapterSource
     key: str
-    stamps: tuple[tuple[int, int], ...]
+    file_stamps: tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class AdapterSlots:
     """Which adapters there are, and which of them has which slot.
 
     A request gets its adapter from :meth:`assign` when it arrives, and keeps it. It has a slot only while it runs: this is a
-    :class:`~dovetail.engine.step.scheduler.Gate` of the scheduler.
+    :class:`~dovetail.engine.step.scheduler.AdmissionGate` of the scheduler.
 
     Args:
         ctx: that the model was built with.
@@ -85,32 +85,32 @@ class AdapterSlots:
 
     def __init__(self, ctx: Context, max_cpu_loras: int | None = None) -> None:
         slots = ctx.adapters.slots if ctx.adapters is not None else 0
-        self.targets = Targets.of(ctx) if ctx.adapters is not None else None
-        self._stacks = _reference(ctx)
+        self.targets = LoraTargets.of(ctx) if ctx.adapters is not None else None
+        self._stacks = _weak_stacks(ctx)
         self.max_cpu_loras = slots if max_cpu_loras is None else max_cpu_loras
         if self.max_cpu_loras < slots:
             raise UsageError(
                 f"--max-cpu-loras is {max_cpu_loras}, lower than the --max-loras of {slots}",
                 "raise it, or leave it out",
             )
-        self._known: dict[str, _Known] = {}
-        self._numbers = itertools.count(1)
+        self._registered: dict[str, _RegisteredAdapter] = {}
+        self._key_numbers = itertools.count(1)
         self._drain: _Drain | None = None
         self._assigned: WeakKeyDictionary[Request, Adapter] = WeakKeyDictionary()
-        self._live: WeakValueDictionary[str, Adapter] = WeakValueDictionary()
-        self._recent: OrderedDict[str, Adapter] = OrderedDict()  # by key; the one asked for last stands last
-        self._idle: OrderedDict[int, Adapter | None] = OrderedDict.fromkeys(range(1, slots + 1))  # likewise
+        self._loaded: WeakValueDictionary[str, Adapter] = WeakValueDictionary()
+        self._host_cache: OrderedDict[str, Adapter] = OrderedDict()  # by key; the one asked for last stands last
+        self._idle_slots: OrderedDict[int, Adapter | None] = OrderedDict.fromkeys(range(1, slots + 1))  # likewise
 
     @property
     def names(self) -> list[str]:
-        return list(self._known)
+        return list(self._registered)
 
     @property
     def origins(self) -> dict[str, str]:
         """Where each came from, as it was named."""
-        return {name: known.source.origin for name, known in self._known.items()}
+        return {name: known.source.origin for name, known in self._registered.items()}
 
-    def used_by(self, requests: Iterable[Request]) -> set[str]:
+    def names_used_by(self, requests: Iterable[Request]) -> set[str]:
         """Names of the adapters that they have."""
         if not self._assigned:
             return set()
@@ -123,15 +123,15 @@ class AdapterSlots:
             RequestError: adapters are not enabled, the name is taken, or the adapter does not fit; with every reason.
         """
         self._require_enabled()
-        if source.name in self._known:
+        if source.name in self._registered:
             raise RequestError(
                 f"an adapter {source.name!r} is loaded already",
                 "unload it first, or choose another name",
                 param="lora_name",
             )
-        known = _Known(source, f"lora:{next(self._numbers)}", _stamps(source))
-        self._remember(self._read(known))
-        self._known[source.name] = known
+        known = _RegisteredAdapter(source, f"lora:{next(self._key_numbers)}", _read_file_stamps(source))
+        self._keep_on_host(self._read(known))
+        self._registered[source.name] = known
 
     def remove(self, name: str) -> None:
         """Forget a name at once. Requests that have the adapter, running or waiting, finish with it; then its slot and memory are free.
@@ -140,11 +140,11 @@ class AdapterSlots:
             RequestError: there is no adapter of that name.
         """
         self._require_enabled()
-        known = self._known.pop(name, None)
+        known = self._registered.pop(name, None)
         if known is None:
-            raise self._unknown(name)
-        self._recent.pop(known.key, None)
-        for slot, adapter in self._idle.items():
+            raise self._unknown_adapter(name)
+        self._host_cache.pop(known.key, None)
+        for slot, adapter in self._idle_slots.items():
             if adapter is not None and adapter.key == known.key:
                 self._vacate(slot)
                 break
@@ -159,49 +159,49 @@ class AdapterSlots:
             RequestError: adapters are not enabled, there is none of that name, or its files are gone or have changed.
         """
         self._require_enabled()
-        known = self._known.get(name)
+        known = self._registered.get(name)
         if known is None:
-            raise self._unknown(name)
-        adapter = self._live.get(known.key)
+            raise self._unknown_adapter(name)
+        adapter = self._loaded.get(known.key)
         if adapter is None:
-            if _stamps(known.source) != known.stamps:
+            if _read_file_stamps(known.source) != known.file_stamps:
                 raise RequestError(
                     f"the adapter {name!r} has changed at {known.source.path} since it was loaded",
                     "unload it and load it again",
                     param="model",
                 )
             adapter = self._read(known)
-        self._remember(adapter)
+        self._keep_on_host(adapter)
         self._assigned[request] = adapter
         return adapter.key
 
-    def may_enter(self, request: Request) -> bool:
+    def can_admit(self, request: Request) -> bool:
         """Whether the request's adapter has a slot, or could get one now. Requests are to be asked about in their order."""
         adapter = self._assigned.get(request)
         if adapter is None:
             return True
         if adapter.slot:
-            return not self._is_held(request, adapter)
-        if not self._idle:
-            self._wait(request)
-        return bool(self._idle)
+            return not self._is_blocked_by_drain(request, adapter)
+        if not self._idle_slots:
+            self._start_drain(request)
+        return bool(self._idle_slots)
 
-    def _wait(self, request: Request) -> None:
+    def _start_drain(self, request: Request) -> None:
         """See to it that a slot becomes free for a request."""
         if self._drain is None or self._drain.waiting() is None:
-            least = min((a for a in self._live.values() if a.users), key=lambda a: (a.users, a.slot))
-            self._drain = _Drain(least, ref(request), _order(request))
+            least = min((a for a in self._loaded.values() if a.users), key=lambda a: (a.users, a.slot))
+            self._drain = _Drain(least, ref(request), _sort_key(request))
 
-    def _is_held(self, request: Request, adapter: Adapter) -> bool:
+    def _is_blocked_by_drain(self, request: Request, adapter: Adapter) -> bool:
         drain = self._drain
         return (
             drain is not None
             and drain.adapter is adapter
             and drain.waiting() is not None
-            and _order(request) > drain.order
+            and _sort_key(request) > drain.order
         )
 
-    def enter(self, request: Request) -> None:
+    def acquire(self, request: Request) -> None:
         """Set the request's slot. The weights go to the device if they are not there."""
         adapter = self._assigned.get(request)
         if adapter is None:
@@ -209,41 +209,41 @@ class AdapterSlots:
         if not adapter.slot:
             self._install(adapter)
         if not adapter.users:
-            del self._idle[adapter.slot]
+            del self._idle_slots[adapter.slot]
         adapter.users += 1
-        request.adapter = adapter.slot
+        request.lora_slot = adapter.slot
         if self._drain is not None and self._drain.waiting() is request:
             self._drain = None
 
-    def leave(self, request: Request) -> None:
+    def release(self, request: Request) -> None:
         """Take the slot back from a request that finished, or lost its place in the batch."""
         adapter = self._assigned.get(request)
         if adapter is None:
             return
-        assert request.adapter, f"request {request.id} leaves a slot that it does not have"
-        request.adapter = 0
+        assert request.lora_slot, f"request {request.id} leaves a slot that it does not have"
+        request.lora_slot = 0
         adapter.users -= 1
         if not adapter.users:
             if self._drain is not None and self._drain.adapter is adapter:
                 self._drain = None
-            self._idle[adapter.slot] = adapter
-            known = self._known.get(adapter.name)
+            self._idle_slots[adapter.slot] = adapter
+            known = self._registered.get(adapter.name)
             if known is None or known.key != adapter.key:
                 self._vacate(adapter.slot)  # its name was unloaded meanwhile
 
-    def moved(self, ctx: Context) -> None:
+    def rebind(self, ctx: Context) -> None:
         """The model was made anew, with empty slots; no request is running."""
-        self._stacks = _reference(ctx)
-        for slot in list(self._idle):
-            if self._idle[slot] is not None:
+        self._stacks = _weak_stacks(ctx)
+        for slot in list(self._idle_slots):
+            if self._idle_slots[slot] is not None:
                 self._vacate(slot)
 
     def _install(self, adapter: Adapter) -> None:
         """Write an adapter into the slot that has been idle for longest."""
-        assert self._idle, "no slot is free: ask may_enter first"
+        assert self._idle_slots, "no slot is free: ask may_enter first"
         stacks = self._stacks() if self._stacks is not None else None
         assert stacks is not None, "the model is gone"
-        slot, previous = next(iter(self._idle.items()))
+        slot, previous = next(iter(self._idle_slots.items()))
         if previous is not None:
             previous.slot = 0
         stacks.write(slot, adapter.weights)
@@ -251,20 +251,20 @@ class AdapterSlots:
 
     def _vacate(self, slot: int) -> None:
         """An idle slot's adapter goes, and the slot is the next to be given away."""
-        adapter = self._idle[slot]
+        adapter = self._idle_slots[slot]
         assert adapter is not None
         adapter.slot = 0
-        self._idle[slot] = None
-        self._idle.move_to_end(slot, last=False)
+        self._idle_slots[slot] = None
+        self._idle_slots.move_to_end(slot, last=False)
 
-    def _remember(self, adapter: Adapter) -> None:
-        self._live[adapter.key] = adapter
-        self._recent[adapter.key] = adapter
-        self._recent.move_to_end(adapter.key)
-        while len(self._recent) > self.max_cpu_loras:
-            self._recent.popitem(last=False)
+    def _keep_on_host(self, adapter: Adapter) -> None:
+        self._loaded[adapter.key] = adapter
+        self._host_cache[adapter.key] = adapter
+        self._host_cache.move_to_end(adapter.key)
+        while len(self._host_cache) > self.max_cpu_loras:
+            self._host_cache.popitem(last=False)
 
-    def _read(self, known: _Known) -> Adapter:
+    def _read(self, known: _RegisteredAdapter) -> Adapter:
         assert self.targets is not None
         source = known.source
         label = f"the adapter {source.name!r} ({source.path})"
@@ -277,38 +277,38 @@ class AdapterSlots:
             raise RequestError(f"{label} cannot be read: {error.problem}", error.hint, param="lora_path") from None
         except Exception as error:  # whatever a loader does with a damaged file must not end the engine
             raise RequestError(
-                f"{label} cannot be read: {one_line(error)}", "check its files", param="lora_path"
+                f"{label} cannot be read: {describe_error(error)}", "check its files", param="lora_path"
             ) from error
 
     def _require_enabled(self) -> None:
         if self.targets is None:
             raise RequestError("the engine was started without adapters", "start it with --enable-lora", param="model")
 
-    def _unknown(self, name: str) -> RequestError:
-        known = ", ".join(map(repr, self._known)) or "none"
+    def _unknown_adapter(self, name: str) -> RequestError:
+        known = ", ".join(map(repr, self._registered)) or "none"
         return RequestError(
             f"wanted the adapter {name!r}, found {known}", "load it, or correct the name", param="model"
         )
 
 
-def _order(request: Request) -> tuple[int, int]:
+def _sort_key(request: Request) -> tuple[int, int]:
     """As in the scheduler: requests have priorities only where its policy heeds them."""
-    return request.priority, request.arrival
+    return request.priority, request.arrival_index
 
 
-def _reference(ctx: Context) -> ReferenceType[AdapterStacks] | None:
+def _weak_stacks(ctx: Context) -> ReferenceType[StackedAdapters] | None:
     """Weak, so that a model that is dropped to free its memory (while the engine sleeps) is not held by its slots."""
     return None if ctx.adapters is None else ref(ctx.adapters)
 
 
-def _stamps(source: AdapterSource) -> tuple[tuple[int, int], ...]:
+def _read_file_stamps(source: AdapterSource) -> tuple[tuple[int, int], ...]:
     """Size and time of change of each file: another loading must not pass for this one in the prefix cache.
 
     Raises:
         RequestError: a file is gone.
     """
     try:
-        stats = [Path(file).stat() for file in (*source.checkpoint.files, str(Path(source.path) / CONFIG))]
+        stats = [Path(file).stat() for file in (*source.checkpoint.files, str(Path(source.path) / ADAPTER_CONFIG_FILE))]
     except OSError as error:
         raise RequestError(
             f"the adapter {source.name!r} cannot be read: {error}", "unload it, or restore its files", param="lora_path"

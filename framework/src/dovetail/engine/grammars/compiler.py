@@ -15,7 +15,7 @@ import numpy as np
 
 from dovetail.api.errors import DovetailError, RequestError
 from dovetail.api.grammar import Grammar, GrammarBackend, GrammarSource, GrammarState
-from dovetail.engine.grammars.checks import PARAM, source_of
+from dovetail.engine.grammars.checks import PARAM, build_grammar_source
 from dovetail.engine.request.params import StructuredOutputs
 
 CACHED_GRAMMARS = 128
@@ -42,30 +42,30 @@ class GrammarManager:
         self._backend: GrammarBackend | None = None
         self._cache: OrderedDict[GrammarSource, Future[Grammar]] = OrderedDict()
         self._threads = threads
-        self.words = -(-vocab_size // 32)
-        flags = np.zeros(self.words * 32, dtype=np.uint8)
+        self.mask_words = -(-vocab_size // 32)
+        flags = np.zeros(self.mask_words * 32, dtype=np.uint8)
         flags[[i for i in eos_ids if 0 <= i < vocab_size]] = 1
-        self._others = ~np.packbits(flags, bitorder="little").view("<i4").astype(np.int32)
+        self._non_end_mask = ~np.packbits(flags, bitorder="little").view("<i4").astype(np.int32)
         """All but the end tokens, as a mask."""
 
     @cached_property
     def pool(self) -> ThreadPoolExecutor:
         return ThreadPoolExecutor(self._threads, thread_name_prefix="grammar")
 
-    def begin(self, params: StructuredOutputs) -> GrammarRun:
+    def compile(self, params: StructuredOutputs) -> RequestGrammar:
         """Begin to compile, or take what was compiled before; returns at once."""
-        source = source_of(params)
+        source = build_grammar_source(params)
         compiled = self._cache.get(source)
         if compiled is None or (compiled.done() and compiled.exception() is not None):
             compiled = self._cache[source] = self.pool.submit(self._compile, source)
             while len(self._cache) > CACHED_GRAMMARS:
                 self._cache.popitem(last=False)
         self._cache.move_to_end(source)
-        return GrammarRun(self, compiled)
+        return RequestGrammar(self, compiled)
 
-    def only_end(self, mask: np.ndarray) -> bool:
+    def allows_only_end(self, mask: np.ndarray) -> bool:
         """Whether a mask (int32 ``[ceil(V / 32)]``) allows nothing but end tokens, so that forbidding them would leave none."""
-        return not np.any(mask & self._others)
+        return not np.any(mask & self._non_end_mask)
 
     def shutdown(self) -> None:
         """End the threads; what is running is waited for."""
@@ -79,7 +79,7 @@ class GrammarManager:
         return self._backend.compile(source)
 
 
-class GrammarRun:
+class RequestGrammar:
     """Where one sequence stands in its grammar.
 
     It belongs to the request and outlives preemption. Its methods are called by the engine's thread alone; a thread of the pool uses the state
@@ -94,12 +94,12 @@ class GrammarRun:
         self._state: GrammarState | None = None
         self._masks: dict[tuple[int, ...], np.ndarray] = {}
         """Tokens after those that were accepted → the mask at that place."""
-        self._filling: list[Future[None]] = []
+        self._pending_fills: list[Future[None]] = []
         self._failure: RequestError | None = None
         if compiled.done():
             self.prefetch([])
         else:
-            compiled.add_done_callback(self._compiled_at_last)
+            compiled.add_done_callback(self._on_compiled)
 
     @property
     def ready(self) -> bool:
@@ -133,8 +133,8 @@ class GrammarRun:
 
     def prefetch(self, draft: Sequence[int]) -> None:
         """Begin to compute what :meth:`masks` will be asked for."""
-        if self.failure is None and not self._known(draft):
-            self._filling.append(self._manager.pool.submit(self._fill, tuple(draft)))
+        if self.failure is None and not self._has_masks(draft):
+            self._pending_fills.append(self._manager.pool.submit(self._fill_masks, tuple(draft)))
 
     def valid_prefix(self, draft: Sequence[int]) -> int:
         """How many of these tokens the grammar allows in a row."""
@@ -147,22 +147,22 @@ class GrammarRun:
             ``len(draft) + 1`` masks, int32 ``[ceil(V / 32)]``, not to be written to. After a token that is not allowed itself everything is: whatever is
             drawn there will be dropped.
         """
-        self._settle()
-        if self.failure is None and not self._known(draft):
-            self._fill(tuple(draft))
+        self._join_pending_fills()
+        if self.failure is None and not self._has_masks(draft):
+            self._fill_masks(tuple(draft))
         if self.failure is not None:
-            return [self._anything()] * (len(draft) + 1)
+            return [self._allow_all_mask()] * (len(draft) + 1)
         return [self._masks[key] for key in _prefixes(draft)]
 
     def _advance(self, tokens: Sequence[int], keep: bool) -> int:
         """How many of the tokens the grammar allows in a row; the state goes on by them if all are, and if it is to."""
-        self._settle()
+        self._join_pending_fills()
         if self.failure is not None:
             return 0
         count = 0
         with self._lock:
             try:
-                state = self._begun()
+                state = self._get_state()
                 while count < len(tokens) and state.accept(tokens[count]):
                     count += 1
                 if keep and count == len(tokens):
@@ -176,35 +176,35 @@ class GrammarRun:
                 return 0
         return count
 
-    def _compiled_at_last(self, compiled: Future[Grammar]) -> None:
+    def _on_compiled(self, compiled: Future[Grammar]) -> None:
         """In the thread that compiled: the first mask is there before the engine asks for it."""
         if not compiled.cancelled() and compiled.exception() is None:
-            self._fill(())
+            self._fill_masks(())
 
-    def _settle(self) -> None:
+    def _join_pending_fills(self) -> None:
         """Have no thread of the pool at work on this sequence. What it has not begun is done by the caller, who needs it now."""
         wait([self._compiled])
-        for future in self._filling:
+        for future in self._pending_fills:
             if not future.cancel():
                 future.result()
-        self._filling.clear()
+        self._pending_fills.clear()
 
-    def _begun(self) -> GrammarState:
+    def _get_state(self) -> GrammarState:
         if self._state is None:
             self._state = self._compiled.result().start()
         return self._state
 
-    def _known(self, draft: Sequence[int]) -> bool:
+    def _has_masks(self, draft: Sequence[int]) -> bool:
         return tuple(draft) in self._masks and all(key in self._masks for key in _prefixes(draft))
 
-    def _anything(self) -> np.ndarray:
-        return np.full(self._manager.words, -1, dtype=np.int32)
+    def _allow_all_mask(self) -> np.ndarray:
+        return np.full(self._manager.mask_words, -1, dtype=np.int32)
 
-    def _fill(self, draft: tuple[int, ...]) -> None:
+    def _fill_masks(self, draft: tuple[int, ...]) -> None:
         """Compute the masks after each token of the draft, and come back to where it stood."""
         with self._lock:
             try:
-                state = self._begun()
+                state = self._get_state()
                 count = 0
                 allowed = True
                 for key in _prefixes(draft):
@@ -212,7 +212,7 @@ class GrammarRun:
                         allowed = state.accept(key[-1])
                         count += allowed
                     if key not in self._masks:
-                        mask = self._anything()
+                        mask = self._allow_all_mask()
                         if allowed:
                             state.fill_mask(mask)
                         self._masks[key] = mask

@@ -11,7 +11,7 @@ KEPT_WHOLE: tuple[AttentionKind, ...] = ("full", "latent", "softcap", "sinks")
 
 
 @dataclass(frozen=True)
-class CacheGroup:
+class KVCacheGroup:
     """What a group's layers keep of a sequence.
 
     Attributes:
@@ -23,27 +23,27 @@ class CacheGroup:
     block_bytes: int
     window: int | None = None
 
-    def entries(self, tokens: int, block_size: int) -> int:
+    def num_blocks(self, tokens: int, block_size: int) -> int:
         """Length of the block table of a sequence of so many tokens."""
         return 1 if self.kind == "recurrent" else -(-tokens // block_size)
 
-    def first_needed(self, computed: int, block_size: int) -> int:
+    def first_visible_block(self, computed: int, block_size: int) -> int:
         """The first entry that tokens from position ``computed`` on still see."""
         if self.window is None:
             return 0
         return max(0, computed - self.window + 1) // block_size
 
-    def most_held(self, tokens: int, chunk: int, block_size: int) -> int:
+    def max_blocks_held(self, tokens: int, chunk: int, block_size: int) -> int:
         """The most blocks that a sequence of so many tokens holds at once, if no step computes more than ``chunk`` of them."""
-        whole = self.entries(tokens, block_size)
+        whole = self.num_blocks(tokens, block_size)
         if self.window is None:
             return whole
         # The window and the chunk may both begin and end within a block.
         return min(whole, -(-(self.window + chunk) // block_size) + 1)
 
 
-def plan_blocks(
-    groups: Sequence[CacheGroup], budget: int, *, block_size: int, max_seqs: int, max_len: int, max_tokens: int
+def plan_num_blocks(
+    groups: Sequence[KVCacheGroup], budget: int, *, block_size: int, max_seqs: int, max_len: int, max_tokens: int
 ) -> list[int]:
     """Blocks of each group, the null block included.
 
@@ -81,7 +81,7 @@ def plan_blocks(
     return counts(low) if low >= 1 else [0] * len(groups)
 
 
-def tokens_that_fit(groups: Sequence[CacheGroup], counts: Sequence[int], *, block_size: int) -> int | None:
+def max_tokens_that_fit(groups: Sequence[KVCacheGroup], counts: Sequence[int], *, block_size: int) -> int | None:
     """The longest sequence that the blocks hold when it is alone; None if no group sets a limit.
 
     A window's blocks limit the chunk in which a sequence is computed, not its length, as long as the window and one token more fit, wherever
@@ -92,7 +92,7 @@ def tokens_that_fit(groups: Sequence[CacheGroup], counts: Sequence[int], *, bloc
         if group.window is None:
             if group.kind != "recurrent":
                 limits.append((count - 1) * block_size)
-        elif count - 1 < group.most_held(
+        elif count - 1 < group.max_blocks_held(
             group.window + 2 * block_size, 1, block_size
         ):  # of a sequence longer than the window
             limits.append((count - 1) * block_size)

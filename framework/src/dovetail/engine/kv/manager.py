@@ -14,16 +14,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 
-from dovetail.engine.engine_request import Holding, Request
-from dovetail.engine.kv.groups import CacheGroup
+from dovetail.engine.engine_request import KVCacheBlocks, Request
+from dovetail.engine.kv.groups import KVCacheGroup
 from dovetail.engine.kv.pool import NULL_BLOCK, BlockPool
 
 DIGEST_BYTES = 16
 
 
 @dataclass
-class Prefix:
-    """Blocks that hold the beginning of a request's tokens: for each group, a table like :attr:`Holding.tables`."""
+class CachedPrefix:
+    """Blocks that hold the beginning of a request's tokens: for each group, a table like :attr:`KVCacheBlocks.tables`."""
 
     tokens: int
     tables: list[list[int]]
@@ -36,68 +36,70 @@ class KVCacheManager:
         groups: of the model's layers.
         counts: blocks of each group, the null block included.
         block_size: tokens in a block.
-        caching: keep what was computed for requests that begin alike.
+        enable_caching: keep what was computed for requests that begin alike.
     """
 
-    def __init__(self, groups: Sequence[CacheGroup], counts: Sequence[int], block_size: int, caching: bool) -> None:
+    def __init__(
+        self, groups: Sequence[KVCacheGroup], counts: Sequence[int], block_size: int, enable_caching: bool
+    ) -> None:
         self.groups = tuple(groups)
         self.block_size = block_size
         self.pools = [BlockPool(n) for n in counts]
         # A recurrent state stands for one exact prefix, and is overwritten by the next token.
-        self.caching = caching and all(g.kind != "recurrent" for g in groups)
+        self.enable_caching = enable_caching and all(g.kind != "recurrent" for g in groups)
         self._windows = [i for i, g in enumerate(self.groups) if g.window is not None]
         # Names are digests under a key that nobody else knows, so that no prompt can be made to collide with another's.
-        self._secret = os.urandom(DIGEST_BYTES)
+        self._hash_key = os.urandom(DIGEST_BYTES)
         self.queries = 0
         self.hits = 0
 
     @property
     def usage(self) -> float:
         """The largest share of any group's blocks that requests hold."""
-        return max((p.held / p.total for p in self.pools), default=0.0)
+        return max((p.num_used / p.num_blocks for p in self.pools), default=0.0)
 
     @property
-    def whole(self) -> bool:
+    def is_unused(self) -> bool:
         """Whether nobody holds anything."""
-        return not any(p.held for p in self.pools)
+        return not any(p.num_used for p in self.pools)
 
     # -- the prefix cache
 
-    def find(self, request: Request) -> Prefix:
+    def find_prefix(self, request: Request) -> CachedPrefix:
         """The longest prefix of the request's tokens that is in the cache; at least one token is left to compute."""
-        nothing = Prefix(0, [[] for _ in self.groups])
-        if not self.caching or request.needs_all:
+        nothing = CachedPrefix(0, [[] for _ in self.groups])
+        if not self.enable_caching or request.skip_prefix_cache:
             return nothing
-        names = self._names(request, (len(request.tokens) - 1) // self.block_size)
+        names = self._hash_blocks(request, (len(request.tokens) - 1) // self.block_size)
         limit = len(names)
         whole = [i for i, g in enumerate(self.groups) if g.window is None]
         tables: list[list[int]] = [[] for _ in self.groups]
         for i in whole:
             pool, table = self.pools[i], tables[i]
             for name in names[:limit]:
-                if (block := pool.find(name)) is None:
+                if (block := pool.find_block(name)) is None:
                     break
                 table.append(block)
             limit = len(table)
         # A window's layers need only the blocks that the next token sees; the prefix may have to be shorter for them.
-        found = self._windows_hold(names, limit)
+        found = self._find_windowed_prefix(names, limit)
         if not found:
             return nothing
         for i in whole:
             del tables[i][found:]
         for i in self._windows:
-            first = self.groups[i].first_needed(found * self.block_size, self.block_size)
-            tables[i] = [NULL_BLOCK] * first + [self._known(i, name) for name in names[first:found]]
-        return Prefix(found * self.block_size, tables)
+            first = self.groups[i].first_visible_block(found * self.block_size, self.block_size)
+            tables[i] = [NULL_BLOCK] * first + [self._find_block(i, name) for name in names[first:found]]
+        return CachedPrefix(found * self.block_size, tables)
 
-    def _windows_hold(self, names: list[bytes], limit: int) -> int:
+    def _find_windowed_prefix(self, names: list[bytes], limit: int) -> int:
         while limit:
             missing = -1
             for i in self._windows:
-                first = self.groups[i].first_needed(limit * self.block_size, self.block_size)
+                first = self.groups[i].first_visible_block(limit * self.block_size, self.block_size)
                 pool = self.pools[i]
                 for place in range(limit - 1, first - 1, -1):
-                    if pool.find(names[place]) is None:
+                    if pool.find_block(names[place]) is None:
                         missing = max(missing, place)
                         break
             if missing < 0:
@@ -105,14 +107,14 @@ class KVCacheManager:
             limit = missing  # no longer prefix can do without that block
         return 0
 
-    def _known(self, group: int, name: bytes) -> int:
-        block = self.pools[group].find(name)
+    def _find_block(self, group: int, name: bytes) -> int:
+        block = self.pools[group].find_block(name)
         assert block is not None
         return block
 
-    def _names(self, request: Request, count: int) -> list[bytes]:
+    def _hash_blocks(self, request: Request, count: int) -> list[bytes]:
         """Digests of the request's first ``count`` full blocks."""
-        names = request.block_names
+        names = request.block_hashes
         if len(names) < count:
             size = self.block_size
             parent = names[-1] if names else request.prefix_key.encode()
@@ -120,102 +122,105 @@ class KVCacheManager:
             step = size * array("i").itemsize
             for start in range(0, len(tokens), step):
                 parent = blake2b(
-                    parent + tokens[start : start + step], digest_size=DIGEST_BYTES, key=self._secret
+                    parent + tokens[start : start + step], digest_size=DIGEST_BYTES, key=self._hash_key
                 ).digest()
                 names.append(parent)
         return names if len(names) == count else names[:count]
 
-    def forget(self) -> None:
+    def reset_prefix_cache(self) -> None:
         """Empty the prefix cache; requests that run keep their blocks."""
         for pool in self.pools:
-            pool.forget()
+            pool.reset_prefix_cache()
 
     # -- what requests hold
 
-    def fits(self, request: Request, prefix: Prefix, chunk: int) -> bool:
+    def can_fit(self, request: Request, prefix: CachedPrefix, chunk: int) -> bool:
         """Whether all of the request's tokens would find room now, behind this prefix, in steps of at most ``chunk`` tokens."""
-        total = request.total
+        total = request.num_tokens
         for group, pool, table in zip(self.groups, self.pools, prefix.tables, strict=True):
             shared = sum(block != NULL_BLOCK for block in table)
             revived = sum(block != NULL_BLOCK and pool.is_free(block) for block in table)
-            most = group.most_held(total, chunk, self.block_size)
+            most = group.max_blocks_held(total, chunk, self.block_size)
             if group.window is not None:
-                most = min(most, pool.total)  # with fewer blocks than that, it is computed in smaller chunks
-            if most - shared + revived > pool.free:
+                most = min(most, pool.num_blocks)  # with fewer blocks than that, it is computed in smaller chunks
+            if most - shared + revived > pool.num_free:
                 return False
         return True
 
-    def admit(self, request: Request, prefix: Prefix) -> None:
+    def claim_prefix(self, request: Request, prefix: CachedPrefix) -> None:
         """Begin to hold: the prefix's blocks count as computed."""
-        assert request.kv is None
+        assert request.kv_blocks is None
         for pool, table in zip(self.pools, prefix.tables, strict=True):
             for block in table:
                 if block != NULL_BLOCK:
-                    pool.hold(block)
+                    pool.add_reference(block)
         passed = [0] * len(self.groups)
         for i in self._windows:
-            passed[i] = self.groups[i].first_needed(prefix.tokens, self.block_size)
-        request.kv = Holding([list(t) for t in prefix.tables], passed, prefix.tokens // self.block_size)
-        request.computed = prefix.tokens
-        if self.caching:
+            passed[i] = self.groups[i].first_visible_block(prefix.tokens, self.block_size)
+        request.kv_blocks = KVCacheBlocks([list(t) for t in prefix.tables], passed, prefix.tokens // self.block_size)
+        request.num_computed_tokens = prefix.tokens
+        if self.enable_caching:
             self.queries += len(request.tokens)
             self.hits += prefix.tokens
 
-    def grow(self, request: Request, tokens: int) -> bool:
+    def allocate_slots(self, request: Request, tokens: int) -> bool:
         """Make room for the request's first ``tokens`` tokens; False, and nothing changed, if a pool lacks blocks."""
-        held = request.kv
+        held = request.kv_blocks
         assert held is not None
         size = self.block_size
         if self._windows:
-            self._slide(request)
-        if tokens <= held.room:  # as in most steps of a stream
+            self._free_out_of_window(request)
+        if tokens <= held.capacity:  # as in most steps of a stream
             return True
-        lacking = [g.entries(tokens, size) - len(t) for g, t in zip(self.groups, held.tables, strict=True)]
-        if any(n > p.free for n, p in zip(lacking, self.pools, strict=True)):
+        lacking = [g.num_blocks(tokens, size) - len(t) for g, t in zip(self.groups, held.tables, strict=True)]
+        if any(n > p.num_free for n, p in zip(lacking, self.pools, strict=True)):
             return False
         for count, pool, table in zip(lacking, self.pools, held.tables, strict=True):
             if count > 0:
-                taken = pool.take(count)
+                taken = pool.allocate(count)
                 assert taken is not None
                 table += taken
-        held.room = -(-tokens // size) * size
+        held.capacity = -(-tokens // size) * size
         return True
 
-    def _slide(self, request: Request) -> None:
+    def _free_out_of_window(self, request: Request) -> None:
         """Free the blocks that windows have passed."""
-        held = request.kv
+        held = request.kv_blocks
         assert held is not None
         for i in self._windows:
-            first, table = self.groups[i].first_needed(request.computed, self.block_size), held.tables[i]
-            if first > held.passed[i]:
-                gone = range(held.passed[i], min(first, len(table)))
-                self.pools[i].give([table[place] for place in gone])
+            first, table = (
+                self.groups[i].first_visible_block(request.num_computed_tokens, self.block_size),
+                held.tables[i],
+            )
+            if first > held.num_out_of_window[i]:
+                gone = range(held.num_out_of_window[i], min(first, len(table)))
+                self.pools[i].free_blocks([table[place] for place in gone])
                 for place in gone:
                     table[place] = NULL_BLOCK
-                held.passed[i] = gone.stop
+                held.num_out_of_window[i] = gone.stop
 
-    def publish(self, request: Request, computed: int) -> None:
+    def cache_blocks(self, request: Request, computed: int) -> None:
         """Name the full blocks among the request's first ``computed`` tokens, so that others find them. What the step in hand computes counts:
         whoever finds a block reads it after it was written.
         """
-        held = request.kv
+        held = request.kv_blocks
         assert held is not None
-        if not self.caching or computed < (held.named + 1) * self.block_size:
+        if not self.enable_caching or computed < (held.num_cached_blocks + 1) * self.block_size:
             return
         full = min(computed, len(request.tokens)) // self.block_size
-        if full <= held.named:
+        if full <= held.num_cached_blocks:
             return
-        names = self._names(request, full)
+        names = self._hash_blocks(request, full)
         for i, (pool, table) in enumerate(zip(self.pools, held.tables, strict=True)):
-            for place in range(max(held.named, held.passed[i]), full):
-                pool.name(table[place], names[place])
-        held.named = full
+            for place in range(max(held.num_cached_blocks, held.num_out_of_window[i]), full):
+                pool.cache_block(table[place], names[place])
+        held.num_cached_blocks = full
 
     def release(self, request: Request) -> None:
         """Take every block back. Of what stays in the prefix cache, the end of the sequence is forgotten before its beginning."""
-        held = request.kv
+        held = request.kv_blocks
         if held is None:
             return
-        for pool, table, passed in zip(self.pools, held.tables, held.passed, strict=True):
-            pool.give(reversed(table[passed:]))
-        request.kv = None
+        for pool, table, passed in zip(self.pools, held.tables, held.num_out_of_window, strict=True):
+            pool.free_blocks(reversed(table[passed:]))
+        request.kv_blocks = None

@@ -20,73 +20,73 @@ class BlockPool:
     """
 
     def __init__(self, blocks: int) -> None:
-        self.total = blocks - 1
-        self._blank = list(range(blocks - 1, NULL_BLOCK, -1))
-        self._kept: OrderedDict[int, None] = OrderedDict()  # longest unused first
-        self._holders = [0] * blocks
-        self._keys: list[bytes | None] = [None] * blocks
-        self._named: dict[bytes, int] = {}
+        self.num_blocks = blocks - 1
+        self._free_uncached = list(range(blocks - 1, NULL_BLOCK, -1))
+        self._free_cached: OrderedDict[int, None] = OrderedDict()  # longest unused first
+        self._reference_counts = [0] * blocks
+        self._block_keys: list[bytes | None] = [None] * blocks
+        self._cached_blocks: dict[bytes, int] = {}
 
     @property
-    def free(self) -> int:
-        return len(self._blank) + len(self._kept)
+    def num_free(self) -> int:
+        return len(self._free_uncached) + len(self._free_cached)
 
     @property
-    def held(self) -> int:
-        return self.total - self.free
+    def num_used(self) -> int:
+        return self.num_blocks - self.num_free
 
-    def take(self, count: int) -> list[int] | None:
+    def allocate(self, count: int) -> list[int] | None:
         """``count`` blocks, held once; or None (and nothing changed) when there are fewer."""
-        if count > self.free:
+        if count > self.num_free:
             return None
         blocks = []
         for _ in range(count):
-            block = self._blank.pop() if self._blank else self._evict()
-            self._holders[block] = 1
+            block = self._free_uncached.pop() if self._free_uncached else self._evict()
+            self._reference_counts[block] = 1
             blocks.append(block)
         return blocks
 
     def _evict(self) -> int:
-        block, _ = self._kept.popitem(last=False)
-        key = self._keys[block]
+        block, _ = self._free_cached.popitem(last=False)
+        key = self._block_keys[block]
         assert key is not None
-        del self._named[key]
-        self._keys[block] = None
+        del self._cached_blocks[key]
+        self._block_keys[block] = None
         return block
 
-    def find(self, key: bytes) -> int | None:
-        return self._named.get(key)
+    def find_block(self, key: bytes) -> int | None:
+        return self._cached_blocks.get(key)
 
     def is_free(self, block: int) -> bool:
-        return not self._holders[block]
+        return not self._reference_counts[block]
 
-    def hold(self, block: int) -> None:
+    def add_reference(self, block: int) -> None:
         """One holder more for a block that was found."""
-        if not self._holders[block]:
-            del self._kept[block]
-        self._holders[block] += 1
+        if not self._reference_counts[block]:
+            del self._free_cached[block]
+        self._reference_counts[block] += 1
 
-    def name(self, block: int, key: bytes) -> None:
+    def cache_block(self, block: int, key: bytes) -> None:
         """Make a held block findable. Where another block has the same content already, that one stays the one to be found."""
-        if key not in self._named and self._keys[block] is None:
-            self._named[key] = block
-            self._keys[block] = key
+        if key not in self._cached_blocks and self._block_keys[block] is None:
+            self._cached_blocks[key] = block
+            self._block_keys[block] = key
 
-    def give(self, blocks: Iterable[int]) -> None:
+    def free_blocks(self, blocks: Iterable[int]) -> None:
         """One holder less for each; those without any become free, the first of them to be evicted first."""
         for block in blocks:
-            self._holders[block] -= 1
-            assert self._holders[block] >= 0, "a block was freed twice"
-            if not self._holders[block]:
-                if self._keys[block] is None:
-                    self._blank.append(block)
+            self._reference_counts[block] -= 1
+            assert self._reference_counts[block] >= 0, "a block was freed twice"
+            if not self._reference_counts[block]:
+                if self._block_keys[block] is None:
+                    self._free_uncached.append(block)
                 else:
-                    self._kept[block] = None
+                    self._free_cached[block] = None
 
-    def forget(self) -> None:
+    def reset_prefix_cache(self) -> None:
         """Unname every block, held or free."""
-        self._blank.extend(self._kept)
-        self._kept.clear()
-        for block in self._named.values():
-            self._keys[block] = None
-        self._named.clear()
+        self._free_uncached.extend(self._free_cached)
+        self._free_cached.clear()
+        for block in self._cached_blocks.values():
+            self._block_keys[block] = None
+        self._cached_blocks.clear()

@@ -12,20 +12,20 @@ from dovetail.engine.adapters.lora_request import LoRARequest
 
 T = TypeVar("T")
 
-Bar = bool | Callable[..., Any]
+ProgressBar = bool | Callable[..., Any]
 """Whether to show a progress bar, or what makes one in tqdm's place."""
-Adapters = LoRARequest | Sequence[LoRARequest | None] | None
+LoRARequests = LoRARequest | Sequence[LoRARequest | None] | None
 """One LoRA adapter for all prompts, or one (or None) each."""
 
 
-def progress_bar(use_tqdm: Bar, total: int, description: str, unit: str) -> Any:
+def progress_bar(use_tqdm: ProgressBar, total: int, description: str, unit: str) -> Any:
     """A bar that counts to ``total``, shown or not."""
     if callable(use_tqdm):
         return use_tqdm(total=total, desc=description, unit=unit)
     return tqdm(total=total, desc=description, unit=unit, disable=not use_tqdm)
 
 
-def one_each(what: str, given: T | Sequence[T], count: int) -> list[T]:
+def broadcast_to_prompts(what: str, given: T | Sequence[T], count: int) -> list[T]:
     """One for each prompt, from one for all or one for each.
 
     Raises:

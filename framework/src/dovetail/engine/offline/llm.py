@@ -12,25 +12,25 @@ from pydantic import ValidationError
 from tqdm.auto import tqdm
 
 from dovetail.api.errors import RequestError, UsageError
-from dovetail.engine.args import OFFLINE, EngineArgs
-from dovetail.engine.grammars.checks import check_structured, source_of
+from dovetail.engine.args import OFFLINE_DEFAULTS, EngineArgs
+from dovetail.engine.grammars.checks import build_grammar_source, check_structured_outputs
 from dovetail.engine.offline.adapters import OfflineAdapters
-from dovetail.engine.offline.arguments import Adapters, Bar, one_each, progress_bar
-from dovetail.engine.offline.llm_pooling import VectorMethods
+from dovetail.engine.offline.arguments import LoRARequests, ProgressBar, broadcast_to_prompts, progress_bar
+from dovetail.engine.offline.llm_pooling import PoolingMethods
 from dovetail.engine.offline.pooling import OfflinePooling
 from dovetail.engine.offline.prompts import (
     Messages,
     Prompt,
-    ReadPrompt,
-    need_tokenizer,
+    TokenizedPrompt,
     read_conversations,
     read_prompts,
+    require_tokenizer,
 )
 from dovetail.engine.offline.run import Job, OfflineRunner
-from dovetail.engine.output.beam_search import BeamSearch, BeamSearchOutput, step_params
+from dovetail.engine.output.beam_search import BeamSearch, BeamSearchOutput, build_step_params
 from dovetail.engine.output.processor import OutputProcessor
-from dovetail.engine.request.checks import Limits, check_request, end_of_sequence_ids, truncated
-from dovetail.engine.request.defaults import sampling_defaults, with_defaults
+from dovetail.engine.request.checks import ModelLimits, check_request, find_eos_token_ids, truncate_prompt
+from dovetail.engine.request.defaults import apply_defaults, sampling_defaults
 from dovetail.engine.request.outputs import PositionLogprobs, RequestOutput
 from dovetail.engine.request.params import BeamSearchParams, SamplingParams
 from dovetail.engine.setup import load_tokenizer, make_plan
@@ -50,7 +50,7 @@ SLEEP_LEVELS = (1, 2)
 WAKE_TAGS = ("weights", "kv_cache")
 
 
-class LLM(VectorMethods):
+class LLM(PoolingMethods):
     """A model for offline inference.
 
     Args:
@@ -64,7 +64,7 @@ class LLM(VectorMethods):
     """
 
     def __init__(self, model: str | Path | None = None, *, use_tqdm: bool = True, **options: Any) -> None:
-        _leave_out(options)
+        _drop_noop_options(options)
         try:
             args = EngineArgs(model=None if model is None else str(model), **options)
         except ValidationError as error:
@@ -72,17 +72,17 @@ class LLM(VectorMethods):
             raise UsageError(
                 f"LLM was given options that do not hold: {faults}", "docs/options.md lists them"
             ) from None
-        self._start(args, use_tqdm)
+        self._init_engine(args, use_tqdm)
 
     @classmethod
     def from_engine_args(cls, args: EngineArgs, *, use_tqdm: bool = True) -> LLM:
         """An LLM from options that were read elsewhere, such as a command line."""
         llm = cls.__new__(cls)
-        llm._start(args, use_tqdm)
+        llm._init_engine(args, use_tqdm)
         return llm
 
-    def _start(self, args: EngineArgs, use_tqdm: bool) -> None:
-        offline = {name: value for name, value in OFFLINE.items() if name not in args.model_fields_set}
+    def _init_engine(self, args: EngineArgs, use_tqdm: bool) -> None:
+        offline = {name: value for name, value in OFFLINE_DEFAULTS.items() if name not in args.model_fields_set}
         self.args = args.model_copy(update=offline)
         self.plan = make_plan(self.args)
         self._tokenizer = None if self.args.skip_tokenizer_init else load_tokenizer(self.plan, self.args.chat_template)
@@ -96,7 +96,7 @@ class LLM(VectorMethods):
                 bar.update(done - bar.n)
 
             self._core = EngineCore(self.plan, self.args, progress)
-        self._limits = Limits(self._core.max_model_len, self._core.vocab_size, self.args.max_logprobs)
+        self._limits = ModelLimits(self._core.max_model_len, self._core.vocab_size, self.args.max_logprobs)
         self._runner = OfflineRunner(self._core, OutputProcessor(self._tokenizer))
         self._pooling = OfflinePooling(self._core, self.plan, self._tokenizer)
         self._adapters = OfflineAdapters(self._core, self.args)
@@ -107,11 +107,11 @@ class LLM(VectorMethods):
         Raises:
             RequestError: there is none (``skip_tokenizer_init``).
         """
-        return need_tokenizer(self._tokenizer, "get_tokenizer")
+        return require_tokenizer(self._tokenizer, "get_tokenizer")
 
     def get_default_sampling_params(self) -> SamplingParams:
         """What :meth:`generate` uses when it is given none: the model's own generation configuration."""
-        return with_defaults(None, self._defaults)
+        return apply_defaults(None, self._defaults)
 
     # -- generation
 
@@ -120,8 +120,8 @@ class LLM(VectorMethods):
         prompts: Prompt | Sequence[Prompt],
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
         *,
-        use_tqdm: Bar = True,
-        lora_request: Adapters = None,
+        use_tqdm: ProgressBar = True,
+        lora_request: LoRARequests = None,
         priority: Sequence[int] | None = None,
     ) -> list[RequestOutput]:
         """Complete prompts, all together in one continuous batch.
@@ -148,8 +148,8 @@ class LLM(VectorMethods):
         messages: Messages | Sequence[Messages],
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
         *,
-        use_tqdm: Bar = True,
-        lora_request: Adapters = None,
+        use_tqdm: ProgressBar = True,
+        lora_request: LoRARequests = None,
         chat_template: str | None = None,
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
@@ -177,7 +177,7 @@ class LLM(VectorMethods):
         prompts: Prompt | Sequence[Prompt],
         params: BeamSearchParams,
         *,
-        use_tqdm: Bar = False,
+        use_tqdm: ProgressBar = False,
     ) -> list[BeamSearchOutput]:
         """Search for the likeliest completions of prompts; all beams of all prompts run in one batch.
 
@@ -190,8 +190,8 @@ class LLM(VectorMethods):
         Raises:
             RequestError: as :meth:`generate`; or a search of that width needs more logprobs than ``max_logprobs`` (about half of which is the widest).
         """
-        eos_ids = end_of_sequence_ids(self.plan)
-        step = step_params(params, eos_ids, self._limits.vocab_size, detokenize=self._tokenizer is not None)
+        eos_ids = find_eos_token_ids(self.plan)
+        step = build_step_params(params, eos_ids, self._limits.vocab_size, detokenize=self._tokenizer is not None)
         if -1 < self._limits.max_logprobs < (step.logprobs or 0):
             raise RequestError(
                 f"beam_width is {params.beam_width}, and every step needs {step.logprobs} logprobs; the limit is {self._limits.max_logprobs}",
@@ -202,10 +202,10 @@ class LLM(VectorMethods):
         for prompt in read:
             check_request(prompt.token_ids, step, self._limits)
         searches = [BeamSearch(p.token_ids, params, eos_ids, self._limits.max_model_len) for p in read]
-        with self._awake(), progress_bar(use_tqdm, params.max_tokens, "Beam search", "token") as bar:
+        with self._lock_engine(), progress_bar(use_tqdm, params.max_tokens, "Beam search", "token") as bar:
             while running := [(s, p) for s, p in zip(searches, read, strict=True) if s.beams]:
                 jobs = [
-                    Job(ReadPrompt(None, beam.tokens, prompt.cache_salt), step)
+                    Job(TokenizedPrompt(None, beam.tokens, prompt.cache_salt), step)
                     for search, prompt in running
                     for beam in search.beams
                 ]
@@ -222,32 +222,32 @@ class LLM(VectorMethods):
 
     def _run(
         self,
-        prompts: list[ReadPrompt],
+        prompts: list[TokenizedPrompt],
         sampling_params: SamplingParams | Sequence[SamplingParams] | None,
-        use_tqdm: Bar,
+        use_tqdm: ProgressBar,
         priority: Sequence[int] | None,
-        lora_request: Adapters,
+        lora_request: LoRARequests,
     ) -> list[RequestOutput]:
-        given = one_each("sampling parameters", sampling_params, len(prompts))
-        each = [with_defaults(params, self._defaults) for params in given]
+        given = broadcast_to_prompts("sampling parameters", sampling_params, len(prompts))
+        each = [apply_defaults(params, self._defaults) for params in given]
         if priority is not None and self.args.scheduling_policy != "priority":
             raise RequestError(
                 f"priority was given, and the scheduling policy is {self.args.scheduling_policy}",
                 'start with scheduling_policy="priority"',
                 param="priority",
             )
-        priorities = one_each("priorities", 0 if priority is None else priority, len(prompts))
+        priorities = broadcast_to_prompts("priorities", 0 if priority is None else priority, len(prompts))
         for form in {
-            source_of(p.structured_outputs): p.structured_outputs for p in each if p.structured_outputs
+            build_grammar_source(p.structured_outputs): p.structured_outputs for p in each if p.structured_outputs
         }.values():
-            check_structured(form, self.plan)
-        adapters = [self._adapters.name(a) for a in one_each("LoRA requests", lora_request, len(prompts))]
+            check_structured_outputs(form, self.plan)
+        adapters = [self._adapters.name(a) for a in broadcast_to_prompts("LoRA requests", lora_request, len(prompts))]
         jobs = []
         for prompt, params, urgency, adapter in zip(prompts, each, priorities, adapters, strict=True):
-            ids = truncated(prompt.token_ids, params, self._limits.max_model_len)
+            ids = truncate_prompt(prompt.token_ids, params, self._limits.max_model_len)
             check_request(ids, params, self._limits)
-            jobs.append(Job(ReadPrompt(prompt.text, ids, prompt.cache_salt), params, urgency, adapter))
-        with self._awake(), progress_bar(use_tqdm, len(jobs), "Processed prompts", "prompt") as bar:
+            jobs.append(Job(TokenizedPrompt(prompt.text, ids, prompt.cache_salt), params, urgency, adapter))
+        with self._lock_engine(), progress_bar(use_tqdm, len(jobs), "Processed prompts", "prompt") as bar:
             return self._runner.run(jobs, bar.update)
 
     # -- the engine
@@ -290,7 +290,7 @@ class LLM(VectorMethods):
         return self._core.is_sleeping
 
     @contextmanager
-    def _awake(self) -> Iterator[None]:
+    def _lock_engine(self) -> Iterator[None]:
         """The engine for this thread alone.
 
         Raises:
@@ -302,7 +302,7 @@ class LLM(VectorMethods):
             yield
 
 
-def _leave_out(options: dict[str, Any]) -> None:
+def _drop_noop_options(options: dict[str, Any]) -> None:
     """Take out what asks for nothing, so that scripts which say so run as they are.
 
     Raises:

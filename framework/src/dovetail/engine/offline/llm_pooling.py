@@ -13,9 +13,9 @@ from dovetail.api.cards import Task
 from dovetail.api.errors import RequestError
 from dovetail.engine.adapters.lora_request import LoRARequest
 from dovetail.engine.offline.adapters import OfflineAdapters
-from dovetail.engine.offline.arguments import Adapters, Bar, one_each, progress_bar
+from dovetail.engine.offline.arguments import LoRARequests, ProgressBar, broadcast_to_prompts, progress_bar
 from dovetail.engine.offline.pooling import OfflinePooling, PoolingJob, read_pairs, score_outputs, score_prompts
-from dovetail.engine.offline.prompts import Prompt, ReadPrompt, read_prompts
+from dovetail.engine.offline.prompts import Prompt, TokenizedPrompt, read_prompts
 from dovetail.engine.output.pooled import Pooled
 from dovetail.engine.request.pooling_outputs import (
     ClassificationOutput,
@@ -26,7 +26,7 @@ from dovetail.engine.request.pooling_outputs import (
     PoolingRequestOutput,
     ScoringRequestOutput,
 )
-from dovetail.engine.request.pooling_params import PoolingParams, floats, missing_task
+from dovetail.engine.request.pooling_params import PoolingParams, explain_missing_task, floats
 from dovetail.engine.step.core import EngineCore
 from dovetail.engine.text.tokenizer import Tokenizer
 from dovetail.kernel.plan import Plan
@@ -34,7 +34,7 @@ from dovetail.kernel.plan import Plan
 Params = PoolingParams | Sequence[PoolingParams] | None
 
 
-class VectorMethods:
+class PoolingMethods:
     """Embeddings, probabilities and scores of prompts, all of them in one batch."""
 
     plan: Plan
@@ -43,7 +43,7 @@ class VectorMethods:
     _adapters: OfflineAdapters
     _pooling: OfflinePooling
 
-    def _awake(self) -> AbstractContextManager[None]:
+    def _lock_engine(self) -> AbstractContextManager[None]:
         raise NotImplementedError
 
     def embed(
@@ -51,9 +51,9 @@ class VectorMethods:
         prompts: Prompt | Sequence[Prompt],
         *,
         truncate_prompt_tokens: int | None = None,
-        use_tqdm: Bar = True,
+        use_tqdm: ProgressBar = True,
         pooling_params: Params = None,
-        lora_request: Adapters = None,
+        lora_request: LoRARequests = None,
     ) -> list[EmbeddingRequestOutput]:
         """The embedding of each prompt, in ``outputs.embedding``.
 
@@ -71,7 +71,7 @@ class VectorMethods:
             EmbeddingRequestOutput(
                 job.id, EmbeddingOutput(floats(each.vector)), job.prompt.token_ids, each.cached_tokens
             )
-            for job, each in self._prompts(
+            for job, each in self._pool_prompts(
                 "embed", prompts, pooling_params, truncate_prompt_tokens, use_tqdm, lora_request
             )
         ]
@@ -81,9 +81,9 @@ class VectorMethods:
         prompts: Prompt | Sequence[Prompt],
         *,
         truncate_prompt_tokens: int | None = None,
-        use_tqdm: Bar = True,
+        use_tqdm: ProgressBar = True,
         pooling_params: Params = None,
-        lora_request: Adapters = None,
+        lora_request: LoRARequests = None,
     ) -> list[ClassificationRequestOutput]:
         """The probability of each label for each prompt, in ``outputs.probs``; arguments as those of :meth:`embed`.
 
@@ -94,7 +94,7 @@ class VectorMethods:
             ClassificationRequestOutput(
                 job.id, ClassificationOutput(floats(each.vector)), job.prompt.token_ids, each.cached_tokens
             )
-            for job, each in self._prompts(
+            for job, each in self._pool_prompts(
                 "classify", prompts, pooling_params, truncate_prompt_tokens, use_tqdm, lora_request
             )
         ]
@@ -105,8 +105,8 @@ class VectorMethods:
         pooling_params: Params = None,
         *,
         truncate_prompt_tokens: int | None = None,
-        use_tqdm: Bar = True,
-        lora_request: Adapters = None,
+        use_tqdm: ProgressBar = True,
+        lora_request: LoRARequests = None,
         pooling_task: Task | None = None,
     ) -> list[PoolingRequestOutput[PoolingOutput]]:
         """What the model makes of each prompt, as a float32 tensor in ``outputs.data``; arguments as those of :meth:`embed`.
@@ -117,9 +117,13 @@ class VectorMethods:
         Raises:
             RequestError: a prompt does not fit, or the model does not have the task.
         """
-        found = self._prompts(pooling_task, prompts, pooling_params, truncate_prompt_tokens, use_tqdm, lora_request)
+        found = self._pool_prompts(
+            pooling_task, prompts, pooling_params, truncate_prompt_tokens, use_tqdm, lora_request
+        )
         return [
-            PoolingRequestOutput(job.id, PoolingOutput(_tensor(each.vector)), job.prompt.token_ids, each.cached_tokens)
+            PoolingRequestOutput(
+                job.id, PoolingOutput(_to_tensor(each.vector)), job.prompt.token_ids, each.cached_tokens
+            )
             for job, each in found
         ]
 
@@ -129,7 +133,7 @@ class VectorMethods:
         data_2: str | Sequence[str],
         *,
         truncate_prompt_tokens: int | None = None,
-        use_tqdm: Bar = True,
+        use_tqdm: ProgressBar = True,
         pooling_params: PoolingParams | None = None,
         lora_request: LoRARequest | None = None,
     ) -> list[ScoringRequestOutput]:
@@ -144,26 +148,28 @@ class VectorMethods:
         first, second = read_pairs(data_1, data_2)
         task: Task = "score" if "score" in self.plan.tasks else "embed"
         if task not in self.plan.tasks:
-            raise RequestError(*missing_task(self.plan, "score", "embed"))
-        prompts = score_prompts(self.plan, self._tokenizer, first, second, self._limit(truncate_prompt_tokens))
+            raise RequestError(*explain_missing_task(self.plan, "score", "embed"))
+        prompts = score_prompts(
+            self.plan, self._tokenizer, first, second, self._read_truncation(truncate_prompt_tokens)
+        )
         jobs, pooled = self._run_pooling(task, prompts, pooling_params, None, use_tqdm, lora_request)
         return score_outputs(self.plan, jobs, pooled, len(first))
 
-    def _limit(self, truncate_prompt_tokens: int | None) -> int | None:
+    def _read_truncation(self, truncate_prompt_tokens: int | None) -> int | None:
         asked = PoolingParams(truncate_prompt_tokens=truncate_prompt_tokens).truncate_prompt_tokens
         return self._core.max_model_len if asked == -1 else asked
 
-    def _prompts(
+    def _pool_prompts(
         self,
         task: Task | None,
         prompts: Prompt | Sequence[Prompt],
         params: Params,
         truncate: int | None,
-        use_tqdm: Bar,
-        lora_request: Adapters,
+        use_tqdm: ProgressBar,
+        lora_request: LoRARequests,
     ) -> list[tuple[PoolingJob, Pooled]]:
         if task is not None and task not in self.plan.tasks:
-            raise RequestError(*missing_task(self.plan, task))
+            raise RequestError(*explain_missing_task(self.plan, task))
         read = read_prompts(prompts, self._tokenizer)
         jobs, pooled = self._run_pooling(task, read, params, truncate, use_tqdm, lora_request)
         return list(zip(jobs, pooled, strict=True))
@@ -171,23 +177,23 @@ class VectorMethods:
     def _run_pooling(
         self,
         task: Task | None,
-        prompts: list[ReadPrompt],
+        prompts: list[TokenizedPrompt],
         params: Params,
         truncate: int | None,
-        use_tqdm: Bar,
-        lora_request: Adapters,
+        use_tqdm: ProgressBar,
+        lora_request: LoRARequests,
     ) -> tuple[list[PoolingJob], list[Pooled]]:
         given = [
-            _for_task(each or PoolingParams(), task, truncate)
-            for each in one_each("pooling parameters", params, len(prompts))
+            _set_task(each or PoolingParams(), task, truncate)
+            for each in broadcast_to_prompts("pooling parameters", params, len(prompts))
         ]
-        adapters = [self._adapters.name(a) for a in one_each("LoRA requests", lora_request, len(prompts))]
+        adapters = [self._adapters.name(a) for a in broadcast_to_prompts("LoRA requests", lora_request, len(prompts))]
         jobs = self._pooling.jobs(prompts, given, adapters)
-        with self._awake(), progress_bar(use_tqdm, len(jobs), "Processed prompts", "prompt") as bar:
+        with self._lock_engine(), progress_bar(use_tqdm, len(jobs), "Processed prompts", "prompt") as bar:
             return jobs, self._pooling.run(jobs, bar.update)
 
 
-def _for_task(params: PoolingParams, task: Task | None, truncate: int | None) -> PoolingParams:
+def _set_task(params: PoolingParams, task: Task | None, truncate: int | None) -> PoolingParams:
     if task is not None and params.task not in (None, task):
         raise RequestError(
             f"the pooling parameters are for {params.task}, and {task} was asked for", "leave task out", param="task"
@@ -198,5 +204,5 @@ def _for_task(params: PoolingParams, task: Task | None, truncate: int | None) ->
     return msgspec.structs.replace(params, **changes)
 
 
-def _tensor(vector: bytes) -> torch.Tensor:
+def _to_tensor(vector: bytes) -> torch.Tensor:
     return torch.tensor(floats(vector), dtype=torch.float32)

@@ -9,17 +9,17 @@ from typing import Any
 
 from dovetail.api.errors import RequestError
 from dovetail.engine.messages import NewRequest
-from dovetail.engine.offline.prompts import ReadPrompt, need_tokenizer
+from dovetail.engine.offline.prompts import TokenizedPrompt, require_tokenizer
 from dovetail.engine.output.pooled import Pooled
 from dovetail.engine.request.pooling_outputs import ScoringOutput, ScoringRequestOutput
 from dovetail.engine.request.pooling_params import (
     NO_SAMPLING,
     PoolingParams,
+    broadcast_pairs,
     check_pooling,
-    cosine,
+    cosine_similarity,
     floats,
-    paired,
-    settled,
+    resolve_pooling_params,
 )
 from dovetail.engine.step.core import EngineCore
 from dovetail.engine.text.tokenizer import Tokenizer
@@ -37,7 +37,7 @@ class PoolingJob:
     """
 
     id: str
-    prompt: ReadPrompt
+    prompt: TokenizedPrompt
     params: PoolingParams
     adapter: Adapter = None
 
@@ -52,7 +52,7 @@ class OfflinePooling:
         self._ids = itertools.count()
 
     def jobs(
-        self, prompts: Sequence[ReadPrompt], params: Sequence[PoolingParams], adapters: Sequence[Adapter]
+        self, prompts: Sequence[TokenizedPrompt], params: Sequence[PoolingParams], adapters: Sequence[Adapter]
     ) -> list[PoolingJob]:
         """Cut and check prompts.
 
@@ -60,16 +60,16 @@ class OfflinePooling:
             RequestError: one does not fit, or the model has no such vectors.
         """
         found = []
-        wanted = [settled(each, self._plan) for each in params]
-        width = self._plan.model_config_object().hidden_size
+        wanted = [resolve_pooling_params(each, self._plan) for each in params]
+        width = self._plan.build_model_config().hidden_size
         for prompt, given, asked, adapter in zip(prompts, params, wanted, adapters, strict=True):
-            ids = self._cut(prompt, given.truncate_prompt_tokens)
+            ids = self._truncate(prompt, given.truncate_prompt_tokens)
             check_pooling(ids, asked, self._core.limits, width)
-            cut = ReadPrompt(prompt.text, ids, prompt.cache_salt)
+            cut = TokenizedPrompt(prompt.text, ids, prompt.cache_salt)
             found.append(PoolingJob(f"pool-{next(self._ids)}", cut, asked, adapter))
         return found
 
-    def _cut(self, prompt: ReadPrompt, asked: int | None) -> list[int]:
+    def _truncate(self, prompt: TokenizedPrompt, asked: int | None) -> list[int]:
         keep = self._core.max_model_len if asked == -1 else asked
         text, ids, tokenizer = prompt.text, prompt.token_ids, self._tokenizer
         if keep is None or len(ids) <= keep:
@@ -103,7 +103,7 @@ class OfflinePooling:
                 )
             while len(done) < len(jobs):
                 for output in self._core.step():
-                    done[output.id] = Pooled.of(output)
+                    done[output.id] = Pooled.from_output(output)
                     finished()
         except BaseException:  # Ctrl+C among them: leave nothing behind for the next call
             self._core.abort([job.id for job in jobs])
@@ -139,16 +139,18 @@ def _texts(name: str, given: Any) -> list[str]:
 
 def score_prompts(
     plan: Plan, tokenizer: Tokenizer | None, first: list[str], second: list[str], limit: int | None
-) -> list[ReadPrompt]:
+) -> list[TokenizedPrompt]:
     """What has to be computed to compare texts: the pairs, for a model that reads both at once; otherwise all of the texts, each by itself.
 
     Args:
         limit: tokens that each is cut to.
     """
-    encode = need_tokenizer(tokenizer, "score").encode_within
+    encode = require_tokenizer(tokenizer, "score").encode_within
     if "score" in plan.tasks:
-        return [ReadPrompt(None, encode(text, limit, pair=other)) for text, other in paired(first, second)]
-    return [ReadPrompt(None, encode(text, limit)) for text in (*first, *second)]
+        return [
+            TokenizedPrompt(None, encode(text, limit, pair=other)) for text, other in broadcast_pairs(first, second)
+        ]
+    return [TokenizedPrompt(None, encode(text, limit)) for text in (*first, *second)]
 
 
 def score_outputs(
@@ -169,9 +171,9 @@ def score_outputs(
     return [
         ScoringRequestOutput(
             job.id,
-            ScoringOutput(cosine(a, b)),
+            ScoringOutput(cosine_similarity(a, b)),
             one.prompt.token_ids + job.prompt.token_ids,
             cached.cached_tokens + other.cached_tokens,
         )
-        for (one, a, cached), (job, b, other) in paired(entries[:firsts], entries[firsts:])
+        for (one, a, cached), (job, b, other) in broadcast_pairs(entries[:firsts], entries[firsts:])
     ]

@@ -11,12 +11,12 @@ from dovetail.engine.text.tokenizer import Tokenizer
 
 Prompt = str | Sequence[int] | Mapping[str, Any]
 Messages = Sequence[Mapping[str, Any]]
-KEYS = ("prompt", "prompt_token_ids", "cache_salt")
-SHAPES = 'give a text, {"prompt": text}, {"prompt_token_ids": [ids]} or a list of ids'
+PROMPT_KEYS = ("prompt", "prompt_token_ids", "cache_salt")
+PROMPT_FORMATS = 'give a text, {"prompt": text}, {"prompt_token_ids": [ids]} or a list of ids'
 
 
 @dataclass(frozen=True, slots=True)
-class ReadPrompt:
+class TokenizedPrompt:
     """
     Attributes:
         text: None where token ids were given alone.
@@ -28,7 +28,7 @@ class ReadPrompt:
     cache_salt: str | None = None
 
 
-def need_tokenizer(tokenizer: Tokenizer | None, what: str) -> Tokenizer:
+def require_tokenizer(tokenizer: Tokenizer | None, what: str) -> Tokenizer:
     """
     Raises:
         RequestError: there is no tokenizer.
@@ -41,7 +41,7 @@ def need_tokenizer(tokenizer: Tokenizer | None, what: str) -> Tokenizer:
     return tokenizer
 
 
-def read_prompts(prompts: Any, tokenizer: Tokenizer | None) -> list[ReadPrompt]:
+def read_prompts(prompts: Any, tokenizer: Tokenizer | None) -> list[TokenizedPrompt]:
     """One prompt or many, of any of the shapes.
 
     Args:
@@ -50,37 +50,39 @@ def read_prompts(prompts: Any, tokenizer: Tokenizer | None) -> list[ReadPrompt]:
     Raises:
         RequestError: a prompt has none of the shapes; says which.
     """
-    if isinstance(prompts, (str, Mapping)) or _are_ids(prompts):
-        return [_read(prompts, 0, tokenizer)]
+    if isinstance(prompts, (str, Mapping)) or _is_token_ids(prompts):
+        return [_read_prompt(prompts, 0, tokenizer)]
     if not isinstance(prompts, Sequence) or isinstance(prompts, bytes):
-        raise RequestError(f"prompts is a {type(prompts).__name__}", f"{SHAPES}, or a list of these", param="prompt")
-    return [_read(prompt, position, tokenizer) for position, prompt in enumerate(prompts)]
+        raise RequestError(
+            f"prompts is a {type(prompts).__name__}", f"{PROMPT_FORMATS}, or a list of these", param="prompt"
+        )
+    return [_read_prompt(prompt, position, tokenizer) for position, prompt in enumerate(prompts)]
 
 
-def _read(prompt: Any, position: int, tokenizer: Tokenizer | None) -> ReadPrompt:
+def _read_prompt(prompt: Any, position: int, tokenizer: Tokenizer | None) -> TokenizedPrompt:
     text, ids, salt = prompt, None, None
     if isinstance(prompt, Mapping):
-        if unknown := [str(key) for key in prompt if key not in KEYS]:
+        if unknown := [str(key) for key in prompt if key not in PROMPT_KEYS]:
             raise RequestError(
-                f"prompt {position} has {', '.join(unknown)}", f"known are {', '.join(KEYS)}", param="prompt"
+                f"prompt {position} has {', '.join(unknown)}", f"known are {', '.join(PROMPT_KEYS)}", param="prompt"
             )
-        text, ids, salt = (prompt.get(key) for key in KEYS)
+        text, ids, salt = (prompt.get(key) for key in PROMPT_KEYS)
         if salt is not None and not (isinstance(salt, str) and salt):
             raise RequestError(f"the cache_salt of prompt {position} is {salt!r}", "give a text", param="cache_salt")
-    elif _are_ids(prompt):
+    elif _is_token_ids(prompt):
         text, ids = None, prompt
     if ids is not None:
-        if (ids or isinstance(prompt, Mapping)) and _are_ids(ids, empty=True):
-            return ReadPrompt(text if isinstance(text, str) else None, list(ids), salt)
+        if (ids or isinstance(prompt, Mapping)) and _is_token_ids(ids, empty=True):
+            return TokenizedPrompt(text if isinstance(text, str) else None, list(ids), salt)
         raise RequestError(
-            f"the prompt_token_ids of prompt {position} are no list of ids", SHAPES, param="prompt_token_ids"
+            f"the prompt_token_ids of prompt {position} are no list of ids", PROMPT_FORMATS, param="prompt_token_ids"
         )
     if isinstance(text, str):
-        return ReadPrompt(text, need_tokenizer(tokenizer, "a prompt of text").encode(text), salt)
-    raise RequestError(f"prompt {position} is a {type(prompt).__name__}", SHAPES, param="prompt")
+        return TokenizedPrompt(text, require_tokenizer(tokenizer, "a prompt of text").encode(text), salt)
+    raise RequestError(f"prompt {position} is a {type(prompt).__name__}", PROMPT_FORMATS, param="prompt")
 
 
-def _are_ids(value: Any, *, empty: bool = False) -> bool:
+def _is_token_ids(value: Any, *, empty: bool = False) -> bool:
     if not isinstance(value, Sequence) or isinstance(value, (str, bytes)):
         return False
     return (empty or len(value) > 0) and all(isinstance(i, int) and not isinstance(i, bool) for i in value)
@@ -95,13 +97,13 @@ def read_conversations(
     continue_final_message: bool,
     tools: Sequence[Mapping[str, Any]] | None,
     chat_template_kwargs: Mapping[str, Any] | None,
-) -> list[ReadPrompt]:
+) -> list[TokenizedPrompt]:
     """One conversation (a list of messages) or many (a list of such lists), by the chat template.
 
     Raises:
         RequestError: a conversation has no such shape, the model has no chat template and none is given, or the template refuses the messages.
     """
-    tokenizer = need_tokenizer(tokenizer, "a conversation")
+    tokenizer = require_tokenizer(tokenizer, "a conversation")
     many = isinstance(messages, Sequence) and bool(messages) and not isinstance(messages[0], Mapping)
     conversations: Any = messages if many else [messages]
     for conversation in conversations:
@@ -112,7 +114,7 @@ def read_conversations(
                 'give messages like [{"role": "user", "content": "Hi"}]',
                 param="messages",
             )
-    found: list[ReadPrompt] = []
+    found: list[TokenizedPrompt] = []
     for conversation in conversations:
         text = tokenizer.apply_chat_template(
             [dict(message) for message in conversation],
@@ -122,5 +124,5 @@ def read_conversations(
             continue_final_message=continue_final_message,
             **(chat_template_kwargs or {}),
         )
-        found.append(ReadPrompt(text, tokenizer.encode(text, add_special_tokens=False)))
+        found.append(TokenizedPrompt(text, tokenizer.encode(text, add_special_tokens=False)))
     return found

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dovetail.engine.offline.prompts import ReadPrompt
+from dovetail.engine.offline.prompts import TokenizedPrompt
 from dovetail.engine.output.processor import OutputProcessor
 from dovetail.engine.request.outputs import CompletionOutput, Delta, RequestMetrics, RequestOutput
 from dovetail.engine.request.params import SamplingParams
@@ -27,7 +27,7 @@ class Job:
         adapter: name of the LoRA adapter to run with.
     """
 
-    prompt: ReadPrompt
+    prompt: TokenizedPrompt
     params: SamplingParams
     priority: int = 0
     adapter: str | None = None
@@ -50,7 +50,7 @@ class OfflineRunner:
         Raises:
             RequestError: a request is refused. Nothing has been computed then.
         """
-        pending = {(name := str(next(self._ids))): _Pending(name, job) for job in jobs}
+        pending = {(name := str(next(self._ids))): _PendingOutput(name, job) for job in jobs}
         try:
             for request_id, waiting in pending.items():
                 job = waiting.job
@@ -64,14 +64,14 @@ class OfflineRunner:
                 )
                 for sequence in sequences:
                     self._core.add(sequence)
-            self._drive(pending, finished)
+            self._run_until_finished(pending, finished)
         except BaseException:  # Ctrl+C among them: leave nothing behind for the next call
             for request_id in pending:
                 self._core.abort(self._processor.abort(request_id))
             raise
         return [waiting.output for waiting in pending.values()]
 
-    def _drive(self, pending: dict[str, _Pending], finished: Callable[[], Any]) -> None:
+    def _run_until_finished(self, pending: dict[str, _PendingOutput], finished: Callable[[], Any]) -> None:
         unfinished = len(pending)
         while unfinished:
             outputs = self._core.step()
@@ -84,13 +84,13 @@ class OfflineRunner:
             now = time.monotonic()
             for request_id, new in deltas.items():
                 pending[request_id].add(new, now)
-                if not self._processor.unfinished(request_id):
+                if not self._processor.is_unfinished(request_id):
                     pending[request_id].finish(now)
                     unfinished -= 1
                     finished()
 
 
-class _Pending:
+class _PendingOutput:
     """A request's output as it grows."""
 
     def __init__(self, request_id: str, job: Job) -> None:

@@ -42,7 +42,7 @@ class BeamSearchOutput:
     sequences: list[BeamSearchSequence]
 
 
-def step_params(
+def build_step_params(
     params: BeamSearchParams, eos_ids: Collection[int], vocab_size: int, *, detokenize: bool
 ) -> SamplingParams:
     """What one step asks of the engine for each beam: one token, and the logprobs of the likeliest.
@@ -72,7 +72,7 @@ class BeamSearch:
         self._prompt_len = len(prompt_token_ids)
         self._params = params
         self._eos_ids = frozenset() if params.ignore_eos else frozenset(eos_ids)
-        self._longest = min(params.max_tokens, max_model_len - self._prompt_len)
+        self._max_output_len = min(params.max_tokens, max_model_len - self._prompt_len)
         self._completed: list[BeamSearchSequence] = []
         self.beams = [BeamSearchSequence(list(prompt_token_ids))]
 
@@ -91,17 +91,17 @@ class BeamSearch:
         going_on: list[BeamSearchSequence] = []
         for total, beam, token, position in candidates:
             if token in self._eos_ids:
-                self._completed.append(_extended(beam, token, total, position, "stop"))
+                self._completed.append(_extend_beam(beam, token, total, position, "stop"))
             elif len(going_on) < self._params.beam_width:
-                going_on.append(_extended(beam, token, total, position, None))
+                going_on.append(_extend_beam(beam, token, total, position, None))
         self._completed = self.best()
         self.beams = going_on
-        if going_on and len(going_on[0].tokens) - self._prompt_len >= self._longest:
+        if going_on and len(going_on[0].tokens) - self._prompt_len >= self._max_output_len:
             for beam in going_on:
                 beam.finish_reason = "length"
             self._completed += going_on
             self.beams = []
-        elif self._decided():
+        elif self._is_finished():
             self.beams = []
 
     def best(self) -> list[BeamSearchSequence]:
@@ -109,12 +109,12 @@ class BeamSearch:
         return sorted(self._completed, key=self.score, reverse=True)[: self._params.beam_width]
 
     def score(self, beam: BeamSearchSequence) -> float:
-        return self._penalised(beam.cum_logprob, len(beam.tokens) - self._prompt_len)
+        return self._apply_length_penalty(beam.cum_logprob, len(beam.tokens) - self._prompt_len)
 
-    def _penalised(self, cum_logprob: float, length: int) -> float:
+    def _apply_length_penalty(self, cum_logprob: float, length: int) -> float:
         return cum_logprob / float(length) ** self._params.length_penalty
 
-    def _decided(self) -> bool:
+    def _is_finished(self) -> bool:
         """Whether no beam can become better than what is finished, however it goes on.
 
         A sum of logprobs only falls. What it is divided by grows or falls with the length, so the extreme lengths bound it.
@@ -124,12 +124,13 @@ class BeamSearch:
         worst = self.score(self._completed[-1])
         shortest = len(self.beams[0].tokens) - self._prompt_len + 1 if self.beams else 1
         return all(
-            max(self._penalised(beam.cum_logprob, length) for length in (shortest, self._longest)) <= worst
+            max(self._apply_length_penalty(beam.cum_logprob, length) for length in (shortest, self._max_output_len))
+            <= worst
             for beam in self.beams
         )
 
 
-def _extended(
+def _extend_beam(
     beam: BeamSearchSequence, token: int, total: float, position: PositionLogprobs, finish_reason: str | None
 ) -> BeamSearchSequence:
     return BeamSearchSequence([*beam.tokens, token], total, [*beam.logprobs, position], finish_reason=finish_reason)

@@ -8,7 +8,7 @@ from dovetail.engine.request.outputs import Delta
 from dovetail.engine.request.params import SamplingParams
 
 
-class Contest:
+class BestOfCollector:
     """Holds the completions of a request back until all are finished, and gives out the best.
 
     The best are those of the highest log-probability, summed over their tokens. A completion that ended in an error comes last.
@@ -19,19 +19,19 @@ class Contest:
 
     def __init__(self, params: SamplingParams) -> None:
         self._params = params
-        self._held: dict[int, list[Delta]] = {}
+        self._deltas: dict[int, list[Delta]] = {}
         self._finished = 0
 
     def add(self, delta: Delta) -> list[Delta]:
         """The ``n`` best completions, numbered from 0 and whole, once the last one is finished; nothing until then."""
-        self._held.setdefault(delta.index, []).append(delta)
+        self._deltas.setdefault(delta.index, []).append(delta)
         self._finished += delta.finish_reason is not None
-        if self._finished < self._params.sequences:
+        if self._finished < self._params.num_sequences:
             return []
-        whole = [_joined(deltas) for _, deltas in sorted(self._held.items())]
+        whole = [_join_deltas(deltas) for _, deltas in sorted(self._deltas.items())]
         # What is told of the prompt is the same for all, and came with the first.
         cached, prompt_logprobs = whole[0].cached_tokens, whole[0].prompt_logprobs
-        best = sorted(whole, key=_rank)[: self._params.n]
+        best = sorted(whole, key=_rank_key)[: self._params.n]
         for index, winner in enumerate(best):
             winner.index = index
             winner.cached_tokens = 0 if index else cached
@@ -41,13 +41,13 @@ class Contest:
         return best
 
 
-def _rank(delta: Delta) -> tuple[bool, float, int]:
+def _rank_key(delta: Delta) -> tuple[bool, float, int]:
     """Less for better ones."""
     chosen = (position[token].logprob for token, position in zip(delta.token_ids, delta.logprobs or (), strict=False))
     return delta.finish_reason in ("error", "abort"), -sum(chosen), delta.index
 
 
-def _joined(deltas: list[Delta]) -> Delta:
+def _join_deltas(deltas: list[Delta]) -> Delta:
     first, last = deltas[0], deltas[-1]
     return Delta(
         first.index,

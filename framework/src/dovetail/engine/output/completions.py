@@ -41,39 +41,39 @@ class Completion:
             )
             self._token_text = partial(logprobs.token_text, tokenizer)
 
-    def delta(self, output: TokenOutput) -> Delta:
+    def build_delta(self, output: TokenOutput) -> Delta:
         """What the engine's output adds. Where a stop string ends the completion, the tokens behind it are no part of it."""
         delta = Delta(self.index, "", output.token_ids, output.finish_reason, output.stop_reason, output.error)
-        delta.refused = output.refused
+        delta.is_request_error = output.is_request_error
         if self._detokenizer is None:
             self.tokens += len(output.token_ids)
         elif self._stops is None:
             self.tokens += len(output.token_ids)
-            delta.text = self._detokenizer.add(self._shown(output))
+            delta.text = self._detokenizer.add(self._visible_token_ids(output))
             if output.finish_reason is not None:
                 delta.text += self._detokenizer.flush()
         else:
-            self._watch(delta, output, self._stops, self._detokenizer)
+            self._add_until_stop(delta, output, self._stops, self._detokenizer)
         if output.logprobs is not None:
-            delta.logprobs = logprobs.positions(output.logprobs[: len(delta.token_ids)], self._token_text)
+            delta.logprobs = logprobs.build_positions(output.logprobs[: len(delta.token_ids)], self._token_text)
         if output.prompt_logprobs is not None:
-            delta.prompt_logprobs = logprobs.prompt_positions(output.prompt_logprobs, self._token_text)
+            delta.prompt_logprobs = logprobs.build_prompt_positions(output.prompt_logprobs, self._token_text)
         delta.cached_tokens = output.cached_tokens
         delta.timing = output.timing
         return delta
 
-    def _shown(self, output: TokenOutput) -> list[int]:
+    def _visible_token_ids(self, output: TokenOutput) -> list[int]:
         """The tokens whose text is shown: the one that ended the output is no part of it, whether or not the tokenizer calls it special."""
         if output.finish_reason == "stop" and not self.params.include_stop_str_in_output:
             return output.token_ids[:-1]
         return output.token_ids
 
-    def _watch(
+    def _add_until_stop(
         self, delta: Delta, output: TokenOutput, stops: StopStrings, detokenizer: IncrementalDetokenizer
     ) -> None:
         """Add text under the eyes of stop strings, token by token: one of several tokens may end the output."""
         parts: list[str] = []
-        for count, token in enumerate(self._shown(output), 1):
+        for count, token in enumerate(self._visible_token_ids(output), 1):
             self.tokens += 1
             text, stop = stops.add(detokenizer.add([token]), self.tokens > self.params.min_tokens)
             parts.append(text)
@@ -84,7 +84,7 @@ class Completion:
         else:
             if output.finish_reason is not None:
                 # The rest of a character that the output ended in may complete a stop string; what it does not complete is text.
-                self.tokens += len(output.token_ids) - len(self._shown(output))
+                self.tokens += len(output.token_ids) - len(self._visible_token_ids(output))
                 text, stop = stops.add(detokenizer.flush(), self.tokens > self.params.min_tokens)
                 parts.append(text)
                 if stop is not None:

@@ -21,7 +21,7 @@ def token_text(tokenizer: Tokenizer, id: int) -> str:
     return tokenizer.token_bytes(id).decode("utf-8", "replace")
 
 
-def position(found: TokenLogprobs, text: TokenText) -> PositionLogprobs:
+def build_position(found: TokenLogprobs, text: TokenText) -> PositionLogprobs:
     """One position: the token that stands there first, then the likeliest ones in order.
 
     Args:
@@ -35,10 +35,10 @@ def position(found: TokenLogprobs, text: TokenText) -> PositionLogprobs:
     return entries
 
 
-def positions(found: Sequence[TokenLogprobs], text: TokenText) -> list[PositionLogprobs]:
-    return [position(one, text) for one in found]
+def build_positions(found: Sequence[TokenLogprobs], text: TokenText) -> list[PositionLogprobs]:
+    return [build_position(one, text) for one in found]
 
 
-def prompt_positions(found: Sequence[TokenLogprobs], text: TokenText) -> list[PositionLogprobs | None]:
+def build_prompt_positions(found: Sequence[TokenLogprobs], text: TokenText) -> list[PositionLogprobs | None]:
     """Of a prompt, whose first token follows nothing and so has no probability."""
-    return [None, *positions(found, text)]
+    return [None, *build_positions(found, text)]

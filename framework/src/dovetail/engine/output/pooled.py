@@ -16,15 +16,15 @@ class Pooled:
         cached_tokens: of the prompt, found in the prefix cache.
         timing: seconds that it waited, and seconds from there on.
         error: what went wrong.
-        refused: the error is the request's own, not the engine's.
+        is_request_error: the error is the request's own, not the engine's.
     """
 
     vector: bytes
     cached_tokens: int = 0
     timing: tuple[float, float] | None = None
     error: str | None = None
-    refused: bool = False
+    is_request_error: bool = False
 
     @classmethod
-    def of(cls, output: TokenOutput) -> Pooled:
-        return cls(output.vector or b"", output.cached_tokens, output.timing, output.error, output.refused)
+    def from_output(cls, output: TokenOutput) -> Pooled:
+        return cls(output.vector or b"", output.cached_tokens, output.timing, output.error, output.is_request_error)

@@ -8,12 +8,12 @@ import msgspec
 
 from dovetail.api.errors import RequestError
 from dovetail.engine.messages import NewRequest, TokenOutput
-from dovetail.engine.output.best_of import Contest
+from dovetail.engine.output.best_of import BestOfCollector
 from dovetail.engine.output.completions import Completion
 from dovetail.engine.request.outputs import Delta
 from dovetail.engine.request.parameter_rules import MAX_SEED
 from dovetail.engine.request.params import SamplingParams
-from dovetail.engine.text.bad_words import bad_word_ids
+from dovetail.engine.text.bad_words import encode_bad_words
 from dovetail.engine.text.tokenizer import Tokenizer
 
 
@@ -22,7 +22,7 @@ class _Group:
     """A request's completions that have not finished, and who chooses among them if there are more than were asked for."""
 
     id: str
-    contest: Contest | None
+    best_of: BestOfCollector | None
     running: set[str] = field(default_factory=set)
 
 
@@ -59,12 +59,12 @@ class OutputProcessor:
         """
         if request_id in self._groups:
             raise RequestError(f"a request with the id {request_id!r} is running", "give each request an id of its own")
-        contest = Contest(params) if params.sequences > params.n else None
-        group = _Group(request_id, contest)
+        best_of = BestOfCollector(params) if params.num_sequences > params.n else None
+        group = _Group(request_id, best_of)
         completions: dict[str, tuple[Completion, _Group]] = {}
         sequences: list[NewRequest] = []
         bad_words: list[list[int]] = []
-        for index in range(params.sequences):
+        for index in range(params.num_sequences):
             child = _child(params, index)
             if not index:
                 bad_words = self._bad_words(child)
@@ -78,7 +78,7 @@ class OutputProcessor:
 
     def _bad_words(self, params: SamplingParams) -> list[list[int]]:
         if self.tokenizer is not None:
-            return bad_word_ids(params.bad_words, self.tokenizer) if params.bad_words else []
+            return encode_bad_words(params.bad_words, self.tokenizer) if params.bad_words else []
         for name, given in (("detokenize", params.detokenize), ("bad_words", params.bad_words)):
             if given:
                 raise RequestError(
@@ -97,14 +97,14 @@ class OutputProcessor:
             if found is None:  # aborted while this was on its way
                 continue
             completion, group = found
-            delta = completion.delta(output)
+            delta = completion.build_delta(output)
             if delta.finish_reason is not None:
                 if output.finish_reason is None:
                     aborts.append(output.id)
                 self._forget(output.id, group)
-            if group.contest is None:
+            if group.best_of is None:
                 deltas.setdefault(group.id, []).append(delta)
-            elif best := group.contest.add(delta):
+            elif best := group.best_of.add(delta):
                 deltas[group.id] = best
         return deltas, aborts
 
@@ -114,7 +114,7 @@ class OutputProcessor:
         if not group.running:
             del self._groups[group.id]
 
-    def unfinished(self, request_id: str) -> bool:
+    def is_unfinished(self, request_id: str) -> bool:
         return request_id in self._groups
 
     def abort(self, request_id: str) -> list[str]:
@@ -129,7 +129,7 @@ class OutputProcessor:
 def _child(params: SamplingParams, index: int) -> SamplingParams:
     """The parameters of one completion."""
     logprobs = params.logprobs
-    if params.sequences > params.n and logprobs is None:
+    if params.num_sequences > params.n and logprobs is None:
         logprobs = 0  # those of the chosen tokens decide which completions are the best
     return msgspec.structs.replace(
         params,

@@ -15,8 +15,8 @@ import zmq
 from dovetail.api.errors import DovetailError, RequestError
 from dovetail.engine import messages as m
 from dovetail.engine.args import EngineArgs
-from dovetail.engine.process.failures import failed, failure
-from dovetail.engine.process.ipc import leave_only_with_parent
+from dovetail.engine.process.failures import build_failed_message, describe_error
+from dovetail.engine.process.ipc import exit_with_parent
 from dovetail.kernel.plan import Plan
 from dovetail.utils import logs
 
@@ -28,7 +28,7 @@ STALL_MILLISECONDS = 2
 
 
 def main() -> int:
-    leave_only_with_parent(sys.argv[1])
+    exit_with_parent(sys.argv[1])
     logs.follow_parent()
     context = zmq.Context()
     socket = context.socket(zmq.DEALER)
@@ -39,7 +39,7 @@ def main() -> int:
         assert isinstance(start, m.Start)
         _run(socket, start)
     except Exception as error:
-        socket.send(m.encode(failed(error)))
+        socket.send(m.encode(build_failed_message(error)))
         return 1 if isinstance(error, DovetailError) else 70
     finally:
         socket.close()
@@ -54,7 +54,7 @@ def _run(socket: zmq.Socket[bytes], start: m.Start) -> None:
     args = EngineArgs.model_validate_json(start.args)
     core = EngineCore(plan, args, lambda done, total: socket.send(m.encode(m.Loading(done, total))))
     socket.send(m.encode(core.info))
-    told = core.stats
+    sent_stats = core.stats
     while True:
         outputs: list[m.TokenOutput] = []
         # With nothing to do, sleep in the first receive; otherwise take what is there and go on.
@@ -71,7 +71,7 @@ def _run(socket: zmq.Socket[bytes], start: m.Start) -> None:
                     try:
                         core.add(message)
                     except RequestError as error:
-                        outputs.append(m.TokenOutput(message.id, [], "error", None, str(error), refused=True))
+                        outputs.append(m.TokenOutput(message.id, [], "error", None, str(error), is_request_error=True))
                 case m.Abort():
                     core.abort(message.ids)
                 case m.Call():
@@ -85,8 +85,8 @@ def _run(socket: zmq.Socket[bytes], start: m.Start) -> None:
         outputs += core.step()
         stats = core.stats
         # Without outputs the API's process still learns of what changed: a request that left, say.
-        if outputs or stats != told:
-            told = stats
+        if outputs or stats != sent_stats:
+            sent_stats = stats
             socket.send(m.encode(m.StepOutputs(outputs, stats)))
 
 
@@ -95,7 +95,7 @@ def _answer(core: EngineCore, call: m.Call) -> m.Answer:
     try:
         return m.Answer(call.number, getattr(core, call.operation)(*call.arguments))
     except DovetailError as error:
-        return m.Answer(call.number, None, failure(error))
+        return m.Answer(call.number, None, describe_error(error))
 
 
 if __name__ == "__main__":

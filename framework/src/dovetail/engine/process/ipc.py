@@ -57,7 +57,7 @@ def on_exit(process: subprocess.Popen[bytes], callback: Callable[[int], object])
     threading.Thread(target=wait, daemon=True).start()
 
 
-def leave_only_with_parent(address: str) -> None:
+def exit_with_parent(address: str) -> None:
     """End this process when standard input closes, which is a pipe from the parent, and at no signal.
 
     Ctrl+C reaches a whole process group, and what supervises a server may signal all of its processes: the parent decides when

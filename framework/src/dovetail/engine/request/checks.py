@@ -12,7 +12,7 @@ from dovetail.kernel.plan import Plan
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class ModelLimits:
     """What the running model allows.
 
     Attributes:
@@ -29,7 +29,7 @@ class Limits:
 def check_request(
     prompt_token_ids: Sequence[int],
     params: SamplingParams,
-    limits: Limits,
+    limits: ModelLimits,
     bad_words: Iterable[Sequence[int]] = (),
 ) -> None:
     """Hold a request against the model. What the parameters mean by themselves they have checked.
@@ -53,19 +53,19 @@ def check_request(
         _check_ids("bad_words", word, limits)
 
 
-def check_prompt(token_ids: Sequence[int], max_model_len: int, vocab_size: int, *, answered: bool = True) -> None:
+def check_prompt(token_ids: Sequence[int], max_model_len: int, vocab_size: int, *, with_output: bool = True) -> None:
     """
     Args:
-        answered: whether there must be room for one new token behind it.
+        with_output: whether there must be room for one new token behind it.
 
     Raises:
         RequestError: the prompt is empty, too long, or holds ids that the model does not have.
     """
     if not token_ids:
         raise RequestError("the prompt is empty", "send at least one token", param="prompt")
-    if len(token_ids) + answered > max_model_len:
+    if len(token_ids) + with_output > max_model_len:
         raise RequestError(
-            f"the prompt has {len(token_ids)} tokens, and the context holds {max_model_len}{' with the answer' * answered}",
+            f"the prompt has {len(token_ids)} tokens, and the context holds {max_model_len}{' with the answer' * with_output}",
             "shorten the prompt, or serve with a larger --max-model-len",
             param="prompt",
         )
@@ -78,7 +78,7 @@ def check_prompt(token_ids: Sequence[int], max_model_len: int, vocab_size: int, 
         )
 
 
-def _check_ids(name: str, ids: Iterable[int], limits: Limits) -> None:
+def _check_ids(name: str, ids: Iterable[int], limits: ModelLimits) -> None:
     for token in ids:
         if not 0 <= token < limits.vocab_size:
             raise RequestError(
@@ -88,16 +88,16 @@ def _check_ids(name: str, ids: Iterable[int], limits: Limits) -> None:
             )
 
 
-def _check_logprobs(name: str, asked: int | None, limits: Limits) -> None:
-    if not asked:  # none, or those of the chosen tokens alone
+def _check_logprobs(name: str, requested: int | None, limits: ModelLimits) -> None:
+    if not requested:  # none, or those of the chosen tokens alone
         return
-    if asked > limits.vocab_size:
+    if requested > limits.vocab_size:
         raise RequestError(
-            f"{name} is {asked}, and the vocabulary has {limits.vocab_size} tokens",
+            f"{name} is {requested}, and the vocabulary has {limits.vocab_size} tokens",
             f"ask for fewer, or for {WHOLE_VOCABULARY}, which is all of them",
             param=name,
         )
-    count = limits.vocab_size if asked == WHOLE_VOCABULARY else asked
+    count = limits.vocab_size if requested == WHOLE_VOCABULARY else requested
     if limits.max_logprobs != WHOLE_VOCABULARY and count > limits.max_logprobs:
         raise RequestError(
             f"{name} asks for {count} tokens, and the limit is {limits.max_logprobs}",
@@ -106,7 +106,7 @@ def _check_logprobs(name: str, asked: int | None, limits: Limits) -> None:
         )
 
 
-def check_choice(params: SamplingParams, bad_words: Iterable[Sequence[int]], end_ids: Collection[int]) -> None:
+def check_allowed_tokens(params: SamplingParams, bad_words: Iterable[Sequence[int]], end_ids: Collection[int]) -> None:
     """Whether some token may be chosen at all.
 
     Args:
@@ -128,7 +128,7 @@ def check_choice(params: SamplingParams, bad_words: Iterable[Sequence[int]], end
         )
 
 
-def truncated(prompt_token_ids: list[int], params: SamplingParams, max_model_len: int) -> list[int]:
+def truncate_prompt(prompt_token_ids: list[int], params: SamplingParams, max_model_len: int) -> list[int]:
     """The end of a prompt that ``truncate_prompt_tokens`` asks for, or the whole prompt.
 
     With -1, what is left has room for ``max_tokens`` after it, or for one token if they are None or more than the context.
@@ -142,7 +142,7 @@ def truncated(prompt_token_ids: list[int], params: SamplingParams, max_model_len
     return prompt_token_ids[-keep:]
 
 
-def end_of_sequence_ids(plan: Plan) -> frozenset[int]:
+def find_eos_token_ids(plan: Plan) -> frozenset[int]:
     """Tokens that end a sequence by the model's configuration and its generation configuration together: chat models often
     name their end-of-turn token only in the second.
     """

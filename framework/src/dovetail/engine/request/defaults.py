@@ -13,9 +13,9 @@ from dovetail.engine.args import EngineArgs
 from dovetail.engine.request.params import SamplingParams
 from dovetail.kernel.plan import Plan
 
-PUBLISHED = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+GENERATION_CONFIG_KEYS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 """Keys of ``generation_config.json`` that are sampling parameters under the same names."""
-CAP = "max_new_tokens"
+MAX_NEW_TOKENS_KEY = "max_new_tokens"
 
 
 def sampling_defaults(plan: Plan, args: EngineArgs) -> dict[str, Any]:
@@ -24,13 +24,13 @@ def sampling_defaults(plan: Plan, args: EngineArgs) -> dict[str, Any]:
     Raises:
         ConfigError, UsageError: the folder has no such file, or a value is out of range.
     """
-    config = _published(plan, args)
-    defaults = {key: config[key] for key in PUBLISHED if config.get(key) is not None}
-    if config.get(CAP):
-        defaults["max_tokens"] = config[CAP]
+    config = _read_generation_config(plan, args)
+    defaults = {key: config[key] for key in GENERATION_CONFIG_KEYS if config.get(key) is not None}
+    if config.get(MAX_NEW_TOKENS_KEY):
+        defaults["max_tokens"] = config[MAX_NEW_TOKENS_KEY]
     override = dict(args.override_generation_config)
-    if CAP in override:
-        override["max_tokens"] = override.pop(CAP)
+    if MAX_NEW_TOKENS_KEY in override:
+        override["max_tokens"] = override.pop(MAX_NEW_TOKENS_KEY)
     if unknown := sorted(set(override) - set(SamplingParams.__struct_fields__)):
         raise UsageError(
             f"--override-generation-config names {', '.join(unknown)}, wanted sampling parameters",
@@ -38,13 +38,13 @@ def sampling_defaults(plan: Plan, args: EngineArgs) -> dict[str, Any]:
         )
     defaults.update(override)
     try:
-        with_defaults(None, defaults)
+        apply_defaults(None, defaults)
     except RequestError as error:
         raise ConfigError(f"the default sampling parameters do not hold: {error}", "see --generation-config") from None
     return defaults
 
 
-def _published(plan: Plan, args: EngineArgs) -> dict[str, Any]:
+def _read_generation_config(plan: Plan, args: EngineArgs) -> dict[str, Any]:
     if args.generation_config == "auto":
         return plan.checkpoint.generation_config
     if args.generation_config == "none":
@@ -59,7 +59,7 @@ def _published(plan: Plan, args: EngineArgs) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def with_defaults(params: SamplingParams | None, defaults: dict[str, Any]) -> SamplingParams:
+def apply_defaults(params: SamplingParams | None, defaults: dict[str, Any]) -> SamplingParams:
     """The user's parameters as they are, or the defaults where there are none; the cap on ``max_tokens`` holds for both.
 
     Raises:

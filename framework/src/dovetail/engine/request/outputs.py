@@ -37,7 +37,7 @@ class Delta:
         finish_reason: set on the last delta of this completion.
         stop_reason: the stop string or stop token id that ended it, if one did; None for end-of-sequence.
         error: what went wrong, if ``finish_reason`` is ``error``.
-        refused: the error is the request's own, not the engine's.
+        is_request_error: the error is the request's own, not the engine's.
         timing: on a completion's first delta, the seconds that it waited, and those that its prompt took from there on.
         logprobs: one entry for each of ``token_ids``, if they were asked for.
         prompt_logprobs: on the first delta of completion 0, one entry for each token of the prompt (None for the first), if asked for.
@@ -54,7 +54,7 @@ class Delta:
     logprobs: list[PositionLogprobs] | None = None
     prompt_logprobs: list[PositionLogprobs | None] | None = None
     cached_tokens: int = 0
-    refused: bool = False
+    is_request_error: bool = False
     timing: tuple[float, float] | None = None
 
 

@@ -11,7 +11,7 @@ MAX_SEED = 2**63 - 1
 MAX_TOP_K = 2**31 - 1
 MAX_BIAS = 100
 MAX_COUNT = 2**31 - 1
-AT_LEAST_1 = f"a whole number, at least 1 and at most {MAX_COUNT}"
+POSITIVE_INTEGER = f"a whole number, at least 1 and at most {MAX_COUNT}"
 WHOLE_VOCABULARY = -1
 """As a number of logprobs."""
 
@@ -21,75 +21,75 @@ class Rule(NamedTuple):
 
     Attributes:
         read: value → what is kept of it; raises ValueError, TypeError or OverflowError for a value that does not hold.
-        wanted: in words.
+        expected: in words.
     """
 
     read: Callable[[Any], Any]
-    wanted: str
+    expected: str
 
 
-def refuse(name: str, value: Any, wanted: str) -> RequestError:
+def invalid_value(name: str, value: Any, expected: str) -> RequestError:
     shown = repr(value)
     if len(shown) > 200:
         shown = f"{shown[:200]}…"
-    return RequestError(f"{name} is {shown}, wanted {wanted}", param=name)
+    return RequestError(f"{name} is {shown}, wanted {expected}", param=name)
 
 
-def _holds(fits: bool) -> None:
+def _require(fits: bool) -> None:
     if not fits:
         raise ValueError
 
 
-def _is_whole(value: Any) -> bool:
+def _is_integer(value: Any) -> bool:
     return isinstance(value, int) and value is not True and value is not False
 
 
-def _whole(low: int, high: int, *also: Any) -> Callable[[Any], Any]:
+def _integer_between(low: int, high: int, *also: Any) -> Callable[[Any], Any]:
     """A whole number in a range, or one of ``also``. A boolean is no number."""
 
     def read(value: Any) -> Any:
         if value is None:
-            _holds(None in also)
+            _require(None in also)
         else:
-            _holds(_is_whole(value) and (low <= value <= high or value in also))
+            _require(_is_integer(value) and (low <= value <= high or value in also))
         return value
 
     return read
 
 
-def _number(low: float, high: float, *, above_low: bool = False) -> Callable[[Any], Any]:
+def _number_between(low: float, high: float, *, above_low: bool = False) -> Callable[[Any], Any]:
     def read(value: Any) -> Any:
-        _holds(isinstance(value, float) or _is_whole(value))
+        _require(isinstance(value, float) or _is_integer(value))
         # NaN is in no range.
-        _holds((low < value if above_low else low <= value) and value <= high)
+        _require((low < value if above_low else low <= value) and value <= high)
         return value
 
     return read
 
 
-read_bias = _number(-MAX_BIAS, MAX_BIAS)
+read_bias = _number_between(-MAX_BIAS, MAX_BIAS)
 
 
 def _zero_or_one(value: Any) -> Any:
-    _holds(not isinstance(value, bool) and value in (0, 1))
+    _require(not isinstance(value, bool) and value in (0, 1))
     return value
 
 
 def _boolean(value: Any) -> bool:
-    _holds(value is True or value is False)
+    _require(value is True or value is False)
     return bool(value)
 
 
-def _texts(value: Any) -> list[str]:
+def _text_list(value: Any) -> list[str]:
     if isinstance(value, str):
         value = [value]
     found = _list(value)
-    _holds(all(isinstance(text, str) and text for text in found))
+    _require(all(isinstance(text, str) and text for text in found))
     return found
 
 
 def _token_id(value: Any) -> int:
-    _holds(_is_whole(value) and 0 <= value <= MAX_COUNT)
+    _require(_is_integer(value) and 0 <= value <= MAX_COUNT)
     return int(value)
 
 
@@ -98,14 +98,14 @@ def _token_ids(value: Any) -> list[int]:
 
 
 def _list(value: Any) -> list[Any]:
-    _holds(value is None or isinstance(value, (list, tuple)))
+    _require(value is None or isinstance(value, (list, tuple)))
     return list(value or ())
 
 
-def _some_token_ids(value: Any) -> list[int] | None:
+def _optional_token_ids(value: Any) -> list[int] | None:
     if value is None:
         return None
-    _holds(bool(value))
+    _require(bool(value))
     return _token_ids(value)
 
 
@@ -113,41 +113,41 @@ def _biases(value: Any) -> dict[int, float] | None:
     """Keys may be texts, since those of a JSON object are."""
     if value is None:
         return None
-    _holds(isinstance(value, dict))
+    _require(isinstance(value, dict))
     found: dict[int, float] = {}
     for key, bias in value.items():
         token = _token_id(int(key) if isinstance(key, str) else key)
-        _holds(token not in found)
+        _require(token not in found)
         found[token] = float(read_bias(bias))
     return found or None
 
 
-COUNT_OF_LOGPROBS = "a whole number from 0 on, or -1 for the whole vocabulary"
+LOGPROBS_VALUES = "a whole number from 0 on, or -1 for the whole vocabulary"
 RULES: dict[str, Rule] = {
-    "n": Rule(_whole(1, MAX_COUNT), AT_LEAST_1),
-    "best_of": Rule(_whole(1, MAX_COUNT, None), AT_LEAST_1),
-    "temperature": Rule(_number(0, 100), "a number between 0 and 100"),
-    "top_k": Rule(_whole(-1, MAX_TOP_K), f"a whole number: -1, 0 or up to {MAX_TOP_K}"),
-    "top_p": Rule(_number(0, 1, above_low=True), "a number in (0, 1]"),
-    "min_p": Rule(_number(0, 1), "a number in [0, 1]"),
-    "presence_penalty": Rule(_number(-2, 2), "a number between -2 and 2"),
-    "frequency_penalty": Rule(_number(-2, 2), "a number between -2 and 2"),
-    "repetition_penalty": Rule(_number(0, 100, above_low=True), "a number in (0, 100]"),
-    "seed": Rule(_whole(-MAX_SEED - 1, MAX_SEED, None), "a whole number of 64 bits"),
-    "stop": Rule(_texts, "a non-empty text, or a list of them"),
+    "n": Rule(_integer_between(1, MAX_COUNT), POSITIVE_INTEGER),
+    "best_of": Rule(_integer_between(1, MAX_COUNT, None), POSITIVE_INTEGER),
+    "temperature": Rule(_number_between(0, 100), "a number between 0 and 100"),
+    "top_k": Rule(_integer_between(-1, MAX_TOP_K), f"a whole number: -1, 0 or up to {MAX_TOP_K}"),
+    "top_p": Rule(_number_between(0, 1, above_low=True), "a number in (0, 1]"),
+    "min_p": Rule(_number_between(0, 1), "a number in [0, 1]"),
+    "presence_penalty": Rule(_number_between(-2, 2), "a number between -2 and 2"),
+    "frequency_penalty": Rule(_number_between(-2, 2), "a number between -2 and 2"),
+    "repetition_penalty": Rule(_number_between(0, 100, above_low=True), "a number in (0, 100]"),
+    "seed": Rule(_integer_between(-MAX_SEED - 1, MAX_SEED, None), "a whole number of 64 bits"),
+    "stop": Rule(_text_list, "a non-empty text, or a list of them"),
     "stop_token_ids": Rule(_token_ids, "a list of token ids"),
     "include_stop_str_in_output": Rule(_boolean, "true or false"),
     "ignore_eos": Rule(_boolean, "true or false"),
-    "max_tokens": Rule(_whole(1, MAX_COUNT, None), AT_LEAST_1),
-    "min_tokens": Rule(_whole(0, MAX_COUNT), f"a whole number, 0 or more, at most {MAX_COUNT}"),
+    "max_tokens": Rule(_integer_between(1, MAX_COUNT, None), POSITIVE_INTEGER),
+    "min_tokens": Rule(_integer_between(0, MAX_COUNT), f"a whole number, 0 or more, at most {MAX_COUNT}"),
     "skip_special_tokens": Rule(_boolean, "true or false"),
     "logit_bias": Rule(_biases, f"an object of token ids and numbers between -{MAX_BIAS} and {MAX_BIAS}"),
-    "bad_words": Rule(_texts, "a non-empty text, or a list of them"),
-    "allowed_token_ids": Rule(_some_token_ids, "a non-empty list of token ids"),
-    "logprobs": Rule(_whole(WHOLE_VOCABULARY, MAX_COUNT, None), COUNT_OF_LOGPROBS),
-    "prompt_logprobs": Rule(_whole(WHOLE_VOCABULARY, MAX_COUNT, None), COUNT_OF_LOGPROBS),
+    "bad_words": Rule(_text_list, "a non-empty text, or a list of them"),
+    "allowed_token_ids": Rule(_optional_token_ids, "a non-empty list of token ids"),
+    "logprobs": Rule(_integer_between(WHOLE_VOCABULARY, MAX_COUNT, None), LOGPROBS_VALUES),
+    "prompt_logprobs": Rule(_integer_between(WHOLE_VOCABULARY, MAX_COUNT, None), LOGPROBS_VALUES),
     "truncate_prompt_tokens": Rule(
-        _whole(1, MAX_COUNT, None, -1),
+        _integer_between(1, MAX_COUNT, None, -1),
         "a whole number, at least 1, or -1 for as many tokens as the context holds",
     ),
     "shown_special_tokens": Rule(_token_ids, "a list of token ids"),
@@ -155,17 +155,17 @@ RULES: dict[str, Rule] = {
     "detokenize": Rule(_boolean, "true or false"),
 }
 BEAM_RULES: dict[str, Rule] = {
-    "beam_width": Rule(_whole(1, MAX_COUNT), AT_LEAST_1),
-    "max_tokens": Rule(_whole(1, MAX_COUNT), AT_LEAST_1),
+    "beam_width": Rule(_integer_between(1, MAX_COUNT), POSITIVE_INTEGER),
+    "max_tokens": Rule(_integer_between(1, MAX_COUNT), POSITIVE_INTEGER),
     "ignore_eos": Rule(_boolean, "true or false"),
     "temperature": Rule(_zero_or_one, "0 or 1: beam search follows the model's own distribution"),
-    "length_penalty": Rule(_number(-10, 10), "a number between -10 and 10"),
+    "length_penalty": Rule(_number_between(-10, 10), "a number between -10 and 10"),
 }
-LISTS = ("stop", "stop_token_ids", "bad_words", "shown_special_tokens")
+LIST_PARAMS = ("stop", "stop_token_ids", "bad_words", "shown_special_tokens")
 """Parameters that are lists, empty by default."""
 
 
-def check_all(params: Any, defaults: dict[str, Any]) -> None:
+def check_params(params: Any, defaults: dict[str, Any]) -> None:
     """Check every parameter by its rule, and keep what it was read as.
 
     Args:
@@ -179,13 +179,13 @@ def check_all(params: Any, defaults: dict[str, Any]) -> None:
         value = getattr(params, name)
         if value is not default:
             check(params, name, value, *RULES[name])
-    for name in LISTS:
+    for name in LIST_PARAMS:
         value = getattr(params, name)
         if value.__class__ is not list or value:
             check(params, name, value, *RULES[name])
 
 
-def check(params: Any, name: str, value: Any, read: Callable[[Any], Any], wanted: str) -> None:
+def check(params: Any, name: str, value: Any, read: Callable[[Any], Any], expected: str) -> None:
     """Check one parameter, and keep what it was read as.
 
     Raises:
@@ -194,5 +194,5 @@ def check(params: Any, name: str, value: Any, read: Callable[[Any], Any], wanted
     try:
         kept = read(value)
     except (ValueError, TypeError, OverflowError):
-        raise refuse(name, value, wanted) from None
+        raise invalid_value(name, value, expected) from None
     setattr(params, name, kept)

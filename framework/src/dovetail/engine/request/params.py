@@ -34,26 +34,26 @@ class StructuredOutputs(msgspec.Struct, kw_only=True, omit_defaults=True, forbid
         given = [name for name in self.__struct_fields__ if getattr(self, name) not in (None, False)]
         if len(given) != 1:
             found = f"the fields {', '.join(given)}" if given else "none"
-            raise _refused_form(f"wanted one field of {', '.join(self.__struct_fields__)}, found {found}")
+            raise _invalid_structured_outputs(f"wanted one field of {', '.join(self.__struct_fields__)}, found {found}")
         value = getattr(self, given[0])
         if given[0] == "choice":
             if not (isinstance(value, (list, tuple)) and value and all(isinstance(v, str) for v in value)):
-                raise _refused_form("choice wants a non-empty list of texts")
+                raise _invalid_structured_outputs("choice wants a non-empty list of texts")
             self.choice = list(value)
         elif given[0] == "json_object":
             if value is not True:
-                raise _refused_form("json_object wants true or false")
+                raise _invalid_structured_outputs("json_object wants true or false")
         elif not isinstance(value, str) and not (isinstance(value, dict) and given[0] in ("json", "structural_tag")):
-            raise _refused_form(f"{given[0]} is a {type(value).__name__}, wanted a text")
+            raise _invalid_structured_outputs(f"{given[0]} is a {type(value).__name__}, wanted a text")
         elif value == "":
-            raise _refused_form(f"{given[0]} is empty")
+            raise _invalid_structured_outputs(f"{given[0]} is empty")
 
 
 StructuredOutputsParams = StructuredOutputs
 """vLLM's name for it."""
 
 
-def _refused_form(problem: str) -> RequestError:
+def _invalid_structured_outputs(problem: str) -> RequestError:
     return RequestError(f"structured_outputs: {problem}", param="structured_outputs")
 
 
@@ -122,13 +122,13 @@ class SamplingParams(msgspec.Struct, kw_only=True, omit_defaults=True, forbid_un
     detokenize: bool = True
 
     def __post_init__(self) -> None:
-        rules.check_all(self, _DEFAULTS)
+        rules.check_params(self, _DEFAULTS)
         if self.top_k == -1:
             self.top_k = 0
         if self.max_tokens is not None and self.min_tokens > self.max_tokens:
-            raise rules.refuse("min_tokens", self.min_tokens, f"at most max_tokens ({self.max_tokens})")
+            raise rules.invalid_value("min_tokens", self.min_tokens, f"at most max_tokens ({self.max_tokens})")
         if self.best_of is not None and self.best_of < self.n:
-            raise rules.refuse("best_of", self.best_of, f"at least n ({self.n})")
+            raise rules.invalid_value("best_of", self.best_of, f"at least n ({self.n})")
         if self.stop and not self.detokenize:
             raise RequestError(
                 "stop was given with detokenize=False, and without text no stop string can be found",
@@ -136,14 +136,14 @@ class SamplingParams(msgspec.Struct, kw_only=True, omit_defaults=True, forbid_un
                 param="stop",
             )
         if self.structured_outputs is not None:
-            self.structured_outputs = _read_form(self.structured_outputs)
+            self.structured_outputs = _read_structured_outputs(self.structured_outputs)
 
     def clone(self) -> SamplingParams:
         """A copy that shares nothing with this one."""
         return copy.deepcopy(self)
 
     @property
-    def sequences(self) -> int:
+    def num_sequences(self) -> int:
         """Completions to compute for a prompt: ``n``, or ``best_of`` if there are more to choose from."""
         return self.n if self.best_of is None else self.best_of
 
@@ -152,7 +152,7 @@ class SamplingParams(msgspec.Struct, kw_only=True, omit_defaults=True, forbid_un
         return self.temperature < 1e-5
 
     @property
-    def penalised(self) -> bool:
+    def has_penalties(self) -> bool:
         """Whether the sampler must know which tokens came before."""
         return bool(self.presence_penalty or self.frequency_penalty) or self.repetition_penalty != 1.0
 
@@ -160,19 +160,19 @@ class SamplingParams(msgspec.Struct, kw_only=True, omit_defaults=True, forbid_un
 _DEFAULTS = {
     name: default
     for name, default in zip(SamplingParams.__struct_fields__, SamplingParams.__struct_defaults__, strict=True)
-    if name in rules.RULES and name not in rules.LISTS
+    if name in rules.RULES and name not in rules.LIST_PARAMS
 }
 
 
-def _read_form(value: Any) -> StructuredOutputs:
+def _read_structured_outputs(value: Any) -> StructuredOutputs:
     if isinstance(value, StructuredOutputs):
         value.__post_init__()  # it may have been changed since it was made
         return value
     if not isinstance(value, dict):
-        raise rules.refuse("structured_outputs", value, "an object with one field")
+        raise rules.invalid_value("structured_outputs", value, "an object with one field")
     if unknown := sorted(map(str, set(value) - set(StructuredOutputs.__struct_fields__))):
         known = ", ".join(StructuredOutputs.__struct_fields__)
-        raise _refused_form(f"wanted one field of {known}, found {', '.join(unknown)}")
+        raise _invalid_structured_outputs(f"wanted one field of {known}, found {', '.join(unknown)}")
     return StructuredOutputs(**value)
 
 

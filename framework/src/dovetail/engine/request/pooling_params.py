@@ -12,13 +12,13 @@ import msgspec
 
 from dovetail.api.cards import PoolingType, Task
 from dovetail.api.errors import RequestError
-from dovetail.engine.request.checks import Limits, check_prompt
+from dovetail.engine.request.checks import ModelLimits, check_prompt
 from dovetail.engine.request.params import SamplingParams
 from dovetail.kernel.plan import PoolingPlan
 
 T = TypeVar("T")
 
-TASKS: tuple[Task, ...] = ("embed", "classify", "score")
+POOLING_TASKS: tuple[Task, ...] = ("embed", "classify", "score")
 """Those that give vectors."""
 NO_SAMPLING = SamplingParams(max_tokens=None, temperature=0)
 """Stands where a request's sampling parameters do."""
@@ -52,21 +52,21 @@ class PoolingParams(msgspec.Struct, array_like=True, gc=False):
                     param="normalize",
                 )
             self.use_activation = self.normalize
-        self._check_word("task", TASKS)
-        self._check_word("pooling_type", get_args(PoolingType))
+        self._check_one_of("task", POOLING_TASKS)
+        self._check_one_of("pooling_type", get_args(PoolingType))
         for name in ("dimensions", "truncate_prompt_tokens"):
             value = getattr(self, name)
             whole = isinstance(value, int) and not isinstance(value, bool)
             if value is not None and not (whole and (value >= 1 or (name != "dimensions" and value == -1))):
                 raise RequestError(f"{name} is {value!r}", "wanted a number above 0", param=name)
 
-    def _check_word(self, name: str, words: Sequence[str]) -> None:
+    def _check_one_of(self, name: str, words: Sequence[str]) -> None:
         value = getattr(self, name)
         if value is not None and value not in words:
             raise RequestError(f"{name} is {value!r}", f"wanted one of {', '.join(words)}", param=name)
 
 
-class PoolingModel(Protocol):
+class PoolingSetup(Protocol):
     """The part of a :class:`~dovetail.kernel.plan.Plan` that decides about vectors."""
 
     @property
@@ -82,7 +82,7 @@ class PoolingModel(Protocol):
     def pooling(self) -> PoolingPlan | None: ...
 
 
-def missing_task(plan: PoolingModel, *wanted: str) -> tuple[str, str]:
+def explain_missing_task(plan: PoolingSetup, *wanted: str) -> tuple[str, str]:
     """What to say to somebody who asks for a task that the model does not have, and what would help."""
     problem = f"wanted {' or '.join(wanted)}, and {plan.model} does {', '.join(plan.tasks)} ({plan.tasks_reason})"
     if "embed" in wanted and "generate" in plan.tasks:
@@ -92,16 +92,16 @@ def missing_task(plan: PoolingModel, *wanted: str) -> tuple[str, str]:
     return problem, f"take a model that was trained to {wanted[0]}"
 
 
-def check_generates(plan: PoolingModel) -> None:
+def check_can_generate(plan: PoolingSetup) -> None:
     """
     Raises:
         RequestError: the model is not run for text.
     """
     if "generate" not in plan.tasks:
-        raise RequestError(*missing_task(plan, "generate"))
+        raise RequestError(*explain_missing_task(plan, "generate"))
 
 
-def settled(params: PoolingParams, plan: PoolingModel) -> PoolingParams:
+def resolve_pooling_params(params: PoolingParams, plan: PoolingSetup) -> PoolingParams:
     """The parameters with nothing left open.
 
     Raises:
@@ -110,7 +110,7 @@ def settled(params: PoolingParams, plan: PoolingModel) -> PoolingParams:
     own = [task for task in plan.tasks if task != "generate"]
     task = params.task or (own[0] if own else "embed")
     if task not in plan.tasks or plan.pooling is None:
-        raise RequestError(*missing_task(plan, task), param="task")
+        raise RequestError(*explain_missing_task(plan, task), param="task")
     _check_dimensions(params.dimensions, task, plan.pooling)
     activation = params.use_activation
     if activation is None:
@@ -123,27 +123,29 @@ def settled(params: PoolingParams, plan: PoolingModel) -> PoolingParams:
     )
 
 
-def _check_dimensions(asked: int | None, task: Task, pooling: PoolingPlan) -> None:
-    if asked is None:
+def _check_dimensions(requested: int | None, task: Task, pooling: PoolingPlan) -> None:
+    if requested is None:
         return
     if task != "embed":
-        raise RequestError(f"dimensions is {asked}, and only embeddings can be cut", "leave it out", param="dimensions")
+        raise RequestError(
+            f"dimensions is {requested}, and only embeddings can be cut", "leave it out", param="dimensions"
+        )
     sizes = pooling.dimensions
     if sizes is None:
         raise RequestError(
-            f"dimensions is {asked}, and the model was not trained to have its embeddings cut (Matryoshka)",
+            f"dimensions is {requested}, and the model was not trained to have its embeddings cut (Matryoshka)",
             "leave it out; if it was, start the server with --hf-overrides '{\"is_matryoshka\": true}'",
             param="dimensions",
         )
-    if sizes and asked not in sizes:
+    if sizes and requested not in sizes:
         raise RequestError(
-            f"dimensions is {asked}, and the model was trained for {', '.join(map(str, sizes))}",
+            f"dimensions is {requested}, and the model was trained for {', '.join(map(str, sizes))}",
             "take one of those",
             param="dimensions",
         )
 
 
-def check_pooling(prompt_token_ids: Sequence[int], params: PoolingParams, limits: Limits, width: int) -> None:
+def check_pooling(prompt_token_ids: Sequence[int], params: PoolingParams, limits: ModelLimits, width: int) -> None:
     """Hold a request for a vector against the model.
 
     Args:
@@ -153,7 +155,7 @@ def check_pooling(prompt_token_ids: Sequence[int], params: PoolingParams, limits
     Raises:
         RequestError: the prompt does not fit, or has nothing to be cut to.
     """
-    check_prompt(prompt_token_ids, limits.max_model_len, limits.vocab_size, answered=False)
+    check_prompt(prompt_token_ids, limits.max_model_len, limits.vocab_size, with_output=False)
     if params.dimensions is not None and params.dimensions > width:
         raise RequestError(
             f"dimensions is {params.dimensions}, and the model's embeddings have {width}",
@@ -167,12 +169,12 @@ def floats(vector: bytes) -> list[float]:
     return list(struct.unpack(f"<{len(vector) // 4}f", vector))
 
 
-def paired(first: Sequence[T], second: Sequence[T]) -> Iterator[tuple[T, T]]:
+def broadcast_pairs(first: Sequence[T], second: Sequence[T]) -> Iterator[tuple[T, T]]:
     """One with each of the others, or as many with one each."""
     return zip(first if len(first) > 1 else [*first] * len(second), second, strict=True)
 
 
-def cosine(a: Sequence[float], b: Sequence[float]) -> float:
+def cosine_similarity(a: Sequence[float], b: Sequence[float]) -> float:
     """Of the angle between two vectors; 0 where one has no direction."""
     lengths = math.hypot(*a) * math.hypot(*b)
     return sum(map(mul, a, b)) / lengths if lengths else 0.0

@@ -4,21 +4,21 @@ Every choice is made in integers (see :mod:`~dovetail.engine.sampling.draw`), so
 """
 
 from dovetail.engine.sampling.bitmask import apply_bitmask
-from dovetail.engine.sampling.edits import Edits, host_edits
-from dovetail.engine.sampling.logprobs import Logprobs, logprobs_of
-from dovetail.engine.sampling.rows import SamplingRows
+from dovetail.engine.sampling.edits import LogitEdits, build_logit_edits
+from dovetail.engine.sampling.logprobs import Logprobs, compute_logprobs
+from dovetail.engine.sampling.metadata import SamplingMetadata, build_sampling_metadata
 from dovetail.engine.sampling.sampler import Sampled, sample
-from dovetail.engine.sampling.wants import Wants, wants_of
+from dovetail.engine.sampling.tables import SamplingTables
 
 __all__ = [
-    "Edits",
+    "LogitEdits",
     "Logprobs",
     "Sampled",
-    "SamplingRows",
-    "Wants",
+    "SamplingMetadata",
+    "SamplingTables",
     "apply_bitmask",
-    "host_edits",
-    "logprobs_of",
+    "build_logit_edits",
+    "build_sampling_metadata",
+    "compute_logprobs",
     "sample",
-    "wants_of",
 ]

@@ -29,7 +29,7 @@ class Biases(SlotTable):
         self._new[slot] = line
 
     def flush(self) -> None:
-        self.values = self.grown(self.values)
+        self.values = self.grow(self.values)
         if not self._new:
             return
         slots = self.upload(np.fromiter(self._new, np.int64))

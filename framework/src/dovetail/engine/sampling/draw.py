@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dovetail.engine.sampling.noise import fraction_of
+from dovetail.engine.sampling.random_bits import fraction_of
 
 WEIGHT_BITS = 40
 """The likeliest token weighs ``2**40``; 4M tokens (``2**22``) of that weight still sum to what :func:`fraction_of` takes."""
@@ -22,7 +22,7 @@ WEIGHT_BITS = 40
 BLOCK = 128
 
 
-def weights_of(scores: Tensor, top: Tensor, temperatures: Tensor, floors: Tensor | None) -> Tensor:
+def compute_weights(scores: Tensor, top: Tensor, temperatures: Tensor, floors: Tensor | None) -> Tensor:
     """Integer weights of tokens.
 
     Args:
@@ -44,7 +44,7 @@ def draw(weights: Tensor, uniforms: Tensor) -> Tensor:
 
     Args:
         weights: int64 ``[L, V]``.
-        uniforms: int64 ``[L]`` from :func:`~dovetail.engine.sampling.noise.uniform`.
+        uniforms: int64 ``[L]`` from :func:`~dovetail.engine.sampling.random_bits.uniform`.
 
     Returns:
         int64 ``[L]``; never one of weight 0, unless all are.

@@ -11,26 +11,26 @@ from torch import Tensor
 
 from dovetail.engine.engine_request import Request
 from dovetail.engine.sampling.bitmask import apply_bitmask
+from dovetail.engine.sampling.metadata import get_sampling_flags
 from dovetail.engine.sampling.slots import Upload
-from dovetail.engine.sampling.wants import asks_of
 
 
 @dataclass
-class Edits:
+class LogitEdits:
     """Changes of single logits, on the device.
 
     Attributes:
         forbidden: int64 ``[N]``, places in the flattened logits; or None.
-        masked: lines, int64 ``[M]``, and their bitmasks, int32 ``[M, ceil(V / 32)]``; or None.
-        drafted: int64 ``[L', D]``, for each line with penalties the draft tokens to count as output before it, filled up with -1; or None.
-        assumed: one entry for each number of draft tokens, from 1 on: lines *among those with penalties* that follow so many, and the last of these
+        grammar_masks: lines, int64 ``[M]``, and their bitmasks, int32 ``[M, ceil(V / 32)]``; or None.
+        draft_tokens: int64 ``[L', D]``, for each line with penalties the draft tokens to count as output before it, filled up with -1; or None.
+        assumed_drafts: one entry for each number of draft tokens, from 1 on: lines *among those with penalties* that follow so many, and the last of these
             tokens, int64 ``[N]`` each. What such a line samples counts only if the line before it counts and has sampled that token.
     """
 
     forbidden: Tensor | None = None
-    masked: tuple[Tensor, Tensor] | None = None
-    drafted: Tensor | None = None
-    assumed: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    grammar_masks: tuple[Tensor, Tensor] | None = None
+    draft_tokens: Tensor | None = None
+    assumed_drafts: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
     def apply(self, scores: Tensor) -> None:
         """Forbid tokens, in place.
@@ -40,11 +40,11 @@ class Edits:
         """
         if self.forbidden is not None:
             scores.view(-1).index_fill_(0, self.forbidden, -torch.inf)
-        if self.masked is not None:
-            lines, masks = self.masked
+        if self.grammar_masks is not None:
+            lines, masks = self.grammar_masks
             scores.index_copy_(0, lines, apply_bitmask(scores.index_select(0, lines), masks))
 
-    def counted(self, tokens: Tensor) -> Tensor | None:
+    def count_accepted(self, tokens: Tensor) -> Tensor | None:
         """Which sampled tokens become part of their outputs.
 
         Args:
@@ -53,23 +53,23 @@ class Edits:
         Returns:
             float32 ``[L']`` of 0 and 1; None if all do.
         """
-        if not self.assumed:
+        if not self.assumed_drafts:
             return None
-        counted = torch.ones_like(tokens, dtype=torch.float32)
-        for lines, expected in self.assumed:
+        count_accepted = torch.ones_like(tokens, dtype=torch.float32)
+        for lines, expected in self.assumed_drafts:
             before = lines - 1
             right = tokens.index_select(0, before) == expected
-            counted.index_copy_(0, lines, counted.index_select(0, before) * right)
-        return counted
+            count_accepted.index_copy_(0, lines, count_accepted.index_select(0, before) * right)
+        return count_accepted
 
 
-def host_edits(
+def build_logit_edits(
     entries: Sequence[tuple[Request, Sequence[int]]],
     vocab_size: int,
     upload: Upload,
     masks: Mapping[int, np.ndarray] | None = None,
     must_end: Container[int] = (),
-) -> Edits | None:
+) -> LogitEdits | None:
     """What the host must change in a step's logits, or None.
 
     These are: tokens that would end an output before its ``min_tokens``; the last token of bad words whose beginning stands at the end of the output;
@@ -85,39 +85,41 @@ def host_edits(
     """
     forbidden: list[int] = []
     drafts: list[Sequence[int]] = []  # of the lines with penalties
-    assumed: dict[int, list[tuple[int, int]]] = {}
+    assumed_drafts: dict[int, list[tuple[int, int]]] = {}
     for line, (request, draft) in enumerate(entries):
-        asks = asks_of(request)
-        if asks.edits:
+        flags = get_sampling_flags(request)
+        if flags.edits:
             tokens = _forbidden(request, draft, line in must_end)
             forbidden += [line * vocab_size + token for token in tokens if token < vocab_size]
-        if asks.penalised:
+        if flags.is_penalised:
             if draft:
-                assumed.setdefault(len(draft), []).append((len(drafts), draft[-1]))
+                assumed_drafts.setdefault(len(draft), []).append((len(drafts), draft[-1]))
             drafts.append(draft)
-    if not (forbidden or assumed or masks):
+    if not (forbidden or assumed_drafts or masks):
         return None
-    edits = Edits()
+    edits = LogitEdits()
     if forbidden:
         edits.forbidden = upload(np.array(forbidden, np.int64))
     if masks:
-        edits.masked = upload(np.fromiter(masks, np.int64)), upload(np.stack(list(masks.values())))
-    if assumed:
-        drafted = np.full((len(drafts), max(assumed)), -1, np.int64)
+        edits.grammar_masks = upload(np.fromiter(masks, np.int64)), upload(np.stack(list(masks.values())))
+    if assumed_drafts:
+        draft_tokens = np.full((len(drafts), max(assumed_drafts)), -1, np.int64)
         for line, draft in enumerate(drafts):
-            drafted[line, : len(draft)] = draft
-        edits.drafted = upload(drafted)
-        edits.assumed = [_pairs(assumed[count], upload) for count in sorted(assumed)]
+            draft_tokens[line, : len(draft)] = draft
+        edits.draft_tokens = upload(draft_tokens)
+        edits.assumed_drafts = [_pairs(assumed_drafts[count], upload) for count in sorted(assumed_drafts)]
     return edits
 
 
 def _forbidden(request: Request, draft: Sequence[int], must_end: bool) -> Iterator[int]:
-    if not must_end and request.output_len + len(draft) < request.params.min_tokens:
-        yield from request.end_ids
+    if not must_end and request.num_output_tokens + len(draft) < request.params.min_tokens:
+        yield from request.end_token_ids
     for word in request.bad_words:
         begin = len(word) - 1
         # Only the end of the output is looked at: an output may be long, and this runs in every step.
-        tail = request.tokens[max(request.prompt_len, len(request.tokens) - begin) :] + list(draft) if begin else []
+        tail = (
+            request.tokens[max(request.num_prompt_tokens, len(request.tokens) - begin) :] + list(draft) if begin else []
+        )
         if begin == 0 or tail[-begin:] == word[:-1]:
             yield word[-1]
 

@@ -15,9 +15,9 @@ from functools import cache
 import torch
 from torch import Tensor
 
-SMALL = 4096
+MAX_SINGLE_PASS_VOCABULARY = 4096
 """A vocabulary of up to so many is searched at once."""
-MANY = 64
+MAX_SPLIT_LINES = 64
 """More lines than these keep a whole GPU busy, and are searched at once too."""
 
 
@@ -31,7 +31,7 @@ def greedy(scores: Tensor) -> Tensor:
         int64 ``[L]``.
     """
     lines, vocabulary = scores.shape
-    if vocabulary <= SMALL or lines > MANY:
+    if vocabulary <= MAX_SINGLE_PASS_VOCABULARY or lines > MAX_SPLIT_LINES:
         return scores.argmax(-1)
     count = parts(vocabulary)
     stride = vocabulary // count

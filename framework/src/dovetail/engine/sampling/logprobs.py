@@ -10,8 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from dovetail.engine.sampling.draw import WEIGHT_BITS, weights_of
-from dovetail.engine.sampling.likeliest import likeliest
+from dovetail.engine.sampling.draw import WEIGHT_BITS, compute_weights
+from dovetail.engine.sampling.topk import stable_topk
 
 CHUNK = 64
 """Lines at a time. A prompt's logprobs may come thousands of lines at once, and the work below holds several copies of them."""
@@ -31,7 +31,7 @@ class Logprobs(NamedTuple):
     top_ids: Tensor
 
 
-def logprobs_of(logits: Tensor, targets: Tensor, k: int) -> Logprobs:
+def compute_logprobs(logits: Tensor, targets: Tensor, k: int) -> Logprobs:
     """Logprobs of one token of each line, and of the likeliest.
 
     Args:
@@ -47,13 +47,13 @@ def _some(logits: Tensor, targets: Tensor, k: int) -> Logprobs:
     logits = logits.float()
     top = logits.amax(-1, keepdim=True)
     # Not log_softmax, whose order of additions follows a line's place in memory: logprobs are the same alone and in a batch, as tokens are.
-    total = weights_of(logits, top, torch.ones_like(top[:, 0]), None).sum(-1, keepdim=True)
+    total = compute_weights(logits, top, torch.ones_like(top[:, 0]), None).sum(-1, keepdim=True)
     norm = total.float().mul_(2.0**-WEIGHT_BITS).log_()
     chosen = targets[:, None]
     value = logits.gather(1, chosen)
     ranks = (logits > value).sum(-1) + 1
     if k:
-        values, ids = likeliest(logits, min(k, logits.shape[1]))
+        values, ids = stable_topk(logits, min(k, logits.shape[1]))
     else:
         values, ids = value[:, :0], chosen[:, :0]
     return Logprobs((value - top - norm)[:, 0], ranks, values - top - norm, ids)

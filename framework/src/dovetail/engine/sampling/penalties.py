@@ -22,10 +22,10 @@ from torch import Tensor
 from dovetail.engine.engine_request import Request
 from dovetail.engine.sampling.slots import SlotTable, Upload
 
-SHARE = 4
+LIST_SHARE = 4
 """Texts are listed up to a fourth of the vocabulary. Beyond, looking up each of their tokens takes longer than going through all counts."""
 
-AT_ONCE = 1 << 20
+SCORES_PER_CHUNK = 1 << 20
 """Scores that are worked on at a time, since they are held several times over. The caches of a CPU hold so many."""
 
 
@@ -55,7 +55,7 @@ class Penalties(NamedTuple):
             scores = scores - had.mul_(self.presence)
         return scores
 
-    def part(self, some: slice) -> Penalties:
+    def select_lines(self, some: slice) -> Penalties:
         """Those of some of the lines."""
         return Penalties(*(None if values is None else values[some] for values in self))
 
@@ -74,7 +74,7 @@ class TokenCounts(SlotTable):
     def __init__(self, vocab_size: int, device: torch.device, upload: Upload) -> None:
         super().__init__()
         self.vocab_size, self.device, self.upload = vocab_size, device, upload
-        self.most = max(vocab_size // SHARE, 1)
+        self.max_list_len = max(vocab_size // LIST_SHARE, 1)
         self.counts = torch.zeros(0, vocab_size, device=device)
         self.prompts = torch.zeros(0, vocab_size, dtype=torch.bool, device=device)
         self.lists = torch.zeros(0, 1, dtype=torch.int32, device=device)
@@ -87,19 +87,19 @@ class TokenCounts(SlotTable):
         self._texts[slot] = request, 0
         self._new.add(slot)
 
-    def give_back(self, slot: int) -> None:
-        super().give_back(slot)
+    def free(self, slot: int) -> None:
+        super().free(slot)
         del self._texts[slot]
         self._new.discard(slot)
 
     @property
     def longest(self) -> int:
         """Tokens in the longest list of a slot that is taken, as long as it would be if there were no end to them."""
-        return max((request.total - shift for request, shift in self._texts.values()), default=0)
+        return max((request.num_tokens - shift for request, shift in self._texts.values()), default=0)
 
     def flush(self) -> None:
-        self.counts, self.prompts = self.grown(self.counts), self.grown(self.prompts)
-        self.lists, self.shifts = self.grown(self.lists), self.grown(self.shifts)
+        self.counts, self.prompts = self.grow(self.counts), self.grow(self.prompts)
+        self.lists, self.shifts = self.grow(self.lists), self.grow(self.shifts)
         if not self._new:
             return
         prompts, outputs, lists, shifts = [], [], [], []
@@ -107,14 +107,17 @@ class TokenCounts(SlotTable):
             request, _ = self._texts[slot]
             tokens = np.array(request.tokens, np.int64)
             # A tokenizer may know ids that the model's head has no logit for.
-            prompt, output = (part[part < self.vocab_size] for part in np.split(tokens, [request.prompt_len]))
+            prompt, output = (
+                select_lines[select_lines < self.vocab_size]
+                for select_lines in np.split(tokens, [request.num_prompt_tokens])
+            )
             different = np.unique(np.concatenate([prompt, output]))
             shift = len(tokens) - len(different)
             self._texts[slot] = request, shift
             shifts.append(shift)
             prompts.append(prompt + slot * self.vocab_size)
             outputs.append(output + slot * self.vocab_size)
-            lists.append(different[: self.most])
+            lists.append(different[: self.max_list_len])
         slots = np.fromiter(self._new, np.int64)
         self._new.clear()
         self._widen(0)
@@ -132,7 +135,7 @@ class TokenCounts(SlotTable):
     def _widen(self, drafts: int) -> None:
         """Make room in each list for one more token, and so many drafts."""
         # The last place takes what is beyond the most, and is not read.
-        limit = self.most + 1
+        limit = self.max_list_len + 1
         wanted = min(self.longest + 1 + drafts, limit)
         held = self.lists.shape[1]
         if wanted > held:
@@ -169,16 +172,16 @@ class TokenCounts(SlotTable):
         """
         # Requests that have left the host's books since they were scheduled may have longer lists; nobody takes their tokens.
         longest = self.longest
-        chunk = max(AT_ONCE // max(longest if longest <= self.most else self.vocab_size, 1), 1)
+        chunk = max(SCORES_PER_CHUNK // max(longest if longest <= self.max_list_len else self.vocab_size, 1), 1)
         for start in range(0, len(lines), chunk):
             some = slice(start, start + chunk)
-            its = lines[some], slots[some], penalties.part(some), None if drafts is None else drafts[some]
-            if longest <= self.most:
-                self._listed(scores, longest, *its)
+            its = lines[some], slots[some], penalties.select_lines(some), None if drafts is None else drafts[some]
+            if longest <= self.max_list_len:
+                self._penalise_listed(scores, longest, *its)
             else:
-                self._whole(scores, *its)
+                self._penalise_vocabulary(scores, *its)
 
-    def _listed(
+    def _penalise_listed(
         self, scores: Tensor, longest: int, lines: Tensor, slots: Tensor, penalties: Penalties, drafts: Tensor | None
     ) -> None:
         """Look up the tokens in the lists."""
@@ -196,7 +199,9 @@ class TokenCounts(SlotTable):
         values = penalties.apply(flat.index_select(0, places).view(ids.shape), counts, prompts)
         flat.scatter_(0, places, values.view(-1))
 
-    def _whole(self, scores: Tensor, lines: Tensor, slots: Tensor, penalties: Penalties, drafts: Tensor | None) -> None:
+    def _penalise_vocabulary(
+        self, scores: Tensor, lines: Tensor, slots: Tensor, penalties: Penalties, drafts: Tensor | None
+    ) -> None:
         """Go through the vocabulary."""
         counts = self.counts.index_select(0, slots)
         if drafts is not None:

@@ -14,19 +14,19 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from dovetail.engine.sampling import rows as columns
-from dovetail.engine.sampling.draw import draw, draw_sorted, weights_of
-from dovetail.engine.sampling.edits import Edits
+from dovetail.engine.sampling import tables as columns
+from dovetail.engine.sampling.draw import compute_weights, draw, draw_sorted
+from dovetail.engine.sampling.edits import LogitEdits
 from dovetail.engine.sampling.greedy import greedy
-from dovetail.engine.sampling.likeliest import likeliest
-from dovetail.engine.sampling.logprobs import Logprobs, logprobs_of
-from dovetail.engine.sampling.noise import uniform
+from dovetail.engine.sampling.logprobs import Logprobs, compute_logprobs
+from dovetail.engine.sampling.metadata import LineGroup, SamplingMetadata
 from dovetail.engine.sampling.penalties import Penalties
-from dovetail.engine.sampling.ranked import draw_ranked
-from dovetail.engine.sampling.rows import SamplingRows
-from dovetail.engine.sampling.wants import Group, Wants
+from dovetail.engine.sampling.radix_select import draw_filtered
+from dovetail.engine.sampling.random_bits import uniform
+from dovetail.engine.sampling.tables import SamplingTables
+from dovetail.engine.sampling.topk import stable_topk
 
-NONE = -1
+NO_TOKEN = -1
 """Stands for a token where every token was forbidden."""
 CHUNK = 64
 """Lines that draw at a time: their integer weights take 8 bytes a token, 64 MiB for 64 lines of 128k."""
@@ -59,100 +59,113 @@ class Lines:
     uniforms: Tensor
 
     def weights(self, scores: Tensor, min_p: bool) -> Tensor:
-        """Of scores whose greatest is among them, see :func:`~dovetail.engine.sampling.draw.weights_of`."""
+        """Of scores whose greatest is among them, see :func:`~dovetail.engine.sampling.draw.compute_weights`."""
         floors = self.numbers[:, columns.MIN_P] if min_p else None
-        return weights_of(scores, scores.amax(-1, keepdim=True), self.floats[:, columns.TEMPERATURE], floors)
+        return compute_weights(scores, scores.amax(-1, keepdim=True), self.floats[:, columns.TEMPERATURE], floors)
 
 
-Way = Callable[[Lines], Tensor]
+DrawFunction = Callable[[Lines], Tensor]
 """From lines that draw to their tokens, int64 ``[L]``."""
 
 
 def sample(
-    logits: Tensor, rows: Tensor, positions: Tensor, tables: SamplingRows, wants: Wants, edits: Edits | None
+    logits: Tensor,
+    rows: Tensor,
+    positions: Tensor,
+    tables: SamplingTables,
+    metadata: SamplingMetadata,
+    edits: LogitEdits | None,
 ) -> Sampled:
     """The next token of each line.
 
-    Nothing in it waits for the device, and with plain wants of no size (``Wants()``, ``Wants(draws=True)``) it can be captured in a graph.
+    Nothing in it waits for the device, and with simple metadata of no size (``SamplingMetadata()``, ``SamplingMetadata(has_random=True)``) it can be captured in a graph.
 
     Args:
         logits: ``[L, V]``, any float dtype, contiguous; may be changed in place where they are float32.
         rows: int64 ``[L]``, of ``tables``, which have been flushed.
         positions: int64 ``[L]``, the place that the sampled token will have in its sequence, from 0.
         tables: parameters of the rows; their counts go on by the sampled tokens.
-        wants: of the lines' requests, in order.
-        edits: what :func:`~dovetail.engine.sampling.edits.host_edits` found for these lines.
+        metadata: of the lines' requests, in order.
+        edits: what :func:`~dovetail.engine.sampling.edits.build_logit_edits` found for these lines.
     """
-    assert wants.size in (None, logits.shape[0]), "wants are made from one request for each line"
+    assert metadata.size in (None, logits.shape[0]), "the metadata is made from one request for each line"
     scores, forbidden = logits, None
-    if wants.bias or wants.penalties or edits is not None:
-        scores = _changed(logits, rows, tables, wants, edits)
-        if wants.bias or edits is not None:
+    if metadata.bias or metadata.penalties or edits is not None:
+        scores = _process_logits(logits, rows, tables, metadata, edits)
+        if metadata.bias or edits is not None:
             forbidden = scores.amax(-1) == -torch.inf
-    tokens = _choose(scores, rows, positions, tables, wants)
-    if wants.penalised is not None:
-        theirs, chosen, places = _of_lines(wants.penalised, tables, rows, tokens, positions)
+    tokens = _choose(scores, rows, positions, tables, metadata)
+    if metadata.penalised_lines is not None:
+        theirs, chosen, places = _select_lines(metadata.penalised_lines, tables, rows, tokens, positions)
         slots = tables.numbers[:, columns.COUNTS].index_select(0, theirs)
-        times, drafts = (None, 0) if edits is None else (edits.counted(chosen), len(edits.assumed))
+        times, drafts = (None, 0) if edits is None else (edits.count_accepted(chosen), len(edits.assumed_drafts))
         tables.counts.count(slots, chosen, places, times, drafts)
-    logprobs = None if wants.logprobs is None else logprobs_of(logits, tokens, wants.logprobs)
-    return Sampled(tokens if forbidden is None else tokens.masked_fill(forbidden, NONE), logprobs)
+    logprobs = None if metadata.logprobs is None else compute_logprobs(logits, tokens, metadata.logprobs)
+    return Sampled(tokens if forbidden is None else tokens.masked_fill(forbidden, NO_TOKEN), logprobs)
 
 
-def _changed(logits: Tensor, rows: Tensor, tables: SamplingRows, wants: Wants, edits: Edits | None) -> Tensor:
+def _process_logits(
+    logits: Tensor, rows: Tensor, tables: SamplingTables, metadata: SamplingMetadata, edits: LogitEdits | None
+) -> Tensor:
     """Scores after bias, penalties and edits; float32, and not the logits' memory where these are still needed."""
     scores = logits.float()
-    if scores is logits and wants.logprobs is not None:
+    if scores is logits and metadata.logprobs is not None:
         scores = logits.clone()
-    if wants.biased is not None:
-        lines = _index(wants.biased, tables, rows)
+    if metadata.biased_lines is not None:
+        lines = _get_line_index(metadata.biased_lines, tables, rows)
         slots = tables.numbers[:, columns.BIAS].index_select(0, rows.index_select(0, lines))
         scores.index_add_(0, lines, tables.biases.values.index_select(0, slots))
-    if wants.penalised is not None:
-        lines = _index(wants.penalised, tables, rows)
-        (theirs,) = _of_lines(wants.penalised, tables, rows)
+    if metadata.penalised_lines is not None:
+        lines = _get_line_index(metadata.penalised_lines, tables, rows)
+        (theirs,) = _select_lines(metadata.penalised_lines, tables, rows)
         floats = tables.floats.index_select(0, theirs)
         penalties = Penalties(
-            floats[:, columns.REPETITION, None] if wants.repetition else None,
-            floats[:, columns.PRESENCE, None] if wants.presence else None,
-            floats[:, columns.FREQUENCY, None] if wants.frequency else None,
+            floats[:, columns.REPETITION, None] if metadata.repetition else None,
+            floats[:, columns.PRESENCE, None] if metadata.presence else None,
+            floats[:, columns.FREQUENCY, None] if metadata.frequency else None,
         )
         slots = tables.numbers[:, columns.COUNTS].index_select(0, theirs)
-        tables.counts.penalise(scores, lines, slots, penalties, None if edits is None else edits.drafted)
+        tables.counts.penalise(scores, lines, slots, penalties, None if edits is None else edits.draft_tokens)
     if edits is not None:
         edits.apply(scores)
     return scores
 
 
-def _choose(scores: Tensor, rows: Tensor, positions: Tensor, tables: SamplingRows, wants: Wants) -> Tensor:
-    if not wants.draws:
+def _choose(
+    scores: Tensor, rows: Tensor, positions: Tensor, tables: SamplingTables, metadata: SamplingMetadata
+) -> Tensor:
+    if not metadata.has_random:
         return greedy(scores)
     floats, numbers = tables.floats.index_select(0, rows), tables.numbers.index_select(0, rows)
     every = Lines(scores, floats, numbers, uniform(numbers[:, columns.SEED], positions))
-    if wants.size is None:
+    if metadata.size is None:
         # Greedy lines draw too, and then take the likeliest all the same: one graph serves every mixture.
-        return torch.where(floats[:, columns.TEMPERATURE] > 0, _by_chunks(every, _free), greedy(scores))
+        return torch.where(floats[:, columns.TEMPERATURE] > 0, _draw_in_chunks(every, _draw_full), greedy(scores))
 
     vocabulary = scores.shape[1]
-    few = partial(_few, width=min(wants.width, vocabulary))
-    free = _free_above_min_p if wants.min_p else _free
-    ranked = _ranked_by_k if wants.ranked_k else _ranked
+    small_top_k = partial(_draw_small_top_k, width=min(metadata.width, vocabulary))
+    free = _draw_min_p if metadata.min_p else _draw_full
+    filtered = _draw_top_k_top_p if metadata.has_large_top_k else _draw_top_p
     if tables.sorts:
-        ranked = partial(_few, width=vocabulary)
-    drawing: tuple[tuple[Group | None, Way], ...] = ((wants.free, free), (wants.few, few), (wants.ranked, ranked))
-    for group, way in drawing:
+        filtered = partial(_draw_small_top_k, width=vocabulary)
+    drawing: tuple[tuple[LineGroup | None, DrawFunction], ...] = (
+        (metadata.full, free),
+        (metadata.small_top_k, small_top_k),
+        (metadata.filtered, filtered),
+    )
+    for group, draw_lines in drawing:
         if group is not None and group.lines is None:
-            return _by_chunks(every, way)
+            return _draw_in_chunks(every, draw_lines)
     tokens = greedy(scores)
-    for group, way in drawing:
+    for group, draw_lines in drawing:
         if group is not None:
-            lines = _index(group, tables, tokens)
-            tokens.index_copy_(0, lines, _by_chunks(every, way, lines))
+            lines = _get_line_index(group, tables, tokens)
+            tokens.index_copy_(0, lines, _draw_in_chunks(every, draw_lines, lines))
     return tokens
 
 
-def _by_chunks(every: Lines, way: Way, lines: Tensor | None = None) -> Tensor:
-    """What ``way`` draws for some lines, or all."""
+def _draw_in_chunks(every: Lines, draw_lines: DrawFunction, lines: Tensor | None = None) -> Tensor:
+    """What ``draw_lines`` draws for some lines, or all."""
     parts = []
     count = len(every.scores) if lines is None else len(lines)
     for start in range(0, count, CHUNK):
@@ -161,47 +174,47 @@ def _by_chunks(every: Lines, way: Way, lines: Tensor | None = None) -> Tensor:
             some = [values[start : start + CHUNK] for values in parameters]
         else:
             some = [values.index_select(0, lines[start : start + CHUNK]) for values in parameters]
-        parts.append(way(Lines(some[0].float(), *some[1:])))
+        parts.append(draw_lines(Lines(some[0].float(), *some[1:])))
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
-def _free(lines: Lines) -> Tensor:
+def _draw_full(lines: Lines) -> Tensor:
     """Draw from the whole vocabulary."""
     return draw(lines.weights(lines.scores, min_p=False), lines.uniforms)
 
 
-def _free_above_min_p(lines: Lines) -> Tensor:
+def _draw_min_p(lines: Lines) -> Tensor:
     """Draw from what min-p leaves of the vocabulary."""
     return draw(lines.weights(lines.scores, min_p=True), lines.uniforms)
 
 
-def _few(lines: Lines, width: int) -> Tensor:
+def _draw_small_top_k(lines: Lines, width: int) -> Tensor:
     """Draw from the ``width`` likeliest, of which no more than top-k and top-p say stay."""
-    values, ids = likeliest(lines.scores, width)
+    values, ids = stable_topk(lines.scores, width)
     weights = lines.weights(values, min_p=True)
     place = draw_sorted(weights, lines.numbers[:, columns.TOP_K], lines.numbers[:, columns.TOP_P], lines.uniforms)
     return ids.gather(1, place[:, None])[:, 0]
 
 
-def _ranked(lines: Lines) -> Tensor:
+def _draw_top_p(lines: Lines) -> Tensor:
     """Draw from what top-p leaves of the vocabulary."""
     weights = lines.weights(lines.scores, min_p=True)
-    return draw_ranked(lines.scores, weights, None, lines.numbers[:, columns.TOP_P], lines.uniforms)
+    return draw_filtered(lines.scores, weights, None, lines.numbers[:, columns.TOP_P], lines.uniforms)
 
 
-def _ranked_by_k(lines: Lines) -> Tensor:
+def _draw_top_k_top_p(lines: Lines) -> Tensor:
     """Draw from what top-k and top-p leave of the vocabulary."""
     weights = lines.weights(lines.scores, min_p=True)
     top_k, top_p = lines.numbers[:, columns.TOP_K], lines.numbers[:, columns.TOP_P]
-    return draw_ranked(lines.scores, weights, top_k, top_p, lines.uniforms)
+    return draw_filtered(lines.scores, weights, top_k, top_p, lines.uniforms)
 
 
-def _index(group: Group, tables: SamplingRows, like: Tensor) -> Tensor:
+def _get_line_index(group: LineGroup, tables: SamplingTables, like: Tensor) -> Tensor:
     """A group's lines on the device."""
     return torch.arange(len(like), device=like.device) if group.lines is None else tables.upload(group.lines)
 
 
-def _of_lines(group: Group, tables: SamplingRows, *values: Tensor) -> tuple[Tensor, ...]:
+def _select_lines(group: LineGroup, tables: SamplingTables, *values: Tensor) -> tuple[Tensor, ...]:
     """What tensors ``[L, ...]`` hold for a group's lines."""
     if group.lines is None:
         return values

@@ -18,7 +18,7 @@ class SlotTable:
         self._free: list[int] = []
         self._size = 0
 
-    def take(self) -> int:
+    def allocate(self) -> int:
         """A slot that is free; its content is whatever was left in it."""
         if not self._free:
             size = max(4, 2 * self._size)
@@ -26,10 +26,10 @@ class SlotTable:
             self._size = size
         return self._free.pop()
 
-    def give_back(self, slot: int) -> None:
+    def free(self, slot: int) -> None:
         self._free.append(slot)
 
-    def grown(self, table: Tensor) -> Tensor:
+    def grow(self, table: Tensor) -> Tensor:
         """A table ``[P, V]`` with rows for all slots; the same one where it has them."""
         missing = self._size - table.shape[0]
         return torch.cat([table, table.new_zeros(missing, table.shape[1])]) if missing else table

@@ -14,25 +14,38 @@ from dovetail.api.errors import RequestError, ResolutionError
 from dovetail.engine.adapters.lora_request import AdapterSource
 from dovetail.engine.args import EngineArgs
 from dovetail.engine.engine_request import Request
-from dovetail.engine.kv.groups import plan_blocks, tokens_that_fit
+from dovetail.engine.kv.groups import max_tokens_that_fit, plan_num_blocks
 from dovetail.engine.kv.manager import KVCacheManager
-from dovetail.engine.messages import EngineInfo, EngineStats, NewRequest, Overview, State, StepTokens, TokenOutput
-from dovetail.engine.request.checks import Limits, check_choice, check_request, end_of_sequence_ids
+from dovetail.engine.messages import (
+    EngineInfo,
+    EngineStats,
+    NewRequest,
+    Overview,
+    State,
+    StepSizeHistogram,
+    TokenOutput,
+)
+from dovetail.engine.request.checks import ModelLimits, check_allowed_tokens, check_request, find_eos_token_ids
 from dovetail.engine.request.params import SamplingParams
-from dovetail.engine.request.pooling_params import PoolingParams, check_generates, check_pooling, settled
-from dovetail.engine.sampling.edits import Edits, host_edits
-from dovetail.engine.sampling.rows import SamplingRows
-from dovetail.engine.sampling.wants import asks_of, wants_of
-from dovetail.engine.step.admission import Needs
-from dovetail.engine.step.batch import Batch, Work
-from dovetail.engine.step.collect import Collector
-from dovetail.engine.step.memory import Budget, gib
-from dovetail.engine.step.overview import cache_facts, overview
-from dovetail.engine.step.pace import Pace
-from dovetail.engine.step.runner import Launched, ModelRunner
-from dovetail.engine.step.scheduler import Schedule, Scheduler
+from dovetail.engine.request.pooling_params import (
+    PoolingParams,
+    check_can_generate,
+    check_pooling,
+    resolve_pooling_params,
+)
+from dovetail.engine.sampling.edits import LogitEdits, build_logit_edits
+from dovetail.engine.sampling.metadata import build_sampling_metadata, get_sampling_flags
+from dovetail.engine.sampling.tables import SamplingTables
+from dovetail.engine.step.input_batch import InputBatch, StepWork
+from dovetail.engine.step.memory import MemoryBudget, format_gib
+from dovetail.engine.step.output_collector import OutputCollector
+from dovetail.engine.step.overview import describe_cache, overview
+from dovetail.engine.step.prefill_limiter import PrefillLimiter
+from dovetail.engine.step.resources import RequestResources
+from dovetail.engine.step.runner import LaunchedStep, ModelRunner
+from dovetail.engine.step.scheduler import Scheduler, SchedulerOutput
 from dovetail.engine.step.sleep import Sleeper, check_level
-from dovetail.engine.step.speculation import Speculation
+from dovetail.engine.step.spec_decode import Speculation
 from dovetail.kernel.plan import Plan
 from dovetail.nn.loading import Progress
 
@@ -42,7 +55,7 @@ WARM_UP = SamplingParams(max_tokens=2, temperature=0, ignore_eos=True)
 class EngineCore:
     """Schedules, runs and samples.
 
-    Where the device works by itself (:attr:`dovetail.nn.Platform.queues`), steps overlap: step N + 1 is scheduled and its inputs are prepared while N
+    Where the device works by itself (:attr:`dovetail.nn.Platform.asynchronous`), steps overlap: step N + 1 is scheduled and its inputs are prepared while N
     computes, and a token that was sampled in N goes into N + 1 without having visited the host.
 
     Args:
@@ -65,7 +78,7 @@ class EngineCore:
             progress=progress,
         )
         self.vocab_size = self.runner.config.vocab_size
-        self.speculation = Speculation.of(
+        self.speculation = Speculation.from_plan(
             plan,
             self.vocab_size,
             max_seqs=self.max_seqs,
@@ -73,38 +86,40 @@ class EngineCore:
             block_size=args.block_size,
             eager=args.enforce_eager,
         )
-        self.overlapped = self.runner.platform.queues if args.async_scheduling is None else args.async_scheduling
+        self.async_scheduling = (
+            self.runner.platform.asynchronous if args.async_scheduling is None else args.async_scheduling
+        )
         if self.speculation is not None:  # a guess begins behind the newest token, which must be known
-            self.overlapped = False
-        self.eos_ids = end_of_sequence_ids(plan)
-        self.counts, self.budget = self._plan_memory(plan)
-        limit = self.budget.tokens if self.budget.tokens is not None else plan.max_model_len
+            self.async_scheduling = False
+        self.eos_ids = find_eos_token_ids(plan)
+        self.num_blocks, self.memory_budget = self._plan_memory(plan)
+        limit = self.memory_budget.tokens if self.memory_budget.tokens is not None else plan.max_model_len
         self.max_model_len = min(plan.max_model_len, limit)
         # Asking for more than fits is an error only if somebody asked; otherwise the context shrinks to what memory holds.
         if args.max_model_len is not None and args.max_model_len > limit:
             raise ResolutionError(
-                f"--max-model-len {args.max_model_len} was asked for, but the KV cache holds {limit} tokens ({self.budget})",
+                f"--max-model-len {args.max_model_len} was asked for, but the KV cache holds {limit} tokens ({self.memory_budget})",
                 "lower it, or give the cache more memory",
             )
-        self.limits = Limits(self.max_model_len, self.vocab_size, args.max_logprobs)
-        self.needs = Needs(plan, self.runner, args.max_cpu_loras)
+        self.limits = ModelLimits(self.max_model_len, self.vocab_size, args.max_logprobs)
+        self.resources = RequestResources(plan, self.runner, args.max_cpu_loras)
         self.requests: dict[str, Request] = {}
-        self._draws = random.Random(args.seed)
-        self._arrivals = 0
-        self._begin()
+        self._seed_rng = random.Random(args.seed)
+        self._num_arrivals = 0
+        self._init_cache()
         self.info = EngineInfo(
             max_model_len=self.max_model_len,
             max_num_seqs=self.max_seqs,
-            budget=str(self.budget),
+            budget=str(self.memory_budget),
             kernels=dict(self.runner.reader.used),
             device=self.runner.platform.describe(),
         )
 
-    def _plan_memory(self, plan: Plan) -> tuple[list[int], Budget]:
+    def _plan_memory(self, plan: Plan) -> tuple[list[int], MemoryBudget]:
         args, runner = self.args, self.runner
         activations = runner.activation_bytes(args.max_num_batched_tokens, self.max_seqs)
         graphs = 0
-        if runner.platform.graphs and not args.enforce_eager:
+        if runner.platform.supports_graphs and not args.enforce_eager:
             # All captured steps share the memory that the largest of them needs.
             graphs = runner.activation_bytes(self.max_seqs, self.max_seqs)
         groups, weights = [*runner.groups], runner.weight_bytes
@@ -114,7 +129,7 @@ class EngineCore:
             activations += self.speculation.activation_bytes()
         memory = runner.platform.memory()
         room = runner.platform.kv_cache_bytes(args.gpu_memory_utilization, activations + graphs)
-        counts = plan_blocks(
+        counts = plan_num_blocks(
             groups,
             room,
             block_size=args.block_size,
@@ -126,46 +141,51 @@ class EngineCore:
             least = 2 * sum(g.block_bytes for g in groups)
             raise ResolutionError(
                 f"wanted memory for at least 2 blocks of the KV cache ({least / 2**20:.1f} MiB), found {room / 2**20:.1f} MiB "
-                f"(weights {gib(weights)}, activations {gib(activations)}, graphs {gib(graphs)}, "
-                f"{gib(memory.free)} of {gib(memory.total)} free)",
+                f"(weights {format_gib(weights)}, activations {format_gib(activations)}, graphs {format_gib(graphs)}, "
+                f"{format_gib(memory.free)} of {format_gib(memory.total)} free)",
                 "give the cache more memory, lower --max-num-batched-tokens, --max-num-seqs or --block-size, or take a smaller model",
             )
         cache = sum(n * g.block_bytes for n, g in zip(counts, groups, strict=True))
-        tokens = tokens_that_fit(
+        tokens = max_tokens_that_fit(
             runner.groups,
             counts[: len(runner.groups)],
             block_size=args.block_size,
         )
-        return counts, Budget(memory.total, memory.free, weights, activations, graphs, cache, tokens)
+        return counts, MemoryBudget(memory.total, memory.free, weights, activations, graphs, cache, tokens)
 
-    def _begin(self) -> None:
+    def _init_cache(self) -> None:
         """Make everything that lives and dies with the KV cache."""
         args, runner = self.args, self.runner
-        counts = self.counts[: len(runner.groups)]
+        counts = self.num_blocks[: len(runner.groups)]
         runner.allocate(counts)
         if self.speculation is not None:
-            self.speculation.begin(self.counts[len(runner.groups) :], self.max_model_len)
+            self.speculation.begin(self.num_blocks[len(runner.groups) :], self.max_model_len)
         self.kv = KVCacheManager(runner.groups, counts, args.block_size, args.enable_prefix_caching)
-        self.pace = Pace(args.max_decode_slowdown)
+        self.prefill_limiter = PrefillLimiter(args.max_decode_slowdown)
         self.scheduler = Scheduler(
-            self.max_seqs, args.max_num_batched_tokens, self.kv, args.scheduling_policy, self.pace, self.needs
+            self.max_seqs,
+            args.max_num_batched_tokens,
+            self.kv,
+            args.scheduling_policy,
+            self.prefill_limiter,
+            self.resources,
         )
-        self.batch = Batch(self.max_seqs, self.max_model_len, args.block_size, len(runner.groups), runner.platform)
-        self.sampling = SamplingRows(
-            self.max_seqs, self.vocab_size, runner.device, runner.platform.upload, sorts=runner.platform.sorts
+        self.batch = InputBatch(self.max_seqs, self.max_model_len, args.block_size, len(runner.groups), runner.platform)
+        self.sampling = SamplingTables(
+            self.max_seqs, self.vocab_size, runner.device, runner.platform.upload, sorts=runner.platform.sorts_fast
         )
-        runner.begin(
+        runner.bind_batch(
             self.batch,
             self.sampling,
             eager=args.enforce_eager,
-            overlapped=self.overlapped,
+            async_scheduling=self.async_scheduling,
             max_len=self.max_model_len,
         )
-        self.collector = Collector(self.batch)
+        self.collector = OutputCollector(self.batch)
         self.sleeper = Sleeper(runner, counts)
-        self._flying: Launched | None = None
-        self._held: list[TokenOutput] = []  # given by steps that ended outside of step()
-        self._since = 0.0
+        self._in_flight: LaunchedStep | None = None
+        self._pending_outputs: list[TokenOutput] = []  # given by steps that ended outside of step()
+        self._step_start = 0.0
         self._warm_up()
 
     def _warm_up(self) -> None:
@@ -175,23 +195,23 @@ class EngineCore:
         self.add(NewRequest(f"warm-up-{os.getpid()}", prompt, WARM_UP, pooling=pooling))
         while not self.idle:
             self.step()
-        self.kv.forget()
+        self.kv.reset_prefix_cache()
         self.kv.queries = self.kv.hits = 0
-        self.pace.forget()
+        self.prefill_limiter.forget()
         self.collector.prompt_tokens = self.collector.output_tokens = 0
-        self.collector.drafts = self.collector.drafted = self.collector.accepted = 0
-        self.collector.steps = StepTokens()
+        self.collector.num_drafts = self.collector.num_draft_tokens = self.collector.num_accepted_tokens = 0
+        self.collector.steps = StepSizeHistogram()
 
     # -- requests
 
     @property
     def idle(self) -> bool:
-        return self.scheduler.idle and self._flying is None
+        return self.scheduler.idle and self._in_flight is None
 
     @property
     def stalled(self) -> bool:
         """Whether the last step found nothing to compute although requests wait: for a grammar to compile, say."""
-        return self._flying is None and not self.scheduler.running
+        return self._in_flight is None and not self.scheduler.running
 
     def add(self, new: NewRequest) -> None:
         """Queue a request.
@@ -200,32 +220,32 @@ class EngineCore:
             RequestError: the prompt or a parameter does not fit the model, or what it asks for is not there.
         """
         params = new.params
-        pooling = None if new.pooling is None else settled(new.pooling, self.plan)
+        pooling = None if new.pooling is None else resolve_pooling_params(new.pooling, self.plan)
         limit = self.max_model_len
         if pooling is not None:
             check_pooling(new.prompt_token_ids, pooling, self.limits, self.runner.config.hidden_size)
             limit = len(new.prompt_token_ids) + 1  # the vector takes the place of a token
         else:
-            check_generates(self.plan)
+            check_can_generate(self.plan)
             check_request(new.prompt_token_ids, params, self.limits, new.bad_words)
             if params.max_tokens is not None:
                 limit = min(limit, len(new.prompt_token_ids) + params.max_tokens)
-        self._arrivals += 1
+        self._num_arrivals += 1
         request = Request(
             id=new.id,
             tokens=list(new.prompt_token_ids),
             params=params,
-            prompt_len=len(new.prompt_token_ids),
+            num_prompt_tokens=len(new.prompt_token_ids),
             max_len=limit,
             eos_ids=self.eos_ids,
-            seed=self._draws.getrandbits(63) if params.seed is None else params.seed,
+            seed=self._seed_rng.getrandbits(63) if params.seed is None else params.seed,
             priority=new.priority,
-            arrival=self._arrivals,
+            arrival_index=self._num_arrivals,
             bad_words=new.bad_words,
-            pooling=pooling,
+            pooling_params=pooling,
         )
-        check_choice(params, new.bad_words, request.end_ids)
-        self.needs.attach(request, new)
+        check_allowed_tokens(params, new.bad_words, request.end_token_ids)
+        self.resources.attach(request, new)
         self.requests[new.id] = request
         self.scheduler.add(request)
 
@@ -233,105 +253,105 @@ class EngineCore:
         """Forget requests, wherever they are; ids that are not known any more are fine."""
         for request_id in ids:
             if request := self.requests.get(request_id):
-                self._close(request)
+                self._remove_request(request)
 
-    def _close(self, request: Request) -> None:
+    def _remove_request(self, request: Request) -> None:
         del self.requests[request.id]
         if self.speculation is not None:
             self.speculation.forget(request)
         self.scheduler.remove(request)
-        self._leave_batch(request)
+        self._remove_from_batch(request)
 
-    def _leave_batch(self, request: Request) -> None:
+    def _remove_from_batch(self, request: Request) -> None:
         if request.row >= 0:
             self.sampling.clear(request.row)
             self.batch.remove(request)
 
-    def _is_open(self, request: Request) -> bool:
+    def _is_active(self, request: Request) -> bool:
         return self.requests.get(request.id) is request
 
-    def _refuse(self, request: Request, error: RequestError) -> TokenOutput:
-        self._close(request)
-        return TokenOutput(id=request.id, token_ids=[], finish_reason="error", error=str(error), refused=True)
+    def _reject(self, request: Request, error: RequestError) -> TokenOutput:
+        self._remove_request(request)
+        return TokenOutput(id=request.id, token_ids=[], finish_reason="error", error=str(error), is_request_error=True)
 
     # -- steps
 
     def step(self) -> list[TokenOutput]:
         """Begin a step and finish the one before it (or this one, where steps do not overlap); what each request got."""
-        outputs, self._held = self._held, []
+        outputs, self._pending_outputs = self._pending_outputs, []
         if self.is_sleeping:
             return outputs
-        if self._flying is None:  # otherwise the device has been at work since the last step landed
-            self._since = time.perf_counter()
-        for request, error in self.needs.failed():
-            if self._is_open(request):
-                outputs.append(self._refuse(request, error))
+        if self._in_flight is None:  # otherwise the device has been at work since the last step landed
+            self._step_start = time.perf_counter()
+        for request, error in self.resources.pop_failed():
+            if self._is_active(request):
+                outputs.append(self._reject(request, error))
         if self.speculation is not None:
             self.speculation.draft(self.scheduler.running)
         try:
             launched = self._launch(self.scheduler.schedule(), outputs)
         except BaseException:  # Ctrl+C among them, after which an LLM is used again
-            self.kv.forget()  # blocks are named before they are computed, and these never will be
+            self.kv.reset_prefix_cache()  # blocks are named before they are computed, and these never will be
             raise
-        outputs += self._land()
-        self._flying = launched
-        if not self.overlapped:
-            outputs += self._land()
+        outputs += self._finish_step()
+        self._in_flight = launched
+        if not self.async_scheduling:
+            outputs += self._finish_step()
         return outputs
 
-    def _launch(self, schedule: Schedule, outputs: list[TokenOutput]) -> Launched | None:
+    def _launch(self, schedule: SchedulerOutput, outputs: list[TokenOutput]) -> LaunchedStep | None:
         for request in schedule.preempted:
-            self._leave_batch(request)
+            self._remove_from_batch(request)
         if not schedule.tokens:
             return None
         new = [r for r in schedule.tokens if r.row < 0]
-        work = self.batch.begin(schedule)
+        work = self.batch.prepare_step(schedule)
         for request in new:
             self.sampling.set(request.row, request)
-        lines = [r for r, draft in zip(work.sampled, work.drafts, strict=True) for _ in range(len(draft) + 1)]
-        drafted = len(lines) > len(work.sampled)
-        edited = drafted or any(r.grammar is not None or asks_of(r).edits for r in work.sampled)
-        edits = partial(self._edits, work, outputs) if edited else None
-        launched = self.runner.launch(work, wants_of(lines), edits)
-        for request, count in zip(work.requests, work.counts.tolist(), strict=True):
-            request.computed += count
-        for request in work.sampled:
-            request.unseen += 1
+        lines = [r for r, draft in zip(work.sampled_requests, work.drafts, strict=True) for _ in range(len(draft) + 1)]
+        drafted = len(lines) > len(work.sampled_requests)
+        edited = drafted or any(r.grammar is not None or get_sampling_flags(r).edits for r in work.sampled_requests)
+        edits = partial(self._build_edits, work, outputs) if edited else None
+        launched = self.runner.launch(work, build_sampling_metadata(lines), edits)
+        for request, count in zip(work.requests, work.num_scheduled_tokens.tolist(), strict=True):
+            request.num_computed_tokens += count
+        for request in work.sampled_requests:
+            request.num_in_flight_tokens += 1
         for part in launched.pooled:
             for request in part.requests:
-                request.unseen += 1
+                request.num_in_flight_tokens += 1
         return launched
 
-    def _edits(self, work: Work, outputs: list[TokenOutput]) -> Edits | None:
+    def _build_edits(self, work: StepWork, outputs: list[TokenOutput]) -> LogitEdits | None:
         """What the host decides about single logits; where that depends on tokens still on their way, they are waited for first."""
-        if any(r.needs_values for r in work.sampled):
-            outputs += self._land()
+        if any(r.needs_host_tokens for r in work.sampled_requests):
+            outputs += self._finish_step()
         entries = [
             (request, draft[:place])
-            for request, draft in zip(work.sampled, work.drafts, strict=True)
+            for request, draft in zip(work.sampled_requests, work.drafts, strict=True)
             for place in range(len(draft) + 1)
         ]
-        masks = self.needs.masks(work)
+        masks = self.resources.build_masks(work)
         upload = self.runner.platform.upload
-        return host_edits(entries, self.vocab_size, upload, masks, self.needs.must_end(masks))
+        return build_logit_edits(entries, self.vocab_size, upload, masks, self.resources.find_rows_that_must_end(masks))
 
-    def _land(self) -> list[TokenOutput]:
+    def _finish_step(self) -> list[TokenOutput]:
         """Wait for the step that is on its way, and hand out what it gave."""
-        launched, self._flying = self._flying, None
+        launched, self._in_flight = self._in_flight, None
         if launched is None:
             return []
         outputs = []
         for request, output in self.collector.collect(launched):
-            if not self._is_open(request):  # it was aborted, or has ended, meanwhile
+            if not self._is_active(request):  # it was aborted, or has ended, meanwhile
                 continue
-            self.needs.follow(request, output)
+            self.resources.advance_grammar(request, output)
             if output.finish_reason is not None:
-                self._close(request)
+                self._remove_request(request)
             outputs.append(output)
         now = time.perf_counter()
         work = launched.work
-        self.pace.observe(work.streams, work.prefill, now - self._since)
-        self._since = now
+        self.prefill_limiter.observe(work.num_decodes, work.num_prefill_tokens, now - self._step_start)
+        self._step_start = now
         return outputs
 
     # -- sleep
@@ -350,10 +370,10 @@ class EngineCore:
             RequestError: there is no such level.
         """
         check_level(level)
-        self._held += self._land()
+        self._pending_outputs += self._finish_step()
         for request in self.scheduler.preempt_all():
-            self._leave_batch(request)
-        self.kv.forget()
+            self._remove_from_batch(request)
+        self.kv.reset_prefix_cache()
         if self.speculation is not None:
             self.speculation.sleep(level)
         self.sleeper.sleep(level)
@@ -373,7 +393,7 @@ class EngineCore:
         if self.speculation is not None:
             self.speculation.wake_up(tags)
         if self.sleeper.wake_up(tags):
-            self.needs.adapters.moved(self.runner.ctx)
+            self.resources.adapters.rebind(self.runner.ctx)
         return self.is_sleeping
 
     # -- what else can be asked of it
@@ -390,29 +410,29 @@ class EngineCore:
             preemptions=self.scheduler.preemptions,
             prompt_tokens=collector.prompt_tokens,
             output_tokens=collector.output_tokens,
-            drafted=collector.drafted,
-            accepted=collector.accepted,
+            num_draft_tokens=collector.num_draft_tokens,
+            num_accepted_tokens=collector.num_accepted_tokens,
         )
 
     @property
     def state(self) -> State:
-        return State(self.needs.adapters.origins, self.is_sleeping)
+        return State(self.resources.adapters.origins, self.is_sleeping)
 
     def overview(self) -> Overview:
         """What it is doing at the moment, and for which requests."""
         running, waiting = self.scheduler.running, self.scheduler.waiting
         found = overview(self.stats, running, waiting)
-        found.steps, found.drafts = self.collector.steps, self.collector.drafts
-        run = self.needs.adapters.used_by(running)
+        found.steps, found.num_drafts = self.collector.steps, self.collector.num_drafts
+        run = self.resources.adapters.names_used_by(running)
         found.running_adapters = sorted(run)
-        found.waiting_adapters = sorted(self.needs.adapters.used_by(waiting) - run)
+        found.waiting_adapters = sorted(self.resources.adapters.names_used_by(waiting) - run)
         found.max_loras = self.args.max_loras if self.args.enable_lora else 0
-        found.cache = cache_facts(self.args, self.needs.plan.kv_dtype, self.counts)
+        found.cache = describe_cache(self.args, self.resources.plan.kv_dtype, self.num_blocks)
         return found
 
     def reset_prefix_cache(self) -> bool:
         """Forget what was computed for others; requests that run go on. Always succeeds."""
-        self.kv.forget()
+        self.kv.reset_prefix_cache()
         return True
 
     def add_adapter(self, source: str) -> None:
@@ -421,7 +441,7 @@ class EngineCore:
         Raises:
             RequestError: it does not fit the model, or its name is taken.
         """
-        self.needs.adapters.add(AdapterSource.model_validate_json(source))
+        self.resources.adapters.add(AdapterSource.model_validate_json(source))
 
     def remove_adapter(self, name: str) -> None:
         """Unload a LoRA adapter; requests that have it finish with it.
@@ -429,4 +449,4 @@ class EngineCore:
         Raises:
             RequestError: there is none of that name.
         """
-        self.needs.adapters.remove(name)
+        self.resources.adapters.remove(name)

@@ -16,29 +16,29 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dovetail.engine.sampling.rows import SamplingRows
+from dovetail.engine.sampling.metadata import SamplingMetadata
 from dovetail.engine.sampling.sampler import Sampled, sample
-from dovetail.engine.sampling.wants import Wants
-from dovetail.engine.step.batch import Batch, Sampling, Work
+from dovetail.engine.sampling.tables import SamplingTables
+from dovetail.engine.step.input_batch import InputBatch, SamplingIndices, StepWork
 from dovetail.nn.platform import Platform
 from dovetail.nn.step import KVIndex, Step
 
 Forward = Callable[[Step], Tensor]
 
-WASTE = 4
+MAX_PADDING_RATIO = 4
 """A step of padded requests may read so many times the tokens that they have."""
-FEW_TOKENS = 1 << 15
+CHEAP_TOKENS = 1 << 15
 """Reading so many costs less than launching a step kernel by kernel, whatever they hold."""
 
 
-def padded_sizes(most: int) -> list[int]:
+def build_capture_sizes(max_size: int) -> list[int]:
     """Batch sizes to capture: close enough together that padding costs little, few enough to be captured in passing."""
-    sizes = [1, 2, 4, *range(8, 64, 8), *range(64, 128, 16), *range(128, 256, 32), *range(256, most + 64, 64)]
-    return [*(s for s in sizes if s < most), most]
+    sizes = [1, 2, 4, *range(8, 64, 8), *range(64, 128, 16), *range(128, 256, 32), *range(256, max_size + 64, 64)]
+    return [*(s for s in sizes if s < max_size), max_size]
 
 
 @dataclass
-class Captured:
+class CapturedStep:
     """A step for one key: call :attr:`run`, then read the outputs, which the next run overwrites."""
 
     run: Callable[[], None]
@@ -46,12 +46,12 @@ class Captured:
     sampled: Sampled | None = None
 
 
-class DecodeSteps:
+class DecodeGraphRunner:
     """Runs decode steps on padded batches.
 
     Args:
         forward: from a step to logits ``[P, V]``.
-        bounds: of the sequence length, from :meth:`dovetail.nn.AttentionBackend.captured_lengths`.
+        seq_len_buckets: of the sequence length, from :meth:`dovetail.nn.AttentionBackend.capture_lengths`.
         capture: record graphs; otherwise the same work is run anew each time, with the same result bit for bit.
     """
 
@@ -59,10 +59,10 @@ class DecodeSteps:
         self,
         platform: Platform,
         forward: Forward,
-        batch: Batch,
-        sampling: SamplingRows,
+        batch: InputBatch,
+        sampling: SamplingTables,
         last_tokens: Tensor,
-        bounds: tuple[int, ...],
+        seq_len_buckets: tuple[int, ...],
         *,
         capture: bool,
     ) -> None:
@@ -71,15 +71,17 @@ class DecodeSteps:
         self.batch = batch
         self.sampling = sampling
         self.last_tokens = last_tokens
-        self.bounds = bounds
+        self.seq_len_buckets = seq_len_buckets
         self.capture = capture
-        self.spare = batch.tokens.shape[0]  # the row that pads
-        self.sizes = padded_sizes(self.spare)
-        self.inputs = torch.zeros(3, self.spare, dtype=torch.int64, device=platform.device)
-        self.counting = torch.arange(self.spare + 1, dtype=torch.int32, device=platform.device)
-        self._captured: dict[tuple[int, int, bool, Wants | None], Captured] = {}
+        self.padding_row = batch.tokens.shape[0]  # the row that pads
+        self.sizes = build_capture_sizes(self.padding_row)
+        self.inputs = torch.zeros(3, self.padding_row, dtype=torch.int64, device=platform.device)
+        self.arange = torch.arange(self.padding_row + 1, dtype=torch.int32, device=platform.device)
+        self._captured: dict[tuple[int, int, bool, SamplingMetadata | None], CapturedStep] = {}
 
-    def run(self, work: Work, wants: Wants | None) -> tuple[Sampled | None, Tensor | None, Sampling]:
+    def run(
+        self, work: StepWork, metadata: SamplingMetadata | None
+    ) -> tuple[Sampled | None, Tensor | None, SamplingIndices]:
         """Run a decode step, padded to P requests.
 
         Args:
@@ -90,42 +92,42 @@ class DecodeSteps:
         """
         count = len(work.rows)
         size = self.sizes[bisect_left(self.sizes, count)]
-        bound = self.bounds[bisect_left(self.bounds, work.max_seq_len)]
+        bound = self.seq_len_buckets[bisect_left(self.seq_len_buckets, work.max_seq_len)]
         inputs = np.zeros((3, size), np.int64)
-        inputs[0], inputs[1] = self.spare, 1
-        inputs[0, :count], inputs[1, :count] = work.rows, work.totals
+        inputs[0], inputs[1] = self.padding_row, 1
+        inputs[0, :count], inputs[1, :count] = work.rows, work.seq_lens
         adapted = False
-        if any(r.adapter for r in work.requests):
+        if any(r.lora_slot for r in work.requests):
             adapted = True
-            inputs[2, :count] = [r.adapter for r in work.requests]
+            inputs[2, :count] = [r.lora_slot for r in work.requests]
         self.batch.flush()
         self.inputs[:, :size].copy_(self.platform.upload(inputs))
-        key = (size, bound, adapted, wants)
+        key = (size, bound, adapted, metadata)
         if key not in self._captured:
-            self._captured[key] = self._make(*key)
+            self._captured[key] = self._capture_step(*key)
         captured = self._captured[key]
         captured.run()
-        return captured.sampled, captured.logits, Sampling(self.inputs[0, :size], self.inputs[1, :size])
+        return captured.sampled, captured.logits, SamplingIndices(self.inputs[0, :size], self.inputs[1, :size])
 
-    def suits(self, work: Work) -> bool:
+    def is_worth_it(self, work: StepWork) -> bool:
         """Whether padding every request to the bound of the longest is worth it. One long request among many short ones would have all of them read as
         much as it does: 31 ms instead of 8 for one of 8,000 tokens beside 63 of 300, with a model of 8 billion parameters on an H200.
         """
-        padded = len(work.rows) * self.bounds[bisect_left(self.bounds, work.max_seq_len)]
-        return padded <= max(FEW_TOKENS, WASTE * int(work.totals.sum()))
+        padded = len(work.rows) * self.seq_len_buckets[bisect_left(self.seq_len_buckets, work.max_seq_len)]
+        return padded <= max(CHEAP_TOKENS, MAX_PADDING_RATIO * int(work.seq_lens.sum()))
 
     def forget(self) -> None:
         """Drop what was captured, whose tensors are about to move."""
         self._captured.clear()
 
-    def _make(self, size: int, bound: int, adapted: bool, wants: Wants | None) -> Captured:
-        made = Captured(lambda: None)
+    def _capture_step(self, size: int, bound: int, adapted: bool, metadata: SamplingMetadata | None) -> CapturedStep:
+        made = CapturedStep(lambda: None)
 
         def work() -> None:
             rows, totals = self.inputs[0, :size], self.inputs[1, :size]
             made.logits = self.forward(self._step(size, bound, adapted))
-            if wants is not None:
-                made.sampled = sample(made.logits, rows, totals, self.sampling, wants, None)
+            if metadata is not None:
+                made.sampled = sample(made.logits, rows, totals, self.sampling, metadata, None)
                 made.logits = None
                 self.last_tokens.index_copy_(0, rows, made.sampled.tokens)
 
@@ -150,9 +152,9 @@ class DecodeSteps:
         return Step(
             tokens=self.last_tokens.index_select(0, rows),
             positions=positions,
-            query_start=self.counting[: size + 1],
+            query_start=self.arange[: size + 1],
             seq_lens=totals.int(),
-            logit_rows=self.counting[:size].long(),
+            logits_indices=self.arange[:size].long(),
             kv=tuple(kv),
             max_query_len=1,
             max_seq_len=bound,

@@ -9,46 +9,46 @@ from pydantic import BaseModel
 
 from dovetail.api.proposer import DraftRequest, ProposerContext
 from dovetail.engine.engine_request import Request
-from dovetail.engine.kv.groups import CacheGroup
+from dovetail.engine.kv.groups import KVCacheGroup
 from dovetail.engine.kv.manager import KVCacheManager
 from dovetail.engine.request.params import SamplingParams
-from dovetail.engine.sampling.rows import SamplingRows
-from dovetail.engine.sampling.wants import Wants
-from dovetail.engine.step.batch import Batch
-from dovetail.engine.step.runner import Launched, ModelRunner
-from dovetail.engine.step.scheduler import Schedule
+from dovetail.engine.sampling.metadata import SamplingMetadata
+from dovetail.engine.sampling.tables import SamplingTables
+from dovetail.engine.step.input_batch import InputBatch
+from dovetail.engine.step.runner import LaunchedStep, ModelRunner
+from dovetail.engine.step.scheduler import SchedulerOutput
 from dovetail.engine.step.sleep import Sleeper
-from dovetail.engine.step.speculation import CachingProposer, EngineContext
+from dovetail.engine.step.spec_decode import CachingProposer, EngineProposerContext
 
-LIKELIEST = SamplingParams(temperature=0, max_tokens=None)
+GREEDY_PARAMS = SamplingParams(temperature=0, max_tokens=None)
 
 
 @dataclass
-class Mirror:
+class DraftSequence:
     """A stream as the draft model has it.
 
     Attributes:
         request: whose tokens are the stream's, then guesses.
-        known: how many are the stream's.
+        num_verified: how many are the stream's.
     """
 
     request: Request
-    known: int = 0
+    num_verified: int = 0
 
-    def follow(self, tokens: Sequence[int], batch: Batch) -> None:
+    def sync_tokens(self, tokens: Sequence[int], batch: InputBatch) -> None:
         """Take the stream's tokens over. Guesses that came true keep their place in the cache; the others' will be written over."""
         own = self.request
-        same, stop = self.known, min(len(own.tokens), len(tokens))
+        same, stop = self.num_verified, min(len(own.tokens), len(tokens))
         while same < stop and own.tokens[same] == tokens[same]:
             same += 1
         own.tokens[same:] = tokens[same:]
         # The newest token is computed in any case: from it comes the first guess.
-        own.computed = min(own.computed, same, len(tokens) - 1)
+        own.num_computed_tokens = min(own.num_computed_tokens, same, len(tokens) - 1)
         if own.row >= 0:
             batch.tokens[own.row, same : len(tokens)] = tokens[same:]
-            batch.seen[own.row] = len(tokens)
-            batch.fed[own.row] = False
-        self.known = len(tokens)
+            batch.num_host_tokens[own.row] = len(tokens)
+            batch.has_device_token[own.row] = False
+        self.num_verified = len(tokens)
 
 
 class DraftModel(CachingProposer):
@@ -60,14 +60,14 @@ class DraftModel(CachingProposer):
     """
 
     def __init__(self, config: BaseModel, context: ProposerContext) -> None:
-        assert isinstance(context, EngineContext)
+        assert isinstance(context, EngineProposerContext)
         assert context.draft is not None
         self.context = context
         self.runner = ModelRunner(context.draft, context.block_size)
         self.limit = context.draft.max_model_len
 
     @property
-    def groups(self) -> list[CacheGroup]:
+    def groups(self) -> list[KVCacheGroup]:
         return self.runner.groups
 
     @property
@@ -77,24 +77,24 @@ class DraftModel(CachingProposer):
     def activation_bytes(self) -> int:
         runner, context = self.runner, self.context
         found = runner.activation_bytes(context.max_tokens, context.max_seqs)
-        if runner.platform.graphs and not context.eager:
+        if runner.platform.supports_graphs and not context.eager:
             found += runner.activation_bytes(context.max_seqs, context.max_seqs)
         return found
 
     def begin(self, counts: list[int], max_len: int) -> None:
         runner, context = self.runner, self.context
         self.max_len = min(self.limit, max_len)
-        runner.forget_graphs()
+        runner.clear_graphs()
         runner.allocate(counts)
-        self.kv = KVCacheManager(runner.groups, counts, context.block_size, caching=False)
-        self.batch = Batch(context.max_seqs, self.max_len, context.block_size, len(runner.groups), runner.platform)
-        rows = SamplingRows(context.max_seqs, runner.config.vocab_size, runner.device, runner.platform.upload)
-        runner.begin(self.batch, rows, eager=context.eager, overlapped=True, max_len=self.max_len)
+        self.kv = KVCacheManager(runner.groups, counts, context.block_size, enable_caching=False)
+        self.batch = InputBatch(context.max_seqs, self.max_len, context.block_size, len(runner.groups), runner.platform)
+        rows = SamplingTables(context.max_seqs, runner.config.vocab_size, runner.device, runner.platform.upload)
+        runner.bind_batch(self.batch, rows, eager=context.eager, async_scheduling=True, max_len=self.max_len)
         self.sleeper = Sleeper(runner, counts)
-        self._mirrors: dict[str, Mirror] = {}
+        self._sequences: dict[str, DraftSequence] = {}
 
     def sleep(self, level: int) -> None:
-        self.forget(list(self._mirrors))
+        self.forget(list(self._sequences))
         self.sleeper.sleep(level)
 
     def wake_up(self, tags: list[str] | None) -> None:
@@ -102,76 +102,86 @@ class DraftModel(CachingProposer):
 
     def forget(self, ids: Iterable[str]) -> None:
         for id in ids:
-            if mirror := self._mirrors.pop(id, None):
-                self.kv.release(mirror.request)
-                self.batch.remove(mirror.request)
+            if own_sequence := self._sequences.pop(id, None):
+                self.kv.release(own_sequence.request)
+                self.batch.remove(own_sequence.request)
 
     def propose(self, sequences: Sequence[DraftRequest]) -> list[list[int]]:
         active = {s.id for s in sequences}
-        mirrors = {s.id: self._mirror(s, active) for s in sequences if len(s.tokens) + s.most <= self.max_len}
-        step, ready = self._catch_up([(mirrors[s.id], s.most) for s in sequences if s.id in mirrors], active)
+        own_requests = {
+            s.id: self._sync_sequence(s, active) for s in sequences if len(s.tokens) + s.max_tokens <= self.max_len
+        }
+        step, ready = self._catch_up(
+            [(own_requests[s.id], s.max_tokens) for s in sequences if s.id in own_requests], active
+        )
         steps = [self._launch(step)] if step.tokens else []
         steps += [
-            self._launch(Schedule({r: 1 for r, most in ready.items() if most > done}))
+            self._launch(SchedulerOutput({r: 1 for r, most in ready.items() if most > done}))
             for done in range(1, max(ready.values(), default=0))
         ]
         for launched in steps:
             self._collect(launched)
         return [
-            mirrors[s.id].tokens[len(s.tokens) :] if s.id in mirrors and mirrors[s.id] in ready else []
+            own_requests[s.id].tokens[len(s.tokens) :] if s.id in own_requests and own_requests[s.id] in ready else []
             for s in sequences
         ]
 
-    def _catch_up(self, asked: list[tuple[Request, int]], active: set[str]) -> tuple[Schedule, dict[Request, int]]:
+    def _catch_up(
+        self, requested: list[tuple[Request, int]], active: set[str]
+    ) -> tuple[SchedulerOutput, dict[Request, int]]:
         """A step that computes what is new of each request, and so its first guess; those that it finishes, and how many guesses they want."""
-        step, ready = Schedule(), {}
+        step, ready = SchedulerOutput(), {}
         budget = self.context.max_tokens
         # Those that lack little first: a long prompt must not keep the others waiting.
-        for request, most in sorted(asked, key=lambda pair: pair[0].pending):
-            count = min(request.pending, budget)
-            whole = count == request.pending
+        for request, most in sorted(requested, key=lambda pair: pair[0].num_pending_tokens):
+            count = min(request.num_pending_tokens, budget)
+            whole = count == request.num_pending_tokens
             # The last guess is not computed, unless it comes true.
-            if count and self._make_room(request, request.computed + count + (most - 1 if whole else 0), active):
+            if count and self._make_room(
+                request, request.num_computed_tokens + count + (most - 1 if whole else 0), active
+            ):
                 step.tokens[request] = count
                 budget -= count
                 if whole:
                     ready[request] = most
         return step, ready
 
-    def _mirror(self, sequence: DraftRequest, active: set[str]) -> Request:
-        mirror = self._mirrors.get(sequence.id)
-        if mirror is None:
-            if len(self._mirrors) == self.context.max_seqs:
-                self._forget_one(active)  # there are no more rows, and some belong to streams that pause
-            request = Request(sequence.id, [], LIKELIEST, prompt_len=0, max_len=self.max_len, eos_ids=frozenset())
-            self.kv.admit(request, self.kv.find(request))
-            mirror = self._mirrors[sequence.id] = Mirror(request)
-        mirror.follow(sequence.tokens, self.batch)
-        return mirror.request
+    def _sync_sequence(self, sequence: DraftRequest, active: set[str]) -> Request:
+        own_sequence = self._sequences.get(sequence.id)
+        if own_sequence is None:
+            if len(self._sequences) == self.context.max_seqs:
+                self._evict_one(active)  # there are no more rows, and some belong to streams that pause
+            request = Request(
+                sequence.id, [], GREEDY_PARAMS, num_prompt_tokens=0, max_len=self.max_len, eos_ids=frozenset()
+            )
+            self.kv.claim_prefix(request, self.kv.find_prefix(request))
+            own_sequence = self._sequences[sequence.id] = DraftSequence(request)
+        own_sequence.sync_tokens(sequence.tokens, self.batch)
+        return own_sequence.request
 
     def _make_room(self, request: Request, tokens: int, active: set[str]) -> bool:
-        while not self.kv.grow(request, tokens):
-            if not self._forget_one(active):
+        while not self.kv.allocate_slots(request, tokens):
+            if not self._evict_one(active):
                 return False
         return True
 
-    def _forget_one(self, active: set[str]) -> bool:
+    def _evict_one(self, active: set[str]) -> bool:
         """Give up what is kept for a stream that is not to be guessed now; it would be computed anew."""
-        idle = next((id for id in self._mirrors if id not in active), None)
+        idle = next((id for id in self._sequences if id not in active), None)
         if idle is not None:
             self.forget([idle])
         return idle is not None
 
-    def _launch(self, step: Schedule) -> Launched:
-        work = self.batch.begin(step)
-        launched = self.runner.launch(work, Wants(), None)
+    def _launch(self, step: SchedulerOutput) -> LaunchedStep:
+        work = self.batch.prepare_step(step)
+        launched = self.runner.launch(work, SamplingMetadata(), None)
         for request, count in step.tokens.items():
-            request.computed += count
-        for request in work.sampled:
-            request.unseen += 1
+            request.num_computed_tokens += count
+        for request in work.sampled_requests:
+            request.num_in_flight_tokens += 1
         return launched
 
-    def _collect(self, launched: Launched) -> None:
-        for request, token in zip(launched.work.sampled, launched.tokens().tolist(), strict=False):
-            request.unseen -= 1
+    def _collect(self, launched: LaunchedStep) -> None:
+        for request, token in zip(launched.work.sampled_requests, launched.tokens().tolist(), strict=False):
+            request.num_in_flight_tokens -= 1
             self.batch.append(request, token)

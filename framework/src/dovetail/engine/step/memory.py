@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Budget:
+class MemoryBudget:
     """The memory of a device, in bytes, as the engine divides it.
 
     Attributes:
@@ -27,13 +27,13 @@ class Budget:
     tokens: int | None
 
     def __str__(self) -> str:
-        graphs = f", graphs {gib(self.graphs)}" if self.graphs else ""
+        graphs = f", graphs {format_gib(self.graphs)}" if self.graphs else ""
         tokens = "" if self.tokens is None else f" for {self.tokens:,} tokens"
         return (
-            f"weights {gib(self.weights)}; of the {gib(self.free)} that were free beside them, activations "
-            f"{gib(self.activations)}{graphs}, KV cache {gib(self.cache)}{tokens}"
+            f"weights {format_gib(self.weights)}; of the {format_gib(self.free)} that were free beside them, activations "
+            f"{format_gib(self.activations)}{graphs}, KV cache {format_gib(self.cache)}{tokens}"
         )
 
 
-def gib(count: int) -> str:
+def format_gib(count: int) -> str:
     return f"{count / 2**30:.2f} GiB"

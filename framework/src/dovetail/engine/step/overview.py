@@ -10,7 +10,7 @@ from dovetail.engine.args import EngineArgs
 from dovetail.engine.engine_request import Request
 from dovetail.engine.messages import EngineStats, Overview, RequestStats
 
-MOST_REQUESTS = 200
+MAX_LISTED_REQUESTS = 200
 """So many are listed: the engine computes nothing while it writes them down."""
 
 
@@ -19,13 +19,15 @@ def overview(stats: EngineStats, running: Sequence[Request], waiting: Sequence[R
     now = time.monotonic()
     named = chain((("running", request) for request in running), (("waiting", request) for request in waiting))
     listed = [
-        RequestStats(request.id, state, request.prompt_len, request.output_len, now - request.arrived)
-        for state, request in islice(named, MOST_REQUESTS)
+        RequestStats(
+            request.id, state, request.num_prompt_tokens, request.num_output_tokens, now - request.arrival_time
+        )
+        for state, request in islice(named, MAX_LISTED_REQUESTS)
     ]
     return Overview(stats, listed, len(running) + len(waiting) - len(listed))
 
 
-def cache_facts(args: EngineArgs, dtype: str, counts: Sequence[int]) -> dict[str, str]:
+def describe_cache(args: EngineArgs, dtype: str, counts: Sequence[int]) -> dict[str, str]:
     """How the KV cache is set up, under the names that monitors know.
 
     Args:

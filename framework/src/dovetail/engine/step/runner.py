@@ -14,15 +14,15 @@ import torch
 from torch import Tensor
 
 from dovetail.engine.engine_request import Request
-from dovetail.engine.kv.groups import CacheGroup
-from dovetail.engine.sampling.edits import Edits
-from dovetail.engine.sampling.logprobs import Logprobs, logprobs_of
-from dovetail.engine.sampling.rows import SamplingRows
+from dovetail.engine.kv.groups import KVCacheGroup
+from dovetail.engine.sampling.edits import LogitEdits
+from dovetail.engine.sampling.logprobs import Logprobs, compute_logprobs
+from dovetail.engine.sampling.metadata import SamplingMetadata
 from dovetail.engine.sampling.sampler import CHUNK, sample
-from dovetail.engine.sampling.wants import Wants
-from dovetail.engine.step.batch import Batch, Work
-from dovetail.engine.step.decode_graphs import DecodeSteps
-from dovetail.engine.step.pooler import PooledPart, Pooler
+from dovetail.engine.sampling.tables import SamplingTables
+from dovetail.engine.step.decode_graphs import DecodeGraphRunner
+from dovetail.engine.step.input_batch import InputBatch, StepWork
+from dovetail.engine.step.pooler import PooledVectors, Pooler
 from dovetail.kernel.discovery import import_dotted
 from dovetail.kernel.plan import Plan
 from dovetail.nn.attention import AttentionBackend, AttentionSpec
@@ -33,7 +33,7 @@ from dovetail.nn.ops import Ops
 from dovetail.nn.platform import Platform
 from dovetail.nn.step import Step
 
-PROMPT_ROWS = 256
+PROMPT_LOGPROBS_CHUNK = 256
 """Prompt tokens whose logits are made at once, where a request wants their logprobs."""
 DRAWING_BYTES = 50
 """A score's at most while its token is drawn, by top-p over the whole vocabulary."""
@@ -42,7 +42,7 @@ Fetch = Callable[[], np.ndarray]
 
 
 @dataclass
-class FetchedLogprobs:
+class PendingLogprobs:
     """Logprobs on their way to the host; see :class:`~dovetail.engine.sampling.logprobs.Logprobs`."""
 
     logprobs: Fetch
@@ -52,17 +52,17 @@ class FetchedLogprobs:
 
 
 @dataclass
-class PromptPart:
+class PromptLogprobsPart:
     """Logprobs of some of a request's prompt: those of ``targets``, which follow the tokens from place ``first`` on."""
 
     request: Request
     first: int
     targets: list[int]
-    logprobs: FetchedLogprobs
+    logprobs: PendingLogprobs
 
 
 @dataclass
-class Launched:
+class LaunchedStep:
     """A step that the device works on.
 
     Attributes:
@@ -73,11 +73,11 @@ class Launched:
         pooled: vectors of the prompts that end in it.
     """
 
-    work: Work
+    work: StepWork
     tokens: Fetch
-    logprobs: FetchedLogprobs | None = None
-    prompt: list[PromptPart] = field(default_factory=list)
-    pooled: Sequence[PooledPart] = ()
+    logprobs: PendingLogprobs | None = None
+    prompt: list[PromptLogprobsPart] = field(default_factory=list)
+    pooled: Sequence[PooledVectors] = ()
 
 
 class ModelRunner:
@@ -93,8 +93,8 @@ class ModelRunner:
         CheckpointError: the checkpoint does not fit the model.
     """
 
-    batch: Batch
-    sampling: SamplingRows
+    batch: InputBatch
+    sampling: SamplingTables
 
     def __init__(
         self,
@@ -115,13 +115,13 @@ class ModelRunner:
             device=self.device, dtype=self.dtype, kv_dtype=getattr(torch, plan.kv_dtype), block_size=block_size
         )
         self.max_loras, self.max_lora_rank = max_loras, max_lora_rank
-        self.config = plan.model_config_object()
+        self.config = plan.build_model_config()
         self.pooler = Pooler(plan, self.platform, self.dtype)
-        self.build(progress)
+        self.load_model(progress)
         self._last_tokens: Tensor | None = None
-        self._decode: DecodeSteps | None = None
+        self._decode: DecodeGraphRunner | None = None
 
-    def build(self, progress: Progress | None = None) -> None:
+    def load_model(self, progress: Progress | None = None) -> None:
         """Make the model and read its weights."""
         self.ctx = Context(
             device=self.device,
@@ -137,10 +137,10 @@ class ModelRunner:
             self.model: CausalLM = model_class(self.config, self.ctx)
             self.model.to(self.device).eval()
             self._load(progress)
-        self.groups = self._group()
+        self.groups = self._build_cache_groups()
 
-    def drop(self) -> None:
-        """Free the model; :meth:`build` makes it again."""
+    def drop_model(self) -> None:
+        """Free the model; :meth:`load_model` makes it again."""
         del self.model, self.ctx, self.reader
 
     def _load(self, progress: Progress | None) -> None:
@@ -163,7 +163,7 @@ class ModelRunner:
 
     # -- the KV cache
 
-    def _group(self) -> list[CacheGroup]:
+    def _build_cache_groups(self) -> list[KVCacheGroup]:
         """Put layers of equal kind and window into one cache group."""
         found: dict[tuple[Any, int | None], list[AttentionSpec]] = {}
         for layer in self.ctx.attention_layers:
@@ -172,7 +172,7 @@ class ModelRunner:
             found.setdefault(key, []).append(layer.spec)
         self._specs = [frozenset(specs) for specs in found.values()]
         return [
-            CacheGroup(kind, sum(self.attention.block_bytes(spec) for spec in specs), window)
+            KVCacheGroup(kind, sum(self.attention.block_bytes(spec) for spec in specs), window)
             for (kind, window), specs in found.items()
         ]
 
@@ -205,7 +205,9 @@ class ModelRunner:
 
     # -- steps
 
-    def begin(self, batch: Batch, sampling: SamplingRows, *, eager: bool, overlapped: bool, max_len: int) -> None:
+    def bind_batch(
+        self, batch: InputBatch, sampling: SamplingTables, *, eager: bool, async_scheduling: bool, max_len: int
+    ) -> None:
         """Get ready to run steps of a batch.
 
         Args:
@@ -214,38 +216,40 @@ class ModelRunner:
             max_len: tokens of the longest sequence.
         """
         self.batch, self.sampling = batch, sampling
-        if self.platform.graphs or overlapped:
+        if self.platform.supports_graphs or async_scheduling:
             rows = batch.tokens.shape[0] + 1
             self._last_tokens = torch.zeros(rows, dtype=torch.int64, device=self.device)
-        if self.platform.graphs:
+        if self.platform.supports_graphs:
             assert self._last_tokens is not None
-            self._decode = DecodeSteps(
+            self._decode = DecodeGraphRunner(
                 self.platform,
                 self._forward,
                 batch,
                 sampling,
                 self._last_tokens,
-                self.attention.captured_lengths(max_len),
+                self.attention.capture_lengths(max_len),
                 capture=not eager,
             )
 
-    def forget_graphs(self) -> None:
+    def clear_graphs(self) -> None:
         if self._decode is not None:
             self._decode.forget()
 
-    def hidden(self, step: Step) -> Tensor:
+    def compute_hidden_states(self, step: Step) -> Tensor:
         """Hidden states of a step's tokens, ``[T, C]``."""
         for index, specs in zip(step.kv, self._specs, strict=True):
-            index.work = self.attention.prepare(step, index, specs)
+            index.metadata = self.attention.prepare(step, index, specs)
         if self.ctx.adapters is not None:
-            self.ctx.adapters.begin(step)
+            self.ctx.adapters.begin_step(step)
         return self.model(step)
 
     def _forward(self, step: Step) -> Tensor:
-        return self.model.logits(self.hidden(step)[step.logit_rows])
+        return self.model.logits(self.compute_hidden_states(step)[step.logits_indices])
 
     @torch.inference_mode()
-    def launch(self, work: Work, wants: Wants, edits: Callable[[], Edits | None] | None) -> Launched:
+    def launch(
+        self, work: StepWork, metadata: SamplingMetadata, edits: Callable[[], LogitEdits | None] | None
+    ) -> LaunchedStep:
         """Begin to compute a step and to sample from it.
 
         Args:
@@ -253,59 +257,63 @@ class ModelRunner:
             edits: called once the forward pass is on its way; may wait for the tokens of the step before. None if there cannot be any.
         """
         self.sampling.flush()
-        if self._decode is not None and work.is_decode and self._decode.suits(work):
-            plain = Wants(draws=wants.draws) if wants.plain and edits is None else None
+        if self._decode is not None and work.is_decode and self._decode.is_worth_it(work):
+            plain = SamplingMetadata(has_random=metadata.has_random) if metadata.is_simple and edits is None else None
             sampled, logits, places = self._decode.run(work, plain)
-            prompt: list[PromptPart] = []
-            pooled: Sequence[PooledPart] = ()
+            prompt: list[PromptLogprobsPart] = []
+            pooled: Sequence[PooledVectors] = ()
         else:
-            step, places = self.batch.step(work, self._last_tokens if self._unseen(work) else None)
-            hidden = self.hidden(step)
+            step, places = self.batch.build_step(work, self._last_tokens if self._has_in_flight_tokens(work) else None)
+            hidden = self.compute_hidden_states(step)
             prompt = self._prompt_logprobs(work, hidden)
-            pooled = self.pooler.pool(self.model, work, hidden) if work.pooled else ()
+            pooled = self.pooler.pool(self.model, work, hidden) if work.pooled_indices else ()
             sampled = None
-            logits = self.model.logits(hidden[step.logit_rows]) if work.sampled else None
+            logits = self.model.logits(hidden[step.logits_indices]) if work.sampled_requests else None
         count = sum(1 + len(d) for d in work.drafts)
-        self._mark_fed(work)
+        self._mark_device_tokens(work)
         if sampled is None:
             if logits is None:
-                return Launched(work, lambda: np.zeros(0, np.int64), None, prompt, pooled)
+                return LaunchedStep(work, lambda: np.zeros(0, np.int64), None, prompt, pooled)
             rows, positions = places.rows[:count], places.positions[:count]
-            sampled = sample(logits[:count], rows, positions, self.sampling, wants, edits() if edits else None)
+            sampled = sample(logits[:count], rows, positions, self.sampling, metadata, edits() if edits else None)
             if self._last_tokens is not None and not any(work.drafts):
                 # A request that got no token ends; the step after it may have begun, and must have some token to compute.
                 self._last_tokens.index_copy_(0, rows, sampled.tokens.clamp(min=0))
         logprobs = None if sampled.logprobs is None else self._fetch(sampled.logprobs)
-        return Launched(work, self.platform.fetch(sampled.tokens[:count]), logprobs, prompt, pooled)
+        return LaunchedStep(work, self.platform.fetch(sampled.tokens[:count]), logprobs, prompt, pooled)
 
-    def _mark_fed(self, work: Work) -> None:
+    def _mark_device_tokens(self, work: StepWork) -> None:
         # Before edits() is called, not after: a request that ends meanwhile gives its row up, and the row's next owner must not take the token for its own.
         if self._last_tokens is not None:
-            self.batch.fed[work.sampled_rows] = not any(work.drafts)
+            self.batch.has_device_token[work.sampled_rows] = not any(work.drafts)
 
     @staticmethod
-    def _unseen(work: Work) -> bool:
-        return any(r.unseen for r in work.requests)
+    def _has_in_flight_tokens(work: StepWork) -> bool:
+        return any(r.num_in_flight_tokens for r in work.requests)
 
-    def _fetch(self, logprobs: Logprobs) -> FetchedLogprobs:
+    def _fetch(self, logprobs: Logprobs) -> PendingLogprobs:
         fetch = self.platform.fetch
-        return FetchedLogprobs(*map(fetch, logprobs))
+        return PendingLogprobs(*map(fetch, logprobs))
 
-    def _prompt_logprobs(self, work: Work, hidden: Tensor) -> list[PromptPart]:
+    def _prompt_logprobs(self, work: StepWork, hidden: Tensor) -> list[PromptLogprobsPart]:
         """Logprobs of the prompt tokens that follow the ones computed in this step, for those who want them."""
         found = []
         begin = 0
-        for request, count, total in zip(work.requests, work.counts.tolist(), work.totals.tolist(), strict=True):
+        for request, count, total in zip(
+            work.requests, work.num_scheduled_tokens.tolist(), work.seq_lens.tolist(), strict=True
+        ):
             wanted = request.params.prompt_logprobs
             if wanted is not None:
                 top = self.config.vocab_size if wanted < 0 else wanted
-                last = min(total, request.prompt_len - 1)
-                for first in range(total - count, last, PROMPT_ROWS):
-                    stop = min(first + PROMPT_ROWS, last)
+                last = min(total, request.num_prompt_tokens - 1)
+                for first in range(total - count, last, PROMPT_LOGPROBS_CHUNK):
+                    stop = min(first + PROMPT_LOGPROBS_CHUNK, last)
                     targets = request.tokens[first + 1 : stop + 1]
                     offset = begin - (total - count)
                     logits = self.model.logits(hidden[offset + first : offset + stop])
                     ids = self.platform.upload(np.asarray(targets, np.int64))
-                    found.append(PromptPart(request, first, targets, self._fetch(logprobs_of(logits, ids, top))))
+                    found.append(
+                        PromptLogprobsPart(request, first, targets, self._fetch(compute_logprobs(logits, ids, top)))
+                    )
             begin += count
         return found

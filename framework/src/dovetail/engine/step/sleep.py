@@ -14,7 +14,7 @@ from dovetail.engine.step.runner import ModelRunner
 
 WEIGHTS, CACHE = "weights", "kv_cache"
 """What sleeps, as :meth:`Sleeper.wake_up` names it."""
-LEAVES = (type, ModuleType, str, bytes, int, float, torch.dtype, torch.device)
+ATOMIC_TYPES = (type, ModuleType, str, bytes, int, float, torch.dtype, torch.device)
 """Nothing that hangs on these belongs to a model."""
 
 
@@ -27,7 +27,7 @@ class Sleeper:
 
     def __init__(self, runner: ModelRunner, counts: list[int]) -> None:
         self.runner = runner
-        self.counts = counts
+        self.num_blocks = counts
         self.asleep: set[str] = set()
         self._host: list[tuple[Tensor, torch.device]] = []
         self._dropped = False
@@ -37,12 +37,12 @@ class Sleeper:
         check_level(level)
         if self.asleep:
             return
-        self.runner.forget_graphs()
+        self.runner.clear_graphs()
         self.runner.free_cache()
         if level == 1:
-            self._host = list(_moved_to_host(self.runner.model))
+            self._host = list(_move_to_host(self.runner.model))
         else:
-            self.runner.drop()
+            self.runner.drop_model()
             self._dropped = True
         self.asleep = {WEIGHTS, CACHE}
         self.runner.platform.release()
@@ -55,7 +55,7 @@ class Sleeper:
             raise RequestError(f"{', '.join(unknown)} cannot be woken up", f"known: {WEIGHTS}, {CACHE}", param="tags")
         if WEIGHTS in wanted & self.asleep:
             if self._dropped:
-                self.runner.build()
+                self.runner.load_model()
                 self._dropped, built = False, True
             with torch.inference_mode():
                 for tensor, device in self._host:
@@ -64,7 +64,7 @@ class Sleeper:
             self.asleep.discard(WEIGHTS)
         # The cache hangs on the layers, which may have been made anew.
         if CACHE in wanted & self.asleep and WEIGHTS not in self.asleep:
-            self.runner.allocate(self.counts)
+            self.runner.allocate(self.num_blocks)
             self.asleep.discard(CACHE)
         return built
 
@@ -80,19 +80,19 @@ def check_level(level: int) -> None:
         )
 
 
-def _moved_to_host(model: Any) -> Iterator[tuple[Tensor, torch.device]]:
+def _move_to_host(model: Any) -> Iterator[tuple[Tensor, torch.device]]:
     """Move every tensor that hangs on a model to the host, in place; each, and the device that it came from. What is there stays."""
     with torch.inference_mode():
-        for tensor in _tensors(model, set()):
+        for tensor in _find_tensors(model, set()):
             device = tensor.device
             if device.type != "cpu":
                 tensor.data = tensor.data.to("cpu")
                 yield tensor, device
 
 
-def _tensors(thing: Any, seen: set[int]) -> Iterator[Tensor]:
+def _find_tensors(thing: Any, seen: set[int]) -> Iterator[Tensor]:
     """Every tensor below an object. Kernels keep theirs as they like: as attributes, in lists, in dataclasses."""
-    if id(thing) in seen or isinstance(thing, LEAVES):
+    if id(thing) in seen or isinstance(thing, ATOMIC_TYPES):
         return
     seen.add(id(thing))
     if isinstance(thing, Tensor):
@@ -107,4 +107,4 @@ def _tensors(thing: Any, seen: set[int]) -> Iterator[Tensor]:
         inner += vars(thing).values()
     inner += (getattr(thing, name, None) for name in getattr(type(thing), "__slots__", ()))
     for item in inner:
-        yield from _tensors(item, seen)
+        yield from _find_tensors(item, seen)

@@ -8,7 +8,7 @@ from dovetail.api.errors import RequestError
 from dovetail.engine.text.tokenizer import Tokenizer
 
 
-def bad_word_ids(words: Sequence[str], tokenizer: Tokenizer) -> list[list[int]]:
+def encode_bad_words(words: Sequence[str], tokenizer: Tokenizer) -> list[list[int]]:
     """Each text as the model would write it, at the beginning of a text and after a space, which are different tokens in most vocabularies.
 
     Raises:
@@ -26,9 +26,9 @@ def bad_word_ids(words: Sequence[str], tokenizer: Tokenizer) -> list[list[int]]:
                     param="bad_words",
                 )
             found.append(ids)
-    return [ids for i, ids in enumerate(found) if not _covered(ids, found[:i])]
+    return [ids for i, ids in enumerate(found) if not _is_covered(ids, found[:i])]
 
 
-def _covered(ids: list[int], others: list[list[int]]) -> bool:
+def _is_covered(ids: list[int], others: list[list[int]]) -> bool:
     """Whether one of the others is the end of these ids, so that it keeps them out already."""
     return any(ids[-len(other) :] == other for other in others)

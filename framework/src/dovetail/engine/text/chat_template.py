@@ -24,11 +24,11 @@ from dovetail.api.errors import ConfigError, RequestError
 Message = dict[str, Any]
 """One message as OpenAI's API has it: ``role``, ``content``, and perhaps ``tool_calls``, ``tool_call_id``, ``name``."""
 
-ContentForm = Literal["text", "parts", "either"]
+ContentFormat = Literal["text", "parts", "either"]
 """How a template wants ``content``: as a string, as a list of typed parts, or as whatever the message has."""
 
-TEXT_PARTS = ("text", "input_text", "output_text")
-REASONING = ("reasoning_content", "reasoning", "thinking")
+TEXT_PART_TYPES = ("text", "input_text", "output_text")
+REASONING_FIELDS = ("reasoning_content", "reasoning", "thinking")
 """Names under which templates look for a message's reasoning."""
 END_MARK = "\ufdd0end-of-final-message\ufdd0 "
 """Stands at the end of the message to be continued while it is rendered. Unicode keeps U+FDD0 out of all text; the space shows
@@ -46,7 +46,7 @@ class _Generation(Extension):
         return body
 
 
-def _refuse(message: str) -> None:
+def _raise_refusal(message: str) -> None:
     raise RequestError(f"the chat template refuses these messages: {message}", param="messages")
 
 
@@ -61,7 +61,7 @@ def _to_json(
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
-def _now(format: str) -> str:
+def _format_now(format: str) -> str:
     return datetime.now().strftime(format)
 
 
@@ -75,15 +75,15 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
     )
     environment.filters["tojson"] = _to_json
-    environment.globals.update(raise_exception=_refuse, strftime_now=_now, dict=_dict)
+    environment.globals.update(raise_exception=_raise_refusal, strftime_now=_format_now, dict=_dict)
     return environment
 
 
 @functools.lru_cache(maxsize=32)
-def _compile(template: str) -> tuple[jinja2.Template, ContentForm]:
+def _compile(template: str) -> tuple[jinja2.Template, ContentFormat]:
     environment = _environment()
     try:
-        return environment.from_string(template), _content_form(environment.parse(template))
+        return environment.from_string(template), _detect_content_format(environment.parse(template))
     except jinja2.TemplateSyntaxError as error:
         raise RequestError(
             f"the chat template cannot be read: line {error.lineno}: {error.message}",
@@ -92,7 +92,7 @@ def _compile(template: str) -> tuple[jinja2.Template, ContentForm]:
         ) from None
 
 
-def _content_form(tree: nodes.Template) -> ContentForm:
+def _detect_content_format(tree: nodes.Template) -> ContentFormat:
     """Whether the template loops over a message's content, and whether it asks first if that is a string."""
     names = {"content"}
 
@@ -147,8 +147,8 @@ def render(
             "set one of them to false",
             param="continue_final_message",
         )
-    compiled, form = _compile(template)
-    prepared = [prepare_message(message, form) for message in messages]
+    compiled, content_format = _compile(template)
+    prepared = [prepare_message(message, content_format) for message in messages]
     if continue_final_message:
         _mark_end(prepared)
     try:
@@ -169,10 +169,10 @@ def render(
             "check roles and contents against what the template expects, or give another one with --chat-template",
             param="messages",
         ) from error
-    return _cut_at_end(text) if continue_final_message else text
+    return _cut_at_end_mark(text) if continue_final_message else text
 
 
-def prepare_message(message: Mapping[str, Any], form: ContentForm) -> Message:
+def prepare_message(message: Mapping[str, Any], content_format: ContentFormat) -> Message:
     """A copy of a message in the shape that templates expect.
 
     Contents get the wanted form, the arguments of tool calls become objects (OpenAI sends JSON text), and reasoning stands under
@@ -191,18 +191,20 @@ def prepare_message(message: Mapping[str, Any], form: ContentForm) -> Message:
     if content is None:
         # Templates tell by a content of none that a message only calls tools.
         prepared["content"] = None if calls else ""
-    elif form == "text" or isinstance(content, str):
-        text = content if isinstance(content, str) else "\n".join(_text(part) for part in _parts(content))
-        prepared["content"] = [{"type": "text", "text": text}] if form == "parts" else text
+    elif content_format == "text" or isinstance(content, str):
+        text = (
+            content if isinstance(content, str) else "\n".join(_read_part_text(part) for part in _check_parts(content))
+        )
+        prepared["content"] = [{"type": "text", "text": text}] if content_format == "parts" else text
     else:
-        prepared["content"] = [_named_part(part) for part in _parts(content)]
-    reasoning = next((prepared[name] for name in REASONING if prepared.get(name) is not None), None)
+        prepared["content"] = [_normalize_part(part) for part in _check_parts(content)]
+    reasoning = next((prepared[name] for name in REASONING_FIELDS if prepared.get(name) is not None), None)
     if reasoning is not None:
-        prepared.update(dict.fromkeys(REASONING, reasoning))
+        prepared.update(dict.fromkeys(REASONING_FIELDS, reasoning))
     return prepared
 
 
-def _parts(content: Any) -> list[Any]:
+def _check_parts(content: Any) -> list[Any]:
     if not isinstance(content, list):
         raise RequestError(
             f"wanted a message's content as text or a list of parts, found {_shorten(content)}", param="messages"
@@ -210,18 +212,18 @@ def _parts(content: Any) -> list[Any]:
     return content
 
 
-def _text(part: Any) -> str:
+def _read_part_text(part: Any) -> str:
     if isinstance(part, str):
         return part
-    if isinstance(part, Mapping) and part.get("type") in TEXT_PARTS and isinstance(part.get("text"), str):
+    if isinstance(part, Mapping) and part.get("type") in TEXT_PART_TYPES and isinstance(part.get("text"), str):
         return str(part["text"])
     kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
     raise RequestError(f"this model's chat template takes text, found a part of type {kind!r}", param="messages")
 
 
-def _named_part(part: Any) -> Any:
-    if isinstance(part, str) or (isinstance(part, Mapping) and part.get("type") in TEXT_PARTS):
-        return {"type": "text", "text": _text(part)}
+def _normalize_part(part: Any) -> Any:
+    if isinstance(part, str) or (isinstance(part, Mapping) and part.get("type") in TEXT_PART_TYPES):
+        return {"type": "text", "text": _read_part_text(part)}
     return part
 
 
@@ -264,7 +266,7 @@ def _mark_end(messages: list[Message]) -> None:
     )
 
 
-def _cut_at_end(text: str) -> str:
+def _cut_at_end_mark(text: str) -> str:
     """What stands before the mark. If the template trimmed the message, the trailing space goes too."""
     end = text.rfind(END_MARK.strip())
     if end < 0:

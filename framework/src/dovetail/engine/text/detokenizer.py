@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     import tokenizers
 
-CONTEXT = 6
+CONTEXT_TOKENS = 6
 """Ids kept before the undecoded ones, where a window has to be decoded."""
-PATIENCE = 12
+MAX_PENDING_TOKENS = 12
 """Ids that may wait for the rest of a character, where a window has to be decoded. A character has at most four bytes."""
 
 
@@ -34,7 +34,7 @@ def byte_alphabet() -> dict[str, int]:
 _ALPHABET = byte_alphabet()
 
 
-class Spelling:
+class ByteDecoder:
     """How the tokens of a vocabulary are spelled in bytes.
 
     Args:
@@ -48,7 +48,7 @@ class Spelling:
         self.space = space
         self.strip = strip
 
-    def spell(self, token: str) -> bytes:
+    def token_to_bytes(self, token: str) -> bytes:
         if self.byte_level:
             try:
                 return bytes([_ALPHABET[character] for character in token])
@@ -62,7 +62,7 @@ class Spelling:
         return (token.replace(self.space, " ") if self.space else token).encode()
 
     @classmethod
-    def of(cls, backend: tokenizers.Tokenizer) -> Spelling | None:
+    def from_backend(cls, backend: tokenizers.Tokenizer) -> ByteDecoder | None:
         """The spelling that a tokenizer's decoder amounts to, or None if it does more than that."""
         if backend.decoder is None:
             return None
@@ -90,7 +90,7 @@ class TokenSpellings(Protocol):
     """What a detokenizer needs of a tokenizer."""
 
     backend: tokenizers.Tokenizer
-    spelling: Spelling | None
+    byte_decoder: ByteDecoder | None
     special_ids: frozenset[int]
 
     def id_to_token(self, id: int) -> str | None: ...
@@ -118,43 +118,43 @@ class IncrementalDetokenizer:
         shown: Sequence[int] = (),
     ) -> None:
         self._tokenizer = tokenizer
-        self._skipped = tokenizer.special_ids if skip_special_tokens else frozenset[int]()
+        self._skipped_ids = tokenizer.special_ids if skip_special_tokens else frozenset[int]()
         if shown:
-            self._skipped = self._skipped.difference(shown)
+            self._skipped_ids = self._skipped_ids.difference(shown)
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
-        self._spelled = tokenizer.spelling is not None
-        self._strip = tokenizer.spelling.strip if tokenizer.spelling else 0
+        self._decodes_bytes = tokenizer.byte_decoder is not None
+        self._strip = tokenizer.byte_decoder.strip if tokenizer.byte_decoder else 0
         self._context: list[int] = []
         self._pending: list[int] = []
         # Only the prompt's end matters: how it ends in the middle of a character, or whether it is there at all.
-        recent = [i for i in prompt_ids[-4 * CONTEXT :] if i not in self._skipped]
-        tail = [i for i in recent if tokenizer.id_to_token(i) is not None][-CONTEXT:]
+        recent = [i for i in prompt_ids[-4 * CONTEXT_TOKENS :] if i not in self._skipped_ids]
+        tail = [i for i in recent if tokenizer.id_to_token(i) is not None][-CONTEXT_TOKENS:]
         if tail:
             self._strip = 0
-            if tokenizer.spelling:
+            if tokenizer.byte_decoder:
                 self._utf8.decode(b"".join(map(tokenizer.token_bytes, tail)))
             else:
                 self._context = tail
 
     def add(self, ids: Sequence[int]) -> str:
         """The text that has become certain with these ids; often empty."""
-        if len(ids) == 1 and self._spelled:  # nearly always, so it takes the shortest way
-            text = "" if ids[0] in self._skipped else self._utf8.decode(self._tokenizer.token_bytes(ids[0]))
-            return self._stripped(text) if self._strip else text
-        kept = [i for i in ids if i not in self._skipped]
-        if not self._spelled:
+        if len(ids) == 1 and self._decodes_bytes:  # nearly always, so it takes the shortest way
+            text = "" if ids[0] in self._skipped_ids else self._utf8.decode(self._tokenizer.token_bytes(ids[0]))
+            return self._strip_leading_spaces(text) if self._strip else text
+        kept = [i for i in ids if i not in self._skipped_ids]
+        if not self._decodes_bytes:
             # Ids without a token are nothing, and must not push the ones before them out of the window.
             self._pending += [i for i in kept if self._tokenizer.id_to_token(i) is not None]
             return self._decode_window(final=False)
-        return self._stripped(self._utf8.decode(b"".join(map(self._tokenizer.token_bytes, kept))))
+        return self._strip_leading_spaces(self._utf8.decode(b"".join(map(self._tokenizer.token_bytes, kept))))
 
     def flush(self) -> str:
         """What was held back, when no more ids will come."""
-        if self._tokenizer.spelling is None:
+        if self._tokenizer.byte_decoder is None:
             return self._decode_window(final=True)
-        return self._stripped(self._utf8.decode(b"", True))
+        return self._strip_leading_spaces(self._utf8.decode(b"", True))
 
-    def _stripped(self, text: str) -> str:
+    def _strip_leading_spaces(self, text: str) -> str:
         if self._strip and text:
             stripped = text.lstrip(" ")
             spaces = min(len(text) - len(stripped), self._strip)
@@ -170,8 +170,8 @@ class IncrementalDetokenizer:
         before = decode(self._context, skip_special_tokens=False)
         text = decode(self._context + self._pending, skip_special_tokens=False)
         incomplete = text.endswith("\ufffd") or not text.startswith(before)
-        if incomplete and not final and len(self._pending) < PATIENCE:
+        if incomplete and not final and len(self._pending) < MAX_PENDING_TOKENS:
             return ""
-        self._context = (self._context + self._pending)[-CONTEXT:]
+        self._context = (self._context + self._pending)[-CONTEXT_TOKENS:]
         self._pending = []
         return text[len(before) :]

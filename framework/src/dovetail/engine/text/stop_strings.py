@@ -16,7 +16,7 @@ class StopStrings:
     def __init__(self, stops: list[str], include: bool) -> None:
         self.stops = stops
         self.include = include
-        self.held = ""
+        self.held_text = ""
 
     def add(self, text: str, active: bool = True) -> tuple[str, str | None]:
         """Text that is safe to show, and the stop string that ended the output, if one did.
@@ -25,24 +25,31 @@ class StopStrings:
             active: whether the output may end now. A stop string that is complete before then is text like any other, and one that
                 begins before and is completed after ends the output.
         """
-        self.held += text
-        found = [(at, -len(stop), stop) for stop in self.stops if (at := self.held.find(stop)) >= 0] if active else None
+        self.held_text += text
+        found = (
+            [(at, -len(stop), stop) for stop in self.stops if (at := self.held_text.find(stop)) >= 0]
+            if active
+            else None
+        )
         if found:
             at, _, stop = min(found)  # the first to appear; of those that begin together, the longest
-            shown = self.held[: at + len(stop) if self.include else at]
-            self.held = ""
+            shown = self.held_text[: at + len(stop) if self.include else at]
+            self.held_text = ""
             return shown, stop
         keep = max(self._overlap(stop) for stop in self.stops)
-        shown, self.held = self.held[: len(self.held) - keep], self.held[len(self.held) - keep :]
+        shown, self.held_text = (
+            self.held_text[: len(self.held_text) - keep],
+            self.held_text[len(self.held_text) - keep :],
+        )
         return shown, None
 
     def _overlap(self, stop: str) -> int:
         """Length of the longest end of the held text that begins this stop string."""
-        for length in range(min(len(stop) - 1, len(self.held)), 0, -1):
-            if self.held.endswith(stop[:length]):
+        for length in range(min(len(stop) - 1, len(self.held_text)), 0, -1):
+            if self.held_text.endswith(stop[:length]):
                 return length
         return 0
 
     def flush(self) -> str:
-        shown, self.held = self.held, ""
+        shown, self.held_text = self.held_text, ""
         return shown

@@ -14,9 +14,11 @@ import tokenizers
 
 from dovetail.engine.text.detokenizer import byte_alphabet
 
-NFC_SHRINKS = 4
+MAX_NFC_SHRINK = 4
 """At most so many bytes of a text become one of its composed form. The worst are 7 to 2: an iota, written as U+1FBE, with two accents."""
-IN_UTF8 = {character: byte for character, byte in byte_alphabet().items() if byte not in (0xC0, 0xC1) and byte < 0xF5}
+UTF8_BYTES = {
+    character: byte for character, byte in byte_alphabet().items() if byte not in (0xC0, 0xC1) and byte < 0xF5
+}
 """The bytes that occur in UTF-8, by the characters that stand for them in byte-level vocabularies."""
 
 
@@ -32,13 +34,13 @@ class LongestToken(NamedTuple):
     in_bytes: bool
     dropped: bytes = b""
 
-    def fewest(self, text: str) -> int:
+    def min_token_count(self, text: str) -> int:
         """The text has at least so many tokens."""
         counted = text.encode(errors="surrogatepass").translate(None, self.dropped) if self.in_bytes else text
         return -(-len(counted) // self.length)
 
 
-def longest_token(backend: tokenizers.Tokenizer) -> LongestToken | None:
+def find_longest_token(backend: tokenizers.Tokenizer) -> LongestToken | None:
     """What one token of a vocabulary can stand for, or None where text may be dropped or joined without a limit."""
     added = backend.get_added_tokens_decoder().values()
     if not isinstance(backend.model, tokenizers.models.BPE) or any(token.lstrip or token.rstrip for token in added):
@@ -50,14 +52,14 @@ def longest_token(backend: tokenizers.Tokenizer) -> LongestToken | None:
     # In the byte alphabet a character is a byte; added tokens are written as they are.
     longest = max(map(len, (*vocabulary, *(token.content.encode() for token in added))))
     if _is_byte_level(cuts):
-        dropped = bytes(byte for character, byte in IN_UTF8.items() if character not in vocabulary)
+        dropped = bytes(byte for character, byte in UTF8_BYTES.items() if character not in vocabulary)
         if not before:
             return LongestToken(longest, True, dropped)
         composes = {step["type"] for step in before} == {"NFC"}
-        return LongestToken(longest * NFC_SHRINKS, True) if composes and not dropped else None
-    keeps = all(step["type"] == "Prepend" or _swaps_a_character(step) for step in before)
+        return LongestToken(longest * MAX_NFC_SHRINK, True) if composes and not dropped else None
+    keeps = all(step["type"] == "Prepend" or _replaces_one_character(step) for step in before)
     falls_back = backend.model.byte_fallback and all(f"<0x{byte:02X}>" in vocabulary for byte in range(256))
-    return LongestToken(longest, False) if keeps and falls_back and _only_cut(cuts) else None
+    return LongestToken(longest, False) if keeps and falls_back and _only_splits(cuts) else None
 
 
 def _steps(part: Any) -> Iterator[dict[str, Any]]:
@@ -76,10 +78,10 @@ def _is_byte_level(cuts: list[dict[str, Any]]) -> bool:
     return "ByteLevel" in kinds and set(kinds) <= {"ByteLevel", "Split", "Digits", "Punctuation"}
 
 
-def _swaps_a_character(step: dict[str, Any]) -> bool:
+def _replaces_one_character(step: dict[str, Any]) -> bool:
     """Whether a step puts one character in the place of another, such as ``▁`` for a space."""
     return step["type"] == "Replace" and len(step["pattern"].get("String", "")) == 1 and len(step["content"]) == 1
 
 
-def _only_cut(cuts: list[dict[str, Any]]) -> bool:
+def _only_splits(cuts: list[dict[str, Any]]) -> bool:
     return {step["type"] for step in cuts} <= {"Metaspace", "Split", "Digits", "Punctuation"}

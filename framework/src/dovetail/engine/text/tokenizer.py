@@ -19,8 +19,8 @@ from tokenizers import AddedToken
 from dovetail.api.checkpoint import TokenizerParts
 from dovetail.api.errors import CheckpointError, RequestError
 from dovetail.engine.text import chat_template as chat
-from dovetail.engine.text.detokenizer import IncrementalDetokenizer, Spelling
-from dovetail.engine.text.token_lengths import LongestToken, longest_token
+from dovetail.engine.text.detokenizer import ByteDecoder, IncrementalDetokenizer
+from dovetail.engine.text.token_lengths import LongestToken, find_longest_token
 from dovetail.engine.text.truncation import Side, encode_within
 
 TOKENIZER_FILE = "tokenizer.json"
@@ -36,7 +36,7 @@ class Tokenizer:
 
     Args:
         backend: does the work.
-        named: special tokens by name, such as ``bos_token`` → ``<s>``.
+        special_tokens: special tokens by name, such as ``bos_token`` → ``<s>``.
         eos_token_ids: every token that ends an output; by default the one named ``eos_token``.
         chat_template: Jinja source, or several by name, of which ``default`` and ``tool_use`` are taken by themselves.
     """
@@ -45,16 +45,16 @@ class Tokenizer:
         self,
         backend: tokenizers.Tokenizer,
         *,
-        named: Mapping[str, str] | None = None,
+        special_tokens: Mapping[str, str] | None = None,
         eos_token_ids: Sequence[int] = (),
         chat_template: str | Mapping[str, str] | None = None,
     ) -> None:
         backend.no_truncation()
         backend.no_padding()
         self.backend = backend
-        self.named = dict(named or {})
+        self.special_tokens = dict(special_tokens or {})
         self.chat_template = chat_template
-        self.spelling = Spelling.of(backend)
+        self.byte_decoder = ByteDecoder.from_backend(backend)
         """How tokens are spelled in bytes, if that is all there is to decoding."""
         self.special_ids = frozenset(i for i, t in backend.get_added_tokens_decoder().items() if t.special)
         """Ids of special tokens, which ``skip_special_tokens`` leaves out of a text."""
@@ -63,13 +63,16 @@ class Tokenizer:
         self._bytes: dict[int, bytes] = {}
 
     @classmethod
-    def of(cls, parts: TokenizerParts) -> Tokenizer:
+    def from_parts(cls, parts: TokenizerParts) -> Tokenizer:
         return cls(
-            parts.backend, named=parts.named, eos_token_ids=parts.eos_token_ids, chat_template=parts.chat_template
+            parts.backend,
+            special_tokens=parts.special_tokens,
+            eos_token_ids=parts.eos_token_ids,
+            chat_template=parts.chat_template,
         )
 
     def _named_id(self, name: str) -> int | None:
-        token = self.named.get(name)
+        token = self.special_tokens.get(name)
         return None if token is None else self.backend.token_to_id(token)
 
     @cached_property
@@ -82,11 +85,11 @@ class Tokenizer:
 
     @property
     def bos_token(self) -> str | None:
-        return self.named.get("bos_token")
+        return self.special_tokens.get("bos_token")
 
     @property
     def eos_token(self) -> str | None:
-        return self.named.get("eos_token")
+        return self.special_tokens.get("eos_token")
 
     @cached_property
     def bos_token_id(self) -> int | None:
@@ -113,16 +116,16 @@ class Tokenizer:
 
     def encode_batch(self, texts: Sequence[str], add_special_tokens: bool = True) -> list[list[int]]:
         """Ids of several texts, on as many threads as there are."""
-        batch = self.backend.encode_batch_fast([*map(_encodable, texts)], add_special_tokens=add_special_tokens)
+        batch = self.backend.encode_batch_fast([*map(_check_encodable, texts)], add_special_tokens=add_special_tokens)
         return [encoding.ids for encoding in batch]
 
     @cached_property
     def _longest_token(self) -> LongestToken | None:
-        return longest_token(self.backend)
+        return find_longest_token(self.backend)
 
-    def fewest_tokens(self, text: str) -> int:
+    def min_token_count(self, text: str) -> int:
         """A text has at least so many tokens, by its length alone; 0 where the vocabulary tells nothing of the kind."""
-        return self._longest_token.fewest(text) if self._longest_token else 0
+        return self._longest_token.min_token_count(text) if self._longest_token else 0
 
     def encode_within(
         self,
@@ -139,14 +142,14 @@ class Tokenizer:
             limit: tokens at most; the texts are cut at their ``side``, and the special tokens around them stay. None for any number.
             pair: the second text.
         """
-        other = None if pair is None else _encodable(pair)
-        return encode_within(self.backend, _encodable(text), other, limit, side, add_special_tokens)
+        other = None if pair is None else _check_encodable(pair)
+        return encode_within(self.backend, _check_encodable(text), other, limit, side, add_special_tokens)
 
     def decode(self, ids: Sequence[int] | int, skip_special_tokens: bool = True) -> str:
         """The text of ids. Bytes that are no UTF-8 become U+FFFD."""
         if isinstance(ids, int):
             ids = [ids]
-        if self.spelling is None:
+        if self.byte_decoder is None:
             return self.backend.decode(list(ids), skip_special_tokens=skip_special_tokens)
         incremental = IncrementalDetokenizer(self, skip_special_tokens)
         return incremental.add(ids) + incremental.flush()
@@ -158,8 +161,8 @@ class Tokenizer:
             token = self.backend.id_to_token(id) if id >= 0 else None
             if token is None:
                 spelled = b""
-            elif self.spelling:
-                spelled = self.spelling.spell(token)
+            elif self.byte_decoder:
+                spelled = self.byte_decoder.token_to_bytes(token)
             else:
                 spelled = self.backend.decode([id], skip_special_tokens=False).encode()
             self._bytes[id] = spelled
@@ -244,11 +247,11 @@ class Tokenizer:
             documents=documents,
             add_generation_prompt=add_generation_prompt,
             continue_final_message=continue_final_message,
-            variables={**self.named, **kwargs},
+            variables={**self.special_tokens, **kwargs},
         )
 
 
-def _encodable(text: str) -> str:
+def _check_encodable(text: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -261,11 +264,11 @@ def _encodable(text: str) -> str:
 
 
 def from_folder(path: str) -> Tokenizer:
-    """The tokenizer of a Hugging Face checkpoint; see :func:`parts_of_folder`."""
-    return Tokenizer.of(parts_of_folder(path))
+    """The tokenizer of a Hugging Face checkpoint; see :func:`read_tokenizer_parts`."""
+    return Tokenizer.from_parts(read_tokenizer_parts(path))
 
 
-def parts_of_folder(path: str) -> TokenizerParts:
+def read_tokenizer_parts(path: str) -> TokenizerParts:
     """Read the tokenizer files of a Hugging Face checkpoint.
 
     ``tokenizer.json`` says how to encode, which special tokens to put around a text included; the files beside it name the special
@@ -282,7 +285,7 @@ def parts_of_folder(path: str) -> TokenizerParts:
         folder = folder.parent
     file = folder / TOKENIZER_FILE
     if not file.is_file():
-        return _from_older_files(folder)
+        return _convert_with_transformers(folder)
     try:
         backend = tokenizers.Tokenizer.from_file(str(file))
     except Exception as error:  # the library raises nothing more precise
@@ -293,18 +296,24 @@ def parts_of_folder(path: str) -> TokenizerParts:
     config = _read_object(folder / CONFIG_FILE)
     declared = config.get("added_tokens_decoder") or {}
     special = {} if declared else _read_object(folder / SPECIAL_FILE)
-    named = {name: text for name in NAMED_TOKENS if (text := _content(special.get(name) or config.get(name)))}
-    _add_declared(backend, [t for _, t in sorted(declared.items(), key=lambda item: int(item[0]))], [*named.values()])
-    return TokenizerParts(backend, named, chat_template=_templates(folder, config))
+    special_tokens = {
+        name: text for name in NAMED_TOKENS if (text := _read_token_text(special.get(name) or config.get(name)))
+    }
+    _add_declared_tokens(
+        backend, [t for _, t in sorted(declared.items(), key=lambda item: int(item[0]))], [*special_tokens.values()]
+    )
+    return TokenizerParts(backend, special_tokens, chat_template=_read_chat_templates(folder, config))
 
 
-def _content(token: Any) -> str | None:
+def _read_token_text(token: Any) -> str | None:
     """A special token's text; the files write it as a string or as an object."""
     text = token.get("content") if isinstance(token, Mapping) else token
     return text if isinstance(text, str) else None
 
 
-def _add_declared(backend: tokenizers.Tokenizer, declared: Sequence[Mapping[str, Any]], named: Sequence[str]) -> None:
+def _add_declared_tokens(
+    backend: tokenizers.Tokenizer, declared: Sequence[Mapping[str, Any]], special_tokens: Sequence[str]
+) -> None:
     """Add tokens that only the configuration declares, in the order of their ids, and make the named ones special."""
     known = {token.content: token for token in backend.get_added_tokens_decoder().values()}
     missing = [
@@ -322,12 +331,12 @@ def _add_declared(backend: tokenizers.Tokenizer, declared: Sequence[Mapping[str,
     if missing:
         backend.add_tokens(missing)
     known |= {token.content: token for token in missing}
-    plain = [known.get(text) or AddedToken(text, normalized=False) for text in dict.fromkeys(named)]
+    plain = [known.get(text) or AddedToken(text, normalized=False) for text in dict.fromkeys(special_tokens)]
     if plain := [token for token in plain if not token.special]:
         backend.add_special_tokens(plain)
 
 
-def _templates(folder: Path, config: Mapping[str, Any]) -> str | dict[str, str] | None:
+def _read_chat_templates(folder: Path, config: Mapping[str, Any]) -> str | dict[str, str] | None:
     """Chat templates: files of their own come before an entry in the configuration."""
     found: dict[str, str] = {}
     declared = config.get("chat_template")
@@ -358,7 +367,7 @@ def _read_object(file: Path) -> dict[str, Any]:
     return value
 
 
-def _from_older_files(folder: Path) -> TokenizerParts:
+def _convert_with_transformers(folder: Path) -> TokenizerParts:
     """What transformers makes of the files that tokenizers were stored in before ``tokenizer.json``."""
     if importlib.util.find_spec("transformers") is None:
         raise CheckpointError(
@@ -382,5 +391,5 @@ def _from_older_files(folder: Path) -> TokenizerParts:
             f"the tokenizer in {folder} exists only as {type(converted).__name__} in transformers, without {TOKENIZER_FILE}",
             "name another tokenizer with --tokenizer",
         )
-    named = {name: str(token) for name in NAMED_TOKENS if (token := getattr(converted, name, None))}
-    return TokenizerParts(backend, named, chat_template=converted.chat_template)
+    special_tokens = {name: str(token) for name in NAMED_TOKENS if (token := getattr(converted, name, None))}
+    return TokenizerParts(backend, special_tokens, chat_template=converted.chat_template)

@@ -25,13 +25,13 @@ def encode_within(
     if limit is not None:
         room = limit - (backend.num_special_tokens_to_add(pair is not None) if special else 0)
         lengths = [len(part.ids) for part in parts]
-        for part, keep in zip(parts, _shares(lengths, max(room, 0)), strict=True):
+        for part, keep in zip(parts, _split_limit(lengths, max(room, 0)), strict=True):
             part.truncate(keep, direction=side)
     ids = backend.post_process(parts[0], parts[1] if pair is not None else None, special).ids
     return ids if limit is None else ids[:limit]
 
 
-def _shares(lengths: list[int], room: int) -> list[int]:
+def _split_limit(lengths: list[int], room: int) -> list[int]:
     """How much is kept of one or two parts, the shorter one whole if it takes no more than half."""
     if sum(lengths) <= room:
         return lengths

@@ -11,13 +11,13 @@ from starlette.types import Scope
 
 from dovetail.engine.request.outputs import Delta
 from dovetail.engine.request.params import SamplingParams
-from dovetail.server.chat.answer import ChatAnswer
+from dovetail.server.chat.response_builder import ChatResponseBuilder
 from dovetail.server.context import ServerContext
-from dovetail.server.generate.answers import AnyAnswer, id_taken
+from dovetail.server.generate.response_builders import ResponseBuilder, request_id_taken_error
 from dovetail.server.generate.run import Batches, Completion
-from dovetail.server.generate.sse import AnswerStream
+from dovetail.server.generate.sse import StreamEncoder
 from dovetail.server.http.errors import ApiError
-from dovetail.server.protocol.body import check
+from dovetail.server.protocol.body import validate_body
 from dovetail.server.protocol.fields import Metadata
 from dovetail.server.protocol.requests import Body, ChatCompletionRequest, ChatMessage
 
@@ -28,27 +28,29 @@ class ChatUpdateRequest(Body):
     metadata: Metadata | None
 
 
-async def kept(context: ServerContext, request: Request, body: ChatCompletionRequest, answer: ChatAnswer) -> KeptAnswer:
+async def record_chat(
+    context: ServerContext, request: Request, body: ChatCompletionRequest, builder: ChatResponseBuilder
+) -> RecordingResponseBuilder:
     """The same answer, but that it is kept.
 
     Raises:
         ApiError: it cannot be.
     """
-    context.need_store()
-    asked = check({"metadata": body.metadata}, ChatUpdateRequest)
-    if body.request_id is not None and await context.chats.get(answer.id) is not None:
-        raise id_taken(body, "completion")
+    context.require_store()
+    requested = validate_body({"metadata": body.metadata}, ChatUpdateRequest)
+    if body.request_id is not None and await context.chat_store.get(builder.id) is not None:
+        raise request_id_taken_error(body, "completion")
     raw = msgspec.json.decode(await request.body())  # it has been read before
-    messages = _messages(answer.id, body.messages, raw["messages"])
-    shown = {"request_id": request.scope.get("request_id"), **_asked(body, answer.job.params)}
-    return KeptAnswer(context, answer, messages, shown, asked.metadata or {})
+    messages = _messages(builder.id, body.messages, raw["messages"])
+    shown = {"request_id": request.scope.get("request_id"), **_request_fields(body, builder.job.params)}
+    return RecordingResponseBuilder(context, builder, messages, shown, requested.metadata or {})
 
 
-class KeptAnswer(AnyAnswer):
+class RecordingResponseBuilder(ResponseBuilder):
     """A chat completion that is kept.
 
     Args:
-        answer: as it is sent.
+        builder: as it is sent.
         messages: what it answers, as they are shown.
         shown: the fields that it has besides when it is read again, its metadata left out.
     """
@@ -56,56 +58,56 @@ class KeptAnswer(AnyAnswer):
     def __init__(
         self,
         context: ServerContext,
-        answer: ChatAnswer,
+        builder: ChatResponseBuilder,
         messages: list[dict[str, Any]],
         shown: dict[str, Any],
         metadata: dict[str, str],
     ) -> None:
-        super().__init__(answer.job, answer.model)
-        self.answer = answer
-        self._chats = context.chats
+        super().__init__(builder.job, builder.model)
+        self.builder = builder
+        self._chats = context.chat_store
         self._messages = messages
         self._shown = shown
         self._metadata = metadata
 
-    async def made(self, batches: Batches) -> dict[str, Any]:
-        chat = await self.answer.made(batches)
-        await self.keep(chat)
+    async def collect_response(self, batches: Batches) -> dict[str, Any]:
+        chat = await self.builder.collect_response(batches)
+        await self.record(chat)
         return chat
 
-    def stream(self) -> AnswerStream:
-        return KeptStream(self)
+    def stream_encoder(self) -> StreamEncoder:
+        return RecordingStreamEncoder(self)
 
-    async def keep(self, chat: dict[str, Any]) -> None:
+    async def record(self, chat: dict[str, Any]) -> None:
         await self._chats.put({**chat, **self._shown}, self._messages, self._metadata)
 
 
-class KeptStream(AnswerStream):
-    """The stream of a :class:`KeptAnswer`, with what it has told."""
+class RecordingStreamEncoder(StreamEncoder):
+    """The stream of a :class:`RecordingResponseBuilder`, with what it has told."""
 
-    def __init__(self, kept: KeptAnswer) -> None:
-        self._kept = kept
-        self._done = [Completion() for _ in range(kept.job.choices)]
-        if not kept.answer.reading.plain:  # a second reading would give calls other ids
-            kept.answer.told = [[] for _ in self._done]
-        self._stream = kept.answer.stream()
+    def __init__(self, builder: RecordingResponseBuilder) -> None:
+        self._builder = builder
+        self._done = [Completion() for _ in range(builder.job.num_choices)]
+        if not builder.builder.parsing.is_plain:  # a second reading would give calls other ids
+            builder.builder.recorded_events = [[] for _ in self._done]
+        self._stream = builder.builder.stream_encoder()
 
-    def opening(self) -> bytes:
-        return self._stream.opening()
+    def encode_start(self) -> bytes:
+        return self._stream.encode_start()
 
-    def events(self, deltas: list[Delta]) -> bytes:
+    def encode_deltas(self, deltas: list[Delta]) -> bytes:
         for delta in deltas:
             self._done[delta.index].add(delta)
-        return self._stream.events(deltas)
+        return self._stream.encode_deltas(deltas)
 
-    async def settle(self) -> None:
-        await self._kept.keep(self._kept.answer.whole(self._done))
+    async def finish(self) -> None:
+        await self._builder.record(self._builder.builder.build_response(self._done))
 
-    def ending(self) -> bytes:
-        return self._stream.ending()
+    def encode_end(self) -> bytes:
+        return self._stream.encode_end()
 
-    def failure(self, error: ApiError, scope: Scope) -> bytes:
-        return self._stream.failure(error, scope)
+    def encode_error(self, error: ApiError, scope: Scope) -> bytes:
+        return self._stream.encode_error(error, scope)
 
 
 def _messages(id: str, messages: Sequence[ChatMessage], sent: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -133,11 +135,11 @@ def _parts(content: Any) -> list[Any] | None:
     return [{"type": "text", "text": part} if isinstance(part, str) else part for part in content]
 
 
-def _asked(body: ChatCompletionRequest, params: SamplingParams) -> dict[str, Any]:
+def _request_fields(body: ChatCompletionRequest, params: SamplingParams) -> dict[str, Any]:
     """What a completion was asked for with, as OpenAI's API shows it."""
-    asked = body.model_dump(include={"tools", "tool_choice", "response_format", "seed"}, by_alias=True)
+    requested = body.model_dump(include={"tools", "tool_choice", "response_format", "seed"}, by_alias=True)
     return {
-        **asked,
+        **requested,
         "temperature": params.temperature,
         "top_p": params.top_p,
         "presence_penalty": params.presence_penalty,

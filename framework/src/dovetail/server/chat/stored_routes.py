@@ -11,11 +11,11 @@ from starlette.datastructures import QueryParams
 
 from dovetail.server.chat.recording import ChatUpdateRequest
 from dovetail.server.context import ServerContext
-from dovetail.server.generate.answers import json_response
+from dovetail.server.generate.response_builders import json_response
 from dovetail.server.http.errors import ApiError, describe
-from dovetail.server.http.openapi import FAILURES, documented
+from dovetail.server.http.openapi import ERROR_RESPONSES, route_docs
 from dovetail.server.protocol.body import read_body
-from dovetail.server.stored.pages import After, Limit, Order, not_listed, page, page_of, read_paging
+from dovetail.server.stored.pagination import After, Limit, Order, build_page, not_listed_error, read_paging, slice_page
 from dovetail.server.stored.store import MissingError
 
 BODIES = (ChatUpdateRequest,)
@@ -34,10 +34,10 @@ FILTER: dict[str, Any] = {
 def router(context: ServerContext) -> APIRouter:
     """The routes."""
     routes = APIRouter(tags=["generate"])
-    chats = context.chats
+    chats = context.chat_store
 
     @routes.get(
-        PATH, summary="The completions that are kept", responses=FAILURES, openapi_extra={"parameters": [FILTER]}
+        PATH, summary="The completions that are kept", responses=ERROR_RESPONSES, openapi_extra={"parameters": [FILTER]}
     )
     async def list_chats(
         request: Request,
@@ -48,32 +48,32 @@ def router(context: ServerContext) -> APIRouter:
     ) -> Response:
         paging, labels = read_paging(after, limit, order), _labels(request.query_params)
         try:
-            found, has_more = await chats.page(paging, model or None, labels)
+            found, has_more = await chats.list_page(paging, model or None, labels)
         except MissingError as error:
-            raise not_listed(error.id) from None
-        return json_response(page(list(found), list(map(msgspec.Raw, found.values())), has_more=has_more))
+            raise not_listed_error(error.id) from None
+        return json_response(build_page(list(found), list(map(msgspec.Raw, found.values())), has_more=has_more))
 
-    @routes.get(PATH + "/{id}", **documented(None, "A completion that is kept"))
+    @routes.get(PATH + "/{id}", **route_docs(None, "A completion that is kept"))
     async def get_chat(id: str) -> Response:
         return _shown(id, await chats.get(id))
 
-    @routes.post(PATH + "/{id}", **documented(ChatUpdateRequest, "Give a completion that is kept other metadata"))
+    @routes.post(PATH + "/{id}", **route_docs(ChatUpdateRequest, "Give a completion that is kept other metadata"))
     async def label_chat(id: str, request: Request) -> Response:
         body = await read_body(request, ChatUpdateRequest)
-        return _shown(id, await chats.label(id, body.metadata or {}))
+        return _shown(id, await chats.set_metadata(id, body.metadata or {}))
 
-    @routes.delete(PATH + "/{id}", summary="Forget a completion", responses=FAILURES)
+    @routes.delete(PATH + "/{id}", summary="Forget a completion", responses=ERROR_RESPONSES)
     async def delete_chat(id: str) -> Response:
         if not await chats.delete(id):
-            raise _missing(id)
+            raise _not_found_error(id)
         return json_response({"object": "chat.completion.deleted", "id": id, "deleted": True})
 
-    @routes.get(PATH + "/{id}/messages", summary="What a completion answers", responses=FAILURES)
+    @routes.get(PATH + "/{id}/messages", summary="What a completion answers", responses=ERROR_RESPONSES)
     async def list_messages(id: str, after: After = "", limit: Limit = "20", order: Order = "asc") -> Response:
         paging = read_paging(after, limit, order)
         if (messages := await chats.messages(id)) is None:
-            raise _missing(id)
-        return json_response(page_of(messages, paging))
+            raise _not_found_error(id)
+        return json_response(slice_page(messages, paging))
 
     return routes
 
@@ -97,10 +97,10 @@ def _labels(query: QueryParams) -> list[tuple[str, str]]:
 
 def _shown(id: str, chat: bytes | None) -> Response:
     if chat is None:
-        raise _missing(id)
+        raise _not_found_error(id)
     return Response(chat, media_type="application/json")
 
 
-def _missing(id: str) -> ApiError:
+def _not_found_error(id: str) -> ApiError:
     message = f"there is no completion {id[:200]!r} (any more); those are kept that are made with store"
     return ApiError(404, message, param="completion_id", code="not_found")

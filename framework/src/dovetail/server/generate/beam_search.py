@@ -8,18 +8,20 @@ from contextlib import aclosing
 from uuid import uuid4
 
 from dovetail.api.errors import RequestError
-from dovetail.engine.output.beam_search import BeamSearch, BeamSearchSequence, step_params
+from dovetail.engine.output.beam_search import BeamSearch, BeamSearchSequence, build_step_params
 from dovetail.engine.request.outputs import Delta, PositionLogprobs
 from dovetail.engine.request.params import BeamSearchParams, SamplingParams
 from dovetail.server.context import ServerContext
 from dovetail.server.http.errors import ApiError
 from dovetail.server.protocol.requests import GenerationRequest
 
-ALONGSIDE = frozenset(("n", "max_tokens", "ignore_eos", "temperature", "top_p", "skip_special_tokens", "logprobs"))
+SUPPORTED_PARAMS = frozenset(
+    ("n", "max_tokens", "ignore_eos", "temperature", "top_p", "skip_special_tokens", "logprobs")
+)
 """Sampling parameters that a search may have beside it."""
 
 
-def read_beams(body: GenerationRequest, params: SamplingParams) -> BeamSearchParams | None:
+def read_beam_search(body: GenerationRequest, params: SamplingParams) -> BeamSearchParams | None:
     """The search that a request asks for.
 
     Args:
@@ -36,8 +38,8 @@ def read_beams(body: GenerationRequest, params: SamplingParams) -> BeamSearchPar
             )
         return None
     neutral = SamplingParams()
-    asked = (name for name in SamplingParams.__struct_fields__ if getattr(params, name) != getattr(neutral, name))
-    other = next((name for name in asked if name not in ALONGSIDE), "stream" if body.stream else None)
+    requested = (name for name in SamplingParams.__struct_fields__ if getattr(params, name) != getattr(neutral, name))
+    other = next((name for name in requested if name not in SUPPORTED_PARAMS), "stream" if body.stream else None)
     if other is not None:
         message = f"use_beam_search follows the model's own distribution to its end, and goes with none of stream, {other} and the like"
         raise ApiError(400, message, param=other, code="invalid_value")
@@ -50,7 +52,7 @@ def read_beams(body: GenerationRequest, params: SamplingParams) -> BeamSearchPar
     )
 
 
-async def search(
+async def run_beam_search(
     context: ServerContext,
     prompt: list[int],
     beams: BeamSearchParams,
@@ -62,11 +64,11 @@ async def search(
 ) -> AsyncGenerator[list[Delta], None]:
     """Run a search to its end, and yield all that it found, the best first, at once."""
     engine = context.engine
-    step = step_params(beams, engine.eos_ids, engine.tokenizer.vocab_size, detokenize=False)
+    step = build_step_params(beams, engine.eos_ids, engine.tokenizer.vocab_size, detokenize=False)
     found = BeamSearch(prompt, beams, engine.eos_ids, engine.max_model_len)
     name = uuid4().hex
 
-    async def follow(tokens: list[int], number: int) -> PositionLogprobs:
+    async def run_step(tokens: list[int], number: int) -> PositionLogprobs:
         running = engine.generate(
             f"{name}-{number}", tokens, step, priority=priority, cache_salt=cache_salt, adapter=adapter
         )
@@ -81,7 +83,7 @@ async def search(
 
     number = 0
     while found.beams:
-        steps = [follow(beam.tokens, number + i) for i, beam in enumerate(found.beams)]
+        steps = [run_step(beam.tokens, number + i) for i, beam in enumerate(found.beams)]
         number += len(steps)
         found.extend(await asyncio.gather(*steps))
     yield [_delta(context, i, beam, len(prompt), params) for i, beam in enumerate(found.best())]

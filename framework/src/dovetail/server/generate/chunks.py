@@ -15,7 +15,7 @@ from dovetail.server.protocol.requests import StreamOptions
 
 DONE = b"data: [DONE]\n\n"
 NULL = b"null"
-encode = msgspec.json.encode
+encode_json = msgspec.json.encode
 
 
 def usage(prompt_tokens: int, completion_tokens: int, cached_tokens: int) -> dict[str, Any]:
@@ -39,20 +39,20 @@ class ChunkWriter:
     """
 
     def __init__(self, head: dict[str, Any], options: StreamOptions | None, prompt_tokens: int, n: int) -> None:
-        self._head = b"data: " + encode(head)[:-1]
+        self._head = b"data: " + encode_json(head)[:-1]
         self._choice = self._head + b',"choices":[{"index":'
-        self._wants_usage = bool(options and options.include_usage)
-        self._wants_each = bool(options and options.continuous_usage_stats)
+        self._include_usage = bool(options and options.include_usage)
+        self._continuous_usage = bool(options and options.continuous_usage_stats)
         self._prompt_tokens = prompt_tokens
         self._n = n
-        self._tail = b',"usage":null}\n\n' if self._wants_usage else b"}\n\n"
+        self._tail = b',"usage":null}\n\n' if self._include_usage else b"}\n\n"
         self._completion_tokens = 0
         self._cached_tokens = 0
 
-    def extended(self, head: dict[str, Any]) -> ChunkWriter:
+    def with_fields(self, head: dict[str, Any]) -> ChunkWriter:
         """A writer of chunks that begin with these fields, too."""
         other = copy(self)
-        other._choice = self._head + b"," + encode(head)[1:-1] + b',"choices":[{"index":'
+        other._choice = self._head + b"," + encode_json(head)[1:-1] + b',"choices":[{"index":'
         return other
 
     def count(self, delta: Delta) -> None:
@@ -67,7 +67,7 @@ class ChunkWriter:
         Args:
             opening, closing: the fixed parts of the choice's own fields in JSON.
         """
-        if self._wants_each:
+        if self._continuous_usage:
             return None
         return (
             self._choice + b"%d," % index + opening,
@@ -96,18 +96,18 @@ class ChunkWriter:
         self, index: int, payload: bytes, logprobs: bytes, finish_reason: str | None, stop_reason: str | int | None
     ) -> bytes:
         """The last piece of a choice."""
-        ending = encode({"finish_reason": finish_reason, "stop_reason": stop_reason})
+        ending = encode_json({"finish_reason": finish_reason, "stop_reason": stop_reason})
         parts = (self._choice, b"%d," % index, payload, b',"logprobs":', logprobs, b",", ending[1:], b"]", self._end())
         return b"".join(parts)
 
     def end(self) -> bytes:
         """What follows the last choice: the usage, if asked for, and the mark of the end."""
-        if not self._wants_usage:
+        if not self._include_usage:
             return DONE
         return b"".join((self._head, b',"choices":[]', self._usage(), b"}\n\n", DONE))
 
     def _end(self) -> bytes:
-        return self._usage() + b"}\n\n" if self._wants_each else self._tail
+        return self._usage() + b"}\n\n" if self._continuous_usage else self._tail
 
     def _usage(self) -> bytes:
-        return b',"usage":' + encode(usage(self._prompt_tokens, self._completion_tokens, self._cached_tokens))
+        return b',"usage":' + encode_json(usage(self._prompt_tokens, self._completion_tokens, self._cached_tokens))

@@ -13,39 +13,39 @@ from dovetail.server.context import ServerContext
 T = TypeVar("T")
 
 
-class ClientLeftError(Exception):
+class ClientDisconnectedError(Exception):
     """The client closed its connection; nobody reads the answer."""
 
 
-async def while_connected(context: ServerContext, receive: Receive, work: Coroutine[Any, Any, T]) -> T:
+async def run_while_connected(context: ServerContext, receive: Receive, work: Coroutine[Any, Any, T]) -> T:
     """Await ``work``, and cancel it as soon as the client leaves.
 
     Args:
         receive: of the request, its body already read.
 
     Raises:
-        ClientLeftError: the client left.
+        ClientDisconnectedError: the client left.
         ApiError: the server ended the request (:meth:`ServerContext.abort_all`).
     """
     task = asyncio.create_task(work)
-    gone = asyncio.create_task(_gone(receive))
-    context.open.add(task)
-    context.requests.inc()
+    disconnect = asyncio.create_task(_wait_for_disconnect(receive))
+    context.open_tasks.add(task)
+    context.open_requests.inc()
     try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({task, disconnect}, return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
-            raise ClientLeftError
-        if task.cancelled() and context.closing is not None:
-            raise context.closing
+            raise ClientDisconnectedError
+        if task.cancelled() and context.closing_error is not None:
+            raise context.closing_error
         return task.result()
     finally:
-        context.open.discard(task)
-        context.requests.dec()
+        context.open_tasks.discard(task)
+        context.open_requests.dec()
         task.cancel()
-        gone.cancel()
-        await asyncio.gather(task, gone, return_exceptions=True)
+        disconnect.cancel()
+        await asyncio.gather(task, disconnect, return_exceptions=True)
 
 
-async def _gone(receive: Receive) -> None:
+async def _wait_for_disconnect(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from uuid import uuid4
 
-from dovetail.engine.request.checks import truncated
+from dovetail.engine.request.checks import truncate_prompt
 from dovetail.server.context import ServerContext
 from dovetail.server.engine_protocol import ServedTokenizer
-from dovetail.server.generate.beam_search import read_beams
+from dovetail.server.generate.beam_search import read_beam_search
 from dovetail.server.generate.sampling_params import check_length, is_scoring, sampling_params
 from dovetail.server.generation_job import Job
 from dovetail.server.http.errors import ApiError
 from dovetail.server.protocol.requests import GenerationRequest
-from dovetail.server.tools.output_format import shaped
-from dovetail.server.tools.output_parsing import Reading
+from dovetail.server.tools.output_format import build_output_format
+from dovetail.server.tools.output_parsing import OutputParsing
 
 
 def check_priority(context: ServerContext, priority: int | None) -> None:
@@ -33,12 +33,12 @@ def make_job(
     body: GenerationRequest,
     prompts: list[list[int]],
     adapter: str | None = None,
-    reading: Reading | None = None,
+    parsing: OutputParsing | None = None,
 ) -> Job:
     """Check a request against the model and the server.
 
     Args:
-        reading: of the turns that it asks for, which may demand a form of them.
+        parsing: of the turns that it asks for, which may demand a form of them.
 
     Raises:
         ApiError, RequestError: it cannot be served.
@@ -46,15 +46,15 @@ def make_job(
     engine = context.engine
     check_priority(context, body.priority)
     params = sampling_params(context, body)
-    if reading is not None and not reading.plain:
-        params.structured_outputs = shaped(params.structured_outputs, reading)
-        params.shown_special_tokens = shown_ids(engine.tokenizer, reading.special_tokens)
+    if parsing is not None and not parsing.is_plain:
+        params.structured_outputs = build_output_format(params.structured_outputs, parsing)
+        params.shown_special_tokens = find_special_ids(engine.tokenizer, parsing.special_tokens)
     limit = context.settings.max_request_choices
-    if len(prompts) * params.sequences > limit:
-        param = "n" if params.sequences == params.n else "best_of"
-        message = f"{len(prompts)} prompts with {param}={params.sequences} ask for more than {limit} completions, the server's limit"
+    if len(prompts) * params.num_sequences > limit:
+        param = "n" if params.num_sequences == params.n else "best_of"
+        message = f"{len(prompts)} prompts with {param}={params.num_sequences} ask for more than {limit} completions, the server's limit"
         raise ApiError(400, message, param=param, code="invalid_value")
-    prompts = [truncated(prompt, params, engine.max_model_len) for prompt in prompts]
+    prompts = [truncate_prompt(prompt, params, engine.max_model_len) for prompt in prompts]
     for prompt in prompts:
         check_length(context, prompt, body)
     return Job(
@@ -65,11 +65,11 @@ def make_job(
         cache_salt=body.cache_salt,
         adapter=adapter,
         scoring=is_scoring(body),
-        beams=read_beams(body, params),
+        beams=read_beam_search(body, params),
     )
 
 
-def shown_ids(tokenizer: ServedTokenizer, tokens: Sequence[str]) -> list[int]:
+def find_special_ids(tokenizer: ServedTokenizer, tokens: Sequence[str]) -> list[int]:
     """The ids of those tokens that are special ones."""
     ids = map(tokenizer.token_to_id, tokens)
     return [id for id in ids if id is not None and id in tokenizer.special_ids]

@@ -9,12 +9,12 @@ from typing import Any
 from dovetail.engine.request.outputs import Logprob, PositionLogprobs
 from dovetail.server.engine_protocol import ServedTokenizer
 
-LEAST = -9999.0
+MIN_LOGPROB = -9999.0
 """Stands for minus infinity, which JSON cannot write."""
 
 
 @dataclass(frozen=True)
-class TokenNames:
+class TokenFormatter:
     """How tokens are written.
 
     Attributes:
@@ -33,7 +33,7 @@ class TokenNames:
 
 
 def chat_logprobs(
-    names: TokenNames, token_ids: Sequence[int], positions: Sequence[PositionLogprobs], top: int
+    formatter: TokenFormatter, token_ids: Sequence[int], positions: Sequence[PositionLogprobs], top: int
 ) -> dict[str, Any]:
     """The chat route's form, of some tokens of an answer.
 
@@ -42,12 +42,12 @@ def chat_logprobs(
     """
 
     def entry(token: int, logprob: float) -> dict[str, Any]:
-        spelled = list(names.tokenizer.token_bytes(token))
-        return {"token": names.text(token), "logprob": max(logprob, LEAST), "bytes": spelled}
+        spelled = list(formatter.tokenizer.token_bytes(token))
+        return {"token": formatter.text(token), "logprob": max(logprob, MIN_LOGPROB), "bytes": spelled}
 
     content = []
     for token, position in zip(token_ids, positions, strict=True):
-        alternatives = [entry(other, found.logprob) for other, found in _likeliest(position)[:top]]
+        alternatives = [entry(other, found.logprob) for other, found in _most_likely(position)[:top]]
         content.append({**entry(token, position[token].logprob), "top_logprobs": alternatives})
     return {"content": content}
 
@@ -60,7 +60,7 @@ class CompletionLogprobs:
         top: alternatives to show with each token, besides the token itself.
     """
 
-    names: TokenNames
+    formatter: TokenFormatter
     top: int
     _offset: int = field(default=0, init=False)
 
@@ -72,43 +72,47 @@ class CompletionLogprobs:
         """
         shown: dict[str, list[Any]] = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
         for token, position in zip(token_ids, positions, strict=True):
-            shown["tokens"].append(self.names.text(token))
-            shown["token_logprobs"].append(None if position is None else max(position[token].logprob, LEAST))
+            shown["tokens"].append(self.formatter.text(token))
+            shown["token_logprobs"].append(None if position is None else max(position[token].logprob, MIN_LOGPROB))
             shown["top_logprobs"].append(None if position is None else self._alternatives(token, position))
-            spelled = self.names.tokenizer.token_bytes(token)
+            spelled = self.formatter.tokenizer.token_bytes(token)
             # A token that goes on with a character begins where the character does.
-            shown["text_offset"].append(self._offset - (spelled[:1] != b"" and not _begins(spelled[0])))
-            self._offset += sum(map(_begins, spelled))
+            shown["text_offset"].append(self._offset - (spelled[:1] != b"" and not _starts_character(spelled[0])))
+            self._offset += sum(map(_starts_character, spelled))
         return shown
 
     def _alternatives(self, token: int, position: PositionLogprobs) -> dict[str, float]:
-        chosen = dict([(token, position[token]), *_likeliest(position)[: self.top]])
+        chosen = dict([(token, position[token]), *_most_likely(position)[: self.top]])
         alternatives: dict[str, float] = {}
         for other, found in chosen.items():
             # Parts of characters have one and the same text: the first, which is the chosen or the likelier, keeps it.
-            alternatives.setdefault(self.names.text(other), max(found.logprob, LEAST))
+            alternatives.setdefault(self.formatter.text(other), max(found.logprob, MIN_LOGPROB))
         return alternatives
 
 
 def prompt_logprobs(
-    names: TokenNames, positions: Sequence[PositionLogprobs | None]
+    formatter: TokenFormatter, positions: Sequence[PositionLogprobs | None]
 ) -> list[dict[str, dict[str, Any]] | None]:
     """vLLM's form of the logprobs of a prompt: token id → logprob, rank and text, at each position."""
     return [
         None
         if position is None
         else {
-            str(token): {"logprob": max(found.logprob, LEAST), "rank": found.rank, "decoded_token": names.plain(token)}
+            str(token): {
+                "logprob": max(found.logprob, MIN_LOGPROB),
+                "rank": found.rank,
+                "decoded_token": formatter.plain(token),
+            }
             for token, found in position.items()
         }
         for position in positions
     ]
 
 
-def _begins(byte: int) -> bool:
+def _starts_character(byte: int) -> bool:
     """Whether a byte of UTF-8 begins a character."""
     return byte & 0xC0 != 0x80
 
 
-def _likeliest(position: PositionLogprobs) -> list[tuple[int, Logprob]]:
+def _most_likely(position: PositionLogprobs) -> list[tuple[int, Logprob]]:
     return sorted(position.items(), key=lambda item: -item[1].logprob)

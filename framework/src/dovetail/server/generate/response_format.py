@@ -8,7 +8,7 @@ from dovetail.engine.request.params import StructuredOutputs
 from dovetail.server.http.errors import ApiError
 from dovetail.server.protocol.requests import GenerationRequest, ResponseFormat, Structured
 
-OLDER = {
+LEGACY_FIELDS = {
     "guided_json": "json",
     "guided_regex": "regex",
     "guided_choice": "choice",
@@ -18,31 +18,31 @@ OLDER = {
 KINDS = ("json", "json_object", "regex", "choice", "grammar", "structural_tag")
 
 
-def structured_outputs(body: GenerationRequest) -> StructuredOutputs | None:
+def read_structured_outputs(body: GenerationRequest) -> StructuredOutputs | None:
     """What a request asks for, by whichever name.
 
     Raises:
         ApiError: it asks for more than one form, or for one that lacks a part.
         RequestError: the form is none.
     """
-    asked: dict[str, dict[str, Any]] = {}  # field of the request → what it says
-    if body.response_format is not None and (found := _of_format(body.response_format)):
-        asked["response_format"] = found
+    requested: dict[str, dict[str, Any]] = {}  # field of the request → what it says
+    if body.response_format is not None and (found := _read_response_format(body.response_format)):
+        requested["response_format"] = found
     if body.structured_outputs is not None:
-        asked["structured_outputs"] = _of_structured(body.structured_outputs)
-    for older, kind in OLDER.items():
-        if (value := getattr(body, older)) is not None:
-            asked[older] = {kind: value}
-    if len(asked) > 1:
-        message = f"{' and '.join(asked)} each ask for a form of the answer; give one of them"
-        raise ApiError(400, message, param=list(asked)[1], code="invalid_value")
-    return StructuredOutputs(**next(iter(asked.values()))) if asked else None
+        requested["structured_outputs"] = _read_structured(body.structured_outputs)
+    for legacy_name, kind in LEGACY_FIELDS.items():
+        if (value := getattr(body, legacy_name)) is not None:
+            requested[legacy_name] = {kind: value}
+    if len(requested) > 1:
+        message = f"{' and '.join(requested)} each ask for a form of the answer; give one of them"
+        raise ApiError(400, message, param=list(requested)[1], code="invalid_value")
+    return StructuredOutputs(**next(iter(requested.values()))) if requested else None
 
 
-def _of_structured(asked: Structured) -> dict[str, Any]:
+def _read_structured(requested: Structured) -> dict[str, Any]:
     found = {
         kind: value
-        for kind, value in asked.model_dump(by_alias=True, exclude_none=True).items()
+        for kind, value in requested.model_dump(by_alias=True, exclude_none=True).items()
         if not (kind == "json_object" and value is False)
     }
     if len(found) != 1:
@@ -52,18 +52,18 @@ def _of_structured(asked: Structured) -> dict[str, Any]:
     return found
 
 
-def _of_format(asked: ResponseFormat) -> dict[str, Any]:
-    if asked.type == "text":
+def _read_response_format(requested: ResponseFormat) -> dict[str, Any]:
+    if requested.type == "text":
         return {}
-    if asked.type == "json_object":
+    if requested.type == "json_object":
         return {"json_object": True}
-    if asked.type == "json_schema":
-        if asked.json_schema is None:
+    if requested.type == "json_schema":
+        if requested.json_schema is None:
             raise _missing("json_schema")
-        return {"json": asked.json_schema.schema_}
-    if asked.format is None and (asked.structures is None or asked.triggers is None):
-        raise _missing("structures and triggers" if asked.structures is None else "triggers")
-    return {"structural_tag": asked.model_dump(exclude_none=True)}
+        return {"json": requested.json_schema.schema_}
+    if requested.format is None and (requested.structures is None or requested.triggers is None):
+        raise _missing("structures and triggers" if requested.structures is None else "triggers")
+    return {"structural_tag": requested.model_dump(exclude_none=True)}
 
 
 def _missing(what: str) -> ApiError:

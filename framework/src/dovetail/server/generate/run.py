@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 
 from dovetail.engine.request.outputs import Delta, PositionLogprobs
 from dovetail.server.context import ServerContext
-from dovetail.server.generate.beam_search import search
+from dovetail.server.generate.beam_search import run_beam_search
 from dovetail.server.generation_job import Job
-from dovetail.server.http.errors import ApiError, stopping
-from dovetail.server.observe.observation import Observation
+from dovetail.server.http.errors import ApiError, server_stopping_error
 from dovetail.server.observe.request_log import log_job
+from dovetail.server.observe.request_records import JobObserver
 
 Batches = AsyncGenerator[list[Delta], None]
 
@@ -53,19 +53,19 @@ async def generate(context: ServerContext, job: Job) -> Batches:
     admission = context.admission
     one = len(job.prompts) == 1
     log_job(context.settings, context.engine.tokenizer, job)
-    with admission.enter(job.sequences) as ticket, Observation(context.measures, job) as seen:
-        async with aclosing(_run(context, job, 0) if one else _several(context, job)) as batches:
+    with admission.admit(job.num_sequences) as ticket, JobObserver(context.generation_metrics, job) as observation:
+        async with aclosing(_run_prompt(context, job, 0) if one else _run_prompts(context, job)) as batches:
             async for batch in batches:
                 if one:
-                    _take(batch, job, 0)
-                if ended := seen.add(batch):
-                    admission.end(ticket, ended)
+                    _renumber(batch, job, 0)
+                if ended := observation.add(batch):
+                    admission.release(ticket, ended)
                 yield batch
 
 
-def _run(context: ServerContext, job: Job, number: int) -> Batches:
+def _run_prompt(context: ServerContext, job: Job, number: int) -> Batches:
     if job.beams is not None:
-        return search(
+        return run_beam_search(
             context,
             job.prompts[number],
             job.beams,
@@ -84,7 +84,7 @@ def _run(context: ServerContext, job: Job, number: int) -> Batches:
     )
 
 
-def _take(batch: list[Delta], job: Job, number: int) -> None:
+def _renumber(batch: list[Delta], job: Job, number: int) -> None:
     """Make the deltas of a prompt the request's.
 
     Raises:
@@ -92,21 +92,21 @@ def _take(batch: list[Delta], job: Job, number: int) -> None:
     """
     for delta in batch:
         if delta.finish_reason is not None:
-            _check(delta)
+            _check_finish(delta)
         delta.index += number * job.params.n
         if job.scoring:
             delta.text, delta.token_ids, delta.logprobs = "", [], []
             delta.finish_reason, delta.stop_reason = "length", None
 
 
-async def _several(context: ServerContext, job: Job) -> Batches:
+async def _run_prompts(context: ServerContext, job: Job) -> Batches:
     queue: asyncio.Queue[list[Delta] | Exception | None] = asyncio.Queue(maxsize=len(job.prompts))
 
     async def pump(number: int) -> None:
         try:
-            async with aclosing(_run(context, job, number)) as batches:
+            async with aclosing(_run_prompt(context, job, number)) as batches:
                 async for batch in batches:
-                    _take(batch, job, number)
+                    _renumber(batch, job, number)
                     await queue.put(batch)
             await queue.put(None)
         except Exception as error:
@@ -129,16 +129,16 @@ async def _several(context: ServerContext, job: Job) -> Batches:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _check(delta: Delta) -> None:
-    if delta.finish_reason == "error" and delta.refused:
+def _check_finish(delta: Delta) -> None:
+    if delta.finish_reason == "error" and delta.is_request_error:
         raise ApiError(400, delta.error or "the engine refused this request")
     if delta.finish_reason == "error":
         raise ApiError(500, delta.error or "the engine could not finish this request", code="engine_error")
     if delta.finish_reason == "abort":
-        raise stopping()
+        raise server_stopping_error()
 
 
-async def collect(batches: Batches, choices: int) -> list[Completion]:
+async def collect_completions(batches: Batches, choices: int) -> list[Completion]:
     """Run a generation to its end."""
     done = [Completion() for _ in range(choices)]
     async with aclosing(batches):
@@ -148,6 +148,6 @@ async def collect(batches: Batches, choices: int) -> list[Completion]:
     return done
 
 
-async def first_of(batches: Batches) -> list[Delta]:
+async def first_batch(batches: Batches) -> list[Delta]:
     """The first batch, so that what the engine refuses is refused before the answer has begun."""
     return await anext(batches, [])

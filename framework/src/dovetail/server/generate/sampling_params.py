@@ -7,14 +7,14 @@ from typing import Any
 
 from dovetail.engine.request.params import SamplingParams
 from dovetail.server.context import ServerContext
-from dovetail.server.generate.response_format import structured_outputs
-from dovetail.server.http.errors import TOO_LONG, ApiError
+from dovetail.server.generate.response_format import read_structured_outputs
+from dovetail.server.http.errors import CONTEXT_LENGTH_EXCEEDED, ApiError
 from dovetail.server.protocol.requests import ChatCompletionRequest, CompletionRequest, GenerationRequest
 
-COMPLETION_TOKENS = 16
+DEFAULT_COMPLETION_TOKENS = 16
 """What OpenAI's completions route generates when it is not told how much."""
 
-DIRECT = (
+SHARED_PARAMS = (
     "n",
     "temperature",
     "top_p",
@@ -50,13 +50,13 @@ def sampling_params(context: ServerContext, body: GenerationRequest) -> Sampling
     """
     defaults = context.engine.default_params
     values: dict[str, Any] = {}
-    for name in DIRECT:
+    for name in SHARED_PARAMS:
         value = getattr(body, name)
         value = defaults.get(name) if value is None else value
         if value is not None:
             values[name] = value
     values["max_tokens"] = 1 if is_scoring(body) else _max_tokens(body, defaults)
-    values["structured_outputs"] = structured_outputs(body)
+    values["structured_outputs"] = read_structured_outputs(body)
     params = SamplingParams(**values | _logprobs(body))
     _check_stream(body, params)
     return params
@@ -76,10 +76,10 @@ def _logprobs(body: GenerationRequest) -> dict[str, int]:
     assert isinstance(body, CompletionRequest)
     if body.logprobs is None:
         return {}
-    asked = {"logprobs": body.logprobs}
+    requested = {"logprobs": body.logprobs}
     if body.echo:
-        asked["prompt_logprobs"] = max(body.logprobs, body.prompt_logprobs or 0)
-    return asked
+        requested["prompt_logprobs"] = max(body.logprobs, body.prompt_logprobs or 0)
+    return requested
 
 
 def _check_stream(body: GenerationRequest, params: SamplingParams) -> None:
@@ -87,7 +87,7 @@ def _check_stream(body: GenerationRequest, params: SamplingParams) -> None:
         raise ApiError(400, "stream_options needs stream: true", param="stream_options", code="invalid_value")
     if not body.stream:
         return
-    if params.sequences > params.n:
+    if params.num_sequences > params.n:
         message = "best_of above n cannot be streamed: which are the best is known at the end"
         raise ApiError(400, message, param="best_of", code="invalid_value")
     if body.prompt_logprobs is not None:
@@ -96,17 +96,19 @@ def _check_stream(body: GenerationRequest, params: SamplingParams) -> None:
 
 
 def _max_tokens(body: GenerationRequest, defaults: Mapping[str, Any]) -> int | None:
-    asked = body.max_tokens
+    requested = body.max_tokens
     if isinstance(body, ChatCompletionRequest):
-        newer = body.max_completion_tokens
-        if asked is not None and newer is not None and asked != newer:
-            message = f"max_tokens is {asked} and max_completion_tokens is {newer}; give one of them"
+        max_completion_tokens = body.max_completion_tokens
+        if requested is not None and max_completion_tokens is not None and requested != max_completion_tokens:
+            message = (
+                f"max_tokens is {requested} and max_completion_tokens is {max_completion_tokens}; give one of them"
+            )
             raise ApiError(400, message, param="max_tokens", code="invalid_value")
-        asked = newer if asked is None else asked
-    elif asked is None:
-        asked = max(COMPLETION_TOKENS, body.min_tokens or 0)
+        requested = max_completion_tokens if requested is None else requested
+    elif requested is None:
+        requested = max(DEFAULT_COMPLETION_TOKENS, body.min_tokens or 0)
     cap: int | None = defaults.get("max_tokens")
-    return min((tokens for tokens in (asked, cap) if tokens is not None), default=None)
+    return min((tokens for tokens in (requested, cap) if tokens is not None), default=None)
 
 
 def check_ids(context: ServerContext, ids: list[int], param: str) -> None:
@@ -135,12 +137,12 @@ def check_length(context: ServerContext, prompt: list[int], body: GenerationRequ
         raise ApiError(400, f"{param} has no tokens", param=param, code="invalid_value")
     if len(prompt) >= limit:
         message = f"the prompt has {len(prompt)} tokens, but the model's context is {limit}; shorten the prompt"
-        raise ApiError(400, message, param=param, code=TOO_LONG)
+        raise ApiError(400, message, param=param, code=CONTEXT_LENGTH_EXCEEDED)
     for name in ("max_tokens", "max_completion_tokens", "min_tokens"):
-        asked = getattr(body, name, None)
-        if asked is not None and len(prompt) + asked > limit:
+        requested = getattr(body, name, None)
+        if requested is not None and len(prompt) + requested > limit:
             message = (
-                f"{name} is {asked}, but the model's context is {limit} tokens and the prompt has {len(prompt)}; "
+                f"{name} is {requested}, but the model's context is {limit} tokens and the prompt has {len(prompt)}; "
                 f"ask for at most {limit - len(prompt)}"
             )
-            raise ApiError(400, message, param=name, code=TOO_LONG)
+            raise ApiError(400, message, param=name, code=CONTEXT_LENGTH_EXCEEDED)

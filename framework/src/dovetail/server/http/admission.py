@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from dovetail.server.engine_protocol import ServedEngine
-from dovetail.server.http.errors import queue_full
+from dovetail.server.http.errors import queue_full_error
 from dovetail.server.observe.counters import Counters, Gauge
 
 WINDOW_SECONDS = 30.0
 """How far back the throughput is measured."""
-MOST_SECONDS = 120
+MAX_RETRY_SECONDS = 120
 """The longest that a client is told to stay away: the load of the moment says little of what comes after."""
 
 
@@ -22,7 +22,7 @@ class Ticket:
     """The sequences of one request that have not ended."""
 
     def __init__(self, sequences: int) -> None:
-        self.open = sequences
+        self.num_open = sequences
 
 
 class Admission:
@@ -42,8 +42,8 @@ class Admission:
     ) -> None:
         self._engine = engine
         self._clock = clock
-        self._ended: deque[float] = deque()
-        self._sequences = sequences or Counters.alone().gauge()
+        self._end_times: deque[float] = deque()
+        self._sequences = sequences or Counters.single_process().gauge()
 
     @property
     def in_flight(self) -> int:
@@ -51,7 +51,7 @@ class Admission:
         return int(self._sequences.value)
 
     @contextmanager
-    def enter(self, sequences: int) -> Iterator[Ticket]:
+    def admit(self, sequences: int) -> Iterator[Ticket]:
         """Let in a request of so many sequences, and count them until each has ended or the context is left.
 
         Raises:
@@ -60,39 +60,39 @@ class Admission:
         limit = self._engine.max_num_queued_requests
         # Without anything in flight even a request larger than the queue is let in: it would never find a better moment.
         if limit is not None and self.in_flight:
-            excess = self._queued() + sequences - limit
+            excess = self._num_waiting() + sequences - limit
             if excess > 0:
-                raise queue_full(limit, self._seconds(excess))
+                raise queue_full_error(limit, self._retry_after(excess))
         ticket = Ticket(sequences)
         self._sequences.inc(sequences)
         try:
             yield ticket
         finally:
-            self._sequences.dec(ticket.open)
-            ticket.open = 0
+            self._sequences.dec(ticket.num_open)
+            ticket.num_open = 0
 
-    def end(self, ticket: Ticket, sequences: int) -> None:
+    def release(self, ticket: Ticket, sequences: int) -> None:
         """So many sequences of a request were finished."""
-        ticket.open -= sequences
+        ticket.num_open -= sequences
         self._sequences.dec(sequences)
-        self._ended.extend([self._clock()] * sequences)
-        self._forget()
+        self._end_times.extend([self._clock()] * sequences)
+        self._drop_old()
 
-    def _queued(self) -> int:
+    def _num_waiting(self) -> int:
         """Sequences that wait; negative by the places that are free."""
         stats = self._engine.stats
         running = stats.running if stats.waiting else self._engine.max_num_seqs
         return self.in_flight - running
 
-    def _seconds(self, excess: int) -> int:
+    def _retry_after(self, excess: int) -> int:
         """About how long until so many sequences have ended."""
-        self._forget()
-        if not self._ended:
+        self._drop_old()
+        if not self._end_times:
             return 1
-        rate = len(self._ended) / max(self._clock() - self._ended[0], 1.0)
-        return min(max(math.ceil(excess / rate), 1), MOST_SECONDS)
+        rate = len(self._end_times) / max(self._clock() - self._end_times[0], 1.0)
+        return min(max(math.ceil(excess / rate), 1), MAX_RETRY_SECONDS)
 
-    def _forget(self) -> None:
+    def _drop_old(self) -> None:
         oldest = self._clock() - WINDOW_SECONDS
-        while self._ended and self._ended[0] < oldest:
-            self._ended.popleft()
+        while self._end_times and self._end_times[0] < oldest:
+            self._end_times.popleft()

@@ -9,12 +9,12 @@ from contextlib import contextmanager
 from dovetail.api.errors import RequestError
 from dovetail.server.http.errors import ApiError
 
-Names = Sequence[tuple[re.Pattern[str], str]]
+FieldNames = Sequence[tuple[re.Pattern[str], str]]
 """Fields, as patterns, and what they are called by the client."""
 
 
 @contextmanager
-def in_own_words(names: Names) -> Iterator[None]:
+def rename_error_fields(names: FieldNames) -> Iterator[None]:
     """Have errors call fields as the client does.
 
     Raises:
@@ -23,12 +23,12 @@ def in_own_words(names: Names) -> Iterator[None]:
     try:
         yield
     except RequestError as error:
-        raise _renamed(ApiError(400, str(error), param=error.param), names) from None
+        raise _rename_fields(ApiError(400, str(error), param=error.param), names) from None
     except ApiError as error:
-        raise _renamed(error, names) from None
+        raise _rename_fields(error, names) from None
 
 
-def _renamed(error: ApiError, names: Names) -> ApiError:
+def _rename_fields(error: ApiError, names: FieldNames) -> ApiError:
     if error.param is None:
         return error
     param = error.param

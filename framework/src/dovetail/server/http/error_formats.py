@@ -8,7 +8,7 @@ import msgspec
 from pydantic import BaseModel
 from starlette.types import Scope
 
-from dovetail.server.scopes import route_path
+from dovetail.server.asgi_scope import route_path
 
 INVALID_REQUEST = "invalid_request_error"
 SERVER_ERROR = "server_error"
@@ -40,7 +40,7 @@ class AnthropicErrorResponse(BaseModel):
     error: AnthropicErrorObject
 
 
-def speaks_anthropic(scope: Scope) -> bool:
+def is_anthropic_route(scope: Scope) -> bool:
     """Whether a request is for a route of Anthropic's API."""
     path = route_path(scope)
     return path == ANTHROPIC_PREFIX or path.startswith(ANTHROPIC_PREFIX + "/")

@@ -13,13 +13,13 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import Scope
 
 from dovetail.api.errors import EngineDeadError, RequestError
-from dovetail.server.http.error_formats import anthropic_error, openai_error, speaks_anthropic
-from dovetail.server.scopes import route_path
+from dovetail.server.asgi_scope import route_path
+from dovetail.server.http.error_formats import anthropic_error, is_anthropic_route, openai_error
 
 logger = logging.getLogger("dovetail.server")
 
-TOO_LONG = "context_length_exceeded"
-RESTART_SECONDS = 5
+CONTEXT_LENGTH_EXCEEDED = "context_length_exceeded"
+RESTART_RETRY_SECONDS = 5
 """When to ask again while the engine is being started: what it takes depends on the model, so that clients come more than once."""
 
 
@@ -66,43 +66,43 @@ class ApiError(Exception):
 
     def body(self, scope: Scope | None = None) -> bytes:
         """The error object, in JSON, as the API of the request's route has it."""
-        if scope is not None and speaks_anthropic(scope):
+        if scope is not None and is_anthropic_route(scope):
             return anthropic_error(self.status, self.message, self.param)
         return openai_error(self.status, self.message, self.param, self.code)
 
     def event(self, scope: Scope) -> bytes:
         """The event that ends a stream with this error."""
-        name = b"event: error\n" if speaks_anthropic(scope) else b""
+        name = b"event: error\n" if is_anthropic_route(scope) else b""
         return name + b"data: " + self.body(scope) + b"\n\n"
 
     def response(self, scope: Scope) -> Response:
         return Response(self.body(scope), self.status, self.headers, media_type="application/json")
 
 
-def engine_dead(reason: str = "") -> ApiError:
+def engine_dead_error(reason: str = "") -> ApiError:
     """No request can be served."""
     because = f": {reason}" if reason else ""
     return ApiError(503, f"the engine is not running{because}", code="engine_dead")
 
 
-def engine_restarting(reason: str) -> ApiError:
+def engine_restarting_error(reason: str) -> ApiError:
     """No request can be served for as long as it takes to load the model."""
     message = f"the engine died and is being started again: {reason}"
-    return ApiError(503, message, code="engine_restarting", headers={"Retry-After": str(RESTART_SECONDS)})
+    return ApiError(503, message, code="engine_restarting", headers={"Retry-After": str(RESTART_RETRY_SECONDS)})
 
 
-def engine_sleeping() -> ApiError:
+def engine_sleeping_error() -> ApiError:
     """The engine was told to sleep."""
     return ApiError(503, "the engine sleeps; wake it with POST /wake_up", code="engine_sleeping")
 
 
-def queue_full(limit: int, seconds: int) -> ApiError:
+def queue_full_error(limit: int, seconds: int) -> ApiError:
     """More requests wait than may."""
     message = f"{limit} requests may wait (--max-num-queued-requests), and no more; try again in about {seconds} s"
     return ApiError(429, message, code="queue_full", headers={"Retry-After": str(seconds)})
 
 
-def stopping() -> ApiError:
+def server_stopping_error() -> ApiError:
     """The server is told to stop."""
     message = "the server is stopping; try again later"
     # So that the next attempt finds another server, where a balancer knows of one.
@@ -116,48 +116,48 @@ def to_api_error(error: BaseException, request_id: str = "") -> ApiError:
     if isinstance(error, RequestError):
         return ApiError(400, str(error), param=error.param)
     if isinstance(error, EngineDeadError):
-        return engine_dead(error.problem)
+        return engine_dead_error(error.problem)
     if isinstance(error, HTTPException):
         return ApiError(error.status_code, str(error.detail), headers=error.headers)
     logger.error("request %s failed", request_id or "(no id)", exc_info=error)
     return ApiError(500, f"internal error; the server's log has it under the request id {request_id}")
 
 
-def install(app: FastAPI) -> None:
+def install_error_handlers(app: FastAPI) -> None:
     """Answer errors of routes, and of routing, in the shape of their API."""
 
-    async def expected(request: Request, error: Exception) -> Response:
+    async def handle_error(request: Request, error: Exception) -> Response:
         return to_api_error(error, request.scope.get("request_id", "")).response(request.scope)
 
-    async def routing(request: Request, error: Exception) -> Response:
+    async def handle_http_exception(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         where = f"{request.method} {request.url.path}"
         if error.status_code == 404:
             return ApiError(404, f"no such route: {where}; see /docs", code="unknown_url").response(request.scope)
         if error.status_code == 405:
-            allowed = ", ".join(sorted(_methods(app.routes, route_path(request.scope))))
+            allowed = ", ".join(sorted(_allowed_methods(app.routes, route_path(request.scope))))
             message = f"{where} is not allowed" + (f"; use {allowed}" if allowed else "")
             refusal = ApiError(405, message, code="method_not_supported", headers={"Allow": allowed})
             return refusal.response(request.scope)
         return to_api_error(error).response(request.scope)
 
     for kind in (ApiError, RequestError, EngineDeadError):
-        app.add_exception_handler(kind, expected)
-    app.add_exception_handler(HTTPException, routing)
+        app.add_exception_handler(kind, handle_error)
+    app.add_exception_handler(HTTPException, handle_http_exception)
 
 
-def _methods(routes: Iterable[BaseRoute], path: str) -> set[str]:
+def _allowed_methods(routes: Iterable[BaseRoute], path: str) -> set[str]:
     """The methods of all routes of a path; starlette looks at the first alone. A path that is written out in routes is no id of others."""
-    found = [route for route in _all(routes) if route.path_regex.match(path)]
+    found = [route for route in _iter_routes(routes) if route.path_regex.match(path)]
     written = [route for route in found if route.path == path]
     return {method for route in written or found for method in route.methods or ()}
 
 
-def _all(routes: Iterable[BaseRoute]) -> Iterator[Route]:
+def _iter_routes(routes: Iterable[BaseRoute]) -> Iterator[Route]:
     for route in routes:
         router = getattr(route, "original_router", route)  # what newer versions of FastAPI keep of an included router
         if inner := getattr(router, "routes", None):
-            yield from _all(inner)
+            yield from _iter_routes(inner)
         elif isinstance(route, Route):
             yield route
 

@@ -9,11 +9,11 @@ import msgspec
 
 from dovetail.server.http.errors import ApiError
 
-DEPTH = 128
+MAX_DEPTH = 128
 """Levels of objects and lists. What checks, copies and renders them recurses, and a thread's stack holds about a thousand calls."""
-FORM_BYTES = 1 << 20
+MAX_COMPILED_BYTES = 1 << 20
 """Of each field that says what form an answer must have, or which tools there are: those are compiled."""
-FORMS = (
+COMPILED_FIELDS = (
     "response_format",
     "structured_outputs",
     "structural_tag",
@@ -25,7 +25,7 @@ FORMS = (
     "functions",
     "text",
 )
-MOST = {
+MAX_ENTRIES = {
     "messages": 16_384,
     "input": 16_384,
     "documents": 16_384,
@@ -51,16 +51,20 @@ def check_limits(raw: bytes, data: Mapping[str, Any]) -> None:
         ApiError: names the field that is too large.
     """
     # Nothing is nested deeper than there are brackets, which most bodies have few of.
-    if raw.count(b"[") + raw.count(b"{") > DEPTH and _is_deeper(data, DEPTH):
-        raise ApiError(400, f"the body is JSON nested too deeply; the limit is {DEPTH} levels", code="invalid_json")
-    for name, most in MOST.items():
+    if raw.count(b"[") + raw.count(b"{") > MAX_DEPTH and _is_deeper(data, MAX_DEPTH):
+        raise ApiError(400, f"the body is JSON nested too deeply; the limit is {MAX_DEPTH} levels", code="invalid_json")
+    for name, limit in MAX_ENTRIES.items():
         value = data.get(name)
-        if isinstance(value, list | dict) and len(value) > most:
-            raise _too_large(name, f"{len(value)} entries", str(most))
-    for name in FORMS:
+        if isinstance(value, list | dict) and len(value) > limit:
+            raise _too_large(name, f"{len(value)} entries", str(limit))
+    for name in COMPILED_FIELDS:
         # Texts of JSON are longer than what they stand for, so that most need not be written out to know it.
-        if len(raw) > FORM_BYTES and name in data and (size := len(msgspec.json.encode(data[name]))) > FORM_BYTES:
-            raise _too_large(name, f"{size} bytes", str(FORM_BYTES))
+        if (
+            len(raw) > MAX_COMPILED_BYTES
+            and name in data
+            and (size := len(msgspec.json.encode(data[name]))) > MAX_COMPILED_BYTES
+        ):
+            raise _too_large(name, f"{size} bytes", str(MAX_COMPILED_BYTES))
 
 
 def _is_deeper(data: object, levels: int) -> bool:
@@ -76,6 +80,6 @@ def _is_deeper(data: object, levels: int) -> bool:
     return bool(layer)
 
 
-def _too_large(name: str, found: str, most: str) -> ApiError:
-    message = f"{name} has {found}, more than the {most} that this server takes"
+def _too_large(name: str, found: str, limit: str) -> ApiError:
+    message = f"{name} has {found}, more than the {limit} that this server takes"
     return ApiError(400, message, param=name, code="invalid_value")

@@ -16,17 +16,17 @@ from pathlib import Path
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from dovetail.api.errors import UsageError
+from dovetail.server.asgi_scope import header, route_path
 from dovetail.server.http.errors import ApiError
-from dovetail.server.scopes import header, route_path
 from dovetail.server.settings import API_KEY_VARIABLE, ServerSettings
 from dovetail.utils import logs
 
-OPEN_PATHS = frozenset(("/health",))
+PUBLIC_PATHS = frozenset(("/health",))
 KEY = re.compile(r"[!-~]+")
 """Visible ASCII: what every client can write into a header, and what no header field trims."""
 
 
-def with_all_keys(settings: ServerSettings, environment: MutableMapping[str, str] = os.environ) -> ServerSettings:
+def load_api_keys(settings: ServerSettings, environment: MutableMapping[str, str] = os.environ) -> ServerSettings:
     """The settings with the keys from the environment and from the file among ``api_key``.
 
     Args:
@@ -35,35 +35,35 @@ def with_all_keys(settings: ServerSettings, environment: MutableMapping[str, str
     Raises:
         UsageError: the file cannot be read, a place that was named holds no key, or what it holds is none.
     """
-    keys = [_checked(key, "--api-key") for key in settings.api_key]
+    keys = [_check_key(key, "--api-key") for key in settings.api_key]
     given = environment.pop(API_KEY_VARIABLE, None)
     if given is not None:
         found = re.split(r"[,\s]+", given.strip(", \t\r\n"))
-        keys += [_checked(key, API_KEY_VARIABLE) for key in found]
+        keys += [_check_key(key, API_KEY_VARIABLE) for key in found]
     if settings.api_key_file is not None:
-        keys += _from_file(settings.api_key_file)
+        keys += _read_key_file(settings.api_key_file)
     return settings.model_copy(update={"api_key": list(dict.fromkeys(keys)), "api_key_file": None})
 
 
-def _from_file(name: str) -> list[str]:
+def _read_key_file(name: str) -> list[str]:
     path = Path(name)
     try:
         lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
         if path.stat().st_mode & stat.S_IROTH:
             note = f"warning: every user of this machine can read the keys in {name}; chmod 600 it"
-            logs.say(note, logging.WARNING)
+            logs.announce(note, logging.WARNING)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UsageError(
             f"--api-key-file: cannot read {name}: {reason}", "give a text file of one key a line"
         ) from None
-    keys = [_checked(line, name) for line in lines if line and not line.startswith("#")]
+    keys = [_check_key(line, name) for line in lines if line and not line.startswith("#")]
     if not keys:
         raise UsageError(f"--api-key-file: {name} holds no key", "write one key a line")
     return keys
 
 
-def _checked(key: str, source: str) -> str:
+def _check_key(key: str, source: str) -> str:
     # An empty key would let everybody in. What was found is not shown: it may be most of a key.
     if not KEY.fullmatch(key):
         found = "one with other characters" if key else "an empty one"
@@ -73,7 +73,7 @@ def _checked(key: str, source: str) -> str:
     return key
 
 
-class ApiKey:
+class ApiKeyMiddleware:
     """Lets in requests that show one of the keys, and those to the open paths."""
 
     def __init__(self, app: ASGIApp, keys: list[str]) -> None:
@@ -81,19 +81,19 @@ class ApiKey:
         self.digests = [hashlib.sha256(key.encode()).digest() for key in keys]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or route_path(scope) in OPEN_PATHS or self.allows(scope):
+        if scope["type"] != "http" or route_path(scope) in PUBLIC_PATHS or self.allows(scope):
             await self.app(scope, receive, send)
         else:
             await _refusal(scope).response(scope)(scope, receive, send)
 
     def allows(self, scope: Scope) -> bool:
         # Digests of one length, and every key compared, so that the time taken tells nothing of the keys.
-        shown = [hashlib.sha256(key).digest() for key in shown_keys(scope)]
+        shown = [hashlib.sha256(key).digest() for key in read_request_keys(scope)]
         matches = [hmac.compare_digest(digest, known) for digest in shown for known in self.digests]
         return any(matches)
 
 
-def shown_keys(scope: Scope) -> Iterator[bytes]:
+def read_request_keys(scope: Scope) -> Iterator[bytes]:
     """The keys that a request shows: as OpenAI's clients do, as Anthropic's and Azure's do, and as a browser can."""
     scheme, _, credentials = header(scope, b"authorization").partition(b" ")
     if scheme.lower() == b"bearer":
@@ -110,7 +110,7 @@ def shown_keys(scope: Scope) -> Iterator[bytes]:
 
 
 def _refusal(scope: Scope) -> ApiError:
-    shown = any(True for _ in shown_keys(scope))
+    shown = any(True for _ in read_request_keys(scope))
     message = "the API key is not valid" if shown else "wanted an API key, in the header Authorization: Bearer KEY"
     challenge = 'Basic realm="Dovetail", charset="UTF-8"' if _is_browser(scope) else "Bearer"
     return ApiError(401, message, code="invalid_api_key", headers={"WWW-Authenticate": challenge})

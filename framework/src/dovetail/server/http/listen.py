@@ -16,7 +16,7 @@ from pathlib import Path
 from dovetail.api.errors import DovetailError, UsageError
 from dovetail.server.settings import ServerSettings
 
-CONNECTIONS = 65_536
+MAX_OPEN_FILES = 65_536
 """And other open files: more than one process serves."""
 
 BACKLOG = 2048
@@ -35,7 +35,7 @@ def bind(settings: ServerSettings) -> socket.socket:
     return _bind_unix(settings.uds) if settings.uds else _bind_tcp(settings.host, settings.port)
 
 
-class Shares:
+class ListenSockets:
     """What several processes listen on instead of a bound socket: each on one of its own, among which the system spreads the connections.
 
     Where it cannot, all have the one that was bound, and take connections from it as they come to it. With unix sockets there is no
@@ -46,15 +46,15 @@ class Shares:
     """
 
     def __init__(self, settings: ServerSettings, sock: socket.socket) -> None:
-        self.address = address(settings, sock)
+        self.address = server_url(settings, sock)
         self._settings = settings
         self._sock = sock
-        self._where = sock.getsockname()
-        self._spread = not settings.uds and sys.platform.startswith("linux")
+        self._bound_address = sock.getsockname()
+        self._reuse_port = not settings.uds and sys.platform.startswith("linux")
         self._claimed = False
 
     @contextlib.contextmanager
-    def one(self, number: int) -> Iterator[int]:
+    def open_for(self, number: int) -> Iterator[int]:
         """The file descriptor for a process that is started within the context. Afterwards it is alone with it, so that connections do not
         wait for it when it has died.
 
@@ -64,14 +64,14 @@ class Shares:
         Raises:
             DovetailError: another server has taken the address, which can only be if no process is left.
         """
-        if not self._spread or (number == 1 and not self._claimed):
+        if not self._reuse_port or (number == 1 and not self._claimed):
             yield self._sock.fileno()
             return
         with socket.socket(self._sock.family, self._sock.type, self._sock.proto) as other:
             other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            with self._known():
-                other.bind(self._where)
+            with self._translate_in_use():
+                other.bind(self._bound_address)
             yield other.fileno()
 
     def claim(self) -> None:
@@ -80,27 +80,27 @@ class Shares:
         Raises:
             DovetailError: another server listens there by now.
         """
-        if not self._spread:
+        if not self._reuse_port:
             return
-        with self._known():
+        with self._translate_in_use():
             self._sock.listen(BACKLOG)
         self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         self._claimed = True
         self._sock.close()
 
     @contextlib.contextmanager
-    def _known(self) -> Iterator[None]:
+    def _translate_in_use(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
-            raise in_use(self._settings) if error.errno == errno.EADDRINUSE else error from None
+            raise address_in_use_error(self._settings) if error.errno == errno.EADDRINUSE else error from None
 
     def close(self) -> None:
         """Nobody is started any more: the processes' own copies are all that is left."""
         self._sock.close()
 
 
-def address(settings: ServerSettings, sock: socket.socket) -> str:
+def server_url(settings: ServerSettings, sock: socket.socket) -> str:
     """Where clients find the server."""
     if settings.uds:
         return f"unix:{settings.uds}"
@@ -109,12 +109,12 @@ def address(settings: ServerSettings, sock: socket.socket) -> str:
     return f"{'https' if settings.ssl_certfile else 'http'}://{shown}:{port}{settings.root_path.rstrip('/')}"
 
 
-def serves(settings: ServerSettings, model: str, address: str) -> str:
+def startup_message(settings: ServerSettings, model: str, address: str) -> str:
     """What users are told once the server accepts connections."""
-    return f"Dovetail serves {', '.join(settings.names(model))} at {address} (Ctrl+C stops it)"
+    return f"Dovetail serves {', '.join(settings.model_names(model))} at {address} (Ctrl+C stops it)"
 
 
-def release(settings: ServerSettings, sock: socket.socket) -> None:
+def close_socket(settings: ServerSettings, sock: socket.socket) -> None:
     """Close the socket, and remove its file."""
     sock.close()
     if settings.uds:
@@ -122,7 +122,7 @@ def release(settings: ServerSettings, sock: socket.socket) -> None:
             os.unlink(settings.uds)
 
 
-def in_use(settings: ServerSettings) -> DovetailError:
+def address_in_use_error(settings: ServerSettings) -> DovetailError:
     """What to tell a user whose address is taken."""
     if settings.uds:
         return DovetailError(
@@ -150,7 +150,7 @@ def _bind_tcp(host: str, port: int) -> socket.socket:
     except OSError as error:
         sock.close()
         if error.errno == errno.EADDRINUSE:
-            raise in_use(ServerSettings(host=host, port=port)) from None
+            raise address_in_use_error(ServerSettings(host=host, port=port)) from None
         if error.errno == errno.EACCES:
             raise DovetailError(
                 f"this user may not listen on port {port}", "choose one above 1023 with --port"
@@ -169,7 +169,7 @@ def _bind_unix(path: str) -> socket.socket:
     except OSError as error:
         sock.close()
         if error.errno == errno.EADDRINUSE:
-            raise in_use(ServerSettings(uds=path)) from None
+            raise address_in_use_error(ServerSettings(uds=path)) from None
         reason = error.strerror or str(error)
         raise DovetailError(f"cannot listen on {path}: {reason}", "choose another path with --uds") from None
     return sock
@@ -186,10 +186,10 @@ def _is_stale(path: str) -> bool:
         return probe.connect_ex(path) == errno.ECONNREFUSED
 
 
-def allow_connections() -> None:
+def raise_open_files_limit() -> None:
     """Let this process have as many connections open as the system allows it; shells give far fewer by default."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = CONNECTIONS if hard == resource.RLIM_INFINITY else min(hard, CONNECTIONS)
+    wanted = MAX_OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, MAX_OPEN_FILES)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         with contextlib.suppress(OSError, ValueError):  # some systems say that there is no limit, and have one
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

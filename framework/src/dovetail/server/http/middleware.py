@@ -11,28 +11,28 @@ from uuid import uuid4
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from dovetail.server.http.error_formats import speaks_anthropic
+from dovetail.server.asgi_scope import header
+from dovetail.server.http.error_formats import is_anthropic_route
 from dovetail.server.http.errors import ApiError, to_api_error
-from dovetail.server.observe.observation import Record, current
-from dovetail.server.scopes import header
+from dovetail.server.observe.request_records import RequestRecord, current_request
 
-READING = frozenset(("GET", "HEAD", "OPTIONS"))
+SAFE_METHODS = frozenset(("GET", "HEAD", "OPTIONS"))
 """Methods that change nothing."""
-SANE_ID = re.compile(rb"[\w.:-]{1,128}")
-Ended = Sequence[Callable[[Record, Scope], None]]
+VALID_REQUEST_ID = re.compile(rb"[\w.:-]{1,128}")
+RequestEndCallbacks = Sequence[Callable[[RequestRecord, Scope], None]]
 
 
-class RequestId:
+class RequestIdMiddleware:
     """Gives every request an id, the client's own if it is sane, and turns any exception into an answer.
 
     Args:
-        ended: called with what is known of each request once it has ended, however that came.
+        on_request_end: called with what is known of each request once it has ended, however that came.
         process: the number of this process, which answers bear, if there are several.
     """
 
-    def __init__(self, app: ASGIApp, ended: Ended = (), process: int = 0) -> None:
+    def __init__(self, app: ASGIApp, on_request_end: RequestEndCallbacks = (), process: int = 0) -> None:
         self.app = app
-        self.ended = ended
+        self.on_request_end = on_request_end
         self.headers = [(b"x-api-process", str(process).encode())] if process else []
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -40,15 +40,15 @@ class RequestId:
             await self.app(scope, receive, send)
             return
         given = header(scope, b"x-request-id")
-        request_id = given if SANE_ID.fullmatch(given) else uuid4().hex.encode()
+        request_id = given if VALID_REQUEST_ID.fullmatch(given) else uuid4().hex.encode()
         scope["request_id"] = request_id.decode()
-        record = Record(scope["request_id"], scope["method"])
-        current.set(record)
+        record = RequestRecord(scope["request_id"], scope["method"])
+        current_request.set(record)
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
                 record.status = message["status"]
-                names = (b"x-request-id", b"request-id") if speaks_anthropic(scope) else (b"x-request-id",)
+                names = (b"x-request-id", b"request-id") if is_anthropic_route(scope) else (b"x-request-id",)
                 message["headers"] = [*message["headers"], *((name, request_id) for name in names), *self.headers]
             await send(message)
 
@@ -62,11 +62,11 @@ class RequestId:
             # Without an answer the client had left; 499 is what other servers log for it.
             record.status = record.status or 499
             record.route = getattr(scope.get("route"), "path", "")
-            for tell in self.ended:
-                tell(record, scope)
+            for callback in self.on_request_end:
+                callback(record, scope)
 
 
-class CrossSite:
+class CrossSiteMiddleware:
     """Refuses what a web page of a stranger has a browser send. Without this, any page could put a local server's engine to sleep.
 
     Browsers say with every request whether another site's page made it; other clients say nothing, and pages cannot lie.
@@ -89,10 +89,10 @@ class CrossSite:
 
     def refuses(self, scope: Scope) -> bool:
         foreign = header(scope, b"sec-fetch-site") in (b"cross-site", b"same-site")
-        return foreign and scope["method"] not in READING and header(scope, b"origin") not in self.allowed
+        return foreign and scope["method"] not in SAFE_METHODS and header(scope, b"origin") not in self.allowed
 
 
-class RootPath:
+class RootPathMiddleware:
     """Tells the application the path under which a proxy serves it, whether or not the proxy takes it off."""
 
     def __init__(self, app: ASGIApp, path: str) -> None:

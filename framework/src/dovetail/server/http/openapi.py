@@ -11,28 +11,28 @@ from pydantic.json_schema import models_json_schema
 from dovetail.server.http.error_formats import AnthropicErrorResponse
 from dovetail.server.http.errors import ErrorResponse
 
-Failures = dict[int | str, dict[str, Any]]
+ErrorResponses = dict[int | str, dict[str, Any]]
 
 
-def _failures(model: type[BaseModel]) -> Failures:
+def _error_responses(model: type[BaseModel]) -> ErrorResponses:
     return {
         "4XX": {"description": "The request is at fault", "model": model},
         "5XX": {"description": "The server is at fault", "model": model},
     }
 
 
-FAILURES = _failures(ErrorResponse)
-ANTHROPIC_FAILURES = _failures(AnthropicErrorResponse)
+ERROR_RESPONSES = _error_responses(ErrorResponse)
+ANTHROPIC_ERROR_RESPONSES = _error_responses(AnthropicErrorResponse)
 REF = "#/components/schemas/{model}"
 
 
-def documented(
+def route_docs(
     body: type[BaseModel] | None,
     summary: str,
     *,
     streams: bool = False,
     media_type: str = "application/json",
-    failures: Failures = FAILURES,
+    error_responses: ErrorResponses = ERROR_RESPONSES,
 ) -> dict[str, Any]:
     """Arguments of a route: what it takes, and what it can answer."""
     content: dict[str, Any] = {media_type: {"schema": {"type": "object" if media_type.endswith("json") else "string"}}}
@@ -46,17 +46,17 @@ def documented(
         "summary": summary,
         # Without a type of its own, what stands under 200 is all that there is.
         "response_class": Response,
-        "responses": {200: {"description": "The answer", "content": content}, **failures},
+        "responses": {200: {"description": "The answer", "content": content}, **error_responses},
         "openapi_extra": takes,
     }
 
 
-def describe_bodies(app: FastAPI, *bodies: type[BaseModel]) -> None:
+def add_body_schemas(app: FastAPI, *bodies: type[BaseModel]) -> None:
     """Add the models of bodies to the app's OpenAPI document."""
-    made = app.openapi
+    build_document = app.openapi
 
     def openapi() -> dict[str, Any]:
-        document = made()
+        document = build_document()
         schemas = document.setdefault("components", {}).setdefault("schemas", {})
         if bodies[0].__name__ not in schemas:
             _, described = models_json_schema([(body, "validation") for body in bodies], ref_template=REF)

@@ -9,18 +9,18 @@ import asyncio
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from dovetail.server.asgi_scope import header
 from dovetail.server.http.errors import ApiError
-from dovetail.server.http.middleware import READING
+from dovetail.server.http.middleware import SAFE_METHODS
 from dovetail.server.observe.counters import Gauge
-from dovetail.server.scopes import header
 
-UNCOUNTED = READING | {"DELETE"}
+UNLIMITED_METHODS = SAFE_METHODS | {"DELETE"}
 DRAIN_SECONDS = 10
 BUSY_SECONDS = 1
 """When to ask again while there are as many requests as may be: one of them may end at any moment."""
 
 
-class Concurrency:
+class ConcurrencyLimitMiddleware:
     """Refuses requests while as many as may be are being served. Those that only read, such as health and metrics, and those that end something are not
     counted.
 
@@ -34,7 +34,7 @@ class Concurrency:
         self.limit = limit
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] in UNCOUNTED or scope["path"].endswith("/cancel"):
+        if scope["type"] != "http" or scope["method"] in UNLIMITED_METHODS or scope["path"].endswith("/cancel"):
             await self.app(scope, receive, send)
             return
         if self.requests.value >= self.limit:
@@ -53,7 +53,7 @@ class Concurrency:
         return ApiError(429, message, code="too_many_requests", headers={"Retry-After": str(BUSY_SECONDS)})
 
 
-class BodyLimit:
+class BodyLimitMiddleware:
     """Refuses bodies that are too large, whether or not their length was announced, and those that are too slow to come.
 
     Args:
@@ -81,7 +81,7 @@ class BodyLimit:
         size, complete = 0, False
         deadline = asyncio.get_running_loop().time() + self.seconds
 
-        async def counted() -> Message:
+        async def receive_limited() -> Message:
             nonlocal size, complete
             if complete:  # what comes now is that the client leaves, for which there is all the time in the world
                 return await receive()
@@ -98,7 +98,7 @@ class BodyLimit:
                 raise self._too_large()
             return message
 
-        await self.app(scope, counted, send)
+        await self.app(scope, receive_limited, send)
 
     def _too_large(self) -> ApiError:
         message = f"the body is larger than {self.limit} bytes, the server's limit (--max-request-bytes)"
@@ -109,12 +109,12 @@ class BodyLimit:
         return ApiError(408, message, code="request_timeout", headers={"Connection": "close"})
 
 
-async def _drain(receive: Receive, most: int) -> None:
+async def _drain(receive: Receive, max_bytes: int) -> None:
     try:
         async with asyncio.timeout(DRAIN_SECONDS):
-            while most > 0:
+            while max_bytes > 0:
                 message = await receive()
-                most -= len(message.get("body", b""))
+                max_bytes -= len(message.get("body", b""))
                 if message["type"] != "http.request" or not message.get("more_body"):
                     return
     except TimeoutError:

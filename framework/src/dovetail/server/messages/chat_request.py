@@ -20,15 +20,15 @@ from dovetail.server.messages.protocol import (
     ToolUseBlock,
 )
 from dovetail.server.protocol.requests import ChatCompletionRequest
-from dovetail.server.protocol.validation import invalid
+from dovetail.server.protocol.validation import validation_error
 
-SAME = ("max_tokens", "temperature", "top_p", "top_k", "stream", "min_p", "seed", "priority", "cache_salt")
+SHARED_FIELDS = ("max_tokens", "temperature", "top_p", "top_k", "stream", "min_p", "seed", "priority", "cache_salt")
 """What both call by one name."""
 CHOICES = {"auto": "auto", "any": "required", "none": "none"}
 EFFORTS = {"max": "xhigh"}
 
 
-def chat_of(body: CountTokensRequest) -> ChatCompletionRequest:
+def to_chat_request(body: CountTokensRequest) -> ChatCompletionRequest:
     """The same request to the chat route.
 
     Raises:
@@ -36,7 +36,7 @@ def chat_of(body: CountTokensRequest) -> ChatCompletionRequest:
     """
     messages = [{"role": "system", "content": _text(body.system)}] if body.system else []
     for index, message in enumerate(body.messages):
-        messages += _turns(message, index)
+        messages += _chat_messages(message, index)
     chat: dict[str, Any] = {"messages": messages, "chat_template_kwargs": body.chat_template_kwargs}
     if messages[-1]["role"] == "assistant":  # the beginning of the answer, put into the model's mouth
         chat["continue_final_message"] = True
@@ -54,29 +54,32 @@ def chat_of(body: CountTokensRequest) -> ChatCompletionRequest:
             for tool in body.tools
         ]
     if body.tool_choice is not None:
-        chat["tool_choice"] = _choice(body.tool_choice)
+        chat["tool_choice"] = _tool_choice(body.tool_choice)
         if body.tool_choice.disable_parallel_tool_use:
             chat["parallel_tool_calls"] = False
     if body.thinking is not None:
         chat["thinking"] = body.thinking.type != "disabled"
     if body.output_config is not None and body.output_config.effort is not None:
         chat["reasoning_effort"] = EFFORTS.get(body.output_config.effort, body.output_config.effort)
-    form = body.output_format or (body.output_config and body.output_config.format)
-    if form:
-        chat["response_format"] = {"type": "json_schema", "json_schema": {"name": "answer", "schema": form.schema_}}
+    requested_format = body.output_format or (body.output_config and body.output_config.format)
+    if requested_format:
+        chat["response_format"] = {
+            "type": "json_schema",
+            "json_schema": {"name": "answer", "schema": requested_format.schema_},
+        }
     if isinstance(body, MessagesRequest):
-        chat |= {name: getattr(body, name) for name in SAME} | {"stop": body.stop_sequences}
+        chat |= {name: getattr(body, name) for name in SHARED_FIELDS} | {"stop": body.stop_sequences}
     try:
         return ChatCompletionRequest.model_validate(chat)
     except ValidationError as error:
-        raise invalid(error) from None
+        raise validation_error(error) from None
 
 
 def _parameters(tool: CustomTool) -> dict[str, Any]:
     return {**tool.input_schema, "examples": tool.input_examples} if tool.input_examples else tool.input_schema
 
 
-def _choice(choice: ToolChoice) -> Any:
+def _tool_choice(choice: ToolChoice) -> Any:
     if choice.type != "tool":
         return CHOICES[choice.type]
     if choice.name is None:
@@ -84,7 +87,7 @@ def _choice(choice: ToolChoice) -> Any:
     return {"type": "function", "function": {"name": choice.name}}
 
 
-def _turns(message: MessageParam, index: int) -> list[dict[str, Any]]:
+def _chat_messages(message: MessageParam, index: int) -> list[dict[str, Any]]:
     """A turn; results of calls stand before the text of their turn, each as one of its own."""
     turns: list[dict[str, Any]] = []
     texts, thoughts, calls = [], [], []

@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Field, WithJsonSchema
 
 from dovetail.server.protocol.fields import Int, No, Number, Rank
 from dovetail.server.protocol.requests import Body
-from dovetail.server.tools.provider_tools import without_hosted
+from dovetail.server.tools.provider_tools import drop_provider_tools
 
 Ignored = dict[str, Any] | None
 """Hints about caching, which happens here without them."""
@@ -140,7 +140,7 @@ class CountTokensRequest(Body):
     model: str | None = None
     messages: list[MessageParam] = Field(min_length=1)
     system: str | list[TextBlock] | None = None
-    tools: Annotated[list[CustomTool] | None, BeforeValidator(without_hosted)] = None
+    tools: Annotated[list[CustomTool] | None, BeforeValidator(drop_provider_tools)] = None
     tool_choice: ToolChoice | None = None
     thinking: Thinking | None = None
     output_config: OutputConfig | None = None

@@ -37,13 +37,13 @@ class Counters:
         self._memory = memory
         self._words = memoryview(memory).cast("d")
         self._bytes = memoryview(memory)
-        self._gauges, self._others = 0, GAUGES + 1
+        self._gauges, self._next_slot = 0, GAUGES + 1
         self.clear_gauges(row)
         self._named = self._read_names(row)
         self._lowest = min((slot for slot, _ in self._named.values()), default=SLOTS)
 
     @classmethod
-    def alone(cls) -> Counters:
+    def single_process(cls) -> Counters:
         """For a server of one process."""
         return cls(mmap.mmap(-1, ROW * WORD), 0)
 
@@ -72,7 +72,7 @@ class Counters:
             self._words[slot] = 0.0
 
     def counter(self) -> Counter:
-        return Counter(self._words, self.row, self._take(1))
+        return Counter(self._words, self.row, self._allocate(1))
 
     def gauge(self) -> Gauge:
         slot = self._gauges
@@ -85,20 +85,20 @@ class Counters:
         Args:
             bounds: upper ends of the buckets, ascending, without infinity.
         """
-        return Histogram(self._words, self.row, self._take(len(bounds) + 2), bounds)
+        return Histogram(self._words, self.row, self._allocate(len(bounds) + 2), bounds)
 
-    def named(self, name: str, width: int) -> memoryview[float] | None:
+    def named_slots(self, name: str, width: int) -> memoryview[float] | None:
         """The slots of this row that have a name, new ones if it has none yet; None once there is no room."""
         if name not in self._named:
             slot, entry = self._lowest - width, f"{self._lowest - width} {width} {name}\n".encode()
-            if slot < self._others or not self._write_name(entry):
+            if slot < self._next_slot or not self._write_name(entry):
                 return None
             self._lowest, self._named[name] = slot, (slot, width)
         slot, width = self._named[name]
         start = self.row * ROW + slot
         return self._words[start : start + width]
 
-    def all_named(self) -> dict[str, list[float]]:
+    def sum_named(self) -> dict[str, list[float]]:
         """Name → what all processes have in its slots, added up."""
         sums: dict[str, list[float]] = {}
         for row in range(len(self._words) // ROW):
@@ -125,10 +125,10 @@ class Counters:
         self._words[self.row * ROW + GAUGES] = length + len(entry)  # last: up to there readers may read
         return True
 
-    def _take(self, count: int) -> int:
-        slot = self._others
+    def _allocate(self, count: int) -> int:
+        slot = self._next_slot
         assert slot + count <= self._lowest, "more counters than a row has slots"
-        self._others += count
+        self._next_slot += count
         return slot
 
 

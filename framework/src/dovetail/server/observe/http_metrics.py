@@ -11,7 +11,7 @@ from prometheus_client.metrics_core import Metric
 from starlette.types import Scope
 
 from dovetail.server.observe.counters import Counters
-from dovetail.server.observe.observation import Record
+from dovetail.server.observe.request_records import RequestRecord
 
 DURATIONS = (0.1, 0.5, 1.0)
 FINE_DURATIONS = (
@@ -24,19 +24,19 @@ METHODS = frozenset(("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS")
 WIDTH = len(STATUSES) + len(DURATIONS) + 2
 
 
-class HttpMeasures:
+class HttpMetrics:
     """Requests by method, handler and status, under the names and labels that vLLM's server has for them."""
 
     def __init__(self, counters: Counters) -> None:
         self._counters = counters
-        self._fine = counters.histogram(FINE_DURATIONS)
+        self._durations = counters.histogram(FINE_DURATIONS)
 
-    def add(self, record: Record, scope: Scope) -> None:
+    def add(self, record: RequestRecord, scope: Scope) -> None:
         """Count a request that has ended. Its handler is the route's path; ``none`` where no route served it."""
         seconds = time.monotonic() - record.received
-        self._fine.observe(seconds)
+        self._durations.observe(seconds)
         method = record.method if record.method in METHODS else "other"
-        words = self._counters.named(f"{method} {record.route or 'none'}", WIDTH)
+        words = self._counters.named_slots(f"{method} {record.route or 'none'}", WIDTH)
         if words is not None:
             words[record.status // 100 - 1] += 1.0
             words[len(STATUSES) + bisect_left(DURATIONS, seconds)] += 1.0
@@ -50,21 +50,21 @@ class HttpMeasures:
         durations = HistogramMetricFamily(
             "http_request_duration_seconds", "Seconds of HTTP requests, by handler.", labels=["method", "handler"]
         )
-        for name, words in sorted(self._counters.all_named().items()):
+        for name, words in sorted(self._counters.sum_named().items()):
             method, handler = name.split(" ", 1)
             for status, count in zip(STATUSES, words, strict=False):
                 if count:
                     requests.add_metric([method, status, handler], count)
-            buckets = cumulative(DURATIONS, words[len(STATUSES) : -1])
+            buckets = cumulative_buckets(DURATIONS, words[len(STATUSES) : -1])
             durations.add_metric([method, handler], buckets, words[-1])
         yield requests
         yield durations
         fine = HistogramMetricFamily("http_request_duration_highr_seconds", "Seconds of all HTTP requests.")
-        fine.add_metric([], cumulative(FINE_DURATIONS, self._fine.counts()), self._fine.sum)
+        fine.add_metric([], cumulative_buckets(FINE_DURATIONS, self._durations.counts()), self._durations.sum)
         yield fine
 
 
-def cumulative(bounds: tuple[float, ...], counts: list[float]) -> list[tuple[str, float]]:
+def cumulative_buckets(bounds: tuple[float, ...], counts: list[float]) -> list[tuple[str, float]]:
     """A histogram's buckets as Prometheus has them: each with all that is below it."""
     buckets: list[tuple[str, float]] = []
     total = 0.0

@@ -11,25 +11,25 @@ from starlette.types import Scope
 
 from dovetail.server.engine_protocol import ServedTokenizer
 from dovetail.server.generation_job import Job
-from dovetail.server.observe.observation import Record, current
+from dovetail.server.observe.request_records import RequestRecord, current_request
 from dovetail.server.settings import ServerSettings
 from dovetail.utils import logs
 
-requests = logging.getLogger("dovetail.requests")
+request_logger = logging.getLogger("dovetail.requests")
 """A line for each request that has ended."""
-prompts = logging.getLogger("dovetail.prompts")
+prompt_logger = logging.getLogger("dovetail.prompts")
 """A line for each job that begins, with ``--enable-log-requests``."""
 
 
 def request_id() -> str:
     """Of the request that is being served; empty where there is none."""
-    record = current.get()
+    record = current_request.get()
     return record.id if record is not None else ""
 
 
 def set_up_logs(settings: ServerSettings) -> None:
     """Have this process log as the settings say, each line with the id of the request that it is about."""
-    logs.set_up(settings.log_format, settings.log_level, request_id)
+    logs.configure(settings.log_format, settings.log_level, request_id)
 
 
 class RequestLog:
@@ -39,19 +39,24 @@ class RequestLog:
         self._off = settings.disable_uvicorn_access_log
         self._quiet = frozenset(filter(None, (settings.disable_access_log_for_endpoints or "").split(",")))
 
-    def add(self, record: Record, scope: Scope) -> None:
-        if self._off or not requests.isEnabledFor(logging.INFO) or scope["path"] in self._quiet:
+    def add(self, record: RequestRecord, scope: Scope) -> None:
+        if self._off or not request_logger.isEnabledFor(logging.INFO) or scope["path"] in self._quiet:
             return
         # Escaped, so that no path can pass for another line.
         fields: dict[str, Any] = {"method": record.method, "path": quote(scope["path"]), "route": record.route or None}
         fields |= {"status": record.status, "client": _client(scope)}
-        fields |= outcome(record)
-        requests.info(
-            "%s %s %d%s", record.method, fields["path"], record.status, _words(fields), extra={"fields": fields}
+        fields |= request_outcome(record)
+        request_logger.info(
+            "%s %s %d%s",
+            record.method,
+            fields["path"],
+            record.status,
+            _format_outcome(fields),
+            extra={"fields": fields},
         )
 
 
-def outcome(record: Record) -> dict[str, Any]:
+def request_outcome(record: RequestRecord) -> dict[str, Any]:
     """What a request took and gave: seconds, and tokens if it generated."""
     found: dict[str, Any] = {"duration": round(time.monotonic() - record.received, 6)}
     if not record.jobs:
@@ -59,20 +64,20 @@ def outcome(record: Record) -> dict[str, Any]:
     choices = [choice for job in record.jobs for choice in job.choices]
     firsts = [choice.first for choice in choices if choice.first]
     return found | {
-        "prompt_tokens": sum(job.job.prompt_tokens for job in record.jobs),
+        "prompt_tokens": sum(job.job.num_prompt_tokens for job in record.jobs),
         "output_tokens": sum(choice.tokens for choice in choices),
         "ttft": round(min(firsts) - record.received, 6) if firsts else None,
         "finish_reason": ",".join(dict.fromkeys(choice.reason or "" for choice in choices)),
     }
 
 
-def _words(fields: dict[str, Any]) -> str:
-    told = f" in {fields['duration']:.3f} s"
+def _format_outcome(fields: dict[str, Any]) -> str:
+    line = f" in {fields['duration']:.3f} s"
     if "prompt_tokens" in fields:
-        told += f", {fields['prompt_tokens']} tokens in, {fields['output_tokens']} out"
-        told += f", the first after {fields['ttft']:.3f} s" if fields["ttft"] is not None else ""
-        told += f", {fields['finish_reason']}"
-    return told
+        line += f", {fields['prompt_tokens']} tokens in, {fields['output_tokens']} out"
+        line += f", the first after {fields['ttft']:.3f} s" if fields["ttft"] is not None else ""
+        line += f", {fields['finish_reason']}"
+    return line
 
 
 def _client(scope: Scope) -> str | None:
@@ -84,17 +89,17 @@ def log_job(settings: ServerSettings, tokenizer: ServedTokenizer, job: Job) -> N
     """Write down what a job asks for, if that is wanted: prompts as text, up to ``--max-log-len`` characters, and parameters."""
     if not settings.enable_log_requests:
         return
-    most = settings.max_log_len
+    max_chars = settings.max_log_len
     for number, ids in enumerate(job.prompts):
         # A token is seldom without any character, and texts of that many tokens are cut all the same.
-        text = tokenizer.decode(ids if most is None else ids[:most])
+        text = tokenizer.decode(ids if max_chars is None else ids[:max_chars])
         fields = {
             "job": f"{job.id}-{number}",
-            "prompt": text[:most],
+            "prompt": text[:max_chars],
             "prompt_tokens": len(ids),
             "params": repr(job.params),
         }
-        prompts.info(
+        prompt_logger.info(
             "request %s: prompt %r (%d tokens), %s",
             *(fields["job"], fields["prompt"], fields["prompt_tokens"], fields["params"]),
             extra={"fields": fields},

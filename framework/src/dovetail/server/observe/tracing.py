@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 from starlette.types import Scope
 
 from dovetail.api.errors import UsageError
-from dovetail.server.observe.observation import Observation, Record
-from dovetail.server.scopes import header
+from dovetail.server.asgi_scope import header
+from dovetail.server.observe.request_records import JobObserver, RequestRecord
 from dovetail.server.settings import ServerSettings
 
 if TYPE_CHECKING:
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace.export import SpanExporter
 
 SERVICE = "dovetail"
-LAST_MILLISECONDS = 2000
+FLUSH_MILLISECONDS = 2000
 """For spans that have not been sent when the server ends."""
-CHATS = ("/v1/chat/completions", "/v1/messages", "/v1/responses")
+CHAT_ROUTES = ("/v1/chat/completions", "/v1/messages", "/v1/responses")
 
 
-def exporter_of(endpoint: str) -> SpanExporter:
+def create_exporter(endpoint: str) -> SpanExporter:
     """What sends spans to ``--otlp-traces-endpoint``.
 
     Raises:
@@ -36,9 +36,9 @@ def exporter_of(endpoint: str) -> SpanExporter:
             f"--otlp-traces-endpoint {endpoint}: wanted a URL of a collector",
             "write for example http://localhost:4318/v1/traces, or grpc://localhost:4317",
         )
-    asked = os.environ.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or os.environ.get("OTEL_EXPORTER_OTLP_PROTOCOL")
+    requested = os.environ.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or os.environ.get("OTEL_EXPORTER_OTLP_PROTOCOL")
     try:
-        if parts.scheme == "grpc" or asked == "grpc":
+        if parts.scheme == "grpc" or requested == "grpc":
             from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as Grpc
 
             return Grpc(endpoint=parts.netloc, insecure=parts.scheme != "https")
@@ -52,27 +52,27 @@ def exporter_of(endpoint: str) -> SpanExporter:
         ) from None
 
 
-def check_traces(settings: ServerSettings) -> None:
+def check_tracing(settings: ServerSettings) -> None:
     """See that traces can be sent, if they are to be.
 
     Raises:
-        UsageError: as :func:`exporter_of`.
+        UsageError: as :func:`create_exporter`.
     """
     if settings.otlp_traces_endpoint is not None:
-        exporter_of(settings.otlp_traces_endpoint).shutdown()
+        create_exporter(settings.otlp_traces_endpoint).shutdown()
 
 
-def traces_of(settings: ServerSettings, model: str) -> Traces | None:
+def create_tracer(settings: ServerSettings, model: str) -> RequestTracer | None:
     """The traces of a server, if there are to be any.
 
     Args:
         model: the name that it is served under.
     """
     endpoint = settings.otlp_traces_endpoint
-    return None if endpoint is None else Traces(model, exporter_of(endpoint))
+    return None if endpoint is None else RequestTracer(model, create_exporter(endpoint))
 
 
-class Traces:
+class RequestTracer:
     """Makes the spans, and sends them from a thread of its own, several at once.
 
     Args:
@@ -90,7 +90,7 @@ class Traces:
         self._tracer = self._provider.get_tracer("dovetail.server")
         self._propagator = TraceContextTextMapPropagator()
 
-    def add(self, record: Record, scope: Scope) -> None:
+    def add(self, record: RequestRecord, scope: Scope) -> None:
         """The span of a request that has ended; those that only read, such as looks at the metrics, have none."""
         if record.method != "POST":
             return
@@ -109,7 +109,7 @@ class Traces:
             span.set_status(Status(StatusCode.ERROR))
         span.end(now)
 
-    def _attributes(self, record: Record) -> dict[str, Any]:
+    def _attributes(self, record: RequestRecord) -> dict[str, Any]:
         found: dict[str, Any] = {
             "http.request.method": record.method,
             "http.response.status_code": record.status,
@@ -118,18 +118,18 @@ class Traces:
         if record.route:
             found["http.route"] = record.route
         if record.jobs:
-            found |= generation(record.jobs, time.monotonic() - record.received)
-            found["gen_ai.operation.name"] = "chat" if record.route in CHATS else "text_completion"
+            found |= generation_attributes(record.jobs, time.monotonic() - record.received)
+            found["gen_ai.operation.name"] = "chat" if record.route in CHAT_ROUTES else "text_completion"
             found["gen_ai.provider.name"] = SERVICE
             found["gen_ai.request.model"] = found["gen_ai.response.model"] = record.jobs[0].job.adapter or self._model
         return found
 
     def close(self) -> None:
         """Send what has not been sent, for as long as that may take at the end of a server."""
-        self._provider.force_flush(LAST_MILLISECONDS)
+        self._provider.force_flush(FLUSH_MILLISECONDS)
 
 
-def generation(jobs: list[Observation], seconds: float) -> dict[str, Any]:
+def generation_attributes(jobs: list[JobObserver], seconds: float) -> dict[str, Any]:
     """Attributes of what was asked of the engine, and what came: those of the semantic conventions, and those that vLLM adds.
 
     Args:
@@ -137,7 +137,7 @@ def generation(jobs: list[Observation], seconds: float) -> dict[str, Any]:
     """
     params = jobs[0].job.params
     choices = [choice for job in jobs for choice in job.choices]
-    prompt, output = sum(job.job.prompt_tokens for job in jobs), sum(choice.tokens for choice in choices)
+    prompt, output = sum(job.job.num_prompt_tokens for job in jobs), sum(choice.tokens for choice in choices)
     found: dict[str, Any] = {
         "gen_ai.request.temperature": params.temperature,
         "gen_ai.request.top_p": params.top_p,

@@ -12,21 +12,21 @@ from dovetail.server.settings import ServerSettings
 HUB_NAME = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}", re.ASCII)
 
 
-def permitted(path: str, settings: ServerSettings) -> str:
+def resolve_adapter_path(path: str, settings: ServerSettings) -> str:
     """What to load for the ``lora_path`` of a request: the real folder, so that what was checked is what is read, or the hub's name.
 
     Raises:
         ApiError: 403; it is neither in an allowed folder nor a hub repository that may be downloaded. Whether it exists is not said.
     """
     roots = [Path(root).resolve() for root in settings.allowed_adapter_path]
-    if (folder := _real(path)) is not None and _is_within(folder, roots) and not _leads_out(folder, roots):
+    if (folder := _resolve(path)) is not None and _is_within(folder, roots) and not _links_outside(folder, roots):
         return str(folder)
     if settings.allow_adapter_downloads and _is_hub_name(path):
         return path
     raise _refusal(path, settings)
 
 
-def _real(path: str) -> Path | None:
+def _resolve(path: str) -> Path | None:
     try:
         return Path(path).resolve()
     except (OSError, ValueError, RuntimeError):  # a name that is none, or links in a circle
@@ -37,7 +37,7 @@ def _is_within(path: Path, roots: Sequence[Path]) -> bool:
     return any(path.is_relative_to(root) for root in roots)
 
 
-def _leads_out(folder: Path, roots: Sequence[Path]) -> bool:
+def _links_outside(folder: Path, roots: Sequence[Path]) -> bool:
     """Whether a file in it is a link to somewhere else. The hub's own folders are links, to files that lie beside them."""
     try:
         return not all(_is_within(file.resolve(), roots) for file in folder.iterdir())

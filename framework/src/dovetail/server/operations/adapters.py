@@ -9,8 +9,8 @@ from fastapi import APIRouter, Request, Response
 from dovetail.engine.adapters.lora_request import check_adapter_name
 from dovetail.server.context import ServerContext
 from dovetail.server.http.errors import ApiError
-from dovetail.server.http.openapi import documented
-from dovetail.server.operations.adapter_paths import permitted
+from dovetail.server.http.openapi import route_docs
+from dovetail.server.operations.adapter_paths import resolve_adapter_path
 from dovetail.server.protocol.body import read_body
 from dovetail.server.protocol.requests import LoadAdapterRequest, UnloadAdapterRequest
 
@@ -21,18 +21,18 @@ def router(context: ServerContext) -> APIRouter:
     engine = context.engine
 
     @routes.post(
-        "/v1/load_lora_adapter", **documented(LoadAdapterRequest, "Load a LoRA adapter", media_type="text/plain")
+        "/v1/load_lora_adapter", **route_docs(LoadAdapterRequest, "Load a LoRA adapter", media_type="text/plain")
     )
     async def load(request: Request) -> Response:
         body = await read_body(request, LoadAdapterRequest)
         context.check_health()
-        check_adapter_name(body.lora_name, context.names, engine.adapters)
-        path = await asyncio.to_thread(permitted, body.lora_path, context.settings)
+        check_adapter_name(body.lora_name, context.model_names, engine.adapters)
+        path = await asyncio.to_thread(resolve_adapter_path, body.lora_path, context.settings)
         await engine.add_adapter(body.lora_name, path)
         return Response(f"the adapter {body.lora_name} is loaded", media_type="text/plain")
 
     @routes.post(
-        "/v1/unload_lora_adapter", **documented(UnloadAdapterRequest, "Unload a LoRA adapter", media_type="text/plain")
+        "/v1/unload_lora_adapter", **route_docs(UnloadAdapterRequest, "Unload a LoRA adapter", media_type="text/plain")
     )
     async def unload(request: Request) -> Response:
         body = await read_body(request, UnloadAdapterRequest)

@@ -8,12 +8,12 @@ from fastapi import APIRouter, Query, Response
 
 from dovetail.server.context import ServerContext
 from dovetail.server.http.errors import ApiError
-from dovetail.server.http.openapi import FAILURES
+from dovetail.server.http.openapi import ERROR_RESPONSES
 
 
 def router(context: ServerContext) -> APIRouter:
     """Routes as vLLM has them."""
-    routes = APIRouter(tags=["operate"], responses=FAILURES)
+    routes = APIRouter(tags=["operate"], responses=ERROR_RESPONSES)
     engine = context.engine
 
     @routes.post("/reset_prefix_cache", summary="Forget what was computed of earlier prompts", response_class=Response)

@@ -10,8 +10,8 @@ from starlette.types import Message, Receive, Scope, Send
 
 from dovetail.server.context import ServerContext
 from dovetail.server.http.errors import ApiError
-from dovetail.server.http.openapi import documented
-from dovetail.server.protocol.body import decode_object, read_bytes
+from dovetail.server.http.openapi import route_docs
+from dovetail.server.protocol.body import decode_json_object, read_bytes
 
 ROUTES = (
     (("messages",), "/v1/chat/completions"),
@@ -30,10 +30,10 @@ def router(context: ServerContext) -> APIRouter:
     """The route."""
     routes = APIRouter(tags=["generate"])
 
-    @routes.post("/invocations", **documented(None, "Whatever another route does with this body", streams=True))
+    @routes.post("/invocations", **route_docs(None, "Whatever another route does with this body", streams=True))
     async def invoke(request: Request) -> Response:
         raw = await read_bytes(request)
-        return Elsewhere(request.app.router, _route_for(context, decode_object(raw)), raw)
+        return ForwardedResponse(request.app.router, _route_for(context, decode_json_object(raw)), raw)
 
     return routes
 
@@ -51,7 +51,7 @@ def _route_for(context: ServerContext, body: Mapping[str, Any]) -> str:
     return route
 
 
-class Elsewhere(Response):
+class ForwardedResponse(Response):
     """The answer of another route to the same body.
 
     Args:
@@ -65,7 +65,7 @@ class Elsewhere(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         unread = True
 
-        async def again() -> Message:
+        async def replay_body() -> Message:
             nonlocal unread
             if unread:
                 unread = False
@@ -73,4 +73,4 @@ class Elsewhere(Response):
             return await receive()
 
         path = scope.get("root_path", "") + self._path
-        await self._app({**scope, "path": path, "raw_path": path.encode()}, again, send)
+        await self._app({**scope, "path": path, "raw_path": path.encode()}, replay_body, send)

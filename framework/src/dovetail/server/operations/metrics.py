@@ -17,10 +17,10 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector, CollectorRegistry
 
 from dovetail.api.errors import DovetailError
-from dovetail.engine.messages import STEP_TOKENS, Overview
+from dovetail.engine.messages import STEP_SIZE_BUCKETS, Overview
 from dovetail.server.context import ServerContext
-from dovetail.server.http.openapi import FAILURES, Failures
-from dovetail.server.observe.http_metrics import HttpMeasures, cumulative
+from dovetail.server.http.openapi import ERROR_RESPONSES, ErrorResponses
+from dovetail.server.observe.http_metrics import HttpMetrics, cumulative_buckets
 
 logger = logging.getLogger("dovetail.server")
 
@@ -31,104 +31,110 @@ ENGINE_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
-class Figure:
+class EngineMetric:
     """A number that the engine knows.
 
     Attributes:
         name: without the prefix, and without the ``_total`` that counters end with.
-        older: names that it had in vLLM before.
+        legacy_names: names that it had in vLLM before.
     """
 
     name: str
     kind: Literal["gauge", "counter"]
     help: str
-    of: Callable[[Overview], float]
-    older: tuple[str, ...] = ()
+    read: Callable[[Overview], float]
+    legacy_names: tuple[str, ...] = ()
 
 
-FIGURES = (
-    Figure("num_requests_running", "gauge", "Sequences that run.", lambda o: o.stats.running),
-    Figure("num_requests_waiting", "gauge", "Sequences that wait.", lambda o: o.stats.waiting),
-    Figure(
+ENGINE_METRICS = (
+    EngineMetric("num_requests_running", "gauge", "Sequences that run.", lambda o: o.stats.running),
+    EngineMetric("num_requests_waiting", "gauge", "Sequences that wait.", lambda o: o.stats.waiting),
+    EngineMetric(
         "kv_cache_usage_perc",
         "gauge",
         "Share of the KV cache that sequences hold, 0 to 1.",
         lambda o: o.stats.kv_usage,
         ("gpu_cache_usage_perc",),
     ),
-    Figure(
+    EngineMetric(
         "prefix_cache_queries",
         "counter",
         "Tokens that were looked up in the prefix cache.",
         lambda o: o.stats.prefix_queries,
         ("gpu_prefix_cache_queries",),
     ),
-    Figure(
+    EngineMetric(
         "prefix_cache_hits",
         "counter",
         "Tokens that were found in the prefix cache.",
         lambda o: o.stats.prefix_hits,
         ("gpu_prefix_cache_hits",),
     ),
-    Figure(
+    EngineMetric(
         "num_preemptions",
         "counter",
         "Times that a sequence lost its place in the cache.",
         lambda o: o.stats.preemptions,
     ),
-    Figure("prompt_tokens", "counter", "Tokens of prompts that were computed.", lambda o: o.stats.prompt_tokens),
-    Figure("generation_tokens", "counter", "Tokens that were sampled.", lambda o: o.stats.output_tokens),
-    Figure("spec_decode_num_drafts", "counter", "Guesses of speculative decoding.", lambda o: o.drafts),
-    Figure("spec_decode_num_draft_tokens", "counter", "Tokens that were guessed.", lambda o: o.stats.drafted),
-    Figure("spec_decode_num_accepted_tokens", "counter", "Tokens guessed rightly.", lambda o: o.stats.accepted),
+    EngineMetric("prompt_tokens", "counter", "Tokens of prompts that were computed.", lambda o: o.stats.prompt_tokens),
+    EngineMetric("generation_tokens", "counter", "Tokens that were sampled.", lambda o: o.stats.output_tokens),
+    EngineMetric("spec_decode_num_drafts", "counter", "Guesses of speculative decoding.", lambda o: o.num_drafts),
+    EngineMetric(
+        "spec_decode_num_draft_tokens", "counter", "Tokens that were guessed.", lambda o: o.stats.num_draft_tokens
+    ),
+    EngineMetric(
+        "spec_decode_num_accepted_tokens", "counter", "Tokens guessed rightly.", lambda o: o.stats.num_accepted_tokens
+    ),
 )
 
 
-class Page(Collector):
+class MetricsCollector(Collector):
     """What one look at the server found.
 
     Args:
         overview: the engine's; None if there is no engine now.
     """
 
-    def __init__(self, context: ServerContext, http: HttpMeasures, overview: Overview | None) -> None:
+    def __init__(self, context: ServerContext, http_metrics: HttpMetrics, overview: Overview | None) -> None:
         self._context = context
-        self._http = http
+        self._http_metrics = http_metrics
         self._overview = overview
-        self._labels = [context.names[0], "0"]
+        self._labels = [context.model_names[0], "0"]
 
     def collect(self) -> Iterator[Metric]:
-        yield from self._of(OWN)
+        yield from self._collect_prefixed(OWN)
         if not self._context.settings.disable_vllm_metrics:
-            yield from self._of(VLLM)
-        yield from self._http.collect()
+            yield from self._collect_prefixed(VLLM)
+        yield from self._http_metrics.collect()
         yield from PROCESS.collect()
 
-    def _of(self, prefix: str) -> Iterator[Metric]:
+    def _collect_prefixed(self, prefix: str) -> Iterator[Metric]:
         if self._overview is not None:
-            yield from self._engine(self._overview, prefix)
+            yield from self._collect_engine(self._overview, prefix)
         finished = CounterMetricFamily(
             prefix + "request_success", "Sequences that ended, by reason.", labels=(*LABELS, "finished_reason")
         )
-        for reason, counter in self._context.measures.finished.items():
+        for reason, counter in self._context.generation_metrics.finished.items():
             finished.add_metric([*self._labels, reason], counter.value)
         yield finished
-        for each in self._context.measures.distributions:
-            buckets = cumulative(each.histogram.bounds, each.histogram.counts())
-            for name in _names(each.name, each.older, prefix):
+        for each in self._context.generation_metrics.distributions:
+            buckets = cumulative_buckets(each.histogram.bounds, each.histogram.counts())
+            for name in _names(each.name, each.legacy_names, prefix):
                 family = HistogramMetricFamily(name, each.help, labels=LABELS)
                 family.add_metric(self._labels, buckets, each.histogram.sum)
                 yield family
 
-    def _engine(self, overview: Overview, prefix: str) -> Iterator[Metric]:
-        for figure in FIGURES:
-            kind = GaugeMetricFamily if figure.kind == "gauge" else CounterMetricFamily
-            for name in _names(figure.name, figure.older, prefix):
-                family = kind(name, figure.help, labels=LABELS)
-                family.add_metric(self._labels, figure.of(overview))
+    def _collect_engine(self, overview: Overview, prefix: str) -> Iterator[Metric]:
+        for metric in ENGINE_METRICS:
+            kind = GaugeMetricFamily if metric.kind == "gauge" else CounterMetricFamily
+            for name in _names(metric.name, metric.legacy_names, prefix):
+                family = kind(name, metric.help, labels=LABELS)
+                family.add_metric(self._labels, metric.read(overview))
                 yield family
         steps = HistogramMetricFamily(prefix + "iteration_tokens_total", "Tokens of the engine's steps.", labels=LABELS)
-        steps.add_metric(self._labels, cumulative(STEP_TOKENS, list(overview.steps.counts)), overview.steps.total)
+        steps.add_metric(
+            self._labels, cumulative_buckets(STEP_SIZE_BUCKETS, list(overview.steps.counts)), overview.steps.total
+        )
         yield steps
         facts = {**overview.cache, "engine": "0"}
         cache = GaugeMetricFamily(prefix + "cache_config_info", "How the KV cache is set up.", labels=list(facts))
@@ -145,22 +151,22 @@ class Page(Collector):
             yield adapters
 
 
-def _names(name: str, older: Iterable[str], prefix: str) -> list[str]:
-    return [prefix + each for each in ((name, *older) if prefix == VLLM else (name,))]
+def _names(name: str, legacy_names: Iterable[str], prefix: str) -> list[str]:
+    return [prefix + each for each in ((name, *legacy_names) if prefix == VLLM else (name,))]
 
 
-def _process() -> CollectorRegistry:
+def _process_registry() -> CollectorRegistry:
     registry = CollectorRegistry()
     for collector in (ProcessCollector, PlatformCollector, GCCollector):
         collector(registry=registry)
     return registry
 
 
-PROCESS = _process()
+PROCESS = _process_registry()
 """What the library says of this process and its interpreter."""
 
 
-async def look(context: ServerContext) -> Overview | None:
+async def fetch_overview(context: ServerContext) -> Overview | None:
     """What the engine says of itself; None if it does not answer.
 
     Only the engine knows the figures of all the processes that serve it. What this one heard last may be older than what another
@@ -175,17 +181,17 @@ async def look(context: ServerContext) -> Overview | None:
         return None
 
 
-def router(context: ServerContext, http: HttpMeasures) -> APIRouter:
+def router(context: ServerContext, http_metrics: HttpMetrics) -> APIRouter:
     """The metrics."""
-    routes = APIRouter(tags=["status"], responses=FAILURES)
-    forms = {kind: {"schema": {"type": "string"}} for kind in ("text/plain", "application/openmetrics-text")}
-    answers: Failures = {200: {"description": "The figures", "content": forms}}
+    routes = APIRouter(tags=["status"], responses=ERROR_RESPONSES)
+    content = {kind: {"schema": {"type": "string"}} for kind in ("text/plain", "application/openmetrics-text")}
+    answers: ErrorResponses = {200: {"description": "The figures", "content": content}}
 
     @routes.get("/metrics", summary="Figures for Prometheus", response_class=Response, responses=answers)
     async def metrics(request: Request) -> Response:
         encode, media_type = choose_encoder(request.headers.get("accept", ""))
-        page = Page(context, http, await look(context))
+        collector = MetricsCollector(context, http_metrics, await fetch_overview(context))
         # Some milliseconds of formatting, in which streams would stand still.
-        return Response(await context.in_worker(lambda: encode(page)), headers={"content-type": media_type})
+        return Response(await context.run_in_worker(lambda: encode(collector)), headers={"content-type": media_type})
 
     return routes

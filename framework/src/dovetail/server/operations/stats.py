@@ -10,7 +10,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel
 
 from dovetail.server.context import ServerContext
-from dovetail.server.http.openapi import FAILURES
+from dovetail.server.http.openapi import ERROR_RESPONSES
 
 
 class PrefixCache(BaseModel):
@@ -58,7 +58,7 @@ class Stats(BaseModel):
 
 def router(context: ServerContext) -> APIRouter:
     """The statistics, as the engine has them: it knows of the requests of all the processes that serve it."""
-    routes = APIRouter(tags=["status"], responses=FAILURES)
+    routes = APIRouter(tags=["status"], responses=ERROR_RESPONSES)
 
     @routes.get("/stats", summary="What the server is doing, request by request")
     async def show_stats() -> Stats:
@@ -67,8 +67,8 @@ def router(context: ServerContext) -> APIRouter:
         overview = await engine.overview()
         stats = overview.stats
         return Stats(
-            model=context.names[0],
-            models=[*context.names, *engine.adapters],
+            model=context.model_names[0],
+            models=[*context.model_names, *engine.adapters],
             uptime=time.time() - context.created,
             max_model_len=engine.max_model_len,
             max_num_seqs=engine.max_num_seqs,
@@ -80,7 +80,7 @@ def router(context: ServerContext) -> APIRouter:
             prompt_tokens=stats.prompt_tokens,
             output_tokens=stats.output_tokens,
             requests=[RequestState(**msgspec.structs.asdict(request)) for request in overview.requests],
-            requests_left_out=overview.left_out,
+            requests_left_out=overview.num_omitted,
         )
 
     return routes

@@ -8,10 +8,10 @@ from fastapi import APIRouter, Request, Response
 from pydantic import Field
 
 from dovetail.server.context import ServerContext
-from dovetail.server.generate.answers import json_response
+from dovetail.server.generate.response_builders import json_response
 from dovetail.server.generate.sampling_params import check_ids
 from dovetail.server.http.errors import ApiError
-from dovetail.server.http.openapi import documented
+from dovetail.server.http.openapi import route_docs
 from dovetail.server.prompts.conversation import ConversationFields, conversation_prompt
 from dovetail.server.protocol.body import read_body
 from dovetail.server.protocol.fields import Int
@@ -40,10 +40,10 @@ def router(context: ServerContext) -> APIRouter:
     """Text to token ids and back. Neither needs the engine, so a sleeping one does not matter."""
     routes = APIRouter(tags=["tokens"])
 
-    @routes.post("/tokenize", **documented(TokenizeRequest, "The token ids of a text or a conversation"))
+    @routes.post("/tokenize", **route_docs(TokenizeRequest, "The token ids of a text or a conversation"))
     async def tokenize(request: Request) -> Response:
         body = await read_body(request, TokenizeRequest)
-        context.served_name(body.model)
+        context.resolve_model_name(body.model)
         ids = await _token_ids(context, body)
         answer: dict[str, Any] = {
             "count": len(ids),
@@ -55,13 +55,13 @@ def router(context: ServerContext) -> APIRouter:
             answer["token_strs"] = context.engine.tokenizer.convert_ids_to_tokens(ids)
         return json_response(answer)
 
-    @routes.post("/detokenize", **documented(DetokenizeRequest, "The text of token ids"))
+    @routes.post("/detokenize", **route_docs(DetokenizeRequest, "The text of token ids"))
     async def detokenize(request: Request) -> Response:
         body = await read_body(request, DetokenizeRequest)
-        context.served_name(body.model)
+        context.resolve_model_name(body.model)
         check_ids(context, body.tokens, "tokens")
         decode = context.engine.tokenizer.decode
-        text = await context.in_worker(lambda: decode(body.tokens, skip_special_tokens=False))
+        text = await context.run_in_worker(lambda: decode(body.tokens, skip_special_tokens=False))
         return json_response({"prompt": text})
 
     return routes
@@ -71,7 +71,7 @@ async def _token_ids(context: ServerContext, body: TokenizeRequest) -> list[int]
     if (body.prompt is None) == (body.messages is None):
         raise ApiError(400, "give prompt or messages, one of them", param="prompt", code="invalid_value")
     if body.messages is not None:
-        return await conversation_prompt(context, body, opens=True)
+        return await conversation_prompt(context, body, add_generation_prompt=True)
     text, special = body.prompt or "", body.add_special_tokens is not False
     encode = context.engine.tokenizer.encode
-    return await context.in_worker(lambda: encode(text, add_special_tokens=special))
+    return await context.run_in_worker(lambda: encode(text, add_special_tokens=special))

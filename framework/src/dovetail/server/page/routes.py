@@ -16,7 +16,7 @@ from importlib.resources import files
 from fastapi import APIRouter, Response
 
 from dovetail.server.context import ServerContext
-from dovetail.server.http.openapi import FAILURES
+from dovetail.server.http.openapi import ERROR_RESPONSES
 
 REFERENCE = re.compile(r'<link rel="stylesheet" href="([\w./-]+)">|<script src="([\w./-]+)"></script>')
 SOURCE_MAP = re.compile(r"^//# sourceMappingURL=.*$", re.MULTILINE)
@@ -40,7 +40,7 @@ class Document:
 
 def router(context: ServerContext) -> APIRouter:
     """The page."""
-    routes = APIRouter(responses=FAILURES)
+    routes = APIRouter(responses=ERROR_RESPONSES)
 
     @routes.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
     async def show_page() -> Response:

@@ -9,10 +9,10 @@ from dovetail.api.cards import Task
 from dovetail.engine.request.pooling_params import PoolingParams
 from dovetail.server.context import ServerContext
 from dovetail.server.generate.sampling_params import check_ids
-from dovetail.server.http.errors import TOO_LONG, ApiError
+from dovetail.server.http.errors import CONTEXT_LENGTH_EXCEEDED, ApiError
 from dovetail.server.pooling.protocol import ClassificationRequest, EmbeddingRequest, PoolingFields
 from dovetail.server.prompts.conversation import conversation_prompt
-from dovetail.server.prompts.encoding import encode
+from dovetail.server.prompts.encoding import encode_prompt
 
 
 def pooling_params(body: PoolingFields, task: Task) -> PoolingParams:
@@ -22,11 +22,13 @@ def pooling_params(body: PoolingFields, task: Task) -> PoolingParams:
         ApiError: a parameter is given twice, by both of its names.
     """
     return PoolingParams(
-        task=task, dimensions=getattr(body, "dimensions", None), use_activation=activation(body, embeds=task == "embed")
+        task=task,
+        dimensions=getattr(body, "dimensions", None),
+        use_activation=read_activation(body, embeds=task == "embed"),
     )
 
 
-def activation(body: PoolingFields, *, embeds: bool) -> bool | None:
+def read_activation(body: PoolingFields, *, embeds: bool) -> bool | None:
     """``use_activation``, by whichever of its names it was given.
 
     Raises:
@@ -56,21 +58,21 @@ async def input_prompts(context: ServerContext, body: EmbeddingRequest | Classif
     if (body.input is None) == (body.messages is None):
         code = "missing_required_parameter" if body.input is None else "invalid_value"
         raise ApiError(400, "give input or messages, one of them", param="input", code=code)
-    limit, side = _limit(context, body), body.truncation_side or "right"
+    limit, side = _truncation_limit(context, body), body.truncation_side or "right"
     if body.messages is not None:
-        prompts = [_cut(await conversation_prompt(context, body, opens=False), limit, side)]
-        return checked(context, prompts, "messages")
+        prompts = [_truncate(await conversation_prompt(context, body, add_generation_prompt=False), limit, side)]
+        return check_prompts(context, prompts, "messages")
     inputs, special = body.input or [], body.add_special_tokens is not False
 
     def read() -> list[list[int]]:
         return [
             _encode(context, each, limit, side, special)
             if isinstance(each, str)
-            else _cut(_known(context, each), limit, side)
+            else _truncate(_check_known_ids(context, each), limit, side)
             for each in inputs
         ]
 
-    return checked(context, await context.in_worker(read), "input")
+    return check_prompts(context, await context.run_in_worker(read), "input")
 
 
 async def text_prompts(
@@ -81,7 +83,7 @@ async def text_prompts(
     Raises:
         ApiError: one does not fit; said of the field ``param``.
     """
-    limit, side = _limit(context, body), body.truncation_side or "right"
+    limit, side = _truncation_limit(context, body), body.truncation_side or "right"
 
     def read() -> list[list[int]]:
         if pairs is None:
@@ -89,7 +91,7 @@ async def text_prompts(
         both = context.engine.tokenizer.encode_within
         return [both(text, limit, pair=pair, side=side) for text, pair in zip(texts, pairs, strict=True)]
 
-    return checked(context, await context.in_worker(read), param)
+    return check_prompts(context, await context.run_in_worker(read), param)
 
 
 def _encode(
@@ -101,38 +103,38 @@ def _encode(
     param: str = "input",
 ) -> list[int]:
     if limit is None:
-        return encode(context, text, special=special, param=param)
+        return encode_prompt(context, text, add_special_tokens=special, param=param)
     return context.engine.tokenizer.encode_within(text, limit, side=side, add_special_tokens=special)
 
 
-def _known(context: ServerContext, ids: list[int]) -> list[int]:
+def _check_known_ids(context: ServerContext, ids: list[int]) -> list[int]:
     check_ids(context, ids, "input")
     return ids
 
 
-def _limit(context: ServerContext, body: PoolingFields) -> int | None:
-    asked, most = body.truncate_prompt_tokens, context.engine.max_model_len
-    if asked == 0 or (asked is not None and asked > most):
-        message = f"truncate_prompt_tokens: wanted 1 to {most}, the model's context, or -1 for all of it; found {asked}"
+def _truncation_limit(context: ServerContext, body: PoolingFields) -> int | None:
+    requested, max_len = body.truncate_prompt_tokens, context.engine.max_model_len
+    if requested == 0 or (requested is not None and requested > max_len):
+        message = f"truncate_prompt_tokens: wanted 1 to {max_len}, the model's context, or -1 for all of it; found {requested}"
         raise ApiError(400, message, param="truncate_prompt_tokens", code="invalid_value")
-    return most if asked == -1 else asked
+    return max_len if requested == -1 else requested
 
 
-def _cut(ids: list[int], limit: int | None, side: Literal["left", "right"]) -> list[int]:
+def _truncate(ids: list[int], limit: int | None, side: Literal["left", "right"]) -> list[int]:
     if limit is None:
         return ids
     return ids[:limit] if side == "right" else ids[-limit:]
 
 
-def checked(context: ServerContext, prompts: list[list[int]], param: str) -> list[list[int]]:
+def check_prompts(context: ServerContext, prompts: list[list[int]], param: str) -> list[list[int]]:
     """The prompts, if the server takes so many and the context holds each.
 
     Raises:
         ApiError: names the first that does not fit.
     """
-    most, context_length = context.settings.max_request_choices, context.engine.max_model_len
-    if len(prompts) > most:
-        message = f"{param} has {len(prompts)} entries, and the server's limit is {most} (--max-request-choices)"
+    max_len, context_length = context.settings.max_request_choices, context.engine.max_model_len
+    if len(prompts) > max_len:
+        message = f"{param} has {len(prompts)} entries, and the server's limit is {max_len} (--max-request-choices)"
         raise ApiError(400, message, param=param, code="invalid_value")
     for place, prompt in enumerate(prompts):
         which = f"{param}[{place}]" if len(prompts) > 1 else param
@@ -143,5 +145,5 @@ def checked(context: ServerContext, prompts: list[list[int]], param: str) -> lis
                 f"{which} has {len(prompt)} tokens, but the model's context is {context_length}; "
                 "shorten it, or send truncate_prompt_tokens"
             )
-            raise ApiError(400, message, param=param, code=TOO_LONG)
+            raise ApiError(400, message, param=param, code=CONTEXT_LENGTH_EXCEEDED)
     return prompts

@@ -15,13 +15,13 @@ from dovetail.engine.output.pooled import Pooled
 from dovetail.engine.request.outputs import Delta
 from dovetail.engine.request.pooling_params import NO_SAMPLING, PoolingParams
 from dovetail.server.context import ServerContext
-from dovetail.server.generate.answers import json_response
 from dovetail.server.generate.chunks import usage
-from dovetail.server.generate.client_connection import ClientLeftError, while_connected
+from dovetail.server.generate.client_connection import ClientDisconnectedError, run_while_connected
 from dovetail.server.generate.job_builder import check_priority
+from dovetail.server.generate.response_builders import json_response
 from dovetail.server.generation_job import Job
 from dovetail.server.http.errors import ApiError
-from dovetail.server.observe.observation import Observation
+from dovetail.server.observe.request_records import JobObserver
 from dovetail.server.pooling.protocol import PoolingFields
 
 
@@ -42,7 +42,7 @@ def pooling_job(context: ServerContext, body: PoolingFields, prompts: list[list[
     )
 
 
-async def vectors(context: ServerContext, request: Request, job: Job, params: PoolingParams) -> list[Pooled]:
+async def compute_vectors(context: ServerContext, request: Request, job: Job, params: PoolingParams) -> list[Pooled]:
     """The vector of each prompt, in order. A client that leaves takes its prompts out of the engine.
 
     Raises:
@@ -50,13 +50,16 @@ async def vectors(context: ServerContext, request: Request, job: Job, params: Po
         RequestError: the model does not have such vectors.
     """
     try:
-        return await while_connected(context, request.receive, _all(context, job, params))
-    except ClientLeftError:
+        return await run_while_connected(context, request.receive, _pool_all(context, job, params))
+    except ClientDisconnectedError:
         raise ApiError(499, "the client left") from None
 
 
-async def _all(context: ServerContext, job: Job, params: PoolingParams) -> list[Pooled]:
-    with context.admission.enter(job.sequences) as ticket, Observation(context.measures, job) as seen:
+async def _pool_all(context: ServerContext, job: Job, params: PoolingParams) -> list[Pooled]:
+    with (
+        context.admission.admit(job.num_sequences) as ticket,
+        JobObserver(context.generation_metrics, job) as observation,
+    ):
 
         async def one(number: int) -> Pooled:
             pooled = await context.engine.pool(
@@ -69,10 +72,14 @@ async def _all(context: ServerContext, job: Job, params: PoolingParams) -> list[
             )
             if pooled.error is not None:
                 raise ApiError(
-                    400 if pooled.refused else 500, pooled.error, code=None if pooled.refused else "engine_error"
+                    400 if pooled.is_request_error else 500,
+                    pooled.error,
+                    code=None if pooled.is_request_error else "engine_error",
                 )
-            ended = seen.add([Delta(number, "", [], "stop", cached_tokens=pooled.cached_tokens, timing=pooled.timing)])
-            context.admission.end(ticket, ended)
+            ended = observation.add(
+                [Delta(number, "", [], "stop", cached_tokens=pooled.cached_tokens, timing=pooled.timing)]
+            )
+            context.admission.release(ticket, ended)
             return pooled
 
         tasks = [asyncio.create_task(one(number)) for number in range(len(job.prompts))]
@@ -86,12 +93,12 @@ async def _all(context: ServerContext, job: Job, params: PoolingParams) -> list[
 
 def pooling_usage(job: Job, pooled: Sequence[Pooled]) -> dict[str, Any]:
     """OpenAI's usage object."""
-    return usage(job.prompt_tokens, 0, sum(each.cached_tokens for each in pooled))
+    return usage(job.num_prompt_tokens, 0, sum(each.cached_tokens for each in pooled))
 
 
 async def list_response(
     context: ServerContext,
-    head: dict[str, Any],
+    common_fields: dict[str, Any],
     key: str,
     entries: Sequence[Any],
     show: Callable[[int, Any], dict[str, Any]],
@@ -99,7 +106,7 @@ async def list_response(
     """An answer that is mostly a list. Vectors are long, and writing one must not hold up the streams of others.
 
     Args:
-        head: the other fields.
+        common_fields: the other fields.
         key: of the list.
         show: what is said of an entry, from its place and itself.
     """
@@ -107,12 +114,12 @@ async def list_response(
     def write() -> Response:
         # Piece by piece: the interpreter's lock is held for as long as one piece takes.
         pieces = [msgspec.Raw(msgspec.json.encode(show(place, entry))) for place, entry in enumerate(entries)]
-        return json_response({**head, key: pieces})
+        return json_response({**common_fields, key: pieces})
 
-    return await context.in_worker(write)
+    return await context.run_in_worker(write)
 
 
-def head(prefix: str, body: PoolingFields, model: str, used: dict[str, Any]) -> dict[str, Any]:
+def common_fields(prefix: str, body: PoolingFields, model: str, used: dict[str, Any]) -> dict[str, Any]:
     """The fields that all answers with lists begin with."""
     return {
         "id": f"{prefix}-{body.request_id or uuid4().hex}",

@@ -11,13 +11,13 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from dovetail.engine.request.pooling_params import PoolingParams, cosine, floats, paired
+from dovetail.engine.request.pooling_params import PoolingParams, broadcast_pairs, cosine_similarity, floats
 from dovetail.server.context import ServerContext
 from dovetail.server.http.errors import ApiError
-from dovetail.server.http.openapi import documented
-from dovetail.server.pooling.inputs import activation, pooling_params, text_prompts
+from dovetail.server.http.openapi import route_docs
+from dovetail.server.pooling.inputs import pooling_params, read_activation, text_prompts
 from dovetail.server.pooling.protocol import FIRST_NAMES, SECOND_NAMES, PoolingFields, RerankRequest, ScoreRequest
-from dovetail.server.pooling.run import head, list_response, pooling_job, pooling_usage, vectors
+from dovetail.server.pooling.run import common_fields, compute_vectors, list_response, pooling_job, pooling_usage
 from dovetail.server.protocol.body import read_body
 
 
@@ -41,15 +41,15 @@ def router(context: ServerContext) -> APIRouter:
         return await _rerank(context, request)
 
     for path in ("/score", "/v1/score"):
-        routes.post(path, **documented(ScoreRequest, "How well texts go together"))(score)
+        routes.post(path, **route_docs(ScoreRequest, "How well texts go together"))(score)
     for path in ("/rerank", "/v1/rerank", "/v2/rerank"):
-        routes.post(path, **documented(RerankRequest, "Documents in the order in which they answer a query"))(rerank)
+        routes.post(path, **route_docs(RerankRequest, "Documents in the order in which they answer a query"))(rerank)
     return routes
 
 
 async def _score(context: ServerContext, request: Request) -> Response:
     body = await read_body(request, ScoreRequest)
-    (first_name, first), (second_name, second) = _given(body, FIRST_NAMES), _given(body, SECOND_NAMES)
+    (first_name, first), (second_name, second) = _read_texts(body, FIRST_NAMES), _read_texts(body, SECOND_NAMES)
     if len(first) not in (1, len(second)):
         message = (
             f"{first_name} has {len(first)} texts and {second_name} {len(second)}; give one of the former, or as many"
@@ -60,10 +60,12 @@ async def _score(context: ServerContext, request: Request) -> Response:
     def show(index: int, value: float) -> dict[str, Any]:
         return {"index": index, "object": "score", "score": value}
 
-    return await list_response(context, head("score", body, scores.model, scores.usage), "data", scores.values, show)
+    return await list_response(
+        context, common_fields("score", body, scores.model, scores.usage), "data", scores.values, show
+    )
 
 
-def _given(body: ScoreRequest, names: tuple[str, ...]) -> tuple[str, list[str]]:
+def _read_texts(body: ScoreRequest, names: tuple[str, ...]) -> tuple[str, list[str]]:
     given = [(name, texts) for name in names if (texts := getattr(body, name)) is not None]
     if len(given) == 1:
         return given[0]
@@ -78,7 +80,7 @@ async def _rerank(context: ServerContext, request: Request) -> Response:
     body = await read_body(request, RerankRequest)
     scores = await _compare(context, request, body, [body.query], body.documents, ("query", "documents"))
     order = sorted(range(len(scores.values)), key=lambda place: -scores.values[place])
-    answer = head("rerank", body, scores.model, scores.usage)
+    answer = common_fields("rerank", body, scores.model, scores.usage)
     del answer["object"], answer["created"]
 
     def show(_: int, place: int) -> dict[str, Any]:
@@ -103,23 +105,23 @@ async def _compare(
     Args:
         names: the fields of the request that the texts are from.
     """
-    model, adapter = context.select(body.model)
-    if context.need_task("score", "embed") == "score":
-        texts, others = zip(*paired(first, second), strict=True)
+    model, adapter = context.select_model(body.model)
+    if context.require_task("score", "embed") == "score":
+        texts, others = zip(*broadcast_pairs(first, second), strict=True)
         prompts = await text_prompts(context, body, texts, others, names[1])
         job = pooling_job(context, body, prompts, adapter)
-        pooled = await vectors(context, request, job, pooling_params(body, "score"))
+        pooled = await compute_vectors(context, request, job, pooling_params(body, "score"))
         return Scores(model, [floats(each.vector)[0] for each in pooled], pooling_usage(job, pooled))
-    if activation(body, embeds=False) is not None:
+    if read_activation(body, embeds=False) is not None:
         message = "use_activation is about the logits of a cross-encoder; the scores of embeddings are cosines"
         raise ApiError(400, message, param="use_activation", code="invalid_value")
     prompts = await text_prompts(context, body, first, None, names[0])
     prompts += await text_prompts(context, body, second, None, names[1])
     job = pooling_job(context, body, prompts, adapter)
-    pooled = await vectors(context, request, job, PoolingParams(task="embed"))
+    pooled = await compute_vectors(context, request, job, PoolingParams(task="embed"))
 
     def compare() -> list[float]:
         embeddings = [floats(each.vector) for each in pooled]
-        return [cosine(a, b) for a, b in paired(embeddings[: len(first)], embeddings[len(first) :])]
+        return [cosine_similarity(a, b) for a, b in broadcast_pairs(embeddings[: len(first)], embeddings[len(first) :])]
 
-    return Scores(model, await context.in_worker(compare), pooling_usage(job, pooled))
+    return Scores(model, await context.run_in_worker(compare), pooling_usage(job, pooled))

@@ -16,18 +16,18 @@ from dataclasses import dataclass, field
 import msgspec
 
 from dovetail.api.errors import DovetailError
-from dovetail.engine.process.failures import exit_words
+from dovetail.engine.process.engine_client import LAST_MESSAGES_SECONDS
+from dovetail.engine.process.failures import describe_exit
 from dovetail.engine.process.ipc import on_exit
-from dovetail.engine.process.link import LAST_WORDS_SECONDS
-from dovetail.server.http.listen import Shares
-from dovetail.server.processes.relay_messages import Setup
+from dovetail.server.http.listen import ListenSockets
+from dovetail.server.processes.relay_messages import WorkerSetup
 from dovetail.utils import logs
 
-MOST_LOSSES, WINDOW_SECONDS = 5, 600.0
+MAX_CRASHES, CRASH_WINDOW_SECONDS = 5, 600.0
 """A server that loses more processes than that within the time has something wrong with it that another start does not mend."""
 
 
-class Losses:
+class CrashCounter:
     """Counts processes that were lost.
 
     Args:
@@ -38,13 +38,13 @@ class Losses:
         self._clock = clock
         self._times: deque[float] = deque()
 
-    def add(self) -> bool:
+    def record(self) -> bool:
         """Count one; whether there is reason to go on."""
         now = self._clock()
         self._times.append(now)
-        while self._times[0] < now - WINDOW_SECONDS:
+        while self._times[0] < now - CRASH_WINDOW_SECONDS:
             self._times.popleft()
-        return len(self._times) <= MOST_LOSSES
+        return len(self._times) <= MAX_CRASHES
 
 
 @dataclass(eq=False)
@@ -59,9 +59,9 @@ class ApiProcess:
     number: int
     process: subprocess.Popen[bytes]
     listening: bool = False
-    gone: asyncio.Event = field(default_factory=asyncio.Event)
+    exited: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def start(self, setup: Setup) -> None:
+    def send_setup(self, setup: WorkerSetup) -> None:
         """Tell it what to do. This waits until it reads."""
         assert self.process.stdin is not None
         with contextlib.suppress(OSError):  # it has ended already, which is noticed elsewhere
@@ -70,24 +70,26 @@ class ApiProcess:
 
 
 class ApiProcesses:
-    """All of them. A process that ends before :meth:`retire` was called has a successor.
+    """All of them. A process that ends before :meth:`begin_shutdown` was called has a successor.
 
     Args:
         setup: what each is told, but for its own token, number and socket.
-        shares: gives each the socket that it listens on.
-        lost: called with the token and the number of each that has ended.
+        listen_sockets: gives each the socket that it listens on.
+        on_process_exit: called with the token and the number of each that has ended.
 
     Attributes:
         ready: set once all of them accept connections for the first time.
         failure: set to the exception because of which the server has to end.
     """
 
-    def __init__(self, setup: Setup, shares: Shares, lost: Callable[[bytes, int], object]) -> None:
+    def __init__(
+        self, setup: WorkerSetup, listen_sockets: ListenSockets, on_process_exit: Callable[[bytes, int], object]
+    ) -> None:
         self._setup = setup
-        self._shares = shares
-        self._lost = lost
-        self._losses = Losses()
-        self._retired = False
+        self._listen_sockets = listen_sockets
+        self._on_process_exit = on_process_exit
+        self._crashes = CrashCounter()
+        self._shutting_down = False
         self._by_token: dict[bytes, ApiProcess] = {}
         self._starting: set[asyncio.Task[None]] = set()
         self.ready = asyncio.Event()
@@ -96,14 +98,14 @@ class ApiProcesses:
     def start(self, count: int) -> None:
         """
         Raises:
-            DovetailError: see :meth:`Shares.one`.
+            DovetailError: see :meth:`ListenSockets.open_for`.
         """
         for number in range(1, count + 1):
             self._start(number)
 
     def _start(self, number: int) -> None:
         token = secrets.token_bytes(16)
-        with self._shares.one(number) as sock:
+        with self._listen_sockets.open_for(number) as sock:
             process = subprocess.Popen(
                 [sys.executable, "-m", "dovetail.server.processes.worker"],
                 stdin=subprocess.PIPE,
@@ -112,29 +114,29 @@ class ApiProcesses:
             )
         worker = self._by_token[token] = ApiProcess(number, process)
         loop = asyncio.get_running_loop()
-        on_exit(process, lambda code: loop.call_soon_threadsafe(self._exited, token, worker, code))
+        on_exit(process, lambda code: loop.call_soon_threadsafe(self._on_exit, token, worker, code))
         setup = msgspec.structs.replace(self._setup, token=token, number=number, socket=sock)
         # Its pipe may be smaller than what it is told, and others want to be served while it starts.
-        task = asyncio.create_task(asyncio.to_thread(worker.start, setup))
+        task = asyncio.create_task(asyncio.to_thread(worker.send_setup, setup))
         self._starting.add(task)
         task.add_done_callback(self._starting.discard)
 
-    def _exited(self, token: bytes, worker: ApiProcess, code: int) -> None:
+    def _on_exit(self, token: bytes, worker: ApiProcess, code: int) -> None:
         # What it said before it went may still be in the socket.
-        delay = 0 if self._retired else LAST_WORDS_SECONDS
-        asyncio.get_running_loop().call_later(delay, self._ended, token, worker, code)
+        delay = 0 if self._shutting_down else LAST_MESSAGES_SECONDS
+        asyncio.get_running_loop().call_later(delay, self._handle_exit, token, worker, code)
 
-    def _ended(self, token: bytes, worker: ApiProcess, code: int) -> None:
+    def _handle_exit(self, token: bytes, worker: ApiProcess, code: int) -> None:
         del self._by_token[token]
-        worker.gone.set()
-        self._lost(token, worker.number)
-        if self._retired or self.failure.done():
+        worker.exited.set()
+        self._on_process_exit(token, worker.number)
+        if self._shutting_down or self.failure.done():
             return
-        how = f"API process {worker.number} ended ({exit_words(code)})"
-        if not self._losses.add():
-            self.fail(DovetailError(f"{how}, as did {MOST_LOSSES} before it", "see the messages above"))
+        how = f"API process {worker.number} ended ({describe_exit(code)})"
+        if not self._crashes.record():
+            self.fail(DovetailError(f"{how}, as did {MAX_CRASHES} before it", "see the messages above"))
             return
-        logs.say(f"{how}; its connections are lost, and it is being started again", logging.ERROR)
+        logs.announce(f"{how}; its connections are lost, and it is being started again", logging.ERROR)
         try:
             self._start(worker.number)
         except DovetailError as error:
@@ -142,36 +144,36 @@ class ApiProcesses:
 
     def fail(self, error: DovetailError) -> None:
         """The server has to end."""
-        if not self._retired and not self.failure.done():
+        if not self._shutting_down and not self.failure.done():
             self.failure.set_exception(error)
 
-    def listens(self, token: bytes) -> None:
+    def mark_listening(self, token: bytes) -> None:
         """A process accepts connections."""
         if worker := self._by_token.get(token):
             worker.listening = True
         if all(worker.listening for worker in self._by_token.values()):
             self.ready.set()
 
-    def knows(self, token: bytes) -> bool:
+    def has_process(self, token: bytes) -> bool:
         return token in self._by_token
 
     def __iter__(self) -> Iterator[bytes]:
         return iter(list(self._by_token))
 
-    def retire(self) -> None:
+    def begin_shutdown(self) -> None:
         """From now on nobody has a successor, and those that have no clients yet will have none."""
-        self._retired = True
+        self._shutting_down = True
         for worker in self._by_token.values():
             if not worker.listening:
                 worker.process.kill()
 
-    async def ended(self) -> None:
+    async def wait_for_exit(self) -> None:
         """Wait until there is none left."""
-        await asyncio.gather(*(worker.gone.wait() for worker in self._by_token.values()))
+        await asyncio.gather(*(worker.exited.wait() for worker in self._by_token.values()))
 
     def kill(self) -> None:
         """End those that are left."""
-        self.retire()
+        self.begin_shutdown()
         for worker in self._by_token.values():
             worker.process.kill()
             worker.process.wait()

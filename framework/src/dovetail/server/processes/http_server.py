@@ -16,18 +16,18 @@ import uvicorn
 from fastapi import FastAPI
 
 from dovetail.server.context import ServerContext
-from dovetail.server.generate.sse import Direct
-from dovetail.server.http.errors import engine_dead, stopping
-from dovetail.server.http.listen import BACKLOG, allow_connections, in_use
-from dovetail.server.http.wire import connection_class
+from dovetail.server.generate.sse import DirectSendMiddleware
+from dovetail.server.http.errors import engine_dead_error, server_stopping_error
+from dovetail.server.http.http_protocol import build_protocol_class
+from dovetail.server.http.listen import BACKLOG, address_in_use_error, raise_open_files_limit
 from dovetail.server.processes.signals import Signals
 
 KEEP_ALIVE_SECONDS = 75
 """Longer than clients keep idle connections, so that it is they who close them and never lose a request to it."""
-LAST_SECONDS = 2
+FLUSH_SECONDS = 2
 """For what is left once requests were ended: writing the answers that say so."""
-TICK_SECONDS = 0.02
-GARBAGE = 50_000
+DRAIN_POLL_SECONDS = 0.02
+GC_THRESHOLD = 50_000
 """Objects between two looks for cycles; a request leaves a few hundred."""
 
 
@@ -42,13 +42,13 @@ async def serve_http(app: FastAPI, sock: socket.socket, signals: Signals, announ
     Raises:
         DovetailError: another server listens at the socket's address.
     """
-    allow_connections()
-    _quiet_collector()
+    raise_open_files_limit()
+    _tune_garbage_collector()
     context: ServerContext = app.state.context
     settings = context.settings
     config = uvicorn.Config(
-        Direct(app),
-        http=connection_class(settings.receive_timeout),
+        DirectSendMiddleware(app),
+        http=build_protocol_class(settings.receive_timeout),
         lifespan="off",
         ws="none",
         log_config=None,  # its loggers hand their records to ours
@@ -57,7 +57,7 @@ async def serve_http(app: FastAPI, sock: socket.socket, signals: Signals, announ
         server_header=False,
         backlog=BACKLOG,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
-        timeout_graceful_shutdown=LAST_SECONDS,
+        timeout_graceful_shutdown=FLUSH_SECONDS,
         ssl_keyfile=settings.ssl_keyfile,
         ssl_certfile=settings.ssl_certfile,
         ssl_ca_certs=settings.ssl_ca_certs,
@@ -65,7 +65,7 @@ async def serve_http(app: FastAPI, sock: socket.socket, signals: Signals, announ
     )
     server = _Server(config, context, announce)
     ended = asyncio.create_task(context.engine.ended())
-    ending = asyncio.create_task(_end(server, ended, signals))
+    ending = asyncio.create_task(_stop_on_signal(server, ended, signals))
     try:
         await server.serve(sockets=[sock])
         return ended.result() if ended.done() else None
@@ -77,14 +77,14 @@ async def serve_http(app: FastAPI, sock: socket.socket, signals: Signals, announ
             await asyncio.to_thread(app.state.traces.close)
 
 
-def _quiet_collector() -> None:
+def _tune_garbage_collector() -> None:
     """Keep Python's cycle collector from walking through all modules whenever streams have made some hundred objects, which die without it."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(GARBAGE, *gc.get_threshold()[1:])
+    gc.set_threshold(GC_THRESHOLD, *gc.get_threshold()[1:])
 
 
-async def _end(server: _Server, ended: asyncio.Task[str], signals: Signals) -> None:
+async def _stop_on_signal(server: _Server, ended: asyncio.Task[str], signals: Signals) -> None:
     """Wait for a reason to stop, and stop accordingly."""
     first, second = (asyncio.create_task(event.wait()) for event in (signals.first, signals.second))
     try:
@@ -93,7 +93,7 @@ async def _end(server: _Server, ended: asyncio.Task[str], signals: Signals) -> N
             drained = asyncio.create_task(server.drain())
             await asyncio.wait({drained, second, ended}, return_when=asyncio.FIRST_COMPLETED)
             drained.cancel()
-        server.context.abort_all(engine_dead(ended.result()) if ended.done() else stopping())
+        server.context.abort_all(engine_dead_error(ended.result()) if ended.done() else server_stopping_error())
         server.should_exit = True
         await second
         server.force_exit = True
@@ -119,7 +119,7 @@ class _Server(uvicorn.Server):
             await super().startup(sockets)
         except OSError as error:
             # Two servers can bind one port as long as neither listens; the second to listen learns of it here.
-            raise in_use(self.context.settings) if error.errno == errno.EADDRINUSE else error from None
+            raise address_in_use_error(self.context.settings) if error.errno == errno.EADDRINUSE else error from None
         self.announce()
 
     async def drain(self) -> None:
@@ -128,11 +128,11 @@ class _Server(uvicorn.Server):
         The server listens meanwhile: what asks for its health, such as a load balancer, is to hear that it stops.
         """
         deadline = time.monotonic() + self.context.settings.shutdown_timeout
-        self.context.closing = stopping()
+        self.context.closing_error = server_stopping_error()
         for connection in list(self.server_state.connections):
             connection.shutdown()  # of those that are idle; others end with their answer
         while self.server_state.tasks and time.monotonic() < deadline:
-            await asyncio.sleep(TICK_SECONDS)
+            await asyncio.sleep(DRAIN_POLL_SECONDS)
         # Clients that are slow to read what was written for them have what is left of the time.
         left = max(deadline - time.monotonic(), 0)
-        self.config.timeout_graceful_shutdown = math.ceil(left) + LAST_SECONDS
+        self.config.timeout_graceful_shutdown = math.ceil(left) + FLUSH_SECONDS

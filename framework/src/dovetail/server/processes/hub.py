@@ -14,26 +14,26 @@ import zmq
 from dovetail.api.errors import DovetailError, EngineDeadError
 from dovetail.engine import messages as m
 from dovetail.engine.args import EngineArgs
-from dovetail.engine.process.failures import rebuild
+from dovetail.engine.process.failures import rebuild_error
 from dovetail.engine.process.ipc import PrivateSocket
 from dovetail.kernel.plan import Plan
-from dovetail.server.http.keys import with_all_keys
-from dovetail.server.http.listen import Shares, bind, check_tls, release, serves
+from dovetail.server.http.keys import load_api_keys
+from dovetail.server.http.listen import ListenSockets, bind, check_tls, close_socket, startup_message
 from dovetail.server.observe.counters import Counters
-from dovetail.server.observe.tracing import check_traces
+from dovetail.server.observe.tracing import check_tracing
 from dovetail.server.processes.api_processes import ApiProcesses
 from dovetail.server.processes.loop import run as run_loop
 from dovetail.server.processes.relay import Relay, RelayedEngine
-from dovetail.server.processes.relay_messages import Hello, Leave, Listening, Seen, Setup, decode_to_hub
-from dovetail.server.processes.signals import Signals, unless_told
+from dovetail.server.processes.relay_messages import Listening, Register, Shutdown, StateAck, WorkerSetup, decode_to_hub
+from dovetail.server.processes.signals import Signals, run_until_signal
 from dovetail.server.processes.supervision import Supervisor
 from dovetail.server.settings import ServerSettings
-from dovetail.server.stored.store import make_store
+from dovetail.server.stored.store import create_store_file
 from dovetail.utils import logs
 
 T = TypeVar("T")
 MakeEngine = Callable[[], Awaitable[RelayedEngine]]
-LEAVE_SECONDS = 5.0
+EXIT_SECONDS = 5.0
 """For a process to be gone once its requests are."""
 
 
@@ -46,15 +46,15 @@ def serve_processes(make_engine: MakeEngine, settings: ServerSettings, plan: Pla
     Raises:
         DovetailError: besides what is said there, API processes end again and again.
     """
-    logs.set_up(settings.log_format, settings.log_level)
-    settings = with_all_keys(settings)
+    logs.configure(settings.log_format, settings.log_level)
+    settings = load_api_keys(settings)
     check_tls(settings)
-    check_traces(settings)
+    check_tracing(settings)
     sock = bind(settings)
     try:
         return run_loop(_serve(make_engine, settings, plan, args, sock))
     finally:
-        release(settings, sock)
+        close_socket(settings, sock)
 
 
 async def _serve(
@@ -62,10 +62,10 @@ async def _serve(
 ) -> int:
     with Signals() as signals:
         if settings.exit_with_stdin:
-            signals.follow_stdin()
-        hub = _Hub(settings, plan, args, Shares(settings, sock))
+            signals.watch_stdin()
+        hub = _Hub(settings, plan, args, ListenSockets(settings, sock))
         try:
-            loaded = await unless_told(lambda: hub.unless_failed(make_engine()), signals)
+            loaded = await run_until_signal(lambda: hub.wait_unless_failed(make_engine()), signals)
             if loaded is None:
                 assert signals.number is not None
                 return 128 + signals.number
@@ -81,32 +81,32 @@ async def _serve(
 class _Hub:
     """What lives as long as the server. Made, it starts the processes, which get ready while the engine loads."""
 
-    def __init__(self, settings: ServerSettings, plan: Plan, args: EngineArgs, shares: Shares) -> None:
+    def __init__(self, settings: ServerSettings, plan: Plan, args: EngineArgs, listen_sockets: ListenSockets) -> None:
         self.settings = settings
         self.plan = plan
-        self.shares = shares
+        self.listen_sockets = listen_sockets
         self.counters = Counters.create(settings.api_server_count + 1)
         assert self.counters.fd is not None
         self.supervisor: Supervisor[RelayedEngine] | None = None
         self.private = PrivateSocket(zmq.ROUTER)
         self.relay = Relay(self._send)
-        setup = Setup(
+        setup = WorkerSetup(
             address=self.private.address,
             token=b"",
             number=0,
             settings=settings.model_dump_json(),
             plan=plan.model_dump_json(),
-            args=args.dumped(),
+            args=args.to_json(),
             socket=-1,
             counters=self.counters.fd,
             created=int(time.time()),
-            store=make_store(self.private.folder),
+            store=create_store_file(self.private.folder),
         )
-        self.processes = ApiProcesses(setup, shares, self._lost)
+        self.processes = ApiProcesses(setup, listen_sockets, self._on_process_exit)
         self.processes.start(settings.api_server_count)
-        self.reading = asyncio.create_task(self._read())
+        self.reader_task = asyncio.create_task(self._read())
 
-    async def unless_failed(self, work: Awaitable[T]) -> T:
+    async def wait_unless_failed(self, work: Awaitable[T]) -> T:
         """Wait for something, as long as the processes are well.
 
         Raises:
@@ -126,19 +126,19 @@ class _Hub:
     async def serve(self, engine: RelayedEngine, make_engine: MakeEngine, signals: Signals) -> str | None:
         """Serve until told to stop, or until there is no engine: why there is none."""
         supervisor = self.supervisor = Supervisor(engine, make_engine, self._engine_changed)
-        self.shares.claim()
+        self.listen_sockets.claim()
         self._engine_changed()
         ended, first = asyncio.create_task(supervisor.ended()), asyncio.create_task(signals.first.wait())
         reasons: set[asyncio.Task[Any]] = {ended, first}
         announced = asyncio.create_task(self._announce())
         try:
-            await self.unless_failed(asyncio.wait(reasons, return_when=asyncio.FIRST_COMPLETED))
+            await self.wait_unless_failed(asyncio.wait(reasons, return_when=asyncio.FIRST_COMPLETED))
             reason = ended.result() if ended.done() else None
         finally:
-            self.processes.retire()
+            self.processes.begin_shutdown()
             for task in (ended, first, announced):
                 task.cancel()
-            self.shares.close()
+            self.listen_sockets.close()
         if reason is None:
             await self._drain(signals)
         else:  # they know already
@@ -147,27 +147,27 @@ class _Hub:
 
     async def _announce(self) -> None:
         await self.processes.ready.wait()
-        logs.say(serves(self.settings, self.plan.model, self.shares.address), output=True)
+        logs.announce(startup_message(self.settings, self.plan.model, self.listen_sockets.address), output=True)
 
     async def _drain(self, signals: Signals) -> None:
-        self._tell_all(Leave())
+        self._broadcast(Shutdown())
         draining = asyncio.create_task(self._wait_for_processes(self.settings.shutdown_timeout))
         second = asyncio.create_task(signals.second.wait())
         await asyncio.wait({draining, second}, return_when=asyncio.FIRST_COMPLETED)
         if not draining.done():
-            self._tell_all(Leave())
+            self._broadcast(Shutdown())
             await self._wait_for_processes(0)
         for task in (draining, second):
             task.cancel()
 
     async def _wait_for_processes(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self.processes.ended(), seconds + LEAVE_SECONDS)
+            await asyncio.wait_for(self.processes.wait_for_exit(), seconds + EXIT_SECONDS)
 
     async def stop(self) -> None:
         """End all that was started."""
         self.processes.kill()
-        self.reading.cancel()
+        self.reader_task.cancel()
         if self.supervisor is not None:
             await self.supervisor.stop()
         self.private.close()
@@ -175,15 +175,15 @@ class _Hub:
     def _engine_changed(self) -> None:
         assert self.supervisor is not None
         if self.supervisor.alive:
-            self.relay.serve(self.supervisor.engine)
+            self.relay.set_engine(self.supervisor.engine)
         else:
-            self.relay.lose(self.supervisor.dead_reason, self.supervisor.restarting)
+            self.relay.set_engine_lost(self.supervisor.dead_reason, self.supervisor.restarting)
 
-    def _lost(self, token: bytes, number: int) -> None:
-        self.relay.leave(token)
+    def _on_process_exit(self, token: bytes, number: int) -> None:
+        self.relay.remove_process(token)
         self.counters.clear_gauges(number)
 
-    def _tell_all(self, message: m.Message) -> None:
+    def _broadcast(self, message: m.Message) -> None:
         for token in self.processes:
             self._send(token, message)
 
@@ -201,14 +201,14 @@ class _Hub:
     async def _dispatch(self) -> None:
         while True:
             token, frame = await self.private.socket.recv_multipart()
-            if not self.processes.knows(token):
+            if not self.processes.has_process(token):
                 continue
             match decode_to_hub(frame):
-                case Hello():
-                    self.relay.join(token)
+                case Register():
+                    self.relay.add_process(token)
                 case Listening():
-                    self.processes.listens(token)
+                    self.processes.mark_listening(token)
                 case m.Failed() as failed:
-                    self.processes.fail(rebuild(failed, "the API"))
-                case (m.NewRequest() | m.Abort() | m.Call() | Seen()) as message:
+                    self.processes.fail(rebuild_error(failed, "the API"))
+                case (m.NewRequest() | m.Abort() | m.Call() | StateAck()) as message:
                     self.relay.receive(token, message)

@@ -13,7 +13,7 @@ from dovetail.server.settings import ServerSettings
 
 
 @asynccontextmanager
-async def serve_inside(make_engine: MakeEngine, settings: ServerSettings) -> AsyncIterator[httpx.AsyncClient]:
+async def serve_in_process(make_engine: MakeEngine, settings: ServerSettings) -> AsyncIterator[httpx.AsyncClient]:
     """A client of a server that lives as long as the context: every route and every check is that of ``dovetail serve``.
 
     Args:

@@ -11,17 +11,17 @@ from typing import Any
 
 from dovetail.api.errors import EngineDeadError
 from dovetail.engine import messages as m
-from dovetail.engine.process.failures import failure
-from dovetail.engine.process.link import EngineLink
-from dovetail.server.processes.relay_messages import Gone, Seen
+from dovetail.engine.process.engine_client import EngineClient
+from dovetail.engine.process.failures import describe_error
+from dovetail.server.processes.relay_messages import EngineLost, StateAck
 
 STATS_SECONDS = 0.1
 """How old the statistics may be in a process that has no outputs to get."""
-SEEN_SECONDS = 2.0
+ACK_SECONDS = 2.0
 """The longest that an answer waits for processes that do not say that they have seen what it changed."""
 
 
-class RelayedEngine(EngineLink):
+class RelayedEngine(EngineClient):
     """The engine as the hub has it: what it gives goes to a :class:`Relay`, once there is one."""
 
     relay: Relay | None = None
@@ -32,12 +32,12 @@ class RelayedEngine(EngineLink):
 
     def _take(self, outputs: list[m.TokenOutput]) -> None:
         if self.relay is not None:
-            self.relay.take(outputs, self.stats)
+            self.relay.dispatch_outputs(outputs, self.stats)
 
     def _handle(self, message: m.FromEngine) -> None:
         super()._handle(message)
         if self.relay is not None and isinstance(message, m.State):
-            self.relay.tell_state(message)
+            self.relay.broadcast_state(message)
 
 
 @dataclass(slots=True)
@@ -45,12 +45,12 @@ class _Peer:
     """An API process.
 
     Attributes:
-        told: when it got statistics.
-        unseen: states that it has not said it saw.
+        stats_sent_at: when it got statistics.
+        num_unacked: states that it has not said it saw.
     """
 
-    told: float = 0.0
-    unseen: int = 0
+    stats_sent_at: float = 0.0
+    num_unacked: int = 0
 
 
 class Relay:
@@ -68,29 +68,29 @@ class Relay:
         self._send = send
         self._clock = clock
         self._engine: RelayedEngine | None = None
-        self._gone: Gone | None = None
+        self._lost: EngineLost | None = None
         self._peers: dict[bytes, _Peer] = {}
         self._owners: dict[str, bytes] = {}
         self._calls: set[asyncio.Task[None]] = set()
-        self._seen = asyncio.Event()
+        self._all_acked = asyncio.Event()
 
     # -- the engine's side
 
-    def serve(self, engine: RelayedEngine) -> None:
+    def set_engine(self, engine: RelayedEngine) -> None:
         """From now on this is the engine."""
-        self._engine, self._gone = engine, None
+        self._engine, self._lost = engine, None
         engine.relay = self
         for name in self._peers:
-            self._introduce(name, engine)
+            self._send_engine_info(name, engine)
 
-    def lose(self, reason: str, restarting: bool) -> None:
+    def set_engine_lost(self, reason: str, restarting: bool) -> None:
         """There is no engine; each process tells its clients."""
-        self._gone = Gone(reason, restarting)
+        self._lost = EngineLost(reason, restarting)
         self._owners.clear()
         for name in self._peers:
-            self._send(name, self._gone)
+            self._send(name, self._lost)
 
-    def take(self, outputs: list[m.TokenOutput], stats: m.EngineStats) -> None:
+    def dispatch_outputs(self, outputs: list[m.TokenOutput], stats: m.EngineStats) -> None:
         """Give each process its part of what a step gave."""
         owners = self._owners
         parts: dict[bytes, list[m.TokenOutput]] = {}
@@ -108,38 +108,38 @@ class Relay:
         for name, peer in self._peers.items():
             part = parts.get(name)
             # The steps of an idle engine are few, and nothing comes after them that would tell the rest.
-            if part is not None or not stats.running or now - peer.told >= STATS_SECONDS:
-                peer.told = now
+            if part is not None or not stats.running or now - peer.stats_sent_at >= STATS_SECONDS:
+                peer.stats_sent_at = now
                 self._send(name, m.StepOutputs(part or [], stats))
 
-    def tell_state(self, state: m.State) -> None:
+    def broadcast_state(self, state: m.State) -> None:
         for name, peer in self._peers.items():
-            self._tell_state(name, peer, state)
+            self._send_state(name, peer, state)
 
-    def _tell_state(self, name: bytes, peer: _Peer, state: m.State) -> None:
-        peer.unseen += 1
-        self._seen.clear()
+    def _send_state(self, name: bytes, peer: _Peer, state: m.State) -> None:
+        peer.num_unacked += 1
+        self._all_acked.clear()
         self._send(name, state)
 
     # -- the processes' side
 
-    def join(self, name: bytes) -> None:
+    def add_process(self, name: bytes) -> None:
         """A process takes messages."""
         self._peers[name] = _Peer()
         if self._engine is not None:
-            self._introduce(name, self._engine)
-        if self._gone is not None:
-            self._send(name, self._gone)
+            self._send_engine_info(name, self._engine)
+        if self._lost is not None:
+            self._send(name, self._lost)
 
-    def _introduce(self, name: bytes, engine: RelayedEngine) -> None:
+    def _send_engine_info(self, name: bytes, engine: RelayedEngine) -> None:
         assert engine.info is not None
         peer = self._peers[name]
-        peer.told = self._clock()
+        peer.stats_sent_at = self._clock()
         self._send(name, engine.info)
         self._send(name, m.StepOutputs([], engine.stats))
-        self._tell_state(name, peer, m.State(engine.adapters, engine.sleeping))
+        self._send_state(name, peer, m.State(engine.adapters, engine.sleeping))
 
-    def leave(self, name: bytes) -> None:
+    def remove_process(self, name: bytes) -> None:
         """A process has gone: nobody waits for its requests."""
         self._peers.pop(name, None)
         orphans = [request for request, owner in self._owners.items() if owner == name]
@@ -147,13 +147,13 @@ class Relay:
             del self._owners[request]
         if orphans:
             self._forward(m.Abort(orphans))
-        self._check_seen()
+        self._check_acks()
 
-    def receive(self, name: bytes, message: m.NewRequest | m.Abort | m.Call | Seen) -> None:
+    def receive(self, name: bytes, message: m.NewRequest | m.Abort | m.Call | StateAck) -> None:
         """A process wants something of the engine. Without an engine nothing is sent: the process was told, or will be in a moment."""
         match message:
             case m.NewRequest(id=request):
-                if self._gone is None:
+                if self._lost is None:
                     self._owners[request] = name
                     self._forward(message)
             case m.Abort(ids=ids):
@@ -164,35 +164,35 @@ class Relay:
                 call = asyncio.create_task(self._call(name, message))
                 self._calls.add(call)
                 call.add_done_callback(self._calls.discard)
-            case Seen():
+            case StateAck():
                 if peer := self._peers.get(name):
-                    peer.unseen -= 1
-                    self._check_seen()
+                    peer.num_unacked -= 1
+                    self._check_acks()
 
     def _forward(self, message: m.Message) -> None:
-        if self._engine is not None and self._gone is None:
+        if self._engine is not None and self._lost is None:
             self._engine.send(message)
 
     async def _call(self, name: bytes, call: m.Call) -> None:
         try:
-            answer = m.Answer(call.number, await self._do(call))
+            answer = m.Answer(call.number, await self._run_call(call))
         except Exception as error:
-            answer = m.Answer(call.number, None, failure(error))
-        await self._all_have_seen()
+            answer = m.Answer(call.number, None, describe_error(error))
+        await self._wait_for_acks()
         if name in self._peers:
             self._send(name, answer)
 
-    async def _do(self, call: m.Call) -> Any:
-        if self._engine is None or self._gone is not None:
-            raise EngineDeadError(self._gone.reason if self._gone else "the engine is not ready")
+    async def _run_call(self, call: m.Call) -> Any:
+        if self._engine is None or self._lost is not None:
+            raise EngineDeadError(self._lost.reason if self._lost else "the engine is not ready")
         return await self._engine.call(call.operation, *call.arguments)
 
-    async def _all_have_seen(self) -> None:
+    async def _wait_for_acks(self) -> None:
         """So that a client who was answered finds the change wherever it asks next."""
-        if any(peer.unseen > 0 for peer in self._peers.values()):
+        if any(peer.num_unacked > 0 for peer in self._peers.values()):
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._seen.wait(), SEEN_SECONDS)
+                await asyncio.wait_for(self._all_acked.wait(), ACK_SECONDS)
 
-    def _check_seen(self) -> None:
-        if all(peer.unseen <= 0 for peer in self._peers.values()):
-            self._seen.set()
+    def _check_acks(self) -> None:
+        if all(peer.num_unacked <= 0 for peer in self._peers.values()):
+            self._all_acked.set()

@@ -9,7 +9,7 @@ import msgspec
 from dovetail.engine import messages as m
 
 
-class Setup(msgspec.Struct):
+class WorkerSetup(msgspec.Struct):
     """All that an API process is told before it connects, over its standard input, since keys are among it.
 
     Attributes:
@@ -34,7 +34,7 @@ class Setup(msgspec.Struct):
     store: str
 
 
-class Hello(m.Message):
+class Register(m.Message):
     """To the hub, first: whoever sent this takes messages."""
 
 
@@ -42,23 +42,23 @@ class Listening(m.Message):
     """To the hub: connections are accepted."""
 
 
-class Seen(m.Message):
+class StateAck(m.Message):
     """To the hub: a :class:`~dovetail.engine.messages.State` was taken in."""
 
 
-class Gone(m.Message):
+class EngineLost(m.Message):
     """From the hub: there is no engine. If it is restarting, another :class:`~dovetail.engine.messages.EngineInfo` follows."""
 
     reason: str
     restarting: bool
 
 
-class Leave(m.Message):
+class Shutdown(m.Message):
     """From the hub: what a signal is to a server of one process. The first lets requests end, the second does not."""
 
 
-ToHub = m.ToEngine | Hello | Listening | Seen | m.Failed
-FromHub = m.FromEngine | Gone | Leave
+ToHub = m.ToEngine | Register | Listening | StateAck | m.Failed
+FromHub = m.FromEngine | EngineLost | Shutdown
 
 _to_hub: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(ToHub)
 _from_hub: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(FromHub)

@@ -6,13 +6,13 @@ import socket
 
 from dovetail.api.errors import EngineDeadError
 from dovetail.server.app import build_app
-from dovetail.server.http.keys import with_all_keys
-from dovetail.server.http.listen import address, bind, check_tls, release, serves
+from dovetail.server.http.keys import load_api_keys
+from dovetail.server.http.listen import bind, check_tls, close_socket, server_url, startup_message
 from dovetail.server.observe.request_log import set_up_logs
-from dovetail.server.observe.tracing import check_traces
+from dovetail.server.observe.tracing import check_tracing
 from dovetail.server.processes.http_server import serve_http
 from dovetail.server.processes.loop import run as run_loop
-from dovetail.server.processes.signals import Signals, unless_told
+from dovetail.server.processes.signals import Signals, run_until_signal
 from dovetail.server.processes.supervision import MakeEngine, SupervisedEngine
 from dovetail.server.settings import ServerSettings
 from dovetail.utils import logs
@@ -33,28 +33,28 @@ def serve(make_engine: MakeEngine, settings: ServerSettings) -> int:
         DovetailError: the address cannot be used, or the engine cannot be made.
     """
     set_up_logs(settings)
-    settings = with_all_keys(settings)
+    settings = load_api_keys(settings)
     check_tls(settings)
-    check_traces(settings)
+    check_tracing(settings)
     sock = bind(settings)
     try:
         return run_loop(_serve(make_engine, settings, sock))
     finally:
-        release(settings, sock)
+        close_socket(settings, sock)
 
 
 async def _serve(make_engine: MakeEngine, settings: ServerSettings, sock: socket.socket) -> int:
     with Signals() as signals:
         if settings.exit_with_stdin:
-            signals.follow_stdin()
-        loaded = await unless_told(make_engine, signals)
+            signals.watch_stdin()
+        loaded = await run_until_signal(make_engine, signals)
         if loaded is None:
             assert signals.number is not None
             return 128 + signals.number
         engine = SupervisedEngine(loaded, make_engine)
 
         def announce() -> None:
-            logs.say(serves(settings, engine.plan.model, address(settings, sock)), output=True)
+            logs.announce(startup_message(settings, engine.plan.model, server_url(settings, sock)), output=True)
 
         try:
             reason = await serve_http(build_app(engine, settings), sock, signals, announce)

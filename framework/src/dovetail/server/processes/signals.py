@@ -17,7 +17,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 class Signals:
     """Says when the process is told to stop, and when it is told again.
 
-    Used as a context, it listens to :data:`SIGNALS`; without, it knows only what :meth:`tell` says.
+    Used as a context, it listens to :data:`SIGNALS`; without, it knows only what :meth:`deliver` says.
     """
 
     def __init__(self) -> None:
@@ -30,7 +30,7 @@ class Signals:
         if threading.current_thread() is threading.main_thread():
             self._handled = True
             for number in SIGNALS:
-                asyncio.get_running_loop().add_signal_handler(number, self.tell, number)
+                asyncio.get_running_loop().add_signal_handler(number, self.deliver, number)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -43,11 +43,11 @@ class Signals:
                 asyncio.get_running_loop().remove_signal_handler(number)
             self._handled = False
 
-    def tell(self, number: int = signal.SIGTERM) -> None:
+    def deliver(self, number: int = signal.SIGTERM) -> None:
         self.number = self.number or number
         (self.second if self.first.is_set() else self.first).set()
 
-    def follow_stdin(self) -> None:
+    def watch_stdin(self) -> None:
         """Take the end of standard input for a signal."""
         loop = asyncio.get_running_loop()
 
@@ -55,22 +55,22 @@ class Signals:
             while os.read(0, 1 << 16):
                 pass
             with contextlib.suppress(RuntimeError):  # the loop is closed: we are stopping already
-                loop.call_soon_threadsafe(self.tell)
+                loop.call_soon_threadsafe(self.deliver)
 
         threading.Thread(target=read, daemon=True).start()
 
 
-async def unless_told(make: Callable[[], Awaitable[T]], signals: Signals) -> T | None:
+async def run_until_signal(make: Callable[[], Awaitable[T]], signals: Signals) -> T | None:
     """What ``make`` makes, or None if a signal came first."""
 
     async def run() -> T:
         return await make()
 
-    making, told = asyncio.create_task(run()), asyncio.create_task(signals.first.wait())
+    making, signalled = asyncio.create_task(run()), asyncio.create_task(signals.first.wait())
     try:
-        await asyncio.wait({making, told}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({making, signalled}, return_when=asyncio.FIRST_COMPLETED)
         return making.result() if making.done() else None
     finally:
         making.cancel()
-        told.cancel()
-        await asyncio.gather(making, told, return_exceptions=True)
+        signalled.cancel()
+        await asyncio.gather(making, signalled, return_exceptions=True)

@@ -15,10 +15,10 @@ from dovetail.engine.request.outputs import Delta
 from dovetail.engine.request.params import SamplingParams
 from dovetail.engine.request.pooling_params import PoolingParams
 from dovetail.server.engine_protocol import ServedEngine, ServedPlan, ServedTokenizer
-from dovetail.utils.logs import say
+from dovetail.utils.logs import announce
 
 MakeEngine = Callable[[], Awaitable[ServedEngine]]
-RESTARTS = 1
+MAX_RESTARTS = 1
 """What killed an engine twice would kill it a third time, and clients are better served by one that learns of it."""
 
 
@@ -54,20 +54,20 @@ class Supervisor(Generic[E]):
     Args:
         engine: the first, ready.
         make_engine: makes its successor.
-        changed: called when the engine has died, when its successor serves, and when there is no engine and will be none.
+        on_change: called when the engine has died, when its successor serves, and when there is no engine and will be none.
 
     Attributes:
         engine: the one of the moment.
     """
 
     def __init__(
-        self, engine: E, make_engine: Callable[[], Awaitable[E]], changed: Callable[[], object] = lambda: None
+        self, engine: E, make_engine: Callable[[], Awaitable[E]], on_change: Callable[[], object] = lambda: None
     ) -> None:
         self.engine = engine
         self._make_engine = make_engine
-        self._changed = changed
-        self._successors = RESTARTS
-        self._gone = ""
+        self._on_change = on_change
+        self._restarts_left = MAX_RESTARTS
+        self._final_reason = ""
         self._watching = asyncio.create_task(self._watch())
 
     async def ended(self) -> str:
@@ -76,32 +76,32 @@ class Supervisor(Generic[E]):
         return self.dead_reason
 
     async def _watch(self) -> None:
-        while self._successors:
+        while self._restarts_left:
             reason = await self.engine.ended()
-            self._changed()
+            self._on_change()
             try:
                 await self._restart(reason)
             except Exception as error:  # whatever it was, there is no engine: the server ends, and says why
-                self._gone = f"{reason}; starting it again failed: {error}"
-                self._changed()
+                self._final_reason = f"{reason}; starting it again failed: {error}"
+                self._on_change()
                 return
-            self._changed()
-        self._gone = f"it died again: {await self.engine.ended()}"
-        self._changed()
+            self._on_change()
+        self._final_reason = f"it died again: {await self.engine.ended()}"
+        self._on_change()
 
     async def _restart(self, reason: str) -> None:
-        say(f"the engine died: {reason}; it is being started again", logging.WARNING)
+        announce(f"the engine died: {reason}; it is being started again", logging.WARNING)
         started = time.monotonic()
         await self.engine.stop()
         engine = await self._make_engine()
         try:
-            await _set_up(engine, self.engine.adapters)
+            await _restore_adapters(engine, self.engine.adapters)
         except BaseException:
             await engine.stop()
             raise
         self.engine = engine
-        self._successors -= 1
-        say(f"the engine serves again, after {time.monotonic() - started:.1f} s")
+        self._restarts_left -= 1
+        announce(f"the engine serves again, after {time.monotonic() - started:.1f} s")
 
     async def stop(self) -> None:
         """End the engine, or the start of its successor."""
@@ -111,15 +111,15 @@ class Supervisor(Generic[E]):
 
     @property
     def alive(self) -> bool:
-        return self.engine.alive and not self._gone
+        return self.engine.alive and not self._final_reason
 
     @property
     def restarting(self) -> bool:
-        return not self.alive and not self._gone and self._successors > 0
+        return not self.alive and not self._final_reason and self._restarts_left > 0
 
     @property
     def dead_reason(self) -> str:
-        return self._gone or self.engine.dead_reason
+        return self._final_reason or self.engine.dead_reason
 
 
 class SupervisedEngine(Supervisor[ServedEngine]):
@@ -221,7 +221,7 @@ class SupervisedEngine(Supervisor[ServedEngine]):
         return self.engine.adapters
 
 
-async def _set_up(engine: Supervised, adapters: Mapping[str, str]) -> None:
+async def _restore_adapters(engine: Supervised, adapters: Mapping[str, str]) -> None:
     """Load and unload adapters until they are those that its predecessor had."""
     for name in engine.adapters.keys() - adapters.keys():
         await engine.remove_adapter(name)
@@ -233,4 +233,4 @@ async def _set_up(engine: Supervised, adapters: Mapping[str, str]) -> None:
         except EngineDeadError:
             raise
         except DovetailError as error:  # it may have been deleted since; that is no reason to serve nothing at all
-            say(f"the adapter {name} is no longer served: {error}", logging.WARNING)
+            announce(f"the adapter {name} is no longer served: {error}", logging.WARNING)

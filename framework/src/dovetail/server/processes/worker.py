@@ -1,6 +1,6 @@
 """An API process of a server that has several: ``python -m dovetail.server.processes.worker``.
 
-Its hub tells it over standard input what to serve (:class:`~dovetail.server.processes.relay_messages.Setup`); the pipe carries nothing after
+Its hub tells it over standard input what to serve (:class:`~dovetail.server.processes.relay_messages.WorkerSetup`); the pipe carries nothing after
 that, and when it closes, the hub is gone, and so is this process.
 """
 
@@ -19,9 +19,9 @@ import zmq.asyncio
 from dovetail.api.errors import DovetailError, EngineDeadError
 from dovetail.engine import messages as m
 from dovetail.engine.args import EngineArgs
-from dovetail.engine.process.client import AsyncEngine
-from dovetail.engine.process.failures import failed
-from dovetail.engine.process.ipc import leave_only_with_parent
+from dovetail.engine.process.async_engine import AsyncEngine
+from dovetail.engine.process.failures import build_failed_message
+from dovetail.engine.process.ipc import exit_with_parent
 from dovetail.engine.setup import load_tokenizer
 from dovetail.kernel.plan import Plan
 from dovetail.server.app import build_app
@@ -29,31 +29,39 @@ from dovetail.server.observe.counters import Counters
 from dovetail.server.observe.request_log import set_up_logs
 from dovetail.server.processes.http_server import serve_http
 from dovetail.server.processes.loop import run as run_loop
-from dovetail.server.processes.relay_messages import Gone, Hello, Leave, Listening, Seen, Setup, decode_from_hub
+from dovetail.server.processes.relay_messages import (
+    EngineLost,
+    Listening,
+    Register,
+    Shutdown,
+    StateAck,
+    WorkerSetup,
+    decode_from_hub,
+)
 from dovetail.server.processes.signals import Signals
-from dovetail.server.responses.background import take_over
+from dovetail.server.responses.background import fail_orphaned_responses
 from dovetail.server.settings import ServerSettings
 
 LAST_WORDS_MILLISECONDS = 1000
 
 
 class HubLink:
-    """The hub, as a :class:`~dovetail.engine.process.link.Child`.
+    """The hub, as a :class:`~dovetail.engine.process.engine_client.EngineHandle`.
 
     Attributes:
-        control: gets what comes from the hub itself.
+        on_control: gets what comes from the hub itself.
     """
 
-    control: Callable[[Gone | Leave], object]
+    on_control: Callable[[EngineLost | Shutdown], object]
 
-    def __init__(self, setup: Setup) -> None:
+    def __init__(self, setup: WorkerSetup) -> None:
         self._context = zmq.asyncio.Context()
         self._socket = self._context.socket(zmq.DEALER)
         self._socket.setsockopt(zmq.IDENTITY, setup.token)
         self._socket.setsockopt(zmq.LINGER, LAST_WORDS_MILLISECONDS)
         self._socket.set_hwm(0)
         self._socket.connect(setup.address)
-        self.send(Hello())
+        self.send(Register())
 
     def send(self, message: m.Message) -> None:
         self._socket.send(m.encode(message))
@@ -62,9 +70,9 @@ class HubLink:
         while True:
             frame: bytes = await self._socket.recv()
             message = decode_from_hub(frame)
-            if not isinstance(message, Gone | Leave):
+            if not isinstance(message, EngineLost | Shutdown):
                 return message
-            self.control(message)
+            self.on_control(message)
 
     def on_exit(self, callback: Callable[[int], object]) -> None:
         """Nobody would be left to be called back: with the hub this process ends."""
@@ -86,12 +94,12 @@ class WorkerEngine(AsyncEngine):
     def restarting(self) -> bool:
         return self._restarting
 
-    def lose(self, gone: Gone) -> None:
+    def mark_lost(self, lost: EngineLost) -> None:
         """The hub has no engine any more."""
-        self._restarting = gone.restarting
-        self._let_go(EngineDeadError(gone.reason))
-        if not gone.restarting:
-            self._ended.set()
+        self._restarting = lost.restarting
+        self._fail_waiting(EngineDeadError(lost.reason))
+        if not lost.restarting:
+            self._dead_event.set()
 
     def _handle(self, message: m.FromEngine) -> None:
         if isinstance(message, m.EngineInfo) and self.info is not None:
@@ -99,7 +107,7 @@ class WorkerEngine(AsyncEngine):
             return
         super()._handle(message)
         if isinstance(message, m.State):
-            self._child.send(Seen())
+            self._child.send(StateAck())
 
     async def stop(self) -> None:
         """Let go of the hub, which ends the engine itself."""
@@ -107,7 +115,7 @@ class WorkerEngine(AsyncEngine):
         self._child.kill()
 
 
-async def _serve(setup: Setup, link: HubLink) -> None:
+async def _serve(setup: WorkerSetup, link: HubLink) -> None:
     plan = Plan.model_validate_json(setup.plan)
     args = EngineArgs.model_validate_json(setup.args)
     settings = ServerSettings.model_validate_json(setup.settings)
@@ -115,27 +123,27 @@ async def _serve(setup: Setup, link: HubLink) -> None:
     signals = Signals()
     engine = WorkerEngine(plan, args, await asyncio.to_thread(load_tokenizer, plan, args.chat_template))
 
-    def control(message: Gone | Leave) -> None:
-        if isinstance(message, Gone):
-            engine.lose(message)
+    def handle_control(message: EngineLost | Shutdown) -> None:
+        if isinstance(message, EngineLost):
+            engine.mark_lost(message)
         else:
-            signals.tell()
+            signals.deliver()
 
-    link.control = control
+    link.on_control = handle_control
     await engine.attach(link)
     sock = socket.socket(fileno=setup.socket)
     counters = Counters.open(setup.counters, setup.number)
     app = build_app(engine, settings, counters, setup.created, setup.store)
-    await take_over(app.state.context)
+    await fail_orphaned_responses(app.state.context)
     await serve_http(app, sock, signals, lambda: link.send(Listening()))
 
 
-async def _run(setup: Setup) -> int:
+async def _run(setup: WorkerSetup) -> int:
     link = HubLink(setup)
     try:
         await _serve(setup, link)
     except Exception as error:
-        link.send(failed(error))
+        link.send(build_failed_message(error))
         return 1 if isinstance(error, DovetailError) else 70
     finally:
         link.kill()
@@ -143,11 +151,11 @@ async def _run(setup: Setup) -> int:
 
 
 def main() -> int:
-    told = sys.stdin.buffer.readline()
-    if not told:  # the hub has gone already
+    line = sys.stdin.buffer.readline()
+    if not line:  # the hub has gone already
         return 0
-    setup = msgspec.json.decode(told, type=Setup)
-    leave_only_with_parent(setup.address)
+    setup = msgspec.json.decode(line, type=WorkerSetup)
+    exit_with_parent(setup.address)
     return run_loop(_run(setup))
 
 

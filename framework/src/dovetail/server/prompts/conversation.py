@@ -7,11 +7,11 @@ from typing import Any
 from pydantic import Field
 
 from dovetail.server.context import ServerContext
-from dovetail.server.prompts.prompts import chat_prompt
-from dovetail.server.protocol.body import check
+from dovetail.server.prompts.prompts import chat_prompt_ids
+from dovetail.server.protocol.body import validate_body
 from dovetail.server.protocol.requests import Body, ChatCompletionRequest
 
-LIKE_CHAT = (
+CHAT_FIELDS = (
     "messages",
     "tools",
     "documents",
@@ -39,17 +39,19 @@ class ConversationFields(Body):
     chat_template_kwargs: dict[str, Any] | None = Field(None, description="variables for the chat template")
 
 
-async def conversation_prompt(context: ServerContext, body: ConversationFields, *, opens: bool) -> list[int]:
+async def conversation_prompt(
+    context: ServerContext, body: ConversationFields, *, add_generation_prompt: bool
+) -> list[int]:
     """The token ids of a body's conversation.
 
     Args:
-        opens: whether the answer's turn is opened where the request does not say.
+        add_generation_prompt: whether the answer's turn is opened where the request does not say.
 
     Raises:
         ApiError, RequestError: as the chat route refuses it.
     """
-    given = {name: value for name in LIKE_CHAT if (value := getattr(body, name)) is not None}
+    given = {name: value for name in CHAT_FIELDS if (value := getattr(body, name)) is not None}
     if not body.continue_final_message:
-        given.setdefault("add_generation_prompt", opens)
+        given.setdefault("add_generation_prompt", add_generation_prompt)
     lenient = context.settings.ignore_unsupported_parameters
-    return await chat_prompt(context, check(given, ChatCompletionRequest, lenient=lenient))
+    return await chat_prompt_ids(context, validate_body(given, ChatCompletionRequest, lenient=lenient))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dovetail.server.engine_protocol import ServedTokenizer
 from dovetail.server.http.errors import ApiError
 
-NOTATIONS = (
+FIM_TOKENS = (
     ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"),
     ("<fim_prefix>", "<fim_suffix>", "<fim_middle>"),
     ("<fim-prefix>", "<fim-suffix>", "<fim-middle>"),
@@ -17,7 +17,7 @@ NOTATIONS = (
 """What stands before the prefix, before the suffix, and before the text to be filled in: special tokens of the vocabulary."""
 
 
-def around(tokenizer: ServedTokenizer, prefix: list[int], suffix: list[int]) -> list[int]:
+def build_infill_prompt(tokenizer: ServedTokenizer, prefix: list[int], suffix: list[int]) -> list[int]:
     """The prompt of a text that goes between two others.
 
     Args:
@@ -26,7 +26,7 @@ def around(tokenizer: ServedTokenizer, prefix: list[int], suffix: list[int]) -> 
     Raises:
         ApiError: the model has no tokens for this.
     """
-    for notation in NOTATIONS:
+    for notation in FIM_TOKENS:
         before, between, after = map(tokenizer.token_to_id, notation)
         if before is not None and between is not None and after is not None:
             return [before, *prefix, between, *suffix, after]

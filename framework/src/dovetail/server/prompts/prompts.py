@@ -8,29 +8,29 @@ from typing import Any
 
 from dovetail.server.context import ServerContext
 from dovetail.server.generate.sampling_params import check_ids
-from dovetail.server.http.error_fields import in_own_words
+from dovetail.server.http.error_fields import rename_error_fields
 from dovetail.server.http.errors import ApiError
-from dovetail.server.prompts.encoding import encode
-from dovetail.server.prompts.infilling import around
+from dovetail.server.prompts.encoding import encode_prompt
+from dovetail.server.prompts.infilling import build_infill_prompt
 from dovetail.server.protocol.requests import ChatCompletionRequest, CompletionRequest
-from dovetail.server.tools.legacy_functions import NAMES, newer
-from dovetail.server.tools.output_parsing import Reading, find_reading
-from dovetail.server.tools.tool_choice import read_offer
-from dovetail.server.tools.tool_prompts import conversation, knows_tools
+from dovetail.server.tools.legacy_functions import FIELD_NAMES, upgrade_request
+from dovetail.server.tools.output_parsing import OutputParsing, find_output_parsing
+from dovetail.server.tools.tool_choice import select_tools
+from dovetail.server.tools.tool_prompts import build_template_messages, template_supports_tools
 
-TEMPLATE_KWARGS_TAKEN = frozenset(
+RESERVED_TEMPLATE_KWARGS = frozenset(
     ("self", "messages", "tools", "documents", "add_generation_prompt", "continue_final_message", "chat_template")
 )
-PROMPT_END = 4096
+PROMPT_TAIL_CHARS = 4096
 """Characters of a prompt that tell whether it opened the reasoning."""
 
 
-async def chat_prompt(context: ServerContext, body: ChatCompletionRequest) -> list[int]:
-    """The token ids of a conversation; raises as :func:`converse`."""
-    return (await converse(context, body))[0]
+async def chat_prompt_ids(context: ServerContext, body: ChatCompletionRequest) -> list[int]:
+    """The token ids of a conversation; raises as :func:`render_chat`."""
+    return (await render_chat(context, body))[0]
 
 
-async def converse(context: ServerContext, body: ChatCompletionRequest) -> tuple[list[int], Reading]:
+async def render_chat(context: ServerContext, body: ChatCompletionRequest) -> tuple[list[int], OutputParsing]:
     """Render the conversation with the chat template and encode it; and how the turn that follows is read.
 
     Raises:
@@ -41,33 +41,37 @@ async def converse(context: ServerContext, body: ChatCompletionRequest) -> tuple
     if continues and body.add_generation_prompt:
         message = "add_generation_prompt and continue_final_message exclude each other; give one of them"
         raise ApiError(400, message, param="continue_final_message", code="invalid_value")
-    opens = not continues if body.add_generation_prompt is None else body.add_generation_prompt
+    add_generation_prompt = not continues if body.add_generation_prompt is None else body.add_generation_prompt
     tokenizer = context.engine.tokenizer
-    _check_trust(context, body)
+    _check_template_allowed(context, body)
     kwargs = _template_kwargs(body)
-    body = newer(body)
-    with in_own_words(NAMES if body.functions else ()):
-        offer = read_offer(body, context.settings)
-    template = tokenizer.find_chat_template(body.chat_template, with_tools=bool(offer.shown))
-    reading = find_reading(context.engine.plan, template, offer, body.include_reasoning is not False)
-    messages = conversation(body.messages, template, offer, reading.tools)
-    tools = [{"type": "function", "function": tool} for tool in offer.shown] if knows_tools(template) else None
+    body = upgrade_request(body)
+    with rename_error_fields(FIELD_NAMES if body.functions else ()):
+        selection = select_tools(body, context.settings)
+    template = tokenizer.find_chat_template(body.chat_template, with_tools=bool(selection.in_prompt))
+    parsing = find_output_parsing(context.engine.plan, template, selection, body.include_reasoning is not False)
+    messages = build_template_messages(body.messages, template, selection, parsing.tools)
+    tools = (
+        [{"type": "function", "function": tool} for tool in selection.in_prompt]
+        if template_supports_tools(template)
+        else None
+    )
 
     def render() -> tuple[list[int], str]:
         prompt = tokenizer.apply_chat_template(
             messages,
             tools=tools or None,
             documents=body.documents,
-            add_generation_prompt=opens,
+            add_generation_prompt=add_generation_prompt,
             continue_final_message=continues,
             chat_template=body.chat_template,
             **kwargs,
         )
-        special, truncates = bool(body.add_special_tokens), body.truncate_prompt_tokens is not None
-        return encode(context, prompt, special=special, param="messages", truncates=truncates), prompt
+        special, truncate = bool(body.add_special_tokens), body.truncate_prompt_tokens is not None
+        return encode_prompt(context, prompt, add_special_tokens=special, param="messages", truncate=truncate), prompt
 
-    ids, prompt = await context.in_worker(render)
-    return ids, replace(reading, prompt=prompt[-PROMPT_END:])
+    ids, prompt = await context.run_in_worker(render)
+    return ids, replace(parsing, prompt=prompt[-PROMPT_TAIL_CHARS:])
 
 
 async def completion_prompts(context: ServerContext, body: CompletionRequest) -> list[list[int]]:
@@ -76,42 +80,44 @@ async def completion_prompts(context: ServerContext, body: CompletionRequest) ->
     Raises:
         ApiError: there are more than the server takes, one is too long, or an id is not in the vocabulary.
     """
-    special, truncates = body.add_special_tokens is not False, body.truncate_prompt_tokens is not None
-    most = context.settings.max_request_choices
-    if len(body.prompt) > most:
+    special, truncate = body.add_special_tokens is not False, body.truncate_prompt_tokens is not None
+    limit = context.settings.max_request_choices
+    if len(body.prompt) > limit:
         message = (
-            f"prompt holds {len(body.prompt)} prompts, more than {most}, the server's limit (--max-request-choices)"
+            f"prompt holds {len(body.prompt)} prompts, more than {limit}, the server's limit (--max-request-choices)"
         )
         raise ApiError(400, message, param="prompt", code="invalid_value")
 
     def ids_of(prompt: str | list[int]) -> list[int]:
         if isinstance(prompt, str):
             # A text that is filled in begins with a token of its own.
-            ids = encode(context, prompt, special=special and not body.suffix, param="prompt", truncates=truncates)
+            ids = encode_prompt(
+                context, prompt, add_special_tokens=special and not body.suffix, param="prompt", truncate=truncate
+            )
         else:
             check_ids(context, prompt, "prompt")
             ids = prompt
         if not body.suffix:
             return ids
-        suffix = encode(context, body.suffix, special=False, param="suffix", truncates=truncates)
-        return around(context.engine.tokenizer, ids, suffix)
+        suffix = encode_prompt(context, body.suffix, add_special_tokens=False, param="suffix", truncate=truncate)
+        return build_infill_prompt(context.engine.tokenizer, ids, suffix)
 
-    return await context.in_worker(lambda: [ids_of(prompt) for prompt in body.prompt])
+    return await context.run_in_worker(lambda: [ids_of(prompt) for prompt in body.prompt])
 
 
 async def prompt_texts(context: ServerContext, body: CompletionRequest, prompts: list[list[int]]) -> list[str]:
     """The prompts as texts, for ``echo``: as they were given, or what truncation left of them."""
     decode = context.engine.tokenizer.decode
-    whole = body.truncate_prompt_tokens is None
+    untruncated = body.truncate_prompt_tokens is None
 
     def texts() -> list[str]:
         given = zip(body.prompt, prompts, strict=True)
-        return [text if whole and isinstance(text, str) else decode(ids) for text, ids in given]
+        return [text if untruncated and isinstance(text, str) else decode(ids) for text, ids in given]
 
-    return await context.in_worker(texts)
+    return await context.run_in_worker(texts)
 
 
-def _check_trust(context: ServerContext, body: ChatCompletionRequest) -> None:
+def _check_template_allowed(context: ServerContext, body: ChatCompletionRequest) -> None:
     known = context.engine.tokenizer.chat_template
     named = isinstance(known, Mapping) and body.chat_template in known
     if body.chat_template is None or named or context.settings.trust_request_chat_template:
@@ -122,9 +128,9 @@ def _check_trust(context: ServerContext, body: ChatCompletionRequest) -> None:
 
 def _template_kwargs(body: ChatCompletionRequest) -> dict[str, Any]:
     kwargs = dict(body.chat_template_kwargs or {})
-    taken = sorted(TEMPLATE_KWARGS_TAKEN & kwargs.keys())
-    if taken:
-        message = f"chat_template_kwargs may not set {', '.join(taken)}; the request has a field of that name"
+    reserved = sorted(RESERVED_TEMPLATE_KWARGS & kwargs.keys())
+    if reserved:
+        message = f"chat_template_kwargs may not set {', '.join(reserved)}; the request has a field of that name"
         raise ApiError(400, message, param="chat_template_kwargs", code="invalid_value")
     thinks = False if body.reasoning_effort == "none" else body.thinking
     if thinks is not None:

@@ -14,8 +14,8 @@ from starlette.requests import ClientDisconnect
 from dovetail.server.http.errors import ApiError, describe
 from dovetail.server.http.json_limits import check_limits
 from dovetail.server.protocol.requests import Body, ChatCompletionRequest, ChatMessage
-from dovetail.server.protocol.unsupported import NOT_YET, NOT_YET_IN_MESSAGES, asked
-from dovetail.server.protocol.validation import invalid
+from dovetail.server.protocol.unsupported import UNSUPPORTED, UNSUPPORTED_IN_MESSAGES, drop_neutral_fields
+from dovetail.server.protocol.validation import validation_error
 
 logger = logging.getLogger("dovetail.server")
 
@@ -28,8 +28,8 @@ async def read_body(request: Request, model: type[B]) -> B:
     Raises:
         ApiError: the body is not JSON, or not what the model describes.
     """
-    data = decode_object(await read_bytes(request))
-    return check(data, model, lenient=request.app.state.context.settings.ignore_unsupported_parameters)
+    data = decode_json_object(await read_bytes(request))
+    return validate_body(data, model, lenient=request.app.state.context.settings.ignore_unsupported_parameters)
 
 
 async def read_bytes(request: Request) -> bytes:
@@ -48,7 +48,7 @@ async def read_bytes(request: Request) -> bytes:
         raise ApiError(499, "the client left before its request was complete") from None
 
 
-def decode_object(raw: bytes) -> dict[str, Any]:
+def decode_json_object(raw: bytes) -> dict[str, Any]:
     """The JSON object that a body is.
 
     Raises:
@@ -66,7 +66,7 @@ def decode_object(raw: bytes) -> dict[str, Any]:
     return data
 
 
-def check(data: dict[str, Any], model: type[B], *, lenient: bool = False) -> B:
+def validate_body(data: dict[str, Any], model: type[B], *, lenient: bool = False) -> B:
     """Turn a JSON object into its model.
 
     Args:
@@ -75,16 +75,16 @@ def check(data: dict[str, Any], model: type[B], *, lenient: bool = False) -> B:
     Raises:
         ApiError: it is not what the model describes.
     """
-    data = asked(data, model, NOT_YET)
+    data = drop_neutral_fields(data, model, UNSUPPORTED)
     if model is ChatCompletionRequest and isinstance(data.get("messages"), list):
-        data["messages"] = list(map(_message, data["messages"]))
+        data["messages"] = list(map(_drop_neutral_message_fields, data["messages"]))
     while True:
         try:
             return model.model_validate(data)
         except ValidationError as error:
             # What stood before something unknown may keep it from being found at once.
             if not lenient or not _drop_unknown(data, error):
-                raise invalid(error) from None
+                raise validation_error(error) from None
 
 
 def _drop_unknown(data: dict[str, Any], error: ValidationError) -> bool:
@@ -105,15 +105,15 @@ def _drop(data: Any, place: tuple[int | str, ...]) -> bool:
             data = data[part]
     if not isinstance(data, dict) or data.pop(name, data) is data:
         return False
-    _tell_ignored(describe(name))
+    _log_ignored(describe(name))
     return True
 
 
 @lru_cache(maxsize=256)
-def _tell_ignored(name: str) -> None:
+def _log_ignored(name: str) -> None:
     """Log it, once."""
     logger.warning("the parameter %s of a request is ignored: it is unknown, or not supported yet", name)
 
 
-def _message(message: Any) -> Any:
-    return asked(message, ChatMessage, NOT_YET_IN_MESSAGES) if isinstance(message, dict) else message
+def _drop_neutral_message_fields(message: Any) -> Any:
+    return drop_neutral_fields(message, ChatMessage, UNSUPPORTED_IN_MESSAGES) if isinstance(message, dict) else message

@@ -10,12 +10,12 @@ from pydantic_core import PydanticCustomError
 from dovetail.server.http.errors import describe
 
 
-def _whole(value: Any) -> Any:
+def _read_int(value: Any) -> Any:
     # JSON has one kind of number, so 16.0 is an integer to some clients.
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def _wanted(what: str) -> PydanticCustomError:
+def _type_error(what: str) -> PydanticCustomError:
     return PydanticCustomError("wanted", "{what}", {"what": what})
 
 
@@ -26,14 +26,14 @@ def _read_stop(value: Any) -> list[str] | None:
         return [value]
     if value is None or (isinstance(value, list) and all(isinstance(part, str) for part in value)):
         return value
-    raise _wanted("a text or a list of texts")
+    raise _type_error("a text or a list of texts")
 
 
 def _read_content(value: Any) -> str | None:
     if value is None or isinstance(value, str):
         return value
     if not isinstance(value, list):
-        raise _wanted("a text or a list of content parts")
+        raise _type_error("a text or a list of content parts")
     return "\n".join(map(_part_text, value))
 
 
@@ -44,8 +44,8 @@ def _part_text(part: Any) -> str:
     if kind in ("text", "refusal") and isinstance(part.get(kind), str):
         return str(part[kind])
     if isinstance(kind, str) and kind not in ("text", "refusal"):
-        raise _wanted(f"text parts (this server does not read parts of type {describe(kind)} yet)")
-    raise _wanted('content parts such as {"type": "text", "text": "…"}')
+        raise _type_error(f"text parts (this server does not read parts of type {describe(kind)} yet)")
+    raise _type_error('content parts such as {"type": "text", "text": "…"}')
 
 
 def _read_prompt(value: Any) -> list[str] | list[list[int]]:
@@ -58,7 +58,7 @@ def _read_prompt(value: Any) -> list[str] | list[list[int]]:
             return [value]
         if all(isinstance(part, list) and part and _are_ids(part) for part in value):
             return value
-    raise _wanted("a text, a list of texts, a list of token ids, or a list of lists of token ids")
+    raise _type_error("a text, a list of texts, a list of token ids, or a list of lists of token ids")
 
 
 def _read_texts(value: Any) -> list[str] | None:
@@ -66,7 +66,7 @@ def _read_texts(value: Any) -> list[str] | None:
         return [value]
     if value is None or (isinstance(value, list) and value and all(isinstance(part, str) for part in value)):
         return value
-    raise _wanted("a text or a list of texts")
+    raise _type_error("a text or a list of texts")
 
 
 def _read_document(value: Any) -> Any:
@@ -75,24 +75,24 @@ def _read_document(value: Any) -> Any:
         return value["text"]
     if isinstance(value, str):
         return value
-    raise _wanted('a text, or {"text": "…"}')
+    raise _type_error('a text, or {"text": "…"}')
 
 
 def _read_count(value: Any) -> Any:
     # The chat route's field of this name is a flag, and some clients send its "no" here.
-    return None if value is False else _whole(value)
+    return None if value is False else _read_int(value)
 
 
 def _read_no(value: bool) -> bool:
     if value:
-        raise _wanted("false")
+        raise _type_error("false")
     return value
 
 
 def _read_json(value: Any) -> str | dict[str, Any] | None:
     if value is None or isinstance(value, str | dict):
         return value
-    raise _wanted("a JSON object, or one as text")
+    raise _type_error("a JSON object, or one as text")
 
 
 def _are_ids(value: list[Any]) -> bool:
@@ -112,7 +112,7 @@ _PART = {
     ]
 }
 
-Int = Annotated[int, BeforeValidator(_whole)]
+Int = Annotated[int, BeforeValidator(_read_int)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Stop = Annotated[
     list[str] | None, PlainValidator(_read_stop), WithJsonSchema({"anyOf": [_TEXT, _TEXTS, {"type": "null"}]})

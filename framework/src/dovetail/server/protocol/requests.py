@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from dovetail.server.protocol.fields import Content, Count, Int, Json, No, Number, Prompt, Rank, Stop
-from dovetail.server.protocol.unsupported import asked_of
+from dovetail.server.protocol.unsupported import neutral_fields_validator
 
 
 class Body(BaseModel):
@@ -80,7 +80,9 @@ class Sampling(Body):
     logit_bias: dict[str, Number] | None = Field(None, description="token id → number added to its logit")
     bad_words: list[str] | None = Field(None, description="texts that the output may not hold")
     allowed_token_ids: list[Int] | None = Field(None, description="the only tokens that may be chosen")
-    structured_outputs: Annotated[Structured | None, BeforeValidator(asked_of("structured_outputs", Structured))] = None
+    structured_outputs: Annotated[
+        Structured | None, BeforeValidator(neutral_fields_validator("structured_outputs", Structured))
+    ] = None
     priority: Rank | None = Field(None, description="lower runs first, under --scheduling-policy priority")
     cache_salt: str | None = Field(
         None, min_length=1, description="share cached prefixes only with requests of the same salt"

@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-NOT_YET: dict[str, tuple[Any, ...]] = {
+UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "access_programs": (),
     "audio": (),
     "background_options": (),
@@ -57,13 +57,13 @@ NOT_YET: dict[str, tuple[Any, ...]] = {
 }
 """Parameter → the values, besides null, that ask for nothing."""
 
-NOT_YET_IN_MESSAGES: dict[str, tuple[Any, ...]] = {
+UNSUPPORTED_IN_MESSAGES: dict[str, tuple[Any, ...]] = {
     "audio": (),
 }
 
 
-WITHIN: dict[str, dict[str, tuple[Any, ...]]] = {
-    "messages": NOT_YET_IN_MESSAGES,
+UNSUPPORTED_WITHIN: dict[str, dict[str, tuple[Any, ...]]] = {
+    "messages": UNSUPPORTED_IN_MESSAGES,
     "reasoning": {"context": ("auto",), "mode": ("standard",)},
     "structured_outputs": {
         "disable_additional_properties": (False,),
@@ -76,19 +76,23 @@ WITHIN: dict[str, dict[str, tuple[Any, ...]]] = {
 """The same of the fields within a field, or within each entry of one that is a list."""
 
 
-def asked(data: dict[str, Any], model: type[BaseModel], not_yet: dict[str, tuple[Any, ...]]) -> dict[str, Any]:
+def drop_neutral_fields(
+    data: dict[str, Any], model: type[BaseModel], not_yet: dict[str, tuple[Any, ...]]
+) -> dict[str, Any]:
     """``data`` without fields that ask for nothing and that ``model`` does not have. What it does not have besides is left for it to refuse."""
     return {
         name: value
         for name, value in data.items()
         if name in model.model_fields
-        or not (value is None or any(_same(value, nothing) for nothing in not_yet.get(name, ())))
+        or not (value is None or any(_equal_in_json(value, nothing) for nothing in not_yet.get(name, ())))
     }
 
 
-def asked_of(name: str, model: type[BaseModel]) -> Callable[[Any], Any]:
-    """Reads an object of one of the fields :data:`WITHIN`, as :func:`asked` does."""
-    return lambda value: asked(value, model, WITHIN[name]) if isinstance(value, dict) else value
+def neutral_fields_validator(name: str, model: type[BaseModel]) -> Callable[[Any], Any]:
+    """Reads an object of one of the fields :data:`UNSUPPORTED_WITHIN`, as :func:`drop_neutral_fields` does."""
+    return lambda value: (
+        drop_neutral_fields(value, model, UNSUPPORTED_WITHIN[name]) if isinstance(value, dict) else value
+    )
 
 
 def is_planned(place: Sequence[str | int]) -> bool:
@@ -99,12 +103,12 @@ def is_planned(place: Sequence[str | int]) -> bool:
     """
     match [part for part in place if isinstance(part, str)]:
         case [name]:
-            return name in NOT_YET
+            return name in UNSUPPORTED
         case [outer, name]:
-            return name in WITHIN.get(outer, ())
+            return name in UNSUPPORTED_WITHIN.get(outer, ())
     return False
 
 
-def _same(value: Any, nothing: Any) -> bool:
+def _equal_in_json(value: Any, nothing: Any) -> bool:
     # In Python True == 1, in JSON it is not.
     return bool(value == nothing and isinstance(value, bool) == isinstance(nothing, bool))

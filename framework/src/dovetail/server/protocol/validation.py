@@ -11,15 +11,15 @@ from dovetail.server.http.errors import ApiError, describe
 from dovetail.server.protocol.unsupported import is_planned
 
 
-def invalid(error: ValidationError) -> ApiError:
+def validation_error(error: ValidationError) -> ApiError:
     """The first thing that a request's model refused."""
-    first = _telling(error.errors(include_url=False))
+    first = _most_specific(error.errors(include_url=False))
     # Only names that nobody knows may look like those of alternatives, and they stand last.
     *outer, last = first["loc"] or ("",)
     place = [part for part in outer if not _is_alternative(part)]
     if first["type"] == "extra_forbidden" or not _is_alternative(last):
         place.append(last)
-    param = path_of(place)
+    param = field_path(place)
     what = param or "the body"
     if first["type"] == "missing":
         return ApiError(400, f"{what} is required", param=param or None, code="missing_required_parameter")
@@ -28,7 +28,7 @@ def invalid(error: ValidationError) -> ApiError:
             return ApiError(
                 400, f"{what} is not supported yet; leave it out", param=param, code="unsupported_parameter"
             )
-        shown = path_of([*place[:-1], describe(last)])
+        shown = field_path([*place[:-1], describe(last)])
         return ApiError(400, f"unknown parameter {shown}", param=param, code="unknown_parameter")
     if first["type"] in ("too_short", "string_too_short"):
         return ApiError(400, f"{what} is empty", param=param, code="invalid_value")
@@ -37,7 +37,7 @@ def invalid(error: ValidationError) -> ApiError:
     return ApiError(400, message, param=param or None, code="invalid_value")
 
 
-def path_of(place: Sequence[str | int]) -> str:
+def field_path(place: Sequence[str | int]) -> str:
     """The names and places in lists that lead to a field, as one name."""
     return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).lstrip(".")
 
@@ -47,7 +47,7 @@ def _is_alternative(part: int | str) -> bool:
     return isinstance(part, str) and (part[:1].isupper() or "[" in part or part in ("str", "int", "float", "bool"))
 
 
-def _telling(found: list[ErrorDetails]) -> ErrorDetails:
+def _most_specific(found: list[ErrorDetails]) -> ErrorDetails:
     """The first finding; where a field may have several forms, what the form that comes closest lacks."""
     first = found[0]
     root = next((i for i, part in enumerate(first["loc"]) if _is_alternative(part)), None)

@@ -8,20 +8,20 @@ from typing import Any
 from pydantic import ValidationError
 
 from dovetail.server.context import ServerContext
-from dovetail.server.http.error_fields import in_own_words
-from dovetail.server.http.errors import TOO_LONG, ApiError
-from dovetail.server.prompts.prompts import converse
+from dovetail.server.http.error_fields import rename_error_fields
+from dovetail.server.http.errors import CONTEXT_LENGTH_EXCEEDED, ApiError
+from dovetail.server.prompts.prompts import render_chat
 from dovetail.server.protocol.requests import ChatCompletionRequest, Sampling
-from dovetail.server.protocol.validation import invalid
-from dovetail.server.responses.items import Item, turns_of
+from dovetail.server.protocol.validation import validation_error
+from dovetail.server.responses.items import Item, to_chat_messages
 from dovetail.server.responses.protocol import ResponsesRequest, TextFormat
-from dovetail.server.responses.tools import AllowedFunctions, ChosenFunction, told_name, told_tools
-from dovetail.server.tools.output_parsing import Reading
+from dovetail.server.responses.tools import AllowedFunctions, ChosenFunction, prompt_name, to_chat_tools
+from dovetail.server.tools.output_parsing import OutputParsing
 
-SAME = (*Sampling.model_fields, "chat_template", "chat_template_kwargs", "thinking", "parallel_tool_calls")
+SHARED_FIELDS = (*Sampling.model_fields, "chat_template", "chat_template_kwargs", "thinking", "parallel_tool_calls")
 """What both call by one name, and mean by it."""
 SYSTEM = ("system", "developer")
-NAMES = (
+FIELD_NAMES = (
     (re.compile(r"messages.*"), "input"),
     (re.compile(r"max_completion_tokens"), "max_output_tokens"),
     (re.compile(r"response_format(\.json_schema)?"), "text.format"),
@@ -29,10 +29,10 @@ NAMES = (
     (re.compile(r"(tools\[\d+\])\.function"), r"\1"),
 )
 """What fields of the chat route are called here."""
-Prompt = tuple[list[int], Reading]
+Prompt = tuple[list[int], OutputParsing]
 
 
-def chat_of(body: ResponsesRequest, items: list[Item]) -> ChatCompletionRequest:
+def to_chat_request(body: ResponsesRequest, items: list[Item]) -> ChatCompletionRequest:
     """The same request to the chat route.
 
     Args:
@@ -41,33 +41,33 @@ def chat_of(body: ResponsesRequest, items: list[Item]) -> ChatCompletionRequest:
     Raises:
         ApiError: it contradicts itself.
     """
-    chat = {name: getattr(body, name) for name in SAME}
+    chat = {name: getattr(body, name) for name in SHARED_FIELDS}
     chat["messages"] = _messages(body.instructions, items)
     chat["max_completion_tokens"] = body.max_output_tokens
-    if body.wants_logprobs:
+    if body.include_logprobs:
         chat |= {"logprobs": True, "top_logprobs": body.top_logprobs}
     elif body.top_logprobs:
         message = 'top_logprobs needs include: ["message.output_text.logprobs"]'
         raise ApiError(400, message, param="top_logprobs", code="invalid_value")
     if body.tools:
-        chat["tools"] = list(told_tools(body.tools))
+        chat["tools"] = list(to_chat_tools(body.tools))
     if body.tool_choice is not None:
-        chat["tool_choice"] = _choice(body.tool_choice)
+        chat["tool_choice"] = _tool_choice(body.tool_choice)
     if body.text is not None:
         chat["verbosity"] = body.text.verbosity
         if body.text.format is not None:
-            chat["response_format"] = _form(body.text.format)
+            chat["response_format"] = _response_format(body.text.format)
     if body.reasoning is not None:
         chat["reasoning_effort"] = "xhigh" if body.reasoning.effort == "max" else body.reasoning.effort
-    with in_own_words(NAMES):
+    with rename_error_fields(FIELD_NAMES):
         try:
             return ChatCompletionRequest.model_validate(chat)
         except ValidationError as error:
-            raise invalid(error) from None
+            raise validation_error(error) from None
 
 
 def _messages(instructions: str | None, items: list[Item]) -> list[dict[str, Any]]:
-    turns = turns_of(items)
+    turns = to_chat_messages(items)
     if instructions is None:
         return turns
     # Most templates take one message of the system's, at the beginning.
@@ -76,38 +76,43 @@ def _messages(instructions: str | None, items: list[Item]) -> list[dict[str, Any
     return [{"role": "system", "content": "\n\n".join(texts)}, *turns[first:]]
 
 
-def _choice(choice: str | ChosenFunction | AllowedFunctions) -> Any:
+def _tool_choice(choice: str | ChosenFunction | AllowedFunctions) -> Any:
     if isinstance(choice, str):
         return choice
     if isinstance(choice, ChosenFunction):
-        return _named(choice)
-    allowed = {"mode": choice.mode, "tools": list(map(_named, choice.tools))}
+        return _function_choice(choice)
+    allowed = {"mode": choice.mode, "tools": list(map(_function_choice, choice.tools))}
     return {"type": "allowed_tools", "allowed_tools": allowed}
 
 
-def _named(choice: ChosenFunction) -> dict[str, Any]:
-    return {"type": "function", "function": {"name": told_name(choice.name, choice.namespace)}}
+def _function_choice(choice: ChosenFunction) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": prompt_name(choice.name, choice.namespace)}}
 
 
-def _form(form: TextFormat) -> dict[str, Any]:
-    if form.type != "json_schema":
-        return {"type": form.type}
-    for name, value in (("name", form.name), ("schema", form.schema_)):
+def _response_format(text_format: TextFormat) -> dict[str, Any]:
+    if text_format.type != "json_schema":
+        return {"type": text_format.type}
+    for name, value in (("name", text_format.name), ("schema", text_format.schema_)):
         if value is None:
             param = f"text.format.{name}"
             raise ApiError(400, f"{param} is required", param=param, code="missing_required_parameter")
-    schema = {"name": form.name, "description": form.description, "schema": form.schema_, "strict": form.strict}
+    schema = {
+        "name": text_format.name,
+        "description": text_format.description,
+        "schema": text_format.schema_,
+        "strict": text_format.strict,
+    }
     return {"type": "json_schema", "json_schema": schema}
 
 
-async def prompt_of(context: ServerContext, body: ResponsesRequest, chat: ChatCompletionRequest) -> Prompt:
-    """As :func:`~dovetail.server.prompts.prompts.converse`; with ``truncation: auto`` of so many of the newest turns as the context holds.
+async def render_prompt(context: ServerContext, body: ResponsesRequest, chat: ChatCompletionRequest) -> Prompt:
+    """As :func:`~dovetail.server.prompts.prompts.render_chat`; with ``truncation: auto`` of so many of the newest turns as the context holds.
 
     Raises:
         ApiError: as there.
     """
     if body.truncation != "auto":
-        return await converse(context, chat)
+        return await render_chat(context, chat)
     room = context.engine.max_model_len - max(body.max_output_tokens or 1, 1)
     turns = chat.messages
     head = next((i for i, turn in enumerate(turns) if turn.role not in SYSTEM), len(turns))
@@ -117,15 +122,15 @@ async def prompt_of(context: ServerContext, body: ResponsesRequest, chat: ChatCo
         """The prompt without what stands before a user's turn; None if it is too long."""
         try:
             shorter = chat.model_copy(update={"messages": [*turns[:head], *turns[start:]]})
-            prompt, reading = await converse(context, shorter)
+            prompt, parsing = await render_chat(context, shorter)
         except ApiError as error:
-            if error.code != TOO_LONG or start == starts[-1]:
+            if error.code != CONTEXT_LENGTH_EXCEEDED or start == starts[-1]:
                 raise
             return None
-        return (prompt, reading) if len(prompt) <= room or start == starts[-1] else None
+        return (prompt, parsing) if len(prompt) <= room or start == starts[-1] else None
 
-    if (whole := await since(starts[0])) is not None:
-        return whole
+    if (complete := await since(starts[0])) is not None:
+        return complete
     # What is left out makes it shorter, so that few of the places have to be tried.
     low, high = 1, len(starts) - 1
     while low < high:

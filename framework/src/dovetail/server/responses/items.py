@@ -14,7 +14,7 @@ from dovetail.server.responses.protocol import (
     ReasoningItem,
     Refusal,
 )
-from dovetail.server.responses.tools import told_name
+from dovetail.server.responses.tools import prompt_name
 
 Item = dict[str, Any]
 
@@ -24,12 +24,12 @@ def new_id(prefix: str) -> str:
     return f"{prefix}_{uuid4().hex}"
 
 
-def message(role: str, text: str) -> Item:
+def build_message_item(role: str, text: str) -> Item:
     """A message of a client."""
-    return item_of(MessageItem(role=role, content=text))  # type: ignore[arg-type]
+    return build_item(MessageItem(role=role, content=text))  # type: ignore[arg-type]
 
 
-def item_of(given: MessageItem | FunctionCallItem | FunctionCallOutputItem | ReasoningItem) -> Item:
+def build_item(given: MessageItem | FunctionCallItem | FunctionCallOutputItem | ReasoningItem) -> Item:
     """An item of a request as OpenAI's API shows it."""
     status = given.status or "completed"
     shown: Item
@@ -73,7 +73,7 @@ def output_text(text: str, logprobs: list[Any] | None = None) -> Item:
     return {"type": "output_text", "annotations": [], "logprobs": logprobs or [], "text": text}
 
 
-def turns_of(items: list[Item]) -> list[dict[str, Any]]:
+def to_chat_messages(items: list[Item]) -> list[dict[str, Any]]:
     """The messages of the chat route that a conversation amounts to: what the assistant did until somebody else spoke is one turn."""
     turns: list[dict[str, Any]] = []
     own: dict[str, Any] | None = None
@@ -87,11 +87,11 @@ def turns_of(items: list[Item]) -> list[dict[str, Any]]:
             own = {"role": "assistant", "content": None}
             turns.append(own)
         if kind == "function_call":
-            function = {"name": told_name(item["name"], item.get("namespace")), "arguments": item["arguments"]}
+            function = {"name": prompt_name(item["name"], item.get("namespace")), "arguments": item["arguments"]}
             own.setdefault("tool_calls", []).append({"id": item["call_id"], "type": "function", "function": function})
         elif kind == "message":
-            own["content"] = _joined(own["content"], text_of(item["content"]))
-        elif thoughts := text_of(item["content"] or item["summary"]):
+            own["content"] = _joined(own["content"], join_text(item["content"]))
+        elif thoughts := join_text(item["content"] or item["summary"]):
             own["reasoning_content"] = _joined(own.get("reasoning_content"), thoughts)
     # Thoughts that led to nothing are no turn, and most templates would refuse it.
     return [turn for turn in turns if turn["content"] is not None or "tool_calls" in turn]
@@ -99,11 +99,11 @@ def turns_of(items: list[Item]) -> list[dict[str, Any]]:
 
 def _turn(item: Item) -> dict[str, Any]:
     if item["type"] == "message":
-        return {"role": item["role"], "content": text_of(item["content"])}
-    return {"role": "tool", "tool_call_id": item["call_id"], "content": text_of(item["output"])}
+        return {"role": item["role"], "content": join_text(item["content"])}
+    return {"role": "tool", "tool_call_id": item["call_id"], "content": join_text(item["output"])}
 
 
-def text_of(content: str | list[Item]) -> str:
+def join_text(content: str | list[Item]) -> str:
     """The text of parts of whatever kind."""
     if isinstance(content, str):
         return content

@@ -9,19 +9,19 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag
 from dovetail.server.http.errors import ApiError, describe
 from dovetail.server.protocol.fields import Int, Metadata, No
 from dovetail.server.protocol.requests import Body, Sampling
-from dovetail.server.protocol.unsupported import asked_of
+from dovetail.server.protocol.unsupported import neutral_fields_validator
 from dovetail.server.responses.tools import ToolChoice, Tools
 
 LOGPROBS = "message.output_text.logprobs"
 Status = Literal["in_progress", "completed", "incomplete"]
 
 
-def _given(value: Any) -> Any:
+def _drop_nulls(value: Any) -> Any:
     """An object without the fields that are null: clients send back whole objects that they were given."""
     return {key: item for key, item in value.items() if item is not None} if isinstance(value, dict) else value
 
 
-def kind_of(item: Any) -> str | None:
+def item_type(item: Any) -> str | None:
     """The type of an item, which messages and references may leave out."""
     if not isinstance(item, dict):
         return getattr(item, "type", None)
@@ -29,9 +29,9 @@ def kind_of(item: Any) -> str | None:
     return kind or ("message" if "role" in item else "item_reference" if "id" in item else None)
 
 
-def _alternative(value: Any) -> str:
+def _type_tag(value: Any) -> str:
     """The form of a field that has several. Brackets tell its name from those of fields, which errors cite."""
-    return f"[{kind_of(value)}]"
+    return f"[{item_type(value)}]"
 
 
 class InputText(Body):
@@ -77,7 +77,7 @@ def _part(value: Any) -> Any:
     if kind in ("input_image", "input_file", "input_audio"):
         message = f"this server does not read parts of type {describe(kind)} yet; send input_text"
         raise ApiError(400, message, param="input", code="unsupported_value")
-    return _given(value)
+    return _drop_nulls(value)
 
 
 Part = Annotated[
@@ -86,7 +86,7 @@ Part = Annotated[
     | Annotated[OutputText, Tag("[output_text]")]
     | Annotated[Refusal, Tag("[refusal]")],
     Discriminator(
-        _alternative,
+        _type_tag,
         custom_error_type="wanted",
         custom_error_message='parts such as {"type": "input_text", "text": "…"}',
     ),
@@ -160,7 +160,7 @@ def _items(value: Any) -> Any:
                 f"input[{index}].type: this server reads items of the types {', '.join(ITEMS)}, found {describe(kind)}"
             )
             raise ApiError(400, message, param=f"input[{index}].type", code="unsupported_value")
-    return [_given(item) for item in value]
+    return [_drop_nulls(item) for item in value]
 
 
 Item = Annotated[
@@ -170,7 +170,7 @@ Item = Annotated[
     | Annotated[ReasoningItem, Tag("[reasoning]")]
     | Annotated[ItemReference, Tag("[item_reference]")],
     Discriminator(
-        _alternative,
+        _type_tag,
         custom_error_type="wanted",
         custom_error_message='items such as {"role": "user", "content": "…"}',
     ),
@@ -240,7 +240,9 @@ class ResponsesRequest(Sampling):
     parallel_tool_calls: bool | None = Field(None, description="more than one call in an answer (default true)")
     max_tool_calls: Int | None = Field(None, description="of calls of the server's own tools, which has none")
     text: TextConfig | None = None
-    reasoning: Annotated[ReasoningConfig | None, BeforeValidator(asked_of("reasoning", ReasoningConfig))] = None
+    reasoning: Annotated[
+        ReasoningConfig | None, BeforeValidator(neutral_fields_validator("reasoning", ReasoningConfig))
+    ] = None
     truncation: Literal["auto", "disabled"] | None = Field(
         None, description="auto leaves out the oldest turns of a conversation that is too long (default disabled)"
     )
@@ -259,5 +261,5 @@ class ResponsesRequest(Sampling):
     thinking: bool | None = Field(None, description="sets the template's enable_thinking")
 
     @property
-    def wants_logprobs(self) -> bool:
+    def include_logprobs(self) -> bool:
         return LOGPROBS in (self.include or ())

@@ -7,13 +7,13 @@ from typing import Any, Protocol
 from starlette.types import Scope
 
 from dovetail.engine.request.outputs import Delta
-from dovetail.server.generate.chunks import encode
-from dovetail.server.generate.sse import AnswerStream
+from dovetail.server.generate.chunks import encode_json
+from dovetail.server.generate.sse import StreamEncoder
 from dovetail.server.http.errors import ApiError
 from dovetail.server.responses.items import Item
-from dovetail.server.responses.output import DELTAS, Change, Output, Piece, place_of
+from dovetail.server.responses.output_items import DELTAS, Change, OutputItems, TextDelta, item_position
 from dovetail.server.responses.protocol import ResponsesRequest
-from dovetail.server.stored.responses import Told
+from dovetail.server.stored.responses import EventBatch
 
 EVENT_END = b"\n\n"
 """Which no event holds: JSON writes the end of a line as two characters."""
@@ -24,88 +24,88 @@ class StreamedResponse(Protocol):
 
     body: ResponsesRequest
 
-    def output(self) -> Output: ...
+    def output(self) -> OutputItems: ...
 
-    def response(self, status: str, items: list[Item]) -> dict[str, Any]: ...
+    def response_object(self, status: str, items: list[Item]) -> dict[str, Any]: ...
 
-    async def ended(self, output: Output) -> dict[str, Any]: ...
+    async def finish_response(self, output: OutputItems) -> dict[str, Any]: ...
 
-    def failed(self, error: ApiError, items: list[Item]) -> dict[str, Any]: ...
+    def failed_response(self, error: ApiError, items: list[Item]) -> dict[str, Any]: ...
 
 
-class ResponseStream(AnswerStream):
-    """The events of a :class:`~dovetail.server.responses.answer.ResponseAnswer`.
+class ResponsesStreamEncoder(StreamEncoder):
+    """The events of a :class:`~dovetail.server.responses.response_builder.ResponsesResponseBuilder`.
 
     What the events have in common that bring the text of an item is encoded once; a piece costs a join of bytes.
     """
 
-    def __init__(self, answer: StreamedResponse) -> None:
-        self.answer = answer
-        self._output = answer.output()
+    def __init__(self, builder: StreamedResponse) -> None:
+        self.builder = builder
+        self._output = builder.output()
         self._number = 0
         self._head = b""
         self._has_logprobs = False
         self.response: dict[str, Any] = {}
         """The response as it has ended, once it has."""
 
-    def told(self, events: bytes) -> Told | None:
+    def event_batch(self, events: bytes) -> EventBatch | None:
         """Events that have just been made, as they are kept; None if there are none."""
-        return Told(self._number - 1, events) if events else None
+        return EventBatch(self._number - 1, events) if events else None
 
-    def opening(self) -> bytes:
-        status = "queued" if self.answer.body.background else "in_progress"
-        made = {"response": self.answer.response(status, [])}
-        return self._event("response.created", made) + self._event(f"response.{status}", made)
+    def encode_start(self) -> bytes:
+        status = "queued" if self.builder.body.background else "in_progress"
+        encoded = {"response": self.builder.response_object(status, [])}
+        return self._event("response.created", encoded) + self._event(f"response.{status}", encoded)
 
-    def begun(self) -> bytes:
+    def encode_in_progress(self) -> bytes:
         """What is told when a response in the background begins."""
-        return self._event("response.in_progress", {"response": self.answer.response("in_progress", [])})
+        return self._event("response.in_progress", {"response": self.builder.response_object("in_progress", [])})
 
-    def events(self, deltas: list[Delta]) -> bytes:
-        made: list[bytes] = []
+    def encode_deltas(self, deltas: list[Delta]) -> bytes:
+        encoded: list[bytes] = []
         for delta in deltas:
-            if not self._output.goes_on(delta):
-                made += map(self._encoded, self._output.add(delta))
+            if not self._output.append_text(delta):
+                encoded += map(self._encode_change, self._output.add(delta))
             elif delta.text:
-                made.append(self._piece(delta.text, b"[]"))
-        return b"".join(made)
+                encoded.append(self._piece(delta.text, b"[]"))
+        return b"".join(encoded)
 
-    async def settle(self) -> None:
-        self.response = await self.answer.ended(self._output)
+    async def finish(self) -> None:
+        self.response = await self.builder.finish_response(self._output)
 
-    def ending(self) -> bytes:
+    def encode_end(self) -> bytes:
         return self._event(f"response.{self.response['status']}", {"response": self.response})
 
-    def failure(self, error: ApiError, scope: Scope) -> bytes:
-        self.response = self.answer.failed(error, self._output.snapshot())
+    def encode_error(self, error: ApiError, scope: Scope) -> bytes:
+        self.response = self.builder.failed_response(error, self._output.snapshot())
         return self._event("response.failed", {"response": self.response})
 
-    def _encoded(self, change: Change) -> bytes:
-        if isinstance(change, Piece):
-            return self._piece(change.text, encode(change.logprobs))
+    def _encode_change(self, change: Change) -> bytes:
+        if isinstance(change, TextDelta):
+            return self._piece(change.text, encode_json(change.logprobs))
         if change.name == "response.output_item.added":
-            self._name_pieces(change.fields["item"], change.fields["output_index"])
+            self._prepare_deltas(change.fields["item"], change.fields["output_index"])
         return self._event(change.name, change.fields)
 
-    def _name_pieces(self, item: Item, index: int) -> None:
+    def _prepare_deltas(self, item: Item, index: int) -> None:
         """Encode what the pieces of an item have in common."""
         name = DELTAS[item["type"]]
-        place = encode({"type": name, **place_of(item, index)})
+        place = encode_json({"type": name, **item_position(item, index)})
         self._head = b'event: %b\ndata: %b,"sequence_number":' % (name.encode(), place[:-1])
         self._has_logprobs = item["type"] == "message"
 
     def _piece(self, text: str, logprobs: bytes) -> bytes:
         number, self._number = self._number, self._number + 1
-        told = b',"logprobs":' + logprobs if self._has_logprobs else b""
-        return b'%b%d,"delta":%b%b}%b' % (self._head, number, encode(text), told, EVENT_END)
+        fields = b',"logprobs":' + logprobs if self._has_logprobs else b""
+        return b'%b%d,"delta":%b%b}%b' % (self._head, number, encode_json(text), fields, EVENT_END)
 
     def _event(self, name: str, fields: dict[str, Any]) -> bytes:
-        made = event(name, self._number, fields)
+        encoded = encode_event(name, self._number, fields)
         self._number += 1
-        return made
+        return encoded
 
 
-def event(name: str, number: int, fields: dict[str, Any]) -> bytes:
+def encode_event(name: str, number: int, fields: dict[str, Any]) -> bytes:
     """One event, as it is sent."""
-    body = encode({"type": name, "sequence_number": number, **fields})
+    body = encode_json({"type": name, "sequence_number": number, **fields})
     return b"event: %b\ndata: %b%b" % (name.encode(), body, EVENT_END)

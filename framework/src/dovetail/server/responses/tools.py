@@ -9,14 +9,14 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag
 
 from dovetail.server.http.errors import ApiError, describe
 from dovetail.server.protocol.requests import Body
-from dovetail.server.protocol.unsupported import asked_of
-from dovetail.server.tools.provider_tools import without_hosted
+from dovetail.server.protocol.unsupported import neutral_fields_validator
+from dovetail.server.tools.provider_tools import drop_provider_tools
 
 SEPARATOR = "__"
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
 
 
-def alternative(value: Any) -> str:
+def type_tag(value: Any) -> str:
     """The form of a tool or a choice. Brackets tell its name from those of fields, which errors cite."""
     return f"[{value.get('type') if isinstance(value, dict) else getattr(value, 'type', None)}]"
 
@@ -36,17 +36,17 @@ def _functions(value: Any) -> Any:
         return value
     for index, tool in enumerate(value):
         _check_kind(tool, f"tools[{index}]", "function")
-    return list(map(asked_of("tools", FunctionTool), value))
+    return list(map(neutral_fields_validator("tools", FunctionTool), value))
 
 
 def _tools(value: Any) -> Any:
     """Those of a request, without those that are left out."""
     if not isinstance(value, list):
         return value
-    value = without_hosted(value)
+    value = drop_provider_tools(value)
     for index, tool in enumerate(value):
         _check_kind(tool, f"tools[{index}]", "function", "namespace")
-    return list(map(asked_of("tools", FunctionTool), value))
+    return list(map(neutral_fields_validator("tools", FunctionTool), value))
 
 
 def _choice(value: Any) -> Any:
@@ -95,7 +95,7 @@ Tools = Annotated[
         Annotated[
             Annotated[FunctionTool, Tag("[function]")] | Annotated[NamespaceTool, Tag("[namespace]")],
             Discriminator(
-                alternative,
+                type_tag,
                 custom_error_type="wanted",
                 custom_error_message='tools such as {"type": "function", "name": "…"}',
             ),
@@ -108,7 +108,7 @@ ToolChoice = Annotated[
     | Annotated[
         Annotated[ChosenFunction, Tag("[function]")] | Annotated[AllowedFunctions, Tag("[allowed_tools]")],
         Discriminator(
-            alternative,
+            type_tag,
             custom_error_type="wanted",
             custom_error_message='auto, none, required, or {"type": "function", "name": "…"}',
         ),
@@ -118,27 +118,27 @@ ToolChoice = Annotated[
 ]
 
 
-def told_name(name: str, namespace: str | None) -> str:
+def prompt_name(name: str, namespace: str | None) -> str:
     """What the model knows a function by, since it knows of no namespaces."""
     return f"{namespace}{SEPARATOR}{name}" if namespace else name
 
 
-def told_tools(tools: Iterable[FunctionTool | NamespaceTool]) -> Iterator[dict[str, Any]]:
+def to_chat_tools(tools: Iterable[FunctionTool | NamespaceTool]) -> Iterator[dict[str, Any]]:
     """Each function, as the chat route takes it."""
     for tool in tools:
         for function in tool.tools if isinstance(tool, NamespaceTool) else [tool]:
-            told = function.model_dump(exclude={"type"})
+            chat_function = function.model_dump(exclude={"type"})
             if isinstance(tool, NamespaceTool):
-                told["name"] = told_name(function.name, tool.name)
+                chat_function["name"] = prompt_name(function.name, tool.name)
                 texts = filter(None, (tool.description, function.description))
-                told["description"] = "\n".join(texts) or None
-            yield {"type": "function", "function": told}
+                chat_function["description"] = "\n".join(texts) or None
+            yield {"type": "function", "function": chat_function}
 
 
-def named(tools: Iterable[FunctionTool | NamespaceTool]) -> dict[str, dict[str, str]]:
+def client_names(tools: Iterable[FunctionTool | NamespaceTool]) -> dict[str, dict[str, str]]:
     """The fields of a call by which a function is known to the client, by the name that it was told by, if it belongs to a namespace."""
     return {
-        told_name(function.name, tool.name): {"name": function.name, "namespace": tool.name}
+        prompt_name(function.name, tool.name): {"name": function.name, "namespace": tool.name}
         for tool in tools
         if isinstance(tool, NamespaceTool)
         for function in tool.tools

@@ -8,15 +8,15 @@ from typing import Any
 
 import msgspec
 
-from dovetail.server.stored.pages import Paging
+from dovetail.server.stored.pagination import Paging
 from dovetail.server.stored.store import MissingError, Store
 
-Place = tuple[int, int]
+SortKey = tuple[int, int]
 """The time of a completion, and its number, by which those of one second are told apart."""
-BEFORE_ALL: Place = (-1, 0)
-AFTER_ALL: Place = (2**62, 0)
+BEFORE_ALL: SortKey = (-1, 0)
+AFTER_ALL: SortKey = (2**62, 0)
 PUT = "INSERT OR REPLACE INTO chats VALUES (NULL, ?, ?, ?, (SELECT number FROM next_use), ?, ?, ?, ?)"
-LABEL = """
+UPDATE_METADATA = """
 UPDATE chats SET bytes = bytes - LENGTH(metadata) + LENGTH(?), metadata = ?, used = (SELECT number FROM next_use) WHERE id = ?
 """
 
@@ -38,7 +38,7 @@ class ChatStore:
 
         def put(db: sqlite3.Connection) -> None:
             db.execute(PUT, row)
-            self._store.make_room(db)
+            self._store.evict(db)
 
         await self._store.run(put)
 
@@ -46,17 +46,17 @@ class ChatStore:
         """A completion as JSON."""
         return await self._store.run(lambda db: _get(db, id), writes=False)
 
-    async def label(self, id: str, metadata: dict[str, str]) -> bytes | None:
+    async def set_metadata(self, id: str, metadata: dict[str, str]) -> bytes | None:
         """Give a completion other metadata, which uses it; as it is then."""
 
-        def label(db: sqlite3.Connection) -> bytes | None:
+        def set_metadata(db: sqlite3.Connection) -> bytes | None:
             encoded = msgspec.json.encode(metadata)
-            db.execute(LABEL, (encoded, encoded, id))
+            db.execute(UPDATE_METADATA, (encoded, encoded, id))
             labelled = _get(db, id)
-            self._store.make_room(db)
+            self._store.evict(db)
             return labelled
 
-        return await self._store.run(label)
+        return await self._store.run(set_metadata)
 
     async def delete(self, id: str) -> bool:
         """Forget a completion; whether there was one."""
@@ -71,7 +71,7 @@ class ChatStore:
 
         return await self._store.run(messages, writes=False)
 
-    async def page(
+    async def list_page(
         self, paging: Paging, model: str | None, labels: Collection[tuple[str, str]]
     ) -> tuple[dict[str, bytes], bool]:
         """A part of the list of completions, by time: each by its id, as JSON; and whether more follow.
@@ -103,17 +103,17 @@ def _page(
         ORDER BY created {direction}, number {direction}
     """
     found: list[str] = []
-    for id, name, metadata in db.execute(query, _place(db, paging.after) if paging.after else start):
+    for id, name, metadata in db.execute(query, _sort_key(db, paging.after) if paging.after else start):
         if model not in (None, name) or not labels <= msgspec.json.decode(metadata).items():
             continue
-        if len(found) == paging.most:
+        if len(found) == paging.limit:
             return _chats(db, found), True
         found.append(id)
     return _chats(db, found), False
 
 
-def _place(db: sqlite3.Connection, id: str) -> Place:
-    row: Place | None = db.execute("SELECT created, number FROM chats WHERE id = ?", (id,)).fetchone()
+def _sort_key(db: sqlite3.Connection, id: str) -> SortKey:
+    row: SortKey | None = db.execute("SELECT created, number FROM chats WHERE id = ?", (id,)).fetchone()
     if row is None:
         raise MissingError(id)
     return row

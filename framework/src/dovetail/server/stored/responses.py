@@ -23,7 +23,7 @@ ON CONFLICT (id) DO UPDATE SET previous = excluded.previous, status = excluded.s
 
 
 @dataclass(frozen=True)
-class Kept:
+class StoredResponse:
     """A response, and the items of its request."""
 
     response: Response
@@ -31,7 +31,7 @@ class Kept:
 
 
 @dataclass(frozen=True)
-class Told:
+class EventBatch:
     """Events of a response that is streamed in the background, which came together.
 
     Attributes:
@@ -43,11 +43,11 @@ class Told:
     events: bytes
 
 
-class FullError(Exception):
+class TooManyUnfinishedError(Exception):
     """As many responses are being made in the background as are kept."""
 
 
-class TakenError(Exception):
+class DuplicateIdError(Exception):
     """There is a response with this id."""
 
 
@@ -62,30 +62,30 @@ class ResponseStore:
         self._store = store
         self._owner = owner
 
-    async def put(self, response: Response, given: Items) -> None:
+    async def put(self, response: Response, input_items: Items) -> None:
         """Keep a response, together with the items of its request."""
-        await self._store.run(lambda db: self._put(db, response, given))
+        await self._store.run(lambda db: self._put(db, response, input_items))
 
-    async def begin(self, response: Response, given: Items, told: Told | None = None) -> None:
+    async def begin(self, response: Response, input_items: Items, new_events: EventBatch | None = None) -> None:
         """Keep one that is still to be made, and what is told of it.
 
         Raises:
-            FullError: there are too many of those.
-            TakenError: there is one with its id.
+            TooManyUnfinishedError: there are too many of those.
+            DuplicateIdError: there is one with its id.
         """
 
         def begin(db: sqlite3.Connection) -> None:
             (count,) = db.execute("SELECT COUNT(*) FROM responses WHERE status IN (?, ?)", UNFINISHED).fetchone()
-            if count >= self._store.most:
-                raise FullError
+            if count >= self._store.max_answers:
+                raise TooManyUnfinishedError
             if db.execute("SELECT 1 FROM responses WHERE id = ?", (response["id"],)).fetchone() is not None:
-                raise TakenError
-            self._put(db, response, given)
-            _tell(db, response["id"], told)
+                raise DuplicateIdError
+            self._put(db, response, input_items)
+            _append_events(db, response["id"], new_events)
 
         await self._store.run(begin)
 
-    async def update(self, response: Response, told: Told | None = None) -> bool:
+    async def update(self, response: Response, new_events: EventBatch | None = None) -> bool:
         """Change one that is not finished, and tell of it; False if it was cancelled or deleted."""
 
         def update(db: sqlite3.Connection) -> bool:
@@ -93,37 +93,37 @@ class ResponseStore:
             row = db.execute(query, (response["id"], *UNFINISHED)).fetchone()
             if row is None:
                 return False
-            _tell(db, response["id"], told)
+            _append_events(db, response["id"], new_events)
             self._put(db, response, msgspec.json.decode(row[0]))
             return True
 
         return await self._store.run(update)
 
-    async def tell(self, id: str, told: Told) -> None:
+    async def append_events(self, id: str, new_events: EventBatch) -> None:
         """Keep what is told of one that is being made."""
 
-        def tell(db: sqlite3.Connection) -> None:
+        def append_events(db: sqlite3.Connection) -> None:
             query = "SELECT 1 FROM responses WHERE id = ? AND status IN (?, ?)"
             if db.execute(query, (id, *UNFINISHED)).fetchone() is not None:
-                _tell(db, id, told)
+                _append_events(db, id, new_events)
 
-        await self._store.run(tell)
+        await self._store.run(append_events)
 
-    async def told(self, id: str, after: int) -> tuple[str, list[Told]]:
+    async def events_after(self, id: str, after: int) -> tuple[str, list[EventBatch]]:
         """The status of a response, and what was told of it that holds events after the one with this number.
 
         Raises:
             MissingError: there is no such response.
         """
 
-        def told(db: sqlite3.Connection) -> tuple[str, list[Told]]:
+        def events_after(db: sqlite3.Connection) -> tuple[str, list[EventBatch]]:
             row = db.execute("SELECT status FROM responses WHERE id = ?", (id,)).fetchone()
             if row is None:
                 raise MissingError(id)
             query = "SELECT last, events FROM events WHERE response = ? AND last > ? ORDER BY last"
-            return row[0], [Told(*found) for found in db.execute(query, (id, after))]
+            return row[0], [EventBatch(*found) for found in db.execute(query, (id, after))]
 
-        return await self._store.run(told, writes=False)
+        return await self._store.run(events_after, writes=False)
 
     async def get(self, id: str) -> bytes | None:
         """A response as JSON."""
@@ -134,7 +134,7 @@ class ResponseStore:
 
         return await self._store.run(get, writes=False)
 
-    async def chain(self, id: str) -> list[Kept]:
+    async def chain(self, id: str) -> list[StoredResponse]:
         """A response after all that it goes on from, the oldest first. All of them count as used.
 
         Raises:
@@ -166,41 +166,43 @@ class ResponseStore:
 
         return await self._store.run(cancel)
 
-    async def wanted(self, ids: Iterable[str]) -> set[str]:
+    async def filter_unfinished(self, ids: Iterable[str]) -> set[str]:
         """Those of the responses that are neither finished nor deleted."""
 
-        def wanted(db: sqlite3.Connection) -> set[str]:
+        def filter_unfinished(db: sqlite3.Connection) -> set[str]:
             query = "SELECT id FROM responses WHERE owner = ? AND status IN (?, ?)"
             found = db.execute(query, (self._owner, *UNFINISHED))
             return {id for (id,) in found}.intersection(ids)
 
-        return await self._store.run(wanted, writes=False)
+        return await self._store.run(filter_unfinished, writes=False)
 
-    async def left(self) -> list[tuple[Response, int | None]]:
+    async def find_orphaned(self) -> list[tuple[Response, int | None]]:
         """What is unfinished of this process's number, each with the number of the last event told of it, if any was."""
 
-        def left(db: sqlite3.Connection) -> list[tuple[Response, int | None]]:
+        def find_orphaned(db: sqlite3.Connection) -> list[tuple[Response, int | None]]:
             query = "SELECT response, (SELECT MAX(last) FROM events WHERE response = id) FROM responses WHERE owner = ? AND status IN (?, ?)"
             return [(msgspec.json.decode(row[0]), row[1]) for row in db.execute(query, (self._owner, *UNFINISHED))]
 
-        return await self._store.run(left, writes=False)
+        return await self._store.run(find_orphaned, writes=False)
 
-    def _put(self, db: sqlite3.Connection, response: Response, given: Items) -> None:
-        body, items = msgspec.json.encode(response), msgspec.json.encode(given)
+    def _put(self, db: sqlite3.Connection, response: Response, input_items: Items) -> None:
+        body, items = msgspec.json.encode(response), msgspec.json.encode(input_items)
         id, size = response["id"], len(body) + len(items)
-        (told,) = db.execute("SELECT COALESCE(SUM(LENGTH(events)), 0) FROM events WHERE response = ?", (id,)).fetchone()
+        (event_bytes,) = db.execute(
+            "SELECT COALESCE(SUM(LENGTH(events)), 0) FROM events WHERE response = ?", (id,)
+        ).fetchone()
         db.execute(
             PUT,
-            (id, response["previous_response_id"], response["status"], self._owner, size + told, body, items),
+            (id, response["previous_response_id"], response["status"], self._owner, size + event_bytes, body, items),
         )
         db.execute("DELETE FROM items WHERE response = ?", (id,))
-        found = [(item["id"], id) for item in (*given, *response["output"])]
+        found = [(item["id"], id) for item in (*input_items, *response["output"])]
         db.executemany("INSERT OR REPLACE INTO items VALUES (?, ?)", found)
-        self._store.make_room(db)
+        self._store.evict(db)
 
 
-def _chain(db: sqlite3.Connection, id: str) -> list[Kept]:
-    chain: list[Kept] = []
+def _chain(db: sqlite3.Connection, id: str) -> list[StoredResponse]:
+    chain: list[StoredResponse] = []
     seen: set[str] = set()
     following: str | None = id
     while following is not None and following not in seen:  # a client may give an id anew that was forgotten
@@ -208,11 +210,11 @@ def _chain(db: sqlite3.Connection, id: str) -> list[Kept]:
         if row is None:
             raise MissingError(following)
         seen.add(following)
-        following, response, given = row
-        chain.append(Kept(msgspec.json.decode(response), msgspec.json.decode(given)))
+        following, response, input_items = row
+        chain.append(StoredResponse(msgspec.json.decode(response), msgspec.json.decode(input_items)))
     chain.reverse()
     use = "UPDATE responses SET used = (SELECT number FROM next_use) WHERE id = ?"
-    db.executemany(use, [(kept.response["id"],) for kept in chain])
+    db.executemany(use, [(stored.response["id"],) for stored in chain])
     return chain
 
 
@@ -227,6 +229,6 @@ def _find_items(db: sqlite3.Connection, ids: set[str]) -> dict[str, dict[str, An
     return found
 
 
-def _tell(db: sqlite3.Connection, id: str, told: Told | None) -> None:
-    if told is not None:
-        db.execute("INSERT INTO events VALUES (?, ?, ?)", (id, told.last, told.events))
+def _append_events(db: sqlite3.Connection, id: str, new_events: EventBatch | None) -> None:
+    if new_events is not None:
+        db.execute("INSERT INTO events VALUES (?, ?, ?)", (id, new_events.last, new_events.events))

@@ -61,7 +61,7 @@ CREATE VIEW IF NOT EXISTS next_use (number) AS
     SELECT COALESCE(MAX(used), 0) + 1
     FROM (SELECT MAX(used) AS used FROM responses UNION ALL SELECT MAX(used) FROM chats);
 """
-HELD = """
+TOTALS = """
 SELECT SUM(answers), SUM(bytes) FROM (
     SELECT COUNT(*) AS answers, COALESCE(SUM(bytes), 0) AS bytes FROM responses
     UNION ALL SELECT COUNT(*), COALESCE(SUM(bytes), 0) FROM chats
@@ -75,7 +75,7 @@ ORDER BY used LIMIT 1
 """Each table is asked by itself: for both at once SQLite would not use their indices."""
 
 
-def make_store(folder: Path) -> str:
+def create_store_file(folder: Path) -> str:
     """The file of a store that several processes open, in a folder that goes with the server."""
     path = str(folder / "kept.sqlite")
     _open(path).close()  # processes that made the tables at the same time would be in each other's way
@@ -98,15 +98,15 @@ class Store:
     """What is kept, of every kind. Once there is too much, what has ended goes that was longest out of use.
 
     Args:
-        most: answers.
-        most_bytes: of all of them, as JSON with what they answer.
+        max_answers: how many answers are stored at most.
+        max_bytes: of all of them, as JSON with what they answer.
         path: of the file that other processes use, too. Without one the store is this process's alone, in memory and, as it grows, in
             a file without a name.
     """
 
-    def __init__(self, most: int, most_bytes: int, path: str = "") -> None:
-        self.most = most
-        self._most_bytes = most_bytes
+    def __init__(self, max_answers: int, max_bytes: int, path: str = "") -> None:
+        self.max_answers = max_answers
+        self._max_bytes = max_bytes
         self._path = path
         self._db: sqlite3.Connection | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="dovetail-store")
@@ -120,10 +120,10 @@ class Store:
 
         return await asyncio.get_running_loop().run_in_executor(self._thread, run)
 
-    def make_room(self, db: sqlite3.Connection) -> None:
+    def evict(self, db: sqlite3.Connection) -> None:
         """Forget as much as there is too much; in a transaction that has added something."""
-        count, size = db.execute(HELD).fetchone()
-        while count > self.most or size > self._most_bytes:
+        count, size = db.execute(TOTALS).fetchone()
+        while count > self.max_answers or size > self._max_bytes:
             row = db.execute(LEAST_USED).fetchone()
             if row is None:
                 return

@@ -8,16 +8,16 @@ from collections.abc import Sequence
 from typing import Any
 
 from dovetail.api import Tool
-from dovetail.api.parsing import JsonCalls
+from dovetail.api.parsing import JsonToolParser
 
 NO_ARGUMENTS = {"type": "object", "properties": {}, "additionalProperties": False}
 
 
-class ForcedCalls(JsonCalls):
+class ForcedCalls(JsonToolParser):
     """``[{"name": …, "arguments": {…}}, …]``."""
 
 
-def parameters(tool: Tool) -> dict[str, Any]:
+def arguments_schema(tool: Tool) -> dict[str, Any]:
     """The schema of a tool's arguments, which are an object always."""
     return {"type": "object", **(tool.get("parameters") or NO_ARGUMENTS)}
 
@@ -27,7 +27,7 @@ def calls_schema(tools: Sequence[Tool], *, parallel: bool) -> dict[str, Any]:
     calls = [
         {
             "type": "object",
-            "properties": {"name": {"const": tool["name"]}, "arguments": parameters(tool)},
+            "properties": {"name": {"const": tool["name"]}, "arguments": arguments_schema(tool)},
             "required": ["name", "arguments"],
             "additionalProperties": False,
         }

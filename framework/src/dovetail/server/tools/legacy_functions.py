@@ -19,14 +19,14 @@ from dovetail.server.protocol.requests import (
     ToolDefinition,
 )
 
-NAMES = (
+FIELD_NAMES = (
     (re.compile(r"tools(\[\d+\])\.function"), r"functions\1"),
     (re.compile(r"tool_choice"), "function_call"),
 )
 """What fields of the newer form are called in this one."""
 
 
-def newer(body: ChatCompletionRequest) -> ChatCompletionRequest:
+def upgrade_request(body: ChatCompletionRequest) -> ChatCompletionRequest:
     """The request with its functions, earlier calls and their results in the newer form.
 
     Raises:
@@ -38,21 +38,21 @@ def newer(body: ChatCompletionRequest) -> ChatCompletionRequest:
         changed["messages"] = _messages(body.messages)
     if body.functions:
         changed["tools"] = [ToolDefinition(type="function", function=function) for function in body.functions]
-        changed["tool_choice"] = _choice(body.function_call)
+        changed["tool_choice"] = _tool_choice(body.function_call)
         changed["parallel_tool_calls"] = False
     return body.model_copy(update=changed) if changed else body
 
 
-def older(shown: dict[str, Any]) -> dict[str, Any]:
+def to_legacy_message(shown: dict[str, Any]) -> dict[str, Any]:
     """A message of an answer, or a piece of one, with its call in the older form."""
     if "tool_calls" not in shown:
         return shown
     (call,) = shown["tool_calls"]
-    kept = {name: value for name, value in shown.items() if name != "tool_calls"}
-    return {**kept, "function_call": call["function"]}
+    remaining = {name: value for name, value in shown.items() if name != "tool_calls"}
+    return {**remaining, "function_call": call["function"]}
 
 
-def reason_of_call(body: ChatCompletionRequest) -> str:
+def legacy_finish_reason(body: ChatCompletionRequest) -> str:
     """The ``finish_reason`` of a turn that calls. OpenAI's API has ``stop`` where the call was forced."""
     return "stop" if isinstance(body.function_call, FunctionName) else "function_call"
 
@@ -72,20 +72,20 @@ def _check(body: ChatCompletionRequest) -> None:
         raise ApiError(400, message, param="parallel_tool_calls", code="invalid_value")
 
 
-def _choice(choice: str | FunctionName | None) -> Any:
+def _tool_choice(choice: str | FunctionName | None) -> Any:
     return NamedTool(type="function", function=choice) if isinstance(choice, FunctionName) else choice
 
 
 def _messages(messages: Sequence[ChatMessage]) -> list[ChatMessage]:
     """The conversation, with ids by which calls and results belong together: a result is that of the last call of its name."""
     ids: dict[str, str] = {}
-    made = []
+    upgraded = []
     for index, message in enumerate(messages):
         # Some templates want nine letters and digits.
         shown = _message(message, index, f"call{index:05}", ids)
         ids |= {call.function.name: call.id for call in shown.tool_calls or () if call.id is not None}
-        made.append(shown)
-    return made
+        upgraded.append(shown)
+    return upgraded
 
 
 def _message(message: ChatMessage, index: int, id: str, ids: dict[str, str]) -> ChatMessage:

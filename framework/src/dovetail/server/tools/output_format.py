@@ -10,36 +10,36 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from dovetail.api import CallFrame, RequestError, Tool
+from dovetail.api import CallFormat, RequestError, Tool
 from dovetail.engine.request.params import StructuredOutputs
-from dovetail.server.tools.forced_calls import ForcedCalls, calls_schema, parameters
-from dovetail.server.tools.output_parsing import Reading
+from dovetail.server.tools.forced_calls import ForcedCalls, arguments_schema, calls_schema
+from dovetail.server.tools.output_parsing import OutputParsing
 
 Format = dict[str, Any]
 
 
-def shaped(asked: StructuredOutputs | None, reading: Reading) -> StructuredOutputs | None:
+def build_output_format(requested: StructuredOutputs | None, parsing: OutputParsing) -> StructuredOutputs | None:
     """The form of a turn.
 
     Args:
-        asked: the form of the answer.
-        reading: of the turn.
+        requested: the form of the answer.
+        parsing: of the turn.
 
     Raises:
         RequestError: the form is to be part of another, and is no JSON.
     """
-    calls = _calls(reading)
-    if calls is None and asked is None:
+    calls = _calls_format(parsing)
+    if calls is None and requested is None:
         return None
-    thoughts = reading.reasoning(reading.prompt).frame() if reading.reasoning else None
+    thoughts = parsing.reasoning(parsing.prompt).reasoning_markers() if parsing.reasoning else None
     if calls is None and thoughts is None:
-        return asked
-    if asked is None:
+        return requested
+    if requested is None:
         wanted = calls
-    elif calls is None or reading.offer.forced:
-        wanted = calls or _format(asked)
+    elif calls is None or parsing.selection.forced:
+        wanted = calls or _answer_format(requested)
     else:
-        wanted = {"type": "or", "elements": [calls, _format(asked)]}
+        wanted = {"type": "or", "elements": [calls, _answer_format(requested)]}
     assert wanted is not None
     if thoughts is not None:
         begin, end = thoughts
@@ -48,44 +48,50 @@ def shaped(asked: StructuredOutputs | None, reading: Reading) -> StructuredOutpu
     return StructuredOutputs(structural_tag={"type": "structural_tag", "format": wanted})
 
 
-def _calls(reading: Reading) -> Format | None:
+def _calls_format(parsing: OutputParsing) -> Format | None:
     """The form of calls, where there must be some, or where they must follow their schemas."""
-    offer = reading.offer
-    if reading.tools is None or not (offer.forced or offer.strict):
+    selection = parsing.selection
+    if parsing.tools is None or not (selection.forced or selection.strict):
         return None
-    frame = reading.tools.frame(offer.callable)
-    if offer.forced:
-        if frame is None:
-            assert reading.tools is ForcedCalls
-            return {"type": "json_schema", "json_schema": calls_schema(offer.callable, parallel=offer.parallel)}
-        return _must_call(frame, offer.callable, parallel=offer.parallel)
-    return None if frame is None else _may_call(frame, offer.callable, parallel=offer.parallel)
+    call_format = parsing.tools.call_format(selection.callable)
+    if selection.forced:
+        if call_format is None:
+            assert parsing.tools is ForcedCalls
+            return {"type": "json_schema", "json_schema": calls_schema(selection.callable, parallel=selection.parallel)}
+        return _required_calls_format(call_format, selection.callable, parallel=selection.parallel)
+    return (
+        None
+        if call_format is None
+        else _optional_calls_format(call_format, selection.callable, parallel=selection.parallel)
+    )
 
 
-def _must_call(frame: CallFrame, tools: Sequence[Tool], *, parallel: bool) -> Format:
+def _required_calls_format(call_format: CallFormat, tools: Sequence[Tool], *, parallel: bool) -> Format:
     calls = {
         "type": "tags_with_separator",
-        "tags": [_tag(begin, tool, end) for (begin, end), tool in zip(frame.calls, tools, strict=True)],
-        "separator": frame.separator,
+        "tags": [_tag(begin, tool, end) for (begin, end), tool in zip(call_format.calls, tools, strict=True)],
+        "separator": call_format.separator,
         "at_least_one": True,
         "stop_after_first": not parallel,
     }
-    around = [{"type": "const_string", "value": text} if text else None for text in (frame.before, frame.after)]
-    elements = [part for part in (around[0], calls, around[1]) if part is not None]
+    outer = [
+        {"type": "const_string", "value": text} if text else None for text in (call_format.before, call_format.after)
+    ]
+    elements = [part for part in (outer[0], calls, outer[1]) if part is not None]
     return {"type": "sequence", "elements": elements} if len(elements) > 1 else calls
 
 
-def _may_call(frame: CallFrame, tools: Sequence[Tool], *, parallel: bool) -> Format:
+def _optional_calls_format(call_format: CallFormat, tools: Sequence[Tool], *, parallel: bool) -> Format:
     """Free text, in which whatever begins like a call goes on as one."""
-    begins = [frame.before + begin for begin, _ in frame.calls]
+    begins = [call_format.before + begin for begin, _ in call_format.calls]
     first, last = min(begins), max(begins)  # what these share, all share
     same = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
     return {
         "type": "triggered_tags",
         "triggers": [first[:same]],
         "tags": [
-            _tag(begin, tool, end + frame.after)
-            for begin, (_, end), tool in zip(begins, frame.calls, tools, strict=True)
+            _tag(begin, tool, end + call_format.after)
+            for begin, (_, end), tool in zip(begins, call_format.calls, tools, strict=True)
         ],
         "at_least_one": False,
         "stop_after_first": not parallel,
@@ -96,28 +102,28 @@ def _tag(begin: str, tool: Tool, end: str) -> Format:
     return {
         "type": "tag",
         "begin": begin,
-        "content": {"type": "json_schema", "json_schema": parameters(tool)},
+        "content": {"type": "json_schema", "json_schema": arguments_schema(tool)},
         "end": end,
     }
 
 
-def _format(asked: StructuredOutputs) -> Format:
+def _answer_format(requested: StructuredOutputs) -> Format:
     """The form of an answer, as part of another."""
-    if asked.json is not None:
-        return {"type": "json_schema", "json_schema": _object(asked.json, "json")}
-    if asked.json_object:
+    if requested.json is not None:
+        return {"type": "json_schema", "json_schema": _read_json_object(requested.json, "json")}
+    if requested.json_object:
         return {"type": "json_schema", "json_schema": {"type": "object"}}
-    if asked.regex is not None:
-        return {"type": "regex", "pattern": asked.regex}
-    if asked.choice is not None:
-        return {"type": "or", "elements": [{"type": "const_string", "value": text} for text in asked.choice]}
-    if asked.grammar is not None:
-        return {"type": "grammar", "grammar": asked.grammar}
-    tag = _object(asked.structural_tag, "structural_tag")
-    return tag["format"] if "format" in tag else {"type": "triggered_tags", **_older(tag)}
+    if requested.regex is not None:
+        return {"type": "regex", "pattern": requested.regex}
+    if requested.choice is not None:
+        return {"type": "or", "elements": [{"type": "const_string", "value": text} for text in requested.choice]}
+    if requested.grammar is not None:
+        return {"type": "grammar", "grammar": requested.grammar}
+    tag = _read_json_object(requested.structural_tag, "structural_tag")
+    return tag["format"] if "format" in tag else {"type": "triggered_tags", **_convert_legacy_tag(tag)}
 
 
-def _object(value: str | Format | None, name: str) -> Format:
+def _read_json_object(value: str | Format | None, name: str) -> Format:
     if isinstance(value, str):
         try:
             value = json.loads(value)
@@ -128,7 +134,7 @@ def _object(value: str | Format | None, name: str) -> Format:
     return value
 
 
-def _older(tag: Format) -> Format:
+def _convert_legacy_tag(tag: Format) -> Format:
     """vLLM's older form of structural tags. What it lacks is told when it is compiled."""
     structures = tag.get("structures")
     tags = [

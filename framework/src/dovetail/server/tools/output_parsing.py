@@ -20,12 +20,12 @@ from dovetail.kernel.discovery import import_dotted
 from dovetail.kernel.parsers import recognise
 from dovetail.server.engine_protocol import ServedPlan
 from dovetail.server.tools.forced_calls import ForcedCalls
-from dovetail.server.tools.tool_choice import Offer
-from dovetail.server.tools.tool_prompts import knows_tools
+from dovetail.server.tools.tool_choice import ToolSelection
+from dovetail.server.tools.tool_prompts import template_supports_tools
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class ToolCallBegin:
     """A call begins.
 
     Attributes:
@@ -38,78 +38,78 @@ class Call:
 
 
 @dataclass(frozen=True, slots=True)
-class Arguments:
+class ToolCallArguments:
     """A piece of the arguments of a call, as JSON."""
 
     index: int
     text: str
 
 
-TurnEvent = Reasoning | Content | Call | Arguments
+OutputEvent = Reasoning | Content | ToolCallBegin | ToolCallArguments
 
 
 @dataclass(frozen=True)
-class Reading:
+class OutputParsing:
     """How the turns of one answer are read.
 
     Attributes:
         reasoning, tools: the parsers, None where the text stays as it is.
-        offer: the tools that may be called.
+        selection: the tools that may be called.
         prompt: its end.
-        shows_reasoning: whether thoughts are handed out, or dropped.
+        include_reasoning: whether thoughts are handed out, or dropped.
         special_tokens: parts of the notations that may be special tokens.
     """
 
     reasoning: type[ReasoningParser] | None = None
     tools: type[ToolParser] | None = None
-    offer: Offer = field(default_factory=Offer)
+    selection: ToolSelection = field(default_factory=ToolSelection)
     prompt: str = ""
-    shows_reasoning: bool = True
+    include_reasoning: bool = True
     special_tokens: tuple[str, ...] = ()
 
     @cached_property
-    def plain(self) -> bool:
+    def is_plain(self) -> bool:
         """Whether the text is the answer as it stands."""
         return self.reasoning is None and self.tools is None
 
-    def turn(self) -> Turn:
+    def new_parser(self) -> OutputParser:
         """A reader of one completion."""
-        return Turn(self)
+        return OutputParser(self)
 
 
-class Turn:
+class OutputParser:
     """Reads one completion, in pieces.
 
     Attributes:
         calls: how many calls were handed out.
     """
 
-    def __init__(self, reading: Reading) -> None:
-        self._reading = reading
-        self._reasoning = reading.reasoning(reading.prompt) if reading.reasoning else None
-        self._tools = reading.tools(reading.offer.callable) if reading.tools else None
-        self._dropping = False
+    def __init__(self, parsing: OutputParsing) -> None:
+        self._parsing = parsing
+        self._reasoning = parsing.reasoning(parsing.prompt) if parsing.reasoning else None
+        self._tools = parsing.tools(parsing.selection.callable) if parsing.tools else None
+        self._skipping_call = False
         self.calls = 0
 
-    def feed(self, text: str) -> list[TurnEvent]:
+    def feed(self, text: str) -> list[OutputEvent]:
         """What has become certain with this piece."""
         if self._reasoning is None:
             return self._read_content(text, last=False)
-        return self._shown(self._part(self._reasoning.feed(text), last=False))
+        return self._filter_reasoning(self._read_reasoning(self._reasoning.feed(text), last=False))
 
-    def finish(self) -> list[TurnEvent]:
+    def finish(self) -> list[OutputEvent]:
         """What was held back, when no more will come."""
         if self._reasoning is None:
             return self._read_content("", last=True)
-        return self._shown(self._part(self._reasoning.finish(), last=True))
+        return self._filter_reasoning(self._read_reasoning(self._reasoning.finish(), last=True))
 
-    def _shown(self, events: list[TurnEvent]) -> list[TurnEvent]:
-        if self._reading.shows_reasoning:
+    def _filter_reasoning(self, events: list[OutputEvent]) -> list[OutputEvent]:
+        if self._parsing.include_reasoning:
             return events
         return [event for event in events if not isinstance(event, Reasoning)]
 
-    def _part(self, found: Iterable[ReasoningEvent], *, last: bool) -> list[TurnEvent]:
-        events: list[TurnEvent] = []
+    def _read_reasoning(self, found: Iterable[ReasoningEvent], *, last: bool) -> list[OutputEvent]:
+        events: list[OutputEvent] = []
         for event in found:
             if isinstance(event, Reasoning):
                 events.append(event)
@@ -117,31 +117,31 @@ class Turn:
                 events += self._read_content(event.text, last=False)
         return events + self._read_content("", last=True) if last else events
 
-    def _read_content(self, text: str, *, last: bool) -> list[TurnEvent]:
+    def _read_content(self, text: str, *, last: bool) -> list[OutputEvent]:
         if self._tools is None:
             return [Content(text)] if text else []
         events = [*self._tools.feed(text)] if text else []
         if last:
             events += self._tools.finish()
-        return [shown for event in events if (shown := self._number(event)) is not None]
+        return [shown for event in events if (shown := self._number_call(event)) is not None]
 
-    def _number(self, event: ToolEvent) -> TurnEvent | None:
+    def _number_call(self, event: ToolEvent) -> OutputEvent | None:
         match event:
             case CallBegin(name):
-                self._dropping = self.calls > 0 and not self._reading.offer.parallel
-                if self._dropping:
+                self._skipping_call = self.calls > 0 and not self._parsing.selection.parallel
+                if self._skipping_call:
                     return None
                 assert self._tools is not None
                 self.calls += 1
-                return Call(self.calls - 1, self._tools.call_id(self.calls - 1, name), name)
+                return ToolCallBegin(self.calls - 1, self._tools.call_id(self.calls - 1, name), name)
             case CallArguments(text):
-                return None if self._dropping else Arguments(self.calls - 1, text)
+                return None if self._skipping_call else ToolCallArguments(self.calls - 1, text)
             case Content():
                 return event
 
 
 @dataclass
-class Told:
+class ParsedOutput:
     """A whole turn.
 
     Attributes:
@@ -150,46 +150,50 @@ class Told:
 
     reasoning: str = ""
     content: str = ""
-    calls: list[tuple[Call, str]] = field(default_factory=list)
+    calls: list[tuple[ToolCallBegin, str]] = field(default_factory=list)
 
 
-def tell(reading: Reading, text: str) -> Told:
+def parse_output(parsing: OutputParsing, text: str) -> ParsedOutput:
     """Read a whole completion."""
-    turn = reading.turn()
-    return told_of((*turn.feed(text), *turn.finish()))
+    parser = parsing.new_parser()
+    return join_events((*parser.feed(text), *parser.finish()))
 
 
-def told_of(events: Iterable[TurnEvent]) -> Told:
+def join_events(events: Iterable[OutputEvent]) -> ParsedOutput:
     """The turn that events make."""
     reasoning: list[str] = []
     content: list[str] = []
-    calls: list[tuple[Call, list[str]]] = []
+    calls: list[tuple[ToolCallBegin, list[str]]] = []
     for event in events:
         match event:
             case Reasoning(piece):
                 reasoning.append(piece)
             case Content(piece):
                 content.append(piece)
-            case Call():
+            case ToolCallBegin():
                 calls.append((event, []))
-            case Arguments(index, piece):
+            case ToolCallArguments(index, piece):
                 calls[index][1].append(piece)
-    return Told("".join(reasoning), "".join(content), [(call, "".join(pieces)) for call, pieces in calls])
+    return ParsedOutput("".join(reasoning), "".join(content), [(call, "".join(pieces)) for call, pieces in calls])
 
 
-def find_reading(plan: ServedPlan, template: str, offer: Offer, shows_reasoning: bool) -> Reading:
+def find_output_parsing(
+    plan: ServedPlan, template: str, selection: ToolSelection, include_reasoning: bool
+) -> OutputParsing:
     """How turns of a template's conversations are read."""
     reasoning = recognise(plan.reasoning_parsers, template)
-    tools = recognise(plan.tool_parsers, template) if offer.callable else None
+    tools = recognise(plan.tool_parsers, template) if selection.callable else None
     parser: type[ToolParser] | None = import_dotted(tools.part.target) if tools else None
     # Without candidates, parsing is off, and only what is forced is read.
-    told_in_words = parser is None and bool(plan.tool_parsers and offer.callable) and not knows_tools(template)
-    if told_in_words or (offer.forced and (parser is None or parser.frame(offer.callable) is None)):
+    calls_as_json = (
+        parser is None and bool(plan.tool_parsers and selection.callable) and not template_supports_tools(template)
+    )
+    if calls_as_json or (selection.forced and (parser is None or parser.call_format(selection.callable) is None)):
         parser, tools = ForcedCalls, None
-    return Reading(
+    return OutputParsing(
         reasoning=import_dotted(reasoning.part.target) if reasoning else None,
         tools=parser,
-        offer=offer,
-        shows_reasoning=shows_reasoning,
+        selection=selection,
+        include_reasoning=include_reasoning,
         special_tokens=tuple(token for found in (reasoning, tools) if found for token in found.special_tokens),
     )

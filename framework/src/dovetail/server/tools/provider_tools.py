@@ -14,29 +14,29 @@ from dovetail.server.http.errors import describe
 
 logger = logging.getLogger("dovetail.server")
 
-KINDS = ("web_search", "web_fetch", "image_generation")
+TYPE_PREFIXES = ("web_search", "web_fetch", "image_generation")
 """What the types of such tools begin with; dates may follow."""
 
 
-def without_hosted(tools: Any) -> Any:
+def drop_provider_tools(tools: Any) -> Any:
     """The tools of a request without those of the provider, if others are left."""
     if not isinstance(tools, list):
         return tools
-    kept = [tool for tool in tools if not _is_hosted(tool)]
-    if not kept or len(kept) == len(tools):
+    remaining = [tool for tool in tools if not _is_provider_tool(tool)]
+    if not remaining or len(remaining) == len(tools):
         return tools
     for tool in tools:
-        if _is_hosted(tool):
-            _tell(describe(tool["type"]))
-    return kept
+        if _is_provider_tool(tool):
+            _log_dropped(describe(tool["type"]))
+    return remaining
 
 
-def _is_hosted(tool: Any) -> bool:
+def _is_provider_tool(tool: Any) -> bool:
     kind = tool.get("type") if isinstance(tool, dict) else None
-    return isinstance(kind, str) and kind.startswith(KINDS)
+    return isinstance(kind, str) and kind.startswith(TYPE_PREFIXES)
 
 
 @lru_cache(maxsize=64)
-def _tell(kind: str) -> None:
+def _log_dropped(kind: str) -> None:
     """Log it, once."""
     logger.warning("tools of the type %s are left out of requests: this server runs no tools of its own", kind)

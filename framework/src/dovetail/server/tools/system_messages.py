@@ -14,7 +14,7 @@ from dovetail.api.errors import RequestError
 from dovetail.engine.text.chat_template import render
 
 Turn = dict[str, Any]
-Place = Literal["anywhere", "first", "nowhere"]
+SystemSupport = Literal["anywhere", "first", "nowhere"]
 
 SYSTEM = ("system", "developer")
 FIRST, LATER = "the first of the system", "the later of the system"
@@ -22,17 +22,17 @@ USER, ASSISTANT = {"role": "user", "content": "of the user"}, {"role": "assistan
 
 
 @functools.lru_cache(maxsize=32)
-def place_of_system(template: str) -> Place:
+def find_system_support(template: str) -> SystemSupport:
     """Where a chat template shows all that the system says."""
     first, later = ({"role": "system", "content": text} for text in (FIRST, LATER))
-    if not _shows(template, [USER, ASSISTANT, USER]):
+    if not _renders(template, [USER, ASSISTANT, USER]):
         return "anywhere"  # it fails for a reason of its own, and a request will be told
-    if not _shows(template, [first, USER, ASSISTANT, USER]):
+    if not _renders(template, [first, USER, ASSISTANT, USER]):
         return "nowhere"
-    return "anywhere" if _shows(template, [first, USER, later, ASSISTANT, USER]) else "first"
+    return "anywhere" if _renders(template, [first, USER, later, ASSISTANT, USER]) else "first"
 
 
-def _shows(template: str, turns: Sequence[Turn]) -> bool:
+def _renders(template: str, turns: Sequence[Turn]) -> bool:
     try:
         shown = render(template, turns, variables={"bos_token": "", "eos_token": ""})
     except RequestError:
@@ -40,24 +40,24 @@ def _shows(template: str, turns: Sequence[Turn]) -> bool:
     return all(turn["content"] in shown for turn in turns)
 
 
-def with_system_placed(turns: Sequence[Turn], template: str) -> list[Turn]:
+def place_system_messages(turns: Sequence[Turn], template: str) -> list[Turn]:
     """The turns with what the system says where the template shows it; nothing of it is lost."""
-    place = place_of_system(template)
+    place = find_system_support(template)
     if place == "anywhere":
         return list(turns)
     begun = (
         next((i for i, turn in enumerate(turns) if turn["role"] not in SYSTEM), len(turns)) if place == "first" else 0
     )
     first = [{**turns[0], "content": _joined(turns[:begun])}] if begun else []
-    return [*first, *with_made_joined([_told_by_user(turn) for turn in turns[begun:]])]
+    return [*first, *join_user_turns([_as_user_turn(turn) for turn in turns[begun:]])]
 
 
-def _told_by_user(turn: Turn) -> tuple[Turn, bool]:
+def _as_user_turn(turn: Turn) -> tuple[Turn, bool]:
     said = turn["role"] in SYSTEM
     return ({"role": "user", "content": turn["content"]} if said else turn), said
 
 
-def with_made_joined(turns: Iterable[tuple[Turn, bool]]) -> list[Turn]:
+def join_user_turns(turns: Iterable[tuple[Turn, bool]]) -> list[Turn]:
     """The turns, those of the user that were made of something else joined to those of the user beside them: some templates refuse two in a row.
 
     Args:

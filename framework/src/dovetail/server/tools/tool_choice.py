@@ -13,17 +13,17 @@ from dovetail.server.settings import ServerSettings
 
 
 @dataclass(frozen=True)
-class Offer:
+class ToolSelection:
     """What an answer may call.
 
     Attributes:
-        shown: the tools that the model is told of.
+        in_prompt: the tools that the model is told of.
         callable: those of them that it may call in this answer.
         forced: whether it must call one.
         parallel: whether it may call more than one.
     """
 
-    shown: Sequence[Tool] = ()
+    in_prompt: Sequence[Tool] = ()
     callable: Sequence[Tool] = ()
     forced: bool = False
     parallel: bool = True
@@ -34,7 +34,7 @@ class Offer:
         return any(tool.get("strict") for tool in self.callable)
 
 
-def read_offer(body: ChatCompletionRequest, settings: ServerSettings) -> Offer:
+def select_tools(body: ChatCompletionRequest, settings: ServerSettings) -> ToolSelection:
     """What a request offers.
 
     Raises:
@@ -45,7 +45,7 @@ def read_offer(body: ChatCompletionRequest, settings: ServerSettings) -> Offer:
     choice = body.tool_choice or ("auto" if shown else "none")
     if choice == "none":
         # A model that is not told of tools calls none.
-        return Offer()
+        return ToolSelection()
     if not shown:
         message = "tool_choice asks for a call, but the request has no tools"
         raise ApiError(400, message, param="tool_choice", code="invalid_value")
@@ -57,8 +57,8 @@ def read_offer(body: ChatCompletionRequest, settings: ServerSettings) -> Offer:
     if mode == "auto" and not settings.enable_auto_tool_choice:
         message = "this server does not let models decide about tools (--no-enable-auto-tool-choice); force a call with tool_choice, or allow none"
         raise ApiError(400, message, param="tool_choice", code="unsupported_value")
-    return Offer(
-        shown=shown,
+    return ToolSelection(
+        in_prompt=shown,
         callable=[tool for tool in shown if names is None or tool["name"] in names],
         forced=mode == "required",
         parallel=body.parallel_tool_calls is not False and not isinstance(choice, NamedTool),

@@ -10,12 +10,12 @@ from typing import Any
 import jinja2
 import jinja2.meta
 
-from dovetail.api import CallFrame, Tool, ToolParser
+from dovetail.api import CallFormat, Tool, ToolParser
 from dovetail.server.http.errors import ApiError
 from dovetail.server.protocol.requests import ChatMessage, ToolCall
 from dovetail.server.tools.forced_calls import ForcedCalls
-from dovetail.server.tools.system_messages import with_made_joined, with_system_placed
-from dovetail.server.tools.tool_choice import Offer
+from dovetail.server.tools.system_messages import join_user_turns, place_system_messages
+from dovetail.server.tools.tool_choice import ToolSelection
 
 Turn = dict[str, Any]
 
@@ -27,7 +27,7 @@ To call one, write nothing but this, with the function's name and your arguments
 
 
 @functools.lru_cache(maxsize=32)
-def knows_tools(template: str) -> bool:
+def template_supports_tools(template: str) -> bool:
     """Whether a chat template shows tools."""
     try:
         tree = jinja2.Environment(extensions=["jinja2.ext.loopcontrols"]).parse(template)
@@ -36,8 +36,8 @@ def knows_tools(template: str) -> bool:
     return "tools" in jinja2.meta.find_undeclared_variables(tree)
 
 
-def conversation(
-    messages: Sequence[ChatMessage], template: str, offer: Offer, parser: type[ToolParser] | None
+def build_template_messages(
+    messages: Sequence[ChatMessage], template: str, selection: ToolSelection, parser: type[ToolParser] | None
 ) -> list[Turn]:
     """The turns that the chat template is given.
 
@@ -46,22 +46,24 @@ def conversation(
     """
     turns = [_turn(message, index, template) for index, message in enumerate(messages)]
     _name_results(turns)
-    if not knows_tools(template):
-        frame = _frame_of(parser, offer.shown)
-        turns = with_made_joined((_in_words(turn, frame), turn["role"] == "tool") for turn in turns)
-        if offer.shown:
-            turns = _told(turns, instructions(offer.shown, frame))
-    return with_system_placed(turns, template)
+    if not template_supports_tools(template):
+        call_format = _call_frame(parser, selection.in_prompt)
+        turns = join_user_turns((_write_calls_as_text(turn, call_format), turn["role"] == "tool") for turn in turns)
+        if selection.in_prompt:
+            turns = _add_to_system(turns, build_tool_instructions(selection.in_prompt, call_format))
+    return place_system_messages(turns, template)
 
 
-def instructions(tools: Sequence[Tool], frame: CallFrame | None) -> str:
+def build_tool_instructions(tools: Sequence[Tool], call_format: CallFormat | None) -> str:
     """What a model is told of tools in words.
 
     Args:
-        frame: in which it is to write its calls.
+        call_format: in which it is to write its calls.
     """
     lines = "\n".join(json.dumps(dict(tool), ensure_ascii=False) for tool in tools)
-    return INSTRUCTIONS.format(tools=lines, example=_call(frame, str(tools[0]["name"]), '{"name of an argument": …}'))
+    return INSTRUCTIONS.format(
+        tools=lines, example=_write_call(call_format, str(tools[0]["name"]), '{"name of an argument": …}')
+    )
 
 
 def _turn(message: ChatMessage, index: int, template: str) -> Turn:
@@ -78,12 +80,12 @@ def _turn(message: ChatMessage, index: int, template: str) -> Turn:
     if thoughts is not None:
         turn["reasoning_content"] = thoughts
     if message.tool_calls:
-        turn["tool_calls"] = list(map(_shown_call, message.tool_calls))
+        turn["tool_calls"] = list(map(_dump_call, message.tool_calls))
         turn["content"] = message.content  # templates tell by its absence that a turn only calls
     return turn
 
 
-def _shown_call(call: ToolCall) -> dict[str, Any]:
+def _dump_call(call: ToolCall) -> dict[str, Any]:
     function = {"name": call.function.name, "arguments": call.function.arguments or "{}"}
     shown: dict[str, Any] = {"type": "function", "function": function}
     return shown if call.id is None else {"id": call.id, **shown}
@@ -100,36 +102,37 @@ def _name_results(turns: list[Turn]) -> None:
             turn.setdefault("name", name)
 
 
-def _frame_of(parser: type[ToolParser] | None, tools: Sequence[Tool]) -> CallFrame | None:
+def _call_frame(parser: type[ToolParser] | None, tools: Sequence[Tool]) -> CallFormat | None:
     """The notation of one call of a function named ``NAME``."""
     if parser is None or parser is ForcedCalls:
         return None
-    return parser.frame([{"name": NAME}])
+    return parser.call_format([{"name": NAME}])
 
 
 NAME = "FUNCTION_NAME"
 
 
-def _call(frame: CallFrame | None, name: str, arguments: str) -> str:
-    if frame is None:
+def _write_call(call_format: CallFormat | None, name: str, arguments: str) -> str:
+    if call_format is None:
         return f'[{{"name": {json.dumps(name)}, "arguments": {arguments}}}]'
-    begin, end = frame.calls[0]
-    return f"{frame.before}{begin}{arguments}{end}{frame.after}".replace(NAME, name)
+    begin, end = call_format.calls[0]
+    return f"{call_format.before}{begin}{arguments}{end}{call_format.after}".replace(NAME, name)
 
 
-def _in_words(turn: Turn, frame: CallFrame | None) -> Turn:
+def _write_calls_as_text(turn: Turn, call_format: CallFormat | None) -> Turn:
     if turn["role"] == "tool":
         what = f"the call of {turn['name']}" if "name" in turn else "the call"
         return {"role": "user", "content": f"Result of {what}: {turn['content']}"}
     if "tool_calls" in turn:
         calls = [
-            _call(frame, call["function"]["name"], call["function"]["arguments"]) for call in turn.pop("tool_calls")
+            _write_call(call_format, call["function"]["name"], call["function"]["arguments"])
+            for call in turn.pop("tool_calls")
         ]
         return {**turn, "content": "\n".join([*filter(None, [turn["content"]]), *calls])}
     return turn
 
 
-def _told(turns: list[Turn], text: str) -> list[Turn]:
+def _add_to_system(turns: list[Turn], text: str) -> list[Turn]:
     """The turns with the text in the system's, which begins the conversation."""
     if turns and turns[0]["role"] == "system":
         return [{**turns[0], "content": f"{turns[0]['content']}\n\n{text}"}, *turns[1:]]

@@ -52,7 +52,7 @@ def span_end(first: int, keys: int, window: int | None, block_size: int) -> int:
 
 
 @dataclass
-class Decodes:
+class DecodeBatch:
     """Requests that bring one token each.
 
     Attributes:
@@ -69,7 +69,7 @@ class Decodes:
 
 
 @dataclass
-class Tile:
+class PrefillTile:
     """Neighbouring tokens of one request that have the same span.
 
     Attributes:
@@ -87,20 +87,20 @@ class Tile:
 
 
 @dataclass
-class Work:
+class StepMetadata:
     """A step's work for one group of layers.
 
     Attributes:
-        begun: int64, the blocks that get their first token in this step.
+        new_blocks: int64, the blocks that get their first token in this step.
     """
 
-    begun: Tensor
-    decodes: list[Decodes]
-    tiles: list[Tile]
+    new_blocks: Tensor
+    decodes: list[DecodeBatch]
+    tiles: list[PrefillTile]
 
 
 @dataclass(frozen=True)
-class Decode:
+class DecodeRequest:
     """One request with one token: its row in the step and in the block tables, its tokens, and the span of the new one."""
 
     token: int
@@ -119,47 +119,53 @@ class SdpaAttention(AttentionBackend):
     batch_invariant = True
 
     def allocate(self, spec: AttentionSpec, blocks: int) -> Tensor:
-        shape = (2, blocks, self.block_size, spec.kv_heads, spec.head_dim)
+        shape = (2, blocks, self.block_size, spec.num_kv_heads, spec.head_dim)
         # An anonymous mapping takes memory on first touch, so the cache grows with use. (numpy's zeros would ask for huge pages, 2 MiB at the first touch of each layer.)
         data = mmap.mmap(-1, math.prod(shape) * self.kv_dtype.itemsize)
         return torch.frombuffer(data, dtype=self.kv_dtype).view(shape)
 
-    def prepare(self, step: Step, index: KVIndex, specs: frozenset[AttentionSpec]) -> Work:
+    def prepare(self, step: Step, index: KVIndex, specs: frozenset[AttentionSpec]) -> StepMetadata:
         assert step.lengths is not None, "the CPU records no graphs"
         (window,) = {spec.window for spec in specs}  # the layers of a group share it
-        work = Work(index.slots[index.slots % self.block_size == 0] // self.block_size, [], [])
-        decodes: list[Decode] = []
+        work = StepMetadata(index.slot_mapping[index.slot_mapping % self.block_size == 0] // self.block_size, [], [])
+        decodes: list[DecodeRequest] = []
         start = 0
         for request, (new, length) in enumerate(zip(step.lengths.query, step.lengths.total, strict=True)):
             if new == 1:
-                decodes.append(Decode(start, request, length, *span(length - 1, window, self.block_size)))
+                decodes.append(DecodeRequest(start, request, length, *span(length - 1, window, self.block_size)))
             else:
                 work.tiles += self._tiles(index.block_tables[request], start, length - new, length, window)
             start += new
-        work.decodes = [self._decodes(index.block_tables, group, window) for group in _grouped(decodes)]
+        work.decodes = [self._decodes(index.block_tables, group, window) for group in _group_decodes(decodes)]
         return work
 
-    def _tiles(self, table: Tensor, start: int, oldest: int, length: int, window: int | None) -> list[Tile]:
-        """The tiles of one request's tokens at positions ``oldest : length``, which begin at row ``start`` of the step."""
+    def _tiles(
+        self, table: Tensor, start: int, first_position: int, length: int, window: int | None
+    ) -> list[PrefillTile]:
+        """The tiles of one request's tokens at positions ``first_position : length``, which begin at row ``start`` of the step."""
         found = []
-        position = oldest
+        position = first_position
         while position < length:
             first, keys = span(position, window, self.block_size)
             end = min(length, span_end(first, keys, window, self.block_size))
             own, key = torch.arange(position, end)[:, None], torch.arange(first, first + keys)
-            mask = _additive(_seen(key, own, window))
+            mask = _additive_mask(_visible_mask(key, own, window))
             blocks = self._blocks(table[None], torch.tensor([first]), keys, torch.tensor([end]))
-            found.append(Tile(start + position - oldest, start + end - oldest, blocks, keys, mask))
+            found.append(
+                PrefillTile(start + position - first_position, start + end - first_position, blocks, keys, mask)
+            )
             position = end
         return found
 
-    def _decodes(self, tables: Tensor, group: list[Decode], window: int | None) -> Decodes:
+    def _decodes(self, tables: Tensor, group: list[DecodeRequest], window: int | None) -> DecodeBatch:
         keys = max(d.keys for d in group)
         first = torch.tensor([d.first for d in group])
         lengths = torch.tensor([d.length for d in group])
-        mask = _additive(_seen(first[:, None] + torch.arange(keys), lengths[:, None] - 1, window))[:, None, None]
+        mask = _additive_mask(_visible_mask(first[:, None] + torch.arange(keys), lengths[:, None] - 1, window))[
+            :, None, None
+        ]
         blocks = self._blocks(tables[[d.request for d in group]], first, keys, lengths)
-        return Decodes(torch.tensor([d.token for d in group]), blocks, keys, mask)
+        return DecodeBatch(torch.tensor([d.token for d in group]), blocks, keys, mask)
 
     def _blocks(self, tables: Tensor, first: Tensor, keys: int, lengths: Tensor) -> Tensor:
         """int64 ``[R * B]``: the blocks of ``keys`` tokens from ``first`` ``[R]`` on, 0 for those that lie past ``lengths`` ``[R]``."""
@@ -171,29 +177,29 @@ class SdpaAttention(AttentionBackend):
     def forward(
         self, q: Tensor, k: Tensor, v: Tensor, cache: Tensor, step: Step, index: KVIndex, spec: AttentionSpec
     ) -> Tensor:
-        kv_heads, ratio, dim = spec.kv_heads, spec.heads // spec.kv_heads, spec.head_dim
-        work: Work = index.work
-        self._write(k, v, cache, index.slots, work.begun)
+        num_kv_heads, ratio, dim = spec.num_kv_heads, spec.num_heads // spec.num_kv_heads, spec.head_dim
+        work: StepMetadata = index.metadata
+        self._write(k, v, cache, index.slot_mapping, work.new_blocks)
         out = torch.empty_like(q)
         for group in work.decodes:
             # The query heads of one KV head are the rows of one product.
-            queries = q[group.tokens].float().view(-1, kv_heads, ratio, dim)  # [R, K, G, D]
+            queries = q[group.tokens].float().view(-1, num_kv_heads, ratio, dim)  # [R, K, G, D]
             keys, values = self._read(cache, group.blocks, queries.shape[0], group.keys)  # [R, K, L, D]
             attended = _attend(queries, keys, values, group.mask, spec.scale)
-            out[group.tokens] = attended.reshape(-1, spec.heads, dim).to(q.dtype)
+            out[group.tokens] = attended.reshape(-1, spec.num_heads, dim).to(q.dtype)
         for tile in work.tiles:
-            rows = q[tile.start : tile.stop].float().view(-1, kv_heads, ratio, dim)
+            rows = q[tile.start : tile.stop].float().view(-1, num_kv_heads, ratio, dim)
             queries = rows.permute(1, 2, 0, 3)  # [K, G, T, D]
             gathered = self._read(cache, tile.blocks, 1, tile.keys)
             keys, values = (x[0][:, None].expand(-1, ratio, -1, -1) for x in gathered)  # [K, G, L, D]
             attended = _attend(queries, keys, values, tile.mask, spec.scale)
-            out[tile.start : tile.stop] = attended.permute(2, 0, 1, 3).reshape(-1, spec.heads, dim)
+            out[tile.start : tile.stop] = attended.permute(2, 0, 1, 3).reshape(-1, spec.num_heads, dim)
         return out
 
-    def _write(self, k: Tensor, v: Tensor, cache: Tensor, slots: Tensor, begun: Tensor) -> None:
-        if begun.numel():
+    def _write(self, k: Tensor, v: Tensor, cache: Tensor, slots: Tensor, new_blocks: Tensor) -> None:
+        if new_blocks.numel():
             # What the block's last owner left must not be seen: a mask of -inf hides a number, but not a NaN.
-            self._bytes(cache).index_fill_(1, begun, 0)
+            self._bytes(cache).index_fill_(1, new_blocks, 0)
         limit = torch.finfo(self.kv_dtype).max
         for place, new in zip(self._bytes(cache).flatten(1, 2), (k, v), strict=True):
             if self.kv_dtype.itemsize < new.dtype.itemsize:
@@ -210,9 +216,9 @@ class SdpaAttention(AttentionBackend):
         return [x.index_select(0, blocks).view(shape)[:, :keys].transpose(1, 2).float() for x in cache]
 
 
-def _grouped(decodes: list[Decode]) -> list[list[Decode]]:
+def _group_decodes(decodes: list[DecodeRequest]) -> list[list[DecodeRequest]]:
     """Put together what may be computed with one number of keys: equal ones, or whole chunks with no one padded to more than twice its own."""
-    groups: list[list[Decode]] = []
+    groups: list[list[DecodeRequest]] = []
     for decode in sorted(decodes, key=lambda d: d.keys):
         if groups and (decode.keys == (shortest := groups[-1][0].keys) or CHUNK <= shortest >= decode.keys / 2):
             groups[-1].append(decode)
@@ -221,13 +227,13 @@ def _grouped(decodes: list[Decode]) -> list[list[Decode]]:
     return groups
 
 
-def _seen(key: Tensor, own: Tensor, window: int | None) -> Tensor:
+def _visible_mask(key: Tensor, own: Tensor, window: int | None) -> Tensor:
     """Which positions a token at its ``own`` position sees."""
     seen = key <= own
     return seen if window is None else seen & (key > own - window)
 
 
-def _additive(seen: Tensor) -> Tensor:
+def _additive_mask(seen: Tensor) -> Tensor:
     return torch.zeros(seen.shape).masked_fill_(~seen, float("-inf"))
 
 

@@ -31,10 +31,10 @@ class Int4Kernel(WeightKernel):
     """Keeps each plane at 4 bits an element, with bfloat16 scales and zeros."""
 
     @classmethod
-    def declines(cls, weight: StoredWeight, kind: LayerKind) -> str | None:
+    def unsupported_reason(cls, weight: StoredWeight, kind: LayerKind) -> str | None:
         if weight.shape[0] % ROWS:
             return f"{weight.shape[0]} rows are not a multiple of {ROWS}"
-        row = weight.reordered(torch.zeros(1, dtype=torch.int64)).pack("affine")
+        row = weight.reorder(torch.zeros(1, dtype=torch.int64)).pack("affine")
         assert row is not None
         if row.group not in GROUPS:
             return f"groups of {row.group} columns, wanted one of {', '.join(map(str, GROUPS))}"

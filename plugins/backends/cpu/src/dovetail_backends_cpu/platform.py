@@ -15,7 +15,7 @@ import torch
 
 from dovetail.api import UsageError
 from dovetail.nn import Memory, Platform
-from dovetail_backends_cpu import rows
+from dovetail_backends_cpu import row_invariant as rows
 
 SPACE_VARIABLE = "DOVETAIL_CPU_KVCACHE_SPACE"
 DEFAULT_SPACE_GIB = 4.0
@@ -25,7 +25,7 @@ CGROUP = Path("/sys/fs/cgroup")
 class CpuPlatform(Platform):
     """Computes with torch's CPU kernels, on as many threads as torch chooses (``OMP_NUM_THREADS``)."""
 
-    batch_invariant = rows.available()
+    batch_invariant = rows.has_onednn()
 
     def __init__(self) -> None:
         self.device = torch.device("cpu")

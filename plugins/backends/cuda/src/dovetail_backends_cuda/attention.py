@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from dovetail.nn import AttentionBackend, AttentionSpec, KVIndex, Step
-from dovetail_backends_cuda.kernels import flash, plain
-from dovetail_backends_cuda.slices import Slice, packed, padded, pieces
+from dovetail_backends_cuda.kernels import flash_attention, plain_attention
+from dovetail_backends_cuda.slices import Slice, decode_slices, mixed_slices, single_request_slices
 
 GATHER_BYTES = 1 << 29
 """Of keys and values that are gathered at once, unless one request has more. A limit to memory, and not small enough to cost speed: gathering and
@@ -39,42 +39,44 @@ class GatherAttention(AttentionBackend):
         )
 
     def allocate(self, spec: AttentionSpec, blocks: int) -> Tensor:
-        shape = (blocks, self.block_size, 2, spec.kv_heads, spec.head_dim)
+        shape = (blocks, self.block_size, 2, spec.num_kv_heads, spec.head_dim)
         return torch.zeros(shape, dtype=self.kv_dtype, device=self.device)
 
     def workspace_bytes(self, spec: AttentionSpec, tokens: int, length: int) -> int:
-        one_request = length * 2 * spec.kv_heads * spec.head_dim * self.kv_dtype.itemsize
+        one_request = length * 2 * spec.num_kv_heads * spec.head_dim * self.kv_dtype.itemsize
         return 2 * max(GATHER_BYTES, one_request)  # what was gathered, and a copy in another order
 
-    def captured_lengths(self, max_len: int) -> tuple[int, ...]:
+    def capture_lengths(self, max_len: int) -> tuple[int, ...]:
         """Four bounds an octave from 256: a graph gathers as many blocks of each request as its bound allows."""
-        return (*(b for b in _bounds(max_len) if b < max_len), max_len)
+        return (*(b for b in _length_bounds(max_len) if b < max_len), max_len)
 
     def prepare(self, step: Step, index: KVIndex, specs: frozenset[AttentionSpec]) -> list[Slice]:
         """The step's requests in slices that fit the limits; layers of one group share them, as they share the block tables."""
         (window,) = {spec.window for spec in specs}
-        token_bytes = max(2 * spec.kv_heads * spec.head_dim for spec in specs) * self.kv_dtype.itemsize
+        token_bytes = max(2 * spec.num_kv_heads * spec.head_dim for spec in specs) * self.kv_dtype.itemsize
         limit = max(1, GATHER_BYTES // (token_bytes * self.block_size))
         if step.lengths is None:
             # Nothing but the widths of the tensors may decide here; every request is gathered as far as the longest may reach.
             assert step.max_query_len == 1, "a step without lengths is one token of each request"
-            return padded(step, index, self.block_size, window, limit, _split_length(step.max_seq_len))
+            return decode_slices(step, index, self.block_size, window, limit, _split_length(step.max_seq_len))
         if all(self._fits(spec) for spec in specs):
-            return packed(step, index, self.block_size, window, limit, _split_length(step.max_seq_len))
-        heads = max(spec.heads for spec in specs)
-        return pieces(step, index, self.block_size, window, SCORE_BYTES // (heads * torch.float32.itemsize))
+            return mixed_slices(step, index, self.block_size, window, limit, _split_length(step.max_seq_len))
+        heads = max(spec.num_heads for spec in specs)
+        return single_request_slices(
+            step, index, self.block_size, window, SCORE_BYTES // (heads * torch.float32.itemsize)
+        )
 
     def forward(
         self, q: Tensor, k: Tensor, v: Tensor, cache: Tensor, step: Step, index: KVIndex, spec: AttentionSpec
     ) -> Tensor:
-        by_token = cache.view(-1, 2, spec.kv_heads, spec.head_dim)
-        by_token[:, 0].index_copy_(0, index.slots, k)
-        by_token[:, 1].index_copy_(0, index.slots, v)
-        attend = flash if self._fits(spec) else plain
-        slices: list[Slice] = index.work
+        by_token = cache.view(-1, 2, spec.num_kv_heads, spec.head_dim)
+        by_token[:, 0].index_copy_(0, index.slot_mapping, k)
+        by_token[:, 1].index_copy_(0, index.slot_mapping, v)
+        attend = flash_attention if self._fits(spec) else plain_attention
+        slices: list[Slice] = index.metadata
         found = []
         for part in slices:
-            gathered = cache.flatten(1).index_select(0, part.blocks).view(-1, 2, spec.kv_heads, spec.head_dim)
+            gathered = cache.flatten(1).index_select(0, part.blocks).view(-1, 2, spec.num_kv_heads, spec.head_dim)
             found.append(attend(q[part.tokens], gathered[:, 0], gathered[:, 1], part, spec))
         return found[0] if len(found) == 1 else torch.cat(found)
 
@@ -82,10 +84,10 @@ class GatherAttention(AttentionBackend):
         return self._flash and spec.head_dim % 8 == 0 and spec.head_dim <= 256
 
 
-def _bounds(most: int) -> list[int]:
-    """256, 320, 384, 448, 512, 640, … up to the first that is not below ``most``."""
+def _length_bounds(max_length: int) -> list[int]:
+    """256, 320, 384, 448, 512, 640, … up to the first that is not below ``max_length``."""
     found = [256]
-    while found[-1] < most:
+    while found[-1] < max_length:
         octave = 1 << (found[-1].bit_length() - 1)
         found.append(found[-1] + octave // STEPS_PER_OCTAVE)
     return found
@@ -95,4 +97,4 @@ def _split_length(max_seq_len: int) -> int:
     """The length by which the kernel decides into how many parts it splits the keys. It is rounded up, because that decides the order of its sums: a
     decode step gives the same bits with its own lengths and captured with a bound.
     """
-    return _bounds(max_seq_len)[-1]
+    return _length_bounds(max_seq_len)[-1]

@@ -12,7 +12,7 @@ from dovetail.nn import AttentionSpec
 from dovetail_backends_cuda.slices import Slice
 
 
-def flash(q: Tensor, k: Tensor, v: Tensor, part: Slice, spec: AttentionSpec) -> Tensor:
+def flash_attention(q: Tensor, k: Tensor, v: Tensor, part: Slice, spec: AttentionSpec) -> Tensor:
     """torch's FlashAttention 2, for bfloat16 and float16 and head sizes that are multiples of 8 up to 256.
 
     It aligns the causal triangle with the last key of each request, shares a KV head among its query heads, reads nothing behind the
@@ -44,7 +44,7 @@ def flash(q: Tensor, k: Tensor, v: Tensor, part: Slice, spec: AttentionSpec) -> 
     return out
 
 
-def plain(q: Tensor, k: Tensor, v: Tensor, part: Slice, spec: AttentionSpec) -> Tensor:
+def plain_attention(q: Tensor, k: Tensor, v: Tensor, part: Slice, spec: AttentionSpec) -> Tensor:
     """Products, a mask and a softmax in float32, for any head size on any device.
 
     Args:
@@ -55,7 +55,7 @@ def plain(q: Tensor, k: Tensor, v: Tensor, part: Slice, spec: AttentionSpec) -> 
         ``[R * T, H, D]`` in q's dtype.
     """
     requests = len(part.keys)
-    queries = q.float().unflatten(1, (spec.kv_heads, -1)).unflatten(0, (requests, -1))  # [R, T, K, G, D]
+    queries = q.float().unflatten(1, (spec.num_kv_heads, -1)).unflatten(0, (requests, -1))  # [R, T, K, G, D]
     keys, values = (x.float().unflatten(0, (requests, -1)) for x in (k, v))  # [R, S, K, D]
     tokens = queries.shape[1]
     key = torch.arange(keys.shape[1], device=q.device)

@@ -23,10 +23,10 @@ from torch import Tensor
 
 from dovetail.nn import ops
 
-_turn = torch.cuda.jiterator._create_jit_fn(
+_rotate = torch.cuda.jiterator._create_jit_fn(
     "template <typename T> T turn(T a, T b, T cos, T sin, T half) { return half < T(0.5) ? a * cos - b * sin : b * cos + a * sin; }"
 )
-_gate = torch.cuda.jiterator._create_jit_fn(
+_silu_mul = torch.cuda.jiterator._create_jit_fn(
     "template <typename T> T gate(T gate, T up) { return gate / (T(1) + exp(-gate)) * up; }"
 )
 
@@ -50,10 +50,10 @@ def rope(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool = False) -> Tens
     half = _halves(x.device, x.dtype)
     if interleaved:
         a, b = x.unflatten(-1, (-1, 2)).split(1, -1)  # [T, H, R, 1]
-        turned: Tensor = _turn(a, b, cos[..., None], sin[..., None], half)  # [T, H, R, 2]
+        turned: Tensor = _rotate(a, b, cos[..., None], sin[..., None], half)  # [T, H, R, 2]
     else:
         a, b = x.unflatten(-1, (2, -1)).split(1, -2)  # [T, H, 1, R]
-        turned = _turn(a, b, cos[:, :, None], sin[:, :, None], half[:, None])  # [T, H, 2, R]
+        turned = _rotate(a, b, cos[:, :, None], sin[:, :, None], half[:, None])  # [T, H, 2, R]
     return turned.flatten(-2)
 
 
@@ -66,7 +66,7 @@ def _halves(device: torch.device, dtype: torch.dtype) -> Tensor:
 def silu_mul(x: Tensor) -> Tensor:
     """One kernel."""
     gate, up = x.chunk(2, -1)
-    out: Tensor = _gate(gate, up)
+    out: Tensor = _silu_mul(gate, up)
     return out
 
 

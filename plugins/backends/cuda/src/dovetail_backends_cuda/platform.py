@@ -21,15 +21,15 @@ class CudaPlatform(Platform):
     the largest one takes: what one leaves behind, the next one to run overwrites.
     """
 
-    queues = True
-    graphs = True
-    sorts = True
+    asynchronous = True
+    supports_graphs = True
+    sorts_fast = True
 
     def __init__(self) -> None:
         self.device = torch.device("cuda", torch.cuda.current_device())
         self._pool = torch.cuda.graph_pool_handle()
         # One stream for all captures: cuBLAS keeps 32 MiB for each stream that it has worked on.
-        self._aside = torch.cuda.Stream(self.device)
+        self._copy_stream = torch.cuda.Stream(self.device)
 
     def memory(self) -> Memory:
         free, total = torch.cuda.mem_get_info(self.device)
@@ -69,13 +69,13 @@ class CudaPlatform(Platform):
 
     def capture(self, work: Callable[[], None]) -> Callable[[], None]:
         # Libraries set themselves up, and kernels are compiled, in their first call, which a capture would not survive.
-        self._aside.wait_stream(torch.cuda.current_stream(self.device))
-        with torch.cuda.stream(self._aside):
+        self._copy_stream.wait_stream(torch.cuda.current_stream(self.device))
+        with torch.cuda.stream(self._copy_stream):
             work()
-        torch.cuda.current_stream(self.device).wait_stream(self._aside)
+        torch.cuda.current_stream(self.device).wait_stream(self._copy_stream)
         graph = torch.cuda.CUDAGraph()
         # Other threads may use the device meanwhile.
-        with torch.cuda.graph(graph, pool=self._pool, stream=self._aside, capture_error_mode="thread_local"):
+        with torch.cuda.graph(graph, pool=self._pool, stream=self._copy_stream, capture_error_mode="thread_local"):
             work()
         return graph.replay
 

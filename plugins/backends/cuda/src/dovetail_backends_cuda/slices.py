@@ -41,7 +41,9 @@ class Slice:
     window: int | None
 
 
-def padded(step: Step, index: KVIndex, block_size: int, window: int | None, limit: int, max_keys: int) -> list[Slice]:
+def decode_slices(
+    step: Step, index: KVIndex, block_size: int, window: int | None, limit: int, max_keys: int
+) -> list[Slice]:
     """One token of each request, and as many blocks of each as ``step.max_seq_len`` tokens or the window take.
 
     Args:
@@ -80,7 +82,9 @@ def padded(step: Step, index: KVIndex, block_size: int, window: int | None, limi
     return found
 
 
-def packed(step: Step, index: KVIndex, block_size: int, window: int | None, limit: int, max_keys: int) -> list[Slice]:
+def mixed_slices(
+    step: Step, index: KVIndex, block_size: int, window: int | None, limit: int, max_keys: int
+) -> list[Slice]:
     """Any mixture of prefill and decode, with each request's own number of blocks.
 
     Args:
@@ -107,7 +111,7 @@ def packed(step: Step, index: KVIndex, block_size: int, window: int | None, limi
         )
         sizes = [len(part) for part in parts]
         # One copy to the device for all.
-        sent = _send(np.concatenate((*parts, entries)).astype(np.int32), table.device)
+        sent = _upload(np.concatenate((*parts, entries)).astype(np.int32), table.device)
         query_start, key_start, keys, wanted = sent.split([*sizes, len(entries)])
         found.append(
             Slice(
@@ -124,7 +128,7 @@ def packed(step: Step, index: KVIndex, block_size: int, window: int | None, limi
     return found
 
 
-def pieces(step: Step, index: KVIndex, block_size: int, window: int | None, limit: int) -> list[Slice]:
+def single_request_slices(step: Step, index: KVIndex, block_size: int, window: int | None, limit: int) -> list[Slice]:
     """One request at a time, and no more of its tokens than keep the scores in bounds.
 
     Args:
@@ -167,6 +171,6 @@ def _runs(counts: list[int], limit: int) -> Iterator[tuple[int, int]]:
     yield start, len(counts)
 
 
-def _send(values: np.ndarray, device: torch.device) -> Tensor:
+def _upload(values: np.ndarray, device: torch.device) -> Tensor:
     sent = torch.from_numpy(values)
     return sent.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else sent

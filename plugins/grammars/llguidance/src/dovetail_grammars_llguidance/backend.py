@@ -13,10 +13,10 @@ import tokenizers
 from llguidance import LLMatcher, LLTokenizer
 
 from dovetail.api import Grammar, GrammarBackend, GrammarSource, GrammarState, RequestError
-from dovetail_grammars_llguidance.deep import on_deep_stack
-from dovetail_grammars_llguidance.messages import one_line
+from dovetail_grammars_llguidance.deep_stack import run_on_deep_stack
+from dovetail_grammars_llguidance.errors import PARAM, grammar_error
+from dovetail_grammars_llguidance.messages import shorten_message
 from dovetail_grammars_llguidance.nodes import Piece
-from dovetail_grammars_llguidance.refusals import PARAM, refused
 from dovetail_grammars_llguidance.sources import to_grammar
 from dovetail_grammars_llguidance.validation import hint, limits
 
@@ -47,7 +47,7 @@ class Backend(GrammarBackend):
             self._tokenizer = LLTokenizer(tokenizer.to_str(), n_vocab=size, eos_token=ends)
         except ValueError as error:
             raise RequestError(
-                f"llguidance cannot spell the tokens of the model's tokenizer ({one_line(str(error))})",
+                f"llguidance cannot spell the tokens of the model's tokenizer ({shorten_message(str(error))})",
                 "ask for text without a form, or use another backend",
                 param=PARAM,
             ) from None
@@ -64,12 +64,12 @@ class Backend(GrammarBackend):
                 matcher.compute_bitmask()  # finds forms that nothing has, and builds the first states for all who follow
             return matcher, str(matcher.get_error())
 
-        matcher, message = on_deep_stack(build, LIMIT_S, PARAM)
+        matcher, message = run_on_deep_stack(build, LIMIT_S, PARAM)
         if message.startswith(NO_TOKEN):
-            raise refused(source, "no text that the model's vocabulary can spell has this form")
+            raise grammar_error(source, "no text that the model's vocabulary can spell has this form")
         if message:
-            raise refused(source, one_line(message, source.kind), hint(message))
-        return Compiled(matcher, self._vocabulary)
+            raise grammar_error(source, shorten_message(message, source.kind), hint(message))
+        return CompiledGrammar(matcher, self._vocabulary)
 
     def _split(self, text: str) -> list[Piece]:
         """A text around the special tokens in it, which to the grammar are outside of all text."""
@@ -97,7 +97,7 @@ class Vocabulary:
         self.size = size
         self.words = -(-size // 32)
         self.known = _bits(self.words, [i for i in ids if i < vocab_size])
-        self.only_ends = _bits(self.words, [*ends])
+        self.ends_mask = _bits(self.words, [*ends])
         self.ends = ends
 
 
@@ -108,7 +108,7 @@ def _bits(words: int, ids: Sequence[int]) -> np.ndarray:
     return np.packbits(flags, bitorder="little").view("<i4").astype(np.int32)
 
 
-class Compiled(Grammar):
+class CompiledGrammar(Grammar):
     """A matcher at its beginning, copied for each sequence; the copies share its lexer."""
 
     def __init__(self, matcher: LLMatcher, vocabulary: Vocabulary) -> None:
@@ -138,13 +138,13 @@ class State(GrammarState):
         if self._ends or not 0 <= token < self._vocabulary.size:
             return False
         if token in self._vocabulary.ends:  # one that the grammar names as a part of itself, which only the mask tells
-            accepted = self._names(token) and self._matcher.consume_token(token)
+            accepted = self._is_known_token(token) and self._matcher.consume_token(token)
         else:
             accepted = self._matcher.try_consume_tokens([token]) == 1
         self._check()
         return bool(accepted)
 
-    def _names(self, token: int) -> bool:
+    def _is_known_token(self, token: int) -> bool:
         self._matcher.unsafe_compute_mask_ptr(self._full.ctypes.data, self._full.nbytes)
         return bool(self._full[token // 32] >> token % 32 & 1)
 
@@ -152,19 +152,19 @@ class State(GrammarState):
         ends = min(count, self._ends)
         self._ends -= ends
         if count > ends and not self._matcher.rollback(count - ends):
-            raise ValueError(f"cannot take back {count} tokens: {one_line(str(self._matcher.get_error()))}")
+            raise ValueError(f"cannot take back {count} tokens: {shorten_message(str(self._matcher.get_error()))}")
 
     def fill_mask(self, mask: np.ndarray) -> None:
         words = len(mask)
         if self._ends:
-            mask[:] = self._vocabulary.only_ends[:words]
+            mask[:] = self._vocabulary.ends_mask[:words]
             return
         full = self._full
         self._matcher.unsafe_compute_mask_ptr(full.ctypes.data, full.nbytes)
         self._check()
         np.bitwise_and(full[:words], self._vocabulary.known[:words], out=mask)
         if not mask.any():
-            raise dead_end()
+            raise dead_end_error()
 
     def _check(self) -> None:
         """An error of the matcher's is for good: a token that is not allowed is none, but a parser past its limits is."""
@@ -172,13 +172,13 @@ class State(GrammarState):
             return
         message = str(self._matcher.get_error())
         if message.startswith(NO_TOKEN):
-            raise dead_end()
+            raise dead_end_error()
         raise RequestError(
-            f"the output cannot go on in its form: {one_line(message)}", "make the grammar simpler", param=PARAM
+            f"the output cannot go on in its form: {shorten_message(message)}", "make the grammar simpler", param=PARAM
         )
 
 
-def dead_end() -> RequestError:
+def dead_end_error() -> RequestError:
     return RequestError(
         "the output cannot go on in its form: the model's vocabulary has no token for what must follow",
         "change the form",

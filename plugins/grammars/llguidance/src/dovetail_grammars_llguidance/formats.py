@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from dovetail.api import GrammarSource
-from dovetail_grammars_llguidance.refusals import read_json, refused
+from dovetail_grammars_llguidance.errors import grammar_error, read_json
 
 EXAMPLE = 'for example {"format": {"type": "tag", "begin": "<f>", "content": {"type": "json_schema", "json_schema": {}}, "end": "</f>"}}'
 BY_TOKEN = "write a special token as its text, in a const_string or a tag"
@@ -18,7 +18,7 @@ UNSUPPORTED = {
     "qwen_xml_parameter": "write a sequence with a tag for each parameter",
 }
 """Types of xgrammar's that are not done, and what to write instead."""
-Words = Annotated[str, Field(min_length=1)]
+NonEmptyStr = Annotated[str, Field(min_length=1)]
 Schema = dict[str, Any] | bool
 
 
@@ -43,7 +43,7 @@ class Regex(Part):
     pattern: str
 
 
-class Notation(Part):
+class GrammarText(Part):
     type: Literal["grammar"]
     grammar: str
 
@@ -52,7 +52,7 @@ class AnyText(Part):
     """Text up to what follows it, or to the end of the output."""
 
     type: Literal["any_text"]
-    excludes: list[Words] = []
+    excludes: list[NonEmptyStr] = []
 
 
 class Sequence(Part):
@@ -100,11 +100,11 @@ class TriggeredTags(Part):
     """Any text, in which what follows a trigger is one of the tags, each of which begins with a trigger."""
 
     type: Literal["triggered_tags"]
-    triggers: list[Words] = Field(min_length=1)
+    triggers: list[NonEmptyStr] = Field(min_length=1)
     tags: list[Tag] = Field(min_length=1)
     at_least_one: bool = False
     stop_after_first: bool = False
-    excludes: list[Words] = []
+    excludes: list[NonEmptyStr] = []
 
 
 class TagsWithSeparator(Part):
@@ -119,7 +119,7 @@ Format = Annotated[
     ConstString
     | JsonSchema
     | Regex
-    | Notation
+    | GrammarText
     | AnyText
     | Sequence
     | Either
@@ -146,10 +146,10 @@ class Structure(Part):
     end: str
 
 
-class OlderForm(Part):
+class LegacyStructuralTag(Part):
     type: Literal["structural_tag"] = "structural_tag"
     structures: list[Structure] = Field(min_length=1)
-    triggers: list[Words] = Field(min_length=1)
+    triggers: list[NonEmptyStr] = Field(min_length=1)
 
 
 for part in (Sequence, Either, Optional, Star, Plus, Repeat, Tag, TriggeredTags, TagsWithSeparator, StructuralTag):
@@ -164,16 +164,16 @@ def read(source: GrammarSource) -> Format:
     """
     value = read_json(source)
     if not (isinstance(value, dict) and ("format" in value or "structures" in value)):
-        raise refused(source, "wanted an object with format, or with structures and triggers", EXAMPLE)
+        raise grammar_error(source, "wanted an object with format, or with structures and triggers", EXAMPLE)
     try:
         if "format" in value:
             return StructuralTag.model_validate(value).format
-        return _newer(OlderForm.model_validate(value))
+        return _upgrade_legacy(LegacyStructuralTag.model_validate(value))
     except ValidationError as error:
-        raise refused(source, _reason(value, error.errors(include_url=False)[0])) from None
+        raise grammar_error(source, _reason(value, error.errors(include_url=False)[0])) from None
 
 
-def _newer(older: OlderForm) -> TriggeredTags:
+def _upgrade_legacy(older: LegacyStructuralTag) -> TriggeredTags:
     tags = [
         Tag(begin=part.begin, content=JsonSchema(type="json_schema", json_schema=part.schema_), end=part.end)
         for part in older.structures

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from llguidance import regex_to_lark
 from llguidance.gbnf_to_lark import gbnf_to_lark
 
-from dovetail_grammars_llguidance.messages import one_line
+from dovetail_grammars_llguidance.messages import shorten_message
 from dovetail_grammars_llguidance.nodes import (
     Either,
-    FormError,
+    FormatError,
     Free,
     Json,
     Node,
@@ -61,21 +61,21 @@ def to_lark(notation: str) -> str:
     """Lark as it is; GBNF, which is told by its ``::=``, translated.
 
     Raises:
-        FormError: it is no GBNF.
+        FormatError: it is no GBNF.
     """
     if "::=" not in notation:
         return notation
     try:
         return str(gbnf_to_lark(notation))
     except Exception as error:  # its errors have no class in common
-        raise FormError(one_line(f"as GBNF: {error}"), "write GBNF or Lark") from None
+        raise FormatError(shorten_message(f"as GBNF: {error}"), "write GBNF or Lark") from None
 
 
 def tags_grammar(node: Node) -> str:
     """The grammar of a structural tag in llguidance's form, not compiled yet.
 
     Raises:
-        FormError: where free text ends cannot be told, or the grammar is too large.
+        FormatError: where free text ends cannot be told, or the grammar is too large.
     """
     return _Writer().write(node)
 
@@ -102,7 +102,7 @@ class _Writer:
         self._lines.append(line)
         self._length += len(line)
         if self._length > MAX_LENGTH:
-            raise FormError(f"as a grammar it has more than {MAX_LENGTH:,} characters", "make it simpler")
+            raise FormatError(f"as a grammar it has more than {MAX_LENGTH:,} characters", "make it simpler")
 
     def _chain(self, chain: Chain | None) -> str:
         """An expression for a part and all that follows it."""
@@ -189,10 +189,10 @@ class _Writer:
             ]
         else:
             assert isinstance(node, Repeat), node
-            if node.most != 1:
-                raise _endless()
+            if node.max_count != 1:
+                raise _endless_error()
             ways = [self._chain(Chain(node.node, then))]
-            if node.least == 0:
+            if node.min_count == 0:
                 ways.append(self._then(then) or '""')
         return "(" + " | ".join(ways) + ")"
 
@@ -218,7 +218,7 @@ class _Writer:
         if isinstance(node, Either):
             return [(text, Chain(part, then)) for part in node.nodes]
         if isinstance(node, Repeat):
-            return [(text, first) for first in _unrolled(node, at)]
+            return [(text, first) for first in _unroll(node, at)]
         if isinstance(node, Free):
             more = _free(node)
             return [(text if text == more else f"{text} {more}", then)]
@@ -232,7 +232,7 @@ class _Writer:
             unlike = rf"({text}) & /[^\{_opening(node)}]*/"
             ways.append(f"{self._terminal(unlike)} {self._leaf(node)} {self._then(then)}")
         else:
-            raise FormError(
+            raise FormatError(
                 f"any text is followed by a {'regex' if isinstance(node, Pattern) else 'grammar'}, so that where it ends cannot be told",
                 "put a const_string between them, or a tag around one of them",
             )
@@ -254,23 +254,25 @@ def _expression(node: Node) -> str:
 
 
 def _times(node: Repeat) -> str:
-    most = "" if node.most is None else node.most
-    return {(0, 1): "?", (0, None): "*", (1, None): "+"}.get((node.least, node.most), f"{{{node.least},{most}}}")
+    max_count = "" if node.max_count is None else node.max_count
+    return {(0, 1): "?", (0, None): "*", (1, None): "+"}.get(
+        (node.min_count, node.max_count), f"{{{node.min_count},{max_count}}}"
+    )
 
 
-def _unrolled(node: Repeat, at: Chain) -> list[Chain | None]:
+def _unroll(node: Repeat, at: Chain) -> list[Chain | None]:
     """What a repetition begins with: its part, or what follows where it may be empty."""
-    if is_open(node.node) and node.most != 1:
-        raise _endless()
-    if node.least == 0 and node.most is None:
+    if is_open(node.node) and node.max_count != 1:
+        raise _endless_error()
+    if node.min_count == 0 and node.max_count is None:
         return [Chain(node.node, at), at.then]
-    most = None if node.most is None else node.most - 1
-    rest = at.then if most == 0 else Chain(Repeat(node.node, max(node.least - 1, 0), most), at.then)
-    return [Chain(node.node, rest), *([at.then] if node.least == 0 else [])]
+    max_count = None if node.max_count is None else node.max_count - 1
+    rest = at.then if max_count == 0 else Chain(Repeat(node.node, max(node.min_count - 1, 0), max_count), at.then)
+    return [Chain(node.node, rest), *([at.then] if node.min_count == 0 else [])]
 
 
-def _endless() -> FormError:
-    return FormError(
+def _endless_error() -> FormatError:
+    return FormatError(
         "any text, which ends where something else begins, is the last part of what is repeated",
         "give a tag with any text an end, and put no any_text into star, plus or repeat by itself",
     )
@@ -285,7 +287,7 @@ def _free(free: Free) -> str:
 def _opening(node: Json) -> str:
     wanted = node.schema.get("type") if isinstance(node.schema, dict) else None
     if not isinstance(wanted, str) or wanted not in OPENINGS:
-        raise FormError(
+        raise FormatError(
             "any text is followed by a JSON schema whose type is neither object nor array, so that where it ends cannot be told",
             "put a const_string between them, or a tag around one of them",
         )
@@ -294,11 +296,11 @@ def _opening(node: Json) -> str:
 
 def _schema(node: Json) -> str:
     if node.schema is False:
-        raise FormError("the schema false has no values", "leave it out")
+        raise FormatError("the schema false has no values", "leave it out")
     schema = {} if node.schema is True else node.schema
     options = schema.get("x-guidance", {})
     if not isinstance(options, dict):
-        raise FormError(f"x-guidance: wanted an object, found {str(options)[:40]}", "leave it out")
+        raise FormatError(f"x-guidance: wanted an object, found {str(options)[:40]}", "leave it out")
     # What a schema's own options may not do is ignore keywords: the output would not be what the schema says.
     kept = {**options, "lenient": False}
     if not {"whitespace_flexible", "whitespace_pattern"} & set(options):

@@ -17,7 +17,7 @@ SCHEMA = re.compile(PLACED + "(?=failed to compile JSON schema)")
 POINTED = re.compile(r"^regex parse error:\n {4}[^\n]*\n {4}( *)\^+\n(?:error: )?", re.MULTILINE)
 
 
-def one_line(message: str, kind: GrammarKind | None = None) -> str:
+def shorten_message(message: str, kind: GrammarKind | None = None) -> str:
     """An error of llguidance's for a reader who knows only the text they sent.
 
     Args:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from dovetail.api import GrammarKind
 from dovetail_grammars_llguidance import formats
-from dovetail_grammars_llguidance.refusals import MAX_BYTES
+from dovetail_grammars_llguidance.errors import MAX_BYTES
 
 MAX_DEPTH = 32
 MAX_NODES = 1024
@@ -77,11 +77,11 @@ class Either(Node):
 @dataclass(frozen=True, eq=False)
 class Repeat(Node):
     node: Node
-    least: int
-    most: int | None
+    min_count: int
+    max_count: int | None
 
 
-class FormError(Exception):
+class FormatError(Exception):
     """Why a structural tag cannot be used."""
 
     def __init__(self, reason: str, hint: str = "") -> None:
@@ -93,7 +93,7 @@ def to_node(form: formats.Format, split: Split) -> Node:
     """What a format comes down to.
 
     Raises:
-        FormError: a tag begins with no trigger, or there is too much of it.
+        FormatError: a tag begins with no trigger, or there is too much of it.
     """
     return _Translation(split).node(form, 0)
 
@@ -128,7 +128,7 @@ def _may_be_empty(node: Node) -> bool:
     if isinstance(node, Sequence):
         return all(_may_be_empty(part) for part in node.nodes)
     if isinstance(node, Repeat):
-        return node.least == 0 or _may_be_empty(node.node)
+        return node.min_count == 0 or _may_be_empty(node.node)
     return isinstance(node, Free)
 
 
@@ -141,9 +141,9 @@ class _Translation:
     def node(self, form: formats.Format, depth: int) -> Node:
         self._count += 1
         if self._count > MAX_NODES:
-            raise FormError(f"it has more than {MAX_NODES:,} formats", "send a smaller one")
+            raise FormatError(f"it has more than {MAX_NODES:,} formats", "send a smaller one")
         if depth > MAX_DEPTH:
-            raise FormError(f"its formats nest more than {MAX_DEPTH} deep", "make it flatter")
+            raise FormatError(f"its formats nest more than {MAX_DEPTH} deep", "make it flatter")
         match form:
             case formats.ConstString():
                 return self._text(form.value)
@@ -152,7 +152,7 @@ class _Translation:
             case formats.Regex():
                 self._measure("regex", form.pattern)
                 return Pattern(form.pattern) if form.pattern else Sequence(())
-            case formats.Notation():
+            case formats.GrammarText():
                 self._measure("grammar", form.grammar)
                 return Rules(form.grammar)
             case formats.AnyText():
@@ -179,19 +179,21 @@ class _Translation:
     def _measure(self, kind: GrammarKind, text: str) -> None:
         self._bytes[kind] += len(text.encode())
         if self._bytes[kind] > MAX_BYTES[kind]:
-            raise FormError(f"each {kind} in it together have more than {MAX_BYTES[kind]:,} bytes", "send smaller ones")
+            raise FormatError(
+                f"each {kind} in it together have more than {MAX_BYTES[kind]:,} bytes", "send smaller ones"
+            )
 
     def _text(self, text: str) -> Sequence:
-        return _spelt(self._split(text))
+        return _text_nodes(self._split(text))
 
     def _repeat(self, form: formats.Repeat, depth: int) -> Node:
-        most = None if form.max == -1 else form.max
-        if most is not None and most < form.min:
-            raise FormError(
-                f"a repeat has min {form.min} and max {most}", "give a max that is not less than min, or -1"
+        max_count = None if form.max == -1 else form.max
+        if max_count is not None and max_count < form.min:
+            raise FormatError(
+                f"a repeat has min {form.min} and max {max_count}", "give a max that is not less than min, or -1"
             )
         node = self.node(form.content, depth + 1)
-        return Repeat(node, form.min, most) if most != 0 else Sequence(())
+        return Repeat(node, form.min, max_count) if max_count != 0 else Sequence(())
 
     def _tag(self, form: formats.Tag, begin: Node, depth: int) -> Node:
         content = self.node(form.content, depth + 1)
@@ -211,11 +213,11 @@ class _Translation:
         # Of several triggers the shortest, since free text ends at the first that is complete.
         trigger = min((trigger for trigger in form.triggers if tag.begin.startswith(trigger)), key=len, default=None)
         if trigger is None:
-            raise FormError(
+            raise FormatError(
                 f"a tag begins with {tag.begin[:40]!r}, which begins with none of the triggers",
                 "give it a trigger that it begins with",
             )
-        return Sequence(tuple(_spelt(part) for part in _cut(self._split(tag.begin), len(trigger))))
+        return Sequence(tuple(_text_nodes(part) for part in _split_pieces(self._split(tag.begin), len(trigger))))
 
     def _separated(self, form: formats.TagsWithSeparator, depth: int) -> Node:
         tags = Either(tuple(self._tag(tag, self._text(tag.begin), depth) for tag in form.tags))
@@ -224,11 +226,11 @@ class _Translation:
         return some if form.at_least_one else Repeat(some, 0, 1)
 
 
-def _spelt(pieces: list[Piece]) -> Sequence:
+def _text_nodes(pieces: list[Piece]) -> Sequence:
     return Sequence(tuple(Text(text) if token is None else Token(token) for text, token in pieces if text))
 
 
-def _cut(pieces: list[Piece], length: int) -> tuple[list[Piece], list[Piece]]:
+def _split_pieces(pieces: list[Piece], length: int) -> tuple[list[Piece], list[Piece]]:
     """What begins within so many characters, and the rest; no special token is cut."""
     head, rest = [], []
     for text, token in pieces:

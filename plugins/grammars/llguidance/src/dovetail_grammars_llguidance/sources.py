@@ -5,11 +5,11 @@ from __future__ import annotations
 from llguidance import LLMatcher
 
 from dovetail.api import GrammarSource
+from dovetail_grammars_llguidance.errors import MAX_BYTES, grammar_error, read_json
 from dovetail_grammars_llguidance.formats import read
 from dovetail_grammars_llguidance.lark import literal, tags_grammar, to_lark
-from dovetail_grammars_llguidance.messages import one_line
-from dovetail_grammars_llguidance.nodes import FormError, Piece, Split, to_node
-from dovetail_grammars_llguidance.refusals import MAX_BYTES, read_json, refused
+from dovetail_grammars_llguidance.messages import shorten_message
+from dovetail_grammars_llguidance.nodes import FormatError, Piece, Split, to_node
 
 
 def to_grammar(source: GrammarSource, split: Split = lambda text: [Piece(text)]) -> str:
@@ -23,14 +23,16 @@ def to_grammar(source: GrammarSource, split: Split = lambda text: [Piece(text)])
     """
     size = len(source.text.encode("utf-8", "surrogatepass"))
     if size > MAX_BYTES.get(source.kind, size):
-        raise refused(source, f"it has {size:,} bytes, more than {MAX_BYTES[source.kind]:,}", "send a smaller one")
+        raise grammar_error(
+            source, f"it has {size:,} bytes, more than {MAX_BYTES[source.kind]:,}", "send a smaller one"
+        )
     try:
-        return _translated(source, split)
+        return _translate(source, split)
     except UnicodeEncodeError:
-        raise refused(source, "it holds half of a surrogate pair, which is no character") from None
+        raise grammar_error(source, "it holds half of a surrogate pair, which is no character") from None
 
 
-def _translated(source: GrammarSource, split: Split) -> str:
+def _translate(source: GrammarSource, split: Split) -> str:
     if source.kind == "json":
         return _schema(source, source.text)
     if source.kind == "json_object":
@@ -49,34 +51,34 @@ def _schema(source: GrammarSource, text: str) -> str:
     if text.strip() == "true":  # a schema too: anything
         text = "{}"
     if not text.lstrip().startswith("{"):
-        raise refused(source, f"wanted an object, found {text[:40]!r}")
+        raise grammar_error(source, f"wanted an object, found {text[:40]!r}")
     try:
         # What a schema's own options may not do is ignore keywords: the output would not be what the schema says.
         return str(LLMatcher.grammar_from_json_schema(text, overrides={"lenient": False}))
     except ValueError as error:
-        raise refused(source, one_line(str(error))) from None
+        raise grammar_error(source, shorten_message(str(error))) from None
 
 
 def _choices(source: GrammarSource) -> str:
     choices = read_json(source)
     if not isinstance(choices, list) or not choices or not all(isinstance(text, str) for text in choices):
-        raise refused(source, f"wanted a list of one or more texts, found {source.text[:80]}")
+        raise grammar_error(source, f"wanted a list of one or more texts, found {source.text[:80]}")
     return " | ".join(literal(text) for text in dict.fromkeys(choices))
 
 
 def _lark(source: GrammarSource) -> str:
     try:
         return to_lark(source.text)
-    except FormError as error:
-        raise refused(source, str(error), error.hint) from None
+    except FormatError as error:
+        raise grammar_error(source, str(error), error.hint) from None
 
 
 def _tags(source: GrammarSource, split: Split) -> str:
     try:
         grammar = tags_grammar(to_node(read(source), split))
-    except FormError as error:
-        raise refused(source, str(error), error.hint) from None
+    except FormatError as error:
+        raise grammar_error(source, str(error), error.hint) from None
     except RecursionError:  # of a schema that could just be read
-        raise refused(source, "a schema in it nests too deep", "make it flatter") from None
+        raise grammar_error(source, "a schema in it nests too deep", "make it flatter") from None
     grammar.encode()  # finds what is no character
     return grammar

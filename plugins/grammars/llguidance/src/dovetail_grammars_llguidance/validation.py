@@ -5,9 +5,9 @@ from __future__ import annotations
 from llguidance import LLMatcher, LLParserLimits
 
 from dovetail.api import GrammarSource
-from dovetail_grammars_llguidance.deep import on_deep_stack
-from dovetail_grammars_llguidance.messages import one_line
-from dovetail_grammars_llguidance.refusals import PARAM, refused
+from dovetail_grammars_llguidance.deep_stack import run_on_deep_stack
+from dovetail_grammars_llguidance.errors import PARAM, grammar_error
+from dovetail_grammars_llguidance.messages import shorten_message
 from dovetail_grammars_llguidance.sources import to_grammar
 
 LIMIT_S = 5.0
@@ -28,9 +28,9 @@ def validate_source(source: GrammarSource) -> None:
         RequestError: says what is wrong, and where.
     """
     grammar = to_grammar(source)
-    message = on_deep_stack(lambda: LLMatcher.validate_grammar(grammar, limits=limits()), LIMIT_S, PARAM)
+    message = run_on_deep_stack(lambda: LLMatcher.validate_grammar(grammar, limits=limits()), LIMIT_S, PARAM)
     if message and not message.startswith("WARNING"):
-        raise refused(source, one_line(message, source.kind), hint(message))
+        raise grammar_error(source, shorten_message(message, source.kind), hint(message))
 
 
 def hint(message: str) -> str:

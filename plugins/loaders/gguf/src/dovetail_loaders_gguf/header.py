@@ -24,7 +24,7 @@ VERSIONS = (2, 3)
 DEFAULT_ALIGNMENT = 32
 MAX_DIMS = 4
 MAX_NESTING = 4
-AGAIN = "the file is damaged or its download did not finish: fetch it again"
+DOWNLOAD_AGAIN = "the file is damaged or its download did not finish: fetch it again"
 
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 """Metadata value type → struct code."""
@@ -114,7 +114,7 @@ class _Cursor:
         raise CheckpointError(
             f"{what} in {self.path} wants {wanted} bytes at offset {self.position}, "
             f"found {self.size - self.position} up to the end of the file",
-            AGAIN,
+            DOWNLOAD_AGAIN,
         )
 
     def need(self, what: str, wanted: int) -> None:
@@ -157,14 +157,14 @@ class _Cursor:
         if type_ == _STRING:
             return self.string(what)
         if type_ != _ARRAY:
-            raise CheckpointError(f"{what} in {self.path} has the unknown value type {type_}", AGAIN)
+            raise CheckpointError(f"{what} in {self.path} has the unknown value type {type_}", DOWNLOAD_AGAIN)
         element, count = self.scalar("I", what), self.scalar("Q", what)
         if code := _SCALARS.get(element):
             return self.scalars(code, count, what)
         if element == _STRING:
             return self.strings(count, what)
         if depth >= MAX_NESTING:
-            raise CheckpointError(f"{what} in {self.path} nests arrays more than {MAX_NESTING} deep", AGAIN)
+            raise CheckpointError(f"{what} in {self.path} nests arrays more than {MAX_NESTING} deep", DOWNLOAD_AGAIN)
         self.need(what, 12 * count)
         return tuple(self.value(element, what, depth + 1) for _ in range(count))
 
@@ -179,12 +179,14 @@ def read_header(path: str) -> Header:
         with open(path, "rb") as stream:
             size = os.fstat(stream.fileno()).st_size
             if size < 24:
-                raise CheckpointError(f"{path} has {size} bytes, wanted at least the 24 of a GGUF header", AGAIN)
+                raise CheckpointError(
+                    f"{path} has {size} bytes, wanted at least the 24 of a GGUF header", DOWNLOAD_AGAIN
+                )
             buffer = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
     except OSError as error:
         raise CheckpointError(f"cannot read {path} ({error.strerror})", "check the path and its permissions") from None
     cursor = _Cursor(path, buffer)
-    version = _version(cursor)
+    version = _read_version(cursor)
     tensor_count, metadata_count = cursor.scalar("Q", "the tensor count"), cursor.scalar("Q", "the metadata count")
     # The least that one entry can take, so that an absurd count is refused before it is looped over.
     cursor.need(f"a list of {metadata_count} metadata entries", 13 * metadata_count)
@@ -193,10 +195,10 @@ def read_header(path: str) -> Header:
         key = cursor.string(f"the name of metadata entry {i}")
         metadata[key] = cursor.value(cursor.scalar("I", f"the type of {key}"), f"the metadata entry {key}")
     cursor.need(f"a list of {tensor_count} tensors", 24 * tensor_count)
-    described = [_describe(cursor, i) for i in range(tensor_count)]
+    described = [_read_tensor_info(cursor, i) for i in range(tensor_count)]
     alignment = metadata.get("general.alignment", DEFAULT_ALIGNMENT)
     if not isinstance(alignment, int) or alignment <= 0:
-        raise CheckpointError(f"general.alignment in {path} is {alignment!r}, wanted a positive number", AGAIN)
+        raise CheckpointError(f"general.alignment in {path} is {alignment!r}, wanted a positive number", DOWNLOAD_AGAIN)
     start = -(-cursor.position // alignment) * alignment
     tensors = tuple(
         TensorInfo(name, type_, shape, start + offset, nbytes) for name, type_, shape, offset, nbytes in described
@@ -206,15 +208,17 @@ def read_header(path: str) -> Header:
             raise CheckpointError(
                 f"tensor {tensor.name!r} in {path} ends at byte {tensor.offset + tensor.nbytes}, but the file has "
                 f"{size} bytes",
-                AGAIN,
+                DOWNLOAD_AGAIN,
             )
     return Header(path, version, metadata, tensors)
 
 
-def _version(cursor: _Cursor) -> int:
+def _read_version(cursor: _Cursor) -> int:
     magic = cursor.buffer[:4]
     if magic != MAGIC:
-        raise CheckpointError(f"{cursor.path} starts with {magic!r}, wanted {MAGIC!r}: it is not a GGUF file", AGAIN)
+        raise CheckpointError(
+            f"{cursor.path} starts with {magic!r}, wanted {MAGIC!r}: it is not a GGUF file", DOWNLOAD_AGAIN
+        )
     cursor.position = 4
     version = int(cursor.scalar("I", "the version"))
     if version in VERSIONS:
@@ -230,13 +234,15 @@ def _version(cursor: _Cursor) -> int:
     )
 
 
-def _describe(cursor: _Cursor, index: int) -> tuple[str, GGMLType, tuple[int, ...], int, int]:
+def _read_tensor_info(cursor: _Cursor, index: int) -> tuple[str, GGMLType, tuple[int, ...], int, int]:
     """Name, type, shape, offset from the start of the weights and size in bytes of one tensor."""
     name = cursor.string(f"the name of tensor {index}")
     what = f"the description of tensor {name!r}"
     ndim = cursor.scalar("I", what)
     if not 0 < ndim <= MAX_DIMS:
-        raise CheckpointError(f"tensor {name!r} in {cursor.path} has {ndim} dimensions, wanted 1 to {MAX_DIMS}", AGAIN)
+        raise CheckpointError(
+            f"tensor {name!r} in {cursor.path} has {ndim} dimensions, wanted 1 to {MAX_DIMS}", DOWNLOAD_AGAIN
+        )
     shape = tuple(reversed(cursor.scalars("Q", ndim, what)))
     number, offset = cursor.scalar("I", what), cursor.scalar("Q", what)
     if number not in TYPES:
@@ -249,6 +255,6 @@ def _describe(cursor: _Cursor, index: int) -> tuple[str, GGMLType, tuple[int, ..
         raise CheckpointError(
             f"tensor {name!r} in {cursor.path} has rows of {shape[-1]} elements, wanted a multiple of {type_.block} "
             f"for {type_.name}",
-            AGAIN,
+            DOWNLOAD_AGAIN,
         )
     return name, type_, shape, offset, math.prod(shape) // type_.block * type_.nbytes

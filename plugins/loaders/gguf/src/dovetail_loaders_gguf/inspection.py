@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from dovetail.api import Checkpoint, CheckpointError
-from dovetail_loaders_gguf.header import AGAIN, Header, StringArray, TensorInfo, read_header
+from dovetail_loaders_gguf.header import DOWNLOAD_AGAIN, Header, StringArray, TensorInfo, read_header
 
 NAMING = "gguf"
 TOKENIZER = "dovetail_loaders_gguf.tokenizer:from_gguf"
 SPLIT = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf")
 PROJECTOR = "mmproj"
 """Files of this prefix hold the vision encoder that stands beside a model."""
-LONG = 1024
+MAX_PLAN_ITEMS = 1024
 """Arrays of more elements than this stay out of a checkpoint's metadata: they are vocabularies."""
 
 END_IDS = ("eos_token_id", "eot_token_id", "eom_token_id")
@@ -58,7 +58,7 @@ def inspect(path: str, files: tuple[str, ...]) -> Checkpoint:
     headers = [read_header(file) for file in chosen]
     first = headers[0]
     _check_parts(headers)
-    metadata = _small(first.metadata)
+    metadata = _without_long_lists(first.metadata)
     architecture = metadata.get("general.architecture")
     if not isinstance(architecture, str):
         raise CheckpointError(f"{first.path} lacks the metadata entry general.architecture", "convert the model anew")
@@ -83,7 +83,7 @@ def parts(path: str, files: Sequence[str] = ()) -> list[str]:
     """The files of the one model that ``path`` names, in order; any part of a split file stands for all of them."""
     where = Path(path)
     if where.is_file():
-        return _complete(where)
+        return _find_shards(where)
     found = sorted({*map(Path, files), *(where.glob("*.gguf") if not files else ())})
     found = [f for f in found if not f.name.startswith(PROJECTOR)] or found
     models = {match[1] if (match := SPLIT.fullmatch(file.name)) else file.name: file for file in found}
@@ -94,10 +94,10 @@ def parts(path: str, files: Sequence[str] = ()) -> list[str]:
             f"{path} holds {len(models)} models: {', '.join(sorted(file.name for file in models.values()))}",
             "name one of these files instead of the folder",
         )
-    return _complete(next(iter(models.values())))
+    return _find_shards(next(iter(models.values())))
 
 
-def _complete(file: Path) -> list[str]:
+def _find_shards(file: Path) -> list[str]:
     match = SPLIT.fullmatch(file.name)
     if match is None:
         return [str(file)]
@@ -133,22 +133,24 @@ def _check_parts(headers: Sequence[Header]) -> None:
         for tensor in header.tensors:
             if tensor.name in owner:
                 raise CheckpointError(
-                    f"tensor {tensor.name!r} stands twice, in {owner[tensor.name]} and in {header.path}", AGAIN
+                    f"tensor {tensor.name!r} stands twice, in {owner[tensor.name]} and in {header.path}", DOWNLOAD_AGAIN
                 )
             owner[tensor.name] = header.path
     wanted = first.metadata.get("split.tensors.count", len(owner))
     if wanted != len(owner):
-        raise CheckpointError(f"wanted {wanted} tensors in the parts of {first.path}, found {len(owner)}", AGAIN)
+        raise CheckpointError(
+            f"wanted {wanted} tensors in the parts of {first.path}, found {len(owner)}", DOWNLOAD_AGAIN
+        )
 
 
-def _small(metadata: dict[str, Any]) -> dict[str, Any]:
+def _without_long_lists(metadata: dict[str, Any]) -> dict[str, Any]:
     """What fits into a plan: everything but vocabularies and chat templates, which the tokenizer reads by itself."""
     small: dict[str, Any] = {}
     for key, value in metadata.items():
         if key.startswith("tokenizer.chat_template"):
             continue
         if isinstance(value, (tuple, StringArray)):
-            if len(value) <= LONG:
+            if len(value) <= MAX_PLAN_ITEMS:
                 small[key] = list(value)
         else:
             small[key] = value

@@ -52,11 +52,11 @@ def _read(mapped: mmap.mmap, tensor: TensorInfo) -> torch.Tensor:
     count = tensor.nbytes // dtype.itemsize
     value = torch.frombuffer(mapped, dtype=dtype, count=count, offset=tensor.offset).view(shape)
     # Whoever keeps a view of it reads the pages anew from the file.
-    weakref.finalize(value, _forget, mapped, tensor.offset, tensor.nbytes).atexit = False
+    weakref.finalize(value, _release_pages, mapped, tensor.offset, tensor.nbytes).atexit = False
     return value
 
 
-def _forget(mapped: mmap.mmap, offset: int, nbytes: int) -> None:
+def _release_pages(mapped: mmap.mmap, offset: int, nbytes: int) -> None:
     """Give back the resident pages that lie wholly within a tensor."""
     start = -(-offset // mmap.PAGESIZE) * mmap.PAGESIZE
     length = (offset + nbytes) // mmap.PAGESIZE * mmap.PAGESIZE - start

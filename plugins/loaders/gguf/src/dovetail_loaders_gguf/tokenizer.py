@@ -13,7 +13,7 @@ import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors
 
 from dovetail.api import CheckpointError, TokenizerParts
-from dovetail_loaders_gguf.header import AGAIN, read_header
+from dovetail_loaders_gguf.header import DOWNLOAD_AGAIN, read_header
 from dovetail_loaders_gguf.inspection import end_ids, parts
 from dovetail_loaders_gguf.pretokenizers import DEFAULT, PRETOKENIZERS, PreTokenizer
 
@@ -23,7 +23,7 @@ SPACE = "\u2581"
 UNKNOWN, CONTROL, USER_DEFINED = 2, 3, 4
 """Token types that are recognised in a text; those of the first two are special."""
 
-SPACED = {"gemma4": True, "granite-embed-multi-311m": True, "sarvam-moe": False}
+SPACED_BPE_MODELS = {"gemma4": True, "granite-embed-multi-311m": True, "sarvam-moe": False}
 """Pre-tokenizers that do not cut text into words, and whether a text always starts with ``bos_token``."""
 
 NAMED_IDS = {
@@ -45,7 +45,7 @@ class Vocabulary:
         self.path = path
         self.metadata = read_header(path).metadata
         self.model = self.get("model", "")
-        self.tokens = _distinct(self.require("tokens"))
+        self.tokens = _make_unique(self.require("tokens"))
         self.ids = {token: i for i, token in enumerate(self.tokens)}
         self.types: Sequence[int] = self.get("token_type", ())
 
@@ -71,7 +71,7 @@ class Vocabulary:
         return None if found is None else self.tokens[found]
 
 
-def _distinct(tokens: Iterable[str]) -> list[str]:
+def _make_unique(tokens: Iterable[str]) -> list[str]:
     """Tokens, each made unique: an index can be looked up only by its text."""
     seen: set[str] = set()
     unique: list[str] = []
@@ -105,9 +105,9 @@ def from_gguf(path: str) -> TokenizerParts:
     except CheckpointError:
         raise
     except Exception as error:  # the library checks what it is given, but has no errors of its own
-        raise CheckpointError(f"the vocabulary of {vocabulary.path} cannot be used: {error}", AGAIN) from error
-    named = {name: text for name in NAMED_IDS if (text := vocabulary.text(name)) is not None}
-    return TokenizerParts(backend, named, ends, _chat_templates(vocabulary.metadata))
+        raise CheckpointError(f"the vocabulary of {vocabulary.path} cannot be used: {error}", DOWNLOAD_AGAIN) from error
+    special_tokens = {name: text for name in NAMED_IDS if (text := vocabulary.text(name)) is not None}
+    return TokenizerParts(backend, special_tokens, ends, _chat_templates(vocabulary.metadata))
 
 
 def _add_tokens(backend: tokenizers.Tokenizer, vocabulary: Vocabulary, ends: Sequence[int]) -> None:
@@ -126,7 +126,9 @@ def _add_tokens(backend: tokenizers.Tokenizer, vocabulary: Vocabulary, ends: Seq
     )
 
 
-def _surround(backend: tokenizers.Tokenizer, before: Sequence[str | None], after: Sequence[str | None]) -> None:
+def _add_surrounding_tokens(
+    backend: tokenizers.Tokenizer, before: Sequence[str | None], after: Sequence[str | None]
+) -> None:
     """Put tokens around every text."""
     first = [token for token in before if token is not None]
     last = [token for token in after if token is not None]
@@ -141,33 +143,33 @@ def _surround(backend: tokenizers.Tokenizer, before: Sequence[str | None], after
 def _byte_level(vocabulary: Vocabulary) -> tokenizers.Tokenizer:
     """Byte-level BPE, as GPT-2 introduced it."""
     name = vocabulary.get("pre") or DEFAULT
-    if name in SPACED:
+    if name in SPACED_BPE_MODELS:
         return _spaced_bpe(vocabulary)
     if name not in PRETOKENIZERS:
         raise CheckpointError(
-            f"{vocabulary.path} names the pre-tokenizer {name!r}, wanted one of {', '.join(sorted({*PRETOKENIZERS, *SPACED}))}",
+            f"{vocabulary.path} names the pre-tokenizer {name!r}, wanted one of {', '.join(sorted({*PRETOKENIZERS, *SPACED_BPE_MODELS}))}",
             "update dovetail-loaders-gguf, or name a Hugging Face tokenizer's folder with --tokenizer",
         )
     rules = PRETOKENIZERS[name]
     backend = tokenizers.Tokenizer(_bpe(vocabulary, ignore_merges=rules.whole_words))
     if rules.nfc:
         backend.normalizer = normalizers.NFC()
-    backend.pre_tokenizer = _cutter(rules)
+    backend.pre_tokenizer = _build_pre_tokenizer(rules)
     backend.decoder = decoders.ByteLevel()
-    _surround_bpe(backend, vocabulary, rules.add_bos)
+    _add_bpe_surrounding_tokens(backend, vocabulary, rules.add_bos)
     return backend
 
 
-def _surround_bpe(backend: tokenizers.Tokenizer, vocabulary: Vocabulary, add_bos: bool) -> None:
+def _add_bpe_surrounding_tokens(backend: tokenizers.Tokenizer, vocabulary: Vocabulary, add_bos: bool) -> None:
     begins, ends = vocabulary.get("add_bos_token", add_bos), vocabulary.get("add_eos_token", False)
-    _surround(
+    _add_surrounding_tokens(
         backend,
         [vocabulary.text("bos_token") if begins else None],
         [vocabulary.text("eos_token") if ends else None],
     )
 
 
-def _cutter(rules: PreTokenizer) -> pre_tokenizers.PreTokenizer:
+def _build_pre_tokenizer(rules: PreTokenizer) -> pre_tokenizers.PreTokenizer:
     cuts: list[pre_tokenizers.PreTokenizer] = [
         pre_tokenizers.Split(Regex(cut), behavior="isolated") for cut in rules.cuts
     ]
@@ -200,8 +202,8 @@ def _spaced_bpe(vocabulary: Vocabulary) -> tokenizers.Tokenizer:
     backend.pre_tokenizer = pre_tokenizers.Split(Regex(r"[^\n]+|\n+"), behavior="isolated")
     backend.decoder = decoders.Sequence([decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()])
     # Early files deny the token that the model was trained to find before every text.
-    begins = SPACED[name] or vocabulary.get("add_bos_token", False)
-    _surround(backend, [vocabulary.text("bos_token") if begins else None], [])
+    begins = SPACED_BPE_MODELS[name] or vocabulary.get("add_bos_token", False)
+    _add_surrounding_tokens(backend, [vocabulary.text("bos_token") if begins else None], [])
     return backend
 
 
@@ -224,7 +226,7 @@ def _sentencepiece(vocabulary: Vocabulary) -> tokenizers.Tokenizer:
     backend.decoder = decoders.Sequence(
         [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), *strip]
     )
-    _surround_bpe(backend, vocabulary, add_bos=True)
+    _add_bpe_surrounding_tokens(backend, vocabulary, add_bos=True)
     return backend
 
 
@@ -266,7 +268,7 @@ def _wordpiece(vocabulary: Vocabulary) -> tokenizers.Tokenizer:
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     backend.decoder = decoders.WordPiece()
     first = vocabulary.text("bos_token") or vocabulary.text("cls_token") or "[CLS]"
-    _surround(backend, [first], [vocabulary.text("sep_token") or "[SEP]"])
+    _add_surrounding_tokens(backend, [first], [vocabulary.text("sep_token") or "[SEP]"])
     return backend
 
 
@@ -286,7 +288,7 @@ def _unigram(vocabulary: Vocabulary) -> tokenizers.Tokenizer:
     scheme = "always" if vocabulary.get("add_space_prefix", False) else "never"
     backend.pre_tokenizer = pre_tokenizers.Metaspace(SPACE, prepend_scheme=scheme)
     backend.decoder = decoders.Metaspace(SPACE, prepend_scheme=scheme)
-    _surround(
+    _add_surrounding_tokens(
         backend,
         [vocabulary.text("bos_token") if vocabulary.get("add_bos_token", False) else None],
         [vocabulary.text("eos_token") if vocabulary.get("add_eos_token", True) else None],

@@ -40,7 +40,7 @@ DTYPES: dict[str, tuple[str, int]] = {
 }
 """The format's dtype → torch's, and the bits of one element."""
 
-AGAIN = "the file is damaged or its download did not finish: fetch it again"
+DOWNLOAD_AGAIN = "the file is damaged or its download did not finish: fetch it again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,23 +64,29 @@ def read_header(file: str) -> list[TensorInfo]:
             prefix = stream.read(8)
             length = int.from_bytes(prefix, "little")
             if len(prefix) < 8:
-                raise CheckpointError(f"{file} has {size} bytes, wanted at least the 8 of a safetensors header", AGAIN)
+                raise CheckpointError(
+                    f"{file} has {size} bytes, wanted at least the 8 of a safetensors header", DOWNLOAD_AGAIN
+                )
             if length > MAX_HEADER:
                 raise CheckpointError(
                     f"{file} announces a header of {length} bytes, wanted at most {MAX_HEADER}: it is not safetensors",
-                    AGAIN,
+                    DOWNLOAD_AGAIN,
                 )
             if 8 + length > size:
-                raise CheckpointError(f"{file} has {size} bytes, wanted {8 + length} for its header alone", AGAIN)
+                raise CheckpointError(
+                    f"{file} has {size} bytes, wanted {8 + length} for its header alone", DOWNLOAD_AGAIN
+                )
             raw = stream.read(length)
     except OSError as error:
         raise CheckpointError(f"cannot read {file} ({error.strerror})", "check the path and its permissions") from None
     try:
         header = json.loads(raw)
     except ValueError as error:
-        raise CheckpointError(f"the header of {file} is not JSON ({error})", AGAIN) from None
+        raise CheckpointError(f"the header of {file} is not JSON ({error})", DOWNLOAD_AGAIN) from None
     if not isinstance(header, dict):
-        raise CheckpointError(f"the header of {file} is a JSON {type(header).__name__}, wanted an object", AGAIN)
+        raise CheckpointError(
+            f"the header of {file} is a JSON {type(header).__name__}, wanted an object", DOWNLOAD_AGAIN
+        )
     header.pop("__metadata__", None)
     return _tensors(file, header, size - 8 - length)
 
@@ -96,7 +102,7 @@ def _tensors(file: str, header: dict[str, Any], available: int) -> list[TensorIn
         except (KeyError, TypeError, ValueError):
             raise CheckpointError(
                 f"the header entry of tensor {name!r} in {file} is {entry!r}, wanted dtype, shape and data_offsets",
-                AGAIN,
+                DOWNLOAD_AGAIN,
             ) from None
         if dtype not in DTYPES:
             raise CheckpointError(
@@ -109,7 +115,7 @@ def _tensors(file: str, header: dict[str, Any], available: int) -> list[TensorIn
             raise CheckpointError(
                 f"tensor {name!r} in {file} has {end - begin} bytes at offset {begin}, wanted {nbytes} for "
                 f"{dtype} {list(shape)}",
-                AGAIN,
+                DOWNLOAD_AGAIN,
             )
         spans.append((begin, end, name))
         # Two 4-bit elements share a byte, and torch's dtype counts the pairs.
@@ -118,8 +124,10 @@ def _tensors(file: str, header: dict[str, Any], available: int) -> list[TensorIn
     position = 0
     for begin, end, name in sorted(spans):
         if begin != position:
-            raise CheckpointError(f"tensor {name!r} in {file} begins at byte {begin}, wanted {position}", AGAIN)
+            raise CheckpointError(
+                f"tensor {name!r} in {file} begins at byte {begin}, wanted {position}", DOWNLOAD_AGAIN
+            )
         position = end
     if available != position:
-        raise CheckpointError(f"{file} holds {available} bytes of tensors, wanted {position}", AGAIN)
+        raise CheckpointError(f"{file} holds {available} bytes of tensors, wanted {position}", DOWNLOAD_AGAIN)
     return tensors

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dovetail.api import Checkpoint, CheckpointError
-from dovetail_loaders_safetensors.header import AGAIN, read_header
+from dovetail_loaders_safetensors.header import DOWNLOAD_AGAIN, read_header
 
 INDEX = ".safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -49,30 +49,32 @@ def _select(folder: Path, names: Sequence[str]) -> list[str]:
     the customary name; else all.
     """
     for index in sorted(folder.glob(f"*{INDEX}"), key=lambda file: (file.name != SINGLE + ".index.json", file.name)):
-        if wanted := _indexed(index, names):
-            return _present(folder, wanted, f"as {index} lists them")
+        if wanted := _files_of_index(index, names):
+            return _check_present(folder, wanted, f"as {index} lists them")
     if shard := next((m for m in map(SHARD.fullmatch, sorted(names)) if m), None):
         stem, _, count = shard.groups()
         # Names with an absurd count of shards are not trusted with a list of that length.
         if 0 < int(count) <= 10_000:
             wanted = [f"{stem}-{i:0{len(count)}}-of-{count}.safetensors" for i in range(1, int(count) + 1)]
-            return _present(folder, wanted, f"since {shard[0]} is one of {int(count)}")
+            return _check_present(folder, wanted, f"since {shard[0]} is one of {int(count)}")
     return [SINGLE] if SINGLE in names else sorted(names)
 
 
-def _indexed(index: Path, names: Sequence[str]) -> list[str]:
+def _files_of_index(index: Path, names: Sequence[str]) -> list[str]:
     """The files that an index lists, or none if it speaks of other files than ``names``."""
     try:
         listed = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        raise CheckpointError(f"{index} is not an index: wanted a JSON object with a weight_map", AGAIN) from None
+        raise CheckpointError(
+            f"{index} is not an index: wanted a JSON object with a weight_map", DOWNLOAD_AGAIN
+        ) from None
     for file in listed:
         if not isinstance(file, str) or Path(file).name != file:
-            raise CheckpointError(f"{index} lists the file {file!r}, wanted names in its own folder", AGAIN)
+            raise CheckpointError(f"{index} lists the file {file!r}, wanted names in its own folder", DOWNLOAD_AGAIN)
     return listed if set(listed) & set(names) else []
 
 
-def _present(folder: Path, wanted: list[str], why: str) -> list[str]:
+def _check_present(folder: Path, wanted: list[str], why: str) -> list[str]:
     missing = [name for name in wanted if not (folder / name).is_file()]
     if missing:
         raise CheckpointError(

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from dovetail.api import AttentionNeed, ModelConfig
+from dovetail.api import AttentionRequirement, ModelConfig
 
 ROPE_TYPES = ("default", "linear", "dynamic", "yarn", "llama3")
 
@@ -90,5 +90,5 @@ class LlamaConfig(ModelConfig):
             return max(self.max_position_embeddings, int(original * scaling["factor"]))
         return self.max_position_embeddings
 
-    def attention_needs(self) -> tuple[AttentionNeed, ...]:
-        return (AttentionNeed(kind="sliding" if self.window else "full", head_dim=self.head_dim),)
+    def attention_requirements(self) -> tuple[AttentionRequirement, ...]:
+        return (AttentionRequirement(kind="sliding" if self.window else "full", head_dim=self.head_dim),)

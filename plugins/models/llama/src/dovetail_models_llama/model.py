@@ -22,8 +22,8 @@ class LlamaBlock(nn.Module):
             ctx,
             f"{name}.self_attn",
             channels=c.hidden_size,
-            heads=c.num_attention_heads,
-            kv_heads=c.num_key_value_heads,
+            num_heads=c.num_attention_heads,
+            num_kv_heads=c.num_key_value_heads,
             head_dim=c.head_dim,
             window=c.window,
             bias=c.attention_bias,
@@ -39,11 +39,11 @@ class LlamaBlock(nn.Module):
             x, residual = self.input_norm(x), x
         else:
             x, residual = self.input_norm.add(x, residual)
-        x = self._scaled(self.attention(x, rope, step))
+        x = self._scale(self.attention(x, rope, step))
         x, residual = self.mlp_norm.add(x, residual)
-        return self._scaled(self.mlp(x)), residual
+        return self._scale(self.mlp(x)), residual
 
-    def _scaled(self, x: Tensor) -> Tensor:
+    def _scale(self, x: Tensor) -> Tensor:
         return x if self.multiplier == 1.0 else x * self.multiplier
 
 
@@ -59,7 +59,9 @@ class LlamaForCausalLM(CausalLM):
             max_tokens=ctx.max_tokens,
         )
         # GGUF files bring Llama 3.1's frequency scaling as ready-made factors instead of parameters.
-        ctx.vector("rope_freqs.weight", (c.head_dim // 2,), self.rotary.divide, required=False, dtype=torch.float32)
+        ctx.vector(
+            "rope_freqs.weight", (c.head_dim // 2,), self.rotary.divide_frequencies, required=False, dtype=torch.float32
+        )
         ctx.ignore(".rotary_emb.inv_freq")
         self.blocks = nn.ModuleList(LlamaBlock(c, ctx, f"model.layers.{i}") for i in range(c.num_hidden_layers))
         self.norm = ctx.norm("model.norm", c.hidden_size, c.rms_norm_eps)

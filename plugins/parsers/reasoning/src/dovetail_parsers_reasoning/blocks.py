@@ -9,50 +9,50 @@ import re
 from typing import ClassVar
 
 from dovetail.api import Content, Reasoning, ReasoningEvent
-from dovetail.api.parsing import ReasoningReader, Steps, Trimmed, markers
+from dovetail.api.parsing import EventGenerator, StreamingReasoningParser, TrimmedText, markers
 
 
-class Blocks(ReasoningReader):
+class BlockReasoningParser(StreamingReasoningParser):
     """Blocks with a header that says what they are. White space around them belongs to none; between two of a kind stands an empty line."""
 
-    header: ClassVar[re.Pattern[str]]
+    header_pattern: ClassVar[re.Pattern[str]]
     """What stands before a block. Group ``thoughts`` matches where it is one of thoughts; what a group ``kept`` matches is part of the block, as is its end."""
-    ends: ClassVar[tuple[str, ...]]
+    end_markers: ClassVar[tuple[str, ...]]
     """What stands behind one."""
-    thoughts: ClassVar[str]
+    reasoning_start: ClassVar[str]
     """What opens thoughts, perhaps in the prompt."""
-    answers: ClassVar[str]
+    answer_start: ClassVar[str]
     """Likewise the answer."""
-    between: ClassVar[str]
+    transition: ClassVar[str]
     """What stands between the two."""
-    closed: ClassVar[tuple[str, ...]] = ()
+    closed_prompts: ClassVar[tuple[str, ...]] = ()
     """The end of a prompt that leaves no thoughts to come."""
-    others: ClassVar[tuple[str, ...]]
+    outside_markers: ClassVar[tuple[str, ...]]
     """Marks that may stand outside blocks."""
 
-    def read(self) -> Steps[None]:
+    def read(self) -> EventGenerator[None]:
         reader = self.reader
         self.seen = set[type]()
         """The kinds of which there was text."""
-        opened = self._opened()
+        opened = self._opened_kind()
         if opened:
             # That the prompt opened a block does not keep every model from opening it again.
-            yield from reader.word(markers(self.thoughts if opened is Reasoning else self.answers))
+            yield from reader.read_marker(markers(self.reasoning_start if opened is Reasoning else self.answer_start))
             yield from self._read_block(opened, "")
-        while header := (yield from reader.match(self.header)):
+        while header := (yield from reader.match(self.header_pattern)):
             kept = header.groupdict().get("kept") or ""
             yield from self._read_block(Reasoning if header["thoughts"] else Content, kept)
         dropped = False
-        while (yield from reader.word(markers(*self.others))):
+        while (yield from reader.read_marker(markers(*self.outside_markers))):
             dropped = True
         if dropped and reader.ended:
-            reader.drop()  # a header that the end of the output cut off
-        yield from reader.rest(Content)
+            reader.skip_available()  # a header that the end of the output cut off
+        yield from reader.read_rest(Content)
 
-    def _read_block(self, kind: type[Reasoning] | type[Content], kept: str) -> Steps[None]:
-        trimmed = Trimmed(kind)
+    def _read_block(self, kind: type[Reasoning] | type[Content], kept: str) -> EventGenerator[None]:
+        trimmed = TrimmedText(kind)
 
-        def each(text: str) -> ReasoningEvent | None:
+        def emit(text: str) -> ReasoningEvent | None:
             event: ReasoningEvent | None = trimmed(text)
             if event:
                 self.seen.add(kind)
@@ -61,67 +61,67 @@ class Blocks(ReasoningReader):
         if kind in self.seen:
             yield kind("\n\n")
         yield kind(kept)
-        found = yield from self.reader.until(markers(*self.ends), each, awaited=True)
+        found = yield from self.reader.read_until(markers(*self.end_markers), emit, awaited=True)
         if kept:
             yield kind(found)
 
-    def _opened(self) -> type[Reasoning] | type[Content] | None:
+    def _opened_kind(self) -> type[Reasoning] | type[Content] | None:
         """What the prompt opened."""
         prompt = self.prompt.rstrip()
-        if prompt.endswith(self.thoughts):
+        if prompt.endswith(self.reasoning_start):
             return Reasoning
-        return Content if prompt.endswith(self.answers) else None
+        return Content if prompt.endswith(self.answer_start) else None
 
-    def frame(self) -> tuple[str, str] | None:
-        opened = self._opened()
-        if opened is Content or self.prompt.rstrip().endswith(self.closed):
+    def reasoning_markers(self) -> tuple[str, str] | None:
+        opened = self._opened_kind()
+        if opened is Content or self.prompt.rstrip().endswith(self.closed_prompts):
             return None
-        return "" if opened else self.thoughts, self.between
+        return "" if opened else self.reasoning_start, self.transition
 
 
-class KimiK3(Blocks):
+class KimiK3(BlockReasoningParser):
     """Kimi K3, by its chat template."""
 
-    header = re.compile(r"<\|open\|>(?:(?P<thoughts>think)|response|tools)<\|sep\|>")
-    ends = ("<|close|>think<|sep|>", "<|close|>response<|sep|>", "<|close|>tools<|sep|>")
-    thoughts = "<|open|>think<|sep|>"
-    answers = "<|open|>response<|sep|>"
-    between = ends[0] + answers
-    others = ("<|close|>message<|sep|>", "<|end_of_msg|>")
+    header_pattern = re.compile(r"<\|open\|>(?:(?P<thoughts>think)|response|tools)<\|sep\|>")
+    end_markers = ("<|close|>think<|sep|>", "<|close|>response<|sep|>", "<|close|>tools<|sep|>")
+    reasoning_start = "<|open|>think<|sep|>"
+    answer_start = "<|open|>response<|sep|>"
+    transition = end_markers[0] + answer_start
+    outside_markers = ("<|close|>message<|sep|>", "<|end_of_msg|>")
 
 
-class Inkling(Blocks):
+class Inkling(BlockReasoningParser):
     """Inkling. The notation is that of vLLM's parser of the same name."""
 
-    header = re.compile(
+    header_pattern = re.compile(
         r"(?:<\|message_model\|>)?[\w.-]*(?:(?P<kept><\|content_invoke_tool_json\|>)"
         r"|<\|content_(?:(?P<thoughts>thinking)|text|invoke_tool_text|tool_error)\|>)"
     )
-    ends = ("<|end_message|>", "<|content_model_end_sampling|>")
-    thoughts = "<|content_thinking|>"
-    answers = "<|content_text|>"
-    between = "<|end_message|><|message_model|><|content_text|>"
-    others = ("<|message_model|>", "<|content_model_end_sampling|>")
+    end_markers = ("<|end_message|>", "<|content_model_end_sampling|>")
+    reasoning_start = "<|content_thinking|>"
+    answer_start = "<|content_text|>"
+    transition = "<|end_message|><|message_model|><|content_text|>"
+    outside_markers = ("<|message_model|>", "<|content_model_end_sampling|>")
 
 
-class SolarOpen(Blocks):
+class SolarOpen(BlockReasoningParser):
     """Solar Open, by its chat template."""
 
-    header = re.compile(r"(?:<\|begin\|>assistant)?<\|(?:(?P<thoughts>think)|content|tool_calls)\|>")
-    ends = ("<|end|>", "<|calls|>")
-    thoughts = "<|think|>"
-    answers = "<|content|>"
-    between = "<|end|><|begin|>assistant<|content|>"
-    closed = ("<|think|><|end|><|begin|>assistant",)
-    others = ("<|begin|>assistant",)
+    header_pattern = re.compile(r"(?:<\|begin\|>assistant)?<\|(?:(?P<thoughts>think)|content|tool_calls)\|>")
+    end_markers = ("<|end|>", "<|calls|>")
+    reasoning_start = "<|think|>"
+    answer_start = "<|content|>"
+    transition = "<|end|><|begin|>assistant<|content|>"
+    closed_prompts = ("<|think|><|end|><|begin|>assistant",)
+    outside_markers = ("<|begin|>assistant",)
 
 
-class MuseGlimmer(Blocks):
+class MuseGlimmer(BlockReasoningParser):
     """Muse Glimmer, by its chat template."""
 
-    header = re.compile(r"(?:<\|start\|>assistant)?(?: to=(?:(?P<thoughts>self)|[^\s<>]+))?<\|message\|>")
-    ends = ("<|eom|>", "<|eot|>")
-    thoughts = " to=self<|message|>"
-    answers = " to=user<|message|>"
-    between = "<|eom|><|start|>assistant to=user<|message|>"
-    others = ("<|start|>assistant",)
+    header_pattern = re.compile(r"(?:<\|start\|>assistant)?(?: to=(?:(?P<thoughts>self)|[^\s<>]+))?<\|message\|>")
+    end_markers = ("<|eom|>", "<|eot|>")
+    reasoning_start = " to=self<|message|>"
+    answer_start = " to=user<|message|>"
+    transition = "<|eom|><|start|>assistant to=user<|message|>"
+    outside_markers = ("<|start|>assistant",)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 
 from dovetail.api import Content, Reasoning
-from dovetail.api.parsing import ReasoningReader, Steps, Trimmed, markers
+from dovetail.api.parsing import EventGenerator, StreamingReasoningParser, TrimmedText, markers
 
 HEADER = re.compile(r"(?:<\|start\|>assistant)?(?:[^<]|<\|(?:channel|constrain)\|>)*<\|message\|>")
 ENDS = ("<|end|>", "<|call|>", "<|return|>")
@@ -17,10 +17,10 @@ BEGINNINGS = markers("<|start|>", "<|channel|>")
 FINAL = "<|start|>assistant<|channel|>final<|message|>"
 
 
-class Harmony(ReasoningReader):
+class Harmony(StreamingReasoningParser):
     """See :class:`dovetail.api.ReasoningParser`."""
 
-    def read(self) -> Steps[None]:
+    def read(self) -> EventGenerator[None]:
         reader = self.reader
         before: set[type] = set()
         while header := (yield from reader.match(HEADER)):
@@ -30,16 +30,16 @@ class Harmony(ReasoningReader):
                 yield Content(header[0])
             elif kind in before:
                 yield kind("\n\n")
-            found = yield from reader.until(markers(*ENDS), Content if called else Trimmed(kind), awaited=True)
+            found = yield from reader.read_until(markers(*ENDS), Content if called else TrimmedText(kind), awaited=True)
             if called:
                 yield Content(found)
             before.add(kind)
-        begun = yield from reader.word(BEGINNINGS)
+        begun = yield from reader.read_marker(BEGINNINGS)
         if begun and reader.ended:
-            reader.drop()  # a header that the end of the output cut off
+            reader.skip_available()  # a header that the end of the output cut off
         elif begun:
             yield Content(begun)
-        yield from reader.rest(Content)
+        yield from reader.read_rest(Content)
 
-    def frame(self) -> tuple[str, str]:
+    def reasoning_markers(self) -> tuple[str, str]:
         return ANALYSIS, f"<|end|>{FINAL}"

@@ -2,41 +2,41 @@
 
 from __future__ import annotations
 
-from dovetail.api.parsing import TaggedReasoning
+from dovetail.api.parsing import TaggedReasoningParser
 
 
-class Mistral(TaggedReasoning):
+class Mistral(TaggedReasoningParser):
     """Magistral, Ministral 3. See :class:`dovetail.api.ReasoningParser`."""
 
-    starts = ("[THINK]",)
-    ends = ("[/THINK]",)
+    start_markers = ("[THINK]",)
+    end_markers = ("[/THINK]",)
     after_start = ""
     after_end = ""
 
 
-class Granite(TaggedReasoning):
+class Granite(TaggedReasoningParser):
     """Granite 3.2, which says in words what it does, and 3.3, which has tags about its thoughts and its answer."""
 
-    starts = ("Here is my thought process:", "Here's my thought process:", "<think>")
-    ends = ("Here is my response:", "Here's my response:", "</think>")
-    answer = ("<response>", "</response>")
+    start_markers = ("Here is my thought process:", "Here's my thought process:", "<think>")
+    end_markers = ("Here is my response:", "Here's my response:", "</think>")
+    answer_markers = ("<response>", "</response>")
 
 
-class SeedOss(TaggedReasoning):
+class SeedOss(TaggedReasoningParser):
     """Seed OSS, whose remarks on its budget are part of its thoughts."""
 
-    starts = ("<seed:think>",)
-    ends = ("</seed:think>",)
+    start_markers = ("<seed:think>",)
+    end_markers = ("</seed:think>",)
     after_start = ""
     after_end = "\n"
 
 
-class Command(TaggedReasoning):
+class Command(TaggedReasoningParser):
     """Command A Reasoning and R7B."""
 
-    starts = ("<|START_THINKING|>",)
-    ends = ("<|END_THINKING|>",)
-    answer = ("<|START_RESPONSE|>", "<|END_RESPONSE|>")
+    start_markers = ("<|START_THINKING|>",)
+    end_markers = ("<|END_THINKING|>",)
+    answer_markers = ("<|START_RESPONSE|>", "<|END_RESPONSE|>")
     after_start = ""
     after_end = ""
 
@@ -44,60 +44,60 @@ class Command(TaggedReasoning):
 class Command4(Command):
     """Command with another mark about its answers, as the chat template of its mixtures of experts has it."""
 
-    answer = ("<|START_TEXT|>", "<|END_TEXT|>")
+    answer_markers = ("<|START_TEXT|>", "<|END_TEXT|>")
 
 
-class Apriel(TaggedReasoning):
+class Apriel(TaggedReasoningParser):
     """Apriel, which opens its thoughts in words, where its prompt does not."""
 
-    starts = ("Here are my reasoning steps:",)
-    ends = ("[BEGIN FINAL RESPONSE]",)
+    start_markers = ("Here are my reasoning steps:",)
+    end_markers = ("[BEGIN FINAL RESPONSE]",)
     after_end = "\n"
 
 
-class Gemma4(TaggedReasoning):
+class Gemma4(TaggedReasoningParser):
     """Gemma 4."""
 
-    starts = ("<|channel>thought",)
-    ends = ("<channel|>",)
-    until = ("<|tool_call>",)
+    start_markers = ("<|channel>thought",)
+    end_markers = ("<channel|>",)
+    interrupt_markers = ("<|tool_call>",)
     after_end = ""
 
 
-class MiniMaxM3(TaggedReasoning):
+class MiniMaxM3(TaggedReasoningParser):
     """MiniMax M3."""
 
-    starts = ("<mm:think>",)
-    ends = ("</mm:think>",)
+    start_markers = ("<mm:think>",)
+    end_markers = ("</mm:think>",)
     after_start = ""
     after_end = ""
 
 
-class HyV3(TaggedReasoning):
+class HyV3(TaggedReasoningParser):
     """Hunyuan 3, by its chat template."""
 
-    starts = ("<think:opensource>",)
-    ends = ("</think:opensource>",)
-    until = ("<tool_calls:opensource>",)
+    start_markers = ("<think:opensource>",)
+    end_markers = ("</think:opensource>",)
+    interrupt_markers = ("<tool_calls:opensource>",)
     after_start = ""
     after_end = ""
 
 
-class SolarOpen2(TaggedReasoning):
+class SolarOpen2(TaggedReasoningParser):
     """Solar Open 2. The marks are those of vLLM's parser of the same name."""
 
-    starts = ("<|think:start|>",)
-    ends = ("<|think:end|>",)
-    until = ("<|tool_call:start|>",)
+    start_markers = ("<|think:start|>",)
+    end_markers = ("<|think:end|>",)
+    interrupt_markers = ("<|tool_call:start|>",)
     after_start = ""
     after_end = ""
 
 
-class Apertus(TaggedReasoning):
+class Apertus(TaggedReasoningParser):
     """Apertus, by its chat template; it calls in the midst of its thoughts."""
 
-    starts = ("<|inner_prefix|>",)
-    ends = ("<|inner_suffix|>",)
-    until = ("<|tools_prefix|>",)
+    start_markers = ("<|inner_prefix|>",)
+    end_markers = ("<|inner_suffix|>",)
+    interrupt_markers = ("<|tools_prefix|>",)
     after_start = ""
     after_end = ""

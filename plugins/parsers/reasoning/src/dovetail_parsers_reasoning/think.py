@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from dovetail.api.parsing import TaggedReasoning
+from dovetail.api.parsing import TaggedReasoningParser
 
 CALLS: tuple[str, ...] = (
     "<tool_call>\n<function=",
@@ -23,22 +23,22 @@ CALLS: tuple[str, ...] = (
 one that the model thinks about, so it is the beginning of a call as a whole that counts, where the mark is no word of its own."""
 
 
-class Think(TaggedReasoning):
+class Think(TaggedReasoningParser):
     """Of models that may leave their thoughts out: Qwen 3 and others. See :class:`dovetail.api.ReasoningParser`."""
 
-    until: ClassVar[tuple[str, ...]] = CALLS
+    interrupt_markers: ClassVar[tuple[str, ...]] = CALLS
 
 
 class AlwaysThink(Think):
     """Of models that always think, whether or not anything opens their thoughts: DeepSeek R1."""
 
-    always = True
+    always_reasons = True
 
 
 class GlmThink(Think):
     """GLM 4.5 to 4.7, whose calls have nothing definite behind their mark."""
 
-    until = ("<tool_call>",)
+    interrupt_markers = ("<tool_call>",)
     after_start = ""
     after_end = "\n"
 
@@ -50,13 +50,13 @@ class KimiThink(Think):
     after_end = ""
 
 
-class ThinkResponse(TaggedReasoning):
+class ThinkResponse(TaggedReasoningParser):
     """Ernie 4.5, which marks the answer too."""
 
-    answer = ("<response>", "</response>")
+    answer_markers = ("<response>", "</response>")
 
 
-class ThinkAnswer(TaggedReasoning):
+class ThinkAnswer(TaggedReasoningParser):
     """Hunyuan A13B, which marks the answer otherwise."""
 
-    answer = ("<answer>", "</answer>")
+    answer_markers = ("<answer>", "</answer>")

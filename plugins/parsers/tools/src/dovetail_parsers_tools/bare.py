@@ -4,24 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dovetail.api import CallFrame, Tool
-from dovetail.api.parsing import JsonCalls
+from dovetail.api import CallFormat, Tool
+from dovetail.api.parsing import JsonToolParser
 
 
-class BareJson(JsonCalls):
+class BareJson(JsonToolParser):
     """An object, several, or a list, alone or in a Markdown fence. See :class:`dovetail.api.ToolParser`."""
 
     name_keys = ("name", "function")
 
     @classmethod
-    def frame(cls, tools: Sequence[Tool]) -> CallFrame:
-        return CallFrame(
-            cls.json_frame(tools, '{"name": %s, "arguments": ', "}"), before="[", separator=", ", after="]"
+    def call_format(cls, tools: Sequence[Tool]) -> CallFormat:
+        return CallFormat(
+            cls.json_call_markers(tools, '{"name": %s, "arguments": ', "}"), before="[", separator=", ", after="]"
         )
 
 
 class Xlam(BareJson):
     """xLAM 2, by vLLM's template for it: a list. Earlier ones were taught the mark too."""
 
-    leads = ("<tool_call>",)
-    ends = ("</tool_call>",)
+    optional_markers = ("<tool_call>",)
+    end_markers = ("</tool_call>",)

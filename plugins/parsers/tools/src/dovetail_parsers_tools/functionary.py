@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from dovetail.api import CallBegin, CallFrame, Content, Tool
-from dovetail.api.parsing import NamedCalls, Steps, ToolReader, markers, read_object
+from dovetail.api import CallBegin, CallFormat, Content, Tool
+from dovetail.api.parsing import EventGenerator, NamedToolParser, StreamingToolParser, markers, read_object
 
 MESSAGE = ">>>"
 RECIPIENT = re.compile(r"(?:all|(?P<name>[\w.-]+)(?=\n\{))\n")
@@ -14,34 +14,34 @@ LIMIT = 80
 """Characters of a recipient at most, and so of an answer's beginning that are held back."""
 
 
-class FunctionaryV31(NamedCalls):
+class FunctionaryV31(NamedToolParser):
     """Version 3.1. See :class:`dovetail.api.ToolParser`."""
 
-    call = "<function="
-    header = re.compile(r"(?P<name>[^\s<>{}=]+)>\s*(?=\{)")
-    ends = ("</function>",)
+    call_start = "<function="
+    header_pattern = re.compile(r"(?P<name>[^\s<>{}=]+)>\s*(?=\{)")
+    end_markers = ("</function>",)
 
     @classmethod
-    def frame(cls, tools: Sequence[Tool]) -> CallFrame:
-        return CallFrame(tuple((f"{cls.call}{tool['name']}>", "</function>") for tool in tools))
+    def call_format(cls, tools: Sequence[Tool]) -> CallFormat:
+        return CallFormat(tuple((f"{cls.call_start}{tool['name']}>", "</function>") for tool in tools))
 
 
-class FunctionaryV32(ToolReader):
+class FunctionaryV32(StreamingToolParser):
     """Version 3.2: messages to functions, and to ``all``. The prompt ends with the first one's mark.
 
     No frame: calls and answers begin alike, so that a grammar that holds calls to their schemas would leave no way to an answer.
     """
 
-    def read(self) -> Steps[None]:
+    def read(self) -> EventGenerator[None]:
         reader = self.reader
         found = "at the beginning"
         reader.record = []
         while found:
             yield from self._read_recipient(offered=found != MESSAGE)
-            found = yield from reader.until(markers(MESSAGE), Content)
+            found = yield from reader.read_until(markers(MESSAGE), Content)
             reader.record = [found]
 
-    def _read_recipient(self, offered: bool) -> Steps[None]:
+    def _read_recipient(self, offered: bool) -> EventGenerator[None]:
         """Read to whom a message goes, and the arguments if it is a function.
 
         Args:
@@ -53,7 +53,7 @@ class FunctionaryV32(ToolReader):
         if recipient and not name:
             reader.record = None
         elif not name or (offered and name not in self.names):
-            yield from self.as_it_stands()
+            yield from self.recorded_content()
         else:
             reader.record = None
             yield CallBegin(name)

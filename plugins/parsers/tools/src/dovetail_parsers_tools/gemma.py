@@ -9,23 +9,23 @@ import re
 from typing import ClassVar
 
 from dovetail.api import CallArguments
-from dovetail.api.parsing import MarkedCalls, Steps, Types, dumps, json_value, markers, parameter_types
-from dovetail_parsers_tools.strings import quoted
+from dovetail.api.parsing import EventGenerator, MarkedToolParser, Types, dumps, json_value, markers, parameter_types
+from dovetail_parsers_tools.strings import json_string_piece
 
 KEY = re.compile(r"(?P<key>[^:,<>{}\[\]]+):")
 BARE = re.compile(r"[^,<{}\[\]]*(?=[,<}\]])")
 CLOSING = {"{": "}", "[": "]"}
 
 
-class Gemma4(MarkedCalls):
+class Gemma4(MarkedToolParser):
     """Gemma 4. See :class:`dovetail.api.ToolParser`."""
 
     quote: ClassVar[str] = '<|"|>'
-    call = "<|tool_call>"
-    header = re.compile(r"\s*(?:call)?:\s*(?P<name>[\w.-]+)\s*(?=\{)")
-    ends = ("<tool_call|>",)
+    call_start = "<|tool_call>"
+    header_pattern = re.compile(r"\s*(?:call)?:\s*(?P<name>[\w.-]+)\s*(?=\{)")
+    end_markers = ("<tool_call|>",)
 
-    def read_arguments(self, name: str) -> Steps[None]:
+    def read_arguments(self, name: str) -> EventGenerator[None]:
         reader = self.reader
         reader.skip()
         yield CallArguments("{")
@@ -34,7 +34,7 @@ class Gemma4(MarkedCalls):
         self.before = ""
         """What separates the next member from those before it."""
         while self.closing:
-            following = yield from reader.space()
+            following = yield from reader.skip_space()
             if following == self.closing[-1]:
                 reader.skip()
                 yield CallArguments(self.closing.pop())
@@ -44,11 +44,11 @@ class Gemma4(MarkedCalls):
             elif not (yield from self._read_member(name)):
                 break
         if self.closing and reader.ended:
-            reader.drop()
+            reader.skip_available()
         elif self.closing:
             yield CallArguments("".join(reversed(self.closing)))
 
-    def _read_member(self, name: str) -> Steps[bool]:
+    def _read_member(self, name: str) -> EventGenerator[bool]:
         """Read a member of an object or of a list; whether there was one."""
         types: Types = frozenset()
         before = self.before
@@ -60,7 +60,7 @@ class Gemma4(MarkedCalls):
             if len(self.closing) == 1:
                 types = parameter_types(self.tools, name, key)
             before += f"{dumps(key)}: "
-            yield from self.reader.space()
+            yield from self.reader.skip_space()
             mark = yield from self._mark()
         self.before = ", "
         following = yield from self.reader.peek()
@@ -79,33 +79,33 @@ class Gemma4(MarkedCalls):
         yield CallArguments(before + json_value(bare[0].strip(), types))
         return True
 
-    def _mark(self) -> Steps[str]:
+    def _mark(self) -> EventGenerator[str]:
         """Read a quotation mark, or the end of the call where it was not closed; "" if neither stands here."""
-        return (yield from self.reader.word(markers(self.quote, *self.ends)))
+        return (yield from self.reader.read_marker(markers(self.quote, *self.end_markers)))
 
-    def _read_key(self, mark: str) -> Steps[str | None]:
+    def _read_key(self, mark: str) -> EventGenerator[str | None]:
         """Read a key, which the mark may open, and its colon; None if none stands here."""
         if mark != self.quote:
             key = None if mark else (yield from self.reader.match(KEY))
             return key["key"].strip() if key else None
         pieces: list[str] = []
-        if not (yield from self.reader.until(markers(self.quote), pieces.append, awaited=True)):
+        if not (yield from self.reader.read_until(markers(self.quote), pieces.append, awaited=True)):
             return None
-        if (yield from self.reader.space()) != ":":
+        if (yield from self.reader.skip_space()) != ":":
             return None
         self.reader.skip()
         return "".join(pieces)
 
-    def _read_quoted(self, before: str, types: Types) -> Steps[bool]:
+    def _read_quoted(self, before: str, types: Types) -> EventGenerator[bool]:
         """Hand out a text, whose first mark is read; whether it came to its end."""
         if types and "string" not in types:
             pieces: list[str] = []
-            found = yield from self.reader.until(markers(self.quote), pieces.append, awaited=True)
+            found = yield from self.reader.read_until(markers(self.quote), pieces.append, awaited=True)
             if found:
                 yield CallArguments(before + json_value("".join(pieces), types))
             return bool(found)
         yield CallArguments(f'{before}"')
-        found = yield from self.reader.until(markers(self.quote), quoted, awaited=True)
+        found = yield from self.reader.read_until(markers(self.quote), json_string_piece, awaited=True)
         if found:
             yield CallArguments('"')
         return bool(found)
@@ -115,5 +115,5 @@ class FunctionGemma(Gemma4):
     """FunctionGemma."""
 
     quote = "<escape>"
-    call = "<start_function_call>"
-    ends = ("<end_function_call>",)
+    call_start = "<start_function_call>"
+    end_markers = ("<end_function_call>",)

@@ -8,22 +8,22 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from dovetail.api import CallFrame, Tool
-from dovetail.api.parsing import NamedCalls
+from dovetail.api import CallFormat, Tool
+from dovetail.api.parsing import NamedToolParser
 
 
-class Harmony(NamedCalls):
+class Harmony(NamedToolParser):
     """See :class:`dovetail.api.ToolParser`."""
 
-    sections = ("<|start|>assistant", "<|channel|>commentary", "<|channel|>analysis")
-    call = "to=functions."
-    header = re.compile(
+    section_markers = ("<|start|>assistant", "<|channel|>commentary", "<|channel|>analysis")
+    call_start = "to=functions."
+    header_pattern = re.compile(
         r"(?P<name>[^\s<>]+)\s*(?:<\|channel\|>(?:commentary|analysis))?\s*(?:<\|constrain\|>)?\w*\s*<\|message\|>"
     )
-    ends = ("<|call|>", "<|end|>", "<|return|>")
+    end_markers = ("<|call|>", "<|end|>", "<|return|>")
 
     @classmethod
-    def frame(cls, tools: Sequence[Tool]) -> CallFrame:
+    def call_format(cls, tools: Sequence[Tool]) -> CallFormat:
         head = "<|channel|>commentary to=functions."
         calls = tuple((f"{head}{tool['name']} <|constrain|>json<|message|>", "<|call|>") for tool in tools)
-        return CallFrame(calls, separator="<|start|>assistant")
+        return CallFormat(calls, separator="<|start|>assistant")

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dovetail.api import CallFrame, Tool
-from dovetail.api.parsing import JsonCalls
+from dovetail.api import CallFormat, Tool
+from dovetail.api.parsing import JsonToolParser
 
 
-class Hermes(JsonCalls):
+class Hermes(JsonToolParser):
     """See :class:`dovetail.api.ToolParser`."""
 
-    starts = ("<tool_call>",)
-    ends = ("</tool_call>",)
+    start_markers = ("<tool_call>",)
+    end_markers = ("</tool_call>",)
 
     @classmethod
-    def frame(cls, tools: Sequence[Tool]) -> CallFrame:
-        calls = cls.json_frame(tools, '<tool_call>\n{"name": %s, "arguments": ', "}\n</tool_call>")
-        return CallFrame(calls, separator="\n")
+    def call_format(cls, tools: Sequence[Tool]) -> CallFormat:
+        calls = cls.json_call_markers(tools, '<tool_call>\n{"name": %s, "arguments": ', "}\n</tool_call>")
+        return CallFormat(calls, separator="\n")

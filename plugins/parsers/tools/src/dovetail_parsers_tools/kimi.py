@@ -5,23 +5,23 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from dovetail.api import CallFrame, Tool
-from dovetail.api.parsing import NamedCalls
+from dovetail.api import CallFormat, Tool
+from dovetail.api.parsing import NamedToolParser
 
 
-class KimiK2(NamedCalls):
+class KimiK2(NamedToolParser):
     """See :class:`dovetail.api.ToolParser`."""
 
-    sections = ("<|tool_calls_section_begin|>",)
-    call = "<|tool_call_begin|>"
-    header = re.compile(r"\s*(?:functions\.)?(?P<name>[^\s:<>|]+)(?::\d+)?\s*<\|tool_call_argument_begin\|>")
-    ends = ("<|tool_call_end|>", "<|tool_calls_section_end|>")
+    section_markers = ("<|tool_calls_section_begin|>",)
+    call_start = "<|tool_call_begin|>"
+    header_pattern = re.compile(r"\s*(?:functions\.)?(?P<name>[^\s:<>|]+)(?::\d+)?\s*<\|tool_call_argument_begin\|>")
+    end_markers = ("<|tool_call_end|>", "<|tool_calls_section_end|>")
 
     @classmethod
-    def frame(cls, tools: Sequence[Tool]) -> CallFrame:
-        heads = (f"{cls.call}{cls.call_id(0, tool['name'])}<|tool_call_argument_begin|>" for tool in tools)
+    def call_format(cls, tools: Sequence[Tool]) -> CallFormat:
+        heads = (f"{cls.call_start}{cls.call_id(0, tool['name'])}<|tool_call_argument_begin|>" for tool in tools)
         calls = tuple((head, "<|tool_call_end|>") for head in heads)
-        return CallFrame(calls, before=cls.sections[0], after="<|tool_calls_section_end|>")
+        return CallFormat(calls, before=cls.section_markers[0], after="<|tool_calls_section_end|>")
 
     @classmethod
     def call_id(cls, index: int, name: str) -> str:

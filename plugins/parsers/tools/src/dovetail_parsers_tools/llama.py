@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dovetail.api import CallFrame, Tool
-from dovetail.api.parsing import JsonCalls
+from dovetail.api import CallFormat, Tool
+from dovetail.api.parsing import JsonToolParser
 
 
-class Llama3Json(JsonCalls):
+class Llama3Json(JsonToolParser):
     """See :class:`dovetail.api.ToolParser`."""
 
-    leads = ("<|python_tag|>",)
+    optional_markers = ("<|python_tag|>",)
 
     @classmethod
-    def frame(cls, tools: Sequence[Tool]) -> CallFrame:
-        return CallFrame(cls.json_frame(tools, '{"name": %s, "parameters": ', "}"), separator="; ")
+    def call_format(cls, tools: Sequence[Tool]) -> CallFormat:
+        return CallFormat(cls.json_call_markers(tools, '{"name": %s, "parameters": ', "}"), separator="; ")

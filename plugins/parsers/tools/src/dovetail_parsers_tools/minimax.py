@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from dovetail.api import CallArguments
-from dovetail.api.parsing import MarkedCalls, Steps, Types, dumps, json_value, markers, parameter_types
-from dovetail_parsers_tools.strings import quoted
+from dovetail.api.parsing import EventGenerator, MarkedToolParser, Types, dumps, json_value, markers, parameter_types
+from dovetail_parsers_tools.strings import json_string_piece
 
 MARK = "]<]minimax[>["
 TAG = re.compile(r"<(?P<end>/?)(?P<name>[^<>/][^<>]*)>")
@@ -32,15 +32,15 @@ class Element:
     before: str = ""
 
 
-class MiniMaxM3(MarkedCalls):
+class MiniMaxM3(MarkedToolParser):
     """See :class:`dovetail.api.ToolParser`."""
 
-    sections = (f"{MARK}<tool_call>",)
-    call = f'{MARK}<invoke name="'
-    header = re.compile(r'(?P<name>[^"<>]+)">')
-    ends = (f"{MARK}</tool_call>",)
+    section_markers = (f"{MARK}<tool_call>",)
+    call_start = f'{MARK}<invoke name="'
+    header_pattern = re.compile(r'(?P<name>[^"<>]+)">')
+    end_markers = (f"{MARK}</tool_call>",)
 
-    def read_arguments(self, name: str) -> Steps[None]:
+    def read_arguments(self, name: str) -> EventGenerator[None]:
         self.schema = next((tool.get("parameters") for tool in self.tools if tool["name"] == name), None)
         self.open = [Element("invoke", self.schema, "}")]
         yield CallArguments("{")
@@ -57,29 +57,29 @@ class MiniMaxM3(MarkedCalls):
             else:
                 break
         if self.open and self.reader.ended:
-            self.reader.drop()
+            self.reader.skip_available()
         elif self.open:
             yield CallArguments("".join(element.closing for element in reversed(self.open)))
 
-    def _read_tag(self) -> Steps[re.Match[str] | None]:
+    def _read_tag(self) -> EventGenerator[re.Match[str] | None]:
         """Read a tag within an object or a list; None if none stands here."""
-        yield from self.reader.space()
-        if not (yield from self.reader.word(markers(MARK))):
+        yield from self.reader.skip_space()
+        if not (yield from self.reader.read_marker(markers(MARK))):
             return None
         return (yield from self.reader.match(TAG))
 
-    def _read_value(self, tag: str) -> Steps[re.Match[str] | None]:
+    def _read_value(self, tag: str) -> EventGenerator[re.Match[str] | None]:
         """Read what stands behind a tag: all of it if it is no object or list. The tag that follows if it is one, or is malformed."""
         reader, parent = self.reader, self.open[-1]
         yield CallArguments(parent.before + (f"{dumps(tag)}: " if parent.closing == "}" else ""))
         parent.before = ", "
-        schema = inside(parent.schema, self.schema, tag if parent.closing == "}" else None)
-        types = types_of(schema, self.schema)
+        schema = member_schema(parent.schema, self.schema, tag if parent.closing == "}" else None)
+        types = schema_types(schema, self.schema)
         pieces: list[str] = []
         if types == {"string"}:
             yield CallArguments('"')
-        each = quoted if types == {"string"} else pieces.append
-        if not (yield from reader.until(markers(MARK), each, awaited=True)):
+        emit = json_string_piece if types == {"string"} else pieces.append
+        if not (yield from reader.read_until(markers(MARK), emit, awaited=True)):
             return None
         following = yield from reader.match(TAG)
         closes = following is not None and bool(following["end"]) and following["name"] == tag
@@ -96,13 +96,13 @@ class MiniMaxM3(MarkedCalls):
         return None if closes else following
 
 
-def types_of(schema: Any, root: Any) -> Types:
+def schema_types(schema: Any, root: Any) -> Types:
     """The types that a value may have by a schema within another."""
     whole = {**(root if isinstance(root, Mapping) else {}), "properties": {"": schema}}
     return parameter_types([{"name": "", "parameters": whole}], "", "")
 
 
-def inside(schema: Any, root: Any, member: str | None, depth: int = DEPTH) -> Any:
+def member_schema(schema: Any, root: Any, member: str | None, depth: int = DEPTH) -> Any:
     """The schema of a member of an object, or of a list's (``member`` is None); None if there is none."""
     if not isinstance(schema, Mapping) or not depth:
         return None
@@ -123,4 +123,6 @@ def inside(schema: Any, root: Any, member: str | None, depth: int = DEPTH) -> An
         for key in reference[2:].split("/"):
             target = target.get(key) if isinstance(target, Mapping) else None
         others.append(target)
-    return next((found for other in others if (found := inside(other, root, member, depth - 1)) is not None), None)
+    return next(
+        (found for other in others if (found := member_schema(other, root, member, depth - 1)) is not None), None
+    )

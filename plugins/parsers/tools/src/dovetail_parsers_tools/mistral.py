@@ -6,32 +6,32 @@ import re
 from collections.abc import Sequence
 from uuid import uuid4
 
-from dovetail.api import CallBegin, CallFrame, Tool
-from dovetail.api.parsing import JsonCalls, Steps, read_object
+from dovetail.api import CallBegin, CallFormat, Tool
+from dovetail.api.parsing import EventGenerator, JsonToolParser, read_object
 
 HEADER = re.compile(r"(?P<name>[^\s\[\]{}<>\"]+)(?:\[CALL_ID\][^\[\]{}\s]*)?(?:\[ARGS\])?\s*(?=\{)")
 
 
-class Mistral(JsonCalls):
+class Mistral(JsonToolParser):
     """See :class:`dovetail.api.ToolParser`."""
 
-    starts = ("[TOOL_CALLS]",)
+    start_markers = ("[TOOL_CALLS]",)
 
-    def read_calls(self) -> Steps[None]:
+    def read_calls(self) -> EventGenerator[None]:
         reader = self.reader
-        if (yield from reader.space()) in ("[", "{"):
+        if (yield from reader.skip_space()) in ("[", "{"):
             yield from super().read_calls()
         elif header := (yield from reader.match(HEADER)):
             reader.record = None
             yield CallBegin(header["name"])
             yield from read_object(reader)
         else:
-            yield from self.as_it_stands()
+            yield from self.recorded_content()
 
     @classmethod
-    def frame(cls, tools: Sequence[Tool]) -> CallFrame:
-        calls = cls.json_frame(tools, '{"name": %s, "arguments": ', "}")
-        return CallFrame(calls, before="[TOOL_CALLS][", separator=", ", after="]")
+    def call_format(cls, tools: Sequence[Tool]) -> CallFormat:
+        calls = cls.json_call_markers(tools, '{"name": %s, "arguments": ', "}")
+        return CallFormat(calls, before="[TOOL_CALLS][", separator=", ", after="]")
 
     @classmethod
     def call_id(cls, index: int, name: str) -> str:
@@ -43,5 +43,5 @@ class NamedMistral(Mistral):
     """Since tokenizer version 11."""
 
     @classmethod
-    def frame(cls, tools: Sequence[Tool]) -> CallFrame:
-        return CallFrame(tuple((f"[TOOL_CALLS]{tool['name']}[ARGS]", "") for tool in tools))
+    def call_format(cls, tools: Sequence[Tool]) -> CallFormat:
+        return CallFormat(tuple((f"[TOOL_CALLS]{tool['name']}[ARGS]", "") for tool in tools))

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 from dovetail.api import CallArguments, CallBegin
-from dovetail.api.parsing import JsonCalls, Steps, dumps, python_value
+from dovetail.api.parsing import EventGenerator, JsonToolParser, dumps, python_value
 
 NAME = re.compile(r"[A-Za-z_][\w.-]*(?=[^\w.-])")
 KEYWORD = re.compile(r"\s*([A-Za-z_]\w*)\s*=(?!=)\s*")
@@ -15,31 +15,31 @@ PLAIN = re.compile(r"[^\"'()\[\]{},]+")
 QUOTED = {quote: re.compile(rf"[^{quote}\\]+") for quote in "\"'"}
 
 
-class Pythonic(JsonCalls):
+class Pythonic(JsonToolParser):
     """See :class:`dovetail.api.ToolParser`."""
 
     brackets: ClassVar[bool] = True
     """Whether calls stand in a list."""
 
-    def read_row(self, listed: bool, ends: tuple[str, ...]) -> Steps[None]:
-        if listed != self.brackets or (yield from self.reader.peek()) in ("{", ""):
-            yield from super().read_row(listed, ends)
+    def read_row(self, in_list: bool, ends: tuple[str, ...]) -> EventGenerator[None]:
+        if in_list != self.brackets or (yield from self.reader.peek()) in ("{", ""):
+            yield from super().read_row(in_list, ends)
             return
         following = ""
         while True:
             if not (yield from self._read_python_call()):
-                yield from self.as_it_stands()
+                yield from self.recorded_content()
                 return
-            following = yield from self.separated()
+            following = yield from self.read_separator()
             if following in ("]", "<", ""):
                 break
-        yield from self.read_end(listed, ends)
+        yield from self.read_end(in_list, ends)
 
-    def _read_python_call(self) -> Steps[bool]:
+    def _read_python_call(self) -> EventGenerator[bool]:
         """Read a call that stands here; whether it was one."""
         reader = self.reader
         name = yield from reader.match(NAME)
-        if not name or (self.bare and name[0] not in self.names) or (yield from reader.space()) != "(":
+        if not name or (self.bare and name[0] not in self.names) or (yield from reader.skip_space()) != "(":
             return False
         reader.skip()
         reader.record = None
@@ -112,20 +112,20 @@ class Argument:
 class Llama4(Pythonic):
     """With the markers of Llama 4."""
 
-    leads = ("<|python_start|>",)
-    ends = ("<|python_end|>",)
+    optional_markers = ("<|python_start|>",)
+    end_markers = ("<|python_end|>",)
 
 
 class Lfm2(Pythonic):
     """With the markers of LFM 2."""
 
-    leads = ("<|tool_call_start|>",)
-    ends = ("<|tool_call_end|>",)
+    optional_markers = ("<|tool_call_start|>",)
+    end_markers = ("<|tool_call_end|>",)
 
 
 class Olmo3(Pythonic):
     """Olmo 3: a line for each call. The notation is that of vLLM's parser of the same name."""
 
     brackets = False
-    starts = ("<function_calls>",)
-    ends = ("</function_calls>",)
+    start_markers = ("<function_calls>",)
+    end_markers = ("</function_calls>",)

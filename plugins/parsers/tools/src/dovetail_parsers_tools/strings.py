@@ -6,6 +6,6 @@ from dovetail.api import CallArguments
 from dovetail.api.parsing import dumps
 
 
-def quoted(text: str) -> CallArguments:
+def json_string_piece(text: str) -> CallArguments:
     """A piece of a text, as JSON has it between quotation marks."""
     return CallArguments(dumps(text)[1:-1])

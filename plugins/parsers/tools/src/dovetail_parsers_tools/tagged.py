@@ -7,79 +7,79 @@ from __future__ import annotations
 
 import re
 
-from dovetail.api.parsing import ParameterCalls, Types
+from dovetail.api.parsing import ParameterToolParser, Types
 
 
-class Qwen3Coder(ParameterCalls):
+class Qwen3Coder(ParameterToolParser):
     """Qwen 3 Coder and 3.5, Nemotron 3, Step 3.5. See :class:`dovetail.api.ToolParser`."""
 
-    sections = ("<tool_call>",)
-    call = "<function="
-    header = re.compile(r"(?P<name>[^\s<>]+)\s*>")
-    parameter = "<parameter="
-    key = re.compile(r"(?P<key>[^\s<>]+)\s*>")
+    section_markers = ("<tool_call>",)
+    call_start = "<function="
+    header_pattern = re.compile(r"(?P<name>[^\s<>]+)\s*>")
+    parameter_start = "<parameter="
+    key_pattern = re.compile(r"(?P<key>[^\s<>]+)\s*>")
     value_end = "</parameter>"
     call_end = "</function>"
-    ends = ("</tool_call>",)
-    newlines = True
+    end_markers = ("</tool_call>",)
+    values_on_own_lines = True
 
 
 class SeedOss(Qwen3Coder):
     """Seed OSS, whose values stand on no lines of their own."""
 
-    sections = ("<seed:tool_call>",)
-    ends = ("</seed:tool_call>",)
-    newlines = False
+    section_markers = ("<seed:tool_call>",)
+    end_markers = ("</seed:tool_call>",)
+    values_on_own_lines = False
 
 
-class Glm4(ParameterCalls):
+class Glm4(ParameterToolParser):
     """GLM 4.5 to 4.7, Ling 3, Laguna, Spark. See :class:`dovetail.api.ToolParser`."""
 
-    call = "<tool_call>"
-    header = re.compile(r"\s*(?P<name>[^\s<>{}\"]+)\s*(?=<arg_key>|</tool_call>)")
-    parameter = "<arg_key>"
-    key = re.compile(r"\s*(?P<key>[^\s<>]+)\s*</arg_key>\s*<arg_value>")
+    call_start = "<tool_call>"
+    header_pattern = re.compile(r"\s*(?P<name>[^\s<>{}\"]+)\s*(?=<arg_key>|</tool_call>)")
+    parameter_start = "<arg_key>"
+    key_pattern = re.compile(r"\s*(?P<key>[^\s<>]+)\s*</arg_key>\s*<arg_value>")
     value_end = "</arg_value>"
     call_end = "</tool_call>"
 
 
-class MiniMaxM2(ParameterCalls):
+class MiniMaxM2(ParameterToolParser):
     """MiniMax M2. See :class:`dovetail.api.ToolParser`."""
 
-    sections = ("<minimax:tool_call>",)
-    call = '<invoke name="'
-    header = re.compile(r'(?P<name>[^"<>]+)">')
-    parameter = '<parameter name="'
-    key = re.compile(r'(?P<key>[^"<>]+)">')
+    section_markers = ("<minimax:tool_call>",)
+    call_start = '<invoke name="'
+    header_pattern = re.compile(r'(?P<name>[^"<>]+)">')
+    parameter_start = '<parameter name="'
+    key_pattern = re.compile(r'(?P<key>[^"<>]+)">')
     value_end = "</parameter>"
     call_end = "</invoke>"
-    ends = ("</minimax:tool_call>",)
+    end_markers = ("</minimax:tool_call>",)
 
 
-class Dots(ParameterCalls):
+class Dots(ParameterToolParser):
     """Dots: as MiniMax M2, with a mark of its own. The notation is that of vLLM's parser of the same name."""
 
-    sections = ("<dots_function_call>",)
-    call = "<invoke name="
-    header = re.compile(r'"?(?P<name>[^"<>]+)"?>')
-    parameter = "<parameter name="
-    key = re.compile(r'"?(?P<key>[^"<>]+)"?>')
+    section_markers = ("<dots_function_call>",)
+    call_start = "<invoke name="
+    header_pattern = re.compile(r'"?(?P<name>[^"<>]+)"?>')
+    parameter_start = "<parameter name="
+    key_pattern = re.compile(r'"?(?P<key>[^"<>]+)"?>')
     value_end = "</parameter>"
     call_end = "</invoke>"
-    ends = ("</dots_function_call>",)
+    end_markers = ("</dots_function_call>",)
 
 
-class DeepSeekV32(ParameterCalls):
+class DeepSeekV32(ParameterToolParser):
     """DeepSeek V3.2, which says of each value whether it is a text. See :class:`dovetail.api.ToolParser`."""
 
-    sections = ("<｜DSML｜function_calls>",)
-    call = '<｜DSML｜invoke name="'
-    header = re.compile(r'(?P<name>[^"<>]+)">')
-    parameter = '<｜DSML｜parameter name="'
-    key = re.compile(r'(?P<key>[^"<>]+)"(?: string="(?P<text>true|false)")?>')
+    section_markers = ("<｜DSML｜function_calls>",)
+    call_start = '<｜DSML｜invoke name="'
+    header_pattern = re.compile(r'(?P<name>[^"<>]+)">')
+    parameter_start = '<｜DSML｜parameter name="'
+    key_pattern = re.compile(r'(?P<key>[^"<>]+)"(?: string="(?P<text>true|false)")?>')
     value_end = "</｜DSML｜parameter>"
     call_end = "</｜DSML｜invoke>"
-    ends = ("</｜DSML｜function_calls>",)
+    end_markers = ("</｜DSML｜function_calls>",)
 
     def value_types(self, name: str, key: re.Match[str]) -> Types:
         types = super().value_types(name, key)
@@ -89,46 +89,46 @@ class DeepSeekV32(ParameterCalls):
 class DeepSeekV4(DeepSeekV32):
     """DeepSeek V4, with another mark about its calls."""
 
-    sections = ("<｜DSML｜tool_calls>",)
-    ends = ("</｜DSML｜tool_calls>",)
+    section_markers = ("<｜DSML｜tool_calls>",)
+    end_markers = ("</｜DSML｜tool_calls>",)
 
 
-class Step3(ParameterCalls):
+class Step3(ParameterToolParser):
     """Step 3: tags of its own, within marks about each call. See :class:`dovetail.api.ToolParser`.
 
     The notation is that of vLLM's parser of the same name.
     """
 
-    sections = ("<｜tool_calls_begin｜>",)
-    call = "<｜tool_call_begin｜>"
-    header = re.compile(r'\s*function\s*<｜tool_sep｜>\s*<steptml:invoke name="(?P<name>[^"<>]+)">')
-    parameter = '<steptml:parameter name="'
-    key = re.compile(r'(?P<key>[^"<>]+)">')
+    section_markers = ("<｜tool_calls_begin｜>",)
+    call_start = "<｜tool_call_begin｜>"
+    header_pattern = re.compile(r'\s*function\s*<｜tool_sep｜>\s*<steptml:invoke name="(?P<name>[^"<>]+)">')
+    parameter_start = '<steptml:parameter name="'
+    key_pattern = re.compile(r'(?P<key>[^"<>]+)">')
     value_end = "</steptml:parameter>"
     call_end = "</steptml:invoke>"
-    ends = ("<｜tool_call_end｜>", "<｜tool_calls_end｜>")
+    end_markers = ("<｜tool_call_end｜>", "<｜tool_calls_end｜>")
 
 
-class MuseGlimmer(ParameterCalls):
+class MuseGlimmer(ParameterToolParser):
     """Muse Glimmer. The reasoning parser of that family takes the marks of its messages away."""
 
-    sections = ("<atem:function_calls>",)
-    call = '<atem:invoke name="'
-    header = re.compile(r'(?P<name>[^"<>]+)">')
-    parameter = '<atem:parameter name="'
-    key = re.compile(r'(?P<key>[^"<>]+)">')
+    section_markers = ("<atem:function_calls>",)
+    call_start = '<atem:invoke name="'
+    header_pattern = re.compile(r'(?P<name>[^"<>]+)">')
+    parameter_start = '<atem:parameter name="'
+    key_pattern = re.compile(r'(?P<key>[^"<>]+)">')
     value_end = "</atem:parameter>"
     call_end = "</atem:invoke>"
-    ends = ("</atem:function_calls>",)
+    end_markers = ("</atem:function_calls>",)
 
 
-class MiniCpm5(ParameterCalls):
+class MiniCpm5(ParameterToolParser):
     """MiniCPM 5: values with markup or line ends stand in CDATA."""
 
-    call = '<function name="'
-    header = re.compile(r'(?P<name>[^"<>]+)">')
-    parameter = '<param name="'
-    key = re.compile(r'(?P<key>[^"<>]+)">(?:(?P<cdata><!\[CDATA\[)|(?=[^<])|(?=<[^!]))')
+    call_start = '<function name="'
+    header_pattern = re.compile(r'(?P<name>[^"<>]+)">')
+    parameter_start = '<param name="'
+    key_pattern = re.compile(r'(?P<key>[^"<>]+)">(?:(?P<cdata><!\[CDATA\[)|(?=[^<])|(?=<[^!]))')
     value_end = "</param>"
     call_end = "</function>"
 
@@ -136,52 +136,52 @@ class MiniCpm5(ParameterCalls):
         return f"]]>{self.value_end}" if key["cdata"] else self.value_end
 
 
-class HyV3(ParameterCalls):
+class HyV3(ParameterToolParser):
     """Hunyuan 3; all of its marks end in the name of the edition."""
 
-    sections = ("<tool_calls:opensource>",)
-    call = "<tool_call:opensource>"
-    header = re.compile(r"\s*(?P<name>[^\s<>]+)\s*<tool_sep:opensource>")
-    parameter = "<arg_key:opensource>"
-    key = re.compile(r"\s*(?P<key>[^\s<>]+)\s*</arg_key:opensource>\s*<arg_value:opensource>")
+    section_markers = ("<tool_calls:opensource>",)
+    call_start = "<tool_call:opensource>"
+    header_pattern = re.compile(r"\s*(?P<name>[^\s<>]+)\s*<tool_sep:opensource>")
+    parameter_start = "<arg_key:opensource>"
+    key_pattern = re.compile(r"\s*(?P<key>[^\s<>]+)\s*</arg_key:opensource>\s*<arg_value:opensource>")
     value_end = "</arg_value:opensource>"
     call_end = "</tool_call:opensource>"
-    ends = ("</tool_calls:opensource>",)
+    end_markers = ("</tool_calls:opensource>",)
 
 
-class SolarOpen2(ParameterCalls):
+class SolarOpen2(ParameterToolParser):
     """Solar Open 2. The notation is that of vLLM's parser of the same name."""
 
-    call = "<|tool_call:start|>"
-    header = re.compile(r"(?P<name>[^\s<>]+)[^\S\n]*\n")
-    parameter = "<|tool_arg:start|>"
-    key = re.compile(r"(?P<key>[^<>]+)<\|tool_arg:value\|>")
+    call_start = "<|tool_call:start|>"
+    header_pattern = re.compile(r"(?P<name>[^\s<>]+)[^\S\n]*\n")
+    parameter_start = "<|tool_arg:start|>"
+    key_pattern = re.compile(r"(?P<key>[^<>]+)<\|tool_arg:value\|>")
     value_end = "<|tool_arg:end|>"
     call_end = "<|tool_call:end|>"
 
 
-class LongCatPairs(ParameterCalls):
+class LongCatPairs(ParameterToolParser):
     """LongCat where it writes arguments one by one, as clients of Meituan's service have recorded it; see also :class:`listed.LongCat`."""
 
-    call = "<longcat_tool_call>"
-    header = re.compile(r"\s*(?P<name>[^\s<>{}\"]+)\s*(?=<longcat_arg_key>|</longcat_tool_call>)")
-    parameter = "<longcat_arg_key>"
-    key = re.compile(r"\s*(?P<key>[^\s<>]+)\s*</longcat_arg_key>\s*<longcat_arg_value>")
+    call_start = "<longcat_tool_call>"
+    header_pattern = re.compile(r"\s*(?P<name>[^\s<>{}\"]+)\s*(?=<longcat_arg_key>|</longcat_tool_call>)")
+    parameter_start = "<longcat_arg_key>"
+    key_pattern = re.compile(r"\s*(?P<key>[^\s<>]+)\s*</longcat_arg_key>\s*<longcat_arg_value>")
     value_end = "</longcat_arg_value>"
     call_end = "</longcat_tool_call>"
 
 
-class KimiK3(ParameterCalls):
+class KimiK3(ParameterToolParser):
     """Kimi K3, which says of each value whether it is a text."""
 
-    sections = ("<|open|>tools<|sep|>",)
-    call = '<|open|>call tool="'
-    header = re.compile(r'(?P<name>[^"<>]+)"(?: index="\d+")?<\|sep\|>')
-    parameter = '<|open|>argument key="'
-    key = re.compile(r'(?P<key>[^"<>]+)"(?: type="(?P<type>\w+)")?<\|sep\|>')
+    section_markers = ("<|open|>tools<|sep|>",)
+    call_start = '<|open|>call tool="'
+    header_pattern = re.compile(r'(?P<name>[^"<>]+)"(?: index="\d+")?<\|sep\|>')
+    parameter_start = '<|open|>argument key="'
+    key_pattern = re.compile(r'(?P<key>[^"<>]+)"(?: type="(?P<type>\w+)")?<\|sep\|>')
     value_end = "<|close|>argument<|sep|>"
     call_end = "<|close|>call<|sep|>"
-    ends = ("<|close|>tools<|sep|>", "<|close|>message<|sep|>")
+    end_markers = ("<|close|>tools<|sep|>", "<|close|>message<|sep|>")
 
     def value_types(self, name: str, key: re.Match[str]) -> Types:
         types = super().value_types(name, key)

@@ -75,7 +75,7 @@ class NgramIndex:
     def _common(self, tokens: Sequence[int], place: int) -> int:
         """How many tokens before a place equal those at the end; at least N do."""
         length, end = self.shortest, len(tokens)
-        most = min(self.longest, place - self._first)
-        while length < most and tokens[place - 1 - length] == tokens[end - 1 - length]:
+        max_tokens = min(self.longest, place - self._first)
+        while length < max_tokens and tokens[place - 1 - length] == tokens[end - 1 - length]:
             length += 1
         return length

@@ -37,7 +37,7 @@ class PromptLookup(Proposer):
         place = index.find(tokens)
         if place == NOWHERE:
             return []
-        return follow(tokens, place, sequence.most)
+        return follow(tokens, place, sequence.max_tokens)
 
 
 def follow(tokens: Sequence[int], place: int, count: int) -> list[int]:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from dovetail.nn.weights import Products
+from dovetail.nn.weights import TwoLevelScales
 
 
 class Codes(NamedTuple):
@@ -27,8 +27,8 @@ class Codes(NamedTuple):
     """
 
     codes: Tensor
-    scales: Tensor | Products
-    mins: Tensor | Products | None = None
+    scales: Tensor | TwoLevelScales
+    mins: Tensor | TwoLevelScales | None = None
 
 
 Unpack = Callable[[Tensor], Codes]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dovetail.api import CheckpointError, LazyTensor
-from dovetail.nn import AffineWeight, Products, QuantFormat, StoredWeight
+from dovetail.nn import AffineWeight, QuantFormat, StoredWeight, TwoLevelScales
 from dovetail_quant_gguf.types import TYPES
 
 # Weights unpacked at once: enough that the fixed costs of a dozen operations do not show (a quarter as many take half as long again), and
@@ -34,12 +34,12 @@ class GgufWeight(StoredWeight):
         self.shape = (data.shape[0], data.shape[1] // self.layout.bytes * self.layout.weights)
 
     def rows(self, start: int, stop: int, dtype: torch.dtype) -> Tensor:
-        return self._dequantized(self.data[start:stop], dtype)
+        return self._dequantize(self.data[start:stop], dtype)
 
     def take(self, ids: Tensor, dtype: torch.dtype) -> Tensor:
-        return self._dequantized(self.data[ids], dtype)
+        return self._dequantize(self.data[ids], dtype)
 
-    def reordered(self, order: Tensor) -> GgufWeight:
+    def reorder(self, order: Tensor) -> GgufWeight:
         return GgufWeight(self.data[order.to(self.data.device)], self.type)
 
     def to(self, device: torch.device) -> GgufWeight:
@@ -88,7 +88,7 @@ class GgufWeight(StoredWeight):
     def _blocks(self, data: Tensor) -> Tensor:
         return data.reshape(-1, self.layout.bytes)
 
-    def _dequantized(self, data: Tensor, dtype: torch.dtype) -> Tensor:
+    def _dequantize(self, data: Tensor, dtype: torch.dtype) -> Tensor:
         """uint8 ``[n, bytes of a row]`` → ``[n, K]``."""
         n, k, step = data.shape[0], self.shape[1], self._step()
         if 0 < n <= step:
@@ -143,24 +143,24 @@ class GgufFormat(QuantFormat):
         layout = TYPES[lazy.type]
         step = max(1, CHUNK // data.shape[1])
         for start in range(0, data.shape[0], step):
-            broken = layout.broken(data[start : start + step].reshape(-1, layout.bytes))
-            if broken.any():
-                row = start + int(broken.nonzero()[0]) // (data.shape[1] // layout.bytes)
+            has_bad_scale = layout.has_bad_scale(data[start : start + step].reshape(-1, layout.bytes))
+            if has_bad_scale.any():
+                row = start + int(has_bad_scale.nonzero()[0]) // (data.shape[1] // layout.bytes)
                 raise CheckpointError(
                     f"tensor {lazy.name} ({lazy.type}) holds a scale that is infinite or not a number, in row {row}",
                     "the file is damaged, or the model was broken before it was quantized; download it again",
                 )
 
 
-def _by_rows(values: Tensor | Products, n: int) -> Tensor | Products:
+def _by_rows(values: Tensor | TwoLevelScales, n: int) -> Tensor | TwoLevelScales:
     """Numbers of each block → those of each row."""
-    if isinstance(values, Products):
-        return Products(values.units.view(n, -1), values.codes.view(n, -1))
+    if isinstance(values, TwoLevelScales):
+        return TwoLevelScales(values.units.view(n, -1), values.codes.view(n, -1))
     return values.view(n, -1)
 
 
-def _cat(parts: list[Tensor | Products]) -> Tensor | Products:
-    products = [p for p in parts if isinstance(p, Products)]
+def _cat(parts: list[Tensor | TwoLevelScales]) -> Tensor | TwoLevelScales:
+    products = [p for p in parts if isinstance(p, TwoLevelScales)]
     if products:
-        return Products(torch.cat([p.units for p in products]), torch.cat([p.codes for p in products]))
+        return TwoLevelScales(torch.cat([p.units for p in products]), torch.cat([p.codes for p in products]))
     return torch.cat([p for p in parts if isinstance(p, Tensor)])

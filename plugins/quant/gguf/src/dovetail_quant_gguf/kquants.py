@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dovetail.nn.weights import Products
+from dovetail.nn.weights import TwoLevelScales
 from dovetail_quant_gguf.blocks import Codes, fields, half
 
 
@@ -17,7 +17,7 @@ def q2_k(blocks: Tensor) -> Codes:
     """16 bytes (nibbles: scale, minimum), 64 bytes of 2-bit codes, d, dmin."""
     small = blocks[:, :16]
     codes = fields(blocks[:, 16:80].unflatten(1, (2, 32)), 2).flatten(1)
-    return Codes(codes, Products(half(blocks, 80), small & 15), Products(-half(blocks, 82), small >> 4))
+    return Codes(codes, TwoLevelScales(half(blocks, 80), small & 15), TwoLevelScales(-half(blocks, 82), small >> 4))
 
 
 def q3_k(blocks: Tensor) -> Codes:
@@ -29,7 +29,7 @@ def q3_k(blocks: Tensor) -> Codes:
     low = fields(blocks[:, 96:104], 4).flatten(1)
     top = fields(blocks[:, 104:108], 2).flatten(1)
     scales = (low | (top << 4)).sub_(32).view(torch.int8)
-    return Codes(codes, Products(half(blocks, 108), scales))
+    return Codes(codes, TwoLevelScales(half(blocks, 108), scales))
 
 
 def q4_k(blocks: Tensor) -> Codes:
@@ -50,10 +50,10 @@ def q6_k(blocks: Tensor) -> Codes:
     codes = fields(blocks[:, :128].unflatten(1, (2, 64)), 4).flatten(1)
     high = fields(blocks[:, 128:192].unflatten(1, (2, 32)), 2).flatten(1)
     codes = codes.add_(high, alpha=16).sub_(32).view(torch.int8)
-    return Codes(codes, Products(half(blocks, 208), blocks[:, 192:208].view(torch.int8).contiguous()))
+    return Codes(codes, TwoLevelScales(half(blocks, 208), blocks[:, 192:208].view(torch.int8).contiguous()))
 
 
-def _scales(blocks: Tensor) -> tuple[Products, Products]:
+def _scales(blocks: Tensor) -> tuple[TwoLevelScales, TwoLevelScales]:
     """The 6-bit scales and minimums of 8 groups, from bytes 4 to 15 (after d and dmin).
 
     Four bytes hold the first four scales, four the first four minimums, in their lower 6 bits; four hold the last scales (low nibble)
@@ -62,4 +62,4 @@ def _scales(blocks: Tensor) -> tuple[Products, Products]:
     first, second, last = blocks[:, 4:8], blocks[:, 8:12], blocks[:, 12:16]
     scales = torch.cat((first & 63, (last & 15) | ((first >> 6) << 4)), 1)
     mins = torch.cat((second & 63, (last >> 4) | ((second >> 6) << 4)), 1)
-    return Products(half(blocks, 0), scales), Products(-half(blocks, 2), mins)
+    return TwoLevelScales(half(blocks, 0), scales), TwoLevelScales(-half(blocks, 2), mins)

@@ -20,7 +20,7 @@ def lookup(table: Tensor, index: Tensor) -> Tensor:
 def bits(device: torch.device, unset: int, set: int) -> Tensor:
     """A byte → its eight bits, lowest first, each as one of two int8 values: int64 ``[256]``."""
     ones = (torch.arange(256)[:, None] >> torch.arange(8)) & 1
-    return _packed(torch.where(ones == 1, set, unset), device)
+    return _pack(torch.where(ones == 1, set, unset), device)
 
 
 @cache
@@ -40,14 +40,14 @@ def even_signs(device: torch.device) -> Tensor:
 @cache
 def grid(type: str, device: torch.device) -> Tensor:
     """The points that the codes of an i-quant stand for: int64 (eight coordinates) or int32 (four) ``[points]``."""
-    return _packed(_points(type), device)
+    return _pack(_points(type), device)
 
 
 @cache
 def shifted_grid(type: str, device: torch.device) -> Tensor:
     """The points of a 1-bit grid in eighths, moved up by an eighth, then all of them moved down: int64 ``[2 * points]``."""
     points = _points(type) * 8
-    return _packed(torch.cat((points + 1, points - 1)), device)
+    return _pack(torch.cat((points + 1, points - 1)), device)
 
 
 @cache
@@ -56,7 +56,7 @@ def codebook(values: tuple[int, ...], device: torch.device) -> tuple[Tensor, Ten
     index = torch.arange(1 << 16)
     pairs = torch.stack((index & 255, index >> 8), -1)  # little-endian
     book = torch.tensor(values, dtype=torch.int8)
-    return _packed(book[pairs & 15], device), _packed(book[pairs >> 4], device)
+    return _pack(book[pairs & 15], device), _pack(book[pairs >> 4], device)
 
 
 def _points(type: str) -> Tensor:
@@ -67,7 +67,7 @@ def _points(type: str) -> Tensor:
     return torch.from_numpy(quant.grid).reshape(quant.grid_shape)
 
 
-def _packed(entries: Tensor, device: torch.device) -> Tensor:
+def _pack(entries: Tensor, device: torch.device) -> Tensor:
     """Rows of 2, 4 or 8 small integers → one integer each."""
     dtype = {2: torch.int16, 4: torch.int32, 8: torch.int64}[entries.shape[-1]]
     return entries.to(torch.int8).contiguous().view(dtype).flatten().to(device)

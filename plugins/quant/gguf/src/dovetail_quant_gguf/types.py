@@ -35,7 +35,7 @@ class GgmlType:
         """uint8 ``[B, bytes]`` → float32 ``[B, weights]``."""
         return blocks.dequantize(self.unpack(data))
 
-    def broken(self, data: Tensor) -> Tensor:
+    def has_bad_scale(self, data: Tensor) -> Tensor:
         """Which blocks hold a scale that is not finite: uint8 ``[B, bytes]`` → bool ``[B]``."""
         found = data.new_zeros(data.shape[0]).bool()
         for field in self.floats:

@@ -35,7 +35,7 @@ class PLUGIN_CLASSAttention(AttentionBackend):
     """Keys and values of a layer lie in one tensor ``[2, blocks, block_size, K, D]``."""
 
     def allocate(self, spec: AttentionSpec, blocks: int) -> Tensor:
-        shape = (2, blocks, self.block_size, spec.kv_heads, spec.head_dim)
+        shape = (2, blocks, self.block_size, spec.num_kv_heads, spec.head_dim)
         # Zeros: a value that is masked must still be a number.
         return torch.zeros(shape, dtype=self.kv_dtype, device=self.device)
 
@@ -57,16 +57,16 @@ class PLUGIN_CLASSAttention(AttentionBackend):
         self, q: Tensor, k: Tensor, v: Tensor, cache: Tensor, step: Step, index: KVIndex, spec: AttentionSpec
     ) -> Tensor:
         slots = cache.flatten(1, 2)  # [2, blocks * block_size, K, D]
-        slots[0].index_copy_(0, index.slots, k.to(self.kv_dtype))
-        slots[1].index_copy_(0, index.slots, v.to(self.kv_dtype))
+        slots[0].index_copy_(0, index.slot_mapping, k.to(self.kv_dtype))
+        slots[1].index_copy_(0, index.slot_mapping, v.to(self.kv_dtype))
         out = torch.empty_like(q)
-        requests: list[Request] = index.work
+        requests: list[Request] = index.metadata
         for request in requests:
             gathered = cache[:, request.blocks].flatten(1, 2)[:, : request.length]  # [2, L, K, D]
             keys, values = gathered.to(q.dtype).transpose(1, 2)[:, None]  # [1, K, L, D] each
             queries = q[request.start : request.stop].transpose(0, 1)[None]  # [1, H, T, D]
             attended = F.scaled_dot_product_attention(
-                queries, keys, values, attn_mask=request.mask, scale=spec.scale, enable_gqa=spec.heads != spec.kv_heads
+                queries, keys, values, attn_mask=request.mask, scale=spec.scale, enable_gqa=spec.num_heads != spec.num_kv_heads
             )
             out[request.start : request.stop] = attended[0].transpose(0, 1)
         return out

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dovetail.api import AttentionNeed, ModelConfig
+from dovetail.api import AttentionRequirement, ModelConfig
 from pydantic import Field, model_validator
 
 
@@ -27,5 +27,5 @@ class PLUGIN_CLASSConfig(ModelConfig):
     def head_dim(self) -> int:
         return self.hidden_size // self.num_attention_heads
 
-    def attention_needs(self) -> tuple[AttentionNeed, ...]:
-        return (AttentionNeed(kind="sliding" if self.sliding_window else "full", head_dim=self.head_dim),)
+    def attention_requirements(self) -> tuple[AttentionRequirement, ...]:
+        return (AttentionRequirement(kind="sliding" if self.sliding_window else "full", head_dim=self.head_dim),)

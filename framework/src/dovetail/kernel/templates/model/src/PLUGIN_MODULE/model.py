@@ -23,8 +23,8 @@ class Block(nn.Module):
             ctx,
             f"{name}.self_attn",
             channels=c.hidden_size,
-            heads=c.num_attention_heads,
-            kv_heads=c.num_key_value_heads,
+            num_heads=c.num_attention_heads,
+            num_kv_heads=c.num_key_value_heads,
             head_dim=c.head_dim,
             window=c.sliding_window,
         )

@@ -28,7 +28,7 @@ class PLUGIN_CLASSProposer(Proposer):
         followers = dict(pairwise(sequence.tokens[-self.config.memory :]))
         found: list[int] = []
         token = sequence.tokens[-1]
-        while len(found) < sequence.most and token in followers:
+        while len(found) < sequence.max_tokens and token in followers:
             token = followers[token]
             found.append(token)
         return found

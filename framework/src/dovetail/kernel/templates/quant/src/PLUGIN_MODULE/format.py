@@ -34,7 +34,7 @@ class PLUGIN_CLASSWeight(StoredWeight):
     def take(self, ids: Tensor, dtype: torch.dtype) -> Tensor:
         return (self.codes[ids] * self.scales[ids, None]).to(dtype)
 
-    def reordered(self, order: Tensor) -> PLUGIN_CLASSWeight:
+    def reorder(self, order: Tensor) -> PLUGIN_CLASSWeight:
         return PLUGIN_CLASSWeight(self.codes[order], self.scales[order])
 
     def to(self, device: torch.device) -> PLUGIN_CLASSWeight:

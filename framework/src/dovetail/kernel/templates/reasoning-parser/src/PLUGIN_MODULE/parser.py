@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dovetail.api.parsing import TaggedReasoning
+from dovetail.api.parsing import TaggedReasoningParser
 
 
-class PLUGIN_CLASSParser(TaggedReasoning):
+class PLUGIN_CLASSParser(TaggedReasoningParser):
     """See :class:`dovetail.api.ReasoningParser`."""
 
-    starts = ("<PLUGIN_NAME>",)
-    ends = ("</PLUGIN_NAME>",)
+    start_markers = ("<PLUGIN_NAME>",)
+    end_markers = ("</PLUGIN_NAME>",)

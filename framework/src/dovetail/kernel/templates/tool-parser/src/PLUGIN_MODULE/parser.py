@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dovetail.api import CallFrame, Tool
-from dovetail.api.parsing import JsonCalls
+from dovetail.api import CallFormat, Tool
+from dovetail.api.parsing import JsonToolParser
 
 
-class PLUGIN_CLASSParser(JsonCalls):
+class PLUGIN_CLASSParser(JsonToolParser):
     """See :class:`dovetail.api.ToolParser`."""
 
-    starts = ("<PLUGIN_NAME>",)
-    ends = ("</PLUGIN_NAME>",)
+    start_markers = ("<PLUGIN_NAME>",)
+    end_markers = ("</PLUGIN_NAME>",)
 
     @classmethod
-    def frame(cls, tools: Sequence[Tool]) -> CallFrame:
+    def call_format(cls, tools: Sequence[Tool]) -> CallFormat:
         before = '<PLUGIN_NAME>\n{"name": %s, "arguments": '
-        return CallFrame(cls.json_frame(tools, before, "}\n</PLUGIN_NAME>"), separator="\n")
+        return CallFormat(cls.json_call_markers(tools, before, "}\n</PLUGIN_NAME>"), separator="\n")

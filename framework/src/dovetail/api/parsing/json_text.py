@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from dovetail.api.parsing.reader import Markers, Reader, Steps
+from dovetail.api.parsing.reader import EventGenerator, Markers, Reader
 
 _OUTSIDE = re.compile(r"[\w\s,:.+-]*")
 _INSIDE = re.compile(r'[^"\\]*')
@@ -61,45 +61,45 @@ class _Extent:
         return at, False
 
 
-def read_value(reader: Reader, each: Callable[[str], Any]) -> Steps[None]:
+def read_value(reader: Reader, emit: Callable[[str], Any]) -> EventGenerator[None]:
     """Read a JSON value that stands here, without its white space.
 
     Args:
-        each: see :meth:`Reader.until`. Malformed JSON is handed out as it stands, as far as it may be told where it ends.
+        emit: see :meth:`Reader.read_until`. Malformed JSON is handed out as it stands, as far as it may be told where it ends.
     """
     first = yield from reader.peek()
     if first in ("{", "[", '"'):
-        yield from reader.scan(_Extent(), each)
+        yield from reader.scan(_Extent(), emit)
     elif _SCALAR_BEGIN.match(first):
         found = yield from reader.match(_SCALAR)
-        if found and (event := each(found[0])) is not None:
+        if found and (event := emit(found[0])) is not None:
             yield event
 
 
-def read_string(reader: Reader, each: Callable[[str], Any]) -> Steps[None]:
+def read_string(reader: Reader, emit: Callable[[str], Any]) -> EventGenerator[None]:
     """Read a JSON string, and hand out the text that it stands for.
 
     Args:
         reader: before the string's first quotation mark.
-        each: see :meth:`Reader.until`. Halves of surrogate pairs become U+FFFD, and a backslash that begins no escape stands for itself.
+        emit: see :meth:`Reader.read_until`. Halves of surrogate pairs become U+FFFD, and a backslash that begins no escape stands for itself.
     """
     reader.skip()
-    while (yield from reader.until(_STRING_PARTS, each)) == "\\":
-        if (event := each((yield from _read_escape(reader)))) is not None:
+    while (yield from reader.read_until(_STRING_PARTS, emit)) == "\\":
+        if (event := emit((yield from _read_escape(reader)))) is not None:
             yield event
 
 
-def _read_escape(reader: Reader) -> Steps[str]:
+def _read_escape(reader: Reader) -> EventGenerator[str]:
     """Read what follows a backslash; "" for an escape that the end of the text cut off."""
     found = yield from reader.match(_ESCAPE)
     if not found:
-        reader.drop()
+        reader.skip_available()
         return ""
     text = f"\\{found[0]}"
     if text[2:3] in ("d", "D") and text[3] in "89abAB":
         low = yield from reader.match(_LOW_SURROGATE)
         if not low:
-            reader.drop()
+            reader.skip_available()
             return ""
         text += low[0]
     if text == "\\":

@@ -15,14 +15,14 @@ from dovetail.engine.process.ipc import PrivateSocket, on_exit
 from dovetail.kernel.plan import Plan
 
 
-class EngineChild:
+class EngineProcess:
     """Starts the process and tells it what to run."""
 
     def __init__(self, plan: Plan, args: EngineArgs) -> None:
         self._socket = PrivateSocket(zmq.DEALER)
         command = [sys.executable, "-m", "dovetail.engine.process.engine_process", self._socket.address]
         self._child = subprocess.Popen(command, stdin=subprocess.PIPE)
-        self.send(m.Start(plan.model_dump_json(), args.dumped()))
+        self.send(m.Start(plan.model_dump_json(), args.to_json()))
 
     def send(self, message: m.Message) -> None:
         self._socket.socket.send(m.encode(message))

@@ -29,8 +29,8 @@ def summarize(outcomes: Sequence[Outcome], seconds: float, goodput: Mapping[str,
         "request_goodput": sum(_is_good(o, goodput) for o in good) / seconds if goodput else None,
         "output_throughput": outputs / seconds,
         "total_token_throughput": (inputs + outputs) / seconds,
-        "max_output_tokens_per_s": _busiest_second(good),
-        "max_concurrent_requests": _most_at_once(good),
+        "max_output_tokens_per_s": _peak_throughput(good),
+        "max_concurrent_requests": _peak_concurrency(good),
     }
 
 
@@ -65,7 +65,7 @@ def _is_good(outcome: Outcome, limits: Mapping[str, float]) -> bool:
     return all(values[name] <= limit for name, limit in limits.items())
 
 
-def _busiest_second(good: Sequence[Outcome]) -> float:
+def _peak_throughput(good: Sequence[Outcome]) -> float:
     """Pieces that came in the second in which most came."""
     if not good:
         return 0.0
@@ -73,7 +73,7 @@ def _busiest_second(good: Sequence[Outcome]) -> float:
     return float(np.bincount([int(at - start) for outcome in good for at in outcome.times]).max())
 
 
-def _most_at_once(good: Sequence[Outcome]) -> int:
+def _peak_concurrency(good: Sequence[Outcome]) -> int:
     """Requests in flight when most were."""
     # Of an end and a start at the same time, the end comes first.
     events = sorted([(o.started, 1) for o in good] + [(o.times[-1], -1) for o in good])

@@ -16,7 +16,7 @@ BLOCK = 64
 """The 64 likeliest of 49,152 tokens are then sought among 768 maxima and 4,096 candidates."""
 
 
-def likeliest(scores: Tensor, width: int) -> tuple[Tensor, Tensor]:
+def stable_topk(scores: Tensor, width: int) -> tuple[Tensor, Tensor]:
     """The first tokens of each line by score.
 
     The W likeliest tokens lie in the W blocks with the greatest maxima (for a token elsewhere, each of these W blocks holds one that comes before it), so
@@ -36,14 +36,14 @@ def likeliest(scores: Tensor, width: int) -> tuple[Tensor, Tensor]:
     padded = F.pad(scores, (0, -vocabulary % BLOCK), value=-torch.inf) if vocabulary % BLOCK else scores
     blocks = padded.view(lines, -1, BLOCK)
     maxima = blocks.amax(-1)
-    _, best = _top(maxima, torch.arange(maxima.shape[1], device=scores.device), width)  # [L, W]
+    _, best = _stable_top_places(maxima, torch.arange(maxima.shape[1], device=scores.device), width)  # [L, W]
     candidates = blocks.gather(1, best[:, :, None].expand(-1, -1, BLOCK)).view(lines, -1)  # [L, W * B]
     ids = (best[:, :, None] * BLOCK + torch.arange(BLOCK, device=scores.device)).view(lines, -1)
-    place, chosen = _top(candidates, ids, width)
+    place, chosen = _stable_top_places(candidates, ids, width)
     return candidates.gather(1, place), chosen.clamp_(max=vocabulary - 1)
 
 
-def _top(scores: Tensor, ids: Tensor, width: int) -> tuple[Tensor, Tensor]:
+def _stable_top_places(scores: Tensor, ids: Tensor, width: int) -> tuple[Tensor, Tensor]:
     """Places and ids (which may be in any order) of the first ``width`` of each line by score, then by id."""
     # An int64 that orders as (score, -id): the bits of a float order as integers once those of negative ones are turned around. + 0.0 makes -0 a 0.
     bits = (scores + 0.0).view(torch.int32)

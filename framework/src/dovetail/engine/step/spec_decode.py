@@ -15,21 +15,21 @@ from dataclasses import dataclass
 
 from dovetail.api.proposer import DraftRequest, Proposer, ProposerContext
 from dovetail.engine.engine_request import Request
-from dovetail.engine.kv.groups import CacheGroup
+from dovetail.engine.kv.groups import KVCacheGroup
 from dovetail.kernel.discovery import import_dotted
 from dovetail.kernel.plan import Plan
 
 logger = logging.getLogger("dovetail.engine")
 
-PATIENCE = 3
+MAX_MISSES = 3
 """Guesses without a right token in a row before a stream rests. Prompt lookup in source code gives 1.18 tokens a step with 0.5 guessed ones; 1.23 with 0.6
 if streams never rest, and 1.15 with 0.4 if they rest after the second."""
-LONGEST_REST = 32
+MAX_REST_STEPS = 32
 """Steps without a guess after which a stream is tried again at the latest, however wrong its guesses were."""
 
 
 @dataclass(frozen=True)
-class EngineContext(ProposerContext):
+class EngineProposerContext(ProposerContext):
     """What the framework's own proposers know besides.
 
     Attributes:
@@ -50,7 +50,7 @@ class CachingProposer(Proposer):
 
     @property
     @abstractmethod
-    def groups(self) -> list[CacheGroup]:
+    def groups(self) -> list[KVCacheGroup]:
         """Of its KV cache."""
 
     @property
@@ -73,24 +73,24 @@ class CachingProposer(Proposer):
     def wake_up(self, tags: list[str] | None) -> None: ...
 
 
-class Trust:
+class DraftLengthControl:
     """How many tokens to guess for one stream, by its recent luck.
 
     Guesses that all came true double the number, up to the limit; if some did, one more than those is guessed next. If none did, the number is halved, and
-    past :data:`PATIENCE` such times in a row the stream rests for 1, 3, 7, … steps, at most :data:`LONGEST_REST`. A stream that cannot be guessed thus
+    past :data:`MAX_MISSES` such times in a row the stream rests for 1, 3, 7, … steps, at most :data:`MAX_REST_STEPS`. A stream that cannot be guessed thus
     carries one guessed token in 33 steps.
     """
 
-    def __init__(self, most: int) -> None:
-        self.most = most
-        self.length = most
+    def __init__(self, max_length: int) -> None:
+        self.max_length = max_length
+        self.length = max_length
         self.misses = 0
-        self.rest = 0
+        self.rest_steps = 0
 
-    def ask(self) -> int:
+    def next_length(self) -> int:
         """How many tokens to guess in the next step."""
-        if self.rest:
-            self.rest -= 1
+        if self.rest_steps:
+            self.rest_steps -= 1
             return 0
         return self.length
 
@@ -98,35 +98,35 @@ class Trust:
         """A step has checked a guess: ``right`` tokens came true, and whether one came that did not."""
         if right:
             self.misses = 0
-            self.length = min(self.most, right + 1 if wrong else 2 * self.length)
+            self.length = min(self.max_length, right + 1 if wrong else 2 * self.length)
         elif wrong:
             self.misses += 1
             self.length = max(1, self.length // 2)
-            self.rest = min(2 ** max(0, self.misses - PATIENCE) - 1, LONGEST_REST)
+            self.rest_steps = min(2 ** max(0, self.misses - MAX_MISSES) - 1, MAX_REST_STEPS)
 
 
 @dataclass
-class Record:
+class DraftRecord:
     """A stream's last guess, and where in its tokens it was made."""
 
-    trust: Trust
+    control: DraftLengthControl
     guess: list[int]
     place: int = 0
 
-    def learn(self, tokens: Sequence[int]) -> None:
+    def verify(self, tokens: Sequence[int]) -> None:
         """Compare the guess with what has come since."""
         came = tokens[self.place :]
         pairs = zip(self.guess, came, strict=False)
         first_wrong = next((place for place, (guessed, token) in enumerate(pairs) if guessed != token), None)
         if first_wrong is not None:
-            self.trust.observe(first_wrong, wrong=True)
+            self.control.observe(first_wrong, wrong=True)
         else:
-            self.trust.observe(min(len(self.guess), len(came)), wrong=False)
+            self.control.observe(min(len(self.guess), len(came)), wrong=False)
         self.guess = []
 
 
 class Speculation:
-    """Sets :attr:`Request.draft` before each step.
+    """Sets :attr:`Request.draft_token_ids` before each step.
 
     Args:
         num_tokens: to guess at a time, at most.
@@ -139,11 +139,11 @@ class Speculation:
         self.num_tokens = num_tokens
         self.vocab_size = vocab_size
         self.max_tokens = max_tokens
-        self.off = False
-        self._records: dict[Request, Record] = {}
+        self.disabled = False
+        self._draft_records: dict[Request, DraftRecord] = {}
 
     @classmethod
-    def of(
+    def from_plan(
         cls, plan: Plan, vocab_size: int, *, max_seqs: int, max_tokens: int, block_size: int, eager: bool
     ) -> Speculation | None:
         """What the Plan asks for, a draft model's weights loaded; None without speculative decoding."""
@@ -151,7 +151,7 @@ class Speculation:
             return None
         assert plan.proposer_config_class is not None
         config = import_dotted(plan.proposer_config_class).model_validate(plan.proposer_config)
-        context = EngineContext(
+        context = EngineProposerContext(
             vocab_size=vocab_size,
             max_seqs=max_seqs,
             num_tokens=plan.num_speculative_tokens,
@@ -166,7 +166,7 @@ class Speculation:
     # -- memory
 
     @property
-    def groups(self) -> list[CacheGroup]:
+    def groups(self) -> list[KVCacheGroup]:
         return self.proposer.groups if isinstance(self.proposer, CachingProposer) else []
 
     @property
@@ -193,14 +193,14 @@ class Speculation:
 
     def draft(self, requests: Sequence[Request]) -> None:
         """Give each running stream its guess for the next step; every token of theirs has reached the host."""
-        if self.off:
+        if self.disabled:
             return
-        asked: list[Request] = []
+        requested: list[Request] = []
         sequences: list[DraftRequest] = []
         for request in requests:
-            request.draft = []
-            if most := self._most(request):
-                asked.append(request)
+            request.draft_token_ids = []
+            if most := self._max_draft_tokens(request):
+                requested.append(request)
                 sequences.append(DraftRequest(request.id, request.tokens, most))
         if not sequences:
             return
@@ -209,55 +209,55 @@ class Speculation:
         except Exception:
             # The device may be out of memory, or a plugin broken; either is no reason to fail requests that do not need it.
             logger.exception("speculative decoding is off: the proposer failed")
-            self.off = True
+            self.disabled = True
             return
         # Guesses get what streams leave of a step.
         spare = self.max_tokens - len(requests)
-        for request, guess in zip(asked, guesses, strict=True):
-            guess = self._usable(request, guess[: max(0, spare)])
+        for request, guess in zip(requested, guesses, strict=True):
+            guess = self._trim_draft(request, guess[: max(0, spare)])
             spare -= len(guess)
-            request.draft = guess
-            record = self._records[request]
+            request.draft_token_ids = guess
+            record = self._draft_records[request]
             record.guess, record.place = guess, len(request.tokens)
 
     def forget(self, request: Request) -> None:
         """The request has ended."""
-        if self._records.pop(request, None) is not None and not self.off:
+        if self._draft_records.pop(request, None) is not None and not self.disabled:
             self.proposer.forget([request.id])
 
-    def _most(self, request: Request) -> int:
+    def _max_draft_tokens(self, request: Request) -> int:
         # A prompt that is not computed yet has no next token, and one that has lost its blocks must be computed anew first.
-        if request.pending != 1 or request.unseen:
+        if request.num_pending_tokens != 1 or request.num_in_flight_tokens:
             return 0
         # The step adds a token of its own to the guesses.
-        room = request.max_len - request.total - 1
+        room = request.max_len - request.num_tokens - 1
         if room <= 0:
             return 0
-        record = self._records.get(request)
+        record = self._draft_records.get(request)
         if record is None:
-            record = self._records[request] = Record(Trust(self.num_tokens), [])
+            record = self._draft_records[request] = DraftRecord(DraftLengthControl(self.num_tokens), [])
         elif record.guess:
-            record.learn(request.tokens)
-        return min(record.trust.ask(), room)
+            record.verify(request.tokens)
+        return min(record.control.next_length(), room)
 
     def _propose(self, sequences: Sequence[DraftRequest]) -> list[list[int]]:
         guesses = self.proposer.propose(sequences)
         if len(guesses) != len(sequences):
             raise ValueError(f"{len(guesses)} guesses for {len(sequences)} sequences")
         for sequence, guess in zip(sequences, guesses, strict=True):
-            if len(guess) > sequence.most:
-                raise ValueError(f"{len(guess)} tokens guessed where at most {sequence.most} were asked for")
+            if len(guess) > sequence.max_tokens:
+                raise ValueError(f"{len(guess)} tokens guessed where at most {sequence.max_tokens} were asked for")
             for token in guess:
                 if not 0 <= token < self.vocab_size:
                     raise ValueError(f"token {token} guessed with a vocabulary of {self.vocab_size}")
         return guesses
 
-    def _usable(self, request: Request, guess: list[int]) -> list[int]:
+    def _trim_draft(self, request: Request, guess: list[int]) -> list[int]:
         """The guess up to where it could no longer come true, or would end the output."""
         for count, token in enumerate(guess):
-            if token in request.end_ids:
+            if token in request.end_token_ids:
                 # Before its min_tokens, a token that would end the output cannot be drawn.
-                ends = request.output_len + count + 1 > request.params.min_tokens
+                ends = request.num_output_tokens + count + 1 > request.params.min_tokens
                 guess = guess[: count + ends]
                 break
         if request.grammar is not None and guess:

@@ -9,22 +9,22 @@ from typing import Any, Self
 from dovetail.api.errors import DovetailError, EngineDeadError
 from dovetail.engine import messages as m
 from dovetail.engine.args import EngineArgs
-from dovetail.engine.grammars.checks import check_structured
+from dovetail.engine.grammars.checks import check_structured_outputs
 from dovetail.engine.output.pooled import Pooled
 from dovetail.engine.output.processor import OutputProcessor
-from dovetail.engine.process.link import EngineLink
-from dovetail.engine.process.output_queue import Mailbox
-from dovetail.engine.request.checks import Limits, check_request, end_of_sequence_ids
+from dovetail.engine.process.delta_queue import DeltaQueue
+from dovetail.engine.process.engine_client import EngineClient
+from dovetail.engine.request.checks import ModelLimits, check_request, find_eos_token_ids
 from dovetail.engine.request.defaults import sampling_defaults
 from dovetail.engine.request.outputs import Delta
 from dovetail.engine.request.params import SamplingParams
-from dovetail.engine.request.pooling_params import NO_SAMPLING, PoolingParams, check_pooling, settled
+from dovetail.engine.request.pooling_params import NO_SAMPLING, PoolingParams, check_pooling, resolve_pooling_params
 from dovetail.engine.setup import load_tokenizer
 from dovetail.engine.text.tokenizer import Tokenizer
 from dovetail.kernel.plan import Plan
 
 
-class AsyncEngine(EngineLink):
+class AsyncEngine(EngineClient):
     """An engine that many coroutines use at once; use :meth:`start`, which reads the tokenizer while the process starts.
 
     Attributes:
@@ -38,15 +38,15 @@ class AsyncEngine(EngineLink):
         super().__init__(plan, args)
         self.tokenizer = tokenizer
         self.default_params: dict[str, Any] = sampling_defaults(plan, args)
-        self._config = plan.model_config_object()
+        self._config = plan.build_model_config()
         self.vocab_size: int = self._config.vocab_size
-        self.eos_ids = end_of_sequence_ids(plan)
+        self.eos_ids = find_eos_token_ids(plan)
         self._processor = OutputProcessor(tokenizer)
-        self._mailboxes: dict[str, Mailbox] = {}
-        self._vectors: dict[str, asyncio.Future[Pooled]] = {}
+        self._delta_queues: dict[str, DeltaQueue] = {}
+        self._pooling_futures: dict[str, asyncio.Future[Pooled]] = {}
 
     @classmethod
-    async def _make(cls, plan: Plan, args: EngineArgs) -> Self:
+    async def _create(cls, plan: Plan, args: EngineArgs) -> Self:
         return cls(plan, args, await asyncio.to_thread(load_tokenizer, plan, args.chat_template))
 
     @property
@@ -96,24 +96,24 @@ class AsyncEngine(EngineLink):
         self._check_alive()
         check_request(prompt_token_ids, params, self._limits)
         if params.structured_outputs is not None:
-            await asyncio.to_thread(check_structured, params.structured_outputs, self.plan)
+            await asyncio.to_thread(check_structured_outputs, params.structured_outputs, self.plan)
             self._check_alive()
         sequences = self._processor.add(
             request_id, prompt_token_ids, params, priority=priority, cache_salt=cache_salt, adapter=adapter
         )
-        mailbox = self._mailboxes[request_id] = Mailbox()
+        queue = self._delta_queues[request_id] = DeltaQueue()
         try:
             for sequence in sequences:
                 self._child.send(sequence)
             left = params.n
             while left:
-                deltas = await mailbox.take()
+                deltas = await queue.take()
                 for delta in deltas:
                     if delta.finish_reason is not None:
                         left -= 1
                 yield deltas
         finally:
-            del self._mailboxes[request_id]
+            del self._delta_queues[request_id]
             if (aborted := self._processor.abort(request_id)) and self.alive:
                 self._child.send(m.Abort(aborted))
 
@@ -137,45 +137,45 @@ class AsyncEngine(EngineLink):
             EngineDeadError: the engine is gone, or goes while this runs.
         """
         self._check_alive()
-        pooling = settled(params, self.plan)
+        pooling = resolve_pooling_params(params, self.plan)
         check_pooling(prompt_token_ids, pooling, self._limits, self._config.hidden_size)
-        assert request_id not in self._vectors
+        assert request_id not in self._pooling_futures
         new = m.NewRequest(request_id, prompt_token_ids, NO_SAMPLING, priority, cache_salt, adapter, pooling=pooling)
-        waiting = self._vectors[request_id] = asyncio.get_running_loop().create_future()
+        waiting = self._pooling_futures[request_id] = asyncio.get_running_loop().create_future()
         try:
             self._child.send(new)
             return await waiting
         finally:
-            del self._vectors[request_id]
+            del self._pooling_futures[request_id]
             if waiting.cancelled() and self.alive:
                 self._child.send(m.Abort([request_id]))
 
     @property
-    def _limits(self) -> Limits:
-        return Limits(self.max_model_len, self.vocab_size, self.args.max_logprobs)
+    def _limits(self) -> ModelLimits:
+        return ModelLimits(self.max_model_len, self.vocab_size, self.args.max_logprobs)
 
     def _take(self, outputs: list[m.TokenOutput]) -> None:
-        if self._vectors:
-            outputs = [output for output in outputs if not self._take_vector(output)]
+        if self._pooling_futures:
+            outputs = [output for output in outputs if not self._resolve_pooling(output)]
         deltas, aborts = self._processor.process(outputs)
         for request_id, new in deltas.items():
-            if mailbox := self._mailboxes.get(request_id):
-                mailbox.put(new)
+            if queue := self._delta_queues.get(request_id):
+                queue.put(new)
         if aborts:
             self._child.send(m.Abort(aborts))
 
-    def _take_vector(self, output: m.TokenOutput) -> bool:
-        waiting = self._vectors.get(output.id)
+    def _resolve_pooling(self, output: m.TokenOutput) -> bool:
+        waiting = self._pooling_futures.get(output.id)
         if waiting is None:
             return False
         if not waiting.done():
-            waiting.set_result(Pooled.of(output))
+            waiting.set_result(Pooled.from_output(output))
         return True
 
-    def _let_go(self, error: DovetailError) -> None:
-        super()._let_go(error)
-        for mailbox in self._mailboxes.values():
-            mailbox.fail(EngineDeadError(self.dead_reason))
-        for waiting in self._vectors.values():
+    def _fail_waiting(self, error: DovetailError) -> None:
+        super()._fail_waiting(error)
+        for queue in self._delta_queues.values():
+            queue.fail(EngineDeadError(self.dead_reason))
+        for waiting in self._pooling_futures.values():
             if not waiting.done():
                 waiting.set_exception(EngineDeadError(self.dead_reason))

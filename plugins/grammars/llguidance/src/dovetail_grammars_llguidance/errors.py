@@ -12,7 +12,7 @@ MAX_BYTES = {"json": 1 << 20, "choice": 1 << 20, "structural_tag": 1 << 20, "reg
 """Size of a text by kind. Rules take more time and stack a byte than schemas do."""
 
 
-def refused(source: GrammarSource, reason: str, hint: str = "") -> RequestError:
+def grammar_error(source: GrammarSource, reason: str, hint: str = "") -> RequestError:
     names = {"json": "JSON schema", "json_object": "form", "structural_tag": "structural tag"}
     return RequestError(f"the {names.get(source.kind, source.kind)} cannot be used: {reason}", hint, param=PARAM)
 
@@ -21,4 +21,4 @@ def read_json(source: GrammarSource) -> Any:
     try:
         return json.loads(source.text)
     except (ValueError, RecursionError) as error:
-        raise refused(source, f"it is not JSON ({error})") from None
+        raise grammar_error(source, f"it is not JSON ({error})") from None

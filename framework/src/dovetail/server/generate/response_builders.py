@@ -15,16 +15,16 @@ from fastapi import Request, Response
 from dovetail.engine.request.outputs import Delta
 from dovetail.server.context import ServerContext
 from dovetail.server.generate.chunks import ChunkWriter, usage
-from dovetail.server.generate.client_connection import ClientLeftError, while_connected
-from dovetail.server.generate.logprobs import TokenNames
-from dovetail.server.generate.run import Batches, Completion, collect, first_of, generate
-from dovetail.server.generate.sse import AnswerStream, EventStream, end
+from dovetail.server.generate.client_connection import ClientDisconnectedError, run_while_connected
+from dovetail.server.generate.logprobs import TokenFormatter
+from dovetail.server.generate.run import Batches, Completion, collect_completions, first_batch, generate
+from dovetail.server.generate.sse import GenerationStreamResponse, StreamEncoder, close_batches
 from dovetail.server.generation_job import Job
 from dovetail.server.http.errors import ApiError
 from dovetail.server.protocol.requests import GenerationRequest, Sampling
 
 
-class AnyAnswer(ABC):
+class ResponseBuilder(ABC):
     """What one request gets.
 
     Args:
@@ -36,47 +36,47 @@ class AnyAnswer(ABC):
         self.model = model
 
     @abstractmethod
-    async def made(self, batches: Batches) -> dict[str, Any]:
+    async def collect_response(self, batches: Batches) -> dict[str, Any]:
         """The answer, sent at once; ``batches`` are run to their end."""
 
     @abstractmethod
-    def stream(self) -> AnswerStream:
+    def stream_encoder(self) -> StreamEncoder:
         """The answer, sent as it is made."""
 
 
-class Answer(AnyAnswer):
+class CollectedResponseBuilder(ResponseBuilder):
     """One that is put together from completions."""
 
-    async def made(self, batches: Batches) -> dict[str, Any]:
-        return self.whole(await collect(batches, self.job.choices))
+    async def collect_response(self, batches: Batches) -> dict[str, Any]:
+        return self.build_response(await collect_completions(batches, self.job.num_choices))
 
     @abstractmethod
-    def whole(self, done: Sequence[Completion]) -> dict[str, Any]:
+    def build_response(self, done: Sequence[Completion]) -> dict[str, Any]:
         """The answer, sent at once."""
 
 
-class ChoicesAnswer(Answer):
+class ChoicesResponseBuilder(CollectedResponseBuilder):
     """An answer of one of OpenAI's two routes that answer with choices."""
 
-    prefix: ClassVar[str]
+    id_prefix: ClassVar[str]
     """What its id begins with."""
-    kind: ClassVar[str]
+    object_type: ClassVar[str]
     """Its ``object``."""
-    kind_of_chunk: ClassVar[str]
+    chunk_object_type: ClassVar[str]
     """The ``object`` of its chunks."""
 
     def __init__(self, context: ServerContext, body: GenerationRequest, job: Job, model: str) -> None:
         super().__init__(job, model)
         self.body = body
-        self.id = f"{self.prefix}-{body.request_id or uuid4().hex}"
+        self.id = f"{self.id_prefix}-{body.request_id or uuid4().hex}"
         self.created = int(time.time())
-        self.names = TokenNames(context.engine.tokenizer, bool(body.return_tokens_as_token_ids))
+        self.formatter = TokenFormatter(context.engine.tokenizer, bool(body.return_tokens_as_token_ids))
 
-    def head(self, kind: str) -> dict[str, Any]:
+    def common_fields(self, object_type: str) -> dict[str, Any]:
         """The fields that an answer, and each of its chunks, begins with."""
         return {
             "id": self.id,
-            "object": kind,
+            "object": object_type,
             "created": self.created,
             "model": self.model,
             "system_fingerprint": None,
@@ -84,35 +84,37 @@ class ChoicesAnswer(Answer):
 
     def writer(self) -> ChunkWriter:
         """For the chunks of a stream."""
-        head = self.head(self.kind_of_chunk)
-        return ChunkWriter(head, self.body.stream_options, self.job.prompt_tokens, self.job.params.n)
+        fields = self.common_fields(self.chunk_object_type)
+        return ChunkWriter(fields, self.body.stream_options, self.job.num_prompt_tokens, self.job.params.n)
 
-    def whole(self, done: Sequence[Completion]) -> dict[str, Any]:
+    def build_response(self, done: Sequence[Completion]) -> dict[str, Any]:
         cached = sum(choice.cached_tokens for choice in done[:: self.job.params.n])
         tokens = sum(len(choice.token_ids) for choice in done)
         return {
-            **self.head(self.kind),
-            "choices": [self.choice(index, choice) for index, choice in enumerate(done)],
-            "usage": usage(self.job.prompt_tokens, tokens, cached),
+            **self.common_fields(self.object_type),
+            "choices": [self.build_choice(index, choice) for index, choice in enumerate(done)],
+            "usage": usage(self.job.num_prompt_tokens, tokens, cached),
         }
 
     @abstractmethod
-    def choice(self, index: int, choice: Completion) -> dict[str, Any]:
+    def build_choice(self, index: int, choice: Completion) -> dict[str, Any]:
         """One choice, sent at once."""
 
 
-async def respond(context: ServerContext, request: Request, answer: AnyAnswer, *, stream: bool) -> Response:
+async def respond(context: ServerContext, request: Request, builder: ResponseBuilder, *, stream: bool) -> Response:
     """Run a job, and send its answer as the request wants it.
 
     Raises:
         ApiError: what kept it from beginning; or the client left, which nobody reads but the log of the HTTP layer.
     """
-    batches = generate(context, answer.job)
+    batches = generate(context, builder.job)
     try:
         if not stream:
-            return json_response(await while_connected(context, request.receive, answer.made(batches)))
-        return EventStream(context, answer.stream(), await _begun(context, request, batches), batches)
-    except ClientLeftError:
+            return json_response(await run_while_connected(context, request.receive, builder.collect_response(batches)))
+        return GenerationStreamResponse(
+            context, builder.stream_encoder(), await _wait_for_first_batch(context, request, batches), batches
+        )
+    except ClientDisconnectedError:
         await batches.aclose()
         raise ApiError(499, "the client left") from None  # 499 is what other servers log for it
     except BaseException:
@@ -120,26 +122,28 @@ async def respond(context: ServerContext, request: Request, answer: AnyAnswer, *
         raise
 
 
-async def _begun(context: ServerContext, request: Request, batches: Batches) -> asyncio.Task[list[Delta]]:
+async def _wait_for_first_batch(
+    context: ServerContext, request: Request, batches: Batches
+) -> asyncio.Task[list[Delta]]:
     """The first batch, or what waits for it after so long that the answer had better begin.
 
     Raises:
-        ClientLeftError, ApiError: the engine refused the job, or nobody waits for it, before the answer has begun.
+        ClientDisconnectedError, ApiError: the engine refused the job, or nobody waits for it, before the answer has begun.
     """
-    first = asyncio.create_task(first_of(batches))
+    first = asyncio.create_task(first_batch(batches))
     try:
-        await while_connected(
+        await run_while_connected(
             context, request.receive, asyncio.wait({first}, timeout=context.settings.sse_ping_interval or None)
         )
         if first.done():
             first.result()
     except BaseException:
-        await end(first, batches)
+        await close_batches(first, batches)
         raise
     return first
 
 
-def id_taken(body: Sampling, kind: str) -> ApiError:
+def request_id_taken_error(body: Sampling, kind: str) -> ApiError:
     """The id that a request asks for is that of another answer.
 
     Args:

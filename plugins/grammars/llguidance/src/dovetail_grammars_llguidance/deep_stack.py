@@ -22,7 +22,7 @@ _lock = threading.Lock()
 _runaways: set[threading.Thread] = set()
 
 
-def on_deep_stack(function: Callable[[], T], limit_s: float, param: str) -> T:
+def run_on_deep_stack(function: Callable[[], T], limit_s: float, param: str) -> T:
     """Call a function in a thread of its own, with a stack that suffices.
 
     Args:
@@ -42,7 +42,7 @@ def on_deep_stack(function: Callable[[], T], limit_s: float, param: str) -> T:
         except BaseException as error:  # handed to the caller
             raised.append(error)
 
-    if _running_away() >= MAX_RUNAWAYS:
+    if _count_runaways() >= MAX_RUNAWAYS:
         raise RequestError(
             "grammars that take too long are still being compiled", "try again later, with a simpler one", param=param
         )
@@ -59,7 +59,7 @@ def on_deep_stack(function: Callable[[], T], limit_s: float, param: str) -> T:
     return answer[0]
 
 
-def _running_away() -> int:
+def _count_runaways() -> int:
     with _lock:
         _runaways.difference_update([thread for thread in _runaways if not thread.is_alive()])
         return len(_runaways)

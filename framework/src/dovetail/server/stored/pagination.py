@@ -10,10 +10,10 @@ from fastapi import Query
 
 from dovetail.server.http.errors import ApiError, describe
 
-MOST_LISTED = 100
+MAX_PAGE_SIZE = 100
 
 After = Annotated[str, Query(description="the id of what the list goes on from")]
-Limit = Annotated[str, Query(description=f"1 to {MOST_LISTED}")]
+Limit = Annotated[str, Query(description=f"1 to {MAX_PAGE_SIZE}")]
 Order = Annotated[str, Query(description="asc or desc")]
 
 
@@ -23,12 +23,12 @@ class Paging:
 
     Attributes:
         after: the id of what stands before it, or nothing.
-        most: so many at most.
+        limit: so many at most.
         descending: whether the list begins with its newest.
     """
 
     after: str
-    most: int
+    limit: int
     descending: bool
 
 
@@ -38,8 +38,8 @@ def read_paging(after: str, limit: str, order: str) -> Paging:
     Raises:
         ApiError: they say something else.
     """
-    if not (limit.isascii() and limit.isdecimal() and len(limit) < 10 and 1 <= int(limit) <= MOST_LISTED):
-        message = f"limit: wanted 1 to {MOST_LISTED}, found {describe(limit)}"
+    if not (limit.isascii() and limit.isdecimal() and len(limit) < 10 and 1 <= int(limit) <= MAX_PAGE_SIZE):
+        message = f"limit: wanted 1 to {MAX_PAGE_SIZE}, found {describe(limit)}"
         raise ApiError(400, message, param="limit", code="invalid_value")
     if order not in ("asc", "desc"):
         message = f"order: wanted asc or desc, found {describe(order)}"
@@ -47,7 +47,7 @@ def read_paging(after: str, limit: str, order: str) -> Paging:
     return Paging(after, int(limit), order == "desc")
 
 
-def page_of(items: Sequence[dict[str, Any]], paging: Paging) -> dict[str, Any]:
+def slice_page(items: Sequence[dict[str, Any]], paging: Paging) -> dict[str, Any]:
     """A page of items that have ids, given the oldest first.
 
     Raises:
@@ -58,13 +58,13 @@ def page_of(items: Sequence[dict[str, Any]], paging: Paging) -> dict[str, Any]:
     if paging.after:
         place = next((i for i, item in enumerate(items) if item["id"] == paging.after), None)
         if place is None:
-            raise not_listed(paging.after)
+            raise not_listed_error(paging.after)
         items = items[place + 1 :]
-    data = items[: paging.most]
-    return page([item["id"] for item in data], data, has_more=len(items) > paging.most)
+    data = items[: paging.limit]
+    return build_page([item["id"] for item in data], data, has_more=len(items) > paging.limit)
 
 
-def page(ids: Sequence[str], data: Sequence[Any], *, has_more: bool) -> dict[str, Any]:
+def build_page(ids: Sequence[str], data: Sequence[Any], *, has_more: bool) -> dict[str, Any]:
     """A page as it is sent.
 
     Args:
@@ -74,6 +74,6 @@ def page(ids: Sequence[str], data: Sequence[Any], *, has_more: bool) -> dict[str
     return {"object": "list", "data": data, **ends, "has_more": has_more}
 
 
-def not_listed(after: str) -> ApiError:
+def not_listed_error(after: str) -> ApiError:
     """A list is to go on from what is not in it."""
     return ApiError(404, f"there is no {after[:200]!r} in this list", param="after", code="not_found")

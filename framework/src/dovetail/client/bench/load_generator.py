@@ -23,7 +23,7 @@ CONNECT_SECONDS = 60
 """A server that is given a thousand connections at once may take a while to accept the last."""
 
 
-def arrivals(count: int, rate: float, burstiness: float, seed: int) -> list[float]:
+def arrival_times(count: int, rate: float, burstiness: float, seed: int) -> list[float]:
     """When each request is sent, in seconds from the start: gamma-distributed gaps, stretched so that the last is sent at ``count / rate``.
 
     Stretching takes out that part of the difference between seeds which is none of the server's.
@@ -81,9 +81,9 @@ class Load:
             return outcome
 
         tasks = []
-        with _steady():
+        with _without_gc():
             started = time.perf_counter()
-            when = arrivals(len(samples), options.request_rate, options.burstiness, options.seed)
+            when = arrival_times(len(samples), options.request_rate, options.burstiness, options.seed)
             for sample, at in zip(samples, when, strict=True):
                 if (wait := started + at - time.perf_counter()) > 0:
                     await asyncio.sleep(wait)
@@ -122,7 +122,7 @@ class Load:
 
 
 @contextlib.contextmanager
-def _steady() -> Iterator[None]:
+def _without_gc() -> Iterator[None]:
     """No pauses for what was there before: the collector would walk all prompts again and again."""
     gc.collect()
     gc.freeze()

@@ -14,13 +14,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dovetail.engine.sampling.noise import fraction_of
+from dovetail.engine.sampling.random_bits import fraction_of
 
 DIGITS = ((21, 11), (10, 11), (0, 10))
 """Shift and width of the parts of a 32-bit key. 2,048 counters of 8 bytes fit in a core's first cache."""
 
 
-def order_keys(scores: Tensor) -> Tensor:
+def build_order_keys(scores: Tensor) -> Tensor:
     """Numbers from 0 to ``2**32 - 1`` that ascend as scores descend.
 
     Args:
@@ -34,7 +34,7 @@ def order_keys(scores: Tensor) -> Tensor:
     return ((bits >> 31).bitwise_and_(0x7FFFFFFF).bitwise_xor_(bits).to(torch.int64)).neg_().add_(2**31 - 1)
 
 
-def passing(keys: Tensor, amounts: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+def find_crossing(keys: Tensor, amounts: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Where the running sum first exceeds a target, going through tokens by ascending key.
 
     Args:
@@ -58,7 +58,7 @@ def passing(keys: Tensor, amounts: Tensor, targets: Tensor) -> tuple[Tensor, Ten
     return found[:, 0], before[:, 0]
 
 
-def draw_ranked(scores: Tensor, weights: Tensor, top_k: Tensor | None, top_p: Tensor, uniforms: Tensor) -> Tensor:
+def draw_filtered(scores: Tensor, weights: Tensor, top_k: Tensor | None, top_p: Tensor, uniforms: Tensor) -> Tensor:
     """One token of each line, after top-k (Fan et al., 2018) and top-p (Holtzman et al., 2019).
 
     Args:
@@ -71,18 +71,18 @@ def draw_ranked(scores: Tensor, weights: Tensor, top_k: Tensor | None, top_p: Te
     Returns:
         int64 ``[L]``.
     """
-    keys = order_keys(scores)
+    keys = build_order_keys(scores)
     if top_k is not None:
         last = top_k.clamp(max=keys.shape[1]) - 1
-        key, before = passing(keys, torch.ones_like(keys), last)
+        key, before = find_crossing(keys, torch.ones_like(keys), last)
         equal = keys == key[:, None]
         weights.masked_fill_((keys > key[:, None]) | (equal & (equal.cumsum(-1) > (last - before + 1)[:, None])), 0)
     limit = fraction_of(weights.sum(-1), top_p).clamp_(min=1) - 1
-    key, before = passing(keys, weights, limit)
+    key, before = find_crossing(keys, weights, limit)
     weight = _weight_at(keys, weights, key)
     kept = before + ((limit - before) // weight + 1) * weight
     target = fraction_of(kept, uniforms)
-    key, before = passing(keys, weights, target)
+    key, before = find_crossing(keys, weights, target)
     place = (target - before) // _weight_at(keys, weights, key)  # among the tokens with this key, by id
     return ((keys == key[:, None]).cumsum(-1) <= place[:, None]).sum(-1).clamp_(max=keys.shape[1] - 1)
 

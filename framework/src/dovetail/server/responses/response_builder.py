@@ -9,25 +9,25 @@ from uuid import uuid4
 
 from dovetail.engine.request.outputs import Delta
 from dovetail.server.context import ServerContext
-from dovetail.server.generate.answers import AnyAnswer
-from dovetail.server.generate.logprobs import TokenNames, chat_logprobs
+from dovetail.server.generate.logprobs import TokenFormatter, chat_logprobs
+from dovetail.server.generate.response_builders import ResponseBuilder
 from dovetail.server.generate.run import Batches
 from dovetail.server.generation_job import Job
 from dovetail.server.http.errors import ApiError
-from dovetail.server.responses.items import Item, text_of
-from dovetail.server.responses.output import Logprobs, Output
+from dovetail.server.responses.items import Item, join_text
+from dovetail.server.responses.output_items import Logprobs, OutputItems
 from dovetail.server.responses.protocol import ResponsesRequest
-from dovetail.server.responses.stream import ResponseStream
-from dovetail.server.responses.tools import named
-from dovetail.server.tools.output_parsing import Reading
+from dovetail.server.responses.stream import ResponsesStreamEncoder
+from dovetail.server.responses.tools import client_names
+from dovetail.server.tools.output_parsing import OutputParsing
 
 
-class ResponseAnswer(AnyAnswer):
+class ResponsesResponseBuilder(ResponseBuilder):
     """What the model makes of a conversation.
 
     Args:
-        given: the items of the request.
-        keeps: whether the response is kept once it has ended.
+        input_items: the items of the request.
+        store_response: whether the response is kept once it has ended.
     """
 
     def __init__(
@@ -36,53 +36,55 @@ class ResponseAnswer(AnyAnswer):
         body: ResponsesRequest,
         job: Job,
         model: str,
-        reading: Reading,
-        given: list[Item],
+        parsing: OutputParsing,
+        input_items: list[Item],
         *,
-        keeps: bool,
+        store_response: bool,
     ) -> None:
         super().__init__(job, model)
         self.context = context
         self.body = body
-        self.reading = reading
-        self.given = given
-        self.keeps = keeps
+        self.parsing = parsing
+        self.input_items = input_items
+        self.store_response = store_response
         self.id = response_id(body)
-        self._names = TokenNames(context.engine.tokenizer)
+        self._formatter = TokenFormatter(context.engine.tokenizer)
         self._created = int(time.time())
 
-    def output(self) -> Output:
+    def output(self) -> OutputItems:
         """A reader of the one completion."""
-        return Output(self.reading, self._logprobs if self.body.wants_logprobs else None, named(self.body.tools or ()))
+        return OutputItems(
+            self.parsing, self._logprobs if self.body.include_logprobs else None, client_names(self.body.tools or ())
+        )
 
-    async def made(self, batches: Batches) -> dict[str, Any]:
+    async def collect_response(self, batches: Batches) -> dict[str, Any]:
         output = self.output()
         async with aclosing(batches):
             async for batch in batches:
                 for delta in batch:
                     output.add(delta)
-        return await self.ended(output)
+        return await self.finish_response(output)
 
-    def stream(self) -> ResponseStream:
-        return ResponseStream(self)
+    def stream_encoder(self) -> ResponsesStreamEncoder:
+        return ResponsesStreamEncoder(self)
 
-    async def ended(self, output: Output) -> dict[str, Any]:
+    async def finish_response(self, output: OutputItems) -> dict[str, Any]:
         """The finished response, which is kept if it is to be; one in the background is by who makes it."""
         usage = await self._usage(output)
         if output.reason == "length":
             details = {"reason": "max_output_tokens"}
-            response = self.response("incomplete", output.items, usage=usage, incomplete_details=details)
+            response = self.response_object("incomplete", output.items, usage=usage, incomplete_details=details)
         else:
-            response = self.response("completed", output.items, usage=usage, completed_at=int(time.time()))
-        if self.keeps and not self.body.background:
-            await self.context.responses.put(response, self.given)
+            response = self.response_object("completed", output.items, usage=usage, completed_at=int(time.time()))
+        if self.store_response and not self.body.background:
+            await self.context.response_store.put(response, self.input_items)
         return response
 
-    def failed(self, error: ApiError, items: list[Item]) -> dict[str, Any]:
+    def failed_response(self, error: ApiError, items: list[Item]) -> dict[str, Any]:
         """The response that an error ended."""
-        return self.response("failed", items, error=error_of(error))
+        return self.response_object("failed", items, error=error_object(error))
 
-    def response(self, status: str, items: list[Item], **fields: Any) -> dict[str, Any]:
+    def response_object(self, status: str, items: list[Item], **fields: Any) -> dict[str, Any]:
         """The response object.
 
         Args:
@@ -110,10 +112,10 @@ class ResponseAnswer(AnyAnswer):
             "reasoning": _reasoning(body),
             "safety_identifier": body.safety_identifier,
             "service_tier": "default",
-            "store": self.keeps,
+            "store": self.store_response,
             "temperature": params.temperature,
             "text": _text(body),
-            "tool_choice": "auto" if body.tool_choice is None else _shown(body.tool_choice),
+            "tool_choice": "auto" if body.tool_choice is None else _dump_choice(body.tool_choice),
             "tools": [tool.model_dump() for tool in body.tools or ()],
             "top_logprobs": body.top_logprobs or 0,
             "top_p": params.top_p,
@@ -124,13 +126,15 @@ class ResponseAnswer(AnyAnswer):
             **fields,
         }
 
-    async def _usage(self, output: Output) -> dict[str, Any]:
-        thoughts = "".join(text_of(item["content"]) for item in output.items if item["type"] == "reasoning")
+    async def _usage(self, output: OutputItems) -> dict[str, Any]:
+        thoughts = "".join(join_text(item["content"]) for item in output.items if item["type"] == "reasoning")
         encode_thoughts = self.context.engine.tokenizer.encode
         reasoning = 0
         if thoughts:
-            reasoning = len(await self.context.in_worker(lambda: encode_thoughts(thoughts, add_special_tokens=False)))
-        prompt = self.job.prompt_tokens
+            reasoning = len(
+                await self.context.run_in_worker(lambda: encode_thoughts(thoughts, add_special_tokens=False))
+            )
+        prompt = self.job.num_prompt_tokens
         return {
             "input_tokens": prompt,
             "input_tokens_details": {"cached_tokens": output.cached, "cache_write_tokens": 0},
@@ -140,7 +144,7 @@ class ResponseAnswer(AnyAnswer):
         }
 
     def _logprobs(self, delta: Delta) -> Logprobs:
-        found = chat_logprobs(self._names, delta.token_ids, delta.logprobs or (), self.body.top_logprobs or 0)
+        found = chat_logprobs(self._formatter, delta.token_ids, delta.logprobs or (), self.body.top_logprobs or 0)
         content: Logprobs = found["content"]
         return content
 
@@ -150,22 +154,27 @@ def response_id(body: ResponsesRequest) -> str:
     return f"resp_{body.request_id or uuid4().hex}"
 
 
-def error_of(error: ApiError) -> dict[str, str]:
+def error_object(error: ApiError) -> dict[str, str]:
     """An error as part of a response."""
     code = "rate_limit_exceeded" if error.status == 429 else "server_error" if error.status >= 500 else "invalid_prompt"
     return {"code": code, "message": error.message}
 
 
 def _reasoning(body: ResponsesRequest) -> dict[str, Any]:
-    asked = body.reasoning
-    return {"effort": asked and asked.effort, "summary": asked and (asked.summary or asked.generate_summary)}
+    requested = body.reasoning
+    return {
+        "effort": requested and requested.effort,
+        "summary": requested and (requested.summary or requested.generate_summary),
+    }
 
 
 def _text(body: ResponsesRequest) -> dict[str, Any]:
-    form = body.text and body.text.format
-    shown = {"type": "text"} if form is None else form.model_dump(by_alias=True, exclude_none=True)
+    requested_format = body.text and body.text.format
+    shown = (
+        {"type": "text"} if requested_format is None else requested_format.model_dump(by_alias=True, exclude_none=True)
+    )
     return {"format": shown, "verbosity": (body.text and body.text.verbosity) or "medium"}
 
 
-def _shown(choice: Any) -> Any:
+def _dump_choice(choice: Any) -> Any:
     return choice if isinstance(choice, str) else choice.model_dump(exclude_none=True)

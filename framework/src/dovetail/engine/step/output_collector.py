@@ -8,52 +8,52 @@ from collections.abc import Iterator
 import numpy as np
 
 from dovetail.engine.engine_request import Request
-from dovetail.engine.messages import StepTokens, TokenLogprobs, TokenOutput
+from dovetail.engine.messages import StepSizeHistogram, TokenLogprobs, TokenOutput
 from dovetail.engine.request.outputs import FinishReason
-from dovetail.engine.sampling.sampler import NONE
-from dovetail.engine.step.batch import Batch
-from dovetail.engine.step.pooler import PooledPart
-from dovetail.engine.step.runner import Launched, PromptPart
+from dovetail.engine.sampling.sampler import NO_TOKEN
+from dovetail.engine.step.input_batch import InputBatch
+from dovetail.engine.step.pooler import PooledVectors
+from dovetail.engine.step.runner import LaunchedStep, PromptLogprobsPart
 
-NOTHING_LEFT = (
+NO_ALLOWED_TOKEN = (
     "no token may be chosen: what the request allows, forbids and asks for as a form leaves none; relax one of them"
 )
 
 NOT_FINITE = "the vector holds numbers that are not finite; a dtype of a larger range may help (--dtype)"
 
 
-class Collector:
+class OutputCollector:
     """Reads launched steps, and counts.
 
     Attributes:
         prompt_tokens, output_tokens: total of prompts that got their first token or their vector, and sampled.
-        drafts, drafted, accepted: total guesses of proposers, their tokens, and those guessed rightly.
+        num_drafts, num_draft_tokens, num_accepted_tokens: total guesses of proposers, their tokens, and those guessed rightly.
         steps: their tokens, drafts included.
     """
 
-    def __init__(self, batch: Batch) -> None:
+    def __init__(self, batch: InputBatch) -> None:
         self.batch = batch
         self.prompt_tokens = 0
         self.output_tokens = 0
-        self.drafts = 0
-        self.drafted = 0
-        self.accepted = 0
-        self.steps = StepTokens()
+        self.num_drafts = 0
+        self.num_draft_tokens = 0
+        self.num_accepted_tokens = 0
+        self.steps = StepSizeHistogram()
 
-    def collect(self, launched: Launched) -> Iterator[tuple[Request, TokenOutput]]:
+    def collect(self, launched: LaunchedStep) -> Iterator[tuple[Request, TokenOutput]]:
         """Wait for a step; each request that got tokens, and what it got."""
         work = launched.work
-        self.steps.add(int(work.counts.sum()))
+        self.steps.add(int(work.num_scheduled_tokens.sum()))
         for part in launched.prompt:
             _add_prompt_logprobs(part)
         for pooled in launched.pooled:
-            yield from self._vectors(pooled)
-        if not work.sampled:
+            yield from self._collect_pooled(pooled)
+        if not work.sampled_requests:
             return
         tokens: list[int] = launched.tokens().tolist()
         logprobs = _Logprobs(launched) if launched.logprobs is not None else None
         row = 0
-        for request, draft in zip(work.sampled, work.drafts, strict=True):
+        for request, draft in zip(work.sampled_requests, work.drafts, strict=True):
             kept, output = self._accept(request, draft, tokens[row : row + 1 + len(draft)])
             if logprobs is not None and request.params.logprobs is not None:
                 output.logprobs = [logprobs.at(row + i, tokens[row + i], request) for i in range(kept)]
@@ -61,16 +61,18 @@ class Collector:
             row += 1 + len(draft)
             yield request, output
 
-    def _vectors(self, pooled: PooledPart) -> Iterator[tuple[Request, TokenOutput]]:
+    def _collect_pooled(self, pooled: PooledVectors) -> Iterator[tuple[Request, TokenOutput]]:
         vectors = pooled.vectors()
         sound = np.isfinite(vectors).all(axis=1).tolist()
         for request, vector, is_sound in zip(pooled.requests, vectors, sound, strict=True):
-            assert request.pooling is not None
-            request.unseen -= 1
-            self.prompt_tokens += request.prompt_len
-            output = TokenOutput(request.id, [], "stop", cached_tokens=request.cached or 0, timing=_timing(request))
+            assert request.pooling_params is not None
+            request.num_in_flight_tokens -= 1
+            self.prompt_tokens += request.num_prompt_tokens
+            output = TokenOutput(
+                request.id, [], "stop", cached_tokens=request.num_cached_tokens or 0, timing=_timing(request)
+            )
             if is_sound:
-                output.vector = vector[: request.pooling.dimensions].astype("<f4").tobytes()
+                output.vector = vector[: request.pooling_params.dimensions].astype("<f4").tobytes()
             else:
                 output.finish_reason, output.error = "error", NOT_FINITE
             yield request, output
@@ -79,15 +81,15 @@ class Collector:
         """Append what was sampled, up to the first place where it is not what was guessed; from there on the model saw tokens that do not
         stand in the output. Each kept token is the very one that would have been sampled without the guess.
         """
-        request.unseen -= 1
-        first = len(request.tokens) == request.prompt_len
+        request.num_in_flight_tokens -= 1
+        first = len(request.tokens) == request.num_prompt_tokens
         if first:
-            self.prompt_tokens += request.prompt_len
+            self.prompt_tokens += request.num_prompt_tokens
         kept = 0
         reason: FinishReason | None = None
         stop: int | None = None
         for guess, token in zip([*draft, None], sampled, strict=True):
-            if token == NONE:
+            if token == NO_TOKEN:
                 reason = "error"
                 break
             self.batch.append(request, token)
@@ -98,15 +100,15 @@ class Collector:
         if draft:
             # The keys and values of wrong guesses are written over by the tokens that come in their places.
             right = max(kept - 1, 0)
-            request.computed -= len(draft) - right
-            self.drafts += 1
-            self.drafted += len(draft)
-            self.accepted += right
+            request.num_computed_tokens -= len(draft) - right
+            self.num_drafts += 1
+            self.num_draft_tokens += len(draft)
+            self.num_accepted_tokens += right
         output = TokenOutput(id=request.id, token_ids=sampled[:kept], finish_reason=reason, stop_reason=stop)
         if reason == "error":
-            output.error, output.refused = NOTHING_LEFT, True
+            output.error, output.is_request_error = NO_ALLOWED_TOKEN, True
         if first:
-            output.cached_tokens = request.cached or 0
+            output.cached_tokens = request.num_cached_tokens or 0
             output.timing = _timing(request)
             if request.params.prompt_logprobs is not None:
                 output.prompt_logprobs = request.prompt_logprobs
@@ -114,13 +116,13 @@ class Collector:
 
 
 def _timing(request: Request) -> tuple[float, float]:
-    return request.admitted - request.arrived, time.monotonic() - request.admitted
+    return request.first_scheduled_time - request.arrival_time, time.monotonic() - request.first_scheduled_time
 
 
 class _Logprobs:
     """A step's logprobs on the host."""
 
-    def __init__(self, launched: Launched) -> None:
+    def __init__(self, launched: LaunchedStep) -> None:
         assert launched.logprobs is not None
         fetched = launched.logprobs
         self.chosen: list[float] = fetched.logprobs().tolist()
@@ -131,14 +133,16 @@ class _Logprobs:
     def at(self, row: int, token: int, request: Request) -> TokenLogprobs:
         asked = request.params.logprobs
         count = self.top_ids.shape[1] if asked is None or asked < 0 else asked
-        return _entry(token, self.chosen[row], self.ranks[row], self.top_ids[row, :count], self.top_values[row, :count])
+        return _build_token_logprobs(
+            token, self.chosen[row], self.ranks[row], self.top_ids[row, :count], self.top_values[row, :count]
+        )
 
 
-def _entry(token: int, logprob: float, rank: int, ids: np.ndarray, values: np.ndarray) -> TokenLogprobs:
+def _build_token_logprobs(token: int, logprob: float, rank: int, ids: np.ndarray, values: np.ndarray) -> TokenLogprobs:
     return TokenLogprobs([token, *ids.tolist()], [logprob, *values.tolist()], rank)
 
 
-def _add_prompt_logprobs(part: PromptPart) -> None:
+def _add_prompt_logprobs(part: PromptLogprobsPart) -> None:
     # What was computed before its request lost its blocks is computed a second time, perhaps in chunks of other sizes.
     have = len(part.request.prompt_logprobs) - part.first
     assert have >= 0, "some of the prompt was passed over"
@@ -147,5 +151,6 @@ def _add_prompt_logprobs(part: PromptPart) -> None:
     chosen, ranks = part.logprobs.logprobs().tolist(), part.logprobs.ranks().tolist()
     ids, values = part.logprobs.top_ids(), part.logprobs.top_logprobs()
     part.request.prompt_logprobs += [
-        _entry(part.targets[i], chosen[i], ranks[i], ids[i], values[i]) for i in range(have, len(part.targets))
+        _build_token_logprobs(part.targets[i], chosen[i], ranks[i], ids[i], values[i])
+        for i in range(have, len(part.targets))
     ]

@@ -8,19 +8,19 @@ from dovetail.api.errors import RequestError
 from dovetail.api.grammar import GrammarBackend
 from dovetail.engine.adapters.lora_slots import AdapterSlots
 from dovetail.engine.engine_request import Request
-from dovetail.engine.grammars.checks import no_backend
+from dovetail.engine.grammars.checks import no_backend_error
 from dovetail.engine.grammars.compiler import GrammarManager
 from dovetail.engine.messages import NewRequest, TokenOutput
-from dovetail.engine.request.checks import end_of_sequence_ids
+from dovetail.engine.request.checks import find_eos_token_ids
 from dovetail.engine.setup import load_tokenizer
-from dovetail.engine.step.batch import Work
+from dovetail.engine.step.input_batch import StepWork
 from dovetail.engine.step.runner import ModelRunner
 from dovetail.kernel.discovery import import_dotted
 from dovetail.kernel.plan import Plan
 
 
-class Needs:
-    """The scheduler's :class:`~dovetail.engine.step.scheduler.Gate`, and the keeper of grammars.
+class RequestResources:
+    """The scheduler's :class:`~dovetail.engine.step.scheduler.AdmissionGate`, and the keeper of grammars.
 
     Args:
         max_cpu_loras: adapters kept on the host.
@@ -30,14 +30,14 @@ class Needs:
         self.adapters = AdapterSlots(runner.ctx, max_cpu_loras)
         self.plan = plan
         self.vocab_size = runner.config.vocab_size
-        self.eos_ids = sorted(end_of_sequence_ids(plan))
-        self.grammars = GrammarManager(self._grammar_backend, self.vocab_size, self.eos_ids)
+        self.eos_ids = sorted(find_eos_token_ids(plan))
+        self.grammars = GrammarManager(self._load_grammar_backend, self.vocab_size, self.eos_ids)
         self._compiling: list[Request] = []
 
-    def _grammar_backend(self) -> GrammarBackend:
+    def _load_grammar_backend(self) -> GrammarBackend:
         """Made only once somebody asks for a form, with the tokenizer that it needs."""
         if self.plan.grammar is None:
-            raise no_backend()
+            raise no_backend_error()
         backend: type[GrammarBackend] = import_dotted(self.plan.grammar.part.target)
         return backend(load_tokenizer(self.plan).backend, self.vocab_size, self.eos_ids)
 
@@ -54,10 +54,10 @@ class Needs:
             keys.append(f"salt:{new.cache_salt}")
         request.prefix_key = "\n".join(keys)
         if request.params.structured_outputs is not None:
-            request.grammar = self.grammars.begin(request.params.structured_outputs)
+            request.grammar = self.grammars.compile(request.params.structured_outputs)
             self._compiling.append(request)
 
-    def failed(self) -> list[tuple[Request, RequestError]]:
+    def pop_failed(self) -> list[tuple[Request, RequestError]]:
         """Requests whose grammar turned out not to compile, each once; those that were aborted meanwhile among them."""
         if not self._compiling:
             return []
@@ -71,30 +71,30 @@ class Needs:
         self._compiling = compiling
         return found
 
-    def may_enter(self, request: Request) -> bool:
-        return (request.grammar is None or request.grammar.ready) and self.adapters.may_enter(request)
+    def can_admit(self, request: Request) -> bool:
+        return (request.grammar is None or request.grammar.ready) and self.adapters.can_admit(request)
 
-    def enter(self, request: Request) -> None:
-        self.adapters.enter(request)
+    def acquire(self, request: Request) -> None:
+        self.adapters.acquire(request)
 
-    def leave(self, request: Request) -> None:
-        self.adapters.leave(request)
+    def release(self, request: Request) -> None:
+        self.adapters.release(request)
 
-    def masks(self, work: Work) -> dict[int, np.ndarray]:
+    def build_masks(self, work: StepWork) -> dict[int, np.ndarray]:
         """For each logit row whose request has a grammar, the tokens that may follow (see :mod:`dovetail.api.grammar`)."""
         masks: dict[int, np.ndarray] = {}
         row = 0
-        for request, draft in zip(work.sampled, work.drafts, strict=True):
+        for request, draft in zip(work.sampled_requests, work.drafts, strict=True):
             if request.grammar is not None:
                 masks.update(enumerate(request.grammar.masks(draft), row))
             row += 1 + len(draft)
         return masks
 
-    def must_end(self, masks: dict[int, np.ndarray]) -> set[int]:
+    def find_rows_that_must_end(self, masks: dict[int, np.ndarray]) -> set[int]:
         """Logit rows whose grammar allows nothing but the end."""
-        return {row for row, mask in masks.items() if self.grammars.only_end(mask)}
+        return {row for row, mask in masks.items() if self.grammars.allows_only_end(mask)}
 
-    def follow(self, request: Request, output: TokenOutput) -> None:
+    def advance_grammar(self, request: Request, output: TokenOutput) -> None:
         """Take what a request got into its grammar; if its form cannot be kept, the output ends in the error."""
         grammar = request.grammar
         if grammar is None or output.finish_reason == "error":
@@ -102,7 +102,7 @@ class Needs:
         # The grammar is not asked about what ends an output.
         followed = output.finish_reason is not None or grammar.accept(output.token_ids)
         if grammar.failure is not None:  # then nothing kept the newest tokens within the form
-            output.finish_reason, output.error, output.refused = "error", str(grammar.failure), True
+            output.finish_reason, output.error, output.is_request_error = "error", str(grammar.failure), True
         elif not followed:
             output.finish_reason, output.error = "error", "the output left its grammar, which is a fault of the engine"
         if output.finish_reason == "error":

@@ -13,18 +13,18 @@ from dovetail.api.errors import DovetailError, EngineDeadError
 from dovetail.engine import messages as m
 from dovetail.engine.adapters.lora_request import AdapterSource, check_adapter_name, find_adapter, parse_lora_modules
 from dovetail.engine.args import EngineArgs
-from dovetail.engine.process.child import EngineChild
-from dovetail.engine.process.failures import exit_words, known, rebuild
+from dovetail.engine.process.engine_child import EngineProcess
+from dovetail.engine.process.failures import describe_exit, rebuild_error, restore_error
 from dovetail.kernel.plan import Plan
 from dovetail.kernel.registry import Registry
 
 Progress = Callable[[int, int], None]
 STOP_SECONDS = 5.0
-LAST_WORDS_SECONDS = 0.2
+LAST_MESSAGES_SECONDS = 0.2
 """What a process said before it went may still be in the socket; so much later it has been read."""
 
 
-class Child(Protocol):
+class EngineHandle(Protocol):
     """What a link needs of the engine's process."""
 
     def send(self, message: m.Message) -> None: ...
@@ -38,7 +38,7 @@ class Child(Protocol):
     def kill(self) -> None: ...
 
 
-class EngineLink(ABC):
+class EngineClient(ABC):
     """An engine in a process of its own; use :meth:`start`.
 
     Attributes:
@@ -59,8 +59,8 @@ class EngineLink(ABC):
         self.sleeping = False
         self.dead_reason = ""
         self._calls: dict[int, asyncio.Future[Any]] = {}
-        self._called = 0
-        self._ended = asyncio.Event()
+        self._num_calls = 0
+        self._dead_event = asyncio.Event()
         self._stopping = False
 
     @classmethod
@@ -71,9 +71,9 @@ class EngineLink(ABC):
             DovetailError: whatever kept the engine from starting, as it was raised there.
         """
         modules = parse_lora_modules(args.lora_modules)
-        child = EngineChild(plan, args)
+        child = EngineProcess(plan, args)
         try:
-            engine = await cls._make(plan, args)
+            engine = await cls._create(plan, args)
             await engine.attach(child, progress)
         except BaseException:
             child.kill()
@@ -87,11 +87,11 @@ class EngineLink(ABC):
         return engine
 
     @classmethod
-    async def _make(cls, plan: Plan, args: EngineArgs) -> Self:
+    async def _create(cls, plan: Plan, args: EngineArgs) -> Self:
         """What can be made ready while the process starts."""
         return cls(plan, args)
 
-    async def attach(self, child: Child, progress: Progress | None = None) -> None:
+    async def attach(self, child: EngineHandle, progress: Progress | None = None) -> None:
         """Listen to a process, and wait until it is ready.
 
         Raises:
@@ -116,7 +116,7 @@ class EngineLink(ABC):
 
     async def ended(self) -> str:
         """Wait until the engine is gone; why it went."""
-        await self._ended.wait()
+        await self._dead_event.wait()
         return self.dead_reason
 
     async def call(self, operation: str, *arguments: Any) -> Any:
@@ -128,8 +128,8 @@ class EngineLink(ABC):
         """
         assert operation in m.OPERATIONS, operation
         self._check_alive()
-        self._called += 1
-        number = self._called
+        self._num_calls += 1
+        number = self._num_calls
         answer = self._calls[number] = asyncio.get_running_loop().create_future()
         try:
             self._child.send(m.Call(number, operation, list(arguments)))
@@ -195,7 +195,7 @@ class EngineLink(ABC):
             await asyncio.to_thread(self._child.wait, STOP_SECONDS)
         self._reader.cancel()
         self._child.kill()
-        self._die(EngineDeadError("the engine was stopped"))
+        self._mark_dead(EngineDeadError("the engine was stopped"))
 
     def _check_alive(self) -> None:
         if not self.alive:
@@ -206,7 +206,9 @@ class EngineLink(ABC):
             while True:
                 self._handle(await self._child.receive())
         except Exception as error:  # a bug of ours: nobody may be left waiting for it
-            self._die(EngineDeadError(f"what the engine sent cannot be handled ({type(error).__name__}: {error})"))
+            self._mark_dead(
+                EngineDeadError(f"what the engine sent cannot be handled ({type(error).__name__}: {error})")
+            )
             raise
 
     def _handle(self, message: m.FromEngine) -> None:
@@ -215,7 +217,7 @@ class EngineLink(ABC):
                 self.stats = stats
                 self._take(outputs)
             case m.Answer() as answer:
-                self._settle(answer)
+                self._resolve_call(answer)
             case m.State(adapters=adapters, sleeping=sleeping):
                 self.adapters, self.sleeping = adapters, sleeping
             case m.Loading(done=done, total=total):
@@ -225,13 +227,13 @@ class EngineLink(ABC):
                 self.info = info
                 self._ready.set_result(None)
             case m.Failed() as failed:
-                self._die(rebuild(failed))
+                self._mark_dead(rebuild_error(failed))
 
     @abstractmethod
     def _take(self, outputs: list[m.TokenOutput]) -> None:
         """What one step gave."""
 
-    def _settle(self, answer: m.Answer) -> None:
+    def _resolve_call(self, answer: m.Answer) -> None:
         waiting = self._calls.get(answer.number)
         if waiting is None or waiting.done():  # whoever called has left
             return
@@ -239,25 +241,25 @@ class EngineLink(ABC):
             waiting.set_result(answer.result)
             return
         name, problem, hint = answer.failure
-        error = known(name, problem, hint)
+        error = restore_error(name, problem, hint)
         waiting.set_exception(error or RuntimeError(f"the engine failed: {name}: {problem}"))
 
     def _on_exit(self, code: int) -> None:
         if not self._stopping:
             asyncio.get_running_loop().call_later(
-                LAST_WORDS_SECONDS,
-                self._die,
+                LAST_MESSAGES_SECONDS,
+                self._mark_dead,
                 EngineDeadError(
-                    f"the engine process ended unexpectedly ({exit_words(code)})", "see its last messages above"
+                    f"the engine process ended unexpectedly ({describe_exit(code)})", "see its last messages above"
                 ),
             )
 
-    def _die(self, error: DovetailError) -> None:
+    def _mark_dead(self, error: DovetailError) -> None:
         if self.alive:
-            self._let_go(error)
-            self._ended.set()
+            self._fail_waiting(error)
+            self._dead_event.set()
 
-    def _let_go(self, error: DovetailError) -> None:
+    def _fail_waiting(self, error: DovetailError) -> None:
         """Tell everybody who waits for the engine why it is gone."""
         self.dead_reason = str(error)
         if not self._ready.done():

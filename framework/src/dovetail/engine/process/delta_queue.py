@@ -8,7 +8,7 @@ from dovetail.api.errors import DovetailError
 from dovetail.engine.request.outputs import Delta
 
 
-class Mailbox:
+class DeltaQueue:
     """Takes what comes, and hands out all of it at once to the one coroutine that waits.
 
     A token costs less than half as much through it as through :class:`asyncio.Queue`, which serves many.

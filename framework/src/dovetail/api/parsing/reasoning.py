@@ -7,11 +7,11 @@ from collections.abc import Iterable
 from typing import ClassVar
 
 from dovetail.api.parsers import Content, Reasoning, ReasoningEvent, ReasoningParser
-from dovetail.api.parsing.events import Trimmed, merge
-from dovetail.api.parsing.reader import Reader, Steps, markers
+from dovetail.api.parsing.events import TrimmedText, merge_events
+from dovetail.api.parsing.reader import EventGenerator, Reader, markers
 
 
-class ReasoningReader(ReasoningParser):
+class StreamingReasoningParser(ReasoningParser):
     """A parser whose ``read`` is a generator."""
 
     def __init__(self, prompt: str) -> None:
@@ -20,7 +20,7 @@ class ReasoningReader(ReasoningParser):
         self._steps = self.read()
 
     @abstractmethod
-    def read(self) -> Steps[None]:
+    def read(self) -> EventGenerator[None]:
         """Read ``self.reader`` to its end; yields :class:`Reasoning`, :class:`Content`, and None where it waits."""
 
     def feed(self, text: str) -> Iterable[ReasoningEvent]:
@@ -32,71 +32,73 @@ class ReasoningReader(ReasoningParser):
         return self._advance()
 
     def _advance(self) -> list[ReasoningEvent]:
-        return merge(self._steps)
+        return merge_events(self._steps)
 
 
-class TaggedReasoning(ReasoningReader):
+class TaggedReasoningParser(StreamingReasoningParser):
     """Reasoning first, between markers; then the answer. White space around the reasoning is neither.
 
     A prompt that ends with the first marker leaves the model within its reasoning; one that ends with the last leaves none to come. Reasoning that is never
     closed is all there is.
     """
 
-    starts: ClassVar[tuple[str, ...]] = ("<think>",)
-    """What opens reasoning; the first is the one that :meth:`frame` has."""
-    ends: ClassVar[tuple[str, ...]] = ("</think>",)
+    start_markers: ClassVar[tuple[str, ...]] = ("<think>",)
+    """What opens reasoning; the first is the one that :meth:`reasoning_markers` has."""
+    end_markers: ClassVar[tuple[str, ...]] = ("</think>",)
     """What closes it; likewise."""
-    answer: ClassVar[tuple[str, str] | None] = None
+    answer_markers: ClassVar[tuple[str, str] | None] = None
     """What may stand before and behind the answer, and is no part of it."""
-    until: ClassVar[tuple[str, ...]] = ()
+    interrupt_markers: ClassVar[tuple[str, ...]] = ()
     """What ends reasoning that was not closed, and is content itself."""
-    always: ClassVar[bool] = False
+    always_reasons: ClassVar[bool] = False
     """Whether the model reasons even if neither it nor the prompt says so."""
     after_start: ClassVar[str] = "\n"
     """White space that the model writes behind the first marker."""
     after_end: ClassVar[str] = "\n\n"
     """White space that it writes behind the last."""
 
-    def read(self) -> Steps[None]:
+    def read(self) -> EventGenerator[None]:
         reader, prompt = self.reader, self.prompt.rstrip()
-        if not prompt.endswith(self.ends) and (yield from self._begins(prompt.endswith(self.starts))):
-            found = yield from reader.until(markers(*self.ends, *self.until), Trimmed(Reasoning), awaited=True)
-            if found in self.until:
+        if not prompt.endswith(self.end_markers) and (yield from self._read_start(prompt.endswith(self.start_markers))):
+            found = yield from reader.read_until(
+                markers(*self.end_markers, *self.interrupt_markers), TrimmedText(Reasoning), awaited=True
+            )
+            if found in self.interrupt_markers:
                 yield Content(found)
             elif found:
-                yield from reader.space()
-        if self.answer:
-            yield from self._answer(*self.answer)
-        yield from reader.rest(Content)
+                yield from reader.skip_space()
+        if self.answer_markers:
+            yield from self._read_answer(*self.answer_markers)
+        yield from reader.read_rest(Content)
 
-    def _answer(self, start: str, end: str) -> Steps[None]:
+    def _read_answer(self, start: str, end: str) -> EventGenerator[None]:
         """Read an answer and the markers about it."""
         reader = self.reader
         reader.record = []
-        yield from reader.space()
-        found = yield from reader.word(markers(start))
+        yield from reader.skip_space()
+        found = yield from reader.read_marker(markers(start))
         lead, reader.record = "".join(reader.record), None
         if not found:
             yield Content(lead)
-        elif (yield from reader.until(markers(end), Trimmed(Content), awaited=True)):
-            yield from reader.space()
+        elif (yield from reader.read_until(markers(end), TrimmedText(Content), awaited=True)):
+            yield from reader.skip_space()
 
-    def _begins(self, opened: bool) -> Steps[bool]:
+    def _read_start(self, opened: bool) -> EventGenerator[bool]:
         """Read to where reasoning begins; if none does, what was read is content."""
         reader = self.reader
         reader.record = []
-        yield from reader.space()
+        yield from reader.skip_space()
         # That the prompt opened the reasoning does not keep every model from opening it again.
-        found = yield from reader.word(markers(*self.starts))
+        found = yield from reader.read_marker(markers(*self.start_markers))
         lead, reader.record = "".join(reader.record), None
-        if found or opened or self.always:
+        if found or opened or self.always_reasons:
             return True
         yield Content(lead)
         return False
 
-    def frame(self) -> tuple[str, str] | None:
+    def reasoning_markers(self) -> tuple[str, str] | None:
         prompt = self.prompt.rstrip()
-        if prompt.endswith(self.ends):
+        if prompt.endswith(self.end_markers):
             return None
-        before = "" if prompt.endswith(self.starts) else self.starts[0] + self.after_start
-        return before, self.ends[0] + self.after_end
+        before = "" if prompt.endswith(self.start_markers) else self.start_markers[0] + self.after_start
+        return before, self.end_markers[0] + self.after_end

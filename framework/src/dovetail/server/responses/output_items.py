@@ -10,7 +10,7 @@ from typing import Any
 from dovetail.api import Content, Reasoning
 from dovetail.engine.request.outputs import Delta
 from dovetail.server.responses.items import Item, new_id, output_text
-from dovetail.server.tools.output_parsing import Arguments, Call, Reading, TurnEvent
+from dovetail.server.tools.output_parsing import OutputEvent, OutputParsing, ToolCallArguments, ToolCallBegin
 
 Logprobs = list[dict[str, Any]]
 DELTAS = {
@@ -22,7 +22,7 @@ DELTAS = {
 
 
 @dataclass(slots=True)
-class Event:
+class ItemEvent:
     """Something other than a piece of text."""
 
     name: str
@@ -30,22 +30,22 @@ class Event:
 
 
 @dataclass(slots=True)
-class Piece:
+class TextDelta:
     """A piece of the text of the item that was added last."""
 
     text: str
     logprobs: Logprobs
 
 
-Change = Event | Piece
+Change = ItemEvent | TextDelta
 
 
-class Output:
+class OutputItems:
     """The items of one response.
 
     Args:
         logprobs: of the tokens of a delta; None where nobody wants them.
-        named: by the name that the model knows a function by, the fields of a call that name it to the client, where they differ.
+        client_names: by the name that the model knows a function by, the fields of a call that name it to the client, where they differ.
 
     Attributes:
         items: in order; the last may be open.
@@ -56,24 +56,24 @@ class Output:
 
     def __init__(
         self,
-        reading: Reading,
+        parsing: OutputParsing,
         logprobs: Callable[[Delta], Logprobs] | None = None,
-        named: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
+        client_names: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
     ) -> None:
         self.items: list[Item] = []
         self.tokens = 0
         self.cached = 0
         self.reason: str | None = None
-        self._turn = reading.turn()
+        self._parser = parsing.new_parser()
         self._logprobs = logprobs
-        self._named = named
-        self._plain = reading.plain and logprobs is None
+        self._client_names = client_names
+        self._plain = parsing.is_plain and logprobs is None
         self._open = False
         self._text: list[str] = []
-        self._told: Logprobs = []
-        self._waiting: Logprobs = []
+        self._item_logprobs: Logprobs = []
+        self._pending_logprobs: Logprobs = []
 
-    def goes_on(self, delta: Delta) -> bool:
+    def append_text(self, delta: Delta) -> bool:
         """Take in a delta if all that it does is to bring a piece of the item that is open, as most do; whether it was."""
         if not (self._plain and self._open) or delta.finish_reason is not None:
             return False
@@ -85,101 +85,103 @@ class Output:
         """Take in a delta; what it changes."""
         self.tokens += len(delta.token_ids)
         self.cached += delta.cached_tokens
-        events = self._turn.feed(delta.text) if delta.text else []
+        events = self._parser.feed(delta.text) if delta.text else []
         if delta.finish_reason is not None:
             self.reason = delta.finish_reason
-            events += self._turn.finish()
+            events += self._parser.finish()
         if self._logprobs is not None:
-            self._wait(self._logprobs(delta), events)
-        made = [change for event in events for change in self._take(event)]
-        return made if delta.finish_reason is None else made + self._end()
+            self._hold_logprobs(self._logprobs(delta), events)
+        changes = [change for event in events for change in self._apply_event(event)]
+        return changes if delta.finish_reason is None else changes + self._finish_items()
 
-    def _wait(self, logprobs: Logprobs, events: list[TurnEvent]) -> None:
+    def _hold_logprobs(self, logprobs: Logprobs, events: list[OutputEvent]) -> None:
         """Keep logprobs for the text of their tokens, which may come later. A token at a seam counts with the text of the message."""
-        self._waiting += logprobs
+        self._pending_logprobs += logprobs
         if events and not any(isinstance(event, Content) for event in events):
-            self._waiting = []
+            self._pending_logprobs = []
 
-    def _take(self, event: TurnEvent) -> list[Change]:
+    def _apply_event(self, event: OutputEvent) -> list[Change]:
         match event:
             case Content(text):
-                begun = self._begin("message", "msg", {"role": "assistant", "content": []})
-                logprobs, self._waiting = self._waiting, []
-                self._told += logprobs
+                begun = self._open_item("message", "msg", {"role": "assistant", "content": []})
+                logprobs, self._pending_logprobs = self._pending_logprobs, []
+                self._item_logprobs += logprobs
                 return [*begun, self._piece(text, logprobs)]
             case Reasoning(text):
-                return [*self._begin("reasoning", "rs", {"summary": [], "content": []}), self._piece(text)]
-            case Call(_, id, name):
-                closed = self._close("completed")
-                function = {"name": name, **self._named.get(name, {})}
-                return closed + self._begin("function_call", "fc", {"call_id": id, **function, "arguments": ""})
-            case Arguments(_, text):
+                return [*self._open_item("reasoning", "rs", {"summary": [], "content": []}), self._piece(text)]
+            case ToolCallBegin(_, id, name):
+                closed = self._close_item("completed")
+                function = {"name": name, **self._client_names.get(name, {})}
+                return closed + self._open_item("function_call", "fc", {"call_id": id, **function, "arguments": ""})
+            case ToolCallArguments(_, text):
                 return [self._piece(text)]
 
-    def _piece(self, text: str, logprobs: Logprobs | None = None) -> Piece:
+    def _piece(self, text: str, logprobs: Logprobs | None = None) -> TextDelta:
         self._text.append(text)
-        return Piece(text, logprobs or [])
+        return TextDelta(text, logprobs or [])
 
     @property
     def _index(self) -> int:
         return len(self.items) - 1
 
-    def _begin(self, kind: str, prefix: str, fields: dict[str, Any]) -> list[Change]:
+    def _open_item(self, kind: str, prefix: str, fields: dict[str, Any]) -> list[Change]:
         """Go on with an item of this type, a new one if another is open or none."""
         if self._open and self.items[-1]["type"] == kind:
             return []
-        made = self._close("completed")
+        changes = self._close_item("completed")
         item = {"id": new_id(prefix), "type": kind, "status": "in_progress", **fields}
         self.items.append(item)
-        self._open, self._text, self._told = True, [], []
-        made.append(Event("response.output_item.added", {"output_index": self._index, "item": dict(item)}))
+        self._open, self._text, self._item_logprobs = True, [], []
+        changes.append(ItemEvent("response.output_item.added", {"output_index": self._index, "item": dict(item)}))
         if kind != "function_call":
-            made.append(Event("response.content_part.added", {**place_of(item, self._index), "part": self._part("")}))
-        return made
+            changes.append(
+                ItemEvent("response.content_part.added", {**item_position(item, self._index), "part": self._part("")})
+            )
+        return changes
 
     def _part(self, text: str) -> Item:
         if self.items[-1]["type"] == "message":
-            return output_text(text, self._told)
+            return output_text(text, self._item_logprobs)
         return {"type": "reasoning_text", "text": text}
 
-    def _end(self) -> list[Change]:
-        made: list[Change] = []
+    def _finish_items(self) -> list[Change]:
+        changes: list[Change] = []
         if not self.items:  # an answer of nothing is a message of no text
-            made += self._take(Content(""))
-        elif self._waiting and self._open and self.items[-1]["type"] == "message":
-            made += self._take(Content(""))  # tokens without a text, such as that of the end
-        return made + self._close("incomplete" if self.reason == "length" else "completed")
+            changes += self._apply_event(Content(""))
+        elif self._pending_logprobs and self._open and self.items[-1]["type"] == "message":
+            changes += self._apply_event(Content(""))  # tokens without a text, such as that of the end
+        return changes + self._close_item("incomplete" if self.reason == "length" else "completed")
 
-    def _close(self, status: str) -> list[Change]:
+    def _close_item(self, status: str) -> list[Change]:
         if not self._open:
             return []
         self._open = False
         item, text = self.items[-1], "".join(self._text)
-        place = place_of(item, self._index)
+        place = item_position(item, self._index)
         item["status"] = status
-        made: list[Change] = []
+        changes: list[Change] = []
         if item["type"] == "function_call":
             item["arguments"] = text
             done = {"name": item["name"], "arguments": text}
-            made.append(Event("response.function_call_arguments.done", place | done))
+            changes.append(ItemEvent("response.function_call_arguments.done", place | done))
         else:
             part = self._part(text)
             item["content"] = [part]
             message = item["type"] == "message"
             name = "response.output_text.done" if message else "response.reasoning_text.done"
-            done = {"text": text, "logprobs": self._told} if message else {"text": text}
-            made += (Event(name, place | done), Event("response.content_part.done", {**place, "part": part}))
-        made.append(Event("response.output_item.done", {"output_index": self._index, "item": dict(item)}))
-        return made
+            done = {"text": text, "logprobs": self._item_logprobs} if message else {"text": text}
+            changes += (ItemEvent(name, place | done), ItemEvent("response.content_part.done", {**place, "part": part}))
+        changes.append(ItemEvent("response.output_item.done", {"output_index": self._index, "item": dict(item)}))
+        return changes
 
     def snapshot(self) -> list[Item]:
         """The items as far as they have come."""
         if self._open:
-            self._close("incomplete")
+            self._close_item("incomplete")
         return self.items
 
 
-def place_of(item: Item, index: int) -> dict[str, Any]:
+def item_position(item: Item, index: int) -> dict[str, Any]:
     """Where a piece of an item belongs."""
     place = {"item_id": item["id"], "output_index": index}
     return place if item["type"] == "function_call" else {**place, "content_index": 0}

@@ -13,7 +13,7 @@ HEADER_BYTES = 64 * 1024
 """Of one request's headers, about; one of uvicorn's two parsers has no limit."""
 
 
-class HeaderGuard(asyncio.Protocol):
+class HeaderTimeoutProtocol(asyncio.Protocol):
     """A connection that is closed when the headers of a request do not come in time, or do not end.
 
     uvicorn has a time-out for connections that say nothing between two requests. It has none before the first, nor for a request that is
@@ -78,10 +78,10 @@ class HeaderGuard(asyncio.Protocol):
         self.transport.close()
 
 
-def connection_class(seconds: float, base: type[asyncio.Protocol] = AutoHTTPProtocol) -> type[asyncio.Protocol]:
+def build_protocol_class(seconds: float, base: type[asyncio.Protocol] = AutoHTTPProtocol) -> type[asyncio.Protocol]:
     """The class of connections whose headers may take so many seconds.
 
     Args:
         base: one of uvicorn's two; by default that of the parser that is installed.
     """
-    return type("Connection", (HeaderGuard, base), {"seconds": seconds})
+    return type("Connection", (HeaderTimeoutProtocol, base), {"seconds": seconds})

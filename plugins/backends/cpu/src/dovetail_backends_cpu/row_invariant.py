@@ -2,7 +2,7 @@
 
 Two things in torch break that. MKL's float32 product takes other paths for few rows, and splits them by threads; oneDNN's, which torch uses for
 bfloat16 anyway, has only one other path, for a single row, and is faster besides. (Where a processor lacks instructions for bfloat16, oneDNN's product in that
-dtype does depend on the number of rows; :func:`agrees` finds that out.) Its float32 product gets weights column by column: from row by row, with torch 2.11
+dtype does depend on the number of rows; :func:`is_row_invariant` finds that out.) Its float32 product gets weights column by column: from row by row, with torch 2.11
 on an Intel Xeon, it depends on the number of rows too. And torch computes an element's exponential by other means in the middle of
 a vector than past the last whole one, so that it matters where a thread's share of a tensor begins.
 
@@ -27,7 +27,7 @@ PIECE = 1 << 14
 """So many elements one thread does alone."""
 
 
-def available() -> bool:
+def has_onednn() -> bool:
     """Whether this torch has oneDNN, without which there is no such product in float32."""
     return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
@@ -35,30 +35,30 @@ def available() -> bool:
 def linear(x: Tensor, weight: Tensor) -> Tensor:
     """``x @ weight.T``: x ``[..., K]``, weight ``[N, K]`` → ``[..., N]``."""
     # In float16 the library's own product takes ten times as long as the one in float32, but for a single row.
-    if not available() or (x.dtype == torch.bfloat16 and agrees(x.dtype, torch.get_num_threads())):
+    if not has_onednn() or (x.dtype == torch.bfloat16 and is_row_invariant(x.dtype, torch.get_num_threads())):
         return F.linear(x, weight)
     flat = x.reshape(-1, x.shape[-1]).float()
     rows = flat.shape[0]
     if rows < ROWS:
         flat = F.pad(flat, (0, 0, 0, ROWS - rows))
-    turned = column_by_column(weight.float())
+    turned = to_column_major(weight.float())
     out: Tensor = torch.ops.mkldnn._linear_pointwise(flat, turned, None, "none", [], "")
     return out[:rows].to(x.dtype).view(*x.shape[:-1], -1)
 
 
-def column_by_column(weight: Tensor) -> Tensor:
+def to_column_major(weight: Tensor) -> Tensor:
     """``[N, K]`` with neighbouring rows side by side in memory. From other orders oneDNN's product depends on the number of rows on some processors."""
     return weight.t().contiguous().t()  # no copy where it is so already
 
 
 def lay_out(weight: Tensor) -> Tensor:
     """Kept weights in the order that :func:`linear` needs, where it does not take torch's own product."""
-    own = weight.dtype == torch.bfloat16 and agrees(weight.dtype, torch.get_num_threads())
-    return weight if own or not available() else column_by_column(weight)
+    own = weight.dtype == torch.bfloat16 and is_row_invariant(weight.dtype, torch.get_num_threads())
+    return weight if own or not has_onednn() else to_column_major(weight)
 
 
 @cache
-def agrees(dtype: torch.dtype, threads: int) -> bool:
+def is_row_invariant(dtype: torch.dtype, threads: int) -> bool:
     """Whether torch's own product gives a row the same bits in any company, as far as a few numbers of rows show.
 
     Args:
@@ -72,7 +72,7 @@ def agrees(dtype: torch.dtype, threads: int) -> bool:
         return all(torch.equal(F.linear(x[:n], weight), wanted[:n]) for n in counts)
 
 
-def gated(activation: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+def make_gated(activation: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
     """``activation(gate) * up``, ``[..., 2 * C]`` → ``[..., C]``, so done that a thread's share never begins inside a vector.
 
     torch deals out equal shares, so a number of rows that the threads divide gives each of them whole rows. What remains is done in pieces too small
@@ -103,6 +103,6 @@ def gated(activation: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
 OPERATIONS: Mapping[str, Callable[..., Any]] = {
     "linear": linear,
     "lay_out": lay_out,
-    "silu_mul": gated(F.silu),
-    "gelu_tanh_mul": gated(partial(F.gelu, approximate="tanh")),
+    "silu_mul": make_gated(F.silu),
+    "gelu_tanh_mul": make_gated(partial(F.gelu, approximate="tanh")),
 }

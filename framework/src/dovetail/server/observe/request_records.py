@@ -10,11 +10,11 @@ from types import TracebackType
 
 from dovetail.engine.request.outputs import Delta
 from dovetail.server.generation_job import Job
-from dovetail.server.observe.generation_metrics import Measures
+from dovetail.server.observe.generation_metrics import GenerationMetrics
 
 
 @dataclass(slots=True, eq=False)
-class Record:
+class RequestRecord:
     """One HTTP request, as far as it has come.
 
     Attributes:
@@ -29,15 +29,15 @@ class Record:
     received: float = field(default_factory=time.monotonic)
     route: str = ""
     status: int = 0
-    jobs: list[Observation] = field(default_factory=list)
+    jobs: list[JobObserver] = field(default_factory=list)
 
 
-current: ContextVar[Record | None] = ContextVar("dovetail_request", default=None)
+current_request: ContextVar[RequestRecord | None] = ContextVar("dovetail_request", default=None)
 """The request that is being served."""
 
 
 @dataclass(slots=True, eq=False)
-class Watched:
+class ChoiceRecord:
     """One completion. Times are in seconds, moments on the monotonic clock."""
 
     tokens: int = 0
@@ -49,7 +49,7 @@ class Watched:
     reason: str | None = None
 
 
-class Observation:
+class JobObserver:
     """What one job gets, from its beginning (``with``) to its end, however that comes.
 
     Attributes:
@@ -57,17 +57,17 @@ class Observation:
         choices: in the order of the job's.
     """
 
-    def __init__(self, measures: Measures, job: Job) -> None:
-        record = current.get()
+    def __init__(self, metrics: GenerationMetrics, job: Job) -> None:
+        record = current_request.get()
         if record is not None:
             record.jobs.append(self)
         self.job = job
         self.began = time.monotonic() if record is None else record.received
-        self.choices = [Watched() for _ in range(job.choices)]
-        self._measures = measures
-        self._between = measures.between_tokens
+        self.choices = [ChoiceRecord() for _ in range(job.num_choices)]
+        self._metrics = metrics
+        self._between = metrics.inter_token_latency
 
-    def __enter__(self) -> Observation:
+    def __enter__(self) -> JobObserver:
         return self
 
     def add(self, batch: list[Delta]) -> int:
@@ -88,43 +88,43 @@ class Observation:
                 self._end(delta.index, delta.finish_reason, now)
         return ended
 
-    def _begin(self, choice: Watched, delta: Delta, now: float) -> None:
+    def _begin(self, choice: ChoiceRecord, delta: Delta, now: float) -> None:
         choice.first = now
         choice.cached = delta.cached_tokens
         if delta.timing is not None:
             choice.waited, choice.prefill = delta.timing
-        self._measures.first_token.observe(now - self.began)
+        self._metrics.time_to_first_token.observe(now - self.began)
 
     def _end(self, index: int, reason: str, now: float) -> None:
-        measures, params, choice = self._measures, self.job.params, self.choices[index]
+        metrics, params, choice = self._metrics, self.job.params, self.choices[index]
         choice.reason = reason
-        measures.finished[reason].inc()
-        prompt = len(self.job.prompt_of(index))
-        measures.prompt.observe(prompt)
-        measures.output.observe(choice.tokens)
-        measures.latency.observe(now - self.began)
+        metrics.finished[reason].inc()
+        prompt = len(self.job.prompt_for(index))
+        metrics.num_prompt_tokens.observe(prompt)
+        metrics.num_output_tokens.observe(choice.tokens)
+        metrics.e2e_latency.observe(now - self.began)
         if params.max_tokens is not None:
-            measures.max_tokens.observe(params.max_tokens)
+            metrics.max_tokens.observe(params.max_tokens)
         if not choice.tokens:  # only the prompt was asked for
             return
         decode = choice.last - choice.first
-        measures.computed.observe(prompt - choice.cached)
-        measures.decode.observe(decode)
+        metrics.num_computed_prompt_tokens.observe(prompt - choice.cached)
+        metrics.decode_time.observe(decode)
         if choice.tokens > 1:
-            measures.per_token.observe(decode / (choice.tokens - 1))
+            metrics.time_per_output_token.observe(decode / (choice.tokens - 1))
         if choice.waited is not None:
-            measures.waited.observe(choice.waited)
-            measures.prefill.observe(choice.prefill)
-            measures.inference.observe(choice.prefill + decode)
+            metrics.queue_time.observe(choice.waited)
+            metrics.prefill_time.observe(choice.prefill)
+            metrics.inference_time.observe(choice.prefill + decode)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        measures, n = self._measures, self.job.params.n
+        metrics, n = self._metrics, self.job.params.n
         left = kind is not None and issubclass(kind, (GeneratorExit, asyncio.CancelledError))
         cut = [choice for choice in self.choices if choice.reason is None]
         for choice in cut:
             choice.reason = "abort" if left else "error"
-            measures.finished[choice.reason].inc()
+            metrics.finished[choice.reason].inc()
         if not cut:
-            measures.choices.observe_many(n, len(self.job.prompts))
+            metrics.num_choices.observe_many(n, len(self.job.prompts))
             for first in range(0, len(self.choices), n):
-                measures.longest.observe(max(choice.tokens for choice in self.choices[first : first + n]))
+                metrics.max_num_output_tokens.observe(max(choice.tokens for choice in self.choices[first : first + n]))

@@ -9,8 +9,8 @@ from torch import Tensor
 from dovetail.engine.engine_request import Request
 from dovetail.engine.sampling.bias import Biases
 from dovetail.engine.sampling.draw import WEIGHT_BITS
-from dovetail.engine.sampling.noise import BITS
 from dovetail.engine.sampling.penalties import TokenCounts
+from dovetail.engine.sampling.random_bits import BITS
 from dovetail.engine.sampling.slots import Upload
 
 # Columns of the two tables.
@@ -21,7 +21,7 @@ GREEDY_FLOATS = (0.0, 1.0, 0.0, 0.0)
 GREEDY_NUMBERS = (0, 2**31 - 1, 1 << BITS, 0, 0, 0)
 
 
-class SamplingRows:
+class SamplingTables:
     """Sampling parameters of the batch's rows, on the device, where they stay from step to step.
 
     Row ``rows`` is a scratch row for the padding of captured graphs; it is greedy. So is every row that is not set.
@@ -57,18 +57,18 @@ class SamplingRows:
     def set(self, row: int, request: Request) -> None:
         """A request comes to a row; on the host until :meth:`flush`. Its tokens are prompt and output so far, none of them unseen.
 
-        A step that samples from it must find in ``request.total`` the place of the first token that it samples.
+        A step that samples from it must find in ``request.num_tokens`` the place of the first token that it samples.
         """
         self.clear(row)
         params = request.params
         counts = bias = 0
         slots: list[tuple[TokenCounts | Biases, int]] = []
-        if params.penalised:
-            counts = self.counts.take()
+        if params.has_penalties:
+            counts = self.counts.allocate()
             self.counts.set(counts, request)
             slots.append((self.counts, counts))
         if params.logit_bias or params.allowed_token_ids is not None:
-            bias = self.biases.take()
+            bias = self.biases.allocate()
             self.biases.set(bias, params.logit_bias, params.allowed_token_ids)
             slots.append((self.biases, bias))
         if slots:
@@ -91,7 +91,7 @@ class SamplingRows:
     def clear(self, row: int) -> None:
         """The row's request has left; on the host until :meth:`flush`."""
         for table, slot in self._slots.pop(row, ()):
-            table.give_back(slot)
+            table.free(slot)
         self._floats[row], self._numbers[row] = GREEDY_FLOATS, GREEDY_NUMBERS
         self._changed.add(row)
 
