@@ -347,7 +347,7 @@ OPTIONS = {
     "--hf-overrides [1]": r"argument --hf-overrides: '\[1\]' is a JSON list, wanted an object like ",
     "--max-model-len lots": "argument --max-model-len: 'lots' is not a number of tokens; write 4096, 32k or auto",
     "--max-model-len 1": "--max-model-len is 1: .*greater than or equal to 2; see --help",
-    "--max-model-len 1k": "--max-model-len 1000 exceeds the 512 tokens that the model was made for; lower it, or raise",
+    "--max-model-len 1k": "--max-model-len 1000 exceeds the 512 tokens that the model was made for; give at most --max-model-len 512",
     "--block-size 0": "--block-size is 0: .*greater than 0",
     "--gpu-memory-utilization 2": r"--gpu-memory-utilization is 2\.0: .*less than or equal to 1",
     "--port 99999": "--port is 99999: .*less than or equal to 65535",

@@ -29,7 +29,7 @@ def find_demo(
         file
         for root in (found.submodule_search_locations or [] if found else [])
         for file in sorted(Path(root).rglob("*"))
-        if file.stat().st_size > 1 << 20 and any(fnmatch.fnmatch(file.name, p) for p in patterns)
+        if file.stat().st_size > 1 << 20 and _matches(file.name, patterns)
     ]
     if not weights:
         raise CheckpointError(
@@ -42,7 +42,7 @@ def find_demo(
 def find_path(
     reference: str | None, *, revision: str | None, download_dir: str | None, patterns: tuple[str, ...]
 ) -> str | None:
-    """An existing folder or file.
+    """An existing folder or file. The folder of a repository in the hub's cache stands for its snapshot.
 
     Raises:
         CheckpointError: the reference can only be a path, and nothing is there.
@@ -51,11 +51,25 @@ def find_path(
         return None
     where = Path(reference).expanduser()
     if where.exists():
-        return str(where)
-    names_a_file = any(fnmatch.fnmatch(where.name, p) for p in patterns)
-    if where.is_absolute() or reference.startswith((".", "~")) or names_a_file:
+        return str(_snapshot(where, revision) or where)
+    if where.is_absolute() or reference.startswith((".", "~")) or _matches(where.name, patterns):
         raise CheckpointError(f"wanted a model at {reference}, found nothing there", "correct the path")
     return None
+
+
+def _snapshot(folder: Path, revision: str | None) -> Path | None:
+    """The files that a folder of the hub's cache keeps for a revision, if it is such a folder."""
+    named = folder / "refs" / (revision or "main")
+    try:
+        commit = named.read_text(encoding="utf-8").strip() if named.is_file() else (revision or "")
+    except (OSError, UnicodeDecodeError):
+        return None
+    found = folder / "snapshots" / commit
+    return found if commit and found.is_dir() else None
+
+
+def _matches(name: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatch.fnmatchcase(name.lower(), pattern.lower()) for pattern in patterns)
 
 
 OTHER_FOLDERS = "[!0-9]*/*"
@@ -82,7 +96,7 @@ def find_hub(
                 reference,
                 revision=revision,
                 cache_dir=download_dir,
-                allow_patterns=list(patterns),
+                allow_patterns=[*patterns, *(pattern.upper() for pattern in patterns)],
                 ignore_patterns=[OTHER_FOLDERS],
             )
         )

@@ -19,7 +19,7 @@ from dovetail.api.errors import DovetailError, UsageError
 from dovetail.cli.main import main
 from dovetail.client import batch as batches
 from dovetail.client.batch import Batch, Tally
-from dovetail.client.batch_file import BatchOutput, BatchRequest, Fault, read_requests
+from dovetail.client.batch_file import BatchInput, BatchOutput, BatchRequest, Fault, read_requests
 from dovetail.client.http import ClientError
 from dovetail.server.processes.in_process import serve_in_process
 from dovetail.server.settings import ServerSettings
@@ -384,3 +384,15 @@ def test_files_that_cannot_be_used(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "gone: No such file or directory; correct the path after -i" in capsys.readouterr().err
     assert command("-i", str(tmp_path / "in"), "-o", str(tmp_path / "no" / "out"), "--url", "h") == 1
     assert f"cannot write {tmp_path}/no/out: No such file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_file_may_begin_with_a_byte_order_mark(tmp_path: Path, encoding: str) -> None:
+    file = tmp_path / "lines"
+    text = "".join(json.dumps(line(name, prompt="é"), ensure_ascii=False) + "\r\n" for name in "ab")
+    file.write_bytes(text.encode(encoding))
+    lines = BatchInput(str(file))
+    found = list(read_requests(lines))
+    assert lines.count == 2
+    assert [(one.number, one.custom_id) for one in found] == [(1, "a"), (2, "b")]
+    assert all(isinstance(one, BatchRequest) and json.loads(one.body)["prompt"] == "é" for one in found)

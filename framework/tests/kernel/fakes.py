@@ -26,6 +26,7 @@ from dovetail.api import (
     ReasoningParserCard,
     SourceCard,
     ToolParserCard,
+    scaled_length,
 )
 from dovetail.kernel.discovery import Plugin, PluginFilter, discover
 
@@ -163,6 +164,10 @@ class TinyConfig(ModelConfig):
 
     head_dim: int = 8
     window: int | None = None
+    rope_scaling: dict[str, Any] = {}
+
+    def longest_context(self) -> int:
+        return scaled_length(self.max_position_embeddings, self.rope_scaling)
 
     def attention_requirements(self) -> tuple[AttentionRequirement, ...]:
         return (AttentionRequirement(kind="sliding" if self.window else "full", head_dim=self.head_dim),)
@@ -171,6 +176,18 @@ class TinyConfig(ModelConfig):
 def inspect(path: str, files: tuple[str, ...]) -> Checkpoint:
     """A checkpoint whose tensor types stand in its first file, as JSON."""
     return Checkpoint(path=path, files=files, tensor_types=json.loads(Path(files[0]).read_text() or '{"float32": 3}'))
+
+
+def inspect_signed(path: str, files: tuple[str, ...]) -> Checkpoint:
+    """As :func:`inspect`, of files that begin with a signature."""
+    text = Path(files[0]).read_text().removeprefix("SIGN")
+    return Checkpoint(path=path, files=files, tensor_types=json.loads(text))
+
+
+def inspect_path(path: str, files: tuple[str, ...]) -> Checkpoint:
+    """The file that was named, which no pattern matched."""
+    assert not files
+    return inspect(path, (path,))
 
 
 def inspect_nothing(path: str, files: tuple[str, ...]) -> Checkpoint:

@@ -334,3 +334,77 @@ def test_a_tokenizer_that_is_not_there_is_refused(folder: Path) -> None:
         CheckpointError, match=r"^wanted a tokenizer at ./nowhere, found nothing there; correct --tokenizer"
     ):
         plan(folder, tokenizer="./nowhere")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le"])
+def test_configurations_may_begin_with_a_byte_order_mark(folder: Path, encoding: str) -> None:
+    (folder / "config.json").write_text(json.dumps({**CONFIG, "note": "é"}, ensure_ascii=False), encoding=encoding)
+    (folder / "generation_config.json").write_text('{"top_k": 7}', encoding=encoding)
+    found = plan(folder)
+    assert found.config["note"] == "é"
+    assert found.checkpoint.generation_config == {"top_k": 7}
+
+
+# Names, and what files begin with.
+
+INSPECT_PATH = f"{fakes.__name__}:inspect_path"
+
+
+def signed() -> Any:
+    return loader("signed", "*.s", signatures=("SIGN",), rank=10)
+
+
+@pytest.mark.parametrize("name", ["model", "weights.bin", "sha256-0123", "MODEL.S"])
+def test_a_file_is_known_by_its_first_bytes_whatever_its_name(tmp_path: Path, name: str) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    (tmp_path / name).write_text('SIGN{"float32": 3}')
+    card = signed().model_copy(update={"inspect": f"{fakes.__name__}:inspect_signed"})
+    for path in (tmp_path, tmp_path / name):
+        found = plan(path, card)
+        assert found.loader.part.name == "signed"
+        assert found.checkpoint.files == (str(tmp_path / name),)
+
+
+def test_the_first_bytes_count_more_than_the_name(folder: Path) -> None:
+    (folder / "weights.w").write_text('SIGN{"float32": 3}')
+    card = signed().model_copy(update={"inspect": f"{fakes.__name__}:inspect_signed"})
+    assert plan(folder, card).loader.part.name == "signed"
+
+
+def test_names_come_before_first_bytes_among_a_loader_s_own_files(folder: Path) -> None:
+    for name in ("a.s", "a.s.bak"):
+        (folder / name).write_text('SIGN{"float32": 3}')
+    card = signed().model_copy(update={"inspect": f"{fakes.__name__}:inspect_signed", "rank": 90})
+    assert plan(folder, card).checkpoint.files == (str(folder / "a.s"),)
+
+
+def test_names_match_in_capitals(folder: Path) -> None:
+    (folder / "weights.w").rename(folder / "WEIGHTS.W")
+    assert plan(folder).checkpoint.files == (str(folder / "WEIGHTS.W"),)
+
+
+def test_who_names_loader_and_file_means_that_file(folder: Path) -> None:
+    (folder / "weights.w").rename(folder / "0123abc")
+    with pytest.raises(ResolutionError, match=r"reads \*\.w; found 0123abc, config\.json"):
+        plan(folder, load_format="plain")
+    (folder / "0123abc").write_text('{"float32": 3}')
+    with pytest.raises(ResolutionError, match=r"^wanted weights"):
+        plan(folder / "0123abc")
+    found = plan(folder / "0123abc", load_format="plain", parts={"loader": loader("plain", inspect=INSPECT_PATH)})
+    assert found.checkpoint.files == (str(folder / "0123abc"),)
+
+
+def test_links_into_a_cache_have_their_own_names(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    blob = tmp_path_factory.mktemp("blobs") / "0123abc"
+    (folder / "weights.w").rename(blob)
+    (folder / "weights.w").symlink_to(blob)
+    assert plan(folder).checkpoint.files == (str(folder / "weights.w"),)
+    blob.unlink()
+    with pytest.raises(ResolutionError, match=r"found config\.json"):
+        plan(folder)
+
+
+def test_a_file_that_git_lfs_has_not_fetched_is_told(folder: Path) -> None:
+    (folder / "weights.w").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n")
+    with pytest.raises(CheckpointError, match=r"weights\.w is a pointer of Git LFS, .*; fetch it with git lfs pull"):
+        plan(folder)

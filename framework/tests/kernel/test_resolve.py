@@ -406,10 +406,27 @@ def test_the_context_is_the_model_s_or_less(folder: Path) -> None:
     assert plan(folder, max_model_len=100).max_model_len == 100
     assert plan(folder, max_model_len=2).max_model_len == 2
     with pytest.raises(
-        UsageError, match=r"^--max-model-len 101 exceeds the 100 tokens that the model was made for; lower it, or raise"
+        UsageError,
+        match=r"^--max-model-len 101 exceeds the 100 tokens that the model was made for; give at most --max-model-len 100, or",
     ):
         plan(folder, max_model_len=101)
     assert plan(folder, max_model_len=101, hf_overrides={"max_position_embeddings": 200}).max_model_len == 101
+
+
+def test_the_length_that_a_rope_scaling_was_made_for_can_be_asked_for(folder: Path) -> None:
+    configure(folder, max_position_embeddings=4096, rope_scaling={"type": "linear", "factor": 4.0})
+    found = plan(folder)
+    assert found.max_model_len == 4096
+    assert any("--max-model-len 16384" in warning for warning in found.warnings)
+    longer = plan(folder, max_model_len=16384)
+    assert longer.max_model_len == 16384
+    assert not any("--max-model-len" in warning for warning in longer.warnings)
+    with pytest.raises(
+        UsageError,
+        match=r"^--max-model-len 16385 exceeds the 16384 tokens that the model and its RoPE scaling were made for; "
+        r"give at most --max-model-len 16384, or",
+    ):
+        plan(folder, max_model_len=16385)
 
 
 @pytest.mark.parametrize("length", [1, 0, -5])

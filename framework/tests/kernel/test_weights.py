@@ -56,6 +56,14 @@ def test_a_type_that_nobody_reads_is_refused(folder: Path) -> None:
         plan(folder)
 
 
+def test_whole_numbers_beside_weights_are_left_to_the_model(folder: Path) -> None:
+    weights(folder, bool=2, float32=3, int64=1, uint8=1)
+    assert {w.type for w in plan(folder, format_("packed", ("int64",), methods=("awq",))).weights} == {"float32"}
+    weights(folder, int64=4)
+    with pytest.raises(ResolutionError, match="wanted a format that reads 4 tensors of type 'int64'"):
+        plan(folder)
+
+
 def test_a_type_that_no_kernel_multiplies_is_refused(folder: Path) -> None:
     with pytest.raises(
         ResolutionError,

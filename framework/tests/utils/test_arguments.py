@@ -220,3 +220,10 @@ def test_a_parser_may_do_without_files(capsys: pytest.CaptureFixture[str]) -> No
     made.add_argument("--config")
     assert made.parse_args(["--config", "mine"]).config == "mine"
     assert "--config FILE" in " ".join(parser().format_help().split())
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-be"])
+def test_a_file_may_begin_with_a_byte_order_mark(file: Path, encoding: str) -> None:
+    file.write_text("max-len: 3\r\nmy-name: é", encoding=encoding)
+    found = parse("--config", str(file))
+    assert (found["max_len"], found["my_name"]) == (3, "é")

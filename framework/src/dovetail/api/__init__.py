@@ -37,7 +37,7 @@ if TYPE_CHECKING:
         ToolParserCard,
     )
     from dovetail.api.checkpoint import Checkpoint, LazyTensor, Naming, TokenizerParts
-    from dovetail.api.config import AttentionRequirement, ModelConfig
+    from dovetail.api.config import AttentionRequirement, ModelConfig, scaled_length
     from dovetail.api.errors import (
         CheckpointError,
         ConfigError,
@@ -64,6 +64,7 @@ if TYPE_CHECKING:
         ToolParser,
     )
     from dovetail.api.proposer import DraftOptions, DraftRequest, Proposer, ProposerContext
+    from dovetail.api.text import decode_text, read_lines, read_text
 
 __all__ = [
     "PORTABLE",
@@ -125,7 +126,11 @@ __all__ = [
     "ToolParser",
     "ToolParserCard",
     "UsageError",
+    "decode_text",
     "hookimpl",
+    "read_lines",
+    "read_text",
+    "scaled_length",
 ]
 
 _WHERE = {
@@ -159,6 +164,7 @@ _WHERE = {
     "TokenizerParts": "checkpoint",
     "AttentionRequirement": "config",
     "ModelConfig": "config",
+    "scaled_length": "config",
     "CheckpointError": "errors",
     "ConfigError": "errors",
     "ConflictError": "errors",
@@ -189,6 +195,9 @@ _WHERE = {
     "DraftRequest": "proposer",
     "Proposer": "proposer",
     "ProposerContext": "proposer",
+    "decode_text": "text",
+    "read_lines": "text",
+    "read_text": "text",
 }
 
 

@@ -102,8 +102,10 @@ class LoaderCard(Card):
     kind: ClassVar[str] = "loader"
 
     recognises: tuple[str, ...]
-    """Glob patterns of the file names that it reads. One that reads no files has none: it is taken only when ``--load-format`` names it, and its
+    """Glob patterns of the file names that it reads, in capitals or not. One that reads no files has none: it is taken only when ``--load-format`` names it, and its
     ``inspect`` is given no files."""
+    signatures: tuple[str, ...] = ()
+    """What its files begin with, a character for each byte. A file that begins so is this loader's whatever its name, and no other's."""
     inspect: Dotted
     """Describes a checkpoint; its module must not import torch."""
     target: Dotted

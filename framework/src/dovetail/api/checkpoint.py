@@ -37,7 +37,7 @@ class Checkpoint(BaseModel):
     architecture: str | None = None
     """The container's own name of the architecture, under ``naming``."""
     metadata: dict[str, Any] = {}
-    """The container's metadata, without long lists, under ``naming``."""
+    """The container's metadata, without long lists, under ``naming``; without one, what the loader itself wants to know again."""
     tensor_types: dict[str, int] = {}
     """Stored type (a torch dtype's name, or a quantized type's) → number of tensors."""
     generation_config: dict[str, Any] = {}

@@ -2,11 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
 
 from dovetail.api.cards import AttentionKind
+
+FACTOR_SCALINGS = ("linear", "dynamic", "yarn")
+"""Values of ``rope_type`` whose ``factor`` is that of the length. The factor of ``llama3`` is larger than what its models were trained for."""
+
+
+def scaled_length(max_position: int, scaling: Mapping[str, Any]) -> int:
+    """The longest sequence, in tokens, that a RoPE scaling was made for: its factor times the length that it stretches.
+
+    Args:
+        max_position: ``max_position_embeddings``. It is the length that is stretched where the scaling names no
+            ``original_max_position_embeddings``. Files write the length before or after stretching there, and no key says which.
+        scaling: the object under ``rope_scaling`` or ``rope_parameters``.
+    """
+    kind = scaling.get("rope_type") or scaling.get("type") or "default"
+    original = scaling.get("original_max_position_embeddings") or max_position
+    factor = scaling.get("factor") or 1
+    return max(max_position, int(original * factor)) if kind in FACTOR_SCALINGS else max_position
 
 
 class AttentionRequirement(BaseModel):
@@ -21,8 +39,8 @@ class AttentionRequirement(BaseModel):
 class ModelConfig(BaseModel):
     """Base of a model's configuration, read from ``config.json``.
 
-    Fields without a default must be in the file; unknown keys are ignored, since published files hold many that only
-    describe training. Subclasses refuse values they cannot honour by raising ``ValueError`` in a validator.
+    Fields without a default must be in the file, null stands for the default of the others, and unknown keys are ignored, since
+    published files hold many that only describe training. Subclasses refuse values they cannot honour by raising ``ValueError`` in a validator.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
@@ -39,10 +57,24 @@ class ModelConfig(BaseModel):
     eos_token_id: int | list[int] | None = None
     quantization_config: dict[str, Any] | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        required = {name for name, field in cls.model_fields.items() if field.is_required()}
+        return {k: v for k, v in data.items() if v is not None or k in required}
+
     def attention_requirements(self) -> tuple[AttentionRequirement, ...]:
         """One entry for each distinct kind of attention layer. Subclasses must override this."""
         raise NotImplementedError
 
     def context_length(self) -> int:
-        """The longest sequence, in tokens, that the model was made for."""
+        """The longest sequence, in tokens, that is served unless the user asks for another length."""
         return self.max_position_embeddings
+
+    def longest_context(self) -> int:
+        """The longest sequence that can be asked for. It is longer than :meth:`context_length` where a RoPE scaling may have been made
+        for more than the files promise (see :func:`scaled_length`).
+        """
+        return self.context_length()

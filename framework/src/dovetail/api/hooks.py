@@ -56,7 +56,7 @@ def dovetail_register_loaders() -> Sequence[LoaderCard]:
     """Readers of weight files.
 
     A card's ``recognises`` patterns are matched against the names of the files found at the model
-    reference; ``--load-format`` names a card directly, and is the only way to one without patterns. The card's ``inspect`` then
+    reference, and its ``signatures`` against what they begin with; ``--load-format`` names a card directly, and is the only way to one without patterns. The card's ``inspect`` then
     describes the checkpoint without torch.
     """
     raise NotImplementedError

@@ -71,7 +71,10 @@ def render(plan: Plan, template: str | None = None) -> str:
     lines += _speculation_lines(plan)
     for type_, count in plan.checkpoint.tensor_types.items():
         lines += ["", f"weights of type {type_} ({count} tensors)"]
-        for weight in (w for w in plan.weights if w.type == type_):
+        planned = [weight for weight in plan.weights if weight.type == type_]
+        if not planned:
+            lines.append("  no format reads them as weights; saved masks and position ids are left out")
+        for weight in planned:
             kernel, *others = weight.kernels
             lines.append(
                 f"  {weight.kind:<12} format {weight.format.part.name}, kernel {kernel.name} ({kernel.distribution} {kernel.version})"

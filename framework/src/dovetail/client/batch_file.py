@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from io import BufferedReader, BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
 from uuid import uuid4
@@ -15,6 +16,7 @@ from uuid import uuid4
 import msgspec
 
 from dovetail.api.errors import DovetailError, UsageError
+from dovetail.api.text import read_lines
 
 STANDARD = "-"
 """Stands for standard input and output."""
@@ -155,7 +157,7 @@ class BatchInput:
     def __init__(self, name: str) -> None:
         self.name = name
         # A pipe is read at once: waiting for a line would keep the answers of others waiting.
-        self._piped = sys.stdin.buffer.read().splitlines() if name == STANDARD else []
+        self._piped = list(read_lines(BufferedReader(BytesIO(sys.stdin.buffer.read())))) if name == STANDARD else []
         try:
             self.count = sum(1 for line in self if line.strip())
         except OSError as error:
@@ -166,7 +168,7 @@ class BatchInput:
             yield from self._piped
             return
         with open(self.name, "rb") as file:
-            yield from file
+            yield from read_lines(file)
 
 
 class BatchOutput:

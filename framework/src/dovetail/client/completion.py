@@ -50,4 +50,4 @@ def _read() -> str:
     if sys.stdin.isatty():
         print("Type the text to be continued, and Ctrl+D on a line of its own.", file=sys.stderr)
     # Editors and echo end a file with a line break that nobody meant to continue from.
-    return sys.stdin.read().removesuffix("\n")
+    return sys.stdin.read().removeprefix("\ufeff").removesuffix("\n")

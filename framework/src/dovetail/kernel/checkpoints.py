@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import fnmatch
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,10 +11,12 @@ from typing import Any, TypeVar
 from dovetail.api.cards import LoaderCard, ModelCard, SourceCard
 from dovetail.api.checkpoint import HF_TOKENIZER, Checkpoint
 from dovetail.api.errors import CheckpointError, ConfigError, PluginError, ResolutionError, UsageError
+from dovetail.api.text import read_text
 from dovetail.kernel.choose import call_target, choose, join_names, make_part
 from dovetail.kernel.options import AUTO, Overrides, PlanOptions
 from dovetail.kernel.plan import Choice, RejectedCandidate
 from dovetail.kernel.registry import Offer, Registry
+from dovetail.kernel.weight_files import WeightFiles
 
 J = TypeVar("J", dict[str, Any], list[Any])
 
@@ -51,23 +52,18 @@ def find_source(options: PlanOptions, registry: Registry) -> tuple[Choice, str]:
 def find_checkpoint(
     path: str, options: PlanOptions, registry: Registry, warnings: list[str]
 ) -> tuple[Choice, Checkpoint]:
-    where = Path(path)
-    try:
-        names = [where.name] if where.is_file() else sorted(p.name for p in where.iterdir() if p.is_file())
-    except OSError as error:
-        raise CheckpointError(f"cannot read {path} ({error.strerror})", "give a folder or a weight file") from None
-
-    def matching(card: LoaderCard) -> tuple[str, ...]:
-        return tuple(n for n in names if any(fnmatch.fnmatch(n, p) for p in card.recognises))
+    loaders = registry.offers(LoaderCard)
+    files = WeightFiles(path, [o.card for o in loaders])
+    names, folder = files.names, files.folder
 
     def objection(card: LoaderCard) -> str | None:
         if not card.recognises and options.load_format == AUTO:
             return f"reads no files, so it is taken only by --load-format {card.name}"
-        if not card.recognises or matching(card):
+        # Who names both the loader and the file means this file, whatever it is called.
+        if not card.recognises or files.of(card) or (files.alone and options.load_format == card.name):
             return None
         return f"reads {', '.join(card.recognises)}; found {join_names(names)}"
 
-    loaders = registry.offers(LoaderCard)
     if options.load_format == AUTO and loaders and all(map(objection, (o.card for o in loaders))):
         patterns = dict.fromkeys(p for o in loaders for p in o.card.recognises)
         raise ResolutionError(
@@ -79,8 +75,7 @@ def find_checkpoint(
         "loader", LoaderCard, registry, objection,
         explicit=options.load_format, wanted=f"a loader for the weights at {path}", warnings=warnings,
     )  # fmt: skip
-    folder = where.parent if where.is_file() else where
-    checkpoint = call_target(offer, offer.card.inspect, path, tuple(str(folder / n) for n in matching(offer.card)))
+    checkpoint = call_target(offer, offer.card.inspect, path, files.paths(offer.card))
     if not isinstance(checkpoint, Checkpoint):
         raise PluginError(
             f"the {offer} described {path} with {type(checkpoint).__name__}, wanted a Checkpoint", "update the plugin"
@@ -103,13 +98,12 @@ def _tokenizer_override(reference: str, registry: Registry) -> dict[str, Any]:
     path = Path(reference)
     if not path.exists():
         raise CheckpointError(f"wanted a tokenizer at {reference}, found nothing there", "correct --tokenizer")
-    names = [path.name] if path.is_file() else [p.name for p in path.iterdir() if p.is_file()]
-    folder = path.parent if path.is_file() else path
-    if not any(n.startswith("tokenizer") for n in names):
-        for offer in registry.offers(LoaderCard):
-            matching = [n for n in sorted(names) if any(fnmatch.fnmatch(n, p) for p in offer.card.recognises)]
-            if matching:
-                found = call_target(offer, offer.card.inspect, str(path), tuple(str(folder / n) for n in matching))
+    offers = registry.offers(LoaderCard)
+    files = WeightFiles(path, [o.card for o in offers])
+    if not any(n.startswith("tokenizer") for n in files.names):
+        for offer in offers:
+            if files.of(offer.card):
+                found = call_target(offer, offer.card.inspect, str(path), files.paths(offer.card))
                 if found.tokenizer_path:
                     return {"tokenizer": found.tokenizer, "tokenizer_path": found.tokenizer_path}
     return {"tokenizer": HF_TOKENIZER, "tokenizer_path": str(path)}
@@ -137,7 +131,7 @@ def read_json(file: Path, kind: type[J]) -> J:
     if not file.is_file():
         return kind()
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        found = json.loads(read_text(file))
     except (ValueError, OSError, RecursionError) as error:
         raise ConfigError(f"{file} is not readable JSON ({error})", "repair or download it again") from None
     if not isinstance(found, kind):

@@ -69,7 +69,7 @@ def resolve(options: PlanOptions, registry: Registry) -> Plan:
         naming=naming,
         dtype=dtype,
         kv_dtype=kv_dtype,
-        max_model_len=find_max_model_len(options, parsed),
+        max_model_len=find_max_model_len(options, parsed, warnings),
         source=source,
         loader=loader,
         model_part=model,
@@ -234,13 +234,19 @@ def find_grammar(
     )  # fmt: skip
 
 
-def find_max_model_len(options: PlanOptions, config: ModelConfig) -> int:
-    limit = config.context_length()
+def find_max_model_len(options: PlanOptions, config: ModelConfig, warnings: list[str]) -> int:
+    usual, longest = config.context_length(), config.longest_context()
     if options.max_model_len is None:
-        return limit
-    if options.max_model_len > limit:
+        if longest > usual:
+            warnings.append(
+                f"sequences end at {usual} tokens, as max_position_embeddings says; the model's RoPE scaling may have been made "
+                f"for {longest}, which --max-model-len {longest} serves"
+            )
+        return usual
+    if options.max_model_len > longest:
+        scaled = " and its RoPE scaling were" if longest > usual else " was"
         raise UsageError(
-            f"--max-model-len {options.max_model_len} exceeds the {limit} tokens that the model was made for",
-            "lower it, or raise max_position_embeddings (and its RoPE scaling) with --hf-overrides",
+            f"--max-model-len {options.max_model_len} exceeds the {longest} tokens that the model{scaled} made for",
+            f"give at most --max-model-len {longest}, or raise max_position_embeddings (and the RoPE scaling) with --hf-overrides",
         )
     return options.max_model_len

@@ -39,7 +39,7 @@ def find_weights(
     asked = _requested_format(options.quantization, registry)
     plans: list[WeightPlan] = []
     formats: set[str] = set()
-    for type_, count in sorted(checkpoint.tensor_types.items()):
+    for type_, count in sorted(checkpoint.tensor_types.items(), key=lambda item: (_counts(item[0]), item[0])):
 
         def reads(card: QuantFormatCard, type_: str = type_) -> str | None:
             if type_ not in card.types:
@@ -49,6 +49,8 @@ def find_weights(
                 return f"reads checkpoints quantized by {', '.join(card.methods)}, not {method or 'none'}"
             return None
 
+        if plans and _counts(type_) and all(reads(o.card) for o in offers):
+            continue  # of saved masks and position ids; a weight of this type is refused when it is loaded
         wanted = f"a format that reads {count} tensors of type {type_!r} in {checkpoint.path}"
         # Norms, and what was left alone, have other types than the one that was asked for.
         explicit = asked.name if asked and reads(asked.card) is None else None
@@ -73,6 +75,11 @@ def find_weights(
             "leave --quantization out, or give a checkpoint in that format",
         )
     return tuple(plans)
+
+
+def _counts(type_: str) -> bool:
+    """Whether tensors of a type hold whole numbers or truth values: no weights unless a format packs them so."""
+    return type_.startswith(("int", "uint", "bool"))
 
 
 def _requested_format(name: str | None, registry: Registry) -> Offer[QuantFormatCard] | None:

@@ -7,16 +7,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from dovetail.api.cards import AttentionKind
 from dovetail.nn.step import KVIndex, Step
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)

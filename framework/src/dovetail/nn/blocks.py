@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from dovetail.nn.attention import AttentionSpec
-from dovetail.nn.context import Context
+from dovetail.nn.context import Bias, Context
 from dovetail.nn.rotary import Rope
 from dovetail.nn.step import Step
 
@@ -16,7 +16,7 @@ class SelfAttention(nn.Module):
     Args:
         name: checkpoint prefix, such as ``model.layers.0.self_attn``.
         window: sliding window in tokens, or None.
-        bias: q, k and v have biases.
+        bias: q, k and v have biases; see :data:`dovetail.nn.context.Bias`.
         out_bias: the output projection has one.
         scale: defaults to ``head_dim ** -0.5``.
         interleaved: rotary pairs stand side by side.
@@ -33,8 +33,8 @@ class SelfAttention(nn.Module):
         num_kv_heads: int,
         head_dim: int,
         window: int | None = None,
-        bias: bool = False,
-        out_bias: bool = False,
+        bias: Bias = False,
+        out_bias: Bias = False,
         scale: float | None = None,
         interleaved: bool = False,
         names: tuple[str, str, str, str] = ("q_proj", "k_proj", "v_proj", "o_proj"),
@@ -69,7 +69,7 @@ class GatedMLP(nn.Module):
     """
 
     def __init__(
-        self, ctx: Context, name: str, channels: int, inner: int, *, activation: str = "silu_mul", bias: bool = False
+        self, ctx: Context, name: str, channels: int, inner: int, *, activation: str = "silu_mul", bias: Bias = False
     ) -> None:
         super().__init__()
         self.gate_up = ctx.linear({f"{name}.gate_proj": inner, f"{name}.up_proj": inner}, channels, bias=bias)

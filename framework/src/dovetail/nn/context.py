@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -18,6 +19,8 @@ from dovetail.nn.lora import StackedAdapters
 from dovetail.nn.ops import Ops
 
 Assign = Callable[[Tensor], None]
+Bias = bool | Literal["optional"]
+"""Whether a layer has a bias; ``optional``: where the checkpoint brings one, for each part by itself."""
 
 
 @dataclass(frozen=True)
@@ -39,10 +42,15 @@ class VectorSlot:
 
 @dataclass(frozen=True)
 class BiasSlot:
-    """A part's share of a layer's bias."""
+    """A part's share of a layer's bias.
+
+    Attributes:
+        required: a checkpoint without it is refused; otherwise the part has none.
+    """
 
     layer: WeightLayer
     part: str
+    required: bool = True
 
 
 class Context:
@@ -83,7 +91,7 @@ class Context:
         self.adapters = StackedAdapters(max_loras, max_lora_rank, ops, device, dtype) if max_loras else None
 
     def linear(
-        self, parts: str | Mapping[str, int], in_features: int, out_features: int = 0, *, bias: bool = False
+        self, parts: str | Mapping[str, int], in_features: int, out_features: int = 0, *, bias: Bias = False
     ) -> Linear:
         """A linear layer, ``linear(name, in_features, out_features)``, or one whose parts stand apart in the checkpoint, ``linear({name: rows, …}, in_features)``."""
         layer = Linear({parts: out_features} if isinstance(parts, str) else parts, in_features)
@@ -92,7 +100,7 @@ class Context:
             layer.lora = self.adapters.add_layer(layer.parts, in_features)
         if bias:
             for part in layer.parts:
-                self.biases[f"{part}.bias"] = BiasSlot(layer, part)
+                self.biases[f"{part}.bias"] = BiasSlot(layer, part, required=bias is True)
         return layer
 
     def embedding(self, name: str, rows: int, columns: int) -> Embedding:

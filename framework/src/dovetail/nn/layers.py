@@ -6,7 +6,6 @@ Letters: T tokens, N output features, K input features, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -15,9 +14,6 @@ from dovetail.api.cards import LayerKind
 from dovetail.nn.lora import StackedLayerAdapters
 from dovetail.nn.ops import Ops
 from dovetail.nn.weights import StoredWeight, WeightKernel
-
-if TYPE_CHECKING:
-    pass
 
 MakeKernel = Callable[[StoredWeight, LayerKind], WeightKernel]
 

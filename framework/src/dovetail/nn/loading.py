@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from dovetail.api.checkpoint import LazyTensor, Naming
 from dovetail.api.errors import CheckpointError, ResolutionError
 from dovetail.nn.context import Context
 from dovetail.nn.layers import Embedding, Head, WeightLayer
+from dovetail.nn.leftovers import Leftovers, without_wrappers
 from dovetail.nn.weights import QuantFormat, StoredWeight, WeightKernel
 
 Progress = Callable[[int, int], None]
@@ -52,6 +53,7 @@ class WeightReader:
         self.formats: dict[type[QuantFormat], QuantFormat] = {}
         self.weights: dict[str, dict[str, LazyTensor]] = {}
         self.plain: dict[str, LazyTensor] = {}
+        self.leftovers = Leftovers()
         self.used: dict[str, int] = {}
         """Kernel name → layers that it serves, for the log."""
 
@@ -65,7 +67,7 @@ class WeightReader:
             for name, layer in ctx.layers.items()
             if not _is_tied(layer)
         }
-        shapes |= {name: (slot.layer.parts[slot.part],) for name, slot in ctx.biases.items()}
+        shapes |= {name: (slot.layer.parts[slot.part],) for name, slot in ctx.biases.items() if slot.required}
         return shapes | {name: slot.shape for name, slot in ctx.vectors.items() if slot.required}
 
     def load(self, tensors: Iterable[LazyTensor], progress: Progress | None = None) -> None:
@@ -95,17 +97,13 @@ class WeightReader:
         known = {c for choice in self.choices.values() for c in choice.format.components}
         for lazy in tensors:
             name = self.naming.rename(lazy.name) if self.naming else lazy.name
-            if name is None:
+            if name is None or self._take(name, lazy, known) or self._take(without_wrappers(name), lazy, known):
                 continue
-            owner, _, component = name.rpartition(".")
-            if name in ctx.vectors or name in ctx.biases:
-                self.plain[name] = lazy
-            elif owner in ctx.layers and component in known:
-                self.weights.setdefault(owner, {})[component] = lazy
-            elif not name.endswith(tuple(ctx.ignored)):
+            if not self.leftovers.take(name, lazy, ctx.ignored):
                 unexpected.append(lazy.name)
+        self.leftovers.log()
         missing = [n for n, slot in ctx.vectors.items() if slot.required and n not in self.plain]
-        missing += [n for n in ctx.biases if n not in self.plain]
+        missing += [n for n, slot in ctx.biases.items() if slot.required and n not in self.plain]
         missing += [f"{n}.weight" for n, layer in ctx.layers.items() if n not in self.weights and not _is_tied(layer)]
         faults = []
         if missing:
@@ -120,6 +118,20 @@ class WeightReader:
                 "the architecture or its configuration does not match these files, or a file is missing: compare config.json, or force "
                 "another architecture with --hf-overrides",
             )
+
+    def _take(self, name: str, lazy: LazyTensor, components: Container[str]) -> bool:
+        """Keep a tensor that the model expects under that name, and has not got yet."""
+        owner, _, component = name.rpartition(".")
+        if name in self.ctx.vectors or name in self.ctx.biases:
+            place, key = self.plain, name
+        elif owner in self.ctx.layers and component in components:
+            place, key = self.weights.setdefault(owner, {}), component
+        else:
+            return False
+        if key in place:
+            return False
+        place[key] = lazy
+        return True
 
     def _find_wrong_shapes(self) -> list[str]:
         ctx, wrong = self.ctx, []
@@ -194,9 +206,18 @@ class WeightReader:
             return self._kernel(weight, kind, self._choice(kind, by_type[weight.type]))
 
         layer.finish(weights, make)
-        biases = [f"{part}.bias" for part in layer.parts if f"{part}.bias" in self.ctx.biases]
-        if biases:
-            layer.bias = torch.cat([self._plain(b) for b in biases])
+        layer.bias = self._bias(layer)
+
+    def _bias(self, layer: WeightLayer) -> torch.Tensor | None:
+        """The biases of a layer's parts side by side, zeros for a part without one; None if no part has one."""
+        names = {f"{part}.bias": rows for part, rows in layer.parts.items()}
+        if not any(name in self.ctx.biases and name in self.plain for name in names):
+            return None
+        parts = [
+            self._plain(name) if name in self.plain else torch.zeros(rows, device=self.ctx.device, dtype=self.ctx.dtype)
+            for name, rows in names.items()
+        ]
+        return torch.cat(parts)
 
     def _kernel(self, weight: StoredWeight, kind: LayerKind, choice: KernelChoice) -> WeightKernel:
         reasons = []

@@ -1,7 +1,7 @@
 """Rotary position embeddings with every published scaling that changes frequencies alone.
 
 Sources: Su et al. 2021 (RoPE); position interpolation, Chen et al. 2023 (``linear``); NTK-aware scaling (``dynamic``); Peng et al. 2023 (``yarn``);
-bands of wavelengths that are stretched or kept (``llama3``). The keys are those of ``rope_parameters`` / ``rope_scaling`` in Hugging Face configurations.
+bands of wavelengths that are stretched or kept (``llama3``); Ding et al. 2024 (``longrope``). The keys are those of ``rope_parameters`` / ``rope_scaling`` in Hugging Face configurations.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ class Rope:
     sin: Tensor
 
 
-ROPE_TYPES = ("default", "linear", "dynamic", "yarn", "llama3")
+ROPE_TYPES = ("default", "linear", "dynamic", "yarn", "llama3", "longrope")
+OTHER_NAMES = {"su": "longrope"}
+"""What older configurations call a type."""
 
 
 class Rotary(nn.Module):
@@ -34,7 +36,7 @@ class Rotary(nn.Module):
         theta: base.
         scaling: the configuration's scaling object; its ``rope_type`` is one of :data:`ROPE_TYPES`.
         max_position: the context length that the model was trained for.
-        max_tokens: the longest sequence that it will see here (``dynamic`` stretches to it).
+        max_tokens: the longest sequence that it will see here (``dynamic`` stretches to it, ``longrope`` chooses its factors by it).
     """
 
     def __init__(
@@ -64,6 +66,7 @@ def frequencies(
         ValueError: the scaling's type is unknown, or it lacks a key.
     """
     kind = scaling.get("rope_type") or scaling.get("type") or "default"
+    kind = OTHER_NAMES.get(kind, kind)
     if kind not in ROPE_TYPES:
         raise ValueError(f"unknown rope_type {kind!r}; known: {', '.join(ROPE_TYPES)}")
     exponents = torch.arange(0, dim, 2, dtype=torch.float32) / dim
@@ -76,6 +79,8 @@ def frequencies(
         factor = float(scaling["factor"])
         grown = theta * (factor * length / max_position - (factor - 1)) ** (dim / (dim - 2))
         return 1.0 / grown**exponents, 1.0
+    if kind == "longrope":
+        return _longrope(base, scaling, max_position, max_tokens)
     factor = float(scaling["factor"])
     if kind == "linear":
         return base / factor, 1.0
@@ -108,7 +113,8 @@ def _yarn(
     first, last = max(first, 0), min(last, dim - 1)
     span = last - first if last != first else 0.001
     interpolated = ((torch.arange(dim // 2, dtype=torch.float32) - first) / span).clamp(0, 1)
-    inverse = base / factor * interpolated + base * (1 - interpolated)
+    kept = (1 - interpolated) * float(scaling.get("extrapolation_factor", 1.0))
+    inverse = base / factor * (1 - kept) + base * kept
 
     def temperature(scale: float) -> float:
         return 1.0 if factor <= 1 else 0.1 * scale * math.log(factor) + 1.0
@@ -117,4 +123,17 @@ def _yarn(
     if attention is None:
         mscale, mscale_all = scaling.get("mscale"), scaling.get("mscale_all_dim")
         attention = temperature(mscale) / temperature(mscale_all) if mscale and mscale_all else temperature(1.0)
+    return inverse, float(attention)
+
+
+def _longrope(base: Tensor, scaling: Mapping[str, Any], max_position: int, max_tokens: int) -> tuple[Tensor, float]:
+    """One divisor for each frequency: of two lists, that for the lengths which will be seen. Without lists the checkpoint brings them."""
+    original = int(scaling.get("original_max_position_embeddings") or max_position)
+    divisors = scaling.get("long_factor" if max_tokens > original else "short_factor")
+    inverse = base if divisors is None else base / torch.tensor(divisors, dtype=torch.float32)
+    attention = scaling.get("attention_factor")
+    if attention is None:
+        # Some files write the factor, the others the two lengths.
+        factor = float(scaling.get("factor") or max_position / original)
+        attention = 1.0 if factor <= 1 else math.sqrt(1 + math.log(factor) / math.log(original))
     return inverse, float(attention)

@@ -146,6 +146,8 @@ def random_checkpoint(
             continue
         tensors[f"{name}.weight"] = noise(layer.parts[name], layer.columns) * layer.columns**-0.5
     for name, bias in ctx.biases.items():
+        if not bias.required and not optional:
+            continue
         tensors[name] = 0.1 * noise(bias.layer.parts[bias.part])
     for name, vector in ctx.vectors.items():
         if vector.required or optional:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import json
 import shutil
 import subprocess
@@ -20,6 +19,7 @@ from dovetail.api import Checkpoint, CheckpointError, LazyTensor, LoaderCard
 from dovetail.kernel.checkpoints import find_checkpoint
 from dovetail.kernel.discovery import import_dotted
 from dovetail.kernel.options import PlanOptions
+from dovetail.kernel.weight_files import matches
 from dovetail.testing.comparison import label
 from dovetail.testing.harness import dtype_name
 from dovetail.testing.resolution import assert_refused, claim, make_registry, refusal_message
@@ -68,12 +68,13 @@ def check_loader(card: LoaderCard, path: str | Path, tensors: Mapping[str, Tenso
     unexpected = sorted(set(found) - set(tensors))
     assert not unexpected, f"{label(card)}: yields {', '.join(unexpected)}, which the checkpoint does not hold"
     _check_damage(card, path, files)
+    _check_signatures(card, files)
     _check_unrecognised(card)
 
 
 def _files(card: LoaderCard, path: Path) -> list[Path]:
     there = [path] if path.is_file() else sorted(p for p in path.iterdir() if p.is_file())
-    return [p for p in there if any(fnmatch.fnmatch(p.name, pattern) for pattern in card.recognises)]
+    return [p for p in there if matches(p.name, card.recognises)]
 
 
 def _inspect(card: LoaderCard, path: Path, files: list[Path]) -> Checkpoint:
@@ -150,11 +151,26 @@ def _check_refused(card: LoaderCard, path: Path, name: str, what: str) -> None:
     assert name in refused, f"{text} is refused without the file's name: {refused}"
 
 
+def _check_signatures(card: LoaderCard, files: list[Path]) -> None:
+    """Files begin as the card says, and are read under any name."""
+    if not card.signatures:
+        return
+    starts = tuple(signature.encode("latin-1") for signature in card.signatures)
+    for file in files:
+        assert file.read_bytes().startswith(starts), f"{label(card)}: {file.name} begins with none of its signatures"
+    if len(files) == 1:
+        with tempfile.TemporaryDirectory() as scratch:
+            renamed = Path(scratch) / "no-such-format"
+            shutil.copy(files[0], renamed)
+            with claim(f"{label(card)}: a file of another name"):
+                _inspect(card, renamed, [renamed])
+
+
 def _check_unrecognised(card: LoaderCard) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         stranger = Path(scratch) / "no-such-format.zzz"
         stranger.touch()
-        if any(fnmatch.fnmatch(stranger.name, pattern) for pattern in card.recognises):
+        if matches(stranger.name, card.recognises):
             return
         refused = partial(find_checkpoint, str(stranger), PlanOptions(), make_registry(card), [])
         assert_refused(refused, f"{label(card)} does not claim {stranger.name}", stranger.name)

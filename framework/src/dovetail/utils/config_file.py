@@ -6,6 +6,8 @@ import argparse
 import json
 from typing import Any
 
+from dovetail.api.text import read_text
+
 FLAG = "--config"
 
 
@@ -100,8 +102,7 @@ def _read(parser: argparse.ArgumentParser, file: str) -> dict[str, Any]:
     import yaml  # type: ignore[import-untyped] # only where it is used: the command line answers at once
 
     try:
-        with open(file, encoding="utf-8") as opened:
-            found = yaml.safe_load(opened)
+        found = yaml.safe_load(read_text(file))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         parser.error(f"argument {FLAG}: {file} cannot be read: {error}")
     if not isinstance(found, dict):

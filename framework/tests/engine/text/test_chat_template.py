@@ -233,3 +233,12 @@ def test_templates_reach_nothing_but_data(template: str) -> None:
         text = "" if "the chat template fails" in str(error) else str(error)
     # What the sandbox keeps back is undefined: nothing, until something is done with it.
     assert text in ("", "[Undefined]")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le"])
+def test_a_template_may_begin_with_a_byte_order_mark(tmp_path: Path, encoding: str) -> None:
+    file = tmp_path / "given.jinja"
+    file.write_text("{{ 1 }}é", encoding=encoding)
+    assert load_template(str(file)) == "{{ 1 }}é"
+    assert load_template("\ufeff{{ 1 }}") == "{{ 1 }}"
+    assert render("\ufeff{{ 1 }}", [{"role": "user", "content": "x"}]) == "1"

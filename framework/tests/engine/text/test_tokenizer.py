@@ -189,3 +189,15 @@ def test_needs_no_torch() -> None:
         "sys.exit(', '.join({'torch', 'transformers', 'numpy'} & set(sys.modules)) or None)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_files_may_begin_with_a_byte_order_mark(tmp_path: Path, encoding: str) -> None:
+    write(tmp_path, byte_level(), tokenizer_config={"eos_token": "</s>"}, chat_template={"chat_template": "{{ 1 }}"})
+    (tmp_path / "chat_template.jinja").write_text("{{ 2 }}", encoding="utf-8")
+    plain = from_folder(str(tmp_path))
+    for file in tmp_path.iterdir():
+        file.write_text(file.read_text(encoding="utf-8"), encoding=encoding)
+    marked = from_folder(str(tmp_path))
+    assert marked.encode(TEXTS[0]) == plain.encode(TEXTS[0])
+    assert (marked.eos_token_id, marked.chat_template) == (plain.eos_token_id, "{{ 2 }}")

@@ -195,6 +195,13 @@ def test_a_file_that_others_can_read_is_warned_of(tmp_path: Path, capsys: pytest
         assert "secret" not in said
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le"])
+def test_a_file_may_begin_with_a_byte_order_mark(tmp_path: Path, encoding: str) -> None:
+    file = tmp_path / "keys"
+    file.write_text("a\r\nb\r\n", encoding=encoding)
+    assert keys(api_key_file=str(file)) == ["a", "b"]
+
+
 @pytest.mark.parametrize("text", [None, "", "# none\n\n", "two words\n", "ä\n", b"\xff\xfe"])
 def test_files_without_keys_are_refused(tmp_path: Path, text: str | bytes | None) -> None:
     file = tmp_path / "keys"

@@ -97,8 +97,41 @@ def test_tensor_in_two_parts(tmp_path: Path) -> None:
     assert "stands twice" in refusal(files[0])
 
 
-def test_renamed_part(tmp_path: Path) -> None:
-    assert "first of 3 parts" in refusal(split(tmp_path)[0].rename(tmp_path / "whole.gguf"))
+@pytest.mark.parametrize(
+    "names", [("b.gguf", "c.gguf", "a.gguf"), ("x-1", "x-2", "x-3"), ("X.GGUF", "Y.GGUF", "Z.GGUF")]
+)
+def test_parts_of_any_name_are_found_by_their_numbers(tmp_path: Path, names: tuple[str, ...]) -> None:
+    files = [file.rename(tmp_path / name) for file, name in zip(split(tmp_path), names, strict=True)]
+    model(tmp_path / "other.bin")
+    for path in files:
+        assert inspect(str(path), (str(path),)).files == tuple(map(str, files))
+    assert inspect(str(tmp_path), tuple(map(str, files))).files == tuple(map(str, files))
+
+
+def test_parts_in_capitals(tmp_path: Path) -> None:
+    files = [file.rename(file.with_suffix(".GGUF")) for file in split(tmp_path)]
+    assert inspect(str(tmp_path), tuple(map(str, files))).files == tuple(map(str, files))
+
+
+def test_renamed_part_without_the_others(tmp_path: Path) -> None:
+    files = split(tmp_path)
+    files[1].unlink()
+    assert "first of 3 parts" in refusal(files[0].rename(tmp_path / "whole.gguf"))
+
+
+def test_renamed_parts_of_two_models_are_not_mixed(tmp_path: Path) -> None:
+    first = [file.rename(tmp_path / f"a{i}") for i, file in enumerate(split(tmp_path))]
+    for i, file in enumerate(split(tmp_path)):
+        file.rename(tmp_path / f"b{i}")
+    assert "first of 3 parts" in refusal(first[0])
+
+
+@pytest.mark.parametrize("name", ["m.gguf.part1of2", "m.gguf-split-a", "m.gguf.part01"])
+def test_pieces_of_a_file_that_was_cut_up_are_told(tmp_path: Path, name: str) -> None:
+    whole = model(tmp_path / "m.gguf").read_bytes()
+    (tmp_path / name).write_bytes(whole[: len(whole) - 200])
+    with pytest.raises(CheckpointError, match="put the pieces of the file together"):
+        inspect(str(tmp_path / name), ())
 
 
 def test_folder_with_several_models(tmp_path: Path) -> None:
@@ -113,6 +146,23 @@ def test_vision_encoder_is_no_second_model(tmp_path: Path) -> None:
     model(tmp_path / "mmproj-a.gguf")
     file = model(tmp_path / "a.gguf")
     assert inspect(str(tmp_path), ()).files == (str(file),)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "kind"),
+    [("clip", None), ("clip", "mmproj"), ("llama", "adapter"), ("controlvector", None), ("llama", "imatrix")],
+)
+def test_files_beside_a_model_are_known_by_what_they_say(tmp_path: Path, architecture: str, kind: str | None) -> None:
+    file = model(tmp_path / "b.gguf")
+    keys = {"general__type": kind} if kind else {}
+    write(tmp_path / "a.gguf", {"t": np.zeros((2, 2), dtype=np.float32)}, architecture=architecture, **keys)
+    assert inspect(str(tmp_path), ()).files == (str(file),)
+
+
+def test_any_name(tmp_path: Path) -> None:
+    file = model(tmp_path / "m.gguf").rename(tmp_path / "sha256-0123abc")
+    assert inspect(str(file), (str(file),)).tensor_types == {"float16": 1, "float32": 1, "q4_1": 1}
+    assert inspect(str(tmp_path), (str(file),)).files == (str(file),)
 
 
 def test_no_architecture(tmp_path: Path) -> None:

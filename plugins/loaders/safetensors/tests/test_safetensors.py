@@ -87,6 +87,68 @@ def test_index(tmp_path: Path) -> None:
     assert {t.name: float(t.read()[0]) for t in load(checkpoint, {}, CPU)} == {"t0": 0.0, "t1": 1.0, "t2": 2.0}
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_the_index_decides_between_tensors_of_one_name(tmp_path: Path, encoding: str) -> None:
+    names = ["a.safetensors", "b.safetensors"]
+    save_file({"x": torch.zeros(2), "y": torch.zeros(3, dtype=torch.float16)}, tmp_path / names[0])
+    save_file({"x": torch.ones(2), "y": torch.ones(3), "z": torch.ones(1)}, tmp_path / names[1])
+    table = {"weight_map": {"x": names[1], "y": names[0]}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(table), encoding=encoding)
+    checkpoint = inspect(str(tmp_path), tuple(str(tmp_path / name) for name in names))
+    assert checkpoint.tensor_types == {"float16": 1, "float32": 2}
+    read = {t.name: (t.type, float(t.read()[0])) for t in load(checkpoint, {}, CPU)}
+    assert read == {"x": ("float32", 1.0), "y": ("float16", 0.0), "z": ("float32", 1.0)}
+
+
+def test_an_index_that_does_not_know_the_tensor_decides_nothing(tmp_path: Path) -> None:
+    for name in ("a.safetensors", "b.safetensors"):
+        save_file({"x": torch.zeros(2), name[0]: torch.zeros(2)}, tmp_path / name)
+    table = {"weight_map": {"a": "a.safetensors", "b": "b.safetensors"}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(table))
+    assert "'x' stands both in" in refusal(tmp_path, tmp_path.glob("*.safetensors"))
+
+
+def test_an_index_of_files_that_are_not_there_counts_for_nothing(tmp_path: Path) -> None:
+    save_file(TENSORS, tmp_path / "model.safetensors")
+    table = {"weight_map": {"x": "model-00001-of-00001.safetensors"}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(table))
+    assert found(tmp_path) == ["model.safetensors"]
+
+
+def test_shards_come_before_files_beside_them(tmp_path: Path) -> None:
+    names = shards(tmp_path, index=False)
+    for other in ("consolidated", "adapter_model", "ema-00001-of-00009", "consolidated-00001-of-00002", "model"):
+        save_file({"t0": torch.ones(1)}, tmp_path / f"{other}.safetensors")
+    assert found(tmp_path) == names
+
+
+@pytest.mark.parametrize("others", [("consolidated",), ("adapter_model", "optimizer")])
+def test_what_stands_beside_a_model_is_left_alone(tmp_path: Path, others: tuple[str, ...]) -> None:
+    for name in ("weights", *others):
+        save_file({"t": torch.ones(1)}, tmp_path / f"{name}.safetensors")
+    assert found(tmp_path) == ["weights.safetensors"]
+    (tmp_path / "weights.safetensors").unlink()
+    if len(others) == 1:
+        assert found(tmp_path) == [f"{others[0]}.safetensors"]
+
+
+def test_names_in_capitals(tmp_path: Path) -> None:
+    save_file(TENSORS, tmp_path / "MODEL.SAFETENSORS")
+    save_file({"x": torch.ones(1)}, tmp_path / "A.SAFETENSORS")
+    files = tuple(map(str, tmp_path.iterdir()))
+    assert [Path(file).name for file in inspect(str(tmp_path), files).files] == ["MODEL.SAFETENSORS"]
+
+
+def test_links_into_a_cache(tmp_path: Path) -> None:
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "snapshot").mkdir()
+    for i, name in enumerate(shards(tmp_path / "snapshot")):
+        (tmp_path / "snapshot" / name).rename(tmp_path / "blobs" / str(i))
+        (tmp_path / "snapshot" / name).symlink_to(tmp_path / "blobs" / str(i))
+    checkpoint = inspect(str(tmp_path / "snapshot"), tuple(map(str, (tmp_path / "snapshot").glob("*.safetensors"))))
+    assert [float(t.read()[0]) for t in load(checkpoint, {}, CPU)] == [0.0, 1.0, 2.0]
+
+
 def test_one_shard_stands_for_all(tmp_path: Path) -> None:
     names = shards(tmp_path)
     checkpoint = inspect(str(tmp_path / names[1]), (str(tmp_path / names[1]),))

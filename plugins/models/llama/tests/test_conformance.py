@@ -7,8 +7,8 @@ import pytest
 import torch
 from dovetail_models_llama.config import LlamaConfig
 
-from dovetail.api import ConfigError
-from dovetail.testing import build_model, check_model, check_registration, random_checkpoint
+from dovetail.api import CheckpointError, ConfigError
+from dovetail.testing import build_model, check_model, check_registration, random_checkpoint, run_tokens
 
 (CARD,) = dovetail_models_llama.dovetail_register_models()
 
@@ -64,6 +64,10 @@ def test_defaults_follow_from_other_keys() -> None:
         ({"rope_theta": 5e5, "rope_scaling": {"type": "linear", "factor": 2.0}}, "linear", 5e5),
         ({"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 5e5}}, "linear", 5e5),
         ({"rope_scaling": None, "rope_parameters": None}, None, 10000.0),
+        ({"rope_scaling": {"rope_type": "linear", "factor": 2.0, "rope_theta": 5e5}}, "linear", 5e5),
+        ({"rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 5e5}}}, "default", 5e5),
+        ({"rope_theta": 5e5, "rope_scaling": {"type": None, "rope_type": None}}, None, 5e5),
+        ({"partial_rotary_factor": 1.0}, None, 10000.0),
     ],
 )
 def test_rope_keys_of_all_ages(keys: dict[str, object], kind: str | None, theta: float) -> None:
@@ -82,7 +86,14 @@ def test_a_window_as_long_as_the_context_is_none(window: int | None, kept: int |
     [
         ({"num_key_value_heads": 3}, "not a multiple of num_key_value_heads 3"),
         ({"hidden_act": "gelu"}, "hidden_act 'gelu' is not supported"),
-        ({"rope_scaling": {"rope_type": "longrope"}}, "'longrope' is not supported"),
+        ({"rope_scaling": {"rope_type": "mrope"}}, "'mrope' is not supported"),
+        ({"rope_scaling": {"factor": 2.0}}, "factor 2.0 and names no rope_type"),
+        ({"rope_scaling": {"type": "su", "long_factor": [1.0], "short_factor": [1.0]}}, "long_factor has 1 numbers"),
+        ({"rope_scaling": "linear"}, "rope_scaling is 'linear', wanted an object"),
+        ({"rope_parameters": [1]}, r"rope_parameters is \[1\], wanted an object"),
+        ({"rope_scaling": {"type": "linear", "factor": "4.0"}}, "factor is '4.0', wanted a number above 0"),
+        ({"rope_scaling": {"type": "linear", "factor": 0}}, "factor is 0, wanted a number above 0"),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor 0.5 is not supported"),
         ({"rope_scaling": {"rope_type": "yarn"}}, "lacks factor"),
         ({"rope_scaling": {"rope_type": "llama3", "factor": 8}}, "lacks low_freq_factor, high_freq_factor"),
         ({"intermediate_size": None}, "intermediate_size: is missing"),
@@ -96,3 +107,61 @@ def test_what_cannot_be_honoured_is_refused(keys: dict[str, object], told: str) 
 def test_frequencies_that_old_checkpoints_saved_are_left_out() -> None:
     saved = {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(6)}
     build_model(CARD, TINY, {**random_checkpoint(CARD, TINY), **saved})
+
+
+LINEAR, YARN = {"type": "linear", "factor": 4.0}, {"rope_type": "yarn", "factor": 4.0}
+
+
+@pytest.mark.parametrize(
+    ("scaling", "usual", "longest"),
+    [
+        (None, 128, 128),
+        (LINEAR, 128, 512),
+        ({"type": "dynamic", "factor": 2.5}, 128, 320),
+        (YARN, 128, 512),
+        # The length that is stretched is named, so there is no doubt.
+        ({**LINEAR, "original_max_position_embeddings": 64}, 256, 256),
+        ({**LINEAR, "original_max_position_embeddings": 32}, 128, 128),
+        ({**YARN, "original_max_position_embeddings": 64}, 256, 256),
+        # Llama 3.2 multiplies by 32, and was trained for 16 times the length.
+        (
+            {
+                "rope_type": "llama3",
+                "factor": 32.0,
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0,
+                "original_max_position_embeddings": 8,
+            },
+            128,
+            128,
+        ),
+    ],
+)
+def test_lengths_that_scalings_were_made_for(scaling: dict[str, object] | None, usual: int, longest: int) -> None:
+    config = parsed(rope_scaling=scaling)
+    assert (config.context_length(), config.longest_context()) == (usual, longest)
+
+
+def test_a_window_holds_past_the_length_that_the_file_promises() -> None:
+    assert parsed(sliding_window=128, rope_scaling=LINEAR).window == 128
+
+
+def test_biases_are_taken_where_the_checkpoint_brings_them() -> None:
+    keys = {"attention_bias": "optional", "mlp_bias": "optional"}
+    whole = random_checkpoint(CARD, {**TINY, "attention_bias": True, "mlp_bias": True})
+    tokens = list(range(20))
+
+    def logits(config: dict[str, object], tensors: dict[str, torch.Tensor]) -> torch.Tensor:
+        return run_tokens(*build_model(CARD, {**TINY, **config}, tensors), tokens)
+
+    assert torch.equal(logits(keys, whole), logits({"attention_bias": True, "mlp_bias": True}, whole))
+    plain = {name: value for name, value in whole.items() if not name.endswith(".bias")}
+    assert torch.equal(logits(keys, plain), logits({}, plain))
+    some = plain | {name: value for name, value in whole.items() if name.endswith("layers.1.self_attn.q_proj.bias")}
+    zeros = {name: torch.zeros_like(value) for name, value in whole.items() if name.endswith("_proj.bias")}
+    assert len(some) == len(plain) + 1
+    filled = logits({"attention_bias": True, "mlp_bias": True}, zeros | some)
+    assert torch.allclose(logits(keys, some), filled)
+    assert not torch.allclose(logits(keys, plain), filled)
+    with pytest.raises(CheckpointError, match=r"unexpected: .*q_proj\.bias"):
+        build_model(CARD, TINY, some)

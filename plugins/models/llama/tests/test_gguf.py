@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import dovetail_models_llama
@@ -10,8 +11,8 @@ import torch
 from dovetail_models_llama.config import LlamaConfig
 from dovetail_models_llama.gguf import NAMING
 
-from dovetail.api import ConfigError
-from dovetail.testing import empty_model
+from dovetail.api import CheckpointError, ConfigError
+from dovetail.testing import build_model, empty_model, random_checkpoint
 
 (CARD,) = dovetail_models_llama.dovetail_register_models()
 
@@ -76,7 +77,7 @@ def test_config() -> None:
     assert (config.num_attention_heads, config.num_key_value_heads, config.head_dim) == (4, 2, 12)
     assert (config.rope_theta, config.rms_norm_eps) == (100000.0, 1e-5)
     assert not config.tie_word_embeddings
-    assert not config.attention_bias
+    assert config.attention_bias == config.mlp_bias == "optional"
     assert config.rope_scaling == {}
 
 
@@ -84,7 +85,6 @@ def test_config() -> None:
     ("changes", "found"),
     [
         ({"tied_embeddings": True}, {"tie_word_embeddings": True}),
-        ({"attention_bias": True}, {"attention_bias": True}),
         ({"llama.attention.head_count_kv": None}, {"num_key_value_heads": 4}),
         ({"llama.attention.key_length": 20, "llama.rope.dimension_count": 20}, {"head_dim": 20}),
         ({"llama.attention.sliding_window": 9}, {"window": 9}),
@@ -92,6 +92,8 @@ def test_config() -> None:
             {"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": 4.0},
             {"rope_scaling": {"rope_type": "linear", "factor": 4.0}},
         ),
+        ({"llama.attention.head_count": [4, 4], "llama.attention.head_count_kv": [2, 2]}, {"num_key_value_heads": 2}),
+        ({"llama.attention.sliding_window": 0}, {"window": None}),
     ],
 )
 def test_config_of_variants(changes: dict[str, Any], found: dict[str, Any]) -> None:
@@ -102,6 +104,89 @@ def test_config_of_variants(changes: dict[str, Any], found: dict[str, Any]) -> N
         if isinstance(got, dict):
             got = {k: v for k, v in got.items() if v is not None}
         assert got == value, key
+
+
+SCALED, YARN = "llama.rope.scaling.", {"llama.rope.scaling.type": "yarn", "llama.rope.scaling.factor": 4.0}
+
+
+@pytest.mark.parametrize(
+    ("keys", "scaling"),
+    [
+        ({}, {}),
+        ({SCALED + "type": "none"}, {}),
+        ({SCALED + "type": "none", SCALED + "factor": 4.0}, {}),
+        ({SCALED + "type": "linear"}, {}),
+        ({SCALED + "factor": 0.0}, {}),
+        ({SCALED + "factor": 1.0}, {}),
+        ({"llama.rope.scale_linear": 1.0}, {}),
+        ({"llama.rope.scale_linear": 8.0}, {"rope_type": "linear", "factor": 8.0}),
+        ({SCALED + "factor": 4.0}, {"rope_type": "linear", "factor": 4.0}),
+        ({SCALED + "factor": 4.0, "llama.rope.scale_linear": 8.0}, {"rope_type": "linear", "factor": 4.0}),
+        (
+            {SCALED + "type": "linear", SCALED + "factor": 4.0, SCALED + "original_context_length": 32},
+            {"rope_type": "linear", "factor": 4.0, "original_max_position_embeddings": 32},
+        ),
+        (YARN, {"rope_type": "yarn", "factor": 4.0}),
+        (
+            {**YARN, SCALED + "yarn_beta_fast": 16.0, SCALED + "yarn_beta_slow": 2.0, SCALED + "yarn_ext_factor": 0.5},
+            {"rope_type": "yarn", "factor": 4.0, "beta_fast": 16.0, "beta_slow": 2.0, "extrapolation_factor": 0.5},
+        ),
+        ({**YARN, SCALED + "yarn_ext_factor": -1.0}, {"rope_type": "yarn", "factor": 4.0}),
+        (
+            {**YARN, SCALED + "yarn_log_multiplier": 0.7},
+            {"rope_type": "yarn", "factor": 4.0, "mscale": 1.0, "mscale_all_dim": 0.7},
+        ),
+        ({**YARN, SCALED + "yarn_attn_factor": 1.3}, {"rope_type": "yarn", "factor": 4.0, "attention_factor": 1.3}),
+        (
+            {**YARN, SCALED + "attn_factor": 2.0},
+            {"rope_type": "yarn", "factor": 4.0, "attention_factor": pytest.approx(2 * (0.1 * math.log(4) + 1))},
+        ),
+        (
+            {SCALED + "type": "longrope", SCALED + "attn_factor": 1.19, SCALED + "original_context_length": 32},
+            {"rope_type": "longrope", "attention_factor": 1.19, "original_max_position_embeddings": 32},
+        ),
+    ],
+)
+def test_rope_scaling_in_all_spellings(keys: dict[str, Any], scaling: dict[str, Any]) -> None:
+    config = LlamaConfig.model_validate(NAMING.config("llama", METADATA | keys))
+    assert config.rope_scaling == scaling
+
+
+@pytest.mark.parametrize(("most", "used", "other"), [(32, "short", "long"), (33, "long", "short")])
+def test_lists_of_longrope_are_tensors(most: int, used: str, other: str) -> None:
+    keys = {SCALED + "type": "longrope", SCALED + "original_context_length": 32}
+    config = NAMING.config("llama", METADATA | keys)
+    tensors = random_checkpoint(CARD, config)
+    tensors.pop("rope_factors_long.weight", None)
+    with pytest.raises(CheckpointError, match=f"missing: rope_factors_{used}.weight"):
+        build_model(CARD, config, tensors, max_tokens=most)
+    factors = {f"rope_factors_{name}.weight": torch.full((6,), 2.0 if name == used else 8.0) for name in (used, other)}
+    model, _ = build_model(CARD, config, tensors | factors, max_tokens=most)
+    plain, _ = build_model(CARD, NAMING.config("llama", METADATA), tensors)
+    assert torch.equal(model.rotary.inverse, plain.rotary.inverse / 2)
+
+
+@pytest.mark.parametrize("name", ["llama", "granite"])
+def test_multipliers_that_a_file_leaves_out_or_sets_to_0_change_nothing(name: str) -> None:
+    metadata = {key.replace("llama.", f"{name}."): value for key, value in METADATA.items()}
+    for more in (
+        {},
+        {f"{name}.{key}": 0.0 for key in ("embedding_scale", "residual_scale", "attention.scale", "logit_scale")},
+    ):
+        config = LlamaConfig.model_validate(NAMING.config(name, metadata | more))
+        assert (config.embedding_multiplier, config.residual_multiplier, config.logits_scaling) == (1.0, 1.0, 1.0)
+        assert config.attention_multiplier in (None, 12**-0.5)
+
+
+def test_granite_without_rotary_embeddings_is_refused() -> None:
+    metadata = {key.replace("llama.", "granite."): value for key, value in METADATA.items()}
+    with pytest.raises(ConfigError, match=r"rope\.scaling\.finetuned = False, wanted rotary embeddings"):
+        NAMING.config("granite", metadata | {"granite.rope.scaling.finetuned": False})
+
+
+def test_rotary_embeddings_that_old_files_hold_are_left_out() -> None:
+    name = NAMING.rename("blk.1.attn_rot_embd.inv_freq")
+    assert name == "model.layers.1.self_attn.rotary_emb.inv_freq"
 
 
 def test_config_of_granite() -> None:
@@ -120,9 +205,12 @@ def test_config_of_granite() -> None:
         ({"llama.block_count": None}, r"lacks the key llama\.block_count"),
         ({"llama.expert_count": 8}, r"llama\.expert_count = 8, wanted a dense model"),
         ({"llama.rope.dimension_count": 6}, r"rope\.dimension_count = 6, wanted the head size 12"),
+        ({"llama.attention.value_length": 6}, r"attention\.value_length = 6, wanted the head size 12"),
+        ({"llama.feed_forward_length": [80, 96]}, r"feed_forward_length = \[80, 96\], wanted one value for all layers"),
+        ({"llama.rope.scaling.factor": -2.0}, r"rope\.scaling\.factor = -2\.0, wanted a positive number"),
         (
-            {"llama.rope.scaling.type": "linear"},
-            r"lacks the key llama\.rope\.scaling\.factor",
+            {"llama.rope.scaling.factor": 2.0, "llama.rope.scaling.attn_factor": 1.2},
+            r"attn_factor = 1\.2 for RoPE scaling of the type 'linear', wanted 1",
         ),
     ],
 )

@@ -35,6 +35,13 @@ LLAMA3 = {
 }
 YARN = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 64}
 
+LONGROPE = {
+    "rope_type": "longrope",
+    "rope_theta": 10000.0,
+    "short_factor": [1.0 + 0.05 * i for i in range(8)],
+    "long_factor": [1.5 + 0.8 * i for i in range(8)],
+}
+
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "grouped": ("Llama", {}),
     "every head its own": ("Llama", {"num_key_value_heads": 4}),
@@ -63,6 +70,12 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "yarn, mscale": ("Llama", {"rope_parameters": {**YARN, "mscale": 0.7, "mscale_all_dim": 1.0}}),
     "yarn, betas": ("Llama", {"rope_parameters": {**YARN, "beta_fast": 16, "beta_slow": 2, "truncate": False}}),
     "llama3": ("Llama", {"rope_parameters": LLAMA3}),
+    "longrope, long": ("Llama", {"rope_parameters": {**LONGROPE, "original_max_position_embeddings": 64}}),
+    "longrope, short": ("Llama", {"rope_parameters": {**LONGROPE, "original_max_position_embeddings": 256}}),
+    "longrope, factor": (
+        "Llama",
+        {"rope_parameters": {**LONGROPE, "factor": 4.0, "original_max_position_embeddings": 64}},
+    ),
     "mistral": ("Mistral", {"sliding_window": None}),
     "mistral, window": ("Mistral", {"sliding_window": 37}),
     "mistral, window of one": ("Mistral", {"sliding_window": 1}),

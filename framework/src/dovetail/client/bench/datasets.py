@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from dovetail.api.errors import UsageError
+from dovetail.api.text import read_text
 from dovetail.client.bench.options import ServeOptions
 
 TEXT = (
@@ -146,7 +146,7 @@ def _shuffled(values: list[list[str]], rng: np.random.Generator) -> Iterator[lis
 def _text(options: ServeOptions) -> str:
     assert options.dataset_path is not None
     try:
-        return Path(options.dataset_path).read_text(encoding="utf-8")
+        return read_text(options.dataset_path)
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise UsageError(f"cannot read {options.dataset_path}: {reason}", "correct --dataset-path") from None

@@ -17,9 +17,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from dovetail.api.cards import Dotted, LoaderCard, SourceCard
 from dovetail.api.checkpoint import Checkpoint
 from dovetail.api.errors import DovetailError, RequestError, UsageError
+from dovetail.api.text import read_text
 from dovetail.kernel.choose import call_target, join_names
 from dovetail.kernel.plan import FrozenModel
 from dovetail.kernel.registry import Registry
+from dovetail.kernel.weight_files import matches
 
 ADAPTER_CONFIG_FILE = "adapter_config.json"
 ADAPTER_WEIGHTS_PATTERN = "adapter_model*"
@@ -152,9 +154,7 @@ def find_adapter(name: str, path: str, registry: Registry, download_dir: str | N
             p.name for p in folder.iterdir() if p.is_file() and fnmatch.fnmatch(p.name, ADAPTER_WEIGHTS_PATTERN)
         )
         for offer in registry.offers(LoaderCard):
-            matching = tuple(
-                str(folder / file) for file in files if any(fnmatch.fnmatch(file, p) for p in offer.card.recognises)
-            )
+            matching = tuple(str(folder / file) for file in files if matches(file, offer.card.recognises))
             if matching:
                 checkpoint = call_target(offer, offer.card.inspect, str(folder), matching)
                 return AdapterSource(
@@ -198,7 +198,7 @@ def _resolve(path: str, registry: Registry, download_dir: str | None) -> Path | 
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
-    found = json.loads((folder / ADAPTER_CONFIG_FILE).read_text(encoding="utf-8"))
+    found = json.loads(read_text(folder / ADAPTER_CONFIG_FILE))
     if not isinstance(found, dict):
         raise ValueError(f"{ADAPTER_CONFIG_FILE} holds a JSON {type(found).__name__}, wanted an object")
     return found

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from dovetail.api.errors import ConfigError, RequestError, UsageError
+from dovetail.api.text import read_text
 from dovetail.engine.args import EngineArgs
 from dovetail.engine.request.params import SamplingParams
 from dovetail.kernel.plan import Plan
@@ -51,7 +52,7 @@ def _read_generation_config(plan: Plan, args: EngineArgs) -> dict[str, Any]:
         return {}
     file = Path(args.generation_config) / "generation_config.json"
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        found = json.loads(read_text(file))
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"wanted {file}, found nothing readable ({error})", "give auto, none, or its folder"

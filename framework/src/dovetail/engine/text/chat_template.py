@@ -20,6 +20,7 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from dovetail.api.errors import ConfigError, RequestError
+from dovetail.api.text import BOM, read_text
 
 Message = dict[str, Any]
 """One message as OpenAI's API has it: ``role``, ``content``, and perhaps ``tool_calls``, ``tool_call_id``, ``name``."""
@@ -83,6 +84,7 @@ def _environment() -> jinja2.Environment:
 def _compile(template: str) -> tuple[jinja2.Template, ContentFormat]:
     environment = _environment()
     try:
+        template = template.removeprefix(BOM)
         return environment.from_string(template), _detect_content_format(environment.parse(template))
     except jinja2.TemplateSyntaxError as error:
         raise RequestError(
@@ -286,14 +288,14 @@ def load_template(given: str) -> str:
     """
     try:
         if Path(given).is_file():
-            return Path(given).read_text(encoding="utf-8")
+            return read_text(given)
     except (OSError, ValueError):  # a long text is no file name
         pass
     if "{" not in given and "\n" not in given:
         raise ConfigError(
             f"wanted a chat template, found neither a file nor Jinja in {given!r}", "correct --chat-template"
         )
-    return given
+    return given.removeprefix(BOM)
 
 
 def _shorten(value: Any, limit: int = 80) -> str:

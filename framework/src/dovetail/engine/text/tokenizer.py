@@ -18,6 +18,7 @@ from tokenizers import AddedToken
 
 from dovetail.api.checkpoint import TokenizerParts
 from dovetail.api.errors import CheckpointError, RequestError
+from dovetail.api.text import read_text
 from dovetail.engine.text import chat_template as chat
 from dovetail.engine.text.detokenizer import ByteDecoder, IncrementalDetokenizer
 from dovetail.engine.text.token_lengths import LongestToken, find_longest_token
@@ -287,7 +288,7 @@ def read_tokenizer_parts(path: str) -> TokenizerParts:
     if not file.is_file():
         return _convert_with_transformers(folder)
     try:
-        backend = tokenizers.Tokenizer.from_file(str(file))
+        backend = tokenizers.Tokenizer.from_str(read_text(file))
     except Exception as error:  # the library raises nothing more precise
         raise CheckpointError(
             f"{file} cannot be read: {error}",
@@ -348,7 +349,7 @@ def _read_chat_templates(folder: Path, config: Mapping[str, Any]) -> str | dict[
         found[DEFAULT_TEMPLATE] = text
     files = {DEFAULT_TEMPLATE: folder / "chat_template.jinja"}
     files |= {file.stem: file for file in sorted((folder / "additional_chat_templates").glob("*.jinja"))}
-    found |= {name: file.read_text(encoding="utf-8") for name, file in files.items() if file.is_file()}
+    found |= {name: read_text(file) for name, file in files.items() if file.is_file()}
     return found[DEFAULT_TEMPLATE] if [*found] == [DEFAULT_TEMPLATE] else found or None
 
 
@@ -357,7 +358,7 @@ def _read_object(file: Path) -> dict[str, Any]:
     if not file.is_file():
         return {}
     try:
-        value = json.loads(file.read_text(encoding="utf-8"))
+        value = json.loads(read_text(file))
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{file} is not readable JSON ({error})", "repair or fetch it again") from None
     if not isinstance(value, dict):

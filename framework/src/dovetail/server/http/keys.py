@@ -16,6 +16,7 @@ from pathlib import Path
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from dovetail.api.errors import UsageError
+from dovetail.api.text import read_text
 from dovetail.server.asgi_scope import header, route_path
 from dovetail.server.http.errors import ApiError
 from dovetail.server.settings import API_KEY_VARIABLE, ServerSettings
@@ -48,7 +49,7 @@ def load_api_keys(settings: ServerSettings, environment: MutableMapping[str, str
 def _read_key_file(name: str) -> list[str]:
     path = Path(name)
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+        lines = [line.strip() for line in read_text(path).splitlines()]
         if path.stat().st_mode & stat.S_IROTH:
             note = f"warning: every user of this machine can read the keys in {name}; chmod 600 it"
             logs.announce(note, logging.WARNING)

@@ -12,6 +12,7 @@ def dovetail_register_loaders() -> list[LoaderCard]:
             name="gguf",
             summary="GGUF files, whole or split, with the tokenizer and chat template inside them",
             recognises=("*.gguf",),
+            signatures=("GGUF",),
             inspect="dovetail_loaders_gguf.inspection:inspect",
             target="dovetail_loaders_gguf.loading:load",
         )

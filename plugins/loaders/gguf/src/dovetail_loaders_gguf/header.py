@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import mmap
 import os
+import re
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ VERSIONS = (2, 3)
 DEFAULT_ALIGNMENT = 32
 MAX_DIMS = 4
 MAX_NESTING = 4
+PIECE = re.compile(r"(?:part|split)[-_.]?(?:\d+|[a-z])(?:[-_.]?of[-_.]?\d+)?$", re.IGNORECASE)
+"""How names of files end that were cut into pieces without regard to their contents."""
 DOWNLOAD_AGAIN = "the file is damaged or its download did not finish: fetch it again"
 
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
@@ -114,7 +117,7 @@ class _Cursor:
         raise CheckpointError(
             f"{what} in {self.path} wants {wanted} bytes at offset {self.position}, "
             f"found {self.size - self.position} up to the end of the file",
-            DOWNLOAD_AGAIN,
+            repair(self.path),
         )
 
     def need(self, what: str, wanted: int) -> None:
@@ -169,6 +172,13 @@ class _Cursor:
         return tuple(self.value(element, what, depth + 1) for _ in range(count))
 
 
+def repair(path: str) -> str:
+    """What to do about a file that ends too early."""
+    if PIECE.search(path):
+        return f"put the pieces of the file together, for instance with cat, and give the whole; or {DOWNLOAD_AGAIN}"
+    return DOWNLOAD_AGAIN
+
+
 def read_header(path: str) -> Header:
     """Read and check a header. The file's size must cover every tensor.
 
@@ -208,7 +218,7 @@ def read_header(path: str) -> Header:
             raise CheckpointError(
                 f"tensor {tensor.name!r} in {path} ends at byte {tensor.offset + tensor.nbytes}, but the file has "
                 f"{size} bytes",
-                DOWNLOAD_AGAIN,
+                repair(path),
             )
     return Header(path, version, metadata, tensors)
 

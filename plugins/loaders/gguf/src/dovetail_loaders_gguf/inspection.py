@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from dovetail.api import Checkpoint, CheckpointError
+from dovetail_loaders_gguf.files import parts, with_all_parts
 from dovetail_loaders_gguf.header import DOWNLOAD_AGAIN, Header, StringArray, TensorInfo, read_header
 
 NAMING = "gguf"
 TOKENIZER = "dovetail_loaders_gguf.tokenizer:from_gguf"
-SPLIT = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf")
-PROJECTOR = "mmproj"
-"""Files of this prefix hold the vision encoder that stands beside a model."""
 MAX_PLAN_ITEMS = 1024
 """Arrays of more elements than this stay out of a checkpoint's metadata: they are vocabularies."""
 
@@ -54,9 +50,8 @@ def inspect(path: str, files: tuple[str, ...]) -> Checkpoint:
     Raises:
         CheckpointError: files are missing or damaged, or a folder holds more than one model.
     """
-    chosen = parts(path, files)
-    headers = [read_header(file) for file in chosen]
-    first = headers[0]
+    headers = with_all_parts([read_header(file) for file in parts(path, files)])
+    first, chosen = headers[0], [header.path for header in headers]
     _check_parts(headers)
     metadata = _without_long_lists(first.metadata)
     architecture = metadata.get("general.architecture")
@@ -77,40 +72,6 @@ def inspect(path: str, files: tuple[str, ...]) -> Checkpoint:
         tokenizer=TOKENIZER,
         tokenizer_path=chosen[0],
     )
-
-
-def parts(path: str, files: Sequence[str] = ()) -> list[str]:
-    """The files of the one model that ``path`` names, in order; any part of a split file stands for all of them."""
-    where = Path(path)
-    if where.is_file():
-        return _find_shards(where)
-    found = sorted({*map(Path, files), *(where.glob("*.gguf") if not files else ())})
-    found = [f for f in found if not f.name.startswith(PROJECTOR)] or found
-    models = {match[1] if (match := SPLIT.fullmatch(file.name)) else file.name: file for file in found}
-    if not models:
-        raise CheckpointError(f"wanted a GGUF file in {path}, found none", "correct the path")
-    if len(models) > 1:
-        raise CheckpointError(
-            f"{path} holds {len(models)} models: {', '.join(sorted(file.name for file in models.values()))}",
-            "name one of these files instead of the folder",
-        )
-    return _find_shards(next(iter(models.values())))
-
-
-def _find_shards(file: Path) -> list[str]:
-    match = SPLIT.fullmatch(file.name)
-    if match is None:
-        return [str(file)]
-    stem, _, count = match.groups()
-    wanted = [file.with_name(f"{stem}-{i:05}-of-{count}.gguf") for i in range(1, int(count) + 1)]
-    missing = [part.name for part in wanted if not part.is_file()]
-    if missing:
-        raise CheckpointError(
-            f"{file} is one part of {int(count)}, and {len(missing)} of them are not in {file.parent}: "
-            f"{', '.join(missing[:8])}{' …' if len(missing) > 8 else ''}",
-            "complete the download",
-        )
-    return [str(part) for part in wanted]
 
 
 def _check_parts(headers: Sequence[Header]) -> None:

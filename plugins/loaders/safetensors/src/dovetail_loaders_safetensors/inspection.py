@@ -1,19 +1,17 @@
-"""Which files make up a checkpoint, and what is in them; without torch."""
+"""What a checkpoint is made of: its files, and of tensors that stand twice the one that counts; without torch."""
 
 from __future__ import annotations
 
-import json
-import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from dovetail.api import Checkpoint, CheckpointError
-from dovetail_loaders_safetensors.header import DOWNLOAD_AGAIN, read_header
+from dovetail_loaders_safetensors.files import read_index, select
+from dovetail_loaders_safetensors.header import TensorInfo, read_header
 
-INDEX = ".safetensors.index.json"
-SINGLE = "model.safetensors"
-SHARD = re.compile(r"(.+)-(\d+)-of-(\d+)\.safetensors")
+INDEX_KEY = "index"
+"""Where a checkpoint's metadata keeps the path of its index."""
 
 
 def inspect(path: str, files: tuple[str, ...]) -> Checkpoint:
@@ -29,57 +27,32 @@ def inspect(path: str, files: tuple[str, ...]) -> Checkpoint:
     where = Path(path)
     folder = where.parent if where.is_file() else where
     names = [Path(file).name for file in files] or [where.name]
-    chosen = [str(folder / name) for name in _select(folder, names)]
-    types: Counter[str] = Counter()
-    owner: dict[str, str] = {}
-    for file in chosen:
-        for tensor in read_header(file):
-            if tensor.name in owner:
-                raise CheckpointError(
-                    f"tensor {tensor.name!r} stands both in {owner[tensor.name]} and in {file}",
-                    "name the file to load, or remove the one that does not belong to the model",
-                )
-            owner[tensor.name] = file
-            types[tensor.type] += 1
-    return Checkpoint(path=path, files=tuple(chosen), tensor_types=dict(sorted(types.items())))
+    selection = select(folder, names)
+    chosen = tuple(str(folder / name) for name in selection.files)
+    types = Counter(tensor.type for _, tensor in tensors_of(chosen, selection.index))
+    metadata = {INDEX_KEY: selection.index} if selection.index else {}
+    return Checkpoint(path=path, files=chosen, metadata=metadata, tensor_types=dict(sorted(types.items())))
 
 
-def _select(folder: Path, names: Sequence[str]) -> list[str]:
-    """The files that belong to the model: those of the index; else a complete set of numbered shards; else the file of
-    the customary name; else all.
+def tensors_of(files: Sequence[str], index: str | None) -> list[tuple[str, TensorInfo]]:
+    """Every tensor with its file. Of two of one name, the one that the index names counts.
+
+    Raises:
+        CheckpointError: a file is truncated or malformed, or no index decides between two tensors.
     """
-    for index in sorted(folder.glob(f"*{INDEX}"), key=lambda file: (file.name != SINGLE + ".index.json", file.name)):
-        if wanted := _files_of_index(index, names):
-            return _check_present(folder, wanted, f"as {index} lists them")
-    if shard := next((m for m in map(SHARD.fullmatch, sorted(names)) if m), None):
-        stem, _, count = shard.groups()
-        # Names with an absurd count of shards are not trusted with a list of that length.
-        if 0 < int(count) <= 10_000:
-            wanted = [f"{stem}-{i:0{len(count)}}-of-{count}.safetensors" for i in range(1, int(count) + 1)]
-            return _check_present(folder, wanted, f"since {shard[0]} is one of {int(count)}")
-    return [SINGLE] if SINGLE in names else sorted(names)
-
-
-def _files_of_index(index: Path, names: Sequence[str]) -> list[str]:
-    """The files that an index lists, or none if it speaks of other files than ``names``."""
-    try:
-        listed = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        raise CheckpointError(
-            f"{index} is not an index: wanted a JSON object with a weight_map", DOWNLOAD_AGAIN
-        ) from None
-    for file in listed:
-        if not isinstance(file, str) or Path(file).name != file:
-            raise CheckpointError(f"{index} lists the file {file!r}, wanted names in its own folder", DOWNLOAD_AGAIN)
-    return listed if set(listed) & set(names) else []
-
-
-def _check_present(folder: Path, wanted: list[str], why: str) -> list[str]:
-    missing = [name for name in wanted if not (folder / name).is_file()]
-    if missing:
-        raise CheckpointError(
-            f"wanted {len(wanted)} files in {folder} {why}, found {len(wanted) - len(missing)}; "
-            f"missing: {', '.join(missing)}",
-            "complete the download",
-        )
-    return wanted
+    listed = read_index(Path(index)) if index else {}
+    found: dict[str, tuple[str, TensorInfo]] = {}
+    for file in files:
+        for tensor in read_header(file):
+            if tensor.name in found:
+                other = found[tensor.name][0]
+                wanted = listed.get(tensor.name)
+                if wanted == Path(other).name:
+                    continue
+                if wanted != Path(file).name:
+                    raise CheckpointError(
+                        f"tensor {tensor.name!r} stands both in {other} and in {file}",
+                        "name the file to load, or remove the one that does not belong to the model",
+                    )
+            found[tensor.name] = file, tensor
+    return list(found.values())

@@ -9,12 +9,11 @@ import torch
 from safetensors import safe_open
 
 from dovetail.api import Checkpoint, LazyTensor
-from dovetail_loaders_safetensors.header import read_header
+from dovetail_loaders_safetensors.inspection import INDEX_KEY, tensors_of
 
 
 def load(checkpoint: Checkpoint, expected: Mapping[str, tuple[int, ...]], device: torch.device) -> Iterator[LazyTensor]:
     """Every tensor of the checkpoint. ``read()`` shares memory with the mapped file."""
-    for file in checkpoint.files:
-        mapped = safe_open(file, framework="pt")
-        for tensor in read_header(file):
-            yield LazyTensor(tensor.name, tensor.shape, tensor.type, partial(mapped.get_tensor, tensor.name))
+    mapped = {file: safe_open(file, framework="pt") for file in checkpoint.files}
+    for file, tensor in tensors_of(checkpoint.files, checkpoint.metadata.get(INDEX_KEY)):
+        yield LazyTensor(tensor.name, tensor.shape, tensor.type, partial(mapped[file].get_tensor, tensor.name))

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from dovetail.api import AttentionRequirement, ModelConfig
+from dovetail.api import AttentionRequirement, ModelConfig, scaled_length
 
-ROPE_TYPES = ("default", "linear", "dynamic", "yarn", "llama3")
+ROPE_KEYS = {
+    "default": (),
+    "linear": ("factor",),
+    "dynamic": ("factor",),
+    "yarn": ("factor",),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
+    "longrope": (),
+}
+"""Value of ``rope_type`` → the keys that it cannot do without."""
+
+NUMBERS = {"factor", "original_max_position_embeddings", "low_freq_factor", "high_freq_factor", "attention_factor"}
+
+Bias = bool | Literal["optional"]
+"""Whether layers have biases; ``optional``: those that the checkpoint brings."""
 
 
 class LlamaConfig(ModelConfig):
@@ -24,8 +37,8 @@ class LlamaConfig(ModelConfig):
     rms_norm_eps: float = 1e-6
     rope_theta: float = 10000.0
     rope_scaling: dict[str, Any] = {}
-    attention_bias: bool = False
-    mlp_bias: bool = False
+    attention_bias: Bias = False
+    mlp_bias: Bias = False
     sliding_window: int | None = None
     # Granite's scalar multipliers; None leaves the usual value.
     embedding_multiplier: float = 1.0
@@ -39,13 +52,7 @@ class LlamaConfig(ModelConfig):
         if not isinstance(data, dict):
             return data
         data = {k: v for k, v in data.items() if v is not None}
-        # Newer files keep theta and scaling together under rope_parameters.
-        parameters = data.pop("rope_parameters", None) or {}
-        scaling = dict(data.get("rope_scaling") or parameters)
-        data["rope_theta"] = parameters.get("rope_theta", data.get("rope_theta", 10000.0))
-        if "type" in scaling:
-            scaling.setdefault("rope_type", scaling["type"])
-        data["rope_scaling"] = scaling
+        data["rope_theta"], data["rope_scaling"] = _rope(data)
         heads, hidden = data.get("num_attention_heads"), data.get("hidden_size")
         if not data.get("num_key_value_heads") and heads:
             data["num_key_value_heads"] = heads
@@ -63,32 +70,60 @@ class LlamaConfig(ModelConfig):
             )
         if self.hidden_act not in ("silu", "swish"):
             raise ValueError(f"hidden_act {self.hidden_act!r} is not supported, only silu")
-        kind = self.rope_scaling.get("rope_type", "default")
-        if kind not in ROPE_TYPES:
-            raise ValueError(f"rope_scaling's rope_type {kind!r} is not supported, only {', '.join(ROPE_TYPES)}")
-        needed = {
-            "linear": ("factor",),
-            "dynamic": ("factor",),
-            "yarn": ("factor",),
-            "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
-        }.get(kind, ())
-        if lacking := [k for k in needed if k not in self.rope_scaling]:
+        scaling = self.rope_scaling
+        kind = scaling.get("rope_type", "default")
+        if kind not in ROPE_KEYS:
+            raise ValueError(f"rope_scaling's rope_type {kind!r} is not supported, only {', '.join(ROPE_KEYS)}")
+        if lacking := [k for k in ROPE_KEYS[kind] if k not in scaling]:
             raise ValueError(f"rope_scaling of type {kind!r} lacks {', '.join(lacking)}")
+        if kind == "default" and scaling.get("factor", 1.0) != 1.0:
+            raise ValueError(f"rope_scaling has the factor {scaling['factor']} and names no rope_type")
+        for key in ("long_factor", "short_factor"):
+            if key in scaling and len(scaling[key]) != self.head_dim // 2:
+                raise ValueError(f"rope_scaling's {key} has {len(scaling[key])} numbers, wanted {self.head_dim // 2}")
+        if (part := scaling.get("partial_rotary_factor", 1.0)) != 1.0:
+            raise ValueError(f"partial_rotary_factor {part} is not supported, only 1")
         return self
 
     @property
     def window(self) -> int | None:
-        """The sliding window where it is shorter than the context, else None."""
-        shorter = self.sliding_window and self.sliding_window < self.max_position_embeddings
+        """The sliding window where it is shorter than the longest context, else None."""
+        shorter = self.sliding_window and self.sliding_window < self.longest_context()
         return self.sliding_window if shorter else None
 
     def context_length(self) -> int:
-        """yarn is made for its factor times the original length, which files do not always write into max_position_embeddings."""
-        scaling = self.rope_scaling
-        original = scaling.get("original_max_position_embeddings")
-        if scaling.get("rope_type") == "yarn" and original:
-            return max(self.max_position_embeddings, int(original * scaling["factor"]))
-        return self.max_position_embeddings
+        """A scaling that names the length it stretches is served whole, whatever max_position_embeddings says."""
+        named = "original_max_position_embeddings" in self.rope_scaling
+        return self.longest_context() if named else self.max_position_embeddings
+
+    def longest_context(self) -> int:
+        return scaled_length(self.max_position_embeddings, self.rope_scaling)
 
     def attention_requirements(self) -> tuple[AttentionRequirement, ...]:
         return (AttentionRequirement(kind="sliding" if self.window else "full", head_dim=self.head_dim),)
+
+
+def _rope(data: dict[str, Any]) -> tuple[float, dict[str, Any]]:
+    """Base and scaling of the rotary embedding, wherever the configuration has them.
+
+    Newer files keep both under ``rope_parameters``, perhaps by kind of layer; older ones have ``rope_theta``, ``rope_scaling`` and the
+    length that was trained for side by side.
+    """
+    given = {key: data.pop(key, None) or {} for key in ("rope_parameters", "rope_scaling")}
+    for key, value in given.items():
+        if not isinstance(value, dict):
+            raise ValueError(f"{key} is {value!r}, wanted an object")
+    parameters = given["rope_parameters"].get("full_attention", given["rope_parameters"])
+    scaling = {k: v for k, v in (given["rope_scaling"] or parameters).items() if v is not None}
+    for key in NUMBERS & set(scaling):
+        if not isinstance(scaling[key], (int, float)) or scaling[key] <= 0:
+            raise ValueError(f"rope_scaling's {key} is {scaling[key]!r}, wanted a number above 0")
+    theta = scaling.pop("rope_theta", parameters.get("rope_theta", data.get("rope_theta", 10000.0)))
+    kind = scaling.pop("rope_type", scaling.get("type"))
+    scaling.pop("type", None)
+    if kind is not None:
+        scaling["rope_type"] = {"su": "longrope"}.get(kind, kind)
+    for key in ("original_max_position_embeddings", "partial_rotary_factor"):
+        if key in data and (key == "partial_rotary_factor" or scaling):
+            scaling.setdefault(key, data[key])
+    return theta, scaling

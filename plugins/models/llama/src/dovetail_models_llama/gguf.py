@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from dovetail.api import ConfigError
+from dovetail_models_llama.gguf_keys import Keys, rope_scaling
 
 ARCHITECTURES = {"granite": "GraniteForCausalLM", "mistral": "MistralForCausalLM"}
 
@@ -20,6 +20,8 @@ TOP = {
     "output_norm": "model.norm",
     "output": "lm_head",
     "rope_freqs": "rope_freqs",
+    "rope_factors_long": "rope_factors_long",
+    "rope_factors_short": "rope_factors_short",
 }
 LAYER = {
     "attn_norm": "input_layernorm",
@@ -27,6 +29,7 @@ LAYER = {
     "attn_k": "self_attn.k_proj",
     "attn_v": "self_attn.v_proj",
     "attn_output": "self_attn.o_proj",
+    "attn_rot_embd": "self_attn.rotary_emb",
     "ffn_norm": "post_attention_layernorm",
     "ffn_gate": "mlp.gate_proj",
     "ffn_up": "mlp.up_proj",
@@ -34,65 +37,55 @@ LAYER = {
 }
 
 
+MULTIPLIERS = {
+    "embedding_multiplier": "embedding_scale",
+    "residual_multiplier": "residual_scale",
+    "attention_multiplier": "attention.scale",
+    "logits_scaling": "logit_scale",
+}
+
+
 class LlamaNaming:
     """Translates GGUF's ``llama`` and ``granite`` architectures; see :class:`dovetail.api.Naming`."""
 
     def config(self, architecture: str, metadata: Mapping[str, Any]) -> dict[str, Any]:
-        def get(key: str, default: Any = None, required: bool = False) -> Any:
-            value = metadata.get(f"{architecture}.{key}", default)
-            if value is None and required:
-                raise ConfigError(
-                    f"the GGUF metadata lacks the key {architecture}.{key}",
-                    "convert the model again, or give its config.json with --hf-config-path",
-                )
-            return value
-
-        heads, hidden = get("attention.head_count", required=True), get("embedding_length", required=True)
-        experts = get("expert_count", 0)
-        if experts:
-            raise ConfigError(
-                f"the GGUF metadata says {architecture}.expert_count = {experts}, wanted a dense model",
-                "install a plugin for its mixture-of-experts architecture",
-            )
-        head_dim = get("attention.key_length") or hidden // heads
-        rotated = get("rope.dimension_count", head_dim)
-        if rotated != head_dim:
-            raise ConfigError(
-                f"the GGUF metadata says {architecture}.rope.dimension_count = {rotated}, wanted the head size {head_dim}",
-                "this variant needs a model plugin of its own",
-            )
+        keys = Keys(architecture, metadata)
+        heads, hidden = keys.require("attention.head_count"), keys.require("embedding_length")
+        keys.expect("expert_count", 0, "a dense model", "install a plugin for its mixture-of-experts architecture")
+        head_dim = keys.get("attention.key_length") or hidden // heads
+        for key in ("rope.dimension_count", "attention.value_length"):
+            keys.expect(key, head_dim, f"the head size {head_dim}", "this variant needs a model plugin of its own")
         config = {
             "architectures": [ARCHITECTURES.get(architecture, "LlamaForCausalLM")],
             "model_type": architecture,
-            "vocab_size": get("vocab_size", required=True),
+            "vocab_size": keys.require("vocab_size"),
             "hidden_size": hidden,
-            "num_hidden_layers": get("block_count", required=True),
+            "num_hidden_layers": keys.require("block_count"),
             "num_attention_heads": heads,
-            "num_key_value_heads": get("attention.head_count_kv", heads),
+            "num_key_value_heads": keys.get("attention.head_count_kv", heads),
             "head_dim": head_dim,
-            "intermediate_size": get("feed_forward_length", required=True),
-            "max_position_embeddings": get("context_length", required=True),
-            "rms_norm_eps": get("attention.layer_norm_rms_epsilon", required=True),
-            "rope_theta": get("rope.freq_base", 10000.0),
-            "sliding_window": get("attention.sliding_window"),
+            "intermediate_size": keys.require("feed_forward_length"),
+            "max_position_embeddings": keys.require("context_length"),
+            "rms_norm_eps": keys.require("attention.layer_norm_rms_epsilon"),
+            "rope_theta": keys.get("rope.freq_base", 10000.0),
+            "sliding_window": keys.get("attention.sliding_window") or None,
             "tie_word_embeddings": bool(metadata.get("tied_embeddings")),
-            "attention_bias": bool(metadata.get("attention_bias")),
+            # No key tells of biases: a file simply has the tensors, perhaps of some layers only.
+            "attention_bias": "optional",
+            "mlp_bias": "optional",
         }
-        scaling = get("rope.scaling.type", "none")
-        if scaling != "none":
-            config["rope_scaling"] = {
-                "rope_type": scaling,
-                "factor": get("rope.scaling.factor", required=True),
-                "original_max_position_embeddings": get("rope.scaling.original_context_length"),
-            }
-        for key, name in (
-            ("embedding_multiplier", "embedding_scale"),
-            ("residual_multiplier", "residual_scale"),
-            ("attention_multiplier", "attention.scale"),
-            ("logits_scaling", "logit_scale"),
-        ):
-            if (value := get(name)) is not None:
+        if scaling := rope_scaling(keys):
+            config["rope_scaling"] = scaling
+        for key, name in MULTIPLIERS.items():
+            if value := keys.get(name):  # 0 stands for none
                 config[key] = value
+        if architecture == "granite":
+            # Hugging Face's Granite multiplies by 1 where its configuration is silent; a GGUF file means the usual scale.
+            config.setdefault("attention_multiplier", head_dim**-0.5)
+            # llama.cpp takes this key for whether Granite has rotary embeddings at all.
+            keys.expect(
+                "rope.scaling.finetuned", True, "rotary embeddings", "this variant needs a model plugin of its own"
+            )
         return config
 
     def rename(self, name: str) -> str | None:

@@ -58,11 +58,7 @@ class LlamaForCausalLM(CausalLM):
             max_position=c.max_position_embeddings,
             max_tokens=ctx.max_tokens,
         )
-        # GGUF files bring Llama 3.1's frequency scaling as ready-made factors instead of parameters.
-        ctx.vector(
-            "rope_freqs.weight", (c.head_dim // 2,), self.rotary.divide_frequencies, required=False, dtype=torch.float32
-        )
-        ctx.ignore(".rotary_emb.inv_freq")
+        self._expect_rope_factors(c, ctx)
         self.blocks = nn.ModuleList(LlamaBlock(c, ctx, f"model.layers.{i}") for i in range(c.num_hidden_layers))
         self.norm = ctx.norm("model.norm", c.hidden_size, c.rms_norm_eps)
         self.head = ctx.head(
@@ -70,6 +66,16 @@ class LlamaForCausalLM(CausalLM):
         )
         self.embedding_multiplier = c.embedding_multiplier
         self.logits_scaling = c.logits_scaling
+
+    def _expect_rope_factors(self, c: LlamaConfig, ctx: Context) -> None:
+        """GGUF files bring Llama 3.1's frequency scaling, and the two lists of ``longrope``, as tensors instead of parameters."""
+        shape, scaling = (c.head_dim // 2,), c.rope_scaling
+        ctx.vector("rope_freqs.weight", shape, self.rotary.divide_frequencies, required=False, dtype=torch.float32)
+        if scaling.get("rope_type") == "longrope" and "long_factor" not in scaling:
+            original = scaling.get("original_max_position_embeddings", c.max_position_embeddings)
+            used, other = ("long", "short") if ctx.max_tokens > original else ("short", "long")
+            ctx.vector(f"rope_factors_{used}.weight", shape, self.rotary.divide_frequencies, dtype=torch.float32)
+            ctx.ignore(f"rope_factors_{other}.weight")
 
     def forward(self, step: Step) -> Tensor:
         x = self.embedding(step.tokens)

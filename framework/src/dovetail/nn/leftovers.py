@@ -1,0 +1,77 @@
+"""Tensors in checkpoints that are no part of a model: buffers that it computes itself, and what trainers leave behind."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterable
+
+from dovetail.api.checkpoint import LazyTensor
+
+logger = logging.getLogger("dovetail.nn")
+
+BUFFER = "saved buffers"
+BUFFERS = re.compile(
+    r"(?:^|\.)(?:inv_freq|original_inv_freq|freqs_cis|rope\.freqs|rotary\w*\.(?:cos|sin)|cos_cached|sin_cached"
+    r"|position_ids|token_type_ids|masked_bias|causal_mask|attn_mask|attention_mask|num_batches_tracked)$"
+)
+MASKS = re.compile(r"(?:^|\.)(?:attn|attention|self_attn|self_attention)\.bias$")
+"""Older attention layers call their causal mask so. A bias has one dimension, a mask has two or more."""
+OF_TRAINERS = {
+    "heads of trainers": re.compile(
+        r"^(?:model\.|pretrained_model\.)?(?:v_head|value_head|reward_head|critic|critic_head|q_heads?|ilql_heads|score|classifier)\."
+    ),
+    "adapter weights": re.compile(
+        r"(?:^|\.)(?:lora_(?:A|B|embedding_A|embedding_B|magnitude_vector)|prompt_encoder)(?:\.|$)"
+    ),
+    "optimizer states": re.compile(r"^(?:optimizer|optim|lr_scheduler)\.|\.(?:exp_avg|exp_avg_sq|momentum_buffer)$"),
+}
+WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+"""Parts of names that come from the wrappers of parallel and compiled training."""
+MOST_NAMES = 3
+"""So many names of a kind are told."""
+
+
+def without_wrappers(name: str) -> str:
+    """The name that a tensor had before a trainer wrapped the model."""
+    return WRAPPERS.sub("", name)
+
+
+class Leftovers:
+    """Collects what is left out of a checkpoint.
+
+    Attributes:
+        names: kind of leftover → names of its tensors in the checkpoint.
+    """
+
+    def __init__(self) -> None:
+        self.names: dict[str, list[str]] = {}
+
+    def take(self, name: str, tensor: LazyTensor, ignored: Iterable[str] = ()) -> bool:
+        """Whether a tensor that the model does not expect may be left out; then it is remembered.
+
+        Args:
+            name: in Hugging Face's spelling.
+            ignored: endings of names that the model itself leaves out.
+        """
+        kind = self._kind(without_wrappers(name), tensor, ignored)
+        if kind is not None:
+            self.names.setdefault(kind, []).append(tensor.name)
+        return kind is not None
+
+    def log(self) -> None:
+        """Name all of them in one line, as a warning if somebody may have wanted them."""
+        if not self.names:
+            return
+        parts = []
+        for kind, names in self.names.items():
+            more = ", …" if len(names) > MOST_NAMES else ""
+            parts.append(f"{kind}: {len(names)} ({', '.join(names[:MOST_NAMES])}{more})")
+        level = logging.INFO if set(self.names) == {BUFFER} else logging.WARNING
+        count = sum(map(len, self.names.values()))
+        logger.log(level, "left out %d tensors that are no part of the model; %s", count, "; ".join(parts))
+
+    def _kind(self, name: str, tensor: LazyTensor, ignored: Iterable[str]) -> str | None:
+        if BUFFERS.search(name) or (MASKS.search(name) and len(tensor.shape) > 1) or name.endswith(tuple(ignored)):
+            return BUFFER
+        return next((kind for kind, pattern in OF_TRAINERS.items() if pattern.search(name)), None)

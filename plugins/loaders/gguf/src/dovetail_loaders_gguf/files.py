@@ -1,0 +1,95 @@
+"""Which files make up the one model that a reference means."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from dovetail.api import CheckpointError
+from dovetail_loaders_gguf.header import MAGIC, Header, read_header
+
+SPLIT = re.compile(r"(.+)-(\d{5})-of-(\d{5})(\.gguf)?", re.IGNORECASE)
+COMPANION_PREFIX = "mmproj"
+"""Files of this prefix hold the vision encoder that stands beside a model."""
+COMPANION_TYPES = ("mmproj", "adapter", "imatrix")
+COMPANION_ARCHITECTURES = ("clip", "controlvector", "imatrix")
+"""Values of ``general.type`` and ``general.architecture`` in files that stand beside a model and are none."""
+
+
+def parts(path: str, files: Sequence[str] = ()) -> list[str]:
+    """The files of the one model that ``path`` names, in order, as their names tell; any part of a split file stands for all of them.
+
+    Raises:
+        CheckpointError: parts are missing, or a folder holds more than one model.
+    """
+    where = Path(path)
+    if where.is_file():
+        return _find_shards(where)
+    found = sorted({*map(Path, files), *(where.glob("*.gguf") if not files else ())})
+    models = {match[1] if (match := SPLIT.fullmatch(file.name)) else file.name: file for file in found}
+    chosen = list(models.values())
+    if len(chosen) > 1:
+        chosen = [file for file in chosen if not file.name.lower().startswith(COMPANION_PREFIX)] or chosen
+    if len(chosen) > 1:
+        chosen = [file for file in chosen if _leads(file)] or chosen
+    if not chosen:
+        raise CheckpointError(f"wanted a GGUF file in {path}, found none", "correct the path")
+    if len(chosen) > 1:
+        raise CheckpointError(
+            f"{path} holds {len(chosen)} models: {', '.join(sorted(file.name for file in chosen))}",
+            "name one of these files instead of the folder",
+        )
+    return _find_shards(chosen[0])
+
+
+def with_all_parts(headers: Sequence[Header]) -> list[Header]:
+    """The headers of all parts, in order, where their metadata says that there are more than their names told."""
+    count = headers[0].metadata.get("split.count", 1)
+    if count <= len(headers):
+        return list(headers)
+    found: dict[int | None, list[Header]] = {}
+    for file in _gguf_files(Path(headers[0].path).parent):
+        header = read_header(str(file))
+        if all(
+            header.metadata.get(key) == headers[0].metadata.get(key) for key in ("split.count", "split.tensors.count")
+        ):
+            found.setdefault(header.metadata.get("split.no"), []).append(header)
+    # Two files of one number are parts of two models, and nothing tells which belongs to which.
+    if any(len(found.get(number, ())) != 1 for number in range(count)):
+        return list(headers)
+    return [found[number][0] for number in range(count)]
+
+
+def _leads(file: Path) -> bool:
+    """Whether a file is a model, or the first part of one; those beside a model and the parts that follow are not."""
+    metadata = read_header(str(file)).metadata
+    return (
+        metadata.get("general.type") not in COMPANION_TYPES
+        and metadata.get("general.architecture") not in COMPANION_ARCHITECTURES
+        and (SPLIT.fullmatch(file.name) is not None or metadata.get("split.no", 0) == 0)
+    )
+
+
+def _find_shards(file: Path) -> list[str]:
+    match = SPLIT.fullmatch(file.name)
+    if match is None:
+        return [str(file)]
+    stem, _, count, suffix = match.groups()
+    wanted = [file.with_name(f"{stem}-{i:05}-of-{count}{suffix or ''}") for i in range(1, int(count) + 1)]
+    missing = [part.name for part in wanted if not part.is_file()]
+    if missing:
+        raise CheckpointError(
+            f"{file} is one part of {int(count)}, and {len(missing)} of them are not in {file.parent}: "
+            f"{', '.join(missing[:8])}{' …' if len(missing) > 8 else ''}",
+            "complete the download",
+        )
+    return [str(part) for part in wanted]
+
+
+def _gguf_files(folder: Path) -> Iterable[Path]:
+    for file in sorted(folder.iterdir()):
+        if file.is_file():
+            with open(file, "rb") as stream:
+                if stream.read(len(MAGIC)) == MAGIC:
+                    yield file

@@ -1,0 +1,84 @@
+"""Which files of a folder belong to the model."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dovetail.api import CheckpointError, read_text
+from dovetail_loaders_safetensors.header import DOWNLOAD_AGAIN
+
+INDEX = ".safetensors.index.json"
+SINGLE = "model.safetensors"
+SHARD = re.compile(r"(.+)-(\d+)-of-(\d+)(\.safetensors)", re.IGNORECASE)
+OTHERS = ("consolidated", "adapter_model", "optimizer", "ema")
+"""How names begin of files that hold the same weights in other names, or none of the model's."""
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The files of a model.
+
+    Attributes:
+        files: their names, in order.
+        index: path of the index that lists them, or None.
+    """
+
+    files: Sequence[str]
+    index: str | None = None
+
+
+def select(folder: Path, names: Sequence[str]) -> Selection:
+    """The files that belong to the model: those of the index; else a complete set of numbered shards; else the file of
+    the customary name; else all but those that customarily stand beside a model.
+
+    Raises:
+        CheckpointError: one of the files is missing, or an index is malformed.
+    """
+    customary = SINGLE + ".index.json"
+    for index in sorted(folder.glob(f"*{INDEX}"), key=lambda file: (file.name != customary, file.name)):
+        wanted = sorted(set(read_index(index).values()))
+        if set(wanted) & set(names):  # otherwise it speaks of other files
+            return Selection(_check_present(folder, wanted, f"as {index} lists them"), str(index))
+    own = [name for name in sorted(names) if not name.lower().startswith(OTHERS)] or sorted(names)
+    if shard := next((m for m in map(SHARD.fullmatch, own) if m), None):
+        stem, _, count, suffix = shard.groups()
+        # Names with an absurd count of shards are not trusted with a list of that length.
+        if 0 < int(count) <= 10_000:
+            wanted = [f"{stem}-{i:0{len(count)}}-of-{count}{suffix}" for i in range(1, int(count) + 1)]
+            return Selection(_check_present(folder, wanted, f"since {shard[0]} is one of {int(count)}"))
+    single = next((name for name in own if name.lower() == SINGLE), None)
+    return Selection([single] if single else own)
+
+
+def read_index(index: Path) -> Mapping[str, str]:
+    """Name of each tensor → name of the file that it stands in.
+
+    Raises:
+        CheckpointError: it is no index, or names files elsewhere.
+    """
+    try:
+        found: Mapping[str, str] = json.loads(read_text(index))["weight_map"]
+        listed = set(found.values())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise CheckpointError(
+            f"{index} is not an index: wanted a JSON object with a weight_map", DOWNLOAD_AGAIN
+        ) from None
+    for file in listed:
+        if not isinstance(file, str) or Path(file).name != file:
+            raise CheckpointError(f"{index} lists the file {file!r}, wanted names in its own folder", DOWNLOAD_AGAIN)
+    return found
+
+
+def _check_present(folder: Path, wanted: list[str], why: str) -> list[str]:
+    missing = [name for name in wanted if not (folder / name).is_file()]
+    if missing:
+        raise CheckpointError(
+            f"wanted {len(wanted)} files in {folder} {why}, found {len(wanted) - len(missing)}; "
+            f"missing: {', '.join(missing)}",
+            "complete the download",
+        )
+    return wanted
