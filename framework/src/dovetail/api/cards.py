@@ -215,8 +215,8 @@ class GrammarCard(Card):
     target: Dotted
     """The backend's class; imported in the engine when the first request asks for structure."""
     validate_source: Dotted
-    """``(source: GrammarSource) -> None``, torch-free and quick: raises :class:`dovetail.api.RequestError` for what does not compile, before a
-    request is queued."""
+    """``(source: GrammarSource) -> Sequence[str] | None``, torch-free and quick: raises :class:`dovetail.api.RequestError` for what does not compile,
+    before a request is queued. Returns what the backend leaves out of the form, each as a notice for the user."""
     kinds: tuple[GrammarKind, ...] = Field(min_length=1)
     """Forms that it understands."""
 

@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     import numpy as np
     import tokenizers
 
+STRICT = "x-strict"
+"""A word in a JSON schema: where it is true, nothing that the schema says there may be left out."""
+
 GrammarKind = Literal["json", "json_object", "regex", "choice", "grammar", "structural_tag"]
 
 
@@ -26,6 +29,14 @@ class GrammarSource:
             ``regex``, ``grammar``, ``any_text``, ``sequence``, ``or``, ``optional``, ``star``, ``plus``, ``repeat``, ``tag``, ``triggered_tags`` and
             ``tags_with_separator``, and with the fields of that type, which may be such objects again. The older one (``structures``, each with ``begin``,
             ``schema`` and ``end``, and ``triggers``) is a ``triggered_tags``. Special tokens of the tokenizer amid the texts of either are those tokens.
+
+    JSON schemas, in either kind, are meant as their users write them:
+
+    - White space between two parts of JSON has an end: one new line and an indentation, a space, or nothing.
+    - ``null`` as the value of a keyword, an unknown ``format`` and unknown words say nothing. ``$ref`` leads to any place in the same schema.
+    - A keyword that the backend lacks is left out, and ``validate_source`` returns a notice of it. Where ``"x-strict": true`` stands in a schema, or in
+      one around it, the form is refused instead.
+    - What nothing can have is refused; what is taken never leads to a place where no token may follow.
     """
 
     kind: GrammarKind

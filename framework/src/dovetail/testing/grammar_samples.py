@@ -40,6 +40,15 @@ SCHEMA: dict[str, Any] = {
     "required": ["name", "on"],
     "additionalProperties": False,
 }
+ENTRIES: dict[str, Any] = {
+    "type": "object",
+    "properties": {"a": {"type": "null", "format": "unheard-of"}, "next": {"$ref": "#"}},
+    "patternProperties": {"^(a|b)$": {"type": ["null", "integer"]}},
+    "additionalProperties": False,
+    "required": None,
+}
+"""A schema whose names can all be used up, whose parts lead back to itself, and with what people write that says nothing."""
+BLANKS = " " * 200
 CHOICES = ["yes", "yes sir", "no", 'a "b"\n', "\\d"]
 TAGS = {
     "structures": [{"begin": "<call=f>", "schema": {"enum": [1, "x"]}, "end": "</call>"}],
@@ -116,6 +125,17 @@ def _json(text: str) -> Any:
         return None
 
 
+def _has_entries(text: str) -> bool:
+    def has(value: Any) -> bool:
+        if not isinstance(value, dict) or not set(value) <= {"a", "b", "next"}:
+            return False
+        number = value.get("b")
+        whole = number is None or (isinstance(number, int) and not isinstance(number, bool))
+        return whole and value.get("a") is None and ("next" not in value or has(value["next"]))
+
+    return has(_json(text))
+
+
 def _has_thought_and_schema(text: str) -> bool:
     thought, _, answer = text.partition("}")
     return re.fullmatch(r"so\{((?!ab)[^<])*", thought, re.DOTALL) is not None and _has_schema(answer)
@@ -138,14 +158,35 @@ SAMPLES = (
         GrammarSource("json", json.dumps(SCHEMA)),
         _has_schema,
         good=('{"name": "é\\n", "on": true}', '{"name":"","on":false,"size":"s","marks":[1,-2]}'),
-        bad=("", "{}", '{"name": 1, "on": true}', '{"name": "a", "on": true, "x": 1}', '{"name": "a", "on": true'),
-        broken=("", "{", "[1]", '{"type": "objekt"}', '{"properties": 5}', "[" * 100_000, '{"const": "\ud800"}'),
+        bad=(
+            "",
+            "{}",
+            '{"name": 1, "on": true}',
+            '{"name": "a", "on": true, "x": 1}',
+            '{"name": "a", "on": true',
+            f'{{{BLANKS}"name": "a", "on": true}}',
+            f'{{"name":{BLANKS}"a", "on": true}}',
+            f'{{"name": "a", "on": true{BLANKS}}}',
+        ),
+        broken=(
+            *("", "{", "[1]", '{"type": "objekt"}', '{"properties": 5}', "[" * 100_000, '{"const": "\ud800"}'),
+            *('{"enum": []}', '{"type": "string", "minLength": 3, "maxLength": 2}'),
+            *('{"type": "integer", "minimum": 3, "maximum": 2}', '{"allOf": [{"type": "null"}, {"type": "string"}]}'),
+            '{"type": "object", "required": ["a"], "additionalProperties": false}',
+            '{"type": "object", "properties": {"a": {"$ref": "#"}}, "required": ["a"]}',
+        ),
+    ),
+    GrammarSample(
+        GrammarSource("json", json.dumps(ENTRIES)),
+        _has_entries,
+        good=("{}", '{"a": null, "next": {"b": 1}}', '{"a": null, "b": null}'),
+        bad=('{"a": 1}', '{"c": null}', '{"next": null}'),
     ),
     GrammarSample(
         GrammarSource("json_object", ""),
         lambda text: isinstance(_json(text), dict),
         good=("{}", '{"a": [1, {"b": null}]}'),
-        bad=("", "[]", "1", '{"a"}'),
+        bad=("", "[]", "1", '{"a"}', f"{{{BLANKS}}}", f'{{"a": [{BLANKS}]}}'),
     ),
     GrammarSample(
         GrammarSource("regex", r"[ab]{2,4}-([0-9]{1,3}|é)"),
@@ -165,7 +206,7 @@ SAMPLES = (
         GrammarSource("structural_tag", json.dumps(TAGS)),
         lambda text: all(re.match(r'f>\s*(1|"x")\s*</call>', part) for part in text.split("<call=")[1:]),
         good=("", "no call", '<call=f>"x"</call>', "a <call=f>1</call> b <call=f>1</call>"),
-        bad=("<call=", "<call=g>1</call>", "<call=f>2</call>", "a <call=f>1"),
+        bad=("<call=", "<call=g>1</call>", "<call=f>2</call>", "a <call=f>1", f"<call=f>{BLANKS}1</call>"),
         broken=("", "{}", "[]", '{"structures": [], "triggers": ["<"]}', json.dumps({**TAGS, "triggers": ["<other"]})),
     ),
     _structural(

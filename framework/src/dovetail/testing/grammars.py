@@ -46,7 +46,8 @@ def check_grammar(card: GrammarCard, grammar: GrammarSample | None = None) -> No
     """Check every claim of a grammar backend's card.
 
     For each kind of form: ``validate_source`` and ``compile`` take what is right and refuse what is not; texts that have the form can be written,
-    and end; others cannot; outputs drawn from the masks have the form; a refused token and a rollback change nothing; end tokens stand in the masks
+    and end; others cannot, and what has white space without end cannot; outputs drawn from the masks have the form, and none comes to a place where no
+    token may follow; schemas that nothing has are refused, and by ``validate_source`` already; a refused token and a rollback change nothing; end tokens stand in the masks
     together, exactly where the output may end. Kinds that are not claimed are refused.
 
     Args:

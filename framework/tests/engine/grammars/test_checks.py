@@ -7,16 +7,17 @@ from typing import Any
 import pytest
 
 from dovetail.api import GrammarSource, RequestError
-from dovetail.engine.grammars.checks import check_structured_outputs
+from dovetail.engine.grammars.checks import check_structured_outputs, collected_notices
 from dovetail.engine.request.params import StructuredOutputs
 from dovetail.kernel.plan import Choice, Part, Plan
 
 PART = Part(name="slow", distribution="fake", version="1", target="fake:Backend")
 
 
-def validate(source: GrammarSource) -> None:
+def validate(source: GrammarSource) -> list[str]:
     if source.text == "(":
         raise RequestError("unclosed", param="structured_outputs")
+    return [f"{source.text} is left out"] if source.text == "b" else []
 
 
 def plan(**changes: Any) -> Plan:
@@ -30,7 +31,18 @@ def plan(**changes: Any) -> Plan:
 
 
 def test_what_the_backend_takes_passes() -> None:
-    check_structured_outputs(StructuredOutputs(regex="a"), plan())
+    assert check_structured_outputs(StructuredOutputs(regex="a"), plan()) == []
+
+
+def test_what_is_left_out_is_told_in_the_log_and_to_whoever_answers(caplog: pytest.LogCaptureFixture) -> None:
+    told: list[str] = []
+    token = collected_notices.set(told)
+    try:
+        assert check_structured_outputs(StructuredOutputs(regex="b"), plan()) == ["b is left out"]
+    finally:
+        collected_notices.reset(token)
+    assert told == ["b is left out"]
+    assert "kept in part: b is left out" in caplog.text
 
 
 @pytest.mark.parametrize(

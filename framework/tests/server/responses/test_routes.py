@@ -289,7 +289,7 @@ def test_forms_of_the_answer(responses, engine: FakeEngine) -> None:
     response = read(responses(text={"format": form}))
     asked = engine.asked[-1][1].structured_outputs
     assert asked is not None
-    assert asked.json == WEATHER
+    assert asked.json == {**WEATHER, "x-strict": True}
     assert response.text is not None
     assert response.text.format is not None
     assert response.text.format.to_dict() == form

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+from contextvars import ContextVar
 
 from dovetail.api.errors import RequestError
 from dovetail.api.grammar import GrammarKind, GrammarSource
@@ -10,7 +12,10 @@ from dovetail.engine.request.params import StructuredOutputs
 from dovetail.kernel.discovery import import_dotted
 from dovetail.kernel.plan import Plan
 
+logger = logging.getLogger(__name__)
 PARAM = "structured_outputs"
+collected_notices: ContextVar[list[str] | None] = ContextVar("dovetail_notices", default=None)
+"""Where notices go besides the log: a list that whoever answers the request puts here."""
 KINDS: tuple[GrammarKind, ...] = ("json", "json_object", "regex", "choice", "grammar", "structural_tag")
 """Fields of :class:`~dovetail.engine.request.params.StructuredOutputs`, which are the kinds of grammar."""
 
@@ -26,8 +31,11 @@ def build_grammar_source(params: StructuredOutputs) -> GrammarSource:
     return GrammarSource(kind, value if isinstance(value, str) else json.dumps(value))
 
 
-def check_structured_outputs(params: StructuredOutputs, plan: Plan) -> None:
+def check_structured_outputs(params: StructuredOutputs, plan: Plan) -> list[str]:
     """Refuse a form that the chosen grammar backend cannot keep. Takes as long as compiling it, so a server calls it in a thread.
+
+    Returns:
+        What the backend leaves out of the form, each as a sentence. It is in the log as well, and in :data:`collected_notices`.
 
     Raises:
         RequestError: no backend is installed, it lacks this kind of form, or the form does not compile; says which.
@@ -40,7 +48,12 @@ def check_structured_outputs(params: StructuredOutputs, plan: Plan) -> None:
             f"the form {source.kind} was asked for, but the grammar backend {plan.grammar.part.name} does {', '.join(plan.grammar_kinds)}",
             param=PARAM,
         )
-    import_dotted(plan.grammar_validate)(source)
+    notices = list(import_dotted(plan.grammar_validate)(source) or ())
+    if notices:
+        logger.warning("The form of an output is kept in part: %s.", "; ".join(notices))
+        if (collected := collected_notices.get()) is not None:
+            collected += notices
+    return notices
 
 
 def no_backend_error() -> RequestError:

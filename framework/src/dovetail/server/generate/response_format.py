@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
+from dovetail.api.grammar import STRICT
 from dovetail.engine.request.params import StructuredOutputs
 from dovetail.server.http.errors import ApiError
 from dovetail.server.protocol.requests import GenerationRequest, ResponseFormat, Structured
@@ -39,6 +41,13 @@ def read_structured_outputs(body: GenerationRequest) -> StructuredOutputs | None
     return StructuredOutputs(**next(iter(requested.values()))) if requested else None
 
 
+def schema_text(schema: dict[str, Any] | bool, *, strict: bool) -> dict[str, Any] | str:
+    """A schema for :class:`StructuredOutputs`; where it is strict, nothing of it may be left out."""
+    if isinstance(schema, bool):
+        return json.dumps(schema)
+    return {**schema, STRICT: True} if strict else schema
+
+
 def _read_structured(requested: Structured) -> dict[str, Any]:
     found = {
         kind: value
@@ -55,15 +64,18 @@ def _read_structured(requested: Structured) -> dict[str, Any]:
 def _read_response_format(requested: ResponseFormat) -> dict[str, Any]:
     if requested.type == "text":
         return {}
-    if requested.type == "json_object":
-        return {"json_object": True}
-    if requested.type == "json_schema":
-        if requested.json_schema is None:
-            raise _missing("json_schema")
-        return {"json": requested.json_schema.schema_}
+    if requested.type in ("json_object", "json_schema"):
+        given = requested.json_schema or requested
+        if given.schema_ is None:
+            if requested.type == "json_schema" and requested.json_schema is None:
+                raise _missing("json_schema")
+            return {"json_object": True}
+        return {"json": schema_text(given.schema_, strict=bool(given.strict))}
     if requested.format is None and (requested.structures is None or requested.triggers is None):
         raise _missing("structures and triggers" if requested.structures is None else "triggers")
-    return {"structural_tag": requested.model_dump(exclude_none=True)}
+    return {
+        "structural_tag": requested.model_dump(include={"type", "format", "structures", "triggers"}, exclude_none=True)
+    }
 
 
 def _missing(what: str) -> ApiError:

@@ -11,6 +11,7 @@ from uuid import uuid4
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from dovetail.engine.grammars.checks import collected_notices
 from dovetail.server.asgi_scope import header
 from dovetail.server.http.error_formats import is_anthropic_route
 from dovetail.server.http.errors import ApiError, to_api_error
@@ -19,6 +20,8 @@ from dovetail.server.observe.request_records import RequestRecord, current_reque
 SAFE_METHODS = frozenset(("GET", "HEAD", "OPTIONS"))
 """Methods that change nothing."""
 VALID_REQUEST_ID = re.compile(rb"[\w.:-]{1,128}")
+MAX_NOTICE = 2000
+"""Bytes of the header that names what was left out; proxies refuse headers of many kilobytes."""
 RequestEndCallbacks = Sequence[Callable[[RequestRecord, Scope], None]]
 
 
@@ -44,12 +47,20 @@ class RequestIdMiddleware:
         scope["request_id"] = request_id.decode()
         record = RequestRecord(scope["request_id"], scope["method"])
         current_request.set(record)
+        notices: list[str] = []
+        collected_notices.set(notices)
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
                 record.status = message["status"]
                 names = (b"x-request-id", b"request-id") if is_anthropic_route(scope) else (b"x-request-id",)
-                message["headers"] = [*message["headers"], *((name, request_id) for name in names), *self.headers]
+                told = [(b"x-dovetail-notice", _header_value(notices))] if notices else []
+                message["headers"] = [
+                    *message["headers"],
+                    *((name, request_id) for name in names),
+                    *self.headers,
+                    *told,
+                ]
             await send(message)
 
         try:
@@ -64,6 +75,12 @@ class RequestIdMiddleware:
             record.route = getattr(scope.get("route"), "path", "")
             for callback in self.on_request_end:
                 callback(record, scope)
+
+
+def _header_value(notices: Sequence[str]) -> bytes:
+    """Sentences as a header, which holds visible ASCII alone: names in a request's schema may hold anything."""
+    text = "; ".join(notices).encode("unicode_escape")
+    return text if len(text) <= MAX_NOTICE else text[: MAX_NOTICE - 3] + b"..."
 
 
 class CrossSiteMiddleware:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from dovetail.server.protocol.fields import Content, Count, Int, Json, No, Number, Prompt, Rank, Stop
 from dovetail.server.protocol.unsupported import neutral_fields_validator
@@ -27,13 +27,25 @@ class StreamOptions(Body):
     include_obfuscation: No | None = None
 
 
-class JsonSchema(Body):
-    """A schema that the answer must follow. It always does, whether or not ``strict`` is set."""
+STRICT_SCHEMA = "refuse what the grammar backend cannot keep of the schema, which is left out with a notice otherwise"
+SCHEMA_WORDS = ("type", "properties", "$ref", "anyOf", "allOf", "oneOf", "items", "enum", "const")
 
-    name: str
+
+class JsonSchema(Body):
+    """A schema that the answer must follow, whether or not ``strict`` is set; without one, any JSON object will do."""
+
+    name: str | None = None
     description: str | None = None
-    schema_: dict[str, Any] = Field(alias="schema")
-    strict: bool | None = None
+    schema_: dict[str, Any] | bool | None = Field(None, alias="schema")
+    strict: bool | None = Field(None, description=STRICT_SCHEMA)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_bare_schema(cls, value: Any) -> Any:
+        """A schema in place of the object around it is meant as the schema."""
+        if isinstance(value, dict) and "schema" not in value and any(word in value for word in SCHEMA_WORDS):
+            return {"schema": value}
+        return value
 
 
 class ResponseFormat(Body):
@@ -41,6 +53,10 @@ class ResponseFormat(Body):
 
     type: Literal["text", "json_object", "json_schema", "structural_tag"]
     json_schema: JsonSchema | None = None
+    schema_: dict[str, Any] | bool | None = Field(None, alias="schema", description="same as json_schema.schema")
+    name: str | None = Field(None, description="same as json_schema.name")
+    description: str | None = Field(None, description="same as json_schema.description")
+    strict: bool | None = Field(None, description=STRICT_SCHEMA)
     structures: list[dict[str, Any]] | None = Field(None, description="of a structural tag")
     triggers: list[str] | None = Field(None, description="of a structural tag")
     format: dict[str, Any] | None = Field(None, description="of a structural tag, in its newer form")

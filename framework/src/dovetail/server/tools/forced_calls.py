@@ -7,8 +7,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from dovetail.api import Tool
+from dovetail.api import RequestError, Tool
+from dovetail.api.grammar import STRICT
 from dovetail.api.parsing import JsonToolParser
+from dovetail.server.tools.schema_references import moved_schema, refers
 
 NO_ARGUMENTS = {"type": "object", "properties": {}, "additionalProperties": False}
 
@@ -18,20 +20,36 @@ class ForcedCalls(JsonToolParser):
 
 
 def arguments_schema(tool: Tool) -> dict[str, Any]:
-    """The schema of a tool's arguments, which are an object always."""
-    return {"type": "object", **(tool.get("parameters") or NO_ARGUMENTS)}
+    """The schema of a tool's arguments, which are an object always. Nothing of a strict one may be left out."""
+    schema = {**(tool.get("parameters") or NO_ARGUMENTS), "type": "object"}
+    return {**schema, STRICT: True} if tool.get("strict") else schema
 
 
 def calls_schema(tools: Sequence[Tool], *, parallel: bool) -> dict[str, Any]:
     """The schema of :class:`ForcedCalls`: at least one call."""
-    calls = [
-        {
-            "type": "object",
-            "properties": {"name": {"const": tool["name"]}, "arguments": arguments_schema(tool)},
-            "required": ["name", "arguments"],
-            "additionalProperties": False,
-        }
-        for tool in tools
-    ]
+    calls: list[dict[str, Any]] = []
+    definitions: dict[str, Any] = {}
+    for tool in tools:
+        arguments = arguments_schema(tool)
+        if refers(arguments):
+            # Its references begin at the top of the schema, which is another one here.
+            place = f"arguments-{len(definitions)}"
+            try:
+                definitions[place] = moved_schema(arguments, f"/$defs/{place}")
+            except RecursionError:
+                raise RequestError(
+                    f"the parameters of {tool['name']} nest too deep", "make them flatter", param="tools"
+                ) from None
+            arguments = {"$ref": f"#/$defs/{place}"}
+        calls.append(
+            {
+                "type": "object",
+                "properties": {"name": {"const": tool["name"]}, "arguments": arguments},
+                "required": ["name", "arguments"],
+                "additionalProperties": False,
+            }
+        )
     schema: dict[str, Any] = {"type": "array", "items": {"anyOf": calls}, "minItems": 1}
-    return schema if parallel else {**schema, "maxItems": 1}
+    if not parallel:
+        schema["maxItems"] = 1
+    return {**schema, "$defs": definitions} if definitions else schema

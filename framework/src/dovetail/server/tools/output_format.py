@@ -110,7 +110,12 @@ def _tag(begin: str, tool: Tool, end: str) -> Format:
 def _answer_format(requested: StructuredOutputs) -> Format:
     """The form of an answer, as part of another."""
     if requested.json is not None:
-        return {"type": "json_schema", "json_schema": _read_json_object(requested.json, "json")}
+        schema = (
+            json.loads(requested.json)
+            if requested.json in ("true", "false")
+            else _read_json_object(requested.json, "json")
+        )
+        return {"type": "json_schema", "json_schema": schema}
     if requested.json_object:
         return {"type": "json_schema", "json_schema": {"type": "object"}}
     if requested.regex is not None:

@@ -83,7 +83,8 @@ def _check(tools: Sequence[Tool]) -> None:
                 400, f"{where}.name {tool['name']!r} is given twice", param=f"{where}.name", code="invalid_value"
             )
         names.add(tool["name"])
-        kind = tool.get("parameters", {}).get("type", "object")
-        if kind != "object":
+        kind = tool.get("parameters", {}).get("type")
+        kinds = kind if isinstance(kind, list) else ["object" if kind is None else kind]
+        if "object" not in kinds:
             message = f"{where}.parameters: wanted a schema of an object, found one of type {kind!r}"
             raise ApiError(400, message, param=f"{where}.parameters", code="invalid_value")

@@ -56,7 +56,7 @@ class Backend(GrammarBackend):
         self._vocabulary = Vocabulary(size, vocab_size, [*ids.values()], frozenset(ends))
 
     def compile(self, source: GrammarSource) -> Grammar:
-        grammar = to_grammar(source, self._split)
+        grammar = to_grammar(source, self._split).grammar
 
         def build() -> tuple[LLMatcher, str]:
             matcher = LLMatcher(self._tokenizer, grammar, log_level=0, limits=limits())
@@ -68,7 +68,8 @@ class Backend(GrammarBackend):
         if message.startswith(NO_TOKEN):
             raise grammar_error(source, "no text that the model's vocabulary can spell has this form")
         if message:
-            raise grammar_error(source, shorten_message(message, source.kind), hint(message))
+            message = shorten_message(message, source.kind)
+            raise grammar_error(source, message, hint(message))
         return CompiledGrammar(matcher, self._vocabulary)
 
     def _split(self, text: str) -> list[Piece]:

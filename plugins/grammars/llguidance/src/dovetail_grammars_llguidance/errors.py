@@ -12,6 +12,14 @@ MAX_BYTES = {"json": 1 << 20, "choice": 1 << 20, "structural_tag": 1 << 20, "reg
 """Size of a text by kind. Rules take more time and stack a byte than schemas do."""
 
 
+class FormatError(Exception):
+    """Why a part of a form cannot be used."""
+
+    def __init__(self, reason: str, hint: str = "") -> None:
+        super().__init__(reason)
+        self.hint = hint
+
+
 def grammar_error(source: GrammarSource, reason: str, hint: str = "") -> RequestError:
     names = {"json": "JSON schema", "json_object": "form", "structural_tag": "structural tag"}
     return RequestError(f"the {names.get(source.kind, source.kind)} cannot be used: {reason}", hint, param=PARAM)
@@ -20,5 +28,7 @@ def grammar_error(source: GrammarSource, reason: str, hint: str = "") -> Request
 def read_json(source: GrammarSource) -> Any:
     try:
         return json.loads(source.text)
-    except (ValueError, RecursionError) as error:
+    except RecursionError:
+        raise grammar_error(source, "it nests too deep", "make it flatter") from None
+    except ValueError as error:
         raise grammar_error(source, f"it is not JSON ({error})") from None

@@ -8,16 +8,17 @@ beginning of what follows out of the chain. Special tokens are outside of all te
 from __future__ import annotations
 
 import json
+import re
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from llguidance import regex_to_lark
 from llguidance.gbnf_to_lark import gbnf_to_lark
 
+from dovetail_grammars_llguidance.errors import FormatError
 from dovetail_grammars_llguidance.messages import shorten_message
 from dovetail_grammars_llguidance.nodes import (
     Either,
-    FormatError,
     Free,
     Json,
     Node,
@@ -30,12 +31,27 @@ from dovetail_grammars_llguidance.nodes import (
     is_open,
     is_regular,
 )
+from dovetail_grammars_llguidance.schemas import prepare_schema
 
 MAX_LENGTH = 4 << 20
-BLANKS = r"[\x20\x0A\x0D\x09]{1,40}"
-"""White space between the parts of JSON: enough to indent by, and not so much that a model can lose itself in it."""
 OPENINGS = {"object": "{", "array": "["}
 """How JSON begins that free text can be told from."""
+
+
+LARK_WORD = re.compile(r"%json\s*|\"(\\.|[^\"\\\n])*\"|/(?![/*])(\\.|[^/\\\n])+/|(//|#)[^\n]*|/\*.*?\*/", re.DOTALL)
+"""What a JSON schema begins with in Lark, and what else may hold that text: strings, expressions, comments."""
+
+
+@dataclass(frozen=True)
+class Translation:
+    """A grammar for llguidance.
+
+    Attributes:
+        notices: what was left out of the schemas in it.
+    """
+
+    grammar: str
+    notices: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,27 +73,49 @@ def literal(text: str) -> str:
     return json.dumps(text, ensure_ascii=False).replace("\x7f", r"\u007f")
 
 
-def to_lark(notation: str) -> str:
-    """Lark as it is; GBNF, which is told by its ``::=``, translated.
+def to_lark(notation: str) -> Translation:
+    """Lark, with the JSON schemas in it made ready; GBNF, which is told by its ``::=``, translated.
 
     Raises:
-        FormatError: it is no GBNF.
+        FormatError: it is no GBNF, or a schema in it cannot be kept.
     """
     if "::=" not in notation:
-        return notation
+        return _with_schemas(notation)
     try:
-        return str(gbnf_to_lark(notation))
+        return Translation(str(gbnf_to_lark(notation)))
     except Exception as error:  # its errors have no class in common
         raise FormatError(shorten_message(f"as GBNF: {error}"), "write GBNF or Lark") from None
 
 
-def tags_grammar(node: Node) -> str:
+def _with_schemas(notation: str) -> Translation:
+    parts: list[str] = []
+    notices: list[str] = []
+    at = 0
+    while found := LARK_WORD.search(notation, at):
+        parts.append(notation[at : found.end()])
+        at = found.end()
+        if not found[0].startswith("%json"):
+            continue
+        try:
+            schema, end = json.JSONDecoder().raw_decode(notation, at)
+        except (ValueError, RecursionError):
+            continue  # llguidance says where
+        prepared = prepare_schema(schema)
+        notices += prepared.notices
+        # As many lines as before, since errors name them.
+        parts += [prepared.text, "\n" * notation.count("\n", at, end)]
+        at = end
+    return Translation("".join(parts) + notation[at:], notices)
+
+
+def tags_grammar(node: Node) -> Translation:
     """The grammar of a structural tag in llguidance's form, not compiled yet.
 
     Raises:
         FormatError: where free text ends cannot be told, or the grammar is too large.
     """
-    return _Writer().write(node)
+    writer = _Writer()
+    return Translation(writer.write(node), writer.notices)
 
 
 class _Writer:
@@ -89,6 +127,7 @@ class _Writer:
         self._rules: dict[Chain | Json | Rules, str] = {}
         self._todo: deque[tuple[str, Chain]] = deque()
         self._grammars: list[dict[str, str]] = []
+        self.notices: list[str] = []
 
     def write(self, node: Node) -> str:
         self._todo.append(("start", Chain(node, None)))
@@ -169,10 +208,13 @@ class _Writer:
             name = f"part_{len(self._rules)}"
             if isinstance(node, Json):
                 self._rules[node] = name
-                self._add(f"{name}: %json {_schema(node)}")
+                self._add(f"{name}: %json {node.schema.text}")
+                self.notices += node.schema.notices
             else:
                 self._rules[node] = f"@{name}"
-                self._grammars.append({"name": name, "lark_grammar": to_lark(node.notation)})
+                rules = to_lark(node.notation)
+                self._grammars.append({"name": name, "lark_grammar": rules.grammar})
+                self.notices += rules.notices
         return self._rules[node]
 
     def _open(self, chain: Chain) -> str:
@@ -285,24 +327,10 @@ def _free(free: Free) -> str:
 
 
 def _opening(node: Json) -> str:
-    wanted = node.schema.get("type") if isinstance(node.schema, dict) else None
-    if not isinstance(wanted, str) or wanted not in OPENINGS:
+    types = node.schema.types
+    if len(types) != 1 or not types <= set(OPENINGS):
         raise FormatError(
             "any text is followed by a JSON schema whose type is neither object nor array, so that where it ends cannot be told",
             "put a const_string between them, or a tag around one of them",
         )
-    return OPENINGS[wanted]
-
-
-def _schema(node: Json) -> str:
-    if node.schema is False:
-        raise FormatError("the schema false has no values", "leave it out")
-    schema = {} if node.schema is True else node.schema
-    options = schema.get("x-guidance", {})
-    if not isinstance(options, dict):
-        raise FormatError(f"x-guidance: wanted an object, found {str(options)[:40]}", "leave it out")
-    # What a schema's own options may not do is ignore keywords: the output would not be what the schema says.
-    kept = {**options, "lenient": False}
-    if not {"whitespace_flexible", "whitespace_pattern"} & set(options):
-        kept["whitespace_pattern"] = BLANKS
-    return json.dumps({**schema, "x-guidance": kept}, ensure_ascii=False)
+    return OPENINGS[min(types)]

@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 from dovetail.api import GrammarKind
 from dovetail_grammars_llguidance import formats
-from dovetail_grammars_llguidance.errors import MAX_BYTES
+from dovetail_grammars_llguidance.errors import MAX_BYTES, FormatError
+from dovetail_grammars_llguidance.schemas import Prepared, prepare_schema
 
 MAX_DEPTH = 32
 MAX_NODES = 1024
@@ -54,7 +55,7 @@ class Pattern(Node):
 
 @dataclass(frozen=True, eq=False)
 class Json(Node):
-    schema: formats.Schema
+    schema: Prepared
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,14 +80,6 @@ class Repeat(Node):
     node: Node
     min_count: int
     max_count: int | None
-
-
-class FormatError(Exception):
-    """Why a structural tag cannot be used."""
-
-    def __init__(self, reason: str, hint: str = "") -> None:
-        super().__init__(reason)
-        self.hint = hint
 
 
 def to_node(form: formats.Format, split: Split) -> Node:
@@ -148,7 +141,7 @@ class _Translation:
             case formats.ConstString():
                 return self._text(form.value)
             case formats.JsonSchema():
-                return Json(form.json_schema)
+                return Json(prepare_schema(form.json_schema))
             case formats.Regex():
                 self._measure("regex", form.pattern)
                 return Pattern(form.pattern) if form.pattern else Sequence(())

@@ -5,14 +5,14 @@ from __future__ import annotations
 from llguidance import LLMatcher
 
 from dovetail.api import GrammarSource
-from dovetail_grammars_llguidance.errors import MAX_BYTES, grammar_error, read_json
+from dovetail_grammars_llguidance.errors import MAX_BYTES, FormatError, grammar_error, read_json
 from dovetail_grammars_llguidance.formats import read
-from dovetail_grammars_llguidance.lark import literal, tags_grammar, to_lark
-from dovetail_grammars_llguidance.messages import shorten_message
-from dovetail_grammars_llguidance.nodes import FormatError, Piece, Split, to_node
+from dovetail_grammars_llguidance.lark import Translation, literal, tags_grammar, to_lark
+from dovetail_grammars_llguidance.nodes import Piece, Split, to_node
+from dovetail_grammars_llguidance.schemas import Prepared, prepare_schema
 
 
-def to_grammar(source: GrammarSource, split: Split = lambda text: [Piece(text)]) -> str:
+def to_grammar(source: GrammarSource, split: Split = lambda text: [Piece(text)]) -> Translation:
     """The grammar in llguidance's form, not compiled yet.
 
     Args:
@@ -28,35 +28,37 @@ def to_grammar(source: GrammarSource, split: Split = lambda text: [Piece(text)])
         )
     try:
         return _translate(source, split)
+    except FormatError as error:
+        raise grammar_error(source, str(error), error.hint) from None
     except UnicodeEncodeError:
         raise grammar_error(source, "it holds half of a surrogate pair, which is no character") from None
 
 
-def _translate(source: GrammarSource, split: Split) -> str:
+def _translate(source: GrammarSource, split: Split) -> Translation:
     if source.kind == "json":
-        return _schema(source, source.text)
+        return _schema(source)
     if source.kind == "json_object":
-        return _schema(source, '{"type": "object"}')
+        return _json(prepare_schema({"type": "object"}))
     if source.kind == "regex":
-        return str(LLMatcher.grammar_from_regex(source.text))
+        return Translation(LLMatcher.grammar_from_regex(source.text))
     if source.kind == "choice":
         # One lexeme, which an automaton matches: as rules, more than 2,000 texts would be past the parser's limit.
-        return str(LLMatcher.grammar_from_lark(f"start: CHOICE\nCHOICE: {_choices(source)}"))
+        return Translation(LLMatcher.grammar_from_lark(f"start: CHOICE\nCHOICE: {_choices(source)}"))
     if source.kind == "grammar":
-        return str(LLMatcher.grammar_from_lark(_lark(source)))
+        lark = to_lark(source.text)
+        return Translation(LLMatcher.grammar_from_lark(lark.grammar), lark.notices)
     return _tags(source, split)
 
 
-def _schema(source: GrammarSource, text: str) -> str:
-    if text.strip() == "true":  # a schema too: anything
-        text = "{}"
-    if not text.lstrip().startswith("{"):
-        raise grammar_error(source, f"wanted an object, found {text[:40]!r}")
-    try:
-        # What a schema's own options may not do is ignore keywords: the output would not be what the schema says.
-        return str(LLMatcher.grammar_from_json_schema(text, overrides={"lenient": False}))
-    except ValueError as error:
-        raise grammar_error(source, shorten_message(str(error))) from None
+def _schema(source: GrammarSource) -> Translation:
+    if source.text.lstrip().startswith("["):
+        raise grammar_error(source, f"wanted an object, found {source.text[:40]!r}")
+    return _json(prepare_schema(read_json(source)))
+
+
+def _json(schema: Prepared) -> Translation:
+    schema.text.encode()  # finds what is no character
+    return Translation(LLMatcher.grammar_from_json_schema(schema.text), schema.notices)
 
 
 def _choices(source: GrammarSource) -> str:
@@ -66,19 +68,10 @@ def _choices(source: GrammarSource) -> str:
     return " | ".join(literal(text) for text in dict.fromkeys(choices))
 
 
-def _lark(source: GrammarSource) -> str:
+def _tags(source: GrammarSource, split: Split) -> Translation:
     try:
-        return to_lark(source.text)
-    except FormatError as error:
-        raise grammar_error(source, str(error), error.hint) from None
-
-
-def _tags(source: GrammarSource, split: Split) -> str:
-    try:
-        grammar = tags_grammar(to_node(read(source), split))
-    except FormatError as error:
-        raise grammar_error(source, str(error), error.hint) from None
+        tags = tags_grammar(to_node(read(source), split))
     except RecursionError:  # of a schema that could just be read
         raise grammar_error(source, "a schema in it nests too deep", "make it flatter") from None
-    grammar.encode()  # finds what is no character
-    return grammar
+    tags.grammar.encode()  # finds what is no character
+    return tags

@@ -11,6 +11,7 @@ from dovetail_grammars_llguidance.messages import shorten_message
 from dovetail_grammars_llguidance.sources import to_grammar
 
 LIMIT_S = 5.0
+ONE_OF = "oneOf is taken for anyOf, since more than one of its schemas may hold of a value"
 
 
 def limits() -> LLParserLimits:
@@ -18,8 +19,11 @@ def limits() -> LLParserLimits:
     return LLParserLimits(verbose_errors=False)
 
 
-def validate_source(source: GrammarSource) -> None:
+def validate_source(source: GrammarSource) -> list[str]:
     """Refuse what does not compile.
+
+    Returns:
+        What the output may do although the form says otherwise.
 
     What depends on the model's tokenizer (special tokens that a Lark grammar names) is only seen by :meth:`.backend.Backend.compile`, and so is a
     form that nothing has.
@@ -27,16 +31,20 @@ def validate_source(source: GrammarSource) -> None:
     Raises:
         RequestError: says what is wrong, and where.
     """
-    grammar = to_grammar(source)
-    message = run_on_deep_stack(lambda: LLMatcher.validate_grammar(grammar, limits=limits()), LIMIT_S, PARAM)
-    if message and not message.startswith("WARNING"):
-        raise grammar_error(source, shorten_message(message, source.kind), hint(message))
+    translation = to_grammar(source)
+    failed, messages = run_on_deep_stack(
+        lambda: LLMatcher.validate_grammar_with_warnings(translation.grammar, limits=limits()), LIMIT_S, PARAM
+    )
+    if failed:
+        message = shorten_message(messages[0], source.kind)
+        raise grammar_error(source, message, hint(message))
+    if any("oneOf" in message for message in messages):
+        return [*translation.notices, ONE_OF]
+    return translation.notices
 
 
 def hint(message: str) -> str:
     """What to do about an error, where there is something."""
     if "coerce_one_of" in message:
-        return 'write anyOf, or put "x-guidance": {"coerce_one_of": true} into the schema, which takes every oneOf for an anyOf'
-    if "Unimplemented keys" in message:
-        return "leave these keywords out, and check what they say on the output"
+        return "write anyOf, or send the schema without strict"
     return ""

@@ -8,7 +8,10 @@ from dovetail.api import GrammarSource, RequestError
 
 
 def validate_source(source: GrammarSource) -> None:
-    """Raise :class:`dovetail.api.RequestError` for what does not compile."""
+    """Raise :class:`dovetail.api.RequestError` for what does not compile.
+
+    A backend that leaves out a part of some forms returns a list of notices, a sentence for each part.
+    """
     choices_of(source)
 
 
