@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from dovetail.api import CheckpointError
-from dovetail.sources import path
+from dovetail.sources import find_path
 
 PATTERNS = ("*.w",)
 
 
 def resolve(reference: Path | str, revision: str | None = None) -> str | None:
-    return path(str(reference), revision=revision, download_dir=None, patterns=PATTERNS)
+    return find_path(str(reference), revision=revision, download_dir=None, patterns=PATTERNS)
 
 
 def test_folders_and_files(tmp_path: Path) -> None:

@@ -195,6 +195,8 @@ def test_commands_and_flags_in_the_text_exist() -> None:
     every = {flag for command in COMMANDS for flag in option_strings(parser(command))} | {"--version"}
     faults = []
     for page in pages():
+        if page.name == "coming-from-vllm.md":  # other engines' flags, from tables that have tests of their own
+            continue
         text = without_blocks(page.read_text(encoding="utf-8"))
         for code in re.findall(r"`([^`\n]+)`", text):
             words = code.split()

@@ -52,7 +52,8 @@ def find_path(
     where = Path(reference).expanduser()
     if where.exists():
         return str(_snapshot(where, revision) or where)
-    if where.is_absolute() or reference.startswith((".", "~")) or _matches(where.name, patterns):
+    names_a_file = _matches(where.name, patterns) and not HUB_PART.fullmatch(reference)
+    if where.is_absolute() or reference.startswith((".", "~")) or names_a_file:
         raise CheckpointError(f"wanted a model at {reference}, found nothing there", "correct the path")
     return None
 
@@ -75,18 +76,53 @@ def _matches(name: str, patterns: tuple[str, ...]) -> bool:
 OTHER_FOLDERS = "[!0-9]*/*"
 """Other formats and precisions of the same model. The modules of sentence-transformers have folders that begin with a number."""
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+HUB_PART = re.compile(rf"({HUB_NAME.pattern}):([\w./-]+)")
+"""A repository, and a file in it or a word of the file's name, such as a precision."""
 
 
 def find_hub(
     reference: str | None, *, revision: str | None, download_dir: str | None, patterns: tuple[str, ...]
 ) -> str | None:
-    """Download (or find in the cache) a hub repository, weights and side files only.
+    """Download (or find in the cache) a hub repository, weights and side files only; or of its weight files one (``org/name:part``).
 
     Raises:
-        CheckpointError: the hub cannot be reached, or has no such repository.
+        CheckpointError: the hub cannot be reached, or has no such repository or file.
     """
+    part = HUB_PART.fullmatch(reference or "")
+    if part is not None:
+        folder = _download(part[1], revision, download_dir, _of_part(part[2], patterns), [])
+        return str(_find_part(Path(folder), part[2], patterns, part[1]))
     if reference is None or not HUB_NAME.fullmatch(reference):
         return None
+    return _download(reference, revision, download_dir, list(patterns), [OTHER_FOLDERS])
+
+
+def _of_part(part: str, patterns: tuple[str, ...]) -> list[str]:
+    """Patterns of the part's files: its name as it is, or as a word of names of any kind that is read."""
+    if _matches(part, patterns):
+        return [re.sub(r"-\d{5}-of-", "-?????-of-", part)]  # of a split model, all
+    return [_with_word(part, p) for p in patterns]
+
+
+def _with_word(word: str, pattern: str) -> str:
+    letters = "".join(f"[{c.lower()}{c.upper()}]" if c.isalpha() else c for c in word)
+    return f"*{letters}{pattern}" if pattern.startswith("*") else f"*{letters}*{pattern}"
+
+
+def _find_part(folder: Path, part: str, patterns: tuple[str, ...], repository: str) -> Path:
+    wanted = _of_part(part, patterns)
+    names = (file.relative_to(folder).as_posix() for file in sorted(folder.rglob("*")) if file.is_file())
+    if (found := next((name for name in names if any(fnmatch.fnmatch(name, p) for p in wanted)), None)) is None:
+        raise CheckpointError(
+            f"wanted {part} of the hub repository {repository}, and none of its files is called so",
+            "name one of its weight files behind the colon",
+        )
+    return folder / found
+
+
+def _download(
+    reference: str, revision: str | None, download_dir: str | None, patterns: list[str], ignored: list[str]
+) -> str:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
@@ -97,7 +133,7 @@ def find_hub(
                 revision=revision,
                 cache_dir=download_dir,
                 allow_patterns=[*patterns, *(pattern.upper() for pattern in patterns)],
-                ignore_patterns=[OTHER_FOLDERS],
+                ignore_patterns=ignored,
             )
         )
     except RepositoryNotFoundError:

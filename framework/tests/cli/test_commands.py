@@ -117,7 +117,10 @@ def test_no_command_shows_the_help_and_is_wrong_usage(capsys: Out) -> None:
     [
         (["srve"], r"error: argument COMMAND: invalid choice: 'srve' (choose from 'serve',"),
         (["serve", "--nope", "3"], "error: unknown arguments: --nope; see dovetail serve --help"),
-        (["serve", "--max-model", "3"], "error: unknown arguments: --max-model; see dovetail serve --help"),
+        (
+            ["serve", "--max-model", "3"],
+            "error: unknown arguments: --max-model (did you mean --max-model-len?); see dovetail serve --help",
+        ),
         (["--nope"], "error: unknown arguments: --nope; see dovetail --help"),
         (
             ["plan", "--block-size", "x"],

@@ -186,5 +186,5 @@ def test_serve_takes_files_of_flags_and_the_model_among_them(tmp_path: Path) -> 
     assert (found.model, found.port, found.max_model_len) == ("file/model", 8, 4000)
     assert made.parse_args(["given/model", "--config", str(file)]).model == "given/model"
     file.write_text("prot: 9")
-    with pytest.raises(UsageError, match="there is no flag --prot; see dovetail serve --help"):
+    with pytest.raises(UsageError, match=r"there is no flag --prot .*; see dovetail serve --help"):
         made.parse_args(["--config", str(file)])

@@ -6,9 +6,19 @@ import argparse
 from importlib.util import find_spec
 
 from dovetail.api.errors import UsageError
-from dovetail.cli.connection import add_engine_flags, add_server_flags, connect_server, find_model_name, start_server
+from dovetail.cli.connection import (
+    add_engine_flags,
+    add_model,
+    add_server_flags,
+    connect_server,
+    find_model_name,
+    start_server,
+)
+from dovetail.cli.foreign import say_variables
 from dovetail.engine.args import EngineArgs
+from dovetail.utils.arguments import use_foreign_options
 from dovetail.utils.flags import add_flags, read_flags
+from dovetail.utils.foreign.tables import BENCH_OPTIONS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,7 +29,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     shared.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="show tracebacks")
     serve = actions.add_parser("serve", parents=[shared], help="many streams at once, on any server with OpenAI's API")
     add_server_flags(serve, "--base-url")
-    serve.add_argument("--model", dest="model_flag", default=None, help=argparse.SUPPRESS)
     add_flags(serve, ServeOptions, "benchmark")
     serve.add_argument(
         "--goodput",
@@ -29,16 +38,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="also count the requests that keep to these limits of ttft, tpot and e2el, such as ttft:200 tpot:50",
     )
     add_engine_flags(serve)
+    use_foreign_options(serve, BENCH_OPTIONS)
     for name, options, text in (
         ("latency", LatencyOptions, "how long one batch takes, in the engine alone"),
         ("throughput", ThroughputOptions, "tokens a second of many prompts, in the engine alone"),
         ("startup", StartupOptions, "seconds from a server's start to its first token"),
     ):
         action = actions.add_parser(name, parents=[shared], help=text)
-        action.add_argument("model", nargs="?", default=None, help=EngineArgs.model_fields["model"].description)
-        action.add_argument("--model", dest="model_flag", default=None, help=argparse.SUPPRESS)
+        add_model(action)
         add_flags(action, options, "benchmark")
         add_flags(action, EngineArgs, "engine", skip=("model",))
+        use_foreign_options(action, BENCH_OPTIONS)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -64,6 +74,7 @@ def _latency(args: argparse.Namespace) -> int:
     from dovetail.client.bench.offline import run_latency
     from dovetail.client.bench.options import LatencyOptions
 
+    say_variables()
     return run_latency(read_flags(EngineArgs, args), read_flags(LatencyOptions, args))
 
 
@@ -71,6 +82,7 @@ def _throughput(args: argparse.Namespace) -> int:
     from dovetail.client.bench.offline import run_throughput
     from dovetail.client.bench.options import ThroughputOptions
 
+    say_variables()
     return run_throughput(read_flags(EngineArgs, args), read_flags(ThroughputOptions, args))
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from dovetail.api.errors import UsageError
 from dovetail.engine.args import EngineArgs
-from dovetail.server.settings import API_KEY_VARIABLE
+from dovetail.server.settings import API_KEY_VARIABLE, FOREIGN_KEY_VARIABLE
 from dovetail.utils.flags import add_flags, read_flags
 
 PARAMETERS = {"temperature": float, "top_p": float, "top_k": int, "max_tokens": int, "seed": int}
@@ -43,7 +43,7 @@ def add_server_flags(parser: argparse.ArgumentParser, *spellings: str) -> None:
     Args:
         spellings: other names of ``--url``.
     """
-    parser.add_argument("model", nargs="?", default=None, help=EngineArgs.model_fields["model"].description)
+    add_model(parser)
     parser.add_argument(
         "--url",
         *spellings,
@@ -54,6 +54,12 @@ def add_server_flags(parser: argparse.ArgumentParser, *spellings: str) -> None:
     parser.add_argument(
         "--api-key", default=None, help=f"that the server at --url wants (default: ${API_KEY_VARIABLE})"
     )
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """The model, which :func:`find_model_name` reads."""
+    parser.add_argument("model", nargs="?", default=None, help=EngineArgs.model_fields["model"].description)
+    parser.add_argument("--model", dest="model_flag", default=None, help=argparse.SUPPRESS)
 
 
 def add_parameter_flags(parser: argparse.ArgumentParser) -> None:
@@ -67,9 +73,13 @@ def read_parameters(args: argparse.Namespace) -> dict[str, float | int | None]:
     return {name: getattr(args, name) for name in PARAMETERS}
 
 
-def add_engine_flags(parser: argparse.ArgumentParser) -> None:
-    """The engine's options, but for ``--seed``, which is the command's own."""
-    add_flags(parser, EngineArgs, "engine (without --url)", skip=("model", "seed"))
+def add_engine_flags(parser: argparse.ArgumentParser, short: bool = True) -> None:
+    """The engine's options, but for ``--seed``, which is the command's own.
+
+    Args:
+        short: with their short spellings.
+    """
+    add_flags(parser, EngineArgs, "engine (without --url)", skip=("model", "seed"), short=short)
 
 
 @contextlib.contextmanager
@@ -123,7 +133,7 @@ def find_model_name(args: argparse.Namespace) -> str | None:
 
 def find_api_key(args: argparse.Namespace) -> str | None:
     """The key for the server at ``--url``."""
-    return args.api_key or os.environ.get(API_KEY_VARIABLE)
+    return args.api_key or os.environ.get(API_KEY_VARIABLE) or os.environ.get(FOREIGN_KEY_VARIABLE)
 
 
 @contextlib.contextmanager
@@ -140,7 +150,8 @@ def start_server(args: EngineArgs) -> Iterator[str]:
     command = [sys.executable, "-m", "dovetail", "serve", "--port", str(port), "--exit-with-stdin", *build_flags(args)]
     command += ["--log-level", "warning"]  # lines about requests would stand amid their answers
     # The pipe to it closes with us, however we go. In a session of its own, so that Ctrl+C stops an answer and not the server.
-    environment = {k: v for k, v in os.environ.items() if k != API_KEY_VARIABLE}  # which would close it to us
+    # Which would close it to us.
+    environment = {k: v for k, v in os.environ.items() if k not in (API_KEY_VARIABLE, FOREIGN_KEY_VARIABLE)}
     server = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True, env=environment
     )

@@ -57,7 +57,9 @@ def _run(argv: list[str], command: str | None) -> int:
     args, unknown = parser.parse_known_args(argv)
     if unknown:
         prog = f"dovetail {args.command}" if args.command else "dovetail"
-        raise UsageError(f"unknown arguments: {' '.join(unknown)}", f"see {prog} --help")
+        from dovetail.cli.foreign import show_unknown
+
+        raise UsageError(f"unknown arguments: {show_unknown(unknown, parser, args)}", f"see {prog} --help")
     if args.version:
         from importlib.metadata import version
 
@@ -66,6 +68,10 @@ def _run(argv: list[str], command: str | None) -> int:
     if args.command is None:
         parser.print_help()
         return 2
+    if args.command != "serve" and hasattr(args, "notices"):  # a server knows first how it logs
+        from dovetail.cli.foreign import say_notices
+
+        say_notices(args)
     code: int = args.run(args)
     return code
 

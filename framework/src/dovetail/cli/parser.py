@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from dovetail.api.errors import UsageError
@@ -24,6 +25,24 @@ class CommandParser(FlexibleArgumentParser):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{"config_file": False, "formatter_class": CommandHelp, **kwargs})
+        self._notices: list[str] = []
+
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
+        """As every parser's; the namespace holds the notices, which are said once it is known how the command logs."""
+        self._notices = []
+        found, unknown = super().parse_known_args(args, namespace)
+        if self._notices:
+            found.notices = self._notices
+        return found, unknown
+
+    def note(self, notices: list[str]) -> None:
+        self._notices = notices
+
+    def refuse(self, faults: list[tuple[str, str]]) -> NoReturn:
+        from dovetail.utils.foreign.translate import raise_faults
+
+        raise_faults(faults)
+        raise AssertionError("without faults")
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(" ".join(message.split()), f"see {self.prog} --help")

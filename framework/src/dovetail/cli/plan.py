@@ -7,25 +7,39 @@ import contextlib
 import sys
 
 from dovetail.api.errors import RequestError
+from dovetail.cli.connection import add_model, find_model_name
+from dovetail.cli.foreign import say_variables
 from dovetail.engine.args import EngineArgs
 from dovetail.kernel.options import PlanOptions
 from dovetail.kernel.parsers import ANY, recognise
 from dovetail.kernel.plan import Choice, ParserPlan, Plan
 from dovetail.kernel.registry import Registry
 from dovetail.kernel.resolve import resolve
+from dovetail.server.settings import ServerSettings
+from dovetail.utils.arguments import use_foreign_options
 from dovetail.utils.flags import add_flags, read_flags
+from dovetail.utils.foreign.tables import SERVE_OPTIONS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", nargs="?", default=None, help=EngineArgs.model_fields["model"].description)
+    add_model(parser)
     parser.add_argument("--json", action="store_true", help="print the plan as JSON")
     add_flags(parser, PlanOptions, "resolution", skip=("model",))
     add_flags(parser, EngineArgs, "plugins", skip=set(EngineArgs.model_fields) - {"plugins", "prefer"})
     add_flags(parser, EngineArgs, "chat", skip=set(EngineArgs.model_fields) - {"chat_template"})
+    # So that the command line of a server can be planned as it is: they are checked, and decide nothing of the plan.
+    shown = {*PlanOptions.model_fields, "plugins", "prefer", "chat_template"}
+    add_flags(parser, EngineArgs, "engine", skip=shown, hidden=True)
+    add_flags(parser, ServerSettings, "server", hidden=True)
+    use_foreign_options(parser, SERVE_OPTIONS)
 
 
 def run(args: argparse.Namespace) -> int:
+    args.model = find_model_name(args)
+    say_variables()
     options = read_flags(PlanOptions, args)
+    read_flags(EngineArgs, args)
+    read_flags(ServerSettings, args)
     registry = Registry.load(plugins=getattr(args, "plugins", None), prefer=getattr(args, "prefer", ()))
     with contextlib.redirect_stdout(sys.stderr):  # plugins may print while they are imported
         plan = resolve(options, registry)

@@ -11,9 +11,12 @@ from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
 from dovetail.api.errors import UsageError
-from dovetail.cli.connection import add_server_flags, find_api_key, refuse_key, refuse_with_url
+from dovetail.cli.connection import add_server_flags, find_api_key, find_model_name, refuse_key, refuse_with_url
+from dovetail.cli.foreign import say_variables
 from dovetail.engine.args import OFFLINE_DEFAULTS, EngineArgs
+from dovetail.utils.arguments import use_foreign_options
 from dovetail.utils.flags import add_flags, read_flags
+from dovetail.utils.foreign.tables import BATCH_OPTIONS
 
 if TYPE_CHECKING:
     import httpx
@@ -56,11 +59,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_flags(
         parser, ServerSettings, "answers (without --url)", skip=set(ServerSettings.model_fields) - set(ANSWER_SETTINGS)
     )
+    use_foreign_options(parser, BATCH_OPTIONS)
 
 
 def run(args: argparse.Namespace) -> int:
     from dovetail.client.batch import Tally
 
+    args.model = find_model_name(args)
     _check(args)
     # What asks a job to end does so as Ctrl+C does.
     for number in (signal.SIGTERM, signal.SIGHUP):
@@ -140,6 +145,7 @@ async def _client(args: argparse.Namespace) -> AsyncIterator[httpx.AsyncClient]:
     from dovetail.server.processes.in_process import serve_in_process
     from dovetail.server.settings import ServerSettings
 
+    say_variables()
     # --api-key is for the server at --url; nobody but us asks this one.
     answers = argparse.Namespace(**{name: value for name, value in vars(args).items() if name in ANSWER_SETTINGS})
     async with serve_in_process(engine_factory(_engine_args(args)), read_flags(ServerSettings, answers)) as client:

@@ -9,10 +9,13 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, TypeVar
 
 from dovetail.cli.connection import find_model_name
+from dovetail.cli.foreign import say_notices, say_variables
 from dovetail.engine.args import EngineArgs
 from dovetail.utils import logs
+from dovetail.utils.arguments import use_foreign_options
 from dovetail.utils.config_file import add_config_flag
 from dovetail.utils.flags import add_flags, read_flags
+from dovetail.utils.foreign.tables import SERVE_OPTIONS
 
 if TYPE_CHECKING:
     from dovetail.engine.process.async_engine import AsyncEngine
@@ -31,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config_flag(parser)
     add_flags(parser, EngineArgs, "engine", skip=("model",))
     add_flags(parser, ServerSettings, "server")
+    use_foreign_options(parser, SERVE_OPTIONS)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -39,6 +43,8 @@ def run(args: argparse.Namespace) -> int:
     args.model = find_model_name(args)
     engine_args, settings = read_flags(EngineArgs, args), read_flags(ServerSettings, args)
     logs.configure(settings.log_format, settings.log_level)
+    say_notices(args)
+    say_variables()
     return _serve(engine_args, settings) if settings.api_server_count == 1 else _serve_processes(engine_args, settings)
 
 

@@ -23,7 +23,12 @@ Ctrl+D         leave'''
 
 
 def run_chat(
-    url: str, model: str | None = None, api_key: str | None = None, system: str | None = None, **params: Any
+    url: str,
+    model: str | None = None,
+    api_key: str | None = None,
+    system: str | None = None,
+    prompt: str | None = None,
+    **params: Any,
 ) -> int:
     """Chat until the input ends.
 
@@ -32,6 +37,7 @@ def run_chat(
         model: its name there; the server's first one if None.
         api_key: if the server wants one.
         system: the system prompt.
+        prompt: the only question, instead of those of the input.
         params: go into every request, such as ``temperature``; those that are None are left out.
 
     Returns:
@@ -45,7 +51,9 @@ def run_chat(
         # Asked even if it is not needed, so that a server that is not there is known before the first question.
         main = client.main_model()
         chat = Chat(client, make_view(), model or main, system, given)
-        if sys.stdin.isatty():
+        if prompt is not None:
+            chat.ask(prompt)
+        elif sys.stdin.isatty():
             _interact(chat)
         else:
             for line in sys.stdin:
@@ -81,9 +89,14 @@ class Chat:
         elif command.startswith("/") and command[1:].isalpha():
             print(f"there is no command {command}; see /help", file=sys.stderr)
         elif line:
-            self._ask(line)
+            self.ask(line)
 
-    def _ask(self, question: str) -> None:
+    def ask(self, question: str) -> None:
+        """Answer a question.
+
+        Raises:
+            ClientError: it got no answer; it is not part of the conversation then.
+        """
         self.messages.append({"role": "user", "content": question})
         system = [{"role": "system", "content": self.system}] if self.system else []
         pieces = self.client.stream_chat(system + self.messages, model=self.model, **self.params)

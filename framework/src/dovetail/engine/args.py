@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any, Literal, TypeVar
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field, model_validator
 
-from dovetail.kernel.options import PlanOptions
+from dovetail.kernel.options import PlanOptions, parse_token_count
+from dovetail.utils import logs
+from dovetail.utils.arguments import use_foreign_options
 from dovetail.utils.flags import add_flags, read_flags
+from dovetail.utils.foreign.tables import SCRIPT_OPTIONS
+from dovetail.utils.foreign.translate import translate_keywords
 
 P = TypeVar("P", bound=argparse.ArgumentParser)
 
@@ -17,10 +22,18 @@ OFFLINE_DEFAULTS: dict[str, Any] = {"max_decode_slowdown": 0.0}
 
 
 class EngineArgs(PlanOptions):
-    """Everything that decides how one model runs; names and defaults are those of the command line's flags."""
+    """Everything that decides how one model runs; names and defaults are those of the command line's flags.
 
-    max_num_seqs: int = Field(default=256, gt=0, le=65536, description="requests that run at once")
-    max_num_batched_tokens: int = Field(
+    Options of other engines are taken as the command line takes them, and None is the default.
+
+    Raises:
+        UsageError: options are unknown, or refused with the reason.
+    """
+
+    max_num_seqs: Annotated[int, BeforeValidator(parse_token_count)] = Field(
+        default=256, gt=0, le=65536, description="requests that run at once"
+    )
+    max_num_batched_tokens: Annotated[int, BeforeValidator(parse_token_count)] = Field(
         default=2048, gt=0, description="tokens computed in one step; longer prompts are computed in chunks"
     )
     max_num_queued_requests: int | None = Field(
@@ -46,6 +59,11 @@ class EngineArgs(PlanOptions):
     )
     gpu_memory_utilization: float = Field(
         default=0.9, gt=0, le=1, description="share of the device's memory that the engine may use, KV cache included"
+    )
+    cpu_offload_gb: float = Field(
+        default=0,
+        ge=0,
+        description="GiB of weights to keep in the host's memory: on the CPU they all are, and on other devices it is refused",
     )
     seed: int = Field(default=0, ge=0, lt=2**63, description="of the draws of requests that bring no seed of their own")
     generation_config: str = Field(
@@ -82,6 +100,17 @@ class EngineArgs(PlanOptions):
         default=[], description="kind:name=distribution, for a name that several distributions offer"
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _translate(cls, given: Any) -> Any:
+        if not isinstance(given, Mapping):
+            return given
+        done = translate_keywords(given, cls.model_fields, SCRIPT_OPTIONS)
+        done.check()
+        for notice in done.notices:
+            logs.announce(f"note: {notice}")
+        return done.options
+
     def to_json(self) -> str:
         """JSON for a process that gets the Plan, too. It holds the overrides' result; a callable could not travel."""
         return self.model_copy(update={"hf_overrides": {}}).model_dump_json()
@@ -94,6 +123,7 @@ class EngineArgs(PlanOptions):
         :data:`OFFLINE_DEFAULTS` options alone are missing unless given.
         """
         add_flags(parser, cls, "engine", defaults=set(cls.model_fields) - set(OFFLINE_DEFAULTS))
+        use_foreign_options(parser, SCRIPT_OPTIONS)
         return parser
 
     @classmethod

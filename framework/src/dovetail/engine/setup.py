@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+from dovetail.api.errors import UsageError
 from dovetail.engine.args import EngineArgs
 from dovetail.engine.text.chat_template import load_template
 from dovetail.engine.text.tokenizer import Tokenizer
@@ -24,6 +25,11 @@ def make_plan(args: EngineArgs) -> Plan:
     registry = Registry.load(plugins=args.plugins, prefer=args.prefer)
     options = PlanOptions(**{name: getattr(args, name) for name in PlanOptions.model_fields})
     plan = resolve(options, registry)
+    if args.cpu_offload_gb and plan.platform.part.name != "cpu":
+        raise UsageError(
+            f"--cpu-offload-gb is {args.cpu_offload_gb:g}, and weights of {plan.platform.part.name} are not moved to the host's memory",
+            "leave it out, and take a smaller or quantized model",
+        )
     notes = [
         f"the plugin {p.distribution} is broken and was left out: {p.reason}" for p in registry.quarantined_plugins
     ]

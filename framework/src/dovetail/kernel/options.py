@@ -40,7 +40,7 @@ class PlanOptions(BaseModel):
 
     model: str | None = Field(
         default=None,
-        description="a folder, a weight file or a hub repository (org/name); without it, the embedded default",
+        description="a folder, a weight file, or a hub repository (org/name, or org/name:file for one of its weight files); without it, the embedded default",
     )
     tokenizer: str | None = Field(
         default=None, description="take the tokenizer from this folder or file instead of the model's"

@@ -10,6 +10,8 @@ from dovetail.utils import logs
 
 API_KEY_VARIABLE = "DOVETAIL_API_KEY"
 """Environment variable that holds keys."""
+FOREIGN_KEY_VARIABLE = "VLLM_API_KEY"
+"""Where vLLM looks for its key: read where no other key is given, so that a server that was closed stays so."""
 
 
 class ServerSettings(BaseModel):

@@ -6,9 +6,13 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from dovetail.utils.config_file import accepts_config_files, add_config_flag, expand_config_files, find_flag
+from dovetail.utils.config_file import accepts_config_files, add_config_flag, expand_config_files
+from dovetail.utils.known_flags import find_flag
+
+if TYPE_CHECKING:
+    from dovetail.utils.foreign.option import Table
 
 FILTER_FLAG = "--plugins"
 
@@ -35,9 +39,16 @@ class FlexibleArgumentParser(argparse.ArgumentParser):
     - ``--hf-overrides.rope_scaling.factor 2`` for ``--hf-overrides '{"rope_scaling": {"factor": 2}}'``, with every flag that takes a JSON
       object. Values are read as JSON where they are JSON, and as texts otherwise.
 
+    - with :attr:`foreign`, options of other engines, as far as the table there takes them.
+
     Args:
         config_file: whether there is ``--config``.
+
+    Attributes:
+        foreign: what options of other engines become.
     """
+
+    foreign: Table | None = None
 
     def __init__(self, *args: Any, config_file: bool = True, **kwargs: Any) -> None:
         # A shortened flag would change its meaning, or become ambiguous, with the next flag of that beginning.
@@ -48,8 +59,20 @@ class FlexibleArgumentParser(argparse.ArgumentParser):
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
         given = _join_denials([self._normalize_flag(a) for a in (sys.argv[1:] if args is None else args)])
         positional: dict[argparse.Action, str] = {}
-        if accepts_config_files(self):
-            given, positional = expand_config_files(self, given)
+        if self.foreign is not None or accepts_config_files(self):
+            # Only where there may be something to read: the command line answers at once.
+            from dovetail.utils.foreign.command_line import CommandLine
+            from dovetail.utils.foreign.option import Table
+
+            line = CommandLine(self, self.foreign or Table())
+            if self.foreign is not None:
+                line.rewrite(given)
+                given = line.arguments
+            if accepts_config_files(self):
+                given, positional = expand_config_files(self, given, line)
+            if line.faults:
+                self.refuse(line.faults)
+            self.note(line.notices)
         before = {action: action.default for action in positional}
         for action, value in positional.items():
             action.default = value
@@ -58,6 +81,17 @@ class FlexibleArgumentParser(argparse.ArgumentParser):
         finally:
             for action, default in before.items():
                 action.default = default
+
+    def refuse(self, faults: list[tuple[str, str]]) -> None:
+        """Refuse options of other engines, all at once: (problem, hint) each."""
+        self.error("; ".join(f"{problem}; {hint}" for problem, hint in faults))
+
+    def note(self, notices: list[str]) -> None:
+        """Say what became of options of other engines that needed nothing."""
+        from dovetail.utils import logs
+
+        for notice in dict.fromkeys(notices):
+            logs.announce(f"note: {notice}")
 
     def _normalize_flag(self, argument: str) -> str:
         """A flag as it was added, whichever of hyphens and underscores it was typed with."""
@@ -102,6 +136,12 @@ class FlexibleArgumentParser(argparse.ArgumentParser):
         flag, dot, _ = argument.partition("=")[0].partition(".")
         action = self._option_string_actions.get(flag)
         return flag if dot and flag.startswith("--") and action is not None and action.type is json_object else None
+
+
+def use_foreign_options(parser: argparse.ArgumentParser, table: Table) -> None:
+    """Have a parser take options of other engines; one that is no :class:`FlexibleArgumentParser` cannot."""
+    if isinstance(parser, FlexibleArgumentParser):
+        parser.foreign = table
 
 
 def _join_denials(arguments: list[str]) -> list[str]:

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from dovetail.utils.known_flags import find_flag, find_positional
+
+if TYPE_CHECKING:
+    from dovetail.utils.foreign.command_line import CommandLine
 
 from dovetail.api.text import read_text
 
@@ -22,17 +27,12 @@ class ConfigFile(argparse.Action):
 
 def accepts_config_files(parser: argparse.ArgumentParser) -> bool:
     """Whether files are read here. A parser that has commands leaves them to the command's own."""
-    commands = any(isinstance(action, argparse._SubParsersAction) for action in parser._actions)
-    return not commands and any(isinstance(action, ConfigFile) for action in parser._actions)
+    return not has_commands(parser) and any(isinstance(action, ConfigFile) for action in parser._actions)
 
 
-def find_flag(parser: argparse.ArgumentParser, flag: str) -> str | None:
-    """A flag as it was added, whichever of hyphens and underscores it is written with here."""
-    known = parser._option_string_actions
-    if flag in known:
-        return flag
-    wanted = flag.replace("_", "-")
-    return next((own for own in known if own.replace("_", "-") == wanted), None)
+def has_commands(parser: argparse.ArgumentParser) -> bool:
+    """Whether words behind the program's name are commands, with parsers of their own."""
+    return any(isinstance(action, argparse._SubParsersAction) for action in parser._actions)
 
 
 def add_config_flag(parser: argparse.ArgumentParser) -> None:
@@ -46,12 +46,13 @@ def add_config_flag(parser: argparse.ArgumentParser) -> None:
 
 
 def expand_config_files(
-    parser: argparse.ArgumentParser, arguments: list[str]
+    parser: argparse.ArgumentParser, arguments: list[str], line: CommandLine
 ) -> tuple[list[str], dict[argparse.Action, str]]:
     """Replace every ``--config FILE`` by the flags in the file.
 
     Args:
         arguments: with the flags spelled as the parser has them.
+        line: reads entries that are options of other engines, and gathers what is refused.
 
     Returns:
         The arguments, with those flags of the files that the command line does not have; and positional arguments that the files
@@ -60,24 +61,22 @@ def expand_config_files(
     rest, files = _split_off_files(parser, arguments)
     entries: dict[str, Any] = {}
     for file in files:
-        entries |= _read(parser, file)
+        entries |= line.entries(_read(parser, file), file)
     named = {_find_action(parser, a.partition("=")[0]) for a in rest if a.startswith("-")}
     before: list[str] = []
     after: list[str] = []
-    positional: dict[argparse.Action, str] = {}
+    places: dict[argparse.Action, str] = {}
     for key, value in entries.items():
-        action, place = _find_action(parser, f"--{key}"), _find_positional(parser, key)
-        if isinstance(action, ConfigFile) or (action is None and place is None):
-            parser.error(f"{', '.join(files)}: there is no flag --{key}")
-        if value is None or (action is not None and action in named):
+        action, place = _find_action(parser, f"--{key}"), find_positional(parser, key)
+        if action is not None and action in named:
             continue
         if place is not None:
-            positional[place] = _text(value)
+            places[place] = _text(value)
         elif action is not None:
             flags = _to_arguments(parser, f"--{key}", action, value)
             # A flag that swallows every word behind it stands last.
             (after if _is_greedy(action) else before).extend(flags)
-    return before + rest + after, positional
+    return before + rest + after, places
 
 
 def _split_off_files(parser: argparse.ArgumentParser, arguments: list[str]) -> tuple[list[str], list[str]]:
@@ -114,12 +113,6 @@ def _find_action(parser: argparse.ArgumentParser, flag: str) -> argparse.Action 
     """The action of a flag, or of the JSON flag that it is a dotted part of."""
     known = find_flag(parser, flag.partition(".")[0])
     return None if known is None else parser._option_string_actions[known]
-
-
-def _find_positional(parser: argparse.ArgumentParser, name: str) -> argparse.Action | None:
-    """The positional argument of that name."""
-    wanted = name.replace("-", "_")
-    return next((a for a in parser._actions if not a.option_strings and a.dest == wanted), None)
 
 
 def _is_greedy(action: argparse.Action) -> bool:

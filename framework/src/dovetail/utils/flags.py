@@ -16,6 +16,8 @@ from dovetail.utils.arguments import json_object
 
 M = TypeVar("M", bound=BaseModel)
 
+HUMAN = ("max_model_len", "max_num_batched_tokens", "max_num_seqs")
+"""Fields that take numbers such as 32k."""
 SHORT = {"quantization": "-q"}
 MULTI_VALUE_FLAGS = ("served_model_name", "lora_modules")
 """Flags that take several values at once, as users of other servers type them. Other lists repeat their flag: one that took several would swallow
@@ -37,19 +39,29 @@ def add_flags(
     title: str,
     skip: Collection[str] = (),
     defaults: Collection[str] = (),
+    short: bool = True,
+    hidden: bool = False,
 ) -> None:
     """One flag for each field of ``model`` that is not skipped.
 
     Args:
         title: of the flags' group in the help.
+        short: with the short spellings that some flags have.
+        hidden: whether the help leaves them out.
         defaults: fields whose default shows in the parsed namespace; others are missing from it unless given.
     """
     group = parser.add_argument_group(title)
     for name, field in model.model_fields.items():
         if name not in skip:
-            names = [n for n in (SHORT.get(name), f"--{name.replace('_', '-')}") if n]
+            names = [n for n in (SHORT.get(name) if short else None, f"--{name.replace('_', '-')}") if n]
             default = field.get_default(call_default_factory=True) if name in defaults else argparse.SUPPRESS
-            group.add_argument(*names, dest=name, default=default, help=_help(field), **_action(name, field))
+            group.add_argument(
+                *names,
+                dest=name,
+                default=default,
+                help=argparse.SUPPRESS if hidden else _help(field),
+                **_action(name, field),
+            )
 
 
 def _help(field: FieldInfo) -> str:
@@ -61,8 +73,8 @@ def _help(field: FieldInfo) -> str:
 def _action(name: str, field: FieldInfo) -> dict[str, Any]:
     options = [a for a in _alternatives(field.annotation) if a is not type(None)]
     kind = options[0]
-    if name == "max_model_len":
-        return {"type": human_int, "metavar": "TOKENS"}
+    if name in HUMAN:
+        return {"type": human_int, "metavar": "TOKENS" if name == "max_model_len" else "N"}
     if get_origin(kind) is dict or kind is dict:
         return {"type": json_object, "metavar": "JSON"}
     if kind is bool:

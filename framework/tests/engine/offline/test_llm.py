@@ -322,9 +322,7 @@ def test_what_the_model_does_not_offer(llm: LLM, method: str, arguments: tuple[A
 
 
 def test_options_that_ask_for_nothing_are_left_out_and_the_others_are_refused_by_name() -> None:
-    with pytest.raises(UsageError, match="tensor_parallel_size is 2"):
+    with pytest.raises(UsageError, match="tensor_parallel_size=2: a model is not split"):
         LLM("nowhere", tensor_parallel_size=2, trust_remote_code=False)
-    with pytest.raises(UsageError, match="trust_remote_code is True"):
-        LLM("nowhere", trust_remote_code=True)
     with pytest.raises(DovetailError, match="nowhere"):
-        LLM("nowhere", tensor_parallel_size=1, trust_remote_code=False, task="generate")
+        LLM("nowhere", tensor_parallel_size=1, trust_remote_code=True, task="generate", tokenizer=None)

@@ -18,7 +18,7 @@ from starlette.testclient import TestClient
 from dovetail.api.errors import UsageError
 from dovetail.server.app import build_app
 from dovetail.server.http.keys import load_api_keys
-from dovetail.server.settings import API_KEY_VARIABLE, ServerSettings
+from dovetail.server.settings import API_KEY_VARIABLE, FOREIGN_KEY_VARIABLE, ServerSettings
 
 METHODS = ("GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE", "TRACE", "CONNECT", "BREW")
 
@@ -181,6 +181,19 @@ def test_keys_come_from_flags_environment_and_file(tmp_path: Path) -> None:
     assert keys(environment, api_key=["a"], api_key_file=str(file)) == ["a", "b", "c", "d", "e", "f"]
     assert environment == {"HOME": "/"}, "child processes would inherit the keys"
     assert keys() == []
+
+
+def test_the_key_of_vllm_s_variable_closes_a_server_that_has_no_other(capsys: pytest.CaptureFixture[str]) -> None:
+    environment = {FOREIGN_KEY_VARIABLE: "secret", "HOME": "/"}
+    assert keys(dict(environment)) == ["secret"]
+    assert "clients must show the key in VLLM_API_KEY" in capsys.readouterr().err
+    assert keys(environment, api_key=["a"]) == ["a"]
+    told = capsys.readouterr().err
+    assert "VLLM_API_KEY is set, and lets nobody in" in told
+    assert "secret" not in told
+    assert environment == {"HOME": "/"}
+    with pytest.raises(UsageError, match=FOREIGN_KEY_VARIABLE):
+        keys({FOREIGN_KEY_VARIABLE: ""})
 
 
 def test_a_file_that_others_can_read_is_warned_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -36,15 +36,8 @@ from dovetail.engine.request.params import BeamSearchParams, SamplingParams
 from dovetail.engine.setup import load_tokenizer, make_plan
 from dovetail.engine.step.core import EngineCore
 from dovetail.engine.text.tokenizer import Tokenizer
-
-NOT_BUILT: dict[str, tuple[Any, ...]] = {
-    "tensor_parallel_size": (1,),
-    "pipeline_parallel_size": (1,),
-    "data_parallel_size": (1,),
-    "cpu_offload_gb": (0,),
-    "trust_remote_code": (False,),
-}
-"""Options of vLLM's class of the same name that are not built yet, with the values that ask for nothing."""
+from dovetail.utils import logs
+from dovetail.utils.foreign.variables import variable_notices
 
 SLEEP_LEVELS = (1, 2)
 WAKE_TAGS = ("weights", "kv_cache")
@@ -57,14 +50,13 @@ class LLM(PoolingMethods):
         model: a folder, a weight file or a hub repository; without it, the embedded default.
         use_tqdm: show a progress bar while weights load.
         **options: fields of :class:`~dovetail.engine.args.EngineArgs`, such as ``dtype``, ``max_model_len``, ``hf_overrides``
-            (a dict, or a callable from and to the configuration's dict).
+            (a dict, or a callable from and to the configuration's dict); or vLLM's, as far as they are taken. None is the default.
 
     Raises:
         DovetailError: the model cannot be resolved or loaded, with the reason.
     """
 
     def __init__(self, model: str | Path | None = None, *, use_tqdm: bool = True, **options: Any) -> None:
-        _drop_noop_options(options)
         try:
             args = EngineArgs(model=None if model is None else str(model), **options)
         except ValidationError as error:
@@ -82,6 +74,8 @@ class LLM(PoolingMethods):
         return llm
 
     def _init_engine(self, args: EngineArgs, use_tqdm: bool) -> None:
+        for notice in variable_notices():
+            logs.announce(f"note: {notice}")
         offline = {name: value for name, value in OFFLINE_DEFAULTS.items() if name not in args.model_fields_set}
         self.args = args.model_copy(update=offline)
         self.plan = make_plan(self.args)
@@ -300,19 +294,6 @@ class LLM(PoolingMethods):
             if self._core.is_sleeping:
                 raise RequestError("the model sleeps", "call wake_up() first")
             yield
-
-
-def _drop_noop_options(options: dict[str, Any]) -> None:
-    """Take out what asks for nothing, so that scripts which say so run as they are.
-
-    Raises:
-        UsageError: one asks for what is not built.
-    """
-    for name, nothing in NOT_BUILT.items():
-        if name in options and (value := options.pop(name)) not in nothing:
-            raise UsageError(
-                f"{name} is {value!r}, and only {' and '.join(map(repr, nothing))} is built", "leave it out"
-            )
 
 
 def _first_position(output: RequestOutput) -> PositionLogprobs:

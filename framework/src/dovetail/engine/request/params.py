@@ -9,6 +9,9 @@ import msgspec
 
 from dovetail.api.errors import RequestError
 from dovetail.engine.request import parameter_rules as rules
+from dovetail.utils import logs
+from dovetail.utils.foreign.sampling_options import SAMPLING
+from dovetail.utils.foreign.translate import translate_keywords
 
 
 class StructuredOutputs(msgspec.Struct, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -57,8 +60,29 @@ def _invalid_structured_outputs(problem: str) -> RequestError:
     return RequestError(f"structured_outputs: {problem}", param="structured_outputs")
 
 
-class SamplingParams(msgspec.Struct, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
-    """How to choose tokens, and when to stop.
+class _TakesForeign(type(msgspec.Struct)):  # type: ignore[misc]  # the class of its classes has no name of its own
+    """Has a class take parameters under vLLM's names, and None for the default."""
+
+    def __call__(cls, **given: Any) -> Any:
+        for value in given.values():
+            if value is None:
+                break
+        else:
+            if _FIELDS.issuperset(given):
+                return super().__call__(**given)
+        nulls = {name: None for name in _NULLABLE if given.get(name, ...) is None}
+        done = translate_keywords(given, _FIELDS, SAMPLING)
+        if done.faults:
+            raise RequestError(*done.faults[0])
+        for notice in done.notices:
+            logs.announce(f"note: {notice}")
+        return super().__call__(**nulls, **done.options)
+
+
+class SamplingParams(
+    msgspec.Struct, metaclass=_TakesForeign, kw_only=True, omit_defaults=True, forbid_unknown_fields=True
+):
+    """How to choose tokens, and when to stop. Parameters under older names of vLLM's are taken, and None is the default.
 
     Args:
         n: completions of each prompt.
@@ -157,6 +181,9 @@ class SamplingParams(msgspec.Struct, kw_only=True, omit_defaults=True, forbid_un
         return bool(self.presence_penalty or self.frequency_penalty) or self.repetition_penalty != 1.0
 
 
+_FIELDS = frozenset(SamplingParams.__struct_fields__)
+_NULLABLE = ("max_tokens",)
+"""Parameters of which None is a value that is not the default."""
 _DEFAULTS = {
     name: default
     for name, default in zip(SamplingParams.__struct_fields__, SamplingParams.__struct_defaults__, strict=True)

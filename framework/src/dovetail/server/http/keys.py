@@ -19,7 +19,7 @@ from dovetail.api.errors import UsageError
 from dovetail.api.text import read_text
 from dovetail.server.asgi_scope import header, route_path
 from dovetail.server.http.errors import ApiError
-from dovetail.server.settings import API_KEY_VARIABLE, ServerSettings
+from dovetail.server.settings import API_KEY_VARIABLE, FOREIGN_KEY_VARIABLE, ServerSettings
 from dovetail.utils import logs
 
 PUBLIC_PATHS = frozenset(("/health",))
@@ -31,18 +31,27 @@ def load_api_keys(settings: ServerSettings, environment: MutableMapping[str, str
     """The settings with the keys from the environment and from the file among ``api_key``.
 
     Args:
-        environment: the variable is taken out of it, so that no child process inherits the keys.
+        environment: the variables are taken out of it, so that no child process inherits the keys.
 
     Raises:
         UsageError: the file cannot be read, a place that was named holds no key, or what it holds is none.
     """
     keys = [_check_key(key, "--api-key") for key in settings.api_key]
+    foreign = environment.pop(FOREIGN_KEY_VARIABLE, None)
     given = environment.pop(API_KEY_VARIABLE, None)
     if given is not None:
         found = re.split(r"[,\s]+", given.strip(", \t\r\n"))
         keys += [_check_key(key, API_KEY_VARIABLE) for key in found]
     if settings.api_key_file is not None:
         keys += _read_key_file(settings.api_key_file)
+    if foreign is not None:
+        if keys:
+            logs.announce(f"note: {FOREIGN_KEY_VARIABLE} is set, and lets nobody in: other keys are given")
+        else:
+            logs.announce(
+                f"note: clients must show the key in {FOREIGN_KEY_VARIABLE}; here its name is {API_KEY_VARIABLE}"
+            )
+            keys = [_check_key(foreign, FOREIGN_KEY_VARIABLE)]
     return settings.model_copy(update={"api_key": list(dict.fromkeys(keys)), "api_key_file": None})
 
 

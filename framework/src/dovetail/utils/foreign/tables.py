@@ -1,0 +1,15 @@
+"""Which options of other engines each command takes."""
+
+from __future__ import annotations
+
+from dovetail.utils.foreign.candle_options import CANDLE_ENGINE, CANDLE_SERVER
+from dovetail.utils.foreign.engine_options import ENGINE
+from dovetail.utils.foreign.option import Table
+from dovetail.utils.foreign.server_options import BATCH, BENCH, CHAT, SCRIPT, SERVER
+
+SCRIPT_OPTIONS = Table(ENGINE, SCRIPT)
+"""Keyword arguments of ``LLM`` and ``EngineArgs``, and a script's own command line."""
+SERVE_OPTIONS = Table(CANDLE_ENGINE, CANDLE_SERVER, ENGINE, SERVER)
+CHAT_OPTIONS = Table(CANDLE_ENGINE, ENGINE, CHAT)
+BATCH_OPTIONS = Table(CANDLE_ENGINE, ENGINE, SERVER, BATCH)
+BENCH_OPTIONS = Table(CANDLE_ENGINE, ENGINE, BENCH)

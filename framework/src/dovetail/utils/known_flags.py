@@ -1,0 +1,20 @@
+"""The flags that a parser has, in any spelling."""
+
+from __future__ import annotations
+
+import argparse
+
+
+def find_flag(parser: argparse.ArgumentParser, flag: str) -> str | None:
+    """A flag as it was added, whichever of hyphens and underscores it is written with here."""
+    known = parser._option_string_actions
+    if flag in known:
+        return flag
+    wanted = flag.replace("_", "-")
+    return next((own for own in known if own.replace("_", "-") == wanted), None)
+
+
+def find_positional(parser: argparse.ArgumentParser, name: str) -> argparse.Action | None:
+    """The positional argument of that name."""
+    wanted = name.replace("-", "_")
+    return next((a for a in parser._actions if not a.option_strings and a.dest == wanted), None)
