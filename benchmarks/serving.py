@@ -14,13 +14,13 @@ import sys
 import time
 from itertools import pairwise
 
-import httpx
+import httpx2
 from common import family_rss, heading
 
 PORT = 18432
 
 
-async def stream(client: httpx.AsyncClient, model: str, prompt: list[int], new: int) -> list[float]:
+async def stream(client: httpx2.AsyncClient, model: str, prompt: list[int], new: int) -> list[float]:
     """Times of the pieces, after the request's start."""
     body = {"model": model, "prompt": prompt, "max_tokens": new, "temperature": 0, "ignore_eos": True, "stream": True}
     started = time.perf_counter()
@@ -34,12 +34,12 @@ async def stream(client: httpx.AsyncClient, model: str, prompt: list[int], new: 
 
 
 async def measure(args: argparse.Namespace) -> None:
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{PORT}", timeout=600) as client:
+    async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{PORT}", timeout=600) as client:
         while True:
             try:
                 (await client.get("/health")).raise_for_status()
                 break
-            except httpx.TransportError:
+            except httpx2.TransportError:
                 await asyncio.sleep(0.05)
         model = (await client.get("/v1/models")).json()["data"][0]["id"]
         prompts = [[1000 + (31 * i + j * (i + 1)) % 30000 for j in range(args.prompt)] for i in range(args.streams)]

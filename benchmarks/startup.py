@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 
-import httpx
+import httpx2
 from common import family_rss, heading, median_seconds
 
 DOVETAIL = [sys.executable, "-m", "dovetail"]
@@ -27,12 +27,12 @@ def server() -> tuple[float, int, int]:
         [*DOVETAIL, "serve", "--port", str(PORT)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{PORT}", timeout=60) as client:
+        with httpx2.Client(base_url=f"http://127.0.0.1:{PORT}", timeout=60) as client:
             while True:
                 try:
                     client.get("/health").raise_for_status()
                     break
-                except httpx.TransportError:
+                except httpx2.TransportError:
                     time.sleep(0.01)
             ready, before = time.perf_counter() - started, family_rss(process.pid)
             model = client.get("/v1/models").json()["data"][0]["id"]

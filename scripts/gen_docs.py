@@ -21,7 +21,7 @@ from typing import Any
 
 from foreign_docs import foreign_page
 
-from dovetail.cli import bench, chat, complete, plan, plugins, run_batch, serve
+from dovetail.cli import bench, chat, complete, completion, option_groups, plan, plugins, run_batch, serve
 from dovetail.cli.main import COMMANDS
 from dovetail.client.bench.options import LatencyOptions, ServeOptions, StartupOptions, ThroughputOptions
 from dovetail.engine.args import EngineArgs
@@ -251,29 +251,25 @@ def options_page() -> str:
     out = [
         NOTE.format(source="the fields of EngineArgs and ServerSettings, and the commands' parsers"),
         "# Options",
-        "`dovetail COMMAND --help` prints the same. Flags may be written with underscores for hyphens. The first two tables are also the "
+        "`dovetail COMMAND --help` shows what is used most, `--help=all` all of this, and `--help=WORD` a group or the options that have the word "
+        "(`dovetail serve --help=limits`). Flags may be written with underscores for hyphens. The first two tables are also the "
         "keyword arguments of `LLM`, with underscores: `LLM(max_model_len=4096)`.",
         table(
             ("command", "does"), [(f"[`dovetail {name}`](#dovetail-{name})", text) for name, text in COMMANDS.items()]
         ),
         "Every command takes `--debug`, which shows tracebacks; `dovetail --version` prints the version.",
-        "## What to run",
+        f"## {option_groups.WHAT.capitalize()}",
         "Of `serve`, `chat`, `complete`, `run-batch` and `plan`. The model itself is the first argument: "
         f"{EngineArgs.model_fields['model'].description}.",
         table(head, flag_rows(EngineArgs, resolution)),
-        "## How to run it",
+        f"## {option_groups.HOW.capitalize()}",
         "Of `serve`, `chat`, `complete` and `run-batch`; `--plugins` and `--prefer` also of `plan` and `plugins`. In `chat` and `complete`, "
         "`--seed` is that of the answers.",
         table(head, flag_rows(EngineArgs, own)),
         "## dovetail serve",
         "The options above, and those of the HTTP server:",
-        table(
-            head,
-            [
-                *own_rows(serve.add_arguments, everything - {"model"}),
-                *flag_rows(ServerSettings, ServerSettings.model_fields),
-            ],
-        ),
+        table(head, own_rows(serve.add_arguments, everything - {"model"})),
+        *server_groups(head),
         "## dovetail chat",
         "Without `--url`, it starts a server of its own on a free loopback port, with the options above.",
         table(head, own_rows(chat.add_arguments, everything - {"model", "seed", "api_key"})),
@@ -292,11 +288,24 @@ def options_page() -> str:
         table(head, own_rows(plan.add_arguments, everything - {"model"})),
         "## dovetail plugins",
         *plugin_actions(head),
+        "## dovetail completion",
+        "[users.md](users.md#help-and-completion) says where the script goes.",
+        table(head, own_rows(completion.add_arguments, ())),
         "## Environment variables",
         table(("variable", "meaning"), [(code(name), VARIABLES[name]) for name in variables()]),
         "Those of the libraries beneath work as documented there; [users.md](users.md#environment) names the ones that matter.",
     ]
     return "\n\n".join(out) + "\n"
+
+
+def server_groups(head: tuple[str, ...]) -> Iterator[str]:
+    """The server's options, in the groups of the help."""
+    groups: dict[str, list[str]] = {}
+    for name in ServerSettings.model_fields:
+        groups.setdefault(option_groups.group_of("server", name), []).append(name)
+    for title, names in groups.items():
+        yield f"### {title.capitalize()}"
+        yield table(head, flag_rows(ServerSettings, names))
 
 
 def plugin_actions(head: tuple[str, ...]) -> Iterator[str]:

@@ -13,8 +13,8 @@ cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-.venv/bin/python}
 TARGET=.wheels
 LIMIT_MIB=60
-ROOTS="pydantic fastapi uvicorn httptools pyzmq msgspec gguf llguidance openai rich pytest-timeout"
-PRESENT="torch transformers tokenizers safetensors huggingface-hub accelerate numpy jinja2 httpx tqdm pluggy packaging psutil pytest hypothesis"
+ROOTS="pydantic fastapi httpx2 uvicorn httptools pyzmq msgspec gguf llguidance openai rich pytest-timeout"
+PRESENT="torch transformers tokenizers safetensors huggingface-hub accelerate numpy jinja2 tqdm pluggy packaging psutil pytest hypothesis"
 
 # NAME==VERSION of the roots and of everything below them that is not there already.
 requirements() {

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import httpx
+import httpx2
 import openai
 import psutil
 
@@ -44,7 +44,7 @@ class Server:
         return engine
 
     def healthy(self) -> bool:
-        return httpx.get(f"{self.url}/health").status_code == 200
+        return httpx2.get(f"{self.url}/health").status_code == 200
 
 
 @contextmanager

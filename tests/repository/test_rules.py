@@ -314,6 +314,38 @@ def test_rule_4_a_plugin_s_tests_pass_with_it_and_the_framework_alone(plugin: Pa
     assert re.search(r"\d+ passed", done.stdout)
 
 
+# What is installed: requirements.txt for serving, and requirements-dev.txt for what comes on top.
+
+
+def required(file: str) -> list[str]:
+    lines = (ROOT / file).read_text(encoding="utf-8").splitlines()
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def test_every_package_is_installed_from_its_folder() -> None:
+    folders = {
+        line.removeprefix("-e ").partition("[")[0]
+        for file in ("requirements.txt", "requirements-dev.txt")
+        for line in required(file)
+        if line.startswith("-e ")
+    }
+    assert folders == {str(p.path.relative_to(ROOT)) for p in EVERY}
+
+
+def test_serving_installs_torch_and_our_own_packages_alone() -> None:
+    others = [line for line in required("requirements.txt") if not line.startswith("-e ")]
+    assert [Requirement(line).name for line in others] == ["torch"]
+    assert not [line for line in required("requirements.txt") if "[" in line]
+
+
+def test_torch_is_pinned_in_one_place() -> None:
+    files = ["requirements.txt", "requirements-dev.txt", "Makefile", "pyproject.toml", "docs/dependencies.md"]
+    files += [str((p.path / "pyproject.toml").relative_to(ROOT)) for p in EVERY]
+    assert [f for f in files if re.search(r"\btorch *==", (ROOT / f).read_text(encoding="utf-8"))] == [
+        "requirements.txt"
+    ]
+
+
 # Rule 5: every claim on a card is tested by the conformance kit.
 
 CHECKS = {

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 import tokenizers
 import torch
@@ -248,8 +248,8 @@ def serving(*arguments: str | Path, folders: tuple[Path, ...], errors: Path) -> 
 
 
 def completed(url: str, prompt: str, count: int) -> str:
-    body = {"model": httpx.get(f"{url}/v1/models").json()["data"][0]["id"], "prompt": prompt}
-    answer = httpx.post(f"{url}/v1/completions", json={**body, "max_tokens": count, "temperature": 0}, timeout=60)
+    body = {"model": httpx2.get(f"{url}/v1/models").json()["data"][0]["id"], "prompt": prompt}
+    answer = httpx2.post(f"{url}/v1/completions", json={**body, "max_tokens": count, "temperature": 0}, timeout=60)
     assert answer.status_code == 200, answer.text
     choice = answer.json()["choices"][0]
     assert choice["finish_reason"] == "length"

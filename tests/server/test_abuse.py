@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Any
 
-import httpx
+import httpx2
 import openai
 import psutil
 import pytest
@@ -41,12 +41,12 @@ def bystander(server: Server) -> Iterator[None]:
     """Whatever a client did, nothing of it is left in the engine, and the next one is served."""
     yield
     until(lambda: is_idle(server), 5)
-    assert httpx.post(server.url + COMPLETIONS, json={"prompt": "a", "max_tokens": 1}, timeout=30).status_code == 200
+    assert httpx2.post(server.url + COMPLETIONS, json={"prompt": "a", "max_tokens": 1}, timeout=30).status_code == 200
 
 
 def is_idle(server: Server) -> bool:
-    stats = httpx.get(f"{server.url}/stats").json()
-    return stats["running"] == stats["waiting"] == httpx.get(f"{server.url}/load").json()["server_load"] == 0
+    stats = httpx2.get(f"{server.url}/stats").json()
+    return stats["running"] == stats["waiting"] == httpx2.get(f"{server.url}/load").json()["server_load"] == 0
 
 
 def connect(server: Server, receive_bytes: int | None = None) -> socket.socket:
@@ -103,7 +103,7 @@ def test_thousand_idle_connections_keep_nobody_out(server: Server) -> None:
     with ExitStack() as stack:
         for _ in range(1000):
             stack.enter_context(connect(server))
-        assert httpx.post(server.url + COMPLETIONS, json={"prompt": "a", "max_tokens": 1}).status_code == 200
+        assert httpx2.post(server.url + COMPLETIONS, json={"prompt": "a", "max_tokens": 1}).status_code == 200
 
 
 def test_requests_in_one_pipe_are_answered_in_their_order(server: Server) -> None:
@@ -130,7 +130,7 @@ ENDLESS = {"prompt": "Once upon a time", "max_tokens": 1500, "ignore_eos": True}
 def test_a_client_that_leaves_is_forgotten_within_a_second(server: Server, stream: bool, half: bool) -> None:
     with connect(server) as sock:
         sock.sendall(request(COMPLETIONS, json.dumps({**ENDLESS, "stream": stream, "n": 2}).encode()))
-        until(lambda: httpx.get(f"{server.url}/stats").json()["running"] == 2)
+        until(lambda: httpx2.get(f"{server.url}/stats").json()["running"] == 2)
         if stream:
             assert sock.recv(100)
         if half:
@@ -143,14 +143,14 @@ def test_a_client_that_leaves_is_forgotten_within_a_second(server: Server, strea
 def test_a_reader_that_stalls_holds_up_nobody_and_misses_nothing(server: Server) -> None:
     """It asks for its prompt's logprobs, hundreds of kilobytes at once. That megabytes wait for it to read on is tested over a fake engine."""
     body = {"prompt": "once upon a time " * 100, "max_tokens": 16, "echo": True, "logprobs": 20, "temperature": 0}
-    wanted = httpx.post(server.url + COMPLETIONS, json=body, timeout=120).json()["choices"][0]
+    wanted = httpx2.post(server.url + COMPLETIONS, json=body, timeout=120).json()["choices"][0]
     api = psutil.Process(server.process.pid)
     before = api.memory_info().rss
     with connect(server, receive_bytes=4096) as sock:
         sock.sendall(request(COMPLETIONS, json.dumps({**body, "stream": True}).encode(), "Connection: close"))
         assert sock.recv(100).startswith(b"HTTP/1.1 200")
-        until(lambda: httpx.get(f"{server.url}/stats").json()["running"] == 0, 60)  # the engine does not wait for it
-        assert httpx.post(server.url + COMPLETIONS, json={"prompt": "a", "max_tokens": 1}).status_code == 200
+        until(lambda: httpx2.get(f"{server.url}/stats").json()["running"] == 0, 60)  # the engine does not wait for it
+        assert httpx2.post(server.url + COMPLETIONS, json={"prompt": "a", "max_tokens": 1}).status_code == 200
         assert api.memory_info().rss - before < 64 * MIB
         received = b""
         while part := sock.recv(1 << 16):
@@ -176,7 +176,7 @@ def test_a_body_of_10_mb_is_refused_with_its_length_and_without(server: Server) 
             yield large[i : i + 100_000]
 
     for content in (large, pieces()):
-        answer = httpx.post(server.url + COMPLETIONS, content=content, headers=JSON, timeout=30)
+        answer = httpx2.post(server.url + COMPLETIONS, content=content, headers=JSON, timeout=30)
         error = answer.json()["error"]
         assert (answer.status_code, error["code"]) == (413, "request_too_large")
 
@@ -186,7 +186,7 @@ def test_a_text_that_cannot_fit_is_refused_at_once(server: Server) -> None:
     begun = time.monotonic()
     with ThreadPoolExecutor() as pool:
         text = {"prompt": "a " * 3_900_000}
-        for answer in pool.map(lambda _: httpx.post(server.url + COMPLETIONS, json=text, timeout=60), range(4)):
+        for answer in pool.map(lambda _: httpx2.post(server.url + COMPLETIONS, json=text, timeout=60), range(4)):
             assert (answer.status_code, answer.json()["error"]["code"]) == (400, "context_length_exceeded")
     assert time.monotonic() - begun < 5
 
@@ -235,7 +235,7 @@ BAD: dict[str, tuple[bytes, int, str | None]] = {
 @pytest.mark.parametrize("fault", BAD)
 def test_a_body_of(server: Server, fault: str) -> None:
     body, status, code = BAD[fault]
-    answer = httpx.post(server.url + COMPLETIONS, content=body, headers=JSON, timeout=30)
+    answer = httpx2.post(server.url + COMPLETIONS, content=body, headers=JSON, timeout=30)
     assert answer.status_code == status, answer.text[:500]
     error = answer.json()["error"]
     assert set(error) == {"message", "type", "param", "code"}
@@ -257,7 +257,7 @@ ODD: dict[str, bytes] = {
 
 @pytest.mark.parametrize("body", ODD)
 def test_what_is_odd_but_right_is_answered(server: Server, body: str) -> None:
-    answer = httpx.post(server.url + COMPLETIONS, content=ODD[body], headers=JSON, timeout=30)
+    answer = httpx2.post(server.url + COMPLETIONS, content=ODD[body], headers=JSON, timeout=30)
     assert answer.status_code == 200, answer.text
 
 
@@ -280,7 +280,7 @@ def test_what_is_odd_but_right_is_answered(server: Server, body: str) -> None:
     ],
 )
 def test_a_request_for(server: Server, method: str, path: str, kind: str, status: int) -> None:
-    answer = httpx.request(method, server.url + path, content=b"{}", headers={"Content-Type": kind})
+    answer = httpx2.request(method, server.url + path, content=b"{}", headers={"Content-Type": kind})
     assert answer.status_code == status, answer.text
     assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
 
@@ -321,18 +321,18 @@ def test_no_request_makes_the_server_fetch_or_read_anything(server: Server, tmp_
                 {"type": "file", "file": {"file_id": address}},
             ):
                 body = {"messages": [{"role": "user", "content": [part]}]}
-                answer = httpx.post(server.url + CHAT, json=body)
+                answer = httpx2.post(server.url + CHAT, json=body)
                 assert answer.status_code == 400
                 assert part["type"] in answer.json()["error"]["message"]
                 assert "the contents of a file" not in answer.text
             schema = {
                 "response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": {"$ref": address}}}
             }
-            refused = httpx.post(server.url + CHAT, json={"messages": MESSAGES, **schema}, timeout=30)
+            refused = httpx2.post(server.url + CHAT, json={"messages": MESSAGES, **schema}, timeout=30)
             assert refused.status_code == 400, refused.text
             for extra in ({"chat_template": address}, {"model": address}):
-                assert httpx.post(server.url + CHAT, json={"messages": MESSAGES, **extra}).status_code in (400, 404)
+                assert httpx2.post(server.url + CHAT, json={"messages": MESSAGES, **extra}).status_code in (400, 404)
             lora = {"lora_name": "a", "lora_path": address}
-            assert httpx.post(f"{server.url}/v1/load_lora_adapter", json=lora).status_code == 403
+            assert httpx2.post(f"{server.url}/v1/load_lora_adapter", json=lora).status_code == 403
         with pytest.raises(TimeoutError):
             trap.accept()

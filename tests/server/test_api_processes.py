@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-import httpx
+import httpx2
 import psutil
 import pytest
 from safetensors.torch import load_file
@@ -55,17 +55,17 @@ def workers(server: Server) -> list[psutil.Process]:
     return [process for process in server.family() if is_worker(process)]
 
 
-def get(server: Server, path: str) -> httpx.Response:
-    return httpx.get(server.url + path, timeout=60)
+def get(server: Server, path: str) -> httpx2.Response:
+    return httpx2.get(server.url + path, timeout=60)
 
 
 @contextmanager
-def one_of_each(server: Server) -> Iterator[dict[str, httpx.Client]]:
+def one_of_each(server: Server) -> Iterator[dict[str, httpx2.Client]]:
     """A client whose connection is kept, by the number of the process at its other end."""
     with ExitStack() as stack:
-        found: dict[str, httpx.Client] = {}
+        found: dict[str, httpx2.Client] = {}
         while len(found) < 2:
-            client = stack.enter_context(httpx.Client(base_url=server.url, timeout=60))
+            client = stack.enter_context(httpx2.Client(base_url=server.url, timeout=60))
             found[client.get("/health").headers["x-api-process"]] = client
         yield found
 
@@ -75,7 +75,7 @@ def test_streams_get_what_each_gets_alone_whichever_process_answers(server: Serv
 
     def ask(number: int, stream: bool = True) -> str:
         body = {"prompt": f"{number}, {number + 1},", "max_tokens": 24, "ignore_eos": True, "stream": stream}
-        answer = httpx.post(f"{server.url}/v1/completions", json=body, timeout=60)
+        answer = httpx2.post(f"{server.url}/v1/completions", json=body, timeout=60)
         answered.add(answer.headers["x-api-process"])
         if not stream:
             return str(answer.json()["choices"][0]["text"])
@@ -145,7 +145,7 @@ def test_when_a_process_is_killed_the_other_goes_on_and_it_has_a_successor(serve
             next(each)
         before = workers(server)
         before[0].kill()
-        with pytest.raises(httpx.RemoteProtocolError):
+        with pytest.raises(httpx2.RemoteProtocolError):
             list(lines["1"])
         assert next(lines["2"]) is not None
         # What the dead one had asked for is not computed any more.
@@ -166,12 +166,12 @@ def test_a_port_in_use_is_known_before_anything_is_loaded(server: Server, checkp
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
     assert f"port {port} on 127.0.0.1 is in use" in done.stderr
-    assert "loaded in" not in done.stderr
+    assert "loaded " not in done.stderr
 
 
 def test_when_the_engine_is_killed_all_clients_are_told_and_it_is_started_again_once(checkpoint: Path) -> None:
     def ask() -> str:
-        return httpx.post(f"{server.url}/v1/completions", json=ENDLESS, timeout=60).text
+        return httpx2.post(f"{server.url}/v1/completions", json=ENDLESS, timeout=60).text
 
     # The server goes first, and with it what the pool would wait for if this fails.
     with ThreadPoolExecutor(8) as pool, serving(str(checkpoint), *FLAGS) as server, one_of_each(server) as clients:
@@ -198,7 +198,7 @@ def test_when_the_hub_is_killed_nothing_is_left_behind(checkpoint: Path, tmp_pat
     uds, temporary = tmp_path / "socket", tmp_path / "t"
     temporary.mkdir()
     with serving(str(checkpoint), *FLAGS, "--uds", str(uds), TMPDIR=str(temporary)) as server:
-        with httpx.Client(transport=httpx.HTTPTransport(uds=str(uds)), base_url="http://x", timeout=60) as client:
+        with httpx2.Client(transport=httpx2.HTTPTransport(uds=str(uds)), base_url="http://x", timeout=60) as client:
             assert client.post("/v1/completions", json={"prompt": "a", "max_tokens": 2}).status_code == 200
         family = server.family()
         assert len(family) == 4
@@ -223,7 +223,7 @@ def test_told_to_stop_it_drains_even_if_every_process_is_told(checkpoint: Path) 
             for process in family:
                 process.send_signal(signal.SIGTERM)
             until(lambda: get(server, "/health").status_code == 503)
-            refused = httpx.post(f"{server.url}/v1/completions", json=body)
+            refused = httpx2.post(f"{server.url}/v1/completions", json=body)
             assert (refused.status_code, refused.json()["error"]["code"]) == (503, "server_stopping")
             for each in lines:
                 assert [line for line in each if line][-1] == "data: [DONE]"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import httpx
+import httpx2
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -26,7 +26,7 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 def scrape(server: Server) -> dict[str, float]:
     """Samples that have no labels of their own, by name."""
-    answer = httpx.get(f"{server.url}/metrics", timeout=60)
+    answer = httpx2.get(f"{server.url}/metrics", timeout=60)
     found = {}
     for family in text_string_to_metric_families(answer.text):
         for sample in family.samples:
@@ -37,7 +37,7 @@ def scrape(server: Server) -> dict[str, float]:
 
 def test_every_process_shows_what_all_have_counted(server: Server) -> None:
     before = scrape(server)
-    answers = [httpx.post(f"{server.url}/v1/completions", json=BODY, timeout=60) for _ in range(12)]
+    answers = [httpx2.post(f"{server.url}/v1/completions", json=BODY, timeout=60) for _ in range(12)]
     prompt = answers[0].json()["usage"]["prompt_tokens"]
     for _ in range(6):
         after = scrape(server)
@@ -55,7 +55,7 @@ def test_every_process_shows_what_all_have_counted(server: Server) -> None:
 
 def test_guesses_are_counted(server: Server) -> None:
     everything = list(range(3, 250))  # so that every token has been seen, with one that followed it
-    httpx.post(f"{server.url}/v1/completions", json={**BODY, "prompt": everything, "max_tokens": 32}, timeout=60)
+    httpx2.post(f"{server.url}/v1/completions", json={**BODY, "prompt": everything, "max_tokens": 32}, timeout=60)
     found = scrape(server)
     drafts, tokens = found["vllm:spec_decode_num_drafts_total"], found["vllm:spec_decode_num_draft_tokens_total"]
     assert 0 < drafts <= tokens <= 3 * drafts

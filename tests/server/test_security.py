@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
+import httpx2
 import openai
 import pytest
 import trustme
@@ -57,18 +57,18 @@ def trusting(authority: trustme.CA) -> ssl.SSLContext:
 def test_clients_speak_tls(checkpoint: Path, authority: trustme.CA, certificate: tuple[str, ...]) -> None:
     with serving(str(checkpoint), *certificate[:4]) as server:
         assert server.url.startswith("https://")
-        with httpx.Client(verify=trusting(authority)) as http:
+        with httpx2.Client(verify=trusting(authority)) as http:
             client = server.client(http_client=http)
             stream = client.completions.create(model=str(checkpoint), prompt="a", max_tokens=5, stream=True)
             assert list(stream)[-1].choices[0].finish_reason == "length"
-        with pytest.raises(httpx.ConnectError, match="certificate verify failed"):
-            httpx.get(f"{server.url}/health")
+        with pytest.raises(httpx2.ConnectError, match="certificate verify failed"):
+            httpx2.get(f"{server.url}/health")
         old = trusting(authority)
         old.maximum_version = ssl.TLSVersion.TLSv1_1
-        with pytest.raises(httpx.ConnectError):
-            httpx.get(f"{server.url}/health", verify=old)
-        with pytest.raises(httpx.RemoteProtocolError):
-            httpx.get(server.url.replace("https", "http") + "/health")
+        with pytest.raises(httpx2.ConnectError):
+            httpx2.get(f"{server.url}/health", verify=old)
+        with pytest.raises(httpx2.RemoteProtocolError):
+            httpx2.get(server.url.replace("https", "http") + "/health")
 
 
 def test_clients_show_certificates(checkpoint: Path, authority: trustme.CA, certificate: tuple[str, ...]) -> None:
@@ -76,12 +76,12 @@ def test_clients_show_certificates(checkpoint: Path, authority: trustme.CA, cert
         context = trusting(authority)
         if signer is not None:
             signer.issue_cert("client@example.com").configure_cert(context)
-        return httpx.get(f"{server.url}/health", verify=context).status_code
+        return httpx2.get(f"{server.url}/health", verify=context).status_code
 
     with serving(str(checkpoint), *certificate) as server:
         assert ask(authority) == 200
         for signer in (None, trustme.CA()):
-            with pytest.raises(httpx.TransportError):
+            with pytest.raises(httpx2.TransportError):
                 ask(signer)
 
 
@@ -93,7 +93,7 @@ def test_clients_of_a_socket_s_file(checkpoint: Path, tmp_path: Path) -> None:
     with serving(str(checkpoint), "--uds", str(path), "--api-key", "k", "--root-path", "/llm") as server:
         assert server.url == f"unix:{path}"
         assert not path.stat().st_mode & 0o022, "other users could connect"
-        with httpx.Client(transport=httpx.HTTPTransport(uds=str(path))) as http:
+        with httpx2.Client(transport=httpx2.HTTPTransport(uds=str(path))) as http:
             client = openai.OpenAI(base_url="http://localhost/llm/v1", api_key="k", http_client=http)
             answer = client.completions.with_raw_response.create(
                 model=str(checkpoint), prompt="a", extra_headers={"X-Request-Id": "mine"}
@@ -136,9 +136,9 @@ def test_no_process_shows_keys_of_file_and_environment(guarded: Server) -> None:
 def test_answers_and_log_hold_no_secrets(guarded: Server) -> None:
     told: list[str] = []
 
-    def ask(method: str, path: str, key: str, **kwargs: object) -> httpx.Response:
+    def ask(method: str, path: str, key: str, **kwargs: object) -> httpx2.Response:
         headers = {"Authorization": f"Bearer {key}", "X-Api-Key": key, "Cookie": f"key={key}", "X-Request-Id": "id"}
-        answer = httpx.request(method, guarded.url + path, headers=headers, timeout=60, **kwargs)  # type: ignore[arg-type]
+        answer = httpx2.request(method, guarded.url + path, headers=headers, timeout=60, **kwargs)  # type: ignore[arg-type]
         told.append(f"{answer.headers}{answer.text}")
         return answer
 

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-import httpx
+import httpx2
 import openai
 import psutil
 import pytest
@@ -93,7 +93,10 @@ def test_a_client_that_leaves_frees_its_slot() -> None:
     with serving("--max-num-seqs", "1", "--served-model-name", "demo") as server:
         client = server.client()
         body = {"model": "demo", "prompt": "Once", "max_tokens": 6000, "ignore_eos": True, "stream": True}
-        with httpx.Client(timeout=60) as http, http.stream("POST", f"{server.url}/v1/completions", json=body) as stream:
+        with (
+            httpx2.Client(timeout=60) as http,
+            http.stream("POST", f"{server.url}/v1/completions", json=body) as stream,
+        ):
             next(stream.iter_lines())
         started = time.monotonic()
         assert client.completions.create(model="demo", prompt="1, 2,", max_tokens=2).usage is not None
@@ -108,9 +111,9 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_with_a_key_only_health_is_open(checkpoint: Path) -> None:
     with serving(str(checkpoint), "--api-key", "secret") as server:
-        assert httpx.get(f"{server.url}/health").status_code == 200
+        assert httpx2.get(f"{server.url}/health").status_code == 200
         for path in ("/v1/models", "/docs", "/openapi.json", "/version"):
-            answer = httpx.get(server.url + path)
+            answer = httpx2.get(server.url + path)
             assert answer.status_code == 401
             assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
         assert server.client(api_key="secret").models.list().data
@@ -199,11 +202,11 @@ def test_the_prefix_cache_is_told_of_and_can_be_emptied(tiny: Server) -> None:
         assert usage.prompt_tokens_details is not None
         return usage.prompt_tokens_details.cached_tokens
 
-    assert httpx.post(f"{tiny.url}/reset_prefix_cache").status_code == 200
+    assert httpx2.post(f"{tiny.url}/reset_prefix_cache").status_code == 200
     assert cached() == 0
     assert (cached() or 0) > 200
     assert cached(cache_salt="mine") == 0
-    assert httpx.post(f"{tiny.url}/reset_prefix_cache").status_code == 200
+    assert httpx2.post(f"{tiny.url}/reset_prefix_cache").status_code == 200
     assert cached() == 0
 
 
@@ -215,11 +218,11 @@ def test_it_sleeps_and_wakes_up_the_same(tiny: Server, level: int) -> None:
         return client.completions.create(model="tiny", prompt="once", max_tokens=12).choices[0].text
 
     before = text()
-    assert httpx.post(f"{tiny.url}/sleep", params={"level": level}).status_code == 200
-    assert httpx.get(f"{tiny.url}/is_sleeping").json() == {"is_sleeping": True}
+    assert httpx2.post(f"{tiny.url}/sleep", params={"level": level}).status_code == 200
+    assert httpx2.get(f"{tiny.url}/is_sleeping").json() == {"is_sleeping": True}
     with pytest.raises(openai.InternalServerError, match="sleeps"):
         text()
-    assert httpx.post(f"{tiny.url}/wake_up").status_code == 200
+    assert httpx2.post(f"{tiny.url}/wake_up").status_code == 200
     assert text() == before
 
 

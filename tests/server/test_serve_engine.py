@@ -8,7 +8,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import httpx
+import httpx2
 import openai
 import psutil
 import pytest
@@ -29,24 +29,24 @@ def test_when_the_engine_is_killed_clients_are_told_and_it_is_started_again_once
     folder = write_checkpoint(tmp_path, max_position_embeddings=32768)
     body = {"prompt": "a", "max_tokens": 30_000, "ignore_eos": True}
 
-    def ask(stream: bool) -> tuple[float, httpx.Response]:
-        answer = httpx.post(f"{server.url}/v1/completions", json={**body, "stream": stream}, timeout=60)
+    def ask(stream: bool) -> tuple[float, httpx2.Response]:
+        answer = httpx2.post(f"{server.url}/v1/completions", json={**body, "stream": stream}, timeout=60)
         return time.monotonic(), answer
 
     with serving(str(folder), "--served-model-name", "tiny") as server, ThreadPoolExecutor() as pool:
         for life in (1, 2):
             asked = [pool.submit(ask, stream) for stream in (True, False, True, False)]
-            until(lambda: httpx.get(f"{server.url}/load").json() == {"server_load": 4})
+            until(lambda: httpx2.get(f"{server.url}/load").json() == {"server_load": 4})
             time.sleep(0.3)
             server.engine().kill()
             killed = time.monotonic()
             if life == 1:
                 until(lambda: not server.healthy(), 2)
-                health = httpx.get(f"{server.url}/health")
+                health = httpx2.get(f"{server.url}/health")
                 assert health.status_code == 503
                 assert health.json()["error"]["code"] == "engine_restarting"
                 assert "signal 9" in health.json()["error"]["message"]
-                late = httpx.post(f"{server.url}/v1/completions", json=body)
+                late = httpx2.post(f"{server.url}/v1/completions", json=body)
                 assert (late.status_code, late.headers["retry-after"]) == (503, "5")
             for request in asked:
                 told, answer = request.result()
@@ -86,28 +86,28 @@ def test_past_the_queue_requests_are_told_to_come_back(tmp_path: Path) -> None:
     endless = {"prompt": "a", "max_tokens": 30_000, "ignore_eos": True, "stream": True}
     short = {"prompt": "a", "max_tokens": 3}
     flags = ("--max-num-seqs", "1", "--max-num-queued-requests", "1")
-    with serving(str(folder), *flags) as server, ThreadPoolExecutor() as pool, httpx.Client(timeout=60) as http:
+    with serving(str(folder), *flags) as server, ThreadPoolExecutor() as pool, httpx2.Client(timeout=60) as http:
         url = f"{server.url}/v1/completions"
         with http.stream("POST", url, json=endless) as running:
             lines = running.iter_lines()  # which must live on: it closes the stream when it goes
             next(lines)
             # One may wait, although nobody answers it while the other runs.
-            waiting = pool.submit(httpx.post, url, json=short, timeout=60)
-            until(lambda: httpx.get(f"{server.url}/load").json() == {"server_load": 2})
-            refused = httpx.post(url, json=short)
+            waiting = pool.submit(httpx2.post, url, json=short, timeout=60)
+            until(lambda: httpx2.get(f"{server.url}/load").json() == {"server_load": 2})
+            refused = httpx2.post(url, json=short)
             assert refused.status_code == 429
             assert refused.json()["error"]["code"] == "queue_full"
             assert int(refused.headers["retry-after"]) >= 1
         # The client of the one that ran has left, which makes room.
         assert waiting.result(20).status_code == 200
-        assert httpx.post(url, json=short).status_code == 200
+        assert httpx2.post(url, json=short).status_code == 200
 
 
 def test_a_client_that_leaves_the_queue_frees_its_place(tmp_path: Path) -> None:
     folder = write_checkpoint(tmp_path, max_position_embeddings=32768)
     endless = {"prompt": "a", "max_tokens": 30_000, "ignore_eos": True, "stream": True}
     flags = ("--max-num-seqs", "1", "--max-num-queued-requests", "2")
-    with serving(str(folder), *flags) as server, httpx.Client(timeout=60) as http:
+    with serving(str(folder), *flags) as server, httpx2.Client(timeout=60) as http:
         url = f"{server.url}/v1/completions"
         with http.stream("POST", url, json=endless) as running:
             lines = running.iter_lines()
@@ -117,9 +117,9 @@ def test_a_client_that_leaves_the_queue_frees_its_place(tmp_path: Path) -> None:
                 {"prompt": "a", "n": 2, "stream": True},
                 {"prompt": "a", "best_of": 2},
             ):
-                with pytest.raises(httpx.ReadTimeout):  # it would be 429 if those before had left anything behind
-                    httpx.post(url, json=body, timeout=1)
-                until(lambda: httpx.get(f"{server.url}/load").json() == {"server_load": 1})
+                with pytest.raises(httpx2.ReadTimeout):  # it would be 429 if those before had left anything behind
+                    httpx2.post(url, json=body, timeout=1)
+                until(lambda: httpx2.get(f"{server.url}/load").json() == {"server_load": 1})
 
 
 def test_adapters_are_models_and_outlive_the_engine(checkpoint: Path, tmp_path: Path) -> None:
@@ -134,8 +134,8 @@ def test_adapters_are_models_and_outlive_the_engine(checkpoint: Path, tmp_path: 
     with serving(str(checkpoint), *flags) as server:
         client = server.client()
 
-        def load(name: str, path: Path) -> httpx.Response:
-            return httpx.post(f"{server.url}/v1/load_lora_adapter", json={"lora_name": name, "lora_path": str(path)})
+        def load(name: str, path: Path) -> httpx2.Response:
+            return httpx2.post(f"{server.url}/v1/load_lora_adapter", json={"lora_name": name, "lora_path": str(path)})
 
         def ask(model: str) -> str:
             return client.completions.create(model=model, prompt="once", max_tokens=12, temperature=0).choices[0].text
@@ -160,7 +160,7 @@ def test_adapters_are_models_and_outlive_the_engine(checkpoint: Path, tmp_path: 
         until(lambda: not server.healthy(), 2)
         until(server.healthy, 60)
         assert texts() == before
-        assert httpx.post(f"{server.url}/v1/unload_lora_adapter", json={"lora_name": "later"}).status_code == 200
+        assert httpx2.post(f"{server.url}/v1/unload_lora_adapter", json={"lora_name": "later"}).status_code == 200
         with pytest.raises(openai.NotFoundError):
             ask("later")
         assert ask("flag") == before[1]

@@ -9,7 +9,7 @@ import struct
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
-import httpx
+import httpx2
 import openai
 import pytest
 
@@ -26,8 +26,8 @@ def server() -> Iterator[Server]:
         yield running
 
 
-def post(server: Server, path: str, **body: object) -> httpx.Response:
-    return httpx.post(server.url + path, json=body, timeout=120)
+def post(server: Server, path: str, **body: object) -> httpx2.Response:
+    return httpx2.post(server.url + path, json=body, timeout=120)
 
 
 def test_embeddings_as_the_client_asks_for_them(server: Server) -> None:

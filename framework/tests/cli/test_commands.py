@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from dovetail.cli.main import COMMANDS, main
+from dovetail.cli.plugins import MANY
 
 from ..kernel.fakes import Site, offering
 
@@ -166,6 +167,22 @@ def test_list_shows_what_is_offered(walnut: Site, capsys: Out) -> None:
         ["platform", "tree", "rank", "50"],
     ]
     assert "  platform   tree             rank 50   grows" in lines
+
+
+def test_list_tells_many_of_a_kind_in_a_line(site: Site, capsys: Out) -> None:
+    names = [f"walnut{n}" for n in range(MANY + 1)]
+    cards = [f"ModelCard(name={n!r}, architectures=({n.title()!r},), target='m:M', config='c:C')" for n in names]
+    site.add(
+        "many",
+        f"from dovetail.api import *\n@hookimpl\ndef dovetail_register_models():\n    return [{', '.join(cards)}]",
+    )
+    assert run("plugins", "list", "--plugins=many") == 0
+    assert f"  {len(names)} models: {', '.join(names)}\n" in capsys.readouterr().out
+    assert run("plugins", "list", "--plugins=many", "--all") == 0
+    out = capsys.readouterr().out
+    assert [line.split()[1] for line in out.splitlines() if line.startswith("  model ")] == names
+    (found,) = (p for p in answer(capsys, "plugins", "list", "--json")["plugins"] if p["distribution"] == "many")
+    assert [card["name"] for card in found["cards"]] == names
 
 
 def test_list_as_json(walnut: Site, capsys: Out) -> None:
@@ -359,6 +376,8 @@ print([name for name in {HEAVY!r} if name in sys.modules])
         ["--help"],
         ["--version"],
         ["serve", "--help"],
+        ["serve", "--help=all"],
+        ["serve", "--help=limits"],
         ["chat", "--help"],
         ["plan", "--help"],
         ["plugins", "list"],

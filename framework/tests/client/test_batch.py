@@ -11,7 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from server_fakes import WORDS, FakeEngine
 
@@ -198,11 +198,11 @@ def test_a_dead_engine_ends_the_batch_and_what_was_served_stays(
 class Scripted:
     """A server that gives these answers one after the other."""
 
-    def __init__(self, *answers: httpx.Response | Exception) -> None:
+    def __init__(self, *answers: httpx2.Response | Exception) -> None:
         self.answers = list(answers)
-        self.asked: list[httpx.Request] = []
+        self.asked: list[httpx2.Request] = []
 
-    def __call__(self, request: httpx.Request) -> httpx.Response:
+    def __call__(self, request: httpx2.Request) -> httpx2.Response:
         self.asked.append(request)
         answer = self.answers.pop(0)
         if isinstance(answer, Exception):
@@ -220,11 +220,11 @@ def scripted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., t
 
     monkeypatch.setattr(batches, "asyncio", SimpleNamespace(**{**vars(asyncio), "sleep": sleep}))
 
-    def run_one(*answers: httpx.Response | Exception) -> tuple[Tally, list[float]]:
+    def run_one(*answers: httpx2.Response | Exception) -> tuple[Tally, list[float]]:
         async def work() -> None:
             output = BatchOutput(str(tmp_path / "out"))
-            transport = httpx.MockTransport(Scripted(*answers))
-            async with httpx.AsyncClient(transport=transport, base_url="http://server") as client:
+            transport = httpx2.MockTransport(Scripted(*answers))
+            async with httpx2.AsyncClient(transport=transport, base_url="http://server") as client:
                 await Batch(client, output, tally, lambda: None).run(read_requests(encoded([line()])), 2)
             output.close()
 
@@ -238,8 +238,8 @@ def scripted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., t
 Script = Callable[..., tuple[Tally, list[float]]]
 
 
-def busy(status: int, **headers: str) -> httpx.Response:
-    return httpx.Response(status, headers=headers, json={"error": {"message": "not now"}})
+def busy(status: int, **headers: str) -> httpx2.Response:
+    return httpx2.Response(status, headers=headers, json={"error": {"message": "not now"}})
 
 
 GOOD = {"choices": []}
@@ -248,7 +248,7 @@ GOOD = {"choices": []}
 def test_a_busy_server_is_asked_again_when_it_says(scripted: Script) -> None:
     answers = [busy(429, **{"Retry-After": "7"})] * 5 + [
         busy(503, **{"Retry-After": "0"}),
-        httpx.Response(200, json=GOOD),
+        httpx2.Response(200, json=GOOD),
     ]
     tally, pauses = scripted(*answers)
     assert tally.served == 1
@@ -269,22 +269,22 @@ def test_a_server_that_serves_no_more_ends_the_batch(scripted: Script, tmp_path:
 
 def test_a_server_that_is_not_there_ends_the_batch(scripted: Script) -> None:
     with pytest.raises(ClientError, match="no server answers at http://server"):
-        scripted(*[httpx.ConnectError("refused")] * 3)
+        scripted(*[httpx2.ConnectError("refused")] * 3)
 
 
 def test_a_connection_that_breaks_is_the_line_s_fault_in_the_end(scripted: Script, tmp_path: Path) -> None:
-    assert scripted(httpx.ReadError("reset"), httpx.Response(200, json=GOOD))[0].served == 1
+    assert scripted(httpx2.ReadError("reset"), httpx2.Response(200, json=GOOD))[0].served == 1
     (tmp_path / "out").unlink()
-    tally, _ = scripted(*[httpx.ReadError("reset")] * 3)
+    tally, _ = scripted(*[httpx2.ReadError("reset")] * 3)
     assert tally.faults == ["line 1: the connection failed: reset"]
     assert entries(tmp_path / "out")["a"]["error"]["code"] == "connection_error"
 
 
 def test_an_answer_is_one_line_whatever_its_form(scripted: Script, tmp_path: Path) -> None:
-    assert scripted(httpx.Response(200, content=b'{\n "a": "1\xc3\xa9 2"\n}'))[0].served == 1
+    assert scripted(httpx2.Response(200, content=b'{\n "a": "1\xc3\xa9 2"\n}'))[0].served == 1
     assert entries(tmp_path / "out")["a"]["response"]["body"] == {"a": "1é 2"}
     (tmp_path / "out").unlink()
-    tally, _ = scripted(httpx.Response(200, content=b"<html>"))
+    tally, _ = scripted(httpx2.Response(200, content=b"<html>"))
     assert tally.faults == ["line 1: the answer, with status 200, is not JSON"]
 
 

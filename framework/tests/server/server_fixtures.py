@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import openai
 import pytest
 from server_fakes import FakeEngine, serving, serving_app, until
@@ -24,19 +24,19 @@ def engine() -> FakeEngine:
     return FakeEngine()
 
 
-Ask = Callable[..., httpx.Response]
+Ask = Callable[..., httpx2.Response]
 
 
 @pytest.fixture
 def ask(engine: FakeEngine) -> Ask:
     """Send one request to the application, without a socket."""
 
-    def send(method: str, path: str, *, settings: ServerSettings | None = None, **kwargs: Any) -> httpx.Response:
+    def send(method: str, path: str, *, settings: ServerSettings | None = None, **kwargs: Any) -> httpx2.Response:
         app = build_app(engine, settings or ServerSettings())
 
-        async def run() -> httpx.Response:
-            transport = httpx.ASGITransport(app)
-            async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        async def run() -> httpx2.Response:
+            transport = httpx2.ASGITransport(app)
+            async with httpx2.AsyncClient(transport=transport, base_url="http://test") as client:
                 return await client.request(method, path, **kwargs)
 
         return asyncio.run(run())
@@ -48,7 +48,7 @@ def ask(engine: FakeEngine) -> Ask:
 def chat(ask: Ask) -> Ask:
     """Send a chat request with a question already in it."""
 
-    def send(**body: Any) -> httpx.Response:
+    def send(**body: Any) -> httpx2.Response:
         body.setdefault("messages", [{"role": "user", "content": "What is the capital of France?"}])
         return ask("POST", "/v1/chat/completions", json=body)
 
@@ -57,7 +57,7 @@ def chat(ask: Ask) -> Ask:
 
 @pytest.fixture
 def complete(ask: Ask) -> Ask:
-    def send(**body: Any) -> httpx.Response:
+    def send(**body: Any) -> httpx2.Response:
         body.setdefault("prompt", "The capital")
         return ask("POST", "/v1/completions", json=body)
 
@@ -79,9 +79,9 @@ def live(engine: FakeEngine) -> Iterator[str]:
 @pytest.fixture
 def responses(live: str) -> Iterator[Ask]:
     """Send a request about responses to a server that lives as long as the test; without a path, one for a new response."""
-    with httpx.Client(base_url=live) as client:
+    with httpx2.Client(base_url=live) as client:
 
-        def send(path: str = "", method: str = "POST", **body: Any) -> httpx.Response:
+        def send(path: str = "", method: str = "POST", **body: Any) -> httpx2.Response:
             if method == "GET":
                 return client.get(f"/v1/responses{path}", params=body)
             if path or method != "POST":
@@ -98,7 +98,7 @@ def openai_client(live: str) -> Iterator[openai.OpenAI]:
 
 
 @pytest.fixture
-def two(engine: FakeEngine, tmp_path: Path) -> Iterator[list[httpx.Client]]:
+def two(engine: FakeEngine, tmp_path: Path) -> Iterator[list[httpx2.Client]]:
     """Clients of two servers that share what is kept, as the processes of one do."""
     file, counters = create_store_file(tmp_path), Counters.create(3)
     assert counters.fd is not None
@@ -107,5 +107,5 @@ def two(engine: FakeEngine, tmp_path: Path) -> Iterator[list[httpx.Client]]:
         for number in (1, 2):
             app = build_app(engine, ServerSettings(), Counters.open(counters.fd, number), store=file)
             url = stack.enter_context(serving_app(app))
-            clients.append(stack.enter_context(httpx.Client(base_url=url)))
+            clients.append(stack.enter_context(httpx2.Client(base_url=url)))
         yield clients

@@ -168,11 +168,11 @@ def start_server(args: EngineArgs) -> Iterator[str]:
 
 
 def _wait_until_healthy(url: str, server: subprocess.Popen[bytes]) -> None:
-    import httpx
+    import httpx2
 
-    with httpx.Client(trust_env=False) as client:
+    with httpx2.Client(trust_env=False) as client:
         while server.poll() is None:
-            with contextlib.suppress(httpx.TransportError):
+            with contextlib.suppress(httpx2.TransportError):
                 if client.get(f"{url}/health").status_code == 200:
                     return
             time.sleep(POLL_SECONDS)

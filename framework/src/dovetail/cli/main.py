@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from importlib import import_module
 
 from dovetail.api.errors import DovetailError, UsageError
@@ -19,6 +19,7 @@ COMMANDS = {
     "bench": "measure servers and the engine",
     "plan": "show what would run a model, and why, without running it",
     "plugins": "list, show, examine and create plugins",
+    "completion": "print a script with which a shell completes commands and options",
 }
 """Each is a module of this package (``_`` for ``-``) with ``add_arguments(parser)`` and ``run(args) -> int``, imported only when it is called."""
 
@@ -42,7 +43,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 141
 
 
-def _run(argv: list[str], command: str | None) -> int:
+def build_parser(complete: Collection[str]) -> CommandParser:
+    """The parser of all commands.
+
+    Args:
+        complete: the commands that get their arguments, too; their modules are imported for that.
+    """
     parser = CommandParser(prog="dovetail", description="Run and serve large language models; every part is a plugin.")
     parser.add_argument("--version", action="store_true", help="print the version")
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
@@ -50,10 +56,15 @@ def _run(argv: list[str], command: str | None) -> int:
     for name, text in COMMANDS.items():
         sub = subparsers.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
         sub.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="show tracebacks")
-        if name == command:
+        if name in complete:
             module = import_module(f"dovetail.cli.{name.replace('-', '_')}")
             module.add_arguments(sub)
             sub.set_defaults(run=module.run)
+    return parser
+
+
+def _run(argv: list[str], command: str | None) -> int:
+    parser = build_parser((command,) if command else ())
     args, unknown = parser.parse_known_args(argv)
     if unknown:
         prog = f"dovetail {args.command}" if args.command else "dovetail"

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from dovetail.api.errors import UsageError
+from dovetail.cli.help import add_help, render
 from dovetail.utils import FlexibleArgumentParser
 
 
@@ -24,7 +25,10 @@ class CommandParser(FlexibleArgumentParser):
     """Refuses in one line, as everything does that a command finds wrong. Commands that take files of flags say so themselves."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **{"config_file": False, "formatter_class": CommandHelp, **kwargs})
+        own_help = kwargs.pop("add_help", True)
+        super().__init__(*args, **{"config_file": False, "formatter_class": CommandHelp, **kwargs}, add_help=False)
+        if own_help:
+            add_help(self)
         self._notices: list[str] = []
 
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
@@ -46,3 +50,6 @@ class CommandParser(FlexibleArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(" ".join(message.split()), f"see {self.prog} --help")
+
+    def format_help(self) -> str:
+        return render(self)

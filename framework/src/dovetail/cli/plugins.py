@@ -5,7 +5,10 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import shutil
 import sys
+import textwrap
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,9 @@ from packaging.utils import canonicalize_name
 from dovetail.api.errors import UsageError
 from dovetail.kernel.discovery import Plugin
 from dovetail.kernel.registry import Registry
+
+MANY = 4
+"""Parts of one kind and plugin that are listed one by one; more share a line."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,7 +31,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--prefer", action="append", default=[], help="kind:name=distribution, for names that several offer"
     )
     shared.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="show tracebacks")
-    actions.add_parser("list", parents=[shared], help="what is installed, and what it offers")
+    list_ = actions.add_parser("list", parents=[shared], help="what is installed, and what it offers")
+    list_.add_argument(
+        "--all", action="store_true", help=f"a line for each part, also where a plugin has more than {MANY} of a kind"
+    )
     show = actions.add_parser("show", parents=[shared], help="everything about one plugin or one card")
     show.add_argument("name", help="a distribution, or the name of something that a plugin offers")
     actions.add_parser("doctor", parents=[shared], help="what is broken, and what to do; exits 1 if anything is")
@@ -75,12 +84,26 @@ def _list(args: argparse.Namespace, registry: Registry) -> int:
         print(f"{plugin.distribution} {plugin.version}  {plugin.summary}")
         if plugin.status != "ok":
             print(f"  {plugin.status}: {plugin.reason}")
+        counts = Counter(card.kind for card in plugin.cards)
         for card in plugin.cards:
             note = "  (in conflict, not used)" if (card.kind, card.name) in conflicted else ""
-            print(f"  {card.kind:<10} {card.name:<16} rank {card.rank:<4} {card.summary}{note}")
+            if args.all or counts[card.kind] <= MANY or note:
+                print(f"  {card.kind:<10} {card.name:<16} rank {card.rank:<4} {card.summary}{note}")
+        for kind, count in counts.items():
+            if count > MANY and not args.all:
+                print(_names_line(kind, [card.name for card in plugin.cards if card.kind == kind]))
     for conflict in registry.conflicts:
         print(f"warning: {conflict}, so neither is used; {conflict.hint}", file=sys.stderr)
     return 0
+
+
+def _names_line(kind: str, names: list[str]) -> str:
+    """All names of a kind on a line; in a terminal, as many as it holds."""
+    head, text = f"  {len(names)} {kind}s: ", ", ".join(names)
+    if sys.stdout.isatty():
+        width = shutil.get_terminal_size().columns
+        text = textwrap.shorten(text, max(20, width - len(head) - 1), placeholder=" … (see --all)")
+    return head + text
 
 
 def _show(args: argparse.Namespace, registry: Registry) -> int:

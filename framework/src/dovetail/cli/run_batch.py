@@ -19,7 +19,7 @@ from dovetail.utils.flags import add_flags, read_flags
 from dovetail.utils.foreign.tables import BATCH_OPTIONS
 
 if TYPE_CHECKING:
-    import httpx
+    import httpx2
 
     from dovetail.client.batch import Tally
 
@@ -130,15 +130,15 @@ def _engine_args(args: argparse.Namespace) -> EngineArgs:
 
 
 @contextlib.asynccontextmanager
-async def _client(args: argparse.Namespace) -> AsyncIterator[httpx.AsyncClient]:
+async def _client(args: argparse.Namespace) -> AsyncIterator[httpx2.AsyncClient]:
     if args.url:
-        import httpx
+        import httpx2
 
         from dovetail.client.http import http_options, server_root
 
         root = server_root(args.url)
-        limits = httpx.Limits(max_connections=None)
-        async with httpx.AsyncClient(base_url=root, limits=limits, **http_options(root, find_api_key(args))) as client:
+        limits = httpx2.Limits(max_connections=None)
+        async with httpx2.AsyncClient(base_url=root, limits=limits, **http_options(root, find_api_key(args))) as client:
             yield client
         return
     from dovetail.cli.serve import engine_factory

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import sys
-import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, TypeVar
 
 from dovetail.cli.connection import find_model_name
 from dovetail.cli.foreign import say_notices, say_variables
+from dovetail.cli.loading_bar import LoadingBar
 from dovetail.engine.args import EngineArgs
 from dovetail.utils import logs
 from dovetail.utils.arguments import use_foreign_options
@@ -79,32 +78,13 @@ def link_factory(kind: type[L], plan: Plan, args: EngineArgs) -> Callable[[], Aw
     """As :func:`engine_factory`, for a Plan that is there, and any link to the engine's process."""
 
     async def make_engine() -> L:
-        started = time.monotonic()
-        with LoadingBar() as bar:
+        with LoadingBar(plan) as bar:
             engine = await kind.start(plan, args, bar)
-        logs.announce(f"{describe(engine)}; loaded in {time.monotonic() - started:.1f} s")
+        for line in (bar.summary(), *describe(engine).splitlines()):
+            logs.announce(line)
         return engine
 
     return make_engine
-
-
-class LoadingBar:
-    """A progress bar of the layers loaded, where standard error is a terminal."""
-
-    def __init__(self) -> None:
-        from tqdm import tqdm
-
-        self._bar = tqdm(desc="Loading weights", unit="layer", leave=False, disable=not sys.stderr.isatty())
-
-    def __enter__(self) -> LoadingBar:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.close()
-
-    def __call__(self, done: int, total: int) -> None:
-        self._bar.total = total
-        self._bar.update(done - self._bar.n)
 
 
 def describe(engine: EngineClient) -> str:

@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-import httpx
+import httpx2
 import msgspec
 
 from dovetail.client.batch_file import BatchOutput, BatchRequest, Fault, answer_entry, error_entry, is_success
@@ -52,7 +52,7 @@ class Batch:
     """
 
     def __init__(
-        self, client: httpx.AsyncClient, output: BatchOutput, tally: Tally, progress: Callable[[], object]
+        self, client: httpx2.AsyncClient, output: BatchOutput, tally: Tally, progress: Callable[[], object]
     ) -> None:
         self.client = client
         self.output = output
@@ -101,19 +101,19 @@ class Batch:
         else:
             self.tally.fail(request.number, f"status {status}: {_message(answer)}")
 
-    async def _fetch_answer(self, request: BatchRequest) -> httpx.Response | Fault:
+    async def _fetch_answer(self, request: BatchRequest) -> httpx2.Response | Fault:
         try:
             answer = await self._send(request)
-        except httpx.ConnectError as error:
+        except httpx2.ConnectError as error:
             raise ClientError(f"no server answers at {self.client.base_url} ({error})") from None
-        except httpx.TransportError as error:
+        except httpx2.TransportError as error:
             reason = str(error) or type(error).__name__
             return Fault(request.number, request.custom_id, "connection_error", f"the connection failed: {reason}")
         if answer.status_code == 503:
             raise ClientError(f"the server serves no more: {_message(answer)}")
         return answer
 
-    async def _send(self, request: BatchRequest) -> httpx.Response:
+    async def _send(self, request: BatchRequest) -> httpx2.Response:
         """The answer, asked for again for as long as that makes sense."""
         attempts, waited = 0, 0.0
         while True:
@@ -123,7 +123,7 @@ class Batch:
                 answer = await self.client.post(
                     request.url, content=request.body, headers={"Content-Type": "application/json"}
                 )
-            except httpx.TransportError:
+            except httpx2.TransportError:
                 if attempts >= ATTEMPTS:
                     raise
             else:
@@ -136,13 +136,13 @@ class Batch:
             waited += pause
 
 
-def _retry_after(answer: httpx.Response) -> float | None:
+def _retry_after(answer: httpx2.Response) -> float | None:
     with contextlib.suppress(ValueError):  # it may also be a date, which servers of models do not send
         return max(float(answer.headers.get("retry-after", "")), PAUSE_SECONDS)
     return None
 
 
-def _message(answer: httpx.Response) -> str:
+def _message(answer: httpx2.Response) -> str:
     with contextlib.suppress(ValueError, KeyError, TypeError):
         return str(answer.json()["error"]["message"])
     return answer.reason_phrase or answer.text[:200]

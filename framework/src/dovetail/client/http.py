@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-import httpx
+import httpx2
 
 from dovetail.api.errors import DovetailError, UsageError
 
@@ -47,11 +47,11 @@ def server_root(url: str) -> str:
 
 
 def http_options(root: str, api_key: str | None) -> dict[str, Any]:
-    """What an ``httpx`` client, of either kind, needs for a server."""
+    """What an ``httpx2`` client, of either kind, needs for a server."""
     return {
         "headers": {"Authorization": f"Bearer {api_key}"} if api_key else {},
         # An answer may take any time to begin, and pause; only a server that is not there is given up on.
-        "timeout": httpx.Timeout(None, connect=CONNECT_SECONDS),
+        "timeout": httpx2.Timeout(None, connect=CONNECT_SECONDS),
         # A proxy of the environment cannot reach this machine's own servers.
         "trust_env": urlsplit(root).hostname not in LOOPBACK,
     }
@@ -71,7 +71,7 @@ class ChatClient:
     def __init__(self, url: str, api_key: str | None = None) -> None:
         root = server_root(url)
         self.url = f"{root}/v1"
-        self._http = httpx.Client(**http_options(root, api_key))
+        self._http = httpx2.Client(**http_options(root, api_key))
 
     def close(self) -> None:
         """Close the connections."""
@@ -138,15 +138,15 @@ class ChatClient:
     def _failures(self) -> Iterator[None]:
         try:
             yield
-        except httpx.ConnectError as error:
+        except httpx2.ConnectError as error:
             raise ClientError(f"no server answers at {self.url} ({error})", "start one with: dovetail serve") from None
-        except httpx.HTTPError as error:
+        except httpx2.HTTPError as error:
             reason = str(error) or type(error).__name__
             raise ClientError(f"the connection to {self.url} failed: {reason}", "look at the server's log") from None
         except (ValueError, KeyError, TypeError, IndexError, AttributeError):
             raise ClientError(f"what answers at {self.url} does not speak OpenAI's API", "check the URL") from None
 
-    def _check(self, answer: httpx.Response) -> None:
+    def _check(self, answer: httpx2.Response) -> None:
         if answer.is_success:
             return
         try:

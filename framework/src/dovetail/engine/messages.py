@@ -76,7 +76,7 @@ class EngineInfo(Message):
 
 
 class Loading(Message):
-    """From the engine while it loads."""
+    """From the engine while it loads: weights loaded, and in all."""
 
     done: int
     total: int

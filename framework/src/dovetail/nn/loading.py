@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +19,7 @@ from dovetail.nn.leftovers import Leftovers, without_wrappers
 from dovetail.nn.weights import QuantFormat, StoredWeight, WeightKernel
 
 Progress = Callable[[int, int], None]
-"""Called with (layers finished, layers in all)."""
+"""Called with (weights loaded, weights in all), in elements, first with none loaded."""
 
 
 @dataclass
@@ -77,20 +78,31 @@ class WeightReader:
             CheckpointError: tensors are missing, unexpected or misshapen; all of them are named, at once.
         """
         self._sort(tensors)
-        layers = list(dict.fromkeys(self.ctx.layers.values()))
+        sizes = self._sizes()
+        layers, total, done = list(sizes), sum(sizes.values()), 0
+        if progress:
+            progress(0, total)
         for name, slot in self.ctx.vectors.items():
             if name in self.plain:
                 slot.assign(self._plain(name, slot.dtype))
-        for done, layer in enumerate(layers):
+        for layer in layers:
             self._finish(layer)
+            done += sizes[layer]
             if progress:
-                progress(done + 1, len(layers))
+                progress(done, total)
         for layer in layers:
             if isinstance(layer, Embedding):
                 layer.weight = None  # it was kept for a head that is tied to it
         # What is still in its file must not keep the file mapped.
         self.weights.clear()
         self.plain.clear()
+
+    def _sizes(self) -> dict[WeightLayer, int]:
+        """Layer → elements of its weights in the checkpoint; none for a head that is tied."""
+        sizes = dict.fromkeys(self.ctx.layers.values(), 0)
+        for name, layer in self.ctx.layers.items():
+            sizes[layer] += sum(math.prod(lazy.shape) for lazy in self.weights.get(name, {}).values())
+        return sizes
 
     def _sort(self, tensors: Iterable[LazyTensor]) -> None:
         ctx, unexpected = self.ctx, []

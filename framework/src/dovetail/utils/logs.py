@@ -41,14 +41,18 @@ def follow_parent() -> None:
         configure(format, level)  # type: ignore[arg-type]  # which has just been seen to
 
 
+def writes_json() -> bool:
+    """Whether standard error gets JSON."""
+    return any(isinstance(handler.formatter, JsonFormatter) for handler in logging.getLogger().handlers)
+
+
 def announce(text: str, level: int = logging.INFO, *, output: bool = False) -> None:
     """Tell whoever runs the server: as it is, or as a record where programs read the log.
 
     Args:
         output: it is what the command gives, and goes to standard output as it is.
     """
-    handlers = logging.getLogger().handlers
-    if any(isinstance(handler.formatter, JsonFormatter) for handler in handlers):
+    if writes_json():
         logger.log(level, "%s", text)
     else:
         print(text, file=sys.stdout if output else sys.stderr, flush=True)

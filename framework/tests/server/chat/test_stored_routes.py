@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-import httpx
+import httpx2
 import openai
 import pytest
 from chat_samples import CALL, KNOWS, TOOLS, events
@@ -38,13 +38,13 @@ def make(client: openai.OpenAI, **body: Any) -> ChatCompletion:
     return client.chat.completions.create(**asked)
 
 
-def post(client: httpx.Client, **body: Any) -> dict[str, Any]:
+def post(client: httpx2.Client, **body: Any) -> dict[str, Any]:
     answer = client.post(PATH, json={"messages": [QUESTION], "store": True, **body})
     assert answer.status_code == 200, answer.text
     return answer.json()
 
 
-def put_together(response: httpx.Response, count: int = 1) -> tuple[str, list[dict[str, Any]]]:
+def put_together(response: httpx2.Response, count: int = 1) -> tuple[str, list[dict[str, Any]]]:
     """The id of a stream, and its choices as clients put them together."""
     choices: list[dict[str, Any]] = [{"content": "", "reasoning": "", "calls": []} for _ in range(count)]
     ids = set()
@@ -100,7 +100,7 @@ def test_what_is_kept_can_be_read_labelled_and_deleted(openai_client: openai.Ope
 
 @pytest.mark.parametrize("body", [{}, {"store": False}, {"store": None}])
 def test_what_is_not_to_be_kept_is_not(live: str, body: dict[str, Any]) -> None:
-    with httpx.Client(base_url=live) as client:
+    with httpx2.Client(base_url=live) as client:
         made = client.post(PATH, json={"messages": [QUESTION], **body}).json()
         assert client.get(f"{PATH}/{made['id']}").status_code == 404
         listed = client.get(PATH).json()
@@ -112,7 +112,7 @@ def test_a_stream_is_kept_as_it_was_told(live: str, engine: FakeEngine, tools: b
     if tools:
         use_tools(engine)
     body = {"n": 2, "logprobs": True, **({"tools": TOOLS} if tools else {})}
-    with httpx.Client(base_url=live) as client:
+    with httpx2.Client(base_url=live) as client:
         whole = post(client, **body)
         sent = {"messages": [QUESTION], "store": True, "stream": True, **body}
         id, choices = put_together(client.post(PATH, json=sent), 2)
@@ -127,7 +127,7 @@ def test_a_stream_is_kept_as_it_was_told(live: str, engine: FakeEngine, tools: b
 def test_the_older_form_of_a_call_is_kept_as_it_was_told(live: str, engine: FakeEngine) -> None:
     use_tools(engine)
     body = {"functions": [tool["function"] for tool in TOOLS], "messages": [QUESTION], "store": True, "stream": True}
-    with httpx.Client(base_url=live) as client:
+    with httpx2.Client(base_url=live) as client:
         client.post(PATH, json=body)
         (stored,) = client.get(PATH).json()["data"]
     (choice,) = stored["choices"]
@@ -136,7 +136,7 @@ def test_the_older_form_of_a_call_is_kept_as_it_was_told(live: str, engine: Fake
 
 
 def test_a_stream_is_kept_before_its_end_is_told(live: str) -> None:
-    with httpx.Client(base_url=live) as client, httpx.Client(base_url=live) as other:
+    with httpx2.Client(base_url=live) as client, httpx2.Client(base_url=live) as other:
         body = {"messages": [QUESTION], "store": True, "stream": True}
         with client.stream("POST", PATH, json=body) as stream:
             for line in stream.iter_lines():
@@ -147,7 +147,7 @@ def test_a_stream_is_kept_before_its_end_is_told(live: str) -> None:
 
 def test_a_client_that_leaves_keeps_nothing(live: str, engine: FakeEngine, until) -> None:
     engine.delay, engine.words = 0.01, ("word ",) * 400
-    with httpx.Client(base_url=live) as client:
+    with httpx2.Client(base_url=live) as client:
         body = {"messages": [QUESTION], "store": True, "stream": True}
         with client.stream("POST", PATH, json=body) as stream:
             next(stream.iter_lines())
@@ -157,7 +157,7 @@ def test_a_client_that_leaves_keeps_nothing(live: str, engine: FakeEngine, until
 
 def test_a_stream_that_fails_keeps_nothing(live: str, engine: FakeEngine) -> None:
     engine.fail_at, engine.failure = 2, Delta(0, "", [], "error", error="the cache is broken")
-    with httpx.Client(base_url=live) as client:
+    with httpx2.Client(base_url=live) as client:
         body = {"messages": [QUESTION], "store": True, "stream": True}
         assert "the cache is broken" in client.post(PATH, json=body).text
         assert client.get(PATH).json()["data"] == []
@@ -193,7 +193,7 @@ def test_a_list_goes_by_time() -> None:
 
 
 def test_ends_of_a_page(live: str) -> None:
-    with httpx.Client(base_url=live) as client:
+    with httpx2.Client(base_url=live) as client:
         ids = [post(client)["id"] for _ in range(3)]
         page = client.get(PATH, params={"limit": 2}).json()
     assert (page["first_id"], page["last_id"], page["has_more"]) == (ids[0], ids[1], True)
@@ -284,7 +284,7 @@ def test_labels_alone_can_be_changed(openai_client: openai.OpenAI, body: dict[st
 
 
 def test_they_share_their_room_with_responses(engine: FakeEngine) -> None:
-    with serving(engine, ServerSettings(max_stored_responses=2)) as url, httpx.Client(base_url=url) as client:
+    with serving(engine, ServerSettings(max_stored_responses=2)) as url, httpx2.Client(base_url=url) as client:
 
         def respond() -> str:
             return f"/v1/responses/{client.post('/v1/responses', json={'input': 'Hi'}).json()['id']}"
@@ -307,7 +307,7 @@ def test_they_share_their_room_with_responses(engine: FakeEngine) -> None:
 
 def test_more_bytes_than_may_be_kept(engine: FakeEngine) -> None:
     settings = ServerSettings(max_stored_response_bytes=6000)
-    with serving(engine, settings) as url, httpx.Client(base_url=url) as client:
+    with serving(engine, settings) as url, httpx2.Client(base_url=url) as client:
         ids = [post(client)["id"] for _ in range(3)]
         assert [chat["id"] for chat in client.get(PATH).json()["data"]] == ids
         labels = {str(number): "x" * 512 for number in range(10)}
@@ -326,7 +326,7 @@ def test_a_server_that_keeps_nothing(ask) -> None:
     assert ask("GET", PATH, settings=settings).json()["data"] == []
 
 
-def test_processes_share_what_is_kept(two: list[httpx.Client]) -> None:
+def test_processes_share_what_is_kept(two: list[httpx2.Client]) -> None:
     made = [post(two[number])["id"] for number in (0, 1)]
     for client in two:
         assert [chat["id"] for chat in client.get(PATH).json()["data"]] == made

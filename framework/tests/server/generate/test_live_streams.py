@@ -10,7 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import httpx
+import httpx2
 import openai
 import pytest
 from server_fakes import WORDS, FakeEngine, serving
@@ -120,7 +120,7 @@ def test_client_that_leaves_before_the_first_token(live: str, engine: FakeEngine
 def test_client_that_leaves_before_its_request_is_complete(live: str, engine: FakeEngine) -> None:
     with _post(live, "/v1/chat/completions", b'{"messages"', announced=1000):
         pass
-    assert httpx.get(f"{live}/health").status_code == 200
+    assert httpx2.get(f"{live}/health").status_code == 200
     assert not engine.asked
 
 
@@ -129,7 +129,7 @@ def test_client_that_stops_reading_harms_nobody(live: str, engine: FakeEngine, u
     with _post(live, "/v1/chat/completions", json.dumps({"messages": MESSAGES, "stream": True}).encode()):
         until(lambda: engine.running)
         engine.words = WORDS
-        answer = httpx.post(f"{live}/v1/chat/completions", json={"messages": MESSAGES})
+        answer = httpx2.post(f"{live}/v1/chat/completions", json={"messages": MESSAGES})
         assert answer.json()["choices"][0]["message"]["content"] == TEXT
     until(lambda: not engine.running, 2)
 
@@ -154,7 +154,7 @@ def test_reader_that_stalls_makes_its_own_answer_wait_and_gets_all_of_it(
             before = Taken.last
             time.sleep(0.5)
         assert before < megabytes * 100 * 3 // 4
-        assert httpx.get(f"{live}/load").json() == {"server_load": 1}
+        assert httpx2.get(f"{live}/load").json() == {"server_load": 1}
         while not received.endswith(b"0\r\n\r\n"):
             received += sock.recv(1 << 20)
     assert received.count(b"x" * 10_000) == megabytes * 100
@@ -163,13 +163,13 @@ def test_reader_that_stalls_makes_its_own_answer_wait_and_gets_all_of_it(
 
 def test_large_body_is_answered_not_reset(live: str) -> None:
     content = json.dumps({"prompt": "x" * 10_000_000}).encode()
-    response = httpx.post(f"{live}/v1/completions", content=content, headers={"content-type": "application/json"})
+    response = httpx2.post(f"{live}/v1/completions", content=content, headers={"content-type": "application/json"})
     assert response.status_code == 413
     assert response.json()["error"]["code"] == "request_too_large"
 
 
 def test_connections_are_reused_after_errors(live: str) -> None:
-    with httpx.Client(base_url=live) as client:
+    with httpx2.Client(base_url=live) as client:
         for _ in range(3):
             assert client.post("/v1/completions", json={"prompt": 3}).status_code == 400
             assert client.post("/v1/completions", json={"prompt": "a", "stream": True}).text.endswith("[DONE]\n\n")
@@ -178,8 +178,8 @@ def test_connections_are_reused_after_errors(live: str) -> None:
 def test_engine_that_dies_is_told_to_everyone(live: str, engine: FakeEngine, until: Until) -> None:
     engine.delay, engine.words = 0.01, ("word ",) * 10_000
 
-    def ask(stream: bool) -> httpx.Response:
-        return httpx.post(f"{live}/v1/chat/completions", json={"messages": MESSAGES, "stream": stream})
+    def ask(stream: bool) -> httpx2.Response:
+        return httpx2.post(f"{live}/v1/chat/completions", json={"messages": MESSAGES, "stream": stream})
 
     with ThreadPoolExecutor() as pool:
         waiting = [pool.submit(ask, stream) for stream in (True, False)]
@@ -189,7 +189,7 @@ def test_engine_that_dies_is_told_to_everyone(live: str, engine: FakeEngine, unt
         streamed, whole = (future.result() for future in waiting)
     assert streamed.text.strip().split("\n\n")[-1].startswith('data: {"error":')
     assert whole.status_code == 503
-    assert httpx.get(f"{live}/health").status_code == 503
+    assert httpx2.get(f"{live}/health").status_code == 503
 
 
 def _post(url: str, path: str, body: bytes, announced: int | None = None) -> socket.socket:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import httpx
+import httpx2
 import openai
 import pytest
 from server_fakes import WORDS, FakeEngine, FakeTokenizer
@@ -24,7 +24,7 @@ def client(live: str) -> Any:
         yield made
 
 
-def chunks(response: httpx.Response) -> list[Any]:
+def chunks(response: httpx2.Response) -> list[Any]:
     assert response.status_code == 200, response.text
     *lines, done = response.text.strip().split("\n\n")
     assert done == "data: [DONE]"

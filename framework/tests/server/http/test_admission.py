@@ -5,7 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
-import httpx
+import httpx2
 import openai
 import pytest
 from server_fakes import FakeEngine
@@ -107,11 +107,11 @@ def test_when_to_come_back_follows_the_throughput() -> None:
 def test_clients_are_told_and_those_who_leave_make_room(live: str, engine: FakeEngine, until) -> None:
     engine.delay, engine.max_num_seqs, engine.max_num_queued_requests = 0.01, 1, 1
     url = f"{live}/v1/completions"
-    with httpx.Client() as one, httpx.Client() as two:
+    with httpx2.Client() as one, httpx2.Client() as two:
         streams = [client.stream("POST", url, json={"prompt": "a", "stream": True, **ENDLESS}) for client in (one, two)]
         for stream in streams:
             stream.__enter__()
-        refused = httpx.post(url, json={"prompt": "a", "stream": True})
+        refused = httpx2.post(url, json={"prompt": "a", "stream": True})
         assert refused.status_code == 429
         assert int(refused.headers["retry-after"]) >= 1
         assert refused.json()["error"] == {
@@ -123,10 +123,10 @@ def test_clients_are_told_and_those_who_leave_make_room(live: str, engine: FakeE
         client = openai.OpenAI(base_url=f"{live}/v1", api_key="none", max_retries=0)
         with client, pytest.raises(openai.RateLimitError):
             client.completions.create(model="fake/model", prompt="a")
-        assert httpx.get(f"{live}/load").json() == {"server_load": 2}
+        assert httpx2.get(f"{live}/load").json() == {"server_load": 2}
         streams[1].__exit__(None, None, None)
     until(lambda: len(engine.running) < 2)
-    until(lambda: httpx.post(url, json={"prompt": "a", "max_tokens": 1}).status_code == 200)
+    until(lambda: httpx2.post(url, json={"prompt": "a", "max_tokens": 1}).status_code == 200)
 
 
 @pytest.mark.parametrize("body", [{"prompt": ["a"] * 4}, {"prompt": "a", "n": 4}, {"prompt": "a", "best_of": 4}])
@@ -134,9 +134,9 @@ def test_each_completion_counts(live: str, engine: FakeEngine, until, body: dict
     engine.delay, engine.max_num_seqs, engine.max_num_queued_requests = 0.01, 4, 0
     url = f"{live}/v1/completions"
     with ThreadPoolExecutor() as pool:
-        running = pool.submit(httpx.post, url, json={"prompt": "b", "max_tokens": 20, "ignore_eos": True})
+        running = pool.submit(httpx2.post, url, json={"prompt": "b", "max_tokens": 20, "ignore_eos": True})
         until(lambda: engine.running)
-        assert httpx.post(url, json=body).status_code == 429
+        assert httpx2.post(url, json=body).status_code == 429
         assert len(engine.asked) == 1
-        assert httpx.post(url, json={"prompt": ["a"] * 3, "max_tokens": 1}).status_code == 200
+        assert httpx2.post(url, json={"prompt": ["a"] * 3, "max_tokens": 1}).status_code == 200
         assert running.result().status_code == 200

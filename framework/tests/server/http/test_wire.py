@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from server_fakes import FakeEngine, serving, serving_app
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
@@ -118,7 +118,7 @@ def test_body_that_does_not_come_gets_408(impatient: str, engine: FakeEngine, fr
 def test_answers_may_take_longer_than_requests(impatient: str, engine: FakeEngine) -> None:
     engine.delay = SECONDS
     for stream in (False, True):
-        answer = httpx.post(f"{impatient}/v1/completions", json={"prompt": "a", "max_tokens": 4, "stream": stream})
+        answer = httpx2.post(f"{impatient}/v1/completions", json={"prompt": "a", "max_tokens": 4, "stream": stream})
         assert answer.status_code == 200
         assert "is the capital" in answer.text.replace('"', "") or "[DONE]" in answer.text
 
@@ -148,13 +148,13 @@ def test_what_is_no_http_gets_an_error_object(live: str, engine: FakeEngine, sen
     assert set(body["error"]) == {"message", "type", "param", "code"}
     assert body["error"]["code"] == "invalid_http"
     assert not engine.asked
-    assert httpx.get(f"{live}/health").status_code == 200
+    assert httpx2.get(f"{live}/health").status_code == 200
 
 
 def test_headers_without_an_end_fill_no_memory(live: str) -> None:
     with connect(live) as sock, pytest.raises(OSError, match=r"reset|pipe"):
         sock.sendall(b"GET /health HTTP/1.1\r\nHost: a\r\nX: " + b"b" * 50_000_000)
-    assert httpx.get(f"{live}/health").status_code == 200
+    assert httpx2.get(f"{live}/health").status_code == 200
 
 
 def test_requests_cannot_be_smuggled_between_length_and_chunks(live: str, engine: FakeEngine) -> None:
@@ -190,7 +190,7 @@ def test_socket_that_is_closed_half_harms_nobody(live: str, engine: FakeEngine, 
         sock.shutdown(socket.SHUT_WR)
         rest(sock)
     until(lambda: not engine.running)
-    assert httpx.get(f"{live}/health").status_code == 200
+    assert httpx2.get(f"{live}/health").status_code == 200
 
 
 @pytest.mark.alone
@@ -199,7 +199,7 @@ def test_thousand_idle_connections(live: str) -> None:
         for _ in range(1000):
             stack.enter_context(connect(live))
         begun = time.monotonic()
-        answer = httpx.post(f"{live}/v1/completions", json={"prompt": "a"})
+        answer = httpx2.post(f"{live}/v1/completions", json={"prompt": "a"})
         assert answer.status_code == 200
         assert time.monotonic() - begun < 2
 
@@ -209,16 +209,16 @@ def test_requests_past_the_limit_are_told_to_come_back(engine: FakeEngine, until
     with serving(engine, ServerSettings(max_concurrent_requests=2)) as url, ExitStack() as stack:
         endless = {"prompt": "a", "max_tokens": 500, "stream": True}
         for _ in range(2):
-            lines = stack.enter_context(httpx.stream("POST", f"{url}/v1/completions", json=endless)).iter_lines()
+            lines = stack.enter_context(httpx2.stream("POST", f"{url}/v1/completions", json=endless)).iter_lines()
             stack.callback(lines.close)  # type: ignore[attr-defined]
             next(lines)
-        refused = httpx.post(f"{url}/v1/chat/completions", json={"messages": [{"role": "user", "content": "a"}]})
+        refused = httpx2.post(f"{url}/v1/chat/completions", json={"messages": [{"role": "user", "content": "a"}]})
         assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
         error = refused.json()["error"]
         assert (error["type"], error["code"]) == ("rate_limit_error", "too_many_requests")
         assert "--max-concurrent-requests" in error["message"]
         for path in ("/health", "/v1/models", "/load", "/metrics"):
-            assert httpx.get(url + path).status_code == 200
+            assert httpx2.get(url + path).status_code == 200
         stack.close()
         until(lambda: not engine.running)
-        assert httpx.post(f"{url}/v1/completions", json={"prompt": "a", "max_tokens": 1}).status_code == 200
+        assert httpx2.post(f"{url}/v1/completions", json={"prompt": "a", "max_tokens": 1}).status_code == 200

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from server_fakes import FakeEngine, serving
 
@@ -49,7 +49,7 @@ def ask(engine: FakeEngine, settings: ServerSettings, *bodies: dict[str, Any], p
     headers = {"authorization": f"Bearer {SECRET}", "x-request-id": "given-id"}
     with serving(engine, settings) as url:
         for body in bodies:
-            httpx.post(f"{url}{path}", json={"prompt": PROMPT, **body}, headers=headers)
+            httpx2.post(f"{url}{path}", json={"prompt": PROMPT, **body}, headers=headers)
 
 
 def test_each_request_has_a_line_with_what_it_took_and_gave(engine: FakeEngine, lines: Lines) -> None:
@@ -119,15 +119,15 @@ def test_prompts_are_cut(engine: FakeEngine, lines: Lines) -> None:
 )
 def test_lines_can_be_left_out(engine: FakeEngine, lines: Lines, settings: dict[str, Any], logged: list[str]) -> None:
     with serving(engine, ServerSettings(**settings)) as url:
-        httpx.get(f"{url}/health")
-        httpx.get(f"{url}/version")
+        httpx2.get(f"{url}/health")
+        httpx2.get(f"{url}/version")
     assert [json.loads(line)["path"] for line in lines()] == logged
 
 
 @pytest.mark.parametrize("formatter", [TextFormatter(request_id), JsonFormatter(request_id)])
 def test_no_path_passes_for_another_line(engine: FakeEngine, lines: Lines) -> None:
     with serving(engine, ServerSettings()) as url:
-        httpx.get(f"{url}/a%0A2026-01-01%20INFO%20forged%1b[31m")
+        httpx2.get(f"{url}/a%0A2026-01-01%20INFO%20forged%1b[31m")
     (line,) = lines()
     assert "/a%0A2026-01-01%20INFO%20forged%1B" in line
 
@@ -154,7 +154,7 @@ def test_a_server_that_logs_json_writes_nothing_else_to_its_log() -> None:
             lines.append(json.loads(line))
             if "Dovetail serves fake/model at " in lines[-1]["message"]:
                 url = lines[-1]["message"].split(" at ")[1].split()[0]
-                httpx.post(f"{url}/v1/completions", json={"prompt": "a", "max_tokens": 1000})  # during which it dies
+                httpx2.post(f"{url}/v1/completions", json={"prompt": "a", "max_tokens": 1000})  # during which it dies
             if lines[-1]["message"].startswith("the engine serves again"):
                 break
         process.send_signal(signal.SIGTERM)

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 from prometheus_client.metrics_core import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_open
@@ -104,7 +104,7 @@ BUCKETS = {
 Families = dict[str, Metric]
 
 
-def families(response: httpx.Response) -> Families:
+def families(response: httpx2.Response) -> Families:
     assert response.status_code == 200
     parse = parse_open if "openmetrics" in response.headers["content-type"] else parse_text
     found = list(parse(response.text))
@@ -129,7 +129,7 @@ def scraped(engine: FakeEngine) -> Callable[..., Families]:
     """Have a server answer, and read its metrics."""
 
     def scrape(*bodies: dict[str, object], settings: ServerSettings | None = None, **headers: str) -> Families:
-        with serving(engine, settings or ServerSettings()) as url, httpx.Client(base_url=url) as client:
+        with serving(engine, settings or ServerSettings()) as url, httpx2.Client(base_url=url) as client:
             for body in bodies:
                 client.post("/v1/completions", json={"prompt": "abc", **body})
             return families(client.get("/metrics", headers=headers))
@@ -234,7 +234,7 @@ def test_what_the_engine_says_is_shown(engine: FakeEngine, scraped) -> None:
 def test_without_an_engine_the_rest_is_shown(engine: FakeEngine) -> None:
     with serving(engine, ServerSettings()) as url:
         engine.die()
-        found = families(httpx.get(f"{url}/metrics"))
+        found = families(httpx2.get(f"{url}/metrics"))
     assert "vllm:num_requests_running" not in found
     assert "vllm:request_success" in found
 
@@ -246,7 +246,7 @@ def test_an_engine_that_does_not_answer_is_not_waited_for(engine: FakeEngine, li
 
     engine.overview = never  # type: ignore[method-assign]
     monkeypatch.setattr("dovetail.server.operations.metrics.ENGINE_SECONDS", 0.05)
-    found = families(httpx.get(f"{live}/metrics"))
+    found = families(httpx2.get(f"{live}/metrics"))
     assert "vllm:num_requests_running" not in found
     assert "vllm:request_success" in found
 
@@ -270,7 +270,7 @@ def test_requests_are_counted_by_their_end(scraped) -> None:
 
 def test_who_leaves_and_what_fails_is_counted(engine: FakeEngine, until) -> None:
     engine.delay = 0.01
-    with serving(engine, ServerSettings()) as url, httpx.Client(base_url=url) as client:
+    with serving(engine, ServerSettings()) as url, httpx2.Client(base_url=url) as client:
         with client.stream("POST", "/v1/completions", json={"prompt": "a", "stream": True, "ignore_eos": True}) as left:
             next(left.iter_lines())
         until(lambda: engine.aborted)
@@ -284,11 +284,11 @@ def test_who_leaves_and_what_fails_is_counted(engine: FakeEngine, until) -> None
 
 def test_http_requests_are_counted_by_route_and_not_by_path(live: str) -> None:
     for _ in range(2):
-        httpx.get(f"{live}/v1/models/no/such/model")
-    httpx.get(f"{live}/v1/models/fake/model")
-    httpx.get(f"{live}/{'x' * 50}")
-    httpx.request("PROPFIND", f"{live}/health")
-    found = families(httpx.get(f"{live}/metrics"))
+        httpx2.get(f"{live}/v1/models/no/such/model")
+    httpx2.get(f"{live}/v1/models/fake/model")
+    httpx2.get(f"{live}/{'x' * 50}")
+    httpx2.request("PROPFIND", f"{live}/health")
+    found = families(httpx2.get(f"{live}/metrics"))
     route = "/v1/models/{model_id:path}"
     assert value(found, "http_requests_total", handler=route, method="GET", status="4xx") == 2
     assert value(found, "http_requests_total", handler=route, method="GET", status="2xx") == 1

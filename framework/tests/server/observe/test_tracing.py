@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-import httpx
+import httpx2
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
@@ -153,7 +153,7 @@ def test_spans_reach_a_collector(engine: FakeEngine, collector, monkeypatch, pat
     url, got = collector
     monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "10")
     with serving(engine, ServerSettings(otlp_traces_endpoint=url + path)) as server:
-        httpx.post(f"{server}/v1/completions", json={"prompt": "a"}, headers=CALLER)
+        httpx2.post(f"{server}/v1/completions", json={"prompt": "a"}, headers=CALLER)
         until(lambda: got)
     ((found, request),) = got
     (span,) = request.resource_spans[0].scope_spans[0].spans
@@ -174,7 +174,7 @@ def test_spans_reach_a_collector_that_speaks_grpc(engine: FakeEngine, monkeypatc
     server.start()
     monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "10")
     with serving(engine, ServerSettings(otlp_traces_endpoint=f"grpc://127.0.0.1:{port}")) as url:
-        httpx.post(f"{url}/v1/completions", json={"prompt": "a"})
+        httpx2.post(f"{url}/v1/completions", json={"prompt": "a"})
         until(lambda: got)
     server.stop(None)
     assert got[0].resource_spans[0].scope_spans[0].spans[0].name == "llm_request"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from server_fakes import FakeEngine, serving
 
@@ -75,7 +75,7 @@ def test_a_client_that_leaves_ends_its_request(engine: FakeEngine, until) -> Non
     engine.delay, engine.words = 0.01, ("word ",) * 400
     with (
         serving(engine, ServerSettings()) as url,
-        httpx.stream("POST", url + PATH, json={**QUESTION, "stream": True}) as response,
+        httpx2.stream("POST", url + PATH, json={**QUESTION, "stream": True}) as response,
     ):
         next(response.iter_lines())
         until(lambda: engine.aborted)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-import httpx
+import httpx2
 from server_fakes import FakeEngine
 
 from dovetail.engine.engine_request import Request
@@ -52,10 +52,10 @@ def test_what_it_says(ask, engine: FakeEngine) -> None:
 
 def test_it_moves_with_the_requests(live: str, engine: FakeEngine, until) -> None:
     engine.delay, engine.words = 0.01, ("word ",) * 400
-    with httpx.stream("POST", f"{live}/v1/completions", json={"prompt": "x", "stream": True}) as stream:
+    with httpx2.stream("POST", f"{live}/v1/completions", json={"prompt": "x", "stream": True}) as stream:
         assert stream.status_code == 200
-        assert len(httpx.get(f"{live}/stats").json()["requests"]) == 1
-    until(lambda: httpx.get(f"{live}/stats").json()["requests"] == [])
+        assert len(httpx2.get(f"{live}/stats").json()["requests"]) == 1
+    until(lambda: httpx2.get(f"{live}/stats").json()["requests"] == [])
 
 
 def test_it_needs_the_key_and_an_engine(ask, engine: FakeEngine) -> None:

@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 from importlib.resources import files
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 from server_fakes import FakeEngine
 
@@ -35,7 +35,7 @@ class Elements(HTMLParser):
             texts.append(data)
 
 
-def policy_of(response: httpx.Response) -> dict[str, str]:
+def policy_of(response: httpx2.Response) -> dict[str, str]:
     parts = response.headers["content-security-policy"].split("; ")
     return {name: value for name, _, value in (part.partition(" ") for part in parts)}
 

@@ -8,7 +8,7 @@ import struct
 import threading
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from server_fakes import FakeEngine
 
@@ -40,7 +40,7 @@ def engine() -> FakeEngine:
 
 @pytest.fixture
 def embed(ask) -> Any:
-    def send(**body: Any) -> httpx.Response:
+    def send(**body: Any) -> httpx2.Response:
         return ask("POST", "/v1/embeddings", json=body)
 
     return send
@@ -224,8 +224,8 @@ def test_a_client_that_leaves_takes_its_prompts_along(live: str, engine: FakeEng
     engine.delay = 60
 
     def ask_and_leave() -> None:
-        with pytest.raises(httpx.ReadTimeout):
-            httpx.post(f"{live}/v1/embeddings", json={"input": ["a", "b", "c"]}, timeout=0.5)
+        with pytest.raises(httpx2.ReadTimeout):
+            httpx2.post(f"{live}/v1/embeddings", json={"input": ["a", "b", "c"]}, timeout=0.5)
 
     thread = threading.Thread(target=ask_and_leave)
     thread.start()

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from dovetail.api.errors import DovetailError, UsageError
@@ -63,7 +63,7 @@ def start() -> Iterator[Any]:
 def test_signal_ends_it_in_order(start) -> None:
     server = start()
     url = server.ready()
-    assert httpx.get(f"{url}/health").status_code == 200
+    assert httpx2.get(f"{url}/health").status_code == 200
     server.process.send_signal(signal.SIGINT)
     code, out, err = server.end()
     assert (code, out, err) == (0, "stopped\n", "")
@@ -76,13 +76,13 @@ def test_running_requests_end_or_are_told(start, until) -> None:
 
     def ask(name: str, tokens: int, stream: bool) -> None:
         body = {"messages": MESSAGES, "max_tokens": tokens, "stream": stream}
-        answers[name] = httpx.post(f"{url}/v1/chat/completions", json=body).text
+        answers[name] = httpx2.post(f"{url}/v1/chat/completions", json=body).text
 
     asked = [("short", 60, True), ("long", 9000, True), ("whole", 9000, False)]
     threads = [threading.Thread(target=ask, args=each) for each in asked]
     for thread in threads:
         thread.start()
-    until(lambda: httpx.get(f"{url}/load").json() == {"server_load": 3})
+    until(lambda: httpx2.get(f"{url}/load").json() == {"server_load": 3})
     server.process.send_signal(signal.SIGTERM)
     for thread in threads:
         thread.join()
@@ -96,14 +96,14 @@ def test_while_it_drains_health_and_new_requests_say_so(start, until) -> None:
     server = start(shutdown_timeout=60)
     url = server.ready()
     body = {"messages": MESSAGES, "max_tokens": 40, "stream": True}
-    with httpx.Client() as idle, httpx.stream("POST", f"{url}/v1/chat/completions", json=body) as running:
+    with httpx2.Client() as idle, httpx2.stream("POST", f"{url}/v1/chat/completions", json=body) as running:
         lines = running.iter_lines()
         next(lines)
         assert idle.get(f"{url}/health").status_code == 200
         server.process.send_signal(signal.SIGTERM)
-        until(lambda: httpx.get(f"{url}/health").status_code == 503)
+        until(lambda: httpx2.get(f"{url}/health").status_code == 503)
         for path in ("health", "v1/chat/completions"):
-            refused = httpx.get(f"{url}/{path}") if path == "health" else httpx.post(f"{url}/{path}", json=body)
+            refused = httpx2.get(f"{url}/{path}") if path == "health" else httpx2.post(f"{url}/{path}", json=body)
             assert (refused.status_code, refused.headers["connection"]) == (503, "close")
             assert refused.json()["error"]["code"] == "server_stopping"
         assert list(lines)[-2] == "data: [DONE]"
@@ -113,11 +113,11 @@ def test_while_it_drains_health_and_new_requests_say_so(start, until) -> None:
 def test_second_signal_does_not_wait(start, until) -> None:
     server = start(shutdown_timeout=60)
     url = server.ready()
-    with httpx.stream("POST", f"{url}/v1/chat/completions", json={"messages": MESSAGES, "stream": True}) as answer:
+    with httpx2.stream("POST", f"{url}/v1/chat/completions", json={"messages": MESSAGES, "stream": True}) as answer:
         lines = answer.iter_lines()
         next(lines)
         server.process.send_signal(signal.SIGINT)
-        until(lambda: httpx.get(f"{url}/health").status_code == 503)
+        until(lambda: httpx2.get(f"{url}/health").status_code == 503)
         server.process.send_signal(signal.SIGINT)
         assert "the server is stopping" in list(lines)[-2]
     assert server.end()[0] == 0
@@ -136,7 +136,7 @@ def test_model_that_does_not_load(start) -> None:
 
 
 def stream(url: str) -> str:
-    return httpx.post(f"{url}/v1/chat/completions", json={"messages": MESSAGES, "stream": True}, timeout=20).text
+    return httpx2.post(f"{url}/v1/chat/completions", json={"messages": MESSAGES, "stream": True}, timeout=20).text
 
 
 def last_event(text: str) -> str:
@@ -147,7 +147,7 @@ def test_engine_that_dies_is_started_again_once(start, until) -> None:
     server = start("dies")
     url = server.ready()
     assert '"code":"engine_dead"' in last_event(stream(url))
-    until(lambda: httpx.get(f"{url}/health").status_code == 200)
+    until(lambda: httpx2.get(f"{url}/health").status_code == 200)
     assert '"code":"engine_dead"' in last_event(stream(url))
     code, out, err = server.end()
     assert (code, out) == (1, "stopped\nloading\nstopped\n")
@@ -162,13 +162,13 @@ def test_while_the_engine_is_started_again_clients_are_told_to_come_later(start,
     url = server.ready()
     assert '"code":"engine_dead"' in last_event(stream(url))
     for path, body in (("health", None), ("v1/chat/completions", {"messages": MESSAGES})):
-        answer = httpx.get(f"{url}/{path}") if body is None else httpx.post(f"{url}/{path}", json=body)
+        answer = httpx2.get(f"{url}/{path}") if body is None else httpx2.post(f"{url}/{path}", json=body)
         assert answer.status_code == 503
         assert int(answer.headers["retry-after"]) >= 1
         error = answer.json()["error"]
         assert (error["type"], error["code"]) == ("server_error", "engine_restarting")
         assert "the process was killed" in error["message"]
-    assert httpx.get(f"{url}/v1/models").status_code == 200
+    assert httpx2.get(f"{url}/v1/models").status_code == 200
     server.process.send_signal(signal.SIGTERM)
     code, out, err = server.end()
     assert (code, out) == (0, "stopped\nloading\nstopped\n")
@@ -200,7 +200,7 @@ def test_unix_socket(start, tmp_path: Path) -> None:
     path = tmp_path / "socket"
     server = start(uds=str(path))
     assert server.ready() == f"unix:{path}"
-    with httpx.Client(transport=httpx.HTTPTransport(uds=str(path)), base_url="http://x") as client:
+    with httpx2.Client(transport=httpx2.HTTPTransport(uds=str(path)), base_url="http://x") as client:
         assert client.get("/health").status_code == 200
     with pytest.raises(DovetailError, match="is in use"):
         bind(ServerSettings(uds=str(path)))

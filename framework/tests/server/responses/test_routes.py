@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import httpx
+import httpx2
 import openai
 import pytest
 from fake_parsers import plan
@@ -29,12 +29,12 @@ def use(engine: FakeEngine) -> None:
     engine.words = ("<think>\nHm", "m.\n</think>\n\n", "Let me see.\n", CALL[:20], CALL[20:45], CALL[45:])
 
 
-def read(response: httpx.Response) -> Response:
+def read(response: httpx2.Response) -> Response:
     assert response.status_code == 200, response.text
     return Response.model_validate(response.json(), strict=True)
 
 
-def told(response: httpx.Response, first: int = 0) -> list[Any]:
+def told(response: httpx2.Response, first: int = 0) -> list[Any]:
     """The events of a stream, in OpenAI's models, their numbers, from the first one's, and the names of their lines checked."""
     assert response.status_code == 200, response.text
     assert response.headers["content-type"].startswith("text/event-stream")
@@ -65,7 +65,7 @@ def turns(engine: FakeEngine) -> list[tuple[str, str]]:
     return [(turn["role"], turn["content"]) for turn in engine.tokenizer.last["messages"]]
 
 
-def refusal(response: httpx.Response, status: int = 400) -> dict[str, Any]:
+def refusal(response: httpx2.Response, status: int = 400) -> dict[str, Any]:
     assert response.status_code == status, response.text
     return response.json()["error"]
 
@@ -279,7 +279,7 @@ def test_a_failure_in_the_midst_of_a_stream(responses, engine: FakeEngine) -> No
 
 def test_a_client_that_leaves_ends_it(live: str, engine: FakeEngine, until) -> None:
     engine.delay, engine.words = 0.01, ("word ",) * 400
-    with httpx.stream("POST", f"{live}/v1/responses", json={"input": "Hi", "stream": True}) as response:
+    with httpx2.stream("POST", f"{live}/v1/responses", json={"input": "Hi", "stream": True}) as response:
         next(response.iter_lines())
     until(lambda: engine.aborted)
 

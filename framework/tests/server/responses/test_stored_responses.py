@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import openai
 import pytest
 from openai.types.responses import Response
@@ -101,7 +101,7 @@ def test_pages_of_input_items(openai_client: openai.OpenAI, engine: FakeEngine) 
 
 
 def test_the_least_used_go_first(engine: FakeEngine) -> None:
-    with serving(engine, ServerSettings(max_stored_responses=2)) as url, httpx.Client(base_url=url) as client:
+    with serving(engine, ServerSettings(max_stored_responses=2)) as url, httpx2.Client(base_url=url) as client:
 
         def ask(**body: Any) -> str:
             return client.post("/v1/responses", json={"input": "Hi", **body}).json()["id"]
@@ -114,7 +114,7 @@ def test_the_least_used_go_first(engine: FakeEngine) -> None:
 
 
 def test_a_server_that_keeps_nothing(ask, engine: FakeEngine) -> None:
-    def send(**body: Any) -> httpx.Response:
+    def send(**body: Any) -> httpx2.Response:
         settings = ServerSettings(max_stored_responses=0)
         return ask("POST", "/v1/responses", settings=settings, json={"input": "Hi", **body})
 
@@ -125,7 +125,7 @@ def test_a_server_that_keeps_nothing(ask, engine: FakeEngine) -> None:
 
 
 def test_more_bytes_than_may_be_kept(engine: FakeEngine) -> None:
-    with serving(engine, ServerSettings(max_stored_response_bytes=4000)) as url, httpx.Client(base_url=url) as client:
+    with serving(engine, ServerSettings(max_stored_response_bytes=4000)) as url, httpx2.Client(base_url=url) as client:
         ids = [client.post("/v1/responses", json={"input": "Hi"}).json()["id"] for _ in range(5)]
         found = [client.get(f"/v1/responses/{id}").status_code for id in ids]
     assert found[0] == 404
@@ -182,7 +182,7 @@ def test_a_failure_in_the_background(responses, engine: FakeEngine, until) -> No
 
 def test_only_so_many_in_the_background(engine: FakeEngine) -> None:
     engine.delay, engine.words = 0.01, ("word ",) * 400
-    with serving(engine, ServerSettings(max_stored_responses=2)) as url, httpx.Client(base_url=url) as client:
+    with serving(engine, ServerSettings(max_stored_responses=2)) as url, httpx2.Client(base_url=url) as client:
         found = [client.post("/v1/responses", json={"input": "Hi", "background": True}) for _ in range(3)]
         assert [response.status_code for response in found] == [200, 200, 429]
         for response in found[:2]:
@@ -192,7 +192,7 @@ def test_only_so_many_in_the_background(engine: FakeEngine) -> None:
 def test_in_the_background_it_counts_as_a_request(engine: FakeEngine, until) -> None:
     engine.delay, engine.words = 0.01, ("word ",) * 400
     body = {"input": "Hi", "background": True}
-    with serving(engine, ServerSettings(max_concurrent_requests=1)) as url, httpx.Client(base_url=url) as client:
+    with serving(engine, ServerSettings(max_concurrent_requests=1)) as url, httpx2.Client(base_url=url) as client:
         made = read(client.post("/v1/responses", json=body))
         refused = client.post("/v1/responses", json=body)
         assert (refused.status_code, refused.json()["error"]["code"]) == (429, "too_many_requests")
@@ -205,7 +205,7 @@ def test_in_the_background_it_counts_as_a_request(engine: FakeEngine, until) -> 
 def test_one_of_two_at_once_gets_the_id_in_the_background(live: str, engine: FakeEngine, stream: bool) -> None:
     engine.delay = 0.01
     body = {"input": "Hi", "request_id": "mine", "background": True, "stream": stream}
-    with ThreadPoolExecutor() as pool, httpx.Client(base_url=live) as client:
+    with ThreadPoolExecutor() as pool, httpx2.Client(base_url=live) as client:
         found = list(pool.map(lambda _: client.post("/v1/responses", json=body), range(6)))
     assert sorted(answer.status_code for answer in found) == [200] + [400] * 5
     assert {refusal(answer)["param"] for answer in found if answer.status_code == 400} == {"request_id"}
@@ -255,7 +255,7 @@ def test_a_stream_in_the_background(responses, engine: FakeEngine) -> None:
 
 def test_a_stream_in_the_background_goes_on_without_its_client(live: str, engine: FakeEngine, until) -> None:
     engine.delay = 0.02
-    with httpx.Client(base_url=live) as client:
+    with httpx2.Client(base_url=live) as client:
         body = {"input": "Hi", "background": True, "stream": True}
         with client.stream("POST", "/v1/responses", json=body) as answer:
             lines = answer.iter_lines()
@@ -277,7 +277,7 @@ def test_a_stream_in_the_background_that_fails(responses, engine: FakeEngine) ->
 
 def test_a_stream_in_the_background_ends_when_it_is_cancelled(live: str, engine: FakeEngine, until) -> None:
     engine.delay, engine.words = 0.01, ("word ",) * 400
-    with httpx.Client(base_url=live) as client:
+    with httpx2.Client(base_url=live) as client:
         body = {"input": "Hi", "background": True, "stream": True}
         for end in ("cancel", "delete"):
             with client.stream("POST", "/v1/responses", json=body) as answer:
@@ -292,14 +292,14 @@ def test_a_stream_in_the_background_ends_when_it_is_cancelled(live: str, engine:
 
 
 def test_what_is_told_in_the_background_counts_as_kept(engine: FakeEngine) -> None:
-    with serving(engine, ServerSettings(max_stored_response_bytes=6000)) as url, httpx.Client(base_url=url) as client:
+    with serving(engine, ServerSettings(max_stored_response_bytes=6000)) as url, httpx2.Client(base_url=url) as client:
         whole = [client.post("/v1/responses", json={"input": "Hi"}).json()["id"] for _ in range(3)]
         assert [client.get(f"/v1/responses/{id}").status_code for id in whole] == [200, 200, 200]
         told(client.post("/v1/responses", json={"input": "Hi", "background": True, "stream": True}))
         assert client.get(f"/v1/responses/{whole[-1]}").status_code == 404
 
 
-def test_processes_share_what_is_kept(two: list[httpx.Client], engine: FakeEngine) -> None:
+def test_processes_share_what_is_kept(two: list[httpx2.Client], engine: FakeEngine) -> None:
     first = read(two[0].post("/v1/responses", json={"input": "Hi"}))
     assert read(two[1].get(f"/v1/responses/{first.id}")) == first
     read(two[1].post("/v1/responses", json={"input": "Go on", "previous_response_id": first.id}))
@@ -307,7 +307,7 @@ def test_processes_share_what_is_kept(two: list[httpx.Client], engine: FakeEngin
 
 
 @pytest.mark.parametrize("method", ["POST", "DELETE"])
-def test_any_process_ends_what_another_makes(two: list[httpx.Client], engine: FakeEngine, until, method: str) -> None:
+def test_any_process_ends_what_another_makes(two: list[httpx2.Client], engine: FakeEngine, until, method: str) -> None:
     engine.delay, engine.words = 0.01, ("word ",) * 400
     made = read(two[0].post("/v1/responses", json={"input": "Hi", "background": True}))
     until(lambda: engine.running)
@@ -318,7 +318,7 @@ def test_any_process_ends_what_another_makes(two: list[httpx.Client], engine: Fa
     assert found.status_code == 404 if method == "DELETE" else read(found).status == "cancelled"
 
 
-def test_any_process_tells_of_what_another_makes(two: list[httpx.Client], engine: FakeEngine) -> None:
+def test_any_process_tells_of_what_another_makes(two: list[httpx2.Client], engine: FakeEngine) -> None:
     engine.delay = 0.02
     with two[0].stream("POST", "/v1/responses", json={"input": "Hi", "background": True, "stream": True}) as answer:
         lines = answer.iter_lines()

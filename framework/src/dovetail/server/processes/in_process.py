@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-import httpx
+import httpx2
 
 from dovetail.server.app import build_app
 from dovetail.server.processes.supervision import MakeEngine, SupervisedEngine
@@ -13,7 +13,7 @@ from dovetail.server.settings import ServerSettings
 
 
 @asynccontextmanager
-async def serve_in_process(make_engine: MakeEngine, settings: ServerSettings) -> AsyncIterator[httpx.AsyncClient]:
+async def serve_in_process(make_engine: MakeEngine, settings: ServerSettings) -> AsyncIterator[httpx2.AsyncClient]:
     """A client of a server that lives as long as the context: every route and every check is that of ``dovetail serve``.
 
     Args:
@@ -24,8 +24,8 @@ async def serve_in_process(make_engine: MakeEngine, settings: ServerSettings) ->
     """
     engine = SupervisedEngine(await make_engine(), make_engine)
     try:
-        transport = httpx.ASGITransport(build_app(engine, settings))
-        async with httpx.AsyncClient(transport=transport, base_url="http://in-process", timeout=None) as client:
+        transport = httpx2.ASGITransport(build_app(engine, settings))
+        async with httpx2.AsyncClient(transport=transport, base_url="http://in-process", timeout=None) as client:
             yield client
     finally:
         await engine.stop()

@@ -1,0 +1,94 @@
+"""What the commands take, as plain facts, for the scripts that complete command lines."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from dovetail.cli.help import HelpAction
+from dovetail.kernel.registry import Registry
+
+OFFERED = {
+    "attention_backend": "attention",
+    "device": "platform",
+    "load_format": "loader",
+    "quantization": "format",
+    "reasoning_parser": "reasoning_parser",
+    "structured_outputs_backend": "grammar",
+    "tool_call_parser": "tool_parser",
+}
+"""Option → the kind of card whose names it takes."""
+BESIDE = {"tool_call_parser": ("auto", "none"), "reasoning_parser": ("auto", "none"), "quantization": ()}
+"""What else those take; most of them take ``auto``."""
+PATHS = ("model", "tokenizer", "chat_template", "hf_config_path", "allowed_adapter_path", "uds", "output_json")
+PATH_ENDINGS = ("_file", "_path", "_dir", "_directory", "_keyfile", "_certfile", "_ca_certs", "directory", "config")
+
+
+@dataclass(frozen=True)
+class Argument:
+    """
+    Attributes:
+        names: of a flag; none for what has a place.
+        value: how its value is called; empty if it takes none.
+        choices: the values that it takes, if they are known.
+        path: whether its value is a file or a folder.
+    """
+
+    names: tuple[str, ...]
+    value: str
+    help: str
+    choices: tuple[str, ...] = ()
+    path: bool = False
+
+
+@dataclass(frozen=True)
+class Command:
+    """
+    Attributes:
+        words: that call it, from the program's name on.
+    """
+
+    words: tuple[str, ...]
+    help: str
+    flags: list[Argument] = field(default_factory=list)
+    places: list[Argument] = field(default_factory=list)
+    commands: dict[str, str] = field(default_factory=dict)
+    """Command below it → what it does."""
+
+
+def read_commands(
+    parser: argparse.ArgumentParser, registry: Registry, words: tuple[str, ...] = ()
+) -> Iterator[Command]:
+    """The parser's command, and those below it."""
+    words = words or (parser.prog,)
+    command = Command(words, _first(parser.description or ""))
+    yield command
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            texts = {choice.dest: choice.help or "" for choice in action._choices_actions}
+            command.commands.update({name: _first(texts.get(name, "")) for name in action.choices})
+            for name, child in action.choices.items():
+                yield from read_commands(child, registry, (*words, name))
+        elif action.help != argparse.SUPPRESS:
+            (command.flags if action.option_strings else command.places).append(_argument(action, registry))
+
+
+def _argument(action: argparse.Action, registry: Registry) -> Argument:
+    # --help takes its word after = alone here: what stands behind it is the command's.
+    takes_value = action.nargs != 0 and not isinstance(action, HelpAction)
+    choices = tuple(map(str, action.choices or ()))
+    if (kind := OFFERED.get(action.dest)) is not None:
+        offered = sorted({card.name for plugin in registry.plugins for card in plugin.cards if card.kind == kind})
+        choices = (*BESIDE.get(action.dest, ("auto",)), *offered)
+    path = action.type is Path or action.metavar == "FILE" or action.dest in PATHS or action.dest.endswith(PATH_ENDINGS)
+    if str(action.metavar) == "JSON":
+        path = False
+    value = str(action.metavar or action.dest).lower() if takes_value else ""
+    return Argument(tuple(action.option_strings), value, _first(action.help or ""), choices, bool(path and not choices))
+
+
+def _first(text: str) -> str:
+    """The first part of a text, on one line."""
+    return " ".join(text.replace("%%", "%").split()).split("; ")[0].partition(" (default")[0].rstrip(".")
