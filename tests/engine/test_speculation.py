@@ -427,10 +427,10 @@ def test_a_draft_that_lacks_blocks_guesses_for_fewer(checkpoint: Path, smaller: 
 def test_both_caches_hold_as_many_tokens(checkpoint: Path, smaller: Path) -> None:
     alone, core = make_core(checkpoint), drafted(checkpoint, smaller)
     (main,), (draft,) = core.kv.pools, proposer_of(core).kv.pools
-    assert main.total == draft.total
+    assert main.num_blocks == draft.num_blocks
     assert core.memory_budget.weights > alone.memory_budget.weights
     assert core.memory_budget.activations > alone.memory_budget.activations
-    blocks = main.total + 1
+    blocks = main.num_blocks + 1
     assert core.memory_budget.cache == blocks * sum(
         g.block_bytes for g in (*core.runner.groups, *proposer_of(core).groups)
     )

@@ -149,7 +149,7 @@ def check_pooling(prompt_token_ids: Sequence[int], params: PoolingParams, limits
     """Hold a request for a vector against the model.
 
     Args:
-        params: settled.
+        params: from :func:`resolve_pooling_params`.
         width: of an embedding that is not cut.
 
     Raises:

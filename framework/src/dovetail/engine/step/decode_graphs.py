@@ -85,7 +85,7 @@ class DecodeGraphRunner:
         """Run a decode step, padded to P requests.
 
         Args:
-            wants: what the step's own sampling does; None to leave sampling to the caller.
+            metadata: what the step's own sampling does; None to leave sampling to the caller.
 
         Returns:
             What was sampled, or the logits ``[P, V]`` to sample from; and the rows and places of either.

@@ -212,7 +212,7 @@ class ModelRunner:
 
         Args:
             eager: capture no graphs.
-            overlapped: steps begin before the last one's tokens have reached the host.
+            async_scheduling: steps begin before the last one's tokens have reached the host.
             max_len: tokens of the longest sequence.
         """
         self.batch, self.sampling = batch, sampling
@@ -253,7 +253,7 @@ class ModelRunner:
         """Begin to compute a step and to sample from it.
 
         Args:
-            wants: what the sampled rows ask for.
+            metadata: what the sampled rows ask for.
             edits: called once the forward pass is on its way; may wait for the tokens of the step before. None if there cannot be any.
         """
         self.sampling.flush()
