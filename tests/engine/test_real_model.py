@@ -57,6 +57,11 @@ def greedy(model: Any, prompt: list[int]) -> list[int]:
     return tokens
 
 
+def test_it_samples_as_its_makers_recommend(llm: LLM) -> None:
+    params = llm.get_default_sampling_params()
+    assert (params.temperature, params.top_p) == (0.2, 0.9)
+
+
 def test_greedy_tokens_are_those_of_transformers_on_the_dequantized_weights(llm: LLM, reference: Any) -> None:
     conversations = [[{"role": "user", "content": p}] for p in PROMPTS]
     ours = llm.chat(conversations, SamplingParams(temperature=0, max_tokens=TOKENS), use_tqdm=False)

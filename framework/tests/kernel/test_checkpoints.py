@@ -14,6 +14,7 @@ from dovetail.api import (
     NamingCard,
     PluginError,
     ResolutionError,
+    SourceCard,
     UsageError,
 )
 from dovetail.api.checkpoint import HF_TOKENIZER
@@ -37,6 +38,27 @@ def test_a_model_that_no_source_knows(folder: Path) -> None:
         CheckpointError, match=r"^wanted the model 'x', found no folder, file or hub repository of that name; check"
     ):
         plan("x", parts={"source": source("folder", "nowhere")})
+
+
+def test_a_source_may_bring_a_generation_configuration_that_yields_to_the_checkpoint_s_own(folder: Path) -> None:
+    parts = {"source": source("folder", "recommended")}
+    found = plan(folder, parts=parts)
+    assert found.source.reason == f"resolves to {folder}, and recommends temperature 0.2, top_k 9"
+    assert found.checkpoint.generation_config == {"temperature": 0.2, "top_k": 9}
+    (folder / "generation_config.json").write_text('{"top_k": 5}')
+    assert plan(folder, parts=parts).checkpoint.generation_config == {"temperature": 0.2, "top_k": 5}
+
+
+def test_a_source_that_answers_with_something_else_is_named(folder: Path) -> None:
+    with pytest.raises(
+        PluginError,
+        match=r"^the source folder \(base 1\.0\) answered with list, wanted a path, a ResolvedModel or None; update the plugin$",
+    ):
+        plan(folder, parts={"source": SourceCard(name="folder", target=f"{__name__}:several")})
+
+
+def several(reference: str | None, **_: Any) -> list[str]:
+    return [str(reference)]
 
 
 # Loaders.

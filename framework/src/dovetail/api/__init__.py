@@ -36,7 +36,7 @@ if TYPE_CHECKING:
         Task,
         ToolParserCard,
     )
-    from dovetail.api.checkpoint import Checkpoint, LazyTensor, Naming, TokenizerParts
+    from dovetail.api.checkpoint import Checkpoint, LazyTensor, Naming, ResolvedModel, TokenizerParts
     from dovetail.api.config import AttentionRequirement, ModelConfig, scaled_length
     from dovetail.api.errors import (
         CheckpointError,
@@ -118,6 +118,7 @@ __all__ = [
     "ReasoningParserCard",
     "RequestError",
     "ResolutionError",
+    "ResolvedModel",
     "SourceCard",
     "Task",
     "TokenizerParts",
@@ -161,6 +162,7 @@ _WHERE = {
     "Checkpoint": "checkpoint",
     "LazyTensor": "checkpoint",
     "Naming": "checkpoint",
+    "ResolvedModel": "checkpoint",
     "TokenizerParts": "checkpoint",
     "AttentionRequirement": "config",
     "ModelConfig": "config",

@@ -196,9 +196,9 @@ class PlatformCard(Card):
 class SourceCard(Card):
     """A meaning of model references.
 
-    ``target`` is ``resolve(reference: str | None, *, revision, download_dir, patterns) -> str | None``: the path of the
+    ``target`` is ``resolve(reference: str | None, *, revision, download_dir, patterns) -> str | ResolvedModel | None``: the path of the
     checkpoint (a folder or a file), or None when the reference is not of this source's kind. ``reference`` is None when the user
-    named no model.
+    named no model. A source that knows which sampling parameters suit the model answers with a :class:`dovetail.api.ResolvedModel`.
     """
 
     kind: ClassVar[str] = "source"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pydantic import BaseModel, ConfigDict
@@ -16,6 +16,20 @@ if TYPE_CHECKING:
 
 HF_TOKENIZER = "dovetail.engine.text.tokenizer:read_tokenizer_parts"
 """Reads the tokenizer files that stand beside a Hugging Face checkpoint."""
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedModel:
+    """What a source found for a model reference.
+
+    Attributes:
+        path: the checkpoint, a folder or a file.
+        generation_config: the sampling parameters that the model's makers recommend, as in ``generation_config.json``, for a checkpoint whose
+            files do not say. Each key yields to the checkpoint's own.
+    """
+
+    path: str
+    generation_config: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Checkpoint(BaseModel):

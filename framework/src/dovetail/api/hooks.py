@@ -89,7 +89,9 @@ def dovetail_register_sources() -> Sequence[SourceCard]:
     """What a model reference means: a path, a repository on a hub, a model shipped in a wheel.
 
     Sources are asked from the highest rank down; the first whose ``resolve`` answers with a path wins,
-    so a source must answer ``None`` for references that are not its own.
+    so a source must answer ``None`` for references that are not its own. A source may bring a generation configuration with the
+    path: default sampling parameters for a checkpoint whose own files have none. ``--generation-config``,
+    ``--override-generation-config`` and requests win over it.
     """
     raise NotImplementedError
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 from dovetail.api.cards import LoaderCard, ModelCard, SourceCard
-from dovetail.api.checkpoint import HF_TOKENIZER, Checkpoint
+from dovetail.api.checkpoint import HF_TOKENIZER, Checkpoint, ResolvedModel
 from dovetail.api.errors import CheckpointError, ConfigError, PluginError, ResolutionError, UsageError
 from dovetail.api.text import read_text
 from dovetail.kernel.choose import call_target, choose, join_names, make_part
@@ -24,22 +25,48 @@ SIDE_FILES = ("*.json", "*.jinja", "tokenizer.model", "*.tiktoken", "*.txt")
 """What a hub download needs besides the weights."""
 
 
-def find_source(options: PlanOptions, registry: Registry) -> tuple[Choice, str]:
+def ask_source(
+    offer: Offer[SourceCard],
+    reference: str | None,
+    *,
+    revision: str | None,
+    download_dir: str | None,
+    patterns: tuple[str, ...],
+) -> ResolvedModel | None:
+    """What a source makes of a reference; None when it is not of its kind.
+
+    Raises:
+        PluginError: it answered with something else.
+    """
+    found = call_target(
+        offer, offer.card.target, reference, revision=revision, download_dir=download_dir, patterns=patterns
+    )
+    if found is None or isinstance(found, ResolvedModel):
+        return found
+    if isinstance(found, (str, os.PathLike)):
+        return ResolvedModel(os.fspath(found))
+    raise PluginError(
+        f"the {offer} answered with {type(found).__name__}, wanted a path, a ResolvedModel or None", "update the plugin"
+    )
+
+
+def find_source(options: PlanOptions, registry: Registry) -> tuple[Choice, ResolvedModel]:
     patterns = [p for o in registry.offers(LoaderCard) for p in o.card.recognises]
     rejected: list[RejectedCandidate] = []
     for offer in registry.offers(SourceCard):
-        path = call_target(
+        found = ask_source(
             offer,
-            offer.card.target,
             options.model,
             revision=options.revision,
             download_dir=options.download_dir,
             patterns=tuple(dict.fromkeys((*patterns, *SIDE_FILES))),
         )
-        if path is not None:
-            return Choice(
-                role="source", part=make_part(offer), reason=f"resolves to {path}", rejected=tuple(rejected)
-            ), str(path)
+        if found is not None:
+            reason = f"resolves to {found.path}"
+            if found.generation_config:
+                recommended = (f"{name} {value}" for name, value in found.generation_config.items())
+                reason += f", and recommends {', '.join(recommended)}"
+            return Choice(role="source", part=make_part(offer), reason=reason, rejected=tuple(rejected)), found
         rejected.append(
             RejectedCandidate(name=offer.name, distribution=offer.distribution, reason="not a reference of its kind")
         )

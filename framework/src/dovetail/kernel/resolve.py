@@ -38,8 +38,10 @@ KV_ALIASES = {"fp8": "float8_e4m3fn", "fp8_e4m3": "float8_e4m3fn", "fp8_e5m2": "
 def resolve(options: PlanOptions, registry: Registry) -> Plan:
     """Decide everything, or raise a :class:`~dovetail.api.DovetailError` that says what does not fit."""
     warnings: list[str] = []
-    source, path = find_source(options, registry)
-    loader, checkpoint = find_checkpoint(path, options, registry, warnings)
+    source, found = find_source(options, registry)
+    loader, checkpoint = find_checkpoint(found.path, options, registry, warnings)
+    generation_config = {**found.generation_config, **checkpoint.generation_config}
+    checkpoint = checkpoint.model_copy(update={"generation_config": generation_config})
     config, naming_offer = find_model_config(checkpoint, options, registry)
     config = apply_overrides(config, options.hf_overrides)
     model_offer, model, architecture = find_model(config, checkpoint, registry, naming_offer, warnings)
@@ -58,7 +60,7 @@ def resolve(options: PlanOptions, registry: Registry) -> Plan:
     speculation = find_speculation(options, parsed, registry, warnings, resolve)
     naming = card.naming[checkpoint.naming].target if checkpoint.naming else None
     return Plan(
-        model=(options.model or "").rstrip("/") or Path(path).stem,
+        model=(options.model or "").rstrip("/") or Path(found.path).stem,
         checkpoint=checkpoint,
         config=config,
         architecture=architecture,

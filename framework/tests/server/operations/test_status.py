@@ -26,6 +26,23 @@ def test_model_without_a_served_name_has_that_of_the_plan(ask) -> None:
     assert ask("GET", "/v1/models").json()["data"][0]["id"] == "fake/model"
 
 
+def test_models_say_what_the_server_samples_with_by_default(ask, engine: FakeEngine) -> None:
+    neutral = {
+        "temperature": 1.0,
+        "top_p": 1.0,
+        "top_k": 0,
+        "min_p": 0.0,
+        "presence_penalty": 0.0,
+        "frequency_penalty": 0.0,
+        "repetition_penalty": 1.0,
+        "max_tokens": None,
+    }
+    assert ask("GET", "/v1/models").json()["data"][0]["default_sampling_params"] == neutral
+    given = {"temperature": 0.2, "max_tokens": 64, "stop": ["END"]}
+    engine.default_params = given
+    assert ask("GET", "/v1/models").json()["data"][0]["default_sampling_params"] == neutral | given
+
+
 def test_version_and_health(ask) -> None:
     assert ask("GET", "/version").json() == {"version": version("dovetail")}
     assert ask("GET", "/health").content == b""

@@ -15,6 +15,8 @@ from server_fakes import FakeEngine
 
 from dovetail.server.settings import ServerSettings
 
+MATHML = "http://www.w3.org/1998/Math/MathML"
+"""The namespace of formulas: a name, which no browser asks for."""
 FOLDER = Path(str(files("dovetail.server"))) / "page"
 
 
@@ -76,7 +78,7 @@ def test_its_policy_lets_in_its_own_scripts_and_nothing_else(ask) -> None:
 
 def test_its_own_scripts_name_no_host_and_no_absolute_path() -> None:
     for path in FOLDER.glob("*.js"):
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8").replace(MATHML, "")
         assert not re.search(r"""https?://\w|["'`]/(?!["'`])""", text), path.name
         assert "innerHTML" not in text, path.name
 
@@ -95,6 +97,26 @@ def test_head(ask) -> None:
     response = ask("HEAD", "/")
     assert response.status_code == 200
     assert int(response.headers["content-length"]) > 10_000
+
+
+@pytest.mark.parametrize(
+    ("accepted", "encoding"),
+    [
+        ("gzip, deflate, br", "gzip"),
+        ("GZIP;q=0.5", "gzip"),
+        ("gzip;q=0", None),
+        ("gzip; q=0.0, br", None),
+        ("br", None),
+        ("", None),
+    ],
+)
+def test_it_is_compressed_for_who_takes_it(ask, accepted: str, encoding: str | None) -> None:
+    response = ask("GET", "/", headers={"accept-encoding": accepted})
+    assert response.headers.get("content-encoding") == encoding
+    assert "accept-encoding" in response.headers["vary"].lower()
+    assert response.text.endswith("</html>\n")
+    if encoding:
+        assert int(response.headers["content-length"]) < 75_000, "loading it stays light"
 
 
 def test_it_needs_the_key(ask) -> None:

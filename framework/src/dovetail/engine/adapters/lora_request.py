@@ -18,6 +18,7 @@ from dovetail.api.cards import Dotted, LoaderCard, SourceCard
 from dovetail.api.checkpoint import Checkpoint
 from dovetail.api.errors import DovetailError, RequestError, UsageError
 from dovetail.api.text import read_text
+from dovetail.kernel.checkpoints import ask_source
 from dovetail.kernel.choose import call_target, join_names
 from dovetail.kernel.plan import FrozenModel
 from dovetail.kernel.registry import Registry
@@ -184,16 +185,15 @@ def _resolve(path: str, registry: Registry, download_dir: str | None) -> Path | 
     if not path:
         return None
     for offer in registry.offers(SourceCard):
-        found = call_target(
+        found = ask_source(
             offer,
-            offer.card.target,
             path,
             revision=None,
             download_dir=download_dir,
             patterns=(ADAPTER_WEIGHTS_PATTERN, ADAPTER_CONFIG_FILE),
         )
         if found is not None:
-            return Path(found)
+            return Path(found.path)
     return None
 
 

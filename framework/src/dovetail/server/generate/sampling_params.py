@@ -14,8 +14,7 @@ from dovetail.server.protocol.requests import ChatCompletionRequest, CompletionR
 DEFAULT_COMPLETION_TOKENS = 16
 """What OpenAI's completions route generates when it is not told how much."""
 
-SHARED_PARAMS = (
-    "n",
+SAMPLING = (
     "temperature",
     "top_p",
     "top_k",
@@ -23,6 +22,11 @@ SHARED_PARAMS = (
     "presence_penalty",
     "frequency_penalty",
     "repetition_penalty",
+)
+"""Parameters that change the probabilities of tokens."""
+SHARED_PARAMS = (
+    *SAMPLING,
+    "n",
     "seed",
     "stop",
     "stop_token_ids",
@@ -60,6 +64,17 @@ def sampling_params(context: ServerContext, body: GenerationRequest) -> Sampling
     params = SamplingParams(**values | _logprobs(body))
     _check_stream(body, params)
     return params
+
+
+def default_values(context: ServerContext) -> dict[str, Any]:
+    """What the sampling parameters are where a chat request is silent: those that every request samples with, and whatever else the server was given
+    a default for. ``max_tokens`` is None for what the context leaves.
+    """
+    given = context.engine.default_params
+    neutral = SamplingParams(max_tokens=None)
+    return {name: given.get(name, getattr(neutral, name)) for name in (*SAMPLING, "max_tokens")} | {
+        name: given[name] for name in SHARED_PARAMS if name in given
+    }
 
 
 def is_scoring(body: GenerationRequest) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import APIRouter, Response
 
 from dovetail.server.context import ServerContext
+from dovetail.server.generate.sampling_params import default_values
 from dovetail.server.http.openapi import ERROR_RESPONSES
 
 
@@ -24,6 +25,7 @@ def router(context: ServerContext) -> APIRouter:
             "root": context.engine.adapters.get(name, context.model_names[0]),
             "parent": context.model_names[0] if name in context.engine.adapters else None,
             "max_model_len": context.engine.max_model_len,
+            "default_sampling_params": default_values(context),
         }
 
     @routes.get("/v1/models", summary="The names under which the model is served")

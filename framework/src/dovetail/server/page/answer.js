@@ -94,7 +94,7 @@ const ENDINGS = {
 /** What there is to say of an answer, in one line. */
 function factsOf({ tokens, rate, firstTokenSeconds, finish }) {
   const facts = [];
-  if (tokens) facts.push(tokens === 1 ? "1 token" : `${tokens} tokens`);
+  if (tokens || finish === "stopped") facts.push(tokens === 1 ? "1 token" : `${tokens} tokens`);
   if (rate) facts.push(`${rate.toFixed(1)} tokens/s`);
   if (firstTokenSeconds !== undefined) facts.push(`first after ${firstTokenSeconds.toFixed(2)} s`);
   if (finish in ENDINGS) facts.push(ENDINGS[finish]);

@@ -1,107 +1,77 @@
-// The conversation: kept in sessionStorage, so that it survives a reload and ends with the tab.
+// The conversation that is shown, and the field below it. Which one it is, each tab remembers for itself.
 "use strict";
 
-const CHAT_KEY = "dovetail.chat";
+const OPEN_KEY = "dovetail.open";
 
-const conversation = load("sessionStorage", CHAT_KEY, []);
-let running = null; // the AbortController of the answer that is coming
+const chats = new Map(); // all conversations that the list shows, by id
+let current = new Conversation(newId());
 let following = true; // whether the end of the conversation is kept in sight
 
-/** What the server gets to read: no thoughts, and no answers that never came. */
-function messagesToSend() {
-  const sent = conversation.map(({ role, content, calls }) => {
-    if (role === "user") return { role, content };
-    const called = (calls ?? []).filter(Boolean).map(({ id, name, arguments: given }) => ({
-      id,
-      type: "function",
-      function: { name, arguments: given },
-    }));
-    return { role, content: splitThoughts(content, true).answer, ...(called.length && { tool_calls: called }) };
-  });
-  const system = $("system").value.trim();
-  const opening = system ? [{ role: "system", content: system }] : [];
-  return [...opening, ...sent.filter(({ content, tool_calls }) => content || tool_calls)];
+function showChat(chat) {
+  current = chat;
+  chat.open();
+  save("sessionStorage", OPEN_KEY, chat.id);
+  showMessages(chat);
+  listChats();
 }
 
-function say(text) {
-  add({ role: "user", content: text });
-  answer();
+/** Begin a conversation; the list shows it from its first message on. */
+function newChat() {
+  const chat = new Conversation(newId());
+  chat.loaded = true;
+  showChat(chat);
 }
 
-function add(message) {
-  const place = conversation.push(message) - 1;
-  const view =
-    message.role === "user"
-      ? new UserView(message, (text) => { cut(place); say(text); })
-      : new AnswerView(message, () => { cut(place); answer(); }, follow);
-  $("messages").append(view.root);
-  $("welcome").hidden = true;
+function showMessages(chat) {
+  if (chat !== current) return;
+  const shown = $("messages");
+  const wanted = chat.views.map(({ root }) => root);
+  // Elements that stay are left alone, and with them what is selected or focused in them.
+  while (shown.lastElementChild && shown.lastElementChild !== wanted[shown.children.length - 1]) shown.lastElementChild.remove();
+  shown.append(...wanted.slice(shown.children.length));
+  $("welcome").hidden = wanted.length > 0;
   following = true;
-  follow();
-  save("sessionStorage", CHAT_KEY, conversation);
-  return view;
-}
-
-/** Forget the messages from a place on. */
-function cut(place) {
-  stopAnswer();
-  conversation.length = place;
-  while ($("messages").children.length > place) $("messages").lastElementChild.remove();
-  $("welcome").hidden = place > 0;
-  save("sessionStorage", CHAT_KEY, conversation);
-}
-
-function stopAnswer() {
-  running?.abort();
-}
-
-async function answer() {
-  stopAnswer();
-  const control = (running = new AbortController());
-  const messages = messagesToSend();
-  const coming = newAnswer();
-  const view = add(coming);
+  follow(chat);
   showRunning();
-  announce("The model is answering.");
-  try {
-    await receive(coming, view, messages, control.signal);
-  } catch (error) {
-    if (error.name === "AbortError") coming.finish = "stopped";
-    else if (error instanceof ServerError) coming.error = error.message;
-    else throw error;
-  } finally {
-    coming.complete = true;
-    view.draw();
-    if (running === control) running = null;
-    showRunning();
-  }
-  // Unless it was forgotten meanwhile.
-  if (conversation.includes(coming)) save("sessionStorage", CHAT_KEY, conversation);
-  announce(view.spoken() || factsOf(coming));
 }
 
-async function receive(coming, view, messages, signal) {
-  const reader = new AnswerReader(coming);
-  const body = {
-    ...chosenFields(),
-    messages,
-    stream: true,
-    stream_options: { include_usage: true, continuous_usage_stats: true },
-  };
-  for await (const chunk of events(await ask("v1/chat/completions", body, signal))) {
-    reader.add(chunk);
-    view.drawSoon();
+/** After a change to a conversation or to what is kept of it. */
+function chatChanged(chat) {
+  if (chat.messages.length) chats.set(chat.id, chat);
+  if (chat === current) showRunning();
+  listChats();
+}
+
+function deleteChat(chat) {
+  forgetChat(chat.id);
+  dropChat(chat);
+  for (const other of chats.values()) if (other.unsaved) other.save(); // there is more room now
+  listChats();
+}
+
+/** Leave a conversation that is kept no more. */
+function dropChat(chat) {
+  chats.delete(chat.id);
+  chat.cut(0);
+  if (chat === current) newChat();
+}
+
+/** Keep what has come of all answers. Otherwise the end of their connections would look like a failure of the server. */
+function stopAll() {
+  for (const chat of chats.values()) {
+    if (chat.running) storeChat(chat);
+    chat.stop();
   }
 }
 
 function showRunning() {
-  $("send").textContent = running ? "Stop" : "Send";
-  $("send").classList.toggle("stop", Boolean(running));
+  $("send").textContent = current.running ? "Stop" : "Send";
+  $("send").classList.toggle("stop", Boolean(current.running));
 }
 
 /** Keep the newest words in sight, unless the user has scrolled away from them. */
-function follow() {
-  if (following) $("scroll").scrollTop = $("scroll").scrollHeight;
+function follow(chat) {
+  if (following && chat === current) $("scroll").scrollTop = $("scroll").scrollHeight;
 }
 
 function noteScrolling() {
@@ -109,26 +79,48 @@ function noteScrolling() {
   following = scrollHeight - scrollTop - clientHeight < 80;
 }
 
+/** Another tab changed or forgot a conversation. What is being answered here stays as it is, and is kept when the answer ends. */
+function noteOtherTab({ storageArea, key }) {
+  if (storageArea !== window.localStorage) return;
+  if (key === null) for (const chat of [...chats.values()]) dropChat(chat);
+  else if (key.startsWith(HEAD)) noteHead(key.slice(HEAD.length));
+  else if (key.startsWith(BODY)) noteMessages(chats.get(key.slice(BODY.length)));
+  listChats();
+}
+
+function noteHead(id) {
+  const head = readHead(id);
+  const chat = chats.get(id);
+  if (head && chat) Object.assign(chat, head);
+  else if (head) chats.set(id, new Conversation(id, head));
+  else if (chat) dropChat(chat);
+}
+
+function noteMessages(chat) {
+  if (!chat || chat.running) return;
+  chat.loaded = false;
+  if (chat === current) showChat(chat);
+}
+
 function buildChat() {
-  // What was coming when the page was left will come no more.
-  for (const message of conversation.splice(0)) {
-    add(message.complete === false ? { ...message, complete: true, finish: "stopped" } : message);
-  }
+  for (const [id, head] of loadHeads()) chats.set(id, new Conversation(id, head));
+  const open = chats.get(load("sessionStorage", OPEN_KEY, ""));
+  if (open) showChat(open);
+  else newChat();
+  window.addEventListener("storage", noteOtherTab);
+  // Browsers end connections before the one, after the other, or know only one of them.
+  for (const leaving of ["beforeunload", "pagehide"]) window.addEventListener(leaving, stopAll);
   $("scroll").addEventListener("scroll", noteScrolling);
   $("composer").addEventListener("submit", (event) => {
     event.preventDefault();
-    if (running) stopAnswer();
+    if (current.running) current.stop();
     else send();
   });
   $("question").addEventListener("keydown", (event) => {
-    if (sends(event) && !running) send();
+    if (sends(event) && !current.running) send();
   });
   document.addEventListener("keydown", (event) => {
-    if (event.key === "Escape") stopAnswer();
-  });
-  $("clear").addEventListener("click", () => {
-    cut(0);
-    $("question").focus();
+    if (event.key === "Escape") current.stop();
   });
 }
 
@@ -136,5 +128,5 @@ function send() {
   const text = $("question").value.trim();
   if (!text) return;
   $("question").value = "";
-  say(text);
+  current.say(text);
 }

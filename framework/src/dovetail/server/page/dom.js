@@ -54,10 +54,12 @@ function load(storage, key, missing) {
   }
 }
 
+/** Whether there was room for it; otherwise it lasts as long as the page does. */
 function save(storage, key, value) {
   try {
     window[storage].setItem(key, JSON.stringify(value));
+    return true;
   } catch {
-    // Then it lasts as long as the page does.
+    return false;
   }
 }

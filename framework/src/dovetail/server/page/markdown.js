@@ -19,6 +19,62 @@ const markdown = new marked.Marked({
   },
 });
 
+/** Formulas: `$$…$$` and `\[…\]` apart, `$…$` and `\(…\)` in a line. A dollar before a space or behind one, or before a digit, is money. */
+const FORMULA_BLOCK = /^ {0,3}(?:\$\$([^$]{1,4000})\$\$|\\\[((?:(?!\\\])[^]){1,4000})\\\])[ \t]*(?:\n|$)/;
+const FORMULA_INLINE = /^(?:\$\$([^$]{1,4000})\$\$|\\\[((?:(?!\\\])[^]){1,4000})\\\]|\\\(([^]{1,1000}?)\\\)|\$(?!\s)((?:\\[^]|[^$\\\n`]){1,1000})(?<!\s)\$(?!\d))/;
+
+function formulaRule(name, level, start, pattern) {
+  return {
+    name,
+    level,
+    start: (text) => start.exec(text)?.index,
+    tokenizer(text) {
+      const found = pattern.exec(text);
+      if (!found) return undefined;
+      return { type: name, raw: found[0], apart: (found[1] ?? found[2]) !== undefined };
+    },
+    // The sanitiser lets it through as code; what becomes of it is drawn afterwards.
+    renderer: ({ raw, apart }) => `<code class="${apart ? "formula apart" : "formula"}">${asText(raw.trim())}</code>`,
+  };
+}
+
+markdown.use({
+  extensions: [
+    formulaRule("formula_block", "block", /(?<=\n) {0,3}(?:\$\$|\\\[)/, FORMULA_BLOCK),
+    formulaRule("formula", "inline", /\$|\\[[(]/, FORMULA_INLINE),
+  ],
+});
+
+const DEEPEST = 20; // quotes, lists and emphasis within each other; what lies deeper is shown as it was written
+
+/** Does not follow a text into depths where the stack would overflow, and where nobody could read it. */
+class BoundedLexer extends marked.Lexer {
+  depth = 0;
+
+  blockTokens(text, tokens = [], ...more) {
+    return this.within(tokens, { type: "paragraph", raw: text, text, tokens: [asWritten(text)] }, () => super.blockTokens(text, tokens, ...more));
+  }
+
+  inlineTokens(text, tokens = []) {
+    return this.within(tokens, asWritten(text), () => super.inlineTokens(text, tokens));
+  }
+
+  within(tokens, plain, lex) {
+    if (this.depth >= DEEPEST) {
+      tokens.push(plain);
+      return tokens;
+    }
+    this.depth++;
+    try {
+      return lex();
+    } finally {
+      this.depth--;
+    }
+  }
+}
+
+const asWritten = (text) => ({ type: "text", raw: text, text, escaped: false });
+
 const SANITISER = {
   ALLOWED_TAGS: (
     "a blockquote br code del em h4 h5 h6 hr li ol p pre span strong sub sup table tbody td th thead tr ul"
@@ -46,7 +102,7 @@ class MarkdownView {
 
   /** Show the text, which may be `complete`. */
   show(text, complete = false) {
-    const found = markdown.lexer(text);
+    const found = new BoundedLexer(markdown.defaults).lex(text);
     const blocks = found.filter(({ type }) => type !== "space" && type !== "def");
     const anew = complete && Object.keys(found.links).length > 0; // what a link refers to may have come after it
     blocks.forEach((block, place) => {
@@ -69,7 +125,13 @@ function drawn(block) {
     const figure = el("figure", { className: "code" });
     pre.replaceWith(figure);
     pre.tabIndex = 0; // so that the keyboard can scroll it
+    highlight(pre.firstElementChild ?? pre, language);
     figure.append(el("figcaption", {}, el("span", {}, language), copyButton(() => pre.textContent)), pre);
+  }
+  for (const code of fragment.querySelectorAll("code.formula")) {
+    const apart = code.classList.contains("apart");
+    const shown = formula(code.textContent.replace(/^(?:\$\$?|\\[[(])|(?:\$\$?|\\[\])])$/g, ""), apart);
+    if (shown) code.replaceWith(apart ? el("div", { className: "formula", tabIndex: 0 }, shown) : shown);
   }
   for (const table of fragment.querySelectorAll("table")) {
     const frame = el("div", { className: "table", tabIndex: 0 });

@@ -107,5 +107,7 @@ function drawCall({ name, arguments: given }) {
     // It is still coming, or the model wrote something else.
   }
   const caption = el("figcaption", {}, el("span", {}, "Call of ", el("strong", {}, name)), copyButton(() => given));
-  return el("figure", { className: "code" }, caption, el("pre", { tabIndex: 0 }, shown));
+  const code = el("code", {}, shown);
+  highlight(code, "json");
+  return el("figure", { className: "code" }, caption, el("pre", { tabIndex: 0 }, code));
 }

@@ -6,6 +6,7 @@ content security policy names the hashes of exactly these scripts and styles: wh
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import re
 from base64 import b64encode
@@ -13,15 +14,17 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 
 from dovetail.server.context import ServerContext
 from dovetail.server.http.openapi import ERROR_RESPONSES
 
 REFERENCE = re.compile(r'<link rel="stylesheet" href="([\w./-]+)">|<script src="([\w./-]+)"></script>')
 SOURCE_MAP = re.compile(r"^//# sourceMappingURL=.*$", re.MULTILINE)
+ACCEPTS_GZIP = re.compile(r"\bgzip\b(?!\s*;\s*q=0(?:\.0*)?\s*(?:,|$))", re.IGNORECASE)
 HEADERS = {
     "Cache-Control": "no-cache",
+    "Vary": "Accept-Encoding",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
@@ -32,9 +35,10 @@ HEADERS = {
 
 @dataclass(frozen=True)
 class Document:
-    """The page as it is sent, and its content security policy."""
+    """The page as it is sent, as it is and compressed, and its content security policy."""
 
     html: bytes
+    compressed: bytes
     policy: str
 
 
@@ -43,10 +47,13 @@ def router(context: ServerContext) -> APIRouter:
     routes = APIRouter(responses=ERROR_RESPONSES)
 
     @routes.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
-    async def show_page() -> Response:
+    async def show_page(request: Request) -> Response:
         page = document()
         headers = {"Content-Security-Policy": page.policy, **HEADERS}
-        return Response(page.html, headers=headers, media_type="text/html; charset=utf-8")
+        html = page.html
+        if ACCEPTS_GZIP.search(request.headers.get("accept-encoding", "")):
+            html, headers["Content-Encoding"] = page.compressed, "gzip"
+        return Response(html, headers=headers, media_type="text/html; charset=utf-8")
 
     return routes
 
@@ -80,4 +87,5 @@ def document() -> Document:
         "require-trusted-types-for": "'script'",
         "trusted-types": "dompurify",
     }
-    return Document(html.encode(), "; ".join(f"{name} {value}" for name, value in policy.items()))
+    sent = html.encode()
+    return Document(sent, gzip.compress(sent, mtime=0), "; ".join(f"{name} {value}" for name, value in policy.items()))

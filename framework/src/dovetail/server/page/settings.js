@@ -8,8 +8,8 @@ const FIELDS = [
   { name: "top_p", label: "Top-p", min: 0, max: 1, step: 0.05 },
   { name: "top_k", label: "Top-k", min: -1, step: 1 },
   { name: "min_p", label: "Min-p", min: 0, max: 1, step: 0.01 },
-  { name: "max_tokens", label: "Most tokens", min: 1, step: 1 },
-  { name: "seed", label: "Seed", step: 1 },
+  { name: "max_tokens", label: "Most tokens", min: 1, step: 1, silent: "what fits" },
+  { name: "seed", label: "Seed", step: 1, silent: "random" },
   { name: "frequency_penalty", label: "Frequency penalty", min: -2, max: 2, step: 0.1 },
   { name: "presence_penalty", label: "Presence penalty", min: -2, max: 2, step: 0.1 },
   { name: "repetition_penalty", label: "Repetition penalty", min: 0, step: 0.05 },
@@ -23,7 +23,7 @@ function keep(changes) {
 }
 
 function buildSettings() {
-  for (const { name, label, ...limits } of FIELDS) {
+  for (const { name, label, silent, ...limits } of FIELDS) {
     const input = el("input", { id: name, type: "number", inputMode: "decimal", placeholder: "default", ...limits });
     input.value = kept.fields?.[name] ?? "";
     $("fields").append(el("label", { htmlFor: name }, label), input);
@@ -33,7 +33,10 @@ function buildSettings() {
   $("settings").addEventListener("input", keepSettings);
   $("settings").addEventListener("reset", forgetSettings);
   $("settings").addEventListener("submit", (event) => event.preventDefault());
-  $("model").addEventListener("change", () => keep({ model: $("model").value }));
+  $("model").addEventListener("change", () => {
+    keep({ model: $("model").value });
+    showDefaults();
+  });
   showExtraTrouble();
 }
 
@@ -79,9 +82,21 @@ function chosenFields() {
   return { model: $("model").value || undefined, ...Object.fromEntries(numbers), ...extraFields() };
 }
 
+const defaults = new Map(); // what each model samples with where a request is silent, as the server says
+
 async function listModels() {
   const { data } = await (await ask("v1/models")).json();
+  for (const { id, default_sampling_params } of data) defaults.set(id, default_sampling_params);
   const wanted = $("model").value || kept.model;
   $("model").replaceChildren(...data.map(({ id }) => el("option", { value: id }, id)));
   if (data.some(({ id }) => id === wanted)) $("model").value = wanted;
+  showDefaults();
+}
+
+/** An empty field says which value it stands for. */
+function showDefaults() {
+  const known = defaults.get($("model").value) ?? {};
+  for (const { name, silent } of FIELDS) {
+    $(name).placeholder = known[name] != null ? `default (${known[name]})` : (silent ?? "default");
+  }
 }

