@@ -21,8 +21,9 @@ from typing import Any
 
 from foreign_docs import foreign_page
 
-from dovetail.cli import bench, chat, complete, completion, option_groups, plan, plugins, run_batch, serve
+from dovetail.cli import bench, chat, complete, completion, plan, plugins, run_batch, serve
 from dovetail.cli.main import COMMANDS
+from dovetail.cli.parsing import option_groups
 from dovetail.client.bench.options import LatencyOptions, ServeOptions, StartupOptions, ThroughputOptions
 from dovetail.engine.args import EngineArgs
 from dovetail.kernel.discovery import HOOKS

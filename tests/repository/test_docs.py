@@ -19,7 +19,7 @@ import dovetail.api
 import dovetail.nn
 from dovetail.api import Card, DovetailError, UsageError
 from dovetail.cli.main import COMMANDS
-from dovetail.cli.parser import CommandParser
+from dovetail.cli.parsing.parser import CommandParser
 from dovetail.kernel.discovery import HOOKS
 
 from ..projects import FRAMEWORK, PLUGINS, ROOT

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from dovetail.cli.command_tree import Command, read_commands
 from dovetail.cli.completion import SHELLS
 from dovetail.cli.main import COMMANDS, build_parser, main
+from dovetail.cli.parsing.command_tree import Command, read_commands
 from dovetail.kernel.registry import Registry
 
 BASH = """

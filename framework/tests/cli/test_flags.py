@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field
 
 from dovetail.api import UsageError
 from dovetail.cli import serve
-from dovetail.cli.parser import CommandParser
+from dovetail.cli.parsing.parser import CommandParser
 from dovetail.engine.args import EngineArgs
 from dovetail.server.settings import ServerSettings
 from dovetail.utils.arguments import json_object

@@ -15,7 +15,7 @@ from dovetail import SamplingParams
 from dovetail.api import DovetailError, UsageError
 from dovetail.cli.connection import find_model_name
 from dovetail.cli.main import COMMANDS, main
-from dovetail.cli.parser import CommandParser
+from dovetail.cli.parsing.parser import CommandParser
 from dovetail.client.bench.options import ServeOptions
 from dovetail.engine.args import EngineArgs
 from dovetail.server.settings import ServerSettings

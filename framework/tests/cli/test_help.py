@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from dovetail.cli.main import main
-from dovetail.cli.option_groups import COMMON, SERVER
+from dovetail.cli.parsing.option_groups import COMMON, SERVER
 from dovetail.server.settings import ServerSettings
 
 Out = pytest.CaptureFixture[str]

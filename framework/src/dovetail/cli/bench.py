@@ -14,7 +14,7 @@ from dovetail.cli.connection import (
     find_model_name,
     start_server,
 )
-from dovetail.cli.foreign import say_variables
+from dovetail.cli.parsing.foreign import say_variables
 from dovetail.engine.args import EngineArgs
 from dovetail.utils.arguments import use_foreign_options
 from dovetail.utils.flags import add_flags, read_flags

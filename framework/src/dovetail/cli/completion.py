@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 
-from dovetail.cli.command_tree import Argument, Command, read_commands
+from dovetail.cli.parsing.command_tree import Argument, Command, read_commands
 from dovetail.kernel.registry import Registry
 
 SHELLS = ("bash", "zsh", "fish")

@@ -9,7 +9,7 @@ from collections.abc import Collection, Sequence
 from importlib import import_module
 
 from dovetail.api.errors import DovetailError, UsageError
-from dovetail.cli.parser import CommandParser
+from dovetail.cli.parsing.parser import CommandParser
 
 COMMANDS = {
     "serve": "serve a model over HTTP, with OpenAI's API",
@@ -68,7 +68,7 @@ def _run(argv: list[str], command: str | None) -> int:
     args, unknown = parser.parse_known_args(argv)
     if unknown:
         prog = f"dovetail {args.command}" if args.command else "dovetail"
-        from dovetail.cli.foreign import show_unknown
+        from dovetail.cli.parsing.foreign import show_unknown
 
         raise UsageError(f"unknown arguments: {show_unknown(unknown, parser, args)}", f"see {prog} --help")
     if args.version:
@@ -80,7 +80,7 @@ def _run(argv: list[str], command: str | None) -> int:
         parser.print_help()
         return 2
     if args.command != "serve" and hasattr(args, "notices"):  # a server knows first how it logs
-        from dovetail.cli.foreign import say_notices
+        from dovetail.cli.parsing.foreign import say_notices
 
         say_notices(args)
     code: int = args.run(args)

@@ -8,7 +8,7 @@ import sys
 
 from dovetail.api.errors import RequestError
 from dovetail.cli.connection import add_model, find_model_name
-from dovetail.cli.foreign import say_variables
+from dovetail.cli.parsing.foreign import say_variables
 from dovetail.engine.args import EngineArgs
 from dovetail.kernel.options import PlanOptions
 from dovetail.kernel.parsers import ANY, recognise

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from dovetail.api.errors import UsageError
 from dovetail.cli.connection import add_server_flags, find_api_key, find_model_name, refuse_key, refuse_with_url
-from dovetail.cli.foreign import say_variables
+from dovetail.cli.parsing.foreign import say_variables
 from dovetail.engine.args import OFFLINE_DEFAULTS, EngineArgs
 from dovetail.utils.arguments import use_foreign_options
 from dovetail.utils.flags import add_flags, read_flags

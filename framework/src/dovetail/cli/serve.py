@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, TypeVar
 
 from dovetail.cli.connection import find_model_name
-from dovetail.cli.foreign import say_notices, say_variables
 from dovetail.cli.loading_bar import LoadingBar
+from dovetail.cli.parsing.foreign import say_notices, say_variables
 from dovetail.engine.args import EngineArgs
 from dovetail.utils import logs
 from dovetail.utils.arguments import use_foreign_options

@@ -17,12 +17,6 @@ from dovetail.testing.harness import (
 )
 from dovetail.testing.loaders import check_loader
 from dovetail.testing.models import check_model
-from dovetail.testing.parser_samples import (
-    ReasoningSample,
-    ToolSample,
-    read_reasoning_samples,
-    read_tool_samples,
-)
 from dovetail.testing.parsers import check_reasoning_parser, check_tool_parser
 from dovetail.testing.platforms import check_platform
 from dovetail.testing.proposers import check_proposer
@@ -37,6 +31,12 @@ from dovetail.testing.quantization import (
 from dovetail.testing.reference import ReferenceAttention, ReferencePlatform
 from dovetail.testing.registration import check_registration
 from dovetail.testing.resolution import make_registry
+from dovetail.testing.samples.parsers import (
+    ReasoningSample,
+    ToolSample,
+    read_reasoning_samples,
+    read_tool_samples,
+)
 
 __all__ = [
     "AffineSample",

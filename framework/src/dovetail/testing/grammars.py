@@ -19,8 +19,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from dovetail.api import Grammar, GrammarBackend, GrammarCard, GrammarSource, GrammarState, RequestError
 from dovetail.kernel.discovery import import_dotted
 from dovetail.testing.comparison import label
-from dovetail.testing.grammar_samples import SAMPLES, GrammarSample
 from dovetail.testing.resolution import claim
+from dovetail.testing.samples.grammars import SAMPLES, GrammarSample
 
 MERGES = [
     ("t", "r"),

@@ -25,8 +25,8 @@ from dovetail.api import (
 )
 from dovetail.kernel.discovery import import_dotted
 from dovetail.testing.comparison import label
-from dovetail.testing.parser_samples import TOOLS, ReasoningSample, ToolSample
 from dovetail.testing.resolution import claim
+from dovetail.testing.samples.parsers import TOOLS, ReasoningSample, ToolSample
 
 ARGUMENTS = '{"city": "Zürich \\"}]\\n\\\\", "filter": {"a": [1, {"b": null}], "c": "</x>"}}'
 """Fills frames: JSON with what a careless parser takes for its end."""

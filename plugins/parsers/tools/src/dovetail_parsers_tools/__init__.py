@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dovetail.api import ToolParserCard, hookimpl
-from dovetail_parsers_tools import json_cards, text_cards
+from dovetail_parsers_tools.json_arguments import cards as json_cards
+from dovetail_parsers_tools.text_arguments import cards as text_cards
 
 ALIASES = {
     "apriel": ("minimax", "hunyuan_a13b", "jamba"),

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from dovetail.api.errors import UsageError
-from dovetail.cli.option_groups import COMMON, group_of
+from dovetail.cli.parsing.option_groups import COMMON, group_of
 
 ALL = "all"
 SHORT_FROM = 20

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from dovetail.api.errors import UsageError
-from dovetail.cli.help import add_help, render
+from dovetail.cli.parsing.help import add_help, render
 from dovetail.utils import FlexibleArgumentParser
 
 

@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from dovetail.api import CallArguments
 from dovetail.api.parsing import EventGenerator, MarkedToolParser, Types, dumps, json_value, markers, parameter_types
-from dovetail_parsers_tools.strings import json_string_piece
+from dovetail_parsers_tools.text_arguments.strings import json_string_piece
 
 KEY = re.compile(r"(?P<key>[^:,<>{}\[\]]+):")
 BARE = re.compile(r"[^,<{}\[\]]*(?=[,<}\]])")

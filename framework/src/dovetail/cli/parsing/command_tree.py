@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dovetail.cli.help import HelpAction
+from dovetail.cli.parsing.help import HelpAction
 from dovetail.kernel.registry import Registry
 
 OFFERED = {

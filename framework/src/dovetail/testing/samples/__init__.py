@@ -1,0 +1,1 @@
+"""Samples that the conformance kit holds parsers and grammar backends to."""

@@ -1,0 +1,1 @@
+"""Notations that write the arguments of calls as JSON."""
