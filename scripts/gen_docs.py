@@ -368,12 +368,12 @@ def structure_page() -> str:
         "The rooms first, and what each may import; then a line for each package and module. Why the shape is as it is, is in [design.md](design.md)."
     )
     out.append(
-        "## Rooms\n\nThe import contracts in `.importlinter` hold what these tables say. A room may import the rooms named in its row, "
-        "and from outside what its package may."
+        "## Rooms\n\nThe rooms of a package are layers: each may import the rooms in the layers below it, and none beside or above it. The import contracts "
+        "in `.importlinter` hold that, and that no two modules import each other in a circle. The last column has the arrows: what a room does import."
     )
     for container, layers in layer_contracts():
         out.append(f"### `{container}`")
-        out.append(table(("room", "", "may import"), room_rows(container, layers)))
+        out.append(table(("layer", "room", "", "imports"), room_rows(container, layers)))
     for path in PROJECTS:
         project: dict[str, Any] = tomllib.loads((path / "pyproject.toml").read_text(encoding="utf-8"))["project"]
         out.append(f"## {project['name']}\n\n`{path.relative_to(ROOT)}`: {project['description']}.")
@@ -394,13 +394,29 @@ def layer_contracts() -> Iterator[tuple[str, list[list[str]]]]:
             yield contracts[name]["containers"].strip(), layers
 
 
-def room_rows(container: str, layers: list[list[str]]) -> Iterator[tuple[str, str, str]]:
+def room_rows(container: str, layers: list[list[str]]) -> Iterator[tuple[str, str, str, str]]:
     folder = ROOT / "framework" / "src" / Path(*container.split("."))
-    for place, rooms in enumerate(layers):
-        below = [code(room) for layer in layers[place + 1 :] for room in layer]
-        for room in rooms:
+    rooms = [room for layer in layers for room in layer]
+    for place, layer in enumerate(layers):
+        for room in layer:
             path = folder / room / "__init__.py" if (folder / room).is_dir() else folder / f"{room}.py"
-            yield code(room), sentence(ast.get_docstring(module(path))), ", ".join(below) or "none"
+            files = (folder / room).rglob("*.py") if (folder / room).is_dir() else [path]
+            files = (file for file in files if "templates" not in file.parts)
+            arrows = {part for file in files for part in imported_parts(file, container)} - {room}
+            shown = ", ".join(code(other) for other in rooms if other in arrows)
+            yield str(len(layers) - place), code(room), sentence(ast.get_docstring(module(path))), shown or "none"
+
+
+def imported_parts(file: Path, container: str) -> set[str]:
+    """The parts of a package that a module imports, anywhere in it."""
+    names = set()
+    for node in ast.walk(module(file)):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+    prefix = f"{container}."
+    return {name.removeprefix(prefix).split(".")[0] for name in names if name.startswith(prefix)}
 
 
 def module_rows(source: Path) -> Iterator[tuple[str, str]]:
