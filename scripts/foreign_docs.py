@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 
 from dovetail.server.settings import API_KEY_VARIABLE, FOREIGN_KEY_VARIABLE
-from dovetail.utils.foreign import candle_options, engine_options, parallel_options, server_options, speed_options
+from dovetail.utils.foreign import candle_vllm as candle_options
+from dovetail.utils.foreign import vllm_engine as engine_options
+from dovetail.utils.foreign import vllm_parallel as parallel_options
+from dovetail.utils.foreign import vllm_server as server_options
+from dovetail.utils.foreign import vllm_speed as speed_options
 from dovetail.utils.foreign.option import FILE, FOLDER, HOST, PORT, REPOSITORY, ForeignOption, Table
 from dovetail.utils.foreign.own_values import OWN_VALUES
-from dovetail.utils.foreign.sampling_options import SAMPLING
 from dovetail.utils.foreign.variables import VARIABLES
+from dovetail.utils.foreign.vllm_sampling import SAMPLING
 
 TITLE = "Coming from vLLM or candle-vllm"
 INTRODUCTION = """

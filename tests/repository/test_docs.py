@@ -70,6 +70,14 @@ def test_generated_pages_are_up_to_date() -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_where_names_what_is_there() -> None:
+    rows = re.findall(r"^\|.*\| `(\S+\.py)` \| `(\w+)` \|$", (DOCS / "where.md").read_text(), re.MULTILINE)
+    assert len(rows) > 30
+    for file, name in rows:
+        source = (ROOT / "framework" / "src" / "dovetail" / file).read_text(encoding="utf-8")
+        assert re.search(rf"^(?:(?:async )?def |class )?{name}\b", source, re.MULTILINE), (file, name)
+
+
 def subclasses(base: type) -> Iterator[type]:
     for child in base.__subclasses__():
         if child.__module__.startswith("dovetail."):
@@ -84,7 +92,7 @@ def test_every_hook_and_card_is_documented() -> None:
 
 
 def test_every_named_error_is_documented() -> None:
-    for name in ("client.http", "cli.chat", "server.run"):
+    for name in ("client.http", "cli.chat", "server.processes.run"):
         import_module(f"dovetail.{name}")
     headings = set(re.findall(r"^## (\w+)$", (DOCS / "errors.md").read_text(), re.MULTILINE))
     errors = {

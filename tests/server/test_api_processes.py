@@ -46,7 +46,7 @@ def server(checkpoint: Path, adapter: Path) -> Iterator[Server]:
 
 def is_worker(process: psutil.Process) -> bool:
     try:
-        return "dovetail.server.processes.worker" in " ".join(process.cmdline())
+        return "dovetail.server.processes.api_worker" in " ".join(process.cmdline())
     except psutil.NoSuchProcess:  # it has just ended
         return False
 

@@ -20,9 +20,15 @@ from dovetail.client.bench.options import ServeOptions
 from dovetail.engine.args import EngineArgs
 from dovetail.server.settings import ServerSettings
 from dovetail.utils.flags import read_flags
-from dovetail.utils.foreign.sampling_options import SAMPLING
-from dovetail.utils.foreign.tables import BATCH_OPTIONS, BENCH_OPTIONS, CHAT_OPTIONS, SCRIPT_OPTIONS, SERVE_OPTIONS
+from dovetail.utils.foreign.tables_by_command import (
+    BATCH_OPTIONS,
+    BENCH_OPTIONS,
+    CHAT_OPTIONS,
+    SCRIPT_OPTIONS,
+    SERVE_OPTIONS,
+)
 from dovetail.utils.foreign.variables import VARIABLES, variable_notices
+from dovetail.utils.foreign.vllm_sampling import SAMPLING
 
 from .published.scripts import SCRIPTS, Script
 

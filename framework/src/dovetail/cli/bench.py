@@ -18,7 +18,7 @@ from dovetail.cli.parsing.foreign import say_variables
 from dovetail.engine.args import EngineArgs
 from dovetail.utils.arguments import use_foreign_options
 from dovetail.utils.flags import add_flags, read_flags
-from dovetail.utils.foreign.tables import BENCH_OPTIONS
+from dovetail.utils.foreign.tables_by_command import BENCH_OPTIONS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

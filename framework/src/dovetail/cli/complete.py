@@ -13,7 +13,7 @@ from dovetail.cli.connection import (
     read_parameters,
 )
 from dovetail.utils.arguments import use_foreign_options
-from dovetail.utils.foreign.tables import CHAT_OPTIONS
+from dovetail.utils.foreign.tables_by_command import CHAT_OPTIONS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -18,7 +18,7 @@ from dovetail.kernel.resolve import resolve
 from dovetail.server.settings import ServerSettings
 from dovetail.utils.arguments import use_foreign_options
 from dovetail.utils.flags import add_flags, read_flags
-from dovetail.utils.foreign.tables import SERVE_OPTIONS
+from dovetail.utils.foreign.tables_by_command import SERVE_OPTIONS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -16,7 +16,7 @@ from dovetail.cli.parsing.foreign import say_variables
 from dovetail.engine.args import OFFLINE_DEFAULTS, EngineArgs
 from dovetail.utils.arguments import use_foreign_options
 from dovetail.utils.flags import add_flags, read_flags
-from dovetail.utils.foreign.tables import BATCH_OPTIONS
+from dovetail.utils.foreign.tables_by_command import BATCH_OPTIONS
 
 if TYPE_CHECKING:
     import httpx2

@@ -14,7 +14,7 @@ from dovetail.utils import logs
 from dovetail.utils.arguments import use_foreign_options
 from dovetail.utils.config_file import add_config_flag
 from dovetail.utils.flags import add_flags, read_flags
-from dovetail.utils.foreign.tables import SERVE_OPTIONS
+from dovetail.utils.foreign.tables_by_command import SERVE_OPTIONS
 
 if TYPE_CHECKING:
     from dovetail.engine.process.async_engine import AsyncEngine

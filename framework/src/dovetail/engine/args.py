@@ -12,7 +12,7 @@ from dovetail.kernel.options import PlanOptions, parse_token_count
 from dovetail.utils import logs
 from dovetail.utils.arguments import use_foreign_options
 from dovetail.utils.flags import add_flags, read_flags
-from dovetail.utils.foreign.tables import SCRIPT_OPTIONS
+from dovetail.utils.foreign.tables_by_command import SCRIPT_OPTIONS
 from dovetail.utils.foreign.translate import translate_keywords
 
 P = TypeVar("P", bound=argparse.ArgumentParser)

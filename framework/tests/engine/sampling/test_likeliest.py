@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from dovetail.engine.sampling.topk import stable_topk
+from dovetail.engine.sampling.stable_topk import stable_topk
 
 
 @pytest.mark.parametrize("vocabulary", [1, 63, 64, 1000, 8192, 9001])

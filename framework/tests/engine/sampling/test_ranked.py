@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dovetail.engine.sampling.draw import compute_weights, draw_sorted
-from dovetail.engine.sampling.radix_select import build_order_keys, draw_filtered
+from dovetail.engine.sampling.top_p_radix import build_order_keys, draw_filtered
 
 
 def test_keys_order_as_a_stable_sort_does() -> None:

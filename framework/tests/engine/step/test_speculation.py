@@ -13,7 +13,7 @@ from dovetail.api import DraftRequest, Proposer
 from dovetail.engine.engine_request import Request
 from dovetail.engine.grammars.compiler import RequestGrammar
 from dovetail.engine.request.params import SamplingParams
-from dovetail.engine.step.spec_decode import MAX_REST_STEPS, DraftLengthControl, Speculation
+from dovetail.engine.step.drafting import MAX_REST_STEPS, DraftLengthControl, Speculation
 
 EOS = 99
 VOCABULARY = 100

@@ -263,7 +263,7 @@ def test_everybody_hears_that_the_engine_is_gone_and_of_its_successor() -> None:
 
 @pytest.mark.parametrize("restarting", [True, False])
 def test_a_process_says_what_the_hub_said_of_the_engine(restarting: bool) -> None:
-    from dovetail.server.processes.worker import WorkerEngine
+    from dovetail.server.processes.api_worker import WorkerEngine
 
     async def main() -> None:
         tokenizer: Any = None

@@ -10,7 +10,7 @@ from server_fakes import FakeEngine
 
 from dovetail.api.errors import EngineDeadError
 from dovetail.engine.request.params import SamplingParams
-from dovetail.server.processes.supervision import SupervisedEngine
+from dovetail.server.processes.engine_supervision import SupervisedEngine
 
 
 class Factory:

@@ -1,4 +1,4 @@
-"""What each request holds of the KV cache, and which prefixes can be shared.
+"""The KV cache of requests: their blocks, and the prefix cache with its chain of block hashes.
 
 A full block is named by a chain of digests: of the block before it, its own tokens, and for the first one the request's ``prefix_key``. Equal names
 mean equal prefixes, so a request may begin behind blocks that others have computed.

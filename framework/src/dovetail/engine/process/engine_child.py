@@ -15,7 +15,7 @@ from dovetail.engine.process.ipc import PrivateSocket, on_exit
 from dovetail.kernel.plan import Plan
 
 
-class EngineProcess:
+class EngineChild:
     """Starts the process and tells it what to run."""
 
     def __init__(self, plan: Plan, args: EngineArgs) -> None:

@@ -13,7 +13,7 @@ from dovetail.api.errors import DovetailError, EngineDeadError
 from dovetail.engine import messages as m
 from dovetail.engine.adapters.lora_request import AdapterSource, check_adapter_name, find_adapter, parse_lora_modules
 from dovetail.engine.args import EngineArgs
-from dovetail.engine.process.engine_child import EngineProcess
+from dovetail.engine.process.engine_child import EngineChild
 from dovetail.engine.process.failures import describe_exit, rebuild_error, restore_error
 from dovetail.kernel.plan import Plan
 from dovetail.kernel.registry import Registry
@@ -71,7 +71,7 @@ class EngineClient(ABC):
             DovetailError: whatever kept the engine from starting, as it was raised there.
         """
         modules = parse_lora_modules(args.lora_modules)
-        child = EngineProcess(plan, args)
+        child = EngineChild(plan, args)
         try:
             engine = await cls._create(plan, args)
             await engine.attach(child, progress)

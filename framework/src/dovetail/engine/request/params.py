@@ -10,8 +10,8 @@ import msgspec
 from dovetail.api.errors import RequestError
 from dovetail.engine.request import parameter_rules as rules
 from dovetail.utils import logs
-from dovetail.utils.foreign.sampling_options import SAMPLING
 from dovetail.utils.foreign.translate import translate_keywords
+from dovetail.utils.foreign.vllm_sampling import SAMPLING
 
 
 class StructuredOutputs(msgspec.Struct, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dovetail.engine.sampling.draw import WEIGHT_BITS, compute_weights
-from dovetail.engine.sampling.topk import stable_topk
+from dovetail.engine.sampling.stable_topk import stable_topk
 
 CHUNK = 64
 """Lines at a time. A prompt's logprobs may come thousands of lines at once, and the work below holds several copies of them."""

@@ -1,4 +1,4 @@
-"""From logits to tokens.
+"""From logits to tokens: the order of all sampling operations.
 
 Order, as in vLLM: logit bias and allowed tokens, penalties, what the host forbids, temperature, min-p, top-k, top-p, draw.
 
@@ -21,10 +21,10 @@ from dovetail.engine.sampling.greedy import greedy
 from dovetail.engine.sampling.logprobs import Logprobs, compute_logprobs
 from dovetail.engine.sampling.metadata import LineGroup, SamplingMetadata
 from dovetail.engine.sampling.penalties import Penalties
-from dovetail.engine.sampling.radix_select import draw_filtered
 from dovetail.engine.sampling.random_bits import uniform
+from dovetail.engine.sampling.stable_topk import stable_topk
 from dovetail.engine.sampling.tables import SamplingTables
-from dovetail.engine.sampling.topk import stable_topk
+from dovetail.engine.sampling.top_p_radix import draw_filtered
 
 NO_TOKEN = -1
 """Stands for a token where every token was forbidden."""

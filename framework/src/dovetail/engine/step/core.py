@@ -36,6 +36,7 @@ from dovetail.engine.request.pooling_params import (
 from dovetail.engine.sampling.edits import LogitEdits, build_logit_edits
 from dovetail.engine.sampling.metadata import build_sampling_metadata, get_sampling_flags
 from dovetail.engine.sampling.tables import SamplingTables
+from dovetail.engine.step.drafting import Speculation
 from dovetail.engine.step.input_batch import InputBatch, StepWork
 from dovetail.engine.step.memory import MemoryBudget, format_gib
 from dovetail.engine.step.output_collector import OutputCollector
@@ -45,7 +46,6 @@ from dovetail.engine.step.resources import RequestResources
 from dovetail.engine.step.runner import LaunchedStep, ModelRunner
 from dovetail.engine.step.scheduler import Scheduler, SchedulerOutput
 from dovetail.engine.step.sleep import Sleeper, check_level
-from dovetail.engine.step.spec_decode import Speculation
 from dovetail.kernel.plan import Plan
 from dovetail.nn.loading import Progress
 

@@ -14,11 +14,11 @@ from dovetail.engine.kv.manager import KVCacheManager
 from dovetail.engine.request.params import SamplingParams
 from dovetail.engine.sampling.metadata import SamplingMetadata
 from dovetail.engine.sampling.tables import SamplingTables
+from dovetail.engine.step.drafting import CachingProposer, EngineProposerContext
 from dovetail.engine.step.input_batch import InputBatch
 from dovetail.engine.step.runner import LaunchedStep, ModelRunner
 from dovetail.engine.step.scheduler import SchedulerOutput
 from dovetail.engine.step.sleep import Sleeper
-from dovetail.engine.step.spec_decode import CachingProposer, EngineProposerContext
 
 GREEDY_PARAMS = SamplingParams(temperature=0, max_tokens=None)
 

@@ -1,4 +1,4 @@
-"""From what a step sampled to what its requests got."""
+"""From the tokens that a step sampled to the outputs of its requests."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ import numpy as np
 
 from dovetail.engine.engine_request import Request
 from dovetail.engine.messages import StepSizeHistogram, TokenLogprobs, TokenOutput
-from dovetail.engine.request.outputs import FinishReason
-from dovetail.engine.sampling.sampler import NO_TOKEN
+from dovetail.engine.step.draft_verification import verify_draft
 from dovetail.engine.step.input_batch import InputBatch
 from dovetail.engine.step.pooler import PooledVectors
 from dovetail.engine.step.runner import LaunchedStep, PromptLogprobsPart
@@ -78,32 +77,15 @@ class OutputCollector:
             yield request, output
 
     def _accept(self, request: Request, draft: list[int], sampled: list[int]) -> tuple[int, TokenOutput]:
-        """Append what was sampled, up to the first place where it is not what was guessed; from there on the model saw tokens that do not
-        stand in the output. Each kept token is the very one that would have been sampled without the guess.
-        """
         request.num_in_flight_tokens -= 1
         first = len(request.tokens) == request.num_prompt_tokens
         if first:
             self.prompt_tokens += request.num_prompt_tokens
-        kept = 0
-        reason: FinishReason | None = None
-        stop: int | None = None
-        for guess, token in zip([*draft, None], sampled, strict=True):
-            if token == NO_TOKEN:
-                reason = "error"
-                break
-            self.batch.append(request, token)
-            kept += 1
-            reason, stop = request.finish_reason()
-            if reason is not None or token != guess:
-                break
+        kept, reason, stop = verify_draft(self.batch, request, draft, sampled)
         if draft:
-            # The keys and values of wrong guesses are written over by the tokens that come in their places.
-            right = max(kept - 1, 0)
-            request.num_computed_tokens -= len(draft) - right
             self.num_drafts += 1
             self.num_draft_tokens += len(draft)
-            self.num_accepted_tokens += right
+            self.num_accepted_tokens += max(kept - 1, 0)
         output = TokenOutput(id=request.id, token_ids=sampled[:kept], finish_reason=reason, stop_reason=stop)
         if reason == "error":
             output.error, output.is_request_error = NO_ALLOWED_TOKEN, True

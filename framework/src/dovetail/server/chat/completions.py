@@ -17,7 +17,7 @@ from dovetail.server.generate.run import Completion
 from dovetail.server.generate.sse import StreamEncoder
 from dovetail.server.generation_job import Job
 from dovetail.server.http.openapi import route_docs
-from dovetail.server.prompts.prompts import completion_prompts, prompt_texts
+from dovetail.server.prompts.render import completion_prompts, prompt_texts
 from dovetail.server.protocol.body import read_body
 from dovetail.server.protocol.requests import CompletionRequest
 

@@ -10,7 +10,7 @@ from dovetail.server.context import ServerContext
 from dovetail.server.generate.job_builder import make_job
 from dovetail.server.generate.response_builders import respond
 from dovetail.server.http.openapi import route_docs
-from dovetail.server.prompts.prompts import render_chat
+from dovetail.server.prompts.render import render_chat
 from dovetail.server.protocol.body import read_body
 from dovetail.server.protocol.requests import ChatCompletionRequest
 

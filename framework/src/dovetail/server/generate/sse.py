@@ -1,4 +1,4 @@
-"""Server-sent events: an answer that arrives in pieces."""
+"""Server-sent events: a streamed answer, sent as it is made. Its events are encoded by each route's ``StreamEncoder``."""
 
 from __future__ import annotations
 

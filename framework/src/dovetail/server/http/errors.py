@@ -1,4 +1,4 @@
-"""Every failure as the error object of the API that was spoken: OpenAI's ``{"error": {"message", "type", "param", "code"}}``, or Anthropic's."""
+"""API errors: their types, and the handlers that answer with them. Their JSON is made in ``error_formats``."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from dovetail.server.generation_job import Job
 from dovetail.server.http.openapi import ANTHROPIC_ERROR_RESPONSES, route_docs
 from dovetail.server.messages.chat_request import to_chat_request
 from dovetail.server.messages.protocol import CountTokensRequest, MessagesRequest
-from dovetail.server.prompts.prompts import chat_prompt_ids, render_chat
+from dovetail.server.prompts.render import chat_prompt_ids, render_chat
 from dovetail.server.protocol.body import read_body
 from dovetail.server.tools.output_parsing import (
     OutputEvent,

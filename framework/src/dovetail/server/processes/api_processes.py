@@ -107,7 +107,7 @@ class ApiProcesses:
         token = secrets.token_bytes(16)
         with self._listen_sockets.open_for(number) as sock:
             process = subprocess.Popen(
-                [sys.executable, "-m", "dovetail.server.processes.worker"],
+                [sys.executable, "-m", "dovetail.server.processes.api_worker"],
                 stdin=subprocess.PIPE,
                 pass_fds=(sock, self._setup.counters),
                 process_group=0,  # so that Ctrl+C does not reach it before it can ignore it

@@ -22,11 +22,11 @@ from dovetail.server.http.listen import ListenSockets, bind, check_tls, close_so
 from dovetail.server.observe.counters import Counters
 from dovetail.server.observe.tracing import check_tracing
 from dovetail.server.processes.api_processes import ApiProcesses
+from dovetail.server.processes.engine_supervision import Supervisor
 from dovetail.server.processes.loop import run as run_loop
 from dovetail.server.processes.relay import Relay, RelayedEngine
 from dovetail.server.processes.relay_messages import Listening, Register, Shutdown, StateAck, WorkerSetup, decode_to_hub
 from dovetail.server.processes.signals import Signals, run_until_signal
-from dovetail.server.processes.supervision import Supervisor
 from dovetail.server.settings import ServerSettings
 from dovetail.server.stored.store import create_store_file
 from dovetail.utils import logs

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 import httpx2
 
 from dovetail.server.app import build_app
-from dovetail.server.processes.supervision import MakeEngine, SupervisedEngine
+from dovetail.server.processes.engine_supervision import MakeEngine, SupervisedEngine
 from dovetail.server.settings import ServerSettings
 
 

@@ -10,10 +10,10 @@ from dovetail.server.http.keys import load_api_keys
 from dovetail.server.http.listen import bind, check_tls, close_socket, server_url, startup_message
 from dovetail.server.observe.request_log import set_up_logs
 from dovetail.server.observe.tracing import check_tracing
+from dovetail.server.processes.engine_supervision import MakeEngine, SupervisedEngine
 from dovetail.server.processes.http_server import serve_http
 from dovetail.server.processes.loop import run as run_loop
 from dovetail.server.processes.signals import Signals, run_until_signal
-from dovetail.server.processes.supervision import MakeEngine, SupervisedEngine
 from dovetail.server.settings import ServerSettings
 from dovetail.utils import logs
 

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import Field
 
 from dovetail.server.context import ServerContext
-from dovetail.server.prompts.prompts import chat_prompt_ids
+from dovetail.server.prompts.render import chat_prompt_ids
 from dovetail.server.protocol.body import validate_body
 from dovetail.server.protocol.requests import Body, ChatCompletionRequest
 

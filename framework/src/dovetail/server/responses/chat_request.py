@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from dovetail.server.context import ServerContext
 from dovetail.server.http.error_fields import rename_error_fields
 from dovetail.server.http.errors import CONTEXT_LENGTH_EXCEEDED, ApiError
-from dovetail.server.prompts.prompts import render_chat
+from dovetail.server.prompts.render import render_chat
 from dovetail.server.protocol.requests import ChatCompletionRequest, Sampling
 from dovetail.server.protocol.validation import validation_error
 from dovetail.server.responses.items import Item, to_chat_messages
@@ -106,7 +106,7 @@ def _response_format(text_format: TextFormat) -> dict[str, Any]:
 
 
 async def render_prompt(context: ServerContext, body: ResponsesRequest, chat: ChatCompletionRequest) -> Prompt:
-    """As :func:`~dovetail.server.prompts.prompts.render_chat`; with ``truncation: auto`` of so many of the newest turns as the context holds.
+    """As :func:`~dovetail.server.prompts.render.render_chat`; with ``truncation: auto`` of so many of the newest turns as the context holds.
 
     Raises:
         ApiError: as there.

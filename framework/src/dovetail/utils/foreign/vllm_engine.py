@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from dovetail.utils.foreign.option import Table, accept, alias, refuse
-from dovetail.utils.foreign.parallel_options import ONE_DEVICE, PARALLEL
-from dovetail.utils.foreign.speed_options import OWN_SCHEDULER, SPEED
+from dovetail.utils.foreign.vllm_parallel import ONE_DEVICE, PARALLEL
+from dovetail.utils.foreign.vllm_speed import OWN_SCHEDULER, SPEED
 
 NO_VISION = "only text is served"
 OWN_MEMORY = "the memory of weights and cache is planned here from what is free"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from dovetail.utils.foreign.engine_options import NOT_YET, not_
 from dovetail.utils.foreign.option import HOST, PORT, RefusedError, Table, accept, alias, refuse
+from dovetail.utils.foreign.vllm_engine import NOT_YET, not_
 
 NO_SUCH_LIMIT = "headers are bounded by the HTTP layer, and bodies by --max-request-bytes"
 

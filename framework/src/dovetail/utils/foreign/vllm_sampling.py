@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from dovetail.utils.foreign.engine_options import NOT_YET
 from dovetail.utils.foreign.option import Table, accept, alias, refuse
+from dovetail.utils.foreign.vllm_engine import NOT_YET
 
 FORMS = ("json", "json_object", "regex", "choice", "grammar", "structural_tag")
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dovetail.utils.foreign.candle_options import CANDLE_ENGINE, CANDLE_SERVER
-from dovetail.utils.foreign.engine_options import ENGINE
+from dovetail.utils.foreign.candle_vllm import CANDLE_ENGINE, CANDLE_SERVER
 from dovetail.utils.foreign.option import Table
-from dovetail.utils.foreign.server_options import BATCH, BENCH, CHAT, SCRIPT, SERVER
+from dovetail.utils.foreign.vllm_engine import ENGINE
+from dovetail.utils.foreign.vllm_server import BATCH, BENCH, CHAT, SCRIPT, SERVER
 
 SCRIPT_OPTIONS = Table(ENGINE, SCRIPT)
 """Keyword arguments of ``LLM`` and ``EngineArgs``, and a script's own command line."""

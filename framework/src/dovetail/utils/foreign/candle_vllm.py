@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from dovetail.utils.foreign.option import FILE, FOLDER, REPOSITORY, Table, accept, alias, refuse
-from dovetail.utils.foreign.parallel_options import ONE_DEVICE, RUN_SEVERAL
+from dovetail.utils.foreign.vllm_parallel import ONE_DEVICE, RUN_SEVERAL
 
 MIB = 2**20
 

@@ -1,4 +1,4 @@
-"""An API process of a server that has several: ``python -m dovetail.server.processes.worker``.
+"""An API process of a server that has several: ``python -m dovetail.server.processes.api_worker``.
 
 Its hub tells it over standard input what to serve (:class:`~dovetail.server.processes.relay_messages.WorkerSetup`); the pipe carries nothing after
 that, and when it closes, the hub is gone, and so is this process.

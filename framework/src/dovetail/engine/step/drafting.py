@@ -1,4 +1,4 @@
-"""Speculative decoding: which streams get guesses, how many, and from whom.
+"""Drafting for speculative decoding: which requests get draft tokens, how many, and from whom. They are verified in ``draft_verification``.
 
 A guess is checked by the step that follows (Leviathan et al., "Fast inference from transformers via speculative decoding", 2023): the sampler draws at every
 guessed place, each draw depending on its seed and position alone, and the output keeps the guesses as far as they are what was drawn. So an output
@@ -113,7 +113,7 @@ class DraftRecord:
     guess: list[int]
     place: int = 0
 
-    def verify(self, tokens: Sequence[int]) -> None:
+    def record_outcome(self, tokens: Sequence[int]) -> None:
         """Compare the guess with what has come since."""
         came = tokens[self.place :]
         pairs = zip(self.guess, came, strict=False)
@@ -237,7 +237,7 @@ class Speculation:
         if record is None:
             record = self._draft_records[request] = DraftRecord(DraftLengthControl(self.num_tokens), [])
         elif record.guess:
-            record.verify(request.tokens)
+            record.record_outcome(request.tokens)
         return min(record.control.next_length(), room)
 
     def _propose(self, sequences: Sequence[DraftRequest]) -> list[list[int]]:
