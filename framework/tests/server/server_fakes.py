@@ -15,7 +15,6 @@ from typing import Any, Literal
 
 import uvicorn
 from fastapi import FastAPI
-from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from dovetail.api.cards import Task
 from dovetail.api.errors import EngineDeadError, RequestError
@@ -274,9 +273,9 @@ def serving(engine: FakeEngine, settings: ServerSettings) -> Iterator[str]:
 
 
 @contextmanager
-def serving_app(app: FastAPI, protocol: type[asyncio.Protocol] = AutoHTTPProtocol) -> Iterator[str]:
-    """The same of an application that a test has changed, or with one of uvicorn's parsers."""
-    connection = build_protocol_class(app.state.context.settings.receive_timeout, protocol)
+def serving_app(app: FastAPI) -> Iterator[str]:
+    """The same of an application that a test has changed."""
+    connection = build_protocol_class(app.state.context.settings.receive_timeout)
     config = uvicorn.Config(
         app, http=connection, lifespan="off", ws="none", log_level="critical", timeout_keep_alive=75
     )

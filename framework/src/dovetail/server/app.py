@@ -13,7 +13,7 @@ from dovetail.server.chat import routes as chat
 from dovetail.server.chat import stored_routes as stored_chats
 from dovetail.server.context import ServerContext
 from dovetail.server.engine_protocol import ServedEngine
-from dovetail.server.http import errors
+from dovetail.server.http.content_encoding import ContentEncodingMiddleware
 from dovetail.server.http.keys import ApiKeyMiddleware
 from dovetail.server.http.middleware import (
     CrossSiteMiddleware,
@@ -22,7 +22,9 @@ from dovetail.server.http.middleware import (
     RootPathMiddleware,
 )
 from dovetail.server.http.openapi import add_body_schemas
-from dovetail.server.http.request_limits import BodyLimitMiddleware, ConcurrencyLimitMiddleware
+from dovetail.server.http.request_limits import BodyLimitMiddleware, ConcurrencyLimitMiddleware, EarlyAnswerMiddleware
+from dovetail.server.http.request_rules import RefusalMiddleware
+from dovetail.server.http.routing import MethodMiddleware, SlashMiddleware, install_error_handlers
 from dovetail.server.messages import routes as messages
 from dovetail.server.observe.counters import Counters
 from dovetail.server.observe.http_metrics import HttpMetrics
@@ -87,7 +89,7 @@ def build_app(
         middleware=_middleware(context, on_request_end),
     )
     app.state.context, app.state.traces = context, traces
-    errors.install_error_handlers(app)
+    install_error_handlers(app)
     for router in ROUTERS:
         app.include_router(router(context))
     app.include_router(metrics.router(context, http_metrics))
@@ -124,8 +126,11 @@ def _middleware(context: ServerContext, on_request_end: RequestEndCallbacks) -> 
             )
         )
     stack.append(Middleware(RequestIdMiddleware, on_request_end=on_request_end, process=context.counters.row))
+    stack.append(Middleware(EarlyAnswerMiddleware, max_bytes=8 * settings.max_request_bytes))
+    stack.append(Middleware(RefusalMiddleware))
     if root := settings.root_path.rstrip("/"):
         stack.append(Middleware(RootPathMiddleware, path=root))
+    stack.append(Middleware(SlashMiddleware))
     if "*" not in settings.allowed_origins:
         stack.append(Middleware(CrossSiteMiddleware, allowed=settings.allowed_origins))
     if settings.api_key:
@@ -133,4 +138,6 @@ def _middleware(context: ServerContext, on_request_end: RequestEndCallbacks) -> 
     if (limit := settings.max_concurrent_requests) is not None:
         stack.append(Middleware(ConcurrencyLimitMiddleware, requests=context.concurrent_requests, limit=limit))
     stack.append(Middleware(BodyLimitMiddleware, limit=settings.max_request_bytes, seconds=settings.receive_timeout))
+    stack.append(Middleware(ContentEncodingMiddleware, limit=settings.max_request_bytes))
+    stack.append(Middleware(MethodMiddleware))
     return stack

@@ -145,7 +145,7 @@ def test_unknown_route_and_method(ask) -> None:
     assert "/v1/nothing" in error_of(ask("GET", "/v1/nothing"), 404)["message"]
     response = ask("GET", "/v1/completions")
     assert "POST" in error_of(response, 405)["message"]
-    assert response.headers["allow"] == "POST"
+    assert response.headers["allow"] == "OPTIONS, POST"
 
 
 def test_prompt_that_is_too_long(chat, complete) -> None:

@@ -59,7 +59,7 @@ def test_version_and_health(ask) -> None:
         ("GET", "/version"),
         ("GET", "/ping"),
         ("GET", "/no/such/route"),
-        ("GET", "/health/"),
+        ("GET", "/health/x"),
         ("DELETE", "/v1/models"),
     ],
 )

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from fastapi import FastAPI, Request, Response
+from fastapi import Response
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
-from starlette.routing import BaseRoute, Route
 from starlette.types import Scope
 
 from dovetail.api.errors import EngineDeadError, RequestError
-from dovetail.server.asgi_scope import route_path
 from dovetail.server.http.error_formats import anthropic_error, is_anthropic_route, openai_error
+from dovetail.server.observe.request_records import current_request
 
 logger = logging.getLogger("dovetail.server")
 
@@ -76,6 +75,9 @@ class ApiError(Exception):
         return name + b"data: " + self.body(scope) + b"\n\n"
 
     def response(self, scope: Scope) -> Response:
+        """The whole answer. The request's line in the log will say why it was given."""
+        if (record := current_request.get()) is not None:
+            record.error, record.error_code = self.message, self.code or ""
         return Response(self.body(scope), self.status, self.headers, media_type="application/json")
 
 
@@ -121,45 +123,6 @@ def to_api_error(error: BaseException, request_id: str = "") -> ApiError:
         return ApiError(error.status_code, str(error.detail), headers=error.headers)
     logger.error("request %s failed", request_id or "(no id)", exc_info=error)
     return ApiError(500, f"internal error; the server's log has it under the request id {request_id}")
-
-
-def install_error_handlers(app: FastAPI) -> None:
-    """Answer errors of routes, and of routing, in the shape of their API."""
-
-    async def handle_error(request: Request, error: Exception) -> Response:
-        return to_api_error(error, request.scope.get("request_id", "")).response(request.scope)
-
-    async def handle_http_exception(request: Request, error: Exception) -> Response:
-        assert isinstance(error, HTTPException)
-        where = f"{request.method} {request.url.path}"
-        if error.status_code == 404:
-            return ApiError(404, f"no such route: {where}; see /docs", code="unknown_url").response(request.scope)
-        if error.status_code == 405:
-            allowed = ", ".join(sorted(_allowed_methods(app.routes, route_path(request.scope))))
-            message = f"{where} is not allowed" + (f"; use {allowed}" if allowed else "")
-            refusal = ApiError(405, message, code="method_not_supported", headers={"Allow": allowed})
-            return refusal.response(request.scope)
-        return to_api_error(error).response(request.scope)
-
-    for kind in (ApiError, RequestError, EngineDeadError):
-        app.add_exception_handler(kind, handle_error)
-    app.add_exception_handler(HTTPException, handle_http_exception)
-
-
-def _allowed_methods(routes: Iterable[BaseRoute], path: str) -> set[str]:
-    """The methods of all routes of a path; starlette looks at the first alone. A path that is written out in routes is no id of others."""
-    found = [route for route in _iter_routes(routes) if route.path_regex.match(path)]
-    written = [route for route in found if route.path == path]
-    return {method for route in written or found for method in route.methods or ()}
-
-
-def _iter_routes(routes: Iterable[BaseRoute]) -> Iterator[Route]:
-    for route in routes:
-        router = getattr(route, "original_router", route)  # what newer versions of FastAPI keep of an included router
-        if inner := getattr(router, "routes", None):
-            yield from _iter_routes(inner)
-        elif isinstance(route, Route):
-            yield route
 
 
 def describe(value: Any, limit: int = 60) -> str:

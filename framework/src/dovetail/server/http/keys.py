@@ -22,7 +22,8 @@ from dovetail.server.http.errors import ApiError
 from dovetail.server.settings import API_KEY_VARIABLE, FOREIGN_KEY_VARIABLE, ServerSettings
 from dovetail.utils import logs
 
-PUBLIC_PATHS = frozenset(("/health",))
+PUBLIC_PATHS = frozenset(("/health", "/healthz", "/livez", "/readyz"))
+"""Of probes, which have no key: they say whether requests can be served, and nothing else."""
 KEY = re.compile(r"[!-~]+")
 """Visible ASCII: what every client can write into a header, and what no header field trims."""
 

@@ -16,6 +16,8 @@ from dovetail.server.observe.counters import Gauge
 
 UNLIMITED_METHODS = SAFE_METHODS | {"DELETE"}
 DRAIN_SECONDS = 10
+DRAIN_IDLE_SECONDS = 1
+"""How long a body is read that nobody needs, and for how long nothing of it may come."""
 BUSY_SECONDS = 1
 """When to ask again while there are as many requests as may be: one of them may end at any moment."""
 
@@ -72,10 +74,6 @@ class BodyLimitMiddleware:
             return
         length = header(scope, b"content-length")
         if length.isdigit() and int(length[:20]) > self.limit:
-            # A client that is still writing sees a reset connection, not the answer, unless its body is read.
-            # One that waits to be told to go on has not begun.
-            if not header(scope, b"expect"):
-                await _drain(receive, 8 * self.limit)
             await self._too_large().response(scope)(scope, receive, send)
             return
         size, complete = 0, False
@@ -93,8 +91,6 @@ class BodyLimitMiddleware:
             complete = not message.get("more_body")
             size += len(message.get("body", b""))
             if size > self.limit:
-                if not complete:
-                    await _drain(receive, 8 * self.limit)
                 raise self._too_large()
             return message
 
@@ -109,13 +105,57 @@ class BodyLimitMiddleware:
         return ApiError(408, message, code="request_timeout", headers={"Connection": "close"})
 
 
-async def _drain(receive: Receive, max_bytes: int) -> None:
-    try:
-        async with asyncio.timeout(DRAIN_SECONDS):
-            while max_bytes > 0:
-                message = await receive()
-                max_bytes -= len(message.get("body", b""))
-                if message["type"] != "http.request" or not message.get("more_body"):
-                    return
-    except TimeoutError:
-        return
+class EarlyAnswerMiddleware:
+    """Reads what is left of a body before an answer is sent that did not need it, such as a refusal. A client that writes first and reads then would see a
+    reset connection otherwise.
+
+    Args:
+        max_bytes: to read; what is longer, or does not come, ends the connection.
+    """
+
+    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+        self.app = app
+        self.max_bytes = max_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or not _has_body(scope):
+            await self.app(scope, receive, send)
+            return
+        begun = complete = False
+
+        async def receive_noted() -> Message:
+            nonlocal begun, complete
+            begun = True
+            message = await receive()
+            complete = not message.get("more_body")
+            return message
+
+        async def send_after_body(message: Message) -> None:
+            if message["type"] == "http.response.start" and not complete:
+                # A client that waits to be told to go on has not begun with the body; one that was too slow had its time.
+                waits = not begun and bool(header(scope, b"expect"))
+                if waits or message["status"] == 408 or not await self._drain(receive):
+                    headers = [(name, value) for name, value in message["headers"] if name.lower() != b"connection"]
+                    message["headers"] = [*headers, (b"connection", b"close")]
+            await send(message)
+
+        await self.app(scope, receive_noted, send_after_body)
+
+    async def _drain(self, receive: Receive) -> bool:
+        """Read to the end; whether that was reached."""
+        left = self.max_bytes
+        try:
+            async with asyncio.timeout(DRAIN_SECONDS):
+                while left > 0:
+                    async with asyncio.timeout(DRAIN_IDLE_SECONDS):
+                        message = await receive()
+                    left -= len(message.get("body", b""))
+                    if message["type"] != "http.request" or not message.get("more_body"):
+                        return True
+        except TimeoutError:
+            pass
+        return False
+
+
+def _has_body(scope: Scope) -> bool:
+    return header(scope, b"content-length") not in (b"", b"0") or bool(header(scope, b"transfer-encoding"))

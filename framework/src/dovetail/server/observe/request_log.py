@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
 from typing import Any
 from urllib.parse import quote
@@ -32,6 +33,13 @@ def set_up_logs(settings: ServerSettings) -> None:
     logs.configure(settings.log_format, settings.log_level, request_id)
 
 
+MAX_ERROR_CHARS = 300
+QUOTED = re.compile(r"(?<!\w)(?:'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\")", re.DOTALL)
+"""What ``repr`` makes of a text; an apostrophe stands behind a letter."""
+NAME = re.compile(r"[\w.:/@+-]{1,100}")
+"""What can be the name of a model."""
+
+
 class RequestLog:
     """Writes a line for each request that has ended."""
 
@@ -46,6 +54,8 @@ class RequestLog:
         fields: dict[str, Any] = {"method": record.method, "path": quote(scope["path"]), "route": record.route or None}
         fields |= {"status": record.status, "client": _client(scope)}
         fields |= request_outcome(record)
+        if record.status >= 400 and record.error:
+            fields["error"] = describe_error(record)
         request_logger.info(
             "%s %s %d%s",
             record.method,
@@ -77,7 +87,16 @@ def _format_outcome(fields: dict[str, Any]) -> str:
         line += f", {fields['prompt_tokens']} tokens in, {fields['output_tokens']} out"
         line += f", the first after {fields['ttft']:.3f} s" if fields["ttft"] is not None else ""
         line += f", {fields['finish_reason']}"
-    return line
+    return line + (f": {fields['error']}" if "error" in fields else "")
+
+
+def describe_error(record: RequestRecord) -> str:
+    """Why a request was refused, in one line. What the client sent stands in quotes, and is left out: it may be a prompt or a key."""
+    shows_names = record.error_code == "model_not_found"  # without the name, nobody could tell what to serve
+    message = QUOTED.sub(lambda text: text[0] if shows_names and NAME.fullmatch(text[0][1:-1]) else "'…'", record.error)
+    # Without quotes around it, what is escaped cannot pass for another line either.
+    message = repr(message)[1:-1].replace("\\'", "'")
+    return message if len(message) <= MAX_ERROR_CHARS else message[:MAX_ERROR_CHARS] + "…"
 
 
 def _client(scope: Scope) -> str | None:

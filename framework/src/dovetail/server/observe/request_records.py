@@ -21,6 +21,7 @@ class RequestRecord:
         received: when it came, in seconds on the monotonic clock.
         route: the path of the route that serves it, empty while there is none.
         status: of its answer, 0 while there is none.
+        error: what an answer that is not a success says; ``error_code`` the word for programs.
         jobs: what it had the engine do.
     """
 
@@ -29,6 +30,8 @@ class RequestRecord:
     received: float = field(default_factory=time.monotonic)
     route: str = ""
     status: int = 0
+    error: str = ""
+    error_code: str = ""
     jobs: list[JobObserver] = field(default_factory=list)
 
 

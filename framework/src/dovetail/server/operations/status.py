@@ -9,6 +9,7 @@ from fastapi import APIRouter, Response
 
 from dovetail.server.context import ServerContext
 from dovetail.server.generate.sampling_params import default_values
+from dovetail.server.http.keys import PUBLIC_PATHS
 from dovetail.server.http.openapi import ERROR_RESPONSES
 
 
@@ -34,12 +35,26 @@ def router(context: ServerContext) -> APIRouter:
 
     @routes.get("/v1/models/{model_id:path}", summary="One of them")
     async def retrieve_model(model_id: str) -> dict[str, Any]:
-        return model(context.resolve_model_name(model_id))
+        names = (model_id, model_id.rstrip("/"))
+        known = {*context.model_names, *context.engine.adapters}
+        return model(context.resolve_model_name(next((name for name in names if name in known), model_id)))
 
     @routes.get("/health", summary="Whether requests can be served", response_class=Response)
     async def health() -> Response:
         context.check_health()
         return Response()
+
+    for path in sorted(PUBLIC_PATHS - {"/health"}):
+        routes.add_api_route(path, health, include_in_schema=False)
+
+    @routes.get("/favicon.ico", include_in_schema=False)
+    async def show_no_icon() -> Response:
+        # Browsers ask for one beside whatever they show.
+        return Response(status_code=204)
+
+    @routes.get("/robots.txt", include_in_schema=False)
+    async def show_robots() -> Response:
+        return Response("User-agent: *\nDisallow: /\n", media_type="text/plain")
 
     @routes.get("/ping", summary="The same, as some hosts ask it", response_class=Response)
     async def ping() -> Response:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from functools import lru_cache
 from typing import Any, TypeVar
 
@@ -20,6 +21,10 @@ from dovetail.server.protocol.validation import validation_error
 logger = logging.getLogger("dovetail.server")
 
 B = TypeVar("B", bound=Body)
+
+JSON_TYPE = re.compile(r"application/(?:[\w.!#$&^-]+\+)?json")
+FORM_TYPE = "application/x-www-form-urlencoded"
+"""What curl says of a body unless it is told otherwise."""
 
 
 async def read_body(request: Request, model: type[B]) -> B:
@@ -40,8 +45,10 @@ async def read_bytes(request: Request) -> bytes:
     """
     # A web page of a stranger can send any other type to a local server without the browser asking first.
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "application/json":
-        raise ApiError(415, f"wanted the header Content-Type: application/json, found {describe(kind)}")
+    if not JSON_TYPE.fullmatch(kind):
+        found = f"found {describe(kind)}" if kind else "found none"
+        hint = "; with curl, add -H 'Content-Type: application/json'" if kind == FORM_TYPE else ""
+        raise ApiError(415, f"wanted the header Content-Type: application/json, {found}{hint}")
     try:
         return await request.body()
     except ClientDisconnect:
