@@ -1,4 +1,4 @@
-"""API errors: their types, and the handlers that answer with them. Their JSON is made in ``error_formats``."""
+"""API errors: their types, and how each becomes an answer."""
 
 from __future__ import annotations
 

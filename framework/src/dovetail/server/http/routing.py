@@ -1,4 +1,4 @@
-"""From the paths and methods that clients use to those that routes have, and what is answered where there is none."""
+"""Routing: slashes in paths, HEAD and OPTIONS, and the handlers that answer errors."""
 
 from __future__ import annotations
 
