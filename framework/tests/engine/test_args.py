@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dovetail import EngineArgs
+from dovetail import AsyncEngineArgs, EngineArgs
 from dovetail.api import UsageError
 from dovetail.engine.args import OFFLINE_DEFAULTS
 from dovetail.utils import FlexibleArgumentParser
@@ -45,6 +45,28 @@ def test_options_that_differ_offline_are_as_given() -> None:
 def test_a_plain_parser_takes_the_flags_too() -> None:
     found = EngineArgs.add_cli_args(argparse.ArgumentParser()).parse_args(["--no-enable-prefix-caching"])
     assert EngineArgs.from_cli_args(found).enable_prefix_caching is False
+
+
+def test_a_group_of_a_script_shows_the_options_under_its_own_title(capsys: pytest.CaptureFixture[str]) -> None:
+    made = FlexibleArgumentParser(prog="script")
+    group = made.add_argument_group("Engine arguments")
+    assert EngineArgs.add_cli_args(group) is group
+    group.set_defaults(model="some/model")
+    made.add_argument_group("Sampling parameters").add_argument("--top-k", type=int)
+    with pytest.raises(SystemExit):
+        made.parse_args(["--help"])
+    _, _, shown = capsys.readouterr().out.partition("Engine arguments:")
+    mine, _, others = shown.partition("Sampling parameters:")
+    assert "--max-model-len" in mine
+    assert "--plugins" in mine
+    assert others.split()[0] == "--top-k"
+    found = made.parse_args(["--max_model_len", "4k", "--top_k", "3", "--tensor-parallel-size", "1"])
+    assert (found.top_k, EngineArgs.from_cli_args(found)) == (3, EngineArgs(model="some/model", max_model_len=4000))
+
+
+def test_options_of_the_asynchronous_engine_are_the_same() -> None:
+    found = AsyncEngineArgs.add_cli_args(argparse.ArgumentParser()).parse_args(["--max-num-seqs", "3"])
+    assert AsyncEngineArgs.from_cli_args(found) == EngineArgs(max_num_seqs=3)
 
 
 def test_options_from_a_file(tmp_path: Path) -> None:

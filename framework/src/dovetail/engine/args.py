@@ -15,7 +15,7 @@ from dovetail.utils.flags import add_flags, read_flags
 from dovetail.utils.foreign.tables_by_command import SCRIPT_OPTIONS
 from dovetail.utils.foreign.translate import translate_keywords
 
-P = TypeVar("P", bound=argparse.ArgumentParser)
+P = TypeVar("P", bound=argparse._ActionsContainer)
 
 OFFLINE_DEFAULTS: dict[str, Any] = {"max_decode_slowdown": 0.0}
 """Defaults of :class:`~dovetail.engine.offline.llm.LLM` that differ: nobody reads along there, so throughput comes first."""
@@ -117,7 +117,7 @@ class EngineArgs(PlanOptions):
 
     @classmethod
     def add_cli_args(cls, parser: P) -> P:
-        """Add one flag for each option to a script's own parser.
+        """Add one flag for each option to a script's own parser, or to a group of it, under whose title ``--help`` shows them.
 
         The parsed namespace holds every option, so that ``LLM(**vars(namespace))`` works once the script has taken its own out;
         :data:`OFFLINE_DEFAULTS` options alone are missing unless given.
@@ -134,3 +134,7 @@ class EngineArgs(PlanOptions):
             UsageError: a value is out of its range; names the flag.
         """
         return read_flags(cls, namespace)
+
+
+AsyncEngineArgs = EngineArgs
+"""vLLM's name for the options of :class:`~dovetail.engine.async_llm.async_llm.AsyncLLM`, which are the same."""

@@ -7,7 +7,9 @@ import logging
 from dovetail.api.errors import UsageError
 from dovetail.engine.args import EngineArgs
 from dovetail.engine.text.chat_template import load_template
+from dovetail.engine.text.hf_tokenizer import HFTokenizer, read_tokenizer_config
 from dovetail.engine.text.tokenizer import Tokenizer
+from dovetail.kernel.checkpoints import find_tokenizer
 from dovetail.kernel.discovery import import_dotted
 from dovetail.kernel.options import PlanOptions
 from dovetail.kernel.plan import Plan
@@ -52,3 +54,18 @@ def load_tokenizer(plan: Plan, chat_template: str | None = None) -> Tokenizer:
     if chat_template is not None:
         tokenizer.chat_template = load_template(chat_template)
     return tokenizer
+
+
+def get_tokenizer(tokenizer_name: str) -> HFTokenizer:
+    """A tokenizer by itself, without a model.
+
+    Args:
+        tokenizer_name: a folder with tokenizer files, one of those, or a weight file that holds a tokenizer.
+
+    Raises:
+        CheckpointError: there is no such file or folder, or it cannot be read.
+    """
+    found = find_tokenizer(str(tokenizer_name), Registry.load())
+    path = found["tokenizer_path"]
+    inner = Tokenizer.from_parts(import_dotted(found["tokenizer"])(path))
+    return HFTokenizer(inner, str(tokenizer_name), read_tokenizer_config(path))

@@ -109,7 +109,7 @@ def find_checkpoint(
         )
     update: dict[str, Any] = {}
     if options.tokenizer:
-        update = _tokenizer_override(options.tokenizer, registry)
+        update = find_tokenizer(options.tokenizer, registry)
     elif not checkpoint.tokenizer_path:
         update = {"tokenizer_path": str(folder)}
     if checkpoint.naming is None:
@@ -120,8 +120,15 @@ def find_checkpoint(
     return choice, checkpoint.model_copy(update=update)
 
 
-def _tokenizer_override(reference: str, registry: Registry) -> dict[str, Any]:
-    """What ``--tokenizer`` names: tokenizer files, or else weights that hold a tokenizer, as their loader says."""
+def find_tokenizer(reference: str, registry: Registry) -> dict[str, Any]:
+    """What ``--tokenizer`` names: tokenizer files, or else weights that hold a tokenizer, as their loader says.
+
+    Returns:
+        The fields ``tokenizer`` and ``tokenizer_path`` of a :class:`~dovetail.api.Checkpoint`.
+
+    Raises:
+        CheckpointError: there is no such file or folder.
+    """
     path = Path(reference)
     if not path.exists():
         raise CheckpointError(f"wanted a tokenizer at {reference}, found nothing there", "correct --tokenizer")

@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from dovetail.utils.config_file import accepts_config_files, add_config_flag, expand_config_files
 from dovetail.utils.known_flags import find_flag
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from dovetail.utils.foreign.option import Table
 
 FILTER_FLAG = "--plugins"
+_owners: WeakKeyDictionary[argparse._ActionsContainer, FlexibleArgumentParser] = WeakKeyDictionary()
+"""Group → its parser, which argparse does not tell."""
 
 
 def json_object(text: str) -> dict[str, Any]:
@@ -82,6 +85,11 @@ class FlexibleArgumentParser(argparse.ArgumentParser):
             for action, default in before.items():
                 action.default = default
 
+    def add_argument_group(self, *args: Any, **kwargs: Any) -> argparse._ArgumentGroup:
+        group = super().add_argument_group(*args, **kwargs)
+        _owners[group] = self
+        return group
+
     def refuse(self, faults: list[tuple[str, str]]) -> None:
         """Refuse options of other engines, all at once: (problem, hint) each."""
         self.error("; ".join(f"{problem}; {hint}" for problem, hint in faults))
@@ -138,10 +146,11 @@ class FlexibleArgumentParser(argparse.ArgumentParser):
         return flag if dot and flag.startswith("--") and action is not None and action.type is json_object else None
 
 
-def use_foreign_options(parser: argparse.ArgumentParser, table: Table) -> None:
-    """Have a parser take options of other engines; one that is no :class:`FlexibleArgumentParser` cannot."""
-    if isinstance(parser, FlexibleArgumentParser):
-        parser.foreign = table
+def use_foreign_options(parser: argparse._ActionsContainer, table: Table) -> None:
+    """Have a parser take options of other engines, or the parser of a group; one that is no :class:`FlexibleArgumentParser` cannot."""
+    owner = _owners.get(parser, parser)
+    if isinstance(owner, FlexibleArgumentParser):
+        owner.foreign = table
 
 
 def _join_denials(arguments: list[str]) -> list[str]:

@@ -34,7 +34,7 @@ def human_int(text: str) -> int | None:
 
 
 def add_flags(
-    parser: argparse.ArgumentParser,
+    parser: argparse._ActionsContainer,
     model: type[BaseModel],
     title: str,
     skip: Collection[str] = (),
@@ -45,12 +45,13 @@ def add_flags(
     """One flag for each field of ``model`` that is not skipped.
 
     Args:
-        title: of the flags' group in the help.
+        parser: a parser, or a group of one, which takes the flags as its own.
+        title: of the flags' group in the help, where a parser was given.
         short: with the short spellings that some flags have.
         hidden: whether the help leaves them out.
         defaults: fields whose default shows in the parsed namespace; others are missing from it unless given.
     """
-    group = parser.add_argument_group(title)
+    group = parser.add_argument_group(title) if isinstance(parser, argparse.ArgumentParser) else parser
     for name, field in model.model_fields.items():
         if name not in skip:
             names = [n for n in (SHORT.get(name) if short else None, f"--{name.replace('_', '-')}") if n]

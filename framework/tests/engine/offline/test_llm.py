@@ -8,7 +8,7 @@ import pytest
 
 from dovetail import LLM, BeamSearchParams, EngineArgs, SamplingParams
 from dovetail.api import DovetailError, RequestError, UsageError
-from dovetail.engine.offline import llm as module
+from dovetail.engine.offline import llm_engine as module
 from dovetail.engine.output.beam_search import BeamSearch
 from dovetail.engine.request.outputs import Logprob
 
@@ -116,7 +116,9 @@ def test_outputs_are_whole(llm: LLM) -> None:
         assert output.finished
         assert output.num_cached_tokens == 3
         assert output.metrics
-        assert output.metrics.arrival <= (output.metrics.first_token or 0) <= (output.metrics.finished or 0)
+        assert (
+            output.metrics.arrival_time <= (output.metrics.first_token_time or 0) <= (output.metrics.finished_time or 0)
+        )
     assert (first.prompt, first.prompt_token_ids) == ("abc", [0, 1, 2])
     assert first.request_id != second.request_id
 
@@ -253,11 +255,14 @@ def test_without_a_tokenizer_token_ids_work_and_texts_are_refused(plan: Any, mon
     (output,) = llm.generate([[1, 2]], use_tqdm=False)
     assert (output.outputs[0].text, output.prompt) == ("", None)
     assert output.outputs[0].token_ids
+    (output,) = llm.generate([[1, 2]], GREEDY, use_tqdm=False)  # parameters that say nothing of texts
+    assert (output.outputs[0].text, len(output.outputs[0].token_ids)) == ("", 4)
     assert llm.beam_search([[1, 2]], BeamSearchParams(2, 2))[0].sequences[0].text is None
     for call in (
         lambda: llm.generate("abc", use_tqdm=False),
         lambda: llm.chat([{"role": "user", "content": "a"}], use_tqdm=False),
-        lambda: llm.generate([[1]], GREEDY, use_tqdm=False),
+        lambda: llm.generate([[1]], SamplingParams(stop=["x"]), use_tqdm=False),
+        lambda: llm.generate([[1]], SamplingParams(bad_words=["x"]), use_tqdm=False),
         llm.get_tokenizer,
     ):
         with pytest.raises(RequestError, match="skip_tokenizer_init"):

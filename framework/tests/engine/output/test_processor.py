@@ -199,12 +199,19 @@ def test_without_detokenization_there_are_ids_and_logprobs_alone(tokenizer: Toke
         assert (delta.text, delta.token_ids, delta.logprobs) == ("", [65], [{65: Logprob(-1.0, 2, None)}])
 
 
-@pytest.mark.parametrize("asked", [{}, {"detokenize": False, "bad_words": ["x"]}])
+@pytest.mark.parametrize("asked", [{"stop": ["x"]}, {"detokenize": False, "bad_words": ["x"]}])
 def test_without_a_tokenizer_what_needs_one_is_refused(asked: dict[str, Any]) -> None:
     processor = OutputProcessor(None)
     with pytest.raises(RequestError, match="skip_tokenizer_init"):
         processor.add("r", [0], SamplingParams(**asked))
     assert not processor.is_unfinished("r")
+
+
+def test_without_a_tokenizer_outputs_have_no_text() -> None:
+    processor = OutputProcessor(None)
+    processor.add("r", [0], SamplingParams())
+    (delta,), _ = collect(processor, [TokenOutput("r#0", [65], "length")])
+    assert (delta.text, delta.token_ids) == ("", [65])
 
 
 # Sequences.

@@ -7,7 +7,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from dovetail import BeamSearchParams, SamplingParams, StructuredOutputs, StructuredOutputsParams
+from dovetail import (
+    BeamSearchParams,
+    GuidedDecodingParams,
+    RequestOutputKind,
+    SamplingParams,
+    StructuredOutputs,
+    StructuredOutputsParams,
+)
 from dovetail.api import RequestError
 from dovetail.engine import messages as m
 from dovetail.engine.request.defaults import apply_defaults
@@ -261,3 +268,40 @@ def test_messages_from_the_engine_survive_the_journey(message: m.FromEngine) -> 
 def test_garbage_is_refused() -> None:
     with pytest.raises(msgspec.DecodeError):
         m.decode_to_engine(b"")
+
+
+# What scripts for vLLM say.
+
+
+def test_the_arguments_of_vllm_that_ask_for_nothing_here() -> None:
+    form = GuidedDecodingParams(
+        json={"type": "object"}, backend="xgrammar", disable_fallback=True, whitespace_pattern=None
+    )
+    params = SamplingParams(structured_outputs=form)
+    assert params.structured_outputs == StructuredOutputs(json={"type": "object"})
+    new = m.NewRequest("r", [1], params)
+    assert m.decode_to_engine(m.encode(new)) == new
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"disable_any_whitespace": True},
+        {"disable_additional_properties": True},
+        {"whitespace_pattern": " "},
+        {"regex": "a"},
+    ],
+)
+def test_the_arguments_of_vllm_that_cannot_be_had(asked: dict[str, Any]) -> None:
+    with pytest.raises(RequestError, match=next(iter(asked))):
+        StructuredOutputsParams(json="{}", **asked)
+
+
+@pytest.mark.parametrize("kind", [*RequestOutputKind, 0, 1, 2])
+def test_kinds_of_outputs(kind: Any) -> None:
+    assert SamplingParams(output_kind=kind).output_kind is RequestOutputKind(kind)
+
+
+def test_a_kind_of_output_that_there_is_not() -> None:
+    with pytest.raises(RequestError, match="output_kind is 7"):
+        SamplingParams(output_kind=7)  # type: ignore[arg-type]

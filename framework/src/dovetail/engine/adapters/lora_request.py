@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import fnmatch
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,43 @@ class LoRARequest:
                 f"LoRARequest was given the name {self.lora_name!r}, the number {self.lora_int_id} and the path {self.lora_path!r}",
                 "give a name, a number from 1, and a folder",
             )
+
+
+def needs_loading(request: LoRARequest, loaded: Mapping[str, str], enabled: bool) -> bool:
+    """Whether an adapter must be loaded before a request can run with it.
+
+    Args:
+        loaded: name → path, of those that are there.
+        enabled: whether there may be any.
+
+    Raises:
+        RequestError: this is no adapter's request, the name stands for another path, or there may be none.
+    """
+    if not isinstance(request, LoRARequest):
+        raise RequestError(
+            f"lora_request is a {type(request).__name__}",
+            "give a LoRARequest(name, number, path)",
+            param="lora_request",
+        )
+    known = loaded.get(request.lora_name)
+    if known is not None and known != request.lora_path:
+        raise RequestError(
+            f"the adapter {request.lora_name!r} was loaded from {known!r}, and is now asked for from {request.lora_path!r}",
+            "give each adapter a name of its own",
+            param="lora_request",
+        )
+    if known is None and not enabled:
+        raise adapters_not_enabled(request.lora_name)
+    return known is None
+
+
+def adapters_not_enabled(name: str) -> RequestError:
+    """What to say to somebody who asks for an adapter where there is none."""
+    return RequestError(
+        f"the adapter {name!r} was asked for, and adapters are not enabled",
+        "start with enable_lora=True",
+        param="lora_request",
+    )
 
 
 class LoraModule(BaseModel):

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-from dovetail.api.errors import RequestError
-from dovetail.engine.adapters.lora_request import LoRARequest, check_adapter_name, find_adapter, parse_lora_modules
+from dovetail.engine.adapters.lora_request import (
+    LoRARequest,
+    adapters_not_enabled,
+    check_adapter_name,
+    find_adapter,
+    needs_loading,
+    parse_lora_modules,
+)
 from dovetail.engine.args import EngineArgs
 from dovetail.engine.step.core import EngineCore
 from dovetail.kernel.registry import Registry
@@ -31,30 +37,13 @@ class OfflineAdapters:
         """
         if request is None:
             return None
-        if not isinstance(request, LoRARequest):
-            raise RequestError(
-                f"lora_request is a {type(request).__name__}",
-                "give a LoRARequest(name, number, path)",
-                param="lora_request",
-            )
-        known = self._paths.get(request.lora_name)
-        if known is None:
+        if needs_loading(request, self._paths, self._args.enable_lora):
             self._load(request.lora_name, request.lora_path)
-        elif known != request.lora_path:
-            raise RequestError(
-                f"the adapter {request.lora_name!r} was loaded from {known!r}, and is now asked for from {request.lora_path!r}",
-                "give each adapter a name of its own",
-                param="lora_request",
-            )
         return request.lora_name
 
     def _load(self, name: str, path: str) -> None:
         if not self._args.enable_lora:
-            raise RequestError(
-                f"the adapter {name!r} was asked for, and adapters are not enabled",
-                "start with enable_lora=True",
-                param="lora_request",
-            )
+            raise adapters_not_enabled(name)
         check_adapter_name(name, (), self._paths)
         registry = Registry.load(plugins=self._args.plugins, prefer=self._args.prefer)
         source = find_adapter(name, path, registry, self._args.download_dir)

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
-from tqdm.auto import tqdm
 
 from dovetail.api.errors import RequestError, UsageError
-from dovetail.engine.args import OFFLINE_DEFAULTS, EngineArgs
-from dovetail.engine.grammars.checks import build_grammar_source, check_structured_outputs
-from dovetail.engine.offline.adapters import OfflineAdapters
+from dovetail.engine.args import EngineArgs
 from dovetail.engine.offline.arguments import LoRARequests, ProgressBar, broadcast_to_prompts, progress_bar
+from dovetail.engine.offline.llm_engine import LLMEngine
 from dovetail.engine.offline.llm_pooling import PoolingMethods
 from dovetail.engine.offline.pooling import OfflinePooling
 from dovetail.engine.offline.prompts import (
@@ -24,23 +21,14 @@ from dovetail.engine.offline.prompts import (
     TokenizedPrompt,
     read_conversations,
     read_prompts,
-    require_tokenizer,
 )
-from dovetail.engine.offline.run import Job, OfflineRunner
+from dovetail.engine.offline.run import Job
 from dovetail.engine.output.beam_search import BeamSearch, BeamSearchOutput, build_step_params
-from dovetail.engine.output.processor import OutputProcessor
-from dovetail.engine.request.checks import ModelLimits, check_request, find_eos_token_ids, truncate_prompt
-from dovetail.engine.request.defaults import apply_defaults, sampling_defaults
+from dovetail.engine.request.checks import check_request, find_eos_token_ids
+from dovetail.engine.request.defaults import apply_defaults
 from dovetail.engine.request.outputs import PositionLogprobs, RequestOutput
 from dovetail.engine.request.params import BeamSearchParams, SamplingParams
-from dovetail.engine.setup import load_tokenizer, make_plan
-from dovetail.engine.step.core import EngineCore
-from dovetail.engine.text.tokenizer import Tokenizer
-from dovetail.utils import logs
-from dovetail.utils.foreign.variables import variable_notices
-
-SLEEP_LEVELS = (1, 2)
-WAKE_TAGS = ("weights", "kv_cache")
+from dovetail.engine.text.hf_tokenizer import HFTokenizer
 
 
 class LLM(PoolingMethods):
@@ -74,38 +62,23 @@ class LLM(PoolingMethods):
         return llm
 
     def _init_engine(self, args: EngineArgs, use_tqdm: bool) -> None:
-        for notice in variable_notices():
-            logs.announce(f"note: {notice}")
-        offline = {name: value for name, value in OFFLINE_DEFAULTS.items() if name not in args.model_fields_set}
-        self.args = args.model_copy(update=offline)
-        self.plan = make_plan(self.args)
-        self._tokenizer = None if self.args.skip_tokenizer_init else load_tokenizer(self.plan, self.args.chat_template)
-        self._defaults = sampling_defaults(self.plan, self.args)
-        if self._tokenizer is None:
-            self._defaults["detokenize"] = False
-        with tqdm(desc="Loading weights", unit="layer", disable=not use_tqdm, leave=False) as bar:
+        self.llm_engine = engine = LLMEngine(args, use_tqdm=use_tqdm)
+        self.args, self.plan = engine.args, engine.plan
+        self._tokenizer, self._core = engine.tokenizer, engine.core
+        self._adapters = engine.adapters
+        self._pooling = OfflinePooling(engine.core, engine.plan, engine.tokenizer)
 
-            def progress(done: int, total: int) -> None:
-                bar.total = total
-                bar.update(done - bar.n)
+    def get_tokenizer(self) -> HFTokenizer:
+        """The model's tokenizer, as scripts know tokenizers from transformers.
 
-            self._core = EngineCore(self.plan, self.args, progress)
-        self._limits = ModelLimits(self._core.max_model_len, self._core.vocab_size, self.args.max_logprobs)
-        self._runner = OfflineRunner(self._core, OutputProcessor(self._tokenizer))
-        self._pooling = OfflinePooling(self._core, self.plan, self._tokenizer)
-        self._adapters = OfflineAdapters(self._core, self.args)
-        self._lock = threading.Lock()  # one call at a time: a second thread waits for the first
-
-    def get_tokenizer(self) -> Tokenizer:
-        """
         Raises:
             RequestError: there is none (``skip_tokenizer_init``).
         """
-        return require_tokenizer(self._tokenizer, "get_tokenizer")
+        return self.llm_engine.get_tokenizer()
 
     def get_default_sampling_params(self) -> SamplingParams:
         """What :meth:`generate` uses when it is given none: the model's own generation configuration."""
-        return apply_defaults(None, self._defaults)
+        return apply_defaults(None, self.llm_engine.default_params)
 
     # -- generation
 
@@ -185,17 +158,19 @@ class LLM(PoolingMethods):
             RequestError: as :meth:`generate`; or a search of that width needs more logprobs than ``max_logprobs`` (about half of which is the widest).
         """
         eos_ids = find_eos_token_ids(self.plan)
-        step = build_step_params(params, eos_ids, self._limits.vocab_size, detokenize=self._tokenizer is not None)
-        if -1 < self._limits.max_logprobs < (step.logprobs or 0):
+        step = build_step_params(
+            params, eos_ids, self.llm_engine.limits.vocab_size, detokenize=self._tokenizer is not None
+        )
+        if -1 < self.llm_engine.limits.max_logprobs < (step.logprobs or 0):
             raise RequestError(
-                f"beam_width is {params.beam_width}, and every step needs {step.logprobs} logprobs; the limit is {self._limits.max_logprobs}",
+                f"beam_width is {params.beam_width}, and every step needs {step.logprobs} logprobs; the limit is {self.llm_engine.limits.max_logprobs}",
                 f"narrow the search, or set max_logprobs={step.logprobs}",
                 param="beam_width",
             )
         read = read_prompts(prompts, self._tokenizer)
         for prompt in read:
-            check_request(prompt.token_ids, step, self._limits)
-        searches = [BeamSearch(p.token_ids, params, eos_ids, self._limits.max_model_len) for p in read]
+            check_request(prompt.token_ids, step, self.llm_engine.limits)
+        searches = [BeamSearch(p.token_ids, params, eos_ids, self.llm_engine.limits.max_model_len) for p in read]
         with self._lock_engine(), progress_bar(use_tqdm, params.max_tokens, "Beam search", "token") as bar:
             while running := [(s, p) for s, p in zip(searches, read, strict=True) if s.beams]:
                 jobs = [
@@ -203,7 +178,7 @@ class LLM(PoolingMethods):
                     for search, prompt in running
                     for beam in search.beams
                 ]
-                outputs = iter(self._runner.run(jobs))
+                outputs = iter(self.llm_engine.runner.run(jobs))
                 for search, _ in running:
                     search.extend([_first_position(next(outputs)) for _ in search.beams])
                 bar.update()
@@ -222,78 +197,62 @@ class LLM(PoolingMethods):
         priority: Sequence[int] | None,
         lora_request: LoRARequests,
     ) -> list[RequestOutput]:
-        given = broadcast_to_prompts("sampling parameters", sampling_params, len(prompts))
-        each = [apply_defaults(params, self._defaults) for params in given]
-        if priority is not None and self.args.scheduling_policy != "priority":
-            raise RequestError(
-                f"priority was given, and the scheduling policy is {self.args.scheduling_policy}",
-                'start with scheduling_policy="priority"',
-                param="priority",
-            )
-        priorities = broadcast_to_prompts("priorities", 0 if priority is None else priority, len(prompts))
-        for form in {
-            build_grammar_source(p.structured_outputs): p.structured_outputs for p in each if p.structured_outputs
-        }.values():
-            check_structured_outputs(form, self.plan)
-        adapters = [self._adapters.name(a) for a in broadcast_to_prompts("LoRA requests", lora_request, len(prompts))]
-        jobs = []
-        for prompt, params, urgency, adapter in zip(prompts, each, priorities, adapters, strict=True):
-            ids = truncate_prompt(prompt.token_ids, params, self._limits.max_model_len)
-            check_request(ids, params, self._limits)
-            jobs.append(Job(TokenizedPrompt(prompt.text, ids, prompt.cache_salt), params, urgency, adapter))
+        each = broadcast_to_prompts("sampling parameters", sampling_params, len(prompts))
+        priorities: list[int | None] = broadcast_to_prompts("priorities", priority, len(prompts))
+        adapters = broadcast_to_prompts("LoRA requests", lora_request, len(prompts))
+        jobs = self.llm_engine.build_jobs(prompts, each, priorities, adapters)
         with self._lock_engine(), progress_bar(use_tqdm, len(jobs), "Processed prompts", "prompt") as bar:
-            return self._runner.run(jobs, bar.update)
+            return self.llm_engine.runner.run(jobs, bar.update)
 
     # -- the engine
 
     def reset_prefix_cache(self) -> bool:
         """Forget the cached prefixes, as a change of the weights asks for; whether all are forgotten."""
-        with self._lock:
-            return self._core.reset_prefix_cache()
+        return self.llm_engine.reset_prefix_cache()
 
     def sleep(self, level: int = 1) -> None:
-        """Give the device's memory back until :meth:`wake_up`.
-
-        Args:
-            level: 1 keeps the weights in the host's memory, 2 drops them.
+        """Give the device's memory back until :meth:`wake_up`; see :meth:`LLMEngine.sleep`.
 
         Raises:
             UsageError: there is no such level.
         """
-        if level not in SLEEP_LEVELS or isinstance(level, bool):
-            raise UsageError(f"the level of sleep is {level!r}", f"wanted one of {SLEEP_LEVELS}")
-        with self._lock:
-            self._core.sleep(level)
+        self.llm_engine.sleep(level)
 
     def wake_up(self, tags: Sequence[str] | None = None) -> None:
-        """Take the device's memory again.
-
-        Args:
-            tags: what to bring back, of ``weights`` and ``kv_cache``; None for both.
+        """Take the device's memory again; see :meth:`LLMEngine.wake_up`.
 
         Raises:
             UsageError: there is no such tag.
         """
-        if isinstance(tags, str) or any(tag not in WAKE_TAGS for tag in tags or ()):
-            raise UsageError(f"the tags are {tags!r}", f"wanted a list of {' and '.join(WAKE_TAGS)}, or None for both")
-        with self._lock:
-            self._core.wake_up(None if tags is None else list(tags))
+        self.llm_engine.wake_up(tags)
 
     @property
     def is_sleeping(self) -> bool:
-        return self._core.is_sleeping
+        return self.llm_engine.is_sleeping
 
-    @contextmanager
-    def _lock_engine(self) -> Iterator[None]:
-        """The engine for this thread alone.
+    def collective_rpc(
+        self,
+        method: str | Callable[..., Any],
+        timeout: float | None = None,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> list[Any]:
+        """Call a method of the worker, or a function with it; see :meth:`LLMEngine.collective_rpc`.
+
+        Returns:
+            What it returned, in a list of one.
 
         Raises:
-            RequestError: it sleeps.
+            UsageError: there is no such method.
         """
-        with self._lock:
-            if self._core.is_sleeping:
-                raise RequestError("the model sleeps", "call wake_up() first")
-            yield
+        return self.llm_engine.collective_rpc(method, timeout, args, kwargs)
+
+    def apply_model(self, func: Callable[[Any], Any]) -> list[Any]:
+        """Call a function with the model, a ``torch.nn.Module``; what it returned, in a list of one."""
+        return self.llm_engine.apply_model(func)
+
+    def _lock_engine(self) -> AbstractContextManager[None]:
+        return self.llm_engine.lock_engine()
 
 
 def _first_position(output: RequestOutput) -> PositionLogprobs:

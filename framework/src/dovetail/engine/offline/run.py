@@ -1,4 +1,4 @@
-"""Runs requests on an engine in this process until all are finished."""
+"""Runs requests on an engine in this process: all until they are finished, or a step at a time."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from dovetail.engine.offline.prompts import TokenizedPrompt
+from dovetail.engine.output.accumulator import OutputAccumulator
 from dovetail.engine.output.processor import OutputProcessor
-from dovetail.engine.request.outputs import CompletionOutput, Delta, RequestMetrics, RequestOutput
+from dovetail.engine.request.outputs import RequestOutput
 from dovetail.engine.request.params import SamplingParams
 from dovetail.engine.step.core import EngineCore
 
@@ -34,12 +35,59 @@ class Job:
 
 
 class OfflineRunner:
-    """Adds requests, steps the engine, and joins what comes back. Used by one thread at a time."""
+    """Adds requests, steps the engine, and joins what comes back. Used by one thread at a time.
+
+    Requests of :meth:`run` and those that were added one by one may run beside each other: the outputs of the latter are kept for :meth:`step`.
+    """
 
     def __init__(self, core: EngineCore, processor: OutputProcessor) -> None:
         self._core = core
         self._processor = processor
         self._ids = itertools.count()
+        self._pending: dict[str, OutputAccumulator] = {}
+        self._changed: dict[str, OutputAccumulator] = {}  # requests that got something which step() has not given out
+
+    @property
+    def num_unfinished(self) -> int:
+        """Requests whose end was not given out."""
+        return len(self._pending.keys() | self._changed.keys())
+
+    def add(self, request_id: str, job: Job) -> None:
+        """Queue one request.
+
+        Raises:
+            RequestError: it is refused, or its id is in use.
+        """
+        pending = OutputAccumulator(request_id, job.prompt.text, job.prompt.token_ids, job.params)
+        sequences = self._processor.add(
+            request_id,
+            job.prompt.token_ids,
+            job.params,
+            priority=job.priority,
+            cache_salt=job.prompt.cache_salt,
+            adapter=job.adapter,
+        )
+        self._pending[request_id] = pending
+        try:
+            for sequence in sequences:
+                self._core.add(sequence)
+        except BaseException:
+            self.abort([request_id])
+            raise
+
+    def abort(self, request_ids: Sequence[str]) -> None:
+        """Forget requests; ids that are not known any more are fine."""
+        for request_id in request_ids:
+            self._core.abort(self._processor.abort(request_id))
+            self._pending.pop(request_id, None)
+            self._changed.pop(request_id, None)
+
+    def step(self) -> list[RequestOutput]:
+        """One step of the engine: what requests that were added one by one have got, as their ``output_kind`` says."""
+        if self._pending:
+            self._changed |= self._step_engine()
+        changed, self._changed = self._changed, {}
+        return [output for pending in changed.values() if (output := pending.take()) is not None]
 
     def run(self, jobs: Sequence[Job], finished: Callable[[], Any] = lambda: None) -> list[RequestOutput]:
         """The output of each job, in order.
@@ -50,81 +98,38 @@ class OfflineRunner:
         Raises:
             RequestError: a request is refused. Nothing has been computed then.
         """
-        pending = {(name := str(next(self._ids))): _PendingOutput(name, job) for job in jobs}
+        mine: dict[str, OutputAccumulator] = {}
         try:
-            for request_id, waiting in pending.items():
-                job = waiting.job
-                sequences = self._processor.add(
-                    request_id,
-                    job.prompt.token_ids,
-                    job.params,
-                    priority=job.priority,
-                    cache_salt=job.prompt.cache_salt,
-                    adapter=job.adapter,
-                )
-                for sequence in sequences:
-                    self._core.add(sequence)
-            self._run_until_finished(pending, finished)
+            for job in jobs:
+                request_id = next(name for i in self._ids if (name := str(i)) not in self._pending)
+                self.add(request_id, job)
+                mine[request_id] = self._pending[request_id]
+            unfinished = len(mine)
+            while unfinished:
+                for request_id, pending in self._step_engine().items():
+                    if request_id not in mine:
+                        self._changed[request_id] = pending
+                    elif pending.finished:
+                        unfinished -= 1
+                        finished()
         except BaseException:  # Ctrl+C among them: leave nothing behind for the next call
-            for request_id in pending:
-                self._core.abort(self._processor.abort(request_id))
+            self.abort(list(mine))
             raise
-        return [waiting.output for waiting in pending.values()]
+        return [pending.take_whole() for pending in mine.values()]
 
-    def _run_until_finished(self, pending: dict[str, _PendingOutput], finished: Callable[[], Any]) -> None:
-        unfinished = len(pending)
-        while unfinished:
-            outputs = self._core.step()
-            if not outputs:  # work may be on its way, or nothing can be computed yet
-                if self._core.stalled:
-                    time.sleep(STALL_SECONDS)
-                continue
-            deltas, aborts = self._processor.process(outputs)
-            self._core.abort(aborts)
-            now = time.monotonic()
-            for request_id, new in deltas.items():
-                pending[request_id].add(new, now)
-                if not self._processor.is_unfinished(request_id):
-                    pending[request_id].finish(now)
-                    unfinished -= 1
-                    finished()
-
-
-class _PendingOutput:
-    """A request's output as it grows."""
-
-    def __init__(self, request_id: str, job: Job) -> None:
-        self.job = job
-        self.metrics = RequestMetrics(arrival=time.monotonic())
-        completions = [CompletionOutput(i) for i in range(job.params.n)]
-        if job.params.logprobs is not None:
-            for completion in completions:
-                completion.logprobs, completion.cumulative_logprob = [], 0.0
-        self.output = RequestOutput(
-            request_id, job.prompt.text, job.prompt.token_ids, completions, metrics=self.metrics
-        )
-        self._texts: list[list[str]] = [[] for _ in completions]
-
-    def add(self, deltas: list[Delta], now: float) -> None:
-        self.metrics.first_token = self.metrics.first_token or now
-        for delta in deltas:
-            completion = self.output.outputs[delta.index]
-            if delta.index == 0 and not completion.token_ids:
-                self.output.num_cached_tokens = delta.cached_tokens
-                self.output.prompt_logprobs = delta.prompt_logprobs
-            self._texts[delta.index].append(delta.text)
-            completion.token_ids += delta.token_ids
-            if completion.logprobs is not None and delta.logprobs:
-                assert completion.cumulative_logprob is not None
-                completion.logprobs += delta.logprobs
-                for token, position in zip(delta.token_ids, delta.logprobs, strict=True):
-                    completion.cumulative_logprob += position[token].logprob
-            if delta.finish_reason is not None:
-                completion.finish_reason, completion.stop_reason = delta.finish_reason, delta.stop_reason
-                completion.error = delta.error
-
-    def finish(self, now: float) -> None:
-        for completion, texts in zip(self.output.outputs, self._texts, strict=True):
-            completion.text = "".join(texts)
-        self.output.finished = True
-        self.metrics.finished = now
+    def _step_engine(self) -> dict[str, OutputAccumulator]:
+        """The requests that a step gave something to; those that it finished are not pending any more."""
+        outputs = self._core.step()
+        if not outputs:  # work may be on its way, or nothing can be computed yet
+            if self._core.stalled:
+                time.sleep(STALL_SECONDS)
+            return {}
+        deltas, aborts = self._processor.process(outputs)
+        self._core.abort(aborts)
+        changed: dict[str, OutputAccumulator] = {}
+        for request_id, new in deltas.items():
+            pending = changed[request_id] = self._pending[request_id]
+            pending.add(new)
+            if pending.finished:
+                del self._pending[request_id]
+        return changed

@@ -30,7 +30,7 @@ class OutputProcessor:
     """Turns requests into the engine's sequences, and the engine's outputs into deltas of text.
 
     Args:
-        tokenizer: None where prompts and outputs are token ids alone; requests that need texts are refused then.
+        tokenizer: None where prompts and outputs are token ids alone: outputs have no text then, and requests that need texts are refused.
     """
 
     def __init__(self, tokenizer: Tokenizer | None) -> None:
@@ -79,11 +79,11 @@ class OutputProcessor:
     def _bad_words(self, params: SamplingParams) -> list[list[int]]:
         if self.tokenizer is not None:
             return encode_bad_words(params.bad_words, self.tokenizer) if params.bad_words else []
-        for name, given in (("detokenize", params.detokenize), ("bad_words", params.bad_words)):
+        for name, given in (("stop", params.stop), ("bad_words", params.bad_words)):
             if given:
                 raise RequestError(
                     f"{name} is {given!r}, which needs the tokenizer, and there is none (skip_tokenizer_init)",
-                    "set detokenize=False, and say what is needed in token ids",
+                    "say it in token ids, such as stop_token_ids",
                     param=name,
                 )
         return []

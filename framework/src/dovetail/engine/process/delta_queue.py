@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 
-from dovetail.api.errors import DovetailError
 from dovetail.engine.request.outputs import Delta
 
 
@@ -18,7 +17,7 @@ class DeltaQueue:
 
     def __init__(self) -> None:
         self._deltas: list[Delta] = []
-        self._error: DovetailError | None = None
+        self._error: Exception | None = None
         self._waiting: asyncio.Future[None] | None = None
 
     def put(self, deltas: list[Delta]) -> None:
@@ -29,7 +28,7 @@ class DeltaQueue:
             self._deltas = deltas
         self._wake()
 
-    def fail(self, error: DovetailError) -> None:
+    def fail(self, error: Exception) -> None:
         """Nothing more will come: once what is there was taken, taking raises the error."""
         self._error = error
         self._wake()
@@ -38,7 +37,7 @@ class DeltaQueue:
         """What has come since the last time, waiting for something.
 
         Raises:
-            DovetailError: as it was told to :meth:`fail`.
+            Exception: as it was told to :meth:`fail`.
         """
         while not (self._deltas or self._error):
             self._waiting = asyncio.get_running_loop().create_future()

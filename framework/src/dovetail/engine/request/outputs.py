@@ -3,9 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
+from enum import IntEnum
 from typing import Literal
 
 FinishReason = Literal["stop", "length", "abort", "error"]
+
+
+class RequestOutputKind(IntEnum):
+    """What the outputs hold that a request gets while it runs."""
+
+    CUMULATIVE = 0
+    """All that there is so far."""
+    DELTA = 1
+    """What is new since the output before."""
+    FINAL_ONLY = 2
+    """One output, at the end."""
 
 
 @dataclass(slots=True)
@@ -60,11 +72,29 @@ class Delta:
 
 @dataclass(slots=True)
 class RequestMetrics:
-    """Times in seconds on the monotonic clock."""
+    """When a request did what: seconds since the epoch, whose differences are those of the monotonic clock.
 
-    arrival: float
-    first_token: float | None = None
-    finished: float | None = None
+    Attributes:
+        arrival_time: it was given to the API.
+        first_scheduled_time: the first step that computed some of its prompt began.
+        first_token_time, last_token_time: the first and the newest of its tokens were handed out.
+        finished_time: the last of its completions ended.
+        time_in_queue: seconds that it waited for its first step.
+        num_generation_tokens: tokens of all its completions so far.
+    """
+
+    arrival_time: float
+    first_scheduled_time: float | None = None
+    first_token_time: float | None = None
+    last_token_time: float | None = None
+    finished_time: float | None = None
+    time_in_queue: float | None = None
+    num_generation_tokens: int = 0
+
+    @property
+    def first_token_latency(self) -> float | None:
+        """Seconds from its arrival to its first token."""
+        return None if self.first_token_time is None else self.first_token_time - self.arrival_time
 
 
 @dataclass(slots=True, repr=False)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from dovetail.api.errors import RequestError
+from dovetail.engine.request.outputs import RequestOutputKind
 
 MAX_SEED = 2**63 - 1
 MAX_TOP_K = 2**31 - 1
@@ -153,6 +154,7 @@ RULES: dict[str, Rule] = {
     "shown_special_tokens": Rule(_token_ids, "a list of token ids"),
     "spaces_between_special_tokens": Rule(_boolean, "true or false"),
     "detokenize": Rule(_boolean, "true or false"),
+    "output_kind": Rule(RequestOutputKind, "one of RequestOutputKind: CUMULATIVE, DELTA or FINAL_ONLY"),
 }
 BEAM_RULES: dict[str, Rule] = {
     "beam_width": Rule(_integer_between(1, MAX_COUNT), POSITIVE_INTEGER),

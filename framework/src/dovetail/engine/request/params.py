@@ -9,6 +9,7 @@ import msgspec
 
 from dovetail.api.errors import RequestError
 from dovetail.engine.request import parameter_rules as rules
+from dovetail.engine.request.outputs import RequestOutputKind
 from dovetail.utils import logs
 from dovetail.utils.foreign.translate import translate_keywords
 from dovetail.utils.foreign.vllm_sampling import SAMPLING
@@ -34,10 +35,11 @@ class StructuredOutputs(msgspec.Struct, kw_only=True, omit_defaults=True, forbid
     structural_tag: str | dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        given = [name for name in self.__struct_fields__ if getattr(self, name) not in (None, False)]
+        fields = StructuredOutputs.__struct_fields__
+        given = [name for name in fields if getattr(self, name) not in (None, False)]
         if len(given) != 1:
             found = f"the fields {', '.join(given)}" if given else "none"
-            raise _invalid_structured_outputs(f"wanted one field of {', '.join(self.__struct_fields__)}, found {found}")
+            raise _invalid_structured_outputs(f"wanted one field of {', '.join(fields)}, found {found}")
         value = getattr(self, given[0])
         if given[0] == "choice":
             if not (isinstance(value, (list, tuple)) and value and all(isinstance(v, str) for v in value)):
@@ -52,8 +54,37 @@ class StructuredOutputs(msgspec.Struct, kw_only=True, omit_defaults=True, forbid
             raise _invalid_structured_outputs(f"{given[0]} is empty")
 
 
-StructuredOutputsParams = StructuredOutputs
-"""vLLM's name for it."""
+class StructuredOutputsParams(StructuredOutputs, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """The same with vLLM's further arguments, for scripts that give them.
+
+    Args:
+        backend: which library of vLLM's keeps the form. There is one grammar backend here (``--structured-outputs-backend``), whatever is asked for.
+        disable_fallback: there is nothing to fall back on.
+        disable_any_whitespace, disable_additional_properties, whitespace_pattern: refused if they ask for something.
+
+    Raises:
+        RequestError: not exactly one form is given, or one of the last three asks for something.
+    """
+
+    backend: str | None = None
+    disable_fallback: bool = False
+    disable_any_whitespace: bool = False
+    disable_additional_properties: bool = False
+    whitespace_pattern: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("disable_any_whitespace", "disable_additional_properties", "whitespace_pattern"):
+            if value := getattr(self, name):
+                raise RequestError(
+                    f"structured_outputs: {name} is {value!r}, which cannot be had",
+                    "leave it out, and say it in the schema or as a regex",
+                    param="structured_outputs",
+                )
+        super().__post_init__()
+
+
+GuidedDecodingParams = StructuredOutputsParams
+"""vLLM's older name for it."""
 
 
 def _invalid_structured_outputs(problem: str) -> RequestError:
@@ -111,7 +142,8 @@ class SamplingParams(
         truncate_prompt_tokens: keep only the last so many tokens of the prompt; -1 for as many as the context holds beside ``max_tokens``.
         shown_special_tokens: ids of special tokens that are text all the same.
         spaces_between_special_tokens: accepted for vLLM's sake; tokenizers of today decide that by themselves.
-        detokenize: give texts, not token ids alone.
+        detokenize: give texts, not token ids alone; where there is no tokenizer, there are none.
+        output_kind: what the outputs hold that ``AsyncLLM`` and ``LLMEngine`` give while the request runs. ``LLM`` gives whole ones.
 
     Raises:
         RequestError: a value is out of its range; names the parameter.
@@ -144,6 +176,7 @@ class SamplingParams(
     shown_special_tokens: list[int] = []
     spaces_between_special_tokens: bool = True
     detokenize: bool = True
+    output_kind: RequestOutputKind = RequestOutputKind.CUMULATIVE
 
     def __post_init__(self) -> None:
         rules.check_params(self, _DEFAULTS)
@@ -194,6 +227,8 @@ _DEFAULTS = {
 def _read_structured_outputs(value: Any) -> StructuredOutputs:
     if isinstance(value, StructuredOutputs):
         value.__post_init__()  # it may have been changed since it was made
+        if isinstance(value, StructuredOutputsParams):
+            return StructuredOutputs(**{name: getattr(value, name) for name in StructuredOutputs.__struct_fields__})
         return value
     if not isinstance(value, dict):
         raise rules.invalid_value("structured_outputs", value, "an object with one field")

@@ -294,9 +294,9 @@ def read_tokenizer_parts(path: str) -> TokenizerParts:
             f"{file} cannot be read: {error}",
             "fetch it again; if it was made by a newer version, update the package tokenizers",
         ) from None
-    config = _read_object(folder / CONFIG_FILE)
+    config = read_object(folder / CONFIG_FILE)
     declared = config.get("added_tokens_decoder") or {}
-    special = {} if declared else _read_object(folder / SPECIAL_FILE)
+    special = {} if declared else read_object(folder / SPECIAL_FILE)
     special_tokens = {
         name: text for name in NAMED_TOKENS if (text := _read_token_text(special.get(name) or config.get(name)))
     }
@@ -345,7 +345,7 @@ def _read_chat_templates(folder: Path, config: Mapping[str, Any]) -> str | dict[
         found = {str(entry["name"]): str(entry["template"]) for entry in declared if isinstance(entry, Mapping)}
     elif isinstance(declared, str):
         found = {DEFAULT_TEMPLATE: declared}
-    if isinstance(text := _read_object(folder / "chat_template.json").get("chat_template"), str):
+    if isinstance(text := read_object(folder / "chat_template.json").get("chat_template"), str):
         found[DEFAULT_TEMPLATE] = text
     files = {DEFAULT_TEMPLATE: folder / "chat_template.jinja"}
     files |= {file.stem: file for file in sorted((folder / "additional_chat_templates").glob("*.jinja"))}
@@ -353,7 +353,7 @@ def _read_chat_templates(folder: Path, config: Mapping[str, Any]) -> str | dict[
     return found[DEFAULT_TEMPLATE] if [*found] == [DEFAULT_TEMPLATE] else found or None
 
 
-def _read_object(file: Path) -> dict[str, Any]:
+def read_object(file: Path) -> dict[str, Any]:
     """A JSON object, or an empty one if there is no such file."""
     if not file.is_file():
         return {}

@@ -31,7 +31,6 @@ SAMPLING = Table(
     alias("guided-choice", "structured_outputs.choice"),
     alias("guided-grammar", "structured_outputs.grammar"),
     accept("guided-decoding-backend guided-whitespace-pattern", "there is one grammar backend"),
-    accept("output-kind", "a script gets whole answers"),
     accept("skip-clone flat-logprobs output-text-buffer-length", "it changes no answer"),
     accept("skip-reading-prefix-cache", "cached prefixes change no answer"),
     accept(

@@ -1,0 +1,1 @@
+"""Asynchronous use: an engine in a process of its own, for the coroutines of a script."""

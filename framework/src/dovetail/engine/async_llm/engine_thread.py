@@ -1,0 +1,161 @@
+"""An engine's client in a thread with an event loop of its own, for callers of whatever loop, or of none."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import threading
+from collections.abc import Coroutine
+from typing import Any, TypeVar, cast
+
+from dovetail.api.errors import EngineDeadError
+from dovetail.engine.adapters.lora_request import LoRARequest, needs_loading
+from dovetail.engine.args import EngineArgs
+from dovetail.engine.output.pooled import Pooled
+from dovetail.engine.process.async_engine import AsyncEngine
+from dovetail.engine.process.delta_queue import DeltaQueue
+from dovetail.engine.request.params import SamplingParams
+from dovetail.engine.request.pooling_params import PoolingParams
+from dovetail.engine.setup import load_tokenizer
+from dovetail.engine.text.tokenizer import Tokenizer
+from dovetail.kernel.plan import Plan
+
+T = TypeVar("T")
+
+
+class _Engine(AsyncEngine):
+    """An engine that reads no tokenizer where its options say so: prompts and outputs are token ids then."""
+
+    @classmethod
+    async def _create(cls, plan: Plan, args: EngineArgs) -> _Engine:
+        found = None if args.skip_tokenizer_init else await asyncio.to_thread(load_tokenizer, plan, args.chat_template)
+        return cls(plan, args, cast(Tokenizer, found))  # what turns outputs into texts knows of none
+
+
+class EngineThread:
+    """Starts an engine, and waits until it is ready. Scripts start one before they have an event loop, or use several after each other; the
+    engine's socket belongs to one loop.
+
+    Raises:
+        DovetailError: whatever kept the engine from starting.
+    """
+
+    def __init__(self, plan: Plan, args: EngineArgs) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run_loop, name="dovetail-async-llm", daemon=True)
+        self._thread.start()
+        self._adapters_lock = asyncio.Lock()
+        self._stopped = False
+        try:
+            self.engine: AsyncEngine = self.submit(_Engine.start(plan, args)).result()
+        except BaseException:
+            self._stop_loop()
+            raise
+
+    def _run_loop(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        self._loop.run_forever()
+        # Whatever still runs is ended here, so that no process or socket is left behind.
+        tasks = asyncio.all_tasks(self._loop)
+        for task in tasks:
+            task.cancel()
+        self._loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+        self._loop.run_until_complete(self._loop.shutdown_asyncgens())
+        self._loop.close()
+
+    def submit(self, coroutine: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
+        """Have the engine's loop run a coroutine; cancelling the future cancels it there.
+
+        Raises:
+            EngineDeadError: the engine was stopped.
+        """
+        try:
+            return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        except RuntimeError:  # the loop is closed
+            coroutine.close()
+            raise EngineDeadError("the engine was stopped") from None
+
+    async def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """What a coroutine gives that the engine's loop runs."""
+        return await asyncio.wrap_future(self.submit(coroutine))
+
+    async def forward(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        queue: DeltaQueue,
+        request_id: str,
+        prompt_token_ids: list[int],
+        params: SamplingParams,
+        priority: int,
+        cache_salt: str | None,
+        lora_request: LoRARequest | None,
+    ) -> None:
+        """Run a request in the engine's loop, and hand its deltas to a queue of another loop, errors too."""
+        with contextlib.suppress(RuntimeError):  # the other loop is closed: nobody waits for this any more
+            try:
+                adapter = await self.load_adapter(lora_request)
+                deltas = self.engine.generate(
+                    request_id, prompt_token_ids, params, priority=priority, cache_salt=cache_salt, adapter=adapter
+                )
+                async with contextlib.aclosing(deltas):
+                    async for new in deltas:
+                        loop.call_soon_threadsafe(queue.put, new)
+            except (
+                asyncio.CancelledError
+            ):  # the caller has left; or the engine was stopped, and the caller must hear of it
+                loop.call_soon_threadsafe(queue.fail, EngineDeadError("the engine was stopped"))
+                raise
+            except Exception as error:
+                loop.call_soon_threadsafe(queue.fail, error)
+
+    async def pool(
+        self,
+        request_id: str,
+        prompt_token_ids: list[int],
+        params: PoolingParams,
+        priority: int,
+        cache_salt: str | None,
+        lora_request: LoRARequest | None,
+    ) -> Pooled:
+        """The vector of a prompt. Runs in the engine's loop.
+
+        Raises:
+            RequestError: see :meth:`dovetail.engine.process.async_engine.AsyncEngine.pool`.
+        """
+        adapter = await self.load_adapter(lora_request)
+        return await self.engine.pool(
+            request_id, prompt_token_ids, params, priority=priority, cache_salt=cache_salt, adapter=adapter
+        )
+
+    async def load_adapter(self, request: LoRARequest | None) -> str | None:
+        """What the engine knows a request's adapter by; it is loaded if it was not yet. Runs in the engine's loop.
+
+        Raises:
+            RequestError: it cannot be loaded, the name stands for another path, or there may be none.
+        """
+        if request is None:
+            return None
+        async with self._adapters_lock:
+            if needs_loading(request, self.engine.adapters, self.engine.args.enable_lora):
+                await self.engine.add_adapter(request.lora_name, request.lora_path)
+        return request.lora_name
+
+    def stop(self) -> None:
+        """End the engine's process and this thread; a second time does nothing."""
+        if self._stopped:
+            return
+        self._stopped = True
+        if threading.current_thread() is self._thread:  # a garbage collection that happens to run here
+            self._loop.create_task(self._stop_from_within())
+            return
+        self.submit(self.engine.stop()).result()
+        self._stop_loop()
+
+    async def _stop_from_within(self) -> None:
+        await self.engine.stop()
+        self._loop.stop()
+
+    def _stop_loop(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()

@@ -1,0 +1,1 @@
+"""``LLM`` and the server under vLLM's import paths."""

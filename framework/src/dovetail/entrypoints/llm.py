@@ -1,0 +1,5 @@
+"""``LLM`` under vLLM's import path."""
+
+from dovetail.engine.offline.llm import LLM
+
+__all__ = ["LLM"]

@@ -1,0 +1,1 @@
+"""Tokenizers under vLLM's import paths."""

@@ -1,0 +1,5 @@
+"""The parser of command lines under vLLM's newer import path."""
+
+from dovetail.utils.arguments import FlexibleArgumentParser
+
+__all__ = ["FlexibleArgumentParser"]

@@ -1,0 +1,1 @@
+"""The engines under vLLM's newer import paths."""
