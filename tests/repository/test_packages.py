@@ -9,8 +9,8 @@ from ..projects import EVERY, FRAMEWORK, PLUGINS, Package
 VERSION = FRAMEWORK.project["version"]
 SERIES = ".".join(VERSION.split(".")[:2])
 
-package = pytest.mark.parametrize("package", EVERY, ids=lambda p: p.cache_block)
-plugin = pytest.mark.parametrize("plugin", PLUGINS, ids=lambda p: p.cache_block)
+package = pytest.mark.parametrize("package", EVERY, ids=lambda p: p.name)
+plugin = pytest.mark.parametrize("plugin", PLUGINS, ids=lambda p: p.name)
 
 
 @package
@@ -21,7 +21,7 @@ def test_one_version_for_all(package: Package) -> None:
 @plugin
 def test_plugins_require_this_series_of_the_framework(plugin: Package) -> None:
     assert f"dovetail~={SERIES}" in plugin.project["dependencies"]
-    others = {p.cache_block for p in PLUGINS}
+    others = {p.name for p in PLUGINS}
     required = {need.split("~")[0].split(">")[0].strip() for need in plugin.project["dependencies"]}
     assert not required & others, "a plugin requires another"
 
@@ -31,7 +31,7 @@ def test_the_extras_name_this_series() -> None:
     own = [need for need in needs if need.startswith("dovetail-")]
     assert own
     assert {need.partition("~=")[2] for need in own} == {SERIES}
-    assert {need.partition("~=")[0] for need in own} <= {p.cache_block for p in PLUGINS}
+    assert {need.partition("~=")[0] for need in own} <= {p.name for p in PLUGINS}
 
 
 @package

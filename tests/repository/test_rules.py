@@ -116,7 +116,7 @@ def test_rule_1_a_new_plugin_is_written_without_torch(tmp_path: Path) -> None:
     done = run(code, "plugins", "new", "model", "my-thing")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1]) == {"code": 0, "torch": False}
-    assert [p.cache_block for p in tmp_path.iterdir()] == ["dovetail-model-my-thing"]
+    assert [p.name for p in tmp_path.iterdir()] == ["dovetail-model-my-thing"]
 
 
 # Rule 2: nothing imports upward. The contracts are in .importlinter.
@@ -218,11 +218,11 @@ def forbidden_words() -> set[str]:
 
 def framework_texts() -> list[Path]:
     files = (p for p in sorted(FRAMEWORK_SOURCE.rglob("*")) if p.is_file() and p.suffix != ".pyc")
-    return [p for p in files if p.cache_block != OTHER_NAMES]
+    return [p for p in files if p.name != OTHER_NAMES]
 
 
 def test_rule_3_no_plugin_is_named() -> None:
-    modules = {p.module for p in PLUGINS} | {p.cache_block for p in PLUGINS}
+    modules = {p.module for p in PLUGINS} | {p.name for p in PLUGINS}
     words = re.compile(
         rf"(?<![\w-])({'|'.join(map(re.escape, sorted(forbidden_words() | modules)))})(?![\w-])", re.IGNORECASE
     )
@@ -291,7 +291,7 @@ sys.exit(pytest.main(sys.argv[3:]))
 """
 
 
-@pytest.mark.parametrize("plugin", PLUGINS, ids=lambda p: p.cache_block)
+@pytest.mark.parametrize("plugin", PLUGINS, ids=lambda p: p.name)
 def test_rule_4_a_plugin_s_tests_pass_with_it_and_the_framework_alone(plugin: Package, tmp_path: Path) -> None:
     site = tmp_path / "site"
     make_site(site, distributions_for(plugin))
@@ -368,7 +368,7 @@ CHECKS = {
 """Kind of card → the kit's function for it. Sources claim nothing but a meaning, and are tested as what they are."""
 
 
-@pytest.mark.parametrize("package", EVERY, ids=lambda p: p.cache_block)
+@pytest.mark.parametrize("package", EVERY, ids=lambda p: p.name)
 def test_rule_5_every_card_goes_through_the_kit(package: Package) -> None:
     wanted = {CHECKS[card.kind] for card in package.cards if card.kind in CHECKS} | {"check_registration"}
     lacking = wanted - package.called_in_tests()
