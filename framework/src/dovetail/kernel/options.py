@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
@@ -14,6 +15,7 @@ AUTO = "auto"
 Overrides = dict[str, Any] | Callable[[dict[str, Any]], dict[str, Any]]
 
 
+BYTE_COUNT = re.compile(r"(\d+(?:\.\d+)?) ?([kKmMgGtT]?|[KMGT]i?B|B)")
 SUFFIXES = {"k": 10**3, "m": 10**6, "g": 10**9, "K": 2**10, "M": 2**20, "G": 2**30}
 
 
@@ -33,6 +35,25 @@ def parse_token_count(value: Any) -> Any:
     return int(count)
 
 
+def parse_byte_count(value: Any) -> Any:
+    """``4096``, ``"4G"`` and ``"4GiB"`` (4 x 2**30), ``"4g"`` and ``"4GB"`` (4 x 10**9); anything else as it is."""
+    if not isinstance(value, str):
+        return value
+    match = BYTE_COUNT.fullmatch(value.strip())
+    number, unit = match.groups() if match else ("nan", "")
+    binary = unit[-2:] == "iB" or unit in ("K", "M", "G", "T")
+    factor = (1024 if binary else 1000) ** (" kmgt".index(unit[0].lower()) if unit not in ("", "B") else 0)
+    count = float(number) * factor
+    if not math.isfinite(count):
+        raise ValueError(f"{value!r} is not a number of bytes; write 4G, 4GiB or 4294967296")
+    return int(count)
+
+
+def parse_token(value: Any) -> Any:
+    """``"true"`` and ``"false"`` as what they say, and nothing for an empty text; anything else as it is."""
+    return {"true": True, "false": False, "": None}.get(value.lower(), value) if isinstance(value, str) else value
+
+
 class PlanOptions(BaseModel):
     """The options that resolution reads. Names and meanings are those of the command line's flags."""
 
@@ -43,7 +64,11 @@ class PlanOptions(BaseModel):
         description="a folder, a weight file, or a hub repository (org/name, or org/name:file for one of its weight files); without it, the embedded default",
     )
     tokenizer: str | None = Field(
-        default=None, description="take the tokenizer from this folder or file instead of the model's"
+        default=None, description="take the tokenizer from this folder, file or hub repository instead of the model's"
+    )
+    tokenizer_revision: str | None = Field(
+        default=None,
+        description="branch, tag or commit of the hub repository of the tokenizer, which is --tokenizer or the model's own",
     )
     hf_config_path: str | None = Field(
         default=None, description="take config.json from this folder or file instead of the model's"
@@ -53,6 +78,13 @@ class PlanOptions(BaseModel):
         description="JSON object merged into config.json before anything is resolved; may name other architectures",
     )
     revision: str | None = Field(default=None, description="branch, tag or commit of a hub repository")
+    hf_token: Annotated[str | bool | None, BeforeValidator(parse_token)] = Field(
+        default=None,
+        repr=False,
+        exclude=True,
+        description="token for the hub, or without a value the one that hf auth login has kept. Other users of the machine see command "
+        "lines: HF_TOKEN keeps it to yourself",
+    )
     download_dir: str | None = Field(default=None, description="where hub downloads are kept")
     load_format: str = Field(default=AUTO, description="the loader that reads the weights")
     runner: Literal["auto", "generate", "pooling"] = Field(

@@ -20,7 +20,7 @@ from dovetail.kernel.registry import Registry
 
 FLAG = "--speculative-config"
 EXAMPLE = f'write for example {FLAG} \'{{"model": "org/a-small-model", "num_speculative_tokens": 4}}\''
-INHERITED = ("device", "block_size", "download_dir", "dtype", "kv_cache_dtype", "attention_backend")
+INHERITED = ("device", "block_size", "download_dir", "hf_token", "dtype", "kv_cache_dtype", "attention_backend")
 """Options of the main model that hold for a draft model too."""
 
 Resolve = Callable[[PlanOptions, Registry], Plan]

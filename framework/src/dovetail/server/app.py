@@ -13,6 +13,7 @@ from dovetail.server.chat import routes as chat
 from dovetail.server.chat import stored_routes as stored_chats
 from dovetail.server.context import ServerContext
 from dovetail.server.engine_protocol import ServedEngine
+from dovetail.server.generate.sse import DirectSendMiddleware
 from dovetail.server.http.content_encoding import ContentEncodingMiddleware
 from dovetail.server.http.keys import ApiKeyMiddleware
 from dovetail.server.http.middleware import (
@@ -25,6 +26,7 @@ from dovetail.server.http.openapi import add_body_schemas
 from dovetail.server.http.request_limits import BodyLimitMiddleware, ConcurrencyLimitMiddleware, EarlyAnswerMiddleware
 from dovetail.server.http.request_rules import RefusalMiddleware
 from dovetail.server.http.routing import MethodMiddleware, SlashMiddleware, install_error_handlers
+from dovetail.server.http.user_middleware import load_middleware
 from dovetail.server.messages import routes as messages
 from dovetail.server.observe.counters import Counters
 from dovetail.server.observe.http_metrics import HttpMetrics
@@ -76,6 +78,9 @@ def build_app(
         counters: those that several processes with the same engine and settings share; by default its own.
         created: when the server began, in seconds since 1970; by default now.
         store: the file of kept responses that they share; by default there is none, and the responses are kept for this process.
+
+    Raises:
+        UsageError: a middleware of the settings cannot be had.
     """
     context = ServerContext.create(engine, settings, counters, created, store)
     http_metrics = HttpMetrics(context.counters)
@@ -130,6 +135,9 @@ def _middleware(context: ServerContext, on_request_end: RequestEndCallbacks) -> 
     stack.append(Middleware(RefusalMiddleware))
     if root := settings.root_path.rstrip("/"):
         stack.append(Middleware(RootPathMiddleware, path=root))
+    if settings.middleware:
+        # Whatever wraps their `send` must see every piece of a stream, so the short way to the socket begins behind them.
+        stack += [*load_middleware(settings.middleware), Middleware(DirectSendMiddleware)]
     stack.append(Middleware(SlashMiddleware))
     if "*" not in settings.allowed_origins:
         stack.append(Middleware(CrossSiteMiddleware, allowed=settings.allowed_origins))

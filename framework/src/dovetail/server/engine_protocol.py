@@ -229,6 +229,13 @@ class ServedEngine(Protocol):
         """
         ...
 
+    def check_beam_search(self) -> None:
+        """
+        Raises:
+            RequestError: it cannot search for the likeliest outputs.
+        """
+        ...
+
     async def overview(self) -> Overview:
         """What it is doing at the moment, and for which requests."""
         ...

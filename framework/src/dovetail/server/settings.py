@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from dovetail.utils import logs
 
@@ -12,6 +12,10 @@ API_KEY_VARIABLE = "DOVETAIL_API_KEY"
 """Environment variable that holds keys."""
 FOREIGN_KEY_VARIABLE = "VLLM_API_KEY"
 """Where vLLM looks for its key: read where no other key is given, so that a server that was closed stays so."""
+RESERVED_TEMPLATE_KWARGS = frozenset(
+    ("self", "messages", "tools", "documents", "add_generation_prompt", "continue_final_message", "chat_template")
+)
+"""Variables of chat templates that the server sets itself, from fields of the request."""
 
 
 class ServerSettings(BaseModel):
@@ -38,9 +42,20 @@ class ServerSettings(BaseModel):
         True,
         description="let models decide whether they call tools; otherwise requests must say required, none or a name",
     )
+    exclude_tools_when_tool_choice_none: bool = Field(
+        True,
+        description="with tool_choice none, tell the model of no tools; otherwise the prompt shows them, though none may be called",
+    )
     response_role: str = Field("assistant", min_length=1, description="role of the answers of the chat route")
     trust_request_chat_template: bool = Field(
         False, description="let requests bring a chat_template, which is a program that the server then runs"
+    )
+    default_chat_template_kwargs: dict[str, Any] = Field(
+        {},
+        description="JSON object of variables for the chat template, such as enable_thinking; what a request says comes first",
+    )
+    return_tokens_as_token_ids: bool = Field(
+        False, description="write tokens in logprobs as token_id:7 where a request does not say"
     )
     ignore_unsupported_parameters: bool = Field(
         False,
@@ -83,6 +98,21 @@ class ServerSettings(BaseModel):
     ssl_ca_certs: str | None = Field(
         None, description="certificate authorities (PEM); clients must then show a certificate that one of them signed"
     )
+    ssl_cert_reqs: int | None = Field(
+        None,
+        ge=0,
+        le=2,
+        description="certificates of clients: 0 asks for none, 1 verifies those that are sent, 2 demands one; "
+        "2 by default with --ssl-ca-certs, else 0",
+    )
+    ssl_ciphers: str | None = Field(
+        None, description="ciphers for TLS up to 1.2, in OpenSSL's notation, such as ECDHE+AESGCM"
+    )
+    middleware: list[str] = Field(
+        [],
+        description="module.name of a further ASGI middleware: a class, or an async function of a request and call_next; the last "
+        "given sees requests first, and all see them before keys are checked",
+    )
     sse_ping_interval: float = Field(
         15.0,
         ge=0,
@@ -112,6 +142,10 @@ class ServerSettings(BaseModel):
     log_level: logs.Level = Field(
         "info", description="what is logged; info has a line for each request that has ended, and warning has none"
     )
+    log_config_file: str | None = Field(
+        None,
+        description="JSON file for logging.config.dictConfig, in place of --log-format and --log-level; every process of the server reads it",
+    )
     disable_uvicorn_access_log: bool = Field(False, description="log no lines for requests that have ended")
     disable_access_log_for_endpoints: str | None = Field(
         None, description="paths whose requests get no such line, with commas between them, such as /health,/metrics"
@@ -122,14 +156,32 @@ class ServerSettings(BaseModel):
         "or grpc://localhost:4317; needs the extra otel",
     )
     enable_log_requests: bool = Field(False, description="log what requests ask for: their prompts and parameters")
+    enable_log_outputs: bool = Field(
+        False, description="log what was answered as well, once it is complete; needs --enable-log-requests"
+    )
     max_log_len: int | None = Field(
-        None, ge=0, description="characters of a prompt that --enable-log-requests logs; all without it"
+        None,
+        ge=0,
+        description="characters of a prompt, and of an output, that --enable-log-requests logs; all without it",
     )
     disable_web_page: bool = Field(False, description="do not serve the web page at /")
     disable_fastapi_docs: bool = Field(False, description="do not serve /docs, /redoc and /openapi.json")
     disable_vllm_metrics: bool = Field(
         False, description="have /metrics show its figures under dovetail: names alone, without vLLM's"
     )
+
+    @field_validator("default_chat_template_kwargs")
+    @classmethod
+    def _check_template_kwargs(cls, value: dict[str, Any]) -> dict[str, Any]:
+        if reserved := sorted(RESERVED_TEMPLATE_KWARGS & value.keys()):
+            raise ValueError(f"{', '.join(reserved)} cannot be set here; requests have fields of that name")
+        return value
+
+    @model_validator(mode="after")
+    def _check_output_log(self) -> Self:
+        if self.enable_log_outputs and not self.enable_log_requests:
+            raise ValueError("enable_log_outputs needs enable_log_requests")
+        return self
 
     def model_names(self, model: str) -> tuple[str, ...]:
         """The names under which a model is served; the first is its main one."""

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from dovetail.api.errors import UsageError
-from dovetail.kernel.options import parse_token_count
+from dovetail.kernel.options import parse_byte_count, parse_token_count
 from dovetail.utils.arguments import json_object
 
 M = TypeVar("M", bound=BaseModel)
@@ -28,6 +28,15 @@ def human_int(text: str) -> int | None:
     """A number of tokens; see :func:`~dovetail.kernel.options.parse_token_count`."""
     try:
         count: int | None = parse_token_count(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return count
+
+
+def human_bytes(text: str) -> int:
+    """A number of bytes; see :func:`~dovetail.kernel.options.parse_byte_count`."""
+    try:
+        count: int = parse_byte_count(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
     return count
@@ -76,6 +85,10 @@ def _action(name: str, field: FieldInfo) -> dict[str, Any]:
     kind = options[0]
     if name in HUMAN:
         return {"type": human_int, "metavar": "TOKENS" if name == "max_model_len" else "N"}
+    if name == "kv_cache_memory_bytes":
+        return {"type": human_bytes, "metavar": "BYTES"}
+    if {str, bool} <= set(options):
+        return {"nargs": "?", "const": True, "metavar": name.upper()}
     if get_origin(kind) is dict or kind is dict:
         return {"type": json_object, "metavar": "JSON"}
     if kind is bool:

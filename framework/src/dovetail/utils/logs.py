@@ -4,29 +4,44 @@ from __future__ import annotations
 
 import json
 import logging
+import logging.config
 import os
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Literal, get_args
 
+from dovetail.api.errors import UsageError
+
 Format = Literal["text", "json"]
 Level = Literal["debug", "info", "warning", "error", "critical"]
 
 LOG_VARIABLE = "DOVETAIL_LOG"
-"""How the processes that a server starts learn of its format and level: both, with a comma between them."""
+"""How the processes that a server starts learn of its format, its level, and its file if there is one, with commas between them."""
 
 logger = logging.getLogger("dovetail")
+_find_request_id: Callable[[], str] = str
 
 
-def configure(format: Format, level: Level, request_id: Callable[[], str] = str) -> None:
+def configure(
+    format: Format, level: Level, request_id: Callable[[], str] = str, config_file: str | None = None
+) -> None:
     """Have this process, and those that it starts, log so.
 
     Args:
         level: of our own loggers; libraries are heard from warnings up.
         request_id: of the request that is being served, empty where there is none.
+        config_file: JSON for :func:`logging.config.dictConfig`, which then says how to log instead.
+
+    Raises:
+        UsageError: the file cannot be read, or does not hold a configuration.
     """
-    os.environ[LOG_VARIABLE] = f"{format},{level}"
+    global _find_request_id
+    _find_request_id = request_id
+    os.environ[LOG_VARIABLE] = f"{format},{level},{config_file or ''}"
+    if config_file is not None:
+        _read_config_file(config_file)
+        return
     handler = logging.StreamHandler()
     handler.setFormatter(JsonFormatter(request_id) if format == "json" else TextFormatter(request_id))
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
@@ -34,11 +49,34 @@ def configure(format: Format, level: Level, request_id: Callable[[], str] = str)
     logger.setLevel(level.upper())
 
 
+def _read_config_file(name: str) -> None:
+    try:
+        with open(name, encoding="utf-8-sig") as file:
+            config = json.load(file)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"--log-config-file {name} cannot be read: {error}", "give a JSON file") from None
+    if not isinstance(config, dict):
+        raise UsageError(
+            f"--log-config-file {name} holds a JSON {type(config).__name__}",
+            "wanted an object, as logging.config.dictConfig takes it",
+        )
+    try:
+        # The loggers of modules that are loaded already are to go on, unless the file says otherwise.
+        logging.config.dictConfig({"disable_existing_loggers": False, **config})
+    except (ValueError, TypeError, AttributeError, ImportError) as error:
+        reason = f"{error}: {error.__cause__}" if error.__cause__ else str(error)
+        raise UsageError(
+            f"--log-config-file {name}: {' '.join(reason.split())}",
+            'see logging.config.dictConfig in Python\'s documentation; it begins with "version": 1',
+        ) from None
+    logging.captureWarnings(True)
+
+
 def follow_parent() -> None:
     """Log as the process does that started this one, if it said how."""
-    format, _, level = os.environ.get(LOG_VARIABLE, "").partition(",")
+    format, level, file = [*os.environ.get(LOG_VARIABLE, "").split(",", 2), "", ""][:3]
     if format in get_args(Format) and level in get_args(Level):
-        configure(format, level)  # type: ignore[arg-type]  # which has just been seen to
+        configure(format, level, config_file=file or None)  # type: ignore[arg-type]  # which has just been seen to
 
 
 def writes_json() -> bool:
@@ -58,12 +96,21 @@ def announce(text: str, level: int = logging.INFO, *, output: bool = False) -> N
         print(text, file=sys.stdout if output else sys.stderr, flush=True)
 
 
-class TextFormatter(logging.Formatter):
-    """Time, level, message, and whose request it was."""
+def current_request_id() -> str:
+    """Of the request that is being served, as :func:`configure` was told to find it; empty where there is none."""
+    return _find_request_id()
 
-    def __init__(self, request_id: Callable[[], str] = str) -> None:
+
+class TextFormatter(logging.Formatter):
+    """Time, level, message, and whose request it was.
+
+    Args:
+        request_id: of the request; by default :func:`current_request_id`, so that a configuration file can name this class.
+    """
+
+    def __init__(self, request_id: Callable[[], str] | None = None) -> None:
         super().__init__("%(asctime)s %(levelname)s %(message)s%(request)s", "%Y-%m-%d %H:%M:%S")
-        self._request_id = request_id
+        self._request_id = request_id or current_request_id
 
     def format(self, record: logging.LogRecord) -> str:
         found = self._request_id()
@@ -74,9 +121,9 @@ class TextFormatter(logging.Formatter):
 class JsonFormatter(logging.Formatter):
     """One object a line. What a record's ``fields`` hold, given as ``extra``, stands beside the rest."""
 
-    def __init__(self, request_id: Callable[[], str] = str) -> None:
+    def __init__(self, request_id: Callable[[], str] | None = None) -> None:
         super().__init__()
-        self._request_id = request_id
+        self._request_id = request_id or current_request_id
 
     def format(self, record: logging.LogRecord) -> str:
         shown: dict[str, object] = {

@@ -21,6 +21,13 @@ def test_no_more_than_twice_what_can_be_in_use() -> None:
     assert plan_num_blocks([KVCacheGroup("full", 1)], 10**9, **SIZES) == [1 + 2 * 8 * 256]
 
 
+def test_what_was_asked_for_in_bytes_or_blocks_is_not_capped() -> None:
+    full, sliding = KVCacheGroup("full", 1), KVCacheGroup("sliding", 1, window=16)
+    assert plan_num_blocks([full], 10**7, capped=False, **SIZES) == [10**7]
+    assert plan_num_blocks([full], 7, num_blocks=10**6, **SIZES) == [1 + 10**6]
+    assert plan_num_blocks([full, sliding], 7, num_blocks=5, **SIZES) == [6, 6]
+
+
 def test_a_window_gets_what_its_sequences_hold_and_the_rest_goes_to_full_layers() -> None:
     full, sliding = KVCacheGroup("full", 1000), KVCacheGroup("sliding", 5000, window=128)
     counts = plan_num_blocks([full, sliding], 4_000_000, **SIZES)

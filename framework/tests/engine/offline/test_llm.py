@@ -21,7 +21,7 @@ GREEDY = SamplingParams(temperature=0, max_tokens=4, ignore_eos=True)
 def plan(monkeypatch: pytest.MonkeyPatch) -> Any:
     found = fake_plan()
     monkeypatch.setattr(module, "make_plan", lambda args: found)
-    monkeypatch.setattr(module, "load_tokenizer", lambda plan, template: fake_tokenizer())
+    monkeypatch.setattr(module, "load_tokenizer", lambda *_: fake_tokenizer())
     monkeypatch.setattr(module, "EngineCore", FakeCore)
     return found
 

@@ -95,3 +95,11 @@ def test_one_token_that_may_be_chosen_is_enough() -> None:
     check_allowed_tokens(SamplingParams(allowed_token_ids=[5, 6]), [[5], [6, 6]], {9})
     check_allowed_tokens(SamplingParams(allowed_token_ids=[9]), [], {9})
     check_allowed_tokens(SamplingParams(min_tokens=1, max_tokens=4), [[5]], {9})
+
+
+@pytest.mark.parametrize("mode", ["raw_logits", "processed_logits"])
+def test_outputs_are_not_ranked_by_what_are_no_logprobs(mode: Any) -> None:
+    limits = ModelLimits(10, 100, logprobs_mode=mode)
+    check_request([1], SamplingParams(logprobs=2), limits)
+    with pytest.raises(RequestError, match=f"best_of ranks outputs by their logprobs, and with --logprobs-mode {mode}"):
+        check_request([1], SamplingParams(best_of=2), limits)

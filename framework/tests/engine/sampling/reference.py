@@ -43,9 +43,9 @@ def make_request(
     )
 
 
-def tables_for(requests: Sequence[Request], vocab_size: int, *, sorts: bool = False) -> SamplingTables:
+def tables_for(requests: Sequence[Request], vocab_size: int, **options: Any) -> SamplingTables:
     """Tables with request i in row i."""
-    tables = SamplingTables(len(requests), vocab_size, CPU, upload, sorts=sorts)
+    tables = SamplingTables(len(requests), vocab_size, CPU, upload, **options)
     for row, request in enumerate(requests):
         tables.set(row, request)
     tables.flush()

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from dovetail.engine.sampling import compute_logprobs
 
-from .reference import make_request, step
+from .reference import edited, kept, make_request, step, tables_for
 
 
 @pytest.mark.parametrize("k", [0, 1, 5, 200, 10**6])
@@ -52,3 +54,47 @@ def test_minus_one_asks_for_the_whole_vocabulary() -> None:
 
 def test_none_are_made_where_nobody_asks() -> None:
     assert step(torch.randn(2, 100), [make_request(), make_request(temperature=0)]).logprobs is None
+
+
+BATCH = [
+    {"temperature": 0.7},
+    {"temperature": 0.7, "top_k": 5},
+    {"temperature": 1.3, "top_p": 0.6},
+    {"temperature": 0.5, "top_k": 80, "top_p": 0.9, "min_p": 0.01},
+    {"temperature": 0.9, "min_p": 0.05},
+    {"temperature": 0, "top_k": 3, "top_p": 0.1, "min_p": 0.5},
+    {"temperature": 1.0, "frequency_penalty": 1.5, "logit_bias": {7: 3.0}, "top_k": 100},
+    {"temperature": 0, "allowed_token_ids": [3, 5, 9]},
+]
+
+
+@pytest.mark.parametrize("mode", ["raw_logprobs", "raw_logits", "processed_logprobs", "processed_logits"])
+@pytest.mark.parametrize(
+    "batch", [BATCH, BATCH[:1], BATCH[5:6], BATCH[2:3] * 40], ids=["mixed", "free", "greedy", "many"]
+)
+def test_modes(mode: Any, batch: list[dict[str, Any]]) -> None:
+    logits = torch.randn(len(batch), 200, generator=torch.Generator().manual_seed(1)) * 3
+    requests = [make_request([1, 2], [4, 4, 6], seed=i, logprobs=-1, **given) for i, given in enumerate(batch)]
+    plain = step(logits, requests)
+    tables = tables_for(requests, 200, logprobs_mode=mode)
+    sampled = step(logits, requests, tables)
+    assert torch.equal(sampled.tokens, plain.tokens)  # the mode decides nothing
+    assert sampled.logprobs is not None
+    for i, request in enumerate(requests):
+        line = logits[i].numpy()
+        if mode.startswith("processed"):
+            line = edited(line, request)
+            if not request.params.greedy:
+                stay = [token for token, _ in kept(line, request.params, 0.0)]
+                mask = np.full(200, -np.inf)
+                mask[stay] = 0
+                line = line / request.params.temperature + mask
+        exact = torch.from_numpy(line).double()
+        if mode.endswith("logprobs"):
+            exact = exact.log_softmax(-1)
+        shown = torch.empty(200, dtype=torch.float64)
+        shown[sampled.logprobs.top_ids[i]] = sampled.logprobs.top_logprobs[i].double()
+        assert torch.allclose(shown, exact, atol=1e-4)
+        token = int(sampled.tokens[i])
+        assert math.isclose(sampled.logprobs.logprobs[i], exact[token], abs_tol=1e-4)
+        assert sampled.logprobs.ranks[i] == 1 + int((shown > shown[token]).sum())

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tokenizers
 
 from dovetail.api import ConfigError, RequestError
 from dovetail.engine.text.chat_template import _compile, load_template, render
+from dovetail.engine.text.tokenizer import Tokenizer
 
 CHATML = """{%- for message in messages %}
     {{- '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}
@@ -242,3 +244,23 @@ def test_a_template_may_begin_with_a_byte_order_mark(tmp_path: Path, encoding: s
     assert load_template(str(file)) == "{{ 1 }}é"
     assert load_template("\ufeff{{ 1 }}") == "{{ 1 }}"
     assert render("\ufeff{{ 1 }}", [{"role": "user", "content": "x"}]) == "1"
+
+
+@pytest.mark.parametrize("content", ["a\nb", [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]])
+@pytest.mark.parametrize(
+    ("wanted", "shown"),
+    [("string", "STRING a\nb"), ("openai", "LIST"), ("auto", None)],
+)
+def test_the_form_of_contents_can_be_said(content: Any, wanted: Any, shown: str | None) -> None:
+    template = (
+        "{% macro one(c) %}{{ 'STRING ' + c if c is string else 'LIST' }}{% endmacro %}{{ one(messages[0].content) }}"
+    )
+    text = render(template, [{"role": "user", "content": content}], content_format=wanted)
+    assert text == (shown or "STRING a\nb")
+    tokenizer = Tokenizer(tokenizers.Tokenizer(tokenizers.models.BPE()), chat_template=template)
+    tokenizer.chat_template_content_format = wanted
+    assert tokenizer.apply_chat_template([{"role": "user", "content": content}]) == text
+    assert (
+        tokenizer.apply_chat_template([{"role": "user", "content": content}], chat_template_content_format="openai")
+        == "LIST"
+    )

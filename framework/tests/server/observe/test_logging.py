@@ -182,3 +182,26 @@ def test_processes_that_a_server_starts_log_as_it_does(given: str, written: list
         assert done.stderr == "wé\n"
     else:
         assert [json.loads(line)["message"] for line in done.stderr.splitlines()] == written
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_outputs_are_logged_where_that_is_asked_for(engine: FakeEngine, lines: Lines, stream: bool) -> None:
+    settings = ServerSettings(enable_log_requests=True, enable_log_outputs=True, max_log_len=7)
+    ask(engine, settings, {"n": 2, "stream": stream, "max_tokens": 3})
+    asked, *answered, _ = map(json.loads, lines())
+    assert [(found["job"], found["choice"]) for found in answered] == [(asked["job"], 0), (asked["job"], 1)]
+    for found in answered:
+        assert (found["logger"], found["request_id"]) == ("dovetail.prompts", "given-id")
+        assert (found["output"], found["output_tokens"], found["finish_reason"]) == ("Paris i", 3, "length")
+
+
+def test_outputs_are_logged_as_far_as_they_came(engine: FakeEngine, lines: Lines) -> None:
+    engine.fail_at = 2
+    ask(engine, ServerSettings(enable_log_requests=True, enable_log_outputs=True), {})
+    (found,) = [entry for line in lines() if "output" in (entry := json.loads(line))]
+    assert (found["output"], found["finish_reason"]) == ("Paris is", None)
+
+
+def test_outputs_alone_are_not_logged() -> None:
+    with pytest.raises(ValueError, match="enable_log_requests"):
+        ServerSettings(enable_log_outputs=True)

@@ -152,3 +152,19 @@ def test_what_does_not_fit_the_model_is_refused_before_it_is_sent(
         assert not child.sent
 
     run(test)
+
+
+def test_tokens_of_a_stream_are_sent_together() -> None:
+    async def test(engine: AsyncEngine, child: FakeChild) -> None:
+        engine.args = EngineArgs(stream_interval=3)
+        deltas = engine.generate("a", [1], SamplingParams(detokenize=False, max_tokens=5))
+        first = asyncio.ensure_future(anext(deltas))
+        await settled()
+        for token in range(5):
+            child.say(m.StepOutputs([m.TokenOutput("a#0", [token], "length" if token == 4 else None)], m.EngineStats()))
+            await settled()
+        assert [delta.token_ids for delta in await first] == [[0]]
+        assert [delta.token_ids async for batch in deltas for delta in batch] == [[1, 2, 3], [4]]
+        assert not engine._mergers
+
+    run(test)

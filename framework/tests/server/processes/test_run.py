@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -14,9 +15,10 @@ from typing import Any
 
 import httpx2
 import pytest
+import trustme
 
 from dovetail.api.errors import DovetailError, UsageError
-from dovetail.server.http.listen import bind, check_tls, close_socket
+from dovetail.server.http.listen import bind, check_tls, client_certificates, close_socket
 from dovetail.server.settings import ServerSettings
 
 SCRIPT = Path(__file__).parents[1] / "serve_fake.py"
@@ -234,6 +236,52 @@ def test_tls_files_are_checked_first(tmp_path: Path) -> None:
     (tmp_path / "empty").touch()
     with pytest.raises(UsageError, match="cannot be read"):
         check_tls(ServerSettings(ssl_certfile=str(tmp_path / "empty")))
+
+
+def test_tls_options_are_checked_first(tmp_path: Path) -> None:
+    for name in ("cert", "key"):
+        (tmp_path / name).touch()
+    given = {"ssl_certfile": str(tmp_path / "cert")}
+    with pytest.raises(UsageError, match="--ssl-ciphers needs a certificate"):
+        check_tls(ServerSettings(ssl_ciphers="ECDHE+AESGCM"))
+    with pytest.raises(UsageError, match="--ssl-ciphers: OpenSSL knows no cipher in 'NONSENSE'"):
+        check_tls(ServerSettings(ssl_ciphers="NONSENSE", **given))
+    with pytest.raises(UsageError, match="--ssl-cert-reqs 2 verifies"):
+        check_tls(ServerSettings(ssl_cert_reqs=2, **given))
+
+
+@pytest.mark.parametrize(
+    ("options", "wanted"),
+    [
+        ({}, ssl.CERT_NONE),
+        ({"ssl_ca_certs": "x"}, ssl.CERT_REQUIRED),
+        ({"ssl_ca_certs": "x", "ssl_cert_reqs": 1}, ssl.CERT_OPTIONAL),
+        ({"ssl_ca_certs": "x", "ssl_cert_reqs": 0}, ssl.CERT_NONE),
+    ],
+)
+def test_certificates_of_clients(options: dict[str, Any], wanted: ssl.VerifyMode) -> None:
+    assert client_certificates(ServerSettings(**options)) is wanted
+
+
+def test_ciphers_are_those_of_the_connection(tmp_path: Path, start) -> None:
+    authority = trustme.CA()
+    certificate = authority.issue_cert("localhost")
+    files = {"ssl_keyfile": str(tmp_path / "key"), "ssl_certfile": str(tmp_path / "cert")}
+    certificate.private_key_pem.write_to_path(files["ssl_keyfile"])
+    certificate.cert_chain_pems[0].write_to_path(files["ssl_certfile"])
+    server = start(**files, ssl_ciphers="ECDHE-ECDSA-AES256-GCM-SHA384")
+    port = int(server.ready().rpartition(":")[2])
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    context.maximum_version = ssl.TLSVersion.TLSv1_2  # the ciphers of 1.3 cannot be chosen
+    with (
+        socket.create_connection(("127.0.0.1", port)) as plain,
+        context.wrap_socket(plain, server_hostname="localhost") as secure,
+    ):
+        assert secure.cipher()[0] == "ECDHE-ECDSA-AES256-GCM-SHA384"
+    context.set_ciphers("ECDHE-ECDSA-AES128-GCM-SHA256")
+    with socket.create_connection(("127.0.0.1", port)) as plain, pytest.raises(ssl.SSLError):
+        context.wrap_socket(plain, server_hostname="localhost")
 
 
 def test_a_socket_s_path_and_a_port_contradict_each_other(tmp_path: Path) -> None:

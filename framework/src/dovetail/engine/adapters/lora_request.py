@@ -168,13 +168,16 @@ def check_adapter_name(name: str, served: Iterable[str], loaded: Iterable[str]) 
     raise RequestError(reason, "choose another name, or unload the adapter that has it", param="lora_name")
 
 
-def find_adapter(name: str, path: str, registry: Registry, download_dir: str | None = None) -> AdapterSource:
+def find_adapter(
+    name: str, path: str, registry: Registry, download_dir: str | None = None, token: str | bool | None = None
+) -> AdapterSource:
     """Find an adapter and the loader for it, without reading a weight.
 
     Args:
         path: a folder, or a hub repository.
         registry: of what is installed.
         download_dir: where hub downloads are kept.
+        token: for the hub, see ``--hf-token``.
 
     Raises:
         RequestError: there is no such folder, or it does not hold an adapter that can be read; with the reason.
@@ -184,7 +187,7 @@ def find_adapter(name: str, path: str, registry: Registry, download_dir: str | N
         return RequestError(f"the adapter {name!r} cannot be loaded from {path!r}: {reason}", hint, param="lora_path")
 
     try:
-        folder = _resolve(path, registry, download_dir)
+        folder = _resolve(path, registry, download_dir, token)
         if folder is None or not folder.is_dir():
             raise refused("there is no such folder or hub repository", f"give the folder with {ADAPTER_CONFIG_FILE}")
         config = _read_config(folder)
@@ -217,7 +220,7 @@ def find_adapter(name: str, path: str, registry: Registry, download_dir: str | N
     )
 
 
-def _resolve(path: str, registry: Registry, download_dir: str | None) -> Path | None:
+def _resolve(path: str, registry: Registry, download_dir: str | None, token: str | bool | None) -> Path | None:
     """The folder that a reference means to the first source that knows it."""
     if not path:
         return None
@@ -228,6 +231,7 @@ def _resolve(path: str, registry: Registry, download_dir: str | None) -> Path | 
             revision=None,
             download_dir=download_dir,
             patterns=(ADAPTER_WEIGHTS_PATTERN, ADAPTER_CONFIG_FILE),
+            token=token,
         )
         if found is not None:
             return Path(found.path)

@@ -43,7 +43,15 @@ class KVCacheGroup:
 
 
 def plan_num_blocks(
-    groups: Sequence[KVCacheGroup], budget: int, *, block_size: int, max_seqs: int, max_len: int, max_tokens: int
+    groups: Sequence[KVCacheGroup],
+    budget: int,
+    *,
+    block_size: int,
+    max_seqs: int,
+    max_len: int,
+    max_tokens: int,
+    capped: bool = True,
+    num_blocks: int | None = None,
 ) -> list[int]:
     """Blocks of each group, the null block included.
 
@@ -53,6 +61,8 @@ def plan_num_blocks(
     Args:
         budget: bytes.
         max_tokens: computed in one step.
+        capped: whether a group gets no more than twice what could be in use.
+        num_blocks: give groups that keep everything so many blocks, whatever the budget is; the others no more.
 
     Returns:
         One count a group; all 0 if the budget does not hold two blocks of each.
@@ -74,7 +84,11 @@ def plan_num_blocks(
     def size(whole: int) -> int:
         return sum(n * g.block_bytes for n, g in zip(counts(whole), groups, strict=True))
 
+    if num_blocks is not None:
+        return counts(num_blocks)
     low, high = 0, 2 * max_seqs * -(-max_len // block_size)
+    if not capped and (each := sum(g.block_bytes for g in groups if g.window is None and g.kind != "recurrent")):
+        high = budget // each
     while low < high:
         middle = (low + high + 1) // 2
         low, high = (middle, high) if size(middle) <= budget else (low, middle - 1)

@@ -46,6 +46,6 @@ class OfflineAdapters:
             raise adapters_not_enabled(name)
         check_adapter_name(name, (), self._paths)
         registry = Registry.load(plugins=self._args.plugins, prefer=self._args.prefer)
-        source = find_adapter(name, path, registry, self._args.download_dir)
+        source = find_adapter(name, path, registry, self._args.download_dir, self._args.hf_token)
         self._core.add_adapter(source.model_dump_json())
         self._paths[name] = path

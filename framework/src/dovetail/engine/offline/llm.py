@@ -28,6 +28,7 @@ from dovetail.engine.request.checks import check_request, find_eos_token_ids
 from dovetail.engine.request.defaults import apply_defaults
 from dovetail.engine.request.outputs import PositionLogprobs, RequestOutput
 from dovetail.engine.request.params import BeamSearchParams, SamplingParams
+from dovetail.engine.text.chat_template import ContentFormatOption
 from dovetail.engine.text.hf_tokenizer import HFTokenizer
 
 
@@ -118,12 +119,17 @@ class LLM(PoolingMethods):
         use_tqdm: ProgressBar = True,
         lora_request: LoRARequests = None,
         chat_template: str | None = None,
+        chat_template_content_format: ContentFormatOption | None = None,
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
         tools: Sequence[Mapping[str, Any]] | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
     ) -> list[RequestOutput]:
         """Answer one conversation (a list of messages) or many (a list of such lists).
+
+        Args:
+            chat_template_content_format: how contents reach the template: ``string``, ``openai`` (a list of parts) or ``auto``; by default
+                as the option of that name says.
 
         Raises:
             RequestError: the model has no chat template and none is given, or the template refuses the messages.
@@ -132,6 +138,7 @@ class LLM(PoolingMethods):
             messages,
             self._tokenizer,
             chat_template=chat_template,
+            chat_template_content_format=chat_template_content_format,
             add_generation_prompt=add_generation_prompt,
             continue_final_message=continue_final_message,
             tools=tools,
@@ -157,6 +164,7 @@ class LLM(PoolingMethods):
         Raises:
             RequestError: as :meth:`generate`; or a search of that width needs more logprobs than ``max_logprobs`` (about half of which is the widest).
         """
+        self.llm_engine.limits.check_scores("beam_search")
         eos_ids = find_eos_token_ids(self.plan)
         step = build_step_params(
             params, eos_ids, self.llm_engine.limits.vocab_size, detokenize=self._tokenizer is not None

@@ -57,7 +57,11 @@ class LLMEngine:
         offline = {name: value for name, value in OFFLINE_DEFAULTS.items() if name not in args.model_fields_set}
         self.args = args.model_copy(update=offline)
         self.plan = make_plan(self.args)
-        self.tokenizer = None if self.args.skip_tokenizer_init else load_tokenizer(self.plan, self.args.chat_template)
+        self.tokenizer = (
+            None
+            if self.args.skip_tokenizer_init
+            else load_tokenizer(self.plan, self.args.chat_template, self.args.chat_template_content_format)
+        )
         self.default_params = sampling_defaults(self.plan, self.args)
         with tqdm(desc="Loading weights", unit="layer", disable=not use_tqdm, leave=False) as bar:
 
@@ -67,7 +71,9 @@ class LLMEngine:
 
             self.core = EngineCore(self.plan, self.args, progress)
         remember_platform(self.core.runner.platform)
-        self.limits = ModelLimits(self.core.max_model_len, self.core.vocab_size, self.args.max_logprobs)
+        self.limits = ModelLimits(
+            self.core.max_model_len, self.core.vocab_size, self.args.max_logprobs, self.args.logprobs_mode
+        )
         self.runner = OfflineRunner(self.core, OutputProcessor(self.tokenizer))
         self.adapters = OfflineAdapters(self.core, self.args)
         self._lock = threading.Lock()  # one call at a time: a second thread waits for the first

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dovetail.api.errors import RequestError
+from dovetail.engine.text.chat_template import ContentFormatOption
 from dovetail.engine.text.tokenizer import Tokenizer
 
 Prompt = str | Sequence[int] | Mapping[str, Any]
@@ -93,6 +94,7 @@ def read_conversations(
     tokenizer: Tokenizer | None,
     *,
     chat_template: str | None,
+    chat_template_content_format: ContentFormatOption | None,
     add_generation_prompt: bool,
     continue_final_message: bool,
     tools: Sequence[Mapping[str, Any]] | None,
@@ -120,6 +122,7 @@ def read_conversations(
             [dict(message) for message in conversation],
             tools=[dict(tool) for tool in tools] if tools else None,
             chat_template=chat_template,
+            chat_template_content_format=chat_template_content_format,
             add_generation_prompt=add_generation_prompt,
             continue_final_message=continue_final_message,
             **(chat_template_kwargs or {}),

@@ -10,6 +10,7 @@ from dovetail.api.errors import DovetailError, EngineDeadError
 from dovetail.engine import messages as m
 from dovetail.engine.args import EngineArgs
 from dovetail.engine.grammars.checks import check_structured_outputs
+from dovetail.engine.output.delta_merger import DeltaMerger
 from dovetail.engine.output.pooled import Pooled
 from dovetail.engine.output.processor import OutputProcessor
 from dovetail.engine.process.delta_queue import DeltaQueue
@@ -43,11 +44,16 @@ class AsyncEngine(EngineClient):
         self.eos_ids = find_eos_token_ids(plan)
         self._processor = OutputProcessor(tokenizer)
         self._delta_queues: dict[str, DeltaQueue] = {}
+        self._mergers: dict[str, DeltaMerger] = {}
         self._pooling_futures: dict[str, asyncio.Future[Pooled]] = {}
 
     @classmethod
     async def _create(cls, plan: Plan, args: EngineArgs) -> Self:
-        return cls(plan, args, await asyncio.to_thread(load_tokenizer, plan, args.chat_template))
+        return cls(
+            plan,
+            args,
+            await asyncio.to_thread(load_tokenizer, plan, args.chat_template, args.chat_template_content_format),
+        )
 
     @property
     def max_model_len(self) -> int:
@@ -102,6 +108,8 @@ class AsyncEngine(EngineClient):
             request_id, prompt_token_ids, params, priority=priority, cache_salt=cache_salt, adapter=adapter
         )
         queue = self._delta_queues[request_id] = DeltaQueue()
+        if self.args.stream_interval > 1:
+            self._mergers[request_id] = DeltaMerger(self.args.stream_interval)
         try:
             for sequence in sequences:
                 self._child.send(sequence)
@@ -114,6 +122,7 @@ class AsyncEngine(EngineClient):
                 yield deltas
         finally:
             del self._delta_queues[request_id]
+            self._mergers.pop(request_id, None)
             if (aborted := self._processor.abort(request_id)) and self.alive:
                 self._child.send(m.Abort(aborted))
 
@@ -150,16 +159,25 @@ class AsyncEngine(EngineClient):
             if waiting.cancelled() and self.alive:
                 self._child.send(m.Abort([request_id]))
 
+    def check_beam_search(self) -> None:
+        """
+        Raises:
+            RequestError: a search for the likeliest outputs has no logprobs to go by.
+        """
+        self._limits.check_scores("use_beam_search")
+
     @property
     def _limits(self) -> ModelLimits:
-        return ModelLimits(self.max_model_len, self.vocab_size, self.args.max_logprobs)
+        return ModelLimits(self.max_model_len, self.vocab_size, self.args.max_logprobs, self.args.logprobs_mode)
 
     def _take(self, outputs: list[m.TokenOutput]) -> None:
         if self._pooling_futures:
             outputs = [output for output in outputs if not self._resolve_pooling(output)]
         deltas, aborts = self._processor.process(outputs)
         for request_id, new in deltas.items():
-            if queue := self._delta_queues.get(request_id):
+            if merger := self._mergers.get(request_id):
+                new = merger.add(new)
+            if new and (queue := self._delta_queues.get(request_id)):
                 queue.put(new)
         if aborts:
             self._child.send(m.Abort(aborts))

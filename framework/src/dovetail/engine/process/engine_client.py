@@ -174,7 +174,7 @@ class EngineClient(ABC):
 
         def find() -> AdapterSource:
             registry = Registry.load(plugins=self.args.plugins, prefer=self.args.prefer)
-            return find_adapter(name, path, registry, self.args.download_dir)
+            return find_adapter(name, path, registry, self.args.download_dir, self.args.hf_token)
 
         source = await asyncio.to_thread(find)
         await self.call("add_adapter", source.model_dump_json())

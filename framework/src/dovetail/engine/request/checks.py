@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from dovetail.api.errors import RequestError
 from dovetail.engine.request.parameter_rules import WHOLE_VOCABULARY
 from dovetail.engine.request.params import SamplingParams
 from dovetail.kernel.plan import Plan
+
+LogprobsMode = Literal["raw_logprobs", "raw_logits", "processed_logprobs", "processed_logits"]
+"""What ``--logprobs-mode`` may say: of the model's own distribution, or of that which a token was drawn from; normalized or not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,11 +23,25 @@ class ModelLimits:
         max_model_len: tokens of the longest sequence, prompt and output together.
         vocab_size: the model's token ids are 0 to one less than this.
         max_logprobs: most logprobs of a position that a request may ask for; -1 for no limit.
+        logprobs_mode: what the logprobs of sampled tokens are.
     """
 
     max_model_len: int
     vocab_size: int
     max_logprobs: int = 20
+    logprobs_mode: LogprobsMode = "raw_logprobs"
+
+    def check_scores(self, param: str) -> None:
+        """
+        Raises:
+            RequestError: outputs cannot be ranked by their logprobs, which are none.
+        """
+        if self.logprobs_mode.endswith("logits"):
+            raise RequestError(
+                f"{param} ranks outputs by their logprobs, and with --logprobs-mode {self.logprobs_mode} there are none",
+                f"leave {param} out, or start with --logprobs-mode raw_logprobs",
+                param=param,
+            )
 
 
 def check_request(
@@ -42,6 +60,8 @@ def check_request(
     """
     check_prompt(prompt_token_ids, limits.max_model_len, limits.vocab_size)
     _check_logprobs("logprobs", params.logprobs, limits)
+    if params.num_sequences > params.n:
+        limits.check_scores("best_of")
     _check_logprobs("prompt_logprobs", params.prompt_logprobs, limits)
     if params.stop_token_ids:
         _check_ids("stop_token_ids", params.stop_token_ids, limits)

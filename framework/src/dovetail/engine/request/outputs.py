@@ -22,7 +22,8 @@ class RequestOutputKind(IntEnum):
 
 @dataclass(slots=True)
 class Logprob:
-    """One token's natural-logarithm probability, of the model's own distribution before temperature and any restriction.
+    """One token's natural-logarithm probability, of the model's own distribution before temperature and any restriction; or what
+    ``logprobs_mode`` says instead.
 
     Attributes:
         rank: 1 for the likeliest token of the vocabulary.

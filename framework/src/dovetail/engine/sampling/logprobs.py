@@ -31,24 +31,21 @@ class Logprobs(NamedTuple):
     top_ids: Tensor
 
 
-def compute_logprobs(logits: Tensor, targets: Tensor, k: int) -> Logprobs:
+def compute_logprobs(logits: Tensor, targets: Tensor, k: int, *, normalize: bool = True) -> Logprobs:
     """Logprobs of one token of each line, and of the likeliest.
 
     Args:
         logits: ``[T, V]``, any float dtype.
         targets: int64 ``[T]``.
         k: how many of the likeliest; 0 for none, more than V for V.
+        normalize: give logprobs; otherwise the logits themselves.
     """
-    parts = [_some(some, of, k) for some, of in zip(logits.split(CHUNK), targets.split(CHUNK), strict=True)]
+    parts = [_some(some, of, k, normalize) for some, of in zip(logits.split(CHUNK), targets.split(CHUNK), strict=True)]
     return parts[0] if len(parts) == 1 else Logprobs(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 
-def _some(logits: Tensor, targets: Tensor, k: int) -> Logprobs:
+def _some(logits: Tensor, targets: Tensor, k: int, normalize: bool) -> Logprobs:
     logits = logits.float()
-    top = logits.amax(-1, keepdim=True)
-    # Not log_softmax, whose order of additions follows a line's place in memory: logprobs are the same alone and in a batch, as tokens are.
-    total = compute_weights(logits, top, torch.ones_like(top[:, 0]), None).sum(-1, keepdim=True)
-    norm = total.float().mul_(2.0**-WEIGHT_BITS).log_()
     chosen = targets[:, None]
     value = logits.gather(1, chosen)
     ranks = (logits > value).sum(-1) + 1
@@ -56,4 +53,10 @@ def _some(logits: Tensor, targets: Tensor, k: int) -> Logprobs:
         values, ids = stable_topk(logits, min(k, logits.shape[1]))
     else:
         values, ids = value[:, :0], chosen[:, :0]
+    if not normalize:
+        return Logprobs(value[:, 0], ranks, values, ids)
+    top = logits.amax(-1, keepdim=True)
+    # Not log_softmax, whose order of additions follows a line's place in memory: logprobs are the same alone and in a batch, as tokens are.
+    total = compute_weights(logits, top, torch.ones_like(top[:, 0]), None).sum(-1, keepdim=True)
+    norm = total.float().mul_(2.0**-WEIGHT_BITS).log_()
     return Logprobs((value - top - norm)[:, 0], ranks, values - top - norm, ids)

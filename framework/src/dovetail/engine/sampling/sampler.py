@@ -21,6 +21,7 @@ from dovetail.engine.sampling.greedy import greedy
 from dovetail.engine.sampling.logprobs import Logprobs, compute_logprobs
 from dovetail.engine.sampling.metadata import LineGroup, SamplingMetadata
 from dovetail.engine.sampling.penalties import Penalties
+from dovetail.engine.sampling.processed import apply_draw
 from dovetail.engine.sampling.random_bits import uniform
 from dovetail.engine.sampling.stable_topk import stable_topk
 from dovetail.engine.sampling.tables import SamplingTables
@@ -36,7 +37,7 @@ CHUNK = 64
 class Sampled:
     """Attributes:
     tokens: int64 ``[L]``, in the vocabulary; :data:`NONE` where everything was forbidden.
-    logprobs: of the raw logits, before anything was changed in them; None if no line asks for them.
+    logprobs: of the raw logits, before anything was changed in them, or as ``--logprobs-mode`` has it; None if no line asks for them.
     """
 
     tokens: Tensor
@@ -100,7 +101,14 @@ def sample(
         slots = tables.numbers[:, columns.COUNTS].index_select(0, theirs)
         times, drafts = (None, 0) if edits is None else (edits.count_accepted(chosen), len(edits.assumed_drafts))
         tables.counts.count(slots, chosen, places, times, drafts)
-    logprobs = None if metadata.logprobs is None else compute_logprobs(logits, tokens, metadata.logprobs)
+    logprobs = None
+    if metadata.logprobs is not None:
+        shown = logits
+        if tables.logprobs_mode.startswith("processed"):
+            floats, numbers = tables.floats.index_select(0, rows), tables.numbers.index_select(0, rows)
+            shown = apply_draw(scores, floats, numbers, has_filters=metadata.has_filters)
+        normalize = tables.logprobs_mode.endswith("logprobs")
+        logprobs = compute_logprobs(shown, tokens, metadata.logprobs, normalize=normalize)
     return Sampled(tokens if forbidden is None else tokens.masked_fill(forbidden, NO_TOKEN), logprobs)
 
 

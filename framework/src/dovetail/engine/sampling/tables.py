@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from dovetail.engine.engine_request import Request
+from dovetail.engine.request.checks import LogprobsMode
 from dovetail.engine.sampling.bias import Biases
 from dovetail.engine.sampling.draw import WEIGHT_BITS
 from dovetail.engine.sampling.penalties import TokenCounts
@@ -32,6 +33,7 @@ class SamplingTables:
         device: where the tables are.
         upload: copies an array to the device, see :meth:`~dovetail.nn.Platform.upload`.
         sorts: the device sorts a vocabulary faster than it makes histograms of it, as GPUs do. Tokens are the same either way.
+        logprobs_mode: what sampled tokens show as their logprobs.
 
     Attributes:
         floats: float32 ``[rows + 1, 4]``: temperature (0 for greedy) and the penalties.
@@ -41,9 +43,17 @@ class SamplingTables:
     """
 
     def __init__(
-        self, rows: int, vocab_size: int, device: torch.device, upload: Upload, *, sorts: bool = False
+        self,
+        rows: int,
+        vocab_size: int,
+        device: torch.device,
+        upload: Upload,
+        *,
+        sorts: bool = False,
+        logprobs_mode: LogprobsMode = "raw_logprobs",
     ) -> None:
         self.upload = upload
+        self.logprobs_mode = logprobs_mode
         self.sorts = sorts
         self._floats = np.tile(np.array(GREEDY_FLOATS, np.float32), (rows + 1, 1))
         self._numbers = np.tile(np.array(GREEDY_NUMBERS, np.int64), (rows + 1, 1))

@@ -101,7 +101,7 @@ class EngineCore:
                 f"--max-model-len {args.max_model_len} was asked for, but the KV cache holds {limit} tokens ({self.memory_budget})",
                 "lower it, or give the cache more memory",
             )
-        self.limits = ModelLimits(self.max_model_len, self.vocab_size, args.max_logprobs)
+        self.limits = ModelLimits(self.max_model_len, self.vocab_size, args.max_logprobs, args.logprobs_mode)
         self.resources = RequestResources(plan, self.runner, args.max_cpu_loras)
         self.requests: dict[str, Request] = {}
         self._seed_rng = random.Random(args.seed)
@@ -128,7 +128,10 @@ class EngineCore:
             weights += self.speculation.weight_bytes
             activations += self.speculation.activation_bytes()
         memory = runner.platform.memory()
-        room = runner.platform.kv_cache_bytes(args.gpu_memory_utilization, activations + graphs)
+        if args.kv_cache_memory_bytes is not None:
+            room = args.kv_cache_memory_bytes
+        else:
+            room = runner.platform.kv_cache_bytes(args.gpu_memory_utilization, activations + graphs)
         counts = plan_num_blocks(
             groups,
             room,
@@ -136,6 +139,8 @@ class EngineCore:
             max_seqs=self.max_seqs,
             max_len=plan.max_model_len,
             max_tokens=args.max_num_batched_tokens,
+            capped=args.kv_cache_memory_bytes is None,
+            num_blocks=args.num_gpu_blocks_override,
         )
         if groups and not any(counts):
             least = 2 * sum(g.block_bytes for g in groups)
@@ -146,6 +151,13 @@ class EngineCore:
                 "give the cache more memory, lower --max-num-batched-tokens, --max-num-seqs or --block-size, or take a smaller model",
             )
         cache = sum(n * g.block_bytes for n, g in zip(counts, groups, strict=True))
+        explicit = next((n for n in ("num_gpu_blocks_override", "kv_cache_memory_bytes") if getattr(args, n)), None)
+        if explicit is not None and cache > memory.free:
+            raise ResolutionError(
+                f"--{explicit.replace('_', '-')} {getattr(args, explicit)} asks for a KV cache of {format_gib(cache)}, "
+                f"and {format_gib(memory.free)} of {format_gib(memory.total)} are free beside the weights",
+                "lower it, or leave it out",
+            )
         tokens = max_tokens_that_fit(
             runner.groups,
             counts[: len(runner.groups)],
@@ -172,7 +184,12 @@ class EngineCore:
         )
         self.batch = InputBatch(self.max_seqs, self.max_model_len, args.block_size, len(runner.groups), runner.platform)
         self.sampling = SamplingTables(
-            self.max_seqs, self.vocab_size, runner.device, runner.platform.upload, sorts=runner.platform.sorts_fast
+            self.max_seqs,
+            self.vocab_size,
+            runner.device,
+            runner.platform.upload,
+            sorts=runner.platform.sorts_fast,
+            logprobs_mode=args.logprobs_mode,
         )
         runner.bind_batch(
             self.batch,

@@ -28,6 +28,10 @@ Message = dict[str, Any]
 ContentFormat = Literal["text", "parts", "either"]
 """How a template wants ``content``: as a string, as a list of typed parts, or as whatever the message has."""
 
+ContentFormatOption = Literal["auto", "string", "openai"]
+"""What ``--chat-template-content-format`` may say; ``auto`` goes by the template."""
+FORMATS_BY_OPTION: dict[ContentFormatOption, ContentFormat] = {"string": "text", "openai": "parts"}
+
 TEXT_PART_TYPES = ("text", "input_text", "output_text")
 REASONING_FIELDS = ("reasoning_content", "reasoning", "thinking")
 """Names under which templates look for a message's reasoning."""
@@ -128,6 +132,7 @@ def render(
     add_generation_prompt: bool = True,
     continue_final_message: bool = False,
     variables: Mapping[str, Any] | None = None,
+    content_format: ContentFormatOption = "auto",
 ) -> str:
     """Render a conversation.
 
@@ -139,6 +144,7 @@ def render(
         add_generation_prompt: end with what opens the assistant's next message.
         continue_final_message: end within the last message, so that the model goes on with it.
         variables: further names that the template may read, such as ``bos_token`` or ``enable_thinking``.
+        content_format: how the template wants contents, where it does not show.
 
     Raises:
         RequestError: the template is malformed, refuses the messages, or fails on them.
@@ -149,8 +155,8 @@ def render(
             "set one of them to false",
             param="continue_final_message",
         )
-    compiled, content_format = _compile(template)
-    prepared = [prepare_message(message, content_format) for message in messages]
+    compiled, detected = _compile(template)
+    prepared = [prepare_message(message, FORMATS_BY_OPTION.get(content_format, detected)) for message in messages]
     if continue_final_message:
         _mark_end(prepared)
     try:

@@ -55,6 +55,7 @@ class Tokenizer:
         self.backend = backend
         self.special_tokens = dict(special_tokens or {})
         self.chat_template = chat_template
+        self.chat_template_content_format: chat.ContentFormatOption = "auto"
         self.byte_decoder = ByteDecoder.from_backend(backend)
         """How tokens are spelled in bytes, if that is all there is to decoding."""
         self.special_ids = frozenset(i for i, t in backend.get_added_tokens_decoder().items() if t.special)
@@ -225,6 +226,7 @@ class Tokenizer:
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
         chat_template: str | None = None,
+        chat_template_content_format: chat.ContentFormatOption | None = None,
         **kwargs: Any,
     ) -> str:
         """The text of a conversation, to be encoded without special tokens of its own.
@@ -236,6 +238,7 @@ class Tokenizer:
             add_generation_prompt: end with what opens the assistant's next message.
             continue_final_message: end within the last message, so that the model goes on with it.
             chat_template: see :meth:`find_chat_template`.
+            chat_template_content_format: how contents reach the template; by default as :attr:`chat_template_content_format` says.
             kwargs: further variables for the template, such as ``enable_thinking``.
 
         Raises:
@@ -249,6 +252,7 @@ class Tokenizer:
             add_generation_prompt=add_generation_prompt,
             continue_final_message=continue_final_message,
             variables={**self.special_tokens, **kwargs},
+            content_format=chat_template_content_format or self.chat_template_content_format,
         )
 
 

@@ -64,6 +64,7 @@ async def run_beam_search(
 ) -> AsyncGenerator[list[Delta], None]:
     """Run a search to its end, and yield all that it found, the best first, at once."""
     engine = context.engine
+    engine.check_beam_search()
     step = build_step_params(beams, engine.eos_ids, engine.tokenizer.vocab_size, detokenize=False)
     found = BeamSearch(prompt, beams, engine.eos_ids, engine.max_model_len)
     name = uuid4().hex

@@ -70,7 +70,10 @@ class ChoicesResponseBuilder(CollectedResponseBuilder):
         self.body = body
         self.id = f"{self.id_prefix}-{body.request_id or uuid4().hex}"
         self.created = int(time.time())
-        self.formatter = TokenFormatter(context.engine.tokenizer, bool(body.return_tokens_as_token_ids))
+        as_ids = body.return_tokens_as_token_ids
+        self.formatter = TokenFormatter(
+            context.engine.tokenizer, context.settings.return_tokens_as_token_ids if as_ids is None else as_ids
+        )
 
     def common_fields(self, object_type: str) -> dict[str, Any]:
         """The fields that an answer, and each of its chunks, begins with."""

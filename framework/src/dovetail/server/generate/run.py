@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from contextlib import aclosing, nullcontext
 from dataclasses import dataclass, field
 
 from dovetail.engine.request.outputs import Delta, PositionLogprobs
@@ -12,7 +12,7 @@ from dovetail.server.context import ServerContext
 from dovetail.server.generate.beam_search import run_beam_search
 from dovetail.server.generation_job import Job
 from dovetail.server.http.errors import ApiError, server_stopping_error
-from dovetail.server.observe.request_log import log_job
+from dovetail.server.observe.request_log import OutputLog, log_job
 from dovetail.server.observe.request_records import JobObserver
 
 Batches = AsyncGenerator[list[Delta], None]
@@ -53,13 +53,20 @@ async def generate(context: ServerContext, job: Job) -> Batches:
     admission = context.admission
     one = len(job.prompts) == 1
     log_job(context.settings, context.engine.tokenizer, job)
-    with admission.admit(job.num_sequences) as ticket, JobObserver(context.generation_metrics, job) as observation:
+    outputs = OutputLog(job, context.settings) if context.settings.enable_log_outputs else None
+    with (
+        admission.admit(job.num_sequences) as ticket,
+        JobObserver(context.generation_metrics, job) as observation,
+        outputs or nullcontext(),
+    ):
         async with aclosing(_run_prompt(context, job, 0) if one else _run_prompts(context, job)) as batches:
             async for batch in batches:
                 if one:
                     _renumber(batch, job, 0)
                 if ended := observation.add(batch):
                     admission.release(ticket, ended)
+                if outputs is not None:
+                    outputs.add(batch)
                 yield batch
 
 

@@ -195,6 +195,13 @@ def raise_open_files_limit() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
+def client_certificates(settings: ServerSettings) -> ssl.VerifyMode:
+    """Whether clients have to show a certificate."""
+    if settings.ssl_cert_reqs is None:
+        return ssl.CERT_REQUIRED if settings.ssl_ca_certs else ssl.CERT_NONE
+    return ssl.VerifyMode(settings.ssl_cert_reqs)
+
+
 def check_tls(settings: ServerSettings) -> None:
     """Read the files for TLS.
 
@@ -202,7 +209,8 @@ def check_tls(settings: ServerSettings) -> None:
         UsageError: some are missing, or are not what they should be.
     """
     if settings.ssl_certfile is None:
-        alone = [name for name in ("ssl_keyfile", "ssl_ca_certs") if getattr(settings, name)]
+        options = ("ssl_keyfile", "ssl_ca_certs", "ssl_cert_reqs", "ssl_ciphers")
+        alone = [name for name in options if getattr(settings, name)]
         if alone:
             flag = alone[0].replace("_", "-")
             raise UsageError(f"--{flag} needs a certificate", "give it with --ssl-certfile")
@@ -211,8 +219,21 @@ def check_tls(settings: ServerSettings) -> None:
         file = getattr(settings, name)
         if file is not None and not Path(file).is_file():
             raise UsageError(f"--{name.replace('_', '-')}: there is no file {file}", "correct the path")
+    if settings.ssl_cert_reqs and not settings.ssl_ca_certs:
+        raise UsageError(
+            f"--ssl-cert-reqs {settings.ssl_cert_reqs} verifies clients' certificates, and nothing says by whom they are signed",
+            "give the authorities with --ssl-ca-certs",
+        )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    if settings.ssl_ciphers is not None:
+        try:
+            context.set_ciphers(settings.ssl_ciphers)
+        except ssl.SSLError:
+            raise UsageError(
+                f"--ssl-ciphers: OpenSSL knows no cipher in {settings.ssl_ciphers!r}",
+                "write them as OpenSSL does, such as ECDHE+AESGCM:!aNULL",
+            ) from None
     try:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(settings.ssl_certfile, settings.ssl_keyfile)
         if settings.ssl_ca_certs:
             context.load_verify_locations(settings.ssl_ca_certs)

@@ -1,15 +1,17 @@
-"""What the log says of requests. It never holds their headers, nor their query, and their prompts only where that was asked for."""
+"""What the log says of requests. It never holds their headers, nor their query, and their prompts and outputs only where that was asked for."""
 
 from __future__ import annotations
 
 import logging
 import re
 import time
+from collections.abc import Sequence
 from typing import Any
 from urllib.parse import quote
 
 from starlette.types import Scope
 
+from dovetail.engine.request.outputs import Delta
 from dovetail.server.engine_protocol import ServedTokenizer
 from dovetail.server.generation_job import Job
 from dovetail.server.observe.request_records import RequestRecord, current_request
@@ -19,7 +21,7 @@ from dovetail.utils import logs
 request_logger = logging.getLogger("dovetail.requests")
 """A line for each request that has ended."""
 prompt_logger = logging.getLogger("dovetail.prompts")
-"""A line for each job that begins, with ``--enable-log-requests``."""
+"""A line for each job that begins, with ``--enable-log-requests``, and for each choice that ends, with ``--enable-log-outputs``."""
 
 
 def request_id() -> str:
@@ -30,7 +32,7 @@ def request_id() -> str:
 
 def set_up_logs(settings: ServerSettings) -> None:
     """Have this process log as the settings say, each line with the id of the request that it is about."""
-    logs.configure(settings.log_format, settings.log_level, request_id)
+    logs.configure(settings.log_format, settings.log_level, request_id, settings.log_config_file)
 
 
 MAX_ERROR_CHARS = 300
@@ -102,6 +104,47 @@ def describe_error(record: RequestRecord) -> str:
 def _client(scope: Scope) -> str | None:
     client = scope.get("client")
     return f"{client[0]}:{client[1]}" if client else None
+
+
+class OutputLog:
+    """Writes down what a job was answered with, once each choice is complete; see :func:`log_job`."""
+
+    def __init__(self, job: Job, settings: ServerSettings) -> None:
+        self._max_chars = settings.max_log_len
+        self._job = job
+        self._texts: dict[int, list[str]] = {}
+        self._tokens: dict[int, int] = {}
+
+    def add(self, deltas: Sequence[Delta]) -> None:
+        """The next deltas of any choices."""
+        for delta in deltas:
+            self._texts.setdefault(delta.index, []).append(delta.text)
+            self._tokens[delta.index] = self._tokens.get(delta.index, 0) + len(delta.token_ids)
+            if delta.finish_reason is not None:
+                self._write(delta.index, delta.finish_reason)
+
+    def __enter__(self) -> OutputLog:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        # What was not complete when the request ended: its client left, say.
+        for index in list(self._texts):
+            self._write(index, None)
+
+    def _write(self, index: int, reason: str | None) -> None:
+        number, choice = divmod(index, self._job.params.n)
+        fields = {
+            "job": f"{self._job.id}-{number}",
+            "choice": choice,
+            "output": "".join(self._texts.pop(index))[: self._max_chars],
+            "output_tokens": self._tokens.pop(index),
+            "finish_reason": reason,
+        }
+        prompt_logger.info(
+            "request %s: choice %d, output %r (%d tokens), %s",
+            *(fields["job"], fields["choice"], fields["output"], fields["output_tokens"], reason or "not finished"),
+            extra={"fields": fields},
+        )
 
 
 def log_job(settings: ServerSettings, tokenizer: ServedTokenizer, job: Job) -> None:

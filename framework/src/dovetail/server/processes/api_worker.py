@@ -121,7 +121,8 @@ async def _serve(setup: WorkerSetup, link: HubLink) -> None:
     settings = ServerSettings.model_validate_json(setup.settings)
     set_up_logs(settings)
     signals = Signals()
-    engine = WorkerEngine(plan, args, await asyncio.to_thread(load_tokenizer, plan, args.chat_template))
+    tokenizer = await asyncio.to_thread(load_tokenizer, plan, args.chat_template, args.chat_template_content_format)
+    engine = WorkerEngine(plan, args, tokenizer)
 
     def handle_control(message: EngineLost | Shutdown) -> None:
         if isinstance(message, EngineLost):

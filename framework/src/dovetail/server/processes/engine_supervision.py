@@ -159,6 +159,9 @@ class SupervisedEngine(Supervisor[ServedEngine]):
             request_id, prompt_token_ids, params, priority=priority, cache_salt=cache_salt, adapter=adapter
         )
 
+    def check_beam_search(self) -> None:
+        self._current().check_beam_search()
+
     async def overview(self) -> Overview:
         return await self._current().overview()
 

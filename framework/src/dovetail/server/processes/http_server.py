@@ -8,7 +8,6 @@ import errno
 import gc
 import math
 import socket
-import ssl
 import time
 from collections.abc import Callable, Iterator
 
@@ -19,7 +18,7 @@ from dovetail.server.context import ServerContext
 from dovetail.server.generate.sse import DirectSendMiddleware
 from dovetail.server.http.errors import engine_dead_error, server_stopping_error
 from dovetail.server.http.http_protocol import build_protocol_class
-from dovetail.server.http.listen import BACKLOG, address_in_use_error, raise_open_files_limit
+from dovetail.server.http.listen import BACKLOG, address_in_use_error, client_certificates, raise_open_files_limit
 from dovetail.server.processes.signals import Signals
 
 KEEP_ALIVE_SECONDS = 75
@@ -61,7 +60,8 @@ async def serve_http(app: FastAPI, sock: socket.socket, signals: Signals, announ
         ssl_keyfile=settings.ssl_keyfile,
         ssl_certfile=settings.ssl_certfile,
         ssl_ca_certs=settings.ssl_ca_certs,
-        ssl_cert_reqs=ssl.CERT_REQUIRED if settings.ssl_ca_certs else ssl.CERT_NONE,
+        ssl_cert_reqs=client_certificates(settings),
+        ssl_ciphers=settings.ssl_ciphers,
     )
     server = _Server(config, context, announce)
     ended = asyncio.create_task(context.engine.ended())

@@ -19,6 +19,7 @@ from dovetail.engine.process.ipc import PrivateSocket
 from dovetail.kernel.plan import Plan
 from dovetail.server.http.keys import load_api_keys
 from dovetail.server.http.listen import ListenSockets, bind, check_tls, close_socket, startup_message
+from dovetail.server.http.user_middleware import load_middleware
 from dovetail.server.observe.counters import Counters
 from dovetail.server.observe.tracing import check_tracing
 from dovetail.server.processes.api_processes import ApiProcesses
@@ -46,10 +47,11 @@ def serve_processes(make_engine: MakeEngine, settings: ServerSettings, plan: Pla
     Raises:
         DovetailError: besides what is said there, API processes end again and again.
     """
-    logs.configure(settings.log_format, settings.log_level)
+    logs.configure(settings.log_format, settings.log_level, config_file=settings.log_config_file)
     settings = load_api_keys(settings)
     check_tls(settings)
     check_tracing(settings)
+    load_middleware(settings.middleware)  # what cannot be had is said before a model is loaded
     sock = bind(settings)
     try:
         return run_loop(_serve(make_engine, settings, plan, args, sock))
@@ -96,7 +98,7 @@ class _Hub:
             number=0,
             settings=settings.model_dump_json(),
             plan=plan.model_dump_json(),
-            args=args.to_json(),
+            args=args.to_json(with_token=True),  # they find the adapters that requests name
             socket=-1,
             counters=self.counters.fd,
             created=int(time.time()),

@@ -8,6 +8,7 @@ from dovetail.api.errors import EngineDeadError
 from dovetail.server.app import build_app
 from dovetail.server.http.keys import load_api_keys
 from dovetail.server.http.listen import bind, check_tls, close_socket, server_url, startup_message
+from dovetail.server.http.user_middleware import load_middleware
 from dovetail.server.observe.request_log import set_up_logs
 from dovetail.server.observe.tracing import check_tracing
 from dovetail.server.processes.engine_supervision import MakeEngine, SupervisedEngine
@@ -36,6 +37,7 @@ def serve(make_engine: MakeEngine, settings: ServerSettings) -> int:
     settings = load_api_keys(settings)
     check_tls(settings)
     check_tracing(settings)
+    load_middleware(settings.middleware)  # what cannot be had is said before a model is loaded
     sock = bind(settings)
     try:
         return run_loop(_serve(make_engine, settings, sock))

@@ -13,14 +13,12 @@ from dovetail.server.http.errors import ApiError
 from dovetail.server.prompts.encoding import encode_prompt
 from dovetail.server.prompts.infilling import build_infill_prompt
 from dovetail.server.protocol.requests import ChatCompletionRequest, CompletionRequest
+from dovetail.server.settings import RESERVED_TEMPLATE_KWARGS
 from dovetail.server.tools.legacy_functions import FIELD_NAMES, upgrade_request
 from dovetail.server.tools.output_parsing import OutputParsing, find_output_parsing
 from dovetail.server.tools.tool_choice import select_tools
 from dovetail.server.tools.tool_prompts import build_template_messages, template_supports_tools
 
-RESERVED_TEMPLATE_KWARGS = frozenset(
-    ("self", "messages", "tools", "documents", "add_generation_prompt", "continue_final_message", "chat_template")
-)
 PROMPT_TAIL_CHARS = 4096
 """Characters of a prompt that tell whether it opened the reasoning."""
 
@@ -44,7 +42,7 @@ async def render_chat(context: ServerContext, body: ChatCompletionRequest) -> tu
     add_generation_prompt = not continues if body.add_generation_prompt is None else body.add_generation_prompt
     tokenizer = context.engine.tokenizer
     _check_template_allowed(context, body)
-    kwargs = _template_kwargs(body)
+    kwargs = {**context.settings.default_chat_template_kwargs, **_template_kwargs(body)}
     body = upgrade_request(body)
     with rename_error_fields(FIELD_NAMES if body.functions else ()):
         selection = select_tools(body, context.settings)

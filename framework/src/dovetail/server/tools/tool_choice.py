@@ -45,7 +45,7 @@ def select_tools(body: ChatCompletionRequest, settings: ServerSettings) -> ToolS
     choice = body.tool_choice or ("auto" if shown else "none")
     if choice == "none":
         # A model that is not told of tools calls none.
-        return ToolSelection()
+        return ToolSelection() if settings.exclude_tools_when_tool_choice_none else ToolSelection(in_prompt=shown)
     if not shown:
         message = "tool_choice asks for a call, but the request has no tools"
         raise ApiError(400, message, param="tool_choice", code="invalid_value")

@@ -1,0 +1,49 @@
+"""Middleware that users bring: ``--middleware module.name``."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+from starlette.middleware import Middleware
+from starlette.middleware.base import BaseHTTPMiddleware
+
+from dovetail.api.errors import UsageError
+
+
+def load_middleware(names: Sequence[str]) -> list[Middleware]:
+    """What the names stand for, outermost first: the last that was named.
+
+    Args:
+        names: ``module.name`` of an ASGI middleware's class, or of an async function of a request and ``call_next``.
+
+    Raises:
+        UsageError: one cannot be imported, or is neither.
+    """
+    return [_load(name) for name in reversed(names)]
+
+
+def _load(dotted: str) -> Middleware:
+    module, _, name = dotted.replace(":", ".").rpartition(".")
+    if not module:
+        raise UsageError(
+            f"--middleware {dotted}: wanted the name of a module and of what is in it", "such as module.Class"
+        )
+    try:
+        found: Any = getattr(importlib.import_module(module), name)
+    except Exception as error:  # the module is somebody else's program: whatever it raises is why it cannot be had
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise UsageError(
+            f"--middleware {dotted} cannot be imported: {reason}",
+            "correct it, or put its folder on PYTHONPATH",
+        ) from error
+    if inspect.isclass(found):
+        return Middleware(found)  # type: ignore[arg-type]  # what it takes is known when it is made
+    if inspect.iscoroutinefunction(found):
+        return Middleware(BaseHTTPMiddleware, dispatch=found)
+    raise UsageError(
+        f"--middleware {dotted} is a {type(found).__name__}",
+        "wanted a class of ASGI middleware, or an async function of a request and call_next",
+    )
