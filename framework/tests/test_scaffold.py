@@ -70,6 +70,7 @@ print(json.dumps(found | {"torch": "torch" in sys.modules}))
         ("platform", "platform my-thing"),
         ("grammar", "grammar my-thing"),
         ("proposer", "proposer my-thing"),
+        ("logits-processor", "logits_processor my-thing"),
         ("tool-parser", "tool_parser my-thing"),
         ("reasoning-parser", "reasoning_parser my-thing"),
     ],

@@ -362,6 +362,7 @@ CHECKS = {
     "platform": "check_platform",
     "grammar": "check_grammar",
     "proposer": "check_proposer",
+    "logits_processor": "check_logits_processor",
     "tool_parser": "check_tool_parser",
     "reasoning_parser": "check_reasoning_parser",
 }

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         GrammarCard,
         LayerKind,
         LoaderCard,
+        LogitsProcessorCard,
         ModelCard,
         NamingCard,
         ParserCard,
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     )
     from dovetail.api.grammar import Grammar, GrammarBackend, GrammarKind, GrammarSource, GrammarState
     from dovetail.api.hooks import PROJECT, hookimpl
+    from dovetail.api.logits import LogitsProcessor, LogitsProcessorContext, LogitsRow
     from dovetail.api.parsers import (
         CallArguments,
         CallBegin,
@@ -99,6 +101,10 @@ __all__ = [
     "LayerKind",
     "LazyTensor",
     "LoaderCard",
+    "LogitsProcessor",
+    "LogitsProcessorCard",
+    "LogitsProcessorContext",
+    "LogitsRow",
     "ModelCard",
     "ModelConfig",
     "Naming",
@@ -147,6 +153,7 @@ _WHERE = {
     "GrammarCard": "cards",
     "LayerKind": "cards",
     "LoaderCard": "cards",
+    "LogitsProcessorCard": "cards",
     "ModelCard": "cards",
     "NamingCard": "cards",
     "ParserCard": "cards",
@@ -183,6 +190,9 @@ _WHERE = {
     "GrammarState": "grammar",
     "PROJECT": "hooks",
     "hookimpl": "hooks",
+    "LogitsProcessor": "logits",
+    "LogitsProcessorContext": "logits",
+    "LogitsRow": "logits",
     "CallArguments": "parsers",
     "CallBegin": "parsers",
     "CallFormat": "parsers",

@@ -239,6 +239,21 @@ class ProposerCard(Card):
     where ``--speculative-config`` names a model and no method."""
 
 
+class LogitsProcessorCard(Card):
+    """What changes logits before a token is chosen. ``target`` is a :class:`dovetail.api.LogitsProcessor`.
+
+    Requests ask for it by ``name``, in ``logits_processors``.
+    """
+
+    kind: ClassVar[str] = "logits_processor"
+
+    target: Dotted
+    """The processor's class; imported in the engine when it is first asked for."""
+    config: Dotted | None = None
+    """A pydantic model of the arguments that a request may give; it forbids what it does not know, and its module must not import torch. Without one, a
+    request may give any."""
+
+
 class ParserCard(Card):
     """What cards of parsers share. Their modules must not import torch: they are imported in the API's process."""
 

@@ -23,6 +23,7 @@ from dovetail.api.cards import (
     AttentionCard,
     GrammarCard,
     LoaderCard,
+    LogitsProcessorCard,
     ModelCard,
     PlatformCard,
     ProposerCard,
@@ -107,6 +108,14 @@ def dovetail_register_grammars() -> Sequence[GrammarCard]:
 @hookspec
 def dovetail_register_proposers() -> Sequence[ProposerCard]:
     """Sources of draft tokens for speculative decoding; ``--speculative-config '{"method": NAME, …}'`` names one."""
+    raise NotImplementedError
+
+
+@hookspec
+def dovetail_register_logits_processors() -> Sequence[LogitsProcessorCard]:
+    """What changes logits before a token is chosen. Requests name one in ``logits_processors``; ``--logits-processors`` gives one to all of
+    them. Without either it costs nothing.
+    """
     raise NotImplementedError
 
 

@@ -40,7 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions.add_parser("doctor", parents=[shared], help="what is broken, and what to do; exits 1 if anything is")
     new = actions.add_parser("new", parents=[shared], help="write a new plugin package, with tests that pass")
     new.add_argument(
-        "kind", help="model, loader, quant, attention, platform, grammar, proposer, tool-parser or reasoning-parser"
+        "kind",
+        help="model, loader, quant, attention, platform, grammar, proposer, logits-processor, tool-parser or reasoning-parser",
     )
     new.add_argument("name", help="its name, such as my-model")
     new.add_argument("--directory", type=Path, default=Path(), help="where to write it (default: here)")

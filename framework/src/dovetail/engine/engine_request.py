@@ -13,6 +13,7 @@ from dovetail.engine.request.params import SamplingParams
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from dovetail.api.logits import LogitsProcessor, LogitsRow
     from dovetail.engine.grammars.compiler import RequestGrammar
     from dovetail.engine.request.pooling_params import PoolingParams
 
@@ -56,6 +57,8 @@ class Request:
         lora_slot: LoRA slot, 0 for none.
         bad_words: token ids that may not follow each other in the output.
         grammar: the structure that the output must have, if one was asked for.
+        logits_processors: what changes its logits, and what that is told of it.
+        failure: why it can get no further token, where a plugin failed on it.
         pooling_params: what to make of the prompt instead of continuing it, with nothing left open; :attr:`num_in_flight_tokens` then counts the vector.
     """
 
@@ -80,6 +83,8 @@ class Request:
     lora_slot: int = 0
     bad_words: list[list[int]] = field(default_factory=list)
     grammar: RequestGrammar | None = None
+    logits_processors: list[tuple[LogitsProcessor, LogitsRow]] = field(default_factory=list)
+    failure: str | None = None
     pooling_params: PoolingParams | None = None
     pooling_state: Tensor | None = None
     """What its chunks so far give, float32 ``[C]``, where pooling needs more than the last token."""
@@ -117,7 +122,8 @@ class Request:
     @cached_property
     def needs_host_tokens(self) -> bool:
         """Whether the host must have seen every earlier token before the next one can be chosen."""
-        return self.grammar is not None or any(len(words) > 1 for words in self.bad_words)
+        looks_back = self.grammar is not None or bool(self.logits_processors)
+        return looks_back or any(len(words) > 1 for words in self.bad_words)
 
     def finish_reason(self) -> tuple[FinishReason | None, int | None]:
         """Whether the newest token that was seen ends the request: the reason, and the stop token if it was one of the request's own."""

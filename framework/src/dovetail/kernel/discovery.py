@@ -31,6 +31,7 @@ from dovetail.api.cards import (
     Card,
     GrammarCard,
     LoaderCard,
+    LogitsProcessorCard,
     ModelCard,
     PlatformCard,
     ProposerCard,
@@ -55,6 +56,7 @@ HOOKS: dict[str, tuple[type[Card], ...]] = {
     "dovetail_register_sources": (SourceCard,),
     "dovetail_register_grammars": (GrammarCard,),
     "dovetail_register_proposers": (ProposerCard,),
+    "dovetail_register_logits_processors": (LogitsProcessorCard,),
     "dovetail_register_parsers": (ToolParserCard, ReasoningParserCard),
 }
 """Hook → the cards that it may answer with."""

@@ -54,6 +54,13 @@ def parse_token(value: Any) -> Any:
     return {"true": True, "false": False, "": None}.get(value.lower(), value) if isinstance(value, str) else value
 
 
+def name_classes(value: Any) -> Any:
+    """Classes in a list as ``module:Class``; everything else as it is."""
+    if not isinstance(value, (list, tuple)):
+        return value
+    return [f"{each.__module__}:{each.__qualname__}" if isinstance(each, type) else each for each in value]
+
+
 class PlanOptions(BaseModel):
     """The options that resolution reads. Names and meanings are those of the command line's flags."""
 
@@ -112,6 +119,10 @@ class PlanOptions(BaseModel):
     attention_backend: str = Field(default=AUTO, description="the attention backend")
     structured_outputs_backend: str = Field(
         default=AUTO, description="the grammar backend; auto takes the best that is installed, or does without"
+    )
+    logits_processors: Annotated[list[str], BeforeValidator(name_classes)] = Field(
+        default=[],
+        description="a logits processor for every request: the name of a plugin's, or module:Class; requests may name others themselves",
     )
     tool_call_parser: str = Field(
         default=AUTO,

@@ -74,6 +74,17 @@ class ParserPlan(FrozenModel):
     """Parts of its notation that it wants to see even where they are special tokens."""
 
 
+class LogitsProcessorPlan(FrozenModel):
+    """A logits processor that requests may name."""
+
+    name: str
+    target: Dotted
+    config: Dotted | None = None
+    """What reads the arguments of requests; None where it takes any."""
+    everywhere: bool = False
+    """Whether requests that do not name it get it, too."""
+
+
 class PoolingPlan(FrozenModel):
     """How the hidden states of a prompt become one vector."""
 
@@ -119,6 +130,8 @@ class Plan(FrozenModel):
     """Readers of tool calls, the best first; the first that recognises the chat template serves."""
     reasoning_parsers: tuple[ParserPlan, ...] = ()
     """The same of reasoning."""
+    logits_processors: tuple[LogitsProcessorPlan, ...] = ()
+    """What requests may have done to their logits."""
     proposer: Choice | None = None
     """What guesses ahead; None without speculative decoding."""
     proposer_config_class: Dotted | None = None

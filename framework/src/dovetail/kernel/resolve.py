@@ -23,6 +23,7 @@ from dovetail.api.errors import ConfigError, PluginError, ResolutionError, Usage
 from dovetail.kernel.checkpoints import apply_overrides, find_checkpoint, find_model_config, find_source
 from dovetail.kernel.choose import choose, join_names, join_numbers, run_probe, supports_device
 from dovetail.kernel.discovery import import_dotted
+from dovetail.kernel.logits_processors import find_logits_processors
 from dovetail.kernel.options import AUTO, PlanOptions
 from dovetail.kernel.parsers import find_parsers
 from dovetail.kernel.plan import Choice, Plan, validate_config
@@ -85,6 +86,7 @@ def resolve(options: PlanOptions, registry: Registry) -> Plan:
         reasoning_parsers=find_parsers(
             ReasoningParserCard, "parser of reasoning", options.reasoning_parser, registry, warnings
         ),
+        logits_processors=find_logits_processors(options, registry),
         **speculation,
         warnings=tuple(warnings),
     )

@@ -77,6 +77,11 @@ TEMPLATES: dict[str, Template] = {
         "into `config.py`.",
         '.venv/bin/dovetail serve path/to/a/model --speculative-config \'{"method": "PLUGIN_NAME"}\'',
     ),
+    "logits-processor": Template(
+        "The logits processor PLUGIN_NAME",
+        "It forbids one token to start from: put what you do to logits into `processor.py`, and the arguments that requests may give into `config.py`.",
+        '.venv/bin/dovetail serve path/to/a/model   # and in requests: "logits_processors": [{"name": "PLUGIN_NAME", "args": {"token": 5}}]',
+    ),
     "tool-parser": Template(
         "The tool-call parser PLUGIN_NAME",
         "It finds JSON objects between tags to start from: put your marks, or another shape, into `parser.py`, and outputs of your model into the tests.",

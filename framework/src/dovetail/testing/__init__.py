@@ -16,6 +16,7 @@ from dovetail.testing.harness import (
     run_tokens,
 )
 from dovetail.testing.loaders import check_loader
+from dovetail.testing.logits_processors import check_logits_processor
 from dovetail.testing.models import check_model
 from dovetail.testing.parsers import check_reasoning_parser, check_tool_parser
 from dovetail.testing.platforms import check_platform
@@ -53,6 +54,7 @@ __all__ = [
     "check_grammar",
     "check_kernel",
     "check_loader",
+    "check_logits_processor",
     "check_model",
     "check_platform",
     "check_proposer",

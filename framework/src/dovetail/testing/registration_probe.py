@@ -26,6 +26,7 @@ BASES = {
     "platform": "dovetail.nn.Platform",
     "grammar": "dovetail.api.GrammarBackend",
     "proposer": "dovetail.api.Proposer",
+    "logits_processor": "dovetail.api.LogitsProcessor",
     "tool_parser": "dovetail.api.ToolParser",
     "reasoning_parser": "dovetail.api.ReasoningParser",
 }

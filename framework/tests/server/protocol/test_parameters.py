@@ -139,3 +139,14 @@ def test_logprobs_that_are_off(complete, engine: FakeEngine) -> None:
     assert complete(logprobs=False).json()["choices"][0]["logprobs"] is None
     assert complete(logprobs=True).status_code == 400
     assert engine.asked[0][1].logprobs is None
+
+
+def test_logits_processors_are_named(complete, chat, engine: FakeEngine) -> None:
+    for send in (complete, chat):
+        assert send(logits_processors=["one", {"qualname": "two", "kwargs": {"a": 1}}]).status_code == 200
+        assert engine.asked[-1][1].logits_processors == [
+            {"name": "one", "args": {}},
+            {"name": "two", "args": {"a": 1}},
+        ]
+        refused = send(logits_processors=[{"args": {}}])
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, "logits_processors")

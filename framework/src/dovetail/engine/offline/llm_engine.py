@@ -22,6 +22,7 @@ from dovetail.engine.offline.worker import Worker
 from dovetail.engine.output.processor import OutputProcessor
 from dovetail.engine.request.checks import ModelLimits, check_request, truncate_prompt
 from dovetail.engine.request.defaults import apply_defaults, sampling_defaults
+from dovetail.engine.request.logits_processors import check_logits_processors
 from dovetail.engine.request.model_config import ModelConfig
 from dovetail.engine.request.outputs import RequestOutput
 from dovetail.engine.request.params import SamplingParams
@@ -147,6 +148,8 @@ class LLMEngine:
         for prompt, each, priority, adapter in zip(prompts, whole, priorities, adapters, strict=True):
             ids = truncate_prompt(prompt.token_ids, each, self.limits.max_model_len)
             check_request(ids, each, self.limits)
+            if each.logits_processors:
+                check_logits_processors(each, self.plan)
             jobs.append(Job(TokenizedPrompt(prompt.text, ids, prompt.cache_salt), each, priority or 0, adapter))
         return jobs
 

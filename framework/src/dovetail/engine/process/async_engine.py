@@ -17,6 +17,7 @@ from dovetail.engine.process.delta_queue import DeltaQueue
 from dovetail.engine.process.engine_client import EngineClient
 from dovetail.engine.request.checks import ModelLimits, check_request, find_eos_token_ids
 from dovetail.engine.request.defaults import sampling_defaults
+from dovetail.engine.request.logits_processors import check_logits_processors
 from dovetail.engine.request.outputs import Delta
 from dovetail.engine.request.params import SamplingParams
 from dovetail.engine.request.pooling_params import NO_SAMPLING, PoolingParams, check_pooling, resolve_pooling_params
@@ -101,6 +102,8 @@ class AsyncEngine(EngineClient):
         """
         self._check_alive()
         check_request(prompt_token_ids, params, self._limits)
+        if params.logits_processors:
+            check_logits_processors(params, self.plan)
         if params.structured_outputs is not None:
             await asyncio.to_thread(check_structured_outputs, params.structured_outputs, self.plan)
             self._check_alive()

@@ -123,6 +123,24 @@ def _biases(value: Any) -> dict[int, float] | None:
     return found or None
 
 
+def _logits_processors(value: Any) -> list[dict[str, Any]]:
+    """Each as its name and its arguments, whichever way it is written."""
+    return [_logits_processor(entry) for entry in _list([value] if isinstance(value, (str, dict)) else value)]
+
+
+def _logits_processor(entry: Any) -> dict[str, Any]:
+    if isinstance(entry, str):
+        entry = {"name": entry}
+    _require(isinstance(entry, dict) and entry.keys() <= {"name", "qualname", "args", "kwargs"})
+    name = entry.get("name") or entry.get("qualname")
+    _require(isinstance(name, str) and (entry.get("name") is None or entry.get("qualname") is None))
+    args: dict[str, Any] = {}
+    for given in (entry.get("args") or {}, entry.get("kwargs") or {}):
+        _require(isinstance(given, dict) and all(isinstance(key, str) for key in given))
+        args |= given
+    return {"name": name, "args": args}
+
+
 LOGPROBS_VALUES = "a whole number from 0 on, or -1 for the whole vocabulary"
 RULES: dict[str, Rule] = {
     "n": Rule(_integer_between(1, MAX_COUNT), POSITIVE_INTEGER),
@@ -153,6 +171,10 @@ RULES: dict[str, Rule] = {
     ),
     "shown_special_tokens": Rule(_token_ids, "a list of token ids"),
     "spaces_between_special_tokens": Rule(_boolean, "true or false"),
+    "logits_processors": Rule(
+        _logits_processors,
+        'a list of names of logits processors, or of objects like {"name": …, "args": {…}} with arguments by name',
+    ),
     "detokenize": Rule(_boolean, "true or false"),
     "output_kind": Rule(RequestOutputKind, "one of RequestOutputKind: CUMULATIVE, DELTA or FINAL_ONLY"),
 }
@@ -163,7 +185,7 @@ BEAM_RULES: dict[str, Rule] = {
     "temperature": Rule(_zero_or_one, "0 or 1: beam search follows the model's own distribution"),
     "length_penalty": Rule(_number_between(-10, 10), "a number between -10 and 10"),
 }
-LIST_PARAMS = ("stop", "stop_token_ids", "bad_words", "shown_special_tokens")
+LIST_PARAMS = ("stop", "stop_token_ids", "bad_words", "shown_special_tokens", "logits_processors")
 """Parameters that are lists, empty by default."""
 
 

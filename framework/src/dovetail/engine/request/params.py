@@ -139,6 +139,7 @@ class SamplingParams(
         logprobs: give the logprob of every token of the output and of so many of the likeliest; -1 for the whole vocabulary.
         prompt_logprobs: the same for the tokens of the prompt.
         structured_outputs: a form that the output must have.
+        logits_processors: names of logits processors, or ``{"name": …, "args": {…}}`` with arguments for one; they run in this order.
         truncate_prompt_tokens: keep only the last so many tokens of the prompt; -1 for as many as the context holds beside ``max_tokens``.
         shown_special_tokens: ids of special tokens that are text all the same.
         spaces_between_special_tokens: accepted for vLLM's sake; tokenizers of today decide that by themselves.
@@ -172,6 +173,7 @@ class SamplingParams(
     logprobs: int | None = None
     prompt_logprobs: int | None = None
     structured_outputs: StructuredOutputs | None = None
+    logits_processors: list[Any] = []
     truncate_prompt_tokens: int | None = None
     shown_special_tokens: list[int] = []
     spaces_between_special_tokens: bool = True

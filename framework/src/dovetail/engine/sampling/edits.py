@@ -12,6 +12,7 @@ from torch import Tensor
 from dovetail.engine.engine_request import Request
 from dovetail.engine.sampling.bitmask import apply_bitmask
 from dovetail.engine.sampling.metadata import get_sampling_flags
+from dovetail.engine.sampling.processors import ProcessorCall, build_processor_calls
 from dovetail.engine.sampling.slots import Upload
 
 
@@ -20,6 +21,7 @@ class LogitEdits:
     """Changes of single logits, on the device.
 
     Attributes:
+        processors: what plugins do to lines that ask for it, in order.
         forbidden: int64 ``[N]``, places in the flattened logits; or None.
         grammar_masks: lines, int64 ``[M]``, and their bitmasks, int32 ``[M, ceil(V / 32)]``; or None.
         draft_tokens: int64 ``[L', D]``, for each line with penalties the draft tokens to count as output before it, filled up with -1; or None.
@@ -27,6 +29,7 @@ class LogitEdits:
             tokens, int64 ``[N]`` each. What such a line samples counts only if the line before it counts and has sampled that token.
     """
 
+    processors: list[ProcessorCall] = field(default_factory=list)
     forbidden: Tensor | None = None
     grammar_masks: tuple[Tensor, Tensor] | None = None
     draft_tokens: Tensor | None = None
@@ -95,9 +98,10 @@ def build_logit_edits(
             if draft:
                 assumed_drafts.setdefault(len(draft), []).append((len(drafts), draft[-1]))
             drafts.append(draft)
-    if not (forbidden or assumed_drafts or masks):
+    processors = build_processor_calls([request for request, _ in entries], upload)
+    if not (forbidden or assumed_drafts or masks or processors):
         return None
-    edits = LogitEdits()
+    edits = LogitEdits(processors)
     if forbidden:
         edits.forbidden = upload(np.array(forbidden, np.int64))
     if masks:

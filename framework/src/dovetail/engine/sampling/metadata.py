@@ -132,7 +132,7 @@ def _build_flags(request: Request) -> SamplingFlags:
         frequency=params.frequency_penalty != 0,
         is_biased=bool(params.logit_bias) or params.allowed_token_ids is not None,
         logprobs=-1 if params.logprobs is None else ALL_LOGPROBS if params.logprobs < 0 else params.logprobs,
-        edits=bool(request.bad_words) or params.min_tokens > 0,
+        edits=bool(request.bad_words) or params.min_tokens > 0 or bool(request.logits_processors),
     )
 
 

@@ -1,6 +1,6 @@
 """From logits to tokens: the order of all sampling operations.
 
-Order, as in vLLM: logit bias and allowed tokens, penalties, what the host forbids, temperature, min-p, top-k, top-p, draw.
+Order, as in vLLM: logits processors, logit bias and allowed tokens, penalties, what the host forbids, temperature, min-p, top-k, top-p, draw.
 
 Letters: L lines (sampled positions), V vocabulary.
 """
@@ -119,6 +119,9 @@ def _process_logits(
     scores = logits.float()
     if scores is logits and metadata.logprobs is not None:
         scores = logits.clone()
+    if edits is not None:
+        for call in edits.processors:
+            call.apply(scores)
     if metadata.biased_lines is not None:
         lines = _get_line_index(metadata.biased_lines, tables, rows)
         slots = tables.numbers[:, columns.BIAS].index_select(0, rows.index_select(0, lines))

@@ -229,6 +229,9 @@ class Speculation:
         # A prompt that is not computed yet has no next token, and one that has lost its blocks must be computed anew first.
         if request.num_pending_tokens != 1 or request.num_in_flight_tokens:
             return 0
+        # Its logits processors may count tokens, and could not take back those of a guess that was wrong.
+        if request.logits_processors:
+            return 0
         # The step adds a token of its own to the guesses.
         room = request.max_len - request.num_tokens - 1
         if room <= 0:

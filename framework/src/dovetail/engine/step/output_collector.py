@@ -88,7 +88,7 @@ class OutputCollector:
             self.num_accepted_tokens += max(kept - 1, 0)
         output = TokenOutput(id=request.id, token_ids=sampled[:kept], finish_reason=reason, stop_reason=stop)
         if reason == "error":
-            output.error, output.is_request_error = NO_ALLOWED_TOKEN, True
+            output.error, output.is_request_error = request.failure or NO_ALLOWED_TOKEN, request.failure is None
         if first:
             output.cached_tokens = request.num_cached_tokens or 0
             output.timing = _timing(request)

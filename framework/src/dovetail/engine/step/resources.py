@@ -6,12 +6,14 @@ import numpy as np
 
 from dovetail.api.errors import RequestError
 from dovetail.api.grammar import GrammarBackend
+from dovetail.api.logits import LogitsProcessorContext
 from dovetail.engine.adapters.lora_slots import AdapterSlots
 from dovetail.engine.engine_request import Request
 from dovetail.engine.grammars.checks import no_backend_error
 from dovetail.engine.grammars.compiler import GrammarManager
 from dovetail.engine.messages import NewRequest, TokenOutput
 from dovetail.engine.request.checks import find_eos_token_ids
+from dovetail.engine.sampling.processors import LogitsProcessors
 from dovetail.engine.setup import load_tokenizer
 from dovetail.engine.step.input_batch import StepWork
 from dovetail.engine.step.runner import ModelRunner
@@ -32,6 +34,7 @@ class RequestResources:
         self.vocab_size = runner.config.vocab_size
         self.eos_ids = sorted(find_eos_token_ids(plan))
         self.grammars = GrammarManager(self._load_grammar_backend, self.vocab_size, self.eos_ids)
+        self.logits_processors = LogitsProcessors(plan, LogitsProcessorContext(self.vocab_size, runner.device))
         self._compiling: list[Request] = []
 
     def _load_grammar_backend(self) -> GrammarBackend:
@@ -47,6 +50,8 @@ class RequestResources:
         Raises:
             RequestError: it cannot be had.
         """
+        if request.pooling_params is None:
+            self.logits_processors.attach(request)
         keys = []
         if new.adapter is not None:
             keys.append(self.adapters.assign(request, new.adapter))

@@ -40,6 +40,7 @@ SHARED_PARAMS = (
     "bad_words",
     "allowed_token_ids",
     "prompt_logprobs",
+    "logits_processors",
     "truncate_prompt_tokens",
 )
 """Parameters that a request and :class:`SamplingParams` name alike."""

@@ -118,6 +118,9 @@ class GenerationRequest(Sampling):
     stream_options: StreamOptions | None = None
     metadata: dict[str, Any] | None = Field(None, description="labels; have no effect")
     n: Int | None = Field(None, description="completions of each prompt")
+    logits_processors: list[str | dict[str, Any]] | None = Field(
+        None, description='logits processors of the server, by name, or as {"name": …, "args": {…}}'
+    )
     best_of: Int | None = Field(None, description="make so many, and keep the n likeliest; not with stream")
     use_beam_search: bool | None = Field(None, description="search for the n likeliest completions")
     length_penalty: Number | None = Field(None, description="of the search; above 0, longer completions gain")

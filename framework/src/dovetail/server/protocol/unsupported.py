@@ -29,7 +29,6 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "image": (),
     "inference_geo": (),
     "kv_transfer_params": (),
-    "logits_processors": ([],),
     "logprob_token_ids": (),
     "mcp_servers": ([],),
     "media_io_kwargs": ({},),

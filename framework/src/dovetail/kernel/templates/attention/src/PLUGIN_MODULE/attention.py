@@ -66,7 +66,12 @@ class PLUGIN_CLASSAttention(AttentionBackend):
             keys, values = gathered.to(q.dtype).transpose(1, 2)[:, None]  # [1, K, L, D] each
             queries = q[request.start : request.stop].transpose(0, 1)[None]  # [1, H, T, D]
             attended = F.scaled_dot_product_attention(
-                queries, keys, values, attn_mask=request.mask, scale=spec.scale, enable_gqa=spec.num_heads != spec.num_kv_heads
+                queries,
+                keys,
+                values,
+                attn_mask=request.mask,
+                scale=spec.scale,
+                enable_gqa=spec.num_heads != spec.num_kv_heads,
             )
             out[request.start : request.stop] = attended[0].transpose(0, 1)
         return out

@@ -17,4 +17,5 @@ class PLUGIN_CLASSParser(JsonToolParser):
     @classmethod
     def call_format(cls, tools: Sequence[Tool]) -> CallFormat:
         before = '<PLUGIN_NAME>\n{"name": %s, "arguments": '
-        return CallFormat(cls.json_call_markers(tools, before, "}\n</PLUGIN_NAME>"), separator="\n")
+        markers = cls.json_call_markers(tools, before, "}\n</PLUGIN_NAME>")
+        return CallFormat(markers, separator="\n")

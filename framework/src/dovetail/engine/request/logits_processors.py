@@ -1,0 +1,54 @@
+"""The logits processors that a request names, held against those that there are. A request never has anything imported by what it says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from dovetail.api.errors import RequestError
+from dovetail.engine.request.params import SamplingParams
+from dovetail.kernel.discovery import import_dotted
+from dovetail.kernel.plan import LogitsProcessorPlan, Plan, describe_validation_error
+
+PARAM = "logits_processors"
+
+
+def check_logits_processors(params: SamplingParams, plan: Plan) -> list[tuple[LogitsProcessorPlan, dict[str, Any]]]:
+    """What a request names, each with its arguments.
+
+    Raises:
+        RequestError: there is none of that name, or it does not take these arguments.
+    """
+    known = {processor.name: processor for processor in plan.logits_processors} if params.logits_processors else {}
+    found = []
+    for entry in params.logits_processors:
+        processor = known.get(entry["name"])
+        if processor is None:
+            raise RequestError(
+                f"there is no logits processor {entry['name'][:200]!r} here; there are {', '.join(known) or 'none'}",
+                "name one of those; the server's owner installs plugins, or names classes with --logits-processors",
+                param=PARAM,
+            )
+        found.append((processor, read_arguments(processor, entry["args"])))
+    return found
+
+
+def read_arguments(processor: LogitsProcessorPlan, args: dict[str, Any]) -> dict[str, Any]:
+    """The arguments as the card's ``config`` reads them, defaults included.
+
+    Raises:
+        RequestError: it does not take them.
+    """
+    if processor.config is None:
+        return args
+    config: type[BaseModel] = import_dotted(processor.config)
+    try:
+        return config.model_validate(args).model_dump()
+    except ValidationError as error:
+        faults = "; ".join(map(describe_validation_error, error.errors()))
+        raise RequestError(
+            f"logits_processors: the arguments of {processor.name}: {faults}",
+            f"it takes {', '.join(config.model_fields) or 'none'}",
+            param=PARAM,
+        ) from None

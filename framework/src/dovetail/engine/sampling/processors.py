@@ -1,0 +1,135 @@
+"""Logits processors in the engine: made when they are first asked for, and called for the lines that ask.
+
+Letters: L lines, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dovetail.api.errors import PluginError, RequestError
+from dovetail.api.logits import LogitsProcessor, LogitsProcessorContext, LogitsRow
+from dovetail.engine.engine_request import Request
+from dovetail.engine.request.logits_processors import PARAM, check_logits_processors, read_arguments
+from dovetail.engine.sampling.slots import Upload
+from dovetail.kernel.discovery import import_dotted
+from dovetail.kernel.plan import LogitsProcessorPlan, Plan
+
+logger = logging.getLogger("dovetail.engine")
+
+
+class LogitsProcessors:
+    """Those of one engine.
+
+    Raises:
+        PluginError: one that every request gets cannot be made.
+        RequestError: it takes no call without arguments.
+    """
+
+    def __init__(self, plan: Plan, context: LogitsProcessorContext) -> None:
+        self._plan = plan
+        self._context = context
+        self._made: dict[str, LogitsProcessor] = {}
+        self._everywhere = [(each, read_arguments(each, {})) for each in plan.logits_processors if each.everywhere]
+        for each, _ in self._everywhere:
+            self._get(each)
+
+    def attach(self, request: Request) -> None:
+        """Give a request what it names, and what every request gets that it does not name itself.
+
+        Raises:
+            RequestError: it cannot be had.
+        """
+        named = check_logits_processors(request.params, self._plan)
+        own = {processor.name for processor, _ in named}
+        calls = [*(call for call in self._everywhere if call[0].name not in own), *named]
+        try:
+            made = [self._get(processor) for processor, _ in calls]
+        except PluginError as error:  # which ends this request alone
+            raise RequestError(error.problem, error.hint, param=PARAM) from error
+        request.logits_processors = [
+            (processor, LogitsRow(request.id, args, request.tokens, request.num_prompt_tokens))
+            for processor, (_, args) in zip(made, calls, strict=True)
+        ]
+
+    def _get(self, processor: LogitsProcessorPlan) -> LogitsProcessor:
+        if (made := self._made.get(processor.name)) is not None:
+            return made
+        kind = import_dotted(processor.target)
+        if not (isinstance(kind, type) and issubclass(kind, LogitsProcessor)):
+            raise PluginError(
+                f"the logits processor {processor.name}: {processor.target} is not a dovetail.api.LogitsProcessor",
+                "build it on that class",
+            )
+        try:
+            made = kind(self._context)
+        except Exception as error:
+            raise PluginError(
+                f"the logits processor {processor.name} cannot be made: {type(error).__name__}: {error}",
+                "report it to its authors",
+            ) from error
+        self._made[processor.name] = made
+        return made
+
+
+@dataclass(frozen=True)
+class ProcessorCall:
+    """What one processor does in one step.
+
+    Attributes:
+        lines: int64 ``[N]``, on the device.
+        requests: of these lines.
+        rows: what the processor is told of them.
+    """
+
+    processor: LogitsProcessor
+    lines: Tensor
+    requests: Sequence[Request]
+    rows: Sequence[LogitsRow]
+
+    def apply(self, scores: Tensor) -> None:
+        """Change the scores, in place; if the processor fails, every token of its lines is forbidden, and their requests know why.
+
+        Args:
+            scores: float32 ``[L, V]``.
+        """
+        given = scores.index_select(0, self.lines)
+        try:
+            changed = self.processor.apply(given, self.rows)
+            changed = given if changed is None else changed
+            if changed.shape != given.shape or changed.dtype != given.dtype:
+                found = f"{changed.dtype} {list(changed.shape)}, wanted {given.dtype} {list(given.shape)}"
+                raise ValueError(f"apply() gave {found}")
+        except Exception as error:  # a plugin's fault is no reason to fail requests that do not need it
+            name = type(self.processor).__name__
+            logger.exception("the logits processor %s failed", name)
+            for request in self.requests:
+                request.failure = f"the logits processor {name} failed: {type(error).__name__}"
+            changed = torch.full_like(scores[: len(self.requests)], -torch.inf)
+        scores.index_copy_(0, self.lines, changed)
+
+
+def build_processor_calls(requests: Sequence[Request], upload: Upload) -> list[ProcessorCall]:
+    """The calls of a step: each request's processors in its own order, and lines that want the same at the same place in one call.
+
+    Args:
+        requests: one for each line. One with processors has one line.
+    """
+    calls: list[ProcessorCall] = []
+    most = max((len(request.logits_processors) for request in requests), default=0)
+    for place in range(most):
+        lines: dict[LogitsProcessor, list[int]] = {}
+        for line, request in enumerate(requests):
+            if len(request.logits_processors) > place:
+                lines.setdefault(request.logits_processors[place][0], []).append(line)
+        for processor, theirs in lines.items():
+            some = [requests[line] for line in theirs]
+            rows = [request.logits_processors[place][1] for request in some]
+            calls.append(ProcessorCall(processor, upload(np.array(theirs, np.int64)), some, rows))
+    return calls
