@@ -17,6 +17,7 @@ from dovetail.api import (
     Checkpoint,
     GrammarCard,
     LoaderCard,
+    LogitsProcessorCard,
     ModelCard,
     ModelConfig,
     PlatformCard,
@@ -150,6 +151,10 @@ def grammar(name: str = "rules", **claims: Any) -> GrammarCard:
 
 def proposer(name: str = "guess", **claims: Any) -> ProposerCard:
     return ProposerCard(name=name, target="r:R", config="r:C", **claims)
+
+
+def logits_processor(name: str = "tilt", **claims: Any) -> LogitsProcessorCard:
+    return LogitsProcessorCard(name=name, target="x:X", **claims)
 
 
 def tool_parser(name: str = "calls", *recognises: str, **claims: Any) -> ToolParserCard:

@@ -20,6 +20,7 @@ from .fakes import (
     grammar,
     kernel,
     loader,
+    logits_processor,
     model,
     platform,
     plugin,
@@ -40,10 +41,11 @@ PARTS: dict[str, Card] = {
     "source": source(),
     "grammar": grammar(),
     "proposer": proposer(),
+    "logits_processor": logits_processor(),
     "tool_parser": tool_parser(),
     "reasoning_parser": reasoning_parser(),
 }
-OPTIONAL = ("grammar", "proposer", "tool_parser", "reasoning_parser")
+OPTIONAL = ("grammar", "proposer", "logits_processor", "tool_parser", "reasoning_parser")
 """Kinds that a model runs without."""
 
 

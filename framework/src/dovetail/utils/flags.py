@@ -19,7 +19,7 @@ M = TypeVar("M", bound=BaseModel)
 HUMAN = ("max_model_len", "max_num_batched_tokens", "max_num_seqs")
 """Fields that take numbers such as 32k."""
 SHORT = {"quantization": "-q"}
-MULTI_VALUE_FLAGS = ("served_model_name", "lora_modules")
+MULTI_VALUE_FLAGS = ("served_model_name", "lora_modules", "logits_processors")
 """Flags that take several values at once, as users of other servers type them. Other lists repeat their flag: one that took several would swallow
 the model's name behind it."""
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from dovetail.engine.sampling import tables as columns
 from dovetail.engine.sampling.draw import compute_weights
 from dovetail.engine.sampling.random_bits import BITS, fraction_of
-from dovetail.engine.sampling.topk import stable_topk
+from dovetail.engine.sampling.stable_topk import stable_topk
 
 CHUNK = 16
 """Lines at a time: sorting a vocabulary of 128k and weighing it takes some 50 bytes a token."""

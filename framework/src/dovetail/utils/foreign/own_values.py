@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from dovetail.api.errors import UsageError
 from dovetail.utils.foreign.option import OwnValue
 
 
@@ -74,6 +75,20 @@ def dtype_name(value: Any) -> Any:
     return DTYPES.get(text, text).removeprefix("torch.")
 
 
+def own_classes(value: Any) -> Any:
+    """
+    Raises:
+        UsageError: a class is one of vLLM's, which are written for another interface.
+    """
+    for name in value if isinstance(value, (list, tuple)) else [value]:
+        if str(name).startswith("vllm."):
+            raise UsageError(
+                f"--logits-processors {name}: it is a class of vLLM, which is written for its interface",
+                "write one on dovetail.api.LogitsProcessor: docs/plugins.md",
+            )
+    return value
+
+
 OWN_VALUES = (
     OwnValue("generation_config", ("vllm",), one_of(vllm="none"), "`none`: neutral sampling parameters"),
     OwnValue("max_model_len", ("-1",), text_or_number, "`auto`"),
@@ -102,6 +117,7 @@ OWN_VALUES = (
         "it names a way to read the same files, and they are read in ours",
         notice=True,
     ),
+    OwnValue("logits_processors", ("vllm.…:Class",), own_classes, "nothing: a class is written for one interface"),
     OwnValue("pooler_config", ("seq_pooling_type", "MEAN"), pooler_keys, "`pooling_type`, in small letters"),
     OwnValue(
         "speculative_config",

@@ -128,19 +128,6 @@ MODEL = Table(
     refuse("override-neuron-config", "that device is not supported", takes="json"),
     refuse("qlora-adapter-name-or-path", "that format of adapters is not built", "take --lora-modules"),
     accept("logits-processor-pattern", "requests bring no code"),
-    refuse("logits-processors", NOT_YET, "leave it out", takes="values"),
-    refuse("tokenizer-revision", NOT_YET, "download that revision, and give its folder with --tokenizer"),
-    refuse("hf-token", NOT_YET, "set the variable HF_TOKEN", takes="optional"),
-    refuse("num-gpu-blocks-override", NOT_YET, "set --gpu-memory-utilization"),
-    refuse("kv-cache-memory-bytes", NOT_YET, "set --gpu-memory-utilization, or DOVETAIL_CPU_KVCACHE_SPACE on the CPU"),
-    accept(
-        "logprobs-mode",
-        "logprobs are of the model's own distribution",
-        only=("raw_logprobs",),
-        reason=NOT_YET,
-        instead="leave it out: logprobs are of the model's own distribution",
-    ),
-    accept("stream-interval", "every token is sent as it comes", only=(1,), reason=NOT_YET),
 )
 
 CACHES = Table(

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from dovetail.utils.foreign.option import Table, accept, alias, refuse
-from dovetail.utils.foreign.vllm_engine import NOT_YET
 
 FORMS = ("json", "json_object", "regex", "choice", "grammar", "structural_tag")
 
@@ -41,7 +40,6 @@ SAMPLING = Table(
         instead="call LLM.beam_search with BeamSearchParams",
     ),
     refuse("use-beam-search", "it has a call of its own", "call LLM.beam_search with BeamSearchParams", takes="switch"),
-    refuse("logits-processors", NOT_YET),
     refuse("extra-args", "no plugin of the sampler reads them"),
     refuse("thinking-token-budget", "budgets of reasoning are not built", "bound the answer with max_tokens"),
     refuse("logprob-token-ids", "logprobs are of the likeliest tokens", "give logprobs=-1 for the whole vocabulary"),

@@ -60,20 +60,6 @@ SERVER = Table(
     refuse("tool-parser-plugin", "it is a plugin of vLLM", "write one for here: docs/plugins.md"),
     refuse("grpc", "HTTP alone is served", takes="switch"),
     refuse("omni", NOT_YET + ": only text is served", takes="switch"),
-    refuse("ssl-cert-reqs", NOT_YET, "give --ssl-ca-certs: clients must then show a certificate"),
-    refuse("ssl-ciphers", NOT_YET, "leave it out"),
-    refuse("log-config-file", NOT_YET, "--log-format and --log-level say what is logged"),
-    refuse("middleware", NOT_YET, "put a proxy in front"),
-    refuse("enable-log-outputs", NOT_YET, "--enable-log-requests logs what is asked", takes="switch"),
-    refuse("return-tokens-as-token-ids", NOT_YET, 'requests may ask for "return_token_ids"', takes="switch"),
-    refuse("exclude-tools-when-tool-choice-none", NOT_YET, "leave tools out of such requests", takes="switch"),
-    refuse("default-chat-template-kwargs", NOT_YET, 'requests may bring "chat_template_kwargs"', takes="json"),
-    accept(
-        "chat-template-content-format",
-        "contents reach a template in the form that it takes",
-        only=("auto",),
-        reason=NOT_YET,
-    ),
 )
 
 SCRIPT = Table(
