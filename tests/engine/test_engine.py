@@ -88,6 +88,17 @@ def test_a_batch_gives_the_tokens_of_one_at_a_time(
     assert core.requests == {}
 
 
+@pytest.mark.parametrize("top_p", [1.0, 0.9])
+def test_a_top_k_of_the_whole_vocabulary_is_none(checkpoint: Path, top_p: float) -> None:
+    core = make_core(checkpoint)
+    sizes = (0, -1, core.vocab_size, core.vocab_size + 1, 2**40)
+    params = [SamplingParams(seed=3, temperature=1.5, top_k=k, top_p=top_p, ignore_eos=True) for k in sizes]
+    tokens = run(core, [NewRequest(str(i), [1, 2, 3], each) for i, each in enumerate(params)])
+    assert len(set(map(tuple, tokens.values()))) == 1
+    fewer = SamplingParams(seed=3, temperature=1.5, top_k=core.vocab_size - 1, top_p=top_p, ignore_eos=True)
+    assert len(run(core, [NewRequest("fewer", [1, 2, 3], fewer)])["fewer"]) == 16
+
+
 def test_cancelled_requests_leave_nothing_behind(checkpoint: Path, alone: dict[str, list[int]]) -> None:
     core = make_core(checkpoint)
     cancelled = frozenset(str(i) for i in range(0, 60, 3))

@@ -80,9 +80,9 @@ def test_empty_fields_say_which_value_they_stand_for(opened: Open, engine: FakeE
 
 def test_failures_are_told_in_the_server_s_words(opened: Open, engine: FakeEngine) -> None:
     page = opened()
-    page.type("#extra", '{"colour": 1}')
+    page.type("#extra", '{"audio": 1}')
     answer(page)
-    assert page.text(".trouble[role=alert]") == "unknown parameter 'colour'"
+    assert page.text(".trouble[role=alert]") == "audio is not supported yet; leave it out"
     page.type("#extra", "[1]")
     assert page.text("#extra-trouble").startswith("“More fields” wants a JSON object")
     page.type("#extra", "{}")

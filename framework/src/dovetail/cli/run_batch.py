@@ -31,6 +31,8 @@ ANSWER_SETTINGS = (
     "return_tokens_as_token_ids",
     "response_role",
     "trust_request_chat_template",
+    "ignore_unsupported_parameters",
+    "strict_parameters",
     "max_request_bytes",
     "max_request_choices",
 )

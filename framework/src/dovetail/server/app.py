@@ -127,7 +127,7 @@ def _middleware(context: ServerContext, on_request_end: RequestEndCallbacks) -> 
                 allow_methods=settings.allowed_methods,
                 allow_headers=settings.allowed_headers,
                 allow_credentials=settings.allow_credentials,
-                expose_headers=["X-Request-Id", "Retry-After", "X-Dovetail-Notice"],
+                expose_headers=["X-Request-Id", "Retry-After", "X-Dovetail-Notice", "X-Dovetail-Ignored-Parameters"],
             )
         )
     stack.append(Middleware(RequestIdMiddleware, on_request_end=on_request_end, process=context.counters.row))

@@ -59,7 +59,11 @@ class ServerSettings(BaseModel):
     )
     ignore_unsupported_parameters: bool = Field(
         False,
-        description="pass over parameters of requests that are unknown or not supported, instead of refusing them",
+        description="pass over parameters of requests that are known and not supported, instead of refusing them",
+    )
+    strict_parameters: bool = Field(
+        False,
+        description="refuse requests with fields that nobody knows; otherwise these are passed over, and named in the log and in a header of the answer",
     )
     max_request_bytes: int = Field(
         8 * 2**20, ge=1024, description="largest request body; a larger one is refused with status 413"

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from dovetail import LLM, BeamSearchParams, EngineArgs, SamplingParams
 from dovetail.api import DovetailError, RequestError, UsageError
@@ -67,6 +70,59 @@ def test_every_shape_of_prompt(llm: LLM, prompts: Any, read: list[list[int]]) ->
     assert ids(llm, prompts) == read
 
 
+class Series:
+    """As pandas has them: no Sequence, but with an order."""
+
+    def __init__(self, values: list[Any]) -> None:
+        self.values = values
+
+    def tolist(self) -> list[Any]:
+        return self.values
+
+
+SEQUENCES: dict[str, Any] = {
+    "tuple": tuple,
+    "generator": lambda values: (value for value in values),
+    "iterator": iter,
+    "keys": lambda values: dict.fromkeys(values).keys(),
+    "values": lambda values: dict(enumerate(values)).values(),
+    "deque": deque,
+    "array": np.array,
+    "array of objects": lambda values: np.array(values, dtype=object),
+    "series": Series,
+}
+
+
+@pytest.mark.parametrize("kind", SEQUENCES)
+def test_sequences_of_every_type(llm: LLM, kind: str) -> None:
+    make = SEQUENCES[kind]
+    assert ids(llm, make(["ab", "c"])) == [[0, 1], [2]]
+    assert ids(llm, make([7, 8])) == [[7, 8]]
+    assert ids(llm, {"prompt_token_ids": make([7, 8])}) == [[7, 8]]
+    assert ids(llm, [make([7, 8]), "a"]) == [[7, 8], [0]]
+    assert ids(llm, ["a", "b"], make([GREEDY, SamplingParams(max_tokens=1)]) if kind != "keys" else GREEDY) == [
+        [0],
+        [1],
+    ]
+
+
+@pytest.mark.parametrize(
+    "prompts",
+    [
+        torch.tensor([[7, 8], [9, 10]]),
+        torch.tensor([[7, 8], [9, 10]], dtype=torch.uint8),
+        [torch.tensor([7, 8]), torch.tensor([9, 10])],
+        np.array([[7, 8], [9, 10]], dtype=np.int32),
+        [[np.int64(7), np.int64(8)], [torch.tensor(9), torch.tensor(10)]],
+        [range(7, 9), range(9, 11)],
+    ],
+)
+def test_token_ids_of_every_type(llm: LLM, prompts: Any) -> None:
+    read = ids(llm, prompts)
+    assert read == [[7, 8], [9, 10]]
+    assert {type(token) for prompt in read for token in prompt} == {int}
+
+
 @pytest.mark.parametrize(
     "prompts",
     [
@@ -77,6 +133,16 @@ def test_every_shape_of_prompt(llm: LLM, prompts: Any, read: list[list[int]]) ->
         [[]],
         [[1, "a"]],
         [[True]],
+        {"a", "b"},
+        [{1, 2}],
+        bytearray(b"abc"),
+        {"prompt_token_ids": {1, 2}},
+        {"prompt_token_ids": b"ab"},
+        np.array([1.0, 2.0]),
+        np.array([True]),
+        np.zeros((1, 1, 1), int),
+        torch.tensor([0.5]),
+        torch.tensor(7),
         {"text": "a"},
         {"prompt": None},
         {"prompt_token_ids": "abc"},
@@ -87,13 +153,23 @@ def test_every_shape_of_prompt(llm: LLM, prompts: Any, read: list[list[int]]) ->
         {"prompt_token_ids": [1] * CONTEXT},
         {"prompt_token_ids": [999]},
     ],
-    ids=str,
+    ids=repr,
 )
 def test_a_bad_prompt_is_refused_and_nothing_computed(llm: LLM, prompts: Any) -> None:
     with pytest.raises(RequestError):
         llm.generate(prompts, GREEDY, use_tqdm=False)
     assert core(llm).seen == []
     assert ids(llm, "a") == [[0]]
+
+
+@pytest.mark.parametrize(("prompts", "hint"), [({"a"}, "sorted"), (b"a", "decode"), (7, "give a text")])
+def test_what_is_no_prompt_says_what_to_do(llm: LLM, prompts: Any, hint: str) -> None:
+    with pytest.raises(RequestError, match=hint):
+        llm.generate(prompts, use_tqdm=False)
+
+
+def test_fields_of_none_ask_for_nothing(llm: LLM) -> None:
+    assert ids(llm, {"prompt": "a", "prompt_token_ids": None, "multi_modal_data": None}) == [[0]]
 
 
 def test_prompts_are_truncated(llm: LLM) -> None:
@@ -159,6 +235,30 @@ def test_a_form_without_a_grammar_backend_is_refused_before_anything_runs(llm: L
         llm.generate(["a", "b"], [GREEDY, SamplingParams(structured_outputs={"regex": "a"})], use_tqdm=False)  # type: ignore[arg-type]
     assert caught.value.param == "structured_outputs"
     assert core(llm).seen == []
+
+
+class Answer:
+    """A message as clients have it, of an earlier answer."""
+
+    def model_dump(self, **_: Any) -> dict[str, Any]:
+        return {"role": "assistant", "content": "b"}
+
+
+@pytest.mark.parametrize("kind", set(SEQUENCES) - {"keys", "array"})
+def test_conversations_in_every_sequence(llm: LLM, kind: str) -> None:
+    make = SEQUENCES[kind]
+    ask = [{"role": "user", "content": "a"}]
+    (wanted,) = llm.chat(ask, GREEDY, use_tqdm=False)
+    (one,) = llm.chat(make(ask), GREEDY, use_tqdm=False)
+    assert one.prompt_token_ids == wanted.prompt_token_ids
+    assert len(llm.chat([make(ask), ask], GREEDY, use_tqdm=False)) == 2
+
+
+def test_answers_of_clients_are_messages(llm: LLM) -> None:
+    ask, then = {"role": "user", "content": "a"}, {"role": "user", "content": "c"}
+    both = [[ask, {"role": "assistant", "content": "b"}, then], [ask, Answer(), then]]
+    first, second = llm.chat(both, GREEDY, use_tqdm=False)  # type: ignore[list-item]
+    assert first.prompt_token_ids == second.prompt_token_ids
 
 
 def test_a_conversation(llm: LLM) -> None:

@@ -87,7 +87,20 @@ def test_the_token_that_ended_the_output_is_not_in_the_text(tokenizer: Tokenizer
 
 def test_completions_of_a_seeded_request_have_seeds_of_their_own(tokenizer: Tokenizer) -> None:
     sequences = OutputProcessor(tokenizer).add("r", [0], SamplingParams(n=3, seed=5))
-    assert [(s.id, s.params.seed) for s in sequences] == [("r#0", 5), ("r#1", 6), ("r#2", 7)]
+    assert [s.id for s in sequences] == ["r#0", "r#1", "r#2"]
+    assert sequences[0].params.seed == 5, "the first has the request's own"
+    again = OutputProcessor(tokenizer).add("again", [0], SamplingParams(n=3, seed=5))
+    assert [s.params.seed for s in again] == [s.params.seed for s in sequences]
+
+
+def test_seeds_of_completions_are_no_other_request_s(tokenizer: Tokenizer) -> None:
+    seeds = [
+        sequence.params.seed
+        for seed in range(-50, 50)
+        if seed != -1  # any seed
+        for sequence in OutputProcessor(tokenizer).add("r", [0], SamplingParams(n=8, seed=seed))
+    ]
+    assert len(set(seeds)) == len(seeds) == 99 * 8
 
 
 def test_an_aborted_request_is_forgotten(tokenizer: Tokenizer) -> None:

@@ -11,7 +11,7 @@ import pytest
 import tokenizers
 
 from dovetail.api import ConfigError, RequestError
-from dovetail.engine.text.chat_template import _compile, load_template, render
+from dovetail.engine.text.chat_template import find_message_format, load_template, render
 from dovetail.engine.text.tokenizer import Tokenizer
 
 CHATML = """{%- for message in messages %}
@@ -76,10 +76,10 @@ def test_agrees_with_transformers(name: str, conversation: str) -> None:
             call["function"]["arguments"] = json.loads(call["function"]["arguments"])
             message.setdefault("content", None)
         # transformers takes contents only in the form that the template wants.
-        form = _compile(TEMPLATES[name])[1]
-        if form == "text" and isinstance(message["content"], list):
+        form = find_message_format(TEMPLATES[name], message["role"]).content
+        if form == "string" and isinstance(message["content"], list):
             message["content"] = "\n".join(part["text"] for part in message["content"])
-        elif form == "parts" and isinstance(message["content"], str):
+        elif form == "openai" and isinstance(message["content"], str):
             message["content"] = [{"type": "text", "text": message["content"]}]
     options: dict[str, Any] = {"tools": [TOOL], "add_generation_prompt": True}
     try:
@@ -107,12 +107,54 @@ def test_no_arguments(arguments: Any) -> None:
     assert render(TOOLS, [call]) == "CALL get"
 
 
-@pytest.mark.parametrize("arguments", ["{", "[1]", "3", 3])
-def test_unreadable_arguments(arguments: Any) -> None:
+MALFORMED: dict[str, tuple[Any, str]] = {
+    "cut off": ('{"a": "qu', '{"a": "qu'),
+    "a list": ("[1]", "[1]"),
+    "a number": ("3", "3"),
+    "a number that is no text": (3, "3"),
+    "a list that is no text": ([1, "ü"], '[1, "ü"]'),
+    "Python's quotes": ("{'a': 1}", "{'a': 1}"),
+    "two objects": ('{"a": 1}{"a": 1}', '{"a": 1}{"a": 1}'),
+    "nested too deep": ("[" * 100_000, "[" * 100_000),
+}
+ARGUMENTS = {
+    "of objects": "{% for k, v in a.items() %}<{{ k }}={{ v }}>{% endfor %}",
+    "of objects, by a filter": "{% for k, v in a|items %}<{{ k }}={{ v }}>{% endfor %}",
+    "of text": "{{ '<' + a + '>' }}",
+    "of either": "{% if a is string %}<{{ a }}>{% else %}<{{ a | tojson }}>{% endif %}",
+    "as JSON": "<{{ a | tojson }}>",
+}
+
+
+def call_of(arguments: Any, name: str) -> str:
+    template = (
+        "{% for m in messages %}{% for c in m.tool_calls or [] %}{% set a = c.function.arguments %}"
+        + ARGUMENTS[name]
+        + "{% endfor %}{% endfor %}"
+    )
     call = {"role": "assistant", "tool_calls": [{"function": {"name": "get", "arguments": arguments}}]}
-    with pytest.raises(RequestError, match="tool call 'get'") as caught:
-        render(TOOLS, [call])
-    assert caught.value.param == "messages"
+    return render(template, [call])
+
+
+@pytest.mark.parametrize("template", ARGUMENTS)
+@pytest.mark.parametrize("fault", MALFORMED)
+def test_malformed_arguments_reach_the_template_as_text(fault: str, template: str) -> None:
+    arguments, text = MALFORMED[fault]
+    wanted = {"of objects": f"<arguments={text}>", "of objects, by a filter": f"<arguments={text}>"}
+    wanted["as JSON"] = f"<{json.dumps(text, ensure_ascii=False)}>"
+    assert call_of(arguments, template) == wanted.get(template, f"<{text}>")
+
+
+@pytest.mark.parametrize("arguments", ['{"k": "v"}', {"k": "v"}])
+@pytest.mark.parametrize("template", ARGUMENTS)
+def test_arguments_have_the_form_that_the_template_takes(arguments: Any, template: str) -> None:
+    assert call_of(arguments, template) == ("<k=v>" if template.startswith("of objects") else '<{"k": "v"}>')
+
+
+@pytest.mark.parametrize("arguments", [None, "", " ", "null", {}])
+def test_no_arguments_in_every_form(arguments: Any) -> None:
+    assert [call_of(arguments, name) for name in ARGUMENTS] == ["", "", "<{}>", "<{}>", "<{}>"] or arguments == "null"
+    assert call_of(arguments, "of objects") == ""
 
 
 @pytest.mark.parametrize(

@@ -141,7 +141,7 @@ def test_messages_reach_the_template(chat, engine: FakeEngine) -> None:
     assert response.status_code == 200, response.text
     seen = engine.tokenizer.last
     assert seen["messages"] == [
-        {"role": "system", "content": "a\nb"},
+        {"role": "system", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
         {"role": "assistant", "content": "c", "reasoning_content": "because"},
         {"role": "user", "content": "d", "name": "me"},
     ]

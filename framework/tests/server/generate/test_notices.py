@@ -7,7 +7,7 @@ from starlette.testclient import TestClient
 from starlette.types import Receive, Scope, Send
 
 from dovetail.engine.grammars.checks import collected_notices
-from dovetail.server.http.middleware import MAX_NOTICE, RequestId
+from dovetail.server.http.middleware import MAX_HEADER_CHARS, RequestIdMiddleware
 
 
 def answer(*notices: str) -> str | None:
@@ -17,7 +17,7 @@ def answer(*notices: str) -> str | None:
         collected += notices
         await PlainTextResponse("")(scope, receive, send)
 
-    return TestClient(RequestId(app)).get("/").headers.get("x-dovetail-notice")
+    return TestClient(RequestIdMiddleware(app)).get("/").headers.get("x-dovetail-notice")
 
 
 def test_notices_are_a_header() -> None:
@@ -27,4 +27,4 @@ def test_notices_are_a_header() -> None:
 
 def test_names_in_them_cannot_break_it() -> None:
     assert answer("not at #/é\r\nset-cookie: a=b is not kept") == r"not at #/\xe9\r\nset-cookie: a=b is not kept"
-    assert len(answer("x" * 10_000) or "") == MAX_NOTICE
+    assert len(answer("x" * 10_000) or "") == MAX_HEADER_CHARS

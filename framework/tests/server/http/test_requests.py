@@ -15,7 +15,7 @@ from dovetail.server.app import build_app
 from dovetail.server.context import ServerContext
 from dovetail.server.generate.job_builder import make_job
 from dovetail.server.http.errors import ApiError, to_api_error
-from dovetail.server.protocol.body import decode_json_object, validate_body
+from dovetail.server.protocol.body import decode_json_object, to_utf8, validate_body
 from dovetail.server.protocol.requests import ChatCompletionRequest, CompletionRequest
 from dovetail.server.protocol.unsupported import UNSUPPORTED
 from dovetail.server.settings import ServerSettings
@@ -53,7 +53,7 @@ def read(raw: bytes) -> None:
     context = ServerContext.create(FakeEngine(), ServerSettings())
     for model in MODELS:
         try:
-            make_job(context, validate_body(decode_json_object(raw), model), [[1, 2, 3]])
+            make_job(context, validate_body(decode_json_object(to_utf8(raw)), model, ServerSettings()), [[1, 2, 3]])
         except (ApiError, RequestError) as error:
             answer = to_api_error(error)
             if not (400 <= answer.status < 500 and answer.body()):

@@ -278,7 +278,7 @@ def test_tokens_are_counted(ask, engine: FakeEngine) -> None:
             "no tool_use",
         ),
         ({"tool_choice": {"type": "tool"}, "tools": TOOLS}, 400, "invalid_request_error", "name is required"),
-        ({"colour": 1}, 400, "invalid_request_error", "unknown parameter"),
+        ({"n": 2}, 400, "invalid_request_error", "n is not supported yet"),
     ],
 )
 def test_refusals_in_anthropic_s_form(ask_message, body: dict[str, Any], status: int, kind: str, words: str) -> None:

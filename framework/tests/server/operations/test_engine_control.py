@@ -100,7 +100,6 @@ def test_an_adapter_is_a_model(ask, complete, chat, engine: FakeEngine) -> None:
         (LOAD, {"lora_name": "fake/model", "lora_path": "a"}, 400, "lora_name"),
         (LOAD, {"lora_name": "there", "lora_path": "a"}, 400, "lora_name"),
         (LOAD, {"lora_name": "a", "lora_path": "/gone"}, 400, "lora_path"),
-        (LOAD, {"lora_name": "a", "lora_path": "a", "colour": 1}, 400, "colour"),
         (UNLOAD, {"lora_name": "absent"}, 404, "lora_name"),
         (UNLOAD, {}, 400, "lora_name"),
     ],

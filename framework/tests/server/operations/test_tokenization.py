@@ -55,7 +55,6 @@ def test_a_conversation_is_left_open(ask, engine: FakeEngine) -> None:
         ({"messages": [{"role": "user"}]}, "messages[0].content"),
         ({"messages": [{"role": "user", "content": "a"}], "chat_template": "{{ 1 }}"}, "chat_template"),
         ({"messages": [{"role": "refused", "content": "a"}]}, "messages"),
-        ({"prompt": "a", "strange": 1}, "strange"),
     ],
 )
 def test_what_is_refused(ask, body: dict[str, object], param: str) -> None:

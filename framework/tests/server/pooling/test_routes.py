@@ -185,7 +185,6 @@ def test_the_whole_context_may_be_used(embed) -> None:
         ({"input": "a", "truncate_prompt_tokens": -2}, "truncate_prompt_tokens"),
         ({"input": "a", "priority": 3}, "priority"),
         ({"input": "a", "normalize": True, "use_activation": False}, "normalize"),
-        ({"input": "a", "strange": 1}, "strange"),
         ({"messages": [{"role": "user"}]}, "messages[0].content"),
     ],
 )

@@ -1,4 +1,4 @@
-"""What agents and clients of other servers send besides, and a server that is told to pass over what it does not know."""
+"""What agents and clients of other servers send besides: passed over and named, or refused where the server was told to be strict."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from typing import Any
 import pytest
 from server_fakes import FakeEngine
 
-from dovetail.server.protocol import body
+from dovetail.kernel.plan import PoolingPlan
+from dovetail.server.protocol import extra_fields
 from dovetail.server.settings import ServerSettings
 from dovetail.server.tools import provider_tools as hosted_tools
 
-LENIENT = ServerSettings(ignore_unsupported_parameters=True)
+STRICT = ServerSettings(strict_parameters=True)
+HEADER = "x-dovetail-ignored-parameters"
 FUNCTION = {"type": "function", "name": "shell", "parameters": {"type": "object", "properties": {}}}
 CHAT_FUNCTION = {"type": "function", "function": {"name": "shell"}}
 QUESTION = {"messages": [{"role": "user", "content": "Why?"}]}
@@ -20,7 +22,7 @@ QUESTION = {"messages": [{"role": "user", "content": "Why?"}]}
 
 @pytest.fixture(autouse=True)
 def nothing_told_yet() -> None:
-    body._log_ignored.cache_clear()
+    extra_fields._logged.clear()
     hosted_tools._log_dropped.cache_clear()
 
 
@@ -28,41 +30,155 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
 
 
-@pytest.mark.parametrize(
-    ("path", "asked", "names"),
-    [
-        ("/v1/chat/completions", {**QUESTION, "colour": "red"}, ["colour"]),
-        ("/v1/chat/completions", {**QUESTION, "web_search_options": {}}, ["web_search_options"]),
-        ("/v1/chat/completions", {"messages": [{**QUESTION["messages"][0], "mood": 1}]}, ["mood"]),
-        ("/v1/chat/completions", {**QUESTION, "stream": True, "stream_options": {"b": 1}}, ["b"]),
-        ("/v1/chat/completions", {**QUESTION, "tools": [{**CHAT_FUNCTION, "a": 1, "b": 2}], "c": 3}, ["a", "b", "c"]),
-        ("/v1/completions", {"prompt": "a", "structured_outputs": {"regex": "a", "colour": 1}}, ["colour"]),
-        ("/v1/completions", {"prompt": "a", "stop": "b", "x" * 500: 1}, ["x" * 60]),
-        ("/v1/responses", {"input": "a", "tools": [{**FUNCTION, "defer_loading": True}]}, ["defer_loading"]),
-        ("/v1/responses", {"input": [{"role": "user", "content": "a", "mood": 1}]}, ["mood"]),
-        ("/v1/responses", {"input": "a", "text": {"tone": "low"}}, ["tone"]),
-        ("/v1/messages", {**QUESTION, "max_tokens": 9, "thinking": {"type": "enabled", "deep": 1}}, ["deep"]),
-        (
-            "/v1/messages",
-            {"max_tokens": 9, "messages": [{"role": "user", "content": [{"type": "text", "text": "a", "mood": 1}]}]},
-            ["mood"],
-        ),
-        ("/tokenize", {"messages": [{**QUESTION["messages"][0], "mood": 1}]}, ["mood"]),
-    ],
-)
-def test_what_is_unknown_is_refused_or_ignored_as_the_server_was_told(
-    ask, caplog: pytest.LogCaptureFixture, path: str, asked: dict[str, Any], names: list[str]
+EXTRA: list[tuple[str, dict[str, Any], list[str]]] = [
+    ("/v1/chat/completions", {**QUESTION, "colour": "red"}, ["colour"]),
+    ("/v1/chat/completions", {"messages": [{**QUESTION["messages"][0], "mood": 1}]}, ["messages[].mood"]),
+    (
+        "/v1/chat/completions",
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": "a", "cache_control": {}}] * 2}] * 2},
+        ["messages[].content[].cache_control"],
+    ),
+    (
+        "/v1/chat/completions",
+        {
+            "messages": [
+                {
+                    "role": "assistant",
+                    "tool_calls": [{"function": {"name": "a", "id": 1}, "extra_content": {}}],
+                    "id": 1,
+                },
+                {"role": "tool", "tool_call_id": "1", "content": "b", "usage": {}},
+            ]
+        },
+        [
+            "messages[].id",
+            "messages[].tool_calls[].extra_content",
+            "messages[].tool_calls[].function.id",
+            "messages[].usage",
+        ],
+    ),
+    ("/v1/chat/completions", {**QUESTION, "stream": True, "stream_options": {"b": 1}}, ["stream_options.b"]),
+    (
+        "/v1/chat/completions",
+        {**QUESTION, "tools": [{**CHAT_FUNCTION, "a": 1, "b": 2}], "c": 3},
+        ["c", "tools[].a", "tools[].b"],
+    ),
+    (
+        "/v1/chat/completions",
+        {
+            **QUESTION,
+            "tools": [CHAT_FUNCTION],
+            "tool_choice": {"type": "function", "function": {"name": "shell", "x": 1}},
+        },
+        ["tool_choice.function.x"],
+    ),
+    (
+        "/v1/completions",
+        {"prompt": "a", "structured_outputs": {"regex": "a", "colour": 1}},
+        ["structured_outputs.colour"],
+    ),
+    ("/v1/completions", {"prompt": "a", "stop": "b", "x" * 500: 1}, ["x" * 64 + "..."]),
+    ("/v1/completions", {"prompt": "a", "é\r\nset-cookie: a=b": 1}, ["???set-cookie:?a?b"]),
+    ("/v1/responses", {"input": "a", "mood": 1}, ["mood"]),
+    ("/v1/responses", {"input": [{"role": "user", "content": "a", "mood": 1}]}, ["input[].mood"]),
+    (
+        "/v1/responses",
+        {"input": [{"role": "user", "content": [{"type": "input_text", "text": "a", "mood": 1}]}]},
+        ["input[].content[].mood"],
+    ),
+    ("/v1/responses", {"input": "a", "text": {"tone": "low"}}, ["text.tone"]),
+    ("/v1/responses", {"input": "a", "tools": [{**FUNCTION, "mood": 1}]}, ["tools[].mood"]),
+    ("/v1/messages", {**QUESTION, "max_tokens": 9, "thinking": {"type": "enabled", "deep": 1}}, ["thinking.deep"]),
+    (
+        "/v1/messages",
+        {"max_tokens": 9, "messages": [{"role": "user", "content": [{"type": "text", "text": "a", "mood": 1}]}]},
+        ["messages[].content[].mood"],
+    ),
+    ("/v1/messages/count_tokens", {**QUESTION, "mood": 1}, ["mood"]),
+    ("/tokenize", {"messages": [{**QUESTION["messages"][0], "mood": 1}], "colour": 1}, ["colour", "messages[].mood"]),
+    ("/tokenize", {"prompt": "a", "mood": 1}, ["mood"]),
+    ("/detokenize", {"tokens": [97], "mood": 1}, ["mood"]),
+    ("/invocations", {"prompt": "a", "mood": 1}, ["mood"]),
+]
+POOLED: list[tuple[str, dict[str, Any], list[str]]] = [
+    ("/v1/embeddings", {"input": "a", "input_type": "query"}, ["input_type"]),
+    ("/pooling", {"input": "a", "mood": 1}, ["mood"]),
+    ("/score", {"text_1": "a", "text_2": "b", "mood": 1}, ["mood"]),
+    ("/rerank", {"query": "a", "documents": [{"text": "b"}], "max_chunks_per_doc": 1}, ["max_chunks_per_doc"]),
+]
+
+
+@pytest.mark.parametrize(("path", "asked", "names"), EXTRA + POOLED)
+def test_what_is_unknown_is_passed_over_and_named(
+    ask, engine: FakeEngine, caplog: pytest.LogCaptureFixture, path: str, asked: dict[str, Any], names: list[str]
 ) -> None:
-    refused = ask("POST", path, json=asked)
-    assert refused.status_code == 400, refused.text
-    assert "unknown parameter" in refused.text or "not supported yet" in refused.text
-    assert not warnings(caplog)
+    if (path, asked, names) in POOLED:
+        engine.plan.tasks, engine.plan.pooling = ("embed",), PoolingPlan(type="last", normalize=True, reason="")
     for _ in range(2):
-        taken = ask("POST", path, json=asked, settings=LENIENT)
+        taken = ask("POST", path, json=asked)
         assert taken.status_code == 200, taken.text
+        assert taken.headers[HEADER] == ", ".join(names)
     told = warnings(caplog)
     assert len(told) == len(names), "each is told once"
-    assert all(any(f"parameter {name!r}"[:60] in line for line in told) for name in names)
+    assert all(any(f"parameter {name} " in line for line in told) for name in names)
+    refused = ask("POST", path, json=asked, settings=STRICT)
+    assert refused.status_code == 400
+    assert "unknown parameter" in refused.text
+    assert HEADER not in refused.headers
+
+
+def test_what_is_known_is_not_named(ask) -> None:
+    notes = {"annotations": [], "provider_specific_fields": {}, "reasoning_details": [], "name": None, "nothing": None}
+    asked = {"messages": [{"role": "assistant", "content": "a", **notes}], "user": "me", "modalities": ["text"]}
+    for settings in (None, STRICT):
+        response = ask("POST", "/v1/chat/completions", json=asked, settings=settings)
+        assert response.status_code == 200, response.text
+        assert HEADER not in response.headers
+
+
+def test_the_header_and_the_log_are_bounded(ask, caplog: pytest.LogCaptureFixture) -> None:
+    for number in range(4):
+        names = {f"{number}{'x' * 50}{i}": 1 for i in range(100)}
+        response = ask("POST", "/v1/completions", json={"prompt": "a", **names})
+        assert response.status_code == 200
+        assert 1000 < len(response.headers[HEADER]) <= 2000
+    assert len(warnings(caplog)) == extra_fields.MAX_LOGGED
+
+
+def test_errors_name_what_was_ignored_too(ask) -> None:
+    response = ask("POST", "/v1/completions", json={"prompt": "a", "colour": 1, "model": "other"})
+    assert (response.status_code, response.headers[HEADER]) == (404, "colour")
+
+
+@pytest.mark.parametrize(
+    ("path", "asked", "name"),
+    [
+        ("/v1/chat/completions", {**QUESTION, "web_search_options": {}}, "web_search_options"),
+        (
+            "/v1/chat/completions",
+            {"messages": [{**QUESTION["messages"][0], "audio": {"id": "a"}}]},
+            "messages[0].audio",
+        ),
+        ("/v1/responses", {"input": "a", "tools": [{**FUNCTION, "defer_loading": True}]}, "tools[0].defer_loading"),
+        ("/v1/responses", {"input": "a", "reasoning": {"context": "all"}}, "reasoning.context"),
+        (
+            "/v1/completions",
+            {"prompt": "a", "structured_outputs": {"regex": "a", "whitespace_pattern": "b"}},
+            "structured_outputs.whitespace_pattern",
+        ),
+    ],
+)
+def test_what_is_known_and_cannot_be_had_is_refused_or_ignored_as_the_server_was_told(
+    ask, path: str, asked: dict[str, Any], name: str
+) -> None:
+    refused = ask("POST", path, json=asked)
+    assert refused.status_code == 400
+    assert (refused.json()["error"]["param"], refused.json()["error"]["code"]) == (name, "unsupported_parameter")
+    for strict in (False, True):
+        settings = ServerSettings(ignore_unsupported_parameters=True, strict_parameters=strict)
+        taken = ask("POST", path, json=asked, settings=settings)
+        assert taken.status_code == 200, taken.text
+        assert taken.headers[HEADER] == name.replace("[0]", "[]")
 
 
 @pytest.mark.parametrize(
@@ -77,8 +193,8 @@ def test_what_is_unknown_is_refused_or_ignored_as_the_server_was_told(
         ),
     ],
 )
-def test_a_lenient_server_refuses_what_is_wrong(ask, asked: dict[str, Any], param: str) -> None:
-    response = ask("POST", "/v1/chat/completions", json=asked, settings=LENIENT)
+def test_what_is_wrong_is_refused(ask, asked: dict[str, Any], param: str) -> None:
+    response = ask("POST", "/v1/chat/completions", json=asked)
     assert response.status_code == 400
     assert response.json()["error"]["param"] == param
 

@@ -83,7 +83,7 @@ def test_structure(chat, complete, engine: FakeEngine, body: dict[str, Any], exp
         ({"structured_outputs": {}}, "structured_outputs", "found none"),
         ({"structured_outputs": {"json_object": False}}, "structured_outputs", "found none"),
         ({"structured_outputs": {"regex": "a", "choice": ["a"]}}, "structured_outputs", "found regex, choice"),
-        ({"structured_outputs": {"xml": "a"}}, "structured_outputs.xml", "unknown parameter"),
+        ({"structured_outputs": {"xml": "a"}}, "structured_outputs", "found none"),
         ({"structured_outputs": {"choice": "a"}}, "structured_outputs.choice", "list"),
         ({"structured_outputs": {"json": 3}}, "structured_outputs.json", "found 3"),
         ({"guided_json": True}, "guided_json", "a JSON object, or one as text, found true"),

@@ -371,7 +371,6 @@ def test_truncation_leaves_out_the_oldest_turns(responses, engine: FakeEngine) -
         ({"background": True, "store": False}, "background"),
         ({"stream_options": {"include_obfuscation": True}}, "stream_options.include_obfuscation"),
         ({"n": 2}, "n"),
-        ({"messages": []}, "messages"),
     ],
 )
 def test_what_is_refused(responses, body: dict[str, Any], param: str) -> None:

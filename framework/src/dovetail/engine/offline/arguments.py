@@ -9,6 +9,7 @@ from tqdm.auto import tqdm
 
 from dovetail.api.errors import RequestError
 from dovetail.engine.adapters.lora_request import LoRARequest
+from dovetail.engine.offline.sequences import read_sequence
 
 T = TypeVar("T")
 
@@ -31,8 +32,9 @@ def broadcast_to_prompts(what: str, given: T | Sequence[T], count: int) -> list[
     Raises:
         RequestError: there are more or fewer.
     """
-    if not isinstance(given, Sequence):
-        return [given] * count
-    if len(given) != count:
-        raise RequestError(f"{len(given)} {what} were given for {count} prompts", "give one for all, or one each")
-    return list(given)
+    found: list[T] | None = read_sequence(given, what)
+    if found is None:
+        return [given] * count  # type: ignore[list-item]
+    if len(found) != count:
+        raise RequestError(f"{len(found)} {what} were given for {count} prompts", "give one for all, or one each")
+    return list(found)

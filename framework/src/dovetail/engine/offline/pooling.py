@@ -10,6 +10,7 @@ from typing import Any
 from dovetail.api.errors import RequestError
 from dovetail.engine.messages import NewRequest
 from dovetail.engine.offline.prompts import TokenizedPrompt, require_tokenizer
+from dovetail.engine.offline.sequences import read_sequence
 from dovetail.engine.output.pooled import Pooled
 from dovetail.engine.request.pooling_outputs import ScoringOutput, ScoringRequestOutput
 from dovetail.engine.request.pooling_params import (
@@ -131,8 +132,8 @@ def read_pairs(data_1: Any, data_2: Any) -> tuple[list[str], list[str]]:
 
 
 def _texts(name: str, given: Any) -> list[str]:
-    texts = [given] if isinstance(given, str) else given
-    if not isinstance(texts, Sequence) or not texts or not all(isinstance(text, str) for text in texts):
+    texts = [given] if isinstance(given, str) else read_sequence(given, name)
+    if not texts or not all(isinstance(text, str) for text in texts):
         raise RequestError(f"{name} is {given!r}", "give a text, or a list of texts", param=name)
     return list(texts)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dovetail.api.errors import RequestError
+from dovetail.engine.offline.sequences import read_sequence, read_token_ids
 from dovetail.engine.text.chat_template import ContentFormatOption
 from dovetail.engine.text.tokenizer import Tokenizer
 
@@ -46,47 +47,49 @@ def read_prompts(prompts: Any, tokenizer: Tokenizer | None) -> list[TokenizedPro
     """One prompt or many, of any of the shapes.
 
     Args:
-        prompts: a text, a mapping with ``prompt`` or ``prompt_token_ids`` (and perhaps ``cache_salt``), a list of token ids, or a list of these.
+        prompts: a text, a mapping with ``prompt`` or ``prompt_token_ids`` (and perhaps ``cache_salt``), a sequence of token ids, or a sequence of
+            these. Sequences may be of any type that has an order: lists, tuples, arrays, tensors, generators.
 
     Raises:
         RequestError: a prompt has none of the shapes; says which.
     """
-    if isinstance(prompts, (str, Mapping)) or _is_token_ids(prompts):
+    found = read_sequence(prompts)
+    if found is None:
+        if not isinstance(prompts, str | Mapping):
+            raise RequestError(
+                f"prompts is a {type(prompts).__name__}", f"{PROMPT_FORMATS}, or a list of these", param="prompt"
+            )
         return [_read_prompt(prompts, 0, tokenizer)]
-    if not isinstance(prompts, Sequence) or isinstance(prompts, bytes):
-        raise RequestError(
-            f"prompts is a {type(prompts).__name__}", f"{PROMPT_FORMATS}, or a list of these", param="prompt"
-        )
-    return [_read_prompt(prompt, position, tokenizer) for position, prompt in enumerate(prompts)]
+    if found and (ids := read_token_ids(found)) is not None:
+        return [TokenizedPrompt(None, ids)]
+    return [_read_prompt(prompt, position, tokenizer) for position, prompt in enumerate(found)]
 
 
 def _read_prompt(prompt: Any, position: int, tokenizer: Tokenizer | None) -> TokenizedPrompt:
-    text, ids, salt = prompt, None, None
+    text, given, salt = prompt, None, None
     if isinstance(prompt, Mapping):
-        if unknown := [str(key) for key in prompt if key not in PROMPT_KEYS]:
+        if unknown := [str(key) for key, value in prompt.items() if key not in PROMPT_KEYS and value is not None]:
             raise RequestError(
                 f"prompt {position} has {', '.join(unknown)}", f"known are {', '.join(PROMPT_KEYS)}", param="prompt"
             )
-        text, ids, salt = (prompt.get(key) for key in PROMPT_KEYS)
+        text, given, salt = (prompt.get(key) for key in PROMPT_KEYS)
         if salt is not None and not (isinstance(salt, str) and salt):
             raise RequestError(f"the cache_salt of prompt {position} is {salt!r}", "give a text", param="cache_salt")
-    elif _is_token_ids(prompt):
-        text, ids = None, prompt
-    if ids is not None:
-        if (ids or isinstance(prompt, Mapping)) and _is_token_ids(ids, empty=True):
-            return TokenizedPrompt(text if isinstance(text, str) else None, list(ids), salt)
-        raise RequestError(
-            f"the prompt_token_ids of prompt {position} are no list of ids", PROMPT_FORMATS, param="prompt_token_ids"
-        )
+        if given is not None:
+            values = read_sequence(given, "prompt_token_ids")
+            ids = None if values is None else read_token_ids(values)
+            if ids is None:
+                raise RequestError(
+                    f"the prompt_token_ids of prompt {position} are no list of ids",
+                    PROMPT_FORMATS,
+                    param="prompt_token_ids",
+                )
+            return TokenizedPrompt(text if isinstance(text, str) else None, ids, salt)
+    elif (values := read_sequence(prompt)) and (ids := read_token_ids(values)) is not None:
+        return TokenizedPrompt(None, ids)
     if isinstance(text, str):
         return TokenizedPrompt(text, require_tokenizer(tokenizer, "a prompt of text").encode(text), salt)
     raise RequestError(f"prompt {position} is a {type(prompt).__name__}", PROMPT_FORMATS, param="prompt")
-
-
-def _is_token_ids(value: Any, *, empty: bool = False) -> bool:
-    if not isinstance(value, Sequence) or isinstance(value, (str, bytes)):
-        return False
-    return (empty or len(value) > 0) and all(isinstance(i, int) and not isinstance(i, bool) for i in value)
 
 
 def read_conversations(
@@ -106,20 +109,13 @@ def read_conversations(
         RequestError: a conversation has no such shape, the model has no chat template and none is given, or the template refuses the messages.
     """
     tokenizer = require_tokenizer(tokenizer, "a conversation")
-    many = isinstance(messages, Sequence) and bool(messages) and not isinstance(messages[0], Mapping)
-    conversations: Any = messages if many else [messages]
-    for conversation in conversations:
-        whole = isinstance(conversation, Sequence) and conversation and not isinstance(conversation, str)
-        if not whole or not all(isinstance(message, Mapping) for message in conversation):
-            raise RequestError(
-                f"a conversation is {conversation!r}",
-                'give messages like [{"role": "user", "content": "Hi"}]',
-                param="messages",
-            )
+    given = read_sequence(messages, "messages") or []
+    one = not given or _read_message(given[0]) is not None
+    conversations = [_read_conversation(each) for each in ([given] if one else given)]
     found: list[TokenizedPrompt] = []
     for conversation in conversations:
         text = tokenizer.apply_chat_template(
-            [dict(message) for message in conversation],
+            conversation,
             tools=[dict(tool) for tool in tools] if tools else None,
             chat_template=chat_template,
             chat_template_content_format=chat_template_content_format,
@@ -129,3 +125,23 @@ def read_conversations(
         )
         found.append(TokenizedPrompt(text, tokenizer.encode(text, add_special_tokens=False)))
     return found
+
+
+def _read_conversation(given: Any) -> list[dict[str, Any]]:
+    messages = [_read_message(each) for each in read_sequence(given, "messages") or ()]
+    whole = [message for message in messages if message is not None]
+    if not messages or len(whole) < len(messages):
+        raise RequestError(
+            f"a conversation is {given!r:.200}",
+            'give messages like [{"role": "user", "content": "Hi"}]',
+            param="messages",
+        )
+    return whole
+
+
+def _read_message(given: Any) -> dict[str, Any] | None:
+    """A message: a mapping, or an object of a client's, such as the answer of an earlier turn."""
+    if isinstance(given, Mapping):
+        return dict(given)
+    dump = getattr(given, "model_dump", None)
+    return dump(exclude_none=True) if callable(dump) else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 
 import msgspec
@@ -136,8 +137,16 @@ def _child(params: SamplingParams, index: int) -> SamplingParams:
         n=1,
         best_of=None,
         # Completions of one seeded request differ from each other, and each is repeatable.
-        seed=None if params.seed is None else (params.seed + index) % MAX_SEED,
+        seed=None if params.seed is None else _child_seed(params.seed, index),
         logprobs=logprobs,
         # The prompt is the same for all.
         prompt_logprobs=None if index else params.prompt_logprobs,
     )
+
+
+def _child_seed(seed: int, index: int) -> int:
+    """The seed of one completion. The first has the request's own; the others' do not meet those of other requests, which often have neighbouring seeds."""
+    if not index:
+        return seed
+    digest = hashlib.blake2b(f"{seed} {index}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest) & MAX_SEED

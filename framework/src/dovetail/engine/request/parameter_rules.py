@@ -85,8 +85,24 @@ def _text_list(value: Any) -> list[str]:
     if isinstance(value, str):
         value = [value]
     found = _list(value)
-    _require(all(isinstance(text, str) and text for text in found))
-    return found
+    _require(all(isinstance(text, str) for text in found))
+    return [text for text in found if text]  # an empty text is what clients send for none
+
+
+def _top_k(value: Any) -> int:
+    # No vocabulary is as large as the greatest number that is kept.
+    _require(_is_integer(value) and value >= -1)
+    return min(int(value), MAX_TOP_K)
+
+
+def _seed(value: Any) -> int | None:
+    # As in vLLM and llama.cpp, -1 is any seed.
+    return None if value == -1 and _is_integer(value) else _integer_between(-MAX_SEED - 1, MAX_SEED, None)(value)
+
+
+def _max_tokens(value: Any) -> int | None:
+    # As in llama.cpp and what is built on it, -1 is no limit.
+    return None if value == -1 and _is_integer(value) else _integer_between(1, MAX_COUNT, None)(value)
 
 
 def _token_id(value: Any) -> int:
@@ -146,22 +162,22 @@ RULES: dict[str, Rule] = {
     "n": Rule(_integer_between(1, MAX_COUNT), POSITIVE_INTEGER),
     "best_of": Rule(_integer_between(1, MAX_COUNT, None), POSITIVE_INTEGER),
     "temperature": Rule(_number_between(0, 100), "a number between 0 and 100"),
-    "top_k": Rule(_integer_between(-1, MAX_TOP_K), f"a whole number: -1, 0 or up to {MAX_TOP_K}"),
+    "top_k": Rule(_top_k, "a whole number, or -1 or 0 for all tokens"),
     "top_p": Rule(_number_between(0, 1, above_low=True), "a number in (0, 1]"),
     "min_p": Rule(_number_between(0, 1), "a number in [0, 1]"),
     "presence_penalty": Rule(_number_between(-2, 2), "a number between -2 and 2"),
     "frequency_penalty": Rule(_number_between(-2, 2), "a number between -2 and 2"),
     "repetition_penalty": Rule(_number_between(0, 100, above_low=True), "a number in (0, 100]"),
-    "seed": Rule(_integer_between(-MAX_SEED - 1, MAX_SEED, None), "a whole number of 64 bits"),
-    "stop": Rule(_text_list, "a non-empty text, or a list of them"),
+    "seed": Rule(_seed, "a whole number of 64 bits, or -1 for any"),
+    "stop": Rule(_text_list, "a text, or a list of them"),
     "stop_token_ids": Rule(_token_ids, "a list of token ids"),
     "include_stop_str_in_output": Rule(_boolean, "true or false"),
     "ignore_eos": Rule(_boolean, "true or false"),
-    "max_tokens": Rule(_integer_between(1, MAX_COUNT, None), POSITIVE_INTEGER),
+    "max_tokens": Rule(_max_tokens, f"{POSITIVE_INTEGER}, or -1 for no limit"),
     "min_tokens": Rule(_integer_between(0, MAX_COUNT), f"a whole number, 0 or more, at most {MAX_COUNT}"),
     "skip_special_tokens": Rule(_boolean, "true or false"),
     "logit_bias": Rule(_biases, f"an object of token ids and numbers between -{MAX_BIAS} and {MAX_BIAS}"),
-    "bad_words": Rule(_text_list, "a non-empty text, or a list of them"),
+    "bad_words": Rule(_text_list, "a text, or a list of them"),
     "allowed_token_ids": Rule(_optional_token_ids, "a non-empty list of token ids"),
     "logprobs": Rule(_integer_between(WHOLE_VOCABULARY, MAX_COUNT, None), LOGPROBS_VALUES),
     "prompt_logprobs": Rule(_integer_between(WHOLE_VOCABULARY, MAX_COUNT, None), LOGPROBS_VALUES),

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterable
 from functools import partial
 
+import msgspec
 import torch
 
 from dovetail.api.errors import RequestError, ResolutionError
@@ -245,6 +246,9 @@ class EngineCore:
         else:
             check_can_generate(self.plan)
             check_request(new.prompt_token_ids, params, self.limits, new.bad_words)
+            if params.top_k >= self.vocab_size:
+                # Draws from ranked tokens and from all of them take different tokens for the same number.
+                params = msgspec.structs.replace(params, top_k=0)
             if params.max_tokens is not None:
                 limit = min(limit, len(new.prompt_token_ids) + params.max_tokens)
         self._num_arrivals += 1

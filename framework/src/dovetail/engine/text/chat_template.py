@@ -6,10 +6,10 @@ module gives them the same one. They are not trusted: they run in Jinja's sandbo
 
 from __future__ import annotations
 
-import copy
 import functools
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -21,20 +21,11 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from dovetail.api.errors import ConfigError, RequestError
 from dovetail.api.text import BOM, read_text
-
-Message = dict[str, Any]
-"""One message as OpenAI's API has it: ``role``, ``content``, and perhaps ``tool_calls``, ``tool_call_id``, ``name``."""
-
-ContentFormat = Literal["text", "parts", "either"]
-"""How a template wants ``content``: as a string, as a list of typed parts, or as whatever the message has."""
+from dovetail.engine.text.template_formats import ROLES, TOOL, detect_format
+from dovetail.engine.text.template_messages import ContentFormat, Message, MessageFormat, prepare_message
 
 ContentFormatOption = Literal["auto", "string", "openai"]
-"""What ``--chat-template-content-format`` may say; ``auto`` goes by the template."""
-FORMATS_BY_OPTION: dict[ContentFormatOption, ContentFormat] = {"string": "text", "openai": "parts"}
-
-TEXT_PART_TYPES = ("text", "input_text", "output_text")
-REASONING_FIELDS = ("reasoning_content", "reasoning", "thinking")
-"""Names under which templates look for a message's reasoning."""
+"""In which form contents go to a template: in what it takes, as strings, or as lists of parts."""
 END_MARK = "\ufdd0end-of-final-message\ufdd0 "
 """Stands at the end of the message to be continued while it is rendered. Unicode keeps U+FDD0 out of all text; the space shows
 whether the template trims."""
@@ -118,9 +109,9 @@ def _detect_content_format(tree: nodes.Template) -> ContentFormat:
         if isinstance(assignment.target, nodes.Name) and is_content(assignment.node):
             names.add(assignment.target.name)
     if not any(is_content(loop.iter) for loop in tree.find_all(nodes.For)):
-        return "text"
+        return "string"
     asks = any(test.name == "string" and is_content(test.node) for test in tree.find_all(nodes.Test))
-    return "either" if asks else "parts"
+    return "either" if asks else "openai"
 
 
 def render(
@@ -144,7 +135,7 @@ def render(
         add_generation_prompt: end with what opens the assistant's next message.
         continue_final_message: end within the last message, so that the model goes on with it.
         variables: further names that the template may read, such as ``bos_token`` or ``enable_thinking``.
-        content_format: how the template wants contents, where it does not show.
+        content_format: the form of contents; by default what the template takes, role by role.
 
     Raises:
         RequestError: the template is malformed, refuses the messages, or fails on them.
@@ -155,8 +146,10 @@ def render(
             "set one of them to false",
             param="continue_final_message",
         )
-    compiled, detected = _compile(template)
-    prepared = [prepare_message(message, FORMATS_BY_OPTION.get(content_format, detected)) for message in messages]
+    compiled, _ = _compile(template)
+    prepared = [
+        prepare_message(message, find_message_format(template, _role(message), content_format)) for message in messages
+    ]
     if continue_final_message:
         _mark_end(prepared)
     try:
@@ -180,83 +173,42 @@ def render(
     return _cut_at_end_mark(text) if continue_final_message else text
 
 
-def prepare_message(message: Mapping[str, Any], content_format: ContentFormat) -> Message:
-    """A copy of a message in the shape that templates expect.
+def _role(message: Any) -> str:
+    """The role of a message, which may be no message at all."""
+    role = message.get("role") if isinstance(message, Mapping) else None
+    return role if isinstance(role, str) else ""
 
-    Contents get the wanted form, the arguments of tool calls become objects (OpenAI sends JSON text), and reasoning stands under
-    every name that templates know.
+
+def find_message_format(template: str, role: str, content_format: ContentFormatOption = "auto") -> MessageFormat:
+    """What a template takes in the messages of a role.
+
+    Args:
+        template: Jinja source.
+        content_format: other than "auto", contents have this form whatever the template takes.
 
     Raises:
-        RequestError: the message has no role, an unreadable content, or arguments that are no JSON object.
+        RequestError: the template is malformed.
     """
-    if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
-        raise RequestError(f"wanted a message with a role, found {_shorten(message)}", param="messages")
-    prepared: Message = copy.deepcopy(dict(message))
-    if calls := prepared.get("tool_calls"):
-        _parse_arguments(calls)
-        prepared.setdefault("content", None)
-    content = prepared.get("content")
-    if content is None:
-        # Templates tell by a content of none that a message only calls tools.
-        prepared["content"] = None if calls else ""
-    elif content_format == "text" or isinstance(content, str):
-        text = (
-            content if isinstance(content, str) else "\n".join(_read_part_text(part) for part in _check_parts(content))
-        )
-        prepared["content"] = [{"type": "text", "text": text}] if content_format == "parts" else text
-    else:
-        prepared["content"] = [_normalize_part(part) for part in _check_parts(content)]
-    reasoning = next((prepared[name] for name in REASONING_FIELDS if prepared.get(name) is not None), None)
-    if reasoning is not None:
-        prepared.update(dict.fromkeys(REASONING_FIELDS, reasoning))
-    return prepared
+    found = _detect_format(template, role if role in ROLES else "")
+    return found if content_format == "auto" else replace(found, content=content_format)
 
 
-def _check_parts(content: Any) -> list[Any]:
-    if not isinstance(content, list):
-        raise RequestError(
-            f"wanted a message's content as text or a list of parts, found {_shorten(content)}", param="messages"
-        )
-    return content
+@functools.lru_cache(maxsize=128)
+def _detect_format(template: str, role: str) -> MessageFormat:
+    compiled, fallback = _compile(template)
+    if not role:
+        return MessageFormat(fallback)
 
-
-def _read_part_text(part: Any) -> str:
-    if isinstance(part, str):
-        return part
-    if isinstance(part, Mapping) and part.get("type") in TEXT_PART_TYPES and isinstance(part.get("text"), str):
-        return str(part["text"])
-    kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
-    raise RequestError(f"this model's chat template takes text, found a part of type {kind!r}", param="messages")
-
-
-def _normalize_part(part: Any) -> Any:
-    if isinstance(part, str) or (isinstance(part, Mapping) and part.get("type") in TEXT_PART_TYPES):
-        return {"type": "text", "text": _read_part_text(part)}
-    return part
-
-
-def _parse_arguments(calls: Any) -> None:
-    if not isinstance(calls, list):
-        raise RequestError(f"wanted tool_calls as a list, found {_shorten(calls)}", param="messages")
-    for call in calls:
-        function = call.get("function") if isinstance(call, dict) else None
-        if not isinstance(function, dict):
-            raise RequestError(f"wanted a tool call with a function, found {_shorten(call)}", param="messages")
-        arguments = function.get("arguments")
-        if isinstance(arguments, str):
-            try:
-                arguments = json.loads(arguments) if arguments.strip() else {}
-            except ValueError:
-                arguments = None
-        elif arguments is None:
-            arguments = {}
-        if not isinstance(arguments, dict):
-            raise RequestError(
-                f"the arguments of the tool call {function.get('name')!r} are no JSON object: "
-                f"{_shorten(function.get('arguments'))}",
-                param="messages",
+    def try_render(messages: Sequence[Message], with_tools: bool) -> str | None:
+        tools = [TOOL] if with_tools else None
+        try:
+            return compiled.render(
+                messages=messages, tools=tools, add_generation_prompt=False, bos_token="", eos_token=""
             )
-        function["arguments"] = arguments
+        except Exception:  # as in render
+            return None
+
+    return detect_format(try_render, role, fallback)
 
 
 def _mark_end(messages: list[Message]) -> None:
@@ -302,8 +254,3 @@ def load_template(given: str) -> str:
             f"wanted a chat template, found neither a file nor Jinja in {given!r}", "correct --chat-template"
         )
     return given.removeprefix(BOM)
-
-
-def _shorten(value: Any, limit: int = 80) -> str:
-    text = repr(value)
-    return text if len(text) <= limit else text[: limit - 1] + "…"

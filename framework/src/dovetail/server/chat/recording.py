@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import msgspec
 from fastapi import Request
 from starlette.types import Scope
 
@@ -17,9 +16,11 @@ from dovetail.server.generate.response_builders import ResponseBuilder, request_
 from dovetail.server.generate.run import Batches, Completion
 from dovetail.server.generate.sse import StreamEncoder
 from dovetail.server.http.errors import ApiError
-from dovetail.server.protocol.body import validate_body
+from dovetail.server.protocol.base import Body
+from dovetail.server.protocol.body import decode_json_object, read_bytes, validate_body
+from dovetail.server.protocol.content import content_text
 from dovetail.server.protocol.fields import Metadata
-from dovetail.server.protocol.requests import Body, ChatCompletionRequest, ChatMessage
+from dovetail.server.protocol.requests import ChatCompletionRequest, ChatMessage
 
 
 class ChatUpdateRequest(Body):
@@ -37,10 +38,10 @@ async def record_chat(
         ApiError: it cannot be.
     """
     context.require_store()
-    requested = validate_body({"metadata": body.metadata}, ChatUpdateRequest)
+    requested = validate_body({"metadata": body.metadata}, ChatUpdateRequest, context.settings)
     if body.request_id is not None and await context.chat_store.get(builder.id) is not None:
         raise request_id_taken_error(body, "completion")
-    raw = msgspec.json.decode(await request.body())  # it has been read before
+    raw = decode_json_object(await read_bytes(request))  # it has been read before
     messages = _messages(builder.id, body.messages, raw["messages"])
     shown = {"request_id": request.scope.get("request_id"), **_request_fields(body, builder.job.params)}
     return RecordingResponseBuilder(context, builder, messages, shown, requested.metadata or {})
@@ -120,10 +121,10 @@ def _messages(id: str, messages: Sequence[ChatMessage], sent: Sequence[dict[str,
         {
             "id": f"{id}-{index}",
             "role": message.role,
-            "content": message.content,
+            "content": None if message.content is None else content_text(message.content),
             "name": message.name,
             "content_parts": _parts(sent[index].get("content")),
-            **message.model_dump(exclude_none=True),
+            **message.model_dump(exclude_none=True, exclude={"content"}),
         }
         for index, message in enumerate(messages)
     ]

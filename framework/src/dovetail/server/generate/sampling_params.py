@@ -99,8 +99,6 @@ def _logprobs(body: GenerationRequest) -> dict[str, int]:
 
 
 def _check_stream(body: GenerationRequest, params: SamplingParams) -> None:
-    if body.stream_options is not None and not body.stream:
-        raise ApiError(400, "stream_options needs stream: true", param="stream_options", code="invalid_value")
     if not body.stream:
         return
     if params.num_sequences > params.n:
@@ -123,6 +121,7 @@ def _max_tokens(body: GenerationRequest, defaults: Mapping[str, Any]) -> int | N
         requested = max_completion_tokens if requested is None else requested
     elif requested is None:
         requested = max(DEFAULT_COMPLETION_TOKENS, body.min_tokens or 0)
+    requested = None if requested == -1 else requested  # as many clients ask for what the context holds
     cap: int | None = defaults.get("max_tokens")
     return min((tokens for tokens in (requested, cap) if tokens is not None), default=None)
 

@@ -6,7 +6,7 @@ Plain ASGI, so that a stream passes through without a task or a queue of its own
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from uuid import uuid4
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -20,8 +20,8 @@ from dovetail.server.observe.request_records import RequestRecord, current_reque
 SAFE_METHODS = frozenset(("GET", "HEAD", "OPTIONS"))
 """Methods that change nothing."""
 VALID_REQUEST_ID = re.compile(rb"[\w.:-]{1,128}")
-MAX_NOTICE = 2000
-"""Bytes of the header that names what was left out; proxies refuse headers of many kilobytes."""
+MAX_HEADER_CHARS = 2000
+"""Of each header that names what was left out; proxies refuse headers of many kilobytes."""
 RequestEndCallbacks = Sequence[Callable[[RequestRecord, Scope], None]]
 
 
@@ -54,7 +54,9 @@ class RequestIdMiddleware:
             if message["type"] == "http.response.start":
                 record.status = message["status"]
                 names = (b"x-request-id", b"request-id") if is_anthropic_route(scope) else (b"x-request-id",)
-                told = [(b"x-dovetail-notice", _header_value(notices))] if notices else []
+                told = [(b"x-dovetail-notice", _header_value("; ", notices))] if notices else []
+                if record.ignored:
+                    told.append((b"x-dovetail-ignored-parameters", _header_value(", ", record.ignored)))
                 message["headers"] = [
                     *message["headers"],
                     *((name, request_id) for name in names),
@@ -77,10 +79,10 @@ class RequestIdMiddleware:
                 callback(record, scope)
 
 
-def _header_value(notices: Sequence[str]) -> bytes:
-    """Sentences as a header, which holds visible ASCII alone: names in a request's schema may hold anything."""
-    text = "; ".join(notices).encode("unicode_escape")
-    return text if len(text) <= MAX_NOTICE else text[: MAX_NOTICE - 3] + b"..."
+def _header_value(separator: str, texts: Iterable[str]) -> bytes:
+    """Texts as a header, which holds visible ASCII alone: names in a request may hold anything."""
+    value = separator.join(texts).encode("unicode_escape")
+    return value if len(value) <= MAX_HEADER_CHARS else value[: MAX_HEADER_CHARS - 3] + b"..."
 
 
 class CrossSiteMiddleware:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from pydantic import ValidationError
@@ -107,7 +106,7 @@ def _chat_messages(message: MessageParam, index: int) -> list[dict[str, Any]]:
             case ThinkingBlock() if message.role == "assistant":
                 thoughts.append(block.thinking)
             case ToolUseBlock() if message.role == "assistant":
-                function = {"name": block.name, "arguments": json.dumps(block.input, ensure_ascii=False)}
+                function = {"name": block.name, "arguments": block.input}
                 calls.append({"id": block.id, "type": "function", "function": function})
             case _ if block.type != "redacted_thinking":
                 where = f"messages[{index}].content[{place}]"

@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, WithJsonSchema
 
-from dovetail.server.protocol.fields import Int, No, Number, Rank
-from dovetail.server.protocol.requests import Body
+from dovetail.server.protocol.base import Body
+from dovetail.server.protocol.fields import Arguments, Int, No, Number, Rank
 from dovetail.server.tools.provider_tools import drop_provider_tools
 
 Ignored = dict[str, Any] | None
@@ -49,8 +49,8 @@ class ToolUseBlock(Body):
 
     type: Literal["tool_use"]
     id: str
-    name: str = Field(min_length=1)
-    input: dict[str, Any]
+    name: str
+    input: Arguments = None
     cache_control: Ignored = None
     caller: Direct | None = None
     toolset_name: None = None

@@ -23,6 +23,7 @@ class RequestRecord:
         status: of its answer, 0 while there is none.
         error: what an answer that is not a success says; ``error_code`` the word for programs.
         jobs: what it had the engine do.
+        ignored: names of its fields that were passed over, in order.
     """
 
     id: str
@@ -33,6 +34,7 @@ class RequestRecord:
     error: str = ""
     error_code: str = ""
     jobs: list[JobObserver] = field(default_factory=list)
+    ignored: dict[str, None] = field(default_factory=dict)
 
 
 current_request: ContextVar[RequestRecord | None] = ContextVar("dovetail_request", default=None)

@@ -13,9 +13,9 @@ from dovetail.server.generate.sampling_params import check_ids
 from dovetail.server.http.errors import ApiError
 from dovetail.server.http.openapi import route_docs
 from dovetail.server.prompts.conversation import ConversationFields, conversation_prompt
+from dovetail.server.protocol.base import Body
 from dovetail.server.protocol.body import read_body
 from dovetail.server.protocol.fields import Int
-from dovetail.server.protocol.requests import Body
 
 
 class TokenizeRequest(ConversationFields):

@@ -7,8 +7,8 @@ from typing import Literal
 from pydantic import Field
 
 from dovetail.server.prompts.conversation import ConversationFields
-from dovetail.server.protocol.fields import Document, Input, Int, Rank, Texts
-from dovetail.server.protocol.requests import Body
+from dovetail.server.protocol.base import Body
+from dovetail.server.protocol.fields import Document, Identifier, Input, Int, Rank, Texts
 
 
 class PoolingFields(Body):
@@ -31,7 +31,7 @@ class PoolingFields(Body):
     request_id: str | None = Field(
         None, pattern=r"^[A-Za-z0-9_.:-]{1,128}$", description="becomes part of the answer's id"
     )
-    user: str | None = Field(None, description="an identifier; has no effect")
+    user: Identifier = None
 
 
 class ClassificationRequest(PoolingFields, ConversationFields):

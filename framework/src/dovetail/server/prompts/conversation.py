@@ -8,8 +8,9 @@ from pydantic import Field
 
 from dovetail.server.context import ServerContext
 from dovetail.server.prompts.render import chat_prompt_ids
+from dovetail.server.protocol.base import Body
 from dovetail.server.protocol.body import validate_body
-from dovetail.server.protocol.requests import Body, ChatCompletionRequest
+from dovetail.server.protocol.requests import ChatCompletionRequest
 
 CHAT_FIELDS = (
     "messages",
@@ -53,5 +54,4 @@ async def conversation_prompt(
     given = {name: value for name in CHAT_FIELDS if (value := getattr(body, name)) is not None}
     if not body.continue_final_message:
         given.setdefault("add_generation_prompt", add_generation_prompt)
-    lenient = context.settings.ignore_unsupported_parameters
-    return await chat_prompt_ids(context, validate_body(given, ChatCompletionRequest, lenient=lenient))
+    return await chat_prompt_ids(context, validate_body(given, ChatCompletionRequest, context.settings))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import logging
+import codecs
+import json
 import re
-from functools import lru_cache
+from email.message import Message
 from typing import Any, TypeVar
 
 import msgspec
@@ -14,17 +15,18 @@ from starlette.requests import ClientDisconnect
 
 from dovetail.server.http.errors import ApiError, describe
 from dovetail.server.http.json_limits import check_limits
-from dovetail.server.protocol.requests import Body, ChatCompletionRequest, ChatMessage
-from dovetail.server.protocol.unsupported import UNSUPPORTED, UNSUPPORTED_IN_MESSAGES, drop_neutral_fields
+from dovetail.server.protocol.base import Body
+from dovetail.server.protocol.extra_fields import handle_extra_fields
 from dovetail.server.protocol.validation import validation_error
-
-logger = logging.getLogger("dovetail.server")
+from dovetail.server.settings import ServerSettings
 
 B = TypeVar("B", bound=Body)
 
 JSON_TYPE = re.compile(r"application/(?:[\w.!#$&^-]+\+)?json")
 FORM_TYPE = "application/x-www-form-urlencoded"
 """What curl says of a body unless it is told otherwise."""
+SINGLE_BYTE_ENCODINGS = ("ascii", "iso8859-1", "iso8859-15", "cp1252")
+"""Encodings, by the names of their codecs, that a body may be in besides those of Unicode, which are known by their bytes."""
 
 
 async def read_body(request: Request, model: type[B]) -> B:
@@ -34,25 +36,68 @@ async def read_body(request: Request, model: type[B]) -> B:
         ApiError: the body is not JSON, or not what the model describes.
     """
     data = decode_json_object(await read_bytes(request))
-    return validate_body(data, model, lenient=request.app.state.context.settings.ignore_unsupported_parameters)
+    return validate_body(data, model, request.app.state.context.settings)
 
 
 async def read_bytes(request: Request) -> bytes:
-    """Read what should be JSON.
+    """Read what should be JSON, in UTF-8 whatever encoding it came in.
 
     Raises:
-        ApiError: the request says that it is something else, or its client left.
+        ApiError: the request says that it is something else, its text is none, or its client left.
     """
     # A web page of a stranger can send any other type to a local server without the browser asking first.
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    header = request.headers.get("content-type", "")
+    kind, _, parameters = header.partition(";")
+    kind = kind.strip().lower()
     if not JSON_TYPE.fullmatch(kind):
         found = f"found {describe(kind)}" if kind else "found none"
         hint = "; with curl, add -H 'Content-Type: application/json'" if kind == FORM_TYPE else ""
         raise ApiError(415, f"wanted the header Content-Type: application/json, {found}{hint}")
     try:
-        return await request.body()
+        raw = await request.body()
     except ClientDisconnect:
         raise ApiError(499, "the client left before its request was complete") from None
+    return to_utf8(raw, _charset(header) if parameters else "")
+
+
+def _charset(content_type: str) -> str:
+    message = Message()
+    message["content-type"] = content_type
+    found = message.get_param("charset")
+    return found if isinstance(found, str) else ""
+
+
+def to_utf8(raw: bytes, charset: str = "") -> bytes:
+    """JSON in UTF-8 without a byte-order mark, from JSON in UTF-8, UTF-16 or UTF-32, with or without one.
+
+    Args:
+        charset: what the client calls the encoding. Looked at only where the bytes are not in Unicode: they tell that more reliably.
+
+    Raises:
+        ApiError: the text cannot be decoded.
+    """
+    encoding = json.detect_encoding(raw)
+    if encoding == "utf-8":
+        return raw if not charset or raw.isascii() else _from_single_byte(raw, charset)
+    if encoding == "utf-8-sig":
+        return raw.removeprefix(codecs.BOM_UTF8)
+    try:
+        return raw.decode(encoding).encode()
+    except UnicodeDecodeError as error:
+        raise ApiError(400, f"the body is not valid JSON: {error}", code="invalid_json") from None
+
+
+def _from_single_byte(raw: bytes, charset: str) -> bytes:
+    """What is not in UTF-8, from the encoding that the client names; as it is, if that is none."""
+    try:
+        raw.decode()
+    except UnicodeDecodeError:
+        try:
+            name = codecs.lookup(charset).name
+            return raw.decode(name).encode() if name in SINGLE_BYTE_ENCODINGS else raw
+        except (LookupError, ValueError):  # UnicodeDecodeError is a ValueError
+            pass
+    return raw
 
 
 def decode_json_object(raw: bytes) -> dict[str, Any]:
@@ -73,54 +118,15 @@ def decode_json_object(raw: bytes) -> dict[str, Any]:
     return data
 
 
-def validate_body(data: dict[str, Any], model: type[B], *, lenient: bool = False) -> B:
+def validate_body(data: dict[str, Any], model: type[B], settings: ServerSettings) -> B:
     """Turn a JSON object into its model.
 
-    Args:
-        lenient: pass over what the model does not have, instead of refusing it.
-
     Raises:
-        ApiError: it is not what the model describes.
+        ApiError: it is not what the model describes, or has a field that is refused.
     """
-    data = drop_neutral_fields(data, model, UNSUPPORTED)
-    if model is ChatCompletionRequest and isinstance(data.get("messages"), list):
-        data["messages"] = list(map(_drop_neutral_message_fields, data["messages"]))
-    while True:
-        try:
-            return model.model_validate(data)
-        except ValidationError as error:
-            # What stood before something unknown may keep it from being found at once.
-            if not lenient or not _drop_unknown(data, error):
-                raise validation_error(error) from None
-
-
-def _drop_unknown(data: dict[str, Any], error: ValidationError) -> bool:
-    """Take fields out that no model has; whether there were any."""
-    found = [first["loc"] for first in error.errors(include_url=False) if first["type"] == "extra_forbidden"]
-    return sum(_drop(data, place) for place in found) > 0
-
-
-def _drop(data: Any, place: tuple[int | str, ...]) -> bool:
-    *outer, name = place
-    for part in outer:
-        # Of the forms that a field may have, each refuses what the others have.
-        if isinstance(part, str) and part[:1].isupper():
-            return False
-        inside = isinstance(part, int) if isinstance(data, list) else part in data
-        # Some parts name the kind of an object, and no field.
-        if inside and isinstance(data[part], dict | list):
-            data = data[part]
-    if not isinstance(data, dict) or data.pop(name, data) is data:
-        return False
-    _log_ignored(describe(name))
-    return True
-
-
-@lru_cache(maxsize=256)
-def _log_ignored(name: str) -> None:
-    """Log it, once."""
-    logger.warning("the parameter %s of a request is ignored: it is unknown, or not supported yet", name)
-
-
-def _drop_neutral_message_fields(message: Any) -> Any:
-    return drop_neutral_fields(message, ChatMessage, UNSUPPORTED_IN_MESSAGES) if isinstance(message, dict) else message
+    try:
+        body = model.model_validate(data)
+    except ValidationError as error:
+        raise validation_error(error) from None
+    handle_extra_fields(body, settings)
+    return body

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, WithJsonSchema
 from pydantic_core import PydanticCustomError
-
-from dovetail.server.http.errors import describe
 
 
 def _read_int(value: Any) -> Any:
@@ -23,29 +22,24 @@ def _read_stop(value: Any) -> list[str] | None:
     if isinstance(value, dict) and len(value) == 1 and next(iter(value)) in ("Single", "Multi", "Multiple"):
         value = next(iter(value.values()))
     if isinstance(value, str):
-        return [value]
-    if value is None or (isinstance(value, list) and all(isinstance(part, str) for part in value)):
-        return value
+        value = [value]
+    if value is None:
+        return None
+    if isinstance(value, list) and all(isinstance(part, str) for part in value):
+        return [part for part in value if part]  # an empty text ends nothing
     raise _type_error("a text or a list of texts")
 
 
-def _read_content(value: Any) -> str | None:
-    if value is None or isinstance(value, str):
-        return value
-    if not isinstance(value, list):
-        raise _type_error("a text or a list of content parts")
-    return "\n".join(map(_part_text, value))
+def _read_arguments(value: Any) -> str | None:
+    # Models write, and clients send back, whatever they like here; the chat template is given it as it is.
+    return value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _part_text(part: Any) -> str:
-    if isinstance(part, str):
-        return part
-    kind = part.get("type") if isinstance(part, dict) else None
-    if kind in ("text", "refusal") and isinstance(part.get(kind), str):
-        return str(part[kind])
-    if isinstance(kind, str) and kind not in ("text", "refusal"):
-        raise _type_error(f"text parts (this server does not read parts of type {describe(kind)} yet)")
-    raise _type_error('content parts such as {"type": "text", "text": "…"}')
+def read_tool_choice(value: Any) -> Any:
+    """A choice in words, which some clients wrap into an object; Anthropic and Mistral have ``any`` for required."""
+    if isinstance(value, dict) and set(value) == {"type"}:
+        value = value["type"]
+    return "required" if value == "any" else value
 
 
 def _read_prompt(value: Any) -> list[str] | list[list[int]]:
@@ -102,26 +96,19 @@ def _are_ids(value: list[Any]) -> bool:
 _TEXT = {"type": "string"}
 _TEXTS = {"type": "array", "items": _TEXT}
 _IDS = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1}
-_PART = {
-    "anyOf": [
-        _TEXT,
-        *(
-            {"type": "object", "properties": {"type": {"const": kind}, kind: _TEXT}, "required": ["type", kind]}
-            for kind in ("text", "refusal")
-        ),
-    ]
-}
 
 Int = Annotated[int, BeforeValidator(_read_int)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Stop = Annotated[
     list[str] | None, PlainValidator(_read_stop), WithJsonSchema({"anyOf": [_TEXT, _TEXTS, {"type": "null"}]})
 ]
-Content = Annotated[
+Arguments = Annotated[
     str | None,
-    BeforeValidator(_read_content),
-    WithJsonSchema({"anyOf": [_TEXT, {"type": "array", "items": _PART}, {"type": "null"}]}),
+    BeforeValidator(_read_arguments),
+    Field(description="of a call: a JSON object as text; anything else goes to the chat template as it is"),
+    WithJsonSchema({}),
 ]
+Identifier = Annotated[Any, Field(description="an identifier; has no effect")]
 Prompt = Annotated[
     list[str] | list[list[int]],
     PlainValidator(_read_prompt),

@@ -7,16 +7,23 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from dovetail.server.protocol.fields import Content, Count, Int, Json, No, Number, Prompt, Rank, Stop
-from dovetail.server.protocol.unsupported import neutral_fields_validator
-
-
-class Body(BaseModel):
-    """Part of a request."""
-
-    model_config = ConfigDict(strict=True, extra="forbid", protected_namespaces=())
+from dovetail.server.protocol.base import Body
+from dovetail.server.protocol.content import Content
+from dovetail.server.protocol.fields import (
+    Arguments,
+    Count,
+    Identifier,
+    Int,
+    Json,
+    No,
+    Number,
+    Prompt,
+    Rank,
+    Stop,
+    read_tool_choice,
+)
 
 
 class StreamOptions(Body):
@@ -96,9 +103,7 @@ class Sampling(Body):
     logit_bias: dict[str, Number] | None = Field(None, description="token id → number added to its logit")
     bad_words: list[str] | None = Field(None, description="texts that the output may not hold")
     allowed_token_ids: list[Int] | None = Field(None, description="the only tokens that may be chosen")
-    structured_outputs: Annotated[
-        Structured | None, BeforeValidator(neutral_fields_validator("structured_outputs", Structured))
-    ] = None
+    structured_outputs: Structured | None = None
     priority: Rank | None = Field(None, description="lower runs first, under --scheduling-policy priority")
     cache_salt: str | None = Field(
         None, min_length=1, description="share cached prefixes only with requests of the same salt"
@@ -106,10 +111,10 @@ class Sampling(Body):
     request_id: str | None = Field(
         None, pattern=r"^[A-Za-z0-9_.:-]{1,128}$", description="becomes part of the answer's id"
     )
-    user: str | None = Field(None, description="an identifier; has no effect")
-    safety_identifier: str | None = Field(None, description="an identifier; has no effect")
-    prompt_cache_key: str | None = Field(None, description="an identifier; has no effect")
-    session_id: str | None = Field(None, description="an identifier; has no effect")
+    user: Identifier = None
+    safety_identifier: Identifier = None
+    prompt_cache_key: Identifier = None
+    session_id: Identifier = None
 
 
 class GenerationRequest(Sampling):
@@ -191,8 +196,8 @@ Note = Annotated[Any, Field(description="what a client noted of an answer, and s
 class CalledFunction(Body):
     """A function that was called, and with what."""
 
-    name: str = Field(min_length=1)
-    arguments: str | None = Field(None, description="a JSON object, as text")
+    name: str
+    arguments: Arguments = None
     parsed_arguments: Note = None
     provider_specific_fields: Note = None
 
@@ -248,7 +253,9 @@ class ChatCompletionRequest(GenerationRequest):
     prediction: dict[str, Any] | None = Field(None, description="what the answer may be like; has no effect")
     include_reasoning: bool | None = Field(None, description="send the model's thoughts, too (default true)")
     tools: list[ToolDefinition] | None = None
-    tool_choice: Literal["none", "auto", "required"] | NamedTool | AllowedToolChoice | None = None
+    tool_choice: Annotated[
+        Literal["none", "auto", "required"] | NamedTool | AllowedToolChoice | None, BeforeValidator(read_tool_choice)
+    ] = None
     parallel_tool_calls: bool | None = Field(None, description="more than one call in an answer (default true)")
     functions: list[Function] | None = Field(None, description="the older form of tools; an answer calls one at most")
     function_call: Literal["none", "auto"] | FunctionName | None = Field(

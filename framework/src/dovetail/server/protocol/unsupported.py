@@ -6,10 +6,8 @@ moving it from here to :mod:`dovetail.server.protocol.requests`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
-
-from pydantic import BaseModel
 
 UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "access_programs": (),
@@ -35,6 +33,7 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "mm_processor_kwargs": ({},),
     "modalities": (["text"],),
     "moderation": (),
+    "n": (1,),
     "previous_input_messages": ([],),
     "prompt": (),
     "prompt_cache_options": (),
@@ -56,13 +55,8 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
 }
 """Parameter → the values, besides null, that ask for nothing."""
 
-UNSUPPORTED_IN_MESSAGES: dict[str, tuple[Any, ...]] = {
-    "audio": (),
-}
-
-
 UNSUPPORTED_WITHIN: dict[str, dict[str, tuple[Any, ...]]] = {
-    "messages": UNSUPPORTED_IN_MESSAGES,
+    "messages": {"audio": ()},
     "reasoning": {"context": ("auto",), "mode": ("standard",)},
     "structured_outputs": {
         "disable_additional_properties": (False,),
@@ -75,39 +69,28 @@ UNSUPPORTED_WITHIN: dict[str, dict[str, tuple[Any, ...]]] = {
 """The same of the fields within a field, or within each entry of one that is a list."""
 
 
-def drop_neutral_fields(
-    data: dict[str, Any], model: type[BaseModel], not_yet: dict[str, tuple[Any, ...]]
-) -> dict[str, Any]:
-    """``data`` without fields that ask for nothing and that ``model`` does not have. What it does not have besides is left for it to refuse."""
-    return {
-        name: value
-        for name, value in data.items()
-        if name in model.model_fields
-        or not (value is None or any(_equal_in_json(value, nothing) for nothing in not_yet.get(name, ())))
-    }
-
-
-def neutral_fields_validator(name: str, model: type[BaseModel]) -> Callable[[Any], Any]:
-    """Reads an object of one of the fields :data:`UNSUPPORTED_WITHIN`, as :func:`drop_neutral_fields` does."""
-    return lambda value: (
-        drop_neutral_fields(value, model, UNSUPPORTED_WITHIN[name]) if isinstance(value, dict) else value
-    )
-
-
 def is_planned(place: Sequence[str | int]) -> bool:
     """Whether a field that no model has is one that is not built yet, and not one that nobody knows.
 
     Args:
         place: what leads to it: names, and places in lists.
     """
+    return _find(place) is not None
+
+
+def neutral_values(place: Sequence[str | int]) -> tuple[Any, ...]:
+    """The values, besides null, with which a field that no model has asks for nothing.
+
+    Args:
+        place: as of :func:`is_planned`.
+    """
+    return _find(place) or ()
+
+
+def _find(place: Sequence[str | int]) -> tuple[Any, ...] | None:
     match [part for part in place if isinstance(part, str)]:
         case [name]:
-            return name in UNSUPPORTED
-        case [outer, name]:
-            return name in UNSUPPORTED_WITHIN.get(outer, ())
-    return False
-
-
-def _equal_in_json(value: Any, nothing: Any) -> bool:
-    # In Python True == 1, in JSON it is not.
-    return bool(value == nothing and isinstance(value, bool) == isinstance(nothing, bool))
+            return UNSUPPORTED.get(name)
+        case [*_, outer, name]:
+            return UNSUPPORTED_WITHIN.get(outer, {}).get(name)
+    return None

@@ -8,28 +8,15 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from dovetail.server.http.errors import ApiError, describe
-from dovetail.server.protocol.unsupported import is_planned
 
 
 def validation_error(error: ValidationError) -> ApiError:
     """The first thing that a request's model refused."""
     first = _most_specific(error.errors(include_url=False))
-    # Only names that nobody knows may look like those of alternatives, and they stand last.
-    *outer, last = first["loc"] or ("",)
-    place = [part for part in outer if not _is_alternative(part)]
-    if first["type"] == "extra_forbidden" or not _is_alternative(last):
-        place.append(last)
-    param = field_path(place)
+    param = field_path([part for part in first["loc"] if not _is_alternative(part)])
     what = param or "the body"
     if first["type"] == "missing":
         return ApiError(400, f"{what} is required", param=param or None, code="missing_required_parameter")
-    if first["type"] == "extra_forbidden":
-        if is_planned(place):
-            return ApiError(
-                400, f"{what} is not supported yet; leave it out", param=param, code="unsupported_parameter"
-            )
-        shown = field_path([*place[:-1], describe(last)])
-        return ApiError(400, f"unknown parameter {shown}", param=param, code="unknown_parameter")
     if first["type"] in ("too_short", "string_too_short"):
         return ApiError(400, f"{what} is empty", param=param, code="invalid_value")
     wanted = first["msg"].removeprefix("Input should be ").removeprefix("Value error, ")

@@ -47,7 +47,7 @@ def build_item(given: MessageItem | FunctionCallItem | FunctionCallOutputItem | 
                 "content": parts,
             }
         case FunctionCallItem():
-            shown = {"call_id": given.call_id, "name": given.name, "arguments": given.arguments}
+            shown = {"call_id": given.call_id, "name": given.name, "arguments": given.arguments or ""}
             if given.namespace:
                 shown["namespace"] = given.namespace
             return {"id": given.id or new_id("fc"), "type": "function_call", "status": status, **shown}

@@ -7,9 +7,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Discriminator, Field, Tag
 
 from dovetail.server.http.errors import ApiError, describe
-from dovetail.server.protocol.fields import Int, Metadata, No
-from dovetail.server.protocol.requests import Body, Sampling
-from dovetail.server.protocol.unsupported import neutral_fields_validator
+from dovetail.server.protocol.base import Body
+from dovetail.server.protocol.fields import Arguments, Int, Metadata, No
+from dovetail.server.protocol.requests import Sampling
 from dovetail.server.responses.tools import ToolChoice, Tools
 
 LOGPROBS = "message.output_text.logprobs"
@@ -110,9 +110,9 @@ class FunctionCallItem(Body):
 
     type: Literal["function_call"]
     call_id: str = Field(min_length=1)
-    name: str = Field(min_length=1)
+    name: str
     namespace: str | None = None
-    arguments: str = Field(description="a JSON object, as text")
+    arguments: Arguments = None
     id: str | None = None
     status: Status | None = None
     parsed_arguments: Any = Field(None, description="what some clients add; has no effect")
@@ -240,9 +240,7 @@ class ResponsesRequest(Sampling):
     parallel_tool_calls: bool | None = Field(None, description="more than one call in an answer (default true)")
     max_tool_calls: Int | None = Field(None, description="of calls of the server's own tools, which has none")
     text: TextConfig | None = None
-    reasoning: Annotated[
-        ReasoningConfig | None, BeforeValidator(neutral_fields_validator("reasoning", ReasoningConfig))
-    ] = None
+    reasoning: ReasoningConfig | None = None
     truncation: Literal["auto", "disabled"] | None = Field(
         None, description="auto leaves out the oldest turns of a conversation that is too long (default disabled)"
     )

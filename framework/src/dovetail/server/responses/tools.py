@@ -8,8 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Discriminator, Field, Tag
 
 from dovetail.server.http.errors import ApiError, describe
-from dovetail.server.protocol.requests import Body
-from dovetail.server.protocol.unsupported import neutral_fields_validator
+from dovetail.server.protocol.base import Body
 from dovetail.server.tools.provider_tools import drop_provider_tools
 
 SEPARATOR = "__"
@@ -36,7 +35,7 @@ def _functions(value: Any) -> Any:
         return value
     for index, tool in enumerate(value):
         _check_kind(tool, f"tools[{index}]", "function")
-    return list(map(neutral_fields_validator("tools", FunctionTool), value))
+    return value
 
 
 def _tools(value: Any) -> Any:
@@ -46,7 +45,7 @@ def _tools(value: Any) -> Any:
     value = drop_provider_tools(value)
     for index, tool in enumerate(value):
         _check_kind(tool, f"tools[{index}]", "function", "namespace")
-    return list(map(neutral_fields_validator("tools", FunctionTool), value))
+    return value
 
 
 def _choice(value: Any) -> Any:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from dovetail.api.errors import RequestError
 from dovetail.engine.text.chat_template import render
+from dovetail.engine.text.template_messages import read_content_text
 
 Turn = dict[str, Any]
 SystemSupport = Literal["anywhere", "first", "nowhere"]
@@ -75,4 +76,4 @@ def join_user_turns(turns: Iterable[tuple[Turn, bool]]) -> list[Turn]:
 
 
 def _joined(turns: Sequence[Turn]) -> str:
-    return "\n\n".join(turn["content"] for turn in turns if turn["content"])
+    return "\n\n".join(filter(None, (read_content_text(turn["content"]) for turn in turns)))

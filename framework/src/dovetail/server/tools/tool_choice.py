@@ -43,7 +43,7 @@ def select_tools(body: ChatCompletionRequest, settings: ServerSettings) -> ToolS
     shown = [tool.function.model_dump(exclude_none=True) for tool in body.tools or ()]
     _check(shown)
     choice = body.tool_choice or ("auto" if shown else "none")
-    if choice == "none":
+    if choice == "none" or (choice == "auto" and not shown):
         # A model that is not told of tools calls none.
         return ToolSelection() if settings.exclude_tools_when_tool_choice_none else ToolSelection(in_prompt=shown)
     if not shown:

@@ -11,7 +11,9 @@ import jinja2
 import jinja2.meta
 
 from dovetail.api import CallFormat, Tool, ToolParser
+from dovetail.engine.text.template_messages import read_content_text
 from dovetail.server.http.errors import ApiError
+from dovetail.server.protocol.content import content_text
 from dovetail.server.protocol.requests import ChatMessage, ToolCall
 from dovetail.server.tools.forced_calls import ForcedCalls
 from dovetail.server.tools.system_messages import join_user_turns, place_system_messages
@@ -67,12 +69,13 @@ def build_tool_instructions(tools: Sequence[Tool], call_format: CallFormat | Non
 
 
 def _turn(message: ChatMessage, index: int, template: str) -> Turn:
-    if message.content is None and message.role != "assistant":
+    # A content of null is an empty one. One that is not there at all is forgotten.
+    if "content" not in message.model_fields_set and message.role != "assistant":
         param = f"messages[{index}].content"
         raise ApiError(400, f"{param} is required", param=param, code="missing_required_parameter")
     # Most templates were written before this role, and would refuse it or drop its text.
     role = "system" if message.role == "developer" and "developer" not in template else message.role
-    turn: Turn = {"role": role, "content": message.content or message.refusal or ""}
+    turn: Turn = {"role": role, "content": _content(message) or message.refusal or ""}
     for name in ("name", "tool_call_id"):
         if (value := getattr(message, name)) is not None:
             turn[name] = value
@@ -81,8 +84,15 @@ def _turn(message: ChatMessage, index: int, template: str) -> Turn:
         turn["reasoning_content"] = thoughts
     if message.tool_calls:
         turn["tool_calls"] = list(map(_dump_call, message.tool_calls))
-        turn["content"] = message.content  # templates tell by its absence that a turn only calls
+        turn["content"] = _content(message)  # templates tell by its absence that a turn only calls
     return turn
+
+
+def _content(message: ChatMessage) -> str | list[dict[str, str]] | None:
+    """The content as the chat template is given it: in parts only where there are several."""
+    if not isinstance(message.content, list) or len(message.content) < 2:
+        return None if message.content is None else content_text(message.content)
+    return [{"type": "text", "text": part.text} for part in message.content]
 
 
 def _dump_call(call: ToolCall) -> dict[str, Any]:
@@ -122,18 +132,18 @@ def _write_call(call_format: CallFormat | None, name: str, arguments: str) -> st
 def _write_calls_as_text(turn: Turn, call_format: CallFormat | None) -> Turn:
     if turn["role"] == "tool":
         what = f"the call of {turn['name']}" if "name" in turn else "the call"
-        return {"role": "user", "content": f"Result of {what}: {turn['content']}"}
+        return {"role": "user", "content": f"Result of {what}: {read_content_text(turn['content'])}"}
     if "tool_calls" in turn:
         calls = [
             _write_call(call_format, call["function"]["name"], call["function"]["arguments"])
             for call in turn.pop("tool_calls")
         ]
-        return {**turn, "content": "\n".join([*filter(None, [turn["content"]]), *calls])}
+        return {**turn, "content": "\n".join([*filter(None, [read_content_text(turn["content"])]), *calls])}
     return turn
 
 
 def _add_to_system(turns: list[Turn], text: str) -> list[Turn]:
     """The turns with the text in the system's, which begins the conversation."""
     if turns and turns[0]["role"] == "system":
-        return [{**turns[0], "content": f"{turns[0]['content']}\n\n{text}"}, *turns[1:]]
+        return [{**turns[0], "content": f"{read_content_text(turns[0]['content'])}\n\n{text}"}, *turns[1:]]
     return [{"role": "system", "content": text}, *turns]
