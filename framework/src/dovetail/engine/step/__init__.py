@@ -1,1 +1,5 @@
 """One step of the engine after the other: scheduler, batch, model runner, speculation."""
+
+from dovetail.utils.threads import import_torch
+
+import_torch()  # the engine's first module that needs it: OpenMP is told how to wait before it is loaded, or never
