@@ -1,4 +1,4 @@
-"""The web application."""
+"""Builds the web application: routes, middleware and error handlers."""
 
 from __future__ import annotations
 
@@ -71,8 +71,9 @@ def build_app(
     created: int | None = None,
     store: str = "",
 ) -> FastAPI:
-    """The application that serves one engine. ``app.state.context`` is its :class:`ServerContext`, and ``app.state.traces`` are to be closed
-    at its end, if there are any.
+    """Build the application that serves one engine.
+
+    ``app.state.context`` is its :class:`ServerContext`. ``app.state.traces``, if set, must be closed at the end.
 
     Args:
         counters: those that several processes with the same engine and settings share; by default its own.

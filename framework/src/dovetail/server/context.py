@@ -26,20 +26,21 @@ T = TypeVar("T")
 
 @dataclass
 class ServerContext:
-    """One server over one engine.
+    """State of one server with one engine, shared by the routes.
 
     Attributes:
-        model_names: under which the model is served; the first is its main one.
-        admission: lets requests in.
-        counters: what is counted, together with the other processes that serve this engine.
-        open_requests: being served, by all of them.
-        concurrent_requests: requests that ``--max-concurrent-requests`` counts, in all of them.
-        generation_metrics: what is counted of generation.
-        created: when the server began, in seconds since 1970.
-        store: keeps answers.
-        response_store, chat_store: those that are kept.
-        open_tasks: the tasks that serve requests now, in this process.
-        closing_error: set once the server stops; the error that requests get which come then, or are still open in the end.
+        model_names: names under which the model is served; the first is the main one.
+        admission: refuses requests when too many sequences wait.
+        counters: counted together with the other processes that serve this engine.
+        open_requests: number of open requests, over all API processes.
+        concurrent_requests: number of requests that count against ``--max-concurrent-requests``, over all API
+            processes.
+        generation_metrics: metrics of generation.
+        created: when the server started, in seconds since 1970.
+        store: the database of stored responses and chat completions.
+        response_store, chat_store: the two kinds in it.
+        open_tasks: the tasks that serve requests in this process.
+        closing_error: set when the server stops. It is the error for new requests, and for those still open at the end.
     """
 
     engine: ServedEngine
@@ -92,7 +93,8 @@ class ServerContext:
         )
 
     def check_health(self) -> None:
-        """
+        """Check that requests can be served.
+
         Raises:
             ApiError: 503; no request can be served now.
         """
@@ -103,10 +105,10 @@ class ServerContext:
             raise engine_restarting_error(reason) if self.engine.restarting else engine_dead_error(reason)
 
     def select_model(self, requested: str | None) -> tuple[str, str | None]:
-        """The name to answer with, and the adapter to run with.
+        """The model name for the response, and the adapter to run with.
 
         Raises:
-            ApiError: the model is not served here, or no model is now.
+            ApiError: the model is not served here, or no model is ready.
         """
         self.check_health()
         if self.engine.sleeping:
@@ -115,7 +117,7 @@ class ServerContext:
         return name, name if name in self.engine.adapters else None
 
     def resolve_model_name(self, requested: str | None) -> str:
-        """One of the names of the model or its adapters; without one, the main one.
+        """Resolve a model or adapter name; without a name, the main one.
 
         Raises:
             ApiError: the model is not served here.
@@ -129,10 +131,10 @@ class ServerContext:
         return requested
 
     def require_task(self, *tasks: Task) -> Task:
-        """The first of these tasks that the model is run for.
+        """The first of these tasks that the model serves.
 
         Raises:
-            ApiError: it is run for none of them; says for which it is, and what would help.
+            ApiError: the model serves none of them. The message names its tasks and how to change them.
         """
         plan = self.engine.plan
         found = next((task for task in tasks if task in plan.tasks), None)
@@ -142,16 +144,17 @@ class ServerContext:
         return found
 
     def require_store(self) -> None:
-        """
+        """Check that this server stores responses.
+
         Raises:
-            ApiError: this server keeps no answers.
+            ApiError: it does not.
         """
         if not self.store.max_answers:
             message = "this server keeps no answers (--max-stored-responses 0)"
             raise ApiError(400, message, param="store", code="unsupported_value")
 
     async def run_in_worker(self, work: Callable[[], T]) -> T:
-        """Run something that takes long to compute without holding up the streams of others."""
+        """Run slow work in the worker thread, so that it does not delay other streams."""
         return await asyncio.get_running_loop().run_in_executor(self._tokenize_thread, work)
 
     def abort_all(self, error: ApiError) -> None:

@@ -1,4 +1,4 @@
-"""What the server needs of an engine. The server runs over anything of this shape, such as the fake of its tests."""
+"""The interface that the server needs from an engine. Tests use a fake with the same interface."""
 
 from __future__ import annotations
 
@@ -25,27 +25,27 @@ class ServedPlan(Protocol):
 
     @property
     def max_model_len(self) -> int:
-        """Tokens of the longest sequence, before memory shortened it."""
+        """Maximum sequence length in tokens, before it was reduced to fit memory."""
         ...
 
     @property
     def tasks_reason(self) -> str:
-        """Why those."""
+        """Why these tasks."""
         ...
 
     @property
     def pooling(self) -> PoolingPlan | None:
-        """How vectors are made, if they are."""
+        """How hidden states become vectors, if the model serves pooling tasks."""
         ...
 
     @property
     def tool_parsers(self) -> tuple[ParserPlan, ...]:
-        """Readers of tool calls; the first that recognises the chat template serves."""
+        """Candidates for the tool parser. The first one that recognises the chat template is used."""
         ...
 
     @property
     def reasoning_parsers(self) -> tuple[ParserPlan, ...]:
-        """The same of reasoning."""
+        """Candidates for the reasoning parser, chosen in the same way."""
         ...
 
     @property
@@ -55,7 +55,7 @@ class ServedPlan(Protocol):
 
 
 class ServedTokenizer(Protocol):
-    """The part of the tokenizer that the server uses. Its methods are called from another thread."""
+    """The part of the tokenizer that the server uses. Its methods are called from a worker thread."""
 
     @property
     def vocab_size(self) -> int: ...
@@ -75,21 +75,21 @@ class ServedTokenizer(Protocol):
         side: Literal["left", "right"] = "right",
         add_special_tokens: bool = True,
     ) -> list[int]:
-        """Ids of a text, or of two that belong together, cut to ``limit`` tokens, special ones included."""
+        """Encode a text, or a pair of texts, truncated to ``limit`` tokens including special tokens."""
         ...
 
     def min_token_count(self, text: str) -> int:
-        """A text has at least so many tokens, which takes no time to know; 0 where nothing is known."""
+        """A lower bound of the text's number of tokens, computed from its length; 0 if unknown."""
         ...
 
     def decode(self, ids: list[int], /, skip_special_tokens: bool = True) -> str: ...
 
     def convert_ids_to_tokens(self, ids: list[int], /) -> list[str | None]:
-        """The tokens as the vocabulary writes them."""
+        """The tokens as the vocabulary spells them."""
         ...
 
     def token_bytes(self, id: int, /) -> bytes:
-        """How one token is spelled, which may be a part of a character."""
+        """The bytes of one token, which may be a part of a character."""
         ...
 
     @property
@@ -98,10 +98,10 @@ class ServedTokenizer(Protocol):
     def token_to_id(self, token: str, /) -> int | None: ...
 
     def find_chat_template(self, chat_template: str | None = None, *, with_tools: bool = False) -> str:
-        """The source of a template: one of the model's by name, the text given, or the model's own.
+        """The source of a chat template: one of the model's by name, the given text, or the model's default.
 
         Raises:
-            RequestError: there is none.
+            RequestError: there is no such template.
         """
         ...
 
@@ -116,7 +116,7 @@ class ServedTokenizer(Protocol):
         chat_template: str | None = None,
         **kwargs: Any,
     ) -> str:
-        """The text of a conversation.
+        """Render a conversation as text.
 
         Raises:
             RequestError: there is no template, or it refuses the messages.
@@ -125,7 +125,7 @@ class ServedTokenizer(Protocol):
 
 
 class ServedEngine(Protocol):
-    """An engine that many coroutines use at once."""
+    """An engine that many coroutines use concurrently."""
 
     @property
     def plan(self) -> ServedPlan: ...
@@ -135,7 +135,7 @@ class ServedEngine(Protocol):
 
     @property
     def max_model_len(self) -> int:
-        """Tokens of prompt and output together."""
+        """Maximum number of tokens of prompt and output together."""
         ...
 
     @property
@@ -145,17 +145,17 @@ class ServedEngine(Protocol):
 
     @property
     def default_params(self) -> Mapping[str, Any]:
-        """Sampling parameters for what a request does not say; ``max_tokens`` among them caps what it says, too."""
+        """Sampling parameters for fields that a request does not set. Its ``max_tokens`` is also an upper limit."""
         ...
 
     @property
     def max_num_seqs(self) -> int:
-        """Sequences that run at once."""
+        """Maximum number of running sequences."""
         ...
 
     @property
     def max_num_queued_requests(self) -> int | None:
-        """Sequences that may wait; None for any number."""
+        """Maximum number of waiting sequences; None for no limit."""
         ...
 
     @property
@@ -165,7 +165,7 @@ class ServedEngine(Protocol):
 
     @property
     def stats(self) -> EngineStats:
-        """How it stood after its newest step."""
+        """Statistics after the newest step."""
         ...
 
     @property
@@ -175,12 +175,12 @@ class ServedEngine(Protocol):
 
     @property
     def dead_reason(self) -> str:
-        """Why not."""
+        """Why requests cannot be served."""
         ...
 
     @property
     def restarting(self) -> bool:
-        """Whether it is gone, and will be back by itself."""
+        """Whether the engine died and is being restarted."""
         ...
 
     @property
@@ -188,7 +188,7 @@ class ServedEngine(Protocol):
 
     @property
     def adapters(self) -> Mapping[str, str]:
-        """The LoRA adapters that requests may name: name → where it came from."""
+        """The LoRA adapters that requests may name: name → source."""
         ...
 
     def generate(
@@ -201,7 +201,7 @@ class ServedEngine(Protocol):
         cache_salt: str | None = None,
         adapter: str | None = None,
     ) -> AsyncGenerator[list[Delta], None]:
-        """Yield what each step adds, until each of ``params.n`` completions has a finish reason.
+        """Yield the deltas of each step, until each of ``params.n`` completions has a finish reason.
 
         Closing the generator, or cancelling the task that waits for it, aborts the request.
 
@@ -237,7 +237,7 @@ class ServedEngine(Protocol):
         ...
 
     async def overview(self) -> Overview:
-        """What it is doing at the moment, and for which requests."""
+        """A snapshot of the engine and its requests."""
         ...
 
     async def reset_prefix_cache(self) -> None: ...
@@ -251,7 +251,7 @@ class ServedEngine(Protocol):
     async def remove_adapter(self, name: str) -> None: ...
 
     async def ended(self) -> str:
-        """Wait until the engine is gone and will not be back; why it went."""
+        """Wait until the engine has ended and will not restart. Returns the reason."""
         ...
 
     async def stop(self) -> None: ...

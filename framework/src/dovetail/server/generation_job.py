@@ -1,4 +1,4 @@
-"""A generation job: what a request asks of the engine."""
+"""A generation job: the prompts and sampling parameters of one request."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from dovetail.engine.request.params import BeamSearchParams, SamplingParams
 
 @dataclass(frozen=True)
 class Job:
-    """Prompts to continue, all in one way.
+    """Prompts that are continued with the same parameters.
 
     Attributes:
-        id: one of a kind; the engine knows the job's sequences by it.
-        scoring: only the prompts' logprobs are wanted. The engine makes one token at least, which is then dropped.
-        beams: the search that makes the choices, if they are not sampled.
+        id: unique; the engine's request ids are derived from it.
+        scoring: only the prompts' logprobs are returned. The engine generates at least one token, which is dropped.
+        beams: the beam search that makes the choices, if they are not sampled.
     """
 
     id: str
@@ -32,7 +32,7 @@ class Job:
 
     @property
     def num_sequences(self) -> int:
-        """What the engine runs for it, which may be more than is given back."""
+        """Number of sequences that the engine runs for the job. It may be larger than the number of choices."""
         return len(self.prompts) * self.params.num_sequences
 
     @property

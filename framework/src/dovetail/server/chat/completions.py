@@ -40,10 +40,10 @@ def router(context: ServerContext) -> APIRouter:
 
 
 class CompletionResponseBuilder(ChoicesResponseBuilder):
-    """The continuations of texts, ``n`` of each.
+    """Builds the response of the completions route: ``n`` continuations of each prompt.
 
     Args:
-        echoes: the prompts' texts, if choices are to begin with them.
+        echoes: the prompts' texts, if choices begin with them (``echo``).
     """
 
     id_prefix, object_type, chunk_object_type = "cmpl", "text_completion", "text_completion"
@@ -55,7 +55,7 @@ class CompletionResponseBuilder(ChoicesResponseBuilder):
         self.echoes = echoes
         self.top = body.logprobs
         self.prompts: dict[int, Sequence[PositionLogprobs | None]] = {}
-        """First choice of each prompt → the prompt's logprobs, which come with that choice alone."""
+        """Index of the first choice of each prompt → the prompt's logprobs. Only that choice has them."""
 
     def stream_encoder(self) -> StreamEncoder:
         return CompletionStreamEncoder(self)
@@ -102,13 +102,13 @@ class CompletionResponseBuilder(ChoicesResponseBuilder):
 
 
 class CompletionStreamEncoder(StreamEncoder):
-    """The chunks of a :class:`CompletionResponseBuilder`."""
+    """Encodes the chunks of a :class:`CompletionResponseBuilder`."""
 
     def __init__(self, builder: CompletionResponseBuilder) -> None:
         self.builder = builder
         self.writer = builder.writer()
         self._started: dict[int, CompletionLogprobs | None] = {}
-        """The choices of which something was sent, and where each is in its logprobs."""
+        """The choices that have begun, and the position of each in its logprobs."""
         self._pending: dict[int, list[Delta]] = {}
         self._needs_prompt_logprobs = bool(builder.echoes) and builder.top is not None
         plain = builder.top is None and not builder.body.return_token_ids
@@ -132,7 +132,7 @@ class CompletionStreamEncoder(StreamEncoder):
         return self.writer.end()
 
     def _pieces(self, delta: Delta) -> Sequence[bytes]:
-        """Hold choices back until the logprobs of their prompt are there, which each of them begins with."""
+        """Hold choices back until the logprobs of their prompt have arrived, because a choice begins with them."""
         prompts, first = self.builder.prompts, self.builder.first(delta.index)
         if first in prompts:
             return (self._piece(delta),)

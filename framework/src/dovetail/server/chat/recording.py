@@ -1,4 +1,4 @@
-"""Chat completions that are kept once they have ended: those of requests with ``store``."""
+"""Stores finished chat completions of requests with ``store: true``."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from dovetail.server.protocol.requests import ChatCompletionRequest, ChatMessage
 
 
 class ChatUpdateRequest(Body):
-    """The body of ``POST /v1/chat/completions/ID``: what can be changed of a completion that is kept."""
+    """The body of ``POST /v1/chat/completions/ID``: the fields of a stored completion that can be changed."""
 
     metadata: Metadata | None
 
@@ -32,10 +32,10 @@ class ChatUpdateRequest(Body):
 async def record_chat(
     context: ServerContext, request: Request, body: ChatCompletionRequest, builder: ChatResponseBuilder
 ) -> RecordingResponseBuilder:
-    """The same answer, but that it is kept.
+    """Wrap a response builder so that the finished completion is stored.
 
     Raises:
-        ApiError: it cannot be.
+        ApiError: it cannot be stored.
     """
     context.require_store()
     requested = validate_body({"metadata": body.metadata}, ChatUpdateRequest, context.settings)
@@ -48,12 +48,12 @@ async def record_chat(
 
 
 class RecordingResponseBuilder(ResponseBuilder):
-    """A chat completion that is kept.
+    """Builds a chat completion and stores it.
 
     Args:
-        builder: as it is sent.
-        messages: what it answers, as they are shown.
-        shown: the fields that it has besides when it is read again, its metadata left out.
+        builder: builds the response that is sent.
+        messages: the request's messages, as the API shows them.
+        shown: further fields of the stored completion, without its metadata.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class RecordingResponseBuilder(ResponseBuilder):
 
 
 class RecordingStreamEncoder(StreamEncoder):
-    """The stream of a :class:`RecordingResponseBuilder`, with what it has told."""
+    """Encodes the stream of a :class:`RecordingResponseBuilder`, and records its events."""
 
     def __init__(self, builder: RecordingResponseBuilder) -> None:
         self._builder = builder
@@ -112,10 +112,11 @@ class RecordingStreamEncoder(StreamEncoder):
 
 
 def _messages(id: str, messages: Sequence[ChatMessage], sent: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """
+    """Convert the request's messages to the form in which they are stored.
+
     Args:
         id: of the completion.
-        sent: the messages as they came.
+        sent: the messages of the request.
     """
     return [
         {
@@ -137,7 +138,7 @@ def _parts(content: Any) -> list[Any] | None:
 
 
 def _request_fields(body: ChatCompletionRequest, params: SamplingParams) -> dict[str, Any]:
-    """What a completion was asked for with, as OpenAI's API shows it."""
+    """The parameters of a request, as OpenAI's API shows them."""
     requested = body.model_dump(include={"tools", "tool_choice", "response_format", "seed"}, by_alias=True)
     return {
         **requested,

@@ -1,4 +1,4 @@
-"""The answer of ``POST /v1/chat/completions``, whole or as a stream of chunks."""
+"""The response of ``POST /v1/chat/completions``, whole or as a stream of chunks."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ from dovetail.server.tools.output_parsing import (
 
 
 class ChatResponseBuilder(ChoicesResponseBuilder):
-    """The next turn of a conversation, ``n`` times.
+    """Builds the response of the chat route: ``n`` assistant messages.
 
     Attributes:
-        recorded_events: what a stream has sent of each choice, if it is to be remembered.
+        recorded_events: the events that a stream has sent of each choice, if the completion is stored.
     """
 
     id_prefix, object_type, chunk_object_type = "chatcmpl", "chat.completion", "chat.completion.chunk"
@@ -92,12 +92,12 @@ class ChatResponseBuilder(ChoicesResponseBuilder):
         return chat_logprobs(self.formatter, source.token_ids, source.logprobs or (), self.top)
 
     def finish_reason(self, reason: str | None, calls: int) -> str | None:
-        """Why a turn ended, as OpenAI's API says it."""
+        """The ``finish_reason`` of OpenAI's API."""
         return self._call_finish_reason if calls and reason == "stop" else reason
 
 
 def reasoning_fields(text: str | None) -> dict[str, Any]:
-    """Reasoning under both names that clients look for it by."""
+    """Reasoning under both field names that clients read."""
     return {"reasoning_content": text, "reasoning": text}
 
 
@@ -116,7 +116,7 @@ def build_delta(event: OutputEvent) -> dict[str, Any]:
 
 
 class ChatStreamEncoder(StreamEncoder):
-    """The chunks of a :class:`ChatResponseBuilder`."""
+    """Encodes the chunks of a :class:`ChatResponseBuilder`."""
 
     def __init__(self, builder: ChatResponseBuilder) -> None:
         self.builder = builder
@@ -152,7 +152,7 @@ class ChatStreamEncoder(StreamEncoder):
         return self.writer.end()
 
     def _pieces(self, delta: Delta) -> list[bytes]:
-        """A chunk for each event; the first has what belongs to the tokens."""
+        """One chunk for each event. The first chunk holds what belongs to the tokens, such as logprobs."""
         builder = self.builder
         ids = (
             b',"token_ids":' + encode_json(delta.token_ids)

@@ -1,4 +1,4 @@
-"""``/v1/chat/completions`` read again: those that were made with ``store``."""
+"""Routes that read, list, change and delete stored chat completions."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ FILTER: dict[str, Any] = {
     "style": "deepObject",
     "schema": {"type": "object"},
 }
-"""FastAPI has no parameters of this form."""
+"""FastAPI has no query parameters of this form."""
 
 
 def router(context: ServerContext) -> APIRouter:
@@ -79,10 +79,10 @@ def router(context: ServerContext) -> APIRouter:
 
 
 def _labels(query: QueryParams) -> list[tuple[str, str]]:
-    """The labels that are wanted of what is listed.
+    """The metadata filter of a list request.
 
     Raises:
-        ApiError: they are not written as labels.
+        ApiError: the filter has the wrong form.
     """
     labels = []
     for name, value in query.multi_items():

@@ -1,1 +1,3 @@
-"""A request on the engine: sampling parameters, the run, and the answer, whole or as server-sent events."""
+"""Running a generation request: sampling parameters, the job on the engine, and the response, whole or as server-sent
+events.
+"""

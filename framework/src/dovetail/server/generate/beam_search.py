@@ -18,17 +18,17 @@ from dovetail.server.protocol.requests import GenerationRequest
 SUPPORTED_PARAMS = frozenset(
     ("n", "max_tokens", "ignore_eos", "temperature", "top_p", "skip_special_tokens", "logprobs")
 )
-"""Sampling parameters that a search may have beside it."""
+"""Sampling parameters that may be combined with beam search."""
 
 
 def read_beam_search(body: GenerationRequest, params: SamplingParams) -> BeamSearchParams | None:
-    """The search that a request asks for.
+    """The beam search that a request asks for, if any.
 
     Args:
-        params: what else it asks for.
+        params: the request's sampling parameters.
 
     Raises:
-        ApiError: a search cannot do it.
+        ApiError: a parameter cannot be combined with beam search.
         RequestError: a value is out of its range.
     """
     if not body.use_beam_search:
@@ -62,7 +62,7 @@ async def run_beam_search(
     cache_salt: str | None,
     adapter: str | None,
 ) -> AsyncGenerator[list[Delta], None]:
-    """Run a search to its end, and yield all that it found, the best first, at once."""
+    """Run a beam search to its end, and yield all results at once, best first."""
     engine = context.engine
     engine.check_beam_search()
     step = build_step_params(beams, engine.eos_ids, engine.tokenizer.vocab_size, detokenize=False)

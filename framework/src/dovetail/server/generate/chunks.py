@@ -1,6 +1,6 @@
-"""The chunks of OpenAI's two routes that stream choices.
+"""The stream chunks of OpenAI's two routes with choices.
 
-What the chunks of one answer share is encoded once; a token costs a join of bytes.
+What all chunks of a response share is encoded once; each token only costs a join of bytes.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ def usage(prompt_tokens: int, completion_tokens: int, cached_tokens: int) -> dic
 
 
 class ChunkWriter:
-    """Encodes the chunks of one answer, and counts what they hold.
+    """Encodes the chunks of one response, and counts its usage.
 
     Args:
         head: the fields that every chunk begins with.
-        options: what the client wants to know of the usage.
+        options: the request's ``stream_options``.
         prompt_tokens: of all prompts of the request.
         n: choices of each prompt.
     """
@@ -50,7 +50,7 @@ class ChunkWriter:
         self._cached_tokens = 0
 
     def with_fields(self, head: dict[str, Any]) -> ChunkWriter:
-        """A writer of chunks that begin with these fields, too."""
+        """A copy of the writer whose chunks begin with these fields, too."""
         other = copy(self)
         other._choice = self._head + b"," + encode_json(head)[1:-1] + b',"choices":[{"index":'
         return other
@@ -62,10 +62,11 @@ class ChunkWriter:
             self._cached_tokens += delta.cached_tokens
 
     def frame(self, index: int, opening: bytes, closing: bytes) -> tuple[bytes, bytes] | None:
-        """What stands before and after the varying part of a choice's chunks; None where they vary in more, with the usage so far.
+        """The fixed bytes before and after the varying part of a choice's chunks. None if every chunk also carries the
+        usage so far.
 
         Args:
-            opening, closing: the fixed parts of the choice's own fields in JSON.
+            opening, closing: the fixed parts of the choice's own fields, in JSON.
         """
         if self._continuous_usage:
             return None
@@ -75,7 +76,7 @@ class ChunkWriter:
         )
 
     def chunk(self, index: int, payload: bytes, logprobs: bytes) -> bytes:
-        """A piece of a choice.
+        """One chunk of a choice.
 
         Args:
             payload: its own fields in JSON, without braces.
@@ -95,13 +96,13 @@ class ChunkWriter:
     def last_chunk(
         self, index: int, payload: bytes, logprobs: bytes, finish_reason: str | None, stop_reason: str | int | None
     ) -> bytes:
-        """The last piece of a choice."""
+        """The last chunk of a choice."""
         ending = encode_json({"finish_reason": finish_reason, "stop_reason": stop_reason})
         parts = (self._choice, b"%d," % index, payload, b',"logprobs":', logprobs, b",", ending[1:], b"]", self._end())
         return b"".join(parts)
 
     def end(self) -> bytes:
-        """What follows the last choice: the usage, if asked for, and the mark of the end."""
+        """What follows the last choice: the usage, if requested, and ``[DONE]``."""
         if not self._include_usage:
             return DONE
         return b"".join((self._head, b',"choices":[]', self._usage(), b"}\n\n", DONE))

@@ -1,4 +1,4 @@
-"""Work that ends when its client leaves."""
+"""Runs the work of a request, and cancels it when the client disconnects."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ T = TypeVar("T")
 
 
 class ClientDisconnectedError(Exception):
-    """The client closed its connection; nobody reads the answer."""
+    """The client closed its connection, so nobody will read the response."""
 
 
 async def run_while_connected(context: ServerContext, receive: Receive, work: Coroutine[Any, Any, T]) -> T:
-    """Await ``work``, and cancel it as soon as the client leaves.
+    """Await ``work``, and cancel it when the client disconnects.
 
     Args:
-        receive: of the request, its body already read.
+        receive: ASGI's receive of the request, whose body was already read.
 
     Raises:
-        ClientDisconnectedError: the client left.
+        ClientDisconnectedError: the client disconnected.
         ApiError: the server ended the request (:meth:`ServerContext.abort_all`).
     """
     task = asyncio.create_task(work)

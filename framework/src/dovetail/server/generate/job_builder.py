@@ -1,4 +1,4 @@
-"""From a request to a job: checked against the model and the server."""
+"""Builds the generation job of a request, and checks it against the model and the server."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ from dovetail.server.tools.output_parsing import OutputParsing
 
 
 def check_priority(context: ServerContext, priority: int | None) -> None:
-    """
+    """Check that a request has a priority only if the server schedules by priority.
+
     Raises:
-        ApiError: the server does not order requests by priority.
+        ApiError: the server does not schedule by priority.
     """
     policy = context.engine.scheduling_policy
     if priority and policy != "priority":
@@ -35,13 +36,13 @@ def make_job(
     adapter: str | None = None,
     parsing: OutputParsing | None = None,
 ) -> Job:
-    """Check a request against the model and the server.
+    """Check a request against the model and the server, and build its job.
 
     Args:
-        parsing: of the turns that it asks for, which may demand a form of them.
+        parsing: how the output is parsed. It may require an output format.
 
     Raises:
-        ApiError, RequestError: it cannot be served.
+        ApiError, RequestError: the request cannot be served.
     """
     engine = context.engine
     check_priority(context, body.priority)
@@ -70,6 +71,6 @@ def make_job(
 
 
 def find_special_ids(tokenizer: ServedTokenizer, tokens: Sequence[str]) -> list[int]:
-    """The ids of those tokens that are special ones."""
+    """The ids of those of the given tokens that are special tokens."""
     ids = map(tokenizer.token_to_id, tokens)
     return [id for id in ids if id is not None and id in tokenizer.special_ids]

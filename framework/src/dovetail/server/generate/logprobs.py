@@ -1,4 +1,4 @@
-"""Logprobs as the API shows them: OpenAI's two forms, one for each route, and vLLM's for those of a prompt."""
+"""Logprobs as the API shows them: OpenAI's two formats, one for each route, and vLLM's format for prompts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dovetail.engine.request.outputs import Logprob, PositionLogprobs
 from dovetail.server.engine_protocol import ServedTokenizer
 
 MIN_LOGPROB = -9999.0
-"""Stands for minus infinity, which JSON cannot write."""
+"""Replaces minus infinity, which JSON cannot represent."""
 
 
 @dataclass(frozen=True)
@@ -35,10 +35,10 @@ class TokenFormatter:
 def chat_logprobs(
     formatter: TokenFormatter, token_ids: Sequence[int], positions: Sequence[PositionLogprobs], top: int
 ) -> dict[str, Any]:
-    """The chat route's form, of some tokens of an answer.
+    """The chat route's logprobs of some output tokens.
 
     Args:
-        top: alternatives to show with each token.
+        top: number of alternatives to show for each token.
     """
 
     def entry(token: int, logprob: float) -> dict[str, Any]:
@@ -54,10 +54,10 @@ def chat_logprobs(
 
 @dataclass
 class CompletionLogprobs:
-    """The completions route's form, which counts where in the text of a choice each token begins.
+    """The completions route's logprobs of one choice. They include each token's offset in the choice's text.
 
     Attributes:
-        top: alternatives to show with each token, besides the token itself.
+        top: number of alternatives to show for each token, besides the token itself.
     """
 
     formatter: TokenFormatter
@@ -65,10 +65,10 @@ class CompletionLogprobs:
     _offset: int = field(default=0, init=False)
 
     def show(self, token_ids: Sequence[int], positions: Sequence[PositionLogprobs | None]) -> dict[str, Any]:
-        """The next tokens of the choice.
+        """Format the next tokens of the choice.
 
         Args:
-            positions: None where there is nothing before the token that it could follow from.
+            positions: the logprobs of each token; None for a first token, which has nothing before it.
         """
         shown: dict[str, list[Any]] = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
         for token, position in zip(token_ids, positions, strict=True):
@@ -93,7 +93,7 @@ class CompletionLogprobs:
 def prompt_logprobs(
     formatter: TokenFormatter, positions: Sequence[PositionLogprobs | None]
 ) -> list[dict[str, dict[str, Any]] | None]:
-    """vLLM's form of the logprobs of a prompt: token id → logprob, rank and text, at each position."""
+    """vLLM's format of a prompt's logprobs: token id → logprob, rank and text, at each position."""
     return [
         None
         if position is None
@@ -110,7 +110,7 @@ def prompt_logprobs(
 
 
 def _starts_character(byte: int) -> bool:
-    """Whether a byte of UTF-8 begins a character."""
+    """Whether a byte is the first byte of a UTF-8 character."""
     return byte & 0xC0 != 0x80
 
 

@@ -1,4 +1,4 @@
-"""An answer, in the form of its route: sent whole, or as a stream."""
+"""Builders of responses: one for each route; each gives the whole body or an encoder of its stream."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from dovetail.server.protocol.requests import GenerationRequest, Sampling
 
 
 class ResponseBuilder(ABC):
-    """What one request gets.
+    """Builds the response to one request.
 
     Args:
-        model: the name to answer with.
+        model: the model name in the response.
     """
 
     def __init__(self, job: Job, model: str) -> None:
@@ -37,33 +37,33 @@ class ResponseBuilder(ABC):
 
     @abstractmethod
     async def collect_response(self, batches: Batches) -> dict[str, Any]:
-        """The answer, sent at once; ``batches`` are run to their end."""
+        """Run ``batches`` to their end and return the whole response."""
 
     @abstractmethod
     def stream_encoder(self) -> StreamEncoder:
-        """The answer, sent as it is made."""
+        """The encoder of a streamed response."""
 
 
 class CollectedResponseBuilder(ResponseBuilder):
-    """One that is put together from completions."""
+    """A builder whose whole response is built from finished completions."""
 
     async def collect_response(self, batches: Batches) -> dict[str, Any]:
         return self.build_response(await collect_completions(batches, self.job.num_choices))
 
     @abstractmethod
     def build_response(self, done: Sequence[Completion]) -> dict[str, Any]:
-        """The answer, sent at once."""
+        """Build the whole response."""
 
 
 class ChoicesResponseBuilder(CollectedResponseBuilder):
-    """An answer of one of OpenAI's two routes that answer with choices."""
+    """A builder for OpenAI's two routes whose responses have choices."""
 
     id_prefix: ClassVar[str]
-    """What its id begins with."""
+    """Prefix of the response's id."""
     object_type: ClassVar[str]
-    """Its ``object``."""
+    """Value of the response's ``object``."""
     chunk_object_type: ClassVar[str]
-    """The ``object`` of its chunks."""
+    """Value of ``object`` in its chunks."""
 
     def __init__(self, context: ServerContext, body: GenerationRequest, job: Job, model: str) -> None:
         super().__init__(job, model)
@@ -76,7 +76,7 @@ class ChoicesResponseBuilder(CollectedResponseBuilder):
         )
 
     def common_fields(self, object_type: str) -> dict[str, Any]:
-        """The fields that an answer, and each of its chunks, begins with."""
+        """The first fields of the response, and of each of its chunks."""
         return {
             "id": self.id,
             "object": object_type,
@@ -86,7 +86,7 @@ class ChoicesResponseBuilder(CollectedResponseBuilder):
         }
 
     def writer(self) -> ChunkWriter:
-        """For the chunks of a stream."""
+        """The chunk writer of a stream."""
         fields = self.common_fields(self.chunk_object_type)
         return ChunkWriter(fields, self.body.stream_options, self.job.num_prompt_tokens, self.job.params.n)
 
@@ -101,14 +101,14 @@ class ChoicesResponseBuilder(CollectedResponseBuilder):
 
     @abstractmethod
     def build_choice(self, index: int, choice: Completion) -> dict[str, Any]:
-        """One choice, sent at once."""
+        """One choice of a whole response."""
 
 
 async def respond(context: ServerContext, request: Request, builder: ResponseBuilder, *, stream: bool) -> Response:
-    """Run a job, and send its answer as the request wants it.
+    """Run a job, and send its response as a whole or as a stream.
 
     Raises:
-        ApiError: what kept it from beginning; or the client left, which nobody reads but the log of the HTTP layer.
+        ApiError: the job could not begin. Also if the client disconnected; then only the HTTP log reads the error.
     """
     batches = generate(context, builder.job)
     try:
@@ -128,10 +128,11 @@ async def respond(context: ServerContext, request: Request, builder: ResponseBui
 async def _wait_for_first_batch(
     context: ServerContext, request: Request, batches: Batches
 ) -> asyncio.Task[list[Delta]]:
-    """The first batch, or what waits for it after so long that the answer had better begin.
+    """Wait for the first batch, at most one ping interval. Returns its task, which may still be running.
 
     Raises:
-        ClientDisconnectedError, ApiError: the engine refused the job, or nobody waits for it, before the answer has begun.
+        ClientDisconnectedError: the client disconnected before the response began.
+        ApiError: the engine refused the job before the response began.
     """
     first = asyncio.create_task(first_batch(batches))
     try:
@@ -147,15 +148,15 @@ async def _wait_for_first_batch(
 
 
 def request_id_taken_error(body: Sampling, kind: str) -> ApiError:
-    """The id that a request asks for is that of another answer.
+    """The error for a ``request_id`` that belongs to a stored response.
 
     Args:
-        kind: of answer.
+        kind: of the response.
     """
     message = f"request_id {body.request_id!r} is that of a {kind} which is kept; give another"
     return ApiError(400, message, param="request_id", code="invalid_value")
 
 
 def json_response(content: dict[str, Any]) -> Response:
-    """A whole answer."""
+    """A whole response, as JSON."""
     return Response(msgspec.json.encode(content), media_type="application/json")

@@ -1,4 +1,6 @@
-"""The form that an answer must have: OpenAI's ``response_format``, vLLM's ``structured_outputs`` and its older names for the same."""
+"""Reads the output format of a request: OpenAI's ``response_format``, vLLM's ``structured_outputs``, and its older
+names.
+"""
 
 from __future__ import annotations
 
@@ -21,11 +23,11 @@ KINDS = ("json", "json_object", "regex", "choice", "grammar", "structural_tag")
 
 
 def read_structured_outputs(body: GenerationRequest) -> StructuredOutputs | None:
-    """What a request asks for, by whichever name.
+    """The output format that a request asks for, under any of the names.
 
     Raises:
-        ApiError: it asks for more than one form, or for one that lacks a part.
-        RequestError: the form is none.
+        ApiError: the request asks for more than one format, or a format is incomplete.
+        RequestError: the format is not valid.
     """
     requested: dict[str, dict[str, Any]] = {}  # field of the request → what it says
     if body.response_format is not None and (found := _read_response_format(body.response_format)):

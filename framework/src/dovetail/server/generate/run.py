@@ -1,4 +1,4 @@
-"""Runs the prompts of a request on the engine, and joins what comes back."""
+"""Runs the prompts of a request on the engine, and merges their outputs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Batches = AsyncGenerator[list[Delta], None]
 
 @dataclass(slots=True)
 class Completion:
-    """One finished choice of an answer."""
+    """One finished choice of a response."""
 
     parts: list[str] = field(default_factory=list)
     token_ids: list[int] = field(default_factory=list)
@@ -45,7 +45,7 @@ class Completion:
 
 
 async def generate(context: ServerContext, job: Job) -> Batches:
-    """Yield the deltas of all prompts, ``index`` counting choices over the whole request.
+    """Yield the deltas of all prompts. Their ``index`` counts choices over the whole request.
 
     Raises:
         ApiError: too many requests wait, or a completion ended in an error.
@@ -92,7 +92,7 @@ def _run_prompt(context: ServerContext, job: Job, number: int) -> Batches:
 
 
 def _renumber(batch: list[Delta], job: Job, number: int) -> None:
-    """Make the deltas of a prompt the request's.
+    """Shift the choice index of a prompt's deltas to its place in the request.
 
     Raises:
         ApiError: a completion ended in an error.
@@ -146,7 +146,7 @@ def _check_finish(delta: Delta) -> None:
 
 
 async def collect_completions(batches: Batches, choices: int) -> list[Completion]:
-    """Run a generation to its end."""
+    """Run a generation to its end, and return the completions."""
     done = [Completion() for _ in range(choices)]
     async with aclosing(batches):
         async for batch in batches:
@@ -156,5 +156,5 @@ async def collect_completions(batches: Batches, choices: int) -> list[Completion
 
 
 async def first_batch(batches: Batches) -> list[Delta]:
-    """The first batch, so that what the engine refuses is refused before the answer has begun."""
+    """Wait for the first batch, so that an error of the engine is raised before the response begins."""
     return await anext(batches, [])

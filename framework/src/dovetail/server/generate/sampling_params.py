@@ -1,4 +1,4 @@
-"""From a request's body to sampling parameters."""
+"""Converts a request's body to sampling parameters."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dovetail.server.http.errors import CONTEXT_LENGTH_EXCEEDED, ApiError
 from dovetail.server.protocol.requests import ChatCompletionRequest, CompletionRequest, GenerationRequest
 
 DEFAULT_COMPLETION_TOKENS = 16
-"""What OpenAI's completions route generates when it is not told how much."""
+"""Default ``max_tokens`` of OpenAI's completions route."""
 
 SAMPLING = (
     "temperature",
@@ -43,14 +43,14 @@ SHARED_PARAMS = (
     "logits_processors",
     "truncate_prompt_tokens",
 )
-"""Parameters that a request and :class:`SamplingParams` name alike."""
+"""Parameters with the same name in a request and in :class:`SamplingParams`."""
 
 
 def sampling_params(context: ServerContext, body: GenerationRequest) -> SamplingParams:
-    """What a request asks for, with defaults where it is silent.
+    """The sampling parameters of a request, with defaults for fields that it does not set.
 
     Raises:
-        ApiError: it contradicts itself.
+        ApiError: fields contradict each other.
         RequestError: a value is out of its range.
     """
     defaults = context.engine.default_params
@@ -68,8 +68,8 @@ def sampling_params(context: ServerContext, body: GenerationRequest) -> Sampling
 
 
 def default_values(context: ServerContext) -> dict[str, Any]:
-    """What the sampling parameters are where a chat request is silent: those that every request samples with, and whatever else the server was given
-    a default for. ``max_tokens`` is None for what the context leaves.
+    """The sampling parameters of a chat request that sets none: those that every request has, and all that the server
+    has a default for. ``max_tokens`` is None, which means all that the context leaves.
     """
     given = context.engine.default_params
     neutral = SamplingParams(max_tokens=None)
@@ -79,7 +79,7 @@ def default_values(context: ServerContext) -> dict[str, Any]:
 
 
 def is_scoring(body: GenerationRequest) -> bool:
-    """Whether a prompt is to be given back with its logprobs, and nothing new."""
+    """Whether the request only asks for the logprobs of its prompt, without new tokens."""
     return isinstance(body, CompletionRequest) and bool(body.echo) and body.max_tokens == 0
 
 
@@ -127,10 +127,10 @@ def _max_tokens(body: GenerationRequest, defaults: Mapping[str, Any]) -> int | N
 
 
 def check_ids(context: ServerContext, ids: list[int], param: str) -> None:
-    """Refuse token ids that the vocabulary lacks.
+    """Refuse token ids that are not in the vocabulary.
 
     Raises:
-        ApiError: names the first.
+        ApiError: names the first one.
     """
     size = context.engine.tokenizer.vocab_size
     wrong = next((token for token in ids if not 0 <= token < size), None)
@@ -140,10 +140,12 @@ def check_ids(context: ServerContext, ids: list[int], param: str) -> None:
 
 
 def check_length(context: ServerContext, prompt: list[int], body: GenerationRequest) -> None:
-    """Refuse what the context cannot hold. Only what the client asked for is held against it: a default is cut to what is left.
+    """Refuse a request that does not fit the context.
+
+    Only a ``max_tokens`` that the client sent counts; a default is reduced to what is left.
 
     Raises:
-        ApiError: says how long prompt and context are.
+        ApiError: says how long the prompt and the context are.
     """
     limit = context.engine.max_model_len
     chat = isinstance(body, ChatCompletionRequest)

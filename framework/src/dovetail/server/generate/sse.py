@@ -17,14 +17,15 @@ from dovetail.server.generate.run import Batches
 from dovetail.server.http.errors import ApiError, to_api_error
 
 PING = b": waiting\n\n"
-"""A comment, which readers of events pass over."""
+"""A ping: an SSE comment, which clients ignore."""
 DIRECT_SEND = "dovetail.send"
-"""Where a request's scope holds the way to its socket, past what wraps ``send`` on the way: that looks at the beginning and the end of an answer
-alone, and would cost each of its pieces as much as encoding it."""
+"""Scope key of the unwrapped ``send``. Middlewares only need the start and the end of a stream. Chunks bypass them,
+because the wrappers cost as much as encoding a chunk.
+"""
 
 
 class DirectSendMiddleware:
-    """The outermost application: remembers the way to the socket."""
+    """The outermost middleware. It stores the unwrapped ``send`` in the scope."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -35,33 +36,33 @@ class DirectSendMiddleware:
 
 
 class StreamEncoder(ABC):
-    """Encodes one answer as events, while it is made. What it returns may be empty."""
+    """Encodes one streamed response as events. Each method may return no bytes."""
 
     def encode_start(self) -> bytes:
-        """What comes before any token."""
+        """Encode what comes before the first token."""
         return b""
 
     @abstractmethod
     def encode_deltas(self, deltas: list[Delta]) -> bytes:
-        """What deltas make, which came together."""
+        """Encode the deltas of one batch."""
 
     async def finish(self) -> None:  # noqa: B027  most have nothing to do
-        """What has to be done after the last delta, and before the end is sent."""
+        """Called after the last delta, before the end is sent."""
 
     @abstractmethod
     def encode_end(self) -> bytes:
-        """What follows the last delta."""
+        """Encode what follows the last delta."""
 
     def encode_error(self, error: ApiError, scope: Scope) -> bytes:
-        """What ends the stream instead, if something failed."""
+        """Encode the error that ends the stream."""
         return error.event(scope)
 
 
 class EventSourceResponse(Response, ABC):
-    """Sends events until they end or the client leaves. An exception becomes an event, and the end of the stream.
+    """Sends events until they end or the client disconnects. An exception is sent as an event, and ends the stream.
 
     Attributes:
-        is_idle: set to False by whoever sends something, so that no comment is sent instead.
+        is_idle: set to False whenever something is sent, so that no ping is sent in that interval.
     """
 
     def __init__(self, context: ServerContext) -> None:
@@ -78,10 +79,10 @@ class EventSourceResponse(Response, ABC):
 
     @asynccontextmanager
     async def keep_alive(self, send: Send, *, begun: bool = True) -> AsyncIterator[None]:
-        """Send comments where nothing else is for long, which show clients and proxies that the stream is alive.
+        """Send a ping when nothing else was sent for one interval. Clients and proxies see that the stream is alive.
 
         Args:
-            begun: whether something is sent at once; else it has been quiet for long.
+            begun: False if nothing was sent for one interval already, so that a ping is sent at once.
         """
         self.is_idle = not begun
         pings = asyncio.create_task(self._ping(send, self.context.settings.sse_ping_interval))
@@ -98,11 +99,11 @@ class EventSourceResponse(Response, ABC):
             await asyncio.sleep(seconds)
 
     def encode_error(self, error: ApiError, scope: Scope) -> bytes:
-        """The event that ends the stream if something failed."""
+        """Encode the event that ends the stream after an error."""
         return error.event(scope)
 
     async def close(self) -> None:
-        """What has to be done at the end, whatever that is."""
+        """Called at the end, in every case."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         direct: Send = scope.get(DIRECT_SEND, send)
@@ -120,11 +121,11 @@ class EventSourceResponse(Response, ABC):
 
 
 class GenerationStreamResponse(EventSourceResponse):
-    """Sends an answer while it is made.
+    """Streams the response of a job.
 
     Args:
         first: the first batch of deltas.
-        batches: the others; closed at the end.
+        batches: the other batches; closed at the end.
     """
 
     def __init__(
@@ -156,7 +157,7 @@ class GenerationStreamResponse(EventSourceResponse):
 
 
 async def close_batches(first: asyncio.Task[list[Delta]], batches: Batches) -> None:
-    """Close batches, whether or not the first of them has come."""
+    """Close the batches, whether or not the first one has arrived."""
     first.cancel()
     await asyncio.gather(first, return_exceptions=True)
     await batches.aclose()

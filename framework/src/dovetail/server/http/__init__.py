@@ -1,1 +1,1 @@
-"""HTTP below the routes: sockets, limits, keys, middleware, errors."""
+"""HTTP below the routes: sockets, limits, API keys, middleware, errors."""

@@ -1,4 +1,4 @@
-"""How many sequences may wait: past that, a new request is told to come back later instead of being queued."""
+"""Admission control: if too many sequences wait, a new request is refused with status 429."""
 
 from __future__ import annotations
 
@@ -13,28 +13,29 @@ from dovetail.server.http.errors import queue_full_error
 from dovetail.server.observe.counters import Counters, Gauge
 
 WINDOW_SECONDS = 30.0
-"""How far back the throughput is measured."""
+"""Time window, in seconds, over which the throughput is measured."""
 MAX_RETRY_SECONDS = 120
-"""The longest that a client is told to stay away: the load of the moment says little of what comes after."""
+"""The largest Retry-After in seconds. The current load says little about later."""
 
 
 class Ticket:
-    """The sequences of one request that have not ended."""
+    """The unfinished sequences of one request."""
 
     def __init__(self, sequences: int) -> None:
         self.num_open = sequences
 
 
 class Admission:
-    """Counts the sequences of the requests that were let in, and refuses a request as a whole where too many wait.
+    """Counts the sequences of admitted requests, and refuses a whole request if too many would wait.
 
-    The engine's queue lives in another process, so that what waits there is worked out: from the sequences in flight, which are known
-    here to the moment, and the engine's newest statistics.
+    The engine's queue is in another process. The number of waiting sequences is computed from the sequences in flight,
+    which are counted here, and the engine's newest statistics.
 
     Args:
-        engine: the engine, whose limits and statistics decide.
+        engine: whose limits and statistics are used.
         clock: seconds, monotonic.
-        sequences: counts those in flight, of all processes that serve the engine; one of its own by default.
+        sequences: counts the sequences in flight, over all processes that serve the engine. By default the process has
+            its own counter.
     """
 
     def __init__(
@@ -47,12 +48,12 @@ class Admission:
 
     @property
     def in_flight(self) -> int:
-        """Sequences of all processes that were let in and have not ended."""
+        """Admitted sequences that have not ended, over all processes."""
         return int(self._sequences.value)
 
     @contextmanager
     def admit(self, sequences: int) -> Iterator[Ticket]:
-        """Let in a request of so many sequences, and count them until each has ended or the context is left.
+        """Admit a request with this many sequences. They are counted until each has ended or the context exits.
 
         Raises:
             ApiError: 429; more than ``max_num_queued_requests`` would wait.
@@ -72,20 +73,20 @@ class Admission:
             ticket.num_open = 0
 
     def release(self, ticket: Ticket, sequences: int) -> None:
-        """So many sequences of a request were finished."""
+        """Stop counting this many finished sequences of a request."""
         ticket.num_open -= sequences
         self._sequences.dec(sequences)
         self._end_times.extend([self._clock()] * sequences)
         self._drop_old()
 
     def _num_waiting(self) -> int:
-        """Sequences that wait; negative by the places that are free."""
+        """Number of waiting sequences. Negative: the number of free places."""
         stats = self._engine.stats
         running = stats.running if stats.waiting else self._engine.max_num_seqs
         return self.in_flight - running
 
     def _retry_after(self, excess: int) -> int:
-        """About how long until so many sequences have ended."""
+        """Estimated seconds until this many sequences have ended."""
         self._drop_old()
         if not self._end_times:
             return 1

@@ -1,4 +1,6 @@
-"""Errors that speak of the fields which the client sent, where its request was read into another form."""
+"""Renames fields in errors. A converted request (for example Responses to chat) must name the field that the client
+sent.
+"""
 
 from __future__ import annotations
 
@@ -10,15 +12,15 @@ from dovetail.api.errors import RequestError
 from dovetail.server.http.errors import ApiError
 
 FieldNames = Sequence[tuple[re.Pattern[str], str]]
-"""Fields, as patterns, and what they are called by the client."""
+"""Patterns of field names, and the client's name for each."""
 
 
 @contextmanager
 def rename_error_fields(names: FieldNames) -> Iterator[None]:
-    """Have errors call fields as the client does.
+    """Context manager that renames fields in every ApiError raised inside it.
 
     Raises:
-        ApiError: what was raised within.
+        ApiError: the one that was raised inside, with the client's field names.
     """
     try:
         yield

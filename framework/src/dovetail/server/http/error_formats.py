@@ -1,4 +1,4 @@
-"""How each API that is spoken here says that something went wrong: OpenAI's, and Anthropic's on its own routes."""
+"""The error objects of the two APIs: OpenAI's, and Anthropic's on its own routes."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ ANTHROPIC_TYPES = {
     503: "overloaded_error",
     529: "overloaded_error",
 }
-"""Status → type; other errors of the client are ``invalid_request_error``, others of the server ``api_error``."""
+"""Status → error type. Other 4xx are ``invalid_request_error``, other 5xx ``api_error``."""
 
 
 class AnthropicErrorObject(BaseModel):
-    """What went wrong."""
+    """The error."""
 
     type: str
     message: str
 
 
 class AnthropicErrorResponse(BaseModel):
-    """The body of every answer of Anthropic's routes that is not a success."""
+    """The body of every error response on Anthropic's routes."""
 
     type: str
     error: AnthropicErrorObject
 
 
 def is_anthropic_route(scope: Scope) -> bool:
-    """Whether a request is for a route of Anthropic's API."""
+    """Whether a request is for one of Anthropic's routes."""
     path = route_path(scope)
     return path == ANTHROPIC_PREFIX or path.startswith(ANTHROPIC_PREFIX + "/")
 
@@ -54,7 +54,7 @@ def openai_error(status: int, message: str, param: str | None, code: str | None)
 
 
 def anthropic_error(status: int, message: str, param: str | None = None) -> bytes:
-    """Anthropic's error object, which has no place for a parameter or a code."""
+    """Anthropic's error object. It has no field for a parameter or a code."""
     kind = ANTHROPIC_TYPES.get(status, "api_error" if status >= 500 else INVALID_REQUEST)
     error: dict[str, Any] = {"type": kind, "message": message}
     if param == "thread":  # where they read this, Anthropic's clients send the whole conversation instead

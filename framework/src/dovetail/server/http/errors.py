@@ -19,11 +19,11 @@ logger = logging.getLogger("dovetail.server")
 
 CONTEXT_LENGTH_EXCEEDED = "context_length_exceeded"
 RESTART_RETRY_SECONDS = 5
-"""When to ask again while the engine is being started: what it takes depends on the model, so that clients come more than once."""
+"""Retry-After while the engine restarts. Loading takes longer for large models, so clients may retry several times."""
 
 
 class ErrorObject(BaseModel):
-    """What went wrong."""
+    """The error."""
 
     message: str
     type: str
@@ -32,19 +32,19 @@ class ErrorObject(BaseModel):
 
 
 class ErrorResponse(BaseModel):
-    """The body of every answer that is not a success."""
+    """The body of every error response."""
 
     error: ErrorObject
 
 
 class ApiError(Exception):
-    """An answer that is not a success.
+    """An error that becomes an HTTP response.
 
     Args:
         status: the HTTP status.
         message: what was wanted, what was found, and what to do.
         param: the request field at fault.
-        code: a word for programs, of OpenAI's where it has one.
+        code: an error code for programs; OpenAI's where it has one.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class ApiError(Exception):
         self.headers = headers
 
     def body(self, scope: Scope | None = None) -> bytes:
-        """The error object, in JSON, as the API of the request's route has it."""
+        """The error object in JSON, in the format of the request's route."""
         if scope is not None and is_anthropic_route(scope):
             return anthropic_error(self.status, self.message, self.param)
         return openai_error(self.status, self.message, self.param, self.code)
@@ -82,37 +82,39 @@ class ApiError(Exception):
 
 
 def engine_dead_error(reason: str = "") -> ApiError:
-    """No request can be served."""
+    """The error when the engine has ended."""
     because = f": {reason}" if reason else ""
     return ApiError(503, f"the engine is not running{because}", code="engine_dead")
 
 
 def engine_restarting_error(reason: str) -> ApiError:
-    """No request can be served for as long as it takes to load the model."""
+    """The error while the engine restarts and loads the model."""
     message = f"the engine died and is being started again: {reason}"
     return ApiError(503, message, code="engine_restarting", headers={"Retry-After": str(RESTART_RETRY_SECONDS)})
 
 
 def engine_sleeping_error() -> ApiError:
-    """The engine was told to sleep."""
+    """The error while the engine sleeps."""
     return ApiError(503, "the engine sleeps; wake it with POST /wake_up", code="engine_sleeping")
 
 
 def queue_full_error(limit: int, seconds: int) -> ApiError:
-    """More requests wait than may."""
+    """The error when too many requests wait."""
     message = f"{limit} requests may wait (--max-num-queued-requests), and no more; try again in about {seconds} s"
     return ApiError(429, message, code="queue_full", headers={"Retry-After": str(seconds)})
 
 
 def server_stopping_error() -> ApiError:
-    """The server is told to stop."""
+    """The error when the server is shutting down."""
     message = "the server is stopping; try again later"
     # So that the next attempt finds another server, where a balancer knows of one.
     return ApiError(503, message, code="server_stopping", headers={"Connection": "close"})
 
 
 def to_api_error(error: BaseException, request_id: str = "") -> ApiError:
-    """What the client is told of an exception. One that is no fault of the client's is logged, and not described."""
+    """The ApiError for any exception. An exception that is not the client's fault is logged, and its details are not
+    sent.
+    """
     if isinstance(error, ApiError):
         return error
     if isinstance(error, RequestError):

@@ -1,4 +1,6 @@
-"""How large the parts of a request may be. The size of a whole body is a setting; these are far above what anybody asks for in earnest."""
+"""Limits for the parts of a request's JSON. The size of the whole body is a setting; these limits are far above what
+real requests need.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +12,11 @@ import msgspec
 from dovetail.server.http.errors import ApiError
 
 MAX_DEPTH = 128
-"""Levels of objects and lists. What checks, copies and renders them recurses, and a thread's stack holds about a thousand calls."""
+"""Maximum nesting of objects and lists. Checks, copies and templates recurse, and a thread's stack holds about a
+thousand calls.
+"""
 MAX_COMPILED_BYTES = 1 << 20
-"""Of each field that says what form an answer must have, or which tools there are: those are compiled."""
+"""Maximum size of each field that defines an output format or tools, because those are compiled."""
 COMPILED_FIELDS = (
     "response_format",
     "structured_outputs",
@@ -37,15 +41,15 @@ MAX_ENTRIES = {
     "bad_words": 4_096,
     "logit_bias": 16_384,
 }
-"""Field → the most entries that it may have: each costs time, for every token or before the first."""
+"""Field → maximum number of entries. Each entry costs time, for every token or before the first."""
 
 
 def check_limits(raw: bytes, data: Mapping[str, Any]) -> None:
-    """Refuse what would take long to check, or to compute.
+    """Refuse a body that would take too long to check or to compute.
 
     Args:
         raw: the body.
-        data: what it holds.
+        data: the parsed body.
 
     Raises:
         ApiError: names the field that is too large.

@@ -1,4 +1,4 @@
-"""API keys: where they come from, and how a request shows one."""
+"""API keys: where they are read from, and how a request sends one."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ from dovetail.utils import logs
 PUBLIC_PATHS = frozenset(("/health", "/healthz", "/livez", "/readyz"))
 """Of probes, which have no key: they say whether requests can be served, and nothing else."""
 KEY = re.compile(r"[!-~]+")
-"""Visible ASCII: what every client can write into a header, and what no header field trims."""
+"""Visible ASCII. Every client can send it in a header, and nothing trims it."""
 
 
 def load_api_keys(settings: ServerSettings, environment: MutableMapping[str, str] = os.environ) -> ServerSettings:
-    """The settings with the keys from the environment and from the file among ``api_key``.
+    """The settings with the keys from the environment and from the key file added to ``api_key``.
 
     Args:
-        environment: the variables are taken out of it, so that no child process inherits the keys.
+        environment: the variables are removed from it, so that no child process inherits the keys.
 
     Raises:
-        UsageError: the file cannot be read, a place that was named holds no key, or what it holds is none.
+        UsageError: the file cannot be read, a named source holds no key, or a key has invalid characters.
     """
     keys = [_check_key(key, "--api-key") for key in settings.api_key]
     foreign = environment.pop(FOREIGN_KEY_VARIABLE, None)
@@ -85,7 +85,7 @@ def _check_key(key: str, source: str) -> str:
 
 
 class ApiKeyMiddleware:
-    """Lets in requests that show one of the keys, and those to the open paths."""
+    """Accepts requests that send one of the keys, and all requests to the open paths."""
 
     def __init__(self, app: ASGIApp, keys: list[str]) -> None:
         self.app = app
@@ -105,7 +105,7 @@ class ApiKeyMiddleware:
 
 
 def read_request_keys(scope: Scope) -> Iterator[bytes]:
-    """The keys that a request shows: as OpenAI's clients do, as Anthropic's and Azure's do, and as a browser can."""
+    """The keys that a request sends, as OpenAI's, Anthropic's and Azure's clients and browsers send them."""
     scheme, _, credentials = header(scope, b"authorization").partition(b" ")
     if scheme.lower() == b"bearer":
         yield credentials.strip()
@@ -128,5 +128,5 @@ def _refusal(scope: Scope) -> ApiError:
 
 
 def _is_browser(scope: Scope) -> bool:
-    """Whether somebody opens a page, whom the browser can ask for the key as a password."""
+    """Whether a browser opens a page. It can ask its user for the key as a password."""
     return scope["method"] == "GET" and (route_path(scope) == "/" or b"text/html" in header(scope, b"accept"))

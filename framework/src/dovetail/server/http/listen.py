@@ -1,4 +1,4 @@
-"""The socket that the server listens on, taken before a model is loaded, so that a port in use is known at once."""
+"""The listening socket. It is bound before a model is loaded, so that a port in use is reported at once."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ MAX_OPEN_FILES = 65_536
 """And other open files: more than one process serves."""
 
 BACKLOG = 2048
-"""Connections that may wait to be accepted."""
+"""Maximum number of connections that wait to be accepted."""
 
 
 def bind(settings: ServerSettings) -> socket.socket:
-    """Bind, without listening yet: until the model is ready clients are refused, not left to wait.
+    """Bind the socket without listening. Until the model is ready, connections are refused instead of waiting.
 
     Raises:
-        UsageError: both a socket's path and a host or port are asked for.
-        DovetailError: the address is taken, or cannot be used.
+        UsageError: both a unix socket's path and a host or port are given.
+        DovetailError: the address is in use, or cannot be used.
     """
     if settings.uds and (other := {"host", "port"} & settings.model_fields_set):
         raise UsageError(f"--uds and --{' and --'.join(sorted(other))} were given", "listen on one of the two")
@@ -36,10 +36,10 @@ def bind(settings: ServerSettings) -> socket.socket:
 
 
 class ListenSockets:
-    """What several processes listen on instead of a bound socket: each on one of its own, among which the system spreads the connections.
+    """The listening sockets of several API processes.
 
-    Where it cannot, all have the one that was bound, and take connections from it as they come to it. With unix sockets there is no
-    other way, and only Linux spreads those of TCP.
+    On Linux each process has its own TCP socket on the same port (SO_REUSEPORT), and the kernel spreads connections
+    over them. Elsewhere, and with unix sockets, all processes share one socket.
 
     Args:
         sock: from :func:`bind`.
@@ -55,14 +55,15 @@ class ListenSockets:
 
     @contextlib.contextmanager
     def open_for(self, number: int) -> Iterator[int]:
-        """The file descriptor for a process that is started within the context. Afterwards it is alone with it, so that connections do not
-        wait for it when it has died.
+        """Context manager: the file descriptor for a process that is started inside it.
+
+        Afterwards only that process holds its socket, so that no connection waits for it after it has died.
 
         Args:
             number: of the process, from 1.
 
         Raises:
-            DovetailError: another server has taken the address, which can only be if no process is left.
+            DovetailError: another server has taken the address, which is only possible if no process is left.
         """
         if not self._reuse_port or (number == 1 and not self._claimed):
             yield self._sock.fileno()
@@ -75,10 +76,11 @@ class ListenSockets:
             yield other.fileno()
 
     def claim(self) -> None:
-        """Listen, before any of the processes does, on the socket of the first: it alone would not share the port with a stranger.
+        """Listen on the first process's socket before any process starts. A server without SO_REUSEPORT on the port is
+        detected this way.
 
         Raises:
-            DovetailError: another server listens there by now.
+            DovetailError: another server listens on the address.
         """
         if not self._reuse_port:
             return
@@ -96,12 +98,12 @@ class ListenSockets:
             raise address_in_use_error(self._settings) if error.errno == errno.EADDRINUSE else error from None
 
     def close(self) -> None:
-        """Nobody is started any more: the processes' own copies are all that is left."""
+        """Close the sockets here. The processes keep their own copies."""
         self._sock.close()
 
 
 def server_url(settings: ServerSettings, sock: socket.socket) -> str:
-    """Where clients find the server."""
+    """The URL of the server."""
     if settings.uds:
         return f"unix:{settings.uds}"
     host, port = sock.getsockname()[:2]
@@ -110,12 +112,12 @@ def server_url(settings: ServerSettings, sock: socket.socket) -> str:
 
 
 def startup_message(settings: ServerSettings, model: str, address: str) -> str:
-    """What users are told once the server accepts connections."""
+    """The message that is logged once the server accepts connections."""
     return f"Dovetail serves {', '.join(settings.model_names(model))} at {address} (Ctrl+C stops it)"
 
 
 def close_socket(settings: ServerSettings, sock: socket.socket) -> None:
-    """Close the socket, and remove its file."""
+    """Close the socket, and remove the file of a unix socket."""
     sock.close()
     if settings.uds:
         with contextlib.suppress(OSError):
@@ -123,7 +125,7 @@ def close_socket(settings: ServerSettings, sock: socket.socket) -> None:
 
 
 def address_in_use_error(settings: ServerSettings) -> DovetailError:
-    """What to tell a user whose address is taken."""
+    """The error for an address that is in use."""
     if settings.uds:
         return DovetailError(
             f"the socket {settings.uds} is in use", "stop what listens there, or choose another with --uds"
@@ -187,7 +189,7 @@ def _is_stale(path: str) -> bool:
 
 
 def raise_open_files_limit() -> None:
-    """Let this process have as many connections open as the system allows it; shells give far fewer by default."""
+    """Raise this process's limit of open files to the hard limit; shells set it far lower by default."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = MAX_OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, MAX_OPEN_FILES)
     if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -203,10 +205,10 @@ def client_certificates(settings: ServerSettings) -> ssl.VerifyMode:
 
 
 def check_tls(settings: ServerSettings) -> None:
-    """Read the files for TLS.
+    """Read the TLS files.
 
     Raises:
-        UsageError: some are missing, or are not what they should be.
+        UsageError: a file is missing, or is not valid.
     """
     if settings.ssl_certfile is None:
         options = ("ssl_keyfile", "ssl_ca_certs", "ssl_cert_reqs", "ssl_ciphers")

@@ -1,4 +1,4 @@
-"""What happens to every request: an id, a last net for exceptions, and whose pages may send it.
+"""Middleware for every request: a request id, the last exception handler, and the cross-site check.
 
 Plain ASGI, so that a stream passes through without a task or a queue of its own.
 """
@@ -26,11 +26,11 @@ RequestEndCallbacks = Sequence[Callable[[RequestRecord, Scope], None]]
 
 
 class RequestIdMiddleware:
-    """Gives every request an id, the client's own if it is sane, and turns any exception into an answer.
+    """Gives every request an id (the client's own, if it is valid), and turns any exception into a response.
 
     Args:
-        on_request_end: called with what is known of each request once it has ended, however that came.
-        process: the number of this process, which answers bear, if there are several.
+        on_request_end: called with the record of each request once it has ended, in every case.
+        process: the number of this process, which responses carry if there are several processes.
     """
 
     def __init__(self, app: ASGIApp, on_request_end: RequestEndCallbacks = (), process: int = 0) -> None:
@@ -86,12 +86,14 @@ def _header_value(separator: str, texts: Iterable[str]) -> bytes:
 
 
 class CrossSiteMiddleware:
-    """Refuses what a web page of a stranger has a browser send. Without this, any page could put a local server's engine to sleep.
+    """Refuses requests that a foreign web page makes a browser send. Without it, any page could put a local server's
+    engine to sleep.
 
-    Browsers say with every request whether another site's page made it; other clients say nothing, and pages cannot lie.
+    Browsers say with every request whether another site's page made it, and pages cannot change that. Other clients say
+    nothing.
 
     Args:
-        allowed: origins whose pages may.
+        allowed: origins whose pages may send requests.
     """
 
     def __init__(self, app: ASGIApp, allowed: list[str]) -> None:
@@ -112,7 +114,7 @@ class CrossSiteMiddleware:
 
 
 class RootPathMiddleware:
-    """Tells the application the path under which a proxy serves it, whether or not the proxy takes it off."""
+    """Sets the path prefix under which a proxy serves the application, whether or not the proxy removes it."""
 
     def __init__(self, app: ASGIApp, path: str) -> None:
         self.app = app

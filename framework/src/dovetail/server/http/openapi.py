@@ -1,4 +1,4 @@
-"""The description of the API. Bodies are parsed by :mod:`dovetail.server.protocol.body`, so FastAPI is told of them here."""
+"""The OpenAPI document. Bodies are parsed by :mod:`dovetail.server.protocol.body`, so their models are added here."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def route_docs(
     media_type: str = "application/json",
     error_responses: ErrorResponses = ERROR_RESPONSES,
 ) -> dict[str, Any]:
-    """Arguments of a route: what it takes, and what it can answer."""
+    """Arguments of a route that document its body and its responses."""
     content: dict[str, Any] = {media_type: {"schema": {"type": "object" if media_type.endswith("json") else "string"}}}
     if streams:
         content["text/event-stream"] = {}

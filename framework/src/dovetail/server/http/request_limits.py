@@ -1,4 +1,4 @@
-"""How many requests are taken in at once, and how large and how slow each may be.
+"""Limits for incoming requests: how many at once, how large a body, how long it may take to arrive.
 
 Plain ASGI, as :mod:`dovetail.server.http.middleware`.
 """
@@ -19,15 +19,15 @@ DRAIN_SECONDS = 10
 DRAIN_IDLE_SECONDS = 1
 """How long a body is read that nobody needs, and for how long nothing of it may come."""
 BUSY_SECONDS = 1
-"""When to ask again while there are as many requests as may be: one of them may end at any moment."""
+"""Retry-After while the limit of concurrent requests is reached. One may end at any moment."""
 
 
 class ConcurrencyLimitMiddleware:
-    """Refuses requests while as many as may be are being served. Those that only read, such as health and metrics, and those that end something are not
-    counted.
+    """Refuses requests above the limit of concurrent requests. Requests that only read, such as health and metrics, and
+    those that end something are not counted.
 
     Args:
-        requests: counts those of all processes that serve the engine, and what is still made for nobody who waits.
+        requests: counts requests over all processes that serve the engine, background responses included.
     """
 
     def __init__(self, app: ASGIApp, requests: Gauge, limit: int) -> None:
@@ -56,7 +56,7 @@ class ConcurrencyLimitMiddleware:
 
 
 class BodyLimitMiddleware:
-    """Refuses bodies that are too large, whether or not their length was announced, and those that are too slow to come.
+    """Refuses bodies that are too large, with or without a Content-Length, and bodies that arrive too slowly.
 
     Args:
         limit: bytes.
