@@ -7,7 +7,9 @@ import sys
 
 
 def main() -> None:
-    """Hand over to the program ``dovetail``, as ``python -m dovetail serve`` would start it: the command line stands above the server."""
+    """Start the program ``dovetail`` as ``python -m dovetail serve`` would. The server may not import the command line,
+    which is a layer above it.
+    """
     sys.argv.insert(1, "serve")
     runpy.run_module("dovetail", run_name="__main__", alter_sys=True)
 

@@ -1,4 +1,4 @@
-"""From a request in Anthropic's form to one in OpenAI's, which the chat template and the sampler are told of."""
+"""Converts a Messages request to a chat completion request."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from dovetail.server.protocol.requests import ChatCompletionRequest
 from dovetail.server.protocol.validation import validation_error
 
 SHARED_FIELDS = ("max_tokens", "temperature", "top_p", "top_k", "stream", "min_p", "seed", "priority", "cache_salt")
-"""What both call by one name."""
+"""Fields with the same name in both APIs."""
 CHOICES = {"auto": "auto", "any": "required", "none": "none"}
 EFFORTS = {"max": "xhigh"}
 
 
 def to_chat_request(body: CountTokensRequest) -> ChatCompletionRequest:
-    """The same request to the chat route.
+    """Convert the request to one of the chat route.
 
     Raises:
         ApiError: it contradicts itself.
@@ -87,7 +87,7 @@ def _tool_choice(choice: ToolChoice) -> Any:
 
 
 def _chat_messages(message: MessageParam, index: int) -> list[dict[str, Any]]:
-    """A turn; results of calls stand before the text of their turn, each as one of its own."""
+    """Convert one message. Tool results become messages of their own, before the text of the message."""
     turns: list[dict[str, Any]] = []
     texts, thoughts, calls = [], [], []
     for place, block in enumerate(message.content):

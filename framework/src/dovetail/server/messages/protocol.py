@@ -11,11 +11,11 @@ from dovetail.server.protocol.fields import Arguments, Int, No, Number, Rank
 from dovetail.server.tools.provider_tools import drop_provider_tools
 
 Ignored = dict[str, Any] | None
-"""Hints about caching, which happens here without them."""
+"""Caching hints. They are ignored, because prefixes are always cached."""
 
 
 class TextBlock(Body):
-    """Text."""
+    """Text content."""
 
     type: Literal["text"]
     text: str
@@ -24,7 +24,7 @@ class TextBlock(Body):
 
 
 class ThinkingBlock(Body):
-    """Thoughts of an earlier turn."""
+    """Reasoning of an earlier message."""
 
     type: Literal["thinking"]
     thinking: str
@@ -32,20 +32,20 @@ class ThinkingBlock(Body):
 
 
 class RedactedThinkingBlock(Body):
-    """Thoughts that nobody may read; left out."""
+    """Encrypted reasoning. It is ignored."""
 
     type: Literal["redacted_thinking"]
     data: str
 
 
 class Direct(Body):
-    """Who called: the model, and no program of its."""
+    """The caller of a tool: the model itself, not a program that it wrote."""
 
     type: Literal["direct"]
 
 
 class ToolUseBlock(Body):
-    """A call of an earlier turn."""
+    """A tool call of an earlier message."""
 
     type: Literal["tool_use"]
     id: str
@@ -57,7 +57,7 @@ class ToolUseBlock(Body):
 
 
 class ToolResultBlock(Body):
-    """The result of a call."""
+    """The result of a tool call."""
 
     type: Literal["tool_result"]
     tool_use_id: str
@@ -81,7 +81,7 @@ Blocks = Annotated[
 
 
 class MessageParam(Body):
-    """One turn of a conversation."""
+    """One message of a conversation."""
 
     role: Literal["user", "assistant", "system"]
     content: Blocks
@@ -111,7 +111,7 @@ class ToolChoice(Body):
 
 
 class Thinking(Body):
-    """Whether the model thinks first, where its template leaves the choice."""
+    """Whether the model reasons first, if its template has such a switch."""
 
     type: Literal["enabled", "disabled", "adaptive"]
     budget_tokens: Int | None = Field(None, description="a hint; the model thinks for as long as it does")
@@ -119,14 +119,14 @@ class Thinking(Body):
 
 
 class OutputFormat(Body):
-    """A form that the answer must have."""
+    """The format that the output must have."""
 
     type: Literal["json_schema"]
     schema_: dict[str, Any] = Field(alias="schema")
 
 
 class OutputConfig(Body):
-    """What the answer is to be like."""
+    """Settings of the output."""
 
     effort: Literal["low", "medium", "high", "xhigh", "max"] | None = Field(
         None, description="for templates that know it"
@@ -150,7 +150,7 @@ class CountTokensRequest(Body):
 
 
 class MessagesRequest(CountTokensRequest):
-    """The body of ``POST /v1/messages``; what stands behind ``stream`` is this server's addition."""
+    """The body of ``POST /v1/messages``. The fields after ``stream`` are additions of this server."""
 
     max_tokens: Int
     temperature: Number | None = None

@@ -69,7 +69,7 @@ def router(context: ServerContext) -> APIRouter:
 
 
 def usage(job: Job, output_tokens: int, cached_tokens: int) -> dict[str, int]:
-    """Anthropic's usage object, whose input tokens are those that were not found in the cache."""
+    """Anthropic's usage object. Its input tokens are those that were not found in the prefix cache."""
     return {
         "input_tokens": job.num_prompt_tokens - cached_tokens,
         "cache_creation_input_tokens": 0,
@@ -79,7 +79,7 @@ def usage(job: Job, output_tokens: int, cached_tokens: int) -> dict[str, int]:
 
 
 def stop_fields(reason: str | None, stop: str | int | None, calls: int) -> dict[str, str | None]:
-    """Why a turn ended."""
+    """The fields that say why the message ended."""
     if reason == "length":
         return {"stop_reason": "max_tokens", "stop_sequence": None}
     if isinstance(stop, str):
@@ -88,14 +88,14 @@ def stop_fields(reason: str | None, stop: str | int | None, calls: int) -> dict[
 
 
 class MessageResponseBuilder(CollectedResponseBuilder):
-    """The next turn of a conversation."""
+    """Builds the response of the Messages API: the assistant's message."""
 
     def __init__(self, job: Job, model: str, parsing: OutputParsing) -> None:
         super().__init__(job, model)
         self.parsing = parsing
 
     def common_fields(self) -> dict[str, Any]:
-        """The fields that an answer begins with."""
+        """The first fields of the response."""
         return {"id": f"msg_{uuid4().hex[:24]}", "type": "message", "role": "assistant", "model": self.model}
 
     def build_response(self, done: Sequence[Completion]) -> dict[str, Any]:
@@ -122,7 +122,7 @@ class MessageResponseBuilder(CollectedResponseBuilder):
 
 
 def _parse_arguments(arguments: str) -> dict[str, Any]:
-    """The arguments of a call; none where the output ended in their midst."""
+    """The arguments of a call; empty if the output was cut off inside the call."""
     try:
         found = json.loads(arguments)
     except ValueError:
@@ -131,7 +131,7 @@ def _parse_arguments(arguments: str) -> dict[str, Any]:
 
 
 class MessageStreamEncoder(StreamEncoder):
-    """The events of a :class:`MessageResponseBuilder`: content blocks, one after the other."""
+    """Encodes the events of a :class:`MessageResponseBuilder`: one content block after the other."""
 
     def __init__(self, builder: MessageResponseBuilder) -> None:
         self.builder = builder
@@ -215,7 +215,7 @@ class MessageStreamEncoder(StreamEncoder):
         return _event("content_block_stop", {"index": self._block})
 
     def _prepare_delta(self, kind: str, field: str, block: int) -> None:
-        """Encode what the deltas of a block have in common."""
+        """Encode once what all deltas of a block share."""
         head = encode_json({"type": "content_block_delta", "index": block, "delta": {"type": kind}})
         self._delta = (
             b"event: content_block_delta\ndata: " + head[:-2] + b',"' + field.encode() + b'":',

@@ -1,1 +1,1 @@
-"""What the operator sees of requests: counters, metrics, the log, traces."""
+"""What operators observe: counters, metrics, the request log, traces."""

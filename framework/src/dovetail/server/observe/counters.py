@@ -1,8 +1,10 @@
-"""Numbers that several API processes of one server count together: each writes a row of its own, and anybody adds the rows up.
+"""Counters in shared memory, for all API processes of a server: each process writes its own row; readers add up all
+rows.
 
-A row is an array of float64 in shared memory, so that counting is an addition to a word that no other process writes: no locks, no
-messages. Counters, gauges and histograms are given their slots in the order in which they are made, and every process makes the same
-ones in the same order. What is only known once it occurs is found by a name, which is written into the row as well.
+A row is an array of float64. Counting is an addition to a word that no other process writes, so it needs no locks and
+no messages. Counters, gauges and histograms get their slots in the order in which they are created, and every process
+creates the same ones in the same order. Slots for values that are not known at start-up (such as routes) have a name,
+which is stored in the row.
 """
 
 from __future__ import annotations
@@ -14,21 +16,21 @@ from bisect import bisect_left
 from collections.abc import Sequence
 
 GAUGES = 64
-"""Slots at the head of a row for what goes up and down, which ends with the process."""
+"""Slots at the head of a row for gauges. They are cleared when the process ends."""
 SLOTS = 8192
-"""Slots of a row, names left out."""
+"""Slots of a row, without the names."""
 NAMES = 8192
-"""Words of names that follow them: 128 KiB in all, of which the system hands out only the pages that are touched."""
+"""Words for names after the slots: 128 KiB. The system only allocates the pages that are used."""
 ROW = SLOTS + NAMES
 WORD = 8
 
 
 class Counters:
-    """The rows, as the process sees them that writes one of them.
+    """All rows, seen by the process that writes one of them.
 
     Attributes:
-        fd: the shared memory, for ``pass_fds``; None where no other process can open it.
-        row: the one that is written here.
+        fd: the shared memory, for ``pass_fds``; None if no other process can open it.
+        row: the row of this process.
     """
 
     def __init__(self, memory: mmap.mmap, row: int, fd: int | None = None) -> None:
@@ -49,24 +51,25 @@ class Counters:
 
     @classmethod
     def create(cls, rows: int) -> Counters:
-        """For a server of several processes; the creator has row 0, and needs not write it."""
+        """For a server of several processes. The creator has row 0, and need not write it."""
         fd = _unnamed_file()
         os.ftruncate(fd, rows * ROW * WORD)
         return cls(mmap.mmap(fd, rows * ROW * WORD), 0, fd)
 
     @classmethod
     def open(cls, fd: int, row: int) -> Counters:
-        """In a process that inherited ``fd``.
+        """Open the counters in a process that inherited ``fd``.
 
         Args:
-            row: which no other living process writes. What a dead one counted there stays; what it had in flight is forgotten.
+            row: a row that no other living process writes. Counters of a dead process stay in it; its gauges are
+                cleared.
         """
         size = os.fstat(fd).st_size
         assert 0 <= row < size // (ROW * WORD), f"there is no row {row}"
         return cls(mmap.mmap(fd, size), row, fd)
 
     def clear_gauges(self, row: int) -> None:
-        """Forget what was in flight in a process that has died."""
+        """Clear the gauges of a process that has died."""
         first = row * ROW
         for slot in range(first, first + GAUGES):
             self._words[slot] = 0.0
@@ -81,14 +84,15 @@ class Counters:
         return Gauge(self._words, self.row, slot)
 
     def histogram(self, bounds: Sequence[float]) -> Histogram:
-        """
+        """Create a histogram.
+
         Args:
-            bounds: upper ends of the buckets, ascending, without infinity.
+            bounds: upper bounds of the buckets, ascending, without infinity.
         """
         return Histogram(self._words, self.row, self._allocate(len(bounds) + 2), bounds)
 
     def named_slots(self, name: str, width: int) -> memoryview[float] | None:
-        """The slots of this row that have a name, new ones if it has none yet; None once there is no room."""
+        """The slots of this name in this row. They are allocated if the name is new; None if there is no room."""
         if name not in self._named:
             slot, entry = self._lowest - width, f"{self._lowest - width} {width} {name}\n".encode()
             if slot < self._next_slot or not self._write_name(entry):
@@ -99,7 +103,7 @@ class Counters:
         return self._words[start : start + width]
 
     def sum_named(self) -> dict[str, list[float]]:
-        """Name → what all processes have in its slots, added up."""
+        """Name → the sums of its slots over all processes."""
         sums: dict[str, list[float]] = {}
         for row in range(len(self._words) // ROW):
             for name, (slot, width) in self._read_names(row).items():
@@ -108,7 +112,7 @@ class Counters:
         return sums
 
     def _names(self, row: int) -> tuple[int, memoryview[int]]:
-        """How many bytes of names there are, and where they stand."""
+        """The length of the names in bytes, and where they are."""
         start = (row * ROW + SLOTS) * WORD
         return int(self._words[row * ROW + GAUGES]), self._bytes[start : start + NAMES * WORD]
 
@@ -133,7 +137,7 @@ class Counters:
 
 
 class Counter:
-    """Only grows."""
+    """A number that only grows."""
 
     __slots__ = ("_slot", "_summed", "_words")
 
@@ -147,12 +151,12 @@ class Counter:
 
     @property
     def value(self) -> float:
-        """Of all processes."""
+        """The sum over all processes."""
         return sum(self._summed)
 
 
 class Gauge(Counter):
-    """Goes up and down. What a process had of it is gone when the process is."""
+    """A number that goes up and down. The share of a process is dropped when the process ends."""
 
     __slots__ = ()
 
@@ -161,7 +165,7 @@ class Gauge(Counter):
 
 
 class Histogram:
-    """Values counted by bucket, and their sum."""
+    """Counts of values by bucket, and the sum of the values."""
 
     __slots__ = ("_first", "_rows", "_sum", "_words", "bounds")
 
@@ -178,18 +182,18 @@ class Histogram:
         words[self._sum] += value
 
     def observe_many(self, value: float, times: int) -> None:
-        """One value, so many times."""
+        """Observe one value several times."""
         words = self._words
         words[self._first + bisect_left(self.bounds, value)] += times
         words[self._sum] += value * times
 
     def counts(self) -> list[float]:
-        """Of all processes: values in each bucket, and above the last."""
+        """Values in each bucket and above the last one, over all processes."""
         return [sum(column) for column in zip(*(row[:-1] for row in self._rows), strict=True)]
 
     @property
     def sum(self) -> float:
-        """Of all processes: the values' sum."""
+        """The sum of the values, over all processes."""
         return sum(row[-1] for row in self._rows)
 
 

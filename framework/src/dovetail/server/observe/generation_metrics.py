@@ -1,4 +1,4 @@
-"""What is measured of the requests that generate, with the buckets that dashboards for vLLM expect."""
+"""Metrics of requests that generate, with the buckets that dashboards for vLLM expect."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ def token_buckets(limit: int) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class HistogramMetric:
-    """A histogram with what its readers are told.
+    """A histogram with its metric name and help text.
 
     Attributes:
         name: without the prefix.
-        legacy_names: names that it had in vLLM before.
+        legacy_names: earlier names of the metric in vLLM.
     """
 
     name: str
@@ -49,10 +49,11 @@ class HistogramMetric:
 
 
 class GenerationMetrics:
-    """The counters of generation. Times are in seconds; what is said of a sequence is observed once for each completion that ended by itself.
+    """The metrics of generation. Times are in seconds. Values of a sequence are observed once for each completion that
+    finished normally.
 
     Args:
-        max_model_len: up to which tokens are counted in buckets.
+        max_model_len: the largest bucket of token counts.
     """
 
     def __init__(self, counters: Counters, max_model_len: int) -> None:

@@ -1,4 +1,4 @@
-"""What is measured of every HTTP request, whatever route serves it."""
+"""Metrics of all HTTP requests: counts and durations by method, route and status."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ FINE_DURATIONS = (
 )
 STATUSES = ("1xx", "2xx", "3xx", "4xx", "5xx")
 METHODS = frozenset(("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"))
-"""Others are counted as one: clients may make up as many as they like."""
+"""All other methods share one label, because clients can invent any number of them."""
 WIDTH = len(STATUSES) + len(DURATIONS) + 2
 
 
 class HttpMetrics:
-    """Requests by method, handler and status, under the names and labels that vLLM's server has for them."""
+    """Requests by method, handler and status, with the metric names and labels of vLLM's server."""
 
     def __init__(self, counters: Counters) -> None:
         self._counters = counters
         self._durations = counters.histogram(FINE_DURATIONS)
 
     def add(self, record: RequestRecord, scope: Scope) -> None:
-        """Count a request that has ended. Its handler is the route's path; ``none`` where no route served it."""
+        """Count a finished request. Its handler is the route's path, or ``none`` if no route matched."""
         seconds = time.monotonic() - record.received
         self._durations.observe(seconds)
         method = record.method if record.method in METHODS else "other"
@@ -43,7 +43,7 @@ class HttpMetrics:
             words[-1] += seconds
 
     def collect(self) -> Iterator[Metric]:
-        """Of all processes."""
+        """The metrics over all processes."""
         requests = CounterMetricFamily(
             "http_requests", "HTTP requests, by method, status and handler.", labels=["method", "status", "handler"]
         )
@@ -65,7 +65,7 @@ class HttpMetrics:
 
 
 def cumulative_buckets(bounds: tuple[float, ...], counts: list[float]) -> list[tuple[str, float]]:
-    """A histogram's buckets as Prometheus has them: each with all that is below it."""
+    """A histogram's buckets as Prometheus expects them: each includes all lower ones."""
     buckets: list[tuple[str, float]] = []
     total = 0.0
     for bound, count in zip((*map(str, map(float, bounds)), "+Inf"), counts, strict=True):

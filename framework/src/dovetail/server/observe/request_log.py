@@ -19,13 +19,13 @@ from dovetail.server.settings import ServerSettings
 from dovetail.utils import logs
 
 request_logger = logging.getLogger("dovetail.requests")
-"""A line for each request that has ended."""
+"""Logger with one line for each finished request."""
 prompt_logger = logging.getLogger("dovetail.prompts")
 """A line for each job that begins, with ``--enable-log-requests``, and for each choice that ends, with ``--enable-log-outputs``."""
 
 
 def request_id() -> str:
-    """Of the request that is being served; empty where there is none."""
+    """The id of the current request; empty outside of one."""
     record = current_request.get()
     return record.id if record is not None else ""
 
@@ -43,7 +43,7 @@ NAME = re.compile(r"[\w.:/@+-]{1,100}")
 
 
 class RequestLog:
-    """Writes a line for each request that has ended."""
+    """Writes a line for each finished request."""
 
     def __init__(self, settings: ServerSettings) -> None:
         self._off = settings.disable_uvicorn_access_log
@@ -69,7 +69,7 @@ class RequestLog:
 
 
 def request_outcome(record: RequestRecord) -> dict[str, Any]:
-    """What a request took and gave: seconds, and tokens if it generated."""
+    """Duration of a request, and its token counts if it generated."""
     found: dict[str, Any] = {"duration": round(time.monotonic() - record.received, 6)}
     if not record.jobs:
         return found
@@ -148,7 +148,7 @@ class OutputLog:
 
 
 def log_job(settings: ServerSettings, tokenizer: ServedTokenizer, job: Job) -> None:
-    """Write down what a job asks for, if that is wanted: prompts as text, up to ``--max-log-len`` characters, and parameters."""
+    """Log a job's parameters and its prompts as text, up to ``--max-log-len`` characters, if this is enabled."""
     if not settings.enable_log_requests:
         return
     max_chars = settings.max_log_len

@@ -1,4 +1,4 @@
-"""Watches what a request gets: for the metrics, the log and the traces."""
+"""Records times and token counts of requests, for metrics, log and traces."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dovetail.server.observe.generation_metrics import GenerationMetrics
 
 @dataclass(slots=True, eq=False)
 class RequestRecord:
-    """One HTTP request, as far as it has come.
+    """The state of one HTTP request.
 
     Attributes:
         received: when it came, in seconds on the monotonic clock.
@@ -38,12 +38,12 @@ class RequestRecord:
 
 
 current_request: ContextVar[RequestRecord | None] = ContextVar("dovetail_request", default=None)
-"""The request that is being served."""
+"""The current request."""
 
 
 @dataclass(slots=True, eq=False)
 class ChoiceRecord:
-    """One completion. Times are in seconds, moments on the monotonic clock."""
+    """One completion. Durations are in seconds, points in time on the monotonic clock."""
 
     tokens: int = 0
     first: float = 0.0
@@ -55,10 +55,10 @@ class ChoiceRecord:
 
 
 class JobObserver:
-    """What one job gets, from its beginning (``with``) to its end, however that comes.
+    """Records one job, from its start (``with``) to its end, in every case.
 
     Attributes:
-        began: when its request came.
+        began: when its request arrived.
         choices: in the order of the job's.
     """
 
@@ -76,7 +76,7 @@ class JobObserver:
         return self
 
     def add(self, batch: list[Delta]) -> int:
-        """Take in what came together; how many completions it ended."""
+        """Record one batch of deltas. Returns how many completions it finished."""
         now = time.monotonic()
         ended = 0
         for delta in batch:

@@ -1,4 +1,6 @@
-"""OpenTelemetry: a span for each request, part of the caller's trace. Imported without ``--otlp-traces-endpoint``, it brings nothing with it."""
+"""OpenTelemetry: a span for each request, as part of the caller's trace. Without ``--otlp-traces-endpoint``, its
+packages are not imported.
+"""
 
 from __future__ import annotations
 
@@ -20,15 +22,15 @@ if TYPE_CHECKING:
 
 SERVICE = "dovetail"
 FLUSH_MILLISECONDS = 2000
-"""For spans that have not been sent when the server ends."""
+"""Seconds to send the remaining spans when the server ends."""
 CHAT_ROUTES = ("/v1/chat/completions", "/v1/messages", "/v1/responses")
 
 
 def create_exporter(endpoint: str) -> SpanExporter:
-    """What sends spans to ``--otlp-traces-endpoint``.
+    """The exporter that sends spans to ``--otlp-traces-endpoint``.
 
     Raises:
-        UsageError: it is no such URL, or the packages for it are not installed.
+        UsageError: the value is not a valid URL, or the packages are not installed.
     """
     parts = urlsplit(endpoint)
     if parts.scheme not in ("http", "https", "grpc") or not parts.netloc:
@@ -53,7 +55,7 @@ def create_exporter(endpoint: str) -> SpanExporter:
 
 
 def check_tracing(settings: ServerSettings) -> None:
-    """See that traces can be sent, if they are to be.
+    """Check that traces can be sent, if tracing is enabled.
 
     Raises:
         UsageError: as :func:`create_exporter`.
@@ -63,7 +65,7 @@ def check_tracing(settings: ServerSettings) -> None:
 
 
 def create_tracer(settings: ServerSettings, model: str) -> RequestTracer | None:
-    """The traces of a server, if there are to be any.
+    """The tracer of a server, if tracing is enabled.
 
     Args:
         model: the name that it is served under.
@@ -73,11 +75,11 @@ def create_tracer(settings: ServerSettings, model: str) -> RequestTracer | None:
 
 
 class RequestTracer:
-    """Makes the spans, and sends them from a thread of its own, several at once.
+    """Makes the spans, and sends them in batches from its own thread.
 
     Args:
         model: the name that it is served under.
-        exporter: where spans go.
+        exporter: sends the spans.
     """
 
     def __init__(self, model: str, exporter: SpanExporter) -> None:
@@ -91,7 +93,7 @@ class RequestTracer:
         self._propagator = TraceContextTextMapPropagator()
 
     def add(self, record: RequestRecord, scope: Scope) -> None:
-        """The span of a request that has ended; those that only read, such as looks at the metrics, have none."""
+        """Add the span of a finished request. Requests that only read, such as ``/metrics``, have none."""
         if record.method != "POST":
             return
         from opentelemetry.trace import SpanKind, Status, StatusCode
@@ -125,15 +127,15 @@ class RequestTracer:
         return found
 
     def close(self) -> None:
-        """Send what has not been sent, for as long as that may take at the end of a server."""
+        """Send the remaining spans, within the time limit for the end of a server."""
         self._provider.force_flush(FLUSH_MILLISECONDS)
 
 
 def generation_attributes(jobs: list[JobObserver], seconds: float) -> dict[str, Any]:
-    """Attributes of what was asked of the engine, and what came: those of the semantic conventions, and those that vLLM adds.
+    """Span attributes of a request's parameters and results: those of the semantic conventions, and vLLM's additions.
 
     Args:
-        seconds: that the request took.
+        seconds: duration of the request.
     """
     params = jobs[0].job.params
     choices = [choice for job in jobs for choice in job.choices]

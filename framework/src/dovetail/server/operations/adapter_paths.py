@@ -1,4 +1,4 @@
-"""Which folders and repositories a request may have the server load an adapter from: those that its operator allowed."""
+"""Checks that a LoRA adapter of a request comes from a folder or repository that the operator allowed."""
 
 from __future__ import annotations
 
@@ -13,10 +13,15 @@ HUB_NAME = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}", re.ASCII)
 
 
 def resolve_adapter_path(path: str, settings: ServerSettings) -> str:
-    """What to load for the ``lora_path`` of a request: the real folder, so that what was checked is what is read, or the hub's name.
+    """Resolve the ``lora_path`` of a request.
+
+    Returns:
+        The real folder (links resolved, so that the checked path is the one that is read), or the name of a hub
+            repository.
 
     Raises:
-        ApiError: 403; it is neither in an allowed folder nor a hub repository that may be downloaded. Whether it exists is not said.
+        ApiError: 403; it is neither in an allowed folder nor a hub repository that may be downloaded. The message does
+            not say whether it exists.
     """
     roots = [Path(root).resolve() for root in settings.allowed_adapter_path]
     if (folder := _resolve(path)) is not None and _is_within(folder, roots) and not _links_outside(folder, roots):
@@ -38,7 +43,8 @@ def _is_within(path: Path, roots: Sequence[Path]) -> bool:
 
 
 def _links_outside(folder: Path, roots: Sequence[Path]) -> bool:
-    """Whether a file in it is a link to somewhere else. The hub's own folders are links, to files that lie beside them."""
+    """Whether a file in the folder is a link to outside. The hub's own folders consist of links, to files beside them.
+    """
     try:
         return not all(_is_within(file.resolve(), roots) for file in folder.iterdir())
     except (OSError, RuntimeError):

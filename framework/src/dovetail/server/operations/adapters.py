@@ -16,7 +16,7 @@ from dovetail.server.protocol.requests import LoadAdapterRequest, UnloadAdapterR
 
 
 def router(context: ServerContext) -> APIRouter:
-    """Routes as vLLM has them."""
+    """The adapter routes, as vLLM has them."""
     routes = APIRouter(tags=["adapters"])
     engine = context.engine
 

@@ -1,4 +1,4 @@
-"""The routes that operate the engine: its prefix cache, and its sleep. With an API key they need it, as all but ``/health`` do."""
+"""Routes that control the engine: reset its prefix cache, sleep and wake up. They need an API key if one is set."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dovetail.server.http.openapi import ERROR_RESPONSES
 
 
 def router(context: ServerContext) -> APIRouter:
-    """Routes as vLLM has them."""
+    """The control routes, as vLLM has them."""
     routes = APIRouter(tags=["operate"], responses=ERROR_RESPONSES)
     engine = context.engine
 

@@ -1,4 +1,4 @@
-"""``POST /invocations``: the one route of servers that SageMaker runs. What a body holds says which route it is for."""
+"""``POST /invocations``: the single route of servers on SageMaker. The fields of the body select the actual route."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ROUTES = (
     (("data_1",), "/score"),
     (("input",), "/v1/embeddings"),
 )
-"""Fields → the route whose bodies have all of them; the first that fits."""
+"""Fields → the route for bodies that have all of them. The first match is used."""
 CLASSIFY = "/classify"
 
 
@@ -52,10 +52,10 @@ def _route_for(context: ServerContext, body: Mapping[str, Any]) -> str:
 
 
 class ForwardedResponse(Response):
-    """The answer of another route to the same body.
+    """The response of another route to the same body.
 
     Args:
-        app: has the route.
+        app: the application with the route.
     """
 
     def __init__(self, app: Any, path: str, raw: bytes) -> None:

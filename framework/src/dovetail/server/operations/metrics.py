@@ -1,4 +1,4 @@
-"""``GET /metrics``: for Prometheus, under names of our own and those of vLLM, so that its dashboards go on working."""
+"""``GET /metrics``: for Prometheus, under our names and under vLLM's, so that its dashboards work."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ logger = logging.getLogger("dovetail.server")
 OWN, VLLM = "dovetail:", "vllm:"
 LABELS = ("model_name", "engine")
 ENGINE_SECONDS = 5.0
-"""How long a busy engine is waited for; Prometheus itself waits 10 s by default."""
+"""How long to wait for a busy engine. Prometheus itself waits 10 s by default."""
 
 
 @dataclass(frozen=True)
 class EngineMetric:
-    """A number that the engine knows.
+    """A metric that the engine provides.
 
     Attributes:
-        name: without the prefix, and without the ``_total`` that counters end with.
-        legacy_names: names that it had in vLLM before.
+        name: without the prefix, and without the ``_total`` of counters.
+        legacy_names: earlier names of the metric in vLLM.
     """
 
     name: str
@@ -89,10 +89,10 @@ ENGINE_METRICS = (
 
 
 class MetricsCollector(Collector):
-    """What one look at the server found.
+    """Collects all metrics for one scrape.
 
     Args:
-        overview: the engine's; None if there is no engine now.
+        overview: the engine's; None if there is no engine at the moment.
     """
 
     def __init__(self, context: ServerContext, http_metrics: HttpMetrics, overview: Overview | None) -> None:
@@ -163,14 +163,14 @@ def _process_registry() -> CollectorRegistry:
 
 
 PROCESS = _process_registry()
-"""What the library says of this process and its interpreter."""
+"""The client library's metrics of this process and its interpreter."""
 
 
 async def fetch_overview(context: ServerContext) -> Overview | None:
-    """What the engine says of itself; None if it does not answer.
+    """The engine's overview; None if it does not answer in time.
 
-    Only the engine knows the figures of all the processes that serve it. What this one heard last may be older than what another
-    has shown already, and a total that falls would be taken for a new beginning.
+    The engine must be asked, because its last statistics may be older here than those that another process has shown
+    already. A counter that decreases would look like a restart.
     """
     if not context.engine.alive:
         return None
@@ -182,7 +182,7 @@ async def fetch_overview(context: ServerContext) -> Overview | None:
 
 
 def router(context: ServerContext, http_metrics: HttpMetrics) -> APIRouter:
-    """The metrics."""
+    """The metrics route."""
     routes = APIRouter(tags=["status"], responses=ERROR_RESPONSES)
     content = {kind: {"schema": {"type": "string"}} for kind in ("text/plain", "application/openmetrics-text")}
     answers: ErrorResponses = {200: {"description": "The figures", "content": content}}

@@ -1,4 +1,4 @@
-"""``GET /stats``: what the server is doing at the moment, request by request; the web page's live view shows it."""
+"""``GET /stats``: the server's current state, request by request. The web page's live view shows it."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from dovetail.server.http.openapi import ERROR_RESPONSES
 
 
 class PrefixCache(BaseModel):
-    """Total tokens that were looked up in the prefix cache, and found there."""
+    """Total tokens that were looked up in the prefix cache, and those found there."""
 
     queries: int
     hits: int
 
 
 class RequestState(BaseModel):
-    """One sequence: a request with ``n`` completions is ``n`` of them."""
+    """One sequence; a request with ``n`` completions is ``n`` of them."""
 
     id: str
     state: Literal["running", "waiting"]
@@ -31,13 +31,14 @@ class RequestState(BaseModel):
 
 
 class Stats(BaseModel):
-    """How the server stands. Counts of tokens and preemptions are totals since the engine began; ``uptime`` is in seconds.
+    """The state of the server. Counts of tokens and preemptions are totals since the engine started. ``uptime`` is in
+    seconds.
 
     Attributes:
-        model, models: its main name, and all names that requests may give.
-        kv_cache_usage: share of the KV cache that sequences hold, 0 to 1.
-        requests: those that run, then those that wait.
-        requests_left_out: how many more there are than ``requests`` lists.
+        model, models: the main name, and all names that requests may use.
+        kv_cache_usage: share of the KV cache that sequences use, 0 to 1.
+        requests: running requests first, then waiting ones.
+        requests_left_out: number of requests that ``requests`` does not list.
     """
 
     model: str
@@ -57,7 +58,7 @@ class Stats(BaseModel):
 
 
 def router(context: ServerContext) -> APIRouter:
-    """The statistics, as the engine has them: it knows of the requests of all the processes that serve it."""
+    """The statistics route. The engine is asked, because it knows the requests of all API processes."""
     routes = APIRouter(tags=["status"], responses=ERROR_RESPONSES)
 
     @routes.get("/stats", summary="What the server is doing, request by request")

@@ -1,4 +1,4 @@
-"""``/v1/models``, and the routes that say how the server is."""
+"""``/v1/models``, health and version."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dovetail.server.http.openapi import ERROR_RESPONSES
 
 
 def router(context: ServerContext) -> APIRouter:
-    """Models, health and version."""
+    """The routes for models, health and version."""
     routes = APIRouter(tags=["status"], responses=ERROR_RESPONSES)
 
     def model(name: str) -> dict[str, Any]:

@@ -37,7 +37,7 @@ BODIES = (TokenizeRequest, DetokenizeRequest)
 
 
 def router(context: ServerContext) -> APIRouter:
-    """Text to token ids and back. Neither needs the engine, so a sleeping one does not matter."""
+    """Text to token ids and back. The engine is not needed, so the routes also work while it sleeps."""
     routes = APIRouter(tags=["tokens"])
 
     @routes.post("/tokenize", **route_docs(TokenizeRequest, "The token ids of a text or a conversation"))

@@ -1,7 +1,8 @@
-"""The web page at ``/``: one document that holds everything it needs, so that a browser asks nobody else for anything.
+"""The web page at ``/``: one document that holds everything it needs, so that the browser loads nothing else.
 
-The sources in ``page/`` are an ordinary page of several files. They are put into one when the page is first asked for, and the
-content security policy names the hashes of exactly these scripts and styles: what a model writes can never become one.
+The sources in ``page/`` are an ordinary page of several files. They are combined into one document at the first
+request. The content security policy holds the hashes of exactly these scripts and styles, so text that a model writes
+can never run as a script.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ HEADERS = {
 
 @dataclass(frozen=True)
 class Document:
-    """The page as it is sent, as it is and compressed, and its content security policy."""
+    """The page as bytes, uncompressed and compressed, and its content security policy."""
 
     html: bytes
     compressed: bytes
@@ -60,7 +61,7 @@ def router(context: ServerContext) -> APIRouter:
 
 @cache
 def document() -> Document:
-    """``page/index.html`` with the files that it refers to inside."""
+    """``page/index.html`` with its scripts and styles inlined."""
     folder = files("dovetail.server") / "page"
     styles: list[str] = []
     scripts: list[str] = []

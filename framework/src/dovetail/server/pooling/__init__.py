@@ -1,1 +1,1 @@
-"""Routes that answer with vectors and scores: embeddings, pooling, classify, score, rerank."""
+"""Routes that return vectors and scores: embeddings, pooling, classify, score, rerank."""

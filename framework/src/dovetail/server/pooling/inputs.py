@@ -1,4 +1,4 @@
-"""From the inputs of requests for vectors to token ids, and to the engine's parameters."""
+"""Converts the inputs of pooling requests to token ids and pooling parameters."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from dovetail.server.prompts.encoding import encode_prompt
 
 
 def pooling_params(body: PoolingFields, task: Task) -> PoolingParams:
-    """What a request asks for.
+    """The pooling parameters of a request.
 
     Raises:
-        ApiError: a parameter is given twice, by both of its names.
+        ApiError: a parameter is given under both of its names.
     """
     return PoolingParams(
         task=task,
@@ -29,10 +29,10 @@ def pooling_params(body: PoolingFields, task: Task) -> PoolingParams:
 
 
 def read_activation(body: PoolingFields, *, embeds: bool) -> bool | None:
-    """``use_activation``, by whichever of its names it was given.
+    """The value of ``use_activation``, under any of its names.
 
     Raises:
-        ApiError: its names contradict each other, or the one that was given is about something else.
+        ApiError: two names have different values, or the name does not apply to the task.
     """
     found = body.use_activation
     for name, fits in (("normalize", embeds), ("activation", not embeds)):
@@ -53,7 +53,7 @@ async def input_prompts(context: ServerContext, body: EmbeddingRequest | Classif
     """The token ids of each input.
 
     Raises:
-        ApiError: there is none, or one does not fit.
+        ApiError: there is no input, or one does not fit.
     """
     if (body.input is None) == (body.messages is None):
         code = "missing_required_parameter" if body.input is None else "invalid_value"
@@ -78,10 +78,10 @@ async def input_prompts(context: ServerContext, body: EmbeddingRequest | Classif
 async def text_prompts(
     context: ServerContext, body: PoolingFields, texts: Sequence[str], pairs: Sequence[str] | None, param: str
 ) -> list[list[int]]:
-    """The token ids of each text, or of each with its pair, as a cross-encoder reads them.
+    """The token ids of each text, or of each pair of texts as a cross-encoder reads it.
 
     Raises:
-        ApiError: one does not fit; said of the field ``param``.
+        ApiError: one does not fit. The error names the field ``param``.
     """
     limit, side = _truncation_limit(context, body), body.truncation_side or "right"
 
@@ -127,7 +127,7 @@ def _truncate(ids: list[int], limit: int | None, side: Literal["left", "right"])
 
 
 def check_prompts(context: ServerContext, prompts: list[list[int]], param: str) -> list[list[int]]:
-    """The prompts, if the server takes so many and the context holds each.
+    """Check that the server takes this many prompts and that each fits the context; returns them.
 
     Raises:
         ApiError: names the first that does not fit.

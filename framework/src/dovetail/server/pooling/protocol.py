@@ -1,4 +1,4 @@
-"""The bodies of requests for vectors, in vLLM's and OpenAI's forms, and for reranking in Jina's and Cohere's."""
+"""The bodies of pooling requests, in vLLM's and OpenAI's formats, and of rerank requests in Jina's and Cohere's."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dovetail.server.protocol.fields import Document, Identifier, Input, Int, Ra
 
 
 class PoolingFields(Body):
-    """What the routes that give vectors share."""
+    """Fields that all pooling routes share."""
 
     model: str | None = Field(None, description="a name from /v1/models; may be left out")
     truncate_prompt_tokens: Int | None = Field(
@@ -64,7 +64,7 @@ class PoolingRequest(EmbeddingRequest):
 
 
 class ScoreRequest(PoolingFields):
-    """The body of ``POST /score``: texts of two kinds, by any of the pairs of names."""
+    """The body of ``POST /score``: two groups of texts, under any of the pairs of names."""
 
     text_1: Texts = Field(
         None, description="a text, which is scored with each of the others; or as many as of the others"
@@ -91,4 +91,4 @@ class RerankRequest(PoolingFields):
 BODIES = (ClassificationRequest, EmbeddingRequest, PoolingRequest, ScoreRequest, RerankRequest)
 
 FIRST_NAMES, SECOND_NAMES = ("text_1", "queries", "data_1"), ("text_2", "documents", "items", "data_2")
-"""Fields of :class:`ScoreRequest` that mean the same."""
+"""Pairs of fields of :class:`ScoreRequest` with the same meaning."""

@@ -1,4 +1,4 @@
-"""``POST /v1/embeddings``, ``/pooling``, and ``/classify``: a vector for each input."""
+"""``POST /v1/embeddings``, ``/pooling``, and ``/classify``: one vector for each input."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from dovetail.server.protocol.body import read_body
 
 
 def router(context: ServerContext) -> APIRouter:
-    """The routes that give a vector for each input."""
+    """The routes that return one vector for each input."""
     routes = APIRouter(tags=["vectors"])
 
     @routes.post("/v1/embeddings", **route_docs(EmbeddingRequest, "The embedding of each input"))

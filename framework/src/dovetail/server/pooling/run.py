@@ -1,4 +1,4 @@
-"""Has the engine make vectors of the prompts of a request, all of them at once."""
+"""Runs all prompts of a pooling request on the engine at once."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from dovetail.server.pooling.protocol import PoolingFields
 
 
 def pooling_job(context: ServerContext, body: PoolingFields, prompts: list[list[int]], adapter: str | None) -> Job:
-    """Prompts that become vectors.
+    """Build the job of a pooling request.
 
     Raises:
-        ApiError: the request has a priority, and the server does not order requests by it.
+        ApiError: the request has a priority, and the server does not schedule by priority.
     """
     check_priority(context, body.priority)
     return Job(
@@ -43,10 +43,10 @@ def pooling_job(context: ServerContext, body: PoolingFields, prompts: list[list[
 
 
 async def compute_vectors(context: ServerContext, request: Request, job: Job, params: PoolingParams) -> list[Pooled]:
-    """The vector of each prompt, in order. A client that leaves takes its prompts out of the engine.
+    """The vector of each prompt, in order. If the client disconnects, its prompts are aborted.
 
     Raises:
-        ApiError: too many requests wait, a prompt failed, or the client left.
+        ApiError: too many requests wait, a prompt failed, or the client disconnected.
         RequestError: the model does not have such vectors.
     """
     try:
@@ -103,12 +103,13 @@ async def list_response(
     entries: Sequence[Any],
     show: Callable[[int, Any], dict[str, Any]],
 ) -> Response:
-    """An answer that is mostly a list. Vectors are long, and writing one must not hold up the streams of others.
+    """A response that consists of one list. It is encoded entry by entry, because vectors are long and encoding them
+    must not delay other streams.
 
     Args:
         common_fields: the other fields.
-        key: of the list.
-        show: what is said of an entry, from its place and itself.
+        key: name of the list.
+        show: builds the JSON object of an entry from its index and value.
     """
 
     def write() -> Response:
@@ -120,7 +121,7 @@ async def list_response(
 
 
 def common_fields(prefix: str, body: PoolingFields, model: str, used: dict[str, Any]) -> dict[str, Any]:
-    """The fields that all answers with lists begin with."""
+    """The first fields of every response with a list."""
     return {
         "id": f"{prefix}-{body.request_id or uuid4().hex}",
         "object": "list",

@@ -1,6 +1,7 @@
-"""``POST /score`` and ``/rerank``: how well texts go together.
+"""``POST /score`` and ``/rerank``: how similar or relevant texts are to each other.
 
-A model with the task ``score`` reads both texts at once; one with the task ``embed`` reads each by itself, and the score is the cosine between their embeddings.
+A model with the task ``score`` reads both texts at once. With the task ``embed`` it reads each text separately, and the
+score is the cosine similarity of the embeddings.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from dovetail.server.protocol.body import read_body
 
 @dataclass(frozen=True)
 class Scores:
-    """The scores of pairs of texts, in order, and what they took."""
+    """The scores of pairs of texts, in order, and their token usage."""
 
     model: str
     values: list[float]
@@ -31,7 +32,7 @@ class Scores:
 
 
 def router(context: ServerContext) -> APIRouter:
-    """The routes that compare texts, under all the paths that clients know."""
+    """The routes that compare texts, under all paths that clients use."""
     routes = APIRouter(tags=["vectors"])
 
     async def score(request: Request) -> Response:
@@ -100,10 +101,10 @@ async def _compare(
     second: Sequence[str],
     names: tuple[str, str],
 ) -> Scores:
-    """Score one text with each of the others, or as many with one each.
+    """Score one text against each of the others, or equally long lists pairwise.
 
     Args:
-        names: the fields of the request that the texts are from.
+        names: the request's fields that hold the texts.
     """
     model, adapter = context.select_model(body.model)
     if context.require_task("score", "embed") == "score":

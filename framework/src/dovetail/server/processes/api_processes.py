@@ -1,4 +1,4 @@
-"""The API processes of a server, as its hub starts them and starts them again."""
+"""Starts and restarts the API processes of a server."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from dovetail.server.processes.relay_messages import WorkerSetup
 from dovetail.utils import logs
 
 MAX_CRASHES, CRASH_WINDOW_SECONDS = 5, 600.0
-"""A server that loses more processes than that within the time has something wrong with it that another start does not mend."""
+"""If more processes crash within this time, the server stops: a restart will not help."""
 
 
 class CrashCounter:
-    """Counts processes that were lost.
+    """Counts crashed processes.
 
     Args:
         clock: seconds, monotonic.
@@ -39,7 +39,7 @@ class CrashCounter:
         self._times: deque[float] = deque()
 
     def record(self) -> bool:
-        """Count one; whether there is reason to go on."""
+        """Count one crash. Returns whether the process may be restarted."""
         now = self._clock()
         self._times.append(now)
         while self._times[0] < now - CRASH_WINDOW_SECONDS:
@@ -49,10 +49,10 @@ class CrashCounter:
 
 @dataclass(eq=False)
 class ApiProcess:
-    """One of them.
+    """One API process.
 
     Attributes:
-        number: from 1; its successor has the same.
+        number: from 1; a replacement has the same.
         listening: whether it accepts connections.
     """
 
@@ -62,7 +62,7 @@ class ApiProcess:
     exited: asyncio.Event = field(default_factory=asyncio.Event)
 
     def send_setup(self, setup: WorkerSetup) -> None:
-        """Tell it what to do. This waits until it reads."""
+        """Send the process its setup. Blocks until the process reads it."""
         assert self.process.stdin is not None
         with contextlib.suppress(OSError):  # it has ended already, which is noticed elsewhere
             self.process.stdin.write(msgspec.json.encode(setup) + b"\n")
@@ -70,16 +70,16 @@ class ApiProcess:
 
 
 class ApiProcesses:
-    """All of them. A process that ends before :meth:`begin_shutdown` was called has a successor.
+    """All API processes. A process that ends is restarted, until :meth:`begin_shutdown` was called.
 
     Args:
-        setup: what each is told, but for its own token, number and socket.
-        listen_sockets: gives each the socket that it listens on.
-        on_process_exit: called with the token and the number of each that has ended.
+        setup: the setup of every process, without its own token, number and socket.
+        listen_sockets: the source of each process's listening socket.
+        on_process_exit: called with the token and the number of each process that has ended.
 
     Attributes:
-        ready: set once all of them accept connections for the first time.
-        failure: set to the exception because of which the server has to end.
+        ready: set when all of them accept connections for the first time.
+        failure: set to the exception that ends the server.
     """
 
     def __init__(
@@ -96,7 +96,8 @@ class ApiProcesses:
         self.failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def start(self, count: int) -> None:
-        """
+        """Start the processes.
+
         Raises:
             DovetailError: see :meth:`ListenSockets.open_for`.
         """
@@ -143,12 +144,12 @@ class ApiProcesses:
             self.fail(error)
 
     def fail(self, error: DovetailError) -> None:
-        """The server has to end."""
+        """End the server with this exception."""
         if not self._shutting_down and not self.failure.done():
             self.failure.set_exception(error)
 
     def mark_listening(self, token: bytes) -> None:
-        """A process accepts connections."""
+        """Note that a process accepts connections."""
         if worker := self._by_token.get(token):
             worker.listening = True
         if all(worker.listening for worker in self._by_token.values()):
@@ -161,18 +162,18 @@ class ApiProcesses:
         return iter(list(self._by_token))
 
     def begin_shutdown(self) -> None:
-        """From now on nobody has a successor, and those that have no clients yet will have none."""
+        """Stop restarting processes, and kill those that do not accept connections yet."""
         self._shutting_down = True
         for worker in self._by_token.values():
             if not worker.listening:
                 worker.process.kill()
 
     async def wait_for_exit(self) -> None:
-        """Wait until there is none left."""
+        """Wait until all processes have ended."""
         await asyncio.gather(*(worker.exited.wait() for worker in self._by_token.values()))
 
     def kill(self) -> None:
-        """End those that are left."""
+        """Kill the remaining processes."""
         self.begin_shutdown()
         for worker in self._by_token.values():
             worker.process.kill()

@@ -1,7 +1,7 @@
 """An API process of a server that has several: ``python -m dovetail.server.processes.api_worker``.
 
-Its hub tells it over standard input what to serve (:class:`~dovetail.server.processes.relay_messages.WorkerSetup`); the pipe carries nothing after
-that, and when it closes, the hub is gone, and so is this process.
+It reads its setup from standard input (:class:`~dovetail.server.processes.relay_messages.WorkerSetup`). Nothing more is
+sent there; when the pipe closes, the hub has ended, and this process exits.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class HubLink:
     """The hub, as a :class:`~dovetail.engine.process.engine_client.EngineHandle`.
 
     Attributes:
-        on_control: gets what comes from the hub itself.
+        on_control: called with messages from the hub itself.
     """
 
     on_control: Callable[[EngineLost | Shutdown], object]
@@ -75,10 +75,10 @@ class HubLink:
             self.on_control(message)
 
     def on_exit(self, callback: Callable[[int], object]) -> None:
-        """Nobody would be left to be called back: with the hub this process ends."""
+        """Does nothing: this process ends with the hub, so nobody is left to call."""
 
     def wait(self, seconds: float) -> None:
-        """The hub is not waited for."""
+        """Does nothing: this process does not wait for the hub."""
 
     def kill(self) -> None:
         self._socket.close()
@@ -86,7 +86,7 @@ class HubLink:
 
 
 class WorkerEngine(AsyncEngine):
-    """The hub's engine; when that has a successor, this is it, too."""
+    """A client of the hub's engine, and of its replacement."""
 
     _restarting = False
 
@@ -95,7 +95,7 @@ class WorkerEngine(AsyncEngine):
         return self._restarting
 
     def mark_lost(self, lost: EngineLost) -> None:
-        """The hub has no engine any more."""
+        """Note that the hub has no engine."""
         self._restarting = lost.restarting
         self._fail_waiting(EngineDeadError(lost.reason))
         if not lost.restarting:
@@ -110,7 +110,7 @@ class WorkerEngine(AsyncEngine):
             self._child.send(StateAck())
 
     async def stop(self) -> None:
-        """Let go of the hub, which ends the engine itself."""
+        """Disconnect from the hub. The hub stops the engine itself."""
         self._reader.cancel()
         self._child.kill()
 

@@ -1,4 +1,4 @@
-"""An engine that is started again, once, when it dies."""
+"""Restarts the engine once after it dies."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from dovetail.utils.logs import announce
 
 MakeEngine = Callable[[], Awaitable[ServedEngine]]
 MAX_RESTARTS = 1
-"""What killed an engine twice would kill it a third time, and clients are better served by one that learns of it."""
+"""After a second crash the server ends, so that clients and their balancer notice."""
 
 
 class Supervised(Protocol):
-    """What supervision needs of an engine; see :class:`~dovetail.server.engine_protocol.ServedEngine`."""
+    """What the supervisor needs from an engine; see :class:`~dovetail.server.engine_protocol.ServedEngine`."""
 
     @property
     def alive(self) -> bool: ...
@@ -47,17 +47,18 @@ E = TypeVar("E", bound=Supervised)
 
 
 class Supervisor(Generic[E]):
-    """Watches an engine and, once it dies, puts a successor in its place, with the adapters that the first had at the end.
+    """Watches an engine and replaces it when it dies. The replacement gets the LoRA adapters that the first engine had.
 
-    While the successor loads, :attr:`alive` is False and :attr:`restarting` True.
+    While the replacement loads, :attr:`alive` is False and :attr:`restarting` True.
 
     Args:
-        engine: the first, ready.
-        make_engine: makes its successor.
-        on_change: called when the engine has died, when its successor serves, and when there is no engine and will be none.
+        engine: the first engine, ready.
+        make_engine: makes the replacement.
+        on_change: called when the engine has died, when its replacement serves, and when there will be no engine any
+            more.
 
     Attributes:
-        engine: the one of the moment.
+        engine: the current engine.
     """
 
     def __init__(
@@ -71,7 +72,7 @@ class Supervisor(Generic[E]):
         self._watching = asyncio.create_task(self._watch())
 
     async def ended(self) -> str:
-        """Wait until there is no engine and will be none; why."""
+        """Wait until there is no engine and there will be none. Returns the reason."""
         await asyncio.wait({self._watching})
         return self.dead_reason
 
@@ -104,7 +105,7 @@ class Supervisor(Generic[E]):
         announce(f"the engine serves again, after {time.monotonic() - started:.1f} s")
 
     async def stop(self) -> None:
-        """End the engine, or the start of its successor."""
+        """Stop the engine, or the start of its replacement."""
         self._watching.cancel()
         await asyncio.wait({self._watching})
         await self.engine.stop()
@@ -123,7 +124,7 @@ class Supervisor(Generic[E]):
 
 
 class SupervisedEngine(Supervisor[ServedEngine]):
-    """A :class:`~dovetail.server.engine_protocol.ServedEngine` that is the engine of the moment."""
+    """A :class:`~dovetail.server.engine_protocol.ServedEngine` that forwards to the current engine."""
 
     async def add_adapter(self, name: str, path: str) -> None:
         await self._current().add_adapter(name, path)
@@ -225,7 +226,7 @@ class SupervisedEngine(Supervisor[ServedEngine]):
 
 
 async def _restore_adapters(engine: Supervised, adapters: Mapping[str, str]) -> None:
-    """Load and unload adapters until they are those that its predecessor had."""
+    """Load and unload adapters until the new engine has those of the old one."""
     for name in engine.adapters.keys() - adapters.keys():
         await engine.remove_adapter(name)
     for name, path in adapters.items():

@@ -1,4 +1,4 @@
-"""HTTP over one engine and one socket, from the first connection to an end in order."""
+"""Runs uvicorn on one socket and one engine, from the first connection to a graceful shutdown."""
 
 from __future__ import annotations
 
@@ -22,21 +22,26 @@ from dovetail.server.http.listen import BACKLOG, address_in_use_error, client_ce
 from dovetail.server.processes.signals import Signals
 
 KEEP_ALIVE_SECONDS = 75
-"""Longer than clients keep idle connections, so that it is they who close them and never lose a request to it."""
+"""Longer than clients keep idle connections, so the client closes the connection first, and no request is lost in
+between.
+"""
 FLUSH_SECONDS = 2
-"""For what is left once requests were ended: writing the answers that say so."""
+"""Time to write the last error responses after open requests were ended."""
 DRAIN_POLL_SECONDS = 0.02
 GC_THRESHOLD = 50_000
-"""Objects between two looks for cycles; a request leaves a few hundred."""
+"""Garbage collection threshold, in objects. A request allocates a few hundred."""
 
 
 async def serve_http(app: FastAPI, sock: socket.socket, signals: Signals, announce: Callable[[], object]) -> str | None:
-    """Serve until told to stop, or until there is no engine: why there is none.
+    """Serve until told to stop, or until the engine has ended.
 
     Args:
         app: see :func:`~dovetail.server.app.build_app`.
         sock: bound; closed at the end.
         announce: called once connections are accepted.
+
+    Returns:
+        Why the engine has ended, if it has.
 
     Raises:
         DovetailError: another server listens at the socket's address.
@@ -78,14 +83,16 @@ async def serve_http(app: FastAPI, sock: socket.socket, signals: Signals, announ
 
 
 def _tune_garbage_collector() -> None:
-    """Keep Python's cycle collector from walking through all modules whenever streams have made some hundred objects, which die without it."""
+    """Make the garbage collector run less often. Otherwise it scans all modules after every few hundred objects, which
+    are freed without it.
+    """
     gc.collect()
     gc.freeze()
     gc.set_threshold(GC_THRESHOLD, *gc.get_threshold()[1:])
 
 
 async def _stop_on_signal(server: _Server, ended: asyncio.Task[str], signals: Signals) -> None:
-    """Wait for a reason to stop, and stop accordingly."""
+    """Wait for a stop signal or the engine's end, and stop the server."""
     first, second = (asyncio.create_task(event.wait()) for event in (signals.first, signals.second))
     try:
         await asyncio.wait({first, ended}, return_when=asyncio.FIRST_COMPLETED)
@@ -103,7 +110,7 @@ async def _stop_on_signal(server: _Server, ended: asyncio.Task[str], signals: Si
 
 
 class _Server(uvicorn.Server):
-    """uvicorn, with the signals left to us, and a drain before it stops listening."""
+    """uvicorn without its own signal handlers, and with a drain phase before it stops listening."""
 
     def __init__(self, config: uvicorn.Config, context: ServerContext, announce: Callable[[], object]) -> None:
         super().__init__(config)
@@ -123,9 +130,9 @@ class _Server(uvicorn.Server):
         self.announce()
 
     async def drain(self) -> None:
-        """Refuse new requests, and let those that run end, for as long as they may.
+        """Refuse new requests, and let the running ones finish within the time limit.
 
-        The server listens meanwhile: what asks for its health, such as a load balancer, is to hear that it stops.
+        The server still listens meanwhile, so that health checks of a load balancer see that it stops.
         """
         deadline = time.monotonic() + self.context.settings.shutdown_timeout
         self.context.closing_error = server_stopping_error()

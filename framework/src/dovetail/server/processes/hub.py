@@ -1,4 +1,6 @@
-"""A server of several API processes: this one takes the port, loads the engine, starts them, and passes messages between them and it."""
+"""A server of several API processes: the hub binds the port, loads the engine, starts the processes, and relays
+messages between them and the engine.
+"""
 
 from __future__ import annotations
 
@@ -35,17 +37,18 @@ from dovetail.utils import logs
 T = TypeVar("T")
 MakeEngine = Callable[[], Awaitable[RelayedEngine]]
 EXIT_SECONDS = 5.0
-"""For a process to be gone once its requests are."""
+"""Seconds for a process to exit after its requests have ended."""
 
 
 def serve_processes(make_engine: MakeEngine, settings: ServerSettings, plan: Plan, args: EngineArgs) -> int:
-    """As :func:`dovetail.server.processes.run.serve`, with :attr:`~ServerSettings.api_server_count` processes that speak HTTP.
+    """Like :func:`dovetail.server.processes.run.serve`, with :attr:`~ServerSettings.api_server_count` processes that
+    serve HTTP.
 
     Args:
         make_engine: loads the model of ``plan`` and ``args``.
 
     Raises:
-        DovetailError: besides what is said there, API processes end again and again.
+        DovetailError: as there; also if API processes crash again and again.
     """
     logs.configure(settings.log_format, settings.log_level, config_file=settings.log_config_file)
     settings = load_api_keys(settings)
@@ -81,7 +84,9 @@ async def _serve(
 
 
 class _Hub:
-    """What lives as long as the server. Made, it starts the processes, which get ready while the engine loads."""
+    """Owns the API processes and the engine's supervisor. The constructor starts the processes, which initialise while
+    the engine loads.
+    """
 
     def __init__(self, settings: ServerSettings, plan: Plan, args: EngineArgs, listen_sockets: ListenSockets) -> None:
         self.settings = settings
@@ -109,10 +114,10 @@ class _Hub:
         self.reader_task = asyncio.create_task(self._read())
 
     async def wait_unless_failed(self, work: Awaitable[T]) -> T:
-        """Wait for something, as long as the processes are well.
+        """Wait for something while the processes run.
 
         Raises:
-            DovetailError: they are not.
+            DovetailError: the processes have failed.
         """
         task = asyncio.ensure_future(work)
         either: set[asyncio.Future[Any]] = {task, self.processes.failure}
@@ -126,7 +131,7 @@ class _Hub:
             await asyncio.gather(task, return_exceptions=True)
 
     async def serve(self, engine: RelayedEngine, make_engine: MakeEngine, signals: Signals) -> str | None:
-        """Serve until told to stop, or until there is no engine: why there is none."""
+        """Serve until told to stop, or until the engine has ended. Returns why it ended."""
         supervisor = self.supervisor = Supervisor(engine, make_engine, self._engine_changed)
         self.listen_sockets.claim()
         self._engine_changed()
@@ -167,7 +172,7 @@ class _Hub:
             await asyncio.wait_for(self.processes.wait_for_exit(), seconds + EXIT_SECONDS)
 
     async def stop(self) -> None:
-        """End all that was started."""
+        """Stop all processes and the engine."""
         self.processes.kill()
         self.reader_task.cancel()
         if self.supervisor is not None:

@@ -1,4 +1,4 @@
-"""The application without a socket, for requests that are made in the same process."""
+"""The application without a socket, for requests from the same process."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from dovetail.server.settings import ServerSettings
 
 @asynccontextmanager
 async def serve_in_process(make_engine: MakeEngine, settings: ServerSettings) -> AsyncIterator[httpx2.AsyncClient]:
-    """A client of a server that lives as long as the context: every route and every check is that of ``dovetail serve``.
+    """Context manager: a client of a server in this process, with the routes and checks of ``dovetail serve``.
 
     Args:
-        make_engine: loads the model, and loads it again when the engine has died.
+        make_engine: loads the model; called again when the engine has died.
 
     Raises:
         DovetailError: the engine cannot be made.

@@ -1,4 +1,4 @@
-"""The event loop that a server runs on."""
+"""The server's event loop."""
 
 from __future__ import annotations
 
@@ -19,6 +19,6 @@ with contextlib.suppress(
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:
-    """As :func:`asyncio.run`."""
+    """Like :func:`asyncio.run`, with the server's event loop."""
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
         return runner.run(work)

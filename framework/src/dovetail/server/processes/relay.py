@@ -1,4 +1,4 @@
-"""One engine for several API processes: whose request is whose, and who has to know what."""
+"""Routes messages between one engine and several API processes."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from dovetail.engine.process.failures import describe_error
 from dovetail.server.processes.relay_messages import EngineLost, StateAck
 
 STATS_SECONDS = 0.1
-"""How old the statistics may be in a process that has no outputs to get."""
+"""Maximum age of the statistics in a process that receives no outputs."""
 ACK_SECONDS = 2.0
-"""The longest that an answer waits for processes that do not say that they have seen what it changed."""
+"""How long the answer to a call waits for the other processes to acknowledge the new state."""
 
 
 class RelayedEngine(EngineClient):
-    """The engine as the hub has it: what it gives goes to a :class:`Relay`, once there is one."""
+    """The hub's client of the engine. It passes the engine's messages to a :class:`Relay`, once there is one."""
 
     relay: Relay | None = None
 
@@ -45,8 +45,8 @@ class _Peer:
     """An API process.
 
     Attributes:
-        stats_sent_at: when it got statistics.
-        num_unacked: states that it has not said it saw.
+        stats_sent_at: when it last received statistics.
+        num_unacked: states that it has not acknowledged yet.
     """
 
     stats_sent_at: float = 0.0
@@ -54,13 +54,13 @@ class _Peer:
 
 
 class Relay:
-    """Passes messages between an engine, or its successor, and API processes that come and go.
+    """Routes messages between an engine, or its replacement, and API processes that start and end.
 
-    The engine sees one client, and each process an engine of its own: request ids are of one kind each, and a call is answered to whom
-    it came from, once every process knows what it changed.
+    The engine sees one client; each process sees its own engine. Request ids are unique. The answer to a call goes to
+    its sender, after all processes acknowledged the new state.
 
     Args:
-        send: gives a message to a process.
+        send: sends a message to a process.
         clock: seconds, monotonic.
     """
 
@@ -77,21 +77,21 @@ class Relay:
     # -- the engine's side
 
     def set_engine(self, engine: RelayedEngine) -> None:
-        """From now on this is the engine."""
+        """Use this engine from now on."""
         self._engine, self._lost = engine, None
         engine.relay = self
         for name in self._peers:
             self._send_engine_info(name, engine)
 
     def set_engine_lost(self, reason: str, restarting: bool) -> None:
-        """There is no engine; each process tells its clients."""
+        """Tell each process that there is no engine."""
         self._lost = EngineLost(reason, restarting)
         self._owners.clear()
         for name in self._peers:
             self._send(name, self._lost)
 
     def dispatch_outputs(self, outputs: list[m.TokenOutput], stats: m.EngineStats) -> None:
-        """Give each process its part of what a step gave."""
+        """Send each process its part of a step's outputs."""
         owners = self._owners
         parts: dict[bytes, list[m.TokenOutput]] = {}
         for output in outputs:
@@ -124,7 +124,7 @@ class Relay:
     # -- the processes' side
 
     def add_process(self, name: bytes) -> None:
-        """A process takes messages."""
+        """Add a process that is ready to receive."""
         self._peers[name] = _Peer()
         if self._engine is not None:
             self._send_engine_info(name, self._engine)
@@ -140,7 +140,7 @@ class Relay:
         self._send_state(name, peer, m.State(engine.adapters, engine.sleeping))
 
     def remove_process(self, name: bytes) -> None:
-        """A process has gone: nobody waits for its requests."""
+        """Remove a process that has ended, and abort its requests."""
         self._peers.pop(name, None)
         orphans = [request for request, owner in self._owners.items() if owner == name]
         for request in orphans:
@@ -150,7 +150,9 @@ class Relay:
         self._check_acks()
 
     def receive(self, name: bytes, message: m.NewRequest | m.Abort | m.Call | StateAck) -> None:
-        """A process wants something of the engine. Without an engine nothing is sent: the process was told, or will be in a moment."""
+        """Handle a process's message to the engine. Without an engine it is dropped: the process knows that there is
+        none, or will know soon.
+        """
         match message:
             case m.NewRequest(id=request):
                 if self._lost is None:
@@ -188,7 +190,9 @@ class Relay:
         return await self._engine.call(call.operation, *call.arguments)
 
     async def _wait_for_acks(self) -> None:
-        """So that a client who was answered finds the change wherever it asks next."""
+        """Wait until the other processes know the new state, so that the client sees it whichever process serves its
+        next request.
+        """
         if any(peer.num_unacked > 0 for peer in self._peers.values()):
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._all_acked.wait(), ACK_SECONDS)

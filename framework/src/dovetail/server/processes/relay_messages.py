@@ -1,4 +1,4 @@
-"""What travels between the hub of a server of several API processes and these: the engine's own messages, and a few more."""
+"""Messages between the hub of a server and its API processes: the engine's messages, and a few more."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from dovetail.engine import messages as m
 
 
 class WorkerSetup(msgspec.Struct):
-    """All that an API process is told before it connects, over its standard input, since keys are among it.
+    """The setup that an API process reads from standard input before it connects. It is not on the command line because
+    it holds API keys.
 
     Attributes:
         address: of the hub's socket.
-        token: the name to connect under, which nobody else can know.
-        number: of the process, from 1; its successor has the same. It is its row of the counters, too.
+        token: the secret name under which the process connects.
+        number: of the process, from 1; a replacement has the same. It is its row of the counters, too.
         settings, plan, args: JSON of their pydantic models.
         socket, counters: file descriptors that it inherits.
-        created: when the server began, in seconds since 1970.
-        store: the file of the responses that are kept.
+        created: when the server started, in seconds since 1970.
+        store: the database file of stored responses.
     """
 
     address: str
@@ -35,7 +36,7 @@ class WorkerSetup(msgspec.Struct):
 
 
 class Register(m.Message):
-    """To the hub, first: whoever sent this takes messages."""
+    """To the hub, first message: the sender is ready to receive."""
 
 
 class Listening(m.Message):
@@ -43,18 +44,19 @@ class Listening(m.Message):
 
 
 class StateAck(m.Message):
-    """To the hub: a :class:`~dovetail.engine.messages.State` was taken in."""
+    """To the hub: a :class:`~dovetail.engine.messages.State` was received and applied."""
 
 
 class EngineLost(m.Message):
-    """From the hub: there is no engine. If it is restarting, another :class:`~dovetail.engine.messages.EngineInfo` follows."""
+    """From the hub: there is no engine. If it restarts, another :class:`~dovetail.engine.messages.EngineInfo` follows.
+    """
 
     reason: str
     restarting: bool
 
 
 class Shutdown(m.Message):
-    """From the hub: what a signal is to a server of one process. The first lets requests end, the second does not."""
+    """From the hub, in place of a signal. The first lets open requests finish, the second ends them."""
 
 
 ToHub = m.ToEngine | Register | Listening | StateAck | m.Failed

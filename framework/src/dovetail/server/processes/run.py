@@ -1,4 +1,4 @@
-"""Runs the server: takes the port, loads the engine, serves, and ends in order."""
+"""Runs the server: binds the port, loads the engine, serves, and shuts down."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from dovetail.utils import logs
 
 
 def serve(make_engine: MakeEngine, settings: ServerSettings) -> int:
-    """Serve until told to stop by SIGINT or SIGTERM.
+    """Serve until stopped by SIGINT or SIGTERM.
 
     Args:
-        make_engine: loads the model; called once the address is ours, and again when the engine has died.
+        make_engine: loads the model. Called once the address is bound, and again when the engine has died.
 
     Returns:
         The exit code: 0, or 128 and the signal's number if the model was not ready yet.
 
     Raises:
-        UsageError: the settings contradict each other, or name keys that are none.
-        EngineDeadError: the engine ended while serving, and so did its successor; clients were told.
+        UsageError: the settings contradict each other, or hold invalid keys.
+        EngineDeadError: the engine ended while serving, and so did its replacement. Clients received an error.
         DovetailError: the address cannot be used, or the engine cannot be made.
     """
     set_up_logs(settings)

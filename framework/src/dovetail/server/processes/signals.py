@@ -1,4 +1,4 @@
-"""When the process is told to stop."""
+"""Stop signals of the process."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Signals:
-    """Says when the process is told to stop, and when it is told again.
+    """Events for the first and the second stop signal.
 
-    Used as a context, it listens to :data:`SIGNALS`; without, it knows only what :meth:`deliver` says.
+    As a context manager it handles :data:`SIGNALS`. Otherwise it only knows the signals passed to :meth:`deliver`.
     """
 
     def __init__(self) -> None:
@@ -37,7 +37,7 @@ class Signals:
         self.restore()
 
     def restore(self) -> None:
-        """From here on a signal ends the process at once."""
+        """Restore the default handlers: the next signal ends the process at once."""
         if self._handled:
             for number in SIGNALS:
                 asyncio.get_running_loop().remove_signal_handler(number)
@@ -48,7 +48,7 @@ class Signals:
         (self.second if self.first.is_set() else self.first).set()
 
     def watch_stdin(self) -> None:
-        """Take the end of standard input for a signal."""
+        """Treat the end of standard input as a signal."""
         loop = asyncio.get_running_loop()
 
         def read() -> None:
@@ -61,7 +61,7 @@ class Signals:
 
 
 async def run_until_signal(make: Callable[[], Awaitable[T]], signals: Signals) -> T | None:
-    """What ``make`` makes, or None if a signal came first."""
+    """The result of ``make``, or None if a signal came first."""
 
     async def run() -> T:
         return await make()

@@ -1,1 +1,1 @@
-"""From messages and prompts to token ids."""
+"""Messages and prompts to token ids."""

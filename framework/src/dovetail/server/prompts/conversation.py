@@ -1,4 +1,4 @@
-"""Conversations on routes that do not answer them, but tokenize or embed them."""
+"""Renders conversations for routes that only tokenize or embed them."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ CHAT_FIELDS = (
     "chat_template",
     "chat_template_kwargs",
 )
-"""Fields that go to the chat template as they do on the chat route, where they are checked."""
+"""Fields for the chat template, checked as on the chat route."""
 
 
 class ConversationFields(Body):
-    """A conversation, as the chat route takes it."""
+    """A conversation, with the fields of the chat route."""
 
     messages: list[Any] | None = Field(None, min_length=1, description="a conversation, as the chat route takes it")
     tools: list[dict[str, Any]] | None = Field(None, description="as the chat route takes them")
@@ -46,10 +46,10 @@ async def conversation_prompt(
     """The token ids of a body's conversation.
 
     Args:
-        add_generation_prompt: whether the answer's turn is opened where the request does not say.
+        add_generation_prompt: whether to open the assistant's message, if the request does not say.
 
     Raises:
-        ApiError, RequestError: as the chat route refuses it.
+        ApiError, RequestError: as on the chat route.
     """
     given = {name: value for name in CHAT_FIELDS if (value := getattr(body, name)) is not None}
     if not body.continue_final_message:

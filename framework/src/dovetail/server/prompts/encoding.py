@@ -1,4 +1,4 @@
-"""Texts to token ids, on behalf of a request."""
+"""Encodes the texts of a request."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from dovetail.server.http.errors import CONTEXT_LENGTH_EXCEEDED, ApiError
 def encode_prompt(
     context: ServerContext, text: str, *, add_special_tokens: bool, param: str, truncate: bool = False
 ) -> list[int]:
-    """The token ids of a prompt. Takes long for a long text, so it is called in the worker.
+    """Encode a prompt. Long texts take time, so it is called in the worker thread.
 
     Args:
         add_special_tokens: let the tokenizer add its own tokens, such as BOS.
-        param: the field of the request that the text is from.
-        truncate: the request asks for a part of a prompt that may be of any length.
+        param: the request's field that holds the text.
+        truncate: the request sets truncate_prompt_tokens, so a prompt of any length is accepted.
 
     Raises:
-        ApiError: the text is so long that it cannot fit the context, whatever its tokens are. Encoding it would hold up others.
+        ApiError: the text is too long for the context, whatever its tokens are. It is not encoded, which would delay
+            others.
     """
     tokenizer, limit = context.engine.tokenizer, context.engine.max_model_len
     # A token is a byte or more, so that short texts need not be looked at.

@@ -1,4 +1,6 @@
-"""``suffix``: a text between two others, by models that were trained to fill it in (Bavarian et al., 2022)."""
+"""``suffix``: fills in text between a prefix and a suffix, with models that were trained for it (Bavarian et al.,
+2022).
+"""
 
 from __future__ import annotations
 
@@ -14,14 +16,14 @@ FIM_TOKENS = (
     ("[PREFIX]", "[SUFFIX]", "[MIDDLE]"),
     ("▁<PRE>", "▁<SUF>", "▁<MID>"),
 )
-"""What stands before the prefix, before the suffix, and before the text to be filled in: special tokens of the vocabulary."""
+"""Special tokens before the prefix, before the suffix, and before the text to fill in."""
 
 
 def build_infill_prompt(tokenizer: ServedTokenizer, prefix: list[int], suffix: list[int]) -> list[int]:
-    """The prompt of a text that goes between two others.
+    """The prompt for text between a prefix and a suffix.
 
     Args:
-        prefix, suffix: their tokens, without any that begin a text.
+        prefix, suffix: their tokens, without BOS.
 
     Raises:
         ApiError: the model has no tokens for this.

@@ -1,4 +1,4 @@
-"""From messages and prompts to token ids."""
+"""Renders and encodes the prompts of the generating routes."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from dovetail.server.tools.tool_choice import select_tools
 from dovetail.server.tools.tool_prompts import build_template_messages, template_supports_tools
 
 PROMPT_TAIL_CHARS = 4096
-"""Characters of a prompt that tell whether it opened the reasoning."""
+"""Number of characters at a prompt's end that show whether it opens the reasoning."""
 
 
 async def chat_prompt_ids(context: ServerContext, body: ChatCompletionRequest) -> list[int]:
-    """The token ids of a conversation; raises as :func:`render_chat`."""
+    """The token ids of a conversation. Raises like :func:`render_chat`."""
     return (await render_chat(context, body))[0]
 
 
 async def render_chat(context: ServerContext, body: ChatCompletionRequest) -> tuple[list[int], OutputParsing]:
-    """Render the conversation with the chat template and encode it; and how the turn that follows is read.
+    """Render and encode the conversation. Returns the token ids, and how to parse the output.
 
     Raises:
-        ApiError: the request contradicts itself, or brings a template of its own.
+        ApiError: the request contradicts itself, or brings its own template where that is not allowed.
         RequestError: there is no template, or it refuses the messages.
     """
     continues = bool(body.continue_final_message)
@@ -76,7 +76,7 @@ async def completion_prompts(context: ServerContext, body: CompletionRequest) ->
     """The token ids of each prompt.
 
     Raises:
-        ApiError: there are more than the server takes, one is too long, or an id is not in the vocabulary.
+        ApiError: there are too many prompts, one is too long, or an id is not in the vocabulary.
     """
     special, truncate = body.add_special_tokens is not False, body.truncate_prompt_tokens is not None
     limit = context.settings.max_request_choices
@@ -104,7 +104,7 @@ async def completion_prompts(context: ServerContext, body: CompletionRequest) ->
 
 
 async def prompt_texts(context: ServerContext, body: CompletionRequest, prompts: list[list[int]]) -> list[str]:
-    """The prompts as texts, for ``echo``: as they were given, or what truncation left of them."""
+    """The prompts as texts, for ``echo``: the given texts, or what is left of them after truncation."""
     decode = context.engine.tokenizer.decode
     untruncated = body.truncate_prompt_tokens is None
 
