@@ -1,4 +1,4 @@
-"""What the server can be told. Its command-line flags are made from these fields; it imports nothing heavy for that."""
+"""Settings of the server. The command-line flags are made from these fields; the module imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from dovetail.utils import logs
 
 API_KEY_VARIABLE = "DOVETAIL_API_KEY"
-"""Environment variable that holds keys."""
+"""Environment variable that holds API keys."""
 FOREIGN_KEY_VARIABLE = "VLLM_API_KEY"
 """Where vLLM looks for its key: read where no other key is given, so that a server that was closed stays so."""
 RESERVED_TEMPLATE_KWARGS = frozenset(

@@ -103,8 +103,9 @@ async def list_response(
     entries: Sequence[Any],
     show: Callable[[int, Any], dict[str, Any]],
 ) -> Response:
-    """A response that consists of one list. It is encoded entry by entry, because vectors are long and encoding them
-    must not delay other streams.
+    """A response that consists mainly of one list.
+
+    Vectors are long. They are encoded entry by entry in the worker thread, so that other streams are not delayed.
 
     Args:
         common_fields: the other fields.

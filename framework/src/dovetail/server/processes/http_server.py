@@ -83,8 +83,9 @@ async def serve_http(app: FastAPI, sock: socket.socket, signals: Signals, announ
 
 
 def _tune_garbage_collector() -> None:
-    """Make the garbage collector run less often. Otherwise it scans all modules after every few hundred objects, which
-    are freed without it.
+    """Make the garbage collector run less often.
+
+    By default it would scan all modules after every few hundred objects, most of which are freed without it.
     """
     gc.collect()
     gc.freeze()

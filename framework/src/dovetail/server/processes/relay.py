@@ -150,8 +150,9 @@ class Relay:
         self._check_acks()
 
     def receive(self, name: bytes, message: m.NewRequest | m.Abort | m.Call | StateAck) -> None:
-        """Handle a process's message to the engine. Without an engine it is dropped: the process knows that there is
-        none, or will know soon.
+        """Handle a process's message to the engine.
+
+        Without an engine the message is dropped: the process knows that there is none, or will know soon.
         """
         match message:
             case m.NewRequest(id=request):
@@ -190,8 +191,9 @@ class Relay:
         return await self._engine.call(call.operation, *call.arguments)
 
     async def _wait_for_acks(self) -> None:
-        """Wait until the other processes know the new state, so that the client sees it whichever process serves its
-        next request.
+        """Wait until all processes know the new state.
+
+        The client then sees it, whichever process serves its next request.
         """
         if any(peer.num_unacked > 0 for peer in self._peers.values()):
             with contextlib.suppress(TimeoutError):

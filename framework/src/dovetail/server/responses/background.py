@@ -1,4 +1,4 @@
-"""Responses that are made while nobody waits for them: their clients ask from time to time whether they are done, or follow what is told of them."""
+"""Background responses: generated without an open connection. Clients poll for the result, or follow the events."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from dovetail.server.stored.responses import DuplicateIdError, EventBatch, TooMa
 from dovetail.server.stored.store import UNFINISHED, MissingError
 
 CANCEL_POLL_SECONDS = 0.25
-"""After which a process learns that another has cancelled what it makes."""
+"""Seconds between checks whether another process has cancelled a response of this process."""
 EVENT_POLL_SECONDS = 0.1
-"""After which a process learns what is told of a response that another makes."""
+"""Seconds between checks for new events of a response that another process generates."""
 
 
 class BackgroundResponses:
-    """The responses that this process makes."""
+    """The background responses that this process generates."""
 
     def __init__(self, context: ServerContext) -> None:
         self._context = context
@@ -36,10 +36,10 @@ class BackgroundResponses:
         self._watching: asyncio.Task[None] | None = None
 
     async def start(self, builder: ResponsesResponseBuilder) -> dict[str, Any]:
-        """Begin to make a response, which is returned as it is now.
+        """Start to generate a response. Returns its current state.
 
         Raises:
-            ApiError: as many are being made as are kept, or there is one with its id.
+            ApiError: as many responses are in progress as can be stored, or the id is taken.
         """
         response = builder.response_object("queued", [])
         store = self._context.response_store
@@ -65,12 +65,14 @@ class BackgroundResponses:
         return response
 
     def stop(self, id: str) -> None:
-        """Make a response no further, if it is one of this process."""
+        """Stop generating a response, if this process generates it."""
         if (task := self._tasks.get(id)) is not None:
             task.cancel()
 
     async def follow(self, id: str, after: int) -> AsyncGenerator[bytes, None]:
-        """Yield what is told of a response after the event of this number, until it has ended or is forgotten; whichever process makes it."""
+        """Yield the events of a response after the given number, until it has ended or is deleted. Any process may
+        generate it.
+        """
         while True:
             updates = self._updates.get(id)
             try:
@@ -108,7 +110,7 @@ class BackgroundResponses:
         await self._update(response, new_events)
 
     async def _generate(self, builder: ResponsesResponseBuilder, stream: ResponsesStreamEncoder | None) -> Batches:
-        """What the engine makes; the response is in progress once it has begun."""
+        """Generate the response. Its status is ``in_progress`` once the engine has started."""
         begun = False
         async with aclosing(generate(self._context, builder.job)) as batches:
             async for batch in batches:
@@ -128,7 +130,7 @@ class BackgroundResponses:
         self._notify_followers(response["id"])
 
     def _notify_followers(self, id: str) -> None:
-        """Wake those that follow a response."""
+        """Wake the followers of a response."""
         self._updates[id].set()
         self._updates[id] = asyncio.Event()
 
@@ -148,7 +150,7 @@ class BackgroundResponses:
 
 
 class BackgroundStreamResponse(EventSourceResponse):
-    """Sends what is told of a response in the background; that its client leaves does not end the response."""
+    """Streams the events of a background response. The response goes on if the client disconnects."""
 
     def __init__(self, context: ServerContext, events: AsyncGenerator[bytes, None]) -> None:
         super().__init__(context)
@@ -165,7 +167,7 @@ class BackgroundStreamResponse(EventSourceResponse):
 
 
 async def fail_orphaned_responses(context: ServerContext) -> None:
-    """Have failed what was being made by another process that had the number of this one."""
+    """Mark unfinished responses of a crashed predecessor (same process number) as failed."""
     error = ApiError(500, "the process that made this response has ended; ask again")
     for response, last in await context.response_store.find_orphaned():
         failed = {**response, "status": "failed", "error": error_object(error)}
@@ -178,7 +180,7 @@ async def fail_orphaned_responses(context: ServerContext) -> None:
 
 
 def _events_after(new_events: EventBatch, number: int) -> bytes:
-    """Those of the events that come after the one with this number."""
+    """The events after the given number."""
     events = new_events.events.split(EVENT_END)[:-1]
     first = new_events.last - len(events) + 1
     return b"".join(each + EVENT_END for each in events[max(number + 1 - first, 0) :])

@@ -1,4 +1,4 @@
-"""From a request of the Responses API to one of the chat route, which the chat template and the sampler are told of."""
+"""Converts a Responses request to a chat completion request."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from dovetail.server.responses.tools import AllowedFunctions, ChosenFunction, pr
 from dovetail.server.tools.output_parsing import OutputParsing
 
 SHARED_FIELDS = (*Sampling.model_fields, "chat_template", "chat_template_kwargs", "thinking", "parallel_tool_calls")
-"""What both call by one name, and mean by it."""
+"""Fields with the same name and meaning in both APIs."""
 SYSTEM = ("system", "developer")
 FIELD_NAMES = (
     (re.compile(r"messages.*"), "input"),
@@ -28,12 +28,12 @@ FIELD_NAMES = (
     (re.compile(r"reasoning_effort"), "reasoning.effort"),
     (re.compile(r"(tools\[\d+\])\.function"), r"\1"),
 )
-"""What fields of the chat route are called here."""
+"""Names of the chat route's fields in this API."""
 Prompt = tuple[list[int], OutputParsing]
 
 
 def to_chat_request(body: ResponsesRequest, items: list[Item]) -> ChatCompletionRequest:
-    """The same request to the chat route.
+    """Convert the request to one of the chat route.
 
     Args:
         items: the whole conversation.
@@ -119,7 +119,7 @@ async def render_prompt(context: ServerContext, body: ResponsesRequest, chat: Ch
     starts = [head, *(i for i, turn in enumerate(turns) if turn.role == "user" and i > head)]
 
     async def since(start: int) -> Prompt | None:
-        """The prompt without what stands before a user's turn; None if it is too long."""
+        """The prompt from a user message on; None if it is too long."""
         try:
             shorter = chat.model_copy(update={"messages": [*turns[:head], *turns[start:]]})
             prompt, parsing = await render_chat(context, shorter)

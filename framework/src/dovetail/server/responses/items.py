@@ -1,4 +1,4 @@
-"""The items that conversations of the Responses API are made of, in the form in which they are kept and shown; and the turns that they make."""
+"""Items of Responses conversations, as they are stored and shown, and their conversion to chat messages."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ Item = dict[str, Any]
 
 
 def new_id(prefix: str) -> str:
-    """An id of its own kind, such as ``msg_…``."""
+    """A new id with the prefix of its kind, such as ``msg_…``."""
     return f"{prefix}_{uuid4().hex}"
 
 
 def build_message_item(role: str, text: str) -> Item:
-    """A message of a client."""
+    """The item of a client's message."""
     return build_item(MessageItem(role=role, content=text))  # type: ignore[arg-type]
 
 
 def build_item(given: MessageItem | FunctionCallItem | FunctionCallOutputItem | ReasoningItem) -> Item:
-    """An item of a request as OpenAI's API shows it."""
+    """An item of a request, as OpenAI's API shows it."""
     status = given.status or "completed"
     shown: Item
     match given:
@@ -69,12 +69,12 @@ def _part(part: InputText | OutputText | Refusal, role: str) -> Item:
 
 
 def output_text(text: str, logprobs: list[Any] | None = None) -> Item:
-    """The part of a message that the model wrote."""
+    """The content part of a message that holds the model's text."""
     return {"type": "output_text", "annotations": [], "logprobs": logprobs or [], "text": text}
 
 
 def to_chat_messages(items: list[Item]) -> list[dict[str, Any]]:
-    """The messages of the chat route that a conversation amounts to: what the assistant did until somebody else spoke is one turn."""
+    """Convert items to messages of the chat route. Consecutive items of the assistant become one message."""
     turns: list[dict[str, Any]] = []
     own: dict[str, Any] | None = None
     for item in items:
@@ -104,7 +104,7 @@ def _turn(item: Item) -> dict[str, Any]:
 
 
 def join_text(content: str | list[Item]) -> str:
-    """The text of parts of whatever kind."""
+    """The text of content parts of any kind."""
     if isinstance(content, str):
         return content
     return "\n".join(part["refusal"] if part["type"] == "refusal" else part["text"] for part in content)

@@ -1,4 +1,4 @@
-"""What the model writes, as the output items of the Responses API, and the events that tell of their making."""
+"""Converts the parsed output to output items of the Responses API, and to the events that report them."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ DELTAS = {
     "reasoning": "response.reasoning_text.delta",
     "function_call": "response.function_call_arguments.delta",
 }
-"""Type of item → the event that brings a piece of its text."""
+"""Item type → the event for a piece of its text."""
 
 
 @dataclass(slots=True)
 class ItemEvent:
-    """Something other than a piece of text."""
+    """Any event other than a piece of text."""
 
     name: str
     fields: dict[str, Any]
@@ -31,7 +31,7 @@ class ItemEvent:
 
 @dataclass(slots=True)
 class TextDelta:
-    """A piece of the text of the item that was added last."""
+    """A piece of text for the newest item."""
 
     text: str
     logprobs: Logprobs
@@ -41,16 +41,16 @@ Change = ItemEvent | TextDelta
 
 
 class OutputItems:
-    """The items of one response.
+    """The output items of one response.
 
     Args:
-        logprobs: of the tokens of a delta; None where nobody wants them.
-        client_names: by the name that the model knows a function by, the fields of a call that name it to the client, where they differ.
+        logprobs: formats the logprobs of a delta's tokens; None if they are not requested.
+        client_names: function name in the prompt → the name fields of its calls, for functions whose names differ.
 
     Attributes:
-        items: in order; the last may be open.
-        tokens: generated.
-        cached: of the prompt, found in the cache.
+        items: in order; the last one may be open.
+        tokens: number of generated tokens.
+        cached: prompt tokens that were found in the prefix cache.
         reason: why generation ended.
     """
 
@@ -74,7 +74,7 @@ class OutputItems:
         self._pending_logprobs: Logprobs = []
 
     def append_text(self, delta: Delta) -> bool:
-        """Take in a delta if all that it does is to bring a piece of the item that is open, as most do; whether it was."""
+        """Fast path: append the delta's text if it only continues the open item. Returns False if it does not."""
         if not (self._plain and self._open) or delta.finish_reason is not None:
             return False
         self.tokens += len(delta.token_ids)
@@ -82,7 +82,7 @@ class OutputItems:
         return True
 
     def add(self, delta: Delta) -> list[Change]:
-        """Take in a delta; what it changes."""
+        """Process a delta. Returns the resulting events."""
         self.tokens += len(delta.token_ids)
         self.cached += delta.cached_tokens
         events = self._parser.feed(delta.text) if delta.text else []
@@ -95,7 +95,9 @@ class OutputItems:
         return changes if delta.finish_reason is None else changes + self._finish_items()
 
     def _hold_logprobs(self, logprobs: Logprobs, events: list[OutputEvent]) -> None:
-        """Keep logprobs for the text of their tokens, which may come later. A token at a seam counts with the text of the message."""
+        """Keep logprobs until the text of their tokens arrives. A token that holds the end of one item and the start of
+        the message counts to the message.
+        """
         self._pending_logprobs += logprobs
         if events and not any(isinstance(event, Content) for event in events):
             self._pending_logprobs = []
@@ -125,7 +127,7 @@ class OutputItems:
         return len(self.items) - 1
 
     def _open_item(self, kind: str, prefix: str, fields: dict[str, Any]) -> list[Change]:
-        """Go on with an item of this type, a new one if another is open or none."""
+        """Make an item of this type the open one: the current one if it has the type, else a new one."""
         if self._open and self.items[-1]["type"] == kind:
             return []
         changes = self._close_item("completed")
@@ -175,13 +177,13 @@ class OutputItems:
         return changes
 
     def snapshot(self) -> list[Item]:
-        """The items as far as they have come."""
+        """The items so far."""
         if self._open:
             self._close_item("incomplete")
         return self.items
 
 
 def item_position(item: Item, index: int) -> dict[str, Any]:
-    """Where a piece of an item belongs."""
+    """The event fields that locate a piece of an item."""
     place = {"item_id": item["id"], "output_index": index}
     return place if item["type"] == "function_call" else {**place, "content_index": 0}

@@ -17,12 +17,12 @@ Status = Literal["in_progress", "completed", "incomplete"]
 
 
 def _drop_nulls(value: Any) -> Any:
-    """An object without the fields that are null: clients send back whole objects that they were given."""
+    """Remove null fields from an object, because clients send back whole objects that they received."""
     return {key: item for key, item in value.items() if item is not None} if isinstance(value, dict) else value
 
 
 def item_type(item: Any) -> str | None:
-    """The type of an item, which messages and references may leave out."""
+    """The type of an item. Messages and references may omit it."""
     if not isinstance(item, dict):
         return getattr(item, "type", None)
     kind = item.get("type")
@@ -30,12 +30,12 @@ def item_type(item: Any) -> str | None:
 
 
 def _type_tag(value: Any) -> str:
-    """The form of a field that has several. Brackets tell its name from those of fields, which errors cite."""
+    """Tag that selects the type of a union field. The brackets distinguish it from field names in error locations."""
     return f"[{item_type(value)}]"
 
 
 class InputText(Body):
-    """Text of a message, or of the result of a call."""
+    """Text of a message, or of a tool result."""
 
     type: Literal["input_text", "text"]
     text: str
@@ -59,14 +59,14 @@ class Refusal(Body):
 
 
 class SummaryText(Body):
-    """A summary of thoughts."""
+    """A summary of reasoning."""
 
     type: Literal["summary_text"]
     text: str
 
 
 class ReasoningText(Body):
-    """Thoughts."""
+    """Reasoning text."""
 
     type: Literal["reasoning_text"]
     text: str
@@ -106,7 +106,7 @@ class MessageItem(Body):
 
 
 class FunctionCallItem(Body):
-    """A call of an earlier answer."""
+    """A function call of an earlier response."""
 
     type: Literal["function_call"]
     call_id: str = Field(min_length=1)
@@ -119,7 +119,7 @@ class FunctionCallItem(Body):
 
 
 class FunctionCallOutputItem(Body):
-    """The result of a call."""
+    """The result of a function call."""
 
     type: Literal["function_call_output"]
     call_id: str = Field(min_length=1)
@@ -131,7 +131,7 @@ class FunctionCallOutputItem(Body):
 
 
 class ReasoningItem(Body):
-    """Thoughts of an earlier answer."""
+    """Reasoning of an earlier response."""
 
     type: Literal["reasoning"]
     summary: list[SummaryText] = []
@@ -141,7 +141,7 @@ class ReasoningItem(Body):
 
 
 class ItemReference(Body):
-    """An item that the server has kept, as part of a response or of its input."""
+    """A reference to a stored item of a response or of its input."""
 
     type: Literal["item_reference"] = "item_reference"
     id: str = Field(min_length=1)
@@ -178,7 +178,7 @@ Item = Annotated[
 
 
 class TextFormat(Body):
-    """A form that the answer must have. It always has it, whether or not ``strict`` is set."""
+    """The format of the output. It is always enforced, whether or not ``strict`` is set."""
 
     type: Literal["text", "json_object", "json_schema"]
     name: str | None = Field(None, description="with json_schema")
@@ -188,14 +188,14 @@ class TextFormat(Body):
 
 
 class TextConfig(Body):
-    """What the answer's text is to be like."""
+    """Settings of the output text."""
 
     format: TextFormat | None = None
     verbosity: Literal["low", "medium", "high"] | None = Field(None, description="for templates that know it")
 
 
 class ReasoningConfig(Body):
-    """How the model is to think."""
+    """Settings of reasoning."""
 
     effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = Field(
         None, description="for templates that know it; none turns thinking off"
@@ -207,7 +207,7 @@ class ReasoningConfig(Body):
 
 
 class ResponseStreamOptions(Body):
-    """What a stream carries besides its events."""
+    """Options of a stream."""
 
     include_obfuscation: No | None = None
 

@@ -1,4 +1,4 @@
-"""A response of the Responses API, as one object."""
+"""Builds the response object of the Responses API."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from dovetail.server.tools.output_parsing import OutputParsing
 
 
 class ResponsesResponseBuilder(ResponseBuilder):
-    """What the model makes of a conversation.
+    """Builds the response to a Responses request.
 
     Args:
         input_items: the items of the request.
-        store_response: whether the response is kept once it has ended.
+        store_response: whether to store the response once it has ended.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class ResponsesResponseBuilder(ResponseBuilder):
         self._created = int(time.time())
 
     def output(self) -> OutputItems:
-        """A reader of the one completion."""
+        """A converter of the completion to output items."""
         return OutputItems(
             self.parsing, self._logprobs if self.body.include_logprobs else None, client_names(self.body.tools or ())
         )
@@ -69,7 +69,7 @@ class ResponsesResponseBuilder(ResponseBuilder):
         return ResponsesStreamEncoder(self)
 
     async def finish_response(self, output: OutputItems) -> dict[str, Any]:
-        """The finished response, which is kept if it is to be; one in the background is by who makes it."""
+        """The finished response. It is stored if requested; background responses are stored by their own code."""
         usage = await self._usage(output)
         if output.reason == "length":
             details = {"reason": "max_output_tokens"}
@@ -81,7 +81,7 @@ class ResponsesResponseBuilder(ResponseBuilder):
         return response
 
     def failed_response(self, error: ApiError, items: list[Item]) -> dict[str, Any]:
-        """The response that an error ended."""
+        """The response after an error."""
         return self.response_object("failed", items, error=error_object(error))
 
     def response_object(self, status: str, items: list[Item], **fields: Any) -> dict[str, Any]:
@@ -89,7 +89,7 @@ class ResponsesResponseBuilder(ResponseBuilder):
 
         Args:
             items: of the output.
-            fields: what differs from a response that has just begun.
+            fields: fields that differ from those of a response that has just started.
         """
         body, params = self.body, self.job.params
         return {
@@ -150,12 +150,12 @@ class ResponsesResponseBuilder(ResponseBuilder):
 
 
 def response_id(body: ResponsesRequest) -> str:
-    """The id of the response to a request, which may bring a part of it."""
+    """The id of the response. A request may set a part of it."""
     return f"resp_{body.request_id or uuid4().hex}"
 
 
 def error_object(error: ApiError) -> dict[str, str]:
-    """An error as part of a response."""
+    """An error, as the ``error`` field of a response."""
     code = "rate_limit_exceeded" if error.status == 429 else "server_error" if error.status >= 500 else "invalid_prompt"
     return {"code": code, "message": error.message}
 

@@ -27,7 +27,7 @@ BODIES = (ResponsesRequest,)
 
 
 def router(context: ServerContext) -> APIRouter:
-    """The routes."""
+    """The routes of the Responses API."""
     routes = APIRouter(tags=["generate"])
     background = BackgroundResponses(context)
     store = context.response_store
@@ -123,10 +123,10 @@ def router(context: ServerContext) -> APIRouter:
 
 
 async def _should_store(context: ServerContext, body: ResponsesRequest) -> bool:
-    """Whether the response is to be kept.
+    """Whether to store the response.
 
     Raises:
-        ApiError: it is, and cannot be.
+        ApiError: storing was requested but is not possible.
     """
     if body.background and body.store is False:
         raise ApiError(400, "background needs store, which is false", param="background", code="invalid_value")
@@ -142,10 +142,10 @@ async def _should_store(context: ServerContext, body: ResponsesRequest) -> bool:
 
 
 async def _input_items(context: ServerContext, body: ResponsesRequest) -> list[Item]:
-    """The items of a request.
+    """The input items of a request.
 
     Raises:
-        ApiError: there is no such item as one refers to.
+        ApiError: an item reference does not exist.
     """
     if isinstance(body.input, str):
         return [build_message_item("user", body.input)]
@@ -157,10 +157,10 @@ async def _input_items(context: ServerContext, body: ResponsesRequest) -> list[I
 
 
 async def _previous_items(context: ServerContext, body: ResponsesRequest) -> list[Item]:
-    """The items of the responses that a request goes on from.
+    """The items of the previous responses that a request continues.
 
     Raises:
-        ApiError: one of them is gone, or not finished.
+        ApiError: one of them was deleted, or is not finished.
     """
     if body.previous_response_id is None:
         return []
@@ -182,7 +182,7 @@ def _not_found_error(id: str) -> ApiError:
 
 @contextmanager
 def _translate_missing() -> Iterator[None]:
-    """A response that is missing, as clients are told."""
+    """Context manager: a missing response becomes the error that clients get."""
     try:
         yield
     except MissingError as error:
@@ -198,7 +198,7 @@ def _read_stream_flag(stream: str) -> bool:
 
 
 def _read_starting_after(after: str) -> int:
-    """That of an event; -1 for one before all."""
+    """The event number in ``starting_after``; -1 for all events."""
     if not after:
         return -1
     if not (after.isascii() and after.isdecimal() and len(after) < 10):

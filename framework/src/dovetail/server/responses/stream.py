@@ -1,4 +1,4 @@
-"""A response of the Responses API, as a stream of events."""
+"""Streams a response of the Responses API as events."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from dovetail.server.responses.protocol import ResponsesRequest
 from dovetail.server.stored.responses import EventBatch
 
 EVENT_END = b"\n\n"
-"""Which no event holds: JSON writes the end of a line as two characters."""
+"""A separator that no event contains, because JSON escapes line ends."""
 
 
 class StreamedResponse(Protocol):
-    """What a stream needs of the response whose events it sends."""
+    """The interface of the response whose events are streamed."""
 
     body: ResponsesRequest
 
@@ -34,9 +34,9 @@ class StreamedResponse(Protocol):
 
 
 class ResponsesStreamEncoder(StreamEncoder):
-    """The events of a :class:`~dovetail.server.responses.response_builder.ResponsesResponseBuilder`.
+    """Encodes the events of a :class:`~dovetail.server.responses.response_builder.ResponsesResponseBuilder`.
 
-    What the events have in common that bring the text of an item is encoded once; a piece costs a join of bytes.
+    What the text events of an item share is encoded once; each piece only costs a join of bytes.
     """
 
     def __init__(self, builder: StreamedResponse) -> None:
@@ -46,10 +46,10 @@ class ResponsesStreamEncoder(StreamEncoder):
         self._head = b""
         self._has_logprobs = False
         self.response: dict[str, Any] = {}
-        """The response as it has ended, once it has."""
+        """The finished response, once there is one."""
 
     def event_batch(self, events: bytes) -> EventBatch | None:
-        """Events that have just been made, as they are kept; None if there are none."""
+        """The newest events in the form in which they are stored; None if there are none."""
         return EventBatch(self._number - 1, events) if events else None
 
     def encode_start(self) -> bytes:
@@ -58,7 +58,7 @@ class ResponsesStreamEncoder(StreamEncoder):
         return self._event("response.created", encoded) + self._event(f"response.{status}", encoded)
 
     def encode_in_progress(self) -> bytes:
-        """What is told when a response in the background begins."""
+        """Encode the events for the start of a background response."""
         return self._event("response.in_progress", {"response": self.builder.response_object("in_progress", [])})
 
     def encode_deltas(self, deltas: list[Delta]) -> bytes:
@@ -88,7 +88,7 @@ class ResponsesStreamEncoder(StreamEncoder):
         return self._event(change.name, change.fields)
 
     def _prepare_deltas(self, item: Item, index: int) -> None:
-        """Encode what the pieces of an item have in common."""
+        """Encode once what the text events of an item share."""
         name = DELTAS[item["type"]]
         place = encode_json({"type": name, **item_position(item, index)})
         self._head = b'event: %b\ndata: %b,"sequence_number":' % (name.encode(), place[:-1])
@@ -106,6 +106,6 @@ class ResponsesStreamEncoder(StreamEncoder):
 
 
 def encode_event(name: str, number: int, fields: dict[str, Any]) -> bytes:
-    """One event, as it is sent."""
+    """One event as bytes."""
     body = encode_json({"type": name, "sequence_number": number, **fields})
     return b"event: %b\ndata: %b%b" % (name.encode(), body, EVENT_END)

@@ -1,4 +1,4 @@
-"""The tools of a request of the Responses API, and the choice among them."""
+"""The tools and the tool choice of a Responses request."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
 
 
 def type_tag(value: Any) -> str:
-    """The form of a tool or a choice. Brackets tell its name from those of fields, which errors cite."""
+    """Tag that selects the type of a tool or a tool choice. The brackets distinguish it from field names in error
+    locations.
+    """
     return f"[{value.get('type') if isinstance(value, dict) else getattr(value, 'type', None)}]"
 
 
@@ -30,7 +32,7 @@ def _check_kind(tool: Any, path: str, *kinds: str) -> None:
 
 
 def _functions(value: Any) -> Any:
-    """Those of a namespace."""
+    """The functions of a namespace."""
     if not isinstance(value, list):
         return value
     for index, tool in enumerate(value):
@@ -39,7 +41,7 @@ def _functions(value: Any) -> Any:
 
 
 def _tools(value: Any) -> Any:
-    """Those of a request, without those that are left out."""
+    """The tools of a request, without the ones that are dropped."""
     if not isinstance(value, list):
         return value
     value = drop_provider_tools(value)
@@ -65,7 +67,7 @@ class FunctionTool(Body):
 
 
 class NamespaceTool(Body):
-    """Functions that belong together; calls of them say so."""
+    """A named group of functions. Calls carry the namespace."""
 
     type: Literal["namespace"]
     name: Name
@@ -82,7 +84,7 @@ class ChosenFunction(Body):
 
 
 class AllowedFunctions(Body):
-    """A choice among some of the tools."""
+    """A tool choice restricted to some of the tools."""
 
     type: Literal["allowed_tools"]
     mode: Literal["auto", "required"]
@@ -118,12 +120,12 @@ ToolChoice = Annotated[
 
 
 def prompt_name(name: str, namespace: str | None) -> str:
-    """What the model knows a function by, since it knows of no namespaces."""
+    """The function's name in the prompt. The model knows no namespaces."""
     return f"{namespace}{SEPARATOR}{name}" if namespace else name
 
 
 def to_chat_tools(tools: Iterable[FunctionTool | NamespaceTool]) -> Iterator[dict[str, Any]]:
-    """Each function, as the chat route takes it."""
+    """Convert each function to a tool of the chat route."""
     for tool in tools:
         for function in tool.tools if isinstance(tool, NamespaceTool) else [tool]:
             chat_function = function.model_dump(exclude={"type"})
@@ -135,7 +137,7 @@ def to_chat_tools(tools: Iterable[FunctionTool | NamespaceTool]) -> Iterator[dic
 
 
 def client_names(tools: Iterable[FunctionTool | NamespaceTool]) -> dict[str, dict[str, str]]:
-    """The fields of a call by which a function is known to the client, by the name that it was told by, if it belongs to a namespace."""
+    """Name in the prompt → the ``name`` and ``namespace`` of the call, for functions of a namespace."""
     return {
         prompt_name(function.name, tool.name): {"name": function.name, "namespace": tool.name}
         for tool in tools

@@ -1,1 +1,1 @@
-"""Answers that are stored for clients: the database, and the chats and responses in it."""
+"""Stored responses and chat completions: the database, and the two kinds in it."""

@@ -1,4 +1,4 @@
-"""Keeps chat completions, for clients to read again."""
+"""Stores chat completions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dovetail.server.stored.pagination import Paging
 from dovetail.server.stored.store import MissingError, Store
 
 SortKey = tuple[int, int]
-"""The time of a completion, and its number, by which those of one second are told apart."""
+"""Sort key of a completion: creation time in seconds, then row number."""
 BEFORE_ALL: SortKey = (-1, 0)
 AFTER_ALL: SortKey = (2**62, 0)
 PUT = "INSERT OR REPLACE INTO chats VALUES (NULL, ?, ?, ?, (SELECT number FROM next_use), ?, ?, ?, ?)"
@@ -22,13 +22,13 @@ UPDATE chats SET bytes = bytes - LENGTH(metadata) + LENGTH(?), metadata = ?, use
 
 
 class ChatStore:
-    """The chat completions of a store."""
+    """The stored chat completions."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
 
     async def put(self, chat: dict[str, Any], messages: list[dict[str, Any]], metadata: dict[str, str]) -> None:
-        """Keep a completion, together with the messages that it answers.
+        """Store a completion, together with the messages of its request.
 
         Args:
             chat: without its metadata.
@@ -47,7 +47,7 @@ class ChatStore:
         return await self._store.run(lambda db: _get(db, id), writes=False)
 
     async def set_metadata(self, id: str, metadata: dict[str, str]) -> bytes | None:
-        """Give a completion other metadata, which uses it; as it is then."""
+        """Replace the metadata of a completion, and return the completion. Counts as a use."""
 
         def set_metadata(db: sqlite3.Connection) -> bytes | None:
             encoded = msgspec.json.encode(metadata)
@@ -59,11 +59,11 @@ class ChatStore:
         return await self._store.run(set_metadata)
 
     async def delete(self, id: str) -> bool:
-        """Forget a completion; whether there was one."""
+        """Delete a completion. Returns whether it existed."""
         return await self._store.run(lambda db: db.execute("DELETE FROM chats WHERE id = ?", (id,)).rowcount > 0)
 
     async def messages(self, id: str) -> list[dict[str, Any]] | None:
-        """What a completion answers."""
+        """The messages of a completion's request."""
 
         def messages(db: sqlite3.Connection) -> list[dict[str, Any]] | None:
             row = db.execute("SELECT messages FROM chats WHERE id = ?", (id,)).fetchone()
@@ -74,14 +74,15 @@ class ChatStore:
     async def list_page(
         self, paging: Paging, model: str | None, labels: Collection[tuple[str, str]]
     ) -> tuple[dict[str, bytes], bool]:
-        """A part of the list of completions, by time: each by its id, as JSON; and whether more follow.
+        """One page of the list of completions, sorted by time: each by its id, as JSON. Also returns whether more
+        follow.
 
         Args:
-            model: the name that they answer with, if it matters.
-            labels: what must be among their metadata.
+            model: only completions of this model name, if set.
+            labels: only completions with this metadata.
 
         Raises:
-            MissingError: the one that the list is to go on from is gone.
+            MissingError: the completion that the page should follow was deleted.
         """
         return await self._store.run(lambda db: _page(db, paging, model, set(labels)), writes=False)
 

@@ -1,4 +1,4 @@
-"""Lists that are sent in pages, as OpenAI's API has them."""
+"""Lists in pages, as in OpenAI's API."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ Order = Annotated[str, Query(description="asc or desc")]
 
 @dataclass(frozen=True)
 class Paging:
-    """Which part of a list is wanted.
+    """Which page of a list to return.
 
     Attributes:
-        after: the id of what stands before it, or nothing.
-        limit: so many at most.
-        descending: whether the list begins with its newest.
+        after: the id of the last item of the previous page, or empty.
+        limit: maximum number of items.
+        descending: whether the newest items come first.
     """
 
     after: str
@@ -33,10 +33,10 @@ class Paging:
 
 
 def read_paging(after: str, limit: str, order: str) -> Paging:
-    """Read the parameters of a request for a list.
+    """Read the paging parameters of a request.
 
     Raises:
-        ApiError: they say something else.
+        ApiError: a parameter has an invalid value.
     """
     if not (limit.isascii() and limit.isdecimal() and len(limit) < 10 and 1 <= int(limit) <= MAX_PAGE_SIZE):
         message = f"limit: wanted 1 to {MAX_PAGE_SIZE}, found {describe(limit)}"
@@ -48,10 +48,10 @@ def read_paging(after: str, limit: str, order: str) -> Paging:
 
 
 def slice_page(items: Sequence[dict[str, Any]], paging: Paging) -> dict[str, Any]:
-    """A page of items that have ids, given the oldest first.
+    """One page of items with ids. The items are given oldest first.
 
     Raises:
-        ApiError: the list is to go on from what is not in it.
+        ApiError: the ``after`` item is not in the list.
     """
     if paging.descending:
         items = items[::-1]
@@ -65,7 +65,7 @@ def slice_page(items: Sequence[dict[str, Any]], paging: Paging) -> dict[str, Any
 
 
 def build_page(ids: Sequence[str], data: Sequence[Any], *, has_more: bool) -> dict[str, Any]:
-    """A page as it is sent.
+    """The response body of a page.
 
     Args:
         ids: of the data.
@@ -75,5 +75,5 @@ def build_page(ids: Sequence[str], data: Sequence[Any], *, has_more: bool) -> di
 
 
 def not_listed_error(after: str) -> ApiError:
-    """A list is to go on from what is not in it."""
+    """The error for an ``after`` item that is not in the list."""
     return ApiError(404, f"there is no {after[:200]!r} in this list", param="after", code="not_found")

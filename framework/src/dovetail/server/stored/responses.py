@@ -1,4 +1,4 @@
-"""Keeps responses of the Responses API: for clients to read, to go on from, and to cancel where they run in the background."""
+"""Stores responses of the Responses API: clients can read them, continue from them, and cancel background ones."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ INSERT INTO responses VALUES (?, ?, ?, ?, (SELECT number FROM next_use), ?, ?, ?
 ON CONFLICT (id) DO UPDATE SET previous = excluded.previous, status = excluded.status, owner = excluded.owner, used = excluded.used,
     bytes = excluded.bytes, response = excluded.response, input = excluded.input
 """
-"""Replacing the row would take its events along."""
+"""An update, because replacing the row would delete its events."""
 
 
 @dataclass(frozen=True)
@@ -32,11 +32,11 @@ class StoredResponse:
 
 @dataclass(frozen=True)
 class EventBatch:
-    """Events of a response that is streamed in the background, which came together.
+    """A batch of encoded events of a background response.
 
     Attributes:
-        last: the number of the last of them.
-        events: as they are sent.
+        last: the number of the last event.
+        events: the encoded events.
     """
 
     last: int
@@ -44,7 +44,7 @@ class EventBatch:
 
 
 class TooManyUnfinishedError(Exception):
-    """As many responses are being made in the background as are kept."""
+    """As many background responses are in progress as can be stored."""
 
 
 class DuplicateIdError(Exception):
@@ -52,7 +52,7 @@ class DuplicateIdError(Exception):
 
 
 class ResponseStore:
-    """The responses of a store.
+    """The stored responses.
 
     Args:
         owner: the number of this process.
@@ -63,11 +63,11 @@ class ResponseStore:
         self._owner = owner
 
     async def put(self, response: Response, input_items: Items) -> None:
-        """Keep a response, together with the items of its request."""
+        """Store a response, together with the items of its request."""
         await self._store.run(lambda db: self._put(db, response, input_items))
 
     async def begin(self, response: Response, input_items: Items, new_events: EventBatch | None = None) -> None:
-        """Keep one that is still to be made, and what is told of it.
+        """Store a response that is still to be generated, and its first events.
 
         Raises:
             TooManyUnfinishedError: there are too many of those.
@@ -86,7 +86,7 @@ class ResponseStore:
         await self._store.run(begin)
 
     async def update(self, response: Response, new_events: EventBatch | None = None) -> bool:
-        """Change one that is not finished, and tell of it; False if it was cancelled or deleted."""
+        """Update an unfinished response and add its events. Returns False if it was cancelled or deleted."""
 
         def update(db: sqlite3.Connection) -> bool:
             query = "SELECT input FROM responses WHERE id = ? AND status IN (?, ?)"
@@ -100,7 +100,7 @@ class ResponseStore:
         return await self._store.run(update)
 
     async def append_events(self, id: str, new_events: EventBatch) -> None:
-        """Keep what is told of one that is being made."""
+        """Add events of a response in progress."""
 
         def append_events(db: sqlite3.Connection) -> None:
             query = "SELECT 1 FROM responses WHERE id = ? AND status IN (?, ?)"
@@ -110,7 +110,7 @@ class ResponseStore:
         await self._store.run(append_events)
 
     async def events_after(self, id: str, after: int) -> tuple[str, list[EventBatch]]:
-        """The status of a response, and what was told of it that holds events after the one with this number.
+        """The status of a response, and the batches with events after number ``after``.
 
         Raises:
             MissingError: there is no such response.
@@ -135,23 +135,23 @@ class ResponseStore:
         return await self._store.run(get, writes=False)
 
     async def chain(self, id: str) -> list[StoredResponse]:
-        """A response after all that it goes on from, the oldest first. All of them count as used.
+        """A response and all previous ones that it continues, oldest first. All of them count as used.
 
         Raises:
-            MissingError: one of them is gone.
+            MissingError: one of them was deleted.
         """
         return await self._store.run(lambda db: _chain(db, id))
 
     async def find_items(self, ids: Collection[str]) -> dict[str, dict[str, Any]]:
-        """Those of the items that are part of a response or its input."""
+        """The items with these ids that belong to a response or its input."""
         return await self._store.run(lambda db: _find_items(db, set(ids)), writes=False)
 
     async def delete(self, id: str) -> bool:
-        """Forget a response; whether there was one. If it is not finished, its owner stops."""
+        """Delete a response. Returns whether it existed. If it is not finished, its process stops generating it."""
         return await self._store.run(lambda db: db.execute("DELETE FROM responses WHERE id = ?", (id,)).rowcount > 0)
 
     async def cancel(self, id: str) -> Response | None:
-        """End a response in the background; as it is then."""
+        """Cancel a background response. Returns its state."""
 
         def cancel(db: sqlite3.Connection) -> Response | None:
             row = db.execute("SELECT response FROM responses WHERE id = ?", (id,)).fetchone()
@@ -177,7 +177,7 @@ class ResponseStore:
         return await self._store.run(filter_unfinished, writes=False)
 
     async def find_orphaned(self) -> list[tuple[Response, int | None]]:
-        """What is unfinished of this process's number, each with the number of the last event told of it, if any was."""
+        """Unfinished responses of this process's number, each with the number of its last stored event, if any."""
 
         def find_orphaned(db: sqlite3.Connection) -> list[tuple[Response, int | None]]:
             query = "SELECT response, (SELECT MAX(last) FROM events WHERE response = id) FROM responses WHERE owner = ? AND status IN (?, ?)"

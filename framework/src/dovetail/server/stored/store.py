@@ -1,6 +1,7 @@
-"""Answers that are kept for clients: an SQLite database that all API processes of a server share.
+"""The database of stored responses and chat completions: SQLite, shared by all API processes of a server.
 
-It is a file that goes with the server. It is used from a thread of its own, so that no stream waits for it.
+It is a temporary file that is deleted with the server. All access is from one thread of its own, so that no stream
+waits for it.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ T = TypeVar("T")
 
 UNFINISHED = ("queued", "in_progress")
 WAIT_SECONDS = 30.0
-"""For another process that writes, which takes milliseconds."""
+"""Seconds to wait for another process's write, which takes milliseconds."""
 SCHEMA = """
 PRAGMA journal_mode = WAL;
 PRAGMA synchronous = OFF;
@@ -72,21 +73,21 @@ SELECT * FROM (SELECT 'responses', id, bytes, used FROM responses WHERE status N
 UNION ALL SELECT * FROM (SELECT 'chats', id, bytes, used FROM chats ORDER BY used LIMIT 1)
 ORDER BY used LIMIT 1
 """
-"""Each table is asked by itself: for both at once SQLite would not use their indices."""
+"""One query per table, because SQLite would not use the indices for a joint one."""
 
 
 def create_store_file(folder: Path) -> str:
-    """The file of a store that several processes open, in a folder that goes with the server."""
+    """The path for a store that several processes open. Its folder is deleted with the server."""
     path = str(folder / "kept.sqlite")
     _open(path).close()  # processes that made the tables at the same time would be in each other's way
     return path
 
 
 class MissingError(Exception):
-    """There is no such answer.
+    """There is no stored response or completion with this id.
 
     Attributes:
-        id: which.
+        id: the missing one.
     """
 
     def __init__(self, id: str) -> None:
@@ -95,13 +96,13 @@ class MissingError(Exception):
 
 
 class Store:
-    """What is kept, of every kind. Once there is too much, what has ended goes that was longest out of use.
+    """The database. If a limit is exceeded, the least recently used finished entries are deleted.
 
     Args:
-        max_answers: how many answers are stored at most.
-        max_bytes: of all of them, as JSON with what they answer.
-        path: of the file that other processes use, too. Without one the store is this process's alone, in memory and, as it grows, in
-            a file without a name.
+        max_answers: maximum number of stored responses and completions.
+        max_bytes: maximum total size, as JSON with the inputs.
+        path: the file that other processes use, too. Without one the store belongs to this process: in memory, and in
+            an unnamed temporary file as it grows.
     """
 
     def __init__(self, max_answers: int, max_bytes: int, path: str = "") -> None:
@@ -112,7 +113,7 @@ class Store:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="dovetail-store")
 
     async def run(self, work: Callable[[sqlite3.Connection], T], *, writes: bool = True) -> T:
-        """Do something in one transaction, on the store's thread."""
+        """Run a function in one transaction, on the store's thread."""
 
         def run() -> T:
             with self._transaction("IMMEDIATE" if writes else "DEFERRED") as db:
@@ -121,7 +122,7 @@ class Store:
         return await asyncio.get_running_loop().run_in_executor(self._thread, run)
 
     def evict(self, db: sqlite3.Connection) -> None:
-        """Forget as much as there is too much; in a transaction that has added something."""
+        """Delete what exceeds the limits. Called in the transaction that has added something."""
         count, size = db.execute(TOTALS).fetchone()
         while count > self.max_answers or size > self._max_bytes:
             row = db.execute(LEAST_USED).fetchone()

@@ -1,1 +1,3 @@
-"""Tools and reasoning: how a model is told of tools, how its output is parsed, and the format that it must have."""
+"""Tools and reasoning: how tools are written into the prompt, how the output is parsed, and the format that it must
+have.
+"""

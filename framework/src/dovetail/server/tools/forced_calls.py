@@ -1,5 +1,5 @@
-"""Calls of models without a notation of their own, or with one that cannot be held to a schema where a call is forced: a JSON list of objects with name and
-arguments.
+"""The call format for models that have none, or whose format cannot be constrained by a schema when a call is required:
+a JSON list of objects with name and arguments.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class ForcedCalls(JsonToolParser):
 
 
 def arguments_schema(tool: Tool) -> dict[str, Any]:
-    """The schema of a tool's arguments, which are an object always. Nothing of a strict one may be left out."""
+    """The schema of a tool's arguments, which are always an object. In strict mode, unsupported keywords are errors."""
     schema = {**(tool.get("parameters") or NO_ARGUMENTS), "type": "object"}
     return {**schema, STRICT: True} if tool.get("strict") else schema
 

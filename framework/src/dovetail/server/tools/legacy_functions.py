@@ -1,6 +1,6 @@
-"""The older form of tools, on the chat route: ``functions``, of which an answer calls one at most.
+"""The chat route's old ``functions`` and ``function_call``, with at most one call in a response.
 
-A request in it is read into the newer form, and its answer is put into the older one again.
+The request is converted to ``tools``; the response is converted back to ``function_call``.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ FIELD_NAMES = (
     (re.compile(r"tools(\[\d+\])\.function"), r"functions\1"),
     (re.compile(r"tool_choice"), "function_call"),
 )
-"""What fields of the newer form are called in this one."""
+"""Names of the new fields in the old API."""
 
 
 def upgrade_request(body: ChatCompletionRequest) -> ChatCompletionRequest:
-    """The request with its functions, earlier calls and their results in the newer form.
+    """Convert the request's functions, earlier calls and their results to ``tools``.
 
     Raises:
-        ApiError: it mixes the forms, or asks for a call of nothing.
+        ApiError: it mixes old and new fields, or has a ``function_call`` without functions.
     """
     _check(body)
     changed: dict[str, Any] = {}
@@ -44,7 +44,7 @@ def upgrade_request(body: ChatCompletionRequest) -> ChatCompletionRequest:
 
 
 def to_legacy_message(shown: dict[str, Any]) -> dict[str, Any]:
-    """A message of an answer, or a piece of one, with its call in the older form."""
+    """Convert an output message, or a delta of one, to ``function_call``."""
     if "tool_calls" not in shown:
         return shown
     (call,) = shown["tool_calls"]
@@ -53,7 +53,7 @@ def to_legacy_message(shown: dict[str, Any]) -> dict[str, Any]:
 
 
 def legacy_finish_reason(body: ChatCompletionRequest) -> str:
-    """The ``finish_reason`` of a turn that calls. OpenAI's API has ``stop`` where the call was forced."""
+    """The ``finish_reason`` of a message with a call. OpenAI's API has ``stop`` where the call was forced."""
     return "stop" if isinstance(body.function_call, FunctionName) else "function_call"
 
 
@@ -77,7 +77,7 @@ def _tool_choice(choice: str | FunctionName | None) -> Any:
 
 
 def _messages(messages: Sequence[ChatMessage]) -> list[ChatMessage]:
-    """The conversation, with ids by which calls and results belong together: a result is that of the last call of its name."""
+    """The messages, with ids that connect calls and results: a result belongs to the last call with its name."""
     ids: dict[str, str] = {}
     upgraded = []
     for index, message in enumerate(messages):
@@ -89,10 +89,11 @@ def _messages(messages: Sequence[ChatMessage]) -> list[ChatMessage]:
 
 
 def _message(message: ChatMessage, index: int, id: str, ids: dict[str, str]) -> ChatMessage:
-    """
+    """Convert one message.
+
     Args:
-        id: one that is new.
-        ids: of the last call of each function.
+        id: a new call id.
+        ids: function name → id of its last call.
     """
     name, call = message.name, message.function_call
     if message.role == "function":

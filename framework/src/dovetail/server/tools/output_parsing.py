@@ -1,4 +1,4 @@
-"""Reads what a model writes in its turn: reasoning, then the answer, and calls of tools amid it."""
+"""Parses the model's output: reasoning, then content with tool calls."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class ToolCallBegin:
     """A call begins.
 
     Attributes:
-        index: among the calls of its turn.
+        index: among the calls of its output.
     """
 
     index: int
@@ -50,14 +50,14 @@ OutputEvent = Reasoning | Content | ToolCallBegin | ToolCallArguments
 
 @dataclass(frozen=True)
 class OutputParsing:
-    """How the turns of one answer are read.
+    """How the outputs of one request are parsed.
 
     Attributes:
-        reasoning, tools: the parsers, None where the text stays as it is.
+        reasoning, tools: the parsers; None if the text is not parsed.
         selection: the tools that may be called.
-        prompt: its end.
-        include_reasoning: whether thoughts are handed out, or dropped.
-        special_tokens: parts of the notations that may be special tokens.
+        prompt: the end of the prompt.
+        include_reasoning: whether reasoning is returned or dropped.
+        special_tokens: markers of the formats that may be special tokens.
     """
 
     reasoning: type[ReasoningParser] | None = None
@@ -69,19 +69,19 @@ class OutputParsing:
 
     @cached_property
     def is_plain(self) -> bool:
-        """Whether the text is the answer as it stands."""
+        """Whether the text is the content, unparsed."""
         return self.reasoning is None and self.tools is None
 
     def new_parser(self) -> OutputParser:
-        """A reader of one completion."""
+        """A parser for one completion."""
         return OutputParser(self)
 
 
 class OutputParser:
-    """Reads one completion, in pieces.
+    """Parses one completion, piece by piece.
 
     Attributes:
-        calls: how many calls were handed out.
+        calls: number of calls emitted so far.
     """
 
     def __init__(self, parsing: OutputParsing) -> None:
@@ -92,13 +92,13 @@ class OutputParser:
         self.calls = 0
 
     def feed(self, text: str) -> list[OutputEvent]:
-        """What has become certain with this piece."""
+        """Parse the next piece of text. Returns the events that are complete."""
         if self._reasoning is None:
             return self._read_content(text, last=False)
         return self._filter_reasoning(self._read_reasoning(self._reasoning.feed(text), last=False))
 
     def finish(self) -> list[OutputEvent]:
-        """What was held back, when no more will come."""
+        """Parse what was held back, at the end of the output."""
         if self._reasoning is None:
             return self._read_content("", last=True)
         return self._filter_reasoning(self._read_reasoning(self._reasoning.finish(), last=True))
@@ -142,7 +142,7 @@ class OutputParser:
 
 @dataclass
 class ParsedOutput:
-    """A whole turn.
+    """A whole parsed output.
 
     Attributes:
         calls: each as its beginning and its arguments.
@@ -154,13 +154,13 @@ class ParsedOutput:
 
 
 def parse_output(parsing: OutputParsing, text: str) -> ParsedOutput:
-    """Read a whole completion."""
+    """Parse a whole completion."""
     parser = parsing.new_parser()
     return join_events((*parser.feed(text), *parser.finish()))
 
 
 def join_events(events: Iterable[OutputEvent]) -> ParsedOutput:
-    """The turn that events make."""
+    """Build the whole output from its events."""
     reasoning: list[str] = []
     content: list[str] = []
     calls: list[tuple[ToolCallBegin, list[str]]] = []
@@ -180,7 +180,7 @@ def join_events(events: Iterable[OutputEvent]) -> ParsedOutput:
 def find_output_parsing(
     plan: ServedPlan, template: str, selection: ToolSelection, include_reasoning: bool
 ) -> OutputParsing:
-    """How turns of a template's conversations are read."""
+    """Find out how outputs of conversations with this template are parsed."""
     reasoning = recognise(plan.reasoning_parsers, template)
     tools = recognise(plan.tool_parsers, template) if selection.callable else None
     parser: type[ToolParser] | None = import_dotted(tools.part.target) if tools else None

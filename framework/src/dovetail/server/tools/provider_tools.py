@@ -1,7 +1,7 @@
-"""Tools that the provider of a model runs, such as its search. This server runs none.
+"""Tools that a model's provider runs, such as web search. This server runs none.
 
-Agents offer them to whatever model they talk to, beside functions of their own. A model that is not told of one does what one would that sees no
-need for it, so there they are left out. Alone they are what the request is about, and it is refused by who reads it.
+Agents send them to any model, beside their own functions. They are dropped if the request has other tools: the model
+just does not use them. If a request has only such tools, it is refused where the tools are read.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from dovetail.server.http.errors import describe
 logger = logging.getLogger("dovetail.server")
 
 TYPE_PREFIXES = ("web_search", "web_fetch", "image_generation")
-"""What the types of such tools begin with; dates may follow."""
+"""Prefixes of the types of such tools; a date may follow."""
 
 
 def drop_provider_tools(tools: Any) -> Any:
-    """The tools of a request without those of the provider, if others are left."""
+    """The tools of a request without the provider's, if others are left."""
     if not isinstance(tools, list):
         return tools
     remaining = [tool for tool in tools if not _is_provider_tool(tool)]
@@ -38,5 +38,5 @@ def _is_provider_tool(tool: Any) -> bool:
 
 @lru_cache(maxsize=64)
 def _log_dropped(kind: str) -> None:
-    """Log it, once."""
+    """Log it once."""
     logger.warning("tools of the type %s are left out of requests: this server runs no tools of its own", kind)

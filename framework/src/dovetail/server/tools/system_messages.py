@@ -1,7 +1,8 @@
-"""What the system says in a conversation, for chat templates that have no place for it.
+"""Moves system messages to where the chat template accepts them.
 
-Agents remind the model in the midst of a conversation, and many templates refuse that, leave it out, or put it in the place of what the system said
-first; some know no system at all. There it is told as part of what the user says.
+Agents send reminders as system messages inside a conversation. Many templates refuse these, drop them, or let them
+replace the first system message; some accept no system message at all. In these cases the text becomes a part of a user
+message.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ USER, ASSISTANT = {"role": "user", "content": "of the user"}, {"role": "assistan
 
 @functools.lru_cache(maxsize=32)
 def find_system_support(template: str) -> SystemSupport:
-    """Where a chat template shows all that the system says."""
+    """Find out where a chat template shows system messages completely."""
     first, later = ({"role": "system", "content": text} for text in (FIRST, LATER))
     if not _renders(template, [USER, ASSISTANT, USER]):
         return "anywhere"  # it fails for a reason of its own, and a request will be told
@@ -42,7 +43,7 @@ def _renders(template: str, turns: Sequence[Turn]) -> bool:
 
 
 def place_system_messages(turns: Sequence[Turn], template: str) -> list[Turn]:
-    """The turns with what the system says where the template shows it; nothing of it is lost."""
+    """The messages, with system messages moved to where the template shows them. No text is lost."""
     place = find_system_support(template)
     if place == "anywhere":
         return list(turns)
@@ -59,10 +60,10 @@ def _as_user_turn(turn: Turn) -> tuple[Turn, bool]:
 
 
 def join_user_turns(turns: Iterable[tuple[Turn, bool]]) -> list[Turn]:
-    """The turns, those of the user that were made of something else joined to those of the user beside them: some templates refuse two in a row.
+    """Merge converted user messages with adjacent user messages: some templates refuse two in a row.
 
     Args:
-        turns: each with whether it was made.
+        turns: each with whether it was converted.
     """
     joined: list[Turn] = []
     last_made = False

@@ -1,4 +1,4 @@
-"""Which tools an answer may call, and whether it must."""
+"""Which tools the model may call, and whether it must call one."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from dovetail.server.settings import ServerSettings
 
 @dataclass(frozen=True)
 class ToolSelection:
-    """What an answer may call.
+    """The tools that the model may call.
 
     Attributes:
-        in_prompt: the tools that the model is told of.
-        callable: those of them that it may call in this answer.
+        in_prompt: tools that are written into the prompt.
+        callable: those of them that the model may call for this request.
         forced: whether it must call one.
         parallel: whether it may call more than one.
     """
@@ -30,15 +30,15 @@ class ToolSelection:
 
     @property
     def strict(self) -> bool:
-        """Whether calls must follow their schemas although the model need not call."""
+        """Whether calls must follow their schemas, although no call is required."""
         return any(tool.get("strict") for tool in self.callable)
 
 
 def select_tools(body: ChatCompletionRequest, settings: ServerSettings) -> ToolSelection:
-    """What a request offers.
+    """The tools of a request.
 
     Raises:
-        ApiError: two tools have one name, a schema is none of an object, or the choice names a tool that there is not.
+        ApiError: two tools have the same name, a schema is not that of an object, or the choice names an unknown tool.
     """
     shown = [tool.function.model_dump(exclude_none=True) for tool in body.tools or ()]
     _check(shown)
@@ -66,7 +66,7 @@ def select_tools(body: ChatCompletionRequest, settings: ServerSettings) -> ToolS
 
 
 def _read_choice(choice: Any) -> tuple[Literal["auto", "required"], list[str] | None]:
-    """Whether a call must be made, and of which tools (None: of any)."""
+    """Whether a call is required, and of which tools (None: any)."""
     if isinstance(choice, str):
         return ("required" if choice == "required" else "auto"), None
     if isinstance(choice, NamedTool):

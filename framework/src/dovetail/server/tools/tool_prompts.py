@@ -1,4 +1,6 @@
-"""How a model is told of tools, of its earlier calls and of their results: by its chat template, or in words where the template knows nothing of tools."""
+"""Writes tools, earlier calls and results into the prompt: by the chat template, or as text if the template does not
+support tools.
+"""
 
 from __future__ import annotations
 
@@ -41,10 +43,10 @@ def template_supports_tools(template: str) -> bool:
 def build_template_messages(
     messages: Sequence[ChatMessage], template: str, selection: ToolSelection, parser: type[ToolParser] | None
 ) -> list[Turn]:
-    """The turns that the chat template is given.
+    """The messages for the chat template.
 
     Raises:
-        ApiError: a message lacks its content, or answers no call.
+        ApiError: a message lacks its content, or is a result without a call.
     """
     turns = [_turn(message, index, template) for index, message in enumerate(messages)]
     _name_results(turns)
@@ -57,10 +59,10 @@ def build_template_messages(
 
 
 def build_tool_instructions(tools: Sequence[Tool], call_format: CallFormat | None) -> str:
-    """What a model is told of tools in words.
+    """Instructions that describe the tools as text.
 
     Args:
-        call_format: in which it is to write its calls.
+        call_format: the format in which the model must write its calls.
     """
     lines = "\n".join(json.dumps(dict(tool), ensure_ascii=False) for tool in tools)
     return INSTRUCTIONS.format(
@@ -102,7 +104,7 @@ def _dump_call(call: ToolCall) -> dict[str, Any]:
 
 
 def _name_results(turns: list[Turn]) -> None:
-    """Give results the name of what was called, which some templates want and clients leave out."""
+    """Add the function's name to each result. Some templates need it, and clients leave it out."""
     names: dict[str, str] = {}
     for turn in turns:
         for call in turn.get("tool_calls", ()):
@@ -113,7 +115,7 @@ def _name_results(turns: list[Turn]) -> None:
 
 
 def _call_frame(parser: type[ToolParser] | None, tools: Sequence[Tool]) -> CallFormat | None:
-    """The notation of one call of a function named ``NAME``."""
+    """The format of one call of a function named ``NAME``."""
     if parser is None or parser is ForcedCalls:
         return None
     return parser.call_format([{"name": NAME}])
@@ -143,7 +145,7 @@ def _write_calls_as_text(turn: Turn, call_format: CallFormat | None) -> Turn:
 
 
 def _add_to_system(turns: list[Turn], text: str) -> list[Turn]:
-    """The turns with the text in the system's, which begins the conversation."""
+    """The messages, with the text added to the system message at the beginning."""
     if turns and turns[0]["role"] == "system":
         return [{**turns[0], "content": f"{read_content_text(turns[0]['content'])}\n\n{text}"}, *turns[1:]]
     return [{"role": "system", "content": text}, *turns]
