@@ -1,1 +1,1 @@
-"""From requests to tokens: scheduler, KV cache, batch, model runner, sampler; offline use, and the engine as a process."""
+"""The inference engine: scheduler, KV cache, batch, model runner, sampler; offline use, and the engine as a process."""

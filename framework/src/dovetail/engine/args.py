@@ -19,13 +19,15 @@ from dovetail.utils.foreign.translate import translate_keywords
 P = TypeVar("P", bound=argparse._ActionsContainer)
 
 OFFLINE_DEFAULTS: dict[str, Any] = {"max_decode_slowdown": 0.0}
-"""Defaults of :class:`~dovetail.engine.offline.llm.LLM` that differ: nobody reads along there, so throughput comes first."""
+"""Defaults that are different in :class:`~dovetail.engine.offline.llm.LLM`: nobody reads a stream there, so throughput
+comes first.
+"""
 
 
 class EngineArgs(PlanOptions):
-    """Everything that decides how one model runs; names and defaults are those of the command line's flags.
+    """All options that decide how one model runs. Names and defaults are those of the command line's flags.
 
-    Options of other engines are taken as the command line takes them, and None is the default.
+    Options of other engines are accepted as on the command line. None means the default.
 
     Raises:
         UsageError: options are unknown, or refused with the reason.
@@ -149,8 +151,8 @@ class EngineArgs(PlanOptions):
     def add_cli_args(cls, parser: P) -> P:
         """Add one flag for each option to a script's own parser, or to a group of it, under whose title ``--help`` shows them.
 
-        The parsed namespace holds every option, so that ``LLM(**vars(namespace))`` works once the script has taken its own out;
-        :data:`OFFLINE_DEFAULTS` options alone are missing unless given.
+        The parsed namespace holds every option, so ``LLM(**vars(namespace))`` works after the script has removed its
+        own. Only options in :data:`OFFLINE_DEFAULTS` are missing unless they were given.
         """
         add_flags(parser, cls, "engine", defaults=set(cls.model_fields) - set(OFFLINE_DEFAULTS))
         use_foreign_options(parser, SCRIPT_OPTIONS)
@@ -158,7 +160,7 @@ class EngineArgs(PlanOptions):
 
     @classmethod
     def from_cli_args(cls, namespace: argparse.Namespace) -> EngineArgs:
-        """The options among what was parsed; what is none of theirs is left alone.
+        """Take the engine's options from a parsed namespace; other entries are ignored.
 
         Raises:
             UsageError: a value is out of its range; names the flag.

@@ -1,4 +1,4 @@
-"""A request as the engine knows it: tokens in, tokens out."""
+"""A request in the engine: token ids in, token ids out."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 @dataclass
 class KVCacheBlocks:
-    """A request's share of the cache.
+    """A request's blocks in the KV cache.
 
     Attributes:
-        tables: for each group, its blocks in order; null blocks where a window has passed.
-        num_out_of_window: for each group, entries that a window has passed.
-        num_cached_blocks: full blocks that have been named in the pools.
-        capacity: tokens that the tables hold.
+        tables: for each group, its blocks in order; null blocks where they have left the window.
+        num_out_of_window: for each group, the number of entries that have left the window.
+        num_cached_blocks: full blocks that are in the prefix cache.
+        capacity: tokens that fit into the tables.
     """
 
     tables: list[list[int]]
@@ -40,20 +40,20 @@ class Request:
     """One sequence. A prompt with ``n`` completions is ``n`` requests.
 
     Attributes:
-        tokens: prompt and output, as far as the host has seen them.
+        tokens: prompt and output, as far as they have reached the host.
         num_prompt_tokens: how many of them are the prompt.
-        max_len: tokens at which it ends, prompt included.
-        seed: of its draws. Two requests with the same seed draw the same numbers at the same positions.
+        max_len: the length at which the request ends, prompt included.
+        seed: of its random numbers. Two requests with the same seed get the same numbers at the same positions.
         arrival_index: its number in order of arrival.
-        arrival_time: when, in seconds on the monotonic clock.
-        first_scheduled_time: when it first began to be computed, likewise.
-        num_computed_tokens: tokens whose keys and values are in the cache, or are being written by a step that was begun.
+        arrival_time: when it arrived, in seconds on the monotonic clock.
+        first_scheduled_time: when it was first scheduled, on the same clock.
+        num_computed_tokens: tokens whose keys and values are in the cache, or are written by a step in flight.
         num_in_flight_tokens: tokens that were sampled, but have not reached the host yet.
-        draft_token_ids: tokens that a proposer expects to follow; the next step checks them.
-        num_cached_tokens: tokens of the prompt that were found in the prefix cache when it was first admitted.
+        draft_token_ids: the proposer's draft; the next step verifies it.
+        num_cached_tokens: prompt tokens that were found in the prefix cache when it was first admitted.
         row: in the persistent batch, or -1 while waiting.
-        prefix_key: what its cached blocks depend on besides tokens (salt, adapter).
-        block_hashes: digests of its full blocks, as far as they were needed.
+        prefix_key: the part of the prefix-cache key besides tokens (salt, adapter).
+        block_hashes: hashes of its full blocks, computed as needed.
         lora_slot: LoRA slot, 0 for none.
         bad_words: token ids that may not follow each other in the output.
         grammar: the structure that the output must have, if one was asked for.
@@ -87,15 +87,15 @@ class Request:
     failure: str | None = None
     pooling_params: PoolingParams | None = None
     pooling_state: Tensor | None = None
-    """What its chunks so far give, float32 ``[C]``, where pooling needs more than the last token."""
+    """Pooled state of the chunks so far, float32 ``[C]``, if pooling needs more than the last token."""
     kv_blocks: KVCacheBlocks | None = None
-    """What it holds of the KV cache."""
+    """Its blocks in the KV cache."""
     prompt_logprobs: list[Any] = field(default_factory=list)
-    """What has been computed of them so far."""
+    """The logprobs computed so far."""
 
     @property
     def num_tokens(self) -> int:
-        """Tokens so far, those that the host has not seen included."""
+        """Number of tokens, including those that have not reached the host."""
         return len(self.tokens) + self.num_in_flight_tokens
 
     @property
@@ -109,7 +109,7 @@ class Request:
 
     @property
     def skip_prefix_cache(self) -> bool:
-        """Whether every token of the prompt has to be computed, cached or not."""
+        """Whether the whole prompt must be computed, even if it is cached."""
         if self.pooling_params is not None:
             return self.pooling_params.pooling_type != "last"
         return self.params.prompt_logprobs is not None
@@ -126,7 +126,9 @@ class Request:
         return looks_back or any(len(words) > 1 for words in self.bad_words)
 
     def finish_reason(self) -> tuple[FinishReason | None, int | None]:
-        """Whether the newest token that was seen ends the request: the reason, and the stop token if it was one of the request's own."""
+        """Whether the newest token on the host ends the request. Returns the reason, and the stop token if it was one
+        of the request's own.
+        """
         token = self.tokens[-1]
         if self.grammar is not None and token in self.eos_ids:
             return "stop", None  # the grammar allows an end where it may be, whatever else the request says of ends

@@ -1,6 +1,6 @@
-"""What travels between the API's process and the engine's, as msgpack.
+"""Messages between the API's process and the engine's, as msgpack.
 
-Frames are arrays with a tag, so that a message costs a few bytes more than its tokens.
+Messages are arrays with a tag, so a message is only a few bytes larger than its tokens.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class Message(msgspec.Struct, array_like=True, tag=True, gc=False):
 
 
 class Start(Message):
-    """To the engine, first: what to run. Both are JSON of their pydantic models."""
+    """To the engine, first message: what to run. Both are JSON of their pydantic models."""
 
     plan: str
     args: str
@@ -33,8 +33,8 @@ class NewRequest(Message):
         priority: lower runs first, under ``--scheduling-policy priority``.
         cache_salt: sequences share cached prefixes only with those of the same salt.
         adapter: name of the LoRA adapter to run with.
-        bad_words: the parameters' bad words as token ids; one text may be written in several ways.
-        pooling: make a vector of the prompt, and sample nothing.
+        bad_words: the parameters' bad words as token ids; one text may have several spellings.
+        pooling: compute a vector of the prompt, and sample nothing.
     """
 
     id: str
@@ -48,24 +48,24 @@ class NewRequest(Message):
 
 
 class Abort(Message):
-    """To the engine: forget these; unknown ids are ignored."""
+    """To the engine: abort these requests; unknown ids are ignored."""
 
     ids: list[str]
 
 
 class Stop(Message):
-    """To the engine: leave."""
+    """To the engine: exit."""
 
 
 class EngineInfo(Message):
     """From the engine, once it is ready.
 
     Attributes:
-        max_model_len: the longest sequence, which memory may have shortened.
-        max_num_seqs: sequences that run at once.
-        budget: how memory is divided, in words.
-        kernels: name → layers that it serves.
-        device: in words.
+        max_model_len: maximum sequence length. Memory may have reduced it.
+        max_num_seqs: maximum number of running sequences.
+        budget: how memory is divided, as text.
+        kernels: name → number of layers that it serves.
+        device: as text.
     """
 
     max_model_len: int
@@ -76,14 +76,14 @@ class EngineInfo(Message):
 
 
 class Loading(Message):
-    """From the engine while it loads: weights loaded, and in all."""
+    """From the engine while it loads: number of loaded weights, and of all."""
 
     done: int
     total: int
 
 
 class Failed(Message):
-    """From the engine: it could not start, or has to stop.
+    """From the engine: it could not start, or must stop.
 
     Attributes:
         error: class name of the exception.
@@ -98,10 +98,10 @@ class Failed(Message):
 
 
 class TokenLogprobs(msgspec.Struct, array_like=True, gc=False):
-    """Logprobs of one position: the token that stands there first, then the likeliest ones in order.
+    """Logprobs of one position: the actual token first, then the likeliest ones in order.
 
     Attributes:
-        rank: of the first token, 1 for the likeliest; the others' ranks are 1, 2, 3 …
+        rank: of the actual token, 1 for the likeliest; the others' ranks are 1, 2, 3 …
     """
 
     ids: list[int]
@@ -110,16 +110,16 @@ class TokenLogprobs(msgspec.Struct, array_like=True, gc=False):
 
 
 class TokenOutput(Message):
-    """From the engine: what one request got in one step.
+    """From the engine: the output of one request in one step.
 
     Attributes:
-        error: what went wrong, if ``finish_reason`` is ``error``.
+        error: the error, if ``finish_reason`` is ``error``.
         is_request_error: the error is the request's own, not the engine's.
-        logprobs: one entry for each of ``token_ids``, if asked for.
-        prompt_logprobs: with the first output, one entry for each token of the prompt but the first, if asked for.
-        cached_tokens: with the first output, tokens of the prompt that were found in the prefix cache.
-        timing: with the first output, seconds that it waited, and seconds from there to this output.
-        vector: what pooling gave: float32, little-endian.
+        logprobs: one entry for each of ``token_ids``, if requested.
+        prompt_logprobs: with the first output, one entry for each token of the prompt but the first, if requested.
+        cached_tokens: with the first output, prompt tokens that were found in the prefix cache.
+        timing: with the first output, seconds in the queue, and seconds from there to this output.
+        vector: the result of pooling: float32, little-endian.
     """
 
     id: str
@@ -136,14 +136,14 @@ class TokenOutput(Message):
 
 
 class EngineStats(msgspec.Struct, array_like=True, gc=False):
-    """What the engine is doing; counts with "total" only grow.
+    """The state of the engine; "total" counts only grow.
 
     Attributes:
         running, waiting: sequences.
-        kv_usage: share of the KV-cache blocks that sequences hold, 0 to 1.
+        kv_usage: share of the KV-cache blocks in use, 0 to 1.
         prefix_queries, prefix_hits: total tokens that were looked up in, and found in, the prefix cache.
         preemptions: total.
-        prompt_tokens, output_tokens: total of prompts that got their first token, and sampled.
+        prompt_tokens, output_tokens: total tokens of prompts with a first token, and total sampled tokens.
         num_draft_tokens, num_accepted_tokens: total tokens of speculative decoding.
     """
 
@@ -160,11 +160,11 @@ class EngineStats(msgspec.Struct, array_like=True, gc=False):
 
 
 STEP_SIZE_BUCKETS = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
-"""Sizes of steps between which they are counted."""
+"""Bucket bounds for the sizes of steps."""
 
 
 class StepSizeHistogram(msgspec.Struct, array_like=True, gc=False):
-    """How many tokens steps computed.
+    """Histogram of the number of tokens per step.
 
     Attributes:
         counts: steps of up to each of :data:`STEP_SIZE_BUCKETS`, and of more than the last.
@@ -181,12 +181,12 @@ class StepSizeHistogram(msgspec.Struct, array_like=True, gc=False):
 
 
 class RequestStats(msgspec.Struct, array_like=True, gc=False):
-    """How one sequence stands.
+    """The state of one sequence.
 
     Attributes:
         state: ``running`` or ``waiting``.
         prompt_tokens, output_tokens: of the prompt, and sampled so far.
-        seconds: since the engine got it.
+        seconds: since it arrived in the engine.
     """
 
     id: str
@@ -197,16 +197,17 @@ class RequestStats(msgspec.Struct, array_like=True, gc=False):
 
 
 class Overview(msgspec.Struct, array_like=True):
-    """What the engine is doing at one moment, and for whom.
+    """A snapshot of the engine and its requests.
 
     Attributes:
-        requests: a part of them where there are very many.
+        requests: only a part of them if there are very many.
         num_omitted: how many are not in ``requests``.
-        steps: since the engine began.
-        num_drafts: total guesses of speculative decoding, of whatever length.
-        running_adapters, waiting_adapters: names of the LoRA adapters that sequences have; one whose sequences run is not said to wait.
-        max_loras: adapters that run at once; 0 where none may.
-        cache: facts of the KV cache, by name.
+        steps: since the engine started.
+        num_drafts: total drafts of speculative decoding, of any length.
+        running_adapters, waiting_adapters: names of the LoRA adapters in use. An adapter with running sequences is not
+            listed as waiting.
+        max_loras: adapters on the device at once; 0 if adapters are disabled.
+        cache: facts about the KV cache, by name.
     """
 
     stats: EngineStats
@@ -221,18 +222,18 @@ class Overview(msgspec.Struct, array_like=True):
 
 
 class StepOutputs(Message):
-    """From the engine: what one step gave, and how the engine stood after it."""
+    """From the engine: the outputs of one step, and the statistics after it."""
 
     outputs: list[TokenOutput]
     stats: EngineStats
 
 
 class State(Message):
-    """From the engine, before the answer to the call that changed it: what its clients have to know besides its steps.
+    """From the engine, before the answer to the call that changed it: state that clients must know besides outputs.
 
     Attributes:
-        adapters: the LoRA adapters that requests may name: name → where each came from.
-        sleeping: whether something of it sleeps.
+        adapters: the LoRA adapters that requests may name: name → source.
+        sleeping: whether a part of the engine sleeps.
     """
 
     adapters: dict[str, str] = {}
@@ -240,7 +241,7 @@ class State(Message):
 
 
 class Call(Message):
-    """To the engine: do one of its own operations (see :data:`OPERATIONS`).
+    """To the engine: run one of its operations (see :data:`OPERATIONS`).
 
     Attributes:
         number: repeated in the answer.
@@ -253,7 +254,7 @@ class Call(Message):
 
 
 class Answer(Message):
-    """From the engine: a call's result, or why it failed (class name of the exception, problem, hint)."""
+    """From the engine: the result of a call, or its failure (class name of the exception, problem, hint)."""
 
     number: int
     result: Any = None

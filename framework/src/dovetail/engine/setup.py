@@ -1,4 +1,4 @@
-"""The first steps of every use of a model: its Plan, and its tokenizer."""
+"""The first steps with every model: resolve its Plan, and load its tokenizer."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from dovetail.utils import logs
 
 
 def make_plan(args: EngineArgs) -> Plan:
-    """Discover what is installed and resolve; warnings go to standard error.
+    """Discover the installed plugins and resolve the Plan. Warnings are written to standard error.
 
     Raises:
         DovetailError: something does not fit, with the reasons.
@@ -51,7 +51,7 @@ def load_tokenizer(
         content_format: how contents reach the template.
 
     Raises:
-        ConfigError: ``chat_template`` reads like the name of a file that is not there.
+        ConfigError: ``chat_template`` looks like a file name, and there is no such file.
     """
     tokenizer = Tokenizer.from_parts(import_dotted(plan.checkpoint.tokenizer)(plan.checkpoint.tokenizer_path))
     if chat_template is not None:

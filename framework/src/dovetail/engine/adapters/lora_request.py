@@ -1,6 +1,7 @@
-"""LoRA adapters as the API's process sees them: how users name them, and what the engine is told to load.
+"""LoRA adapters in the API's process: how users name them, and the description that the engine loads from.
 
-An adapter is a folder as PEFT saves it: ``adapter_config.json`` and ``adapter_model.*``, the latter in any container that an installed loader reads.
+An adapter is a folder as PEFT saves it: ``adapter_config.json`` and ``adapter_model.*``, the latter in any container
+that an installed loader reads.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ class LoRARequest:
     """The adapter to generate with, in the offline API.
 
     Attributes:
-        lora_name: what to know it by.
-        lora_int_id: a number from 1 that the caller knows it by. One name always has one number and one path.
+        lora_name: the adapter's name.
+        lora_int_id: the caller's number for it, from 1. One name always has one number and one path.
         lora_path: its folder, or its hub repository.
 
     Raises:
@@ -100,11 +101,11 @@ class LoraModule(BaseModel):
 
 
 class AdapterSource(FrozenModel):
-    """An adapter that was found on disk: all that the engine needs to read it.
+    """An adapter on disk: all that the engine needs to read it.
 
     Attributes:
         path: its folder.
-        origin: how it was named: the folder, or its hub repository.
+        origin: as the user named it: a folder or a hub repository.
         config: ``adapter_config.json``.
         loader: yields the tensors of ``checkpoint``; see :attr:`dovetail.api.LoaderCard.target`.
     """
@@ -118,10 +119,10 @@ class AdapterSource(FrozenModel):
 
 
 def parse_lora_modules(values: Sequence[str]) -> list[LoraModule]:
-    """Read ``--lora-modules``: ``name=path``, or a JSON object with ``name`` and ``path``.
+    """Parse ``--lora-modules``: ``name=path``, or a JSON object with ``name`` and ``path``.
 
     Raises:
-        UsageError: names every entry that cannot be read, and every name that was given twice.
+        UsageError: names every entry that cannot be parsed, and every name that was given twice.
     """
     found, faults = [], []
     for value in values:
@@ -148,14 +149,14 @@ def parse_lora_modules(values: Sequence[str]) -> list[LoraModule]:
 
 
 def check_adapter_name(name: str, served: Iterable[str], loaded: Iterable[str]) -> None:
-    """Refuse a name that requests could not tell from another.
+    """Check that an adapter's name is not empty and not in use.
 
     Args:
         served: names of the model itself.
-        loaded: adapters that are there.
+        loaded: names of the loaded adapters.
 
     Raises:
-        RequestError: the name is empty or taken.
+        RequestError: the name is empty or in use.
     """
     if not name:
         reason = "the adapter has no name"

@@ -1,8 +1,10 @@
-"""LoRA adapters in the engine: known by name, read when they are needed, and given a slot on the device while requests run with them.
+"""LoRA adapters in the engine: registered by name, read when needed, and given a slot on the device while requests use
+them.
 
-Any number of adapters may be loaded. ``max_loras`` of them are on the device at once; when another one is needed, the slot goes whose adapter has
-been unused for longest. While all are in use, the one that the fewest requests use takes no newer ones, so that a busy adapter cannot keep the
-others waiting for ever. Besides, ``max_cpu_loras`` are kept in the host's memory; others are read from their files again.
+Any number of adapters may be loaded. ``max_loras`` of them are on the device at once. When another one is needed, the
+least recently used slot is replaced. If all slots are in use, the adapter with the fewest running requests accepts no
+later requests until its slot is free, so a busy adapter cannot block the others. In addition, ``max_cpu_loras``
+adapters are cached in the host's memory; others are read from their files again.
 """
 
 from __future__ import annotations
@@ -27,13 +29,13 @@ from dovetail.nn.lora_loading import LoraTargets, read_adapter
 
 @dataclass(eq=False)
 class Adapter:
-    """One loading of an adapter. It lives as long as a request that has it, even if its name is unloaded meanwhile.
+    """One load of an adapter. It stays valid for its requests even if its name is unloaded.
 
     Attributes:
-        key: what tokens computed with it are known by in the prefix cache; no other loading has the same, of any name.
+        key: part of the prefix-cache key. Unique for each load, even if the name is used again.
         weights: on the host.
         slot: on the device, from 1; 0 while it has none.
-        users: requests that run with it now.
+        users: number of running requests that use it.
     """
 
     name: str
@@ -45,10 +47,10 @@ class Adapter:
 
 @dataclass(frozen=True)
 class _RegisteredAdapter:
-    """A name that requests may ask for.
+    """A name that requests may use.
 
     Attributes:
-        file_stamps: of the files when they were first read.
+        file_stamps: size and time of the files when they were first read.
     """
 
     source: AdapterSource
@@ -58,10 +60,10 @@ class _RegisteredAdapter:
 
 @dataclass(frozen=True)
 class _Drain:
-    """An adapter that takes no more requests of later arrival until its slot is free, or has become superfluous, for one that waits.
+    """An adapter that is being drained: later requests for it wait until the waiting request has a slot.
 
     Attributes:
-        waiting: weak, so that the draining ends with a request that is aborted.
+        waiting: a weak reference to the waiting request. If that is aborted, draining ends.
     """
 
     adapter: Adapter
@@ -70,17 +72,18 @@ class _Drain:
 
 
 class AdapterSlots:
-    """Which adapters there are, and which of them has which slot.
+    """The registered adapters, and their slots on the device.
 
-    A request gets its adapter from :meth:`assign` when it arrives, and keeps it. It has a slot only while it runs: this is a
-    :class:`~dovetail.engine.step.scheduler.AdmissionGate` of the scheduler.
+    A request gets its adapter from :meth:`assign` when it arrives, and keeps it. It has a slot only while it runs: this
+    class is an :class:`~dovetail.engine.step.scheduler.AdmissionGate` of the scheduler.
 
     Args:
         ctx: that the model was built with.
-        max_cpu_loras: adapters kept on the host; None for as many as have slots.
+        max_cpu_loras: adapters cached on the host; None for as many as there are slots.
 
     Raises:
-        UsageError: ``max_cpu_loras`` is lower than the number of slots, whose adapters are always kept.
+        UsageError: ``max_cpu_loras`` is lower than the number of slots. Adapters with a slot are always kept on the
+            host.
     """
 
     def __init__(self, ctx: Context, max_cpu_loras: int | None = None) -> None:
@@ -107,20 +110,20 @@ class AdapterSlots:
 
     @property
     def origins(self) -> dict[str, str]:
-        """Where each came from, as it was named."""
+        """Name → the adapter's folder or repository, as the user gave it."""
         return {name: known.source.origin for name, known in self._registered.items()}
 
     def names_used_by(self, requests: Iterable[Request]) -> set[str]:
-        """Names of the adapters that they have."""
+        """Names of the adapters that these requests use."""
         if not self._assigned:
             return set()
         return {adapter.name for request in requests if (adapter := self._assigned.get(request)) is not None}
 
     def add(self, source: AdapterSource) -> None:
-        """Load an adapter: check it against the model, read it, and make it known.
+        """Load an adapter: check it against the model, read it, and register its name.
 
         Raises:
-            RequestError: adapters are not enabled, the name is taken, or the adapter does not fit; with every reason.
+            RequestError: adapters are not enabled, the name is in use, or the adapter does not fit; with every reason.
         """
         self._require_enabled()
         if source.name in self._registered:
@@ -134,7 +137,8 @@ class AdapterSlots:
         self._registered[source.name] = known
 
     def remove(self, name: str) -> None:
-        """Forget a name at once. Requests that have the adapter, running or waiting, finish with it; then its slot and memory are free.
+        """Unregister a name at once. Its requests, running or waiting, finish with the adapter; then its slot and
+        memory are freed.
 
         Raises:
             RequestError: there is no adapter of that name.
@@ -150,10 +154,10 @@ class AdapterSlots:
                 break
 
     def assign(self, request: Request, name: str) -> str:
-        """Give a request that has arrived its adapter, which is read again if the host has dropped it.
+        """Give a new request its adapter. The adapter is read again if the host's cache has dropped it.
 
         Returns:
-            What the request's cached blocks depend on besides tokens.
+            The adapter's part of the request's prefix-cache key.
 
         Raises:
             RequestError: adapters are not enabled, there is none of that name, or its files are gone or have changed.
@@ -176,7 +180,7 @@ class AdapterSlots:
         return adapter.key
 
     def can_admit(self, request: Request) -> bool:
-        """Whether the request's adapter has a slot, or could get one now. Requests are to be asked about in their order."""
+        """Whether the request's adapter has a slot, or could get one now. Call it for the requests in their order."""
         adapter = self._assigned.get(request)
         if adapter is None:
             return True
@@ -187,7 +191,7 @@ class AdapterSlots:
         return bool(self._idle_slots)
 
     def _start_drain(self, request: Request) -> None:
-        """See to it that a slot becomes free for a request."""
+        """Choose an adapter to drain, so that a slot becomes free for this request."""
         if self._drain is None or self._drain.waiting() is None:
             least = min((a for a in self._loaded.values() if a.users), key=lambda a: (a.users, a.slot))
             self._drain = _Drain(least, ref(request), _sort_key(request))
@@ -202,7 +206,7 @@ class AdapterSlots:
         )
 
     def acquire(self, request: Request) -> None:
-        """Set the request's slot. The weights go to the device if they are not there."""
+        """Set the request's slot. The weights are copied to the device if they are not there."""
         adapter = self._assigned.get(request)
         if adapter is None:
             return
@@ -216,7 +220,7 @@ class AdapterSlots:
             self._drain = None
 
     def release(self, request: Request) -> None:
-        """Take the slot back from a request that finished, or lost its place in the batch."""
+        """Release the slot of a request that finished or was preempted."""
         adapter = self._assigned.get(request)
         if adapter is None:
             return
@@ -232,14 +236,14 @@ class AdapterSlots:
                 self._vacate(adapter.slot)  # its name was unloaded meanwhile
 
     def rebind(self, ctx: Context) -> None:
-        """The model was made anew, with empty slots; no request is running."""
+        """Use a newly built model, whose slots are empty. No request may be running."""
         self._stacks = _weak_stacks(ctx)
         for slot in list(self._idle_slots):
             if self._idle_slots[slot] is not None:
                 self._vacate(slot)
 
     def _install(self, adapter: Adapter) -> None:
-        """Write an adapter into the slot that has been idle for longest."""
+        """Write an adapter into the least recently used idle slot."""
         assert self._idle_slots, "no slot is free: ask may_enter first"
         stacks = self._stacks() if self._stacks is not None else None
         assert stacks is not None, "the model is gone"
@@ -250,7 +254,7 @@ class AdapterSlots:
         adapter.slot = slot
 
     def _vacate(self, slot: int) -> None:
-        """An idle slot's adapter goes, and the slot is the next to be given away."""
+        """Empty the slot of an idle adapter, and make it the next one to be used."""
         adapter = self._idle_slots[slot]
         assert adapter is not None
         adapter.slot = 0
@@ -292,17 +296,19 @@ class AdapterSlots:
 
 
 def _sort_key(request: Request) -> tuple[int, int]:
-    """As in the scheduler: requests have priorities only where its policy heeds them."""
+    """The scheduler's order: requests only have priorities if its policy uses them."""
     return request.priority, request.arrival_index
 
 
 def _weak_stacks(ctx: Context) -> ReferenceType[StackedAdapters] | None:
-    """Weak, so that a model that is dropped to free its memory (while the engine sleeps) is not held by its slots."""
+    """Weak references to the adapter stacks, so that the slots do not keep a model in memory that was dropped while the
+    engine sleeps.
+    """
     return None if ctx.adapters is None else ref(ctx.adapters)
 
 
 def _read_file_stamps(source: AdapterSource) -> tuple[tuple[int, int], ...]:
-    """Size and time of change of each file: another loading must not pass for this one in the prefix cache.
+    """Size and modification time of each file. A changed file must not match cached prefixes.
 
     Raises:
         RequestError: a file is gone.

@@ -1,1 +1,3 @@
-"""Structured output in the engine: what a request may ask for, and the compilation of grammars beside the engine's steps."""
+"""Structured output in the engine: checks of the requested formats, and the compilation of grammars in background
+threads.
+"""

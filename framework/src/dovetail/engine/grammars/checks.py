@@ -1,4 +1,4 @@
-"""What a request says of its output's form, and whether that can be had: in the API's process, before anything is queued."""
+"""Checks a request's output format in the API's process, before the request is queued."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from dovetail.kernel.plan import Plan
 logger = logging.getLogger(__name__)
 PARAM = "structured_outputs"
 collected_notices: ContextVar[list[str] | None] = ContextVar("dovetail_notices", default=None)
-"""Where notices go besides the log: a list that whoever answers the request puts here."""
+"""A list that collects notices for the current request, set by the code that answers it. Notices are also logged."""
 KINDS: tuple[GrammarKind, ...] = ("json", "json_object", "regex", "choice", "grammar", "structural_tag")
-"""Fields of :class:`~dovetail.engine.request.params.StructuredOutputs`, which are the kinds of grammar."""
+"""The kinds of grammar: the fields of :class:`~dovetail.engine.request.params.StructuredOutputs`."""
 
 
 def build_grammar_source(params: StructuredOutputs) -> GrammarSource:
-    """The form as text, the same for requests that ask for the same."""
+    """The output format as text. Equal formats give equal text."""
     # Exactly one is set, and of its type: the parameters' own checks see to that.
     (kind,) = (kind for kind in KINDS if getattr(params, kind) not in (None, False))
     value = getattr(params, kind)
@@ -32,13 +32,16 @@ def build_grammar_source(params: StructuredOutputs) -> GrammarSource:
 
 
 def check_structured_outputs(params: StructuredOutputs, plan: Plan) -> list[str]:
-    """Refuse a form that the chosen grammar backend cannot keep. Takes as long as compiling it, so a server calls it in a thread.
+    """Check that the grammar backend supports the output format. This takes as long as compiling it, so a server calls
+    it in a thread.
 
     Returns:
-        What the backend leaves out of the form, each as a sentence. It is in the log as well, and in :data:`collected_notices`.
+        What the backend ignores in the format, one sentence each. They are also logged, and added to
+            :data:`collected_notices`.
 
     Raises:
-        RequestError: no backend is installed, it lacks this kind of form, or the form does not compile; says which.
+        RequestError: no backend is installed, it does not support this kind of format, or the format does not compile;
+            says which.
     """
     source = build_grammar_source(params)
     if plan.grammar is None or plan.grammar_validate is None:

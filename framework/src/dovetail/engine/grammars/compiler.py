@@ -1,4 +1,4 @@
-"""Structured output in the engine: grammars are compiled, and masks computed, in threads beside the engine's own.
+"""Structured output in the engine: background threads compile grammars and compute masks.
 
 V: size of the logits' vocabulary.
 """
@@ -19,19 +19,19 @@ from dovetail.engine.grammars.checks import PARAM, build_grammar_source
 from dovetail.engine.request.params import StructuredOutputs
 
 CACHED_GRAMMARS = 128
-"""Compiled grammars that are kept for the next request that asks for the same."""
+"""Size of the cache of compiled grammars."""
 
 
 class GrammarManager:
     """The grammars of all requests.
 
-    Threads and backend come into being with the first request that asks for a form; until then this costs nothing.
+    Threads and backend are created with the first request that needs a grammar; until then this costs nothing.
 
     Args:
         load_backend: makes the backend of the Plan. Called once, in a thread of the pool.
         vocab_size: V.
-        eos_ids: tokens that end an output, as the backend has them.
-        threads: that compile, and compute masks. Backends let go of the interpreter meanwhile.
+        eos_ids: the backend's end-of-sequence tokens.
+        threads: number of threads that compile and compute masks. Backends release the GIL meanwhile.
     """
 
     def __init__(
@@ -46,14 +46,14 @@ class GrammarManager:
         flags = np.zeros(self.mask_words * 32, dtype=np.uint8)
         flags[[i for i in eos_ids if 0 <= i < vocab_size]] = 1
         self._non_end_mask = ~np.packbits(flags, bitorder="little").view("<i4").astype(np.int32)
-        """All but the end tokens, as a mask."""
+        """A mask of all tokens except the end tokens."""
 
     @cached_property
     def pool(self) -> ThreadPoolExecutor:
         return ThreadPoolExecutor(self._threads, thread_name_prefix="grammar")
 
     def compile(self, params: StructuredOutputs) -> RequestGrammar:
-        """Begin to compile, or take what was compiled before; returns at once."""
+        """Start compiling in a thread, or reuse a cached grammar. Does not block."""
         source = build_grammar_source(params)
         compiled = self._cache.get(source)
         if compiled is None or (compiled.done() and compiled.exception() is not None):
@@ -64,11 +64,13 @@ class GrammarManager:
         return RequestGrammar(self, compiled)
 
     def allows_only_end(self, mask: np.ndarray) -> bool:
-        """Whether a mask (int32 ``[ceil(V / 32)]``) allows nothing but end tokens, so that forbidding them would leave none."""
+        """Whether a mask (int32 ``[ceil(V / 32)]``) allows only end tokens, so that forbidding them would leave no
+        token.
+        """
         return not np.any(mask & self._non_end_mask)
 
     def shutdown(self) -> None:
-        """End the threads; what is running is waited for."""
+        """Stop the threads, and wait for running work."""
         if "pool" in self.__dict__:
             self.pool.shutdown(cancel_futures=True)
 
@@ -80,20 +82,20 @@ class GrammarManager:
 
 
 class RequestGrammar:
-    """Where one sequence stands in its grammar.
+    """The grammar state of one sequence.
 
-    It belongs to the request and outlives preemption. Its methods are called by the engine's thread alone; a thread of the pool uses the state
-    between them.
+    It belongs to the request and survives preemption. Its methods are only called by the engine's thread; between the
+    calls a thread of the pool uses the state.
     """
 
     def __init__(self, manager: GrammarManager, compiled: Future[Grammar]) -> None:
         self._manager = manager
         self._compiled = compiled
         self._lock = threading.Lock()
-        """Held by whoever uses the state or the masks."""
+        """Protects the state and the masks."""
         self._state: GrammarState | None = None
         self._masks: dict[tuple[int, ...], np.ndarray] = {}
-        """Tokens after those that were accepted → the mask at that place."""
+        """Tokens after the accepted ones → the mask at that position."""
         self._pending_fills: list[Future[None]] = []
         self._failure: RequestError | None = None
         if compiled.done():
@@ -103,28 +105,29 @@ class RequestGrammar:
 
     @property
     def ready(self) -> bool:
-        """Whether compiling came to an end, in success or :attr:`failure`; until then the request waits."""
+        """Whether compilation has ended, in success or :attr:`failure`. Until then the request waits."""
         return self._compiled.done()
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until :attr:`ready`, or for so many seconds; whether it is."""
+        """Wait until :attr:`ready`, or until the time is up. Returns :attr:`ready`."""
         return bool(wait([self._compiled], timeout).done)
 
     @property
     def failure(self) -> RequestError | None:
-        """Why the request cannot go on: its form did not compile, or has grown beyond the backend's limits since.
+        """Why the request cannot continue: the grammar did not compile, or it exceeded the backend's limits later.
 
-        From then on nothing is refused by :meth:`masks`, and everything by :meth:`accept`; the engine ends the request with this reason.
+        After a failure :meth:`masks` allows every token and :meth:`accept` rejects every token; the engine ends the
+        request with this reason.
         """
         if self._failure is None and self.ready and (error := self._compiled.exception()) is not None:
             self._failure = _as_request_error(error)
         return self._failure
 
     def accept(self, tokens: Sequence[int]) -> bool:
-        """Go on by tokens that were kept for the output, and begin to compute the next mask.
+        """Advance by output tokens, and start to compute the next mask.
 
         Returns:
-            Whether the grammar allows them; if not, nothing changes.
+            Whether the grammar allows them. If not, the state is unchanged.
         """
         if self._advance(tokens, keep=True) < len(tokens):
             return False
@@ -132,20 +135,20 @@ class RequestGrammar:
         return True
 
     def prefetch(self, draft: Sequence[int]) -> None:
-        """Begin to compute what :meth:`masks` will be asked for."""
+        """Start to compute the masks that :meth:`masks` will need."""
         if self.failure is None and not self._has_masks(draft):
             self._pending_fills.append(self._manager.pool.submit(self._fill_masks, tuple(draft)))
 
     def valid_prefix(self, draft: Sequence[int]) -> int:
-        """How many of these tokens the grammar allows in a row."""
+        """The number of leading tokens that the grammar allows."""
         return self._advance(draft, keep=False)
 
     def masks(self, draft: Sequence[int]) -> list[np.ndarray]:
-        """What may follow the tokens so far, and each token of the draft after them.
+        """The masks after the tokens so far, and after each token of the draft.
 
         Returns:
-            ``len(draft) + 1`` masks, int32 ``[ceil(V / 32)]``, not to be written to. After a token that is not allowed itself everything is: whatever is
-            drawn there will be dropped.
+            ``len(draft) + 1`` masks, int32 ``[ceil(V / 32)]``, read-only. After a draft token that is not allowed, the
+                mask allows everything, because what is sampled there is dropped.
         """
         self._join_pending_fills()
         if self.failure is None and not self._has_masks(draft):
@@ -155,7 +158,9 @@ class RequestGrammar:
         return [self._masks[key] for key in _prefixes(draft)]
 
     def _advance(self, tokens: Sequence[int], keep: bool) -> int:
-        """How many of the tokens the grammar allows in a row; the state goes on by them if all are, and if it is to."""
+        """The number of leading tokens that the grammar allows. The state advances if all are allowed and ``keep`` is
+        set.
+        """
         self._join_pending_fills()
         if self.failure is not None:
             return 0
@@ -177,12 +182,15 @@ class RequestGrammar:
         return count
 
     def _on_compiled(self, compiled: Future[Grammar]) -> None:
-        """In the thread that compiled: the first mask is there before the engine asks for it."""
+        """Runs in the thread that compiled: computes the first mask before the engine asks for it."""
         if not compiled.cancelled() and compiled.exception() is None:
             self._fill_masks(())
 
     def _join_pending_fills(self) -> None:
-        """Have no thread of the pool at work on this sequence. What it has not begun is done by the caller, who needs it now."""
+        """Cancel or wait for the mask computations of this sequence, so that no thread uses its state.
+
+        The caller computes the cancelled ones.
+        """
         wait([self._compiled])
         for future in self._pending_fills:
             if not future.cancel():
@@ -201,7 +209,7 @@ class RequestGrammar:
         return np.full(self._manager.mask_words, -1, dtype=np.int32)
 
     def _fill_masks(self, draft: tuple[int, ...]) -> None:
-        """Compute the masks after each token of the draft, and come back to where it stood."""
+        """Compute the masks after each token of the draft, then restore the state."""
         with self._lock:
             try:
                 state = self._get_state()
@@ -226,7 +234,7 @@ def _prefixes(draft: Sequence[int]) -> list[tuple[int, ...]]:
 
 
 def _as_request_error(error: BaseException) -> RequestError:
-    """An error of the backend's, for the one request that it concerns."""
+    """Convert a backend's error to an error of the request."""
     if isinstance(error, RequestError):
         return error
     if isinstance(error, DovetailError):

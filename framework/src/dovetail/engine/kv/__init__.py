@@ -1,1 +1,1 @@
-"""The KV cache's bookkeeping: pools of blocks, the prefix cache, and what each request holds. No torch."""
+"""KV cache management: block pools, the prefix cache, and the block tables of requests. No torch."""

@@ -1,4 +1,4 @@
-"""Cache groups: layers that need the same of the past share block tables, and memory is planned for all groups together."""
+"""KV cache groups: layers with the same kind of cache share block tables. Memory is planned for all groups together."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ KEPT_WHOLE: tuple[AttentionKind, ...] = ("full", "latent", "softcap", "sinks")
 
 @dataclass(frozen=True)
 class KVCacheGroup:
-    """What a group's layers keep of a sequence.
+    """The layers of a model that share block tables.
 
     Attributes:
-        kind: ``sliding`` layers see the last ``window`` tokens; ``recurrent`` ones keep one state of fixed size; the others all tokens.
-        block_bytes: of one block, over all layers of the group.
+        kind: ``sliding`` layers see the last ``window`` tokens; ``recurrent`` ones keep one state of fixed size; the
+            others see all tokens.
+        block_bytes: size of one block, over all layers of the group.
     """
 
     kind: AttentionKind
@@ -24,17 +25,19 @@ class KVCacheGroup:
     window: int | None = None
 
     def num_blocks(self, tokens: int, block_size: int) -> int:
-        """Length of the block table of a sequence of so many tokens."""
+        """Length of the block table for a sequence of this many tokens."""
         return 1 if self.kind == "recurrent" else -(-tokens // block_size)
 
     def first_visible_block(self, computed: int, block_size: int) -> int:
-        """The first entry that tokens from position ``computed`` on still see."""
+        """Index of the first block that is inside the attention window of position ``computed``."""
         if self.window is None:
             return 0
         return max(0, computed - self.window + 1) // block_size
 
     def max_blocks_held(self, tokens: int, chunk: int, block_size: int) -> int:
-        """The most blocks that a sequence of so many tokens holds at once, if no step computes more than ``chunk`` of them."""
+        """Maximum number of blocks that a sequence of this many tokens uses at once, if no step computes more than
+        ``chunk`` tokens.
+        """
         whole = self.num_blocks(tokens, block_size)
         if self.window is None:
             return whole
@@ -53,10 +56,11 @@ def plan_num_blocks(
     capped: bool = True,
     num_blocks: int | None = None,
 ) -> list[int]:
-    """Blocks of each group, the null block included.
+    """Number of blocks of each group, including the null block.
 
-    A sliding or recurrent group gets what ``max_seqs`` sequences can hold of it, so that it never runs out before the others do; the rest of
-    the budget goes to the groups that keep everything. No group gets more than twice what could be in use: the second half keeps prefixes.
+    A sliding or recurrent group gets what ``max_seqs`` sequences can use, so that it never runs out before the others
+    do. The rest of the budget goes to the groups that keep all tokens. A group gets at most twice the blocks that
+    requests can use; the other half is for the prefix cache.
 
     Args:
         budget: bytes.
@@ -65,7 +69,7 @@ def plan_num_blocks(
         num_blocks: give groups that keep everything so many blocks, whatever the budget is; the others no more.
 
     Returns:
-        One count a group; all 0 if the budget does not hold two blocks of each.
+        One count for each group; all 0 if the budget does not hold two blocks of each.
     """
 
     def counts(whole: int) -> list[int]:
@@ -96,10 +100,10 @@ def plan_num_blocks(
 
 
 def max_tokens_that_fit(groups: Sequence[KVCacheGroup], counts: Sequence[int], *, block_size: int) -> int | None:
-    """The longest sequence that the blocks hold when it is alone; None if no group sets a limit.
+    """The longest sequence that fits if it is alone; None if no group sets a limit.
 
-    A window's blocks limit the chunk in which a sequence is computed, not its length, as long as the window and one token more fit, wherever
-    within a block they begin.
+    The blocks of a sliding group limit the chunk size, not the length, as long as the window and one more token fit at
+    every alignment.
     """
     limits = []
     for group, count in zip(groups, counts, strict=True):

@@ -1,7 +1,7 @@
 """The KV cache of requests: their blocks, and the prefix cache with its chain of block hashes.
 
-A full block is named by a chain of digests: of the block before it, its own tokens, and for the first one the request's ``prefix_key``. Equal names
-mean equal prefixes, so a request may begin behind blocks that others have computed.
+A full block has a hash of the previous block's hash and its own tokens; the first also of the request's ``prefix_key``.
+Equal hashes mean equal prefixes, so a request can reuse blocks that others have computed.
 
 Letters: B entries of a block table.
 """
@@ -23,20 +23,20 @@ DIGEST_BYTES = 16
 
 @dataclass
 class CachedPrefix:
-    """Blocks that hold the beginning of a request's tokens: for each group, a table like :attr:`KVCacheBlocks.tables`."""
+    """Cached blocks for the beginning of a request: for each group, a table like :attr:`KVCacheBlocks.tables`."""
 
     tokens: int
     tables: list[list[int]]
 
 
 class KVCacheManager:
-    """Grows, shares and frees the block tables of requests.
+    """Allocates, shares and frees the blocks of requests.
 
     Args:
         groups: of the model's layers.
         counts: blocks of each group, the null block included.
         block_size: tokens in a block.
-        enable_caching: keep what was computed for requests that begin alike.
+        enable_caching: use the prefix cache.
     """
 
     def __init__(
@@ -48,25 +48,25 @@ class KVCacheManager:
         # A recurrent state stands for one exact prefix, and is overwritten by the next token.
         self.enable_caching = enable_caching and all(g.kind != "recurrent" for g in groups)
         self._windows = [i for i, g in enumerate(self.groups) if g.window is not None]
-        # Names are digests under a key that nobody else knows, so that no prompt can be made to collide with another's.
+        # Hashes use a secret key, so that nobody can construct a prompt that collides with another.
         self._hash_key = os.urandom(DIGEST_BYTES)
         self.queries = 0
         self.hits = 0
 
     @property
     def usage(self) -> float:
-        """The largest share of any group's blocks that requests hold."""
+        """The share of blocks in use, in the group where it is largest."""
         return max((p.num_used / p.num_blocks for p in self.pools), default=0.0)
 
     @property
     def is_unused(self) -> bool:
-        """Whether nobody holds anything."""
+        """Whether no request holds blocks."""
         return not any(p.num_used for p in self.pools)
 
     # -- the prefix cache
 
     def find_prefix(self, request: Request) -> CachedPrefix:
-        """The longest prefix of the request's tokens that is in the cache; at least one token is left to compute."""
+        """The longest cached prefix of the request's tokens. At least one token is left to compute."""
         nothing = CachedPrefix(0, [[] for _ in self.groups])
         if not self.enable_caching or request.skip_prefix_cache:
             return nothing
@@ -113,7 +113,7 @@ class KVCacheManager:
         return block
 
     def _hash_blocks(self, request: Request, count: int) -> list[bytes]:
-        """Digests of the request's first ``count`` full blocks."""
+        """Hashes of the request's first ``count`` full blocks."""
         names = request.block_hashes
         if len(names) < count:
             size = self.block_size
@@ -128,14 +128,16 @@ class KVCacheManager:
         return names if len(names) == count else names[:count]
 
     def reset_prefix_cache(self) -> None:
-        """Empty the prefix cache; requests that run keep their blocks."""
+        """Empty the prefix cache. Running requests keep their blocks."""
         for pool in self.pools:
             pool.reset_prefix_cache()
 
     # -- what requests hold
 
     def can_fit(self, request: Request, prefix: CachedPrefix, chunk: int) -> bool:
-        """Whether all of the request's tokens would find room now, behind this prefix, in steps of at most ``chunk`` tokens."""
+        """Whether there are enough free blocks for the whole request after this prefix, computed in chunks of at most
+        ``chunk`` tokens.
+        """
         total = request.num_tokens
         for group, pool, table in zip(self.groups, self.pools, prefix.tables, strict=True):
             shared = sum(block != NULL_BLOCK for block in table)
@@ -148,7 +150,7 @@ class KVCacheManager:
         return True
 
     def claim_prefix(self, request: Request, prefix: CachedPrefix) -> None:
-        """Begin to hold: the prefix's blocks count as computed."""
+        """Give the prefix's blocks to the request; their tokens count as computed."""
         assert request.kv_blocks is None
         for pool, table in zip(self.pools, prefix.tables, strict=True):
             for block in table:
@@ -164,7 +166,9 @@ class KVCacheManager:
             self.hits += prefix.tokens
 
     def allocate_slots(self, request: Request, tokens: int) -> bool:
-        """Make room for the request's first ``tokens`` tokens; False, and nothing changed, if a pool lacks blocks."""
+        """Allocate blocks for the request's first ``tokens`` tokens. Returns False, without changes, if a pool has too
+        few blocks.
+        """
         held = request.kv_blocks
         assert held is not None
         size = self.block_size
@@ -184,7 +188,7 @@ class KVCacheManager:
         return True
 
     def _free_out_of_window(self, request: Request) -> None:
-        """Free the blocks that windows have passed."""
+        """Free the blocks that have left the window."""
         held = request.kv_blocks
         assert held is not None
         for i in self._windows:
@@ -200,8 +204,9 @@ class KVCacheManager:
                 held.num_out_of_window[i] = gone.stop
 
     def cache_blocks(self, request: Request, computed: int) -> None:
-        """Name the full blocks among the request's first ``computed`` tokens, so that others find them. What the step in hand computes counts:
-        whoever finds a block reads it after it was written.
+        """Put the full blocks of the request's first ``computed`` tokens into the prefix cache.
+
+        Blocks of the current step are included: a later reader runs after they are written.
         """
         held = request.kv_blocks
         assert held is not None
@@ -217,7 +222,9 @@ class KVCacheManager:
         held.num_cached_blocks = full
 
     def release(self, request: Request) -> None:
-        """Take every block back. Of what stays in the prefix cache, the end of the sequence is forgotten before its beginning."""
+        """Free all blocks of a request. In the prefix cache, later blocks of the sequence are evicted before earlier
+        ones.
+        """
         held = request.kv_blocks
         if held is None:
             return

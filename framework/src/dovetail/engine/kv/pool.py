@@ -1,4 +1,5 @@
-"""Blocks of one cache group: which are held, which are free, and which of the free ones can still be found by what they hold."""
+"""The block pool of one cache group: reference counts, free blocks, and free blocks that are still in the prefix cache.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +7,15 @@ from collections import OrderedDict
 from collections.abc import Iterable
 
 NULL_BLOCK = 0
-"""Never given to a request: block tables point here where they are unused."""
+"""The null block: never allocated. Unused entries of block tables point to it."""
 
 
 class BlockPool:
-    """Counts who holds a block; every operation takes constant time for each block.
+    """Counts references to blocks. Every operation takes constant time for each block.
 
-    A free block is either *blank*, or *kept*: named by a key, and found by it until somebody needs the room. Blank blocks are given out first, the last
-    freed before the others, so that a lightly used cache stays in few pages of memory; then the kept ones, the longest unused first.
+    A free block is either blank, or cached: it has a key, and can be found by it until it is evicted. Blank blocks are
+    allocated first, the most recently freed one before the others, so that a lightly used cache touches few pages of
+    memory. Then cached blocks are evicted, the least recently used first.
 
     Args:
         blocks: of the cache, the null block included.
@@ -36,7 +38,7 @@ class BlockPool:
         return self.num_blocks - self.num_free
 
     def allocate(self, count: int) -> list[int] | None:
-        """``count`` blocks, held once; or None (and nothing changed) when there are fewer."""
+        """Allocate ``count`` blocks with one reference each; None, without changes, if there are fewer."""
         if count > self.num_free:
             return None
         blocks = []
@@ -61,19 +63,20 @@ class BlockPool:
         return not self._reference_counts[block]
 
     def add_reference(self, block: int) -> None:
-        """One holder more for a block that was found."""
+        """Add a reference to a block that was found."""
         if not self._reference_counts[block]:
             del self._free_cached[block]
         self._reference_counts[block] += 1
 
     def cache_block(self, block: int, key: bytes) -> None:
-        """Make a held block findable. Where another block has the same content already, that one stays the one to be found."""
+        """Give a block in use its key. If another block has the same key already, that one stays in the prefix cache.
+        """
         if key not in self._cached_blocks and self._block_keys[block] is None:
             self._cached_blocks[key] = block
             self._block_keys[block] = key
 
     def free_blocks(self, blocks: Iterable[int]) -> None:
-        """One holder less for each; those without any become free, the first of them to be evicted first."""
+        """Decrease the reference counts. Blocks at zero become free, and are evicted in the given order."""
         for block in blocks:
             self._reference_counts[block] -= 1
             assert self._reference_counts[block] >= 0, "a block was freed twice"
@@ -84,7 +87,7 @@ class BlockPool:
                     self._free_cached[block] = None
 
     def reset_prefix_cache(self) -> None:
-        """Unname every block, held or free."""
+        """Remove the keys of all blocks, used or free."""
         self._free_uncached.extend(self._free_cached)
         self._free_cached.clear()
         for block in self._cached_blocks.values():

@@ -1,1 +1,1 @@
-"""From the engine's tokens to deltas of text, logprobs and whole completions."""
+"""Converts the engine's tokens to text deltas, logprobs and whole completions."""

@@ -1,8 +1,8 @@
-"""Beam search: the likeliest completions that a search of bounded width finds.
+"""Beam search: finds the likeliest completions with a search of bounded width.
 
-At every step each beam is extended by its likeliest tokens, and the best of all extensions go on (Lowerre, 1976; with the length penalty of
-transformers, whose lengths are those of the output without its prompt). What ends in an end-of-sequence token is kept, and takes no place among
-the beams.
+At every step each beam is extended by its likeliest tokens, and the best extensions continue (Lowerre, 1976; with the
+length penalty of transformers, whose lengths are those of the output without its prompt). A beam that ends in an
+end-of-sequence token is stored as finished, and no longer counts as a beam.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from dovetail.engine.request.params import BeamSearchParams, SamplingParams
 
 @dataclass(slots=True)
 class BeamSearchSequence:
-    """
+    """One sequence of a beam search.
+
     Attributes:
         tokens: of prompt and output.
         cum_logprob: sum of the logprobs of the output's tokens.
@@ -34,9 +35,10 @@ class BeamSearchSequence:
 
 @dataclass(slots=True)
 class BeamSearchOutput:
-    """
+    """The results of one prompt.
+
     Attributes:
-        sequences: at most ``beam_width``, the best first.
+        sequences: at most ``beam_width``, best first.
     """
 
     sequences: list[BeamSearchSequence]
@@ -45,9 +47,10 @@ class BeamSearchOutput:
 def build_step_params(
     params: BeamSearchParams, eos_ids: Collection[int], vocab_size: int, *, detokenize: bool
 ) -> SamplingParams:
-    """What one step asks of the engine for each beam: one token, and the logprobs of the likeliest.
+    """Sampling parameters for one step of each beam: one token, and the logprobs of the likeliest.
 
-    There are twice as many as beams, and enough for every beam to go on in ``beam_width`` ways even if all ends of a sequence are likelier.
+    There are twice as many logprobs as beams, so that every beam can continue in ``beam_width`` ways even if all
+    end-of-sequence tokens are likelier.
     """
     wanted = params.beam_width + max(params.beam_width, len(eos_ids))
     return SamplingParams(
@@ -56,14 +59,15 @@ def build_step_params(
 
 
 class BeamSearch:
-    """The search of one prompt; whoever runs it asks for the logprobs after each of :attr:`beams` and gives them to :meth:`extend`.
+    """The beam search of one prompt. The caller gets the logprobs after each of :attr:`beams`, and passes them to
+    :meth:`extend`.
 
     Args:
-        eos_ids: tokens that end an output.
-        max_model_len: tokens that prompt and output may have together.
+        eos_ids: end-of-sequence tokens.
+        max_model_len: maximum number of tokens of prompt and output together.
 
     Attributes:
-        beams: what is followed now; empty once the search is over.
+        beams: the running beams; empty once the search is over.
     """
 
     def __init__(
@@ -77,7 +81,7 @@ class BeamSearch:
         self.beams = [BeamSearchSequence(list(prompt_token_ids))]
 
     def extend(self, found: Sequence[PositionLogprobs]) -> None:
-        """Go on by one token.
+        """Extend all beams by one token.
 
         Args:
             found: for each of :attr:`beams`, the logprobs of the tokens that may follow.
@@ -105,7 +109,7 @@ class BeamSearch:
             self.beams = []
 
     def best(self) -> list[BeamSearchSequence]:
-        """The best that are finished."""
+        """The best finished sequences."""
         return sorted(self._completed, key=self.score, reverse=True)[: self._params.beam_width]
 
     def score(self, beam: BeamSearchSequence) -> float:
@@ -115,9 +119,10 @@ class BeamSearch:
         return cum_logprob / float(length) ** self._params.length_penalty
 
     def _is_finished(self) -> bool:
-        """Whether no beam can become better than what is finished, however it goes on.
+        """Whether no running beam can still beat the finished ones.
 
-        A sum of logprobs only falls. What it is divided by grows or falls with the length, so the extreme lengths bound it.
+        The sum of logprobs only decreases. The divisor grows or shrinks with the length, so the shortest and the
+        longest length bound the score.
         """
         if len(self._completed) < self._params.beam_width:
             return False

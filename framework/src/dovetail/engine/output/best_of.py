@@ -9,12 +9,12 @@ from dovetail.engine.request.params import SamplingParams
 
 
 class BestOfCollector:
-    """Holds the completions of a request back until all are finished, and gives out the best.
+    """Buffers all completions of a request and returns the best ones when the last is finished.
 
-    The best are those of the highest log-probability, summed over their tokens. A completion that ended in an error comes last.
+    The best have the highest log-probability, summed over their tokens. Completions with an error come last.
 
     Args:
-        params: the user's, whose ``n`` completions are given out, with logprobs if they ask for them.
+        params: the user's. They say how many completions to return, and whether with logprobs.
     """
 
     def __init__(self, params: SamplingParams) -> None:
@@ -23,7 +23,9 @@ class BestOfCollector:
         self._finished = 0
 
     def add(self, delta: Delta) -> list[Delta]:
-        """The ``n`` best completions, numbered from 0 and whole, once the last one is finished; nothing until then."""
+        """Returns the ``n`` best completions, numbered from 0 and whole, once the last one is finished; nothing until
+        then.
+        """
         self._deltas.setdefault(delta.index, []).append(delta)
         self._finished += delta.finish_reason is not None
         if self._finished < self._params.num_sequences:
@@ -42,7 +44,7 @@ class BestOfCollector:
 
 
 def _rank_key(delta: Delta) -> tuple[bool, float, int]:
-    """Less for better ones."""
+    """Sort key; lower is better."""
     chosen = (position[token].logprob for token, position in zip(delta.token_ids, delta.logprobs or (), strict=False))
     return delta.finish_reason in ("error", "abort"), -sum(chosen), delta.index
 

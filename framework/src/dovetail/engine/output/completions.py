@@ -1,4 +1,4 @@
-"""One completion as the API's process knows it: the engine's tokens in, deltas of text out."""
+"""One completion in the API's process: the engine's tokens in, text deltas out."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ from dovetail.engine.text.tokenizer import Tokenizer
 
 
 def no_text(_: int) -> None:
-    """The text of a token where nothing is detokenized."""
+    """The text of a token when detokenization is off."""
 
 
 class Completion:
-    """
+    """One completion of a request.
+
     Args:
         index: among those of its request.
-        tokenizer: None where outputs are token ids alone.
-        prompt_token_ids: which the text continues.
+        tokenizer: None if outputs are token ids only.
+        prompt_token_ids: the prompt.
     """
 
     def __init__(
@@ -42,7 +43,8 @@ class Completion:
             self._token_text = partial(logprobs.token_text, tokenizer)
 
     def build_delta(self, output: TokenOutput) -> Delta:
-        """What the engine's output adds. Where a stop string ends the completion, the tokens behind it are no part of it."""
+        """The delta for an output of the engine. If a stop string ends the completion, the tokens after it are dropped.
+        """
         delta = Delta(self.index, "", output.token_ids, output.finish_reason, output.stop_reason, output.error)
         delta.is_request_error = output.is_request_error
         if self._detokenizer is None:
@@ -63,7 +65,9 @@ class Completion:
         return delta
 
     def _visible_token_ids(self, output: TokenOutput) -> list[int]:
-        """The tokens whose text is shown: the one that ended the output is no part of it, whether or not the tokenizer calls it special."""
+        """The tokens whose text is shown. The token that ended the output is not, even if the tokenizer does not mark
+        it as special.
+        """
         if output.finish_reason == "stop" and not self.params.include_stop_str_in_output:
             return output.token_ids[:-1]
         return output.token_ids
@@ -71,7 +75,7 @@ class Completion:
     def _add_until_stop(
         self, delta: Delta, output: TokenOutput, stops: StopStrings, detokenizer: IncrementalDetokenizer
     ) -> None:
-        """Add text under the eyes of stop strings, token by token: one of several tokens may end the output."""
+        """Add text token by token and check for stop strings: any of several tokens may end the output."""
         parts: list[str] = []
         for count, token in enumerate(self._visible_token_ids(output), 1):
             self.tokens += 1

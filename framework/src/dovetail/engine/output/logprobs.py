@@ -1,4 +1,4 @@
-"""From the engine's logprobs to those that a user gets, with the texts of the tokens."""
+"""Converts the engine's logprobs to those of the API, with the tokens' texts."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ TokenText = Callable[[int], str | None]
 
 
 def token_text(tokenizer: Tokenizer, id: int) -> str:
-    """The text of one token by itself.
+    """The text of a single token.
 
-    A token may be a part of a character, or parts of two. Each such part is U+FFFD here: which character it belongs to depends on its
-    neighbours, and of the likeliest tokens of a position all but one have none. The whole text is in the completion.
+    A token may be a part of a character, or hold parts of two. Each such part becomes U+FFFD here, because its
+    character depends on neighbours that the alternatives of a position do not have. The completion has the whole text.
     """
     return tokenizer.token_bytes(id).decode("utf-8", "replace")
 
 
 def build_position(found: TokenLogprobs, text: TokenText) -> PositionLogprobs:
-    """One position: the token that stands there first, then the likeliest ones in order.
+    """One position: the actual token first, then the likeliest ones in order.
 
     Args:
         text: token id → its text.
@@ -40,5 +40,5 @@ def build_positions(found: Sequence[TokenLogprobs], text: TokenText) -> list[Pos
 
 
 def build_prompt_positions(found: Sequence[TokenLogprobs], text: TokenText) -> list[PositionLogprobs | None]:
-    """Of a prompt, whose first token follows nothing and so has no probability."""
+    """The positions of a prompt. Its first token follows nothing, so it has no probability."""
     return [None, *build_positions(found, text)]

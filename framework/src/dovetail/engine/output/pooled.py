@@ -1,4 +1,4 @@
-"""What the engine made of one prompt, where a vector was asked for."""
+"""The engine's output for one prompt of a pooling request."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from dovetail.engine.messages import TokenOutput
 
 @dataclass(slots=True)
 class Pooled:
-    """What the engine made of one prompt.
+    """The engine's output for one prompt of a pooling request.
 
     Attributes:
         vector: float32, little-endian; empty if there is an error.
-        cached_tokens: of the prompt, found in the prefix cache.
-        timing: seconds that it waited, and seconds from there on.
-        error: what went wrong.
+        cached_tokens: prompt tokens that were found in the prefix cache.
+        timing: seconds in the queue, and seconds from there on.
+        error: the error, if there is one.
         is_request_error: the error is the request's own, not the engine's.
     """
 

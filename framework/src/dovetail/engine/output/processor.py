@@ -1,4 +1,4 @@
-"""From requests to the engine's sequences, and from what the engine gives to deltas of text, for all requests together."""
+"""Converts requests to the engine's sequences, and the engine's outputs to text deltas, for all requests together."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from dovetail.engine.text.tokenizer import Tokenizer
 
 @dataclass(slots=True)
 class _Group:
-    """A request's completions that have not finished, and who chooses among them if there are more than were asked for."""
+    """A request's unfinished completions, and its best-of collector if it has one."""
 
     id: str
     best_of: BestOfCollector | None
@@ -28,7 +28,7 @@ class _Group:
 
 
 class OutputProcessor:
-    """Turns requests into the engine's sequences, and the engine's outputs into deltas of text.
+    """Converts requests to the engine's sequences, and the engine's outputs to text deltas.
 
     Args:
         tokenizer: None where prompts and outputs are token ids alone: outputs have no text then, and requests that need texts are refused.
@@ -49,14 +49,14 @@ class OutputProcessor:
         cache_salt: str | None = None,
         adapter: str | None = None,
     ) -> list[NewRequest]:
-        """The sequences that make up a request: one for each of its ``n`` completions, or ``best_of`` if there are more to choose from.
+        """The sequences of a request: one for each of its ``n`` completions, or ``best_of`` if that is larger.
 
         Args:
             priority, cache_salt, adapter: see :class:`~dovetail.engine.messages.NewRequest`.
 
         Raises:
-            RequestError: the id is in use, the parameters, which may have been changed since they were made, do not hold, or
-                they need a tokenizer that is not there.
+            RequestError: the id is in use, the parameters are not valid (they may have been changed since they were
+                made), or they need a tokenizer and there is none.
         """
         if request_id in self._groups:
             raise RequestError(f"a request with the id {request_id!r} is running", "give each request an id of its own")
@@ -90,7 +90,7 @@ class OutputProcessor:
         return []
 
     def process(self, outputs: list[TokenOutput]) -> tuple[dict[str, list[Delta]], list[str]]:
-        """Deltas by request, and the engine's sequences to abort because a stop string ended them."""
+        """Returns deltas by request, and the engine's sequences to abort because a stop string ended them."""
         deltas: dict[str, list[Delta]] = {}
         aborts: list[str] = []
         for output in outputs:
@@ -119,7 +119,7 @@ class OutputProcessor:
         return request_id in self._groups
 
     def abort(self, request_id: str) -> list[str]:
-        """Forget a request; the engine's sequences to abort."""
+        """Remove a request. Returns the engine's sequences to abort."""
         group = self._groups.pop(request_id, None)
         children = sorted(group.running) if group else []
         for child in children:

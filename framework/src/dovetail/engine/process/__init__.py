@@ -1,1 +1,1 @@
-"""The engine as a process: its entry, its child handle, the link and the client of the API's side."""
+"""The engine as a process of its own: its entry point, and the client in the API's process."""

@@ -1,4 +1,4 @@
-"""The API's side of the engine: sends requests to its process, and hands out what comes back."""
+"""The client of the engine in the API's process: sends requests, and yields text deltas."""
 
 from __future__ import annotations
 
@@ -27,13 +27,15 @@ from dovetail.kernel.plan import Plan
 
 
 class AsyncEngine(EngineClient):
-    """An engine that many coroutines use at once; use :meth:`start`, which reads the tokenizer while the process starts.
+    """An engine that many coroutines use concurrently. Create it with :meth:`start`, which reads the tokenizer while
+    the process starts.
 
     Attributes:
-        max_model_len: tokens of the longest sequence, prompt and output together.
+        max_model_len: maximum sequence length in tokens, prompt and output together.
         tokenizer: the model's.
-        eos_ids: tokens that end a sequence.
-        default_params: sampling parameters where a request is silent; ``max_tokens`` among them is a cap.
+        eos_ids: end-of-sequence tokens.
+        default_params: sampling parameters for fields that a request does not set. Its ``max_tokens`` is also an upper
+            limit.
     """
 
     def __init__(self, plan: Plan, args: EngineArgs, tokenizer: Tokenizer) -> None:
@@ -76,7 +78,7 @@ class AsyncEngine(EngineClient):
 
     @property
     def restarting(self) -> bool:
-        """Never: a process that has died is not started again by its client."""
+        """Always False: this client does not restart a process that has died."""
         return False
 
     async def generate(
@@ -89,7 +91,7 @@ class AsyncEngine(EngineClient):
         cache_salt: str | None = None,
         adapter: str | None = None,
     ) -> AsyncGenerator[list[Delta], None]:
-        """Deltas as they come, until every completion has a finish reason. Leaving the iterator early aborts the request.
+        """Yield deltas until every completion has a finish reason. Leaving the iterator early aborts the request.
 
         Args:
             priority: lower runs first, under ``--scheduling-policy priority``.
@@ -97,8 +99,8 @@ class AsyncEngine(EngineClient):
             adapter: the LoRA adapter to run with.
 
         Raises:
-            RequestError: the prompt or a parameter does not fit, or the form of the output cannot be kept.
-            EngineDeadError: the engine is gone, or goes while this runs.
+            RequestError: the prompt or a parameter does not fit, or the output format is not supported.
+            EngineDeadError: the engine has ended, or ends while this runs.
         """
         self._check_alive()
         check_request(prompt_token_ids, params, self._limits)
@@ -146,7 +148,7 @@ class AsyncEngine(EngineClient):
 
         Raises:
             RequestError: the prompt does not fit, or the model has no such vectors.
-            EngineDeadError: the engine is gone, or goes while this runs.
+            EngineDeadError: the engine has ended, or ends while this runs.
         """
         self._check_alive()
         pooling = resolve_pooling_params(params, self.plan)

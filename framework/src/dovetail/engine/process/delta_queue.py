@@ -1,4 +1,4 @@
-"""Where the deltas of one request wait for the coroutine that hands them on."""
+"""A queue for the deltas of one request."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from dovetail.engine.request.outputs import Delta
 
 
 class DeltaQueue:
-    """Takes what comes, and hands out all of it at once to the one coroutine that waits.
+    """A queue with one reader, which gets all waiting deltas in one call.
 
-    A token costs less than half as much through it as through :class:`asyncio.Queue`, which serves many.
+    A token costs less than half as much as with :class:`asyncio.Queue`, which supports many readers.
     """
 
     __slots__ = ("_deltas", "_error", "_waiting")
@@ -21,7 +21,7 @@ class DeltaQueue:
         self._waiting: asyncio.Future[None] | None = None
 
     def put(self, deltas: list[Delta]) -> None:
-        """Add deltas; the list is the mailbox's from here on."""
+        """Add deltas. The queue takes over the list."""
         if self._deltas:
             self._deltas += deltas
         else:
@@ -34,7 +34,7 @@ class DeltaQueue:
         self._wake()
 
     async def take(self) -> list[Delta]:
-        """What has come since the last time, waiting for something.
+        """Wait for deltas, and return all of them.
 
         Raises:
             Exception: as it was told to :meth:`fail`.

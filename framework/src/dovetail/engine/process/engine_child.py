@@ -1,4 +1,4 @@
-"""The engine's process as its parent sees it: the child, and the socket to it."""
+"""The parent's handle of the engine's process: the child process, and the socket to it."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ class EngineChild:
         on_exit(self._child, callback)
 
     def wait(self, seconds: float) -> None:
-        """Until it has ended, or the time is up."""
+        """Wait until the process has ended, or the time is up."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._child.wait(seconds)
 
     def kill(self) -> None:
-        """End it now, and let go of all that it used."""
+        """Kill the process, and release its resources."""
         self._child.kill()
         self._child.wait()
         self._socket.close()

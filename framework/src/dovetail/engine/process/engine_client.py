@@ -1,4 +1,4 @@
-"""One engine's process as the process that uses it knows it: its start, its end, and the operations that can be asked of it."""
+"""Connects to one engine process: start, end, messages, and calls of the engine's operations."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from dovetail.kernel.registry import Registry
 Progress = Callable[[int, int], None]
 STOP_SECONDS = 5.0
 LAST_MESSAGES_SECONDS = 0.2
-"""What a process said before it went may still be in the socket; so much later it has been read."""
+"""After a process exits, wait this long for its last messages in the socket."""
 
 
 class EngineHandle(Protocol):
-    """What a link needs of the engine's process."""
+    """What the client needs from the handle of an engine's process."""
 
     def send(self, message: m.Message) -> None: ...
 
@@ -39,15 +39,15 @@ class EngineHandle(Protocol):
 
 
 class EngineClient(ABC):
-    """An engine in a process of its own; use :meth:`start`.
+    """The client of an engine in its own process. Create it with :meth:`start`.
 
     Attributes:
         plan: what runs.
-        info: what the engine said when it was ready.
-        stats: how the engine stood after its newest step.
-        adapters: the LoRA adapters that requests may name: name → where each came from.
-        sleeping: whether something of it sleeps (:meth:`sleep`).
-        dead_reason: why the engine is gone, once :attr:`alive` is False.
+        info: the engine's message when it became ready.
+        stats: the engine's statistics after its newest step.
+        adapters: the LoRA adapters that requests may name: name → source.
+        sleeping: whether a part of the engine sleeps (:meth:`sleep`).
+        dead_reason: why the engine has ended, once :attr:`alive` is False.
     """
 
     def __init__(self, plan: Plan, args: EngineArgs) -> None:
@@ -65,10 +65,10 @@ class EngineClient(ABC):
 
     @classmethod
     async def start(cls, plan: Plan, args: EngineArgs, progress: Progress | None = None) -> Self:
-        """Start the process and wait until it is ready, adapters of the command line included.
+        """Start the process and wait until it is ready, with the command line's adapters loaded.
 
         Raises:
-            DovetailError: whatever kept the engine from starting, as it was raised there.
+            DovetailError: the engine could not start; the error that was raised there.
         """
         modules = parse_lora_modules(args.lora_modules)
         child = EngineChild(plan, args)
@@ -88,11 +88,11 @@ class EngineClient(ABC):
 
     @classmethod
     async def _create(cls, plan: Plan, args: EngineArgs) -> Self:
-        """What can be made ready while the process starts."""
+        """Create what can be made while the process starts."""
         return cls(plan, args)
 
     async def attach(self, child: EngineHandle, progress: Progress | None = None) -> None:
-        """Listen to a process, and wait until it is ready.
+        """Connect to a process, and wait until it is ready.
 
         Raises:
             DovetailError: as :meth:`start`.
@@ -115,16 +115,16 @@ class EngineClient(ABC):
         return not self.dead_reason
 
     async def ended(self) -> str:
-        """Wait until the engine is gone; why it went."""
+        """Wait until the engine has ended. Returns the reason."""
         await self._dead_event.wait()
         return self.dead_reason
 
     async def call(self, operation: str, *arguments: Any) -> Any:
-        """Have the engine do one of its own operations (:data:`~dovetail.engine.messages.OPERATIONS`), and wait for what it returns.
+        """Run one of the engine's operations (:data:`~dovetail.engine.messages.OPERATIONS`), and wait for its result.
 
         Raises:
             DovetailError: as it was raised there.
-            EngineDeadError: the engine is gone, or goes meanwhile.
+            EngineDeadError: the engine has ended, or ends meanwhile.
         """
         assert operation in m.OPERATIONS, operation
         self._check_alive()
@@ -138,15 +138,16 @@ class EngineClient(ABC):
             del self._calls[number]
 
     async def overview(self) -> m.Overview:
-        """What the engine is doing at the moment, asked of itself: it knows of requests that other processes sent, too."""
+        """A snapshot of the engine. It includes requests that other API processes sent."""
         return msgspec.convert(await self.call("overview"), m.Overview)
 
     async def reset_prefix_cache(self) -> None:
-        """Forget what was computed of earlier prompts; requests that run go on."""
+        """Empty the prefix cache. Running requests continue."""
         await self.call("reset_prefix_cache")
 
     async def sleep(self, level: int = 1) -> None:
-        """Give the device's memory back: at level 1 the weights go to the host's memory, at level 2 they are read again later.
+        """Free the device's memory. At level 1 the weights move to the host's memory, at level 2 they are read again
+        later.
 
         Raises:
             RequestError: there is no such level.
@@ -154,7 +155,7 @@ class EngineClient(ABC):
         await self.call("sleep", level)
 
     async def wake_up(self, tags: list[str] | None = None) -> None:
-        """Be ready for requests again.
+        """Make the engine ready for requests again.
 
         Args:
             tags: wake only ``weights``, or only ``kv_cache``.
@@ -168,7 +169,7 @@ class EngineClient(ABC):
         """Load a LoRA adapter from a folder or a hub repository.
 
         Raises:
-            RequestError: the name is taken, it cannot be loaded, or it does not fit the model.
+            RequestError: the name is in use, the adapter cannot be loaded, or it does not fit the model.
         """
         check_adapter_name(name, (), self.adapters)
 
@@ -180,7 +181,7 @@ class EngineClient(ABC):
         await self.call("add_adapter", source.model_dump_json())
 
     async def remove_adapter(self, name: str) -> None:
-        """Forget a LoRA adapter; requests that have it keep it.
+        """Unload a LoRA adapter. Its requests finish with it.
 
         Raises:
             RequestError: there is none of this name.
@@ -188,7 +189,7 @@ class EngineClient(ABC):
         await self.call("remove_adapter", name)
 
     async def stop(self) -> None:
-        """End the process, gently at first."""
+        """Stop the process: first with a message, then by force."""
         self._stopping = True
         if self.alive:
             self._child.send(m.Stop())
@@ -231,7 +232,7 @@ class EngineClient(ABC):
 
     @abstractmethod
     def _take(self, outputs: list[m.TokenOutput]) -> None:
-        """What one step gave."""
+        """Process the outputs of one step."""
 
     def _resolve_call(self, answer: m.Answer) -> None:
         waiting = self._calls.get(answer.number)
@@ -260,7 +261,7 @@ class EngineClient(ABC):
             self._dead_event.set()
 
     def _fail_waiting(self, error: DovetailError) -> None:
-        """Tell everybody who waits for the engine why it is gone."""
+        """Fail every pending call with the reason why the engine has ended."""
         self.dead_reason = str(error)
         if not self._ready.done():
             self._ready.set_exception(error)

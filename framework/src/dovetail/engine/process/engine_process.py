@@ -1,7 +1,7 @@
 """The engine's own process: ``python -m dovetail.engine.process.engine_process ADDRESS``.
 
-It connects to its parent, is told what to run, and steps whenever there is work. Its standard input is a pipe from
-the parent that carries nothing: when it closes, the parent is gone, and so is the engine.
+It connects to its parent, receives what to run, and steps whenever there is work. Nothing is sent on standard input; it
+closes when the parent ends, and then the engine exits.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from dovetail.engine.step.core import EngineCore
 
 STALL_MILLISECONDS = 2
-"""Between looks at requests that wait for something else than room: a grammar that is being compiled."""
+"""Seconds between checks of requests that wait for something other than memory, such as a grammar that is being
+compiled.
+"""
 
 
 def main() -> int:

@@ -1,4 +1,4 @@
-"""What the processes of one server have in common: a socket that only their user can reach, and an end that follows the parent's."""
+"""Helpers for the processes of one server: a private socket, and exit with the parent."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ IPC = "ipc://"
 
 
 class PrivateSocket:
-    """A zmq socket that processes of this user can connect to.
+    """A zmq socket that only processes of this user can connect to.
 
     Attributes:
-        socket: it has no high-water mark, so that sending never waits.
+        socket: it has no high-water mark, so that sending never blocks.
         address: to connect to.
-        folder: readable by this user alone. It goes with this object, or with the process if that is killed.
+        folder: readable by this user only. It is removed with this object, or by the child if this process is killed.
     """
 
     def __init__(self, kind: int) -> None:
@@ -58,13 +58,13 @@ def on_exit(process: subprocess.Popen[bytes], callback: Callable[[int], object])
 
 
 def exit_with_parent(address: str) -> None:
-    """End this process when standard input closes, which is a pipe from the parent, and at no signal.
+    """End this process when standard input closes, which is a pipe from the parent. Ignore signals.
 
-    Ctrl+C reaches a whole process group, and what supervises a server may signal all of its processes: the parent decides when
-    its children leave.
+    Ctrl+C reaches a whole process group, and a process manager may signal all processes of a server. The parent decides
+    when its children exit.
 
     Args:
-        address: of the parent's socket, whose folder is removed, since the parent cannot any more.
+        address: of the parent's socket. Its folder is removed, because the parent cannot do so any more.
     """
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)

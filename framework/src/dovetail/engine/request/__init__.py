@@ -1,1 +1,1 @@
-"""What a request asks of the engine and what it gets back: parameters, their rules, outputs."""
+"""Requests and results of the engine: parameters, their rules, outputs."""

@@ -1,4 +1,4 @@
-"""What is checked of a request before it is queued, in the API's process and again in the engine's."""
+"""Checks of a request before it is queued, in the API's process and again in the engine's."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LogprobsMode = Literal["raw_logprobs", "raw_logits", "processed_logprobs", "proc
 
 @dataclass(frozen=True, slots=True)
 class ModelLimits:
-    """What the running model allows.
+    """Limits of the running model.
 
     Attributes:
         max_model_len: tokens of the longest sequence, prompt and output together.
@@ -50,10 +50,10 @@ def check_request(
     limits: ModelLimits,
     bad_words: Iterable[Sequence[int]] = (),
 ) -> None:
-    """Hold a request against the model. What the parameters mean by themselves they have checked.
+    """Check a request against the model's limits. The values of the parameters were checked when they were made.
 
     Args:
-        bad_words: the parameters' bad words as token ids, where they are known.
+        bad_words: the parameters' bad words as token ids, if they are known.
 
     Raises:
         RequestError: the prompt or a parameter does not fit; names which.
@@ -74,9 +74,10 @@ def check_request(
 
 
 def check_prompt(token_ids: Sequence[int], max_model_len: int, vocab_size: int, *, with_output: bool = True) -> None:
-    """
+    """Check the length and the token ids of a prompt.
+
     Args:
-        with_output: whether there must be room for one new token behind it.
+        with_output: whether there must be room for one new token after it.
 
     Raises:
         RequestError: the prompt is empty, too long, or holds ids that the model does not have.
@@ -127,7 +128,7 @@ def _check_logprobs(name: str, requested: int | None, limits: ModelLimits) -> No
 
 
 def check_allowed_tokens(params: SamplingParams, bad_words: Iterable[Sequence[int]], end_ids: Collection[int]) -> None:
-    """Whether some token may be chosen at all.
+    """Check that at least one token is still allowed.
 
     Args:
         end_ids: tokens that would end the output.
@@ -149,9 +150,10 @@ def check_allowed_tokens(params: SamplingParams, bad_words: Iterable[Sequence[in
 
 
 def truncate_prompt(prompt_token_ids: list[int], params: SamplingParams, max_model_len: int) -> list[int]:
-    """The end of a prompt that ``truncate_prompt_tokens`` asks for, or the whole prompt.
+    """Truncate a prompt as ``truncate_prompt_tokens`` says: its last tokens, or all of them.
 
-    With -1, what is left has room for ``max_tokens`` after it, or for one token if they are None or more than the context.
+    With -1, the result leaves room for ``max_tokens``. If they are None or more than the context, it leaves room for
+    one token.
     """
     keep = params.truncate_prompt_tokens
     if keep is None:
@@ -163,8 +165,8 @@ def truncate_prompt(prompt_token_ids: list[int], params: SamplingParams, max_mod
 
 
 def find_eos_token_ids(plan: Plan) -> frozenset[int]:
-    """Tokens that end a sequence by the model's configuration and its generation configuration together: chat models often
-    name their end-of-turn token only in the second.
+    """The end-of-sequence tokens of the model's configuration and of its generation configuration. Many chat models
+    only name their end-of-turn token in the second.
     """
     found: set[int] = set()
     for source in (plan.config, plan.checkpoint.generation_config):

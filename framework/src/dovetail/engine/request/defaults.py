@@ -1,4 +1,4 @@
-"""Default sampling parameters: from the model's generation configuration, or from where the user says."""
+"""Default sampling parameters, from the model's generation configuration or from the user's."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from dovetail.engine.request.params import SamplingParams
 from dovetail.kernel.plan import Plan
 
 GENERATION_CONFIG_KEYS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
-"""Keys of ``generation_config.json`` that are sampling parameters under the same names."""
+"""Keys of ``generation_config.json`` with the same names as sampling parameters."""
 MAX_NEW_TOKENS_KEY = "max_new_tokens"
 
 
 def sampling_defaults(plan: Plan, args: EngineArgs) -> dict[str, Any]:
-    """Parameters to apply where a request is silent. ``max_tokens``, if there, also caps what requests ask for.
+    """Defaults for parameters that a request does not set. ``max_tokens``, if set, is also an upper limit.
 
     Raises:
         ConfigError, UsageError: the folder has no such file, or a value is out of range.
@@ -61,7 +61,7 @@ def _read_generation_config(plan: Plan, args: EngineArgs) -> dict[str, Any]:
 
 
 def apply_defaults(params: SamplingParams | None, defaults: dict[str, Any]) -> SamplingParams:
-    """The user's parameters as they are, or the defaults where there are none; the cap on ``max_tokens`` holds for both.
+    """The user's parameters, or the defaults if there are none. The limit of ``max_tokens`` applies to both.
 
     Raises:
         RequestError: the defaults are out of range.

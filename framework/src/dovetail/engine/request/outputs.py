@@ -1,4 +1,4 @@
-"""What a request gives back."""
+"""Results of a generation request."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Logprob:
 
     Attributes:
         rank: 1 for the likeliest token of the vocabulary.
-        decoded_token: its text; None where nothing is detokenized.
+        decoded_token: its text; None if detokenization is off.
     """
 
     logprob: float
@@ -36,26 +36,27 @@ class Logprob:
 
 
 PositionLogprobs = dict[int, Logprob]
-"""Token id → logprob at one position: the token that stands there, and the likeliest ones."""
+"""Token id → logprob at one position: the actual token, and the likeliest ones."""
 
 
 @dataclass(slots=True)
 class Delta:
-    """What one step added to one completion.
+    """The output of one step for one completion.
 
     Attributes:
         index: of the completion, among the request's ``n``.
-        text: new text; never half a character, and never text that a stop string may still swallow.
+        text: new text; never half a character, and never text that may be part of a stop string.
         token_ids: new tokens.
         finish_reason: set on the last delta of this completion.
         stop_reason: the stop string or stop token id that ended it, if one did; None for end-of-sequence.
-        error: what went wrong, if ``finish_reason`` is ``error``.
+        error: the error, if ``finish_reason`` is ``error``.
         is_request_error: the error is the request's own, not the engine's.
-        timing: on a completion's first delta, the seconds that it waited, and those that its prompt took from there on.
-        logprobs: one entry for each of ``token_ids``, if they were asked for.
-        prompt_logprobs: on the first delta of completion 0, one entry for each token of the prompt (None for the first), if asked for.
-        cached_tokens: on a completion's first delta, tokens of the prompt that were found in the prefix cache. Those of completion 0 are the
-            request's; the others find what it left there.
+        timing: on a completion's first delta, the seconds in the queue, and the seconds of its prefill.
+        logprobs: one entry for each of ``token_ids``, if requested.
+        prompt_logprobs: on the first delta of completion 0, one entry for each token of the prompt (None for the
+            first), if requested.
+        cached_tokens: on a completion's first delta, prompt tokens that were found in the prefix cache. The request's
+            number is that of completion 0; the others find the blocks that it computed.
     """
 
     index: int
@@ -103,11 +104,11 @@ class CompletionOutput:
     """One completion of a prompt.
 
     Attributes:
-        text: empty where nothing is detokenized.
-        cumulative_logprob: sum over the tokens, if logprobs were asked for.
-        logprobs: one entry for each of ``token_ids``, if asked for.
+        text: empty if detokenization is off.
+        cumulative_logprob: sum over the tokens, if logprobs were requested.
+        logprobs: one entry for each of ``token_ids``, if requested.
         stop_reason: the stop string or stop token id that ended it, if one did.
-        error: what went wrong, if ``finish_reason`` is ``error``.
+        error: the error, if ``finish_reason`` is ``error``.
     """
 
     index: int
@@ -128,9 +129,10 @@ class RequestOutput:
     """A prompt and its completions.
 
     Attributes:
-        prompt: its text; None where token ids were given.
-        num_cached_tokens: tokens of the prompt that were found in the prefix cache.
-        prompt_logprobs: one entry for each token of the prompt (None for the first, which follows nothing), if asked for.
+        prompt: its text; None if token ids were given.
+        num_cached_tokens: prompt tokens that were found in the prefix cache.
+        prompt_logprobs: one entry for each token of the prompt (None for the first, which follows nothing), if
+            requested.
     """
 
     request_id: str
@@ -147,11 +149,11 @@ class RequestOutput:
 
 
 SHOWN_ITEMS = 12
-"""Tokens of a list that are written out in full."""
+"""Maximum number of tokens of a list that a repr shows."""
 
 
 def _readable(output: CompletionOutput | RequestOutput, always: tuple[str, ...]) -> str:
-    """The object for a reader: long lists are cut, and what was not asked for is left out."""
+    """A readable repr: long lists are shortened, and fields that were not requested are left out."""
     parts = []
     for entry in fields(output):
         value = getattr(output, entry.name)

@@ -1,4 +1,5 @@
-"""What values sampling parameters may have: one rule for each, looked at only where a value is not the default."""
+"""Rules for the values of sampling parameters, one for each. A rule is only applied to values that are not the default.
+"""
 
 from __future__ import annotations
 
@@ -14,15 +15,15 @@ MAX_BIAS = 100
 MAX_COUNT = 2**31 - 1
 POSITIVE_INTEGER = f"a whole number, at least 1 and at most {MAX_COUNT}"
 WHOLE_VOCABULARY = -1
-"""As a number of logprobs."""
+"""The whole vocabulary, as a number of logprobs."""
 
 
 class Rule(NamedTuple):
-    """How one parameter is read.
+    """The rule of one parameter.
 
     Attributes:
-        read: value → what is kept of it; raises ValueError, TypeError or OverflowError for a value that does not hold.
-        expected: in words.
+        read: checks and converts a value. It raises ValueError, TypeError or OverflowError for an invalid one.
+        expected: the valid values, as text.
     """
 
     read: Callable[[Any], Any]
@@ -46,7 +47,7 @@ def _is_integer(value: Any) -> bool:
 
 
 def _integer_between(low: int, high: int, *also: Any) -> Callable[[Any], Any]:
-    """A whole number in a range, or one of ``also``. A boolean is no number."""
+    """A whole number in a range, or one of ``also``. A boolean is not a number."""
 
     def read(value: Any) -> Any:
         if value is None:
@@ -127,7 +128,7 @@ def _optional_token_ids(value: Any) -> list[int] | None:
 
 
 def _biases(value: Any) -> dict[int, float] | None:
-    """Keys may be texts, since those of a JSON object are."""
+    """Keys may be strings, because those of a JSON object are."""
     if value is None:
         return None
     _require(isinstance(value, dict))
@@ -206,14 +207,14 @@ LIST_PARAMS = ("stop", "stop_token_ids", "bad_words", "shown_special_tokens", "l
 
 
 def check_params(params: Any, defaults: dict[str, Any]) -> None:
-    """Check every parameter by its rule, and keep what it was read as.
+    """Check every parameter by its rule, and store the converted value.
 
     Args:
-        defaults: of the parameters that are no lists. Most parameters of most requests are that very object, which is quicker to see
-            than what they hold.
+        defaults: of the parameters that are not lists. Most values of most requests are the default object itself, so a
+            comparison by identity is enough and fast.
 
     Raises:
-        RequestError: a value does not hold; names the parameter.
+        RequestError: a value is not valid; names the parameter.
     """
     for name, default in defaults.items():
         value = getattr(params, name)
@@ -226,10 +227,10 @@ def check_params(params: Any, defaults: dict[str, Any]) -> None:
 
 
 def check(params: Any, name: str, value: Any, read: Callable[[Any], Any], expected: str) -> None:
-    """Check one parameter, and keep what it was read as.
+    """Check one parameter, and store the converted value.
 
     Raises:
-        RequestError: the value does not hold.
+        RequestError: the value is not valid.
     """
     try:
         kept = read(value)

@@ -1,4 +1,4 @@
-"""Sampling parameters: what a request asks of the sampler and of the end of its text."""
+"""Sampling parameters: how tokens are chosen, and when the output ends."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ from dovetail.utils.foreign.vllm_sampling import SAMPLING
 
 
 class StructuredOutputs(msgspec.Struct, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
-    """A form that the output must have; exactly one field is set.
+    """The format that the output must have; exactly one field is set.
 
     Args:
         json: a JSON schema, as text or as an object.
         json_object: any JSON object.
         regex: the whole output matches.
         choice: the output is one of these texts.
-        grammar: in EBNF, in the notation that the grammar backend takes.
-        structural_tag: a composition of forms, in vLLM's newer form (``format``) or its older one (``structures`` and ``triggers``).
+        grammar: in EBNF, in the notation of the grammar backend.
+        structural_tag: a composition of formats, in vLLM's newer notation (``format``) or its older one (``structures``
+            and ``triggers``).
     """
 
     json: str | dict[str, Any] | None = None
@@ -92,7 +93,7 @@ def _invalid_structured_outputs(problem: str) -> RequestError:
 
 
 class _TakesForeign(type(msgspec.Struct)):  # type: ignore[misc]  # the class of its classes has no name of its own
-    """Has a class take parameters under vLLM's names, and None for the default."""
+    """Metaclass: the class accepts parameters under vLLM's names, and None for the default."""
 
     def __call__(cls, **given: Any) -> Any:
         for value in given.values():
@@ -113,30 +114,33 @@ class _TakesForeign(type(msgspec.Struct)):  # type: ignore[misc]  # the class of
 class SamplingParams(
     msgspec.Struct, metaclass=_TakesForeign, kw_only=True, omit_defaults=True, forbid_unknown_fields=True
 ):
-    """How to choose tokens, and when to stop. Parameters under older names of vLLM's are taken, and None is the default.
+    """How to choose tokens, and when to stop. vLLM's older parameter names are accepted, and None means the default.
 
     Args:
         n: completions of each prompt.
-        temperature: 0 takes the likeliest token always; otherwise logits are divided by it.
+        temperature: 0 always takes the likeliest token; otherwise logits are divided by it.
         top_k: only the k likeliest tokens; 0 or -1 for all.
         top_p: only the likeliest tokens whose probabilities sum to p.
         min_p: only tokens at least this fraction as likely as the likeliest.
-        presence_penalty: subtracted from the logits of tokens that the output already holds.
-        frequency_penalty: the same, for each time that the output holds them.
-        repetition_penalty: divides the positive logits, and multiplies the negative ones, of tokens that prompt or output hold.
-        seed: makes the request's draws repeatable, alone or in a batch.
+        presence_penalty: subtracted from the logits of tokens that are in the output already.
+        frequency_penalty: the same, multiplied by how often the token is in the output.
+        repetition_penalty: divides positive logits and multiplies negative ones, for tokens that are in the prompt or
+            the output.
+        seed: makes sampling repeatable, alone or in a batch.
         stop: texts that end the output when they appear.
         stop_token_ids: tokens that end the output.
         include_stop_str_in_output: keep the text that ended the output.
-        ignore_eos: go on past the end-of-sequence token.
+        ignore_eos: continue after the end-of-sequence token.
         max_tokens: at most so many tokens; None for what the context leaves.
         min_tokens: at least so many tokens before end-of-sequence or a stop token may be chosen.
         skip_special_tokens: leave special tokens out of the text.
-        best_of: make so many completions, at least ``n``, and keep the ``n`` of the highest log-probability (summed over the output's tokens).
+        best_of: make so many completions, at least ``n``, and keep the ``n`` of the highest log-probability (summed
+            over the output's tokens).
         logit_bias: token id → number from -100 to 100 added to its logit.
         bad_words: texts that the output may not hold, at its beginning, after a space or elsewhere.
         allowed_token_ids: the only tokens that may be chosen.
-        logprobs: give the logprob of every token of the output and of so many of the likeliest; -1 for the whole vocabulary.
+        logprobs: give the logprob of every token of the output and of so many of the likeliest; -1 for the whole
+            vocabulary.
         prompt_logprobs: the same for the tokens of the prompt.
         structured_outputs: a form that the output must have.
         logits_processors: names of logits processors, or ``{"name": …, "args": {…}}`` with arguments for one; they run in this order.
@@ -203,7 +207,7 @@ class SamplingParams(
 
     @property
     def num_sequences(self) -> int:
-        """Completions to compute for a prompt: ``n``, or ``best_of`` if there are more to choose from."""
+        """Number of sequences to run for a prompt: ``n``, or ``best_of`` if that is larger."""
         return self.n if self.best_of is None else self.best_of
 
     @property
@@ -212,13 +216,13 @@ class SamplingParams(
 
     @property
     def has_penalties(self) -> bool:
-        """Whether the sampler must know which tokens came before."""
+        """Whether the sampler needs counts of earlier tokens."""
         return bool(self.presence_penalty or self.frequency_penalty) or self.repetition_penalty != 1.0
 
 
 _FIELDS = frozenset(SamplingParams.__struct_fields__)
 _NULLABLE = ("max_tokens",)
-"""Parameters of which None is a value that is not the default."""
+"""Parameters for which None is a value of its own and not the default."""
 _DEFAULTS = {
     name: default
     for name, default in zip(SamplingParams.__struct_fields__, SamplingParams.__struct_defaults__, strict=True)
@@ -241,15 +245,15 @@ def _read_structured_outputs(value: Any) -> StructuredOutputs:
 
 
 class BeamSearchParams(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):
-    """How to search for the likeliest completions.
+    """Parameters of a beam search.
 
     Args:
-        beam_width: how many are followed at a time, and found in the end.
-        max_tokens: at most so many tokens.
-        ignore_eos: go on past the end-of-sequence token.
-        temperature: 0 or 1, which are the same. The search follows the model's own distribution; there are no draws to make colder or warmer.
-        length_penalty: completions are compared by their log-probability divided by their length (in tokens, an end-of-sequence token
-            included) to this power; above 0, longer ones gain.
+        beam_width: number of beams, and of results.
+        max_tokens: maximum number of new tokens.
+        ignore_eos: continue after the end-of-sequence token.
+        temperature: 0 or 1, with the same result. The search follows the model's own distribution and does not sample.
+        length_penalty: completions are ranked by their log-probability divided by their length (in tokens, an
+            end-of-sequence token included) to this power. Above 0, longer ones rank higher.
 
     Raises:
         RequestError: a value is out of its range; names the parameter.

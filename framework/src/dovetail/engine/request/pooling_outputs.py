@@ -1,4 +1,4 @@
-"""What a request for a vector gives back."""
+"""Results of a pooling request."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ Out = TypeVar("Out")
 
 @dataclass(slots=True)
 class PoolingRequestOutput(Generic[Out]):
-    """A prompt and what was made of it.
+    """A prompt and its result.
 
     Attributes:
-        num_cached_tokens: tokens of the prompt that were found in the prefix cache.
+        num_cached_tokens: prompt tokens that were found in the prefix cache.
     """
 
     request_id: str
@@ -49,7 +49,7 @@ class EmbeddingOutput:
 
 @dataclass(slots=True)
 class ClassificationOutput:
-    """One probability for each label, or logits if those were asked for."""
+    """One probability for each label, or logits if those were requested."""
 
     probs: list[float]
 
@@ -60,7 +60,7 @@ class ClassificationOutput:
 
 @dataclass(slots=True)
 class ScoringOutput:
-    """How well two texts go together."""
+    """The score of a pair of texts."""
 
     score: float
 

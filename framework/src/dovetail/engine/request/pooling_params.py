@@ -1,4 +1,4 @@
-"""What is asked of a prompt that becomes a vector instead of being continued."""
+"""Parameters of pooling requests: how a prompt becomes a vector."""
 
 from __future__ import annotations
 
@@ -19,21 +19,23 @@ from dovetail.kernel.plan import PoolingPlan
 T = TypeVar("T")
 
 POOLING_TASKS: tuple[Task, ...] = ("embed", "classify", "score")
-"""Those that give vectors."""
+"""The tasks that return vectors."""
 NO_SAMPLING = SamplingParams(max_tokens=None, temperature=0)
-"""Stands where a request's sampling parameters do."""
+"""Used in place of a pooling request's sampling parameters."""
 
 
 class PoolingParams(msgspec.Struct, array_like=True, gc=False):
-    """How to make a vector of a prompt; None takes what the model was made for.
+    """How to make a vector of a prompt. None means the model's default.
 
     Attributes:
         task: ``embed``, ``classify`` or ``score``.
-        dimensions: cut an embedding to so many; only for models that were trained for it (Matryoshka).
-        use_activation: whether embeddings are normalised to the length 1, and labels and scores are probabilities instead of logits.
+        dimensions: truncate an embedding to this many dimensions; only for models that were trained for it
+            (Matryoshka).
+        use_activation: whether embeddings are normalised to length 1, and labels and scores are probabilities instead
+            of logits.
         normalize: older name of ``use_activation``.
         pooling_type: ``last``, ``mean`` or ``cls``.
-        truncate_prompt_tokens: keep the first so many tokens of the prompt; -1 for what the context holds.
+        truncate_prompt_tokens: keep only this many tokens from the start of the prompt; -1 for what the context holds.
     """
 
     task: Task | None = None
@@ -67,7 +69,7 @@ class PoolingParams(msgspec.Struct, array_like=True, gc=False):
 
 
 class PoolingSetup(Protocol):
-    """The part of a :class:`~dovetail.kernel.plan.Plan` that decides about vectors."""
+    """The part of a :class:`~dovetail.kernel.plan.Plan` that is about pooling."""
 
     @property
     def model(self) -> str: ...
@@ -83,7 +85,7 @@ class PoolingSetup(Protocol):
 
 
 def explain_missing_task(plan: PoolingSetup, *wanted: str) -> tuple[str, str]:
-    """What to say to somebody who asks for a task that the model does not have, and what would help."""
+    """The error text for a task that the model does not serve, with what would help."""
     problem = f"wanted {' or '.join(wanted)}, and {plan.model} does {', '.join(plan.tasks)} ({plan.tasks_reason})"
     if "embed" in wanted and "generate" in plan.tasks:
         return problem, "start it with --convert embed, or take a model that was trained for embeddings"
@@ -93,19 +95,20 @@ def explain_missing_task(plan: PoolingSetup, *wanted: str) -> tuple[str, str]:
 
 
 def check_can_generate(plan: PoolingSetup) -> None:
-    """
+    """Check that the model serves text generation.
+
     Raises:
-        RequestError: the model is not run for text.
+        RequestError: it does not.
     """
     if "generate" not in plan.tasks:
         raise RequestError(*explain_missing_task(plan, "generate"))
 
 
 def resolve_pooling_params(params: PoolingParams, plan: PoolingSetup) -> PoolingParams:
-    """The parameters with nothing left open.
+    """Fill in the model's defaults for what the user did not set.
 
     Raises:
-        RequestError: the model does not have the task, or cannot cut its vectors.
+        RequestError: the model does not serve the task, or its vectors cannot be truncated.
     """
     own = [task for task in plan.tasks if task != "generate"]
     task = params.task or (own[0] if own else "embed")
@@ -146,14 +149,14 @@ def _check_dimensions(requested: int | None, task: Task, pooling: PoolingPlan) -
 
 
 def check_pooling(prompt_token_ids: Sequence[int], params: PoolingParams, limits: ModelLimits, width: int) -> None:
-    """Hold a request for a vector against the model.
+    """Check a pooling request against the model.
 
     Args:
         params: from :func:`resolve_pooling_params`.
-        width: of an embedding that is not cut.
+        width: dimensions of a full embedding.
 
     Raises:
-        RequestError: the prompt does not fit, or has nothing to be cut to.
+        RequestError: the prompt does not fit, or ``dimensions`` is not possible.
     """
     check_prompt(prompt_token_ids, limits.max_model_len, limits.vocab_size, with_output=False)
     if params.dimensions is not None and params.dimensions > width:
@@ -165,16 +168,16 @@ def check_pooling(prompt_token_ids: Sequence[int], params: PoolingParams, limits
 
 
 def floats(vector: bytes) -> list[float]:
-    """The numbers of a vector as it travels: float32, little-endian."""
+    """The numbers of an encoded vector: float32, little-endian."""
     return list(struct.unpack(f"<{len(vector) // 4}f", vector))
 
 
 def broadcast_pairs(first: Sequence[T], second: Sequence[T]) -> Iterator[tuple[T, T]]:
-    """One with each of the others, or as many with one each."""
+    """Pairs of one text with each of the others, or of equally long lists."""
     return zip(first if len(first) > 1 else [*first] * len(second), second, strict=True)
 
 
 def cosine_similarity(a: Sequence[float], b: Sequence[float]) -> float:
-    """Of the angle between two vectors; 0 where one has no direction."""
+    """Cosine of the angle between two vectors; 0 if one of them is zero."""
     lengths = math.hypot(*a) * math.hypot(*b)
     return sum(map(mul, a, b)) / lengths if lengths else 0.0

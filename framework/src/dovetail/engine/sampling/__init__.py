@@ -1,6 +1,8 @@
-"""From logits to tokens: vectorised over the batch, on the device, and free of cost for what no request asks for.
+"""From logits to tokens: vectorised over the batch, on the device. A feature that no request of a step uses costs
+nothing.
 
-Every choice is made in integers (see :mod:`~dovetail.engine.sampling.draw`), so a row gets the same token alone and in any batch.
+Every choice is made in integers (see :mod:`~dovetail.engine.sampling.draw`), so a row gets the same token alone and in
+any batch.
 """
 
 from dovetail.engine.sampling.bitmask import apply_bitmask

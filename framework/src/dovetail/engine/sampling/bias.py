@@ -11,7 +11,7 @@ from dovetail.engine.sampling.slots import SlotTable, Upload
 
 
 class Biases(SlotTable):
-    """For each slot what to add to each logit: float32 ``[P, V]``, -inf for tokens that are not allowed."""
+    """For each slot the number to add to each logit: float32 ``[P, V]``, -inf for tokens that are not allowed."""
 
     def __init__(self, vocab_size: int, device: torch.device, upload: Upload) -> None:
         super().__init__()
@@ -20,7 +20,7 @@ class Biases(SlotTable):
         self._new: dict[int, np.ndarray] = {}
 
     def set(self, slot: int, bias: Mapping[int, float] | None, allowed: Sequence[int] | None) -> None:
-        """Fill a slot, at the next :meth:`flush`."""
+        """Set a slot; it is written to the device at the next :meth:`flush`."""
         line = np.full(self.values.shape[1], 0 if allowed is None else -np.inf, np.float32)
         if allowed is not None:
             line[list(allowed)] = 0

@@ -1,4 +1,4 @@
-"""Masks of allowed tokens, one bit each, as grammars write them."""
+"""Applies grammars' masks of allowed tokens, one bit for each token."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def apply_bitmask(scores: Tensor, masks: Tensor) -> Tensor:
-    """-inf where a mask has a 0.
+    """Set scores to -inf where the mask has a 0.
 
     Args:
         scores: float32 ``[L, V]``; changed in place.

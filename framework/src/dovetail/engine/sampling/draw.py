@@ -1,9 +1,10 @@
 """Draws tokens: from the whole vocabulary, or from sorted candidates with top-k and top-p, by inverse transform in integers.
 
-Probabilities become integer weights: ``exp(x - max)`` in units of ``2**-40``. Sums of integers do not depend on their order, so one row, a batch and
-another algorithm get the same cumulative weights to the last bit, on every device; floating-point sums promise none of that. (Two devices may still
-differ in the last bit of an exponential, and so of a logprob.) A token less likely
-than the likeliest by more than ``2**40`` has weight 0 and is never drawn: in a vocabulary of 128k, these are less than 1.2e-7 of the mass altogether.
+Probabilities become integer weights: ``exp(x - max)`` in units of ``2**-40``. Sums of integers do not depend on their
+order, so one row, a batch and another algorithm get the same cumulative weights to the last bit, on every device;
+floating-point sums do not guarantee that. (Two devices may still differ in the last bit of an exponential, and so of a
+logprob.) A token less likely than the likeliest by more than ``2**40`` has weight 0 and is never drawn: in a vocabulary
+of 128k, these have less than 1.2e-7 of the probability in total.
 
 Letters: L lines, V vocabulary, W candidates, B tokens in a block, N blocks.
 """
@@ -65,12 +66,14 @@ def draw(weights: Tensor, uniforms: Tensor) -> Tensor:
 
 
 def draw_sorted(weights: Tensor, top_k: Tensor, top_p: Tensor, uniforms: Tensor) -> Tensor:
-    """The place of one candidate of each line, after top-k (Fan et al., 2018) and top-p (Holtzman et al., 2019).
+    """The index of one sampled candidate of each line, after top-k (Fan et al., 2018) and top-p (Holtzman et al.,
+    2019).
 
     Args:
         weights: int64 ``[L, W]``, likeliest first; overwritten.
         top_k: int64 ``[L]``, how many may stay.
-        top_p: int64 ``[L]``, in units of ``2**-31``: a candidate stays if those before it do not reach this share yet. The first always does.
+        top_p: int64 ``[L]``, in units of ``2**-31``: a candidate stays if those before it do not reach this share yet.
+            The first always does.
         uniforms: int64 ``[L]``.
 
     Returns:

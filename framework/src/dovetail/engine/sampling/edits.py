@@ -1,4 +1,4 @@
-"""Changes of single logits that the host decides step by step."""
+"""Changes of single logits that the host decides at each step: bad words, min_tokens, grammar masks."""
 
 from __future__ import annotations
 
@@ -24,9 +24,11 @@ class LogitEdits:
         processors: what plugins do to lines that ask for it, in order.
         forbidden: int64 ``[N]``, places in the flattened logits; or None.
         grammar_masks: lines, int64 ``[M]``, and their bitmasks, int32 ``[M, ceil(V / 32)]``; or None.
-        draft_tokens: int64 ``[L', D]``, for each line with penalties the draft tokens to count as output before it, filled up with -1; or None.
-        assumed_drafts: one entry for each number of draft tokens, from 1 on: lines *among those with penalties* that follow so many, and the last of these
-            tokens, int64 ``[N]`` each. What such a line samples counts only if the line before it counts and has sampled that token.
+        draft_tokens: int64 ``[L', D]``, for each line with penalties the draft tokens to count as output before it,
+            filled up with -1; or None.
+        assumed_drafts: for each draft position from 1 on: the lines there *among those with penalties*, and the draft
+            token before each of them, int64 ``[N]`` each. A line's sample is kept only if the line before was kept and
+            sampled this token.
     """
 
     processors: list[ProcessorCall] = field(default_factory=list)
@@ -48,13 +50,13 @@ class LogitEdits:
             scores.index_copy_(0, lines, apply_bitmask(scores.index_select(0, lines), masks))
 
     def count_accepted(self, tokens: Tensor) -> Tensor | None:
-        """Which sampled tokens become part of their outputs.
+        """Which sampled tokens are kept in their outputs.
 
         Args:
             tokens: int64 ``[L']``, of the lines with penalties.
 
         Returns:
-            float32 ``[L']`` of 0 and 1; None if all do.
+            float32 ``[L']`` of 0 and 1; None if all are kept.
         """
         if not self.assumed_drafts:
             return None
@@ -73,18 +75,20 @@ def build_logit_edits(
     masks: Mapping[int, np.ndarray] | None = None,
     must_end: Container[int] = (),
 ) -> LogitEdits | None:
-    """What the host must change in a step's logits, or None.
+    """Build the changes that the host makes in a step's logits, or None.
 
-    These are: tokens that would end an output before its ``min_tokens``; the last token of bad words whose beginning stands at the end of the output;
-    grammar masks. For requests with penalties it also tells which draft tokens a line assumes.
+    They forbid tokens that would end an output before its ``min_tokens``, and the last token of bad words whose
+    beginning is at the end of the output. They include grammar masks and, for requests with penalties, the draft tokens
+    that a line assumes.
 
     Args:
-        entries: one for each line: the request, and the draft tokens assumed to follow its tokens before this line. Lines of one request follow each
-            other, with 0, 1, 2 … draft tokens.
+        entries: one for each line: the request, and the draft tokens assumed to follow its tokens before this line.
+            Lines of one request follow each other, with 0, 1, 2 … draft tokens.
         vocab_size: of the logits.
         upload: copies an array to the device.
-        masks: line → allowed tokens, int32 ``[ceil(V / 32)]``, see :func:`~dovetail.engine.sampling.bitmask.apply_bitmask`.
-        must_end: lines whose masks allow nothing but the end, which ``min_tokens`` then cannot forbid.
+        masks: line → allowed tokens, int32 ``[ceil(V / 32)]``, see
+            :func:`~dovetail.engine.sampling.bitmask.apply_bitmask`.
+        must_end: lines whose masks allow only end tokens, which ``min_tokens`` then cannot forbid.
     """
     forbidden: list[int] = []
     drafts: list[Sequence[int]] = []  # of the lines with penalties

@@ -1,9 +1,11 @@
 """The likeliest token of each line, in two stages.
 
-torch gives a line to one block of threads on a GPU, and searches for the place of a maximum far slower than for the maximum itself on a CPU. So the maxima
-of some 200 parts of the vocabulary are found first, then the first part that has the greatest, then the first place in it. For one line of 128,256
-bfloat16 logits that takes an H200 14 µs instead of 27, and a thread of a CPU 60 instead of 430; for 64 lines 23 instead of 27, and 3.1 ms instead of 28. It
-costs a GPU up to 8 µs where torch does better, as with 32,000 tokens (11 instead of 9 for one line), and 151,936 (14 instead of 8).
+On a GPU, torch gives a whole line to one block of threads. On a CPU, it finds the index of a maximum far slower than
+the maximum itself. So the vocabulary is divided into about 200 parts: find the maximum of each part, then the first
+part with the greatest one, then the first index in it. For one line of 128,256 bfloat16 logits that takes an H200 14 µs
+instead of 27, and a thread of a CPU 60 instead of 430; for 64 lines 23 instead of 27, and 3.1 ms instead of 28. It
+costs a GPU up to 8 µs where torch does better, as with 32,000 tokens (11 instead of 9 for one line), and 151,936 (14
+instead of 8).
 
 Letters: L lines, V vocabulary, N parts, B tokens in a part.
 """
@@ -16,9 +18,9 @@ import torch
 from torch import Tensor
 
 MAX_SINGLE_PASS_VOCABULARY = 4096
-"""A vocabulary of up to so many is searched at once."""
+"""A vocabulary of up to this size is searched in one stage."""
 MAX_SPLIT_LINES = 64
-"""More lines than these keep a whole GPU busy, and are searched at once too."""
+"""More lines than this keep a whole GPU busy, and are searched in one stage too."""
 
 
 def greedy(scores: Tensor) -> Tensor:
@@ -45,5 +47,5 @@ def greedy(scores: Tensor) -> Tensor:
 
 @cache
 def parts(vocabulary: int) -> int:
-    """How many parts: about 200, such that little is left over."""
+    """The number of parts: about 200, chosen so that the parts are nearly equal."""
     return min(range(192, 257), key=lambda count: vocabulary % count)

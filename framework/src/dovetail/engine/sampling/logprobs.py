@@ -14,15 +14,19 @@ from dovetail.engine.sampling.draw import WEIGHT_BITS, compute_weights
 from dovetail.engine.sampling.stable_topk import stable_topk
 
 CHUNK = 64
-"""Lines at a time. A prompt's logprobs may come thousands of lines at once, and the work below holds several copies of them."""
+"""Lines that are processed at a time. A prompt's logprobs may have thousands of lines, and the code below makes several
+copies of them.
+"""
 
 
 class Logprobs(NamedTuple):
-    """Attributes:
-    logprobs: float32 ``[T]``, of the chosen tokens.
-    ranks: int64 ``[T]``, 1 + how many tokens have a greater logit.
-    top_logprobs: float32 ``[T, k]``, likeliest first; by id among equals.
-    top_ids: int64 ``[T, k]``.
+    """Logprobs of some lines.
+
+    Attributes:
+        logprobs: float32 ``[T]``, of the chosen tokens.
+        ranks: int64 ``[T]``, 1 + how many tokens have a greater logit.
+        top_logprobs: float32 ``[T, k]``, likeliest first; by id among equals.
+        top_ids: int64 ``[T, k]``.
     """
 
     logprobs: Tensor

@@ -1,4 +1,4 @@
-"""What the lines of a step ask for, known on the host, so that a step runs only the operations that some line needs."""
+"""Host-side flags of a batch: which sampling operations a step must run, and for which lines."""
 
 from __future__ import annotations
 
@@ -14,26 +14,28 @@ from dovetail.engine.engine_request import Request
 from dovetail.engine.request.params import SamplingParams
 
 MAX_SMALL_TOP_K = 64
-"""Up to so many tokens of a top-k are found by looking at a small part of the vocabulary."""
+"""A top-k up to this size is found in a small part of the vocabulary."""
 
 ALL_LOGPROBS = 2**31 - 1
 """``SamplingMetadata.logprobs`` for the whole vocabulary."""
 
 DrawMethod = Literal["greedy", "full", "small_top_k", "filtered"]
-"""How a line gets its token: the likeliest; a draw from the whole vocabulary; a draw from the few likeliest; a draw from the
-vocabulary by rank."""
+"""How a line's token is chosen: the likeliest one; sampled from the whole vocabulary; sampled from the few likeliest;
+sampled from the vocabulary by rank.
+"""
 
 
 @dataclass(frozen=True, eq=False)
 class SamplingFlags:
-    """What one request asks of the sampler. Equal ones are one object, so that hundreds of them are compared by identity alone.
+    """The sampling features that one request uses. Equal flags are one object, so hundreds of them are compared by
+    identity.
 
     Attributes:
         small_top_k: its top-k where ``method`` is "small_top_k", otherwise 0.
         has_large_top_k: whether it has a top-k where ``method`` is "filtered".
         repetition, presence, frequency: whether it has this penalty.
-        logprobs: how many, :data:`ALL_LOGPROBS` for all; -1 for none at all, 0 for the sampled token's alone.
-        edits: whether :func:`~dovetail.engine.sampling.edits.build_logit_edits` may have to do something for it.
+        logprobs: how many, :data:`ALL_LOGPROBS` for all; -1 for none, 0 for the sampled token's only.
+        edits: whether :func:`~dovetail.engine.sampling.edits.build_logit_edits` may have work for it.
     """
 
     method: DrawMethod
@@ -65,17 +67,19 @@ class LineGroup:
 
 @dataclass(frozen=True)
 class SamplingMetadata:
-    """What the lines of a step ask for. ``SamplingMetadata()`` is greedy, and ``SamplingMetadata(has_random=True)`` any mixture of greedy and temperature, where the device tables
-    alone decide; both need no number of lines and suit a captured graph.
+    """The sampling features that the lines of a step use. ``SamplingMetadata()`` is greedy, and
+    ``SamplingMetadata(has_random=True)`` is any mixture of greedy and temperature, as the device tables say. Both work
+    for any number of lines and in a captured graph.
 
     Attributes:
         has_random: some line is not greedy.
         has_filters: some line has a top-k, top-p or min-p.
         penalties: some line has a penalty.
         bias: some line has a logit bias or a list of allowed tokens.
-        logprobs: the largest number asked for, 0 for the sampled token's alone, :data:`ALL_LOGPROBS` for the vocabulary; None for none at all.
+        logprobs: the largest number requested, 0 for the sampled token's only, :data:`ALL_LOGPROBS` for the vocabulary;
+            None for none.
         size: number of lines that it was made for; None if any will do.
-        full, small_top_k, filtered: lines that draw so, see :data:`DrawMethod`; None if there are none.
+        full, small_top_k, filtered: lines that are sampled this way, see :data:`DrawMethod`; None if there are none.
         width: the largest top-k of the small_top_k lines.
         has_large_top_k: some filtered line has a top-k.
         min_p: some full line has a min-p.
@@ -103,7 +107,7 @@ class SamplingMetadata:
 
     @property
     def is_simple(self) -> bool:
-        """Whether nothing but likeliest tokens and draws with a temperature is wanted."""
+        """Whether all lines are greedy or only have a temperature."""
         return not (self.has_filters or self.penalties or self.bias) and self.logprobs is None
 
 
@@ -112,7 +116,7 @@ _intern_flags = lru_cache(maxsize=4096)(SamplingFlags)
 
 
 def get_sampling_flags(request: Request) -> SamplingFlags:
-    """What a request asks for; found out once in its life."""
+    """The flags of a request, computed once."""
     flags = _flags_by_request.get(request)
     if flags is None:
         flags = _flags_by_request[request] = _build_flags(request)
@@ -145,17 +149,17 @@ def _choose_method(params: SamplingParams) -> DrawMethod:
 
 
 def build_sampling_metadata(requests: Iterable[Request]) -> SamplingMetadata:
-    """What a step's lines ask for.
+    """Build the metadata of a step's lines.
 
     Args:
-        requests: one for each line of the logits, in order; a request that is sampled at several positions comes as many times.
+        requests: one for each line of the logits, in order. A request that is sampled at several positions is repeated.
     """
     return _build_metadata(tuple(map(get_sampling_flags, requests)))
 
 
 @lru_cache(maxsize=16)
 def _build_metadata(lines: tuple[SamplingFlags, ...]) -> SamplingMetadata:
-    """Steps that follow each other mostly ask for the same."""
+    """Cached, because consecutive steps mostly have the same flags."""
     kinds = set(lines)
 
     def group(has_flag: Callable[[SamplingFlags], bool]) -> LineGroup | None:

@@ -1,12 +1,14 @@
-"""Which tokens the requests with penalties have had, on the device.
+"""Counts of earlier tokens for requests with penalties, on the device.
 
-A penalty changes the scores of tokens that the text holds and of no others. So beside its counts, which can be looked up by token, a slot lists the
-tokens of its text, and a step touches as many scores as the longest of these texts has tokens, whatever the vocabulary: 0.5 ms instead of 10 for 64 lines
-of 49,152 tokens after 200, on one thread of a CPU. Each score is computed from that token's count alone. So it does no harm if a list names a token twice,
-or one that the text does not hold, or one of a former owner of the slot; and a text too long to list gets the same scores, bit for bit, from all counts.
+A penalty only changes the scores of tokens in the text. So a slot has a list of the tokens of its text besides the
+counts by token, and a step changes as many scores as the longest of these texts has tokens, whatever the size of the
+vocabulary: 0.5 ms instead of 10 for 64 lines of 49,152 tokens after 200, on one thread of a CPU. Each score is computed
+from that token's count only. So a list may hold a token twice, a token that is not in the text, or one of the slot's
+previous request; and a text too long for a list gets the same scores, bit for bit, from the counts.
 
-A slot takes 6 bytes for each token of the vocabulary at most: 4 for counts, 1 for prompts, and up to 1 for the list. That is 188 MiB for 256 requests and
-128,256 tokens. Slots are made as requests with penalties come, and lists as long as their texts need.
+A slot takes 6 bytes for each token of the vocabulary at most: 4 for counts, 1 for prompts, and up to 1 for the list.
+That is 188 MiB for 256 requests and 128,256 tokens. Slots are allocated when requests with penalties arrive, and lists
+are as long as their texts need.
 
 Letters: L lines, V vocabulary, P slots, T tokens in a list, D draft tokens.
 """
@@ -23,14 +25,16 @@ from dovetail.engine.engine_request import Request
 from dovetail.engine.sampling.slots import SlotTable, Upload
 
 LIST_SHARE = 4
-"""Texts are listed up to a fourth of the vocabulary. Beyond, looking up each of their tokens takes longer than going through all counts."""
+"""Lists hold texts up to a fourth of the vocabulary. For longer texts, a pass over all counts is faster than looking up
+each token.
+"""
 
 SCORES_PER_CHUNK = 1 << 20
-"""Scores that are worked on at a time, since they are held several times over. The caches of a CPU hold so many."""
+"""Scores that are processed at a time, because several copies of them are made. This many fit into a CPU's caches."""
 
 
 class Penalties(NamedTuple):
-    """Of lines, float32 ``[L, 1]`` each; None where no line of the step has one.
+    """Penalties of lines, float32 ``[L, 1]`` each; None if no line of the step has this penalty.
 
     Attributes:
         repetition: on prompt and output (Keskar et al., 2019); 1 changes nothing.
@@ -42,7 +46,9 @@ class Penalties(NamedTuple):
     frequency: Tensor | None
 
     def apply(self, scores: Tensor, counts: Tensor, prompts: Tensor) -> Tensor:
-        """The penalised scores of tokens that outputs hold so many times, and prompts or not; float32, float32 and bool ``[L, N]``."""
+        """The penalised scores, given each token's count in the output and whether the prompt holds it; float32,
+        float32 and bool ``[L, N]``.
+        """
         had = counts.clamp(max=1)
         if self.repetition is not None:
             # Arithmetic that rounds nowhere but in the penalty itself, since torch.where takes 25 times as long as a product on a CPU.
@@ -56,18 +62,20 @@ class Penalties(NamedTuple):
         return scores
 
     def select_lines(self, some: slice) -> Penalties:
-        """Those of some of the lines."""
+        """The penalties of some of the lines."""
         return Penalties(*(None if values is None else values[some] for values in self))
 
 
 class TokenCounts(SlotTable):
-    """For each slot how often the output holds each token, whether the prompt does, and a list of the tokens that either holds.
+    """For each slot: how often each token is in the output, whether it is in the prompt, and a list of the tokens in
+    either.
 
     Attributes:
-        counts: float32 ``[P, V]``, whole numbers: floats, as the scores that they change; sums of whole numbers stay exact.
+        counts: float32 ``[P, V]``, whole numbers: floats, as the scores that they change; sums of whole numbers stay
+            exact.
         prompts: bool ``[P, V]``.
-        lists: int32 ``[P, T]``: the different tokens that a text began with, then each token that was sampled, at its place less ``shifts``. What else
-            stands in it is some token.
+        lists: int32 ``[P, T]``: the different tokens that a text began with, then each token that was sampled, at its
+            place less ``shifts``. Other entries hold any token.
         shifts: int64 ``[P]``.
     """
 
@@ -83,7 +91,7 @@ class TokenCounts(SlotTable):
         self._new: set[int] = set()
 
     def set(self, slot: int, request: Request) -> None:
-        """Begin a slot anew with a request's tokens, at the next :meth:`flush`; the host has seen all of them."""
+        """Reset a slot to a request's tokens, at the next :meth:`flush`. All tokens must have reached the host."""
         self._texts[slot] = request, 0
         self._new.add(slot)
 
@@ -94,7 +102,7 @@ class TokenCounts(SlotTable):
 
     @property
     def longest(self) -> int:
-        """Tokens in the longest list of a slot that is taken, as long as it would be if there were no end to them."""
+        """Length of the longest list of a slot in use, without the limit of a list's length."""
         return max((request.num_tokens - shift for request, shift in self._texts.values()), default=0)
 
     def flush(self) -> None:
@@ -133,7 +141,7 @@ class TokenCounts(SlotTable):
         self.counts.view(-1).scatter_add_(0, added, torch.ones_like(added, dtype=torch.float32))
 
     def _widen(self, drafts: int) -> None:
-        """Make room in each list for one more token, and so many drafts."""
+        """Make room in each list for one more token, and this many drafts."""
         # The last place takes what is beyond the most, and is not read.
         limit = self.max_list_len + 1
         wanted = min(self.longest + 1 + drafts, limit)
@@ -149,7 +157,7 @@ class TokenCounts(SlotTable):
             slots, tokens: int64 ``[L]``; pairs may repeat.
             positions: int64 ``[L]``, the places of the tokens in their texts.
             times: float32 ``[L]``; 0 for tokens that do not count. None if all do.
-            drafts: the most draft tokens that a line assumes.
+            drafts: the largest number of draft tokens that a line assumes.
         """
         if times is None:
             times = torch.ones_like(tokens, dtype=torch.float32)
@@ -168,7 +176,7 @@ class TokenCounts(SlotTable):
             scores: float32 ``[L', V]``, contiguous.
             lines, slots: int64 ``[L]``.
             penalties: of these lines.
-            drafts: int64 ``[L, D]``, tokens to count as output beside the slots' own; -1 is none.
+            drafts: int64 ``[L, D]``, tokens to count as output in addition to the slots' own; -1 for none.
         """
         # Requests that have left the host's books since they were scheduled may have longer lists; nobody takes their tokens.
         longest = self.longest
@@ -184,7 +192,7 @@ class TokenCounts(SlotTable):
     def _penalise_listed(
         self, scores: Tensor, longest: int, lines: Tensor, slots: Tensor, penalties: Penalties, drafts: Tensor | None
     ) -> None:
-        """Look up the tokens in the lists."""
+        """Penalise the tokens in the lists."""
         ids = self.lists[:, :longest].index_select(0, slots).long()  # [L, T]
         if drafts is not None:
             ids = torch.cat([ids, drafts.clamp(min=0)], 1)  # [L, T + D]
@@ -202,7 +210,7 @@ class TokenCounts(SlotTable):
     def _penalise_vocabulary(
         self, scores: Tensor, lines: Tensor, slots: Tensor, penalties: Penalties, drafts: Tensor | None
     ) -> None:
-        """Go through the vocabulary."""
+        """Penalise over the whole vocabulary."""
         counts = self.counts.index_select(0, slots)
         if drafts is not None:
             counts.scatter_add_(1, drafts.clamp(min=0), (drafts >= 0).float())

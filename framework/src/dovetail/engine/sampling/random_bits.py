@@ -1,8 +1,9 @@
 """Random numbers without state: a hash of a seed and a position.
 
-A generator's numbers depend on how often it was asked before. These depend on the request and the place of the token alone, so that a request draws
-the same alone, in a batch, after a preemption, and where several of its positions are sampled at once. The hash is the finaliser of SplitMix64
-(Steele, Lea and Flood, 2014), which passes the usual statistical batteries on counters.
+A generator's numbers depend on how many were generated before. These depend only on the request and the token's
+position, so a request gets the same numbers alone, in a batch, after a preemption, and if several of its positions are
+sampled at once. The hash is the finaliser of SplitMix64 (Steele, Lea and Flood, 2014), which passes the usual
+statistical batteries on counters.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 from torch import Tensor
 
 BITS = 31
-"""Of each number; an integer below ``2**31`` times one below ``2**32`` fits in int64."""
+"""Bits of each number. An integer below ``2**31`` times one below ``2**32`` fits in int64."""
 
 _MASK = (1 << BITS) - 1
 

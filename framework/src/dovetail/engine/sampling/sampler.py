@@ -28,9 +28,9 @@ from dovetail.engine.sampling.tables import SamplingTables
 from dovetail.engine.sampling.top_p_radix import draw_filtered
 
 NO_TOKEN = -1
-"""Stands for a token where every token was forbidden."""
+"""The result where every token was forbidden."""
 CHUNK = 64
-"""Lines that draw at a time: their integer weights take 8 bytes a token, 64 MiB for 64 lines of 128k."""
+"""Lines that are sampled at a time. Their integer weights take 8 bytes a token, 64 MiB for 64 lines of 128k."""
 
 
 @dataclass
@@ -60,13 +60,15 @@ class Lines:
     uniforms: Tensor
 
     def weights(self, scores: Tensor, min_p: bool) -> Tensor:
-        """Of scores whose greatest is among them, see :func:`~dovetail.engine.sampling.draw.compute_weights`."""
+        """Integer weights of scores that include each line's greatest; see
+        :func:`~dovetail.engine.sampling.draw.compute_weights`.
+        """
         floors = self.numbers[:, columns.MIN_P] if min_p else None
         return compute_weights(scores, scores.amax(-1, keepdim=True), self.floats[:, columns.TEMPERATURE], floors)
 
 
 DrawFunction = Callable[[Lines], Tensor]
-"""From lines that draw to their tokens, int64 ``[L]``."""
+"""A function that samples lines; returns their tokens, int64 ``[L]``."""
 
 
 def sample(
@@ -77,17 +79,18 @@ def sample(
     metadata: SamplingMetadata,
     edits: LogitEdits | None,
 ) -> Sampled:
-    """The next token of each line.
+    """Sample the next token of each line.
 
-    Nothing in it waits for the device, and with simple metadata of no size (``SamplingMetadata()``, ``SamplingMetadata(has_random=True)``) it can be captured in a graph.
+    It never waits for the device. With simple metadata without a size (``SamplingMetadata()``,
+    ``SamplingMetadata(has_random=True)``) it can be captured in a graph.
 
     Args:
         logits: ``[L, V]``, any float dtype, contiguous; may be changed in place where they are float32.
         rows: int64 ``[L]``, of ``tables``, which have been flushed.
-        positions: int64 ``[L]``, the place that the sampled token will have in its sequence, from 0.
-        tables: parameters of the rows; their counts go on by the sampled tokens.
+        positions: int64 ``[L]``, the index of the sampled token in its sequence, from 0.
+        tables: parameters of the rows; the sampled tokens are added to their counts.
         metadata: of the lines' requests, in order.
-        edits: what :func:`~dovetail.engine.sampling.edits.build_logit_edits` found for these lines.
+        edits: from :func:`~dovetail.engine.sampling.edits.build_logit_edits` for these lines.
     """
     assert metadata.size in (None, logits.shape[0]), "the metadata is made from one request for each line"
     scores, forbidden = logits, None
@@ -115,7 +118,7 @@ def sample(
 def _process_logits(
     logits: Tensor, rows: Tensor, tables: SamplingTables, metadata: SamplingMetadata, edits: LogitEdits | None
 ) -> Tensor:
-    """Scores after bias, penalties and edits; float32, and not the logits' memory where these are still needed."""
+    """Scores after bias, penalties and edits, in float32. They are a copy if the logits are still needed."""
     scores = logits.float()
     if scores is logits and metadata.logprobs is not None:
         scores = logits.clone()
@@ -176,7 +179,7 @@ def _choose(
 
 
 def _draw_in_chunks(every: Lines, draw_lines: DrawFunction, lines: Tensor | None = None) -> Tensor:
-    """What ``draw_lines`` draws for some lines, or all."""
+    """Run ``draw_lines`` on some lines, or all, in chunks."""
     parts = []
     count = len(every.scores) if lines is None else len(lines)
     for start in range(0, count, CHUNK):
@@ -190,17 +193,17 @@ def _draw_in_chunks(every: Lines, draw_lines: DrawFunction, lines: Tensor | None
 
 
 def _draw_full(lines: Lines) -> Tensor:
-    """Draw from the whole vocabulary."""
+    """Draw without filters."""
     return draw(lines.weights(lines.scores, min_p=False), lines.uniforms)
 
 
 def _draw_min_p(lines: Lines) -> Tensor:
-    """Draw from what min-p leaves of the vocabulary."""
+    """Draw with min-p over the whole vocabulary."""
     return draw(lines.weights(lines.scores, min_p=True), lines.uniforms)
 
 
 def _draw_small_top_k(lines: Lines, width: int) -> Tensor:
-    """Draw from the ``width`` likeliest, of which no more than top-k and top-p say stay."""
+    """Draw with top-k (and top-p, min-p) from the ``width`` best tokens."""
     values, ids = stable_topk(lines.scores, width)
     weights = lines.weights(values, min_p=True)
     place = draw_sorted(weights, lines.numbers[:, columns.TOP_K], lines.numbers[:, columns.TOP_P], lines.uniforms)
@@ -208,13 +211,13 @@ def _draw_small_top_k(lines: Lines, width: int) -> Tensor:
 
 
 def _draw_top_p(lines: Lines) -> Tensor:
-    """Draw from what top-p leaves of the vocabulary."""
+    """Draw with top-p over the whole vocabulary."""
     weights = lines.weights(lines.scores, min_p=True)
     return draw_filtered(lines.scores, weights, None, lines.numbers[:, columns.TOP_P], lines.uniforms)
 
 
 def _draw_top_k_top_p(lines: Lines) -> Tensor:
-    """Draw from what top-k and top-p leave of the vocabulary."""
+    """Draw with top-k and top-p over the whole vocabulary."""
     weights = lines.weights(lines.scores, min_p=True)
     top_k, top_p = lines.numbers[:, columns.TOP_K], lines.numbers[:, columns.TOP_P]
     return draw_filtered(lines.scores, weights, top_k, top_p, lines.uniforms)
@@ -226,7 +229,7 @@ def _get_line_index(group: LineGroup, tables: SamplingTables, like: Tensor) -> T
 
 
 def _select_lines(group: LineGroup, tables: SamplingTables, *values: Tensor) -> tuple[Tensor, ...]:
-    """What tensors ``[L, ...]`` hold for a group's lines."""
+    """Select a group's lines from tensors ``[L, ...]``."""
     if group.lines is None:
         return values
     lines = tables.upload(group.lines)

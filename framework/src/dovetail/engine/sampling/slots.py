@@ -1,4 +1,4 @@
-"""Places in device tables for the few rows that need one."""
+"""Slots in device tables, for the few rows that need one."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ Upload = Callable[[np.ndarray], Tensor]
 
 
 class SlotTable:
-    """Hands out slots of tables that are allocated when the first is taken, and doubled when there are too few."""
+    """Allocates slots of tables. The tables are allocated with the first slot, and doubled when they are full."""
 
     def __init__(self) -> None:
         self._free: list[int] = []
         self._size = 0
 
     def allocate(self) -> int:
-        """A slot that is free; its content is whatever was left in it."""
+        """A free slot. Its content is undefined."""
         if not self._free:
             size = max(4, 2 * self._size)
             self._free = list(range(size - 1, self._size - 1, -1))
@@ -30,6 +30,6 @@ class SlotTable:
         self._free.append(slot)
 
     def grow(self, table: Tensor) -> Tensor:
-        """A table ``[P, V]`` with rows for all slots; the same one where it has them."""
+        """Return the table ``[P, V]`` with rows for all slots; the same one if it is large enough."""
         missing = self._size - table.shape[0]
         return torch.cat([table, table.new_zeros(missing, table.shape[1])]) if missing else table

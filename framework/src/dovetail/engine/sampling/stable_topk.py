@@ -1,7 +1,7 @@
 """The likeliest tokens in one fixed order: by score, and by id among equals.
 
-``torch.topk`` leaves open which of several equal values it takes, and bfloat16 logits have many. Here the answer is fixed, so it cannot depend on how
-many were asked for, on the batch, or on the algorithm.
+``torch.topk`` leaves open which of several equal values it takes, and bfloat16 logits have many. Here the order is
+fixed, so the result does not depend on k, on the batch, or on the algorithm.
 
 Letters: L lines, V vocabulary, W wanted, B tokens in a block.
 """
@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 BLOCK = 64
-"""The 64 likeliest of 49,152 tokens are then sought among 768 maxima and 4,096 candidates."""
+"""With it, the 64 likeliest of 49,152 tokens are found among 768 maxima and 4,096 candidates."""
 
 
 def stable_topk(scores: Tensor, width: int) -> tuple[Tensor, Tensor]:

@@ -23,7 +23,7 @@ GREEDY_NUMBERS = (0, 2**31 - 1, 1 << BITS, 0, 0, 0)
 
 
 class SamplingTables:
-    """Sampling parameters of the batch's rows, on the device, where they stay from step to step.
+    """Sampling parameters of the batch's rows. They stay on the device from step to step.
 
     Row ``rows`` is a scratch row for the padding of captured graphs; it is greedy. So is every row that is not set.
 
@@ -37,8 +37,9 @@ class SamplingTables:
 
     Attributes:
         floats: float32 ``[rows + 1, 4]``: temperature (0 for greedy) and the penalties.
-        numbers: int64 ``[rows + 1, 6]``: seed, top-k, top-p in units of ``2**-31``, min-p in units of ``2**-40``, slots in ``counts`` and ``biases``.
-            These two tensors are the same objects for good, so that captured graphs see what is flushed.
+        numbers: int64 ``[rows + 1, 6]``: seed, top-k, top-p in units of ``2**-31``, min-p in units of ``2**-40``, slots
+            in ``counts`` and ``biases``. These two tensors are never replaced, so that captured graphs see what is
+            flushed.
         counts, biases: of the rows that have penalties, and logit biases or allowed tokens.
     """
 
@@ -65,9 +66,10 @@ class SamplingTables:
         self._slots: dict[int, list[tuple[TokenCounts | Biases, int]]] = {}
 
     def set(self, row: int, request: Request) -> None:
-        """A request comes to a row; on the host until :meth:`flush`. Its tokens are prompt and output so far, none of them unseen.
+        """Set a row to a request's parameters; written to the device at :meth:`flush`. All of its tokens must have
+        reached the host.
 
-        A step that samples from it must find in ``request.num_tokens`` the place of the first token that it samples.
+        When a step samples from the row, ``request.num_tokens`` must be the position of the first sampled token.
         """
         self.clear(row)
         params = request.params
@@ -99,14 +101,14 @@ class SamplingTables:
         )
 
     def clear(self, row: int) -> None:
-        """The row's request has left; on the host until :meth:`flush`."""
+        """Clear the row of a request that has ended; written to the device at :meth:`flush`."""
         for table, slot in self._slots.pop(row, ()):
             table.free(slot)
         self._floats[row], self._numbers[row] = GREEDY_FLOATS, GREEDY_NUMBERS
         self._changed.add(row)
 
     def flush(self) -> None:
-        """Bring what changed since the last time to the device; no work if nothing did, and no waiting."""
+        """Copy changes since the last call to the device. Does not wait, and does nothing without changes."""
         if not self._changed:
             return
         rows = np.fromiter(self._changed, np.int64)

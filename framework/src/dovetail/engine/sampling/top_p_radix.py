@@ -1,10 +1,12 @@
 """Top-k and top-p over the whole vocabulary without sorting it.
 
-Both ask for the first token, in order of likelihood, at which a sum passes a limit. That token is found by radix selection: one histogram of integer
-weights over the leading bits of the scores, one over the next bits of the tokens that share them, one over the rest. Integers make the sums exact, so
-this chooses what a stable sort would choose, bit for bit, and a GPU's order of additions changes nothing. With top-p 0.9 and 49,152 tokens,
-one CPU thread draws 64 lines in 70 ms; sorting them alone takes 215. A GPU, whose threads wait for each other at the few counters that most tokens share, is
-faster by sorting: an H200 draws 64 lines of 128,256 in 1.7 ms so, and in 3.3 by histograms. The sampler's tables say which it is.
+Both need the first token, in order of likelihood, at which a sum passes a limit. That token is found by radix
+selection: one histogram of integer weights over the leading bits of the scores, one over the next bits of the tokens
+that share them, one over the rest. Integers make the sums exact, so the result is that of a stable sort, bit for bit,
+and does not depend on a GPU's order of additions. With top-p 0.9 and 49,152 tokens, one CPU thread draws 64 lines in 70
+ms; sorting them alone takes 215. On a GPU, sorting is faster, because most tokens share a few counters and threads wait
+for each other there: an H200 draws 64 lines of 128,256 in 1.7 ms by sorting, and in 3.3 by histograms. The sampler's
+tables say which method is used.
 
 Letters: L lines, V vocabulary.
 """
