@@ -1,5 +1,4 @@
-"""The block pool of one cache group: reference counts, free blocks, and free blocks that are still in the prefix cache.
-"""
+"""The block pool of one cache group: reference counts, free blocks, and free blocks that are still in the prefix cache."""
 
 from __future__ import annotations
 
@@ -69,8 +68,7 @@ class BlockPool:
         self._reference_counts[block] += 1
 
     def cache_block(self, block: int, key: bytes) -> None:
-        """Give a block in use its key. If another block has the same key already, that one stays in the prefix cache.
-        """
+        """Give a block in use its key. If another block has the same key already, that one stays in the prefix cache."""
         if key not in self._cached_blocks and self._block_keys[block] is None:
             self._cached_blocks[key] = block
             self._block_keys[block] = key

@@ -43,8 +43,7 @@ class Completion:
             self._token_text = partial(logprobs.token_text, tokenizer)
 
     def build_delta(self, output: TokenOutput) -> Delta:
-        """The delta for an output of the engine. If a stop string ends the completion, the tokens after it are dropped.
-        """
+        """The delta for an output of the engine. If a stop string ends the completion, the tokens after it are dropped."""
         delta = Delta(self.index, "", output.token_ids, output.finish_reason, output.stop_reason, output.error)
         delta.is_request_error = output.is_request_error
         if self._detokenizer is None:

@@ -1,5 +1,4 @@
-"""Rules for the values of sampling parameters, one for each. A rule is only applied to values that are not the default.
-"""
+"""Rules for the values of sampling parameters, one for each. A rule is only applied to values that are not the default."""
 
 from __future__ import annotations
 

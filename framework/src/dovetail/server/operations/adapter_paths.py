@@ -43,8 +43,7 @@ def _is_within(path: Path, roots: Sequence[Path]) -> bool:
 
 
 def _links_outside(folder: Path, roots: Sequence[Path]) -> bool:
-    """Whether a file in the folder is a link to outside. The hub's own folders consist of links, to files beside them.
-    """
+    """Whether a file in the folder is a link to outside. The hub's own folders consist of links, to files beside them."""
     try:
         return not all(_is_within(file.resolve(), roots) for file in folder.iterdir())
     except (OSError, RuntimeError):

@@ -48,8 +48,7 @@ class StateAck(m.Message):
 
 
 class EngineLost(m.Message):
-    """From the hub: there is no engine. If it restarts, another :class:`~dovetail.engine.messages.EngineInfo` follows.
-    """
+    """From the hub: there is no engine. If it restarts, another :class:`~dovetail.engine.messages.EngineInfo` follows."""
 
     reason: str
     restarting: bool
