@@ -1,4 +1,4 @@
-"""The engine proper: requests in, tokens out, one step at a time. It knows no text and no clients."""
+"""The engine core: schedules requests, runs the model and samples, one step at a time. It works on token ids only."""
 
 from __future__ import annotations
 
@@ -54,15 +54,16 @@ WARM_UP = SamplingParams(max_tokens=2, temperature=0, ignore_eos=True)
 
 
 class EngineCore:
-    """Schedules, runs and samples.
+    """Schedules, runs the model, and samples.
 
-    Where the device works by itself (:attr:`dovetail.nn.Platform.asynchronous`), steps overlap: step N + 1 is scheduled and its inputs are prepared while N
-    computes, and a token that was sampled in N goes into N + 1 without having visited the host.
+    If the device works asynchronously (:attr:`dovetail.nn.Platform.asynchronous`), steps overlap: step N + 1 is
+    scheduled and its inputs are prepared while N computes. A token that was sampled in N is an input of N + 1 without
+    passing through the host.
 
     Args:
         plan: what to run.
-        args: the sizes.
-        progress: of loading.
+        args: the engine's options.
+        progress: called while weights load.
     """
 
     def __init__(self, plan: Plan, args: EngineArgs, progress: Progress | None = None) -> None:
@@ -167,7 +168,7 @@ class EngineCore:
         return counts, MemoryBudget(memory.total, memory.free, weights, activations, graphs, cache, tokens)
 
     def _init_cache(self) -> None:
-        """Make everything that lives and dies with the KV cache."""
+        """Create everything that depends on the KV cache."""
         args, runner = self.args, self.runner
         counts = self.num_blocks[: len(runner.groups)]
         runner.allocate(counts)
@@ -207,7 +208,7 @@ class EngineCore:
         self._warm_up()
 
     def _warm_up(self) -> None:
-        """Run one short request through everything, so that the first user does not wait for libraries to set themselves up."""
+        """Run one short request, so that the first user does not wait for libraries to initialise."""
         pooling = None if "generate" in self.plan.tasks else PoolingParams()
         prompt = [0] * min(8, self.max_model_len - 1)
         self.add(NewRequest(f"warm-up-{os.getpid()}", prompt, WARM_UP, pooling=pooling))
@@ -228,14 +229,14 @@ class EngineCore:
 
     @property
     def stalled(self) -> bool:
-        """Whether the last step found nothing to compute although requests wait: for a grammar to compile, say."""
+        """Whether the last step had nothing to compute although requests wait, for example for a grammar to compile."""
         return self._in_flight is None and not self.scheduler.running
 
     def add(self, new: NewRequest) -> None:
         """Queue a request.
 
         Raises:
-            RequestError: the prompt or a parameter does not fit the model, or what it asks for is not there.
+            RequestError: the prompt or a parameter does not fit the model, or the adapter or grammar is not available.
         """
         params = new.params
         pooling = None if new.pooling is None else resolve_pooling_params(new.pooling, self.plan)
@@ -271,7 +272,7 @@ class EngineCore:
         self.scheduler.add(request)
 
     def abort(self, ids: Iterable[str]) -> None:
-        """Forget requests, wherever they are; ids that are not known any more are fine."""
+        """Abort requests in any state. Unknown ids are ignored."""
         for request_id in ids:
             if request := self.requests.get(request_id):
                 self._remove_request(request)
@@ -298,7 +299,9 @@ class EngineCore:
     # -- steps
 
     def step(self) -> list[TokenOutput]:
-        """Begin a step and finish the one before it (or this one, where steps do not overlap); what each request got."""
+        """Launch a step and collect the previous one (without async scheduling: the same one). Returns the new
+        tokens of each request.
+        """
         outputs, self._pending_outputs = self._pending_outputs, []
         if self.is_sleeping:
             return outputs
@@ -344,7 +347,7 @@ class EngineCore:
         return launched
 
     def _build_edits(self, work: StepWork, outputs: list[TokenOutput]) -> LogitEdits | None:
-        """What the host decides about single logits; where that depends on tokens still on their way, they are waited for first."""
+        """Build the logit changes that the host decides. Waits for the step in flight if they depend on its tokens."""
         if any(r.needs_host_tokens for r in work.sampled_requests):
             outputs += self._finish_step()
         entries = [
@@ -357,7 +360,7 @@ class EngineCore:
         return build_logit_edits(entries, self.vocab_size, upload, masks, self.resources.find_rows_that_must_end(masks))
 
     def _finish_step(self) -> list[TokenOutput]:
-        """Wait for the step that is on its way, and hand out what it gave."""
+        """Wait for the step in flight and return its outputs."""
         launched, self._in_flight = self._in_flight, None
         if launched is None:
             return []
@@ -382,10 +385,12 @@ class EngineCore:
         return bool(self.sleeper.asleep)
 
     def sleep(self, level: int = 1) -> None:
-        """Give memory back. Requests that run lose their place in the cache, wait, and go on after :meth:`wake_up`; new ones queue.
+        """Free the device's memory. Running requests are preempted and continue after :meth:`wake_up`; new ones are
+        queued.
 
         Args:
-            level: 1 frees the KV cache and moves the weights to the host; 2 frees the weights, which are read again later.
+            level: 1 frees the KV cache and moves the weights to the host; 2 frees the weights, which are read again
+                later.
 
         Raises:
             RequestError: there is no such level.
@@ -400,13 +405,13 @@ class EngineCore:
         self.sleeper.sleep(level)
 
     def wake_up(self, tags: list[str] | None = None) -> bool:
-        """Take the memory again.
+        """Allocate the memory again.
 
         Args:
             tags: ``weights``, ``kv_cache``, or both; None for all that sleeps.
 
         Returns:
-            Whether something still sleeps.
+            Whether a part still sleeps.
 
         Raises:
             RequestError: a tag is unknown.
@@ -440,7 +445,7 @@ class EngineCore:
         return State(self.resources.adapters.origins, self.is_sleeping)
 
     def overview(self) -> Overview:
-        """What it is doing at the moment, and for which requests."""
+        """A snapshot of the engine and its requests."""
         running, waiting = self.scheduler.running, self.scheduler.waiting
         found = overview(self.stats, running, waiting)
         found.steps, found.num_drafts = self.collector.steps, self.collector.num_drafts
@@ -452,20 +457,20 @@ class EngineCore:
         return found
 
     def reset_prefix_cache(self) -> bool:
-        """Forget what was computed for others; requests that run go on. Always succeeds."""
+        """Empty the prefix cache. Running requests continue. Always succeeds."""
         self.kv.reset_prefix_cache()
         return True
 
     def add_adapter(self, source: str) -> None:
-        """Load a LoRA adapter: the JSON of an :class:`~dovetail.engine.adapters.lora_request.AdapterSource`.
+        """Load a LoRA adapter from the JSON of an :class:`~dovetail.engine.adapters.lora_request.AdapterSource`.
 
         Raises:
-            RequestError: it does not fit the model, or its name is taken.
+            RequestError: it does not fit the model, or its name is in use.
         """
         self.resources.adapters.add(AdapterSource.model_validate_json(source))
 
     def remove_adapter(self, name: str) -> None:
-        """Unload a LoRA adapter; requests that have it finish with it.
+        """Unload a LoRA adapter. Its requests finish with it.
 
         Raises:
             RequestError: there is none of that name.

@@ -1,7 +1,7 @@
-"""Decode steps that a device can repeat by itself: captured as graphs, one for each padded batch size, sampling included.
+"""Captured graphs for decode steps: one for each padded batch size, including sampling.
 
-Everything such a step reads is on the device and stays in its place: block tables, sampling parameters, each row's newest token. The host writes only
-which rows take part and how long they are.
+Everything that such a step reads stays at a fixed address on the device: block tables, sampling parameters, each row's
+newest token. The host only writes which rows take part and how long they are.
 
 Letters: P requests of a padded step, S rows of the batch, V vocabulary.
 """
@@ -26,20 +26,22 @@ from dovetail.nn.step import KVIndex, Step
 Forward = Callable[[Step], Tensor]
 
 MAX_PADDING_RATIO = 4
-"""A step of padded requests may read so many times the tokens that they have."""
+"""Padding may multiply the tokens read by at most this factor."""
 CHEAP_TOKENS = 1 << 15
-"""Reading so many costs less than launching a step kernel by kernel, whatever they hold."""
+"""Up to this many tokens, padding always costs less than launching a step kernel by kernel."""
 
 
 def build_capture_sizes(max_size: int) -> list[int]:
-    """Batch sizes to capture: close enough together that padding costs little, few enough to be captured in passing."""
+    """Batch sizes to capture: close enough together that padding costs little, and few enough that capturing them is
+    fast.
+    """
     sizes = [1, 2, 4, *range(8, 64, 8), *range(64, 128, 16), *range(128, 256, 32), *range(256, max_size + 64, 64)]
     return [*(s for s in sizes if s < max_size), max_size]
 
 
 @dataclass
 class CapturedStep:
-    """A step for one key: call :attr:`run`, then read the outputs, which the next run overwrites."""
+    """A captured step for one key. Call :attr:`run`, then read the outputs; the next run overwrites them."""
 
     run: Callable[[], None]
     logits: Tensor | None = None
@@ -52,7 +54,7 @@ class DecodeGraphRunner:
     Args:
         forward: from a step to logits ``[P, V]``.
         seq_len_buckets: of the sequence length, from :meth:`dovetail.nn.AttentionBackend.capture_lengths`.
-        capture: record graphs; otherwise the same work is run anew each time, with the same result bit for bit.
+        capture: record graphs. Otherwise the same work is launched each time, with the same result bit for bit.
     """
 
     def __init__(
@@ -85,10 +87,10 @@ class DecodeGraphRunner:
         """Run a decode step, padded to P requests.
 
         Args:
-            metadata: what the step's own sampling does; None to leave sampling to the caller.
+            metadata: for sampling inside the step; None to leave sampling to the caller.
 
         Returns:
-            What was sampled, or the logits ``[P, V]`` to sample from; and the rows and places of either.
+            The sampled tokens, or the logits ``[P, V]`` to sample from; and their rows and positions.
         """
         count = len(work.rows)
         size = self.sizes[bisect_left(self.sizes, count)]
@@ -110,14 +112,15 @@ class DecodeGraphRunner:
         return captured.sampled, captured.logits, SamplingIndices(self.inputs[0, :size], self.inputs[1, :size])
 
     def is_worth_it(self, work: StepWork) -> bool:
-        """Whether padding every request to the bound of the longest is worth it. One long request among many short ones would have all of them read as
-        much as it does: 31 ms instead of 8 for one of 8,000 tokens beside 63 of 300, with a model of 8 billion parameters on an H200.
+        """Whether it is worth padding every request to the length bucket of the longest. With one long request, all
+        short ones would read as much as it does: 31 ms instead of 8 for one of 8,000 tokens beside 63 of 300, with a
+        model of 8 billion parameters on an H200.
         """
         padded = len(work.rows) * self.seq_len_buckets[bisect_left(self.seq_len_buckets, work.max_seq_len)]
         return padded <= max(CHEAP_TOKENS, MAX_PADDING_RATIO * int(work.seq_lens.sum()))
 
     def forget(self) -> None:
-        """Drop what was captured, whose tensors are about to move."""
+        """Delete all captured graphs. Call this before tensors move."""
         self._captured.clear()
 
     def _capture_step(self, size: int, bound: int, adapted: bool, metadata: SamplingMetadata | None) -> CapturedStep:

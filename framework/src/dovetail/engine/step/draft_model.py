@@ -1,4 +1,4 @@
-"""A smaller model that guesses ahead: the likeliest tokens, for all streams in one batch."""
+"""The draft model of speculative decoding: drafts the likeliest tokens, for all requests in one batch."""
 
 from __future__ import annotations
 
@@ -25,18 +25,20 @@ GREEDY_PARAMS = SamplingParams(temperature=0, max_tokens=None)
 
 @dataclass
 class DraftSequence:
-    """A stream as the draft model has it.
+    """A request's sequence in the draft model.
 
     Attributes:
-        request: whose tokens are the stream's, then guesses.
-        num_verified: how many are the stream's.
+        request: its tokens are the verified ones, then the draft.
+        num_verified: number of verified tokens.
     """
 
     request: Request
     num_verified: int = 0
 
     def sync_tokens(self, tokens: Sequence[int], batch: InputBatch) -> None:
-        """Take the stream's tokens over. Guesses that came true keep their place in the cache; the others' will be written over."""
+        """Take over the request's new tokens. Accepted draft tokens keep their places in the cache; the others are
+        overwritten.
+        """
         own = self.request
         same, stop = self.num_verified, min(len(own.tokens), len(tokens))
         while same < stop and own.tokens[same] == tokens[same]:
@@ -52,11 +54,11 @@ class DraftSequence:
 
 
 class DraftModel(CachingProposer):
-    """Runs the draft model beside the main one, with a KV cache of its own.
+    """Runs the draft model beside the main one, with its own KV cache.
 
-    A call computes the tokens that are new to it, and then one guess after the other; on a device that queues work, nothing waits in between. A
-    prompt is computed in chunks, so that no call takes longer than a step of so many tokens would. A stream that finds no blocks, or is longer
-    than this model's context, gets no guesses.
+    A call first computes the new tokens of each sequence, then drafts token by token. On a device that queues work,
+    nothing waits in between. A prompt is computed in chunks, so that no call computes more tokens than a step may. A
+    request gets no draft if there are too few blocks, or if it is longer than this model's context.
     """
 
     def __init__(self, config: BaseModel, context: ProposerContext) -> None:
@@ -129,7 +131,9 @@ class DraftModel(CachingProposer):
     def _catch_up(
         self, requested: list[tuple[Request, int]], active: set[str]
     ) -> tuple[SchedulerOutput, dict[Request, int]]:
-        """A step that computes what is new of each request, and so its first guess; those that it finishes, and how many guesses they want."""
+        """A step that computes the new tokens of each request, and so its first draft token. Also returns the
+        requests that it completes, and how many draft tokens each gets.
+        """
         step, ready = SchedulerOutput(), {}
         budget = self.context.max_tokens
         # Those that lack little first: a long prompt must not keep the others waiting.
@@ -166,7 +170,7 @@ class DraftModel(CachingProposer):
         return True
 
     def _evict_one(self, active: set[str]) -> bool:
-        """Give up what is kept for a stream that is not to be guessed now; it would be computed anew."""
+        """Evict a sequence that gets no draft now. It would be computed again later."""
         idle = next((id for id in self._sequences if id not in active), None)
         if idle is not None:
             self.forget([idle])

@@ -1,9 +1,10 @@
 """Drafting for speculative decoding: which requests get draft tokens, how many, and from whom. They are verified in ``draft_verification``.
 
-A guess is checked by the step that follows (Leviathan et al., "Fast inference from transformers via speculative decoding", 2023): the sampler draws at every
-guessed place, each draw depending on its seed and position alone, and the output keeps the guesses as far as they are what was drawn. So an output
-is token for token what it would be without, at any temperature; a guess of probability p is kept with probability p, as rejection sampling
-would have it.
+The next step verifies a draft (Leviathan et al., "Fast inference from transformers via speculative decoding", 2023).
+The sampler samples at every draft position; each sample only depends on its seed and position. The output accepts the
+draft up to the first token that differs from the sampled one. So an output is token for token the same as without
+speculation, at any temperature. A draft token of probability p is accepted with probability p, as in rejection
+sampling.
 """
 
 from __future__ import annotations
@@ -22,21 +23,23 @@ from dovetail.kernel.plan import Plan
 logger = logging.getLogger("dovetail.engine")
 
 MAX_MISSES = 3
-"""Guesses without a right token in a row before a stream rests. Prompt lookup in source code gives 1.18 tokens a step with 0.5 guessed ones; 1.23 with 0.6
-if streams never rest, and 1.15 with 0.4 if they rest after the second."""
+"""Consecutive drafts without an accepted token before a request pauses drafting. Prompt lookup in source code gives
+1.18 tokens a step with 0.5 draft tokens; 1.23 with 0.6 without pauses, and 1.15 with 0.4 if they start after the
+second miss.
+"""
 MAX_REST_STEPS = 32
-"""Steps without a guess after which a stream is tried again at the latest, however wrong its guesses were."""
+"""Maximum number of steps of a pause, however wrong the drafts were."""
 
 
 @dataclass(frozen=True)
 class EngineProposerContext(ProposerContext):
-    """What the framework's own proposers know besides.
+    """Further context for the framework's own proposers.
 
     Attributes:
         draft: the model to run.
         block_size: tokens in a KV-cache block.
         max_tokens: computed in one step.
-        eager: capture no graphs.
+        eager: do not capture graphs.
     """
 
     draft: Plan | None
@@ -46,12 +49,12 @@ class EngineProposerContext(ProposerContext):
 
 
 class CachingProposer(Proposer):
-    """A proposer whose memory is planned together with the engine's."""
+    """A proposer with a KV cache. Its memory is planned together with the engine's."""
 
     @property
     @abstractmethod
     def groups(self) -> list[KVCacheGroup]:
-        """Of its KV cache."""
+        """The groups of its KV cache."""
 
     @property
     @abstractmethod
@@ -59,26 +62,29 @@ class CachingProposer(Proposer):
 
     @abstractmethod
     def activation_bytes(self) -> int:
-        """The most that its steps need beside weights and cache."""
+        """Maximum memory of its steps besides weights and cache."""
 
     @abstractmethod
     def begin(self, counts: list[int], max_len: int) -> None:
-        """Take a cache of so many blocks of each group, the null block included, for sequences of at most ``max_len`` tokens."""
+        """Allocate a cache with the given number of blocks of each group, the null block included, for sequences of
+        at most ``max_len`` tokens.
+        """
 
     @abstractmethod
     def sleep(self, level: int) -> None:
-        """Give memory back, and forget every sequence; see :meth:`dovetail.engine.step.core.EngineCore.sleep`."""
+        """Free memory, and forget every sequence; see :meth:`dovetail.engine.step.core.EngineCore.sleep`."""
 
     @abstractmethod
     def wake_up(self, tags: list[str] | None) -> None: ...
 
 
 class DraftLengthControl:
-    """How many tokens to guess for one stream, by its recent luck.
+    """Number of draft tokens for a request, adapted to how many were accepted before.
 
-    Guesses that all came true double the number, up to the limit; if some did, one more than those is guessed next. If none did, the number is halved, and
-    past :data:`MAX_MISSES` such times in a row the stream rests for 1, 3, 7, … steps, at most :data:`MAX_REST_STEPS`. A stream that cannot be guessed thus
-    carries one guessed token in 33 steps.
+    If all draft tokens were accepted, the number doubles, up to the limit. If some were, the next number is one more
+    than those. If none was, the number is halved; after :data:`MAX_MISSES` such drafts in a row drafting pauses for 1,
+    3, 7, … steps, at most :data:`MAX_REST_STEPS`. So a request that cannot be predicted has one draft token in 33
+    steps.
     """
 
     def __init__(self, max_length: int) -> None:
@@ -88,14 +94,14 @@ class DraftLengthControl:
         self.rest_steps = 0
 
     def next_length(self) -> int:
-        """How many tokens to guess in the next step."""
+        """Number of draft tokens for the next step."""
         if self.rest_steps:
             self.rest_steps -= 1
             return 0
         return self.length
 
     def observe(self, right: int, wrong: bool) -> None:
-        """A step has checked a guess: ``right`` tokens came true, and whether one came that did not."""
+        """Record a verified draft: ``right`` tokens were accepted, and ``wrong`` says whether one was rejected."""
         if right:
             self.misses = 0
             self.length = min(self.max_length, right + 1 if wrong else 2 * self.length)
@@ -107,7 +113,7 @@ class DraftLengthControl:
 
 @dataclass
 class DraftRecord:
-    """A stream's last guess, and where in its tokens it was made."""
+    """A request's last draft, and its position in the request's tokens."""
 
     control: DraftLengthControl
     guess: list[int]
@@ -129,9 +135,9 @@ class Speculation:
     """Sets :attr:`Request.draft_token_ids` before each step.
 
     Args:
-        num_tokens: to guess at a time, at most.
+        num_tokens: maximum length of a draft.
         vocab_size: of the model.
-        max_tokens: of one step, which guesses must not take from other streams.
+        max_tokens: of one step. Drafts must not take tokens from other requests.
     """
 
     def __init__(self, proposer: Proposer, num_tokens: int, vocab_size: int, max_tokens: int) -> None:
@@ -146,7 +152,7 @@ class Speculation:
     def from_plan(
         cls, plan: Plan, vocab_size: int, *, max_seqs: int, max_tokens: int, block_size: int, eager: bool
     ) -> Speculation | None:
-        """What the Plan asks for, a draft model's weights loaded; None without speculative decoding."""
+        """Create it as the Plan says, with a draft model's weights loaded; None without speculative decoding."""
         if plan.proposer is None:
             return None
         assert plan.proposer_config_class is not None
@@ -177,7 +183,7 @@ class Speculation:
         return self.proposer.activation_bytes() if isinstance(self.proposer, CachingProposer) else 0
 
     def begin(self, counts: list[int], max_len: int) -> None:
-        """Take the proposer's share of the KV cache, if it has one."""
+        """Give the proposer its share of the KV cache, if it needs one."""
         if isinstance(self.proposer, CachingProposer):
             self.proposer.begin(counts, max_len)
 
@@ -192,7 +198,7 @@ class Speculation:
     # -- guesses
 
     def draft(self, requests: Sequence[Request]) -> None:
-        """Give each running stream its guess for the next step; every token of theirs has reached the host."""
+        """Set the drafts of running requests for the next step. All of their tokens must have reached the host."""
         if self.disabled:
             return
         requested: list[Request] = []
@@ -221,7 +227,7 @@ class Speculation:
             record.guess, record.place = guess, len(request.tokens)
 
     def forget(self, request: Request) -> None:
-        """The request has ended."""
+        """Drop the state of a request that has ended."""
         if self._draft_records.pop(request, None) is not None and not self.disabled:
             self.proposer.forget([request.id])
 
@@ -256,7 +262,9 @@ class Speculation:
         return guesses
 
     def _trim_draft(self, request: Request, guess: list[int]) -> list[int]:
-        """The guess up to where it could no longer come true, or would end the output."""
+        """Cut a draft at tokens that cannot be accepted (grammar, min_tokens) and after a token that ends the
+        output.
+        """
         for count, token in enumerate(guess):
             if token in request.end_token_ids:
                 # Before its min_tokens, a token that would end the output cannot be drawn.

@@ -1,9 +1,11 @@
-"""The persistent batch: one row a running request; rows stay, and each step writes only what changed.
+"""The persistent batch, with one row for each running request. A request keeps its row until it ends, and a step writes
+only what changed.
 
-On a device that runs captured graphs, the block tables live there as well, and what changed travels to them; elsewhere a step's tables are cut from the
-host's.
+On a device with captured graphs, the block tables are on the device too, and changes are copied there. Elsewhere a
+step's tables are slices of the host's.
 
-Letters: S rows, R requests of a step, T tokens of a step, L logit rows, B entries of a block table, P requests of a padded step.
+Letters: S rows, R requests of a step, T tokens of a step, L logit rows, B entries of a block table, P requests of a
+padded step.
 """
 
 from __future__ import annotations
@@ -21,14 +23,14 @@ from dovetail.nn.platform import Platform
 from dovetail.nn.step import HostLengths, KVIndex, Step
 
 MAX_PENDING_CHANGES = 1024
-"""Changes of block tables that are kept back for the next captured step."""
+"""Maximum number of block-table changes that are buffered for the next captured step."""
 IN_FLIGHT_TOKEN = -1
-"""Stands for a token that was sampled but is still on the device alone."""
+"""Placeholder for a token that is sampled but not yet copied to the host."""
 
 
 @dataclass
 class StepWork:
-    """What a step computes, on the host.
+    """The work of a step, on the host.
 
     Attributes:
         requests: R, in the order of the step.
@@ -36,12 +38,13 @@ class StepWork:
         seq_lens: int64 ``[R]``, tokens of each after the step.
         rows: int64 ``[R]``, of the batch.
         sampled_requests: the requests that get a token, in order.
-        drafts: for each of ``sampled_requests``, the draft tokens that the step checks.
+        drafts: for each of ``sampled_requests``, the draft tokens that the step verifies.
         sampled_rows: int64, of the batch, one for each of ``sampled_requests``.
         is_sampled: bool ``[R]``, whether a request is among ``sampled_requests``.
-        pooled_indices: places among ``requests`` of those whose hidden states are pooled.
+        pooled_indices: indices in ``requests`` of those whose hidden states are pooled.
         num_decodes, num_prefill_tokens: as in the schedule.
-        is_decode: every request brings one token, which the device knows, and gets one.
+        is_decode: True if each request has exactly one new token, this token is on the device, and one token is sampled
+            for it.
     """
 
     requests: list[Request]
@@ -64,11 +67,11 @@ class StepWork:
 
 @dataclass
 class SamplingIndices:
-    """Which tokens' logits a step samples from, on the device.
+    """The tokens whose logits a step samples from, on the device.
 
     Attributes:
         rows: int64 ``[L]``, of the batch.
-        positions: int64 ``[L]``, the places that the sampled tokens will have.
+        positions: int64 ``[L]``, the positions of the sampled tokens.
     """
 
     rows: Tensor
@@ -96,9 +99,9 @@ class InputBatch:
         self.num_out_of_window = np.zeros((groups, max_seqs), np.int32)
         self.num_host_tokens = np.zeros(max_seqs, np.int64)
         self.has_device_token = np.zeros(max_seqs, bool)
-        """Rows whose newest token was sampled on the device, where the next step finds it."""
+        """Rows whose newest token is on the device, where the next step reads it."""
         self.num_pooling_requests = 0
-        """Rows whose requests are for vectors."""
+        """Rows of pooling requests."""
         self._free = list(range(max_seqs - 1, -1, -1))
         self.tables: list[Tensor] = []
         self._changes: list[list[tuple[int, np.ndarray]]] = [[] for _ in range(groups)]
@@ -128,7 +131,7 @@ class InputBatch:
         request.row = -1
 
     def append(self, request: Request, token: int) -> None:
-        """A sampled token that the host has seen."""
+        """Add a sampled token that has reached the host."""
         request.tokens.append(token)
         if request.row >= 0:
             self.tokens[request.row, len(request.tokens) - 1] = token
@@ -139,7 +142,7 @@ class InputBatch:
             self._changes[group].append((row * self.blocks[group].shape[1] + first, values))
 
     def _update_block_tables(self, request: Request) -> None:
-        """Bring a row's block tables to what its request holds."""
+        """Update a row's block tables to the request's blocks."""
         row, held = request.row, request.kv_blocks
         assert held is not None
         for group, table in enumerate(held.tables):
@@ -156,7 +159,7 @@ class InputBatch:
                 self.num_out_of_window[group, row] = passed
 
     def prepare_step(self, schedule: SchedulerOutput) -> StepWork:
-        """Give rows to requests that are new to the batch, and say what the step computes."""
+        """Assign rows to requests that are new in the batch, and return the step's work."""
         requests = list(schedule.tokens)
         for request in requests:
             if request.row < 0:
@@ -193,13 +196,14 @@ class InputBatch:
     # -- a step whose inputs the host writes
 
     def build_step(self, work: StepWork, last_tokens: Tensor | None) -> tuple[Step, SamplingIndices]:
-        """Inputs of any step.
+        """Build the inputs of any step.
 
         Args:
-            last_tokens: int64 ``[S + 1]`` on the device, each row's newest token, if some of them have not reached the host.
+            last_tokens: int64 ``[S + 1]`` on the device, each row's newest token, if some of them have not reached the
+                host.
         """
         if any(len(changes) > MAX_PENDING_CHANGES for changes in self._changes):
-            self.flush()  # captured steps may never come: those that check guesses are not
+            self.flush()  # steps that verify drafts are never captured, so flush here too
         size = self.block_size
         put = self.platform.upload
         for request, draft in zip(work.sampled_requests, work.drafts, strict=True):
@@ -242,8 +246,8 @@ class InputBatch:
         return step, SamplingIndices(put(sampled_rows), put(places))
 
     def _find_logit_rows(self, work: StepWork, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Tokens of the step whose logits are sampled from (the last of each sampled request, and one before it for each draft), their rows of
-        the batch, and the places that the sampled tokens will have.
+        """The tokens whose logits are sampled from: the last one of each sampled request, and one before it for each
+        draft token. Also returns their rows of the batch, and the positions of the sampled tokens.
         """
         gets = work.is_sampled
         last, rows, totals = starts[1:][gets].astype(np.int64) - 1, work.rows[gets], work.seq_lens[gets]
@@ -256,7 +260,7 @@ class InputBatch:
     # -- a captured step, which finds everything but rows and lengths on the device
 
     def flush(self) -> None:
-        """Write what changed since the last time to the block tables on the device."""
+        """Copy the changes of block tables since the last call to the device."""
         for table, changes in zip(self.tables, self._changes, strict=True):
             if not changes:
                 continue

@@ -1,4 +1,4 @@
-"""How the memory of a device is divided."""
+"""The memory budget of a device."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class MemoryBudget:
-    """The memory of a device, in bytes, as the engine divides it.
+    """The memory of a device, in bytes, and how the engine divides it.
 
     Attributes:
-        total, free: of the device, free before the cache was allocated and with the weights loaded.
-        weights: as the kernels keep them.
-        activations: the most that a step needs beside them.
+        total, free: of the device, free after loading the weights and before allocating the cache.
+        weights: as the kernels store them.
+        activations: the maximum that a step needs in addition.
         graphs: captured steps.
         cache: the KV cache.
-        tokens: that the cache holds, or None if its size does not limit them.
+        tokens: that fit into the cache, or None if its size does not limit them.
     """
 
     total: int

@@ -22,12 +22,14 @@ NOT_FINITE = "the vector holds numbers that are not finite; a dtype of a larger 
 
 
 class OutputCollector:
-    """Reads launched steps, and counts.
+    """Collects launched steps, and counts tokens.
 
     Attributes:
-        prompt_tokens, output_tokens: total of prompts that got their first token or their vector, and sampled.
-        num_drafts, num_draft_tokens, num_accepted_tokens: total guesses of proposers, their tokens, and those guessed rightly.
-        steps: their tokens, drafts included.
+        prompt_tokens, output_tokens: total tokens of prompts that got their first token or their vector, and total
+            sampled tokens.
+        num_drafts, num_draft_tokens, num_accepted_tokens: total drafts of proposers, their tokens, and the accepted
+            ones.
+        steps: tokens per step, drafts included.
     """
 
     def __init__(self, batch: InputBatch) -> None:
@@ -40,7 +42,7 @@ class OutputCollector:
         self.steps = StepSizeHistogram()
 
     def collect(self, launched: LaunchedStep) -> Iterator[tuple[Request, TokenOutput]]:
-        """Wait for a step; each request that got tokens, and what it got."""
+        """Wait for a step. Returns its requests with their outputs."""
         work = launched.work
         self.steps.add(int(work.num_scheduled_tokens.sum()))
         for part in launched.prompt:

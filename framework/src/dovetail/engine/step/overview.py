@@ -1,4 +1,4 @@
-"""What the engine is at, request by request, for those who watch it."""
+"""A snapshot of the engine for monitoring: its requests and their state."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from dovetail.engine.engine_request import Request
 from dovetail.engine.messages import EngineStats, Overview, RequestStats
 
 MAX_LISTED_REQUESTS = 200
-"""So many are listed: the engine computes nothing while it writes them down."""
+"""Maximum number of listed requests. The engine computes nothing while it makes the list."""
 
 
 def overview(stats: EngineStats, running: Sequence[Request], waiting: Sequence[Request]) -> Overview:
-    """The requests that run, then those that wait, each in the scheduler's order."""
+    """List the running requests, then the waiting ones, in the scheduler's order."""
     now = time.monotonic()
     named = chain((("running", request) for request in running), (("waiting", request) for request in waiting))
     listed = [
@@ -28,10 +28,10 @@ def overview(stats: EngineStats, running: Sequence[Request], waiting: Sequence[R
 
 
 def describe_cache(args: EngineArgs, dtype: str, counts: Sequence[int]) -> dict[str, str]:
-    """How the KV cache is set up, under the names that monitors know.
+    """The configuration of the KV cache, under the names that monitoring tools know.
 
     Args:
-        counts: blocks of each group; the first is the one that is told.
+        counts: blocks of each group. The first one is reported.
     """
     return {
         "block_size": str(args.block_size),

@@ -1,7 +1,8 @@
-"""From the hidden states of a step to the vectors of the prompts that end in it.
+"""Pools the hidden states of a step to the vectors of prompts that end in it.
 
-A prompt may be computed in chunks: its last token's hidden state is in the last one, its first token's in the first, and the mean is the sum over all
-of them. What earlier chunks gave waits on the device, in :attr:`~dovetail.engine.engine_request.Request.pooling_state`.
+A prompt may be computed in chunks: its last token's hidden state is in the last one, its first token's in the first,
+and the mean is the sum over all of them. The state of earlier chunks stays on the device, in
+:attr:`~dovetail.engine.engine_request.Request.pooling_state`.
 
 Letters: R requests of a step, T its tokens, C channels, P prompts that end in it, K labels.
 """
@@ -25,13 +26,13 @@ from dovetail.nn.model import PoolingModel
 from dovetail.nn.platform import Platform
 
 MULTI_LABEL = "multi_label_classification"
-"""``problem_type`` of configurations whose labels do not exclude each other."""
+"""``problem_type`` of configurations with independent labels."""
 
 
 @dataclass
 class PooledVectors:
-    """Vectors of some prompts, float32 ``[P, D]`` in the order of ``requests``; calling ``vectors`` waits for them. What lies past a request's
-    dimensions is zero.
+    """Vectors of some prompts, float32 ``[P, D]`` in the order of ``requests``; calling ``vectors`` waits for them.
+    Values after a request's dimensions are zero.
     """
 
     requests: list[Request]
@@ -42,9 +43,9 @@ class Pooler:
     """Pools the hidden states of steps.
 
     Args:
-        plan: says whether labels exclude each other.
+        plan: says whether labels are independent.
         platform: where the hidden states are.
-        dtype: of activations, which the model's own head takes.
+        dtype: of activations, for the model's own head.
     """
 
     def __init__(self, plan: Plan, platform: Platform, dtype: torch.dtype) -> None:
@@ -53,7 +54,7 @@ class Pooler:
         self.multi_label = plan.config.get("problem_type") == MULTI_LABEL
 
     def pool(self, model: PoolingModel, work: StepWork, hidden: Tensor) -> list[PooledVectors]:
-        """Take a step's hidden states ``[T, C]`` into its prompts, and give the vectors of those that end."""
+        """Add a step's hidden states ``[T, C]`` to its prompts. Returns the vectors of those that end."""
         points = [
             place for place in work.pooled_indices if _get_pooling_params(work.requests[place]).pooling_type != "mean"
         ]
@@ -75,7 +76,7 @@ class Pooler:
     def _pool_single_tokens(
         self, work: StepWork, places: list[int], begins: list[int], hidden: Tensor
     ) -> tuple[list[Request], Tensor]:
-        """Prompts that one of their tokens stands for; float32 ``[P, C]``."""
+        """Prompts that are pooled from one token (first or last); float32 ``[P, C]``."""
         ending: list[Request] = []
         rows: list[int] = []
         waited: list[Request] = []
@@ -100,7 +101,7 @@ class Pooler:
         return ending + waited, vectors
 
     def _pool_means(self, work: StepWork, places: list[int], hidden: Tensor) -> tuple[list[Request], Tensor]:
-        """Prompts that the mean over their tokens stands for; float32 ``[P, C]``."""
+        """Prompts that are mean-pooled; float32 ``[P, C]``."""
         # The lengths add up to T by construction; checking that would wait for the device.
         lengths = self.platform.upload(work.num_scheduled_tokens)
         sums = torch.segment_reduce(hidden.float(), "sum", lengths=lengths, axis=0, unsafe=True)  # [R, C]
@@ -134,7 +135,7 @@ class Pooler:
         return PooledVectors(requests, self.platform.fetch(self._select_activation(activated, values, pooling_params)))
 
     def _truncate(self, vectors: Tensor, pooling_params: list[PoolingParams]) -> Tensor:
-        """Vectors with zeros past what each was asked to be cut to, so that they are normalised without it."""
+        """Set each vector's values after its requested dimensions to zero, so that normalisation ignores them."""
         if all(params.dimensions is None for params in pooling_params):
             return vectors
         width = vectors.shape[1]

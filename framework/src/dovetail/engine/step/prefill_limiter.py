@@ -1,29 +1,32 @@
-"""How much of a prompt a step may compute beside running streams, so that they do not stall.
+"""Limits the prefill tokens of a step while requests are decoding, so that decoding does not stall.
 
-A step that only decodes takes some time, and each token of a prompt adds some. Both are measured as the engine runs, since they depend on the model, the
-machine and the batch; nobody has to know them beforehand.
+A step that only decodes has a base time, and each prompt token adds some. Both are measured while the engine runs,
+because they depend on the model, the machine and the batch. Nobody has to configure them.
 """
 
 from __future__ import annotations
 
 EMA_WEIGHT = 0.2
-"""Of the newest measurement in the moving averages."""
+"""Weight of the newest measurement in the moving averages."""
 MAX_OUTLIER_RATIO = 4.0
-"""A measurement counts as at most so many times the average: a step in which a graph was captured, or the machine did something else, says little of
-the next ones."""
+"""A measurement counts as at most this many times the average. A step that captured a graph, or was delayed by the
+machine, says little about the next ones.
+"""
 MIN_PREFILL_TOKENS = 4
-"""Tokens of a prompt that a step may always compute: below that, a step's fixed cost would be paid for nearly nothing."""
+"""Prompt tokens that a step may always compute. With fewer, the step's fixed cost would be wasted."""
 INITIAL_PREFILL_TOKENS = 256
-"""Tokens of a prompt beside streams while nothing has been measured, and the fewest that a step without streams computes."""
+"""Prompt tokens beside decoding requests before anything was measured, and the minimum for a step without decoding
+requests.
+"""
 MAX_PREFILL_SECONDS = 1.0
-"""Seconds that a step of prompts may take while nobody waits for a next token."""
+"""Seconds that a prefill step may take while no request is decoding."""
 
 
 class PrefillLimiter:
-    """Moving averages of what steps cost.
+    """Moving averages of the cost of steps.
 
     Args:
-        slowdown: a step with prompts may take so many times as long as one without; 0 for no limit.
+        slowdown: a step with prompts may take this many times as long as one without; 0 for no limit.
     """
 
     def __init__(self, slowdown: float) -> None:
@@ -32,12 +35,12 @@ class PrefillLimiter:
         self._seconds_per_token: float | None = None  # seconds that a token of a prompt adds
 
     def max_prefill_tokens(self, streams: int, prompts: int) -> int | None:
-        """Tokens of prompts that the next step may compute; None for no limit.
+        """Maximum number of prompt tokens in the next step; None for no limit.
 
         Args:
-            streams: that wait for their next tokens.
-            prompts: that wait to be computed. Few streams do not hold up many prompts: where there are more prompts, the step may take longer in
-                proportion.
+            streams: number of decoding requests.
+            prompts: number of prompts to compute. If there are more prompts than decoding requests, the step may take
+                longer in proportion.
         """
         if not self.slowdown:
             return None
@@ -53,11 +56,13 @@ class PrefillLimiter:
         return max(MIN_PREFILL_TOKENS, int(patience * self._decode_seconds / self._seconds_per_token))
 
     def forget(self) -> None:
-        """Begin to measure anew."""
+        """Restart the measurement."""
         self._decode_seconds = self._seconds_per_token = None
 
     def observe(self, streams: int, prefill: int, seconds: float) -> None:
-        """Take note of a step's time: so many streams got a token, ``prefill`` tokens of prompts were computed."""
+        """Record the time of a step, in which ``streams`` requests decoded and ``prefill`` prompt tokens were
+        computed.
+        """
         if not prefill:
             self._decode_seconds = _update_average(self._decode_seconds, seconds)
         elif prefill >= MIN_PREFILL_TOKENS:  # a handful of tokens says little of what many cost

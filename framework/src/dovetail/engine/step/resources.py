@@ -1,4 +1,4 @@
-"""What requests need besides room in the KV cache: an adapter's slot, and a grammar that is compiled."""
+"""Resources of a request other than KV-cache blocks: a LoRA slot and a compiled grammar."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from dovetail.kernel.plan import Plan
 
 
 class RequestResources:
-    """The scheduler's :class:`~dovetail.engine.step.scheduler.AdmissionGate`, and the keeper of grammars.
+    """The scheduler's :class:`~dovetail.engine.step.scheduler.AdmissionGate`, and the owner of grammars.
 
     Args:
-        max_cpu_loras: adapters kept on the host.
+        max_cpu_loras: adapters cached on the host.
     """
 
     def __init__(self, plan: Plan, runner: ModelRunner, max_cpu_loras: int | None) -> None:
@@ -38,17 +38,17 @@ class RequestResources:
         self._compiling: list[Request] = []
 
     def _load_grammar_backend(self) -> GrammarBackend:
-        """Made only once somebody asks for a form, with the tokenizer that it needs."""
+        """Load the backend with its tokenizer. Called when the first request needs a grammar."""
         if self.plan.grammar is None:
             raise no_backend_error()
         backend: type[GrammarBackend] = import_dotted(self.plan.grammar.part.target)
         return backend(load_tokenizer(self.plan).backend, self.vocab_size, self.eos_ids)
 
     def attach(self, request: Request, new: NewRequest) -> None:
-        """Give a request that has arrived what it asks for.
+        """Assign the adapter and start compiling the grammar of a new request.
 
         Raises:
-            RequestError: it cannot be had.
+            RequestError: one of them is not available.
         """
         if request.pooling_params is None:
             self.logits_processors.attach(request)
@@ -63,7 +63,7 @@ class RequestResources:
             self._compiling.append(request)
 
     def pop_failed(self) -> list[tuple[Request, RequestError]]:
-        """Requests whose grammar turned out not to compile, each once; those that were aborted meanwhile among them."""
+        """Requests whose grammar did not compile, each returned once. They may have been aborted meanwhile."""
         if not self._compiling:
             return []
         found, compiling = [], []
@@ -86,7 +86,9 @@ class RequestResources:
         self.adapters.release(request)
 
     def build_masks(self, work: StepWork) -> dict[int, np.ndarray]:
-        """For each logit row whose request has a grammar, the tokens that may follow (see :mod:`dovetail.api.grammar`)."""
+        """The masks of allowed tokens, for each logit row whose request has a grammar (see
+        :mod:`dovetail.api.grammar`).
+        """
         masks: dict[int, np.ndarray] = {}
         row = 0
         for request, draft in zip(work.sampled_requests, work.drafts, strict=True):
@@ -96,11 +98,11 @@ class RequestResources:
         return masks
 
     def find_rows_that_must_end(self, masks: dict[int, np.ndarray]) -> set[int]:
-        """Logit rows whose grammar allows nothing but the end."""
+        """Logit rows whose grammar only allows end tokens."""
         return {row for row, mask in masks.items() if self.grammars.allows_only_end(mask)}
 
     def advance_grammar(self, request: Request, output: TokenOutput) -> None:
-        """Take what a request got into its grammar; if its form cannot be kept, the output ends in the error."""
+        """Advance a request's grammar by its new tokens. If that fails, the output ends with the error."""
         grammar = request.grammar
         if grammar is None or output.finish_reason == "error":
             return

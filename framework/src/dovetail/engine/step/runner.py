@@ -1,4 +1,4 @@
-"""The model on its device: built from the Plan, loaded, and run a step at a time.
+"""The model on its device: builds it from the Plan, loads it, and runs it step by step.
 
 Letters: T tokens of a step, L logit rows, V vocabulary, C channels.
 """
@@ -34,16 +34,16 @@ from dovetail.nn.platform import Platform
 from dovetail.nn.step import Step
 
 PROMPT_LOGPROBS_CHUNK = 256
-"""Prompt tokens whose logits are made at once, where a request wants their logprobs."""
+"""Prompt tokens whose logits are computed at a time, if a request needs their logprobs."""
 DRAWING_BYTES = 50
-"""A score's at most while its token is drawn, by top-p over the whole vocabulary."""
+"""Maximum bytes for each score while tokens are sampled with top-p over the whole vocabulary."""
 
 Fetch = Callable[[], np.ndarray]
 
 
 @dataclass
 class PendingLogprobs:
-    """Logprobs on their way to the host; see :class:`~dovetail.engine.sampling.logprobs.Logprobs`."""
+    """Logprobs that are being copied to the host; see :class:`~dovetail.engine.sampling.logprobs.Logprobs`."""
 
     logprobs: Fetch
     ranks: Fetch
@@ -53,7 +53,9 @@ class PendingLogprobs:
 
 @dataclass
 class PromptLogprobsPart:
-    """Logprobs of some of a request's prompt: those of ``targets``, which follow the tokens from place ``first`` on."""
+    """Logprobs of a part of a request's prompt: those of ``targets``, which follow the tokens from index ``first``
+    on.
+    """
 
     request: Request
     first: int
@@ -63,13 +65,13 @@ class PromptLogprobsPart:
 
 @dataclass
 class LaunchedStep:
-    """A step that the device works on.
+    """A step in flight on the device.
 
     Attributes:
         work: what it computes.
-        tokens: int64, the sampled token of each logit row; waits for it.
-        logprobs: of those, if some request wants them.
-        prompt: logprobs of prompts, if some request wants them.
+        tokens: int64, the sampled token of each logit row. Calling it waits for them.
+        logprobs: of those tokens, if a request needs them.
+        prompt: logprobs of prompts, if a request needs them.
         pooled: vectors of the prompts that end in it.
     """
 
@@ -84,10 +86,10 @@ class ModelRunner:
     """One model, its KV cache, and the forward pass.
 
     Args:
-        plan: every part by dotted name.
+        plan: names every part by its import path.
         block_size: tokens in a KV-cache block.
         max_loras, max_lora_rank: LoRA adapters on the device at once, 0 for none, and their largest rank.
-        progress: of loading, called with (layers done, layers in all).
+        progress: called while loading, with (layers done, layers in all).
 
     Raises:
         CheckpointError: the checkpoint does not fit the model.
@@ -122,7 +124,7 @@ class ModelRunner:
         self._decode: DecodeGraphRunner | None = None
 
     def load_model(self, progress: Progress | None = None) -> None:
-        """Make the model and read its weights."""
+        """Build the model and load its weights."""
         self.ctx = Context(
             device=self.device,
             dtype=self.dtype,
@@ -164,7 +166,7 @@ class ModelRunner:
     # -- the KV cache
 
     def _build_cache_groups(self) -> list[KVCacheGroup]:
-        """Put layers of equal kind and window into one cache group."""
+        """Group the layers by kind and window."""
         found: dict[tuple[Any, int | None], list[AttentionSpec]] = {}
         for layer in self.ctx.attention_layers:
             key = (layer.spec.kind, layer.spec.window)
@@ -177,7 +179,7 @@ class ModelRunner:
         ]
 
     def allocate(self, counts: list[int]) -> None:
-        """Give every layer a cache with its group's number of blocks."""
+        """Allocate a cache for every layer, with its group's number of blocks."""
         for layer in self.ctx.attention_layers:
             layer.cache = self.attention.allocate(layer.spec, counts[layer.group])
 
@@ -186,11 +188,12 @@ class ModelRunner:
             layer.cache = None
 
     def activation_bytes(self, max_tokens: int, max_seqs: int) -> int:
-        """About what a step of so many tokens takes beside weights and cache, at most.
+        """An estimate of the maximum memory of a step of this many tokens, besides weights and cache.
 
-        At the widest place of a block its input, what it was made of and the output of its largest layer are alive; measured with a model of 135 million
-        parameters and steps of 512 and 1,024 tokens, 22 MiB and 43 MiB were, and this says 21 and 42. Sampling adds the logits of all requests in
-        float32, and more for those that it draws for at a time.
+        At the widest place of a block, three tensors are alive: its input, its parts, and the output of its largest
+        layer. Measured with a model of 135 million parameters and steps of 512 and 1,024 tokens, these took 22 MiB and
+        43 MiB; the estimate is 21 and 42. Sampling adds the logits of all requests in float32, and more for those that
+        are sampled at a time.
         """
         widest = max((layer.rows for layer in self.ctx.layers.values() if layer.kind == "linear"), default=0)
         tokens = max_tokens * self.dtype.itemsize * (8 * self.config.hidden_size + 2 * widest)
@@ -208,11 +211,11 @@ class ModelRunner:
     def bind_batch(
         self, batch: InputBatch, sampling: SamplingTables, *, eager: bool, async_scheduling: bool, max_len: int
     ) -> None:
-        """Get ready to run steps of a batch.
+        """Prepare to run steps of a batch.
 
         Args:
-            eager: capture no graphs.
-            async_scheduling: steps begin before the last one's tokens have reached the host.
+            eager: do not capture graphs.
+            async_scheduling: steps are launched before the last one's tokens have reached the host.
             max_len: tokens of the longest sequence.
         """
         self.batch, self.sampling = batch, sampling
@@ -250,11 +253,12 @@ class ModelRunner:
     def launch(
         self, work: StepWork, metadata: SamplingMetadata, edits: Callable[[], LogitEdits | None] | None
     ) -> LaunchedStep:
-        """Begin to compute a step and to sample from it.
+        """Launch a step and its sampling.
 
         Args:
-            metadata: what the sampled rows ask for.
-            edits: called once the forward pass is on its way; may wait for the tokens of the step before. None if there cannot be any.
+            metadata: the sampling features of the sampled rows.
+            edits: called after the forward pass was launched; may wait for the tokens of the step before. None if there
+                cannot be any.
         """
         self.sampling.flush()
         if self._decode is not None and work.is_decode and self._decode.is_worth_it(work):
@@ -296,7 +300,7 @@ class ModelRunner:
         return PendingLogprobs(*map(fetch, logprobs))
 
     def _prompt_logprobs(self, work: StepWork, hidden: Tensor) -> list[PromptLogprobsPart]:
-        """Logprobs of the prompt tokens that follow the ones computed in this step, for those who want them."""
+        """Logprobs of the prompt tokens that follow the ones computed in this step, for the requests that need them."""
         found = []
         begin = 0
         for request, count, total in zip(

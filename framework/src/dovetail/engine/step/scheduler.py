@@ -1,7 +1,8 @@
-"""Who computes how many tokens in the next step.
+"""The scheduler: decides which requests compute how many tokens in the next step.
 
-Prefill, chunked prefill, drafts of speculative decoding and decode are one case: every request has some tokens that are not computed yet, and a step hands
-out a budget of tokens among them. Streams come first, so that they keep flowing; then prompts that were begun; what is left admits waiting requests.
+Prefill, chunked prefill, drafts of speculative decoding and decode are one case: every request has some tokens that are
+not computed yet, and a step divides a budget of tokens among them. Decoding requests come first, then prompts in
+progress, then waiting requests.
 """
 
 from __future__ import annotations
@@ -16,22 +17,24 @@ from dovetail.engine.kv.manager import KVCacheManager
 from dovetail.engine.step.prefill_limiter import PrefillLimiter
 
 MIN_PREFILL_CHUNK = 64
-"""A longer prompt is not begun with fewer tokens than this, if its step has more for prompts: each chunk costs a pass over the weights."""
+"""A longer prompt does not start with fewer tokens than this, if the step's limit for prompts allows more, because
+each chunk costs a pass over the weights.
+"""
 SHORT_PROMPT_TOKENS = 256
-"""Prompts of so few tokens are not drawn out over several steps to keep to the pace."""
+"""Prompts up to this length are not divided into several steps by the prefill limiter."""
 
 Policy = Literal["fcfs", "priority"]
 
 
 @dataclass
 class SchedulerOutput:
-    """One step's work.
+    """The work of one step.
 
     Attributes:
-        tokens: request → how many tokens to compute now, its drafts included; in the batch's order.
+        tokens: request → how many tokens to compute now, its draft included; in the batch's order.
         preempted: requests that lost their blocks and wait again.
         num_decodes: how many requests get the token that follows their newest one.
-        num_prefill_tokens: how many of the tokens belong to prompts (or are computed anew).
+        num_prefill_tokens: how many of the tokens belong to prompts (or are recomputed).
     """
 
     tokens: dict[Request, int] = field(default_factory=dict)
@@ -41,10 +44,10 @@ class SchedulerOutput:
 
 
 class AdmissionGate(Protocol):
-    """What a request needs besides room in the cache."""
+    """Checks and reserves what a request needs besides KV-cache blocks."""
 
     def can_admit(self, request: Request) -> bool:
-        """Whether it could run now. Asked at every step; those that may not are passed over."""
+        """Whether the request could run now. Called at every step; a request that cannot run is skipped."""
         ...
 
     def acquire(self, request: Request) -> None: ...
@@ -53,14 +56,14 @@ class AdmissionGate(Protocol):
 
 
 class Scheduler:
-    """Hands out the token budget in order of arrival, or of priority and then arrival.
+    """Divides the token budget in order of arrival, or of priority and then arrival.
 
     Args:
-        max_seqs: requests that run at once.
+        max_seqs: maximum number of running requests.
         max_tokens: of one step.
-        kv: where the blocks come from.
-        policy: with ``priority``, a request of a lower number also takes the place of a running one of a higher number.
-        prefill_limiter: limits prompts beside streams.
+        kv: allocates the blocks.
+        policy: with ``priority``, a request of a lower number can also preempt a running one of a higher number.
+        prefill_limiter: limits prefill beside decoding requests.
         gate: what else a request needs to run.
     """
 
@@ -94,7 +97,7 @@ class Scheduler:
         insort(self.waiting, request, key=self._sort_key)
 
     def remove(self, request: Request) -> None:
-        """Forget a finished or aborted request and free its blocks."""
+        """Remove a finished or aborted request and free its blocks."""
         if request in self.running:
             self._stop_running(request)
         else:
@@ -107,8 +110,8 @@ class Scheduler:
             self.gate.release(request)
 
     def schedule(self) -> SchedulerOutput:
-        """Plan the next step. Every request in it has blocks for all its tokens up to the step's end, and :attr:`Request.num_computed_tokens` still says what
-        was computed before it.
+        """Plan the next step. Every request in it has blocks for all tokens up to the step's end.
+        :attr:`Request.num_computed_tokens` still is the number before the step.
         """
         step = SchedulerOutput()
         self._preempt_for_priority(step)
@@ -156,7 +159,9 @@ class Scheduler:
         return step
 
     def _schedule_running(self, request: Request, count: int, step: SchedulerOutput) -> int:
-        """Schedule a running request, taking the blocks of the last in line if need be; the tokens that it got."""
+        """Schedule a running request, preempting the last running request if blocks are missing. Returns the number
+        of scheduled tokens.
+        """
         if request.kv_blocks is None:  # it has lost its own to one that was before it
             return 0
         while not self.kv.allocate_slots(request, request.num_computed_tokens + count):
@@ -174,7 +179,7 @@ class Scheduler:
         return count
 
     def preempt_all(self) -> list[Request]:
-        """Take every running request's blocks; they wait again."""
+        """Preempt every running request."""
         step = SchedulerOutput()
         while self.running:
             self._preempt(self.running[-1], step)
@@ -191,7 +196,7 @@ class Scheduler:
         self.preemptions += 1
 
     def _preempt_for_priority(self, step: SchedulerOutput) -> None:
-        """Make room for a waiting request of a lower priority number than a running one has."""
+        """Preempt a running request with a higher priority number than a waiting one."""
         if self.policy != "priority":
             return
         while self.waiting and self.running and self.waiting[0].priority < self.running[-1].priority:
@@ -208,19 +213,21 @@ class Scheduler:
 
     @staticmethod
     def _prefill_chunk_size(pending: int, allowed: int, others: bool) -> int:
-        """A prompt that this step cannot finish leaves half of the step to those behind it, so that short ones get through."""
+        """A prompt that this step cannot finish leaves half of the step to the prompts after it, so that short ones
+        can start.
+        """
         if pending <= allowed or not others:
             return min(pending, allowed)
         return max(allowed // 2, min(allowed, MIN_PREFILL_CHUNK))
 
     def _schedule_waiting(self, step: SchedulerOutput, allowed: int, share: int, left: int) -> None:
-        """Begin waiting requests.
+        """Start waiting requests.
 
-        Short prompts are computed at once, up to :data:`SHORT_PROMPT_TOKENS` tokens of them in a step: a stream is better off with one pause for a new companion than
-        with many short ones.
+        Short prompts are computed whole, up to :data:`SHORT_PROMPT_TOKENS` of their tokens in a step, because one
+        longer step disturbs decoding less than several short ones.
 
         Args:
-            allowed: what is left of ``share``, the tokens of prompts that keep to the pace.
+            allowed: what is left of ``share``, the prompt tokens that the prefill limiter allows.
             left: of the step's budget.
         """
         quick = max(SHORT_PROMPT_TOKENS, allowed)

@@ -1,4 +1,4 @@
-"""Giving the device's memory back for a while, and taking it again."""
+"""Sleep mode: frees the device's memory, and allocates it again."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from dovetail.api.errors import RequestError
 from dovetail.engine.step.runner import ModelRunner
 
 WEIGHTS, CACHE = "weights", "kv_cache"
-"""What sleeps, as :meth:`Sleeper.wake_up` names it."""
+"""The parts that can sleep, as :meth:`Sleeper.wake_up` names them."""
 ATOMIC_TYPES = (type, ModuleType, str, bytes, int, float, torch.dtype, torch.device)
-"""Nothing that hangs on these belongs to a model."""
+"""Objects of these types are not searched for a model's tensors."""
 
 
 class Sleeper:
-    """Puts a runner's memory to sleep. Nothing may be running on it then.
+    """Frees and restores a runner's memory. Nothing may be running on it then.
 
     Attributes:
-        asleep: names of what sleeps.
+        asleep: names of the parts that sleep.
     """
 
     def __init__(self, runner: ModelRunner, counts: list[int]) -> None:
@@ -48,7 +48,7 @@ class Sleeper:
         self.runner.platform.release()
 
     def wake_up(self, tags: list[str] | None) -> bool:
-        """See :meth:`dovetail.engine.step.core.EngineCore.wake_up`; whether the model was made anew."""
+        """See :meth:`dovetail.engine.step.core.EngineCore.wake_up`. Returns whether the model was built again."""
         built = False
         wanted = {WEIGHTS, CACHE} if tags is None else set(tags)
         if unknown := sorted(wanted - {WEIGHTS, CACHE}):
@@ -70,9 +70,10 @@ class Sleeper:
 
 
 def check_level(level: int) -> None:
-    """
+    """Check the level of sleep.
+
     Raises:
-        RequestError: there is no such level of sleep.
+        RequestError: there is no such level.
     """
     if level not in (1, 2):
         raise RequestError(
@@ -81,7 +82,9 @@ def check_level(level: int) -> None:
 
 
 def _move_to_host(model: Any) -> Iterator[tuple[Tensor, torch.device]]:
-    """Move every tensor that hangs on a model to the host, in place; each, and the device that it came from. What is there stays."""
+    """Move every tensor of a model to the host, in place. Returns each with the device that it came from. Tensors on
+    the host are skipped.
+    """
     with torch.inference_mode():
         for tensor in _find_tensors(model, set()):
             device = tensor.device
@@ -91,7 +94,7 @@ def _move_to_host(model: Any) -> Iterator[tuple[Tensor, torch.device]]:
 
 
 def _find_tensors(thing: Any, seen: set[int]) -> Iterator[Tensor]:
-    """Every tensor below an object. Kernels keep theirs as they like: as attributes, in lists, in dataclasses."""
+    """Every tensor that an object refers to. Kernels may store theirs in attributes, lists or dataclasses."""
     if id(thing) in seen or isinstance(thing, ATOMIC_TYPES):
         return
     seen.add(id(thing))
