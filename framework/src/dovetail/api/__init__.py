@@ -1,7 +1,7 @@
-"""What a plugin author imports: hooks, cards, protocols and errors.
+"""The API for plugin authors: hooks, cards, protocols and errors.
 
-The names are imported on first use, and none of them imports torch: a plugin's registration module stays cheap, and a command that needs no
-card waits for none.
+The names are imported on first use, and none of them imports torch. So a plugin's registration module stays cheap, and
+commands only import what they need.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""Cards: what a plugin says of each thing it offers.
+"""Cards: the descriptions of what a plugin offers.
 
-A card is frozen, cheap, and complete: resolution decides by cards alone, and imports a card's ``target`` only when it
-won. Every claim on a card is exercised by the conformance kit (``dovetail.testing``); what is not claimed is refused.
+A card is frozen, cheap, and complete. Resolution decides by cards only, and imports a card's ``target`` only if the
+card is selected. The conformance kit (``dovetail.testing``) tests every claim of a card; what is not claimed is
+refused.
 
 Attributes named ``target``, ``probe``, ``inspect`` or ``config`` are dotted names, ``"package.module:attribute"``.
 """
@@ -15,11 +16,11 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from dovetail.api.grammar import GrammarKind
 
 REFERENCE = 0
-"""Rank of something correct and slow, that other things are compared with."""
+"""Rank of a reference: correct and slow; other parts are compared with it."""
 PORTABLE = 50
-"""Rank of something that works everywhere at a reasonable speed."""
+"""Rank of a part that works everywhere at a reasonable speed."""
 TUNED = 100
-"""Rank of something written for particular hardware or shapes."""
+"""Rank of a part that was written for particular hardware or shapes."""
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._+-]*$", max_length=64)]
 Dotted = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$")]
@@ -29,30 +30,30 @@ DType = Annotated[str, StringConstraints(pattern=r"^(float|bfloat|int|uint)\d+(_
 """A torch dtype's name without the ``torch.`` prefix."""
 
 Task = Literal["generate", "embed", "classify", "score"]
-"""What a model is asked for: text; a vector; probabilities of labels; how well two texts go together."""
+"""A model's task: text; a vector; probabilities of labels; the score of a pair of texts."""
 PoolingType = Literal["last", "mean", "cls"]
-"""What stands for a whole prompt: the hidden state of its last token, the mean over all of them, or that of the first."""
+"""How a prompt is pooled: the hidden state of its last token, the mean over all tokens, or the first token's."""
 LayerKind = Literal["linear", "embedding", "head", "experts"]
 AttentionKind = Literal["full", "sliding", "chunked", "softcap", "sinks", "latent", "encoder", "recurrent"]
 
 
 class Card(BaseModel):
-    """What every card has: a name that is unique among cards of its kind, and a rank."""
+    """Common fields of all cards: a name that is unique among cards of its kind, and a rank."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: ClassVar[str]
 
     name: Name
-    """Lower case; what users write in flags and ``--prefer``."""
+    """Lower case. Users write it in flags and ``--prefer``."""
     summary: str = ""
     """One line for ``dovetail plugins list``."""
     rank: int = Field(default=PORTABLE, ge=0, le=1000)
-    """Among cards that fit, ``auto`` takes the highest (REFERENCE 0, PORTABLE 50, TUNED 100)."""
+    """``auto`` selects the card with the highest rank among those that fit (REFERENCE 0, PORTABLE 50, TUNED 100)."""
 
 
 class NamingCard(BaseModel):
-    """How a model family's tensors and metadata are named in a container that has names of its own."""
+    """How a model family's tensors and metadata are named in a container with its own naming."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -65,51 +66,58 @@ class NamingCard(BaseModel):
 class ModelCard(Card):
     """A model architecture.
 
-    ``target`` is a class built on :class:`dovetail.nn.CausalLM` where it does the task ``generate``, otherwise on :class:`dovetail.nn.PoolingModel`.
+    ``target`` is a subclass of :class:`dovetail.nn.CausalLM` if the model serves the task ``generate``, otherwise of
+    :class:`dovetail.nn.PoolingModel`.
     """
 
     kind: ClassVar[str] = "model"
 
     architectures: tuple[str, ...] = Field(min_length=1)
-    """Names as they stand in ``config.json``."""
+    """Names as in ``architectures`` of ``config.json``."""
     target: Dotted
-    """The model's class; imported in the engine alone."""
+    """The model's class; imported only in the engine."""
     config: Dotted
     """A subclass of :class:`dovetail.api.ModelConfig`; its module must not import torch."""
     tasks: tuple[Task, ...] = ("generate",)
-    """What it can be asked for. ``embed`` can be had of any model (``--convert embed``) and is claimed by those that were trained for it; ``classify``
-    and ``score`` need its class to have ``pooled_logits``."""
+    """Tasks that it serves. Any model can serve ``embed`` (``--convert embed``); a card claims it if the model was
+    trained for it. ``classify`` and ``score`` require that the class has ``pooled_logits``.
+    """
     pooling: PoolingType = "last"
-    """How hidden states become one vector, where neither the checkpoint's files nor the user says."""
+    """How hidden states become one vector, if neither the checkpoint's files nor the user says."""
     dtypes: tuple[DType, ...] = ("float32", "bfloat16", "float16")
     """Dtypes in which activations may be computed."""
     attention: tuple[AttentionKind, ...] = ("full",)
-    """Every attention kind that some configuration of this model asks for."""
+    """Every attention kind that a configuration of this model may need."""
     naming: dict[str, NamingCard] = {}
-    """For containers whose tensors are not named as in Hugging Face checkpoints, keyed by the name that the
-    loader gives the container's naming."""
+    """For containers whose tensors are not named as in Hugging Face checkpoints. The key is the loader's name of the
+    container's naming.
+    """
 
 
 class LoaderCard(Card):
     """A reader of weight files.
 
-    ``inspect(path: str, files: tuple[str, ...]) -> Checkpoint`` describes what is there without torch; ``target`` is a callable
-    ``(checkpoint: Checkpoint, expected: Mapping[str, tuple[int, ...]], device: torch.device) -> Iterable[LazyTensor]`` that the engine process
-    calls. ``expected`` maps the Hugging Face name of every tensor that the model cannot do without to its logical shape, and ``device`` is
-    where all of them go: files that say what they hold need neither, but a loader may read straight to the device.
+    ``inspect(path: str, files: tuple[str, ...]) -> Checkpoint`` describes what is there without torch; ``target`` is a
+    callable ``(checkpoint: Checkpoint, expected: Mapping[str, tuple[int, ...]], device: torch.device) ->
+    Iterable[LazyTensor]`` that the engine process calls. ``expected`` maps the Hugging Face name of every required
+    tensor to its logical shape, and ``device`` is where all tensors go. Most loaders need neither, because the files
+    describe their tensors, but a loader may read directly to the device.
     """
 
     kind: ClassVar[str] = "loader"
 
     recognises: tuple[str, ...]
-    """Glob patterns of the file names that it reads, in capitals or not. One that reads no files has none: it is taken only when ``--load-format`` names it, and its
-    ``inspect`` is given no files."""
+    """Glob patterns of the file names that it reads, in upper or lower case. A loader that reads no files has no
+    patterns: it is used only if ``--load-format`` names it, and its ``inspect`` gets no files.
+    """
     signatures: tuple[str, ...] = ()
-    """What its files begin with, a character for each byte. A file that begins so is this loader's whatever its name, and no other's."""
+    """The first bytes of its files, one character for each byte. A file that begins with them belongs to this
+    loader, whatever its name, and to no other.
+    """
     inspect: Dotted
     """Describes a checkpoint; its module must not import torch."""
     target: Dotted
-    """Yields the tensors; imported in the engine alone."""
+    """Yields the tensors; imported only in the engine."""
 
 
 class QuantFormatCard(Card):
@@ -123,18 +131,22 @@ class QuantFormatCard(Card):
     target: Dotted
     """The format's class."""
     types: dict[str, tuple[str, ...]] = Field(min_length=1)
-    """Stored tensor type → the packings it can also be handed out as (for kernels that know the packing but not
-    the type)."""
+    """Stored tensor type → further packings that its weights can be converted to (for kernels that support the
+    packing but not the type).
+    """
     methods: tuple[str, ...] = ()
-    """Values of ``quantization_config.quant_method`` that it reads; empty for formats known by tensor type alone."""
+    """Values of ``quantization_config.quant_method`` that it reads; empty for formats that are recognised by tensor
+    type only.
+    """
     kinds: tuple[LayerKind, ...] = ("linear", "embedding", "head")
-    """Layers that it keeps weights of."""
+    """Kinds of layers whose weights it can store."""
 
 
 class QuantKernelCard(Card):
     """A matrix kernel for weights in certain stored types or packings.
 
-    ``target`` is a :class:`dovetail.nn.WeightKernel`, which may still decline a weight for its shape, with the reason.
+    ``target`` is a :class:`dovetail.nn.WeightKernel`, which may still refuse a weight because of its shape, with the
+    reason.
     """
 
     kind: ClassVar[str] = "kernel"
@@ -142,13 +154,13 @@ class QuantKernelCard(Card):
     target: Dotted
     """The kernel's class."""
     packings: tuple[str, ...] = Field(min_length=1)
-    """Stored types or packings it takes; ``"*"`` takes anything that can be dequantized."""
+    """Stored types or packings that it supports; ``"*"`` for everything that can be dequantized."""
     devices: tuple[Device | Literal["*"], ...]
     """Torch device types; ``"*"`` for any."""
     dtypes: tuple[DType, ...]
     """Dtypes of the activations."""
     kinds: tuple[LayerKind, ...] = ("linear", "head")
-    """Layers that it serves."""
+    """Kinds of layers that it serves."""
     probe: Dotted | None = None
     """``() -> str | None``: why it cannot run on this machine, or None if it can."""
 
@@ -165,13 +177,13 @@ class AttentionCard(Card):
     dtypes: tuple[DType, ...]
     """Dtypes of queries and results."""
     kinds: tuple[AttentionKind, ...] = ("full",)
-    """Kinds of attention layer that it does."""
+    """Kinds of attention layer that it supports."""
     head_dims: tuple[int, ...] | None = None
-    """Head sizes it takes; None for any."""
+    """Head sizes that it supports; None for any."""
     kv_dtypes: tuple[DType, ...] = ()
-    """Dtypes of the KV cache besides the activations' own."""
+    """Dtypes of the KV cache besides that of the activations."""
     block_sizes: tuple[int, ...] | None = None
-    """KV-cache block sizes (tokens) it takes; None for any."""
+    """KV-cache block sizes (tokens) that it supports; None for any."""
     probe: Dotted | None = None
     """``() -> str | None``: why it cannot run on this machine, or None if it can."""
 
@@ -188,9 +200,9 @@ class PlatformCard(Card):
     dtypes: tuple[DType, ...] = ("float32", "bfloat16", "float16")
     """Dtypes that it computes in."""
     default_dtype: DType = "float32"
-    """Taken by ``--dtype auto`` when the checkpoint does not say which dtype its activations want."""
+    """Used by ``--dtype auto`` if the checkpoint does not name a dtype for activations."""
     probe: Dotted | None = None
-    """``() -> str | None``: why this device is not to be had on this machine, or None if it is."""
+    """``() -> str | None``: why this device is not available on this machine, or None if it is."""
 
 
 class SourceCard(Card):
@@ -214,12 +226,14 @@ class GrammarCard(Card):
     kind: ClassVar[str] = "grammar"
 
     target: Dotted
-    """The backend's class; imported in the engine when the first request asks for structure."""
+    """The backend's class; imported in the engine with the first request for structured output."""
     validate_source: Dotted
-    """``(source: GrammarSource) -> Sequence[str] | None``, torch-free and quick: raises :class:`dovetail.api.RequestError` for what does not compile,
-    before a request is queued. Returns what the backend leaves out of the form, each as a notice for the user."""
+    """``(source: GrammarSource) -> Sequence[str] | None``, torch-free and quick. Called before a request is queued.
+    Raises :class:`dovetail.api.RequestError` for a source that does not compile. Returns what the backend ignores in
+    the source, each as a notice for the user.
+    """
     kinds: tuple[GrammarKind, ...] = Field(min_length=1)
-    """Forms that it understands."""
+    """Kinds of grammar that it supports."""
 
 
 class ProposerCard(Card):
@@ -228,15 +242,17 @@ class ProposerCard(Card):
     kind: ClassVar[str] = "proposer"
 
     target: Dotted
-    """The proposer's class; imported in the engine alone."""
+    """The proposer's class; imported only in the engine."""
     config: Dotted
-    """A pydantic model of what ``--speculative-config`` may hold for this method besides ``method`` and ``num_speculative_tokens``; it forbids
-    what it does not know, and its module must not import torch."""
+    """A pydantic model of the method's own keys in ``--speculative-config``, besides ``method`` and
+    ``num_speculative_tokens``. It forbids unknown keys, and its module must not import torch.
+    """
     num_tokens: int = Field(default=4, gt=0)
-    """Tokens to guess at a time where ``num_speculative_tokens`` does not say."""
+    """Default of ``num_speculative_tokens``."""
     model: bool = False
-    """Whether it runs a model of its own. Its ``config`` is then a :class:`dovetail.api.DraftOptions`, from which the model is resolved into a Plan; taken
-    where ``--speculative-config`` names a model and no method."""
+    """Whether it runs a draft model. Its ``config`` is then a :class:`dovetail.api.DraftOptions`, from which the
+    model is resolved into a Plan. Selected if ``--speculative-config`` names a model and no method.
+    """
 
 
 class LogitsProcessorCard(Card):
@@ -255,24 +271,29 @@ class LogitsProcessorCard(Card):
 
 
 class ParserCard(Card):
-    """What cards of parsers share. Their modules must not import torch: they are imported in the API's process."""
+    """Common fields of parser cards. Their modules must not import torch, because they are imported in the API's
+    process.
+    """
 
     target: Dotted
     """The parser's class."""
     recognises: tuple[str, ...]
-    """Regular expressions. ``auto`` takes the highest-ranked parser that finds one of them in the model's chat template, which shows the notation that the
-    model was trained on."""
+    """Regular expressions. ``auto`` selects the highest-ranked parser with a match in the model's chat template,
+    because the template shows the format that the model was trained on.
+    """
     special_tokens: tuple[str, ...] = ()
-    """Parts of the notation that may be special tokens of the tokenizer, which are no text unless a parser asks for them."""
+    """Markers of the format that may be special tokens of the tokenizer. Special tokens are not part of the text
+    unless a parser lists them here.
+    """
 
 
 class ToolParserCard(ParserCard):
-    """A notation of tool calls. ``target`` is a :class:`dovetail.api.ToolParser`."""
+    """A format of tool calls. ``target`` is a :class:`dovetail.api.ToolParser`."""
 
     kind: ClassVar[str] = "tool_parser"
 
 
 class ReasoningParserCard(ParserCard):
-    """A notation of reasoning. ``target`` is a :class:`dovetail.api.ReasoningParser`."""
+    """A format of reasoning. ``target`` is a :class:`dovetail.api.ReasoningParser`."""
 
     kind: ClassVar[str] = "reasoning_parser"

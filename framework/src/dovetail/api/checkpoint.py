@@ -1,4 +1,4 @@
-"""What a loader says of a checkpoint, and the lazy tensors that it yields."""
+"""The description of a checkpoint that a loader returns, and its lazy tensors."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ if TYPE_CHECKING:
     import torch
 
 HF_TOKENIZER = "dovetail.engine.text.tokenizer:read_tokenizer_parts"
-"""Reads the tokenizer files that stand beside a Hugging Face checkpoint."""
+"""Reads the tokenizer files of a Hugging Face checkpoint."""
 
 
 @dataclass(frozen=True, slots=True)
 class ResolvedModel:
-    """What a source found for a model reference.
+    """The result of a source for a model reference.
 
     Attributes:
         path: the checkpoint, a folder or a file.
-        generation_config: the sampling parameters that the model's makers recommend, as in ``generation_config.json``, for a checkpoint whose
-            files do not say. Each key yields to the checkpoint's own.
+        generation_config: the sampling parameters that the model's makers recommend, with the keys of
+            ``generation_config.json``. The checkpoint's own values are used first, key by key.
     """
 
     path: str
@@ -33,25 +33,28 @@ class ResolvedModel:
 
 
 class Checkpoint(BaseModel):
-    """A checkpoint as found on disk, described without reading a weight and without torch."""
+    """A checkpoint on disk, described without reading weights and without torch."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     path: str
-    """The folder or file that the model reference led to."""
+    """The folder or file of the model reference."""
     files: tuple[str, ...]
     """The weight files, in order, as full paths."""
     config: dict[str, Any] = {}
-    """``config.json``, or empty where the container holds its own metadata (see ``naming``)."""
+    """``config.json``, or empty if the container has its own metadata (see ``naming``)."""
     config_file: str = ""
-    """Where ``config`` came from, for error messages."""
+    """The source of ``config``, for error messages."""
     naming: str | None = None
-    """The container's naming, if its tensors are not named as in Hugging Face checkpoints; models say how they read it
-    in :attr:`dovetail.api.ModelCard.naming`."""
+    """The container's naming, if its tensors are not named as in Hugging Face checkpoints. Models describe how to
+    read it in :attr:`dovetail.api.ModelCard.naming`.
+    """
     architecture: str | None = None
     """The container's own name of the architecture, under ``naming``."""
     metadata: dict[str, Any] = {}
-    """The container's metadata, without long lists, under ``naming``; without one, what the loader itself wants to know again."""
+    """The container's metadata without long lists, if it has a ``naming``. Otherwise data that the loader itself
+    needs later.
+    """
     tensor_types: dict[str, int] = {}
     """Stored type (a torch dtype's name, or a quantized type's) → number of tensors."""
     generation_config: dict[str, Any] = {}
@@ -63,13 +66,14 @@ class Checkpoint(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class TokenizerParts:
-    """What a container says of its tokenizer; the engine makes its own object of it.
+    """The tokenizer data of a container. The engine builds its Tokenizer from it.
 
     Attributes:
-        backend: does the work.
+        backend: the ``tokenizers`` object.
         special_tokens: special tokens by name, such as ``bos_token`` → ``<s>``.
         eos_token_ids: every token that ends an output; empty for the one named ``eos_token``.
-        chat_template: Jinja source, or several by name, of which ``default`` and ``tool_use`` are taken by themselves.
+        chat_template: Jinja source, or several by name. Those named ``default`` and ``tool_use`` are selected
+            automatically.
     """
 
     backend: tokenizers.Tokenizer
@@ -86,8 +90,9 @@ class LazyTensor:
         name: as in the checkpoint (before :meth:`Naming.rename`).
         shape: the logical shape, rows first; for a weight matrix ``(out, in)``.
         type: the stored type: a torch dtype's name, or the name of a quantized type.
-        read: gives the tensor: of that dtype and shape, or for a block-quantized type the packed bytes, uint8
-            ``[rows, bytes per row]``. It may share memory with the mapped file, and must not be written to; it may be on any device.
+        read: returns the tensor with that dtype and shape, or for a block-quantized type the packed bytes, uint8
+            ``[rows, bytes per row]``. It may share memory with the mapped file, and must not be written to; it may be
+            on any device.
     """
 
     name: str
@@ -100,10 +105,10 @@ class Naming(Protocol):
     """Translates a container's metadata and tensor names into those of Hugging Face checkpoints."""
 
     def config(self, architecture: str, metadata: Mapping[str, Any]) -> dict[str, Any]:
-        """The ``config.json`` that describes the same model, its ``architectures`` included.
+        """The ``config.json`` of the same model, including ``architectures``.
 
         Raises:
-            ConfigError: a needed key is not in ``metadata``.
+            ConfigError: a required key is not in ``metadata``.
         """
         ...
 

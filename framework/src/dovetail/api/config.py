@@ -1,4 +1,4 @@
-"""The part of a model's configuration that Dovetail itself reads; each model adds the rest in a subclass."""
+"""The part of a model's configuration that Dovetail itself reads; each model adds more fields in a subclass."""
 
 from __future__ import annotations
 
@@ -10,15 +10,18 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
 from dovetail.api.cards import AttentionKind
 
 FACTOR_SCALINGS = ("linear", "dynamic", "yarn")
-"""Values of ``rope_type`` whose ``factor`` is that of the length. The factor of ``llama3`` is larger than what its models were trained for."""
+"""Values of ``rope_type`` whose ``factor`` is the factor of the context length. The factor of ``llama3`` is larger
+than what its models were trained for.
+"""
 
 
 def scaled_length(max_position: int, scaling: Mapping[str, Any]) -> int:
-    """The longest sequence, in tokens, that a RoPE scaling was made for: its factor times the length that it stretches.
+    """The longest sequence, in tokens, that a RoPE scaling was made for: its factor times the original length.
 
     Args:
-        max_position: ``max_position_embeddings``. It is the length that is stretched where the scaling names no
-            ``original_max_position_embeddings``. Files write the length before or after stretching there, and no key says which.
+        max_position: ``max_position_embeddings``. It is the original length if the scaling has no
+            ``original_max_position_embeddings``. Some files have the length before scaling there and some the length
+            after, and no key says which.
         scaling: the object under ``rope_scaling`` or ``rope_parameters``.
     """
     kind = scaling.get("rope_type") or scaling.get("type") or "default"
@@ -28,7 +31,7 @@ def scaled_length(max_position: int, scaling: Mapping[str, Any]) -> int:
 
 
 class AttentionRequirement(BaseModel):
-    """What one group of a model's layers asks of an attention backend."""
+    """The kind of attention and the head size that one group of layers requires of the backend."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -39,8 +42,9 @@ class AttentionRequirement(BaseModel):
 class ModelConfig(BaseModel):
     """Base of a model's configuration, read from ``config.json``.
 
-    Fields without a default must be in the file, null stands for the default of the others, and unknown keys are ignored, since
-    published files hold many that only describe training. Subclasses refuse values they cannot honour by raising ``ValueError`` in a validator.
+    Fields without a default must be in the file. For the others, null means the default. Unknown keys are ignored,
+    because published files have many that only describe training. Subclasses refuse values that they do not support by
+    raising ``ValueError`` in a validator.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
@@ -70,11 +74,11 @@ class ModelConfig(BaseModel):
         raise NotImplementedError
 
     def context_length(self) -> int:
-        """The longest sequence, in tokens, that is served unless the user asks for another length."""
+        """The longest sequence, in tokens, unless the user sets another length."""
         return self.max_position_embeddings
 
     def longest_context(self) -> int:
-        """The longest sequence that can be asked for. It is longer than :meth:`context_length` where a RoPE scaling may have been made
-        for more than the files promise (see :func:`scaled_length`).
+        """The longest sequence that a user may set. It is longer than :meth:`context_length` if a RoPE scaling may
+        have been made for more than the files say (see :func:`scaled_length`).
         """
         return self.context_length()

@@ -1,14 +1,14 @@
-"""Errors that a user can cause, each a sentence that says what was wanted, found, and what to do.
+"""Errors that a user can cause. Each message says what was wanted, what was found, and what to do.
 
-The command line prints ``str(error)`` on one line and exits with ``exit_code``; the server turns
-``RequestError`` into a 4xx answer. A bug of ours is an ``assert`` or another exception, never one of these.
+The command line prints ``str(error)`` on one line and exits with ``exit_code``. The server turns ``RequestError`` into
+a 4xx response. A bug in Dovetail is an ``assert`` or another exception, never one of these.
 """
 
 from __future__ import annotations
 
 
 class DovetailError(Exception):
-    """Base of every error that is the user's to mend.
+    """Base class of all errors that a user can cause and fix.
 
     Args:
         problem: what was wanted and what was found.
@@ -27,36 +27,36 @@ class DovetailError(Exception):
 
 
 class UsageError(DovetailError):
-    """Options that contradict each other or cannot be read."""
+    """Options that contradict each other or are not valid."""
 
     exit_code = 2
 
 
 class PluginError(DovetailError):
-    """A plugin broke the contract of its hook or card."""
+    """A plugin broke the rules of its hook or card."""
 
 
 class ResolutionError(DovetailError):
-    """No installed plugin fits, or the one asked for does not."""
+    """No installed plugin fits, or the requested one does not."""
 
 
 class ConflictError(ResolutionError):
-    """Two distributions offer the same name and the user has not said which to take."""
+    """Two distributions offer the same name and the user has not chosen one."""
 
 
 class ConfigError(DovetailError):
-    """A model's configuration lacks a key or holds a value that the model cannot be built from."""
+    """A model's configuration lacks a key, or has a value that is not supported."""
 
 
 class CheckpointError(DovetailError):
-    """Weight files are missing, truncated, or hold tensors of the wrong name, shape or type."""
+    """Weight files are missing or truncated, or have tensors of the wrong name, shape or type."""
 
 
 class RequestError(DovetailError):
-    """A request cannot be served as asked (HTTP 400).
+    """A request cannot be served (HTTP 400).
 
     Args:
-        param: the request field at fault, as OpenAI's error object names it.
+        param: the request field at fault, as in OpenAI's error object.
     """
 
     def __init__(self, problem: str, hint: str = "", *, param: str | None = None) -> None:

@@ -1,4 +1,4 @@
-"""The contract of grammar backends, which keep outputs within a form (structured output)."""
+"""The interface of grammar backends. They restrict what a model may write (structured output)."""
 
 from __future__ import annotations
 
@@ -12,31 +12,35 @@ if TYPE_CHECKING:
     import tokenizers
 
 STRICT = "x-strict"
-"""A word in a JSON schema: where it is true, nothing that the schema says there may be left out."""
+"""A keyword in a JSON schema. If it is true, unsupported keywords there are an error instead of being ignored."""
 
 GrammarKind = Literal["json", "json_object", "regex", "choice", "grammar", "structural_tag"]
 
 
 @dataclass(frozen=True)
 class GrammarSource:
-    """What the output must be.
+    """The format that the output must have.
 
     Attributes:
-        kind: what the text is.
-        text: for ``json`` a JSON schema; for ``json_object`` nothing, since any object will do; for ``regex`` an expression that matches the whole
-            output; for ``choice`` a JSON list of texts; for ``grammar`` EBNF in the backend's notation; for ``structural_tag`` JSON as vLLM defines
-            it, in either of two forms. The newer one is xgrammar's: ``format`` holds an object with a ``type`` out of ``const_string``, ``json_schema``,
-            ``regex``, ``grammar``, ``any_text``, ``sequence``, ``or``, ``optional``, ``star``, ``plus``, ``repeat``, ``tag``, ``triggered_tags`` and
-            ``tags_with_separator``, and with the fields of that type, which may be such objects again. The older one (``structures``, each with ``begin``,
-            ``schema`` and ``end``, and ``triggers``) is a ``triggered_tags``. Special tokens of the tokenizer amid the texts of either are those tokens.
+        kind: the notation of ``text``.
+        text: for ``json`` a JSON schema; for ``json_object`` empty, because any object is valid; for ``regex`` an
+            expression that matches the whole output; for ``choice`` a JSON list of texts; for ``grammar`` EBNF in the
+            backend's notation; for ``structural_tag`` JSON as vLLM defines it, in one of two notations. The newer one
+            is xgrammar's: ``format`` holds an object with a ``type`` out of ``const_string``, ``json_schema``,
+            ``regex``, ``grammar``, ``any_text``, ``sequence``, ``or``, ``optional``, ``star``, ``plus``, ``repeat``,
+            ``tag``, ``triggered_tags`` and ``tags_with_separator``, and with the fields of that type, which may be such
+            objects again. The older one (``structures``, each with ``begin``, ``schema`` and ``end``, and ``triggers``)
+            is a ``triggered_tags``. Special tokens in the texts of either stand for the tokenizer's special tokens.
 
-    JSON schemas, in either kind, are meant as their users write them:
+    JSON schemas, in any kind, are read as their users mean them:
 
-    - White space between two parts of JSON has an end: one new line and an indentation, a space, or nothing.
-    - ``null`` as the value of a keyword, an unknown ``format`` and unknown words say nothing. ``$ref`` leads to any place in the same schema.
-    - A keyword that the backend lacks is left out, and ``validate_source`` returns a notice of it. Where ``"x-strict": true`` stands in a schema, or in
-      one around it, the form is refused instead.
-    - What nothing can have is refused; what is taken never leads to a place where no token may follow.
+    - White space between two parts of JSON is limited: one new line and an indentation, a space, or nothing.
+    - ``null`` as the value of a keyword, an unknown ``format`` and unknown keywords are ignored. ``$ref`` can refer to
+      any place in the same schema.
+    - A keyword that the backend does not support is ignored, and ``validate_source`` returns a notice of it. With
+      ``"x-strict": true`` in the schema, or in one that contains it, the source is refused instead.
+    - A schema without any valid value is refused. An accepted schema never leads to a state in which no token is
+      allowed.
     """
 
     kind: GrammarKind
@@ -44,38 +48,39 @@ class GrammarSource:
 
 
 class GrammarState(ABC):
-    """Where one sequence stands in its grammar. Used by one thread at a time."""
+    """The state of one sequence in its grammar. Used by one thread at a time."""
 
     @abstractmethod
     def accept(self, token: int) -> bool:
-        """Go on by a token; False, and nothing changed, if the grammar does not allow it.
+        """Advance by one token. Returns False, without changing the state, if the grammar does not allow the token.
 
-        It may take tokens that :meth:`fill_mask` leaves out: other spellings of a text that must follow. After an end token, end tokens alone are
-        allowed, as often as they come.
+        It may accept tokens that :meth:`fill_mask` leaves out, such as other spellings of a required text. After an end
+        token, only end tokens are allowed, any number of them.
 
         Raises:
-            RequestError: the sequence cannot go on, for a limit of the backend's.
+            RequestError: the sequence cannot continue because of a limit of the backend.
         """
 
     @abstractmethod
     def rollback(self, count: int) -> None:
-        """Take back the last ``count`` accepted tokens."""
+        """Undo the last ``count`` accepted tokens."""
 
     @abstractmethod
     def fill_mask(self, mask: np.ndarray) -> None:
-        """Write which tokens may follow.
+        """Write the mask of tokens that may follow.
 
         Args:
-            mask: int32 ``[ceil(V / 32)]``; bit ``i % 32`` of word ``i // 32`` is set where token ``i`` may follow. All end-of-sequence
-                tokens are among them where the grammar may end, and they alone where it must. Ids that the tokenizer lacks never are.
+            mask: int32 ``[ceil(V / 32)]``; bit ``i % 32`` of word ``i // 32`` is set if token ``i`` may follow. All
+                end-of-sequence tokens are set where the grammar may end, and only they where it must end. Ids that the
+                tokenizer lacks are never set.
 
         Raises:
-            RequestError: the sequence cannot go on: no token may follow, or for a limit of the backend's.
+            RequestError: the sequence cannot continue: no token may follow, or because of a limit of the backend.
         """
 
 
 class Grammar(ABC):
-    """A compiled grammar; shared by any number of sequences, whose states are used by different threads at once."""
+    """A compiled grammar. Any number of sequences share it, and their states are used by different threads at once."""
 
     @abstractmethod
     def start(self) -> GrammarState:
@@ -88,10 +93,10 @@ class GrammarBackend(ABC):
     Args:
         tokenizer: the model's.
         vocab_size: of the model's logits, which may be more than the tokenizer has.
-        eos_ids: tokens that end an output.
+        eos_ids: end-of-sequence tokens.
 
     Raises:
-        RequestError: the backend cannot spell the tokenizer's tokens, or no output could end.
+        RequestError: the backend does not support the tokenizer, or no output could end.
     """
 
     @abstractmethod
@@ -99,8 +104,8 @@ class GrammarBackend(ABC):
 
     @abstractmethod
     def compile(self, source: GrammarSource) -> Grammar:
-        """Compile one source. May take long, and is called from several threads: what it waits for should let go of the interpreter.
+        """Compile one source. May be slow. It is called from several threads, so long waits must release the GIL.
 
         Raises:
-            RequestError: the text does not compile, or uses what the backend lacks; says what.
+            RequestError: the source does not compile, or uses a feature that the backend lacks; says what.
         """

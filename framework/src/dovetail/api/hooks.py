@@ -1,16 +1,17 @@
 """The hook specifications: the manual of what a plugin can offer.
 
-A plugin is a module named by an entry point in the group ``dovetail.plugins``. It implements any of the
-hooks below with :data:`hookimpl`. Every hook is *collecting*: all plugins are asked, each answers with a list
-of cards, and an empty list means "nothing of this kind from me". The order of installation decides nothing.
+A plugin is a module named by an entry point in the group ``dovetail.plugins``. It implements any of the hooks below
+with :data:`hookimpl`. Every hook is *collecting*: it is called on all plugins, and each returns a list of cards. An
+empty list means that the plugin offers nothing of this kind. The order of installation has no effect.
 
-Hooks are called once, right after the plugin's module was imported, in every process that discovers plugins
-(the command line and the API; engine workers receive a finished Plan instead). They must be cheap: no torch, no
-files, no devices. What a card names by ``"module:attribute"`` is imported only when it is needed: a ``target`` once its card has been
-chosen, the torch-free rest (``inspect``, ``config``, ``naming``) while the choice is made, and a ``probe`` when its card is a candidate.
+Hooks are called once, right after the plugin's module was imported, in every process that discovers plugins (the
+command line and the API; engine workers receive a finished Plan instead). They must be cheap: no torch, no files, no
+devices. What a card names by ``"module:attribute"`` is imported only when it is needed: a ``target`` once its card is
+selected; ``inspect``, ``config`` and ``naming``, which are torch-free, during the selection; and a ``probe`` if its
+card is a candidate.
 
-An implementation that raises, or answers with anything but a list of the right cards, quarantines its plugin:
-the others work, and ``dovetail plugins doctor`` names it.
+If an implementation raises, or returns anything but a list of the right cards, its plugin is quarantined: the others
+work, and ``dovetail plugins doctor`` names it.
 """
 
 from __future__ import annotations
@@ -56,9 +57,9 @@ def dovetail_register_models() -> Sequence[ModelCard]:
 def dovetail_register_loaders() -> Sequence[LoaderCard]:
     """Readers of weight files.
 
-    A card's ``recognises`` patterns are matched against the names of the files found at the model
-    reference, and its ``signatures`` against what they begin with; ``--load-format`` names a card directly, and is the only way to one without patterns. The card's ``inspect`` then
-    describes the checkpoint without torch.
+    A card's ``recognises`` patterns are matched against the names of the files found at the model reference, and its
+    ``signatures`` against their first bytes. ``--load-format`` selects a card by name, which is the only way for a card
+    without patterns. The card's ``inspect`` then describes the checkpoint without torch.
     """
     raise NotImplementedError
 
@@ -67,8 +68,8 @@ def dovetail_register_loaders() -> Sequence[LoaderCard]:
 def dovetail_register_quantization() -> Sequence[QuantFormatCard | QuantKernelCard]:
     """Quantization formats (how packed weights are read) and kernels (how they are multiplied).
 
-    The two are independent: a format works on every platform through its reference dequantization, and a
-    kernel accelerates every format that can hand its weights out in a packing which the kernel takes.
+    The two are independent: a format works on every platform through its reference dequantization, and a kernel
+    accelerates every format that can convert its weights to a packing that the kernel supports.
     """
     raise NotImplementedError
 
@@ -81,7 +82,7 @@ def dovetail_register_attention() -> Sequence[AttentionCard]:
 
 @hookspec
 def dovetail_register_platforms() -> Sequence[PlatformCard]:
-    """Devices. ``--device`` names one; ``auto`` takes the highest-ranked one whose probe finds it."""
+    """Devices. ``--device`` names one; ``auto`` selects the highest-ranked one whose probe succeeds."""
     raise NotImplementedError
 
 
@@ -89,18 +90,18 @@ def dovetail_register_platforms() -> Sequence[PlatformCard]:
 def dovetail_register_sources() -> Sequence[SourceCard]:
     """What a model reference means: a path, a repository on a hub, a model shipped in a wheel.
 
-    Sources are asked from the highest rank down; the first whose ``resolve`` answers with a path wins,
-    so a source must answer ``None`` for references that are not its own. A source may bring a generation configuration with the
-    path: default sampling parameters for a checkpoint whose own files have none. ``--generation-config``,
-    ``--override-generation-config`` and requests win over it.
+    Sources are tried from the highest rank down, and the first one whose ``resolve`` returns a path is used. So a
+    source must return ``None`` for references that are not its own. With the path, a source may return a generation
+    configuration: default sampling parameters for a checkpoint whose own files have none. ``--generation-config``,
+    ``--override-generation-config`` and requests override it.
     """
     raise NotImplementedError
 
 
 @hookspec
 def dovetail_register_grammars() -> Sequence[GrammarCard]:
-    """Backends of structured output: JSON schemas, expressions, grammars. ``--structured-outputs-backend`` names one; ``auto`` takes the
-    highest-ranked one. With none installed, requests for structure are refused.
+    """Backends of structured output: JSON schemas, expressions, grammars. ``--structured-outputs-backend`` names
+    one; ``auto`` selects the highest-ranked one. If none is installed, requests for structured output are refused.
     """
     raise NotImplementedError
 
@@ -121,9 +122,9 @@ def dovetail_register_logits_processors() -> Sequence[LogitsProcessorCard]:
 
 @hookspec
 def dovetail_register_parsers() -> Sequence[ToolParserCard | ReasoningParserCard]:
-    """Notations of tool calls and of reasoning in the text that models write.
+    """Formats of tool calls and of reasoning in the text that models write.
 
-    ``--tool-call-parser`` and ``--reasoning-parser`` name one each; ``auto`` goes by the chat template (``recognises``), and ``none`` leaves the
-    text as it is.
+    ``--tool-call-parser`` and ``--reasoning-parser`` name one each; ``auto`` decides by the chat template
+    (``recognises``), and ``none`` turns parsing off.
     """
     raise NotImplementedError

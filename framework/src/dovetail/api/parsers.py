@@ -1,9 +1,10 @@
-"""The contract of parsers, which find tool calls and reasoning in the text that a model writes.
+"""The interface of parsers, which find tool calls and reasoning in the text that a model writes.
 
-Every family of models has a notation of its own for both. A parser reads one, as the text arrives: it is fed pieces, cut anywhere, and
-answers each with the events that have become certain. A whole answer is one piece, so that streams and whole answers cannot disagree.
+Every family of models has its own format for both. A parser reads one format as the text arrives: it gets pieces, cut
+anywhere, and returns the events that are certain after each. A whole output is one piece, so streams and whole outputs
+always agree.
 
-A parser serves one completion. The server reads reasoning first, and gives what is no reasoning to the tool parser.
+A parser serves one completion. The server parses reasoning first, and passes the rest to the tool parser.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ Tool = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Reasoning:
-    """Thoughts that come before the answer."""
+    """Reasoning before the answer."""
 
     text: str
 
@@ -34,14 +35,16 @@ class Content:
 
 @dataclass(frozen=True, slots=True)
 class CallBegin:
-    """A call begins; the arguments that follow are its own."""
+    """A call begins; the following arguments belong to it."""
 
     name: str
 
 
 @dataclass(frozen=True, slots=True)
 class CallArguments:
-    """A piece of the arguments of the call that began last. The pieces of a call joined are a JSON object, unless the output ended in its midst."""
+    """A piece of the arguments of the newest call. All pieces of a call together are a JSON object, unless the
+    output was cut off inside the call.
+    """
 
     text: str
 
@@ -52,10 +55,11 @@ ReasoningEvent = Reasoning | Content
 
 @dataclass(frozen=True)
 class CallFormat:
-    """How calls stand in the text, so that a grammar can keep to it: ``before``, calls with ``separator`` between them, ``after``.
+    """How a model writes tool calls. A grammar is built from it: ``before``, calls with ``separator`` between them,
+    ``after``.
 
     Attributes:
-        calls: for each tool, in their order, what stands before and after the JSON object of its arguments.
+        calls: for each tool, in their order, the text before and after the JSON object of its arguments.
     """
 
     calls: tuple[tuple[str, str], ...]
@@ -67,11 +71,11 @@ class CallFormat:
 class ToolParser(ABC):
     """Finds tool calls in the text of one completion.
 
-    White space that only separates calls from each other or from the text is no content. What looks like a call but turns out to be none is content,
-    as it stands, as long as nothing of it was handed out as a call.
+    White space that only separates calls from each other or from the text is not content. Text that looked like a call
+    but is not one is returned unchanged as content, unless a part of it was already emitted as a call.
 
     Args:
-        tools: that the request offers; their schemas say of which type an argument is, where the notation does not.
+        tools: of the request. Their schemas give the types of arguments, if the format does not.
     """
 
     def __init__(self, tools: Sequence[Tool]) -> None:
@@ -79,33 +83,33 @@ class ToolParser(ABC):
 
     @abstractmethod
     def feed(self, text: str) -> Iterable[ToolEvent]:
-        """What has become certain with this piece of the text."""
+        """Read one more piece of text. Returns the events that are now certain."""
 
     @abstractmethod
     def finish(self) -> Iterable[ToolEvent]:
-        """What was held back, when no more text will come. Called once, last."""
+        """Return the events of held-back text, after the last piece. Called once."""
 
     @classmethod
     def call_format(cls, tools: Sequence[Tool]) -> CallFormat | None:
-        """How a model that must call one of these tools writes it.
+        """How a model that must call one of these tools writes the call.
 
-        None where the arguments are not written as JSON: then a model that must call writes ``[{"name": …, "arguments": {…}}, …]`` instead, which the
-        server reads itself.
+        None if the format does not write arguments as JSON. Then a model that must call a tool writes ``[{"name": …,
+        "arguments": {…}}, …]`` instead, which the server parses itself.
         """
         return None
 
     @classmethod
     def call_id(cls, index: int, name: str) -> str:
-        """An id for a call, in the form that the model's chat template wants to see it in when the conversation goes on.
+        """An id for a call, in the form that the model's chat template expects in later messages.
 
         Args:
-            index: of the call in its answer.
+            index: of the call in its output.
         """
         return f"call_{os.urandom(12).hex()}"  # the module uuid would take longer to import than this one
 
 
 class ReasoningParser(ABC):
-    """Parts reasoning from the answer in the text of one completion.
+    """Separates the reasoning from the answer in the text of one completion.
 
     Args:
         prompt: the end of the prompt, which may have opened the reasoning already, or closed it.
@@ -116,15 +120,16 @@ class ReasoningParser(ABC):
 
     @abstractmethod
     def feed(self, text: str) -> Iterable[ReasoningEvent]:
-        """What has become certain with this piece of the text."""
+        """Read one more piece of text. Returns the events that are now certain."""
 
     @abstractmethod
     def finish(self) -> Iterable[ReasoningEvent]:
-        """What was held back, when no more text will come. Called once, last."""
+        """Return the events of held-back text, after the last piece. Called once."""
 
     @abstractmethod
     def reasoning_markers(self) -> tuple[str, str] | None:
-        """What will stand before and after the reasoning, so that a grammar can let the model think before it keeps to a form; None where it will not think.
+        """The markers before and after the reasoning. A grammar lets the model think between them. None if the model
+        does not think.
 
-        Asked before any text is fed. A prompt that opened the reasoning leaves nothing to stand before it.
+        Called before any text is fed. If the prompt opened the reasoning, the marker before it is empty.
         """

@@ -1,7 +1,8 @@
-"""The contract of proposers, which guess how sequences go on (speculative decoding).
+"""The interface of proposers, which draft the next tokens of sequences (speculative decoding).
 
-The engine computes the guessed tokens in one pass with the newest one, draws its own token at each of these places, and keeps the guesses as far as
-they are what it drew. Guesses thus never change an output: a wrong one costs time, a right one saves a step.
+The engine computes the draft tokens in one pass with the newest token. It samples its own token at each position and
+accepts the guesses up to the first difference. So drafts never change an output: a wrong one costs time, a right one
+saves a step.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ from pydantic import BaseModel, ConfigDict, Field
 
 @dataclass(frozen=True)
 class ProposerContext:
-    """What a proposer may know of the engine.
+    """Facts about the engine for a proposer.
 
     Attributes:
-        vocab_size: tokens that may be proposed are below this.
-        max_seqs: sequences that run at once.
-        num_tokens: the most that are ever asked for at a time.
+        vocab_size: proposed token ids must be below this.
+        max_seqs: maximum number of running sequences.
+        num_tokens: maximum length of a draft.
     """
 
     vocab_size: int
@@ -31,13 +32,13 @@ class ProposerContext:
 
 @dataclass(frozen=True)
 class DraftRequest:
-    """A sequence that could go on with guesses.
+    """A sequence that can get a draft.
 
     Attributes:
         id: the same from call to call.
-        tokens: prompt and output so far, not to be changed. From one call to the next with the same id they only grow, by one token or by many;
-            not every sequence is in every call.
-        max_tokens: how many tokens to guess, at least 1.
+        tokens: prompt and output so far; must not be changed. Between calls with the same id they only grow, by one
+            token or by many. Not every sequence is in every call.
+        max_tokens: maximum number of tokens to propose, at least 1.
     """
 
     id: str
@@ -46,9 +47,9 @@ class DraftRequest:
 
 
 class Proposer(ABC):
-    """Guesses how sequences go on. Made once in the engine's process, and used by one thread.
+    """Drafts the next tokens of sequences. Created once in the engine's process, and used by one thread.
 
-    What it raises turns speculation off until the engine is restarted; requests go on without.
+    An exception turns speculation off until the engine is restarted; requests continue without it.
 
     Args:
         config: an instance of the model that the card's ``config`` names.
@@ -60,20 +61,21 @@ class Proposer(ABC):
 
     @abstractmethod
     def propose(self, sequences: Sequence[DraftRequest]) -> list[list[int]]:
-        """Called before each step, which waits for it: with every running sequence that may speculate, at least one.
+        """Called before each step, which waits for it, with all running sequences that can get a draft (at least one).
 
         Returns:
-            For each sequence, in order, the tokens that it expects to follow: at most :attr:`DraftRequest.max_tokens`, none where it has no guess.
+            For each sequence, in order, the proposed next tokens: at most :attr:`DraftRequest.max_tokens`; empty for no
+                draft.
         """
 
     @abstractmethod
     def forget(self, ids: Iterable[str]) -> None:
-        """These sequences have ended; some of them may never have been seen."""
+        """These sequences have ended. The list may include sequences that were never passed to :meth:`propose`."""
 
 
 class DraftOptions(BaseModel):
-    """What ``--speculative-config`` may say of the model that a proposer runs. The meanings are those of the flags of the same names; where ``dtype`` is
-    not given, that of the main model's flag holds for both.
+    """The keys of ``--speculative-config`` for a draft model. They mean the same as the flags with these names.
+    Without ``dtype``, the main model's flag applies to both.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

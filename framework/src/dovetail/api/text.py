@@ -1,4 +1,4 @@
-"""Text files as people have them: with a byte-order mark, in UTF-16, with the line ends of Windows."""
+"""Reads text files with a byte-order mark, in UTF-16, or with Windows line ends."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from io import BufferedReader, TextIOWrapper
 from pathlib import Path
 
 BOM = "\ufeff"
-"""The byte-order mark once it is decoded. It is no part of the text."""
+"""The byte-order mark after decoding. It is not part of the text."""
 # UTF-32's mark begins with that of UTF-16, so it is looked for first.
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8"),
@@ -20,9 +20,10 @@ _MARKS = (
 
 
 def detect_encoding(beginning: bytes) -> str:
-    """The encoding of a text that begins so: what its byte-order mark says; without one UTF-8, or UTF-16 where one of the first two bytes is 0.
+    """Detect the encoding from the first bytes: by the byte-order mark; without one it is UTF-8, or UTF-16 if one of
+    the first two bytes is 0.
 
-    A text in UTF-8 has no zero bytes, and the first character of a configuration or template is nearly always ASCII.
+    UTF-8 text has no zero bytes, and the first character of a configuration or template is nearly always ASCII.
     """
     for mark, name in _MARKS:
         if beginning.startswith(mark):
@@ -33,30 +34,30 @@ def detect_encoding(beginning: bytes) -> str:
 
 
 def decode_text(raw: bytes) -> str:
-    """The text of a file, without its byte-order mark and with plain line ends.
+    """Decode a file's text, without its byte-order mark and with plain line ends.
 
     Raises:
-        UnicodeDecodeError: it is no text.
+        UnicodeDecodeError: it is not text.
     """
     text = raw.decode(detect_encoding(raw)).removeprefix(BOM)
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def read_text(file: str | Path) -> str:
-    """The text of a file, as :func:`decode_text` gives it.
+    """Read a file's text, decoded as :func:`decode_text` does.
 
     Raises:
         OSError: it cannot be read.
-        UnicodeDecodeError: it is no text.
+        UnicodeDecodeError: it is not text.
     """
     return decode_text(Path(file).read_bytes())
 
 
 def read_lines(file: BufferedReader) -> Iterator[bytes]:
-    """The lines of an open file in UTF-8, one at a time and without byte-order marks, whichever encoding it is in.
+    """The lines of an open file, one at a time, without byte-order marks, in any of the encodings.
 
-    Marks are dropped from every line, since files that were put together have them in the middle. What cannot be decoded
-    stays in the line, so that whoever reads it can say which one is wrong.
+    Marks are dropped from every line, because concatenated files have them in the middle. Bytes that cannot be decoded
+    stay in the line, so that the reader can say which line is wrong.
     """
     encoding = detect_encoding(file.peek(4)[:4])
     if encoding == "utf-8":

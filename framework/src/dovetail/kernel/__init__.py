@@ -1,1 +1,1 @@
-"""Discovery of plugins, their registry, and the resolution of a model and options into a Plan. Never imports torch."""
+"""The kernel: discovers plugins, registers them, and resolves a model and options into a Plan. Never imports torch."""

@@ -1,4 +1,4 @@
-"""What a model reference leads to: its source, its files, and its configuration in Hugging Face's terms."""
+"""Resolves a model reference: its source, its files, and its configuration in the Hugging Face form."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from dovetail.kernel.weight_files import WeightFiles
 J = TypeVar("J", dict[str, Any], list[Any])
 
 SIDE_FILES = ("*.json", "*.jinja", "tokenizer.model", "*.tiktoken", "*.txt")
-"""What a hub download needs besides the weights."""
+"""File patterns of a hub download besides the weights."""
 
 
 def ask_source(
@@ -34,10 +34,10 @@ def ask_source(
     patterns: tuple[str, ...],
     token: str | bool | None,
 ) -> ResolvedModel | None:
-    """What a source makes of a reference; None when it is not of its kind.
+    """Call a source with a reference. Returns None if the reference is not of its kind.
 
     Raises:
-        PluginError: it answered with something else.
+        PluginError: it returned something else.
     """
     found = call_target(
         offer,
@@ -200,7 +200,7 @@ def _config_file(hf_config_path: str | None, folder: Path) -> Path:
 
 
 def read_json(file: Path, kind: type[J]) -> J:
-    """What a JSON file holds, an object or a list; an empty one if there is no such file.
+    """Read a JSON file with an object or a list. Returns an empty one if there is no such file.
 
     Raises:
         ConfigError: it cannot be read, or holds something else.
@@ -220,7 +220,7 @@ def read_json(file: Path, kind: type[J]) -> J:
 def find_model_config(
     checkpoint: Checkpoint, options: PlanOptions, registry: Registry
 ) -> tuple[dict[str, Any], Offer[ModelCard] | None]:
-    """The configuration in Hugging Face's terms, and the model whose naming translated it, if one did."""
+    """The configuration in the Hugging Face form, and the model whose naming translated it, if one did."""
     translator = None
     if checkpoint.naming is not None:
         translator = _naming_offer(checkpoint, registry)
@@ -251,7 +251,9 @@ def _naming_architectures(naming: str, registry: Registry) -> list[str]:
 
 
 def apply_overrides(config: dict[str, Any], overrides: Overrides) -> dict[str, Any]:
-    """``hf_overrides``: objects merge key by key, anything else replaces; a callable gets a copy and returns the result."""
+    """Apply ``hf_overrides``: objects are merged key by key, anything else replaces; a callable gets a copy and
+    returns the result.
+    """
     if callable(overrides):
         changed = overrides(copy.deepcopy(config))
         if not isinstance(changed, dict):

@@ -1,4 +1,6 @@
-"""One way to decide: take the explicit candidate, or the best that fits, and keep the reasons of all."""
+"""How one part is selected: the candidate that the user named, or else the highest-ranked one that fits. The reason
+is recorded for every candidate.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,7 @@ def call_target(offer: Offer[Any], dotted: str, *arguments: Any, **options: Any)
     """Call a function that a card names.
 
     Raises:
-        PluginError: it raised anything but an error that is the user's to mend.
+        PluginError: it raised something other than one of our errors for users.
     """
     function = import_dotted(dotted)
     try:
@@ -47,15 +49,16 @@ def choose(
     wanted: str,
     warnings: list[str],
 ) -> tuple[Offer[C], Choice]:
-    """Take the explicit candidate, or the highest-ranked one without an objection.
+    """Select the candidate that the user named, or the highest-ranked one without an objection.
 
     Args:
-        objection: why a card does not fit, or None. Called on the explicit candidate alone, if there is one.
+        objection: returns why a card does not fit, or None. If the user named a candidate, it is called only on that
+            one.
         wanted: what is needed, for the error message.
 
     Raises:
-        ConflictError: two distributions offer the explicit choice.
-        ResolutionError: nothing fits, or the explicit choice does not; every objection is cited.
+        ConflictError: two distributions offer the named candidate.
+        ResolutionError: nothing fits, or the named candidate does not; every objection is cited.
     """
     offers = registry.offers(card)
     if explicit is not None and explicit != AUTO:
@@ -109,7 +112,7 @@ def choose(
 
 
 def run_probe(probe: str | None) -> str | None:
-    """A probe's objection. One that raises is an objection too, never an error of the whole."""
+    """Run a probe. Returns its objection. An exception counts as an objection and does not end the resolution."""
     if probe is None:
         return None
     try:

@@ -1,7 +1,7 @@
-"""Finding plugins through entry points, one guarded step at a time.
+"""Finds and imports plugins through entry points, and isolates errors of each.
 
-pluggy's own entry-point loader stops at the first plugin that raises and skips repeated names in silence, so the loop is
-ours; pluggy keeps what it is good at, matching implementations to hook specifications.
+pluggy's own entry-point loader stops at the first plugin that raises, and silently skips repeated names. So the loop is
+ours, and pluggy matches implementations to hook specifications.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ HOOKS: dict[str, tuple[type[Card], ...]] = {
     "dovetail_register_logits_processors": (LogitsProcessorCard,),
     "dovetail_register_parsers": (ToolParserCard, ReasoningParserCard),
 }
-"""Hook → the cards that it may answer with."""
+"""Hook → the types of cards that it may return."""
 
 KINDS: tuple[str, ...] = tuple(card.kind for cards in HOOKS.values() for card in cards)
 
@@ -68,7 +68,7 @@ Status = Literal["ok", "quarantined", "denied"]
 
 @dataclass
 class Plugin:
-    """One entry point, and what became of it."""
+    """One entry point, and the result of loading it."""
 
     name: str
     """``distribution:entry point``, unique."""
@@ -98,10 +98,11 @@ class Plugin:
 
 
 class PluginFilter:
-    """``--plugins`` / ``DOVETAIL_PLUGINS``: which distributions, and which kinds of card from them, may take part.
+    """``--plugins`` / ``DOVETAIL_PLUGINS``: which distributions are allowed, and which kinds of card from them.
 
     A comma-separated list of ``[kind:]distribution`` terms with shell wildcards. A term with ``-`` or ``!`` before it
-    denies; if any term allows, what no term allows is denied. The framework's own parts are always allowed.
+    denies. If there is any term without these, everything that no such term matches is denied. The framework's own
+    parts are always allowed.
     """
 
     def __init__(self, text: str = "") -> None:
@@ -118,7 +119,7 @@ class PluginFilter:
             (self.deny if term[0] in "-!" else self.allow).append(rule)
 
     def permits(self, distribution: str, kind: str | None = None) -> bool:
-        """Whether cards of ``kind`` (None: of any kind at all) may come from ``distribution``."""
+        """Whether cards of ``kind`` (None: of any kind) may come from ``distribution``."""
         name = canonicalize_name(distribution)
         if name == FRAMEWORK:
             return True
@@ -139,10 +140,11 @@ def framework_version() -> str:
 
 
 def find_entry_points() -> Iterator[Plugin]:
-    """Every entry point of the plugin group, nothing imported yet; those of the first distribution of a name on ``sys.path``, as
-    for imports.
+    """All entry points of the plugin group, without importing anything. If a distribution is on ``sys.path`` twice, the
+    first one counts, as for imports.
 
-    One distribution whose metadata cannot be read would make ``importlib.metadata.entry_points`` fail for all of them.
+    If one distribution's metadata is broken, ``importlib.metadata.entry_points`` fails for all of them, so it is not
+    used.
     """
     seen: set[str] = set()
     for distribution in importlib.metadata.distributions():
@@ -165,7 +167,9 @@ def find_entry_points() -> Iterator[Plugin]:
 
 
 def incompatibility(entry: importlib.metadata.EntryPoint, version: str) -> str | None:
-    """Why the plugin's own requirement on Dovetail excludes this version, or None. Reads metadata only: nothing is imported."""
+    """Why the plugin's own requirement on Dovetail excludes this version, or None. Only reads metadata; nothing is
+    imported.
+    """
     for text in (entry.dist.requires or []) if entry.dist else []:
         # Parsing every requirement costs more than discovery itself, so only lines that can be ours are parsed.
         if not re.match(r"\s*dovetail(?![\w.-])", text, re.IGNORECASE):
@@ -181,7 +185,9 @@ def incompatibility(entry: importlib.metadata.EntryPoint, version: str) -> str |
 
 
 def discover(filter: PluginFilter | None = None) -> list[Plugin]:
-    """Import and register every permitted plugin; what goes wrong in one is kept in its :class:`Plugin` and touches no other."""
+    """Import and register every permitted plugin. An error in one plugin is stored in its :class:`Plugin` and does
+    not affect the others.
+    """
     filter = filter or PluginFilter(os.environ.get(PLUGINS_VARIABLE, ""))
     version = framework_version()
     manager = _manager()
@@ -222,7 +228,7 @@ def _register(manager: pluggy.PluginManager, plugin: Plugin, filter: PluginFilte
 
 
 def describe_error(error: BaseException) -> str:
-    """What went wrong, for a list of such."""
+    """Describe an error, for a list of errors."""
     if isinstance(error, PluginError):
         return str(error)
     if isinstance(error, ValidationError):  # a card with a typo: say which field, not pydantic's whole report
@@ -235,10 +241,10 @@ def describe_error(error: BaseException) -> str:
 
 
 def find_cards(module: Any) -> list[Card]:
-    """What a plugin's module registers.
+    """The cards that a plugin's module registers.
 
     Raises:
-        PluginError: it implements no hook or an unknown one, or answers with anything but a list of the right cards.
+        PluginError: it implements no hook or an unknown one, or returns anything but a list of the right cards.
     """
     manager = _manager()
     manager.register(module)

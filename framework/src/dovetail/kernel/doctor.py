@@ -1,4 +1,4 @@
-"""What is installed, what of it works, and what to do about the rest."""
+"""Examines the installed plugins: which ones work, and what to do about the others."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ from dovetail.kernel.registry import Registry
 Severity = Literal["error", "warning", "note"]
 
 SLOW_SECONDS = 0.5
-"""A plugin that takes longer to import delays every command, most likely because it imports torch."""
+"""Limit of a plugin's import time in seconds. A slower plugin delays every command, most likely because it imports
+torch.
+"""
 
 
 class Finding(BaseModel):
-    """One thing that the doctor saw."""
+    """One finding of the doctor."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -32,7 +34,7 @@ class Finding(BaseModel):
 
 
 def examine(registry: Registry) -> list[Finding]:
-    """Look at everything; errors first. Runs the platforms' probes, which may import torch."""
+    """Examine everything, and list errors first. Runs the platforms' probes, which may import torch."""
     findings = [
         Finding(severity="error", subject=p.name, problem=p.reason, hint="update, repair or uninstall it")
         for p in registry.quarantined_plugins

@@ -1,4 +1,4 @@
-"""The options that resolution reads."""
+"""The options of resolution."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SUFFIXES = {"k": 10**3, "m": 10**6, "g": 10**9, "K": 2**10, "M": 2**20, "G": 2**
 
 
 def parse_token_count(value: Any) -> Any:
-    """``4096``, ``"32k"`` (32,000), ``"32K"`` (32,768), or ``"auto"`` for None; anything else as it is."""
+    """``4096``, ``"32k"`` (32,000), ``"32K"`` (32,768), or ``"auto"`` for None; other values are returned unchanged."""
     if not isinstance(value, str):
         return value
     if value == "auto":
@@ -62,7 +62,7 @@ def name_classes(value: Any) -> Any:
 
 
 class PlanOptions(BaseModel):
-    """The options that resolution reads. Names and meanings are those of the command line's flags."""
+    """The options of resolution, with the names and meanings of the command line's flags."""
 
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
 

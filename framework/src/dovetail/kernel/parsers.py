@@ -1,4 +1,4 @@
-"""Which parsers of tool calls and of reasoning may serve: which of them does is decided by the chat template, once that has been read."""
+"""Candidates for the parsers of tool calls and of reasoning. The chat template decides between them when it is read."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from dovetail.kernel.plan import ParserPlan
 from dovetail.kernel.registry import Registry
 
 NONE = "none"
-"""What turns parsing off."""
+"""The name that turns parsing off."""
 ANY = ("",)
-"""Is found in every template."""
+"""A pattern that matches every template."""
 
 C = TypeVar("C", bound=ParserCard)
 
@@ -24,14 +24,14 @@ C = TypeVar("C", bound=ParserCard)
 def find_parsers(
     card: type[C], role: str, explicit: str, registry: Registry, warnings: list[str]
 ) -> tuple[ParserPlan, ...]:
-    """The candidates, the best first; the first that recognises the chat template serves.
+    """The candidates, best first. The first one that recognises the chat template is used.
 
     Args:
-        explicit: a name, which serves whatever the template says; ``auto``, or ``none``.
+        explicit: a parser's name, which is used with any template; ``auto``, or ``none``.
 
     Raises:
-        ResolutionError: nothing installed has that name.
-        PluginError: a card's ``recognises`` is no regular expression.
+        ResolutionError: no installed parser has that name.
+        PluginError: a card's ``recognises`` is not a regular expression.
     """
     if explicit == NONE:
         return ()
@@ -54,7 +54,7 @@ def find_parsers(
 
 
 def recognise(candidates: tuple[ParserPlan, ...], template: str) -> ParserPlan | None:
-    """The first candidate that knows the notation which a chat template shows."""
+    """The first candidate that recognises the format in a chat template."""
     place = _first(tuple(candidate.recognises for candidate in candidates), template)
     return None if place is None else candidates[place]
 

@@ -1,4 +1,4 @@
-"""The Plan: everything that was decided before a weight is read, with the reasons, frozen and serialisable.
+"""The Plan: everything that is decided before weights are read, with the reasons. It is frozen and serialisable.
 
 The engine process and every worker get a Plan and import what it names; they never discover plugins again.
 """
@@ -28,7 +28,7 @@ class FrozenModel(BaseModel):
 
 
 class Part(FrozenModel):
-    """One thing that a plugin provides."""
+    """One part of a plugin."""
 
     name: str
     distribution: str
@@ -37,7 +37,7 @@ class Part(FrozenModel):
 
 
 class RejectedCandidate(FrozenModel):
-    """A candidate that was not taken."""
+    """A candidate that was not selected."""
 
     name: str
     distribution: str
@@ -45,7 +45,7 @@ class RejectedCandidate(FrozenModel):
 
 
 class Choice(FrozenModel):
-    """What was chosen for one role, why, and why not the others."""
+    """The part selected for one role, the reason, and the rejected candidates with their reasons."""
 
     role: str
     part: Part
@@ -54,24 +54,24 @@ class Choice(FrozenModel):
 
 
 class WeightPlan(FrozenModel):
-    """How weights of one stored type are kept, and multiplied, in one kind of layer."""
+    """How weights of one stored type are stored and multiplied, in one kind of layer."""
 
     kind: LayerKind
     type: str
     format: Choice
     kernels: tuple[Part, ...]
-    """In order of rank; the first that accepts a layer's shape is used."""
+    """Kernels in order of rank. The first one that accepts a layer's shape is used."""
     rejected: tuple[RejectedCandidate, ...] = ()
 
 
 class ParserPlan(FrozenModel):
-    """A parser that may serve."""
+    """A candidate for a parser."""
 
     part: Part
     recognises: tuple[str, ...]
-    """Regular expressions, of which it must find one in the chat template."""
+    """Regular expressions. One of them must match in the chat template."""
     special_tokens: tuple[str, ...] = ()
-    """Parts of its notation that it wants to see even where they are special tokens."""
+    """Markers of its format that must stay in the text even if they are special tokens."""
 
 
 class LogitsProcessorPlan(FrozenModel):
@@ -90,9 +90,11 @@ class PoolingPlan(FrozenModel):
 
     type: PoolingType
     normalize: bool
-    """Whether embeddings have the length 1."""
+    """Whether embeddings are normalised to length 1."""
     dimensions: tuple[int, ...] | None = None
-    """To which embeddings may be cut (Matryoshka): empty for any; None for none, since the model was not trained for it."""
+    """Dimensions that embeddings can be truncated to (Matryoshka): empty for any; None for none, because the model
+    was not trained for it.
+    """
     reason: str
 
 
@@ -100,7 +102,7 @@ class Plan(FrozenModel):
     """The resolved parts of one model on one machine."""
 
     model: str
-    """The model reference as the user gave it, or the name of the file that stands in for one."""
+    """The model reference as the user gave it, or the name of the file that replaces it."""
     checkpoint: Checkpoint
     config: dict[str, Any]
     """The model's configuration after translation and overrides."""
@@ -108,7 +110,7 @@ class Plan(FrozenModel):
     tasks: tuple[Task, ...]
     tasks_reason: str = ""
     pooling: PoolingPlan | None = None
-    """None where no task needs it."""
+    """None if no task needs it."""
     config_class: Dotted
     naming: Dotted | None = None
     dtype: DType
@@ -121,26 +123,26 @@ class Plan(FrozenModel):
     attention: Choice
     weights: tuple[WeightPlan, ...]
     grammar: Choice | None = None
-    """What keeps outputs within a form; None where nothing installed does."""
+    """The grammar backend for structured output; None if none is installed."""
     grammar_validate: Dotted | None = None
     """The grammar card's ``validate_source``, which the API's process calls."""
     grammar_kinds: tuple[GrammarKind, ...] = ()
-    """Forms that it understands."""
+    """Kinds of grammar that it supports."""
     tool_parsers: tuple[ParserPlan, ...] = ()
-    """Readers of tool calls, the best first; the first that recognises the chat template serves."""
+    """Candidates for the tool parser, best first. The first one that recognises the chat template is used."""
     reasoning_parsers: tuple[ParserPlan, ...] = ()
     """The same of reasoning."""
     logits_processors: tuple[LogitsProcessorPlan, ...] = ()
     """What requests may have done to their logits."""
     proposer: Choice | None = None
-    """What guesses ahead; None without speculative decoding."""
+    """The proposer; None without speculative decoding."""
     proposer_config_class: Dotted | None = None
     proposer_config: dict[str, Any] = {}
-    """Its own options, which that class was found to accept."""
+    """Its own options, already validated."""
     num_speculative_tokens: int = 0
-    """How many tokens it guesses at a time, at most."""
+    """Maximum length of its drafts."""
     draft: Plan | None = None
-    """The model that it runs, if it runs one."""
+    """The Plan of its draft model, if it has one."""
     warnings: tuple[str, ...] = ()
 
     def choices(self) -> tuple[Choice, ...]:
@@ -148,7 +150,7 @@ class Plan(FrozenModel):
         return tuple(part for part in parts if part is not None)
 
     def build_model_config(self) -> ModelConfig:
-        """The configuration as the model's own class. The class was found to accept it when the Plan was made."""
+        """The configuration as the model's own class. It was validated when the Plan was made."""
         config_class: type[ModelConfig] = import_dotted(self.config_class)
         return validate_config(config_class, self.config, self.checkpoint.config_file)
 
@@ -174,7 +176,7 @@ def validate_config(config_class: type[M], config: dict[str, Any], file: str) ->
 
 
 def describe_validation_error(error: ErrorDetails) -> str:
-    """One of pydantic's findings, for a list of such."""
+    """Describe one of pydantic's errors, for a list of errors."""
     text = error["msg"].removeprefix("Value error, ")
     if not error["loc"]:  # about several keys, which the text names
         return text

@@ -1,4 +1,4 @@
-"""What all plugins together offer, and who wins when two offer one name."""
+"""The registry: what all plugins together offer, and how conflicts of names are resolved."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Registry:
     """The offers of all healthy plugins, by kind.
 
     Args:
-        plugins: as :func:`dovetail.kernel.discovery.discover` found them.
+        plugins: from :func:`dovetail.kernel.discovery.discover`.
         prefer: ``kind:name=distribution`` choices for names that several distributions offer.
     """
 
@@ -90,13 +90,13 @@ class Registry:
             )
 
     def _quarantine_note(self, distribution: str) -> str:
-        """Why a distribution offers nothing, as an aside."""
+        """Why a distribution offers nothing, for a message in parentheses."""
         reasons = [p.reason for p in self.quarantined_plugins if canonicalize_name(p.distribution) == distribution]
         return f" (it is broken: {reasons[0]})" if reasons else ""
 
     @classmethod
     def load(cls, *, plugins: str | None = None, prefer: Sequence[str] = ()) -> Registry:
-        """Discover what is installed; ``plugins`` is a filter that overrides ``DOVETAIL_PLUGINS``."""
+        """Discover the installed plugins. ``plugins`` is a filter that overrides ``DOVETAIL_PLUGINS``."""
         return cls(discover(PluginFilter(plugins) if plugins is not None else None), prefer)
 
     def offers(self, card: type[C]) -> list[Offer[C]]:
@@ -115,7 +115,9 @@ class Registry:
         return [p for p in self.plugins if p.status == "quarantined"]
 
     def explain_missing(self, kind: str) -> str:
-        """What might explain that something of ``kind`` was not found: plugins that are broken, in conflict or left out, as a clause."""
+        """A half sentence for error messages: which broken, conflicting or excluded plugins may be why nothing of
+        ``kind`` was found.
+        """
         notes = [f"the broken plugin {p.distribution} may offer it ({p.reason})" for p in self.quarantined_plugins]
         notes += [f"{c}, so neither is used: {c.hint}" for c in self.conflicts if c.kind == kind]
         if denied := sorted({p.distribution for p in self.plugins if p.status == "denied"}):

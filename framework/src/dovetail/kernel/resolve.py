@@ -1,7 +1,7 @@
-"""From a model reference, options, what is installed and what the machine has, to a :class:`Plan`.
+"""Resolves a model reference, options, the installed plugins and the machine's devices to a :class:`Plan`.
 
-One function per decision, in the order in which they depend on each other. Every decision goes through :func:`choose`, so every
-one of them records why its winner won and why the others did not.
+One function per decision, in the order in which they depend on each other. Every decision goes through :func:`choose`,
+which records why a candidate was selected and why the others were not.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from dovetail.kernel.tasks import find_pooling, find_tasks
 from dovetail.kernel.weights import find_weights
 
 KV_ALIASES = {"fp8": "float8_e4m3fn", "fp8_e4m3": "float8_e4m3fn", "fp8_e5m2": "float8_e5m2"}
-"""What ``--kv-cache-dtype`` calls some dtypes."""
+"""Names of dtypes in ``--kv-cache-dtype``."""
 
 
 def resolve(options: PlanOptions, registry: Registry) -> Plan:
@@ -229,7 +229,9 @@ def _explain_unmet(card: AttentionCard, requirement: AttentionRequirement) -> st
 def find_grammar(
     options: PlanOptions, registry: Registry, warnings: list[str]
 ) -> tuple[Offer[GrammarCard] | None, Choice | None]:
-    """The backend of structured output. Without one, all other requests can be served, so it is missed only if it is named."""
+    """The backend of structured output. It is only an error if there is none when the user named one, because all
+    other requests can be served without it.
+    """
     if options.structured_outputs_backend == AUTO and not registry.offers(GrammarCard):
         return None, None
     return choose(

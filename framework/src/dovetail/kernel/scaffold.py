@@ -1,7 +1,8 @@
-"""``dovetail plugins new``: a package with a small working plugin, and tests that pass from the start. Standard library only.
+"""``dovetail plugins new``: a package with a small working plugin, and tests that pass from the start. Standard library
+only.
 
-The templates lie in ``templates``: what all kinds share in ``common``, the rest by kind. They are valid Python, with words in capitals
-where the plugin's own names go.
+The templates are in ``templates``: the files that all kinds share in ``common``, the others by kind. They are valid
+Python, with placeholders in capitals for the plugin's own names.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from dovetail.api.errors import UsageError
 
 @dataclass(frozen=True)
 class Template:
-    """What is peculiar to one kind of plugin.
+    """The texts for one kind of plugin.
 
     Attributes:
         summary: one line on what the generated plugin does.
@@ -103,10 +104,11 @@ def scaffold(kind: str, name: str, directory: Path) -> Path:
     """Write the package ``dovetail-<kind>-<name>`` into a folder.
 
     Returns:
-        The package's own folder, below ``directory``. It appears complete or not at all.
+        The package's folder below ``directory``. It is created completely or not at all.
 
     Raises:
-        UsageError: the kind is unknown, the name cannot be a package's, ``directory`` is not a folder, or the package is there already.
+        UsageError: the kind is unknown, the name cannot be a package's, ``directory`` is not a folder, or the package
+            exists already.
     """
     if kind not in TEMPLATES:
         raise UsageError(f"wanted a kind of plugin, found {kind!r}", f"kinds: {', '.join(TEMPLATES)}")
@@ -133,7 +135,11 @@ def scaffold(kind: str, name: str, directory: Path) -> Path:
 
 
 def check_name(name: str) -> None:
-    """Raise :class:`UsageError` unless a package, a module and a card can be named so."""
+    """Check that a package, a module and a card can have this name.
+
+    Raises:
+        UsageError: they cannot.
+    """
     if NAME.fullmatch(name) and len(name) <= MAX_NAME:
         return
     likely = re.sub(r"[^a-z0-9]+", "-", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", name).lower()).strip("-")
@@ -146,7 +152,7 @@ def check_name(name: str) -> None:
 
 
 def substitutions(kind: str, name: str) -> dict[str, str]:
-    """Word in the templates → what takes its place."""
+    """Placeholder in the templates → its value."""
     template = TEMPLATES[kind]
     major, minor = importlib.metadata.version("dovetail").split(".")[:2]
     words = {

@@ -1,4 +1,6 @@
-"""Which proposer guesses ahead, with which options, and the Plan of the model that it runs, if it runs one."""
+"""Selects the proposer of speculative decoding and reads its options, and resolves the Plan of its draft model if it
+has one.
+"""
 
 from __future__ import annotations
 
@@ -29,14 +31,14 @@ Resolve = Callable[[PlanOptions, Registry], Plan]
 def find_speculation(
     options: PlanOptions, config: ModelConfig, registry: Registry, warnings: list[str], resolve: Resolve
 ) -> dict[str, Any]:
-    """The Plan's fields about speculative decoding; empty if it was not asked for.
+    """The Plan's fields for speculative decoding; empty if it is not enabled.
 
     Args:
         config: of the main model.
         resolve: makes the Plan of a draft model.
 
     Raises:
-        UsageError: the options cannot be read; names the key.
+        UsageError: an option is not valid; names the key.
         ResolutionError: no proposer fits, or the models cannot be used together.
     """
     if options.speculative_config is None:
@@ -78,7 +80,7 @@ def read_options(card: ProposerCard, given: dict[str, Any]) -> BaseModel:
 
     Raises:
         UsageError: one is unknown or out of its range; names the key.
-        PluginError: the card's ``config`` is not what it is for.
+        PluginError: the card's ``config`` is not a model of options.
     """
     found: type[BaseModel] = import_dotted(card.config)
     wanted = DraftOptions if card.model else BaseModel

@@ -1,4 +1,4 @@
-"""What a model is run for, and how its hidden states become one vector where that is asked for."""
+"""Decides which tasks a model serves, and how its hidden states become one vector for pooling tasks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dovetail.kernel.options import AUTO, PlanOptions
 from dovetail.kernel.plan import PoolingPlan
 
 MODULES_FILE = "modules.json"
-"""Where sentence-transformers lists the parts of a model."""
+"""The file in which sentence-transformers lists the parts of a model."""
 MODES: dict[str, PoolingType] = {
     "pooling_mode_lasttoken": "last",
     "pooling_mode_mean_tokens": "mean",
@@ -24,11 +24,11 @@ TYPE_KEYS, NORMALIZE_KEYS = ("pooling_type", "seq_pooling_type"), ("normalize", 
 
 
 def find_tasks(options: PlanOptions, card: ModelCard, checkpoint: Checkpoint) -> tuple[tuple[Task, ...], str]:
-    """The tasks that the model is run for, and why those.
+    """The tasks that the model serves, and why.
 
     Raises:
         UsageError: the options contradict each other.
-        ResolutionError: the model cannot do what they ask for.
+        ResolutionError: the model cannot do what they require.
     """
     runner, reason = _requested_runner(options, checkpoint)
     if runner == AUTO:
@@ -59,7 +59,7 @@ def find_tasks(options: PlanOptions, card: ModelCard, checkpoint: Checkpoint) ->
 
 
 def _requested_runner(options: PlanOptions, checkpoint: Checkpoint) -> tuple[str, str]:
-    """What is asked for: ``auto``, ``generate`` or ``pooling``, and who asks."""
+    """The requested runner (``auto``, ``generate`` or ``pooling``), and the option that requests it."""
     asked: dict[str, str] = {}
     if options.runner != AUTO:
         asked[f"--runner {options.runner}"] = options.runner
@@ -79,11 +79,12 @@ def _requested_runner(options: PlanOptions, checkpoint: Checkpoint) -> tuple[str
 def find_pooling(
     options: PlanOptions, card: ModelCard, checkpoint: Checkpoint, config: dict[str, Any], tasks: tuple[Task, ...]
 ) -> PoolingPlan | None:
-    """How vectors are made, by ``--pooler-config``, the files of sentence-transformers, and the model's card, in this order.
+    """How vectors are made, by ``--pooler-config``, the files of sentence-transformers, and the model's card, in this
+    order.
 
     Raises:
         UsageError: ``--pooler-config`` cannot be read; names the key.
-        ConfigError: the checkpoint asks for what is not built.
+        ConfigError: the checkpoint requires something that is not supported.
     """
     given = _pooler_config(options.pooler_config)
     if tasks == ("generate",):
@@ -125,7 +126,7 @@ def _modules_file(checkpoint: Checkpoint) -> Path:
 
 
 def _read_sentence_transformers(file: Path) -> dict[str, Any]:
-    """Pooling and normalisation as the files of sentence-transformers describe them."""
+    """Read pooling and normalisation from the files of sentence-transformers."""
     found: dict[str, Any] = {"normalize": False}
     for module in read_json(file, list):
         kind = str(module.get("type", "")).rpartition(".")[2] if isinstance(module, dict) else ""

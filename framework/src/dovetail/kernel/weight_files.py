@@ -1,4 +1,4 @@
-"""Which files of a folder a loader reads: by their names, and by what they begin with."""
+"""Finds the files of a folder that a loader reads: by their names, and by their first bytes."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from dovetail.api.cards import LoaderCard
 from dovetail.api.errors import CheckpointError
 
 POINTER = b"version https://git-lfs"
-"""What stands in place of a large file where Git LFS has not fetched it."""
+"""The beginning of a Git LFS pointer, which replaces a large file that was not fetched."""
 
 
 class WeightFiles:
-    """The files that a model reference led to.
+    """The files of a model reference.
 
     Args:
         path: a folder, or one file.
-        cards: of all loaders: a file that begins as those of one loader do is no other's, whatever its name.
+        cards: of all loaders. A file with the signature of one loader belongs to no other, whatever its name.
 
     Attributes:
         folder: where the files are.
@@ -40,8 +40,8 @@ class WeightFiles:
         self._beginnings: dict[str, bytes] = {}
 
     def of(self, card: LoaderCard) -> tuple[str, ...]:
-        """Names of the files that a loader reads, in order: those that match its patterns, whatever the case; or else those that
-        begin with one of its signatures.
+        """Names of the files that a loader reads, in order: those that match its patterns in any case, or else those
+        that begin with one of its signatures.
         """
         own = {signature.encode("latin-1") for signature in card.signatures}
         named = [n for n in self.names if matches(n, card.recognises) and not self._begins(n, self._signatures - own)]
@@ -76,5 +76,5 @@ class WeightFiles:
 
 
 def matches(name: str, patterns: Iterable[str]) -> bool:
-    """Whether a file's name matches one of the patterns, in capitals or not."""
+    """Whether a file's name matches one of the patterns, in upper or lower case."""
     return any(fnmatch.fnmatchcase(name.lower(), pattern.lower()) for pattern in patterns)

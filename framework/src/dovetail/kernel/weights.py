@@ -1,4 +1,4 @@
-"""For each stored type of a checkpoint: the format that reads it, and for each kind of layer the kernels that multiply it."""
+"""Selects, for each stored type of a checkpoint, the format that reads it, and the kernels for each kind of layer."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def find_weights(
     registry: Registry,
     warnings: list[str],
 ) -> tuple[WeightPlan, ...]:
-    """For each stored type: the format that reads it, and for each layer kind the kernels that multiply it."""
+    """For each stored type: the format that reads it, and for each kind of layer the kernels that multiply it."""
     quantization = config.get("quantization_config") or {}
     method = quantization.get("quant_method")
     offers = registry.offers(QuantFormatCard)
@@ -78,7 +78,9 @@ def find_weights(
 
 
 def _counts(type_: str) -> bool:
-    """Whether tensors of a type hold whole numbers or truth values: no weights unless a format packs them so."""
+    """Whether tensors of a type hold integers or booleans. They are not weights unless a format packs weights that
+    way.
+    """
     return type_.startswith(("int", "uint", "bool"))
 
 

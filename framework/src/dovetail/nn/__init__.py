@@ -1,4 +1,4 @@
-"""The shared blocks that models are written with, and the seams that quantization, attention and platforms plug into."""
+"""Building blocks for models, and the interfaces for quantization, attention and platforms."""
 
 from dovetail.nn.attention import Attention, AttentionBackend, AttentionSpec
 from dovetail.nn.blocks import GatedMLP, SelfAttention

@@ -1,9 +1,10 @@
 """A portable kernel for weights in the ``affine`` packing, from torch operations alone.
 
-The saving over the reference is in what is not done per element. Small codes share bytes by planes of a row (its first half in the low
-nibbles, its second half in the high ones), so that unpacking moves long runs; and the groups' minimums are never added to the weights but enter
-through a second, 1/group as large product with the groups' sums of activations. Everything is kept column by column, which is how products with few
-tokens read weights fastest, and spares libraries that want them so the turning:
+It is faster than the reference because it does less per element. Small codes are packed by planes of a row (the first
+half in the low nibbles, the second half in the high ones), so that unpacking works on long runs. The groups' minimums
+are not added to the weights; a second product, 1/group as large, multiplies them with the groups' sums of activations.
+Everything is stored column by column, because products with few tokens read weights fastest this way, and libraries
+that need this order do not have to transpose:
 
     y = sum_g scale_g * (codes_g · x_g) + sum_g min_g * sum(x_g)
 
@@ -24,7 +25,9 @@ SLICE = 1 << 21
 
 
 class AffineKernel(WeightKernel):
-    """Matrix product with up to 8-bit codes, kept at 2, 4 or 8 bits an element; exact but for the order of summation."""
+    """Matrix product with up to 8-bit codes, stored with 2, 4 or 8 bits per element; exact except for the order of
+    summation.
+    """
 
     def __init__(self, weight: StoredWeight, kind: LayerKind, device: torch.device, dtype: torch.dtype) -> None:
         packed: AffineWeight | None = weight.pack("affine")
@@ -78,7 +81,9 @@ class AffineKernel(WeightKernel):
 
 
 def _pack_codes(codes: Tensor, bits: int, offset: int) -> Tensor:
-    """Codes ``[N, K]``, of so many bits once ``offset`` is added → bytes ``[N, K * bits / 8]``, a part of the row in each bit field."""
+    """Codes ``[N, K]``, with ``bits`` bits after ``offset`` is added → bytes ``[N, K * bits / 8]``, a part of the
+    row in each bit field.
+    """
     if bits == 8:
         return codes.contiguous()
     first, *others = codes.split(codes.shape[1] * bits // 8, 1)
@@ -89,12 +94,14 @@ def _pack_codes(codes: Tensor, bits: int, offset: int) -> Tensor:
 
 
 def _transpose(numbers: Tensor | TwoLevelScales) -> Tensor | TwoLevelScales:
-    """Plain numbers ``[N, G]`` as ``[G, N]``; those in two levels as they are, since only their rows can be taken apart."""
+    """Transpose plain numbers ``[N, G]`` to ``[G, N]``. Numbers in two levels are unchanged, because only their rows
+    can be sliced.
+    """
     return numbers.t().contiguous() if isinstance(numbers, Tensor) else numbers
 
 
 def _floats(numbers: Tensor | TwoLevelScales, rows: slice, dtype: torch.dtype) -> Tensor:
-    """``[G, n]`` of what :func:`_transpose` gave."""
+    """Floats ``[G, n]`` from the result of :func:`_transpose`."""
     if isinstance(numbers, Tensor):
         return numbers[:, rows].float().to(dtype)
     return numbers[rows].float().to(dtype).t().contiguous()

@@ -1,4 +1,4 @@
-"""Attention layers, and the contract of attention backends.
+"""Attention layers, and the interface of attention backends.
 
 Letters: T tokens, H query heads, K key-value heads, D head dimension, C channels.
 """
@@ -18,7 +18,7 @@ from dovetail.nn.step import KVIndex, Step
 
 @dataclass(frozen=True)
 class AttentionSpec:
-    """What one layer asks of the backend, and what it keeps of the past. Layers of equal kind and window share block tables.
+    """The attention that one layer requires of the backend. Layers with the same kind and window share block tables.
 
     Attributes:
         scale: on the products of queries and keys.
@@ -46,7 +46,8 @@ class AttentionBackend(ABC):
         block_size: tokens in a block.
 
     Attributes:
-        batch_invariant: every token gets the same bits whatever else is computed beside it, and however its request was cut into chunks.
+        batch_invariant: a token's result is bitwise the same whatever else is in the batch, and however its request is
+            divided into chunks.
     """
 
     batch_invariant: bool = False
@@ -63,17 +64,20 @@ class AttentionBackend(ABC):
 
     @abstractmethod
     def allocate(self, spec: AttentionSpec, blocks: int) -> Any:
-        """A layer's cache of so many blocks; the engine hands it back to :meth:`forward` unread."""
+        """Allocate a layer's cache of this many blocks. The engine passes it to :meth:`forward` and does not read
+        it.
+        """
 
     def workspace_bytes(self, spec: AttentionSpec, tokens: int, length: int) -> int:
-        """Bytes that a step of so many new tokens takes beside q, k, v and the result, if no request is longer than ``length``. By default a float32
-        score for each new token and key.
+        """Bytes that a step of this many new tokens needs besides q, k, v and the result, if no request is longer
+        than ``length``. By default a float32 score for each new token and key.
         """
         return 4 * tokens * length
 
     def capture_lengths(self, max_len: int) -> tuple[int, ...]:
-        """Upper bounds of the sequence length, ascending and ending in ``max_len``, for each of which a decode step is captured as a graph of
-        its own. A kernel whose work follows the lengths on the device needs only the last; by default they double from 256.
+        """Upper bounds of the sequence length, ascending and ending in ``max_len``, for each of which a separate
+        decode graph is captured. A kernel whose work depends on the lengths on the device only needs the last; by
+        default they double from 256.
         """
         bounds = []
         bound = 256
@@ -84,9 +88,10 @@ class AttentionBackend(ABC):
 
     @abstractmethod
     def prepare(self, step: Step, index: KVIndex, specs: frozenset[AttentionSpec]) -> Any:
-        """Metadata of a step for one group's layers, made once before the first layer; kept as ``index.metadata``.
+        """Build a step's metadata for one group's layers. Called once, before the first layer; stored as
+        ``index.metadata``.
 
-        Where ``step.lengths`` is None the step is being captured: only tensors may be used, in shapes that follow from
+        If ``step.lengths`` is None, the step is being captured: only tensors may be used, in shapes that depend on
         ``step.max_query_len`` and ``step.max_seq_len``.
         """
 
@@ -94,14 +99,15 @@ class AttentionBackend(ABC):
     def forward(
         self, q: Tensor, k: Tensor, v: Tensor, cache: Any, step: Step, index: KVIndex, spec: AttentionSpec
     ) -> Tensor:
-        """Write the new keys and values of *all* requests into the cache, then attend: each token sees its request's tokens up to
-        itself. Requests of one step may share blocks, so that one reads in this very step what another has written.
+        """Write the new keys and values of *all* requests into the cache, then attend: each token sees its request's
+        tokens up to itself. Requests of one step may share blocks, so one request may read what another has written in
+        the same step.
 
         Args:
             q: ``[T, H, D]``.
             k, v: ``[T, K, D]``.
-            cache: what :meth:`allocate` gave for this layer; its slots ``index.slot_mapping`` are overwritten.
-            index: of the layer's group, with :attr:`KVIndex.work`.
+            cache: of this layer, from :meth:`allocate`; its slots ``index.slot_mapping`` are overwritten.
+            index: of the layer's group, with :attr:`KVIndex.metadata`.
 
         Returns:
             ``[T, H, D]`` in q's dtype.

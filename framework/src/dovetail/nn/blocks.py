@@ -19,7 +19,7 @@ class SelfAttention(nn.Module):
         bias: q, k and v have biases; see :data:`dovetail.nn.context.Bias`.
         out_bias: the output projection has one.
         scale: defaults to ``head_dim ** -0.5``.
-        interleaved: rotary pairs stand side by side.
+        interleaved: rotary pairs are adjacent channels.
         names: of q, k, v and output projection below ``name``.
     """
 

@@ -1,7 +1,7 @@
-"""What a model is built with: the Plan's decisions behind a few factory methods.
+"""The context that a model is built with: the Plan's decisions behind a few factory methods.
 
-Every factory takes checkpoint names, so a model's table from checkpoint names to parameters is the model itself, and it cannot
-disagree with the layers.
+Every factory takes checkpoint names. So the layers themselves define which checkpoint tensors the model needs, and the
+two cannot disagree.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from dovetail.nn.ops import Ops
 
 Assign = Callable[[Tensor], None]
 Bias = bool | Literal["optional"]
-"""Whether a layer has a bias; ``optional``: where the checkpoint brings one, for each part by itself."""
+"""Whether a layer has a bias; ``optional``: if the checkpoint has one, decided for each part."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class VectorSlot:
 
 @dataclass(frozen=True)
 class BiasSlot:
-    """A part's share of a layer's bias.
+    """One part of a layer's bias.
 
     Attributes:
         required: a checkpoint without it is refused; otherwise the part has none.
@@ -60,11 +60,12 @@ class Context:
         device, dtype: of activations.
         ops: the platform's operations.
         max_tokens: the longest sequence that will be run.
-        layers: checkpoint name of a weight (without its last component) → the layer that it is a part of.
+        layers: checkpoint name of a weight (without its last component) → its layer.
         vectors: checkpoint name of a plain tensor → where it goes.
-        ignored: endings of names of tensors that the model leaves out.
+        ignored: endings of names of tensors that the model ignores.
         attention_layers: in the order of creation, which is the order of their KV caches.
-        adapters: the LoRA slots of all linear layers, ``max_loras`` of them with ranks of up to ``max_lora_rank``; None for ``max_loras`` 0.
+        adapters: the LoRA slots of all linear layers, ``max_loras`` of them with ranks of up to ``max_lora_rank``; None
+            for ``max_loras`` 0.
     """
 
     def __init__(
@@ -93,7 +94,9 @@ class Context:
     def linear(
         self, parts: str | Mapping[str, int], in_features: int, out_features: int = 0, *, bias: Bias = False
     ) -> Linear:
-        """A linear layer, ``linear(name, in_features, out_features)``, or one whose parts stand apart in the checkpoint, ``linear({name: rows, …}, in_features)``."""
+        """A linear layer, ``linear(name, in_features, out_features)``, or one whose parts are separate tensors in
+        the checkpoint, ``linear({name: rows, …}, in_features)``.
+        """
         layer = Linear({parts: out_features} if isinstance(parts, str) else parts, in_features)
         self._claim(layer)
         if self.adapters is not None:
@@ -109,7 +112,7 @@ class Context:
         return layer
 
     def head(self, name: str, in_features: int, out_features: int, *, tied: Embedding | None = None) -> Head:
-        """The output head; with ``tied`` it shares that table unless the checkpoint brings one of its own."""
+        """The output head. With ``tied`` it shares that table unless the checkpoint has a weight for it."""
         layer = Head({name: out_features}, in_features, tied)
         self._claim(layer)
         return layer
@@ -133,12 +136,14 @@ class Context:
         required: bool = True,
         dtype: torch.dtype | None = None,
     ) -> None:
-        """Expect a plain tensor by its whole checkpoint name; the arguments are those of :class:`VectorSlot`."""
+        """Require a plain tensor by its full checkpoint name; the arguments are those of :class:`VectorSlot`."""
         assert name not in self.vectors, f"{name} is expected twice"
         self.vectors[name] = VectorSlot(shape, assign, required, dtype)
 
     def ignore(self, *endings: str) -> None:
-        """Leave out tensors whose names end so: buffers that old checkpoints saved although the model computes them."""
+        """Ignore checkpoint tensors whose names end with one of these, such as buffers that old checkpoints saved
+        although the model computes them.
+        """
         self.ignored += endings
 
     def _claim(self, layer: WeightLayer) -> None:

@@ -19,7 +19,7 @@ SLICE_BYTES = 4 << 20
 
 
 class DenseWeight(StoredWeight):
-    """A matrix kept as a plain tensor."""
+    """A matrix stored as a plain tensor."""
 
     def __init__(self, data: Tensor, type: str) -> None:
         self.data = data  # [N, K]

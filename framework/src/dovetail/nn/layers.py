@@ -1,4 +1,4 @@
-"""Layers whose weights are quantized, sharded and multiplied as the Plan says, without the model's knowing.
+"""Layers whose weights are quantized, sharded and multiplied as the Plan says; the model's code does not depend on it.
 
 Letters: T tokens, N output features, K input features, V vocabulary.
 """
@@ -19,7 +19,8 @@ MakeKernel = Callable[[StoredWeight, LayerKind], WeightKernel]
 
 
 class WeightLayer(nn.Module):
-    """A layer with one weight, in one or several parts that stand apart in the checkpoint (such as q, k and v).
+    """A layer with one weight, in one or several parts that are separate tensors in the checkpoint (such as q, k and
+    v).
 
     Built empty; :class:`dovetail.nn.loading.WeightReader` fills it and calls :meth:`finish`.
 
@@ -41,7 +42,7 @@ class WeightLayer(nn.Module):
         self.bias: Tensor | None = None
 
     def finish(self, weights: list[StoredWeight], make_kernel: MakeKernel) -> None:
-        """Join the parts where their format can, and give each joined weight its kernel."""
+        """Join the parts if their format supports it, and create each joined weight's kernel."""
         joined = weights[0].join(weights) if len(weights) > 1 else None
         self.kernels = [make_kernel(w, self.kind) for w in ([joined] if joined is not None else weights)]
 
@@ -54,7 +55,7 @@ class Linear(WeightLayer):
     """``x @ w.T + bias``: ``[T, K]`` → ``[T, N]``, the parts' outputs side by side.
 
     Attributes:
-        lora: what adapters add to the product, however the weight itself is stored; None where the engine was started without them.
+        lora: adds the adapters' products, for weights of any format; None if the engine was started without LoRA.
     """
 
     lora: StackedLayerAdapters | None = None

@@ -1,4 +1,4 @@
-"""Tensors in checkpoints that are no part of a model: buffers that it computes itself, and what trainers leave behind."""
+"""Checkpoint tensors that are not part of a model: buffers that it computes itself, and leftovers of training."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BUFFERS = re.compile(
     r"|position_ids|token_type_ids|masked_bias|causal_mask|attn_mask|attention_mask|num_batches_tracked)$"
 )
 MASKS = re.compile(r"(?:^|\.)(?:attn|attention|self_attn|self_attention)\.bias$")
-"""Older attention layers call their causal mask so. A bias has one dimension, a mask has two or more."""
+"""A name that old attention layers use for their causal mask. A bias has one dimension, a mask has two or more."""
 OF_TRAINERS = {
     "heads of trainers": re.compile(
         r"^(?:model\.|pretrained_model\.)?(?:v_head|value_head|reward_head|critic|critic_head|q_heads?|ilql_heads|score|classifier)\."
@@ -29,7 +29,7 @@ OF_TRAINERS = {
 WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 """Parts of names that come from the wrappers of parallel and compiled training."""
 MOST_NAMES = 3
-"""So many names of a kind are told."""
+"""Maximum number of names of a kind in the log."""
 
 
 def without_wrappers(name: str) -> str:
@@ -38,7 +38,7 @@ def without_wrappers(name: str) -> str:
 
 
 class Leftovers:
-    """Collects what is left out of a checkpoint.
+    """Collects the ignored tensors of a checkpoint.
 
     Attributes:
         names: kind of leftover → names of its tensors in the checkpoint.
@@ -48,11 +48,11 @@ class Leftovers:
         self.names: dict[str, list[str]] = {}
 
     def take(self, name: str, tensor: LazyTensor, ignored: Iterable[str] = ()) -> bool:
-        """Whether a tensor that the model does not expect may be left out; then it is remembered.
+        """Whether a tensor that the model does not expect may be ignored. If so, its name is recorded.
 
         Args:
             name: in Hugging Face's spelling.
-            ignored: endings of names that the model itself leaves out.
+            ignored: endings of names that the model itself ignores.
         """
         kind = self._kind(without_wrappers(name), tensor, ignored)
         if kind is not None:
@@ -60,7 +60,7 @@ class Leftovers:
         return kind is not None
 
     def log(self) -> None:
-        """Name all of them in one line, as a warning if somebody may have wanted them."""
+        """Log all of them in one line, as a warning if a user may need them."""
         if not self.names:
             return
         parts = []

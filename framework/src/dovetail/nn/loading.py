@@ -1,4 +1,4 @@
-"""From lazy tensors to finished layers: all names and shapes are checked before the first weight is read."""
+"""Loads lazy tensors into layers. All names and shapes are checked before the first weight is read."""
 
 from __future__ import annotations
 
@@ -56,11 +56,11 @@ class WeightReader:
         self.plain: dict[str, LazyTensor] = {}
         self.leftovers = Leftovers()
         self.used: dict[str, int] = {}
-        """Kernel name → layers that it serves, for the log."""
+        """Kernel name → number of layers that it serves, for the log."""
 
     def expected(self) -> dict[str, tuple[int, ...]]:
-        """The tensors that the model cannot do without, by Hugging Face name, with their shapes: of each weight the matrix ``(N, K)`` that it is
-        when nothing is quantized.
+        """The required tensors by Hugging Face name, with their shapes. For a weight it is the shape ``(N, K)``
+        without quantization.
         """
         ctx = self.ctx
         shapes: dict[str, tuple[int, ...]] = {
@@ -72,10 +72,10 @@ class WeightReader:
         return shapes | {name: slot.shape for name, slot in ctx.vectors.items() if slot.required}
 
     def load(self, tensors: Iterable[LazyTensor], progress: Progress | None = None) -> None:
-        """Assign everything.
+        """Load all tensors.
 
         Raises:
-            CheckpointError: tensors are missing, unexpected or misshapen; all of them are named, at once.
+            CheckpointError: tensors are missing, unexpected or misshapen; the error names all of them.
         """
         self._sort(tensors)
         sizes = self._sizes()
@@ -98,7 +98,7 @@ class WeightReader:
         self.plain.clear()
 
     def _sizes(self) -> dict[WeightLayer, int]:
-        """Layer → elements of its weights in the checkpoint; none for a head that is tied."""
+        """Layer → number of elements of its weights in the checkpoint; 0 for a tied head."""
         sizes = dict.fromkeys(self.ctx.layers.values(), 0)
         for name, layer in self.ctx.layers.items():
             sizes[layer] += sum(math.prod(lazy.shape) for lazy in self.weights.get(name, {}).values())
@@ -132,7 +132,7 @@ class WeightReader:
             )
 
     def _take(self, name: str, lazy: LazyTensor, components: Container[str]) -> bool:
-        """Keep a tensor that the model expects under that name, and has not got yet."""
+        """Take a tensor if the model expects this name and does not have it yet."""
         owner, _, component = name.rpartition(".")
         if name in self.ctx.vectors or name in self.ctx.biases:
             place, key = self.plain, name
@@ -221,7 +221,7 @@ class WeightReader:
         layer.bias = self._bias(layer)
 
     def _bias(self, layer: WeightLayer) -> torch.Tensor | None:
-        """The biases of a layer's parts side by side, zeros for a part without one; None if no part has one."""
+        """The concatenated biases of a layer's parts, zeros for a part without one; None if no part has one."""
         names = {f"{part}.bias": rows for part, rows in layer.parts.items()}
         if not any(name in self.ctx.biases and name in self.plain for name in names):
             return None

@@ -1,13 +1,16 @@
-"""LoRA adapters on the device (Hu et al., 2021): several at once, each in a slot, and each token with the one that it asked for.
+"""LoRA adapters on the device (Hu et al., 2021): several at once, each in a slot, and each token with the adapter of
+its request.
 
-A layer keeps the adapters of all slots side by side, so that two products of fixed shape serve a batch in which every token has another adapter:
+A layer concatenates the adapters of all slots, so that two products of fixed shape serve a batch in which every token
+may have another adapter:
 
     h = x @ A.T        all adapters' inner values, of which each token keeps those of its own slot and zeros the others
     y = x @ W.T + h @ B.T
 
-Nothing depends on which slots are in use, so nothing is decided on the host, and a graph that was captured once stays right when an adapter changes.
-The price is S times the inner values that a token needs. Ranks are small beside the layer: with 4 slots of rank 16 and 4096 channels the products add
-8 % to a fused qkv, and a step without any adapter does none of this.
+Nothing depends on which slots are in use. So nothing is decided on the host, and a captured graph stays valid when an
+adapter changes. The price is S times the inner values that a token needs. Ranks are small beside the layer: with 4
+slots of rank 16 and 4096 channels the products add 8 % to a fused qkv, and a step without any adapter does none of
+this.
 
 Letters: T tokens, S slots, P parts of a layer, R padded rank of a slot, K input features, N output features.
 """
@@ -26,20 +29,23 @@ if TYPE_CHECKING:
     from dovetail.nn.step import Step
 
 ALIGNMENT = 16
-"""Ranks are padded to a multiple of this, with zeros. Vectorised products group the columns that they sum by places, so an adapter's sums keep their
-order in every slot only if all slots begin at such a boundary: with float16 on a CPU, 16 is enough and 8 is not."""
+"""Ranks are padded to a multiple of this, with zeros. Vectorised products group the columns that they sum by
+position, so an adapter's sums have the same order in every slot only if all slots begin at such a boundary: with
+float16 on a CPU, 16 is enough and 8 is not.
+"""
 
 AdapterWeights = Mapping[str, tuple[Tensor, Tensor]]
 """An adapter on the host: name of a layer's part → A ``[r, K]`` and B ``[N, r]``, in the activations' dtype, with the scaling folded into B."""
 
 
 class StackedLayerAdapters:
-    """One layer's adapters, those of all slots.
+    """One layer's adapters, of all slots.
 
-    Each part of a fused layer (q, k and v, say) has an A and a B of its own, so B is zero where one part's inner values meet another part's rows.
+    Each part of a fused layer (such as q, k and v) has its own A and B, so B is zero where one part's inner values meet
+    another part's rows.
 
     Args:
-        stacks: all layers', which say what each token selects.
+        stacks: of all layers; they hold the slot of each token.
         parts: name → rows.
         columns: K.
     """
@@ -54,7 +60,9 @@ class StackedLayerAdapters:
         self.b = torch.empty(rows, *inner, device=stacks.device, dtype=stacks.dtype).zero_()  # [N, S, P, R]
 
     def add(self, out: Tensor, x: Tensor) -> Tensor:
-        """``out`` ``[T, N]`` with each token's adapter for x ``[T, K]``; ``out`` itself where the step has none."""
+        """Add each token's adapter product of x ``[T, K]`` to ``out`` ``[T, N]``. Returns ``out`` itself if the step
+        has no adapter.
+        """
         unselected = self.stacks.unselected
         if unselected is None:
             return out
@@ -65,7 +73,9 @@ class StackedLayerAdapters:
         return out + linear(inner, self.b.flatten(1))
 
     def write(self, slot: int, weights: AdapterWeights) -> None:
-        """Replace what a slot (from 0) holds; parts that ``weights`` lacks become zero, and so does what is left of the rank."""
+        """Replace the adapter in a slot (from 0). Parts that ``weights`` lacks become zero, as does the padding of
+        the rank.
+        """
         self.a[slot].zero_()
         self.b[:, slot].zero_()
         start = 0
@@ -110,13 +120,15 @@ class StackedAdapters:
         return layer
 
     def begin_step(self, step: Step) -> None:
-        """Take up a step's adapters, once for all layers. Where the forward pass is captured as a graph, this belongs into the graph."""
+        """Set a step's adapters, once for all layers. If the forward pass is captured as a graph, this call must be
+        in the graph.
+        """
         chosen = step.adapters
         self.unselected = None if chosen is None else (chosen[:, None] != self._numbers)[:, :, None]  # [T, S, 1]
 
     @torch.inference_mode()
     def write(self, slot: int, weights: AdapterWeights) -> None:
-        """Replace what a slot holds, behind all work that is queued on the device already.
+        """Replace the adapter in a slot, after all work that is already queued on the device.
 
         Args:
             slot: from 1, as in :attr:`dovetail.nn.Step.adapters`.

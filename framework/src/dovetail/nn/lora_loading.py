@@ -1,7 +1,8 @@
-"""A LoRA adapter as PEFT saves it, checked against a model and read.
+"""Reads a LoRA adapter as PEFT saves it, and checks it against a model.
 
-Its tensors are named ``base_model.model.<module>.lora_A.weight`` ``[r, K]`` and ``….lora_B.weight`` ``[N, r]``, by the module's Hugging Face name
-whatever container the model came in. All that does not fit is reported at once, before the first value is read.
+Its tensors are named ``base_model.model.<module>.lora_A.weight`` ``[r, K]`` and ``….lora_B.weight`` ``[N, r]``, by the
+module's Hugging Face name, whatever the model's container. All mismatches are reported at once, before the first value
+is read.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ UNSUPPORTED_KEYS = {
     "alora_invocation_tokens": "activation by tokens of the prompt (aLoRA)",
     "use_qalora": "QALoRA's pooled inputs",
 }
-"""Keys of ``adapter_config.json`` that ask for more than low-rank matrices added to linear layers, and what for."""
+"""Keys of ``adapter_config.json`` for features beyond low-rank matrices on linear layers, and the feature of each."""
 
 WEIGHT_CHANGING_INITS = ("pissa", "olora", "corda", "loftq", "lora_ga")
 """Initialisations that change the model's own weights. (PEFT writes true instead when it converts the result to plain LoRA.)"""
@@ -80,11 +81,11 @@ class LoraConfig(BaseModel):
 
 @dataclass(frozen=True)
 class LoraTargets:
-    """What an adapter can be made for.
+    """The layers of a model that an adapter can change.
 
     Attributes:
         linear: name of each part of a linear layer → its (rows, columns).
-        other: names of layers that take no adapter.
+        other: names of layers that do not support adapters.
         rank: the highest.
         dtype: of the activations.
     """
@@ -96,7 +97,7 @@ class LoraTargets:
 
     @classmethod
     def of(cls, ctx: Context) -> LoraTargets:
-        """Those of a model that was built with slots."""
+        """The targets of a model that was built with slots."""
         assert ctx.adapters is not None
         linear = {n: (layer.parts[n], layer.columns) for n, layer in ctx.layers.items() if layer.kind == "linear"}
         return cls(linear, frozenset(ctx.layers.keys() - linear.keys()), ctx.adapters.rank, ctx.dtype)
@@ -116,12 +117,13 @@ def read_adapter(
     """Read an adapter for a model.
 
     Args:
-        label: what to call it in errors.
+        label: the adapter's name in errors.
         config: its ``adapter_config.json``.
         targets: the model's.
 
     Raises:
-        RequestError: it is no LoRA adapter for this model, does more than the slots can do, or is damaged; every reason is given.
+        RequestError: it is not a LoRA adapter for this model, uses unsupported features, or is damaged; with every
+            reason.
     """
     parsed, faults = _read_config(config)
     pairs, others = _sort(tensors)
@@ -144,7 +146,7 @@ def read_adapter(
 
 
 def _read_config(config: Mapping[str, Any]) -> tuple[LoraConfig, list[str]]:
-    """What the matrices are scaled by, and everything in the configuration that is not served."""
+    """The scale of the matrices, and every unsupported setting of the configuration."""
     faults = []
     kind = config.get("peft_type")
     if kind != "LORA":

@@ -1,4 +1,4 @@
-"""The bases of models."""
+"""Base classes of models."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from dovetail.nn.step import Step
 
 
 class PoolingModel(nn.Module):
-    """A model that maps a step's tokens to hidden states, of which the engine makes one vector a prompt.
+    """A model that maps a step's tokens to hidden states. The engine pools them to one vector for each prompt.
 
-    A subclass takes ``(config, ctx)`` and builds its layers through ``ctx``. It neither loads weights, nor asks for devices, nor knows of
-    quantization or sharding. Which hidden states stand for a prompt, and whether the vector is normalised, is the Plan's business
-    (:attr:`dovetail.api.ModelCard.pooling` is the model's own say), and so are prompts that are computed in chunks. That is all that embeddings need.
+    A subclass takes ``(config, ctx)`` and builds its layers with ``ctx``. Its code does not load weights, and does not
+    depend on devices, quantization or sharding. The Plan says which hidden states are pooled and whether the vector is
+    normalised (:attr:`dovetail.api.ModelCard.pooling` is the model's default), and the engine handles prompts that are
+    computed in chunks. Embeddings need nothing more.
     """
 
     def forward(self, step: Step) -> Tensor:
@@ -21,15 +22,19 @@ class PoolingModel(nn.Module):
         raise NotImplementedError
 
     def pooled_logits(self, pooled: Tensor) -> Tensor:
-        """What the model's own head makes of vectors, not normalised, in the dtype of activations: ``[P, C]`` → ``[P, K]``.
+        """The logits of the model's own head for pooled vectors, which are not normalised, in the dtype of activations:
+        ``[P, C]`` → ``[P, K]``.
 
-        Only models whose card claims ``classify``, with K labels, or ``score``, with K = 1, have this. The engine makes probabilities of them.
+        Only models whose card claims ``classify``, with K labels, or ``score``, with K = 1, have this. The engine
+        converts logits to probabilities.
         """
         raise NotImplementedError
 
 
 class CausalLM(PoolingModel):
-    """A decoder that also maps hidden states to logits. A subclass sets :attr:`head`; vectors can be had of it without more."""
+    """A decoder that also maps hidden states to logits. A subclass sets :attr:`head`. It can also serve embeddings
+    without further code.
+    """
 
     head: Head
 

@@ -1,7 +1,7 @@
-"""Operations that a device may do better, by name, each with its slow and obvious reference.
+"""Operations that a platform can replace with faster ones, by name, each with a slow and simple reference.
 
-Models and the engine call these through an :class:`Ops` object and never ask which device they are on; a platform
-replaces the ones it has (:meth:`dovetail.nn.Platform.operations`), and the rest run the reference.
+Models and the engine call these through an :class:`Ops` object and never check the device. A platform replaces some of
+them (:meth:`dovetail.nn.Platform.operations`); the others run the reference.
 
 Letters: T tokens, H heads, D head dimension, C channels.
 """
@@ -37,7 +37,7 @@ def rope(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool = False) -> Tens
     Args:
         x: ``[T, H, D]``.
         cos, sin: ``[T, R]``, ``2 * R <= D``; taken in x's dtype.
-        interleaved: channels ``2i`` and ``2i + 1`` turn together; otherwise ``i`` and ``i + R``.
+        interleaved: channels ``2i`` and ``2i + 1`` are rotated together; otherwise ``i`` and ``i + R``.
 
     Returns:
         ``[T, H, D]`` in x's dtype; channels past ``2 * R`` are unchanged.
@@ -72,7 +72,9 @@ def linear(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def lay_out(weight: Tensor) -> Tensor:
-    """A weight ``[N, K]`` that is kept, in the order in memory in which ``linear`` takes it best; the same numbers in the same shape."""
+    """The weight ``[N, K]`` with the memory layout (strides) that ``linear`` is fastest with. Values and shape are
+    unchanged.
+    """
     return weight
 
 
@@ -82,7 +84,7 @@ REFERENCES: dict[str, Callable[..., Any]] = {
 
 
 class Ops:
-    """The operations as one platform does them.
+    """The operations of one platform.
 
     Args:
         claimed: name → implementation with the reference's signature.

@@ -1,4 +1,4 @@
-"""What the engine needs to know of a device, and how it works beside it."""
+"""What the engine must know about a device, and how it exchanges data with it."""
 
 from __future__ import annotations
 
@@ -21,32 +21,41 @@ class Memory:
 
 
 class Platform(ABC):
-    """A device: its facts, how data reaches it, and the operations that it does better than the reference."""
+    """A device: its properties, how data is copied to and from it, and the operations that it does faster than the
+    reference.
+    """
 
     device: torch.device
     asynchronous: bool = False
-    """Whether work is queued, so that a call returns before its result is there. The engine then prepares the next step meanwhile."""
+    """Whether work is queued, so that a call returns before its result is ready. The engine then prepares the next
+    step meanwhile.
+    """
     supports_graphs: bool = False
     """Whether :meth:`capture` records graphs."""
     sorts_fast: bool = False
-    """Whether it sorts a vocabulary faster than it makes histograms of it."""
+    """Whether sorting the vocabulary is faster than computing histograms on this device (chooses the sampling
+    method).
+    """
     batch_invariant: bool = False
-    """Whether every token gets the same bits whatever else is computed beside it: each operation's result for a row follows from that row alone."""
+    """Whether a token's result is bitwise the same whatever else is in the batch: each operation's result for a row
+    only depends on that row.
+    """
 
     @abstractmethod
     def memory(self) -> Memory: ...
 
     @abstractmethod
     def kv_cache_bytes(self, utilization: float, reserved: int) -> int:
-        """Bytes to give to the KV cache, once the weights are loaded.
+        """Bytes for the KV cache, after the weights are loaded.
 
         Args:
-            utilization: the share of the device's memory that the engine may use in all (``--gpu-memory-utilization``).
-            reserved: bytes that activations and graphs will need beside it.
+            utilization: the share of the device's memory that the engine may use in total
+                (``--gpu-memory-utilization``).
+            reserved: bytes that activations and graphs will need in addition.
         """
 
     def operations(self) -> Mapping[str, Callable[..., Any]]:
-        """Operations of :mod:`dovetail.nn.ops` that this device does itself, by name."""
+        """This platform's own implementations of operations of :mod:`dovetail.nn.ops`, by name."""
         return {}
 
     def describe(self) -> str:
@@ -54,20 +63,20 @@ class Platform(ABC):
         return str(self.device)
 
     def upload(self, values: np.ndarray) -> Tensor:
-        """A copy on the device, without waiting for it. The array may be written to as soon as this returns, unless the device is the host's own
-        memory: then the tensor shares it.
+        """Copy an array to the device, without waiting. The array may be written to when this returns, unless the
+        device uses the host's memory: then the tensor shares it.
         """
         return torch.from_numpy(values).to(self.device)
 
     def fetch(self, values: Tensor) -> Callable[[], np.ndarray]:
-        """Begin to copy a tensor to the host; the returned function waits until it is there."""
+        """Start to copy a tensor to the host. The returned function waits for the copy and returns it."""
         return values.numpy
 
     def capture(self, work: Callable[[], None]) -> Callable[[], None]:
-        """Record what ``work`` does on the device; each call of the result does it again, on the same tensors. ``work`` may be run several
-        times for that. Only called where :attr:`supports_graphs` is true.
+        """Record what ``work`` does on the device. Each call of the result repeats it on the same tensors. ``work``
+        may be called several times for the recording. Only called if :attr:`supports_graphs` is true.
         """
         return work
 
     def release(self) -> None:  # noqa: B027 - most have nothing to do
-        """Give freed memory back to the system or the device."""
+        """Return freed memory to the system or the device."""

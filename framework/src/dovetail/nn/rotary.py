@@ -1,7 +1,8 @@
-"""Rotary position embeddings with every published scaling that changes frequencies alone.
+"""Rotary position embeddings, with every published scaling that only changes frequencies.
 
-Sources: Su et al. 2021 (RoPE); position interpolation, Chen et al. 2023 (``linear``); NTK-aware scaling (``dynamic``); Peng et al. 2023 (``yarn``);
-bands of wavelengths that are stretched or kept (``llama3``); Ding et al. 2024 (``longrope``). The keys are those of ``rope_parameters`` / ``rope_scaling`` in Hugging Face configurations.
+Sources: Su et al. 2021 (RoPE); position interpolation, Chen et al. 2023 (``linear``); NTK-aware scaling (``dynamic``);
+Peng et al. 2023 (``yarn``); bands of wavelengths that are stretched or kept (``llama3``); Ding et al. 2024
+(``longrope``). The keys are those of ``rope_parameters`` / ``rope_scaling`` in Hugging Face configurations.
 """
 
 from __future__ import annotations
@@ -25,18 +26,19 @@ class Rope:
 
 ROPE_TYPES = ("default", "linear", "dynamic", "yarn", "llama3", "longrope")
 OTHER_NAMES = {"su": "longrope"}
-"""What older configurations call a type."""
+"""Names of types in older configurations."""
 
 
 class Rotary(nn.Module):
-    """The angles of a model's positions, computed once a step and shared by its layers.
+    """The angles of a model's positions, computed once per step and shared by its layers.
 
     Args:
         dim: rotated channels of a head (R is half of it).
         theta: base.
         scaling: the configuration's scaling object; its ``rope_type`` is one of :data:`ROPE_TYPES`.
         max_position: the context length that the model was trained for.
-        max_tokens: the longest sequence that it will see here (``dynamic`` stretches to it, ``longrope`` chooses its factors by it).
+        max_tokens: the longest sequence of the engine (``dynamic`` scales to it, ``longrope`` chooses its factors by
+            it).
     """
 
     def __init__(
@@ -48,7 +50,7 @@ class Rotary(nn.Module):
         self.inverse: Tensor  # [R]
 
     def divide_frequencies(self, factors: Tensor) -> None:
-        """Divide the frequencies by factors ``[R]`` that a checkpoint brings ready-made."""
+        """Divide the frequencies by factors ``[R]`` from a checkpoint."""
         self.inverse = self.inverse / factors.to(self.inverse)
 
     def forward(self, positions: Tensor, dtype: torch.dtype) -> Rope:
@@ -104,7 +106,7 @@ def _yarn(
     trained = float(scaling.get("original_max_position_embeddings") or max_position)
 
     def channel(turns: float) -> float:
-        """The channel pair that makes so many full turns over the trained length."""
+        """The channel pair that makes this many full turns over the trained length."""
         return dim * math.log(trained / (turns * 2 * math.pi)) / (2 * math.log(theta))
 
     first, last = channel(float(scaling.get("beta_fast") or 32)), channel(float(scaling.get("beta_slow") or 1))
@@ -127,7 +129,9 @@ def _yarn(
 
 
 def _longrope(base: Tensor, scaling: Mapping[str, Any], max_position: int, max_tokens: int) -> tuple[Tensor, float]:
-    """One divisor for each frequency: of two lists, that for the lengths which will be seen. Without lists the checkpoint brings them."""
+    """One divisor for each frequency, from the list for short or for long contexts. Without lists, the checkpoint
+    contains the divisors.
+    """
     original = int(scaling.get("original_max_position_embeddings") or max_position)
     divisors = scaling.get("long_factor" if max_tokens > original else "short_factor")
     inverse = base if divisors is None else base / torch.tensor(divisors, dtype=torch.float32)

@@ -1,4 +1,4 @@
-"""The contract between formats, which keep weights, and kernels, which multiply them.
+"""The interface between formats (which store weights) and kernels (which multiply with them).
 
 Letters: N rows (output features, or vocabulary), K columns (input features), G groups in a row, T tokens.
 """
@@ -20,10 +20,11 @@ from dovetail.nn.ops import Ops
 
 @dataclass(frozen=True)
 class TwoLevelScales:
-    """Numbers ``[N, G]`` in two levels: small integers, times a number that neighbours in a row share.
+    """Scales ``[N, G]`` in two levels, as in GGUF's K-quants: small integers, multiplied by one float per group of
+    neighbours in a row.
 
-    It is sliced by rows, moved and turned into floats as a tensor is. Formats with small groups keep their scales so, which takes a
-    quarter of float32.
+    It supports slicing by rows, ``to`` and ``float``, as a tensor does. Formats with small groups store their scales
+    this way, which takes a quarter of the memory of float32.
 
     Attributes:
         units: float16 or float32 ``[N, S]``, S a divisor of G.
@@ -57,13 +58,13 @@ class TwoLevelScales:
 class AffineWeight:
     """The packing ``affine``: ``w[n, k] = scales[n, k // group] * codes[n, k] + mins[n, k // group]``.
 
-    Most integer formats can be written so, exactly, which lets one kernel serve them all.
+    Most integer formats can be converted to it exactly, so one kernel serves all of them.
 
     Attributes:
         codes: uint8 or int8 ``[N, K]``, one code an element.
         scales: ``[N, G]``, float32 or float16, or in two levels.
         mins: ``[N, G]`` likewise, or None for zero.
-        bits: the codes fit in so many bits: from 0 up if uint8, two's complement if int8.
+        bits: the codes fit in this many bits: unsigned if uint8, two's complement if int8.
         group: columns that share a scale; ``G * group == K``.
     """
 
@@ -75,7 +76,7 @@ class AffineWeight:
 
 
 class StoredWeight(ABC):
-    """A matrix ``[N, K]`` as its format keeps it in memory.
+    """A matrix ``[N, K]`` as its format stores it in memory.
 
     Attributes:
         shape: ``(N, K)``.
@@ -87,7 +88,7 @@ class StoredWeight(ABC):
 
     @abstractmethod
     def rows(self, start: int, stop: int, dtype: torch.dtype) -> Tensor:
-        """Dequantized rows ``[stop - start, K]``: the reference that every kernel is compared with."""
+        """Dequantized rows ``[stop - start, K]``: the reference for every kernel."""
 
     @abstractmethod
     def take(self, ids: Tensor, dtype: torch.dtype) -> Tensor:
@@ -99,12 +100,14 @@ class StoredWeight(ABC):
 
     @abstractmethod
     def to(self, device: torch.device) -> StoredWeight:
-        """The same weight on a device; this one, if it is there."""
+        """The same weight on a device; the object itself if it is already there."""
 
     @classmethod
     @abstractmethod
     def join(cls, parts: Sequence[StoredWeight]) -> StoredWeight | None:
-        """One weight with the rows of all parts in order, or None if they must stay apart (say, of different types)."""
+        """One weight with the rows of all parts in order, or None if they cannot be joined (for example, different
+        types).
+        """
 
     @property
     @abstractmethod
@@ -117,7 +120,7 @@ class StoredWeight(ABC):
         return None
 
     def dense(self, dtype: torch.dtype) -> Tensor:
-        """The whole matrix ``[N, K]``, dequantized. For tests and tools: the engine never holds one."""
+        """The whole matrix ``[N, K]``, dequantized. For tests and tools; the engine never makes one."""
         return self.rows(0, self.shape[0], dtype)
 
 
@@ -129,15 +132,16 @@ class QuantFormat(ABC):
     """
 
     components: tuple[str, ...] = ("weight",)
-    """Suffixes of the tensors that make up one weight: ``model.layers.0.mlp.up_proj.`` + each. The first one's stored type is
-    the one that the format's card lists."""
+    """Suffixes of the tensors of one weight: ``model.layers.0.mlp.up_proj.`` + each. The first tensor's stored type
+    is the one in the format's card.
+    """
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         self.config = config
 
     @abstractmethod
     def load(self, tensors: Mapping[str, LazyTensor], device: torch.device, dtype: torch.dtype) -> StoredWeight:
-        """Read one weight, whose components are all there.
+        """Read one weight. All of its components exist.
 
         Args:
             dtype: of the activations; formats of full-precision weights convert to it.
@@ -154,25 +158,28 @@ class QuantFormat(ABC):
 class WeightKernel(ABC):
     """Multiplies by one weight.
 
-    For the kinds ``linear`` and ``head``, :meth:`__call__` maps x ``[T, K]`` to ``x @ w.T`` ``[T, N]``; for ``embedding`` it maps
-    ids ``[T]`` to rows ``[T, K]``. The kernel may repack the weight once, and should then hold no reference to the original.
+    For the kinds ``linear`` and ``head``, :meth:`__call__` maps x ``[T, K]`` to ``x @ w.T`` ``[T, N]``; for
+    ``embedding`` it maps ids ``[T]`` to rows ``[T, K]``. The kernel may repack the weight once, and should then not
+    keep a reference to the original.
 
     Attributes:
-        ops: the platform's operations, set by whoever loads the weight; until then the references.
+        ops: the platform's operations, set by the loader of the weight; until then the references.
     """
 
     ops: Ops = Ops()
 
     @classmethod
     def unsupported_reason(cls, weight: StoredWeight, kind: LayerKind) -> str | None:
-        """Why this weight is not for this kernel (its shape, say), or None. The next kernel in the Plan is asked then."""
+        """The reason why this kernel cannot take this weight (for example its shape), or None. With a reason, the
+        next kernel of the Plan is tried.
+        """
         return None
 
     @abstractmethod
     def __init__(self, weight: StoredWeight, kind: LayerKind, device: torch.device, dtype: torch.dtype) -> None: ...
 
     def process_after_loading(self) -> None:
-        """Called once, when :attr:`ops` is set and before the first product."""
+        """Called once after loading: :attr:`ops` is set, and no product was computed yet."""
         return
 
     @abstractmethod
@@ -181,4 +188,4 @@ class WeightKernel(ABC):
     @property
     @abstractmethod
     def nbytes(self) -> int:
-        """Memory that the kernel's form of the weight takes."""
+        """Memory of the weight as the kernel stores it."""

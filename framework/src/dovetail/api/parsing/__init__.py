@@ -1,8 +1,9 @@
-"""What keeps a parser short: reading text that arrives in pieces, and the shapes that most notations have.
+"""Helpers that keep parsers short: a reader of text that arrives in pieces, and base classes for the most common
+formats.
 
-A parser's ``read`` is a generator, written as if the whole output were there: it asks a :class:`Reader` for what comes next, yields events, and
-yields None where it has to wait for more. So one program serves streams and whole answers. All of it takes time in proportion to the output's length,
-however the output is cut.
+A parser's ``read`` is a generator, written as if the whole output were there: it asks a :class:`Reader` for what comes
+next, yields events, and yields None if it must wait for more text. So one program serves streams and whole outputs.
+Parsing takes time proportional to the output's length, however the output is cut.
 """
 
 from dovetail.api.parsing.calls import JsonToolParser, StreamingToolParser

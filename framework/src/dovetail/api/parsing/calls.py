@@ -31,7 +31,9 @@ class StreamingToolParser(ToolParser):
 
     @abstractmethod
     def read(self) -> EventGenerator[None]:
-        """Read ``self.reader`` to its end; yields events, and None where it waits. White space about calls is dropped from what it yields."""
+        """Read all of ``self.reader``. Yields events, and None when more text is needed. White space around calls is
+        dropped from the events.
+        """
 
     def feed(self, text: str) -> Iterable[ToolEvent]:
         self.reader.push(text)
@@ -42,32 +44,33 @@ class StreamingToolParser(ToolParser):
         return merge_events([*self._spacing.filter_events(self._steps), *self._spacing.finish()])
 
     def recorded_content(self) -> Iterable[Content]:
-        """What was recorded turned out to be no call. The record ends."""
+        """Return the recorded text as content, because it is not a call, and stop recording."""
         text, self.reader.record = "".join(self.reader.record or ()), None
         return (Content(text),)
 
 
 class JsonToolParser(StreamingToolParser):
-    """Calls that are JSON objects with their name and arguments, alone, in a row or in a list; behind a marker, or bare.
+    """Calls that are JSON objects with their name and arguments: one, several in a row, or a list; after a marker, or
+    bare.
 
-    Bare objects are calls only if they name a tool that there is and have arguments, or nothing but a name.
+    Bare objects are calls only if they name an existing tool and have arguments, or nothing but a name.
 
     Attributes:
-        bare: no marker stands before the calls that are being read.
+        bare: the current calls have no marker before them.
     """
 
     start_markers: ClassVar[tuple[str, ...]] = ()
-    """Markers before calls; none: they are bare."""
+    """Markers before calls; empty if calls are bare."""
     optional_markers: ClassVar[tuple[str, ...]] = ()
-    """Markers that may stand before bare calls."""
+    """Optional markers before bare calls."""
     end_markers: ClassVar[tuple[str, ...]] = ()
-    """Markers behind calls, of which one or none may stand."""
+    """Markers after calls; one or none of them follows."""
     name_keys: ClassVar[tuple[str, ...]] = ("name",)
     argument_keys: ClassVar[tuple[str, ...]] = ("arguments", "parameters")
     other_keys: ClassVar[tuple[str, ...]] = ("type", "id")
-    """What else bare calls may have."""
+    """Further keys that bare calls may have."""
     wrapper_keys: ClassVar[tuple[str, ...]] = ("function",)
-    """Keys of an object that is the call itself."""
+    """Keys of an object that contains the call itself."""
 
     bare = False
 
@@ -80,7 +83,7 @@ class JsonToolParser(StreamingToolParser):
             yield from self.read_calls()
 
     def read_calls(self) -> EventGenerator[None]:
-        """Read calls that stand here, the marker before them being read and recorded."""
+        """Read the calls at this position. The marker before them was read and recorded."""
         reader = self.reader
         lead = "" if self.start_markers else (yield from reader.read_marker(markers(FENCE, *self.optional_markers)))
         if lead == FENCE:
@@ -92,11 +95,11 @@ class JsonToolParser(StreamingToolParser):
         yield from self.read_row(in_list, (FENCE,) if lead == FENCE else self.end_markers)
 
     def read_row(self, in_list: bool, ends: tuple[str, ...]) -> EventGenerator[None]:
-        """Read the first call that stands here, and those that follow.
+        """Read the call at this position, and those that follow.
 
         Args:
-            in_list: whether they are a list, whose bracket is read.
-            ends: markers behind them.
+            in_list: whether they are in a list, whose bracket was read.
+            ends: markers after them.
         """
         if not (yield from self.read_call()):
             yield from self.recorded_content()
@@ -108,7 +111,7 @@ class JsonToolParser(StreamingToolParser):
         yield from self.read_end(in_list, ends)
 
     def read_end(self, in_list: bool, ends: tuple[str, ...]) -> EventGenerator[None]:
-        """Read what stands behind the last call."""
+        """Read what follows the last call."""
         reader = self.reader
         if in_list and (yield from reader.peek()) == "]":
             reader.skip()
@@ -120,7 +123,7 @@ class JsonToolParser(StreamingToolParser):
         yield from self.recorded_content()
 
     def read_separator(self) -> EventGenerator[str]:
-        """Read, and record, what stands between two calls; the first character of what follows."""
+        """Read and record the text between two calls. Returns the first character after it."""
         reader = self.reader
         reader.record = []
         if (yield from reader.skip_space()) in (",", ";"):
@@ -128,7 +131,9 @@ class JsonToolParser(StreamingToolParser):
         return (yield from reader.skip_space())
 
     def read_call(self) -> EventGenerator[bool]:
-        """Read an object that stands here; whether it was a call. What was read of one that was none stands in the record."""
+        """Read the object at this position. Returns whether it was a call. If it is not a call, the record holds
+        what was read.
+        """
         if (yield from self.reader.peek()) != "{":
             return False
         self.reader.skip()
@@ -154,7 +159,7 @@ class JsonToolParser(StreamingToolParser):
         return call.started
 
     def _read_key(self) -> EventGenerator[str]:
-        """Read a key and its colon, and the white space behind; "" if none stands here."""
+        """Read a key, its colon, and the white space after it. Returns "" if there is none."""
         name = yield from self._read_name()
         if (yield from self.reader.skip_space()) != ":":
             return ""
@@ -163,7 +168,7 @@ class JsonToolParser(StreamingToolParser):
         return name
 
     def _read_name(self) -> EventGenerator[str]:
-        """Read a short string; "" if none stands here."""
+        """Read a short string. Returns "" if there is none."""
         found = (yield from self.reader.match(_STRING)) if (yield from self.reader.peek()) == '"' else None
         return _decode_string(found[0]) if found else ""
 
@@ -184,7 +189,7 @@ class JsonToolParser(StreamingToolParser):
 
     @classmethod
     def json_call_markers(cls, tools: Sequence[Tool], before: str, after: str) -> tuple[tuple[str, str], ...]:
-        """What stands around the arguments of each tool.
+        """The text before and after the arguments of each tool.
 
         Args:
             before: with ``%s`` for the name, as a JSON string.
@@ -193,14 +198,14 @@ class JsonToolParser(StreamingToolParser):
 
 
 class _Call:
-    """A call while its object is read."""
+    """The state of a call while its object is read."""
 
     def __init__(self, parser: JsonToolParser) -> None:
         self.reader = parser.reader
         self.name: str | None = None
         self.started = False
         self._held: list[str] = []
-        """Arguments that came before the name."""
+        """Arguments that arrived before the name."""
         self._has_arguments = False
 
     def set_name(self, name: str, begins: bool) -> EventGenerator[None]:
@@ -219,10 +224,10 @@ class _Call:
             yield from read_value(self.reader, emit)
 
     def end(self, complete: bool) -> EventGenerator[None]:
-        """The object is read.
+        """The object was read.
 
         Args:
-            complete: it was closed.
+            complete: whether it was closed.
         """
         if complete and self.name is not None and not self.started:
             yield from self._begin()
@@ -253,7 +258,7 @@ class _Call:
 
 
 def _decode_string(literal: str) -> str:
-    """What a JSON string stands for; "" if it is malformed."""
+    """The value of a JSON string; "" if it is malformed."""
     try:
         return str(json.loads(literal)).encode(errors="replace").decode()
     except ValueError:

@@ -1,4 +1,4 @@
-"""Events on their way out of a parser: joined, and without the white space that only separates."""
+"""Post-processing of a parser's events: merges them, and drops white space that only separates."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dovetail.api.parsers import CallBegin, Content, ToolEvent
 
 
 def merge_events(steps: Iterable[Any]) -> list[Any]:
-    """The events up to where a parser waits; neighbours of one kind are one."""
+    """The events up to where a parser waits, with adjacent events of one kind merged."""
     events: list[Any] = []
     texts: list[str] = []
     kind: type | None = None
@@ -31,12 +31,12 @@ def merge_events(steps: Iterable[Any]) -> list[Any]:
 
 
 class TrimmedText:
-    """Makes events of pieces of a text, without the white space at its ends."""
+    """Makes events from pieces of a text, without the white space at its start and end."""
 
     def __init__(self, make: Callable[[str], Any]) -> None:
         self.make = make
         self._held: list[str] | None = None
-        """White space that is part of the text if more of it follows; None before any text."""
+        """White space that belongs to the text if more text follows; None before any text."""
 
     def __call__(self, text: str) -> Any:
         if self._held is None:
@@ -53,17 +53,18 @@ class TrimmedText:
 class SpaceFilter:
     """Drops white space that only separates calls from each other, or from the text before or after them.
 
-    Between two texts with calls in their midst, what stands before the calls is kept, or if nothing does, what stands behind.
+    Between two texts with calls between them, the white space before the calls is kept; if there is none, that after
+    them.
     """
 
     def __init__(self) -> None:
         self._held: list[str] = []
         self._text_seen = False
-        """Whether some text was handed out."""
+        """Whether text was emitted."""
         self._call_seen = False
         """Whether a call came after the last text."""
         self._drop_space = False
-        """Whether white space behind that call is dropped, even if text follows."""
+        """Whether white space after that call is dropped, even if text follows."""
 
     def filter_events(self, steps: Iterable[ToolEvent | None]) -> Iterator[ToolEvent]:
         """The events up to where a parser waits."""
@@ -79,7 +80,7 @@ class SpaceFilter:
                 yield Content(text)
 
     def finish(self) -> Iterator[Content]:
-        """What was held back, when nothing more comes."""
+        """The events of held-back text, at the end."""
         if self._held and not self._call_seen:
             yield Content("".join(self._held))
 

@@ -1,4 +1,4 @@
-"""JSON in text that arrives in pieces: handed out as it stands, before its end is there."""
+"""Reads JSON from text that arrives in pieces, and emits it unchanged before its end has arrived."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ _LOW_SURROGATE = re.compile(
 
 
 class _Extent:
-    """Where an object, a list or a string ends.
+    """Finds the end of an object, a list or a string.
 
-    Outside strings, a character that JSON has no use for ends a value too: so a value that was not closed does not swallow the marker behind it.
+    Outside strings, a character that JSON does not use also ends a value, so that an unclosed value does not swallow
+    the marker after it.
     """
 
     def __init__(self) -> None:
@@ -62,10 +63,10 @@ class _Extent:
 
 
 def read_value(reader: Reader, emit: Callable[[str], Any]) -> EventGenerator[None]:
-    """Read a JSON value that stands here, without its white space.
+    """Read the JSON value at this position, without its white space.
 
     Args:
-        emit: see :meth:`Reader.read_until`. Malformed JSON is handed out as it stands, as far as it may be told where it ends.
+        emit: see :meth:`Reader.read_until`. Malformed JSON is emitted unchanged, as far as its end can be found.
     """
     first = yield from reader.peek()
     if first in ("{", "[", '"'):
@@ -77,11 +78,12 @@ def read_value(reader: Reader, emit: Callable[[str], Any]) -> EventGenerator[Non
 
 
 def read_string(reader: Reader, emit: Callable[[str], Any]) -> EventGenerator[None]:
-    """Read a JSON string, and hand out the text that it stands for.
+    """Read a JSON string, and emit its decoded text.
 
     Args:
-        reader: before the string's first quotation mark.
-        emit: see :meth:`Reader.read_until`. Halves of surrogate pairs become U+FFFD, and a backslash that begins no escape stands for itself.
+        reader: before the string's opening quotation mark.
+        emit: see :meth:`Reader.read_until`. Halves of surrogate pairs become U+FFFD, and a backslash without a valid
+            escape is kept.
     """
     reader.skip()
     while (yield from reader.read_until(_STRING_PARTS, emit)) == "\\":
@@ -90,7 +92,7 @@ def read_string(reader: Reader, emit: Callable[[str], Any]) -> EventGenerator[No
 
 
 def _read_escape(reader: Reader) -> EventGenerator[str]:
-    """Read what follows a backslash; "" for an escape that the end of the text cut off."""
+    """Read what follows a backslash. Returns "" for an escape that the end of the text cut off."""
     found = yield from reader.match(_ESCAPE)
     if not found:
         reader.skip_available()

@@ -1,4 +1,4 @@
-"""Tool calls of which a marker, a name and a marker again tell where they begin."""
+"""Tool calls that begin with a marker, a name and a second marker."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from dovetail.api.parsing.schemas import Types, dumps, json_value, parameter_typ
 
 
 class MarkedToolParser(StreamingToolParser):
-    """Calls of which a marker, a name and a marker again tell where they begin: the arguments follow."""
+    """Calls that begin with a marker, a name and a second marker; the arguments follow."""
 
     section_markers: ClassVar[tuple[str, ...]] = ()
-    """Markers that may stand before a call, or before several."""
+    """Optional markers before one or several calls."""
     call_start: ClassVar[str]
     """Marker before each call."""
     header_pattern: ClassVar[re.Pattern[str]]
-    """What follows it, with the name as group ``name``; see :meth:`Reader.match`."""
+    """Pattern of what follows it, with the name as group ``name``; see :meth:`Reader.match`."""
     end_markers: ClassVar[tuple[str, ...]] = ()
-    """Markers behind calls and sections, any number of which may stand."""
+    """Markers after calls and sections; any number of them may follow."""
 
     def read(self) -> EventGenerator[None]:
         reader = self.reader
@@ -40,7 +40,7 @@ class MarkedToolParser(StreamingToolParser):
             yield from self.recorded_content()
 
     def _read_calls(self, header: re.Match[str] | None) -> EventGenerator[None]:
-        """Read the call that stands here, its header being read, and those that follow at once."""
+        """Read the call at this position, whose header was read, and those that directly follow."""
         reader = self.reader
         while header:
             yield CallBegin(header["name"])
@@ -60,18 +60,18 @@ class MarkedToolParser(StreamingToolParser):
 
     @abstractmethod
     def read_arguments(self, name: str) -> EventGenerator[None]:
-        """Read the arguments of a call, and hand them out."""
+        """Read and emit the arguments of a call."""
 
 
 class NamedToolParser(MarkedToolParser):
-    """Calls whose arguments are a JSON object behind their name."""
+    """Calls whose arguments are a JSON object after the name."""
 
     def read_arguments(self, name: str) -> EventGenerator[None]:
         yield from read_object(self.reader)
 
 
 def read_object(reader: Reader) -> EventGenerator[None]:
-    """Read the arguments of a call that has begun, and hand them out."""
+    """Read and emit the arguments of a call that has begun."""
     given = False
 
     def emit(text: str) -> CallArguments:
@@ -86,18 +86,18 @@ def read_object(reader: Reader) -> EventGenerator[None]:
 
 
 class ParameterToolParser(MarkedToolParser):
-    """Calls whose arguments stand one by one between markers, most of them without quotation marks."""
+    """Calls with arguments one by one between markers, mostly without quotation marks."""
 
     parameter_start: ClassVar[str]
     """Marker before each argument."""
     key_pattern: ClassVar[re.Pattern[str]]
-    """What stands between it and the value, with the name as group ``key``; see :meth:`Reader.match`."""
+    """Pattern between it and the value, with the name as group ``key``; see :meth:`Reader.match`."""
     value_end: ClassVar[str]
-    """Marker behind each value."""
+    """Marker after each value."""
     call_end: ClassVar[str]
-    """Marker behind the arguments."""
+    """Marker after the arguments."""
     values_on_own_lines: ClassVar[bool] = False
-    """Whether values stand on lines of their own."""
+    """Whether values are on separate lines."""
 
     def read_arguments(self, name: str) -> EventGenerator[None]:
         reader = self.reader
@@ -129,11 +129,11 @@ class ParameterToolParser(MarkedToolParser):
         return parameter_types(self.tools, name, key["key"])
 
     def end_of_value(self, key: re.Match[str]) -> str:
-        """The marker behind a value, for notations that have several: :attr:`value_end`."""
+        """The marker after a value: :attr:`value_end`. Overridden by formats that have several."""
         return self.value_end
 
     def _read_value(self, name: str, key: re.Match[str]) -> EventGenerator[bool]:
-        """Hand out a value; whether it came to its end."""
+        """Read and emit a value. Returns whether it was complete."""
         types = self.value_types(name, key)
         ends = markers(self.end_of_value(key))
         if self.values_on_own_lines:
@@ -154,7 +154,9 @@ class ParameterToolParser(MarkedToolParser):
         return bool(found)
 
     def _string_emitter(self) -> Callable[[str], CallArguments | None]:
-        """Makes arguments of the pieces of a string, as JSON has them between quotation marks, without the last line's end."""
+        """Makes arguments from the pieces of a string, as JSON without quotation marks, and without the last line
+        end.
+        """
         held = ""
 
         def emit(text: str) -> CallArguments | None:

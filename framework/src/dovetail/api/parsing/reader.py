@@ -1,4 +1,4 @@
-"""Text that arrives in pieces, read as if it were all there."""
+"""Reads text that arrives in pieces as if it were complete."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 R = TypeVar("R")
 EventGenerator = Generator[Any, None, R]
-"""Yields events, and None where it waits for more text; returns an ``R``."""
+"""A generator that yields events, and None when it waits for more text; it returns an ``R``."""
 
 LIMIT = 256
-"""Characters that may be held back while it is not certain what they are, where a parser says no other number."""
+"""Default limit of characters that may be held back while their meaning is not certain."""
 SPACE = re.compile(r"\s*")
 
 
@@ -21,7 +21,7 @@ class Markers:
     """Texts to look for.
 
     Args:
-        texts: none of which begins with another.
+        texts: no text may begin with another one.
     """
 
     def __init__(self, *texts: str) -> None:
@@ -35,11 +35,11 @@ class Markers:
         self._endings = tuple(self._prefixes)
 
     def is_prefix(self, text: str) -> bool:
-        """Whether a text may become a marker when more of it comes."""
+        """Whether a text is the beginning of a marker."""
         return not text or text in self._prefixes
 
     def partial_length(self, text: str, at: int) -> int:
-        """How many characters at the end of ``text[at:]`` may be the beginning of a marker."""
+        """The number of characters at the end of ``text[at:]`` that may be the beginning of a marker."""
         if not text.endswith(self._endings):
             return 0
         longest = min(self.longest - 1, len(text) - at)
@@ -48,17 +48,18 @@ class Markers:
 
 @functools.cache
 def markers(*texts: str) -> Markers:
-    """:class:`Markers`, made once."""
+    """Cached :class:`Markers`."""
     return Markers(*texts)
 
 
 class Reader:
-    """A place in a text of which more may come.
+    """A reading position in text that arrives in pieces.
 
-    Each method is a generator: ``found = yield from reader.read_until(…)``. It yields None where it must wait for more text.
+    Each method is a generator: ``found = yield from reader.read_until(…)``. It yields None when it must wait for more
+    text.
 
     Attributes:
-        record: where a list stands here, all that is read is appended to it, so that it can be handed out as it stands.
+        record: if it is a list, all text read is appended to it, so that it can be returned unchanged.
         ended: no more text will come.
     """
 
@@ -69,23 +70,23 @@ class Reader:
         self._at = 0
 
     def push(self, text: str) -> None:
-        """More text has come."""
+        """Add a piece of text."""
         # What is held back is short, so this takes time in proportion to what comes.
         self._text = self._text[self._at :] + text
         self._at = 0
 
     def unread(self, text: str) -> None:
-        """Unread what was read last, of what came last or was waited for with it."""
+        """Unread text that was just read. It must be from the newest piece, or from text that was held back with it."""
         assert self._text.endswith(text, 0, self._at)
         assert self.record is None
         self._at -= len(text)
 
     def read_until(self, wanted: Markers, emit: Callable[[str], Any], *, awaited: bool = False) -> EventGenerator[str]:
-        """Read to the next marker, and past it.
+        """Read up to and including the next marker.
 
         Args:
-            emit: makes an event of a piece of the text before it, or puts the piece away and returns None.
-            awaited: a marker must come, so that what may be the beginning of one is no text even where the text ends.
+            emit: makes an event from a piece of the text before it, or stores the piece and returns None.
+            awaited: a marker is required: a cut-off marker at the end of the text is not emitted as text.
 
         Returns:
             The marker; "" if the text ended without one.
@@ -106,11 +107,13 @@ class Reader:
                 return ""
 
     def read_rest(self, emit: Callable[[str], Any]) -> EventGenerator[None]:
-        """Read all that comes. Args: see :meth:`read_until`."""
+        """Read all remaining text. Args: see :meth:`read_until`."""
         yield from self.scan(lambda text, at: (len(text), False), emit)
 
     def read_marker(self, wanted: Markers) -> EventGenerator[str]:
-        """Read a marker if one stands here; "" if none does. Of one that the end of the text cut off, what is there is read too."""
+        """Read a marker at this position. Returns "" if there is none. A marker that is cut off by the end of the
+        text is read too.
+        """
         while True:
             if match := wanted.pattern.match(self._text, self._at):
                 return self._take(match.end())
@@ -122,11 +125,12 @@ class Reader:
                 return ""
 
     def match(self, pattern: re.Pattern[str], limit: int = LIMIT) -> EventGenerator[re.Match[str] | None]:
-        """Read what a pattern matches here; None, and nothing is read, if it matches nothing.
+        """Read what a pattern matches at this position. Returns None, without reading, if it does not match.
 
         Args:
-            pattern: whose matches end in something definite, so that no further text can change them: not in ``\\s*``, say.
-            limit: characters that it looks at, and holds back, at most.
+            pattern: its matches must end in something definite, so that more text cannot change them: not in ``\\s*``,
+                for example.
+            limit: maximum number of characters that it looks at and holds back.
         """
         while True:
             if match := pattern.match(self._text, self._at, self._at + limit):
@@ -136,14 +140,14 @@ class Reader:
                 return None
 
     def peek(self) -> EventGenerator[str]:
-        """The next character, which is left there; "" at the end."""
+        """The next character, without reading it; "" at the end."""
         while self._at == len(self._text):
             if not (yield from self._more()):
                 return ""
         return self._text[self._at]
 
     def skip_space(self) -> EventGenerator[str]:
-        """Read white space, and peek at what follows."""
+        """Read white space. Returns the next character without reading it."""
         while True:
             found = SPACE.match(self._text, self._at)
             assert found
@@ -158,16 +162,16 @@ class Reader:
         self._take(self._at + count)
 
     def skip_available(self) -> None:
-        """Read what is there."""
+        """Skip all text that has arrived."""
         self._take(len(self._text))
 
     def scan(self, end: Callable[[str, int], tuple[int, bool]], emit: Callable[[str], Any]) -> EventGenerator[None]:
-        """Read to where a function says.
+        """Read up to the position that a function finds.
 
         Args:
-            end: gets a text and a place in it; returns the place that it came to, and whether reading ends there. Otherwise it has gone through all
-                of the text, and goes on with the next.
-            emit: makes an event of a piece of what is read, or puts it away and returns None.
+            end: gets a text and an index in it. Returns the index that it came to, and whether reading ends there. If
+                not, it has scanned all of the text, and is called again with the next piece.
+            emit: makes an event from a piece of what is read, or stores it and returns None.
         """
         while True:
             place, done = end(self._text, self._at)
@@ -177,7 +181,7 @@ class Reader:
                 return
 
     def _more(self) -> EventGenerator[bool]:
-        """Wait for more text; whether there may be any."""
+        """Wait for more text. Returns whether there may be any."""
         if self.ended:
             return False
         yield None
@@ -192,4 +196,4 @@ class Reader:
 
 
 def discard(text: str) -> None:
-    """For ``emit``: the text is neither handed out nor kept."""
+    """An ``emit`` that drops the text."""

@@ -1,4 +1,4 @@
-"""Reasoning between two markers, of which the prompt may have written the first or both."""
+"""Reasoning between two markers. The prompt may already contain the first one or both."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ class StreamingReasoningParser(ReasoningParser):
 
     @abstractmethod
     def read(self) -> EventGenerator[None]:
-        """Read ``self.reader`` to its end; yields :class:`Reasoning`, :class:`Content`, and None where it waits."""
+        """Read all of ``self.reader``. Yields :class:`Reasoning`, :class:`Content`, and None when more text is
+        needed.
+        """
 
     def feed(self, text: str) -> Iterable[ReasoningEvent]:
         self.reader.push(text)
@@ -36,26 +38,26 @@ class StreamingReasoningParser(ReasoningParser):
 
 
 class TaggedReasoningParser(StreamingReasoningParser):
-    """Reasoning first, between markers; then the answer. White space around the reasoning is neither.
+    """Reasoning between markers, then the answer. White space around the reasoning belongs to neither.
 
-    A prompt that ends with the first marker leaves the model within its reasoning; one that ends with the last leaves none to come. Reasoning that is never
-    closed is all there is.
+    A prompt that ends with the first marker means that the model starts inside its reasoning; one that ends with the
+    end marker means that it does not reason. If reasoning is never closed, the whole output is reasoning.
     """
 
     start_markers: ClassVar[tuple[str, ...]] = ("<think>",)
-    """What opens reasoning; the first is the one that :meth:`reasoning_markers` has."""
+    """Markers that open reasoning; :meth:`reasoning_markers` returns the first."""
     end_markers: ClassVar[tuple[str, ...]] = ("</think>",)
-    """What closes it; likewise."""
+    """Markers that close it; likewise."""
     answer_markers: ClassVar[tuple[str, str] | None] = None
-    """What may stand before and behind the answer, and is no part of it."""
+    """Markers before and after the answer, which are not part of it."""
     interrupt_markers: ClassVar[tuple[str, ...]] = ()
-    """What ends reasoning that was not closed, and is content itself."""
+    """Markers that end unclosed reasoning, and are content themselves."""
     always_reasons: ClassVar[bool] = False
-    """Whether the model reasons even if neither it nor the prompt says so."""
+    """Whether the model reasons even without an opening marker in the output or the prompt."""
     after_start: ClassVar[str] = "\n"
-    """White space that the model writes behind the first marker."""
+    """White space that the model writes after the first marker."""
     after_end: ClassVar[str] = "\n\n"
-    """White space that it writes behind the last."""
+    """White space that it writes after the last marker."""
 
     def read(self) -> EventGenerator[None]:
         reader, prompt = self.reader, self.prompt.rstrip()
@@ -72,7 +74,7 @@ class TaggedReasoningParser(StreamingReasoningParser):
         yield from reader.read_rest(Content)
 
     def _read_answer(self, start: str, end: str) -> EventGenerator[None]:
-        """Read an answer and the markers about it."""
+        """Read an answer and the markers around it."""
         reader = self.reader
         reader.record = []
         yield from reader.skip_space()
@@ -84,7 +86,7 @@ class TaggedReasoningParser(StreamingReasoningParser):
             yield from reader.skip_space()
 
     def _read_start(self, opened: bool) -> EventGenerator[bool]:
-        """Read to where reasoning begins; if none does, what was read is content."""
+        """Read up to the start of the reasoning. If there is none, what was read is content."""
         reader = self.reader
         reader.record = []
         yield from reader.skip_space()

@@ -1,4 +1,4 @@
-"""What the schemas of tools say of arguments that a notation writes without their types."""
+"""Types of arguments from the tools' schemas, for formats that write arguments without types."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from dovetail.api.parsers import Tool
 
 Types = frozenset[str]
-"""Names of types in JSON schemas; empty where a schema does not say, or there is none."""
+"""Names of JSON schema types; empty if the schema has no type, or there is no schema."""
 
 _WORDS = {"true": True, "false": False, "null": None}
 _KINDS: dict[type, tuple[str, ...]] = {
@@ -27,7 +27,7 @@ _QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""", re.DOTALL)
 _PAIR = re.compile(r"\\(.)", re.DOTALL)
 _ESCAPES = frozenset("\\'\"abfnrtvxuUN01234567")
 DEPTH = 8
-"""Schemas within schemas that are looked through for a type."""
+"""Maximum nesting of schemas that are searched for a type."""
 
 
 def tool_names(tools: Sequence[Tool]) -> frozenset[str]:
@@ -76,8 +76,8 @@ def _at(value: Any, path: Sequence[str]) -> Any:
 def json_value(text: str, types: Types) -> str:
     """The JSON of an argument that is written without quotation marks.
 
-    What stands for a value of one of the types is that value; a text that fits none is a string. Where the types are not known, what reads like JSON is
-    taken for it.
+    A text that is a valid value of one of the types becomes that value; any other text is a string. If the types are
+    unknown, text that is valid JSON is read as JSON.
     """
     if types != {"string"}:
         stripped = text.strip()
@@ -93,7 +93,9 @@ def json_value(text: str, types: Types) -> str:
 
 
 def python_value(text: str) -> Any:
-    """The value that a literal of Python stands for, with JSON's words for three of them too; the text itself if it is none that JSON has."""
+    """The value of a Python literal; JSON's ``true``, ``false`` and ``null`` are accepted too. The text itself if it
+    is not a literal that JSON can represent.
+    """
     try:
         value = _evaluate(ast.parse(_QUOTED.sub(_spelled, text), mode="eval").body)
         json.dumps(value, allow_nan=False)
@@ -103,13 +105,17 @@ def python_value(text: str) -> Any:
 
 
 def _spelled(quoted: re.Match[str]) -> str:
-    """A string as Python has it: models and templates write line ends, and backslashes that escape nothing, as they are."""
+    """A string in Python's notation. Line ends, and backslashes without a valid escape, are accepted unescaped, as
+    models and templates write them.
+    """
     text = quoted[0].replace("\n", "\\n").replace("\r", "\\r")
     return _PAIR.sub(lambda pair: pair[0] if pair[1] in _ESCAPES else "\\" + pair[0], text)
 
 
 def dumps(value: Any) -> str:
-    """JSON as arguments hold it. Halves of surrogate pairs, which no answer could be sent with, become question marks."""
+    """JSON for arguments. Halves of surrogate pairs become question marks, because no response could be sent with
+    them.
+    """
     return json.dumps(value, ensure_ascii=False).encode(errors="replace").decode()
 
 
