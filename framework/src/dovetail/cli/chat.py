@@ -1,4 +1,4 @@
-"""``dovetail chat [MODEL]``: a chat in the terminal, with a server that is there or with one of its own."""
+"""``dovetail chat [MODEL]``: a chat in the terminal, with a running server or one that the command starts."""
 
 from __future__ import annotations
 

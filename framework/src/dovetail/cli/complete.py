@@ -1,4 +1,6 @@
-"""``dovetail complete [MODEL]``: one text continued in the terminal, by a server that is there or by one of its own."""
+"""``dovetail complete [MODEL]``: continues one text in the terminal, with a running server or one that the command
+starts.
+"""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def bash_script(commands: list[Command]) -> str:
-    """A script that registers a completion of its own with bash."""
+    """A script that registers completion with bash."""
     flags = "\n".join(
         f'        "{" ".join(c.words)}") echo "{" ".join([*_names(c), *c.commands])}" ;;' for c in commands
     )
@@ -120,7 +120,7 @@ def _bash_value(argument: Argument) -> str:
 
 
 def zsh_script(commands: list[Command]) -> str:
-    """A script that ``compdef`` runs, or that stands as ``_dovetail`` in a folder of ``$fpath``."""
+    """A script for ``compdef``, or for a file ``_dovetail`` in a folder of ``$fpath``."""
     functions = "\n\n".join(_zsh_function(c) for c in commands)
     return f"""#compdef dovetail
 
@@ -185,7 +185,7 @@ def _zsh_value(argument: Argument) -> str:
 
 
 def _zsh_text(text: str) -> str:
-    """A text within a specification, which stands in single quotes."""
+    """Escape a text for a specification in single quotes."""
     return re.sub(r"([\\\[\]:])", r"\\\1", text).replace("'", "'\\''")
 
 

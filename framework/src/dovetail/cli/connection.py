@@ -1,4 +1,4 @@
-"""The server that a command talks to: one that is there, or one of its own."""
+"""The server that a command uses: a running one (``--url``), or one that the command starts."""
 
 from __future__ import annotations
 
@@ -19,17 +19,18 @@ from dovetail.server.settings import API_KEY_VARIABLE, FOREIGN_KEY_VARIABLE
 from dovetail.utils.flags import add_flags, read_flags
 
 PARAMETERS = {"temperature": float, "top_p": float, "top_k": int, "max_tokens": int, "seed": int}
-"""Sampling parameters that have a flag where a command asks for text."""
+"""Sampling parameters with a flag, in the commands that generate text."""
 STOP_SECONDS = 10
 POLL_SECONDS = 0.02
 
 
 @dataclass(frozen=True)
 class ServerConnection:
-    """
+    """How to reach a server.
+
     Attributes:
         model: its name there; the server's first one if None.
-        api_key: if the server wants one.
+        api_key: if the server requires one.
     """
 
     url: str
@@ -38,7 +39,8 @@ class ServerConnection:
 
 
 def add_server_flags(parser: argparse.ArgumentParser, *spellings: str) -> None:
-    """The flags that :func:`connect_server` and :func:`find_api_key` read; those of the engine are :func:`add_engine_flags`.
+    """Add the flags that :func:`connect_server` and :func:`find_api_key` read. Those of the engine are added by
+    :func:`add_engine_flags`.
 
     Args:
         spellings: other names of ``--url``.
@@ -57,24 +59,24 @@ def add_server_flags(parser: argparse.ArgumentParser, *spellings: str) -> None:
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
-    """The model, which :func:`find_model_name` reads."""
+    """Add the model argument, which :func:`find_model_name` reads."""
     parser.add_argument("model", nargs="?", default=None, help=EngineArgs.model_fields["model"].description)
     parser.add_argument("--model", dest="model_flag", default=None, help=argparse.SUPPRESS)
 
 
 def add_parameter_flags(parser: argparse.ArgumentParser) -> None:
-    """The flags of :data:`PARAMETERS`."""
+    """Add the flags of :data:`PARAMETERS`."""
     for name, kind in PARAMETERS.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=kind, default=None, help=f"{name} of every answer")
 
 
 def read_parameters(args: argparse.Namespace) -> dict[str, float | int | None]:
-    """What :func:`add_parameter_flags` added."""
+    """Read the flags of :func:`add_parameter_flags`."""
     return {name: getattr(args, name) for name in PARAMETERS}
 
 
 def add_engine_flags(parser: argparse.ArgumentParser, short: bool = True) -> None:
-    """The engine's options, but for ``--seed``, which is the command's own.
+    """Add the engine's options, except ``--seed``, which is the command's own.
 
     Args:
         short: with their short spellings.
@@ -84,11 +86,11 @@ def add_engine_flags(parser: argparse.ArgumentParser, short: bool = True) -> Non
 
 @contextlib.contextmanager
 def connect_server(args: argparse.Namespace) -> Iterator[ServerConnection]:
-    """The server at ``--url``, or one of our own for as long as the context lasts.
+    """Context manager: the server at ``--url``, or a server that runs as long as the context.
 
     Raises:
         UsageError: options of the engine were given together with a URL, or a key without one.
-        SystemExit: our own did not start, and has said why itself; with its exit code.
+        SystemExit: the started server failed and has printed the reason; with its exit code.
     """
     if args.url:
         refuse_with_url(args, set(EngineArgs.model_fields) - {"model", "seed"})
@@ -101,9 +103,10 @@ def connect_server(args: argparse.Namespace) -> Iterator[ServerConnection]:
 
 
 def refuse_with_url(args: argparse.Namespace, names: set[str]) -> None:
-    """
+    """Refuse options that the server at ``--url`` decides itself.
+
     Raises:
-        UsageError: one of the options was given, which the server at ``--url`` has chosen for itself.
+        UsageError: one of the options was given.
     """
     if given := sorted(names & vars(args).keys()):
         flags = " and ".join(f"--{name.replace('_', '-')}" for name in given)
@@ -111,19 +114,20 @@ def refuse_with_url(args: argparse.Namespace, names: set[str]) -> None:
 
 
 def refuse_key(args: argparse.Namespace) -> None:
-    """
+    """Refuse a key without ``--url``.
+
     Raises:
-        UsageError: a key was given, and no server that wants it.
+        UsageError: a key was given, and there is no server that needs it.
     """
     if args.api_key:
         raise UsageError("--api-key is for the server at --url, and there is none", "give both, or neither")
 
 
 def find_model_name(args: argparse.Namespace) -> str | None:
-    """The model, which may stand alone or after ``--model`` (``model_flag``).
+    """The model, given as a positional argument or with ``--model`` (``model_flag``).
 
     Raises:
-        UsageError: two were named.
+        UsageError: two models were given.
     """
     model: str | None = args.model or args.model_flag
     if args.model_flag and args.model_flag != model:
@@ -132,16 +136,16 @@ def find_model_name(args: argparse.Namespace) -> str | None:
 
 
 def find_api_key(args: argparse.Namespace) -> str | None:
-    """The key for the server at ``--url``."""
+    """The API key for the server at ``--url``."""
     return args.api_key or os.environ.get(API_KEY_VARIABLE) or os.environ.get(FOREIGN_KEY_VARIABLE)
 
 
 @contextlib.contextmanager
 def start_server(args: EngineArgs) -> Iterator[str]:
-    """The URL of a server on a free loopback port, for as long as the context lasts.
+    """Context manager: start a server on a free loopback port, and return its URL.
 
     Raises:
-        SystemExit: it did not start, and has said why itself; with its exit code.
+        SystemExit: it did not start, and has printed the reason; with its exit code.
     """
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
@@ -180,7 +184,7 @@ def _wait_until_healthy(url: str, server: subprocess.Popen[bytes]) -> None:
 
 
 def build_flags(args: EngineArgs) -> list[str]:
-    """The command line that gives these options again: those that differ from their defaults."""
+    """The command line for these options: those that differ from their defaults."""
     import json
 
     flags: list[str] = [] if args.model is None else [args.model]

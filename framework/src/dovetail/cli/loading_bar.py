@@ -1,4 +1,4 @@
-"""How loading is told: a bar in a terminal, and one line at the end everywhere."""
+"""Progress of loading: a bar in a terminal, and one summary line at the end."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ FORMAT = "{desc} {percentage:3.0f}% |{bar:24}| {n_fmt}B of {total_fmt}B, {rate_f
 
 
 class LoadingBar:
-    """Takes the engine's progress as it loads. The bar is drawn on standard error, and only if that is a terminal and no JSON is logged there.
+    """Shows the engine's progress while it loads. The bar is drawn on standard error, and only if that is a terminal
+    without JSON logs.
 
     Args:
         plan: whose weight files are loaded.
@@ -43,7 +44,7 @@ class LoadingBar:
         self._say(" " * len(STARTING) + "\r")
 
     def __call__(self, done: int, total: int) -> None:
-        """Show that ``done`` of ``total`` weights are loaded; the first call has none."""
+        """Show that ``done`` of ``total`` weights are loaded. The first call has ``done`` 0."""
         if not done:
             self._began = time.monotonic()
         if done == total:
@@ -65,7 +66,7 @@ class LoadingBar:
         self._bar.update(self.size * done // max(1, total) - self._bar.n)
 
     def summary(self) -> str:
-        """What was loaded, how long everything took up to now, and how fast the weights came."""
+        """What was loaded, how long everything took so far, and how fast the weights were read."""
         text = f"loaded {self._files()} in {time.monotonic() - self._start:.1f} s"
         seconds = self._ended - self._began
         if not self.size or seconds <= 0:
@@ -81,6 +82,6 @@ class LoadingBar:
 
 
 def megabytes(count: float) -> str:
-    """Bytes in MB, as they are told: three figures are enough."""
+    """Bytes in MB, with three significant figures."""
     value = count / 1e6
     return f"{value:,.0f}" if value >= 10 else f"{value:.1f}"

@@ -1,4 +1,4 @@
-"""The command line's entry: finds the command, and turns errors into one line and an exit code."""
+"""Entry point of the command line: finds the command, and turns errors into one line and an exit code."""
 
 from __future__ import annotations
 
@@ -21,11 +21,13 @@ COMMANDS = {
     "plugins": "list, show, examine and create plugins",
     "completion": "print a script with which a shell completes commands and options",
 }
-"""Each is a module of this package (``_`` for ``-``) with ``add_arguments(parser)`` and ``run(args) -> int``, imported only when it is called."""
+"""Each command is a module of this package (``_`` for ``-``) with ``add_arguments(parser)`` and ``run(args) ->
+int``, imported only when it is called.
+"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; 0, or 1 for an error, or 2 for wrong usage."""
+    """Run one command. Returns 0, 1 for an error, or 2 for wrong usage."""
     argv = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in argv
     command = next((a for a in argv if not a.startswith("-")), None)
@@ -47,7 +49,7 @@ def build_parser(complete: Collection[str]) -> CommandParser:
     """The parser of all commands.
 
     Args:
-        complete: the commands that get their arguments, too; their modules are imported for that.
+        complete: the commands that also get their arguments; their modules are imported for that.
     """
     parser = CommandParser(prog="dovetail", description="Run and serve large language models; every part is a plugin.")
     parser.add_argument("--version", action="store_true", help="print the version")

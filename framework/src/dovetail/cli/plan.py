@@ -1,4 +1,4 @@
-"""``dovetail plan [MODEL]``: everything that would be decided, with reasons."""
+"""``dovetail plan [MODEL]``: shows all decisions about a model, with reasons."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def find_template(plan: Plan, chat_template: str | None) -> str | None:
-    """The chat template that conversations with tools are written in, if the model has one and something is decided by it."""
+    """The model's chat template for conversations with tools, if it has one and it decides anything."""
     if all(parser.recognises == ANY for parser in (*plan.tool_parsers, *plan.reasoning_parsers)):
         return None
     from dovetail.engine.setup import load_tokenizer
@@ -64,7 +64,7 @@ def find_template(plan: Plan, chat_template: str | None) -> str | None:
 
 
 def render(plan: Plan, template: str | None = None) -> str:
-    """The plan for a reader.
+    """The plan as text.
 
     Args:
         template: the model's chat template, which decides about parsers.

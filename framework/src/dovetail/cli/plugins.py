@@ -19,7 +19,7 @@ from dovetail.kernel.discovery import Plugin
 from dovetail.kernel.registry import Registry
 
 MANY = 4
-"""Parts of one kind and plugin that are listed one by one; more share a line."""
+"""Up to this many parts of one kind and plugin are listed one by one; more are listed in one line."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -99,7 +99,7 @@ def _list(args: argparse.Namespace, registry: Registry) -> int:
 
 
 def _names_line(kind: str, names: list[str]) -> str:
-    """All names of a kind on a line; in a terminal, as many as it holds."""
+    """All names of a kind in one line; in a terminal, as many as fit."""
     head, text = f"  {len(names)} {kind}s: ", ", ".join(names)
     if sys.stdout.isatty():
         width = shutil.get_terminal_size().columns

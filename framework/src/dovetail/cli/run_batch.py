@@ -1,4 +1,4 @@
-"""``dovetail run-batch -i FILE -o FILE [MODEL]``: a file of requests, answered by a model or by a server that is there."""
+"""``dovetail run-batch -i FILE -o FILE [MODEL]``: runs a file of requests on a model, or on a running server."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ ANSWER_SETTINGS = (
     "max_request_bytes",
     "max_request_choices",
 )
-"""The server's settings that answers depend on."""
+"""Settings of the server that change responses."""
 REMOTE_CONCURRENCY = 64
 
 

@@ -63,7 +63,7 @@ def _serve_processes(args: EngineArgs, settings: ServerSettings) -> int:
 
 
 def engine_factory(args: EngineArgs) -> Callable[[], Awaitable[AsyncEngine]]:
-    """What loads the model, as often as it is called, and says on standard error what came of it.
+    """Return a function that loads the model and logs the result. It may be called again to reload.
 
     Raises:
         DovetailError: the options do not resolve.
@@ -75,7 +75,7 @@ def engine_factory(args: EngineArgs) -> Callable[[], Awaitable[AsyncEngine]]:
 
 
 def link_factory(kind: type[L], plan: Plan, args: EngineArgs) -> Callable[[], Awaitable[L]]:
-    """As :func:`engine_factory`, for a Plan that is there, and any link to the engine's process."""
+    """Like :func:`engine_factory`, for an existing Plan and any handle of the engine's process."""
 
     async def make_engine() -> L:
         with LoadingBar(plan) as bar:
@@ -88,7 +88,7 @@ def link_factory(kind: type[L], plan: Plan, args: EngineArgs) -> Callable[[], Aw
 
 
 def describe(engine: EngineClient) -> str:
-    """The engine in two lines: device, dtype, context; and how memory is divided."""
+    """Describe the engine in two lines: device, dtype, context; and how memory is divided."""
     info, plan = engine.info, engine.plan
     assert info is not None
     kernels = ", ".join(f"{name} ×{layers}" for name, layers in info.kernels.items())

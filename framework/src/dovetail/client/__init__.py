@@ -1,1 +1,1 @@
-"""What talks to servers with OpenAI's API, from the terminal: chat, completions, batches, benchmarks."""
+"""Clients of servers with OpenAI's API, in the terminal: chat, completions, batches, benchmarks."""

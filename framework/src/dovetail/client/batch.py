@@ -1,4 +1,4 @@
-"""Runs a batch of requests, on whatever an HTTP client reaches."""
+"""Runs a batch of requests with an HTTP client."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from dovetail.client.batch_file import BatchOutput, BatchRequest, Fault, answer_
 from dovetail.client.http import ClientError
 
 BUSY = (429, 503)
-"""Statuses of a server that may well answer later."""
+"""Statuses after which a retry may succeed."""
 ATTEMPTS = 3
-"""How often a line is sent to a server that fails without saying when to come back."""
+"""Maximum number of attempts for a line, if the server fails without a Retry-After."""
 PAUSE_SECONDS = 1.0
 MAX_WAIT_SECONDS = 600.0
-"""How long a line waits in all for a server that says when to come back: what it takes to load a large model again."""
+"""Maximum total waiting time of a line, if the server sends Retry-After: as long as reloading a large model takes."""
 SHOWN_FAULTS = 5
 
 
 @dataclass
 class Tally:
-    """What became of the lines so far.
+    """Results of the lines so far.
 
     Attributes:
-        faults: the first failures, in words.
+        faults: the first failures, as text.
     """
 
     served: int = 0
@@ -42,12 +42,12 @@ class Tally:
 
 
 class Batch:
-    """Sends requests, several at a time, and writes what comes back in the order in which it comes.
+    """Sends requests, several at a time, and writes the results in the order in which they arrive.
 
     Args:
-        client: reaches the server; its base URL is the server's root.
-        output: takes the entries.
-        tally: is kept up to date.
+        client: its base URL is the server's root.
+        output: receives the entries.
+        tally: is updated.
         progress: called after each line.
     """
 
@@ -60,7 +60,7 @@ class Batch:
         self.progress = progress
 
     async def run(self, requests: Iterator[BatchRequest | Fault], concurrency: int) -> None:
-        """Run all; cancelling leaves what is finished in the output.
+        """Run all requests. If cancelled, finished entries stay in the output.
 
         Raises:
             ClientError: there is no server, or none any more.
@@ -114,7 +114,7 @@ class Batch:
         return answer
 
     async def _send(self, request: BatchRequest) -> httpx2.Response:
-        """The answer, asked for again for as long as that makes sense."""
+        """The response to a line, with retries as long as they are useful."""
         attempts, waited = 0, 0.0
         while True:
             attempts += 1

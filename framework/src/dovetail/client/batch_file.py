@@ -1,4 +1,4 @@
-"""The files of a batch, in OpenAI's form: requests in, one entry for each out."""
+"""The input and output files of a batch, in OpenAI's format: requests in, one entry for each out."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from dovetail.api.errors import DovetailError, UsageError
 from dovetail.api.text import read_lines
 
 STANDARD = "-"
-"""Stands for standard input and output."""
+"""The file name for standard input and output."""
 ROUTES = re.compile(r"/(v1/(?!(un)?load_lora_adapter$)[\w-]+(/[\w-]+)*|rerank|score|classify|pooling|(de)?tokenize)")
-"""What lines may ask for: the routes that answer, none that operates the server."""
+"""Routes that lines may use: those that answer requests, and none that controls the server."""
 
 
 class _Line(msgspec.Struct):
@@ -51,7 +51,7 @@ class _Entry(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True)
 class BatchRequest:
-    """A line that can be sent.
+    """A valid line.
 
     Attributes:
         number: of the line, from 1.
@@ -66,7 +66,7 @@ class BatchRequest:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """A line that cannot, or got no answer."""
+    """An invalid line, or one without a response."""
 
     number: int
     custom_id: str | None
@@ -75,10 +75,10 @@ class Fault:
 
 
 def read_requests(lines: Iterable[bytes], done: Iterable[str] = ()) -> Iterator[BatchRequest | Fault]:
-    """What each line asks for; empty lines are none.
+    """The request of each line; empty lines are skipped.
 
     Args:
-        done: custom_ids to leave out.
+        done: custom_ids to skip.
     """
     left_out, seen = set(done), dict[str, int]()
     for number, raw in enumerate(lines, 1):
@@ -120,13 +120,13 @@ def _name(raw: bytes) -> str | None:
 
 
 def answer_entry(request: BatchRequest, status: int, request_id: str | None, body: bytes) -> dict[str, Any]:
-    """The entry of a line that got an answer, which may be an error.
+    """The output entry of a line that got a response, which may be an error.
 
     Args:
         body: JSON.
 
     Raises:
-        msgspec.MsgspecError: it is none.
+        msgspec.MsgspecError: it is not JSON.
     """
     # A server may write its answer in several lines; an entry is one.
     answer = msgspec.Raw(msgspec.json.format(body, indent=-1))
@@ -135,7 +135,7 @@ def answer_entry(request: BatchRequest, status: int, request_id: str | None, bod
 
 
 def error_entry(fault: Fault) -> dict[str, Any]:
-    """The entry of a line that got none."""
+    """The output entry of a line that was not answered."""
     message = f"line {fault.number}: {fault.message}"
     return _entry(fault.custom_id, None, {"code": fault.code, "message": message, "line": fault.number})
 
@@ -148,7 +148,7 @@ class BatchInput:
     """The lines of a file, or of standard input.
 
     Attributes:
-        count: lines that are not empty.
+        count: number of lines that are not empty.
 
     Raises:
         DovetailError: there is no such file, or it cannot be read.
@@ -172,17 +172,18 @@ class BatchInput:
 
 
 class BatchOutput:
-    """Takes entries, each written at once, so that what is finished stays whatever happens next.
+    """Writes each entry at once, so that finished entries are never lost.
 
     Args:
         name: a path, or ``-``.
-        resume: go on with the file that an earlier run left: what it served is kept, its failures are dropped, to be tried again.
+        resume: continue the file of an earlier run: successful entries are kept, and failed ones are removed and tried
+            again.
 
     Attributes:
-        done: the custom_ids that were served before.
+        done: the custom_ids that succeeded before.
 
     Raises:
-        UsageError: the file is there, and is not to be gone on with; or it is no output of a batch.
+        UsageError: the file exists and ``resume`` is not set, or it is not the output of a batch.
         DovetailError: it cannot be written.
     """
 
@@ -231,7 +232,7 @@ class BatchOutput:
 
 
 def _remove_failures(path: Path) -> frozenset[str]:
-    """Take failures, and a last line that was cut off, out of the file; what remains."""
+    """Remove failed entries, and an incomplete last line, from the file. Returns the custom_ids that remain."""
     done: set[str] = set()
     rest = path.with_name(path.name + ".resuming")
     with path.open("rb") as old, rest.open("wb") as new:
@@ -253,5 +254,5 @@ def _remove_failures(path: Path) -> frozenset[str]:
 
 
 def is_success(status: int) -> bool:
-    """Whether a line with this status was served."""
+    """Whether a line with this status succeeded."""
     return 200 <= status < 300

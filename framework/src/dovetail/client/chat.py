@@ -35,16 +35,16 @@ def run_chat(
     Args:
         url: of a server with OpenAI's API.
         model: its name there; the server's first one if None.
-        api_key: if the server wants one.
+        api_key: if the server requires one.
         system: the system prompt.
-        prompt: the only question, instead of those of the input.
-        params: go into every request, such as ``temperature``; those that are None are left out.
+        prompt: a single question, in place of the input.
+        params: fields of every request, such as ``temperature``; None values are left out.
 
     Returns:
         The exit code.
 
     Raises:
-        ClientError: the server cannot be reached, or (if nobody sits at the terminal) refused a question.
+        ClientError: the server cannot be reached, or (if not interactive) refused a question.
     """
     given = {name: value for name, value in params.items() if value is not None}
     with ChatClient(url, api_key) as client:
@@ -73,10 +73,10 @@ class Chat:
         self.messages: list[Message] = []
 
     def handle_line(self, line: str) -> None:
-        """Answer a question, or obey a command.
+        """Answer a question, or run a command.
 
         Raises:
-            ClientError: the question got no answer; it is not part of the conversation then.
+            ClientError: the question was not answered; it is then not part of the conversation.
         """
         command, _, rest = line.partition(" ")
         if command == "/system":
@@ -95,7 +95,7 @@ class Chat:
         """Answer a question.
 
         Raises:
-            ClientError: it got no answer; it is not part of the conversation then.
+            ClientError: it was not answered; it is then not part of the conversation.
         """
         self.messages.append({"role": "user", "content": question})
         system = [{"role": "system", "content": self.system}] if self.system else []

@@ -1,4 +1,4 @@
-"""One text, continued in the terminal."""
+"""Continues one text in the terminal."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from dovetail.client.http import ChatClient
 def run_completion(
     url: str, prompt: str | None, model: str | None = None, api_key: str | None = None, **params: Any
 ) -> int:
-    """Write how a text goes on to standard output, as it comes.
+    """Stream the continuation of a text to standard output.
 
     Args:
         url: of a server with OpenAI's API.
         prompt: the text; read from standard input if None.
         model: its name there; the server's first one if None.
-        api_key: if the server wants one.
-        params: go into the request, such as ``temperature``; those that are None are left out.
+        api_key: if the server requires one.
+        params: fields of the request, such as ``temperature``; None values are left out.
 
     Returns:
         The exit code.

@@ -16,28 +16,28 @@ from dovetail.api.errors import DovetailError, UsageError
 CONNECT_SECONDS = 5.0
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 REASONING_FIELDS = ("reasoning_content", "reasoning")
-"""Fields in which servers send thoughts apart from the answer."""
+"""Fields in which servers send reasoning."""
 
 Message = dict[str, str]
 
 
 class ClientError(DovetailError):
-    """The server cannot be reached, or refused."""
+    """The server cannot be reached, or refused the request."""
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A part of an answer."""
+    """A piece of a response."""
 
     text: str
     thought: bool = False
 
 
 def server_root(url: str) -> str:
-    """The URL below which a server has its routes, from what a user typed: with or without scheme and ``/v1``.
+    """The root URL of a server, from what a user typed: with or without scheme and ``/v1``.
 
     Raises:
-        UsageError: it is none.
+        UsageError: it is not a URL.
     """
     full = (url if "://" in url else f"http://{url}").rstrip("/").removesuffix("/v1")
     parts = urlsplit(full)
@@ -47,7 +47,7 @@ def server_root(url: str) -> str:
 
 
 def http_options(root: str, api_key: str | None) -> dict[str, Any]:
-    """What an ``httpx2`` client, of either kind, needs for a server."""
+    """Arguments of an ``httpx2`` client, synchronous or asynchronous, for a server."""
     return {
         "headers": {"Authorization": f"Bearer {api_key}"} if api_key else {},
         # An answer may take any time to begin, and pause; only a server that is not there is given up on.
@@ -58,14 +58,14 @@ def http_options(root: str, api_key: str | None) -> dict[str, Any]:
 
 
 class ChatClient:
-    """Talks to one server.
+    """A client of one server.
 
     Args:
         url: of the server, with or without ``/v1``.
-        api_key: if the server wants one.
+        api_key: if the server requires one.
 
     Raises:
-        UsageError: ``url`` is none.
+        UsageError: ``url`` is not a URL.
     """
 
     def __init__(self, url: str, api_key: str | None = None) -> None:
@@ -84,10 +84,10 @@ class ChatClient:
         self.close()
 
     def models(self) -> list[str]:
-        """The names of the models that the server has.
+        """The names of the server's models.
 
         Raises:
-            ClientError: it cannot be asked.
+            ClientError: the server cannot be reached.
         """
         with self._failures():
             answer = self._http.get(f"{self.url}/models")
@@ -98,7 +98,7 @@ class ChatClient:
         """The first of :meth:`models`.
 
         Raises:
-            ClientError: there is none, or it cannot be asked.
+            ClientError: there is none, or the server cannot be reached.
         """
         names = self.models()
         if not names:
@@ -106,18 +106,18 @@ class ChatClient:
         return names[0]
 
     def stream_chat(self, messages: Sequence[Message], **params: Any) -> Generator[Piece, None, None]:
-        """The pieces of an answer as they come. Closing the iterator ends the answer.
+        """Stream a chat completion. Closing the iterator aborts it.
 
         Raises:
-            ClientError: the server refused, or failed on the way.
+            ClientError: the server refused, or failed during the stream.
         """
         return self._stream("chat/completions", {"messages": list(messages), **params})
 
     def stream_completion(self, prompt: str, **params: Any) -> Generator[Piece, None, None]:
-        """How a text goes on, as it comes. Closing the iterator ends it.
+        """Stream a completion. Closing the iterator aborts it.
 
         Raises:
-            ClientError: the server refused, or failed on the way.
+            ClientError: the server refused, or failed during the stream.
         """
         return self._stream("completions", {"prompt": prompt, **params})
 

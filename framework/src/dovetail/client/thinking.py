@@ -1,4 +1,4 @@
-"""Tells a model's thoughts from its answer while both stream in."""
+"""Separates a model's reasoning from its answer while both stream in."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ TAGS = ("<think>", "</think>")
 
 
 def split_thoughts(pieces: Iterable[Piece]) -> Iterator[Piece]:
-    """Take ``<think>`` and ``</think>`` out of the text, wherever the pieces cut them, and mark what stands between."""
+    """Remove ``<think>`` and ``</think>`` from the text, wherever the pieces cut them, and mark what is between."""
     pending, thinking, answered = "", False, False
     for piece in pieces:
         if piece.thought:
@@ -40,5 +40,5 @@ def split_thoughts(pieces: Iterable[Piece]) -> Iterator[Piece]:
 
 
 def _partial_tag_length(text: str, tag: str) -> int:
-    """How many characters at the end of ``text`` may be the beginning of ``tag``."""
+    """The number of characters at the end of ``text`` that may be the beginning of ``tag``."""
     return next((length for length in range(len(tag) - 1, 0, -1) if text.endswith(tag[:length])), 0)

@@ -1,4 +1,4 @@
-"""How an answer is shown while it streams: plain, with dimmed thoughts, or as live Markdown."""
+"""Views of a streaming response: plain, with dimmed reasoning, or as live Markdown."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ DIM, PLAIN = "\x1b[2m", "\x1b[0m"
 
 
 class View(Protocol):
-    """Shows one answer after another."""
+    """Shows one response after another."""
 
     def show(self, pieces: Iterable[Piece]) -> None:
-        """Show the pieces as they come; leave what was shown if they end early."""
+        """Show the pieces as they arrive. If they end early, what was shown stays."""
         ...
 
 
 class PlainView:
-    """Text as it comes.
+    """Plain streamed text.
 
     Args:
-        terminal: thoughts are shown dimmed; elsewhere they are left out, since nothing would tell them apart.
+        terminal: show reasoning dimmed. Elsewhere it is left out, because it could not be distinguished.
     """
 
     def __init__(self, terminal: bool) -> None:
@@ -54,7 +54,7 @@ class PlainView:
 
 
 class MarkdownView:
-    """Live Markdown, drawn by rich: finished blocks stay as they are, the last one is drawn anew as it grows."""
+    """Live Markdown, drawn by rich: finished blocks are final, and the last block is redrawn as it grows."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -89,7 +89,7 @@ def _render(text: str, thinking: bool) -> RenderableType:
 
 
 def finished_length(text: str) -> int:
-    """Where the last finished Markdown block of ``text`` ends: at a blank line outside of a code fence."""
+    """The end of the last finished Markdown block of ``text``: at a blank line outside of a code fence."""
     end, place, fence = 0, 0, ""
     for line in text.splitlines(keepends=True):
         place += len(line)
@@ -102,7 +102,7 @@ def finished_length(text: str) -> int:
 
 
 def make_view() -> View:
-    """The best view for where the output goes."""
+    """The best view for the output."""
     if not sys.stdout.isatty():
         return PlainView(terminal=False)
     try:

@@ -1,7 +1,7 @@
-"""The conformance kit: what plugin authors run in their own repositories (``dovetail[test]``).
+"""The conformance kit, for the tests of plugin packages (``dovetail[test]``).
 
-One ``check_…`` function for each kind of card, called from a test: it makes its cases from the card, compares every claim with a
-reference, and fails with the claim that does not hold.
+It has one ``check_…`` function for each kind of card. Call it from a test: it makes test cases from the card, compares
+every claim with a reference, and fails with the claim that is not met.
 """
 
 from dovetail.testing.attention import check_attention

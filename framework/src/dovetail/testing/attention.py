@@ -1,4 +1,4 @@
-"""The conformance of an attention backend: cases are made from its card.
+"""Conformance tests of attention backends. The cases are made from the card.
 
 Letters: T tokens, H query heads, K key-value heads, D head dimension.
 """
@@ -26,9 +26,9 @@ from dovetail.testing.reference import ReferenceAttention
 from dovetail.testing.resolution import assert_refused, claim, make_registry, refusal_message, skip_unless_present
 
 HEAD_DIMS = (16, 64, 80, 128)
-"""Tried where a card takes any head size."""
+"""Tested if a card supports any head size."""
 BLOCK_SIZES = (1, 16, 32)
-"""Tried where a card takes any block size."""
+"""Tested if a card supports any block size."""
 RATIOS = ((4, 4), (6, 2), (8, 1))
 """Query heads and key-value heads."""
 DTYPES = ("float32", "bfloat16", "float16")
@@ -42,14 +42,16 @@ SCHEDULE: tuple[tuple[tuple[int, int], ...], ...] = (
     ((5, 6), (3, 1), (1, 37), (0, 16), (4, 25)),  # a prompt of one token beside long chunks
     ((4, 1), (2, 6), (0, 1), (5, 1), (3, 8), (1, 1)),
 )
-"""(request, new tokens) of each step; requests come, go and change places as they do in an engine."""
+"""(request, new tokens) of each step; requests start, end and change places as in an engine."""
 SHARED = (3, 5, 1, 32)
-"""In this step, a request shares with another this many tokens, or the whole blocks among them; most are written in this very step."""
+"""In this step, two requests share this many tokens, or the whole blocks among them; most are written in the same
+step.
+"""
 
 
 @dataclass(frozen=True)
 class Case:
-    """One combination of what a card claims."""
+    """One combination of a card's claims."""
 
     kind: AttentionKind
     dtype: str
@@ -72,7 +74,7 @@ class Case:
 
 
 def make_cases(card: AttentionCard) -> Iterator[Case]:
-    """Every value of every claim, each in the company of the first value of the others; kinds and dtypes in all combinations."""
+    """Every value of every claim, combined with the first value of the others; kinds and dtypes in all combinations."""
     head_dims, block_sizes = card.head_dims or HEAD_DIMS, card.block_sizes or BLOCK_SIZES
     heads, num_kv_heads = RATIOS[1]
     for kind in card.kinds:
@@ -93,16 +95,18 @@ def make_cases(card: AttentionCard) -> Iterator[Case]:
 def check_attention(card: AttentionCard, *, reference: type[ReferenceAttention] = ReferenceAttention) -> None:
     """Check every claim of an attention backend's card.
 
-    For each claimed kind, dtype, cache dtype, head size and block size, and for several ratios of query to key-value heads, runs prefills, chunks and
-    decodes of several requests in mixed batches, in a cache whose unused slots hold what earlier requests left there, and compares every token and head
-    with the reference. Where the backend says that it is batch invariant, compares bits between several ways to compute a request. Then checks that resolution refuses, with the reason, kinds, head sizes, block sizes, dtypes and devices that are not claimed.
+    For each claimed kind, dtype, cache dtype, head size and block size, and for several ratios of query to key-value
+    heads, runs prefills, chunks and decodes of several requests in mixed batches, in a cache whose unused slots hold
+    values of earlier requests, and compares every token and head with the reference. If the backend says that it is
+    batch invariant, the results of several ways to compute a request must be bitwise equal. Then it checks that
+    resolution refuses, with the reason, kinds, head sizes, block sizes, dtypes and devices that are not claimed.
 
     Args:
         reference: a subclass of the reference that knows the card's further kinds.
 
     Raises:
         AssertionError: names the claim that failed.
-        SkipTest: the card's probe objects to this machine, or none of its devices is here.
+        SkipTest: the card's probe rejects this machine, or none of its devices is available.
     """
     check_attention_refusals(card)
     for kind in card.kinds:
@@ -119,7 +123,7 @@ def check_attention(card: AttentionCard, *, reference: type[ReferenceAttention] 
 
 
 def available_devices(devices: tuple[str, ...], who: str) -> list[torch.device]:
-    """The devices among these that this machine has.
+    """Those of the devices that this machine has.
 
     Raises:
         SkipTest: there is none.
@@ -138,7 +142,7 @@ def _backend(cls: type[AttentionBackend], case: Case, device: torch.device) -> A
 
 
 def _check_invariance(card: AttentionCard, device: torch.device) -> None:
-    """Where the backend says that it is batch invariant, it is, for every claimed kind and dtype."""
+    """Check batch invariance for every claimed kind and dtype, if the backend says that it is batch invariant."""
     cls: type[AttentionBackend] = import_dotted(card.target)
     text = f"{label(card)} claims to be batch invariant"
     if not cls.batch_invariant:
@@ -207,7 +211,9 @@ def _poison(
     blocks: int,
     device: torch.device,
 ) -> None:
-    """Fill every slot with what an earlier request may have left: values that would show in any sum they entered."""
+    """Fill the cache with large values, as an earlier request may leave them, so that reading a stale slot is
+    noticed.
+    """
     tokens = blocks * backend.block_size
     everything = torch.arange(tokens, device=device)
     step = Step(
@@ -233,7 +239,7 @@ def _poison(
 
 
 def _check_size(backend: AttentionBackend, spec: AttentionSpec, cache: Any, blocks: int, text: str) -> None:
-    """Memory is planned by ``block_bytes``, so a cache may not be larger than it says."""
+    """A cache must not be larger than ``block_bytes`` says, because memory is planned with it."""
     tensors = [cache] if isinstance(cache, Tensor) else list(cache) if isinstance(cache, tuple | list) else []
     held = sum(t.nbytes for t in tensors if isinstance(t, Tensor))
     planned = blocks * backend.block_bytes(spec)
@@ -250,7 +256,7 @@ class _AnyConfig(ModelConfig):
 
 
 def _resolve(card: AttentionCard, **changes: Any) -> None:
-    """Resolution of attention for something that the card claims, but for the changes."""
+    """Resolve attention for a claim of the card, with the given changes."""
     device = next(iter(card.devices))
     expected: Mapping[str, Any] = {
         "kind": card.kinds[0],
@@ -272,7 +278,7 @@ def _resolve(card: AttentionCard, **changes: Any) -> None:
 
 
 def check_attention_refusals(card: AttentionCard) -> None:
-    """Resolution takes the card for what it claims, and refuses it, with the reason, for what it does not."""
+    """Check that resolution selects the card for what it claims, and refuses it with the reason for everything else."""
     refused = partial(_check_refused, card)
     for kind in set(get_args(AttentionKind)) - set(card.kinds):
         refused("kind", kind)

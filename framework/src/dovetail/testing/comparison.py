@@ -1,4 +1,4 @@
-"""How two results are compared: by relative error, scaled to what a dtype can hold."""
+"""Comparison of two results by relative error, scaled to the precision of a dtype."""
 
 from __future__ import annotations
 
@@ -18,15 +18,17 @@ def dtype_of(name: str) -> torch.dtype:
 
 
 def tolerance(dtype: torch.dtype, rounds: float = 4) -> float:
-    """A relative error of so many roundings in ``dtype``; never below 1e-5, which float32 sums of a few thousand terms reach."""
+    """The relative error of this many roundings in ``dtype``; never below 1e-5, which float32 sums of a few thousand
+    terms reach.
+    """
     return max(rounds * torch.finfo(dtype).eps, 1e-5)
 
 
 def relative_error(found: Tensor, expected: Tensor, typical: Tensor | None = None) -> float:
-    """The largest relative error of a vector along the last dimension; infinite where something is not a number.
+    """The largest relative error of a vector along the last dimension; infinite if a value is NaN.
 
     Args:
-        typical: norms of vectors of this kind, where ``expected`` may be much smaller by chance.
+        typical: typical norms of such vectors, if ``expected`` may be much smaller by chance.
     """
     found, expected = found.detach().cpu().double(), expected.detach().cpu().double()
     if not expected.numel():
@@ -38,12 +40,12 @@ def relative_error(found: Tensor, expected: Tensor, typical: Tensor | None = Non
 
 
 def assert_close(found: Tensor, expected: Tensor, limit: float, claim: str, typical: Tensor | None = None) -> None:
-    """Fail with the claim, the error and the limit unless the two agree."""
+    """Check that two results agree. A failure names the claim, the error and the limit."""
     assert found.shape == expected.shape, f"{claim}: the result is {list(found.shape)}, wanted {list(expected.shape)}"
     error = relative_error(found, expected, typical)
     assert error <= limit, f"{claim}: differs from the reference by {error:.2g} relative, more than {limit:.2g}"
 
 
 def label(card: Card) -> str:
-    """How messages cite a card."""
+    """The name of a card in messages."""
     return f"{card.kind} {card.name!r}"

@@ -1,6 +1,6 @@
-"""The conformance of a grammar backend.
+"""Conformance tests of grammar backends.
 
-Every claimed form is held against texts that have it and texts that do not, and against outputs drawn at random from the backend's own masks.
+Every claimed kind is tested with valid and invalid texts, and with outputs sampled from the backend's own masks.
 
 V: size of the logits' vocabulary.
 """
@@ -36,19 +36,22 @@ MERGES = [
 ]
 ENDS = ("<|end|>", "<|turn|>")
 SPARE = 45
-"""Ids past the tokenizer's, as logits often have."""
+"""Number of ids after the tokenizer's, as logits often have."""
 WALKS = 30
 LIMIT = 400
-"""Tokens after which a walk is given up."""
+"""Maximum number of tokens of a random walk."""
 
 
 def check_grammar(card: GrammarCard, grammar: GrammarSample | None = None) -> None:
     """Check every claim of a grammar backend's card.
 
-    For each kind of form: ``validate_source`` and ``compile`` take what is right and refuse what is not; texts that have the form can be written,
-    and end; others cannot, and what has white space without end cannot; outputs drawn from the masks have the form, and none comes to a place where no
-    token may follow; schemas that nothing has are refused, and by ``validate_source`` already; a refused token and a rollback change nothing; end tokens stand in the masks
-    together, exactly where the output may end. Kinds that are not claimed are refused.
+    For each kind of grammar:
+
+    ``validate_source`` and ``compile`` accept valid sources and refuse invalid ones. Valid texts can be written, and
+    end. Invalid texts cannot be written, and neither can unlimited white space. Outputs sampled from the masks are
+    valid, and never come to a state in which no token is allowed. Schemas without a valid value are refused, already by
+    ``validate_source``. A refused token and a rollback change nothing. End tokens are in the masks together, exactly
+    where the output may end. Kinds that are not claimed are refused.
 
     Args:
         grammar: a grammar in the backend's own notation, for backends that claim the kind ``grammar``.
@@ -83,7 +86,7 @@ def check_grammar(card: GrammarCard, grammar: GrammarSample | None = None) -> No
 
 
 def small_tokenizer() -> Tokenizer:
-    """A byte-level tokenizer of all bytes, a few merges and two tokens that end an output."""
+    """A byte-level tokenizer with all bytes, a few merges and two end-of-sequence tokens."""
     vocabulary = {token: i for i, token in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
     for merge in MERGES:
         vocabulary["".join(merge)] = len(vocabulary)
@@ -131,7 +134,7 @@ class _Case:
         assert ended, f"{self.text}: none of {WALKS} outputs drawn from the masks came to an end in {LIMIT} tokens"
 
     def allowed(self, state: GrammarState) -> list[int]:
-        """The tokens of a mask, which must be ones that there are."""
+        """The tokens of a mask. All of them must exist."""
         mask = np.full(-(-self.vocab_size // 32), -1, dtype=np.int32)
         state.fill_mask(mask)
         found = np.flatnonzero(np.unpackbits(mask.astype("<i4").view(np.uint8), bitorder="little")).tolist()
@@ -143,7 +146,7 @@ class _Case:
         return list(map(int, found))
 
     def can_write(self, output: str) -> bool:
-        """Whether an output can be written, by masks and by accepting, which must agree."""
+        """Whether an output can be written. Masks and ``accept`` must agree."""
         state = self.grammar.start()
         ids = self.tokenizer.encode(output, add_special_tokens=False).ids
         for count, token in enumerate([*ids, self.ends[-1]]):
@@ -160,7 +163,7 @@ class _Case:
         return True
 
     def walk(self, rng: random.Random) -> str | None:
-        """An output drawn from the masks; None if it did not end."""
+        """An output sampled from the masks; None if it did not end."""
         state = self.grammar.start()
         tokens: list[int] = []
         masks = [self.allowed(state)]
@@ -178,7 +181,7 @@ class _Case:
         return str(self.tokenizer.decode(tokens))
 
     def draw(self, allowed: list[int], rng: random.Random) -> int:
-        """A token at random; half of the time one that may bring the output nearer to its end."""
+        """A random token; half of the time one that may bring the output nearer to its end."""
         pieces = {token: str(self.tokenizer.id_to_token(token)) for token in allowed}
         closing = [token for token, piece in pieces.items() if token in self.ends or piece in ("}", "]", '"', '"}')]
         solid = [token for token, piece in pieces.items() if piece not in ("Ġ", "Ċ", "č", "ĉ")]

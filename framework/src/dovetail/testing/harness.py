@@ -1,4 +1,4 @@
-"""Building and running a model with nothing but the framework: what the engine does, one plain step at a time."""
+"""Builds and runs a model with the framework only, one simple step at a time, as the engine does."""
 
 from __future__ import annotations
 
@@ -38,7 +38,9 @@ KINDS: tuple[LayerKind, ...] = ("linear", "head", "embedding")
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """At the kit's small shapes, waiting for torch's threads costs more than the work; on a busy machine, a hundred times more."""
+    """Use one thread. At the kit's small shapes, waiting for torch's threads costs more than the work; on a busy
+    machine, a hundred times more.
+    """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -53,7 +55,7 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 
 def lazy_tensors(tensors: Mapping[str, Tensor]) -> list[LazyTensor]:
-    """Tensors in memory as a loader would yield them."""
+    """Lazy tensors over tensors in memory, as a loader yields them."""
     return [
         LazyTensor(name, tuple(value.shape), dtype_name(value.dtype), partial(_identity, value))
         for name, value in tensors.items()
@@ -111,7 +113,7 @@ def build_model(
         config: as in ``config.json``.
         tensors: by checkpoint name, or as a loader yields them.
         dtype: of activations and weights.
-        max_tokens: the longest sequence that will be run; the model's context length by default.
+        max_tokens: the longest sequence; the model's context length by default.
 
     Raises:
         ConfigError: the configuration does not fit the model.
@@ -129,10 +131,10 @@ def build_model(
 def random_checkpoint(
     card: ModelCard, config: Mapping[str, Any], *, seed: int = 0, dtype: str = "float32", optional: bool = False
 ) -> dict[str, Tensor]:
-    """Every tensor that the model expects, by checkpoint name, with random values of a size that keeps activations near one.
+    """All tensors of the model by checkpoint name, with random values that keep activations near one.
 
     Args:
-        optional: also those that a checkpoint may leave out.
+        optional: include tensors that a checkpoint may omit.
     """
     _, ctx = empty_model(card, config)
     generator = torch.Generator().manual_seed(seed)
@@ -156,10 +158,11 @@ def random_checkpoint(
 
 
 class BlockTables:
-    """Blocks of a KV cache given to requests in shuffled order, so that their order cannot be relied on. Nobody owns block 0.
+    """Block tables with blocks in shuffled order, so that a backend cannot rely on their order. Block 0 is the null
+    block.
 
     Args:
-        lengths: the most tokens that each request will have.
+        lengths: maximum number of tokens of each request.
         spare: further blocks that no request owns.
     """
 
@@ -174,7 +177,7 @@ class BlockTables:
         """Tokens of each request that are in the cache."""
 
     def share(self, request: int, owner: int, blocks: int) -> None:
-        """Give a request that has not begun the first blocks of another, as a hit in the prefix cache does."""
+        """Give a request that has not started the first blocks of another, as a hit in the prefix cache does."""
         assert self.computed[request] == 0, f"request {request} has begun"
         self.tables[request][:blocks] = self.tables[owner][:blocks]
         self.computed[request] = blocks * self.block_size
@@ -189,8 +192,9 @@ class BlockTables:
         """The step that adds these tokens to these requests, in this order; afterwards they count as computed.
 
         Args:
-            windows: of the cache groups. The groups use the same blocks, but each gives up those that its window has left behind.
-            columns: by which the block tables are wider than the step needs.
+            windows: of the cache groups. The groups use the same blocks, but each drops those that have left its
+                window.
+            columns: additional width of the block tables.
         """
         size = self.block_size
         tokens = [t for ids in new.values() for t in ids]
@@ -224,7 +228,7 @@ class BlockTables:
 
 
 def number_cache_groups(ctx: Context) -> dict[int | None, frozenset[AttentionSpec]]:
-    """Number the layers' cache groups, as the engine does: window → what its layers ask for."""
+    """Number the layers' cache groups, as the engine does. Returns window → the spec of its layers."""
     groups: dict[int | None, set[AttentionSpec]] = {}
     for layer in ctx.attention_layers:
         groups.setdefault(layer.spec.window, set()).add(layer.spec)
@@ -236,13 +240,14 @@ def number_cache_groups(ctx: Context) -> dict[int | None, frozenset[AttentionSpe
 
 @one_thread()
 def run_batch(model: PoolingModel, ctx: Context, schedule: Sequence[Mapping[int, Sequence[int]]]) -> dict[int, Tensor]:
-    """Run steps in which several requests take part.
+    """Run steps with several requests.
 
     Args:
-        schedule: for each step, the new tokens of each request (numbered from 0) that takes part.
+        schedule: for each step, the new tokens of each of its requests (numbered from 0).
 
     Returns:
-        The logits of every token of every request: request → ``[tokens, V]``, float32; of a model that has none, the hidden states ``[tokens, C]``.
+        The logits of every token of every request: request → ``[tokens, V]``, float32; of a model that has none, the
+            hidden states ``[tokens, C]``.
     """
     totals: dict[int, int] = {}
     for new in schedule:

@@ -1,4 +1,4 @@
-"""The conformance of what claims that a token's bits depend on nothing that is computed beside it.
+"""Tests of batch invariance: a token's result is bitwise the same whatever else is in the batch.
 
 Letters: T tokens, H query heads, K key-value heads, D head dimension, C channels, N output features.
 """
@@ -19,7 +19,7 @@ from dovetail.testing.harness import BlockTables
 
 TOKENS = 513
 SLICES = ((0, 1), (5, 6), (TOKENS - 1, TOKENS), (3, 5), (10, 13), (20, 37), (0, 64), (64, 131), (1, 400))
-"""Rows that are computed without the others."""
+"""Rows that are also computed alone."""
 
 
 def _random(*shape: int) -> Tensor:
@@ -45,11 +45,11 @@ ARGUMENTS: dict[str, Callable[[torch.dtype], tuple[Any, ...]]] = {
     "gelu_tanh_mul": lambda dtype: (4 * _random(TOKENS, 2 * 1000).to(dtype),),
     "linear": lambda dtype: (_random(TOKENS, 576).to(dtype), _random(960, 576).to(dtype)),
 }
-"""Operation → arguments to try it with; those that begin with T hold a row for each token."""
+"""Operation → arguments for its test; those that begin with T hold a row for each token."""
 
 
 def check_operations_by_row(platform: Platform, dtype: str, text: str) -> None:
-    """Every operation, as the platform does it, gives a row the same bits alone, among few and among many.
+    """Check that each of the platform's operations gives a row the same bits alone, with few and with many other rows.
 
     Raises:
         AssertionError: names the operation, and the rows that differ.
@@ -73,11 +73,11 @@ def _first(answer: Any) -> Tensor:
 
 
 LENGTH = 700
-"""Tokens of the request that is watched."""
+"""Tokens of the tested request."""
 OTHERS = 63
-"""Requests beside it."""
+"""Other requests in the batch."""
 DECODED = 9
-"""Its last tokens, computed one at a time in company."""
+"""Its last tokens, computed one at a time with other requests."""
 Schedule = Sequence[Mapping[int, int]]
 
 
@@ -101,10 +101,11 @@ def _schedules() -> dict[str, Schedule]:
 
 
 def check_attention_by_token(make: Callable[[], AttentionBackend], spec: AttentionSpec, text: str) -> None:
-    """A backend gives each token of a request the same bits however the request is cut into steps, whoever shares them, and wherever its blocks lie.
+    """Check that a backend gives each token of a request the same bits, however the request is divided into steps,
+    whatever else is in them, and wherever its blocks are.
 
     Raises:
-        AssertionError: says in what company a token's bits change.
+        AssertionError: names the batch in which a token's bits change.
     """
     whole = _run(make(), spec, [{0: LENGTH}], seed=0)
     for seed, (name, schedule) in enumerate(_schedules().items(), 1):

@@ -1,4 +1,4 @@
-"""The conformance of a loader."""
+"""Conformance tests of loaders."""
 
 from __future__ import annotations
 
@@ -38,13 +38,16 @@ print(json.dumps({"checkpoint": checkpoint.model_dump(mode="json"), "torch": "to
 def check_loader(card: LoaderCard, path: str | Path, tensors: Mapping[str, Tensor]) -> None:
     """Check every claim of a loader's card on a small checkpoint.
 
-    Checks that its files are recognised and others are not; that ``inspect`` describes them without torch, in a form that can travel to the engine's
-    process; that every tensor comes once, with the type and shape it reads as, and reads the same twice; and that truncated and empty files are refused with
-    their name. A loader that reads no files must not be chosen by itself, and yields what it says it does.
+    Checks that its files are recognised and others are not; that ``inspect`` describes them without torch, in a form
+    that can be sent to the engine's process; that every tensor is yielded once, with the type and shape that it is read
+    with, and reads the same twice; and that truncated and empty files are refused with their name. A loader that reads
+    no files must not be selected automatically, and must yield the described tensors.
 
     Args:
-        path: a weight file, or a folder with weight files and ``config.json``; any folder for a loader that reads no files.
-        tensors: what the checkpoint holds, by name: as written, or dequantized where it is stored quantized (only the shape is compared then).
+        path: a weight file, or a folder with weight files and ``config.json``; any folder for a loader that reads no
+            files.
+        tensors: the checkpoint's tensors by name: as written, or dequantized if it is quantized (then only the shape is
+            compared).
 
     Raises:
         AssertionError: names the claim that failed.
@@ -122,7 +125,7 @@ def _check_tensor(card: LoaderCard, lazy: LazyTensor, expected: Tensor) -> None:
 
 
 def _check_damage(card: LoaderCard, path: Path, files: list[Path]) -> None:
-    """A file that was cut short is refused by name, before or while its tensors are read."""
+    """Check that a truncated file is refused by name, before or while its tensors are read."""
     with tempfile.TemporaryDirectory() as scratch:
         for file in files:
             for share in (0.0, 0.5, 0.95):
@@ -152,7 +155,7 @@ def _check_refused(card: LoaderCard, path: Path, name: str, what: str) -> None:
 
 
 def _check_signatures(card: LoaderCard, files: list[Path]) -> None:
-    """Files begin as the card says, and are read under any name."""
+    """Check that files begin with the card's signature, and are read under any name."""
     if not card.signatures:
         return
     starts = tuple(signature.encode("latin-1") for signature in card.signatures)

@@ -1,4 +1,4 @@
-"""The conformance of a model."""
+"""Conformance tests of models."""
 
 from __future__ import annotations
 
@@ -31,15 +31,16 @@ EVERY_DTYPE: tuple[DType, ...] = ("float64", "float32", "bfloat16", "float16")
 
 
 def check_model(card: ModelCard, *configs: Mapping[str, Any]) -> None:
-    """Check every claim of a model's card over tiny configurations with random weights.
+    """Check every claim of a model's card with tiny configurations and random weights.
 
-    Checks that each claimed architecture's name and each claimed dtype builds and runs; that a prompt gives the same logits whole, in chunks, token by
-    token, and in a batch with others; that layers ask for the attention that the configuration announces, and that between them the configurations ask
-    for every claimed kind; that tensors which are missing, unexpected or misshapen are refused by name; that there is a head for each claimed task; and
-    that a dtype which is not claimed is refused by resolution.
+    Checks that each claimed architecture's name and each claimed dtype builds and runs; that a prompt gives the same
+    logits whole, in chunks, token by token, and in a batch with others; that layers require the attention that the
+    configuration announces, and that the configurations together require every claimed kind; that tensors which are
+    missing, unexpected or misshapen are refused by name; that there is a head for each claimed task; and that a dtype
+    which is not claimed is refused by resolution.
 
     Args:
-        configs: as in ``config.json``, small; between them they use every claimed attention kind.
+        configs: as in ``config.json``, small; together they use every claimed attention kind.
 
     Raises:
         AssertionError: names the claim that failed.
@@ -71,14 +72,14 @@ def _prompt(card: ModelCard, config: Mapping[str, Any], seed: int = 0) -> list[i
 
 
 def check_architectures(card: ModelCard, config: Mapping[str, Any]) -> None:
-    """Every claimed architecture's name leads to a model."""
+    """Check that every claimed architecture resolves to a model."""
     for architecture in card.architectures:
         with claim(f"{label(card)} claims the architecture {architecture}"):
             empty_model(card, {**config, "architectures": [architecture]}, max_tokens=LENGTH)
 
 
 def check_attention_requirements(card: ModelCard, config: Mapping[str, Any]) -> None:
-    """What the configuration announces is what the layers ask for, and is on the card."""
+    """Check that the configuration announces what the layers require, and that the card claims it."""
     needs = _attention_requirements(card, config)
     _, ctx = empty_model(card, config, max_tokens=LENGTH)
     announced = {(requirement.kind, requirement.head_dim) for requirement in needs}
@@ -91,7 +92,7 @@ def check_attention_requirements(card: ModelCard, config: Mapping[str, Any]) -> 
 
 
 def check_dtypes(card: ModelCard, config: Mapping[str, Any]) -> None:
-    """Every claimed dtype gives finite logits, as near to float32's as roundings allow."""
+    """Check that every claimed dtype gives finite logits, close to float32's within rounding."""
     tensors = random_checkpoint(card, config)
     tokens = _prompt(card, config)
     exact = _logits(card, config, tensors, "float32", tokens)
@@ -116,7 +117,7 @@ def _logits(
 
 
 def check_schedules(card: ModelCard, config: Mapping[str, Any]) -> None:
-    """Whole, in chunks, token by token, and beside other requests: the logits are the same."""
+    """Check that logits are the same for a whole prompt, in chunks, token by token, and with other requests."""
     model, ctx = build_model(card, config, random_checkpoint(card, config), max_tokens=LENGTH)
     tokens, other, third = (_prompt(card, config, seed) for seed in range(3))
     whole = run_tokens(model, ctx, tokens)
@@ -141,7 +142,7 @@ def check_schedules(card: ModelCard, config: Mapping[str, Any]) -> None:
 
 
 def check_tasks(card: ModelCard, config: Mapping[str, Any]) -> None:
-    """A card that claims ``generate`` has logits, one that claims ``classify`` has labels, and one that claims ``score`` has one score."""
+    """Check the heads: ``generate`` requires logits, ``classify`` labels, and ``score`` one score."""
     model, ctx = build_model(card, config, random_checkpoint(card, config), max_tokens=LENGTH)
     for task in card.tasks:
         text = f"{label(card)} claims the task {task}"
@@ -158,7 +159,7 @@ def check_tasks(card: ModelCard, config: Mapping[str, Any]) -> None:
 
 
 def check_tensors(card: ModelCard, config: Mapping[str, Any]) -> None:
-    """A checkpoint that lacks a tensor, has one too many or one of another shape is refused, with the tensor's name."""
+    """Check that a checkpoint with a missing, unexpected or misshapen tensor is refused, with the tensor's name."""
     _, ctx = empty_model(card, config, max_tokens=LENGTH)
     ties = parse_config(card, config).tie_word_embeddings
     for name, layer in ctx.layers.items():
@@ -185,7 +186,7 @@ def check_tensors(card: ModelCard, config: Mapping[str, Any]) -> None:
 
 
 def check_unclaimed_dtypes(card: ModelCard, config: Mapping[str, Any]) -> None:
-    """``--dtype`` with a dtype that the card does not claim is refused."""
+    """Check that ``--dtype`` with an unclaimed dtype is refused."""
     platform = PlatformCard(name="any", device="cpu", target="any:any", dtypes=EVERY_DTYPE)
     parsed = parse_config(card, config)
     for dtype in set(EVERY_DTYPE) - set(card.dtypes):

@@ -1,6 +1,7 @@
-"""The conformance of parsers of tool calls and of reasoning.
+"""Conformance tests of parsers of tool calls and of reasoning.
 
-Samples are outputs of models, with what they mean. A parser must find that in each, whole or cut anywhere, and in time that follows the length of the output.
+Samples are model outputs with their expected parses. A parser must give that result for a whole output and for one cut
+anywhere, in time that is linear in the output's length.
 """
 
 from __future__ import annotations
@@ -29,12 +30,12 @@ from dovetail.testing.resolution import claim
 from dovetail.testing.samples.parsers import TOOLS, ReasoningSample, ToolSample
 
 ARGUMENTS = '{"city": "Zürich \\"}]\\n\\\\", "filter": {"a": [1, {"b": null}], "c": "</x>"}}'
-"""Fills frames: JSON with what a careless parser takes for its end."""
+"""Arguments for generated calls: JSON with texts that a careless parser takes for its end."""
 LENGTH = 4_000
-"""Characters of the shorter of two outputs whose times are compared."""
+"""Characters of the shorter one of two outputs whose times are compared."""
 RANDOM_CUTS = 20
 DAMAGES = 30
-"""Outputs that are made of all samples by cutting, joining and misspelling them."""
+"""Number of damaged outputs, made from all samples by cutting, joining and misspelling."""
 
 DAMAGE = ("", "", " ", "\n", "x" * 300, "\\", '"', "{", "}", "<", "]", "null")
 
@@ -42,11 +43,12 @@ Events = list[Any]
 
 
 def check_tool_parser(card: ToolParserCard, samples: Sequence[ToolSample]) -> None:
-    """Check what a parser of tool calls makes of outputs, and its contract.
+    """Check a tool parser's results on outputs, and its interface.
 
-    For each sample: the whole gives the expected content and calls; cut in two at every byte, into characters, and at random, it gives the same; cut short
-    at any place it gives the beginning of the same, and raises nothing. Calls written as ``call_format`` says are found. Special tokens on the card
-    stand in some sample or call format. Time follows the length of the output, for outputs made to provoke the opposite too.
+    For each sample: the whole gives the expected content and calls; cut in two at every byte, into characters, and at
+    random, it gives the same; truncated at any position it gives the beginning of the same, without an exception. Calls
+    written as ``call_format`` says are found. Special tokens on the card occur in a sample or call format. Time is
+    linear in the output's length, also for outputs that were made to provoke the opposite.
 
     Raises:
         AssertionError: names the claim that failed.
@@ -70,9 +72,9 @@ def check_tool_parser(card: ToolParserCard, samples: Sequence[ToolSample]) -> No
 
 
 def check_reasoning_parser(card: ReasoningParserCard, samples: Sequence[ReasoningSample]) -> None:
-    """Check what a parser of reasoning makes of outputs, and its contract.
+    """Check a reasoning parser's results on outputs, and its interface.
 
-    As :func:`check_tool_parser`; and thoughts and an answer between ``reasoning_markers`` are told from each other.
+    As :func:`check_tool_parser`; and reasoning between ``reasoning_markers`` is separated from the answer after them.
 
     Raises:
         AssertionError: names the claim that failed.
@@ -103,14 +105,14 @@ def check_reasoning_parser(card: ReasoningParserCard, samples: Sequence[Reasonin
 
 @dataclass
 class _Case:
-    """A parser on an output."""
+    """One parser and one output."""
 
     name: str
     make: Callable[[], Any]
     text: str
 
     def check(self, cuts: Iterable[list[str]]) -> None:
-        """That cuts change nothing."""
+        """Check that cutting the output changes nothing."""
         with claim(f"{self.name}, whole"):
             self.whole = _run(self.make, [self.text])
         _check_form(self.name, self.whole)
@@ -145,7 +147,7 @@ class _Case:
 
 
 def _decode(parts: Iterable[bytes]) -> list[str]:
-    """Pieces as they come from a detokenizer: a character once all of its bytes are there."""
+    """Pieces as a detokenizer emits them: a character once all of its bytes are there."""
     decoder = codecs.getincrementaldecoder("utf-8")()
     return [decoder.decode(part) for part in parts]
 
@@ -157,7 +159,7 @@ def _run(make: Callable[[], Any], pieces: Iterable[str]) -> Events:
 
 
 def _merge(events: Iterable[Any]) -> Events:
-    """Events, neighbours of one kind joined."""
+    """Events, with adjacent ones of one kind merged."""
     merged: Events = []
     for event in events:
         if merged and type(event) is type(merged[-1]) and not isinstance(event, CallBegin):
@@ -238,7 +240,7 @@ def _same(found: tuple[str, str], expected: tuple[str, Any]) -> bool:
 
 
 def _check_call_format(card: ToolParserCard, kind: Any) -> list[str]:
-    """Write calls as the parser's call format says, and find them."""
+    """Check that calls are found which are written as the parser's call format says."""
     call_format = kind.call_format(list(TOOLS))
     if call_format is None:
         return []
@@ -271,7 +273,7 @@ def _check_special_tokens(card: ParserCard, texts: Sequence[str]) -> None:
 def _check_damaged(
     card: ParserCard, make: Callable[[], Any], texts: Sequence[str], begins: Callable[[Events, Events], bool]
 ) -> None:
-    """That outputs which nobody meant, too, are read alike however they are cut."""
+    """Check that damaged outputs, too, give the same result however they are cut."""
     rng = random.Random(0)
     for _ in range(DAMAGES):
         parts = []
@@ -284,7 +286,9 @@ def _check_damaged(
 
 
 def _check_time(card: ParserCard, make: Callable[[], Any], text: str) -> None:
-    """That time follows the length, where the output repeats a character or a sample, or goes on in the midst of a call."""
+    """Check that time grows linearly with the length, for outputs that repeat a character or a sample, or continue
+    inside a call.
+    """
     middle = text[: 2 * len(text) // 3]
     for name, head, unit in (
         *((repr(unit), "", unit) for unit in ("<", "{", "[", "\\", '"', "```", " ", '{"', "word ")),

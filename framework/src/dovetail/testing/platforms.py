@@ -1,4 +1,4 @@
-"""The conformance of a platform.
+"""Conformance tests of platforms.
 
 Letters: T tokens, H heads, D head dimension, C channels.
 """
@@ -72,19 +72,20 @@ SAMPLES: dict[str, Callable[[torch.dtype], list[Arguments]]] = {
     "linear": _products,
     "lay_out": _weights,
 }
-"""Operation → arguments to try it with, for every operation of :mod:`dovetail.nn.ops`."""
+"""Operation → arguments for its test, for every operation of :mod:`dovetail.nn.ops`."""
 
 
 def check_platform(card: PlatformCard) -> None:
     """Check every claim of a platform's card.
 
-    Checks the probe's contract; the device; that memory adds up and the KV cache's share grows with the utilization and fits; that each claimed dtype computes;
-    and each claimed operation against its reference, in each claimed dtype. Where the platform says that it is batch invariant, that every operation
-    gives a row the same bits alone and among others.
+    Checks the probe's result; the device; that memory numbers are consistent, and that the KV cache's share grows with
+    the utilization and fits; that each claimed dtype computes; and each claimed operation against its reference, in
+    each claimed dtype. If the platform says that it is batch invariant, every operation must give a row the same bits
+    alone and with other rows.
 
     Raises:
         AssertionError: names the claim that failed.
-        SkipTest: the probe objects to this machine.
+        SkipTest: the probe rejects this machine.
     """
     assert card.default_dtype in card.dtypes, f"{label(card)}: its default dtype {card.default_dtype} is not claimed"
     refused = partial(find_platform, PlanOptions(device="no-such-device"), make_registry(card), [])

@@ -1,4 +1,4 @@
-"""The conformance of a proposer."""
+"""Conformance tests of proposers."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ UNKNOWN = "no_such_option"
 def check_proposer(
     card: ProposerCard, proposer: Proposer | None = None, *, vocab_size: int = 64, max_seqs: int = 8, **options: Any
 ) -> None:
-    """Check what a proposer's card claims, and its contract.
+    """Check a proposer's card and interface.
 
-    Checks that unknown options are refused by name; and, over sequences that begin, grow, pause and end as in an engine, that every answer has one guess
-    for each sequence, of at most as many tokens as were asked for, all of them in the vocabulary, and that the sequences are left as they are.
+    Checks that unknown options are refused by name. With sequences that start, grow, pause and end as in an engine, it
+    checks that every result has one draft for each sequence, of at most the requested length, with ids of the
+    vocabulary, and that the sequences are not changed.
 
     Args:
-        proposer: to check, made already, for one that needs more than options (a draft model); otherwise it is made from the card.
+        proposer: an instance, if it needs more than options (a draft model); otherwise one is made from the card.
         vocab_size: of the sequences' tokens.
         max_seqs: sequences at once.
         options: of ``--speculative-config``.
@@ -69,7 +70,7 @@ def _exercise(card: ProposerCard, proposer: Proposer, vocab_size: int, max_seqs:
 
 
 def _tokens(rng: random.Random, count: int, vocab_size: int) -> list[int]:
-    """Few different ones, so that much repeats."""
+    """Tokens with few different values, so that many repeat."""
     few = min(4, vocab_size)
     return [vocab_size - 1 - rng.randrange(few) for _ in range(count)]
 

@@ -1,4 +1,4 @@
-"""The conformance of quantization formats and of kernels.
+"""Conformance tests of quantization formats and of kernels.
 
 Letters: N rows, K columns, G groups in a row, T tokens.
 """
@@ -37,7 +37,7 @@ FLOATS = ("float32", "bfloat16", "float16")
 
 
 def unpack_affine(packed: AffineWeight) -> Tensor:
-    """The matrix ``[N, K]`` that an affine packing stands for, float32; the packing is checked on the way."""
+    """The matrix ``[N, K]`` of an affine packing, float32. Also checks the packing."""
     codes, scales, mins, group = packed.codes, packed.scales, packed.mins, packed.group
     n, k = codes.shape
     assert codes.dtype in (torch.uint8, torch.int8), f"affine codes are {codes.dtype}, wanted uint8 or int8"
@@ -61,12 +61,12 @@ def unpack_dense(packed: Tensor) -> Tensor:
 
 
 UNPACK: dict[str, Callable[[Any], Tensor]] = {"affine": unpack_affine, "dense": unpack_dense}
-"""Packing → what it stands for, ``[N, K]``."""
+"""Packing → its matrix ``[N, K]``."""
 
 
 @dataclass(frozen=True)
 class WeightSample:
-    """One weight as a checkpoint holds it, and what it stands for.
+    """One weight as a checkpoint stores it, and its matrix.
 
     Attributes:
         tensors: by component, as the loader would yield them.
@@ -92,13 +92,14 @@ def check_format(
 ) -> None:
     """Check every claim of a format's card.
 
-    For each claimed type: its shape without reading, its dequantization against the sample's, and that slices of rows, gathered rows, reordered rows and
-    joined weights all equal those of the whole; that each claimed packing is handed out and stands for the same matrix; that tensors which
-    contradict what was announced are refused by name. Then, that resolution refuses types that are not claimed.
+    For each claimed type: its shape without reading, its dequantization against the sample's, and that slices of rows,
+    gathered rows, reordered rows and joined weights all equal those of the whole; that the weight converts to each
+    claimed packing with the same matrix; that tensors which contradict their description are refused by name. Then it
+    checks that resolution refuses types that are not claimed.
 
     Args:
-        samples: at least one for each claimed type; small, with a number of rows that is not a round one.
-        unpack: for packings besides :data:`UNPACK`: packing → the matrix that it stands for.
+        samples: at least one for each claimed type; small, with an unusual number of rows, such as 37.
+        unpack: for packings besides :data:`UNPACK`: packing → its matrix.
         limit: on the relative error of the dequantization in float32.
 
     Raises:
@@ -221,7 +222,7 @@ def _resolve(card: QuantFormatCard, type_: str) -> None:
 
 
 class AffineSample(StoredWeight):
-    """Random codes with random scales, for kernels that take the packing ``affine``."""
+    """Random codes with random scales, for kernels that support the packing ``affine``."""
 
     type = "affine"
 
@@ -240,7 +241,7 @@ class AffineSample(StoredWeight):
         return cls(AffineWeight(codes.to(torch.int8 if signed else torch.uint8), scales, offsets, bits, group))
 
     def with_two_level_scales(self) -> AffineSample:
-        """The like of this weight, with scales and minimums that are small integers times a number for each row."""
+        """A similar weight, with scales and minimums that are small integers times a number for each row."""
         p = self.packed
 
         def split(values: Tensor) -> TwoLevelScales:
@@ -279,7 +280,7 @@ class AffineSample(StoredWeight):
 
 
 def sample_weights(packing: str) -> list[StoredWeight]:
-    """Weights in one of the packings that the framework itself defines, in even and odd shapes; none for other packings."""
+    """Weights in one of the framework's own packings, in even and odd shapes; empty for other packings."""
     if packing == "affine":
         flat = [
             AffineSample.random(64, 128, bits=4, group=32, mins=False, signed=False),
@@ -304,17 +305,19 @@ def check_kernel(
 ) -> None:
     """Check every claim of a kernel's card: each claimed packing, layer kind and dtype against the dequantized weight.
 
-    Weights in the framework's own packings (``affine``, ``dense``, ``*``) are tried without being given. Each is multiplied with one token, with several, and
-    with inputs that are not contiguous. A weight that the kernel declines, with a reason, is left out, but one in each claimed packing must be taken.
-    Then, that resolution refuses dtypes, devices, kinds and packings that are not claimed.
+    Weights in the framework's own packings (``affine``, ``dense``, ``*``) are always tested. Each is multiplied with
+    one token, with several, and with inputs that are not contiguous. A weight that the kernel refuses, with a reason,
+    is skipped, but the kernel must accept one in each claimed packing. Then it checks that resolution refuses dtypes,
+    devices, kinds and packings that are not claimed.
 
     Args:
         weights: in the other claimed packings.
-        limits: dtype → the largest relative error; by default that of two roundings, which a kernel that also quantizes activations exceeds.
+        limits: dtype → the largest relative error; by default that of two roundings, which a kernel that also quantizes
+            activations exceeds.
 
     Raises:
         AssertionError: names the claim that failed.
-        SkipTest: the card's probe objects to this machine, or none of its devices is here.
+        SkipTest: the card's probe rejects this machine, or none of its devices is available.
     """
     check_kernel_refusals(card)
     kernel: type[WeightKernel] = import_dotted(card.target)
@@ -387,7 +390,7 @@ def _inputs(kind: LayerKind, n: int, k: int, dtype: torch.dtype) -> list[Tensor]
 
 
 def check_kernel_refusals(card: QuantKernelCard) -> None:
-    """Resolution refuses the card, with the reason, for what it does not claim."""
+    """Check that resolution refuses the card, with the reason, for what it does not claim."""
     device: Device = "cpu" if "*" in card.devices else card.devices[0]
 
     def resolve(type_: str, kinds: tuple[LayerKind, ...], device: str, dtype: str) -> None:

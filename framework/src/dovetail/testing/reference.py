@@ -1,4 +1,4 @@
-"""The slow, obvious attention and the plainest platform: what everything faster is compared with.
+"""The reference attention and the reference platform: slow and simple; faster ones are compared with them.
 
 Letters: T tokens, H query heads, K key-value heads, D head dimension, S tokens that a query sees.
 """
@@ -18,10 +18,10 @@ from dovetail.nn import AttentionBackend, AttentionSpec, KVIndex, Memory, Platfo
 class ReferenceAttention(AttentionBackend):
     """Attention one request and one token at a time, in float64.
 
-    Its cache starts as NaN, so a slot that is read before it was written shows in every result.
+    Its cache starts as NaN, so that reading a slot before it was written is noticed in every result.
 
     Attributes:
-        kinds: that it can do; a subclass that adds one overrides :meth:`visible` or :meth:`attend`.
+        kinds: supported kinds; a subclass that adds one overrides :meth:`visible` or :meth:`attend`.
         compute_dtype: dtype in which everything is computed.
     """
 
@@ -83,12 +83,12 @@ class ReferenceAttention(AttentionBackend):
 
 
 def _as_bytes(data: Tensor) -> Tensor:
-    """torch's indexing knows no floating-point numbers of 8 bits."""
+    """A view as bytes, because torch cannot index 8-bit floating-point numbers."""
     return data.view(torch.uint8) if data.dtype.itemsize == 1 else data
 
 
 class ReferencePlatform(Platform):
-    """The host's processor, with no operation of its own."""
+    """The host's processor, without operations of its own."""
 
     def __init__(self) -> None:
         self.device = torch.device("cpu")

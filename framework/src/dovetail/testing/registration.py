@@ -1,4 +1,4 @@
-"""Registration: cheap, torch-free, and every dotted name leads to what the card says."""
+"""Tests of registration: it is cheap and torch-free, and every dotted name refers to what the card says."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ PROBE = Path(__file__).with_name("registration_probe.py")
 
 
 def check_registration(plugin: str | ModuleType, *, limit: float = 0.25) -> None:
-    """Import a plugin's module as discovery does, in a process of its own.
+    """Import a plugin's module as discovery does, in a separate process.
 
-    Checks that importing and registering takes at most ``limit`` seconds of processor time and imports neither torch nor another
-    framework; that what a card's ``config``, ``naming``, ``inspect``, ``probe`` and ``validate_source`` name exists and is torch-free; and that every ``target`` exists and is
-    of its card's class.
+    Checks that importing and registering takes at most ``limit`` seconds of processor time and imports neither torch
+    nor another framework; that what a card's ``config``, ``naming``, ``inspect``, ``probe`` and ``validate_source``
+    name exists and is torch-free; and that every ``target`` exists and is of its card's class.
 
     Args:
-        plugin: the module that the entry point names.
+        plugin: the module of the entry point.
 
     Raises:
         AssertionError: names every claim that failed.

@@ -1,6 +1,7 @@
-"""The child process of ``check_registration``: run by path, so that nothing of ``dovetail.testing`` is imported beside the plugin.
+"""The child process of ``check_registration``: it is run by path, so that it imports the plugin and nothing of
+``dovetail.testing``.
 
-Takes a JSON object (module, path) and prints one (faults, seconds) as its last line.
+Reads a JSON object (module, path) and prints one (faults, seconds) as its last line.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from dovetail.api import Card
 
 FUNCTIONS = ("inspect", "probe", "validate_source")
-"""What a card names that is called; the others are classes or objects."""
+"""Attributes of cards that name functions; the others name classes or objects."""
 HEAVY = ("torch", "transformers", "tensorflow", "jax", "triton")
 BASES = {
     "model": "dovetail.nn.CausalLM",
@@ -30,7 +31,7 @@ BASES = {
     "tool_parser": "dovetail.api.ToolParser",
     "reasoning_parser": "dovetail.api.ReasoningParser",
 }
-"""Kind of card → the class that its target must be built on; targets of the others are callables."""
+"""Kind of card → base class of its target; targets of other kinds are callables."""
 
 
 def imported_heavy_modules() -> list[str]:
@@ -38,7 +39,7 @@ def imported_heavy_modules() -> list[str]:
 
 
 def torch_free_names(card: Card) -> Iterator[tuple[str, str]]:
-    """What a card names that must be importable without torch: (attribute, dotted name)."""
+    """The names on a card that must be importable without torch: (attribute, dotted name)."""
     for attribute in ("config", "inspect", "probe", "validate_source"):
         if (dotted := getattr(card, attribute, None)) is not None:
             yield attribute, dotted

@@ -1,4 +1,4 @@
-"""Whether the kernel refuses what a card does not claim: the real resolution, with that card as the only one installed."""
+"""Tests that the kernel refuses what a card does not claim: the real resolution, with only that card installed."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from dovetail.testing.comparison import label
 
 
 def make_registry(*cards: Card) -> Registry:
-    """The registry of an environment in which one plugin offers these cards and nothing else is installed."""
+    """The registry of an environment with one plugin, which offers these cards."""
     entry = EntryPoint("under-test", "under_test", GROUP)
     return Registry([Plugin("under-test", entry, "under-test", "0", cards=list(cards))])
 
 
 def refusal_message(action: Callable[[], Any], error: type[DovetailError]) -> str | None:
-    """The text of the error with which an action refuses, or None if it does not."""
+    """The text of the error that an action raises, or None if it raises none."""
     try:
         action()
     except error as refused:
@@ -31,7 +31,7 @@ def refusal_message(action: Callable[[], Any], error: type[DovetailError]) -> st
 
 
 def assert_refused(resolve: Callable[[], Any], claim: str, *cited: str) -> None:
-    """Resolution must fail, with a message that cites what was asked for."""
+    """Check that resolution fails, with a message that cites the request."""
     text = refusal_message(resolve, ResolutionError)
     assert text is not None, f"{claim}: not refused"
     for expected in cited:
@@ -40,7 +40,7 @@ def assert_refused(resolve: Callable[[], Any], claim: str, *cited: str) -> None:
 
 @contextmanager
 def claim(text: str) -> Iterator[None]:
-    """Turns whatever is raised inside into an AssertionError that names the claim."""
+    """Context manager: every exception inside becomes an AssertionError that names the claim."""
     try:
         yield
     except (AssertionError, SkipTest):
@@ -50,7 +50,7 @@ def claim(text: str) -> Iterator[None]:
 
 
 def skip_unless_present(card: Card, probe: str | None) -> None:
-    """Skip the test where the card's own probe objects to this machine.
+    """Skip the test if the card's own probe rejects this machine.
 
     Raises:
         SkipTest: with the probe's reason; pytest and unittest both show it.

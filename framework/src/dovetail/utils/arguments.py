@@ -1,4 +1,4 @@
-"""A parser of command lines that takes flags as users of other engines type them."""
+"""A command-line parser that accepts flags as users of other engines write them."""
 
 from __future__ import annotations
 
@@ -35,20 +35,20 @@ def json_object(text: str) -> dict[str, Any]:
 
 
 class FlexibleArgumentParser(argparse.ArgumentParser):
-    """An ``argparse.ArgumentParser`` that takes more.
+    """An ``argparse.ArgumentParser`` that accepts more spellings.
 
     - ``--max_model_len`` for ``--max-model-len``, and the other way round;
-    - ``--config FILE.yaml``, whose entries are flags; what the command line says comes before what the file says;
-    - ``--hf-overrides.rope_scaling.factor 2`` for ``--hf-overrides '{"rope_scaling": {"factor": 2}}'``, with every flag that takes a JSON
-      object. Values are read as JSON where they are JSON, and as texts otherwise.
+    - ``--config FILE.yaml``, whose entries are flags; the command line overrides the file;
+    - ``--hf-overrides.rope_scaling.factor 2`` for ``--hf-overrides '{"rope_scaling": {"factor": 2}}'``, for every flag
+      with a JSON object. Values that are valid JSON are read as JSON, others as texts.
 
-    - with :attr:`foreign`, options of other engines, as far as the table there takes them.
+    - with :attr:`foreign`, options of other engines, as the table there says.
 
     Args:
         config_file: whether there is ``--config``.
 
     Attributes:
-        foreign: what options of other engines become.
+        foreign: the table of options of other engines.
     """
 
     foreign: Table | None = None
@@ -95,14 +95,14 @@ class FlexibleArgumentParser(argparse.ArgumentParser):
         self.error("; ".join(f"{problem}; {hint}" for problem, hint in faults))
 
     def note(self, notices: list[str]) -> None:
-        """Say what became of options of other engines that needed nothing."""
+        """Print notices about options of other engines that need nothing here."""
         from dovetail.utils import logs
 
         for notice in dict.fromkeys(notices):
             logs.announce(f"note: {notice}")
 
     def _normalize_flag(self, argument: str) -> str:
-        """A flag as it was added, whichever of hyphens and underscores it was typed with."""
+        """The flag as it was added, whether it was typed with hyphens or underscores."""
         if not argument.startswith("--"):
             return argument
         flag, equals, value = argument.partition("=")
@@ -110,9 +110,9 @@ class FlexibleArgumentParser(argparse.ArgumentParser):
         return (find_flag(self, flag) or flag) + dot + path + equals + value
 
     def _merge_dotted(self, arguments: list[str]) -> list[str]:
-        """Every JSON flag that has dotted parts, as one flag with the whole object at the place of the first.
+        """Merge the dotted parts of each JSON flag to one flag with the whole object, at the place of the first part.
 
-        Parts, and whole objects among them, are merged in the order in which they stand; of two that say something else, the later one counts.
+        Parts and whole objects are merged in their order; if two contradict each other, the later one counts.
         """
         dotted = {flag for a in arguments if (flag := self._find_json_flag(a))}
         if not dotted:
@@ -140,7 +140,7 @@ class FlexibleArgumentParser(argparse.ArgumentParser):
         return [f"{a}={json.dumps(objects[a])}" if a in objects else a for a in out]
 
     def _find_json_flag(self, argument: str) -> str | None:
-        """The JSON flag that a dotted argument is a part of."""
+        """The JSON flag of a dotted argument."""
         flag, dot, _ = argument.partition("=")[0].partition(".")
         action = self._option_string_actions.get(flag)
         return flag if dot and flag.startswith("--") and action is not None and action.type is json_object else None
@@ -154,7 +154,7 @@ def use_foreign_options(parser: argparse._ActionsContainer, table: Table) -> Non
 
 
 def _join_denials(arguments: list[str]) -> list[str]:
-    """``--plugins -NAME`` as ``--plugins=-NAME``: a term that denies is no flag."""
+    """Rewrite ``--plugins -NAME`` to ``--plugins=-NAME``, because a term that denies is not a flag."""
     joined: list[str] = []
     for argument in arguments:
         if joined and joined[-1] == FILTER_FLAG and argument.startswith("-") and not argument.startswith("--"):

@@ -17,7 +17,9 @@ FLAG = "--config"
 
 
 class ConfigFile(argparse.Action):
-    """The flag that names a file. Where the parser has flags of its own, the file's are in its place before any action is run."""
+    """The flag that names a file. If the parser reads files itself, the file's flags have replaced it before any
+    action runs.
+    """
 
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
         parser.error(
@@ -26,12 +28,12 @@ class ConfigFile(argparse.Action):
 
 
 def accepts_config_files(parser: argparse.ArgumentParser) -> bool:
-    """Whether files are read here. A parser that has commands leaves them to the command's own."""
+    """Whether this parser reads files. A parser with commands leaves that to the command's parser."""
     return not has_commands(parser) and any(isinstance(action, ConfigFile) for action in parser._actions)
 
 
 def has_commands(parser: argparse.ArgumentParser) -> bool:
-    """Whether words behind the program's name are commands, with parsers of their own."""
+    """Whether the parser has commands with their own parsers."""
     return any(isinstance(action, argparse._SubParsersAction) for action in parser._actions)
 
 
@@ -52,11 +54,11 @@ def expand_config_files(
 
     Args:
         arguments: with the flags spelled as the parser has them.
-        line: reads entries that are options of other engines, and gathers what is refused.
+        line: reads entries that are options of other engines, and collects refusals.
 
     Returns:
-        The arguments, with those flags of the files that the command line does not have; and positional arguments that the files
-        give, which stand where the command line has none. Of several files, the last comes first.
+        The arguments, with those flags of the files that the command line does not have; and positional arguments of
+            the files, which are used if the command line has none. Of several files, the last one has precedence.
     """
     rest, files = _split_off_files(parser, arguments)
     entries: dict[str, Any] = {}
@@ -80,7 +82,7 @@ def expand_config_files(
 
 
 def _split_off_files(parser: argparse.ArgumentParser, arguments: list[str]) -> tuple[list[str], list[str]]:
-    """The arguments but for those that name files, and the files."""
+    """The arguments without those that name files, and the files."""
     rest: list[str] = []
     files: list[str] = []
     remaining = iter(arguments)
@@ -110,18 +112,18 @@ def _read(parser: argparse.ArgumentParser, file: str) -> dict[str, Any]:
 
 
 def _find_action(parser: argparse.ArgumentParser, flag: str) -> argparse.Action | None:
-    """The action of a flag, or of the JSON flag that it is a dotted part of."""
+    """The action of a flag, or of the JSON flag of a dotted part."""
     known = find_flag(parser, flag.partition(".")[0])
     return None if known is None else parser._option_string_actions[known]
 
 
 def _is_greedy(action: argparse.Action) -> bool:
-    """Whether the flag takes its values at one place only, so that it cannot be repeated for each."""
+    """Whether the flag takes all its values after one occurrence (nargs ``+`` or ``*``)."""
     return action.nargs in ("+", "*") and isinstance(action, argparse._StoreAction)
 
 
 def _to_arguments(parser: argparse.ArgumentParser, flag: str, action: argparse.Action, value: Any) -> list[str]:
-    """An entry as arguments."""
+    """Convert an entry to arguments."""
     name, dot, path = flag.partition(".")
     flag = f"{find_flag(parser, name)}{dot}{path}"
     if action.nargs == 0:  # a switch

@@ -17,7 +17,7 @@ from dovetail.utils.arguments import json_object
 M = TypeVar("M", bound=BaseModel)
 
 HUMAN = ("max_model_len", "max_num_batched_tokens", "max_num_seqs")
-"""Fields that take numbers such as 32k."""
+"""Fields that accept numbers such as 32k."""
 SHORT = {"quantization": "-q"}
 MULTI_VALUE_FLAGS = ("served_model_name", "lora_modules", "logits_processors")
 """Flags that take several values at once, as users of other servers type them. Other lists repeat their flag: one that took several would swallow
@@ -58,7 +58,7 @@ def add_flags(
         title: of the flags' group in the help, where a parser was given.
         short: with the short spellings that some flags have.
         hidden: whether the help leaves them out.
-        defaults: fields whose default shows in the parsed namespace; others are missing from it unless given.
+        defaults: fields whose default is in the parsed namespace; others are missing from it unless given.
     """
     group = parser.add_argument_group(title) if isinstance(parser, argparse.ArgumentParser) else parser
     for name, field in model.model_fields.items():
@@ -106,7 +106,7 @@ def _alternatives(annotation: Any) -> tuple[Any, ...]:
 
 
 def read_flags(model: type[M], values: argparse.Namespace, **extra: Any) -> M:
-    """The model from parsed flags.
+    """Build the model from parsed flags.
 
     Raises:
         UsageError: a value is out of its range; names the flag.

@@ -1,4 +1,4 @@
-"""The flags that a parser has, in any spelling."""
+"""Finds a parser's flags in any spelling."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 
 
 def find_flag(parser: argparse.ArgumentParser, flag: str) -> str | None:
-    """A flag as it was added, whichever of hyphens and underscores it is written with here."""
+    """The flag as it was added, whether it is written with hyphens or underscores here."""
     known = parser._option_string_actions
     if flag in known:
         return flag

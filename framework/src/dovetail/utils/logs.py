@@ -1,4 +1,6 @@
-"""The log of a server's processes, on standard error: lines for people, or JSON for programs. Standard ``logging`` throughout."""
+"""Logging of a server's processes to standard error: lines for people, or JSON for programs. Standard ``logging``
+throughout.
+"""
 
 from __future__ import annotations
 
@@ -80,15 +82,15 @@ def follow_parent() -> None:
 
 
 def writes_json() -> bool:
-    """Whether standard error gets JSON."""
+    """Whether logs are JSON."""
     return any(isinstance(handler.formatter, JsonFormatter) for handler in logging.getLogger().handlers)
 
 
 def announce(text: str, level: int = logging.INFO, *, output: bool = False) -> None:
-    """Tell whoever runs the server: as it is, or as a record where programs read the log.
+    """Print a line for the operator, or log it as a JSON record with ``--log-format json``.
 
     Args:
-        output: it is what the command gives, and goes to standard output as it is.
+        output: the line is the command's result, and goes to standard output unchanged.
     """
     if writes_json():
         logger.log(level, "%s", text)
@@ -119,7 +121,7 @@ class TextFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """One object a line. What a record's ``fields`` hold, given as ``extra``, stands beside the rest."""
+    """One object per line. A record's ``fields``, given as ``extra``, are added to it."""
 
     def __init__(self, request_id: Callable[[], str] | None = None) -> None:
         super().__init__()

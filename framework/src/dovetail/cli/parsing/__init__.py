@@ -1,1 +1,1 @@
-"""How commands read their arguments: the parser, its help, groups of options, options of other engines."""
+"""Parsing of arguments: the parser, its help, groups of options, options of other engines."""

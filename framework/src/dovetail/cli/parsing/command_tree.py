@@ -1,4 +1,4 @@
-"""What the commands take, as plain facts, for the scripts that complete command lines."""
+"""The commands and their arguments as plain data, for the shell completion scripts."""
 
 from __future__ import annotations
 
@@ -19,20 +19,21 @@ OFFERED = {
     "structured_outputs_backend": "grammar",
     "tool_call_parser": "tool_parser",
 }
-"""Option → the kind of card whose names it takes."""
+"""Option → the kind of card whose names are its values."""
 BESIDE = {"tool_call_parser": ("auto", "none"), "reasoning_parser": ("auto", "none"), "quantization": ()}
-"""What else those take; most of them take ``auto``."""
+"""Further values of these options; most accept ``auto``."""
 PATHS = ("model", "tokenizer", "chat_template", "hf_config_path", "allowed_adapter_path", "uds", "output_json")
 PATH_ENDINGS = ("_file", "_path", "_dir", "_directory", "_keyfile", "_certfile", "_ca_certs", "directory", "config")
 
 
 @dataclass(frozen=True)
 class Argument:
-    """
+    """One argument of a command.
+
     Attributes:
-        names: of a flag; none for what has a place.
-        value: how its value is called; empty if it takes none.
-        choices: the values that it takes, if they are known.
+        names: of a flag; empty for a positional argument.
+        value: the name of its value in the help; empty if it has none.
+        choices: its possible values, if they are known.
         path: whether its value is a file or a folder.
     """
 
@@ -45,9 +46,10 @@ class Argument:
 
 @dataclass(frozen=True)
 class Command:
-    """
+    """One command.
+
     Attributes:
-        words: that call it, from the program's name on.
+        words: the command line of the command, from the program's name on.
     """
 
     words: tuple[str, ...]
@@ -55,13 +57,13 @@ class Command:
     flags: list[Argument] = field(default_factory=list)
     places: list[Argument] = field(default_factory=list)
     commands: dict[str, str] = field(default_factory=dict)
-    """Command below it → what it does."""
+    """Subcommand → what it does."""
 
 
 def read_commands(
     parser: argparse.ArgumentParser, registry: Registry, words: tuple[str, ...] = ()
 ) -> Iterator[Command]:
-    """The parser's command, and those below it."""
+    """The parser's command, and its subcommands."""
     words = words or (parser.prog,)
     command = Command(words, _first(parser.description or ""))
     yield command
@@ -90,5 +92,5 @@ def _argument(action: argparse.Action, registry: Registry) -> Argument:
 
 
 def _first(text: str) -> str:
-    """The first part of a text, on one line."""
+    """The first part of a text, in one line."""
     return " ".join(text.replace("%%", "%").split()).split("; ")[0].partition(" (default")[0].rstrip(".")

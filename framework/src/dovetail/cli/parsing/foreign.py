@@ -1,4 +1,4 @@
-"""What commands say of options and variables of other engines."""
+"""Messages about options and environment variables of other engines."""
 
 from __future__ import annotations
 
@@ -11,19 +11,21 @@ from dovetail.utils.foreign.variables import variable_notices
 
 
 def say_notices(args: argparse.Namespace) -> None:
-    """Say what became of options that needed nothing."""
+    """Print the notices about options that need nothing here."""
     for notice in dict.fromkeys(getattr(args, "notices", ())):
         logs.announce(f"note: {notice}")
 
 
 def say_variables() -> None:
-    """Say what vLLM's variables that are set would be here; of commands that run an engine in this process."""
+    """Print the equivalents of vLLM's environment variables that are set, in commands that run an engine in this
+    process.
+    """
     for notice in variable_notices():
         logs.announce(f"note: {notice}")
 
 
 def show_unknown(unknown: list[str], parser: argparse.ArgumentParser, args: argparse.Namespace) -> str:
-    """Arguments that nobody knows, with the flags that may have been meant."""
+    """The text about unknown arguments, with the flags that may have been meant."""
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction) and (chosen := getattr(args, action.dest, None)):
             return show_unknown(unknown, action.choices[chosen], args)

@@ -1,4 +1,4 @@
-"""``--help``: the options that are used most, and the others by group or by word."""
+"""``--help``: the most used options, and all options by group or by word."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ ALL = "all"
 SHORT_FROM = 20
 """Commands with fewer options show all of them."""
 COLUMN = 31
-"""Where texts begin in the short help."""
+"""Column of the texts in the short help."""
 
 Sections = dict[str, list[argparse.Action]]
 
 
 class HelpAction(argparse.Action):
-    """``-h``, ``--help`` and ``--help=WORD``: prints the help, and ends the process."""
+    """``-h``, ``--help`` and ``--help=WORD``: prints the help, and exits."""
 
     def __init__(self, option_strings: Sequence[str], dest: str, **_: Any) -> None:
         super().__init__(
@@ -45,10 +45,10 @@ def render(parser: argparse.ArgumentParser, word: str | None = None) -> str:
     """The help of a command.
 
     Args:
-        word: ``all``, a group, or a word of options' names and texts; None for the options that are used most.
+        word: ``all``, a group, or a word in options' names and texts; None for the most used options.
 
     Raises:
-        UsageError: nothing has the word; names the groups.
+        UsageError: the word is not found; names the groups.
     """
     found = sections(parser)
     if word is not None and word != ALL:
@@ -62,7 +62,7 @@ def render(parser: argparse.ArgumentParser, word: str | None = None) -> str:
 
 
 def sections(parser: argparse.ArgumentParser) -> Sections:
-    """Group → what is shown of it, in the order in which it was added."""
+    """Group → its visible arguments, in the order in which they were added."""
     found: Sections = {}
     for group in parser._action_groups:
         for action in group._group_actions:
@@ -73,7 +73,9 @@ def sections(parser: argparse.ArgumentParser) -> Sections:
 
 
 def search(found: Sections, word: str) -> Sections:
-    """The groups whose title has the word, whole, and of the others the options whose name or text has it."""
+    """The groups with the word in their title, complete; from the other groups, the options with the word in name or
+    text.
+    """
     wanted = _plain(word)
     in_title = re.compile(rf"\b{re.escape(wanted)}\b")
     chosen = {}
@@ -89,7 +91,7 @@ def _plain(text: str) -> str:
 
 
 def _words(action: argparse.Action) -> str:
-    """Everything about an argument that a word may be found in."""
+    """All texts of an argument that are searched for a word."""
     choices = [str(choice) for choice in action.choices or ()]
     commands = (
         [c.help or "" for c in action._get_subactions()] if isinstance(action, argparse._SubParsersAction) else []
@@ -98,7 +100,7 @@ def _words(action: argparse.Action) -> str:
 
 
 def _line(action: argparse.Action, width: int) -> str:
-    """An argument on one line, with the first part of its text."""
+    """An argument in one line, with the first part of its text."""
     flag = next((name for name in action.option_strings if name.startswith("--")), "")
     word = "" if action.nargs == 0 else str(action.metavar or action.dest).upper().rpartition("_")[2]
     head = f"  {flag} {word}".rstrip() if flag else f"  {word}"
@@ -132,7 +134,7 @@ def _usage(parser: argparse.ArgumentParser) -> str:
 
 
 def _short(parser: argparse.ArgumentParser, found: Sections) -> str:
-    """The options that are used most, in a screenful, and which groups there are."""
+    """The most used options, on one screen, and the list of groups."""
     width = max(40, min(shutil.get_terminal_size().columns - 2, 120))
     common = [action for actions in found.values() for action in actions if action.dest in COMMON]
     lines = [_line(action, width) for action in sorted(common, key=lambda a: COMMON.index(a.dest))]
@@ -142,6 +144,6 @@ def _short(parser: argparse.ArgumentParser, found: Sections) -> str:
 
 
 def add_help(parser: argparse.ArgumentParser) -> None:
-    """Add :class:`HelpAction`."""
+    """Add :class:`HelpAction` to a parser."""
     add: Callable[..., argparse.Action] = parser.add_argument
     add("-h", "--help", action=HelpAction)

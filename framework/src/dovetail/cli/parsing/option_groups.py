@@ -1,4 +1,4 @@
-"""The groups in which the help and ``docs/options.md`` show options, and those options that are used most."""
+"""The groups of options in the help and in ``docs/options.md``, and the most used options."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ SERVER: dict[str, tuple[str, ...]] = {
     ),
     "processes": ("api_server_count", "shutdown_timeout", "exit_with_stdin"),
 }
-"""Group → fields of the server's settings. Those of no group here are about :data:`ANSWER_SETTINGS`."""
+"""Group → fields of the server's settings. Fields without a group here belong to :data:`ANSWER_SETTINGS`."""
 ANSWER_SETTINGS = "requests and answers"
 
 COMMON = (
@@ -93,14 +93,14 @@ COMMON = (
     "chat_template",
     "log_level",
 )
-"""Arguments that the short help shows, of those that a command has."""
+"""Arguments that the short help shows, if the command has them."""
 
 
 def group_of(added_under: str, name: str) -> str:
     """The group of an option.
 
     Args:
-        added_under: the title with which its flag was added to the parser; a note in brackets stays at the end.
+        added_under: the group's title in the parser; a note in brackets stays at the end.
         name: the option's, with underscores.
     """
     title, bracket, note = added_under.partition(" (")

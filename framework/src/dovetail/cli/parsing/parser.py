@@ -12,7 +12,7 @@ from dovetail.utils import FlexibleArgumentParser
 
 
 class CommandHelp(argparse.HelpFormatter):
-    """Leaves room for the names of commands: argparse forgets that they stand further in than flags."""
+    """Reserves room for the names of commands, because argparse ignores that they are indented more than flags."""
 
     def add_argument(self, action: argparse.Action) -> None:
         super().add_argument(action)
@@ -22,7 +22,9 @@ class CommandHelp(argparse.HelpFormatter):
 
 
 class CommandParser(FlexibleArgumentParser):
-    """Refuses in one line, as everything does that a command finds wrong. Commands that take files of flags say so themselves."""
+    """A parser that prints every error in one line, like all errors of commands. Commands with ``--config`` enable
+    it themselves.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         own_help = kwargs.pop("add_help", True)
@@ -32,7 +34,7 @@ class CommandParser(FlexibleArgumentParser):
         self._notices: list[str] = []
 
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
-        """As every parser's; the namespace holds the notices, which are said once it is known how the command logs."""
+        """Like every parser's. The namespace holds the notices, which are printed when logging is set up."""
         self._notices = []
         found, unknown = super().parse_known_args(args, namespace)
         if self._notices:

@@ -1,1 +1,3 @@
-"""``dovetail bench``: measures servers and the engine, with the names and definitions of vLLM's benchmarks, so that figures can be compared."""
+"""``dovetail bench``: benchmarks of servers and the engine, with the names and definitions of vLLM's benchmarks, so
+that results can be compared.
+"""

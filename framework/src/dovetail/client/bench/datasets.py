@@ -19,21 +19,21 @@ TEXT = (
     "book eye job word business issue side kind head house service friend father power hour game line end member law car city name"
 )
 WORDS = TEXT.split()
-"""Common ones, of which a vocabulary is likely to have each as one token."""
+"""Common words. Most vocabularies have each of them as one token."""
 MIN_TOKENS, MAX_PROMPT_TOKENS, MAX_TOKENS = 4, 1024, 2048
-"""Conversations of ShareGPT with fewer, or more, are left out, as in vLLM's benchmark."""
+"""Limits of tokens; other conversations of ShareGPT are skipped, as in vLLM's benchmark."""
 
 CountTokens = Callable[[str], Awaitable[int]]
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One request to be made.
+    """One request of a benchmark.
 
     Attributes:
         prompt: a text, or token ids.
-        input_len: its tokens, as far as they are known beforehand; the server's own count is what is told in the end.
-        output_len: tokens to ask for.
+        input_len: number of its tokens, if known beforehand; the report uses the server's own count.
+        output_len: number of tokens to generate.
     """
 
     prompt: str | list[int]
@@ -42,13 +42,13 @@ class Sample:
 
 
 async def load_samples(options: ServeOptions, count_tokens: CountTokens) -> tuple[list[Sample], Sample]:
-    """The requests of a dataset, and one more like them to warm up with.
+    """The requests of a dataset, and one more for warming up.
 
     Args:
         count_tokens: asks the server for the length of a text.
 
     Raises:
-        UsageError: the file is not there, is none of its kind, or holds too few prompts.
+        UsageError: the file does not exist, has another format, or holds too few prompts.
     """
     if options.dataset_name == "random":
         found = random_samples(options, options.num_prompts + 1)
@@ -60,7 +60,7 @@ async def load_samples(options: ServeOptions, count_tokens: CountTokens) -> tupl
 
 
 def random_samples(options: ServeOptions, count: int) -> list[Sample]:
-    """Random token ids; for the chat route, which takes none, random words."""
+    """Random token ids; for the chat route, which accepts none, random words."""
     rng = np.random.default_rng(options.seed)
     inputs = _lengths(rng, options.random_input_len, options.random_range_ratio, count)
     outputs = _lengths(rng, options.random_output_len, options.random_range_ratio, count)
@@ -84,7 +84,7 @@ def _lengths(rng: np.random.Generator, middle: int, ratio: float, count: int) ->
 
 
 def custom_samples(options: ServeOptions) -> list[Sample]:
-    """The first lines of a file of JSON objects.
+    """The first lines of a JSON Lines file.
 
     Raises:
         UsageError: as :func:`load_samples`.

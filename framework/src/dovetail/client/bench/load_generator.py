@@ -1,4 +1,4 @@
-"""Sends the requests of a benchmark at their times."""
+"""Sends the requests of a benchmark at their scheduled times."""
 
 from __future__ import annotations
 
@@ -20,13 +20,14 @@ from dovetail.client.bench.stream import Outcome, measure
 from dovetail.client.http import LOOPBACK, ClientError
 
 CONNECT_SECONDS = 60
-"""A server that is given a thousand connections at once may take a while to accept the last."""
+"""Connect timeout. With a thousand connections at once, a server may need a while to accept the last."""
 
 
 def arrival_times(count: int, rate: float, burstiness: float, seed: int) -> list[float]:
-    """When each request is sent, in seconds from the start: gamma-distributed gaps, stretched so that the last is sent at ``count / rate``.
+    """When each request is sent, in seconds from the start: gamma-distributed gaps, scaled so that the last request is
+    sent at ``count / rate``.
 
-    Stretching takes out that part of the difference between seeds which is none of the server's.
+    Scaling removes a difference between seeds that does not depend on the server.
     """
     if math.isinf(rate):
         return [0.0] * count
@@ -62,14 +63,14 @@ class Load:
         self.options = options
 
     async def send(self, sample: Sample) -> Outcome:
-        """Make one request."""
+        """Send one request."""
         return await measure(self.session, self.root + self.options.endpoint, self._body(sample), sample.input_len)
 
     async def run(self, samples: Sequence[Sample], progress: Callable[[], object]) -> tuple[list[Outcome], float]:
-        """Make all requests; their outcomes in order, and the seconds from the first to the end of the last.
+        """Send all requests. Returns their outcomes in order, and the seconds from the first start to the last end.
 
         Args:
-            progress: called after each.
+            progress: called after each request.
         """
         options = self.options
         limit: Any = asyncio.Semaphore(options.max_concurrency) if options.max_concurrency else contextlib.nullcontext()
@@ -106,10 +107,10 @@ class Load:
         return body | options.extra_body
 
     async def count_tokens(self, text: str) -> int:
-        """The length of a text, as the server's tokenizer has it.
+        """The length of a text, counted by the server's tokenizer.
 
         Raises:
-            ClientError: it cannot be asked.
+            ClientError: the server does not answer.
         """
         body = {"model": self.model, "prompt": text, "add_special_tokens": False}
         try:
@@ -123,7 +124,7 @@ class Load:
 
 @contextlib.contextmanager
 def _without_gc() -> Iterator[None]:
-    """No pauses for what was there before: the collector would walk all prompts again and again."""
+    """Exclude existing objects from garbage collection, which would otherwise scan all prompts repeatedly."""
     gc.collect()
     gc.freeze()
     try:

@@ -1,4 +1,6 @@
-"""What the outcomes of a benchmark come to. Names and definitions are those of vLLM's ``bench serve``; times in milliseconds."""
+"""Computes the metrics of a benchmark. Names and definitions are those of vLLM's ``bench serve``; times in
+milliseconds.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +14,10 @@ from dovetail.client.bench.stream import Outcome
 
 
 def summarize(outcomes: Sequence[Outcome], seconds: float, goodput: Mapping[str, float]) -> dict[str, Any]:
-    """The figures of the whole.
+    """The metrics of the whole benchmark.
 
     Args:
-        goodput: metric → the most milliseconds of a good request.
+        goodput: metric → maximum milliseconds of a good request.
     """
     good = [outcome for outcome in outcomes if not outcome.error]
     inputs, outputs = sum(o.input_len for o in good), sum(o.output_len for o in good)
@@ -35,9 +37,9 @@ def summarize(outcomes: Sequence[Outcome], seconds: float, goodput: Mapping[str,
 
 
 def series(outcomes: Sequence[Outcome]) -> dict[str, list[float]]:
-    """Metric → its values over all requests that were served.
+    """Metric → its values over all successful requests.
 
-    ``ttft``, ``e2el`` and, from two tokens on, ``tpot`` have one each; ``itl`` has the gaps between pieces.
+    ``ttft``, ``e2el`` and, from two tokens on, ``tpot`` have one value each; ``itl`` has the gaps between chunks.
     """
     good = [outcome for outcome in outcomes if not outcome.error]
     return {
@@ -49,14 +51,14 @@ def series(outcomes: Sequence[Outcome]) -> dict[str, list[float]]:
 
 
 def statistics(values: Sequence[float], percentiles: Sequence[float]) -> dict[str, float]:
-    """Prefix of a figure's name → figure: ``mean``, ``median``, ``std``, ``p99`` …; zeros without any values."""
+    """Prefix of a statistic's name → value: ``mean``, ``median``, ``std``, ``p99`` …; zeros if there are no values."""
     data = np.asarray(values or [0.0])
     found = {"mean": float(data.mean()), "median": float(np.median(data)), "std": float(data.std())}
     return found | {f"p{value:g}": float(np.percentile(data, value)) for value in percentiles}
 
 
 def _tpot(outcome: Outcome) -> float:
-    """Time for each token after the first; 0 without any, which is good enough for every limit."""
+    """Time for each token after the first; 0 if there is none, which meets every limit."""
     return 1e3 * (outcome.latency - outcome.ttft) / (outcome.output_len - 1) if outcome.output_len > 1 else 0.0
 
 
@@ -66,7 +68,7 @@ def _is_good(outcome: Outcome, limits: Mapping[str, float]) -> bool:
 
 
 def _peak_throughput(good: Sequence[Outcome]) -> float:
-    """Pieces that came in the second in which most came."""
+    """Number of chunks in the second with the most chunks."""
     if not good:
         return 0.0
     start = min(outcome.started for outcome in good)
@@ -74,7 +76,7 @@ def _peak_throughput(good: Sequence[Outcome]) -> float:
 
 
 def _peak_concurrency(good: Sequence[Outcome]) -> int:
-    """Requests in flight when most were."""
+    """The largest number of requests in flight."""
     # Of an end and a start at the same time, the end comes first.
     events = sorted([(o.started, 1) for o in good] + [(o.times[-1], -1) for o in good])
     return int(np.cumsum([change for _, change in events]).max(initial=0))

@@ -1,4 +1,4 @@
-"""What the benchmarks can be told. Their flags are made from these fields; it imports nothing heavy for that."""
+"""Options of the benchmarks. Their flags are made from these fields; the module imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from dovetail.api.errors import UsageError
 
 METRICS = ("ttft", "tpot", "itl", "e2el")
 GOOD_METRICS = ("ttft", "tpot", "e2el")
-"""Those that a request as a whole has, so that it can be good or not."""
+"""Metrics with one value per request, which a goodput limit can use."""
 
 
 class ServeOptions(BaseModel):
-    """Of ``dovetail bench serve``."""
+    """Options of ``dovetail bench serve``."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -70,7 +70,8 @@ class ServeOptions(BaseModel):
 
     @property
     def metrics(self) -> list[str]:
-        """
+        """The selected metrics.
+
         Raises:
             UsageError: one is unknown.
         """
@@ -81,9 +82,10 @@ class ServeOptions(BaseModel):
 
     @property
     def percentiles(self) -> list[float]:
-        """
+        """The selected percentiles.
+
         Raises:
-            UsageError: one is none.
+            UsageError: one is not a percentile.
         """
         try:
             found = [float(text) for text in self.metric_percentiles.split(",")]
@@ -94,9 +96,10 @@ class ServeOptions(BaseModel):
         return found
 
     def check(self) -> None:
-        """
+        """Check that the options fit together.
+
         Raises:
-            UsageError: an option belongs to another dataset, or lacks its other half.
+            UsageError: an option belongs to another dataset, or requires another option.
         """
         own = {name for name in self.model_fields_set if name.startswith(("random_", "sharegpt_", "custom_"))}
         if strange := sorted(name for name in own if not name.startswith(f"{self.dataset_name}_")):
@@ -116,10 +119,10 @@ class ServeOptions(BaseModel):
 
 
 def read_goodput(pairs: list[str]) -> dict[str, float]:
-    """Metric → the most milliseconds of a good request, from ``ttft:200`` and the like.
+    """Parse ``ttft:200`` and the like: metric → maximum milliseconds of a good request.
 
     Raises:
-        UsageError: a pair is none.
+        UsageError: a pair is not valid.
     """
     found: dict[str, float] = {}
     for pair in pairs:
@@ -136,7 +139,7 @@ def read_goodput(pairs: list[str]) -> dict[str, float]:
 
 
 class LatencyOptions(BaseModel):
-    """Of ``dovetail bench latency``."""
+    """Options of ``dovetail bench latency``."""
 
     input_len: int = Field(32, gt=0, description="tokens of each prompt")
     output_len: int = Field(128, gt=0, description="tokens generated for each")
@@ -147,7 +150,7 @@ class LatencyOptions(BaseModel):
 
 
 class ThroughputOptions(BaseModel):
-    """Of ``dovetail bench throughput``."""
+    """Options of ``dovetail bench throughput``."""
 
     input_len: int = Field(1024, gt=0, description="tokens of each prompt")
     output_len: int = Field(128, gt=0, description="tokens generated for each")
@@ -156,7 +159,7 @@ class ThroughputOptions(BaseModel):
 
 
 class StartupOptions(BaseModel):
-    """Of ``dovetail bench startup``."""
+    """Options of ``dovetail bench startup``."""
 
     num_iters: int = Field(3, gt=0, description="how often the server is started")
     output_json: str | None = Field(None, description="file for the figures")

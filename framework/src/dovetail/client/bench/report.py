@@ -1,4 +1,4 @@
-"""The figures of a benchmark as a table and as a file."""
+"""The results of a benchmark as a table and as a file."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def _row(name: str, value: float) -> str:
 def build_result(
     options: ServeOptions, model: str, figures: Mapping[str, Any], metrics: Mapping[str, Mapping[str, float]]
 ) -> dict[str, Any]:
-    """Everything, in vLLM's keys."""
+    """All results, with vLLM's keys."""
     return {
         "date": time.strftime("%Y%m%d-%H%M%S"),
         "backend": _backend(options),
@@ -78,7 +78,7 @@ def build_result(
 
 
 def build_details(outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    """Lists over all requests, in order; times in seconds, of requests that failed none."""
+    """Lists over all requests, in order; times in seconds. Failed requests have none."""
     begin = min((outcome.started for outcome in outcomes), default=0.0)
     return {
         "input_lens": [o.input_len for o in outcomes],
@@ -92,7 +92,7 @@ def build_details(outcomes: Sequence[Outcome]) -> dict[str, Any]:
 
 
 def result_path(options: ServeOptions, values: Mapping[str, Any]) -> Path:
-    """Where the result goes."""
+    """The path of the result file."""
     folder = Path(options.result_dir or "")
     if options.result_filename:
         return folder / options.result_filename
@@ -106,7 +106,8 @@ def _backend(options: ServeOptions) -> str:
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """
+    """Write the result file.
+
     Raises:
         DovetailError: it cannot be written.
     """

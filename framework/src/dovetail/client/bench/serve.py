@@ -1,4 +1,4 @@
-"""``dovetail bench serve``: many streams at once, on any server with OpenAI's API."""
+"""``dovetail bench serve``: many concurrent streams, on any server with OpenAI's API."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ SHOWN_ERRORS = 5
 def run_serve(
     url: str, model: str | None, api_key: str | None, options: ServeOptions, goodput: Mapping[str, float]
 ) -> int:
-    """Measure, and print what was measured.
+    """Run the benchmark, and print the results.
 
     Args:
         model: its name at the server; the server's first one if None.
         options: checked.
-        goodput: metric → the most milliseconds of a good request.
+        goodput: metric → maximum milliseconds of a good request.
 
     Returns:
-        The exit code: 1 if no request was served.
+        The exit code: 1 if no request succeeded.
 
     Raises:
         UsageError: the dataset cannot be used.
-        ClientError: the server cannot be reached, or refuses the request that warms up.
+        ClientError: the server cannot be reached, or refuses the warm-up request.
     """
     root = server_root(url)
     if model is None:

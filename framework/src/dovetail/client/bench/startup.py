@@ -1,4 +1,4 @@
-"""``dovetail bench startup``: from the start of a server's process to its first answer."""
+"""``dovetail bench startup``: the time from the start of a server's process to its first response."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def run_startup(start: Callable[[], AbstractContextManager[str]], options: Start
     """Start a server several times.
 
     Args:
-        start: starts one, and gives its URL once ``/health`` says that it is ready.
+        start: starts one, and returns its URL once ``/health`` reports ready.
 
     Raises:
-        ClientError: it refused to complete a text.
+        ClientError: the server refused a completion.
     """
     ready: list[float] = []
     answered: list[float] = []

@@ -1,4 +1,4 @@
-"""One streamed request, and when its tokens came."""
+"""Sends one streamed request, and records when its tokens arrive."""
 
 from __future__ import annotations
 
@@ -40,14 +40,15 @@ _decode = msgspec.json.Decoder(_Event).decode
 
 @dataclass(slots=True)
 class Outcome:
-    """What became of a request; times in seconds of one clock.
+    """The result of a request; times in seconds of one clock.
 
     Attributes:
         started: when it was sent.
-        times: when each piece that holds a token came; a server may put several tokens into one.
-        input_len: tokens of the prompt, as the server counted them.
-        output_len: tokens of the answer, likewise.
-        counted: whether the server said so; otherwise they are what was asked for, and the number of pieces.
+        times: when each chunk with a token arrived; a server may put several tokens into one.
+        input_len: tokens of the prompt, counted by the server.
+        output_len: tokens of the output, counted by the server.
+        counted: whether the server sent these counts. Otherwise they are the requested length, and the number of
+            chunks.
         error: why it failed; empty if it did not.
     """
 
@@ -60,17 +61,17 @@ class Outcome:
 
     @property
     def ttft(self) -> float:
-        """From sending to the first token."""
+        """Time from sending to the first token."""
         return self.times[0] - self.started
 
     @property
     def latency(self) -> float:
-        """From sending to the last token."""
+        """Time from sending to the last token."""
         return self.times[-1] - self.started
 
 
 class EventReader:
-    """Finds tokens in a stream of server-sent events, however it is cut."""
+    """Finds tokens in a stream of server-sent events, wherever it is cut."""
 
     def __init__(self, outcome: Outcome) -> None:
         self.outcome = outcome
@@ -78,9 +79,10 @@ class EventReader:
         self._rest = b""
 
     def feed(self, data: bytes) -> None:
-        """
+        """Read bytes of the stream.
+
         Raises:
-            ValueError: this is no event of OpenAI's API, or it tells of an error.
+            ValueError: it is not an event of OpenAI's API, or it reports an error.
         """
         now = time.perf_counter()
         lines = (self._rest + data).split(b"\n")
@@ -107,7 +109,7 @@ class EventReader:
 
 
 def _holds_token(choice: _Choice) -> bool:
-    """All pieces do but the one that opens a chat's answer, which some servers send before there is any."""
+    """True for all chunks except the first one of a chat, which some servers send before there is a token."""
     delta = choice.delta
     if delta is None or delta.role is None:
         return True
@@ -115,7 +117,7 @@ def _holds_token(choice: _Choice) -> bool:
 
 
 async def measure(session: aiohttp.ClientSession, url: str, body: dict[str, Any], input_len: int) -> Outcome:
-    """Send a request, and read its answer to the end. Failures are part of the outcome."""
+    """Send a request, and read its response to the end. Failures are recorded in the outcome."""
     payload = msgspec.json.encode(body)
     outcome = Outcome(time.perf_counter(), input_len)
     reader = EventReader(outcome)

@@ -18,7 +18,7 @@ from dovetail.utils.threads import thread_variables
 
 
 class EngineChild:
-    """Starts the process and tells it what to run."""
+    """The child process of the engine, and the socket to it. The constructor starts it and sends it what to run."""
 
     def __init__(self, plan: Plan, args: EngineArgs) -> None:
         self._socket = PrivateSocket(zmq.DEALER)

@@ -1,4 +1,5 @@
-"""Draws tokens: from the whole vocabulary, or from sorted candidates with top-k and top-p, by inverse transform in integers.
+"""Samples tokens from the whole vocabulary, or from sorted candidates with top-k and top-p, by inverse transform in
+integers.
 
 Probabilities become integer weights: ``exp(x - max)`` in units of ``2**-40``. Sums of integers do not depend on their
 order, so one row, a batch and another algorithm get the same cumulative weights to the last bit, on every device;

@@ -1,4 +1,4 @@
-"""Verification in speculative decoding: which of a request's draft tokens are kept."""
+"""Verification in speculative decoding: which draft tokens of a request are accepted."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ from dovetail.engine.step.input_batch import InputBatch
 def verify_draft(
     batch: InputBatch, request: Request, draft: Sequence[int], sampled: Sequence[int]
 ) -> tuple[int, FinishReason | None, int | None]:
-    """Append the sampled tokens to the request, up to and including the first that differs from the draft.
+    """Append the sampled tokens to the request, up to and including the first one that differs from the draft.
 
-    Behind that one the model saw tokens that do not stand in the output. Each kept token is the very one that would have been sampled
-    without the draft, so no rule of acceptance is needed. A step without a draft is the same case.
+    Later ones were computed after a wrong token and are dropped. Each accepted token is exactly the one that would have
+    been sampled without a draft, so no other acceptance rule is needed. A step without a draft is the same case.
 
     Args:
-        draft: tokens that the step checked.
-        sampled: the token sampled at each of their places, and one more.
+        draft: the draft tokens of the step.
+        sampled: the sampled token at each of their positions, and one more.
 
     Returns:
-        How many tokens were kept, why the request ends if it does, and the stop token if it was one of the request's own.
+        How many tokens were kept, why the request ends if it does, and the stop token if it was one of the request's
+            own.
     """
     kept = 0
     reason: FinishReason | None = None
@@ -38,6 +39,6 @@ def verify_draft(
         if reason is not None or token != guess:
             break
     if draft:
-        # The keys and values of wrong draft tokens are written over by the tokens that come in their places.
+        # The keys and values of rejected draft tokens are overwritten by the tokens that replace them.
         request.num_computed_tokens -= len(draft) - max(kept - 1, 0)
     return kept, reason, stop

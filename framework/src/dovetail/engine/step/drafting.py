@@ -1,4 +1,5 @@
-"""Drafting for speculative decoding: which requests get draft tokens, how many, and from whom. They are verified in ``draft_verification``.
+"""Drafting for speculative decoding: which requests get draft tokens, how many, and from which proposer.
+``draft_verification`` verifies them.
 
 The next step verifies a draft (Leviathan et al., "Fast inference from transformers via speculative decoding", 2023).
 The sampler samples at every draft position; each sample only depends on its seed and position. The output accepts the

@@ -1,4 +1,4 @@
-"""From the tokens that a step sampled to the outputs of its requests."""
+"""Collects the sampled tokens of a step, and makes the outputs of its requests."""
 
 from __future__ import annotations
 

@@ -106,7 +106,8 @@ def _response_format(text_format: TextFormat) -> dict[str, Any]:
 
 
 async def render_prompt(context: ServerContext, body: ResponsesRequest, chat: ChatCompletionRequest) -> Prompt:
-    """As :func:`~dovetail.server.prompts.render.render_chat`; with ``truncation: auto`` of so many of the newest turns as the context holds.
+    """Like :func:`~dovetail.server.prompts.render.render_chat`. With ``truncation: auto``, the oldest messages that do
+    not fit the context are dropped.
 
     Raises:
         ApiError: as there.

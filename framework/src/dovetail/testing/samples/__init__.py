@@ -1,1 +1,1 @@
-"""Samples that the conformance kit holds parsers and grammar backends to."""
+"""Samples for the conformance tests of parsers and grammar backends."""

@@ -1,4 +1,4 @@
-"""Forms that the conformance kit holds grammar backends to, each with texts that have it and texts that do not."""
+"""Output formats for the conformance tests of grammar backends, each with valid and invalid texts."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from dovetail.api import GrammarSource
 
 @dataclass(frozen=True)
 class GrammarSample:
-    """A grammar, and how to tell what it allows.
+    """A grammar, with valid and invalid outputs.
 
     Attributes:
-        matches: whether a whole output has the form.
-        good: outputs that have it.
-        bad: outputs that have not.
-        broken: texts of the same kind that must be refused.
+        matches: whether a whole output is valid.
+        good: valid outputs.
+        bad: invalid outputs.
+        broken: sources of the same kind that must be refused.
     """
 
     source: GrammarSource
@@ -47,7 +47,9 @@ ENTRIES: dict[str, Any] = {
     "additionalProperties": False,
     "required": None,
 }
-"""A schema whose names can all be used up, whose parts lead back to itself, and with what people write that says nothing."""
+"""A schema whose property names can all be used up, which refers to itself, and which has keywords without effect as
+people write them.
+"""
 BLANKS = " " * 200
 CHOICES = ["yes", "yes sir", "no", 'a "b"\n', "\\d"]
 TAGS = {
@@ -148,7 +150,7 @@ def _structural(
     bad: tuple[str, ...],
     broken: tuple[Any, ...] = (),
 ) -> GrammarSample:
-    """A structural tag in its newer form; ``broken`` are formats."""
+    """A structural tag in the newer notation; ``broken`` are formats."""
     texts = [json.dumps({"type": "structural_tag", "format": each}) for each in (form, *broken)]
     return GrammarSample(GrammarSource("structural_tag", texts[0]), matches, good, bad, tuple(texts[1:]))
 

@@ -1,4 +1,4 @@
-"""Outputs of models, and what they mean."""
+"""Model outputs and their expected parses."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ TOOLS: tuple[Tool, ...] = (
     },
     {"name": "now", "description": "What time it is", "parameters": {"type": "object", "properties": {}}},
 )
-"""Offered where a sample does not say otherwise."""
+"""Default tools of a sample."""
 
 
 @dataclass(frozen=True)
 class ToolSample:
-    """An output, and the calls in it.
+    """An output, and its expected calls.
 
     Attributes:
-        calls: names and arguments; arguments given as a text must be so to the letter, others as JSON.
+        calls: names and arguments; arguments given as text must match exactly, others as JSON.
         source: where the output comes from.
     """
 
@@ -56,7 +56,7 @@ class ToolSample:
 
 @dataclass(frozen=True)
 class ReasoningSample:
-    """An output, and the reasoning in it.
+    """An output, and its expected reasoning.
 
     Attributes:
         prompt: the end of the prompt.

@@ -1,1 +1,3 @@
-"""Options of other engines: what each becomes here. Command lines, files of flags, keyword arguments and the documents read the tables."""
+"""Tables of other engines' options and what each becomes here. Command lines, config files, keyword arguments and
+the documentation read them.
+"""

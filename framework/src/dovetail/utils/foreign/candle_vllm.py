@@ -11,7 +11,7 @@ MIB = 2**20
 
 
 def chunk_size(value: Any) -> dict[str, Any]:
-    """0 switches chunks off there; here they cannot be."""
+    """0 turns chunked prefill off in candle-vllm, which is not possible here."""
     return {"max_num_batched_tokens": value} if value not in (0, "0") else {}
 
 

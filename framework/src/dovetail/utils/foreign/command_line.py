@@ -1,4 +1,4 @@
-"""Command lines with options of other engines, into our flags."""
+"""Translates command lines with options of other engines to our flags."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from dovetail.utils.known_flags import find_flag, find_positional
 
 BOOLEANS = {"true": True, "false": False}
 CONFIG_FLAG = "--config"
-"""Which a file does not name."""
+"""Options that a config file cannot contain."""
 NULL = "None"
-"""What vLLM's command line takes for no value."""
+"""vLLM's spelling of "no value" on the command line."""
 PREFIXED = re.compile(r"(-[A-Za-z]{1,4})(?:=|(?=\d))(.*)")
 """``-O3``, ``-tp=1``"""
 
 
 @dataclass
 class CommandLine:
-    """Our arguments, made from those that were typed.
+    """Our arguments, translated from the typed ones.
 
     Attributes:
         arguments: for the parser.
-        notices: a line for each option that needed nothing.
-        faults: (problem, hint) for each that is refused.
-        parts: of what is one option here and several elsewhere.
+        notices: a line for each option that needs nothing here.
+        faults: (problem, hint) for each refused option.
+        parts: values of options that are one option here and several elsewhere.
     """
 
     parser: argparse.ArgumentParser
@@ -43,7 +43,7 @@ class CommandLine:
     parts: dict[str, str] = field(default_factory=dict)
 
     def rewrite(self, typed: Iterable[str]) -> None:
-        """Read all arguments. What neither side knows stays as it is."""
+        """Translate all arguments. Unknown ones stay unchanged."""
         pending = list(typed)
         while pending:
             argument = pending.pop(0)
@@ -62,7 +62,7 @@ class CommandLine:
             self._emit(name, value)
 
     def entries(self, entries: Mapping[str, Any], file: str) -> dict[str, Any]:
-        """Entries of a file of flags, as ours: names with hyphens and values as YAML has them."""
+        """Translate the entries of a config file: names with hyphens and values as in YAML."""
         ours: dict[str, Any] = {}
         before = self.parts
         self.parts = {}
@@ -94,7 +94,7 @@ class CommandLine:
         return ours
 
     def near(self, name: str) -> str:
-        """`` (did you mean …?)`` for a name without its hyphens in front."""
+        """`` (did you mean …?)`` for a name without leading hyphens."""
         own = [flag[2:] for flag in self.parser._option_string_actions if flag.startswith("--")]
         return did_you_mean(name.replace("_", "-"), [*own, *(o.name for o in self.table if len(o.name) > 2)]).replace(
             "mean ", "mean --"
@@ -141,7 +141,7 @@ class CommandLine:
             self.arguments.append(f"{flag}={value if changed == read else _text(changed)}")
 
     def _take_switch(self, flag: str, value: str | None, pending: list[str]) -> None:
-        """A flag without a value, behind which one may stand all the same: ``--enable-lora=false``."""
+        """A flag without a value, which may be written with one: ``--enable-lora=false``."""
         if value is None and pending and pending[0].lower() in BOOLEANS:
             value = pending.pop(0)
         if value is None:
@@ -160,7 +160,7 @@ class CommandLine:
     # -- those of others
 
     def _find(self, argument: str) -> tuple[ForeignOption, bool, str, str | None, str] | None:
-        """(option, whether it is denied, the flag, what stands behind an equals sign, the path behind a dot)"""
+        """(option, whether it is negated, the flag, the value after an equals sign, the path after a dot)"""
         flag, equals, value = argument.partition("=")
         name, _, path = flag.partition(".")
         if argument.startswith("--"):

@@ -7,15 +7,19 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 Takes = Literal["value", "values", "switch", "json", "optional"]
-"""What stands behind a flag: one word, several, nothing (``--no-`` says false), a JSON object (or dotted parts of it), or perhaps a word."""
+"""The values of a flag: one word, several, none (``--no-`` means false), a JSON object (or dotted parts of it), or
+an optional word.
+"""
 
 
 FILE, FOLDER, REPOSITORY, HOST, PORT = "weight file", "weight folder", "repository", "server host", "server port"
-"""What an alias may lead to that is only a part of an option of ours; :mod:`~dovetail.utils.foreign.parts` puts the parts together."""
+"""Targets of aliases that are only a part of one of our options; :mod:`~dovetail.utils.foreign.parts` joins the
+parts.
+"""
 
 
 class RefusedError(Exception):
-    """An option, or a value of it, that is not taken."""
+    """An option, or one of its values, is refused."""
 
     def __init__(self, reason: str, instead: str) -> None:
         super().__init__(reason, instead)
@@ -28,16 +32,16 @@ class ForeignOption:
     """What an option of another engine becomes.
 
     Attributes:
-        name: as a flag without the two hyphens in front.
+        name: the flag without the two leading hyphens.
         short: other spellings, with their hyphens.
-        takes: what stands behind the flag.
+        takes: the kind of value after the flag.
         to: for an alias, our option with underscores; a dotted name is a key inside an option that is an object.
-        convert: for an alias, value → value of ours; None gives none. Without ``to``, value → our options by name.
-        detail: for an alias, what the conversion does, for the documents.
+        convert: for an alias, value → our value; None drops the option. Without ``to``, value → our options by name.
+        detail: for an alias, what the conversion does, for the documentation.
         notice: for an accepted option, why nothing has to be done.
-        only: the values that are accepted; without it, all.
+        only: the accepted values; without it, all.
         reason: for a refused option, or a value outside ``only``: why.
-        instead: what to do about a refusal.
+        instead: what to do after a refusal.
     """
 
     name: str
@@ -60,14 +64,14 @@ class ForeignOption:
 
 @dataclass(frozen=True)
 class OwnValue:
-    """A value that other engines have for an option of ours.
+    """A value that other engines have for one of our own options.
 
     Attributes:
         name: our option, with underscores.
-        values: what is written elsewhere, for the documents.
-        change: value → value of ours; the same value where there is nothing to change; None leaves the option out.
+        values: the other engines' spelling, for the documentation.
+        change: value → our value; the same value if there is nothing to change; None drops the option.
         detail: what it becomes, and why.
-        notice: whether a line is said about it.
+        notice: whether a notice is printed.
     """
 
     name: str
@@ -81,7 +85,7 @@ class Table:
     """Options of other engines by their names.
 
     Args:
-        options: of two with the same name, the later one counts.
+        options: if two have the same name, the later one counts.
     """
 
     def __init__(self, *options: ForeignOption | Table) -> None:
@@ -96,7 +100,9 @@ class Table:
         return iter(self._options.values())
 
     def find(self, name: str) -> tuple[ForeignOption, bool] | None:
-        """The option of a name without hyphens in front, spelled either way, and whether the name denies it (``no-``)."""
+        """The option of a name without leading hyphens, spelled with hyphens or underscores, and whether the name
+        negates it (``no-``).
+        """
         name = name.replace("_", "-")
         if name in self._options:
             return self._options[name], False
@@ -104,7 +110,7 @@ class Table:
         return (positive, True) if positive is not None and positive.takes == "switch" else None
 
     def find_short(self, spelling: str) -> ForeignOption | None:
-        """The option of a spelling with its hyphens."""
+        """The option of a short spelling, with its hyphens."""
         return self._short.get(spelling)
 
 
@@ -128,7 +134,7 @@ def accept(
     reason: str = "",
     instead: str = "leave it out",
 ) -> Table:
-    """Options that share a notice; with ``only``, other values are refused for ``reason``."""
+    """Accepted options with a common notice. With ``only``, other values are refused with ``reason``."""
     return Table(
         *(
             ForeignOption(name=name, short=short, takes=takes, notice=notice, only=only, reason=reason, instead=instead)
@@ -138,7 +144,7 @@ def accept(
 
 
 def refuse(names: str, reason: str, instead: str = "leave it out", *short: str, takes: Takes = "value") -> Table:
-    """Options that share a reason."""
+    """Refused options with a common reason."""
     return Table(
         *(ForeignOption(name=name, short=short, takes=takes, reason=reason, instead=instead) for name in names.split())
     )

@@ -36,7 +36,7 @@ SINGLE_DRAFT = ("draft_tensor_parallel_size", "tensor_parallel_size")
 
 
 def grammar_engine(value: Any) -> Any:
-    """vLLM's names of grammar backends, which may have options behind a colon."""
+    """vLLM's names of grammar backends, which may have options after a colon."""
     return AUTOMATIC if isinstance(value, str) and value.partition(":")[0] in GRAMMAR_ENGINES else value
 
 
@@ -55,7 +55,7 @@ def pooler_keys(value: Any) -> Any:
 
 
 def draft_keys(value: Any) -> Any:
-    """Without what says that the draft runs on one device, and without nulls."""
+    """Remove keys which say that the draft model runs on one device, and nulls."""
     if not isinstance(value, Mapping):
         return value
     return {k: v for k, v in value.items() if v is not None and not (k in SINGLE_DRAFT and v == 1)}
@@ -70,7 +70,7 @@ def repacked(value: Any) -> Any:
 
 
 def dtype_name(value: Any) -> Any:
-    """Also of a dtype of torch, whose text is ``torch.bfloat16``."""
+    """The name of a dtype. It may be a torch dtype, whose text is ``torch.bfloat16``."""
     text = value if isinstance(value, str) else str(value)
     return DTYPES.get(text, text).removeprefix("torch.")
 
@@ -130,7 +130,7 @@ _CHANGES = {own.name: own for own in OWN_VALUES}
 
 
 def change_own_value(name: str, value: Any) -> tuple[Any, str]:
-    """The value as we have it, and the notice about it."""
+    """Our value, and the notice about it."""
     own = _CHANGES.get(name)
     if own is None:
         return value, ""

@@ -1,4 +1,4 @@
-"""Options of ours that other engines spread over several."""
+"""Our options that other engines divide into several."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ PARTS = (FILE, FOLDER, REPOSITORY, HOST, PORT)
 
 
 def join_parts(parts: dict[str, str]) -> dict[str, str]:
-    """Our options, from what was given of each."""
+    """Join the given parts to our options."""
     found = {"model": model_reference(parts), "url": server_url(parts)}
     return {name: value for name, value in found.items() if value is not None}
 
@@ -24,7 +24,7 @@ def model_reference(parts: dict[str, str]) -> str | None:
 
 
 def server_url(parts: dict[str, str]) -> str | None:
-    """Of a server that is named by host and port; either has a default."""
+    """The URL of a server from host and port; both have defaults."""
     if HOST not in parts and PORT not in parts:
         return None
     host = parts.get(HOST, "127.0.0.1")

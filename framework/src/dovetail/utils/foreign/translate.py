@@ -1,4 +1,4 @@
-"""Options of other engines, by name and value, into ours."""
+"""Translates options of other engines, by name and value, to ours."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from dovetail.utils.foreign.option import ForeignOption, RefusedError, Table
 from dovetail.utils.foreign.own_values import change_own_value
 
 SHOWN = 60
-"""Characters of a value that a message shows."""
+"""Maximum number of characters of a value in a message."""
 
 
 @dataclass
 class Translation:
-    """What became of some options.
+    """The result of translating options.
 
     Attributes:
         options: ours, with underscores; keys of objects are nested.
-        notices: a line for each option that needed nothing.
-        faults: (problem, hint) for each that is refused.
+        notices: a line for each option that needs nothing here.
+        faults: (problem, hint) for each refused option.
     """
 
     options: dict[str, Any] = field(default_factory=dict)
@@ -68,13 +68,13 @@ def raise_faults(faults: list[tuple[str, str]]) -> None:
 
 
 def apply_option(option: ForeignOption, value: Any) -> tuple[list[tuple[str, Any]], str]:
-    """Our options that an option becomes, and the notice about it.
+    """Translate one option to ours, and return the notice about it.
 
     Args:
-        value: as Python has it.
+        value: a Python value.
 
     Raises:
-        RefusedError: it is not taken.
+        RefusedError: it is refused.
     """
     if value is None:
         return [], ""
@@ -101,18 +101,18 @@ def _aliased(option: ForeignOption, value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def show_value(value: Any) -> str:
-    """A value for a message, cut where it is long."""
+    """A value for a message, shortened if it is long."""
     text = value if isinstance(value, str) else json.dumps(value, default=repr)
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
 
 
 def translate_keywords(given: Mapping[str, Any], own: Collection[str], table: Table, where: str = "") -> Translation:
-    """Keyword arguments, or entries of a file. None means the default; unknown names are faults.
+    """Translate keyword arguments, or entries of a config file. None means the default; unknown names are faults.
 
     Args:
         given: names with hyphens or underscores.
         own: our options, with underscores.
-        where: stands in front of each message.
+        where: prefix of each message.
     """
     done = Translation()
     # Own options first, so that keys inside objects add to what is given whole.
@@ -149,7 +149,7 @@ def translate_keywords(given: Mapping[str, Any], own: Collection[str], table: Ta
 
 
 def did_you_mean(name: str, known: Collection[str]) -> str:
-    """`` (did you mean …?)``, or nothing where no name is near."""
+    """`` (did you mean …?)``, or empty if no name is similar."""
     from difflib import get_close_matches
 
     near = get_close_matches(name, known, n=1, cutoff=0.75)

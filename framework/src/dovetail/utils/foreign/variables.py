@@ -1,4 +1,4 @@
-"""Environment variables of vLLM: each that is set gets a line, so that none is passed over in silence."""
+"""Environment variables of vLLM. Each one that is set gets a line in the log, so that none is ignored silently."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 PREFIX = "VLLM_"
 API_KEY = "VLLM_API_KEY"
-"""Which is read: :mod:`dovetail.server.settings`."""
+"""The variable that is read, in :mod:`dovetail.server.settings`."""
 
 VARIABLES = {
     "VLLM_ALLOW_LONG_MAX_MODEL_LEN": "give --rope-scaling or --hf-overrides: --max-model-len then goes as far",
@@ -33,11 +33,11 @@ VARIABLES = {
     "VLLM_USE_V1": "there is one engine",
     "VLLM_WORKER_MULTIPROC_METHOD": "processes are started afresh always",
 }
-"""Variable → what does the same here."""
+"""Variable → its equivalent here."""
 
 
 def variable_notices(environment: Mapping[str, str] = os.environ) -> list[str]:
-    """A line for each variable that has an equivalent here, and one for all others."""
+    """A line for each variable with an equivalent here, and one for all others."""
     given = sorted(name for name in environment if name.startswith(PREFIX) and name != API_KEY)
     lines = [f"{name} is set, and is not read: {VARIABLES[name]}" for name in given if name in VARIABLES]
     if others := [name for name in given if name not in VARIABLES]:

@@ -11,13 +11,13 @@ FORMS = ("json", "json_object", "regex", "choice", "grammar", "structural_tag")
 
 
 def structured_form(value: Any) -> dict[str, Any] | None:
-    """The form in vLLM's ``GuidedDecodingParams``, without what chooses among its libraries."""
+    """The output format in vLLM's ``GuidedDecodingParams``, without the choice of its library."""
     found = {name: value.get(name) if isinstance(value, Mapping) else getattr(value, name, None) for name in FORMS}
     return {name: form for name, form in found.items() if form not in (None, False)} or None
 
 
 def json_schema(value: Any) -> dict[str, Any]:
-    """A schema, or a class of pydantic that has one."""
+    """A schema, from a schema or a pydantic class."""
     make = getattr(value, "model_json_schema", None)
     return {"json": make() if callable(make) else value}
 
