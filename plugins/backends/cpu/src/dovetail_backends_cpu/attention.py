@@ -1,17 +1,20 @@
 """Paged attention from torch operations: gather a request's blocks, then the fused CPU kernel.
 
-Every token gets the same bits whoever shares the step and however its request was cut into chunks. torch's kernel (Dao et al., 2022, on tiles of
-32 to 256 queries and :data:`CHUNK` keys, each item of batch, head and queries on one thread) leaves two things to see to:
+A token's result is bitwise the same whatever else is in the step and however its request is divided into chunks.
+torch's kernel (Dao et al., 2022, on tiles of 32 to 256 queries and :data:`CHUNK` keys, each item of batch, head and
+queries on one thread) needs two precautions for that:
 
-- Which keys a token's sums run over follows from its position alone (:func:`span`). A chunk of keys that is all masked changes no bit, but a
-  last chunk that is longer does, although the rest of it is masked: the library sums 208 products in another order than 256.
-- The library's matrix product takes other paths for fewer than :data:`ROWS` rows, and on several threads; so rows are filled up, and a single
-  item is computed twice, which keeps it on one thread.
+- The keys that enter a token's sums depend only on its position (:func:`span`). A completely masked chunk of keys
+  changes nothing. A longer last chunk does, although its rest is masked: the library sums 208 products in another order
+  than 256.
+- The library's matrix product uses other code for fewer than :data:`ROWS` rows, and on several threads. So rows are
+  padded, and a single item is computed twice, which keeps it on one thread.
 
-Everything is computed in float32, whatever the activations' dtype: for bfloat16 the kernel is no faster, for float16 half as fast, and with some
-instruction sets it takes another path for large inputs.
+Everything is computed in float32, whatever the activations' dtype: for bfloat16 the kernel is no faster, for float16
+half as fast, and with some instruction sets it uses other code for large inputs.
 
-Letters: R requests, T tokens of a tile, H query heads, K key-value heads, G = H / K, L keys, D head dimension, B blocks.
+Letters: R requests, T tokens of a tile, H query heads, K key-value heads, G = H / K, L keys, D head dimension, B
+blocks.
 """
 
 from __future__ import annotations
@@ -27,16 +30,18 @@ from torch import Tensor
 from dovetail.nn import AttentionBackend, AttentionSpec, KVIndex, Step
 
 CHUNK = 512
-"""Keys that torch's kernel takes at a time, counted from the first."""
+"""Keys that torch's kernel processes at a time, counted from the first."""
 SHORT = (64, 128, 256, 384, CHUNK)
-"""Numbers of keys that a token's first chunk is filled up to; they follow each other closely enough to waste little on short sequences."""
+"""Numbers of keys that a token's first chunk is padded to, close enough to each other to waste little on short
+sequences.
+"""
 ALIGN = 128
-"""What a window's first key is rounded down to a multiple of."""
+"""A window's first key is rounded down to a multiple of this."""
 ROWS = 4
 
 
 def span(position: int, window: int | None, block_size: int) -> tuple[int, int]:
-    """The keys that enter the sums of a token: (first, how many), the first one a whole number of blocks in."""
+    """The range of keys that a token attends over: (first, count). ``first`` is a multiple of the block size."""
     first = 0
     if window is not None:
         align = math.lcm(ALIGN, block_size)
@@ -46,20 +51,20 @@ def span(position: int, window: int | None, block_size: int) -> tuple[int, int]:
 
 
 def span_end(first: int, keys: int, window: int | None, block_size: int) -> int:
-    """The first position past those that have this span."""
+    """The first position after those with this span."""
     end = first + keys
     return end if window is None else min(end, first + math.lcm(ALIGN, block_size) + window - 1)
 
 
 @dataclass
 class DecodeBatch:
-    """Requests that bring one token each.
+    """Requests with one new token each.
 
     Attributes:
         tokens: int64 ``[R]``, their rows in the step.
         blocks: int64 ``[R * B]``.
         keys: L.
-        mask: float32 ``[R, 1, 1, L]``, 0 where a key is seen and -inf where not.
+        mask: float32 ``[R, 1, 1, L]``, 0 for visible keys and -inf for others.
     """
 
     tokens: Tensor
@@ -70,7 +75,7 @@ class DecodeBatch:
 
 @dataclass
 class PrefillTile:
-    """Neighbouring tokens of one request that have the same span.
+    """Adjacent tokens of one request with the same span.
 
     Attributes:
         start, stop: their rows in the step.
@@ -111,9 +116,9 @@ class DecodeRequest:
 
 
 class SdpaAttention(AttentionBackend):
-    """Keys and values lie as ``[2, blocks, block_size, K, D]``, so that a token's slot is one row.
+    """Keys and values are stored as ``[2, blocks, block_size, K, D]``, so that a token's slot is one row.
 
-    A cache in 8 bits holds them cast, without scales.
+    An 8-bit cache holds cast values, without scales.
     """
 
     batch_invariant = True
@@ -168,7 +173,9 @@ class SdpaAttention(AttentionBackend):
         return DecodeBatch(torch.tensor([d.token for d in group]), blocks, keys, mask)
 
     def _blocks(self, tables: Tensor, first: Tensor, keys: int, lengths: Tensor) -> Tensor:
-        """int64 ``[R * B]``: the blocks of ``keys`` tokens from ``first`` ``[R]`` on, 0 for those that lie past ``lengths`` ``[R]``."""
+        """int64 ``[R * B]``: the blocks of ``keys`` tokens from ``first`` ``[R]`` on, 0 for those after ``lengths``
+        ``[R]``.
+        """
         size = self.block_size
         columns = first[:, None] // size + torch.arange(-(-keys // size))  # [R, B]
         own = tables.gather(1, columns.clamp(max=tables.shape[1] - 1))
@@ -207,17 +214,19 @@ class SdpaAttention(AttentionBackend):
             place.index_copy_(0, slots, self._bytes(new.to(self.kv_dtype)))
 
     def _bytes(self, data: Tensor) -> Tensor:
-        """torch's indexing knows no floating-point numbers of 8 bits, which are moved as bytes."""
+        """A view as bytes, because torch cannot index 8-bit floating-point numbers."""
         return data.view(torch.uint8) if self.kv_dtype.itemsize == 1 else data
 
     def _read(self, cache: Tensor, blocks: Tensor, requests: int, keys: int) -> list[Tensor]:
-        """Keys and values of so many requests: float32 ``[R, K, L, D]`` each."""
+        """Gather the keys and values of requests: float32 ``[R, K, L, D]`` each."""
         shape = (requests, -1, *cache.shape[3:])
         return [x.index_select(0, blocks).view(shape)[:, :keys].transpose(1, 2).float() for x in cache]
 
 
 def _group_decodes(decodes: list[DecodeRequest]) -> list[list[DecodeRequest]]:
-    """Put together what may be computed with one number of keys: equal ones, or whole chunks with no one padded to more than twice its own."""
+    """Group requests that can be computed with one number of keys: equal numbers, or whole chunks if no request is
+    padded to more than twice its own.
+    """
     groups: list[list[DecodeRequest]] = []
     for decode in sorted(decodes, key=lambda d: d.keys):
         if groups and (decode.keys == (shortest := groups[-1][0].keys) or CHUNK <= shortest >= decode.keys / 2):
@@ -228,7 +237,7 @@ def _group_decodes(decodes: list[DecodeRequest]) -> list[list[DecodeRequest]]:
 
 
 def _visible_mask(key: Tensor, own: Tensor, window: int | None) -> Tensor:
-    """Which positions a token at its ``own`` position sees."""
+    """Mask of the positions that a token at position ``own`` sees."""
     seen = key <= own
     return seen if window is None else seen & (key > own - window)
 

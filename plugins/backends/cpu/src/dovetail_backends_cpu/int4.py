@@ -1,4 +1,4 @@
-"""Matrix product with 4-bit groups by torch's own vectorised kernel, for activations in bfloat16.
+"""Matrix product for 4-bit groups, with torch's own vectorised kernel, for activations in bfloat16.
 
 The kernel computes ``w = (code - 8) * scale + zero`` with codes of 0 to 15. Wider codes are split into two such planes,
 
@@ -22,13 +22,13 @@ ROWS = 16
 """N must be a multiple of this."""
 GROUPS = (32, 64, 128, 256)
 PART = 4096
-"""Rows packed at once; a multiple of the 64 that the layout keeps together."""
+"""Rows packed at a time; a multiple of 64, the row group of the layout."""
 INNER_TILES = 1
-"""Of the packed layout; the CPU kernel ignores it."""
+"""A parameter of the packed layout; the CPU kernel ignores it."""
 
 
 class Int4Kernel(WeightKernel):
-    """Keeps each plane at 4 bits an element, with bfloat16 scales and zeros."""
+    """Stores each plane with 4 bits per element, and bfloat16 scales and zeros."""
 
     @classmethod
     def unsupported_reason(cls, weight: StoredWeight, kind: LayerKind) -> str | None:

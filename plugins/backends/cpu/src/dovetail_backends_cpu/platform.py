@@ -1,4 +1,4 @@
-"""The host's processor and memory."""
+"""The CPU platform: the host's processor and memory."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CGROUP = Path("/sys/fs/cgroup")
 
 
 class CpuPlatform(Platform):
-    """Computes with torch's CPU kernels, on as many threads as torch chooses (``OMP_NUM_THREADS``)."""
+    """Uses torch's CPU kernels, with torch's number of threads (``OMP_NUM_THREADS``)."""
 
     batch_invariant = rows.has_onednn()
 
@@ -38,9 +38,9 @@ class CpuPlatform(Platform):
         return Memory(total, free)
 
     def kv_cache_bytes(self, utilization: float, reserved: int) -> int:
-        """``DOVETAIL_CPU_KVCACHE_SPACE`` GiB (4 by default), or less where that much is not free.
+        """``DOVETAIL_CPU_KVCACHE_SPACE`` GiB (4 by default), or less if less is free.
 
-        Main memory belongs to other programs too, so the default is an amount, not a share.
+        Other programs use main memory too, so the default is an amount, not a share.
 
         Raises:
             UsageError: the variable is not a positive number.
@@ -60,9 +60,10 @@ class CpuPlatform(Platform):
         return rows.OPERATIONS
 
     def release(self) -> None:
-        """Give back to the system what was freed.
+        """Return freed memory to the system.
 
-        Repacking weights leaves large holes in the heap, which glibc keeps for later; where the C library has no ``malloc_trim``, nothing happens.
+        Repacking weights leaves large holes in the heap, which glibc keeps. If the C library has no ``malloc_trim``,
+        nothing happens.
         """
         gc.collect()
         try:
@@ -78,7 +79,7 @@ class CpuPlatform(Platform):
 
 
 def _cgroup(name: str) -> int | None:
-    """A limit of the control group (version 2) that the process runs in, in bytes, or None."""
+    """A limit of the process's control group (version 2) in bytes, or None."""
     try:
         return int((CGROUP / name).read_text())
     except (OSError, ValueError):  # no control groups, or "max"

@@ -1,4 +1,4 @@
-"""Whether this machine can run what needs more than a processor."""
+"""Probes of features that not every CPU has."""
 
 from __future__ import annotations
 

@@ -1,10 +1,11 @@
-"""Operations whose result for a row has the same bits whatever rows stand beside it, and however many.
+"""Batch-invariant operations: a row's result has the same bits whatever other rows there are, and however many.
 
-Two things in torch break that. MKL's float32 product takes other paths for few rows, and splits them by threads; oneDNN's, which torch uses for
-bfloat16 anyway, has only one other path, for a single row, and is faster besides. (Where a processor lacks instructions for bfloat16, oneDNN's product in that
-dtype does depend on the number of rows; :func:`is_row_invariant` finds that out.) Its float32 product gets weights column by column: from row by row, with torch 2.11
-on an Intel Xeon, it depends on the number of rows too. And torch computes an element's exponential by other means in the middle of
-a vector than past the last whole one, so that it matters where a thread's share of a tensor begins.
+Two things in torch break that. First, MKL's float32 product uses other code for few rows, and splits them by threads.
+oneDNN's, which torch uses for bfloat16 anyway, has only one other path, for a single row, and is faster. (If a
+processor lacks instructions for bfloat16, oneDNN's product in that dtype does depend on the number of rows;
+:func:`is_row_invariant` detects that.) Its float32 product gets weights in column-major order: with row-major weights,
+torch 2.11 on an Intel Xeon depends on the number of rows too. Second, torch computes exponentials differently in whole
+vectors than after the last whole one, so the result depends on where a thread's share of a tensor begins.
 
 Letters: T rows, K columns, N output features, C channels.
 """
@@ -20,15 +21,19 @@ import torch.nn.functional as F
 from torch import Tensor
 
 GRAIN = 1 << 15
-"""torch gives a thread of an elementwise operation no fewer elements than this, where they are enough for all threads."""
+"""Minimum number of elements that torch gives to a thread of an elementwise operation, if there are enough for all
+threads.
+"""
 ROWS = 4
-"""oneDNN takes another path for a single row, and is no faster for two or three than for so many."""
+"""Minimum number of rows. oneDNN uses other code for a single row, and is not faster for two or three than for this
+many.
+"""
 PIECE = 1 << 14
-"""So many elements one thread does alone."""
+"""Up to this many elements are computed by a single thread."""
 
 
 def has_onednn() -> bool:
-    """Whether this torch has oneDNN, without which there is no such product in float32."""
+    """Whether this torch has oneDNN, which the float32 product needs."""
     return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
@@ -47,22 +52,23 @@ def linear(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def to_column_major(weight: Tensor) -> Tensor:
-    """``[N, K]`` with neighbouring rows side by side in memory. From other orders oneDNN's product depends on the number of rows on some processors."""
+    """``[N, K]`` in column-major order. With other orders, oneDNN's product depends on the number of rows on some
+    processors.
+    """
     return weight.t().contiguous().t()  # no copy where it is so already
 
 
 def lay_out(weight: Tensor) -> Tensor:
-    """Kept weights in the order that :func:`linear` needs, where it does not take torch's own product."""
+    """Weights in the memory layout that :func:`linear` needs, if it does not use torch's own product."""
     own = weight.dtype == torch.bfloat16 and is_row_invariant(weight.dtype, torch.get_num_threads())
     return weight if own or not has_onednn() else to_column_major(weight)
 
 
 @cache
 def is_row_invariant(dtype: torch.dtype, threads: int) -> bool:
-    """Whether torch's own product gives a row the same bits in any company, as far as a few numbers of rows show.
+    """Whether torch's own product is batch invariant; checked with a few row counts.
 
-    Args:
-        threads: that torch uses; the answer holds for so many.
+    Args: threads: torch's number of threads; the result is only valid for this number.
     """
     generator = torch.Generator().manual_seed(threads)
     x, weight = (torch.randn(n, 512, generator=generator).to(dtype) for n in (128, 2048))
@@ -73,10 +79,12 @@ def is_row_invariant(dtype: torch.dtype, threads: int) -> bool:
 
 
 def make_gated(activation: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """``activation(gate) * up``, ``[..., 2 * C]`` → ``[..., C]``, so done that a thread's share never begins inside a vector.
+    """``activation(gate) * up``, ``[..., 2 * C]`` → ``[..., C]``, computed so that a thread's share never begins inside
+    a vector.
 
-    torch deals out equal shares, so a number of rows that the threads divide gives each of them whole rows. What remains is done in pieces too small
-    to be shared, which begin at multiples of any processor's vector.
+    torch divides the work equally, so a number of rows that is a multiple of the number of threads gives each thread
+    whole rows. The remaining rows are computed in pieces that are too small to be divided, which begin at multiples of
+    any processor's vector size.
     """
 
     def operation(x: Tensor) -> Tensor:

@@ -1,9 +1,12 @@
-"""Paged attention from torch operations alone: gather the blocks of several requests, then attend to them in one call.
+"""Paged attention with torch operations only: gathers the blocks of several requests, then computes attention in one
+call.
 
-The kernel is the FlashAttention 2 (Dao, 2023) that torch carries, in its form for sequences of different lengths: decode, chunks of a prefill and any mixture
-of them are one call. Where it does not fit (float32, odd head sizes, old devices, no GPU), plain products and a softmax do the same.
+The kernel is torch's FlashAttention 2 (Dao, 2023), in its variant for sequences of different lengths: decode, chunks of
+a prefill and any mixture of them are one call. Where it is not supported (float32, odd head sizes, old devices, no
+GPU), plain products and a softmax are used.
 
-Letters: R requests, T tokens, H query heads, K key-value heads, D head dimension, B blocks of a request, S gathered keys.
+Letters: R requests, T tokens, H query heads, K key-value heads, D head dimension, B blocks of a request, S gathered
+keys.
 """
 
 from __future__ import annotations
@@ -16,17 +19,18 @@ from dovetail_backends_cuda.kernels import flash_attention, plain_attention
 from dovetail_backends_cuda.slices import Slice, decode_slices, mixed_slices, single_request_slices
 
 GATHER_BYTES = 1 << 29
-"""Of keys and values that are gathered at once, unless one request has more. A limit to memory, and not small enough to cost speed: gathering and
-attending in slices that stay in the 60 MB level-2 cache took longer at every size that was tried (64 requests of 320 tokens on an H200: 93 µs at once,
-107 in two slices, 132 in three)."""
+"""Maximum bytes of keys and values that are gathered at once, unless one request has more. It limits memory, and is
+large enough not to cost speed: slices that stay in the 60 MB level-2 cache took longer at every size that was tested
+(64 requests of 320 tokens on an H200: 93 µs at once, 107 in two slices, 132 in three).
+"""
 SCORE_BYTES = 1 << 28
-"""Of scores that the plain products keep at once, unless one token has more."""
+"""Maximum bytes of scores of the plain products, unless one token has more."""
 STEPS_PER_OCTAVE = 4
 
 
 class GatherAttention(AttentionBackend):
-    """Keys and values lie as ``[blocks, block_size, 2, K, D]``: a block is one piece, so that a gather moves it in long rows, and a token's key and
-    value are views of what was gathered.
+    """Keys and values are stored as ``[blocks, block_size, 2, K, D]``: a block is contiguous, so that a gather
+    copies long rows, and a token's key and value are views of the gathered rows.
     """
 
     def __init__(self, *, device: torch.device, dtype: torch.dtype, kv_dtype: torch.dtype, block_size: int) -> None:
@@ -47,11 +51,13 @@ class GatherAttention(AttentionBackend):
         return 2 * max(GATHER_BYTES, one_request)  # what was gathered, and a copy in another order
 
     def capture_lengths(self, max_len: int) -> tuple[int, ...]:
-        """Four bounds an octave from 256: a graph gathers as many blocks of each request as its bound allows."""
+        """Four bounds per octave from 256. A graph gathers as many blocks of each request as its bound allows."""
         return (*(b for b in _length_bounds(max_len) if b < max_len), max_len)
 
     def prepare(self, step: Step, index: KVIndex, specs: frozenset[AttentionSpec]) -> list[Slice]:
-        """The step's requests in slices that fit the limits; layers of one group share them, as they share the block tables."""
+        """Divide the step's requests into slices within the limits. Layers of one group share them, as they share
+        the block tables.
+        """
         (window,) = {spec.window for spec in specs}
         token_bytes = max(2 * spec.num_kv_heads * spec.head_dim for spec in specs) * self.kv_dtype.itemsize
         limit = max(1, GATHER_BYTES // (token_bytes * self.block_size))
@@ -94,7 +100,8 @@ def _length_bounds(max_length: int) -> list[int]:
 
 
 def _split_length(max_seq_len: int) -> int:
-    """The length by which the kernel decides into how many parts it splits the keys. It is rounded up, because that decides the order of its sums: a
-    decode step gives the same bits with its own lengths and captured with a bound.
+    """The length from which the kernel computes into how many parts it splits the keys. The number of parts decides
+    the order of its sums. The length is rounded up, so that a decode step gives the same bits with its own lengths
+    and when captured with a bound.
     """
     return _length_bounds(max_seq_len)[-1]

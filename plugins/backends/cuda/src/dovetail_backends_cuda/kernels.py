@@ -15,12 +15,12 @@ from dovetail_backends_cuda.slices import Slice
 def flash_attention(q: Tensor, k: Tensor, v: Tensor, part: Slice, spec: AttentionSpec) -> Tensor:
     """torch's FlashAttention 2, for bfloat16 and float16 and head sizes that are multiples of 8 up to 256.
 
-    It aligns the causal triangle with the last key of each request, shares a KV head among its query heads, reads nothing behind the
-    filled keys, and splits long sequences of keys where there are few queries.
+    It aligns the causal triangle with the last key of each request, shares a KV head among its query heads, reads
+    nothing after the filled keys, and splits long sequences of keys if there are few queries.
 
     Args:
-        q: ``[R * T, H, D]``, or as many tokens of each request as ``part.query_start`` says.
-        k, v: ``[S of all requests, K, D]``, with any distance between tokens.
+        q: ``[R * T, H, D]``, or the number of tokens of each request that ``part.query_start`` says.
+        k, v: ``[S of all requests, K, D]``, with any stride between tokens.
 
     Returns:
         As q.

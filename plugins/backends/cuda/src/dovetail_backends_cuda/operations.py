@@ -1,12 +1,13 @@
-"""Operations in fewer kernels than their references take, from torch alone.
+"""Operations with fewer kernels than their references, with torch only.
 
-Each kernel of a captured step takes about 1.2 µs on an H200 even if it does nothing. Measured there in one graph, bfloat16, for one token of Llama-3.1-8B:
-addition and norm 5.3 µs (reference 14.4), rotary embedding 3.3 µs (12.2), gate 1.6 µs (2.8); for 64 tokens 6.2 (24.6), 4.6 (13.6) and 5.0 (7.3).
-Between matrix products, which leave the caches cold, the embedding takes twice that, and an embedding of three of torch's own kernels as much; what the
-compiled ones save in a whole step is 2 % for one request and 1 % for 64.
+Each kernel of a captured step takes about 1.2 µs on an H200 even if it does nothing. Measured there in one graph,
+bfloat16, for one token of Llama-3.1-8B: addition and norm 5.3 µs (reference 14.4), rotary embedding 3.3 µs (12.2), gate
+1.6 µs (2.8); for 64 tokens 6.2 (24.6), 4.6 (13.6) and 5.0 (7.3). Between matrix products, which leave the caches cold,
+the embedding takes twice as long, as does an embedding made of three of torch's own kernels. In a whole step the
+compiled ones save 2 % for one request and 1 % for 64.
 
-What is elementwise is one expression, which torch compiles for the device in its first call (0.7 s each, kept on disk), computes in float32 and
-rounds once.
+Each elementwise part is one expression. torch compiles it for the device in its first call (0.7 s each, cached on
+disk); it is computed in float32 and rounded once.
 
 Letters: T tokens, H heads, D head dimension, R rotated pairs, C channels.
 """
@@ -43,7 +44,7 @@ def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tup
 
 
 def rope(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool = False) -> Tensor:
-    """One kernel, where all channels turn: each half of a pair is computed from both, by where it stands."""
+    """One kernel, if all channels are rotated: each half of a pair is computed from both halves."""
     if 2 * cos.shape[-1] != x.shape[-1]:
         return ops.rope(x, cos, sin, interleaved)
     cos, sin = cos[:, None].to(x.dtype), sin[:, None].to(x.dtype)  # [T, 1, R]
@@ -59,7 +60,7 @@ def rope(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool = False) -> Tens
 
 @cache
 def _halves(device: torch.device, dtype: torch.dtype) -> Tensor:
-    """0 and 1: which half of its pair a channel is. Made on the device, so that nothing waits for a copy."""
+    """0 or 1: the half of its pair that a channel is. Made on the device, so that nothing waits for a copy."""
     return torch.arange(2, device=device).to(dtype)
 
 

@@ -1,4 +1,4 @@
-"""An NVIDIA GPU: its memory, its graphs, and copies that nobody waits for."""
+"""The CUDA platform: memory, graphs, and asynchronous copies of an NVIDIA GPU."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from dovetail_backends_cuda.operations import OPERATIONS
 class CudaPlatform(Platform):
     """The process's current CUDA device.
 
-    All work is queued on the current stream. Captured graphs share one memory pool, so that all of them together take about what
-    the largest one takes: what one leaves behind, the next one to run overwrites.
+    All work is queued on the current stream. Captured graphs share one memory pool, so all of them together take about
+    as much as the largest one. Each graph overwrites the memory of the one that ran before.
     """
 
     asynchronous = True
@@ -36,7 +36,7 @@ class CudaPlatform(Platform):
         return Memory(total, free)
 
     def kv_cache_bytes(self, utilization: float, reserved: int) -> int:
-        """What ``utilization`` leaves of the whole memory after what is in use, by whomever, and what is reserved."""
+        """The share ``utilization`` of the whole memory, less what any process uses and what is reserved."""
         self.release()
         memory = self.memory()
         used = memory.total - memory.free

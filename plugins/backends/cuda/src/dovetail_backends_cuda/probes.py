@@ -1,4 +1,4 @@
-"""Whether this machine has an NVIDIA GPU that torch can use; without importing torch, and without waking the GPU."""
+"""Probes for an NVIDIA GPU that torch can use, without importing torch and without initialising the GPU."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ LIBRARY = "libnvidia-ml.so.1" if os.name != "nt" else "nvml.dll"
 
 
 def cuda() -> str | None:
-    """Why CUDA is not to be had, or None."""
+    """Why CUDA is not available, or None."""
     if os.environ.get("CUDA_VISIBLE_DEVICES", "all").strip() in ("", "-1"):
         return "CUDA_VISIBLE_DEVICES hides every GPU"
     return torch_lacks_cuda() or no_gpu()
@@ -30,7 +30,7 @@ def torch_lacks_cuda() -> str | None:
 
 
 def no_gpu() -> str | None:
-    """Why the driver has no GPU to offer, or None; asked of NVML, which keeps no context that a fork would break."""
+    """Why the driver has no usable GPU, or None. It uses NVML, which creates no context that a fork would break."""
     try:
         nvml = ctypes.CDLL(LIBRARY)
     except OSError:

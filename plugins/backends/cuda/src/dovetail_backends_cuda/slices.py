@@ -1,4 +1,4 @@
-"""Which blocks a step gathers, in slices that fit into memory.
+"""Divides the blocks that a step gathers into slices that fit into memory.
 
 Letters: R requests of a slice, N gathered blocks, B blocks of a block table's row.
 """
@@ -17,17 +17,17 @@ from dovetail.nn import KVIndex, Step
 
 @dataclass(frozen=True)
 class Slice:
-    """Requests that are attended to in one call. Their keys are gathered block by block, so those of a request may begin behind others' and end
-    with slots that are not filled.
+    """Requests of one attention call. Their keys are gathered block by block, so a request's keys follow the others'
+    and may end with slots that are not filled.
 
     Attributes:
         tokens: of the step.
         blocks: int64 ``[N]``: what to gather.
         query_start: int32 ``[R + 1]``: request ``r`` owns ``query_start[r] : query_start[r + 1]`` of these tokens.
         key_start: int32 ``[R + 1]``, of the gathered keys likewise.
-        keys: int32 ``[R]``: how many of those are filled; the last of them is that of the request's last token.
-        max_query: no request has more tokens.
-        max_keys: no request has more keys. It decides the order of the kernel's sums.
+        keys: int32 ``[R]``: how many of those are filled; the last one belongs to the request's last token.
+        max_query: largest number of tokens of a request.
+        max_keys: largest number of keys of a request. It decides the order of the kernel's sums.
         window: as in :class:`dovetail.nn.AttentionSpec`.
     """
 
@@ -44,7 +44,8 @@ class Slice:
 def decode_slices(
     step: Step, index: KVIndex, block_size: int, window: int | None, limit: int, max_keys: int
 ) -> list[Slice]:
-    """One token of each request, and as many blocks of each as ``step.max_seq_len`` tokens or the window take.
+    """Slices of a decode step: one token of each request, and as many blocks of each as ``step.max_seq_len`` tokens or
+    the window need.
 
     Args:
         limit: blocks of a slice, unless one request has more.
@@ -85,7 +86,7 @@ def decode_slices(
 def mixed_slices(
     step: Step, index: KVIndex, block_size: int, window: int | None, limit: int, max_keys: int
 ) -> list[Slice]:
-    """Any mixture of prefill and decode, with each request's own number of blocks.
+    """Slices of any mixture of prefill and decode, with each request's own number of blocks.
 
     Args:
         limit: blocks of a slice, unless one request has more.
@@ -129,7 +130,7 @@ def mixed_slices(
 
 
 def single_request_slices(step: Step, index: KVIndex, block_size: int, window: int | None, limit: int) -> list[Slice]:
-    """One request at a time, and no more of its tokens than keep the scores in bounds.
+    """Slices of one request, each with as many of its tokens as the limit of scores allows.
 
     Args:
         limit: products of a query and a key in a slice, unless one token has more.
@@ -161,7 +162,7 @@ def single_request_slices(step: Step, index: KVIndex, block_size: int, window: i
 
 
 def _runs(counts: list[int], limit: int) -> Iterator[tuple[int, int]]:
-    """Runs of neighbours whose counts stay within the limit together; one that exceeds it is alone."""
+    """Runs of adjacent items whose counts together are within the limit. An item that exceeds it is alone."""
     start, held = 0, 0
     for place, count in enumerate(counts):
         if place > start and held + count > limit:

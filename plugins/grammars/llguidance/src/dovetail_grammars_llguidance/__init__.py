@@ -1,4 +1,4 @@
-"""Structured output through llguidance."""
+"""Structured output with llguidance."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Compiling for one tokenizer, and following the tokens of one sequence.
+"""The backend: compiles grammars for one tokenizer, and tracks the state of each sequence.
 
 V: size of the logits' vocabulary.
 """
@@ -22,14 +22,14 @@ from dovetail_grammars_llguidance.validation import hint, limits
 
 LIMIT_S = 60.0
 NO_TOKEN = "NoExtension"
-"""How llguidance's word begins for a place where the grammar does not end and no token fits."""
+"""Beginning of llguidance's message for a state in which the grammar does not end and no token is allowed."""
 
 
 class Backend(GrammarBackend):
     """See :class:`dovetail.api.GrammarBackend`.
 
     Raises:
-        RequestError: no output can end, or llguidance cannot spell the vocabulary.
+        RequestError: no output can end, or llguidance does not support the vocabulary.
     """
 
     def __init__(self, tokenizer: tokenizers.Tokenizer, vocab_size: int, eos_ids: Sequence[int]) -> None:
@@ -73,25 +73,25 @@ class Backend(GrammarBackend):
         return CompiledGrammar(matcher, self._vocabulary)
 
     def _split(self, text: str) -> list[Piece]:
-        """A text around the special tokens in it, which to the grammar are outside of all text."""
+        """Split a text at its special tokens, which are not text for the grammar."""
         found = self._special.split(text)  # texts and special ones in turn
         return [Piece(part, self._ids[part] if place % 2 else None) for place, part in enumerate(found) if part]
 
 
 def _any_of(texts: Sequence[str]) -> re.Pattern[str]:
-    """An expression that captures any of some texts, the longest that there is."""
+    """An expression that captures any of some texts, longest match first."""
     longest_first = sorted(texts, key=len, reverse=True)
     return re.compile(f"({'|'.join(map(re.escape, longest_first))})" if texts else "((?!))")
 
 
 class Vocabulary:
-    """Which ids there are.
+    """The ids of the vocabulary.
 
     Args:
         size: of llguidance's masks, at least V.
         vocab_size: V.
-        ids: those that the tokenizer has.
-        ends: those that end an output.
+        ids: of the tokenizer.
+        ends: end-of-sequence ids.
     """
 
     def __init__(self, size: int, vocab_size: int, ids: Sequence[int], ends: frozenset[int]) -> None:
@@ -103,14 +103,14 @@ class Vocabulary:
 
 
 def _bits(words: int, ids: Sequence[int]) -> np.ndarray:
-    """A mask with these ids in it, int32 ``[words]``."""
+    """A mask of these ids, int32 ``[words]``."""
     flags = np.zeros(words * 32, dtype=np.uint8)
     flags[list(ids)] = 1
     return np.packbits(flags, bitorder="little").view("<i4").astype(np.int32)
 
 
 class CompiledGrammar(Grammar):
-    """A matcher at its beginning, copied for each sequence; the copies share its lexer."""
+    """A matcher in its initial state, copied for each sequence; the copies share its lexer."""
 
     def __init__(self, matcher: LLMatcher, vocabulary: Vocabulary) -> None:
         self._matcher = matcher
@@ -121,9 +121,10 @@ class CompiledGrammar(Grammar):
 
 
 class State(GrammarState):
-    """A matcher, and how many end tokens came after what it matched.
+    """A matcher, and the number of end tokens after its match.
 
-    Ends are kept here and not by the matcher: past its first one, it says yes to each without counting it, so that it could not go back.
+    End tokens are counted here. The matcher accepts any number of them after the first one without counting, so it
+    could not roll them back.
     """
 
     def __init__(self, matcher: LLMatcher, vocabulary: Vocabulary) -> None:
@@ -168,7 +169,9 @@ class State(GrammarState):
             raise dead_end_error()
 
     def _check(self) -> None:
-        """An error of the matcher's is for good: a token that is not allowed is none, but a parser past its limits is."""
+        """Raise if the matcher has failed. A token that is not allowed is not a failure; exceeding the parser's
+        limits is, and is permanent.
+        """
         if not self._matcher.is_error():
             return
         message = str(self._matcher.get_error())

@@ -1,7 +1,9 @@
-"""Running llguidance's parsers where neither a deep nor a slow text can take the process with it.
+"""Runs llguidance's parsers with a large stack and a time limit, so that deeply nested or slow input cannot crash or
+block the process.
 
-They recurse over rules and references without a limit: at the usual 8 MiB of stack, 3,000 JSON definitions in a chain or 5,000 rules end the
-whole process. The texts that are let through (see :mod:`.sources`) need less than 300 MiB, and the stack is memory only as far as it is used.
+The parsers recurse over rules and references without a limit: with the usual 8 MiB of stack, 3,000 JSON definitions in
+a chain or 5,000 rules crash the whole process. Accepted texts (see :mod:`.sources`) need less than 300 MiB, and stack
+memory is only allocated when it is used.
 """
 
 from __future__ import annotations
@@ -16,22 +18,25 @@ T = TypeVar("T")
 
 STACK_BYTES = 512 << 20
 MAX_RUNAWAYS = 2
-"""Calls past their time at once; while there are so many, nothing new begins, so that they cannot take every core."""
+"""Maximum number of calls that have exceeded their time. With this many, no new call starts, so that they cannot
+occupy every core.
+"""
 
 _lock = threading.Lock()
 _runaways: set[threading.Thread] = set()
 
 
 def run_on_deep_stack(function: Callable[[], T], limit_s: float, param: str) -> T:
-    """Call a function in a thread of its own, with a stack that suffices.
+    """Call a function in its own thread, with a large stack.
 
     Args:
-        function: spends its time in code that lets go of the interpreter.
-        limit_s: seconds to wait for it. Nothing can stop it: past them it goes on by itself, and its result is dropped.
+        function: spends its time in code that releases the GIL.
+        limit_s: seconds to wait for it. It cannot be stopped: after this time it continues alone, and its result is
+            dropped.
         param: of the request, for the error.
 
     Raises:
-        RequestError: it takes longer, or too many earlier ones still run.
+        RequestError: it takes longer, or too many earlier calls still run.
     """
     answer: list[T] = []
     raised: list[BaseException] = []

@@ -1,4 +1,4 @@
-"""How texts are refused that cannot be used."""
+"""Errors for sources that cannot be used."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from dovetail.api import GrammarSource, RequestError
 
 PARAM = "structured_outputs"
 MAX_BYTES = {"json": 1 << 20, "choice": 1 << 20, "structural_tag": 1 << 20, "regex": 1 << 18, "grammar": 1 << 18}
-"""Size of a text by kind. Rules take more time and stack a byte than schemas do."""
+"""Maximum size of a text by kind. Rules need more time and stack per byte than schemas."""
 
 
 class FormatError(Exception):
-    """Why a part of a form cannot be used."""
+    """Why a part of a source cannot be used."""
 
     def __init__(self, reason: str, hint: str = "") -> None:
         super().__init__(reason)

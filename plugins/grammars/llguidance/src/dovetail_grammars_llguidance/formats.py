@@ -1,4 +1,6 @@
-"""What structural tags may say: xgrammar's formats, which vLLM takes, and the older form, which is read as one of them."""
+"""Formats of structural tags: xgrammar's, which vLLM uses, and the older notation, which is converted to one of
+them.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,7 @@ UNSUPPORTED = {
     "dispatch": "write triggered_tags",
     "qwen_xml_parameter": "write a sequence with a tag for each parameter",
 }
-"""Types of xgrammar's that are not done, and what to write instead."""
+"""xgrammar's types that are not supported, and what to use instead."""
 NonEmptyStr = Annotated[str, Field(min_length=1)]
 Schema = dict[str, Any] | bool
 
@@ -49,7 +51,7 @@ class GrammarText(Part):
 
 
 class AnyText(Part):
-    """Text up to what follows it, or to the end of the output."""
+    """Any text, up to what follows it or to the end of the output."""
 
     type: Literal["any_text"]
     excludes: list[NonEmptyStr] = []
@@ -81,7 +83,7 @@ class Plus(Part):
 
 
 class Repeat(Part):
-    """As often as that; ``max`` is -1 for as often as one likes."""
+    """A repetition; ``max`` is -1 for no limit."""
 
     type: Literal["repeat"]
     min: int = Field(ge=0, le=10_000)
@@ -97,7 +99,7 @@ class Tag(Part):
 
 
 class TriggeredTags(Part):
-    """Any text, in which what follows a trigger is one of the tags, each of which begins with a trigger."""
+    """Any text. After a trigger, one of the tags must follow; each tag begins with a trigger."""
 
     type: Literal["triggered_tags"]
     triggers: list[NonEmptyStr] = Field(min_length=1)
@@ -157,10 +159,10 @@ for part in (Sequence, Either, Optional, Star, Plus, Repeat, Tag, TriggeredTags,
 
 
 def read(source: GrammarSource) -> Format:
-    """The format that a structural tag asks for.
+    """Parse the format of a structural tag.
 
     Raises:
-        RequestError: the text is no structural tag; says where.
+        RequestError: the text is not a structural tag; says where.
     """
     value = read_json(source)
     if not (isinstance(value, dict) and ("format" in value or "structures" in value)):
@@ -182,7 +184,7 @@ def _upgrade_legacy(older: LegacyStructuralTag) -> TriggeredTags:
 
 
 def _reason(value: Any, error: ErrorDetails) -> str:
-    """The place of a fault, and what it is."""
+    """The place of an error, and its reason."""
     place, at, told = "", value, True
     for step in error["loc"]:
         if isinstance(step, int):

@@ -1,7 +1,8 @@
-"""Which types of values a schema has that come to an end.
+"""Finds the types of finite values that a schema has.
 
-A schema whose required parts lead back to itself has none: a model would open one object in the other until it is cut. Its parts that never end are
-found here, and taken out of the schema. What is empty for another reason (no number between two bounds, no text of a pattern) llguidance finds itself.
+A schema whose required parts refer back to itself has no finite value: a model would open one object inside the other
+until it is cut off. Such parts are found here, and removed from the schema. llguidance itself finds schemas that are
+empty for another reason (no number between two bounds, no text that matches a pattern).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ NONE: frozenset[str] = frozenset()
 
 
 def declared(node: dict[str, Any]) -> frozenset[str]:
-    """The types that a schema names; all if it names none."""
+    """The types in a schema's ``type``; all if it has none."""
     types = node.get("type")
     if isinstance(types, str):
         types = [types]
@@ -27,7 +28,7 @@ def declared(node: dict[str, Any]) -> frozenset[str]:
 
 
 class Instances:
-    """The types of finite values, of a schema and of each that it refers to.
+    """The types of finite values of a schema, and of each schema that it refers to.
 
     Args:
         references: of the whole schema, which are canonical.
@@ -63,7 +64,7 @@ class Instances:
         return types - self._endless_error(node, types)
 
     def narrow(self, node: Any) -> Any:
-        """The same schema without the parts that never end; it is changed in place, unless it is one of them itself."""
+        """Remove the parts that never end. The schema is changed in place, unless it never ends itself."""
         if not self.of(node):
             return False
         if isinstance(node, dict) and "$ref" not in node:
@@ -74,7 +75,7 @@ class Instances:
         return node
 
     def narrow_parts(self, node: dict[str, Any]) -> None:
-        """Do the same to the schemas that one holds."""
+        """Do the same for the schemas inside one."""
         own = declared(node)
         for container, key, place in subschemas(node):
             container[key] = self.narrow(container[key])
@@ -93,7 +94,7 @@ class Instances:
         return self._types[reference]
 
     def _endless_error(self, node: dict[str, Any], types: frozenset[str]) -> frozenset[str]:
-        """Which of the types have no finite value, for the parts that a schema asks for."""
+        """The types that have no finite value, because of the parts that a schema requires."""
         lost = {"object"} if "object" in types and not self._has_object(node) else set()
         return frozenset(lost | {"array"} if "array" in types and not self._has_array(node) else lost)
 

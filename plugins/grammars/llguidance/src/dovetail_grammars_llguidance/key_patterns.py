@@ -1,7 +1,7 @@
-"""The texts that an expression matches, where they are few.
+"""Lists the texts that an expression matches, if there are few.
 
-Names that a pattern allows and that all are listed besides leave none for it, and then a model that goes on to another property finds no token. As listed
-names there is no such place.
+If a pattern matches only names that are also listed as properties, no name is left for the pattern, and a model that
+starts another property has no allowed token. Listed names avoid such a state.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ END = 256
 
 
 class _Bytes:
-    """A vocabulary of single bytes, and an end."""
+    """A tokenizer of single bytes and an end token."""
 
     eos_token_id = END
     bos_token_id = None
@@ -34,7 +34,7 @@ def _tokenizer() -> LLTokenizer:
 
 
 def matches(pattern: str, most: int) -> list[str] | None:
-    """All texts that an expression matches; None if they are more than ``most``, or cannot be listed."""
+    """All texts that an expression matches; None if there are more than ``most``, or they cannot be listed."""
     if not pattern.endswith("$") or not pattern.startswith(("^", "(")):
         return None  # anything may stand before or after it
     schema = {"type": "string", "pattern": pattern}

@@ -1,4 +1,4 @@
-"""The keywords of one schema, as its user means them and llguidance reads them."""
+"""Normalises the keywords of one schema: from what users write to what llguidance supports."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from llguidance import LLMatcher
 FORMATS = frozenset(
     ("date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri", "unknown")
 )
-"""Those that llguidance keeps. JSON Schema has any other as a remark for the reader."""
+"""Keywords that llguidance supports. In JSON Schema, unknown keywords are annotations."""
 LACKING = (
     "not",
     "if",
@@ -31,7 +31,7 @@ LACKING = (
     "$recursiveRef",
     "$recursiveAnchor",
 )
-"""What llguidance does not do."""
+"""Keywords that llguidance does not support."""
 MEANT_FOR_READERS = ("$dynamicAnchor", "$recursiveAnchor")
 COMBINING = ("allOf", "anyOf", "oneOf", "$ref", "if", "dependentSchemas", "$dynamicRef")
 KEPT_BESIDE_REF = frozenset(
@@ -41,16 +41,16 @@ KEPT_BESIDE_REF = frozenset(
 ) | frozenset(
     ("pattern", "format", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf", "additionalItems")
 )  # fmt: skip
-"""Keywords that say something about a value. Others beside a ``$ref`` would only keep llguidance from following it."""
+"""Keywords that restrict a value. Other keywords beside a ``$ref`` would only prevent llguidance from following it."""
 COUNTS = ("minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties")
 MAX_COUNT = 1 << 31
 BOUND = 1 << 63
-"""Numbers that llguidance can compare with are smaller."""
+"""llguidance only supports bounds below this number."""
 VALUES = ("const", "default", "example", "examples", "enum")
 
 
 def drop_nulls(node: dict[str, Any]) -> None:
-    """``null`` in place of a keyword's value means that it is not given."""
+    """Remove keywords with the value ``null``, which means that they are not given."""
     for word in [word for word, value in node.items() if value is None and word not in ("const", "default", "example")]:
         del node[word]
     if isinstance(node.get("properties"), dict):
@@ -58,7 +58,7 @@ def drop_nulls(node: dict[str, Any]) -> None:
 
 
 def drop_empty(node: dict[str, Any]) -> None:
-    """Take out what llguidance lacks where it says nothing."""
+    """Remove unsupported keywords with values that restrict nothing."""
     for word in MEANT_FOR_READERS:
         node.pop(word, None)
     if "if" not in node or not {"then", "else"} & set(node):
@@ -79,10 +79,9 @@ def drop_empty(node: dict[str, Any]) -> None:
 
 
 def read_numbers(node: dict[str, Any]) -> list[str]:
-    """Counts are whole numbers, and bounds without a value that is past them say nothing.
+    """Convert counts to integers, and remove bounds that exclude no value.
 
-    Returns:
-        The bounds that are too large to be kept.
+    Returns: The bounds that are too large to be supported.
     """
     for word in COUNTS:
         value = node.get(word)
@@ -100,7 +99,7 @@ def read_numbers(node: dict[str, Any]) -> list[str]:
 
 
 def read_unevaluated(node: dict[str, Any]) -> None:
-    """Where nothing else evaluates parts, what is unevaluated is what is additional."""
+    """Convert ``unevaluated…`` to ``additional…`` if no other keyword evaluates parts."""
     if any(word in node for word in COMBINING):
         return
     for word, same in (("unevaluatedProperties", "additionalProperties"), ("unevaluatedItems", "items")):
@@ -110,7 +109,7 @@ def read_unevaluated(node: dict[str, Any]) -> None:
 
 
 def hoist_required(node: dict[str, Any]) -> None:
-    """``required: true`` in a property, as the third draft had it, for the list that later ones have."""
+    """Convert ``required: true`` in a property (draft 3) to the list of later drafts."""
     if isinstance(node.get("required"), bool):
         del node["required"]
     properties = node.get("properties")
@@ -123,7 +122,7 @@ def hoist_required(node: dict[str, Any]) -> None:
 
 
 def keeps_counts(node: dict[str, Any]) -> bool:
-    """Whether llguidance can count the properties of a schema, which it does where all that are named are required."""
+    """Whether llguidance can count the properties of a schema. It can if all listed ones are required."""
     properties = node.get("properties") or {}
     if set(properties) <= set(node.get("required") or ()):
         return True
@@ -133,7 +132,7 @@ def keeps_counts(node: dict[str, Any]) -> bool:
 
 @lru_cache(4096)
 def pattern_lacks(pattern: str) -> str:
-    """What llguidance lacks for an expression that is one otherwise; empty if nothing."""
+    """The feature of a valid expression that llguidance lacks; empty if none."""
     message = LLMatcher.validate_grammar(LLMatcher.grammar_from_regex(pattern))
     for word in ("look-around", "lookarounds", "backreferences"):
         if word in message:

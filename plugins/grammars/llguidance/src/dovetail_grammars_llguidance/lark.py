@@ -1,8 +1,9 @@
-"""Grammars in llguidance's Lark from what a structural tag comes down to.
+"""Writes the nodes of structural tags as grammars in llguidance's Lark notation.
 
-llguidance reads lexemes first, each as long as it can be, so free text is never a lexeme of its own where something follows it: it is one with the
-text that ends it, which then is as short as it can be (``lazy``). A chain of parts is therefore written from the left, and free text takes the
-beginning of what follows out of the chain. Special tokens are outside of all text, so that free text before one needs no such care.
+llguidance matches lexemes first, each as long as possible. So free text is never a separate lexeme if something follows
+it: it is one lexeme with the text that ends it, which is then as short as possible (``lazy``). A chain of parts is
+therefore written from the left, and free text takes the beginning of what follows out of the chain. Special tokens are
+not text, so free text before one needs no such care.
 """
 
 from __future__ import annotations
@@ -35,11 +36,13 @@ from dovetail_grammars_llguidance.schemas import prepare_schema
 
 MAX_LENGTH = 4 << 20
 OPENINGS = {"object": "{", "array": "["}
-"""How JSON begins that free text can be told from."""
+"""Beginnings of JSON values that can be distinguished from free text."""
 
 
 LARK_WORD = re.compile(r"%json\s*|\"(\\.|[^\"\\\n])*\"|/(?![/*])(\\.|[^/\\\n])+/|(//|#)[^\n]*|/\*.*?\*/", re.DOTALL)
-"""What a JSON schema begins with in Lark, and what else may hold that text: strings, expressions, comments."""
+"""The beginning of a JSON schema in Lark, and other tokens that may contain that text: strings, expressions,
+comments.
+"""
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ class Translation:
     """A grammar for llguidance.
 
     Attributes:
-        notices: what was left out of the schemas in it.
+        notices: what was ignored in its schemas.
     """
 
     grammar: str
@@ -56,7 +59,7 @@ class Translation:
 
 @dataclass(frozen=True, eq=False)
 class Chain:
-    """A part, and those that follow it."""
+    """A part, and the parts that follow it."""
 
     node: Node
     then: Chain | None
@@ -74,10 +77,10 @@ def literal(text: str) -> str:
 
 
 def to_lark(notation: str) -> Translation:
-    """Lark, with the JSON schemas in it made ready; GBNF, which is told by its ``::=``, translated.
+    """Lark, with its JSON schemas prepared. GBNF, recognised by ``::=``, is translated.
 
     Raises:
-        FormatError: it is no GBNF, or a schema in it cannot be kept.
+        FormatError: it is not valid GBNF, or a schema in it is not supported.
     """
     if "::=" not in notation:
         return _with_schemas(notation)
@@ -109,10 +112,10 @@ def _with_schemas(notation: str) -> Translation:
 
 
 def tags_grammar(node: Node) -> Translation:
-    """The grammar of a structural tag in llguidance's form, not compiled yet.
+    """The grammar of a structural tag in llguidance's notation, not compiled yet.
 
     Raises:
-        FormatError: where free text ends cannot be told, or the grammar is too large.
+        FormatError: the end of free text cannot be determined, or the grammar is too large.
     """
     writer = _Writer()
     return Translation(writer.write(node), writer.notices)
@@ -123,7 +126,9 @@ class _Writer:
         self._lines = [r"TEXT: /(.|\n)*/"]
         self._length = 0
         self._names: dict[str, str] = {}
-        """Of terminals, by what they are: llguidance takes like ones for one only if they are."""
+        """Names of terminals by their definition, because llguidance only treats equal terminals as one if they have
+        one name.
+        """
         self._rules: dict[Chain | Json | Rules, str] = {}
         self._todo: deque[tuple[str, Chain]] = deque()
         self._grammars: list[dict[str, str]] = []
@@ -144,7 +149,7 @@ class _Writer:
             raise FormatError(f"as a grammar it has more than {MAX_LENGTH:,} characters", "make it simpler")
 
     def _chain(self, chain: Chain | None) -> str:
-        """An expression for a part and all that follows it."""
+        """An expression for a part and everything that follows it."""
         parts = []
         while chain is not None:
             node = chain.node
@@ -162,7 +167,7 @@ class _Writer:
         return " ".join(parts) or '""'
 
     def _then(self, chain: Chain | None) -> str:
-        """What follows, as a rule of its own: written once, however many ways lead to it."""
+        """What follows, as a separate rule, written once even if it is used several times."""
         if chain is None:
             return ""
         if chain not in self._rules:
@@ -171,7 +176,9 @@ class _Writer:
         return self._rules[chain]
 
     def _regular(self, chain: Chain | None) -> tuple[str, Chain | None]:
-        """Texts and expressions in a row as one lexeme, since each by itself would take what belongs to the next."""
+        """Consecutive texts and expressions as one lexeme, because each alone would also match what belongs to the
+        next.
+        """
         parts = []
         while chain is not None:
             if isinstance(chain.node, Sequence):
@@ -193,7 +200,7 @@ class _Writer:
         return self._names[text]
 
     def _closed(self, node: Node) -> str:
-        """An expression for a part whose end is its own."""
+        """An expression for a part that determines its own end."""
         if isinstance(node, Token):
             return f"<[{node.id}]>"
         if isinstance(node, Json | Rules):
@@ -253,7 +260,9 @@ class _Writer:
         return ways
 
     def _next(self, text: str, at: Chain, ways: list[str]) -> list[tuple[str, Chain | None]]:
-        """The chains one of which follows free text; those that begin with something that can end it are written to ``ways``."""
+        """The chains that can follow free text. Those that begin with something that can end it are written to
+        ``ways``.
+        """
         node, then = at.node, at.then
         if isinstance(node, Sequence):
             return [(text, _before(node.nodes, then))]
@@ -282,7 +291,7 @@ class _Writer:
 
 
 def _expression(node: Node) -> str:
-    """A regular part, within a lexeme."""
+    """A regular part, inside a lexeme."""
     if isinstance(node, Text):
         return literal(node.text)
     if isinstance(node, Pattern):
@@ -303,7 +312,7 @@ def _times(node: Repeat) -> str:
 
 
 def _unroll(node: Repeat, at: Chain) -> list[Chain | None]:
-    """What a repetition begins with: its part, or what follows where it may be empty."""
+    """The possible beginnings of a repetition: its part, or what follows if it may be empty."""
     if is_open(node.node) and node.max_count != 1:
         raise _endless_error()
     if node.min_count == 0 and node.max_count is None:

@@ -1,4 +1,6 @@
-"""What a structural tag comes down to: texts, free text, and parts that llguidance reads itself, in sequence, in choice and repeated."""
+"""The nodes that structural tags are translated to: texts, free text, and parts that llguidance reads itself; in
+sequence, as alternatives, and repeated.
+"""
 
 from __future__ import annotations
 
@@ -17,18 +19,18 @@ MAX_NODES = 1024
 
 
 class Piece(NamedTuple):
-    """A stretch of a text; the id of its token where it is a special one."""
+    """A piece of a text; with the token id if it is a special token."""
 
     text: str
     token: int | None = None
 
 
 Split = Callable[[str], list[Piece]]
-"""Cuts a text around the special tokens in it."""
+"""A function that splits a text at its special tokens."""
 
 
 class Node:
-    """One of those below. Compared by identity."""
+    """Base class of the nodes. Nodes are compared by identity."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +62,7 @@ class Json(Node):
 
 @dataclass(frozen=True, eq=False)
 class Rules(Node):
-    """A grammar of its own."""
+    """A separate grammar."""
 
     notation: str
 
@@ -83,16 +85,16 @@ class Repeat(Node):
 
 
 def to_node(form: formats.Format, split: Split) -> Node:
-    """What a format comes down to.
+    """Translate a format to a node.
 
     Raises:
-        FormatError: a tag begins with no trigger, or there is too much of it.
+        FormatError: a tag does not begin with a trigger, or the format is too large.
     """
     return _Translation(split).node(form, 0)
 
 
 def is_open(node: Node) -> bool:
-    """Whether free text may be the last of it, so that it ends where what follows begins."""
+    """Whether the node may end with free text, so that it ends where what follows begins."""
     if isinstance(node, Either):
         return any(is_open(part) for part in node.nodes)
     if isinstance(node, Repeat):
@@ -107,7 +109,7 @@ def is_open(node: Node) -> bool:
 
 
 def is_regular(node: Node) -> bool:
-    """Whether an automaton can match it, in which case it can be one lexeme."""
+    """Whether a finite automaton can match it, so that it can be one lexeme."""
     if isinstance(node, Either | Sequence):
         return all(map(is_regular, node.nodes))
     if isinstance(node, Repeat):
@@ -202,7 +204,7 @@ class _Translation:
         return Sequence((tags, *more) if form.at_least_one else more)
 
     def _triggered_begin(self, form: formats.TriggeredTags, tag: formats.Tag) -> Node:
-        """The begin of a tag in two: free text before it ends with its trigger, the rest must follow."""
+        """Split the ``begin`` of a tag: the free text before it ends with the trigger, and the rest must follow."""
         # Of several triggers the shortest, since free text ends at the first that is complete.
         trigger = min((trigger for trigger in form.triggers if tag.begin.startswith(trigger)), key=len, default=None)
         if trigger is None:
@@ -224,7 +226,7 @@ def _text_nodes(pieces: list[Piece]) -> Sequence:
 
 
 def _split_pieces(pieces: list[Piece], length: int) -> tuple[list[Piece], list[Piece]]:
-    """What begins within so many characters, and the rest; no special token is cut."""
+    """Split pieces after a number of characters; special tokens are not cut."""
     head, rest = [], []
     for text, token in pieces:
         taken = max(length, 0) if token is None or length <= 0 else len(text)

@@ -1,4 +1,4 @@
-"""``$ref`` within one schema, and where a schema holds others."""
+"""``$ref`` inside one schema, and the subschemas of a schema."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ LISTS = ("prefixItems", "items", "anyOf", "oneOf", "allOf")
 MAPS = ("properties", "patternProperties")
 DEFINITIONS = ("$defs", "definitions")
 SAFE = "/~!$&'()*+,;=:@?"
-"""Characters that a pointer may hold as they are."""
+"""Characters that need no escaping in a JSON pointer."""
 
 
 def subschemas(node: dict[str, Any]) -> Iterator[tuple[Any, Any, str]]:
-    """Where a schema holds others that its values must follow: the container, the key in it, and the place as text.
+    """The subschemas that a schema's values must follow: the container, the key in it, and the place as text.
 
-    Definitions are not among them: what refers to them leads there.
+    Definitions are not included; they are reached by references.
     """
     for word in SINGLE:
         if isinstance(node.get(word), dict | bool):
@@ -33,7 +33,7 @@ def subschemas(node: dict[str, Any]) -> Iterator[tuple[Any, Any, str]]:
 
 
 class References:
-    """Looks up what the ``$ref`` of a schema stand for.
+    """Resolves the ``$ref`` of a schema.
 
     Args:
         root: the whole schema.
@@ -46,7 +46,7 @@ class References:
         self._targets: dict[str, Any] = {}
 
     def canonical(self, reference: str) -> str | None:
-        """The same reference as ``#`` and a JSON pointer; None if it leads to no place in this schema."""
+        """The same reference as ``#`` and a JSON pointer; None if it does not refer to a place in this schema."""
         base, _, fragment = reference.partition("#")
         if base and base.rstrip("#") != self._base:
             return None
@@ -59,13 +59,13 @@ class References:
         return None
 
     def target(self, reference: str) -> Any:
-        """The schema that a canonical reference leads to."""
+        """The schema at a canonical reference."""
         if reference not in self._targets:
             self._targets[reference] = self._at(unquote(reference[1:]))
         return self._targets[reference]
 
     def _at(self, pointer: str) -> Any:
-        """What is at a JSON pointer; None if nothing is, or no schema."""
+        """The schema at a JSON pointer; None if there is none."""
         at: Any = self._root
         for step in pointer.split("/")[1:]:
             step = step.replace("~1", "/").replace("~0", "~")

@@ -1,7 +1,8 @@
-"""JSON schemas as people write them, made ready for llguidance.
+"""Prepares JSON schemas, as people write them, for llguidance.
 
-Outputs follow the schema that results. What it says less than the one that was sent, because llguidance lacks a keyword, is told in notices. A schema with
-``"x-strict": true`` in it, at its top or in any part, is refused instead where it would lose something there.
+Outputs follow the resulting schema. If it restricts less than the original, because llguidance lacks a keyword, notices
+say so. A schema with ``"x-strict": true``, at its top or in any part, is refused instead if it would lose something
+there.
 """
 
 from __future__ import annotations
@@ -19,18 +20,20 @@ from dovetail_grammars_llguidance.key_patterns import matches
 from dovetail_grammars_llguidance.references import DEFINITIONS, References, subschemas
 
 BLANKS = r" |\n( {0,40}|\t{0,10})"
-"""White space between two parts of JSON: what people write there, and not so much that a model can lose itself in it."""
+"""White space between two parts of JSON: what people write there, but limited, so that a model cannot fill its
+output with it.
+"""
 MAX_DEPTH = 120
 
 
 @dataclass
 class Prepared:
-    """A schema for llguidance.
+    """A prepared schema.
 
     Attributes:
         text: as JSON in one line.
-        types: of the values that it has.
-        notices: what was left out, and where.
+        types: of its values.
+        notices: what was ignored, and where.
     """
 
     text: str
@@ -39,10 +42,10 @@ class Prepared:
 
 
 def prepare_schema(value: Any) -> Prepared:
-    """Make a schema ready; it is not changed itself.
+    """Prepare a schema. The original is not changed.
 
     Raises:
-        FormError: it is no schema, no value can have it, or it is strict and cannot be kept whole.
+        FormError: it is not a schema, it has no valid value, or it is strict and has unsupported keywords.
     """
     if value is True:
         value = {}
@@ -63,7 +66,7 @@ class _Preparation:
         self._root = root
         self._references = References(root)
         self._seen: dict[tuple[int, bool], dict[str, Any]] = {}
-        """Schemas that were visited, and whether as parts of a strict one."""
+        """Schemas that were visited, and whether they are parts of a strict one."""
         self._lost: dict[int, list[str]] = {}
         self._notices: dict[str, None] = {}
         self._targets: list[tuple[str, bool]] = []
@@ -92,7 +95,7 @@ class _Preparation:
         return Prepared(text, declared(root), list(self._notices))
 
     def _closed(self) -> bool:
-        """Whether every reference was found within the schema, so that its own name is of no use."""
+        """Whether every reference was resolved inside the schema, so that its ``$id`` is not needed."""
         return not any(
             isinstance(node.get("$ref"), str) and not node["$ref"].startswith("#") for node in self._seen.values()
         )
@@ -125,7 +128,7 @@ class _Preparation:
             self._notices[f"{what} at {place} is not kept"] = None
 
     def _read(self, node: dict[str, Any]) -> list[str]:
-        """Put the keywords of one schema in order; what is lost by that."""
+        """Normalise the keywords of one schema. Returns what is lost."""
         keywords.drop_nulls(node)
         for word in ("$schema", STRICT, *(("x-guidance",) if node is self._root else ())):
             node.pop(word, None)
@@ -152,7 +155,7 @@ class _Preparation:
         return lost
 
     def _read_names(self, node: dict[str, Any]) -> None:
-        """``propertyNames`` where other keywords can say it."""
+        """Convert ``propertyNames`` to other keywords if possible."""
         names = node.get("propertyNames")
         if isinstance(names, dict) and isinstance(names.get("$ref"), str):
             names = self._references.target(self._references.canonical(names["$ref"]) or "#")
@@ -190,7 +193,7 @@ class _Preparation:
         del node["propertyNames"]
 
     def _list_few_names(self, node: dict[str, Any]) -> None:
-        """Patterns that few names match, for those names, so that none of them can be left without any."""
+        """Replace patterns with few matching names by these names, so that no pattern is left without a name."""
         patterns = node.get("patternProperties")
         if not isinstance(patterns, dict) or not isinstance(node.get("properties", {}), dict):
             return
@@ -223,7 +226,9 @@ class _Preparation:
         return lost
 
     def _read_beside_ref(self, node: dict[str, Any]) -> list[str]:
-        """Leave beside a ``$ref`` only what says more than it does: llguidance cannot follow one that leads back to itself otherwise."""
+        """Keep only keywords beside a ``$ref`` that restrict more than it does. Otherwise llguidance cannot follow a
+        recursive reference.
+        """
         for word in [
             word for word in node if word not in keywords.KEPT_BESIDE_REF and word not in ("$ref", *DEFINITIONS)
         ]:
@@ -280,7 +285,7 @@ def _options(root: dict[str, Any]) -> dict[str, Any]:
 
 
 def _count_names(root: dict[str, Any]) -> int:
-    """How many names of properties a schema lists at most."""
+    """Maximum number of property names that a schema lists."""
     count = 0
     todo: list[Any] = [root]
     while todo:

@@ -1,4 +1,4 @@
-"""From what a request gives to the grammars that llguidance reads."""
+"""Converts the source in a request to a grammar that llguidance reads."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from dovetail_grammars_llguidance.schemas import Prepared, prepare_schema
 
 
 def to_grammar(source: GrammarSource, split: Split = lambda text: [Piece(text)]) -> Translation:
-    """The grammar in llguidance's form, not compiled yet.
+    """The grammar in llguidance's notation, not compiled yet.
 
     Args:
         split: finds the special tokens of the model's tokenizer in the texts of structural tags.
 
     Raises:
-        RequestError: the text is too large, or is not what its kind says.
+        RequestError: the text is too large, or is not valid for its kind.
     """
     size = len(source.text.encode("utf-8", "surrogatepass"))
     if size > MAX_BYTES.get(source.kind, size):

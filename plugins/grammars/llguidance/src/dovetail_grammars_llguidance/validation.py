@@ -1,4 +1,4 @@
-"""Whether a grammar compiles, asked before a request is queued: no tokenizer, no torch."""
+"""Checks that a grammar compiles, before a request is queued: without tokenizer and without torch."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ ONE_OF = "oneOf is taken for anyOf, since more than one of its schemas may hold 
 
 
 def limits() -> LLParserLimits:
-    """What parsers and lexers may use: llguidance's own limits; its errors do not quote the grammar."""
+    """Limits of parsers and lexers: llguidance's own. Errors do not quote the grammar."""
     return LLParserLimits(verbose_errors=False)
 
 
 def validate_source(source: GrammarSource) -> list[str]:
-    """Refuse what does not compile.
+    """Check that a source compiles.
 
     Returns:
-        What the output may do although the form says otherwise.
+        Restrictions of the source that the output may not follow.
 
-    What depends on the model's tokenizer (special tokens that a Lark grammar names) is only seen by :meth:`.backend.Backend.compile`, and so is a
-    form that nothing has.
+    What depends on the model's tokenizer (special tokens that a Lark grammar names) is only checked by
+    :meth:`.backend.Backend.compile`, and so is a source without any valid output.
 
     Raises:
         RequestError: says what is wrong, and where.
@@ -44,7 +44,7 @@ def validate_source(source: GrammarSource) -> list[str]:
 
 
 def hint(message: str) -> str:
-    """What to do about an error, where there is something."""
+    """What to do about an error, if there is something to do."""
     if "coerce_one_of" in message:
         return "write anyOf, or send the schema without strict"
     return ""

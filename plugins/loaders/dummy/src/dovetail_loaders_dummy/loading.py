@@ -13,11 +13,13 @@ from dovetail.api import Checkpoint, LazyTensor
 from dovetail_loaders_dummy.inspection import TYPE
 
 SPAN = 1e-3
-"""Matrices and biases are uniform in ±SPAN, as in vLLM's loader of the same name, so that what depends on values (the routing of experts,
-say) can be compared with figures measured there."""
+"""Matrices and biases are uniform in ±SPAN, as in vLLM's loader of the same name, so that results that depend on
+values (such as the routing of experts) can be compared with measurements there.
+"""
 PERIOD = 1_048_573
-"""Numbers drawn in all, a prime: rows of no usual length repeat within a matrix. Drawing 8e9 numbers takes minutes on a CPU; copying
-these takes as long as writing the weights."""
+"""Number of random numbers. It is a prime, so that rows of usual lengths do not repeat in a matrix. Generating 8e9
+numbers takes minutes on a CPU; copying these only takes as long as writing the weights.
+"""
 DTYPE: torch.dtype = getattr(torch, TYPE)
 
 

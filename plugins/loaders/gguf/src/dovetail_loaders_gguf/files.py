@@ -1,4 +1,4 @@
-"""Which files make up the one model that a reference means."""
+"""Finds the GGUF files of the model that a reference means."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from dovetail_loaders_gguf.header import MAGIC, Header, read_header
 
 SPLIT = re.compile(r"(.+)-(\d{5})-of-(\d{5})(\.gguf)?", re.IGNORECASE)
 COMPANION_PREFIX = "mmproj"
-"""Files of this prefix hold the vision encoder that stands beside a model."""
+"""Prefix of files with the vision encoder of a model."""
 COMPANION_TYPES = ("mmproj", "adapter", "imatrix")
 COMPANION_ARCHITECTURES = ("clip", "controlvector", "imatrix")
-"""Values of ``general.type`` and ``general.architecture`` in files that stand beside a model and are none."""
+"""Values of ``general.type`` and ``general.architecture`` in files that accompany a model and are not models."""
 
 
 def parts(path: str, files: Sequence[str] = ()) -> list[str]:
-    """The files of the one model that ``path`` names, in order, as their names tell; any part of a split file stands for all of them.
+    """The files of the model at ``path``, in order, found by their names. Any part of a split file means all parts.
 
     Raises:
         CheckpointError: parts are missing, or a folder holds more than one model.
@@ -44,7 +44,7 @@ def parts(path: str, files: Sequence[str] = ()) -> list[str]:
 
 
 def with_all_parts(headers: Sequence[Header]) -> list[Header]:
-    """The headers of all parts, in order, where their metadata says that there are more than their names told."""
+    """The headers of all parts, in order. Used if the metadata lists more parts than the names."""
     count = headers[0].metadata.get("split.count", 1)
     if count <= len(headers):
         return list(headers)
@@ -62,7 +62,7 @@ def with_all_parts(headers: Sequence[Header]) -> list[Header]:
 
 
 def _leads(file: Path) -> bool:
-    """Whether a file is a model, or the first part of one; those beside a model and the parts that follow are not."""
+    """Whether a file is a model, or its first part. Accompanying files and later parts are not."""
     metadata = read_header(str(file)).metadata
     return (
         metadata.get("general.type") not in COMPANION_TYPES

@@ -2,8 +2,8 @@
 
 Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 
-Arrays of strings are not decoded until somebody iterates over them: the vocabulary makes up nearly all of a header, and
-only the tokenizer wants it. Every length is checked against what is left of the file before it is used.
+Arrays of strings are decoded only when they are iterated over, because the vocabulary is nearly all of a header and
+only the tokenizer needs it. Every length is checked against the rest of the file before it is used.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ DEFAULT_ALIGNMENT = 32
 MAX_DIMS = 4
 MAX_NESTING = 4
 PIECE = re.compile(r"(?:part|split)[-_.]?(?:\d+|[a-z])(?:[-_.]?of[-_.]?\d+)?$", re.IGNORECASE)
-"""How names of files end that were cut into pieces without regard to their contents."""
+"""Endings of names of files that were split without regard to their contents."""
 DOWNLOAD_AGAIN = "the file is damaged or its download did not finish: fetch it again"
 
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
@@ -37,12 +37,12 @@ _LENGTH = struct.Struct("<Q")
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """Where a tensor stands in its file."""
+    """The position of a tensor in its file."""
 
     name: str
     type: GGMLType
     shape: tuple[int, ...]
-    """Rows first, which is the reverse of the order in the file."""
+    """Rows first, which reverses the order in the file."""
     offset: int
     """Bytes from the start of the file."""
     nbytes: int
@@ -73,7 +73,7 @@ class StringArray(Sequence[str]):
         return list(self)[index]
 
     def find(self, texts: Sequence[str]) -> dict[str, int]:
-        """Index of each of ``texts`` that is there, without decoding the others."""
+        """Index of each of ``texts`` that is found, without decoding the others."""
         found: dict[int, str] = {}
         for text in texts:
             raw = text.encode()
@@ -95,7 +95,7 @@ class StringArray(Sequence[str]):
 
 @dataclass(frozen=True)
 class Header:
-    """What a GGUF file says before its weights."""
+    """The header of a GGUF file."""
 
     path: str
     version: int
@@ -105,7 +105,7 @@ class Header:
 
 
 class _Cursor:
-    """A position in the mapped file that never leaves it."""
+    """A reading position in the mapped file, with bounds checks."""
 
     def __init__(self, path: str, buffer: mmap.mmap) -> None:
         self.path = path
@@ -173,7 +173,7 @@ class _Cursor:
 
 
 def repair(path: str) -> str:
-    """What to do about a file that ends too early."""
+    """The hint for a truncated file."""
     if PIECE.search(path):
         return f"put the pieces of the file together, for instance with cat, and give the whole; or {DOWNLOAD_AGAIN}"
     return DOWNLOAD_AGAIN

@@ -1,4 +1,4 @@
-"""Which files make up a model, and what they say of it; without torch."""
+"""Describes the checkpoint in GGUF files, without torch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dovetail_loaders_gguf.header import DOWNLOAD_AGAIN, Header, StringArray, Te
 NAMING = "gguf"
 TOKENIZER = "dovetail_loaders_gguf.tokenizer:from_gguf"
 MAX_PLAN_ITEMS = 1024
-"""Arrays of more elements than this stay out of a checkpoint's metadata: they are vocabularies."""
+"""Arrays with more elements than this are left out of a checkpoint's metadata, because they are vocabularies."""
 
 END_IDS = ("eos_token_id", "eot_token_id", "eom_token_id")
 END_TEXTS = (
@@ -34,17 +34,18 @@ END_TEXTS = (
     "<|end_of_text|>",
     "<end_of_utterance>",
 )
-"""Tokens that end an answer in any vocabulary that has them. Files often name only one id, that of the base model, while
-the chat template ends its turns with another token; llama.cpp keeps such a list too."""
+"""Tokens that end an output in any vocabulary that has them. Files often name only the base model's id, while the
+chat template ends messages with another token; llama.cpp has such a list too.
+"""
 NO_ENDS = ({"<|return|>", "<|call|>", "<|end|>"}, {"<|calls|>", "<|flush|>", "<|end|>"})
-"""Where all of a set are there, ``<|end|>`` only separates the parts of one answer."""
+"""If a vocabulary has all tokens of a set, ``<|end|>`` only separates the parts of one output."""
 
 
 def inspect(path: str, files: tuple[str, ...]) -> Checkpoint:
-    """Describe the model that a reference led to.
+    """Describe the model at a model reference.
 
     Args:
-        path: the folder or the file that was asked for.
+        path: the folder or the file of the reference.
         files: the GGUF files found there, as full paths.
 
     Raises:
@@ -105,7 +106,9 @@ def _check_parts(headers: Sequence[Header]) -> None:
 
 
 def _without_long_lists(metadata: dict[str, Any]) -> dict[str, Any]:
-    """What fits into a plan: everything but vocabularies and chat templates, which the tokenizer reads by itself."""
+    """The metadata without vocabularies and chat templates, which are too large for a Plan; the tokenizer reads them
+    itself.
+    """
     small: dict[str, Any] = {}
     for key, value in metadata.items():
         if key.startswith("tokenizer.chat_template"):
@@ -133,7 +136,9 @@ def _generation_config(metadata: dict[str, Any]) -> dict[str, Any]:
 
 
 def end_ids(metadata: dict[str, Any]) -> list[int]:
-    """Ids of the tokens that end an answer: the ones that the file names first, then the customary ones it has."""
+    """Ids of the tokens that end an output: first those that the file names, then those of the list above that it
+    has.
+    """
     named = [metadata.get(f"tokenizer.ggml.{key}") for key in END_IDS]
     ids = [i for i in named if isinstance(i, int)]
     tokens = metadata.get("tokenizer.ggml.tokens")

@@ -18,8 +18,8 @@ _NORESERVE = 0x4000
 
 
 def load(checkpoint: Checkpoint, expected: Mapping[str, tuple[int, ...]], device: torch.device) -> Iterator[LazyTensor]:
-    """Every tensor of the checkpoint. ``read()`` shares memory with the mapped file, and the pages leave this process
-    again when the tensor that it returned is dropped.
+    """Yield every tensor of the checkpoint. ``read()`` shares memory with the mapped file. Its pages are released
+    when the returned tensor is dropped.
     """
     for file in checkpoint.files:
         header = read_header(file)
@@ -29,7 +29,7 @@ def load(checkpoint: Checkpoint, expected: Mapping[str, tuple[int, ...]], device
 
 
 def _map(file: str) -> mmap.mmap:
-    """Map a file for torch, which wants memory that looks writable; nothing is ever written to it."""
+    """Map a file for torch, which requires writable memory; nothing is written to it."""
     with open(file, "rb") as stream:
         if sys.platform != "linux":
             return mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY)
@@ -57,7 +57,7 @@ def _read(mapped: mmap.mmap, tensor: TensorInfo) -> torch.Tensor:
 
 
 def _release_pages(mapped: mmap.mmap, offset: int, nbytes: int) -> None:
-    """Give back the resident pages that lie wholly within a tensor."""
+    """Release the resident pages that are completely inside a tensor."""
     start = -(-offset // mmap.PAGESIZE) * mmap.PAGESIZE
     length = (offset + nbytes) // mmap.PAGESIZE * mmap.PAGESIZE - start
     if length > 0 and hasattr(mmap, "MADV_DONTNEED"):

@@ -1,8 +1,9 @@
-"""How byte-level BPE vocabularies cut text into words before merging, by the name in ``tokenizer.ggml.pre``.
+"""Pre-tokenizers of byte-level BPE vocabularies, by the name in ``tokenizer.ggml.pre``: how text is split into words
+before merging.
 
-The names are llama.cpp's (``src/llama-vocab.cpp``); the expressions are those of the models' own ``tokenizer.json``, which
-llama.cpp approximates where its engine lacks a feature. A merge never crosses a cut, so a wrong expression gives wrong
-tokens without any error: names that are not listed here are refused.
+The names are llama.cpp's (``src/llama-vocab.cpp``); the expressions are those of the models' own ``tokenizer.json``,
+which llama.cpp approximates where its engine lacks a feature. A merge never crosses a split, so a wrong expression
+gives wrong tokens without an error. Names that are not listed here are refused.
 """
 
 from __future__ import annotations
@@ -12,16 +13,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class PreTokenizer:
-    """How text is cut, and what goes with it."""
+    """How text is split, and further settings."""
 
     cuts: tuple[str, ...]
-    """Expressions, applied one after the other: what matches becomes a word, and so does what lies between matches."""
+    """Expressions, applied one after the other: each match becomes a word, and so does the text between matches."""
     whole_words: bool = False
-    """A word that is in the vocabulary is taken as it is, whatever the merges say."""
+    """A word that is in the vocabulary becomes one token, whatever the merges say."""
     add_bos: bool = False
-    """Where the file does not say."""
+    """Default, if the file does not say."""
     nfc: bool = False
-    """The text is put into Unicode's composed form first."""
+    """Text is normalised to NFC first."""
 
 
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
@@ -55,7 +56,7 @@ _CASED_LETTERS = (
     "\u1f7dᾀ-ᾴᾶ-ᾼ\u1fbeῂ-ῄῆ-ῌῐ-\u1fd3ῖ-\u1fdbῠ-Ῥῲ-ῴῶ-ῼℂℇℊ-ℓℕℙ-ℝℤ\u2126ℨ\u212a-ℭℯ-ℴℹℼ-ℿⅅ-ⅉⅎↃↄⰀ-ⱻⱾ-ⳤⳫ-ⳮⳲⳳꙀ-"
     "ꙭꚀ-ꚛꜢ-ꝯꝱ-ꞇꞋ-ꞎꭰ-ꮿﬀ-ﬆﬓ-ﬗＡ-Ｚａ-ｚ𐐀-𐑏𐒰-𐓓𐓘-𐓻𐲀-𐲲𐳀-𐳲𑢠-𑣟𞤀-𞥃"
 )
-"""DeepSeek's letters: those with an upper and a lower case, of the Unicode version that it was trained with."""
+"""DeepSeek's letters: those with upper and lower case in the Unicode version of its training."""
 _THAI_LAO_KHMER_CJK = (
     "[一-\u9fff\u3400-\u4dbf\uf900-\ufaff\u3040-\u309f\u30a0-\u30ff\uff65-\uff9f\u2f00-\u2fdf\u0e40-\u0e7f\u0e80-\u0eff"
     "\u1780-\u17ff\u1000-\u109f\uaa60-\uaa7f\ua9e0-\ua9ff\uac00-\ud7af\u1100-\u11ff]+"
@@ -220,4 +221,4 @@ PRETOKENIZERS: dict[str, PreTokenizer] = {
     "viking": PreTokenizer((_BLOOM, r"\p{N}")),
     "youtu": PreTokenizer((_YOUTU_SCRIPTS, _gpt4o(r"\p{N}", _CONTRACTED)), whole_words=True),
 }
-"""Name → how text is cut."""
+"""Name → pre-tokenizer."""

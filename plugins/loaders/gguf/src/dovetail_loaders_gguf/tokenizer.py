@@ -1,7 +1,7 @@
-"""The tokenizer that a GGUF file holds.
+"""Builds the tokenizer of a GGUF file.
 
-Keys: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md#ggml. The file gives the vocabulary, the kind of model and the name
-of a pre-tokenizer; how these make a tokenizer follows llama.cpp's ``src/llama-vocab.cpp``.
+Keys: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md#ggml. The file contains the vocabulary, the kind of
+model and the name of a pre-tokenizer. How a tokenizer is built from these follows llama.cpp's ``src/llama-vocab.cpp``.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from dovetail_loaders_gguf.inspection import end_ids, parts
 from dovetail_loaders_gguf.pretokenizers import DEFAULT, PRETOKENIZERS, PreTokenizer
 
 SPACE = "\u2581"
-"""What SentencePiece writes for a space."""
+"""SentencePiece's character for a space."""
 
 UNKNOWN, CONTROL, USER_DEFINED = 2, 3, 4
 """Token types that are recognised in a text; those of the first two are special."""
 
 SPACED_BPE_MODELS = {"gemma4": True, "granite-embed-multi-311m": True, "sarvam-moe": False}
-"""Pre-tokenizers that do not cut text into words, and whether a text always starts with ``bos_token``."""
+"""Pre-tokenizers that do not split text into words, and whether a text always starts with ``bos_token``."""
 
 NAMED_IDS = {
     "bos_token": "bos",
@@ -35,11 +35,11 @@ NAMED_IDS = {
     "cls_token": "cls",
     "mask_token": "mask",
 }
-"""Name that chat templates know → the metadata key's, without ``tokenizer.ggml.`` and ``_token_id``."""
+"""Name in chat templates → name in the metadata, without ``tokenizer.ggml.`` and ``_token_id``."""
 
 
 class Vocabulary:
-    """What the metadata says, with defaults filled in."""
+    """The tokenizer's metadata, with defaults filled in."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -72,7 +72,7 @@ class Vocabulary:
 
 
 def _make_unique(tokens: Iterable[str]) -> list[str]:
-    """Tokens, each made unique: an index can be looked up only by its text."""
+    """Make all tokens unique, because an index can only be looked up by its text."""
     seen: set[str] = set()
     unique: list[str] = []
     for i, token in enumerate(tokens):
@@ -129,7 +129,7 @@ def _add_tokens(backend: tokenizers.Tokenizer, vocabulary: Vocabulary, ends: Seq
 def _add_surrounding_tokens(
     backend: tokenizers.Tokenizer, before: Sequence[str | None], after: Sequence[str | None]
 ) -> None:
-    """Put tokens around every text."""
+    """Add special tokens around every text."""
     first = [token for token in before if token is not None]
     last = [token for token in after if token is not None]
     if first or last:
@@ -208,7 +208,7 @@ def _spaced_bpe(vocabulary: Vocabulary) -> tokenizers.Tokenizer:
 
 
 def _sentencepiece(vocabulary: Vocabulary) -> tokenizers.Tokenizer:
-    """SentencePiece BPE: any two neighbours that make up a token may be merged, those with the best score first."""
+    """SentencePiece BPE: two adjacent tokens can be merged if they make up a token, best score first."""
     scores: Sequence[float] = vocabulary.require("scores")
     backend = tokenizers.Tokenizer(
         models.BPE(
@@ -231,10 +231,11 @@ def _sentencepiece(vocabulary: Vocabulary) -> tokenizers.Tokenizer:
 
 
 def scored_merges(tokens: Sequence[str], scores: Sequence[float]) -> list[tuple[str, str]]:
-    """Every way to make a token of two others, the better score first.
+    """All merges of two tokens to one, better scores first.
 
-    SentencePiece breaks ties by position: of equal merges it does the leftmost one first, so that a run of spaces, whose tokens
-    all score alike, grows from its start. Ranks cannot say so, but longer tokens before shorter ones come to the same.
+    SentencePiece breaks ties by position: of equal merges the leftmost one is first, so a run of spaces, whose tokens
+    have equal scores, grows from its start. Ranks cannot express this, but sorting longer tokens before shorter ones
+    gives the same result.
     """
     known = {*tokens}
     order = sorted(range(min(len(tokens), len(scores))), key=lambda i: (-scores[i], -len(tokens[i])))
@@ -247,7 +248,7 @@ def scored_merges(tokens: Sequence[str], scores: Sequence[float]) -> list[tuple[
 
 
 def _wordpiece(vocabulary: Vocabulary) -> tokenizers.Tokenizer:
-    """BERT's WordPiece. The file marks the start of a word where BERT's own vocabulary marks the lack of one."""
+    """BERT's WordPiece. The file marks tokens at the start of a word; BERT's own vocabulary marks the others."""
     written = vocabulary.tokens
     tokens = [
         token

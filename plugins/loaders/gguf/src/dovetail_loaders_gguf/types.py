@@ -1,7 +1,7 @@
 """The tensor types of GGUF files, by their numbers.
 
-Source: ``ggml_type`` in ggml.h. A table of our own, because importing the ``gguf`` package takes longer than reading a
-header; a test compares the two.
+Source: ``ggml_type`` in ggml.h. This is our own table, because importing the ``gguf`` package takes longer than reading
+a header; a test compares the two.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ class GGMLType:
     """How ``block`` consecutive elements of a row are stored in ``nbytes`` bytes."""
 
     name: str
-    """A torch dtype's name for plain types; for the others ggml's own, in lower case."""
+    """A torch dtype's name for plain types; for the others ggml's name in lower case."""
     block: int
     nbytes: int
     plain: bool = False

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dovetail.api import LoaderCard, hookimpl
 
 RANK = 60
-"""Above the other loaders: where a folder holds the same weights twice, these load without conversion."""
+"""Higher than other loaders: if a folder has the weights in two formats, these load without conversion."""
 
 
 @hookimpl

@@ -1,4 +1,4 @@
-"""Which files of a folder belong to the model."""
+"""Finds the files of a folder that belong to the model."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ INDEX = ".safetensors.index.json"
 SINGLE = "model.safetensors"
 SHARD = re.compile(r"(.+)-(\d+)-of-(\d+)(\.safetensors)", re.IGNORECASE)
 OTHERS = ("consolidated", "adapter_model", "optimizer", "ema")
-"""How names begin of files that hold the same weights in other names, or none of the model's."""
+"""Prefixes of files that hold the same weights under other names, or no weights of the model."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,8 @@ class Selection:
 
 
 def select(folder: Path, names: Sequence[str]) -> Selection:
-    """The files that belong to the model: those of the index; else a complete set of numbered shards; else the file of
-    the customary name; else all but those that customarily stand beside a model.
+    """The files that belong to the model: those of the index; else a complete set of numbered shards; else the file
+    with the usual name; else all except those that usually accompany a model.
 
     Raises:
         CheckpointError: one of the files is missing, or an index is malformed.
@@ -55,10 +55,10 @@ def select(folder: Path, names: Sequence[str]) -> Selection:
 
 
 def read_index(index: Path) -> Mapping[str, str]:
-    """Name of each tensor → name of the file that it stands in.
+    """Read an index: name of each tensor → name of its file.
 
     Raises:
-        CheckpointError: it is no index, or names files elsewhere.
+        CheckpointError: it is not an index, or names files in other folders.
     """
     try:
         found: Mapping[str, str] = json.loads(read_text(index))["weight_map"]

@@ -1,4 +1,4 @@
-"""The header of a safetensors file, read by hand: it is eight bytes and a JSON object, and needs no torch.
+"""Reads the header of a safetensors file without torch: eight bytes and a JSON object.
 
 Format: https://github.com/huggingface/safetensors#format
 """
@@ -14,7 +14,7 @@ from typing import Any
 from dovetail.api import CheckpointError
 
 MAX_HEADER = 100_000_000
-"""Bytes; the format's own limit."""
+"""Maximum bytes; the format's own limit."""
 
 DTYPES: dict[str, tuple[str, int]] = {
     "BOOL": ("bool", 8),
@@ -53,7 +53,7 @@ class TensorInfo:
 
 
 def read_header(file: str) -> list[TensorInfo]:
-    """Every tensor of a file, after checking that the file holds all of their bytes.
+    """Read every tensor's description, after checking that the file has all of their bytes.
 
     Raises:
         CheckpointError: the file cannot be read, is truncated, or is not in this format.

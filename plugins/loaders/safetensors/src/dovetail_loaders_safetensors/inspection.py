@@ -1,4 +1,4 @@
-"""What a checkpoint is made of: its files, and of tensors that stand twice the one that counts; without torch."""
+"""Describes a safetensors checkpoint without torch: its files, and which tensor counts if there are two of one name."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from dovetail_loaders_safetensors.files import read_index, select
 from dovetail_loaders_safetensors.header import TensorInfo, read_header
 
 INDEX_KEY = "index"
-"""Where a checkpoint's metadata keeps the path of its index."""
+"""Key of the index's path in a checkpoint's metadata."""
 
 
 def inspect(path: str, files: tuple[str, ...]) -> Checkpoint:
-    """Describe the checkpoint that a model reference led to.
+    """Describe the checkpoint at a model reference.
 
     Args:
-        path: the folder or the file that was asked for.
+        path: the folder or the file of the reference.
         files: the safetensors files found there, as full paths.
 
     Raises:
@@ -35,7 +35,7 @@ def inspect(path: str, files: tuple[str, ...]) -> Checkpoint:
 
 
 def tensors_of(files: Sequence[str], index: str | None) -> list[tuple[str, TensorInfo]]:
-    """Every tensor with its file. Of two of one name, the one that the index names counts.
+    """Every tensor with its file. If two have one name, the one in the index counts.
 
     Raises:
         CheckpointError: a file is truncated or malformed, or no index decides between two tensors.

@@ -13,7 +13,7 @@ from dovetail_loaders_safetensors.inspection import INDEX_KEY, tensors_of
 
 
 def load(checkpoint: Checkpoint, expected: Mapping[str, tuple[int, ...]], device: torch.device) -> Iterator[LazyTensor]:
-    """Every tensor of the checkpoint. ``read()`` shares memory with the mapped file."""
+    """Yield every tensor of the checkpoint. ``read()`` shares memory with the mapped file."""
     mapped = {file: safe_open(file, framework="pt") for file in checkpoint.files}
     for file, tensor in tensors_of(checkpoint.files, checkpoint.metadata.get(INDEX_KEY)):
         yield LazyTensor(tensor.name, tensor.shape, tensor.type, partial(mapped[file].get_tensor, tensor.name))

@@ -16,12 +16,12 @@ ROPE_KEYS = {
     "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
     "longrope": (),
 }
-"""Value of ``rope_type`` → the keys that it cannot do without."""
+"""Value of ``rope_type`` → its required keys."""
 
 NUMBERS = {"factor", "original_max_position_embeddings", "low_freq_factor", "high_freq_factor", "attention_factor"}
 
 Bias = bool | Literal["optional"]
-"""Whether layers have biases; ``optional``: those that the checkpoint brings."""
+"""Whether layers have biases; ``optional``: those in the checkpoint."""
 
 
 class LlamaConfig(ModelConfig):
@@ -87,12 +87,12 @@ class LlamaConfig(ModelConfig):
 
     @property
     def window(self) -> int | None:
-        """The sliding window where it is shorter than the longest context, else None."""
+        """The sliding window if it is shorter than the longest context, else None."""
         shorter = self.sliding_window and self.sliding_window < self.longest_context()
         return self.sliding_window if shorter else None
 
     def context_length(self) -> int:
-        """A scaling that names the length it stretches is served whole, whatever max_position_embeddings says."""
+        """A scaling with its original length is served completely, whatever max_position_embeddings says."""
         named = "original_max_position_embeddings" in self.rope_scaling
         return self.longest_context() if named else self.max_position_embeddings
 
@@ -104,10 +104,10 @@ class LlamaConfig(ModelConfig):
 
 
 def _rope(data: dict[str, Any]) -> tuple[float, dict[str, Any]]:
-    """Base and scaling of the rotary embedding, wherever the configuration has them.
+    """Base and scaling of the rotary embedding, from any of their places in the configuration.
 
-    Newer files keep both under ``rope_parameters``, perhaps by kind of layer; older ones have ``rope_theta``, ``rope_scaling`` and the
-    length that was trained for side by side.
+    Newer files have both in ``rope_parameters``, possibly by kind of layer. Older ones have ``rope_theta``,
+    ``rope_scaling`` and the trained length as separate keys.
     """
     given = {key: data.pop(key, None) or {} for key in ("rope_parameters", "rope_scaling")}
     for key, value in given.items():

@@ -1,4 +1,4 @@
-"""How GGUF names Llama's metadata and tensors, and in which order it keeps their rows.
+"""GGUF's names for Llama's metadata and tensors, and its order of their rows.
 
 Source: the GGUF specification in the ggml repository and llama.cpp's conversion of these architectures.
 """
@@ -98,7 +98,9 @@ class LlamaNaming:
         return name
 
     def row_order(self, name: str, config: Mapping[str, Any]) -> np.ndarray | None:
-        """Rows of q and k stand with each rotary pair side by side; models here keep the halves of a head apart."""
+        """In GGUF, each rotary pair of q and k is two adjacent rows; the models here expect the two halves of a
+        head.
+        """
         match = re.search(r"\.self_attn\.([qk])_proj\.(weight|bias)$", name)
         if match is None:
             return None

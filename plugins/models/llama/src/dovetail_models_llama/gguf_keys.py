@@ -1,4 +1,4 @@
-"""GGUF's metadata by key, and what it says of RoPE scaling in all of its spellings.
+"""GGUF's metadata by key, and its RoPE scaling in all spellings.
 
 Source: the GGUF specification in the ggml repository, and the keys that llama.cpp reads.
 """
@@ -26,7 +26,7 @@ class Keys:
         self._metadata = metadata
 
     def get(self, key: str, default: Any = None) -> Any:
-        """A value; of a list with an entry for each layer, the one that all layers share.
+        """A value. For a list with an entry for each layer, the value that all layers share.
 
         Raises:
             ConfigError: the layers differ.
@@ -42,7 +42,7 @@ class Keys:
         )
 
     def require(self, key: str) -> Any:
-        """A value that must be there.
+        """A required value.
 
         Raises:
             ConfigError: it is not.
@@ -56,7 +56,7 @@ class Keys:
         return value
 
     def expect(self, key: str, wanted: Any, meaning: str, hint: str) -> None:
-        """Refuse any value but one; a file without the key means that one.
+        """Require one value; it is the default if the key is missing.
 
         Raises:
             ConfigError: there is another value.
@@ -69,11 +69,11 @@ class Keys:
 def rope_scaling(keys: Keys) -> dict[str, Any] | None:
     """The ``rope_scaling`` of ``config.json``, or None.
 
-    The factor is ``rope.scaling.factor``, or in files of 2023 ``rope.scale_linear``; 0 and 1 stretch nothing. A factor without a
-    type is linear.
+    The factor is ``rope.scaling.factor``, or in files of 2023 ``rope.scale_linear``; 0 and 1 mean no scaling. A factor
+    without a type is linear.
 
     Raises:
-        ConfigError: a value cannot be honoured.
+        ConfigError: a value is not supported.
     """
     kind = keys.get("rope.scaling.type", "linear")
     factor = keys.get("rope.scaling.factor", keys.get("rope.scale_linear")) or 1.0
@@ -114,5 +114,5 @@ def _yarn(keys: Keys, factor: float, attention: float) -> dict[str, Any]:
 
 
 def _temperature(factor: float, scale: float) -> float:
-    """What YaRN multiplies cos and sin with."""
+    """YaRN's factor on cos and sin."""
     return 1.0 if factor <= 1 else 0.1 * scale * math.log(factor) + 1.0

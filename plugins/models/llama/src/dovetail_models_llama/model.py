@@ -13,7 +13,7 @@ from dovetail_models_llama.config import LlamaConfig
 
 
 class LlamaBlock(nn.Module):
-    """One layer: ``[T, C]`` → ``[T, C]``, with the residual carried beside."""
+    """One layer: ``[T, C]`` → ``[T, C]``, with the residual as a separate tensor."""
 
     def __init__(self, c: LlamaConfig, ctx: Context, name: str) -> None:
         super().__init__()
@@ -68,7 +68,9 @@ class LlamaForCausalLM(CausalLM):
         self.logits_scaling = c.logits_scaling
 
     def _expect_rope_factors(self, c: LlamaConfig, ctx: Context) -> None:
-        """GGUF files bring Llama 3.1's frequency scaling, and the two lists of ``longrope``, as tensors instead of parameters."""
+        """Require the tensors in which GGUF files store Llama 3.1's frequency scaling and the two lists of
+        ``longrope``.
+        """
         shape, scaling = (c.head_dim // 2,), c.rope_scaling
         ctx.vector("rope_freqs.weight", shape, self.rotary.divide_frequencies, required=False, dtype=torch.float32)
         if scaling.get("rope_type") == "longrope" and "long_factor" not in scaling:

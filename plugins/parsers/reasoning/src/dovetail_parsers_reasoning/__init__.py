@@ -32,7 +32,7 @@ ALIASES = {
     "glm4": ("glm45", "glm47", "ling3"),
     "harmony": ("openai_gptoss",),
 }
-"""Other names of the same parsers, which users of vLLM know."""
+"""vLLM's names of the same parsers."""
 
 
 def card(

@@ -1,6 +1,6 @@
-"""Families that write messages, or channels, one after the other: some are thoughts, the rest is the answer and its calls.
+"""Families that write a sequence of messages or channels: some are reasoning, the others are the answer and its calls.
 
-The marks about all of them are taken away, but those of calls, which are the tool parser's.
+All markers are removed, except those of calls, which the tool parser reads.
 """
 
 from __future__ import annotations
@@ -13,27 +13,31 @@ from dovetail.api.parsing import EventGenerator, StreamingReasoningParser, Trimm
 
 
 class BlockReasoningParser(StreamingReasoningParser):
-    """Blocks with a header that says what they are. White space around them belongs to none; between two of a kind stands an empty line."""
+    """Blocks with a header that names their kind. White space around a block is dropped; two blocks of one kind are
+    separated by an empty line.
+    """
 
     header_pattern: ClassVar[re.Pattern[str]]
-    """What stands before a block. Group ``thoughts`` matches where it is one of thoughts; what a group ``kept`` matches is part of the block, as is its end."""
+    """Pattern before a block. Group ``thoughts`` matches if the block is reasoning. What a group ``kept`` matches is
+    part of the block, as is its end marker.
+    """
     end_markers: ClassVar[tuple[str, ...]]
-    """What stands behind one."""
+    """Markers after a block."""
     reasoning_start: ClassVar[str]
-    """What opens thoughts, perhaps in the prompt."""
+    """Markers that open reasoning, possibly in the prompt."""
     answer_start: ClassVar[str]
-    """Likewise the answer."""
+    """Markers that open the answer, likewise."""
     transition: ClassVar[str]
-    """What stands between the two."""
+    """Text between the two."""
     closed_prompts: ClassVar[tuple[str, ...]] = ()
-    """The end of a prompt that leaves no thoughts to come."""
+    """End of a prompt after which there is no reasoning."""
     outside_markers: ClassVar[tuple[str, ...]]
-    """Marks that may stand outside blocks."""
+    """Markers that may occur outside blocks."""
 
     def read(self) -> EventGenerator[None]:
         reader = self.reader
         self.seen = set[type]()
-        """The kinds of which there was text."""
+        """The kinds with text so far."""
         opened = self._opened_kind()
         if opened:
             # That the prompt opened a block does not keep every model from opening it again.
@@ -66,7 +70,7 @@ class BlockReasoningParser(StreamingReasoningParser):
             yield kind(found)
 
     def _opened_kind(self) -> type[Reasoning] | type[Content] | None:
-        """What the prompt opened."""
+        """The kind of block that the prompt opened."""
         prompt = self.prompt.rstrip()
         if prompt.endswith(self.reasoning_start):
             return Reasoning
@@ -91,7 +95,7 @@ class KimiK3(BlockReasoningParser):
 
 
 class Inkling(BlockReasoningParser):
-    """Inkling. The notation is that of vLLM's parser of the same name."""
+    """Inkling, in the format of vLLM's parser of the same name."""
 
     header_pattern = re.compile(
         r"(?:<\|message_model\|>)?[\w.-]*(?:(?P<kept><\|content_invoke_tool_json\|>)"

@@ -1,6 +1,6 @@
-"""gpt-oss: messages in channels, of which the analysis is reasoning.
+"""gpt-oss: messages in channels. The channel ``analysis`` is reasoning.
 
-Calls are left as they stand, for the tool parser of that family; the other channels are the answer, without their marks.
+Calls are left unchanged for the tool parser of that family; the other channels are the answer, without their markers.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Marks of other families' own."""
+"""Families with their own markers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Mistral(TaggedReasoningParser):
 
 
 class Granite(TaggedReasoningParser):
-    """Granite 3.2, which says in words what it does, and 3.3, which has tags about its thoughts and its answer."""
+    """Granite 3.2, which announces reasoning and answer in words, and 3.3, which has tags around both."""
 
     start_markers = ("Here is my thought process:", "Here's my thought process:", "<think>")
     end_markers = ("Here is my response:", "Here's my response:", "</think>")
@@ -23,7 +23,7 @@ class Granite(TaggedReasoningParser):
 
 
 class SeedOss(TaggedReasoningParser):
-    """Seed OSS, whose remarks on its budget are part of its thoughts."""
+    """Seed OSS, whose remarks on its budget are part of the reasoning."""
 
     start_markers = ("<seed:think>",)
     end_markers = ("</seed:think>",)
@@ -42,13 +42,13 @@ class Command(TaggedReasoningParser):
 
 
 class Command4(Command):
-    """Command with another mark about its answers, as the chat template of its mixtures of experts has it."""
+    """Command with another marker around its answers, as in the chat template of its MoE models."""
 
     answer_markers = ("<|START_TEXT|>", "<|END_TEXT|>")
 
 
 class Apriel(TaggedReasoningParser):
-    """Apriel, which opens its thoughts in words, where its prompt does not."""
+    """Apriel, which opens its reasoning in words, if its prompt does not."""
 
     start_markers = ("Here are my reasoning steps:",)
     end_markers = ("[BEGIN FINAL RESPONSE]",)
@@ -84,7 +84,7 @@ class HyV3(TaggedReasoningParser):
 
 
 class SolarOpen2(TaggedReasoningParser):
-    """Solar Open 2. The marks are those of vLLM's parser of the same name."""
+    """Solar Open 2, with the markers of vLLM's parser of the same name."""
 
     start_markers = ("<|think:start|>",)
     end_markers = ("<|think:end|>",)
@@ -94,7 +94,7 @@ class SolarOpen2(TaggedReasoningParser):
 
 
 class Apertus(TaggedReasoningParser):
-    """Apertus, by its chat template; it calls in the midst of its thoughts."""
+    """Apertus, by its chat template; it can call tools inside its reasoning."""
 
     start_markers = ("<|inner_prefix|>",)
     end_markers = ("<|inner_suffix|>",)

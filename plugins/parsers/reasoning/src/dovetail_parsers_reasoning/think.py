@@ -1,4 +1,4 @@
-"""``<think>``, as most families write it."""
+"""``<think>``, as in most families."""
 
 from __future__ import annotations
 
@@ -19,24 +19,26 @@ CALLS: tuple[str, ...] = (
     "<｜tool_calls_begin｜>",
     "<longcat_tool_call>",
 )
-"""How calls begin. Some models call in the midst of their thoughts, and do not close them then (vLLM's issues 39056 and 33646). A mark that stands alone may be
-one that the model thinks about, so it is the beginning of a call as a whole that counts, where the mark is no word of its own."""
+"""Beginnings of calls. Some models call inside their reasoning and do not close it then (vLLM's issues 39056 and
+33646). A single marker may be one that the model only thinks about. So if the marker is not unambiguous, the whole
+beginning of a call is required.
+"""
 
 
 class Think(TaggedReasoningParser):
-    """Of models that may leave their thoughts out: Qwen 3 and others. See :class:`dovetail.api.ReasoningParser`."""
+    """Models that may answer without reasoning: Qwen 3 and others. See :class:`dovetail.api.ReasoningParser`."""
 
     interrupt_markers: ClassVar[tuple[str, ...]] = CALLS
 
 
 class AlwaysThink(Think):
-    """Of models that always think, whether or not anything opens their thoughts: DeepSeek R1."""
+    """Models that always reason, with or without an opening marker: DeepSeek R1."""
 
     always_reasons = True
 
 
 class GlmThink(Think):
-    """GLM 4.5 to 4.7, whose calls have nothing definite behind their mark."""
+    """GLM 4.5 to 4.7, whose calls have no fixed text after their marker."""
 
     interrupt_markers = ("<tool_call>",)
     after_start = ""
@@ -44,19 +46,19 @@ class GlmThink(Think):
 
 
 class KimiThink(Think):
-    """Kimi K2, which writes no white space about its marks."""
+    """Kimi K2, which writes no white space around its markers."""
 
     after_start = ""
     after_end = ""
 
 
 class ThinkResponse(TaggedReasoningParser):
-    """Ernie 4.5, which marks the answer too."""
+    """Ernie 4.5, which has markers around the answer too."""
 
     answer_markers = ("<response>", "</response>")
 
 
 class ThinkAnswer(TaggedReasoningParser):
-    """Hunyuan A13B, which marks the answer otherwise."""
+    """Hunyuan A13B, which has other markers around the answer."""
 
     answer_markers = ("<answer>", "</answer>")

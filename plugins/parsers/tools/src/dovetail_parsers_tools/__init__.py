@@ -16,7 +16,7 @@ ALIASES = {
     "phi4": ("phi4_mini_json",),
     "qwen3_coder": ("qwen3_xml", "step3p5", "mimo"),
 }
-"""Other names of the same parsers, which users of vLLM know."""
+"""vLLM's names of the same parsers."""
 
 
 @hookimpl

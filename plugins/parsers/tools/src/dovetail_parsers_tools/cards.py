@@ -1,4 +1,4 @@
-"""What the cards of this package have in common."""
+"""Helpers for the cards of this package."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ def card(
     special: tuple[str, ...] = (),
     rank: int = PORTABLE,
 ) -> ToolParserCard:
-    """A card.
+    """Make a card.
 
     Args:
-        target: within this package.
+        target: inside this package.
     """
     return ToolParserCard(
         name=name,

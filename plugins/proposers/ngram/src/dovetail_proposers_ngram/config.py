@@ -1,21 +1,23 @@
-"""What ``--speculative-config`` may say of prompt lookup."""
+"""Options of prompt lookup in ``--speculative-config``."""
 
 from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 DEFAULT_MAX, DEFAULT_MIN = 4, 2
-"""In source code, two equal tokens as a reason to guess give 1.18 tokens a step, one 1.12 and three 1.13; longer ends than 4 make no difference."""
+"""Defaults, measured on source code: a minimum of two equal tokens gives 1.18 tokens a step, one gives 1.12 and
+three 1.13. A maximum above 4 makes no difference.
+"""
 
 
 class LookupConfig(BaseModel):
-    """Sizes of the end of a sequence that is looked for in what came before.
+    """Sizes of the n-gram at a sequence's end that is searched for earlier in the sequence.
 
     Attributes:
-        prompt_lookup_max: the longest end that makes a difference: among places with so many equal tokens, the latest wins.
-        prompt_lookup_min: a shorter one is no reason to guess.
+        prompt_lookup_max: maximum size. Among places with this many equal tokens, the latest is used.
+        prompt_lookup_min: minimum size. Without a match of this size there is no draft.
 
-    Where only one is given, the other is its default, or the same if that would contradict it.
+    If only one is given, the other has its default, or the same value if the default would contradict it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -1,4 +1,4 @@
-"""Where the end of a growing sequence stood before.
+"""An index that finds earlier occurrences of the end of a growing sequence.
 
 N: size of the shortest n-gram that counts.
 """
@@ -9,20 +9,24 @@ from array import array
 from collections.abc import Hashable, Iterable, Sequence
 
 CHAIN = 32
-"""Places that are compared in one search, the latest first. It bounds the time of a search in text that repeats one N-gram thousands of times."""
+"""Maximum number of places that are compared in one search, latest first. It bounds the time of a search in text
+that repeats one N-gram thousands of times.
+"""
 WINDOW = 16_384
-"""At least so many of the newest tokens are indexed, and at most twice as many: some 200 bytes for each that begins a new N-gram."""
+"""At least this many of the newest tokens are indexed, and at most twice as many. Each one that begins a new N-gram
+needs about 200 bytes.
+"""
 NOWHERE = -1
 
 
 class NgramIndex:
-    """For every N-gram of a sequence, the places behind it, latest first: a dictionary to the last one, and a chain from each to the one before (as
-    LZ77 compressors find their matches: Deutsch, RFC 1951, section 4).
+    """For every N-gram of a sequence, the places after it, latest first: a dictionary to the last one, and a chain from
+    each to the one before (as in LZ77 compressors: Deutsch, RFC 1951, section 4).
 
     Adding a token takes constant time, whatever the length of the sequence; so does a search.
 
     Args:
-        shortest, longest: sizes of the n-grams, N and the one from which on all matches are equally good.
+        shortest, longest: sizes of the n-grams: N, and the size from which all matches are equally good.
     """
 
     def __init__(self, shortest: int, longest: int, window: int = WINDOW) -> None:
@@ -36,7 +40,7 @@ class NgramIndex:
         self._before = array("q")  # for places from first + N on: the one before with the same N-gram
 
     def extend(self, tokens: Sequence[int]) -> None:
-        """Index what is new. ``tokens`` begin with those of the last call."""
+        """Index the new tokens. ``tokens`` must begin with those of the last call."""
         if len(tokens) - self._first > 2 * self.window:
             self._begin(len(tokens) - self.window)
         size, last, before = self.shortest, self._last, self._before
@@ -50,8 +54,9 @@ class NgramIndex:
         self._end = place
 
     def find(self, tokens: Sequence[int]) -> int:
-        """The place behind an earlier occurrence of the sequence's end, of the longest that there is and the latest of these; :data:`NOWHERE` if
-        not even its last N tokens stood before. In source code and prose the latest is right a little more often than the earliest.
+        """The place after an earlier occurrence of the sequence's end: the longest one, and the latest of these;
+        :data:`NOWHERE` if even its last N tokens did not occur before. In source code and prose the latest is right
+        slightly more often than the earliest.
 
         Args:
             tokens: those of the last :meth:`extend`.
@@ -73,7 +78,7 @@ class NgramIndex:
         return found
 
     def _common(self, tokens: Sequence[int], place: int) -> int:
-        """How many tokens before a place equal those at the end; at least N do."""
+        """The number of tokens before a place that equal those at the end; at least N."""
         length, end = self.shortest, len(tokens)
         max_tokens = min(self.longest, place - self._first)
         while length < max_tokens and tokens[place - 1 - length] == tokens[end - 1 - length]:

@@ -1,4 +1,6 @@
-"""Prompt lookup decoding (A. Saxena, 2023): what followed the same tokens before is expected to follow them again."""
+"""Prompt lookup decoding (A. Saxena, 2023): the tokens that followed the same n-gram before are expected to follow
+it again.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ from dovetail_proposers_ngram.index import NOWHERE, NgramIndex
 
 
 class PromptLookup(Proposer):
-    """Looks the end of each sequence up in the sequence itself."""
+    """Searches the end of each sequence in the sequence itself."""
 
     def __init__(self, config: BaseModel, context: ProposerContext) -> None:
         assert isinstance(config, LookupConfig)
@@ -41,8 +43,8 @@ class PromptLookup(Proposer):
 
 
 def follow(tokens: Sequence[int], place: int, count: int) -> list[int]:
-    """``count`` tokens from a place on. Where the sequence ends before, it goes on with what it has just been given: the latest occurrence may lie
-    right before the end, in a list or a loop, whose period then repeats.
+    """``count`` tokens from a place on. If the sequence ends before, the result is repeated: the latest occurrence
+    may be directly before the end, in a list or a loop, whose period then repeats.
     """
     found = list(tokens[place : place + count])
     period = len(found)

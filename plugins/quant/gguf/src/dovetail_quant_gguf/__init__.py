@@ -1,4 +1,4 @@
-"""GGUF's quantized types: the card, and nothing that is slow to import."""
+"""GGUF's quantized types: registration only, nothing heavy."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ CODEBOOK_TYPES = (
     *("iq1_s", "iq1_m", "iq2_xxs", "iq2_xs", "iq2_s", "iq3_xxs", "iq3_s", "iq4_nl", "iq4_xs"),
     *("mxfp4", "nvfp4"),
 )
-"""Types whose codes stand for entries of a table. Written out as integers they would take up to four times their size,
-so they are not handed out as ``affine``."""
+"""Types whose codes are indices of a table. As integers they would take up to four times their size, so they are not
+converted to ``affine``.
+"""
 
 
 @hookimpl

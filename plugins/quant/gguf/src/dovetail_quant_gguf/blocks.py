@@ -1,7 +1,7 @@
-"""What the layouts of all types are described with.
+"""Building blocks for the layouts of all types.
 
-Every ggml type cuts a row into blocks of a fixed number of weights and bytes, and every block is integer codes times scales,
-plus minimums in some types; the types differ in how these are laid out in bytes.
+Every ggml type divides a row into blocks of a fixed number of weights and bytes. Every block is integer codes times
+scales, plus minimums in some types. The types differ in the byte layout of these.
 
 Letters: B blocks, W weights in a block, G groups in a block (the weights of a group share a scale).
 """
@@ -38,8 +38,8 @@ Unpack = Callable[[Tensor], Codes]
 def dequantize(unpacked: Codes) -> Tensor:
     """float32 ``[B, W]``.
 
-    The products of codes and scales have at most 24 significant bits in every type, so that they are exact, and the sum with the minimum is
-    rounded once: any order of operations, fused or not, gives the same bits.
+    The products of codes and scales have at most 24 significant bits in every type, so they are exact, and the sum with
+    the minimum is rounded once. Any order of operations, fused or not, gives the same bits.
     """
     codes, scales, mins = unpacked
     groups = codes.float().unflatten(-1, (scales.shape[-1], -1))  # [B, G, W/G]
@@ -66,7 +66,7 @@ def words(data: Tensor) -> Tensor:
 
 
 def fields(data: Tensor, bits: int) -> Tensor:
-    """The bit fields of bytes, lowest first, each as a plane of its own: uint8 ``[..., n]`` → ``[..., 8 / bits, n]``.
+    """The bit fields of bytes, lowest first, each as a separate plane: uint8 ``[..., n]`` → ``[..., 8 / bits, n]``.
 
     Plane by plane rather than with one broadcast shift, which torch does not vectorise (20 times slower on a CPU).
     """
@@ -77,5 +77,5 @@ def fields(data: Tensor, bits: int) -> Tensor:
 
 
 def digits(data: Tensor, shifts: Sequence[int], mask: int) -> Tensor:
-    """Fields of integers side by side: ``[..., n]`` → ``[..., n, len(shifts)]``."""
+    """Fields of integers, concatenated: ``[..., n]`` → ``[..., n, len(shifts)]``."""
     return torch.stack([(data >> shift) & mask for shift in shifts], -1)

@@ -1,6 +1,7 @@
-"""Nibbles that stand for the sixteen values of a table: IQ4_NL, IQ4_XS, MXFP4, NVFP4.
+"""Types whose nibbles are indices of a table of sixteen values: IQ4_NL, IQ4_XS, MXFP4, NVFP4.
 
-The low nibbles of a group are its first half. 4-bit floating-point (E2M1) values are held doubled, which makes them integers, and their scales halved.
+The low nibbles of a group are its first half. 4-bit floating-point (E2M1) values are stored doubled, which makes them
+integers, and their scales are halved.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""I-quants: super-blocks of 256 weights, whose codes name points of a grid (eight or four weights a point).
+"""I-quants: super-blocks of 256 weights, whose codes are indices of grid points (eight or four weights per point).
 
-The grids of IQ2 and IQ3 hold magnitudes, with signs kept apart: a byte for eight weights, or seven bits where the number of
-minus signs is even by construction. Those of IQ1 hold -1, 0 and 1, moved by an eighth up or down.
+The grids of IQ2 and IQ3 hold magnitudes, with separate signs: a byte for eight weights, or seven bits if the number of
+minus signs is always even. Those of IQ1 hold -1, 0 and 1, moved by an eighth up or down.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Lookup tables, built once for each device.
 
-Entries of several bytes are held as one integer, so that a lookup moves a whole group of codes.
+Entries of several bytes are stored as one integer, so that a lookup copies a whole group of codes.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 def lookup(table: Tensor, index: Tensor) -> Tensor:
-    """Entries of a table side by side: ``[B, ...]`` int32 → int8 ``[B, entries * codes of an entry]``."""
+    """Entries of a table, concatenated: ``[B, ...]`` int32 → int8 ``[B, entries * codes of an entry]``."""
     return table.index_select(0, index.flatten()).view(torch.int8).view(index.shape[0], -1)
 
 
@@ -39,7 +39,7 @@ def even_signs(device: torch.device) -> Tensor:
 
 @cache
 def grid(type: str, device: torch.device) -> Tensor:
-    """The points that the codes of an i-quant stand for: int64 (eight coordinates) or int32 (four) ``[points]``."""
+    """The grid points of an i-quant's codes: int64 (eight coordinates) or int32 (four) ``[points]``."""
     return _pack(_points(type), device)
 
 
@@ -52,7 +52,7 @@ def shifted_grid(type: str, device: torch.device) -> Tensor:
 
 @cache
 def codebook(values: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Two bytes → what their low nibbles, and what their high nibbles, stand for: int16 ``[65536]`` each."""
+    """Two bytes → the values of their low nibbles, and of their high nibbles: int16 ``[65536]`` each."""
     index = torch.arange(1 << 16)
     pairs = torch.stack((index & 255, index >> 8), -1)  # little-endian
     book = torch.tensor(values, dtype=torch.int8)

@@ -21,7 +21,8 @@ class GgmlType:
         weights: in a block.
         bytes: of a block.
         unpack: uint8 ``[B, bytes]`` → its codes, scales and minimums.
-        affine_bits: the codes fit in so many bits and may be handed out as they are; None for codes out of a table.
+        affine_bits: the codes fit in this many bits and can be converted to ``affine`` unchanged; None for codes that
+            are indices of a table.
         floats: the floating-point fields of a block.
     """
 

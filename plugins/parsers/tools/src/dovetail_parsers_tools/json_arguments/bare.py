@@ -1,4 +1,4 @@
-"""JSON objects without any marker: xLAM, and what models write whose template shows no notation of its own."""
+"""JSON objects without markers: xLAM, and models whose template shows no call format."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dovetail.api.parsing import JsonToolParser
 
 
 class BareJson(JsonToolParser):
-    """An object, several, or a list, alone or in a Markdown fence. See :class:`dovetail.api.ToolParser`."""
+    """One object, several, or a list, with or without a Markdown fence. See :class:`dovetail.api.ToolParser`."""
 
     name_keys = ("name", "function")
 
@@ -21,7 +21,7 @@ class BareJson(JsonToolParser):
 
 
 class Xlam(BareJson):
-    """xLAM 2, by vLLM's template for it: a list. Earlier ones were taught the mark too."""
+    """xLAM 2, by vLLM's template for it: a list. Earlier versions were also trained with the marker."""
 
     optional_markers = ("<tool_call>",)
     end_markers = ("</tool_call>",)

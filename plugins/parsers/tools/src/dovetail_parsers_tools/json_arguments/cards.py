@@ -1,4 +1,4 @@
-"""Cards of the notations that write arguments as JSON."""
+"""Cards of the formats with JSON arguments."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dovetail.api import REFERENCE, TUNED
 from dovetail_parsers_tools.cards import TOOL_CALL, card
 
 EVERY = ("",)
-"""Is found in every template."""
+"""A pattern that matches every template."""
 DEEPSEEK = (
     "<｜tool▁calls▁begin｜>",
     "<｜tool▁call▁begin｜>",

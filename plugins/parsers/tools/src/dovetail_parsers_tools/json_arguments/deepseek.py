@@ -1,4 +1,4 @@
-"""DeepSeek V3, R1 and V3.1: a name, a separator, a JSON object, between marks of their own."""
+"""DeepSeek V3, R1 and V3.1: a name, a separator and a JSON object, between their own markers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Functionary: the name in a tag, or on a line of its own, and a JSON object, as its chat templates say."""
+"""Functionary: the name in a tag, or on a separate line, and a JSON object, as in its chat templates."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dovetail.api.parsing import EventGenerator, NamedToolParser, StreamingToolP
 MESSAGE = ">>>"
 RECIPIENT = re.compile(r"(?:all|(?P<name>[\w.-]+)(?=\n\{))\n")
 LIMIT = 80
-"""Characters of a recipient at most, and so of an answer's beginning that are held back."""
+"""Maximum number of characters of a recipient. This many are held back at the beginning of an answer."""
 
 
 class FunctionaryV31(NamedToolParser):
@@ -27,9 +27,10 @@ class FunctionaryV31(NamedToolParser):
 
 
 class FunctionaryV32(StreamingToolParser):
-    """Version 3.2: messages to functions, and to ``all``. The prompt ends with the first one's mark.
+    """Version 3.2: messages to functions, and to ``all``. The prompt ends with the marker of the first one.
 
-    No frame: calls and answers begin alike, so that a grammar that holds calls to their schemas would leave no way to an answer.
+    It has no call format: calls and answers begin in the same way, so a grammar that constrains calls would allow no
+    answer.
     """
 
     def read(self) -> EventGenerator[None]:
@@ -42,10 +43,10 @@ class FunctionaryV32(StreamingToolParser):
             reader.record = [found]
 
     def _read_recipient(self, offered: bool) -> EventGenerator[None]:
-        """Read to whom a message goes, and the arguments if it is a function.
+        """Read a message's recipient, and the arguments if it is a function.
 
         Args:
-            offered: no mark stands before it, so that only a tool that there is may be one.
+            offered: there is no marker before it, so only the name of an existing tool is a recipient.
         """
         reader = self.reader
         recipient = yield from reader.match(RECIPIENT, LIMIT)

@@ -1,6 +1,6 @@
-"""gpt-oss: messages in channels, of which the commentary's are calls if they go to a function.
+"""gpt-oss: messages in channels. Messages in ``commentary`` are calls if their recipient is a function.
 
-The reasoning parser of that family leaves them so, and takes the other channels' marks away.
+The reasoning parser of that family leaves them unchanged, and removes the markers of the other channels.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""``<tool_call>`` around a JSON object: Hermes, Qwen, and many that were trained after them."""
+"""``<tool_call>`` around a JSON object: Hermes, Qwen, and many later models."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A marker, and a JSON list of calls: Granite, Phi, InternLM, Command, and others."""
+"""A marker and a JSON list of calls: Granite, Phi, InternLM, Command, and others."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Granite(JsonToolParser):
 
 
 class Phi4(JsonToolParser):
-    """Phi 4 mini: ``functools[…]``; its later template has marks around the list instead."""
+    """Phi 4 mini: ``functools[…]``; its later template has markers around the list instead."""
 
     start_markers = ("functools", "<|tool_call|>")
     end_markers = ("<|/tool_call|>", "</|tool_call|>")
@@ -35,7 +35,7 @@ class Phi4(JsonToolParser):
 
 
 class InternLM(JsonToolParser):
-    """InternLM 2: one object between marks of its own."""
+    """InternLM 2: one object between its own markers."""
 
     start_markers = ("<|action_start|><|plugin|>", "<|action_start|> <|plugin|>")
     end_markers = ("<|action_end|>",)
@@ -49,7 +49,7 @@ class InternLM(JsonToolParser):
 
 
 class Command(JsonToolParser):
-    """Command R7B and A: a list whose members also have ids, which the template numbers."""
+    """Command R7B and A: a list whose members also have ids, numbered by the template."""
 
     start_markers = ("<|START_ACTION|>",)
     end_markers = ("<|END_ACTION|>",)
@@ -74,7 +74,7 @@ class Nemotron(JsonToolParser):
 
 
 class Apriel(JsonToolParser):
-    """``<tool_calls>`` around a list; MiniMax M1 writes objects on lines of their own there."""
+    """``<tool_calls>`` around a list; MiniMax M1 writes objects on separate lines instead."""
 
     start_markers = ("<tool_calls>",)
     end_markers = ("</tool_calls>",)
@@ -86,7 +86,7 @@ class Apriel(JsonToolParser):
 
 
 class Granite20bFunctionCalling(JsonToolParser):
-    """Granite 20B for calling functions: one object behind each mark, as vLLM's parser and template for it have it."""
+    """Granite 20B for function calling: one object after each marker, as in vLLM's parser and template for it."""
 
     start_markers = ("<function_call>",)
 
@@ -97,7 +97,7 @@ class Granite20bFunctionCalling(JsonToolParser):
 
 
 class LongCat(JsonToolParser):
-    """LongCat: as Hermes, with marks of its own. The notation is that of vLLM's parser of the same name."""
+    """LongCat: like Hermes, with its own markers, in the format of vLLM's parser of the same name."""
 
     start_markers = ("<longcat_tool_call>",)
     end_markers = ("</longcat_tool_call>",)
@@ -111,7 +111,7 @@ class LongCat(JsonToolParser):
 
 
 class GigaChat3(JsonToolParser):
-    """GigaChat 3: a message from a role of its own, by its chat template; and 3.1, which has a mark for calls instead."""
+    """GigaChat 3: a message with its own role, by its chat template; and 3.1, which has a marker for calls instead."""
 
     start_markers = (
         "<|message_sep|>\n\nfunction call<|role_sep|>\n",
@@ -127,7 +127,7 @@ class GigaChat3(JsonToolParser):
 
 
 class GigaChat31(GigaChat3):
-    """GigaChat 3.1, where it must call."""
+    """GigaChat 3.1, if it must call."""
 
     @classmethod
     def call_format(cls, tools: Sequence[Tool]) -> CallFormat:
@@ -135,9 +135,10 @@ class GigaChat31(GigaChat3):
 
 
 class Inkling(JsonToolParser):
-    """Inkling: a message for each call. The notation is that of vLLM's parser of the same name.
+    """Inkling: a message for each call, in the format of vLLM's parser of the same name.
 
-    The reasoning parser of that family takes the marks of the other messages away, and the name that may stand before this mark.
+    The reasoning parser of that family removes the markers of the other messages, and an optional name before this
+    marker.
     """
 
     start_markers = ("<|content_invoke_tool_json|>", "<|message_model|><|content_invoke_tool_json|>")
@@ -152,7 +153,7 @@ class Inkling(JsonToolParser):
 
 
 class Apertus(JsonToolParser):
-    """Apertus, by its chat template: objects whose one key is the name."""
+    """Apertus, by its chat template: objects whose only key is the name."""
 
     start_markers = ("<|tools_prefix|>",)
     end_markers = ("<|tools_suffix|>",)

@@ -1,4 +1,4 @@
-"""Kimi K2: an id that holds the name, and a JSON object, between marks of their own."""
+"""Kimi K2: an id that contains the name, and a JSON object, between their own markers."""
 
 from __future__ import annotations
 

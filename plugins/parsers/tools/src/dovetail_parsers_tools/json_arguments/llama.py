@@ -1,4 +1,6 @@
-"""Llama 3: one bare object, whose arguments are called parameters. Some write several, or a marker before them."""
+"""Llama 3: one bare object with its arguments under ``parameters``. Some models write several, or a marker before
+them.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Solar Open: an id, a name and a JSON object, between marks of their own, as its chat template says."""
+"""Solar Open: an id, a name and a JSON object, between their own markers, as in its chat template."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Cards of the notations that write arguments otherwise than as JSON: between tags, in Python's notation, in one of their own."""
+"""Cards of the formats whose arguments are not JSON: between tags, in Python's notation, or in their own."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""Gemma: a name, and arguments in a notation of its own, with tokens for quotation marks and keys without any.
+"""Gemma: a name, and arguments in its own notation, with tokens for quotation marks and unquoted keys.
 
-Gemma 4's stands in its chat template, FunctionGemma's in vLLM's parser, which reads texts alone; other values are read here as Gemma 4 writes them.
+Gemma 4's format is in its chat template. FunctionGemma's is in vLLM's parser, which only reads texts; other values are
+read here as Gemma 4 writes them.
 """
 
 from __future__ import annotations
@@ -30,9 +31,9 @@ class Gemma4(MarkedToolParser):
         reader.skip()
         yield CallArguments("{")
         self.closing = ["}"]
-        """What closes each of the values that are open."""
+        """The closing characters of the open values."""
         self.before = ""
-        """What separates the next member from those before it."""
+        """The separator before the next member."""
         while self.closing:
             following = yield from reader.skip_space()
             if following == self.closing[-1]:
@@ -49,7 +50,7 @@ class Gemma4(MarkedToolParser):
             yield CallArguments("".join(reversed(self.closing)))
 
     def _read_member(self, name: str) -> EventGenerator[bool]:
-        """Read a member of an object or of a list; whether there was one."""
+        """Read a member of an object or a list. Returns whether there was one."""
         types: Types = frozenset()
         before = self.before
         mark = yield from self._mark()
@@ -80,11 +81,11 @@ class Gemma4(MarkedToolParser):
         return True
 
     def _mark(self) -> EventGenerator[str]:
-        """Read a quotation mark, or the end of the call where it was not closed; "" if neither stands here."""
+        """Read a quotation mark, or the end of an unclosed call. Returns "" if there is neither."""
         return (yield from self.reader.read_marker(markers(self.quote, *self.end_markers)))
 
     def _read_key(self, mark: str) -> EventGenerator[str | None]:
-        """Read a key, which the mark may open, and its colon; None if none stands here."""
+        """Read a key, possibly quoted, and its colon. Returns None if there is none."""
         if mark != self.quote:
             key = None if mark else (yield from self.reader.match(KEY))
             return key["key"].strip() if key else None
@@ -97,7 +98,7 @@ class Gemma4(MarkedToolParser):
         return "".join(pieces)
 
     def _read_quoted(self, before: str, types: Types) -> EventGenerator[bool]:
-        """Hand out a text, whose first mark is read; whether it came to its end."""
+        """Emit a text whose opening quotation mark was read. Returns whether it was complete."""
         if types and "string" not in types:
             pieces: list[str] = []
             found = yield from self.reader.read_until(markers(self.quote), pieces.append, awaited=True)

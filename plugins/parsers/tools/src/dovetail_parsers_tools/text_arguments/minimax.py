@@ -1,6 +1,6 @@
-"""MiniMax M3: tags named for the arguments, nested where these are objects and lists, each behind a token of its own.
+"""MiniMax M3: tags with the names of arguments, nested for objects and lists, each after a token of its own.
 
-The notation is that of its chat template; the schemas say of which types the values are.
+The format is that of its chat template; the schemas give the types of the values.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ TAG = re.compile(r"<(?P<end>/?)(?P<name>[^<>/][^<>]*)>")
 ITEM = "item"
 EMPTY = {"array": "[]", "object": "{}"}
 DEPTH = 8
-"""Schemas within schemas that are looked through for a member."""
+"""Maximum nesting of schemas that are searched for a member."""
 
 
 @dataclass
 class Element:
-    """An object or a list that is open: its tag, what its schema says, what closes it, and what separates its next member."""
+    """An open object or list: its tag, its schema, its closing text, and the separator before its next member."""
 
     tag: str
     schema: Any
@@ -62,14 +62,16 @@ class MiniMaxM3(MarkedToolParser):
             yield CallArguments("".join(element.closing for element in reversed(self.open)))
 
     def _read_tag(self) -> EventGenerator[re.Match[str] | None]:
-        """Read a tag within an object or a list; None if none stands here."""
+        """Read a tag inside an object or a list. Returns None if there is none."""
         yield from self.reader.skip_space()
         if not (yield from self.reader.read_marker(markers(MARK))):
             return None
         return (yield from self.reader.match(TAG))
 
     def _read_value(self, tag: str) -> EventGenerator[re.Match[str] | None]:
-        """Read what stands behind a tag: all of it if it is no object or list. The tag that follows if it is one, or is malformed."""
+        """Read what follows a tag: the whole value, unless it is an object or a list. Returns the next tag if it is
+        one, or is malformed.
+        """
         reader, parent = self.reader, self.open[-1]
         yield CallArguments(parent.before + (f"{dumps(tag)}: " if parent.closing == "}" else ""))
         parent.before = ", "
@@ -97,13 +99,13 @@ class MiniMaxM3(MarkedToolParser):
 
 
 def schema_types(schema: Any, root: Any) -> Types:
-    """The types that a value may have by a schema within another."""
+    """The types of a value, given a schema inside another one."""
     whole = {**(root if isinstance(root, Mapping) else {}), "properties": {"": schema}}
     return parameter_types([{"name": "", "parameters": whole}], "", "")
 
 
 def member_schema(schema: Any, root: Any, member: str | None, depth: int = DEPTH) -> Any:
-    """The schema of a member of an object, or of a list's (``member`` is None); None if there is none."""
+    """The schema of a member of an object, or of a list (``member`` is None); None if there is none."""
     if not isinstance(schema, Mapping) or not depth:
         return None
     properties = schema.get("properties")

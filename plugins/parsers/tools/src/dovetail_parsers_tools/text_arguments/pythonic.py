@@ -1,4 +1,6 @@
-"""A list of calls in Python's notation: Llama 3.2 and 4, LFM 2, and Olmo 3 without the brackets. Lists of JSON objects are read too, which Llama 4 was also taught."""
+"""A list of calls in Python's notation: Llama 3.2 and 4, LFM 2, and Olmo 3 without the brackets. Lists of JSON
+objects are read too, because Llama 4 was also trained with them.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,7 @@ class Pythonic(JsonToolParser):
     """See :class:`dovetail.api.ToolParser`."""
 
     brackets: ClassVar[bool] = True
-    """Whether calls stand in a list."""
+    """Whether calls are in a list."""
 
     def read_row(self, in_list: bool, ends: tuple[str, ...]) -> EventGenerator[None]:
         if in_list != self.brackets or (yield from self.reader.peek()) in ("{", ""):
@@ -36,7 +38,7 @@ class Pythonic(JsonToolParser):
         yield from self.read_end(in_list, ends)
 
     def _read_python_call(self) -> EventGenerator[bool]:
-        """Read a call that stands here; whether it was one."""
+        """Read the call at this position. Returns whether it was one."""
         reader = self.reader
         name = yield from reader.match(NAME)
         if not name or (self.bare and name[0] not in self.names) or (yield from reader.skip_space()) != "(":
@@ -61,14 +63,14 @@ class Pythonic(JsonToolParser):
         return True
 
     def _parameters(self, name: str) -> Iterator[str]:
-        """The names of a tool's parameters, for arguments that are written without theirs."""
+        """The names of a tool's parameters, for positional arguments."""
         schema: Any = next((tool.get("parameters") for tool in self.tools if tool["name"] == name), None)
         properties = schema.get("properties") if isinstance(schema, Mapping) else None
         return iter(properties if isinstance(properties, Mapping) else ())
 
 
 def member(argument: str, positions: Iterator[str]) -> str:
-    """The member of a JSON object that an argument is."""
+    """Convert an argument to a member of a JSON object."""
     keyword = KEYWORD.match(argument)
     if keyword:
         key, text = keyword[1], argument[keyword.end() :]
@@ -78,7 +80,7 @@ def member(argument: str, positions: Iterator[str]) -> str:
 
 
 class Argument:
-    """Where an argument ends: before the comma or bracket that is not its own."""
+    """Finds the end of an argument: before the comma or bracket that is not part of it."""
 
     def __init__(self) -> None:
         self.depth = 0
@@ -124,7 +126,7 @@ class Lfm2(Pythonic):
 
 
 class Olmo3(Pythonic):
-    """Olmo 3: a line for each call. The notation is that of vLLM's parser of the same name."""
+    """Olmo 3: a line for each call, in the format of vLLM's parser of the same name."""
 
     brackets = False
     start_markers = ("<function_calls>",)

@@ -1,4 +1,4 @@
-"""Texts on their way into arguments."""
+"""Encodes texts for arguments."""
 
 from __future__ import annotations
 
@@ -7,5 +7,5 @@ from dovetail.api.parsing import dumps
 
 
 def json_string_piece(text: str) -> CallArguments:
-    """A piece of a text, as JSON has it between quotation marks."""
+    """Encode a piece of a text as JSON, without quotation marks."""
     return CallArguments(dumps(text)[1:-1])

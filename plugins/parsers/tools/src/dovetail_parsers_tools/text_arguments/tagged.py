@@ -1,6 +1,6 @@
-"""Arguments one by one, each between tags and without quotation marks: the schemas say of which types they are.
+"""Arguments one by one, each between tags and without quotation marks. The schemas give their types.
 
-The notations are those of the families' chat templates where their parsers do not say otherwise.
+The formats are those of the families' chat templates, unless a parser says otherwise.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Qwen3Coder(ParameterToolParser):
 
 
 class SeedOss(Qwen3Coder):
-    """Seed OSS, whose values stand on no lines of their own."""
+    """Seed OSS, whose values are not on separate lines."""
 
     section_markers = ("<seed:tool_call>",)
     end_markers = ("</seed:tool_call>",)
@@ -57,7 +57,7 @@ class MiniMaxM2(ParameterToolParser):
 
 
 class Dots(ParameterToolParser):
-    """Dots: as MiniMax M2, with a mark of its own. The notation is that of vLLM's parser of the same name."""
+    """Dots: like MiniMax M2, with its own marker, in the format of vLLM's parser of the same name."""
 
     section_markers = ("<dots_function_call>",)
     call_start = "<invoke name="
@@ -70,7 +70,7 @@ class Dots(ParameterToolParser):
 
 
 class DeepSeekV32(ParameterToolParser):
-    """DeepSeek V3.2, which says of each value whether it is a text. See :class:`dovetail.api.ToolParser`."""
+    """DeepSeek V3.2, which marks each value as text or not. See :class:`dovetail.api.ToolParser`."""
 
     section_markers = ("<｜DSML｜function_calls>",)
     call_start = '<｜DSML｜invoke name="'
@@ -87,14 +87,14 @@ class DeepSeekV32(ParameterToolParser):
 
 
 class DeepSeekV4(DeepSeekV32):
-    """DeepSeek V4, with another mark about its calls."""
+    """DeepSeek V4, with another marker around its calls."""
 
     section_markers = ("<｜DSML｜tool_calls>",)
     end_markers = ("</｜DSML｜tool_calls>",)
 
 
 class Step3(ParameterToolParser):
-    """Step 3: tags of its own, within marks about each call. See :class:`dovetail.api.ToolParser`.
+    """Step 3: its own tags, inside markers around each call. See :class:`dovetail.api.ToolParser`.
 
     The notation is that of vLLM's parser of the same name.
     """
@@ -110,7 +110,7 @@ class Step3(ParameterToolParser):
 
 
 class MuseGlimmer(ParameterToolParser):
-    """Muse Glimmer. The reasoning parser of that family takes the marks of its messages away."""
+    """Muse Glimmer. The reasoning parser of that family removes the markers of its messages."""
 
     section_markers = ("<atem:function_calls>",)
     call_start = '<atem:invoke name="'
@@ -123,7 +123,7 @@ class MuseGlimmer(ParameterToolParser):
 
 
 class MiniCpm5(ParameterToolParser):
-    """MiniCPM 5: values with markup or line ends stand in CDATA."""
+    """MiniCPM 5: values with markup or line ends are in CDATA."""
 
     call_start = '<function name="'
     header_pattern = re.compile(r'(?P<name>[^"<>]+)">')
@@ -137,7 +137,7 @@ class MiniCpm5(ParameterToolParser):
 
 
 class HyV3(ParameterToolParser):
-    """Hunyuan 3; all of its marks end in the name of the edition."""
+    """Hunyuan 3; all of its markers end with the name of the edition."""
 
     section_markers = ("<tool_calls:opensource>",)
     call_start = "<tool_call:opensource>"
@@ -150,7 +150,7 @@ class HyV3(ParameterToolParser):
 
 
 class SolarOpen2(ParameterToolParser):
-    """Solar Open 2. The notation is that of vLLM's parser of the same name."""
+    """Solar Open 2, in the format of vLLM's parser of the same name."""
 
     call_start = "<|tool_call:start|>"
     header_pattern = re.compile(r"(?P<name>[^\s<>]+)[^\S\n]*\n")
@@ -161,7 +161,9 @@ class SolarOpen2(ParameterToolParser):
 
 
 class LongCatPairs(ParameterToolParser):
-    """LongCat where it writes arguments one by one, as clients of Meituan's service have recorded it; see also :class:`listed.LongCat`."""
+    """LongCat with arguments one by one, as clients of Meituan's service have recorded it; see also
+    :class:`~dovetail_parsers_tools.json_arguments.json_lists.LongCat`.
+    """
 
     call_start = "<longcat_tool_call>"
     header_pattern = re.compile(r"\s*(?P<name>[^\s<>{}\"]+)\s*(?=<longcat_arg_key>|</longcat_tool_call>)")
@@ -172,7 +174,7 @@ class LongCatPairs(ParameterToolParser):
 
 
 class KimiK3(ParameterToolParser):
-    """Kimi K3, which says of each value whether it is a text."""
+    """Kimi K3, which marks each value as text or not."""
 
     section_markers = ("<|open|>tools<|sep|>",)
     call_start = '<|open|>call tool="'
