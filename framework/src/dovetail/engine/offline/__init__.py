@@ -1,1 +1,1 @@
-"""Offline use: a model in this process, prompts in, texts or vectors out."""
+"""Offline use: runs a model in this process, prompts in, texts or vectors out."""

@@ -1,4 +1,4 @@
-"""LoRA adapters of the offline API: loaded when a call first names them."""
+"""LoRA adapters of the offline API, loaded when a call first names them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dovetail.kernel.registry import Registry
 
 
 class OfflineAdapters:
-    """Which adapters an engine has, by name.
+    """The loaded adapters of an engine, by name.
 
     Raises:
         RequestError, UsageError: one of ``lora_modules`` cannot be loaded.
@@ -30,10 +30,10 @@ class OfflineAdapters:
             self._load(module.name, module.path)
 
     def name(self, request: LoRARequest | None) -> str | None:
-        """What the engine knows a request's adapter by; it is loaded if it was not yet.
+        """The engine's name of a request's adapter. Loads the adapter if necessary.
 
         Raises:
-            RequestError: it cannot be loaded, or the name stands for another path.
+            RequestError: it cannot be loaded, or the name belongs to another path.
         """
         if request is None:
             return None

@@ -1,4 +1,4 @@
-"""Arguments that the methods of the offline API share."""
+"""Common arguments of the offline API's methods."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from dovetail.engine.offline.sequences import read_sequence
 T = TypeVar("T")
 
 ProgressBar = bool | Callable[..., Any]
-"""Whether to show a progress bar, or what makes one in tqdm's place."""
+"""Whether to show a progress bar, or a function that makes one, as tqdm does."""
 LoRARequests = LoRARequest | Sequence[LoRARequest | None] | None
 """One LoRA adapter for all prompts, or one (or None) each."""
 
 
 def progress_bar(use_tqdm: ProgressBar, total: int, description: str, unit: str) -> Any:
-    """A bar that counts to ``total``, shown or not."""
+    """A progress bar that counts to ``total``, visible or not."""
     if callable(use_tqdm):
         return use_tqdm(total=total, desc=description, unit=unit)
     return tqdm(total=total, desc=description, unit=unit, disable=not use_tqdm)
 
 
 def broadcast_to_prompts(what: str, given: T | Sequence[T], count: int) -> list[T]:
-    """One for each prompt, from one for all or one for each.
+    """Repeat a single value for each prompt, or check that there is one for each.
 
     Raises:
-        RequestError: there are more or fewer.
+        RequestError: the numbers differ.
     """
     found: list[T] | None = read_sequence(given, what)
     if found is None:

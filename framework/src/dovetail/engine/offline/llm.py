@@ -38,8 +38,9 @@ class LLM(PoolingMethods):
     Args:
         model: a folder, a weight file or a hub repository; without it, the embedded default.
         use_tqdm: show a progress bar while weights load.
-        **options: fields of :class:`~dovetail.engine.args.EngineArgs`, such as ``dtype``, ``max_model_len``, ``hf_overrides``
-            (a dict, or a callable from and to the configuration's dict); or vLLM's, as far as they are taken. None is the default.
+        **options: fields of :class:`~dovetail.engine.args.EngineArgs`, such as ``dtype``, ``max_model_len``,
+            ``hf_overrides`` (a dict, or a callable from and to the configuration's dict); or vLLM's, as far as they are
+            supported. None means the default.
 
     Raises:
         DovetailError: the model cannot be resolved or loaded, with the reason.
@@ -57,7 +58,7 @@ class LLM(PoolingMethods):
 
     @classmethod
     def from_engine_args(cls, args: EngineArgs, *, use_tqdm: bool = True) -> LLM:
-        """An LLM from options that were read elsewhere, such as a command line."""
+        """Make an LLM from parsed options, such as those of a command line."""
         llm = cls.__new__(cls)
         llm._init_engine(args, use_tqdm)
         return llm
@@ -95,19 +96,21 @@ class LLM(PoolingMethods):
         """Complete prompts, all together in one continuous batch.
 
         Args:
-            prompts: a text, ``{"prompt": text}``, ``{"prompt_token_ids": ids}`` or a list of ids, or a list of such. A mapping may hold
-                a ``cache_salt``.
+            prompts: a text, ``{"prompt": text}``, ``{"prompt_token_ids": ids}`` or a list of ids, or a list of such. A
+                mapping may hold a ``cache_salt``.
             sampling_params: one for all, or one each; None for the model's defaults.
             use_tqdm: show a progress bar; or what makes one.
-            lora_request: the LoRA adapter to run with, one for all or one (or None) each; loaded when it is first named.
+            lora_request: the LoRA adapter to run with, one for all or one (or None) each; loaded when it is first
+                named.
             priority: one each, lower runs first; under ``scheduling_policy="priority"`` alone.
 
         Returns:
-            One output a prompt, in order. A completion that fails on its way has the finish reason ``error`` and says why; the others are whole.
+            One output for each prompt, in order. A completion that fails during generation has the finish reason
+                ``error`` and the reason; the others are complete.
 
         Raises:
-            RequestError: a prompt is empty, too long, or of no known shape, a parameter does not fit the model, or a grammar does not
-                compile. Nothing has been computed then.
+            RequestError: a prompt is empty, too long, or of no known shape, a parameter does not fit the model, or a
+                grammar does not compile. Nothing has been computed then.
         """
         return self._run(read_prompts(prompts, self._tokenizer), sampling_params, use_tqdm, priority, lora_request)
 
@@ -159,10 +162,11 @@ class LLM(PoolingMethods):
             prompts: as :meth:`generate` takes them.
 
         Returns:
-            For each prompt ``beam_width`` sequences at most, the best first.
+            For each prompt at most ``beam_width`` sequences, best first.
 
         Raises:
-            RequestError: as :meth:`generate`; or a search of that width needs more logprobs than ``max_logprobs`` (about half of which is the widest).
+            RequestError: as :meth:`generate`; or a search of that width needs more logprobs than ``max_logprobs``
+                (about half of which is the widest).
         """
         self.llm_engine.limits.check_scores("beam_search")
         eos_ids = find_eos_token_ids(self.plan)

@@ -1,4 +1,4 @@
-"""The methods of :class:`~dovetail.engine.offline.llm.LLM` that make vectors instead of texts."""
+"""The pooling methods of :class:`~dovetail.engine.offline.llm.LLM`, which return vectors instead of texts."""
 
 from __future__ import annotations
 
@@ -59,13 +59,14 @@ class PoolingMethods:
 
         Args:
             prompts: as :meth:`~dovetail.engine.offline.llm.LLM.generate` takes them.
-            truncate_prompt_tokens: cut longer prompts to so many tokens; -1 for what the context holds.
+            truncate_prompt_tokens: truncate longer prompts to this many tokens; -1 for what the context holds.
             use_tqdm: show a progress bar; or what makes one.
-            pooling_params: one for all, or one each; None for what the model was made for.
+            pooling_params: one for all, or one each; None for the model's defaults.
             lora_request: the LoRA adapter to run with, one for all or one (or None) each.
 
         Raises:
-            RequestError: a prompt does not fit, or the model is not run for embeddings; says for what it is, and what would help.
+            RequestError: a prompt does not fit, or the model does not serve embeddings. The message names its tasks and
+                what would help.
         """
         return [
             EmbeddingRequestOutput(
@@ -85,7 +86,7 @@ class PoolingMethods:
         pooling_params: Params = None,
         lora_request: LoRARequests = None,
     ) -> list[ClassificationRequestOutput]:
-        """The probability of each label for each prompt, in ``outputs.probs``; arguments as those of :meth:`embed`.
+        """The probability of each label for each prompt, in ``outputs.probs``. Arguments as for :meth:`embed`.
 
         Raises:
             RequestError: a prompt does not fit, or the model has no labels.
@@ -109,7 +110,8 @@ class PoolingMethods:
         lora_request: LoRARequests = None,
         pooling_task: Task | None = None,
     ) -> list[PoolingRequestOutput[PoolingOutput]]:
-        """What the model makes of each prompt, as a float32 tensor in ``outputs.data``; arguments as those of :meth:`embed`.
+        """The vector of each prompt for any task, as a float32 tensor in ``outputs.data``. Arguments as for
+        :meth:`embed`.
 
         Args:
             pooling_task: ``embed``, ``classify`` or ``score``; None for the first that the model has.
@@ -137,10 +139,11 @@ class PoolingMethods:
         pooling_params: PoolingParams | None = None,
         lora_request: LoRARequest | None = None,
     ) -> list[ScoringRequestOutput]:
-        """How well texts go together, in ``outputs.score``: by a model that reads both at once, or else the cosine between their embeddings.
+        """The scores of pairs of texts, in ``outputs.score``: from a model that reads both texts at once, or else the
+        cosine similarity of their embeddings.
 
         Args:
-            data_1: a text, which is scored with each of ``data_2``; or as many as there are of those, scored with one each.
+            data_1: a text, which is scored with each of ``data_2``; or a list of the same length, scored pairwise.
 
         Raises:
             RequestError: the texts do not fit, or the model can neither score nor embed.

@@ -1,4 +1,4 @@
-"""The offline API's vectors: embeddings, probabilities of labels, and scores of pairs of texts."""
+"""Pooling in the offline API: embeddings, probabilities of labels, and scores of pairs of texts."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class PoolingJob:
 
 
 class OfflinePooling:
-    """Makes vectors of prompts on an engine in this process. Used by one thread at a time."""
+    """Runs pooling requests on an engine in this process. Used by one thread at a time."""
 
     def __init__(self, core: EngineCore, plan: Plan, tokenizer: Tokenizer | None) -> None:
         self._core = core
@@ -55,7 +55,7 @@ class OfflinePooling:
     def jobs(
         self, prompts: Sequence[TokenizedPrompt], params: Sequence[PoolingParams], adapters: Sequence[Adapter]
     ) -> list[PoolingJob]:
-        """Cut and check prompts.
+        """Truncate and check prompts.
 
         Raises:
             RequestError: one does not fit, or the model has no such vectors.
@@ -83,10 +83,10 @@ class OfflinePooling:
         """The vector of each job, in order.
 
         Args:
-            finished: called whenever there is one more.
+            finished: called after each vector.
 
         Raises:
-            RequestError: a request is refused, or a vector cannot be had.
+            RequestError: a request is refused or fails.
         """
         done: dict[str, Pooled] = {}
         try:
@@ -116,10 +116,10 @@ class OfflinePooling:
 
 
 def read_pairs(data_1: Any, data_2: Any) -> tuple[list[str], list[str]]:
-    """The two sides of a comparison: one text with each of the others, or as many with one each.
+    """The two sides of a comparison: one text with each of the others, or two lists of the same length.
 
     Raises:
-        RequestError: they are no texts, or not so many.
+        RequestError: they are not texts, or their numbers differ.
     """
     first, second = _texts("data_1", data_1), _texts("data_2", data_2)
     if len(first) not in (1, len(second)):
@@ -141,10 +141,11 @@ def _texts(name: str, given: Any) -> list[str]:
 def score_prompts(
     plan: Plan, tokenizer: Tokenizer | None, first: list[str], second: list[str], limit: int | None
 ) -> list[TokenizedPrompt]:
-    """What has to be computed to compare texts: the pairs, for a model that reads both at once; otherwise all of the texts, each by itself.
+    """The prompts to compute for a comparison: the pairs, for a model that reads both texts at once; otherwise each
+    text separately.
 
     Args:
-        limit: tokens that each is cut to.
+        limit: maximum number of tokens of each.
     """
     encode = require_tokenizer(tokenizer, "score").encode_within
     if "score" in plan.tasks:
@@ -157,7 +158,7 @@ def score_prompts(
 def score_outputs(
     plan: Plan, jobs: Sequence[PoolingJob], pooled: Sequence[Pooled], firsts: int
 ) -> list[ScoringRequestOutput]:
-    """The scores, of the vectors of :func:`score_prompts`.
+    """The scores, from the vectors of :func:`score_prompts`.
 
     Args:
         firsts: how many of them are of the first side.

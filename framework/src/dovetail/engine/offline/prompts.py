@@ -1,4 +1,4 @@
-"""The prompts of the offline API: every shape in which they come, read as token ids."""
+"""The prompts of the offline API: converts all accepted forms to token ids."""
 
 from __future__ import annotations
 

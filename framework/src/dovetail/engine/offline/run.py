@@ -16,7 +16,9 @@ from dovetail.engine.request.params import SamplingParams
 from dovetail.engine.step.core import EngineCore
 
 STALL_SECONDS = 0.002
-"""Between looks at requests that wait for something else than room: a grammar that is being compiled."""
+"""Seconds between checks of requests that wait for something other than memory, such as a grammar that is being
+compiled.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +95,7 @@ class OfflineRunner:
         """The output of each job, in order.
 
         Args:
-            finished: called whenever one more is.
+            finished: called after each finished request.
 
         Raises:
             RequestError: a request is refused. Nothing has been computed then.

@@ -1,1 +1,1 @@
-"""From text to token ids and back: tokenizer, detokenizer, chat template, stop strings."""
+"""Text to token ids and back: tokenizer, detokenizer, chat template, stop strings."""

@@ -1,4 +1,4 @@
-"""Bad words as token ids."""
+"""Converts bad words to token ids."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from dovetail.engine.text.tokenizer import Tokenizer
 
 
 def encode_bad_words(words: Sequence[str], tokenizer: Tokenizer) -> list[list[int]]:
-    """Each text as the model would write it, at the beginning of a text and after a space, which are different tokens in most vocabularies.
+    """Encode each text in the spellings that the model may write: at the beginning of a text and after a space, which
+    are different tokens in most vocabularies.
 
     Raises:
         RequestError: a text has no tokens.
@@ -30,5 +31,5 @@ def encode_bad_words(words: Sequence[str], tokenizer: Tokenizer) -> list[list[in
 
 
 def _is_covered(ids: list[int], others: list[list[int]]) -> bool:
-    """Whether one of the others is the end of these ids, so that it keeps them out already."""
+    """Whether these ids end with one of the others, which then forbids them already."""
     return any(ids[-len(other) :] == other for other in others)

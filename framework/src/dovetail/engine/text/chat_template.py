@@ -1,7 +1,7 @@
-"""Chat templates: from the messages of a conversation to the text that a model continues.
+"""Chat templates: render the messages of a conversation as the text that a model continues.
 
-Templates are Jinja programs that come with a model, written for the environment that transformers gives them; this
-module gives them the same one. They are not trusted: they run in Jinja's sandbox and see only plain data.
+Templates are Jinja programs that come with a model, written for the environment of transformers; this module provides
+the same one. They are not trusted: they run in Jinja's sandbox and only see plain data.
 """
 
 from __future__ import annotations
@@ -27,12 +27,13 @@ from dovetail.engine.text.template_messages import ContentFormat, Message, Messa
 ContentFormatOption = Literal["auto", "string", "openai"]
 """In which form contents go to a template: in what it takes, as strings, or as lists of parts."""
 END_MARK = "\ufdd0end-of-final-message\ufdd0 "
-"""Stands at the end of the message to be continued while it is rendered. Unicode keeps U+FDD0 out of all text; the space shows
-whether the template trims."""
+"""Marks the end of the message to be continued while it is rendered. U+FDD0 never occurs in Unicode text; the space
+shows whether the template trims.
+"""
 
 
 class _Generation(Extension):
-    """``{% generation %}`` marks for training what an assistant wrote; here it is only its contents."""
+    """``{% generation %}`` marks the assistant's text for training; here only its contents are rendered."""
 
     tags = {"generation"}
 
@@ -90,7 +91,9 @@ def _compile(template: str) -> tuple[jinja2.Template, ContentFormat]:
 
 
 def _detect_content_format(tree: nodes.Template) -> ContentFormat:
-    """Whether the template loops over a message's content, and whether it asks first if that is a string."""
+    """Detect whether the template loops over a message's content, and whether it checks first if the content is a
+    string.
+    """
     names = {"content"}
 
     def is_content(node: nodes.Node) -> bool:
@@ -212,7 +215,7 @@ def _detect_format(template: str, role: str) -> MessageFormat:
 
 
 def _mark_end(messages: list[Message]) -> None:
-    """Put the mark at the end of the last message's text."""
+    """Append the mark to the last message's text."""
     content = messages[-1]["content"] if messages else None
     if isinstance(content, str):
         messages[-1]["content"] = content + END_MARK
@@ -227,7 +230,7 @@ def _mark_end(messages: list[Message]) -> None:
 
 
 def _cut_at_end_mark(text: str) -> str:
-    """What stands before the mark. If the template trimmed the message, the trailing space goes too."""
+    """The text before the mark. If the template trimmed the message, trailing white space is removed too."""
     end = text.rfind(END_MARK.strip())
     if end < 0:
         raise RequestError(
@@ -242,7 +245,7 @@ def load_template(given: str) -> str:
     """The value of ``--chat-template``: a file, or the template itself.
 
     Raises:
-        ConfigError: it reads like the name of a file, and no such file is there.
+        ConfigError: it looks like a file name, and there is no such file.
     """
     try:
         if Path(given).is_file():

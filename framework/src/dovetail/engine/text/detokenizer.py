@@ -1,8 +1,8 @@
-"""From token ids back to text, whole or as it is generated.
+"""Detokenization: token ids to text, whole or incrementally.
 
-Tokens are pieces of bytes, not of text: a character may be spread over several of them. Vocabularies with byte-level BPE or
-with byte fallback (nearly all language models) have an exact spelling of each token in bytes, and text is those bytes
-decoded as UTF-8. What other vocabularies make of a token may depend on the one before, so there a window of ids is decoded.
+Tokens are pieces of bytes, not of text: a character may consist of several tokens. Vocabularies with byte-level BPE or
+with byte fallback (nearly all language models) define the exact bytes of each token, and the text is those bytes
+decoded as UTF-8. In other vocabularies the text of a token may depend on the one before, so a window of ids is decoded.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
     import tokenizers
 
 CONTEXT_TOKENS = 6
-"""Ids kept before the undecoded ones, where a window has to be decoded."""
+"""Number of ids before the undecoded ones in a window."""
 MAX_PENDING_TOKENS = 12
-"""Ids that may wait for the rest of a character, where a window has to be decoded. A character has at most four bytes."""
+"""Maximum number of ids in a window that wait for the rest of a character. A character has at most four bytes."""
 
 
 def byte_alphabet() -> dict[str, int]:
-    """The character that stands for each byte in byte-level BPE vocabularies.
+    """The character for each byte in byte-level BPE vocabularies.
 
-    Printable bytes stand for themselves, the others for the characters from U+0100 on.
+    Printable bytes are themselves; the others are the characters from U+0100 on.
     """
     printable = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAC + 1), *range(0xAE, 0xFF + 1)]
     others = [byte for byte in range(256) if byte not in printable]
@@ -35,12 +35,12 @@ _ALPHABET = byte_alphabet()
 
 
 class ByteDecoder:
-    """How the tokens of a vocabulary are spelled in bytes.
+    """The bytes of a vocabulary's tokens.
 
     Args:
-        byte_level: tokens are written in the byte alphabet; otherwise single bytes are tokens such as ``<0x0A>``.
-        space: what stands for a space within tokens, without ``byte_level``.
-        strip: spaces that are taken from the start of a text.
+        byte_level: tokens use the byte alphabet; otherwise single bytes are tokens such as ``<0x0A>``.
+        space: the character for a space in tokens, without ``byte_level``.
+        strip: number of spaces that are removed from the start of a text.
     """
 
     def __init__(self, *, byte_level: bool = False, space: str = "", strip: int = 0) -> None:
@@ -63,7 +63,7 @@ class ByteDecoder:
 
     @classmethod
     def from_backend(cls, backend: tokenizers.Tokenizer) -> ByteDecoder | None:
-        """The spelling that a tokenizer's decoder amounts to, or None if it does more than that."""
+        """The byte decoder that is equivalent to a tokenizer's decoder, or None if there is none."""
         if backend.decoder is None:
             return None
         state: dict[str, Any] = json.loads(backend.decoder.__getstate__())
@@ -87,7 +87,7 @@ class ByteDecoder:
 
 
 class TokenSpellings(Protocol):
-    """What a detokenizer needs of a tokenizer."""
+    """What a detokenizer needs from a tokenizer."""
 
     backend: tokenizers.Tokenizer
     byte_decoder: ByteDecoder | None
@@ -99,14 +99,14 @@ class TokenSpellings(Protocol):
 
 
 class IncrementalDetokenizer:
-    """Turns ids into text as they arrive.
+    """Converts ids to text as they arrive.
 
-    The pieces together are the text of all ids. No piece holds half a character, and none is taken back: bytes that are no UTF-8
-    become U+FFFD as soon as that is certain. The time for an id does not depend on how many came before.
+    The pieces together are the text of all ids. No piece holds half a character, and text is never retracted: invalid
+    UTF-8 becomes U+FFFD as soon as that is certain. The time per id does not depend on the number of earlier ids.
 
     Args:
         skip_special_tokens: leave special tokens out.
-        prompt_ids: what came before; the text then continues the prompt's, so that a space at its start stays.
+        prompt_ids: the prompt's ids. The text then continues the prompt's, so a space at its start is kept.
         shown: special tokens that are not left out.
     """
 
@@ -137,7 +137,7 @@ class IncrementalDetokenizer:
                 self._context = tail
 
     def add(self, ids: Sequence[int]) -> str:
-        """The text that has become certain with these ids; often empty."""
+        """The text that is certain with these ids; often empty."""
         if len(ids) == 1 and self._decodes_bytes:  # nearly always, so it takes the shortest way
             text = "" if ids[0] in self._skipped_ids else self._utf8.decode(self._tokenizer.token_bytes(ids[0]))
             return self._strip_leading_spaces(text) if self._strip else text
@@ -149,7 +149,7 @@ class IncrementalDetokenizer:
         return self._strip_leading_spaces(self._utf8.decode(b"".join(map(self._tokenizer.token_bytes, kept))))
 
     def flush(self) -> str:
-        """What was held back, when no more ids will come."""
+        """The text that was held back, after the last id."""
         if self._tokenizer.byte_decoder is None:
             return self._decode_window(final=True)
         return self._strip_leading_spaces(self._utf8.decode(b"", True))

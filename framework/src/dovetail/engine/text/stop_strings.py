@@ -4,12 +4,12 @@ from __future__ import annotations
 
 
 class StopStrings:
-    """Finds stop strings across the borders of tokens.
+    """Finds stop strings, also across tokens.
 
-    Text that may be the beginning of a stop string is held back until it is decided.
+    Text that may be the beginning of a stop string is held back until this is certain.
 
     Args:
-        stops: the stop strings; of those that begin at the same place, the longest counts.
+        stops: the stop strings; if several begin at the same place, the longest one counts.
         include: whether the text that ended the output is shown.
     """
 
@@ -19,11 +19,11 @@ class StopStrings:
         self.held_text = ""
 
     def add(self, text: str, active: bool = True) -> tuple[str, str | None]:
-        """Text that is safe to show, and the stop string that ended the output, if one did.
+        """Add text. Returns the text that can be shown, and the stop string that ended the output, if one did.
 
         Args:
-            active: whether the output may end now. A stop string that is complete before then is text like any other, and one that
-                begins before and is completed after ends the output.
+            active: whether the output may end now. A stop string that is complete before that is ordinary text. One
+                that begins before and is complete after ends the output.
         """
         self.held_text += text
         found = (
@@ -44,7 +44,7 @@ class StopStrings:
         return shown, None
 
     def _overlap(self, stop: str) -> int:
-        """Length of the longest end of the held text that begins this stop string."""
+        """Length of the longest suffix of the held text that is a prefix of this stop string."""
         for length in range(min(len(stop) - 1, len(self.held_text)), 0, -1):
             if self.held_text.endswith(stop[:length]):
                 return length

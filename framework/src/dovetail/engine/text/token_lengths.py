@@ -1,7 +1,9 @@
-"""How few tokens a text can have, by its length alone: what cannot fit a context need not be encoded to know it.
+"""A lower bound of the number of tokens of a text, from its length. Texts that are certainly too long are refused
+without being tokenized.
 
-A bound holds only where it is known which characters of a text end up in some token. That is so for byte-level BPE, and for BPE with byte fallback,
-as nearly all language models have them, unless the tokenizer changes texts before it cuts them in a way that may shorten them.
+A bound is only possible if it is known which characters of a text become part of a token. That is the case for
+byte-level BPE, and for BPE with byte fallback, as in nearly all language models, unless the tokenizer first changes
+texts in a way that may shorten them.
 """
 
 from __future__ import annotations
@@ -15,19 +17,21 @@ import tokenizers
 from dovetail.engine.text.detokenizer import byte_alphabet
 
 MAX_NFC_SHRINK = 4
-"""At most so many bytes of a text become one of its composed form. The worst are 7 to 2: an iota, written as U+1FBE, with two accents."""
+"""Maximum factor by which NFC shortens a text in bytes. The worst case is 7 to 2: an iota, written as U+1FBE, with
+two accents.
+"""
 UTF8_BYTES = {
     character: byte for character, byte in byte_alphabet().items() if byte not in (0xC0, 0xC1) and byte < 0xF5
 }
-"""The bytes that occur in UTF-8, by the characters that stand for them in byte-level vocabularies."""
+"""The bytes that occur in UTF-8, by their characters in byte-level vocabularies."""
 
 
 class LongestToken(NamedTuple):
-    """The most that one token can stand for.
+    """The largest text of one token.
 
     Attributes:
         length: in bytes of UTF-8, or in characters.
-        dropped: bytes that the vocabulary has no token for.
+        dropped: bytes without a token in the vocabulary.
     """
 
     length: int
@@ -35,13 +39,13 @@ class LongestToken(NamedTuple):
     dropped: bytes = b""
 
     def min_token_count(self, text: str) -> int:
-        """The text has at least so many tokens."""
+        """A lower bound of the text's number of tokens."""
         counted = text.encode(errors="surrogatepass").translate(None, self.dropped) if self.in_bytes else text
         return -(-len(counted) // self.length)
 
 
 def find_longest_token(backend: tokenizers.Tokenizer) -> LongestToken | None:
-    """What one token of a vocabulary can stand for, or None where text may be dropped or joined without a limit."""
+    """The largest text of one token of a vocabulary, or None if text may be dropped or merged without a limit."""
     added = backend.get_added_tokens_decoder().values()
     if not isinstance(backend.model, tokenizers.models.BPE) or any(token.lstrip or token.rstrip for token in added):
         return None
@@ -63,7 +67,7 @@ def find_longest_token(backend: tokenizers.Tokenizer) -> LongestToken | None:
 
 
 def _steps(part: Any) -> Iterator[dict[str, Any]]:
-    """The state of a normalizer or pre-tokenizer, step by step."""
+    """The steps of a normalizer or pre-tokenizer."""
     if part is None:
         return
     state = json.loads(part.__getstate__())
@@ -79,7 +83,7 @@ def _is_byte_level(cuts: list[dict[str, Any]]) -> bool:
 
 
 def _replaces_one_character(step: dict[str, Any]) -> bool:
-    """Whether a step puts one character in the place of another, such as ``▁`` for a space."""
+    """Whether a step replaces one character with another, such as a space with ``▁``."""
     return step["type"] == "Replace" and len(step["pattern"].get("String", "")) == 1 and len(step["content"]) == 1
 
 

@@ -1,7 +1,7 @@
-"""Tokenizers: text to ids and back, whatever files they come from.
+"""Tokenizers: text to ids and back, for all kinds of tokenizer files.
 
-All of them run on the ``tokenizers`` library; what differs is who builds its object: :func:`from_folder` reads the files of
-a Hugging Face checkpoint, and loaders read what their own containers hold.
+All of them use the ``tokenizers`` library and differ only in how its object is built: :func:`from_folder` reads the
+files of a Hugging Face checkpoint, and loaders read those of their own containers.
 """
 
 from __future__ import annotations
@@ -28,18 +28,19 @@ TOKENIZER_FILE = "tokenizer.json"
 CONFIG_FILE = "tokenizer_config.json"
 SPECIAL_FILE = "special_tokens_map.json"
 NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
-"""Special tokens that have a name of their own, which chat templates can read."""
+"""Named special tokens, which chat templates can use."""
 DEFAULT_TEMPLATE, TOOL_TEMPLATE = "default", "tool_use"
 
 
 class Tokenizer:
-    """Text to ids and back, and conversations to text.
+    """Converts text to ids and back, and conversations to text.
 
     Args:
-        backend: does the work.
+        backend: the ``tokenizers`` object.
         special_tokens: special tokens by name, such as ``bos_token`` → ``<s>``.
         eos_token_ids: every token that ends an output; by default the one named ``eos_token``.
-        chat_template: Jinja source, or several by name, of which ``default`` and ``tool_use`` are taken by themselves.
+        chat_template: Jinja source, or several by name. Those named ``default`` and ``tool_use`` are selected
+            automatically.
     """
 
     def __init__(
@@ -57,9 +58,9 @@ class Tokenizer:
         self.chat_template = chat_template
         self.chat_template_content_format: chat.ContentFormatOption = "auto"
         self.byte_decoder = ByteDecoder.from_backend(backend)
-        """How tokens are spelled in bytes, if that is all there is to decoding."""
+        """The bytes of tokens, if decoding only needs these."""
         self.special_ids = frozenset(i for i, t in backend.get_added_tokens_decoder().items() if t.special)
-        """Ids of special tokens, which ``skip_special_tokens`` leaves out of a text."""
+        """Ids of special tokens, which ``skip_special_tokens`` removes from a text."""
         ends = eos_token_ids or (self._named_id("eos_token"),)
         self.eos_token_ids = tuple(dict.fromkeys(i for i in ends if i is not None))
         self._bytes: dict[int, bytes] = {}
@@ -79,7 +80,7 @@ class Tokenizer:
 
     @cached_property
     def vocab_size(self) -> int:
-        """Number of tokens, added ones included. A model's embedding may be larger."""
+        """Number of tokens, including added ones. A model's embedding may be larger."""
         return self.backend.get_vocab_size(with_added_tokens=True)
 
     def __len__(self) -> int:
@@ -107,17 +108,17 @@ class Tokenizer:
         return self._named_id("pad_token")
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
-        """Ids of a text. Special tokens that stand in the text are recognised.
+        """Encode a text. Special tokens in the text are recognised.
 
         Args:
-            add_special_tokens: put around it what the model wants around every text, such as a beginning-of-sequence token.
-                Text that a chat template made has it already.
+            add_special_tokens: add the special tokens that the model expects around every text, such as BOS. Text from
+                a chat template has them already.
         """
         # A batch of one, since the library lets go of the interpreter's lock for batches alone: a text of megabytes must not stop other threads.
         return self.encode_batch([text], add_special_tokens)[0]
 
     def encode_batch(self, texts: Sequence[str], add_special_tokens: bool = True) -> list[list[int]]:
-        """Ids of several texts, on as many threads as there are."""
+        """Encode several texts, on all threads."""
         batch = self.backend.encode_batch_fast([*map(_check_encodable, texts)], add_special_tokens=add_special_tokens)
         return [encoding.ids for encoding in batch]
 
@@ -126,7 +127,9 @@ class Tokenizer:
         return find_longest_token(self.backend)
 
     def min_token_count(self, text: str) -> int:
-        """A text has at least so many tokens, by its length alone; 0 where the vocabulary tells nothing of the kind."""
+        """A lower bound of the text's number of tokens, computed from its length; 0 if the vocabulary allows no
+        bound.
+        """
         return self._longest_token.min_token_count(text) if self._longest_token else 0
 
     def encode_within(
@@ -138,17 +141,18 @@ class Tokenizer:
         side: Side = "right",
         add_special_tokens: bool = True,
     ) -> list[int]:
-        """Ids of a text, or of two that a cross-encoder reads together.
+        """Encode a text, or a pair of texts for a cross-encoder.
 
         Args:
-            limit: tokens at most; the texts are cut at their ``side``, and the special tokens around them stay. None for any number.
+            limit: maximum number of tokens. The texts are truncated at their ``side``, and the special tokens around
+                them stay. None for no limit.
             pair: the second text.
         """
         other = None if pair is None else _check_encodable(pair)
         return encode_within(self.backend, _check_encodable(text), other, limit, side, add_special_tokens)
 
     def decode(self, ids: Sequence[int] | int, skip_special_tokens: bool = True) -> str:
-        """The text of ids. Bytes that are no UTF-8 become U+FFFD."""
+        """Decode ids. Invalid UTF-8 becomes U+FFFD."""
         if isinstance(ids, int):
             ids = [ids]
         if self.byte_decoder is None:
@@ -157,7 +161,7 @@ class Tokenizer:
         return incremental.add(ids) + incremental.flush()
 
     def token_bytes(self, id: int) -> bytes:
-        """How a token is spelled; for vocabularies that do not spell in bytes, its text alone. Empty for an unknown id."""
+        """The bytes of a token; for vocabularies without byte spellings, the token's text. Empty for an unknown id."""
         spelled = self._bytes.get(id)
         if spelled is None:
             token = self.backend.id_to_token(id) if id >= 0 else None
@@ -171,7 +175,7 @@ class Tokenizer:
         return spelled
 
     def id_to_token(self, id: int) -> str | None:
-        """The token as the vocabulary writes it."""
+        """The token as the vocabulary spells it."""
         return self.backend.id_to_token(id) if id >= 0 else None
 
     def token_to_id(self, token: str) -> int | None:
@@ -191,11 +195,12 @@ class Tokenizer:
         """The Jinja source for a conversation.
 
         Args:
-            chat_template: the name of one of the model's templates, or the source of another; None for the model's own.
-            with_tools: prefer the template that the model has for tools.
+            chat_template: the name of one of the model's templates, or the source of another; None for the model's
+                default.
+            with_tools: prefer the model's template for tools.
 
         Raises:
-            RequestError: the model has no template, or several and none to be taken by itself.
+            RequestError: the model has no template, or several and no default.
         """
         own = (
             {DEFAULT_TEMPLATE: self.chat_template} if isinstance(self.chat_template, str) else self.chat_template or {}
@@ -229,7 +234,7 @@ class Tokenizer:
         chat_template_content_format: chat.ContentFormatOption | None = None,
         **kwargs: Any,
     ) -> str:
-        """The text of a conversation, to be encoded without special tokens of its own.
+        """Render a conversation as text. Encode it without ``add_special_tokens``.
 
         Args:
             messages: as OpenAI's API has them.
@@ -276,8 +281,8 @@ def from_folder(path: str) -> Tokenizer:
 def read_tokenizer_parts(path: str) -> TokenizerParts:
     """Read the tokenizer files of a Hugging Face checkpoint.
 
-    ``tokenizer.json`` says how to encode, which special tokens to put around a text included; the files beside it name the special
-    tokens and hold the chat templates. Without it, transformers converts the older files, if it is installed.
+    ``tokenizer.json`` defines encoding, including special tokens around a text. The other files name the special tokens
+    and contain the chat templates. Without it, transformers converts the older files, if it is installed.
 
     Args:
         path: a folder, or the ``tokenizer.json`` in it.
@@ -311,7 +316,7 @@ def read_tokenizer_parts(path: str) -> TokenizerParts:
 
 
 def _read_token_text(token: Any) -> str | None:
-    """A special token's text; the files write it as a string or as an object."""
+    """A special token's text, which the files write as a string or as an object."""
     text = token.get("content") if isinstance(token, Mapping) else token
     return text if isinstance(text, str) else None
 
@@ -342,7 +347,7 @@ def _add_declared_tokens(
 
 
 def _read_chat_templates(folder: Path, config: Mapping[str, Any]) -> str | dict[str, str] | None:
-    """Chat templates: files of their own come before an entry in the configuration."""
+    """Chat templates. Separate files have precedence over an entry in the configuration."""
     found: dict[str, str] = {}
     declared = config.get("chat_template")
     if isinstance(declared, list):
@@ -373,7 +378,7 @@ def read_object(file: Path) -> dict[str, Any]:
 
 
 def _convert_with_transformers(folder: Path) -> TokenizerParts:
-    """What transformers makes of the files that tokenizers were stored in before ``tokenizer.json``."""
+    """Convert tokenizer files that are older than ``tokenizer.json`` with transformers."""
     if importlib.util.find_spec("transformers") is None:
         raise CheckpointError(
             f"wanted {TOKENIZER_FILE} in {folder}, found none",

@@ -1,4 +1,4 @@
-"""Cutting texts to a number of tokens, such that the special tokens around them stay whole."""
+"""Truncates texts to a number of tokens, and keeps the special tokens around them."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from typing import Literal
 import tokenizers
 
 Side = Literal["left", "right"]
-"""Where tokens are cut away."""
+"""The side from which tokens are removed."""
 
 
 def encode_within(
     backend: tokenizers.Tokenizer, text: str, pair: str | None, limit: int | None, side: Side, special: bool
 ) -> list[int]:
-    """Ids of a text, or of two that belong together, of which the longer one is cut first.
+    """Encode a text, or a pair of texts, of which the longer one is truncated first.
 
     Args:
-        limit: tokens at most, special ones included; None for any number.
-        special: put the model's own special tokens around.
+        limit: maximum number of tokens, special ones included; None for no limit.
+        special: add the model's special tokens.
     """
     # A batch, since the library lets go of the interpreter's lock for batches alone.
     given = [text] if pair is None else [text, pair]
@@ -32,7 +32,7 @@ def encode_within(
 
 
 def _split_limit(lengths: list[int], room: int) -> list[int]:
-    """How much is kept of one or two parts, the shorter one whole if it takes no more than half."""
+    """Number of tokens to keep of one or two parts. The shorter one is kept whole if it is at most half."""
     if sum(lengths) <= room:
         return lengths
     if len(lengths) == 1:

@@ -1,4 +1,4 @@
-"""Bodies that clients compress: gzip and deflate, as much as may be sent without."""
+"""Decodes compressed request bodies (gzip and deflate), within the size limit of uncompressed ones."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from dovetail.server.http.errors import ApiError, describe
 DECODERS = frozenset((b"gzip", b"x-gzip", b"deflate"))
 ACCEPT_ENCODING = "gzip, deflate"
 MAX_MEMBERS = 64
-"""Of a gzip file; each is copied with all that follow it."""
+"""Maximum number of members of a gzip file. Each one is copied with all that follow it."""
 THREAD_BYTES = 32 * 1024
-"""Compressed bodies from this size on are not decoded on the event loop, which all streams share."""
+"""Compressed bodies of this size and more are decoded in a thread, not on the event loop, which all streams share."""
 
 
 class ContentEncodingMiddleware:
     """Decodes bodies that are compressed once.
 
     Args:
-        limit: bytes that a body may have when it is decoded.
+        limit: maximum size of the decoded body, in bytes.
     """
 
     def __init__(self, app: ASGIApp, limit: int) -> None:
@@ -70,7 +70,7 @@ def _codings(scope: Scope) -> list[bytes]:
 
 
 def decode(data: bytes, limit: int) -> bytes:
-    """What gzip or deflate made smaller.
+    """Decode gzip or deflate data.
 
     Raises:
         ApiError: it is neither, or is larger than the limit.
@@ -98,7 +98,9 @@ def decode(data: bytes, limit: int) -> bytes:
 
 
 def _window_bits(data: bytes) -> int:
-    """What zlib calls the form of compressed data: with the header of gzip or zlib, or, as some clients understand deflate, without any."""
+    """zlib's number for the format of compressed data: with a gzip or zlib header, or without any, as some clients
+    understand deflate.
+    """
     is_gzip = data.startswith(b"\x1f\x8b")
     is_zlib = data[0] & 0x0F == 8 and int.from_bytes(data[:2], "big") % 31 == 0
     return 32 + zlib.MAX_WBITS if is_gzip or is_zlib else -zlib.MAX_WBITS

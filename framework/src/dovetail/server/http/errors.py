@@ -1,4 +1,4 @@
-"""API errors: their types, and how each becomes an answer."""
+"""API errors: their types, and how each becomes a response. ``error_formats`` makes their JSON."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class ApiError(Exception):
         return name + b"data: " + self.body(scope) + b"\n\n"
 
     def response(self, scope: Scope) -> Response:
-        """The whole answer. The request's line in the log will say why it was given."""
+        """The error response. The request's line in the log includes the error."""
         if (record := current_request.get()) is not None:
             record.error, record.error_code = self.message, self.code or ""
         return Response(self.body(scope), self.status, self.headers, media_type="application/json")

@@ -1,4 +1,4 @@
-"""HTTP/1.0 and 1.1 on one connection: uvicorn's, with the rules, limits and errors of a server that anybody may talk to."""
+"""HTTP/1.0 and 1.1 on one connection: uvicorn's protocol, with the rules, limits and errors of a public server."""
 
 from __future__ import annotations
 
@@ -26,21 +26,24 @@ logger = logging.getLogger("dovetail.server")
 
 LINGER_SECONDS = 2
 LINGER_BYTES = 1 << 20
-"""How long, and for how much, a client that is still sending is listened to after an error. A connection that is closed with data unread is reset, and the
-client may never see the answer."""
+"""How long, and how many bytes, to read from a client that still sends after an error. Closing a connection with
+unread data resets it, and the client may never see the error response.
+"""
 
 
 class HttpConnection(HttpToolsProtocol):
-    """A connection. It is closed when the headers of a request do not come in time, or do not end: uvicorn has a time-out for connections that say nothing
-    between two requests, but none before the first, nor for a request that is begun and never completed.
+    """One connection.
+
+    It is closed if the headers of a request are not complete in time, or too large. uvicorn has a time-out for idle
+    connections between two requests, but none before the first request, nor for an incomplete one.
 
     Attributes:
-        seconds: that headers may take, from the connection's or their own first byte.
-        waiting: closes the connection when the headers take too long.
-        opening: the first bytes of what was received since the last message ended.
-        pending_bytes: received since the last headers or piece of a body was complete.
-        in_message: whether a message has begun and not ended; ``in_body``: whether its headers have.
-        ignored_bytes: received since the connection is only waiting to be closed; None while it is in use.
+        seconds: time limit of headers, from the connection's or their own first byte.
+        waiting: closes the connection if the headers take too long.
+        opening: the first bytes that were received since the last message ended.
+        pending_bytes: bytes received since the last complete headers or piece of a body.
+        in_message: whether a message has begun and not ended; ``in_body``: whether its headers have ended.
+        ignored_bytes: bytes received since the connection only waits to be closed; None while it is in use.
     """
 
     seconds: float
@@ -130,10 +133,10 @@ class HttpConnection(HttpToolsProtocol):
     # The rest.
 
     def parse(self, data: bytes) -> None:
-        """Give data to the parser.
+        """Pass data to the parser.
 
         Raises:
-            httptools.HttpParserError: it is no HTTP.
+            httptools.HttpParserError: it is not HTTP.
         """
         while True:
             try:
@@ -148,18 +151,18 @@ class HttpConnection(HttpToolsProtocol):
                 self.parser = _create_parser(self)
 
     def offers_upgrade(self) -> bool:
-        """Whether the request whose headers have come asks for another protocol."""
+        """Whether the current request offers an upgrade to another protocol."""
         return self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"
 
     def head_without_upgrade(self) -> bytes:
-        """What was received of the request, without the offer of another protocol."""
+        """The received part of the request, without the offer of an upgrade."""
         version = self.parser.get_http_version().encode()
         lines = [b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, version)]
         lines += [b"%s: %s" % (name, value) for name, value in self.headers if name != b"upgrade"]
         return b"\r\n".join((*lines, b"", b""))
 
     def header_bytes(self) -> int:
-        """How large the headers are that have come."""
+        """Size of the received headers."""
         return sum(len(name) + len(value) for name, value in self.headers)
 
     def is_idle(self) -> bool:
@@ -175,13 +178,13 @@ class HttpConnection(HttpToolsProtocol):
             self.waiting = None
 
     def too_large_error(self) -> ApiError:
-        """Said where there is no end of something that is not a body."""
+        """The error for something other than a body that does not end."""
         if self.in_body:
             return invalid_http_error("what stands around the body's chunks is larger than this server takes")
         return target_too_long_error() if len(self.url) > MAX_TARGET_BYTES else headers_too_large_error()
 
     def stop(self, error: ApiError) -> None:
-        """Take nothing more from this connection, and say why, if there is a place for that."""
+        """Stop reading from this connection, and send the error if a response is still possible."""
         self.stop_waiting()
         self.ignored_bytes = 0
         cycle = self.cycle
@@ -206,7 +209,7 @@ class HttpConnection(HttpToolsProtocol):
             self.send_error(error)
 
     def send_error(self, error: ApiError) -> None:
-        """Write an error object, and close the connection once the client can have read it."""
+        """Write an error response, and close the connection after the client could read it."""
         if self.transport.is_closing():
             return
         response = error.response({"type": "http", "path": "", "headers": []})
@@ -222,7 +225,9 @@ class HttpConnection(HttpToolsProtocol):
 
 
 class Http10Cycle(RequestResponseCycle):
-    """A request of HTTP/1.0 and its answer, which cannot be in chunks: the connection's end is its end, unless its length is told."""
+    """A request of HTTP/1.0 and its response. It cannot have chunks: it ends with the connection, unless its length
+    is known.
+    """
 
     async def send(self, message: Any) -> None:
         if message["type"] == "http.response.start":
@@ -247,5 +252,5 @@ def _create_parser(connection: HttpConnection) -> httptools.HttpRequestParser:
 
 
 def build_protocol_class(seconds: float) -> type[HttpConnection]:
-    """The class of connections whose headers may take so many seconds."""
+    """The connection class with this time limit of headers."""
     return type("Connection", (HttpConnection,), {"seconds": seconds})

@@ -1,4 +1,4 @@
-"""What is said to a client that sends something else than HTTP/1.1, or HTTP/1.1 that breaks its rules."""
+"""Errors for clients that send something other than HTTP/1.1, or break its rules."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ from dovetail.server.http.errors import ApiError
 CLOSE = {"Connection": "close"}
 VERSIONS = ("1.0", "1.1")
 METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
-"""Those that some route has, or that clients may expect of one. A route that lacks one of them answers 405; others get 501 everywhere."""
+"""Known methods. A route without one of them answers 405; other methods get 501 everywhere."""
 OPENING_BYTES = 512
-"""How much of a message's beginning is looked at, to say what it is instead of a request."""
+"""Number of bytes of a message's beginning that are examined to find out what it is."""
 REQUEST_LINE = re.compile(rb"(?:\r?\n)*([!#$%&'*+.^_`|~\w-]+) +\S+ +HTTP/(\d+(?:\.\d+)?)\r?\n", re.ASCII)
 HTTP09_REQUEST_LINE = re.compile(rb"(?:\r?\n)*[A-Z]+ +\S+ *\r?\n")
 PROXY_HEADERS = (b"PROXY ", b"\r\n\r\n\0\r\nQUIT\n")
-"""How the two versions of the PROXY protocol begin."""
+"""First bytes of the two versions of the PROXY protocol."""
 TLS_HANDSHAKE = b"\x16\x03"
 TRANSFER_ENCODING_REASON = "Request has invalid `Transfer-Encoding`"
-"""The parser's, where the last transfer coding is not ``chunked``."""
+"""The parser's message if the last transfer coding is not ``chunked``."""
 
 
 def invalid_http_error(reason: str, status: int = 400) -> ApiError:
-    """An error after which the connection is closed: nobody can tell where the next request would begin."""
+    """An error after which the connection is closed, because the start of the next request is unknown."""
     return ApiError(status, reason, code="invalid_http", headers=CLOSE)
 
 
 def invalid_message_error(opening: bytes, reason: str) -> ApiError:
-    """What is wrong with a message that the parser does not take.
+    """The error for a message that the parser refuses.
 
     Args:
         opening: its first bytes, or those of a message before it.
-        reason: the parser's.
+        reason: the parser's message.
     """
     if opening.startswith(TLS_HANDSHAKE):
         return invalid_http_error(
@@ -52,19 +52,19 @@ def invalid_message_error(opening: bytes, reason: str) -> ApiError:
 
 
 def is_http09(opening: bytes) -> bool:
-    """Whether a message's first line names no version."""
+    """Whether a message's first line has no version."""
     return HTTP09_REQUEST_LINE.match(opening) is not None
 
 
 def version_error(version: str) -> ApiError | None:
-    """The refusal of versions that are not spoken here."""
+    """The error for unsupported versions."""
     if version in VERSIONS:
         return None
     return invalid_http_error(f"HTTP/{version[:8]} is not spoken here; use HTTP/1.1", 505)
 
 
 def method_error(method: str) -> ApiError | None:
-    """The refusal of methods that no route has."""
+    """The error for methods that no route has."""
     if method in METHODS:
         return None
     hint = (
@@ -75,5 +75,5 @@ def method_error(method: str) -> ApiError | None:
 
 
 def transfer_coding_error() -> ApiError:
-    """The refusal of bodies that are sent in a way that is not known."""
+    """The error for unknown transfer codings of bodies."""
     return invalid_http_error("the only transfer coding that is supported is Transfer-Encoding: chunked", 501)

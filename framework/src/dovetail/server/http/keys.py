@@ -23,7 +23,7 @@ from dovetail.server.settings import API_KEY_VARIABLE, FOREIGN_KEY_VARIABLE, Ser
 from dovetail.utils import logs
 
 PUBLIC_PATHS = frozenset(("/health", "/healthz", "/livez", "/readyz"))
-"""Of probes, which have no key: they say whether requests can be served, and nothing else."""
+"""Paths for health probes, which need no key. They only say whether requests can be served."""
 KEY = re.compile(r"[!-~]+")
 """Visible ASCII. Every client can send it in a header, and nothing trims it."""
 

@@ -17,7 +17,7 @@ from dovetail.server.observe.counters import Gauge
 UNLIMITED_METHODS = SAFE_METHODS | {"DELETE"}
 DRAIN_SECONDS = 10
 DRAIN_IDLE_SECONDS = 1
-"""How long a body is read that nobody needs, and for how long nothing of it may come."""
+"""How long to read a body that is not needed, and how long to wait for its next bytes."""
 BUSY_SECONDS = 1
 """Retry-After while the limit of concurrent requests is reached. One may end at any moment."""
 
@@ -106,11 +106,12 @@ class BodyLimitMiddleware:
 
 
 class EarlyAnswerMiddleware:
-    """Reads what is left of a body before an answer is sent that did not need it, such as a refusal. A client that writes first and reads then would see a
-    reset connection otherwise.
+    """Reads the rest of a body before an early response, such as a refusal, is sent.
+
+    A client that writes first and reads afterwards would otherwise see a reset connection.
 
     Args:
-        max_bytes: to read; what is longer, or does not come, ends the connection.
+        max_bytes: maximum number of bytes to read. If the body is longer, or does not arrive, the connection is closed.
     """
 
     def __init__(self, app: ASGIApp, max_bytes: int) -> None:
@@ -142,7 +143,7 @@ class EarlyAnswerMiddleware:
         await self.app(scope, receive_noted, send_after_body)
 
     async def _drain(self, receive: Receive) -> bool:
-        """Read to the end; whether that was reached."""
+        """Read to the end. Returns whether it was reached."""
         left = self.max_bytes
         try:
             async with asyncio.timeout(DRAIN_SECONDS):

@@ -1,7 +1,7 @@
-"""The rules of HTTP that the parser leaves to the server: RFC 9110 and 9112 on versions, methods, targets and headers.
+"""Rules of HTTP that the parser does not check: RFC 9110 and 9112 on versions, methods, targets and headers.
 
-The connection checks a request when its headers are there, and marks it; the application answers, so that the refusal has its id, its place among the
-answers, and its line in the log.
+The connection checks a request when its headers are complete, and stores the error in its scope. The application sends
+the error response, so that it has a request id, its place among the responses, and its line in the log.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from dovetail.server.http.invalid_http import (
 )
 
 MAX_TARGET_BYTES = 8192
-"""Of a request's path and query."""
+"""Maximum bytes of a request's path and query."""
 MAX_HEADER_BYTES = 64 * 1024
-"""Of one request's headers, about."""
+"""Approximate maximum bytes of one request's headers."""
 HOST = re.compile(rb"(?:[\w.~!$&'()*+,;=%-]*|\[[\w.:%~-]+\])(?::\d*)?", re.ASCII)
 NO_HOST = re.compile(rb"[a-z][a-z0-9+.-]*://(?:[/?#:]|$)", re.IGNORECASE)
 REFUSAL = "dovetail.refusal"
-"""Where a request's scope holds the error that it is to be answered with."""
+"""Scope key of the error that refuses the request."""
 
 Headers = Sequence[tuple[bytes, bytes]]
 
 
 class RefusalMiddleware:
-    """Answers the requests that the connection marked."""
+    """Sends the errors that the connection has stored."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -47,7 +47,7 @@ class RefusalMiddleware:
 
 
 def find_refusal(method: str, version: str, target: bytes, headers: Headers) -> ApiError | None:
-    """Why a request is not served, if it is not.
+    """The error for a request that breaks a rule, or None.
 
     Args:
         target: as it was sent.
@@ -80,22 +80,22 @@ def find_refusal(method: str, version: str, target: bytes, headers: Headers) -> 
 
 
 def target_too_long_error() -> ApiError:
-    """The refusal of long addresses."""
+    """The error for long targets."""
     message = f"the path and query are longer than {MAX_TARGET_BYTES} bytes; send what is long in the body"
     return ApiError(414, message, code="uri_too_long", headers=CLOSE)
 
 
 def headers_too_large_error() -> ApiError:
-    """The refusal of large headers."""
+    """The error for large headers."""
     message = f"the headers are larger than {MAX_HEADER_BYTES} bytes"
     return ApiError(431, message, code="headers_too_large", headers=CLOSE)
 
 
 def origin_form(target: bytes) -> bytes:
-    """The path and query of a request target in any of its forms.
+    """The path and query of a request target of any form.
 
     Args:
-        target: a path; an absolute address, as proxies send it; ``*``; or a host and a port, as ``CONNECT`` has it.
+        target: a path; an absolute URL, as proxies send it; ``*``; or a host and a port, as in ``CONNECT``.
     """
     if target.startswith(b"/") or target == b"*":
         return target

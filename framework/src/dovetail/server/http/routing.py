@@ -1,4 +1,4 @@
-"""Routing: slashes in paths, HEAD and OPTIONS, and the handlers that answer errors."""
+"""Routing: slashes in paths, HEAD and OPTIONS, and the handlers that send errors."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ SLASHES = re.compile(r"/{2,}")
 
 
 class SlashMiddleware:
-    """Finds routes behind paths with a slash at the end or too many of them, which clients make of a base address and a path. There is no redirect: a client
-    might follow it without its body.
+    """Finds routes for paths with a trailing slash or repeated slashes, which clients make from a base URL and a path.
 
-    What stands in a path as the name of something, such as a model's, keeps its slashes.
+    It does not redirect, because a client might follow a redirect without its body. A path segment that is a name, such
+    as a model's, keeps its slashes.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -45,7 +45,7 @@ class SlashMiddleware:
 
 
 class MethodMiddleware:
-    """Answers ``HEAD`` as ``GET``, whose body the connection leaves out, and ``OPTIONS *``."""
+    """Answers ``HEAD`` like ``GET`` (the connection drops the body), and ``OPTIONS *``."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -67,7 +67,7 @@ class MethodMiddleware:
 
 
 def install_error_handlers(app: FastAPI) -> None:
-    """Answer errors of routes, and of routing, in the shape of their API."""
+    """Send errors of routes and of routing in the format of the route's API."""
 
     async def handle_error(request: Request, error: Exception) -> Response:
         return to_api_error(error, request.scope.get("request_id", "")).response(request.scope)
@@ -93,12 +93,14 @@ def install_error_handlers(app: FastAPI) -> None:
 
 
 def options_response(methods: Iterable[str]) -> Response:
-    """The answer to ``OPTIONS``."""
+    """The response to ``OPTIONS``."""
     return Response(headers={"Allow": ", ".join(sorted(methods))})
 
 
 def allowed_methods(routes: Iterable[BaseRoute], path: str) -> set[str]:
-    """The methods of all routes of a path; starlette looks at the first alone. A path that is written out in routes is no id of others."""
+    """The methods of all routes of a path; starlette only looks at the first. If a route has exactly this path,
+    routes that match it as a path parameter do not count.
+    """
     found = [route for route in iter_routes(routes) if route.path_regex.match(path)]
     written = [route for route in found if route.path == path]
     methods = {method for route in written or found for method in route.methods or ()}
@@ -106,7 +108,7 @@ def allowed_methods(routes: Iterable[BaseRoute], path: str) -> set[str]:
 
 
 def iter_routes(routes: Iterable[BaseRoute]) -> Iterator[Route]:
-    """All routes, those of included routers among them."""
+    """All routes, including those of included routers."""
     for route in routes:
         router = getattr(route, "original_router", route)  # what newer versions of FastAPI keep of an included router
         if inner := getattr(router, "routes", None):

@@ -37,9 +37,9 @@ def set_up_logs(settings: ServerSettings) -> None:
 
 MAX_ERROR_CHARS = 300
 QUOTED = re.compile(r"(?<!\w)(?:'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\")", re.DOTALL)
-"""What ``repr`` makes of a text; an apostrophe stands behind a letter."""
+"""Pattern of a quoted text, as ``repr`` writes it. An apostrophe follows a letter and does not match."""
 NAME = re.compile(r"[\w.:/@+-]{1,100}")
-"""What can be the name of a model."""
+"""Pattern of a model's name."""
 
 
 class RequestLog:
@@ -93,7 +93,9 @@ def _format_outcome(fields: dict[str, Any]) -> str:
 
 
 def describe_error(record: RequestRecord) -> str:
-    """Why a request was refused, in one line. What the client sent stands in quotes, and is left out: it may be a prompt or a key."""
+    """The reason of a refusal in one line. Quoted texts of the client are left out, because they may be a prompt or
+    a key.
+    """
     shows_names = record.error_code == "model_not_found"  # without the name, nobody could tell what to serve
     message = QUOTED.sub(lambda text: text[0] if shows_names and NAME.fullmatch(text[0][1:-1]) else "'…'", record.error)
     # Without quotes around it, what is escaped cannot pass for another line either.

@@ -1,1 +1,1 @@
-"""The bodies of requests: their models, fields and how they are read."""
+"""Request bodies: their models, fields and how they are read."""

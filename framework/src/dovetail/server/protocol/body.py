@@ -30,10 +30,10 @@ SINGLE_BYTE_ENCODINGS = ("ascii", "iso8859-1", "iso8859-15", "cp1252")
 
 
 async def read_body(request: Request, model: type[B]) -> B:
-    """Read and check a request.
+    """Read and validate a request.
 
     Raises:
-        ApiError: the body is not JSON, or not what the model describes.
+        ApiError: the body is not JSON, or does not match the model.
     """
     data = decode_json_object(await read_bytes(request))
     return validate_body(data, model, request.app.state.context.settings)
@@ -101,10 +101,10 @@ def _from_single_byte(raw: bytes, charset: str) -> bytes:
 
 
 def decode_json_object(raw: bytes) -> dict[str, Any]:
-    """The JSON object that a body is.
+    """Decode a body that is a JSON object.
 
     Raises:
-        ApiError: it is none, or a part of it is too large.
+        ApiError: it is not one, or a part of it is too large.
     """
     try:
         data = msgspec.json.decode(raw)

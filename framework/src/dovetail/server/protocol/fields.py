@@ -1,4 +1,4 @@
-"""The types of fields of requests, with what is read in more than one form."""
+"""Types of request fields, including those that accept several forms."""
 
 from __future__ import annotations
 
@@ -155,6 +155,6 @@ Count = Annotated[
 Metadata = Annotated[
     dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]], Field(max_length=16)
 ]
-"""What clients label an answer with that is kept."""
+"""Clients' labels of a stored response."""
 No = Annotated[bool, AfterValidator(_read_no), WithJsonSchema({"const": False})]
-"""False, and not 0, which is the same to a Literal."""
+"""False, but not 0, which a Literal treats as equal."""

@@ -1,6 +1,6 @@
-"""The bodies of requests, as far as OpenAI's API and vLLM's additions to it are built.
+"""Request bodies of OpenAI's API and of vLLM's additions, as far as they are supported.
 
-Types are strict, as in OpenAI's API: a number in quotes is no number.
+Types are strict, as in OpenAI's API: a number in quotes is not a number.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from dovetail.server.protocol.fields import (
 
 
 class StreamOptions(Body):
-    """What a stream carries besides text."""
+    """Options of a stream."""
 
     include_usage: bool | None = Field(None, description="send the usage in a chunk of its own at the end")
     continuous_usage_stats: bool | None = Field(None, description="send the usage so far in every chunk")
@@ -39,7 +39,7 @@ SCHEMA_WORDS = ("type", "properties", "$ref", "anyOf", "allOf", "oneOf", "items"
 
 
 class JsonSchema(Body):
-    """A schema that the answer must follow, whether or not ``strict`` is set; without one, any JSON object will do."""
+    """A schema that the output must follow, whether or not ``strict`` is set. Without one, any JSON object is valid."""
 
     name: str | None = None
     description: str | None = None
@@ -49,14 +49,14 @@ class JsonSchema(Body):
     @model_validator(mode="before")
     @classmethod
     def _of_bare_schema(cls, value: Any) -> Any:
-        """A schema in place of the object around it is meant as the schema."""
+        """Accept a schema in place of the object around it."""
         if isinstance(value, dict) and "schema" not in value and any(word in value for word in SCHEMA_WORDS):
             return {"schema": value}
         return value
 
 
 class ResponseFormat(Body):
-    """A form that the answer must have, as OpenAI's API says it."""
+    """OpenAI's ``response_format``: the format that the output must have."""
 
     type: Literal["text", "json_object", "json_schema", "structural_tag"]
     json_schema: JsonSchema | None = None
@@ -70,7 +70,7 @@ class ResponseFormat(Body):
 
 
 class Structured(Body):
-    """A form that the answer must have, as vLLM says it; exactly one field is set."""
+    """vLLM's ``structured_outputs``: the format that the output must have. Exactly one field is set."""
 
     json_: Json = Field(None, alias="json", description="a JSON schema")
     json_object: bool | None = None
@@ -81,7 +81,7 @@ class Structured(Body):
 
 
 class Sampling(Body):
-    """What the routes share that generate text from anything."""
+    """Fields of all routes that generate text."""
 
     model: str | None = Field(None, description="a name from /v1/models; may be left out")
     stream: bool | None = None
@@ -118,7 +118,7 @@ class Sampling(Body):
 
 
 class GenerationRequest(Sampling):
-    """What the routes share that generate text in the form of choices."""
+    """Fields of the routes whose responses have choices."""
 
     stream_options: StreamOptions | None = None
     metadata: dict[str, Any] | None = Field(None, description="labels; have no effect")
@@ -157,7 +157,7 @@ class Function(Body):
 
 
 class ToolDefinition(Body):
-    """What the model may call."""
+    """A tool that the model may call."""
 
     type: Literal["function"]
     function: Function
@@ -177,14 +177,14 @@ class NamedTool(Body):
 
 
 class AllowedTools(Body):
-    """Those of the tools that this answer may call."""
+    """The tools that the model may call for this request."""
 
     mode: Literal["auto", "required"]
     tools: list[NamedTool] = Field(min_length=1)
 
 
 class AllowedToolChoice(Body):
-    """A choice among some of the tools."""
+    """A tool choice restricted to some of the tools."""
 
     type: Literal["allowed_tools"]
     allowed_tools: AllowedTools
@@ -194,7 +194,7 @@ Note = Annotated[Any, Field(description="what a client noted of an answer, and s
 
 
 class CalledFunction(Body):
-    """A function that was called, and with what."""
+    """The function of a call, and its arguments."""
 
     name: str
     arguments: Arguments = None
@@ -203,7 +203,7 @@ class CalledFunction(Body):
 
 
 class ToolCall(Body):
-    """A call of an earlier answer."""
+    """A call of an earlier message."""
 
     id: str | None = None
     type: Literal["function"] | None = None
@@ -213,7 +213,7 @@ class ToolCall(Body):
 
 
 class ChatMessage(Body):
-    """One turn of a conversation."""
+    """One message of a conversation."""
 
     role: str = Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")
     content: Content = None

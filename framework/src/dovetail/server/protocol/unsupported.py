@@ -1,7 +1,7 @@
-"""Parameters that OpenAI's API, Anthropic's or vLLM define and this server does not have yet.
+"""Parameters of OpenAI's, Anthropic's or vLLM's API that this server does not support yet.
 
-Each is refused by name when it asks for something, and accepted with a value that asks for nothing. Building one means
-moving it from here to :mod:`dovetail.server.protocol.requests`.
+Each is accepted with a neutral value (such as null or false) and refused otherwise. To support one, move it from here
+to :mod:`dovetail.server.protocol.requests`.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "watermarking": (False,),
     "web_search_options": (),
 }
-"""Parameter → the values, besides null, that ask for nothing."""
+"""Parameter → its neutral values besides null."""
 
 UNSUPPORTED_WITHIN: dict[str, dict[str, tuple[Any, ...]]] = {
     "messages": {"audio": ()},
@@ -66,14 +66,14 @@ UNSUPPORTED_WITHIN: dict[str, dict[str, tuple[Any, ...]]] = {
     },
     "tools": {"async": (False,), "defer_loading": (False,), "allowed_callers": (["direct"],), "output_schema": ()},
 }
-"""The same of the fields within a field, or within each entry of one that is a list."""
+"""The same for fields inside a field, or inside each entry of a list."""
 
 
 def is_planned(place: Sequence[str | int]) -> bool:
-    """Whether a field that no model has is one that is not built yet, and not one that nobody knows.
+    """Whether an unknown field is one of the unsupported ones, and not an invented one.
 
     Args:
-        place: what leads to it: names, and places in lists.
+        place: path of the field: names, and indices of lists.
     """
     return _find(place) is not None
 

@@ -1,4 +1,4 @@
-"""From what pydantic says of a body to the error of its first fault."""
+"""Converts pydantic's errors about a body to the error for its first fault."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dovetail.server.http.errors import ApiError, describe
 
 
 def validation_error(error: ValidationError) -> ApiError:
-    """The first thing that a request's model refused."""
+    """The error for the first field that the model refused."""
     first = _most_specific(error.errors(include_url=False))
     param = field_path([part for part in first["loc"] if not _is_alternative(part)])
     what = param or "the body"
@@ -25,17 +25,19 @@ def validation_error(error: ValidationError) -> ApiError:
 
 
 def field_path(place: Sequence[str | int]) -> str:
-    """The names and places in lists that lead to a field, as one name."""
+    """The path of a field, of names and list indices, as one name."""
     return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).lstrip(".")
 
 
 def _is_alternative(part: int | str) -> bool:
-    """Whether a part of a place names one of the forms that a field may have, instead of a field."""
+    """Whether a part of a path names an alternative of a union and not a field."""
     return isinstance(part, str) and (part[:1].isupper() or "[" in part or part in ("str", "int", "float", "bool"))
 
 
 def _most_specific(found: list[ErrorDetails]) -> ErrorDetails:
-    """The first finding; where a field may have several forms, what the form that comes closest lacks."""
+    """The first validation error. For a field with alternatives: the error of the alternative that matches best (the
+    longest path).
+    """
     first = found[0]
     root = next((i for i, part in enumerate(first["loc"]) if _is_alternative(part)), None)
     if root is None:

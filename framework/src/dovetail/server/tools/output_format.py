@@ -1,7 +1,7 @@
-"""The form that a turn must have, put together from what a request says of it: calls that must be made or must follow their schemas, the form of the answer, and the
-thoughts that come before either.
+"""Builds the format that the whole output must follow: reasoning, then required or schema-bound tool calls, or the
+requested response format.
 
-Such a form is a structural tag, as xgrammar and vLLM write it: ``{"type": "structural_tag", "format": …}``.
+The format is a structural tag in the notation of xgrammar and vLLM: ``{"type": "structural_tag", "format": …}``.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ Format = dict[str, Any]
 
 
 def build_output_format(requested: StructuredOutputs | None, parsing: OutputParsing) -> StructuredOutputs | None:
-    """The form of a turn.
+    """Build the format of an output.
 
     Args:
-        requested: the form of the answer.
-        parsing: of the turn.
+        requested: the requested response format.
+        parsing: how the output is parsed.
 
     Raises:
-        RequestError: the form is to be part of another, and is no JSON.
+        RequestError: the requested format must be part of another one, and is not JSON.
     """
     calls = _calls_format(parsing)
     if calls is None and requested is None:
@@ -49,7 +49,7 @@ def build_output_format(requested: StructuredOutputs | None, parsing: OutputPars
 
 
 def _calls_format(parsing: OutputParsing) -> Format | None:
-    """The form of calls, where there must be some, or where they must follow their schemas."""
+    """The format of calls, if a call is required or calls must follow their schemas."""
     selection = parsing.selection
     if parsing.tools is None or not (selection.forced or selection.strict):
         return None
@@ -82,7 +82,7 @@ def _required_calls_format(call_format: CallFormat, tools: Sequence[Tool], *, pa
 
 
 def _optional_calls_format(call_format: CallFormat, tools: Sequence[Tool], *, parallel: bool) -> Format:
-    """Free text, in which whatever begins like a call goes on as one."""
+    """Free text. Once the beginning of a call was written, the rest must be a valid call."""
     begins = [call_format.before + begin for begin, _ in call_format.calls]
     first, last = min(begins), max(begins)  # what these share, all share
     same = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
@@ -108,7 +108,7 @@ def _tag(begin: str, tool: Tool, end: str) -> Format:
 
 
 def _answer_format(requested: StructuredOutputs) -> Format:
-    """The form of an answer, as part of another."""
+    """The format of the answer, as part of another format."""
     if requested.json is not None:
         schema = (
             json.loads(requested.json)
@@ -140,7 +140,7 @@ def _read_json_object(value: str | Format | None, name: str) -> Format:
 
 
 def _convert_legacy_tag(tag: Format) -> Format:
-    """vLLM's older form of structural tags. What it lacks is told when it is compiled."""
+    """Convert vLLM's older notation of structural tags. Missing parts are reported when it is compiled."""
     structures = tag.get("structures")
     tags = [
         {

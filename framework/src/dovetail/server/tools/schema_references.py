@@ -1,17 +1,17 @@
-"""References within a JSON schema that becomes a part of another."""
+"""References in a JSON schema that becomes a part of another schema."""
 
 from __future__ import annotations
 
 from typing import Any
 
 DATA = ("const", "enum", "default", "example", "examples")
-"""Keywords whose values are no schemas."""
+"""Keywords whose values are not schemas."""
 NAMED = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
-"""Keywords whose values are schemas by names, which may be any."""
+"""Keywords whose values map any names to schemas."""
 
 
 def refers(schema: Any) -> bool:
-    """Whether anything in a schema leads to another place in it."""
+    """Whether a schema has references to itself."""
     todo = [schema]
     while todo:
         node = todo.pop()
@@ -25,14 +25,14 @@ def refers(schema: Any) -> bool:
 
 
 def moved_schema(schema: dict[str, Any], place: str) -> dict[str, Any]:
-    """A schema for another place, where its references still lead to its own parts.
+    """Move a schema to another place, with references adapted to its parts there.
 
     Args:
         schema: a whole schema. Not changed.
-        place: a JSON pointer to where it will be, such as ``/$defs/a``, in which nothing is escaped.
+        place: a JSON pointer to its new place, such as ``/$defs/a``, without escapes.
 
     Raises:
-        RecursionError: it nests too deep.
+        RecursionError: it is nested too deeply.
     """
     base = schema.get("$id")
     base = base.rstrip("#") if isinstance(base, str) else ""

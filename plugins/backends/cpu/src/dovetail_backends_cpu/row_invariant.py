@@ -68,7 +68,8 @@ def lay_out(weight: Tensor) -> Tensor:
 def is_row_invariant(dtype: torch.dtype, threads: int) -> bool:
     """Whether torch's own product is batch invariant; checked with a few row counts.
 
-    Args: threads: torch's number of threads; the result is only valid for this number.
+    Args:
+        threads: torch's number of threads; the result is only valid for this number.
     """
     generator = torch.Generator().manual_seed(threads)
     x, weight = (torch.randn(n, 512, generator=generator).to(dtype) for n in (128, 2048))

@@ -81,7 +81,8 @@ def drop_empty(node: dict[str, Any]) -> None:
 def read_numbers(node: dict[str, Any]) -> list[str]:
     """Convert counts to integers, and remove bounds that exclude no value.
 
-    Returns: The bounds that are too large to be supported.
+    Returns:
+        The bounds that are too large to be supported.
     """
     for word in COUNTS:
         value = node.get(word)
