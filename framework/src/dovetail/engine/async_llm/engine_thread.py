@@ -29,7 +29,9 @@ class _Engine(AsyncEngine):
 
     @classmethod
     async def _create(cls, plan: Plan, args: EngineArgs) -> _Engine:
-        found = None if args.skip_tokenizer_init else await asyncio.to_thread(load_tokenizer, plan, args.chat_template)
+        found = None
+        if not args.skip_tokenizer_init:
+            found = await asyncio.to_thread(load_tokenizer, plan, args.chat_template, args.chat_template_content_format)
         return cls(plan, args, cast(Tokenizer, found))  # what turns outputs into texts knows of none
 
 
