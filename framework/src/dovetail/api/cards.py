@@ -256,18 +256,20 @@ class ProposerCard(Card):
 
 
 class LogitsProcessorCard(Card):
-    """What changes logits before a token is chosen. ``target`` is a :class:`dovetail.api.LogitsProcessor`.
+    """A logits processor, which changes logits before a token is chosen. ``target`` is a
+    :class:`dovetail.api.LogitsProcessor`.
 
-    Requests ask for it by ``name``, in ``logits_processors``.
+    Requests select it by ``name``, in ``logits_processors``.
     """
 
     kind: ClassVar[str] = "logits_processor"
 
     target: Dotted
-    """The processor's class; imported in the engine when it is first asked for."""
+    """The processor's class; imported in the engine when it is first needed."""
     config: Dotted | None = None
-    """A pydantic model of the arguments that a request may give; it forbids what it does not know, and its module must not import torch. Without one, a
-    request may give any."""
+    """A pydantic model of a request's arguments. It forbids unknown ones, and its module must not import torch.
+    Without it, any arguments are accepted.
+    """
 
 
 class ParserCard(Card):

@@ -114,8 +114,8 @@ def dovetail_register_proposers() -> Sequence[ProposerCard]:
 
 @hookspec
 def dovetail_register_logits_processors() -> Sequence[LogitsProcessorCard]:
-    """What changes logits before a token is chosen. Requests name one in ``logits_processors``; ``--logits-processors`` gives one to all of
-    them. Without either it costs nothing.
+    """Logits processors, which change logits before a token is chosen. Requests name them in ``logits_processors``;
+    ``--logits-processors`` adds one to all requests. Unused ones cost nothing.
     """
     raise NotImplementedError
 

@@ -1,4 +1,4 @@
-"""The contract of logits processors, which change what the model says of the next token before one is chosen."""
+"""The interface of logits processors, which change the logits before a token is chosen."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LogitsProcessorContext:
-    """What a processor may know of the engine.
+    """Facts about the engine for a processor.
 
     Attributes:
-        vocab_size: tokens that the logits are of.
-        device: where the logits are.
+        vocab_size: size of the logits' vocabulary.
+        device: of the logits.
     """
 
     vocab_size: int
@@ -27,15 +27,15 @@ class LogitsProcessorContext:
 
 @dataclass(eq=False)
 class LogitsRow:
-    """One sequence that asks for a processor. The object is the same from step to step, until the sequence ends.
+    """One sequence that uses a processor. The object is the same from step to step, until the sequence ends.
 
     Attributes:
-        id: the sequence's.
-        args: what the request says, checked by the card's ``config`` if it has one.
-        tokens: prompt and output so far, not to be changed. One token comes with each step.
+        id: of the sequence.
+        args: the request's arguments, validated by the card's ``config`` if it has one.
+        tokens: prompt and output so far; must not be changed. Each step adds one token.
         num_prompt_tokens: how many of them are the prompt.
-        state: the processor's own; None at first. The engine never looks at it, nor changes it: not when the sequence loses its place and is computed
-            anew, either.
+        state: the processor's own data, initially None. The engine does not read or change it, also not when the
+            sequence is preempted and recomputed.
     """
 
     id: str
@@ -46,17 +46,19 @@ class LogitsRow:
 
     @property
     def output(self) -> Sequence[int]:
-        """The output so far, copied."""
+        """A copy of the output so far."""
         return self.tokens[self.num_prompt_tokens :]
 
 
 class LogitsProcessor(ABC):
-    """Changes logits of the sequences that ask for it. Made once in the engine's process, when it is first asked for, and used by one thread.
+    """Changes the logits of sequences that use it. Created in the engine's process when it is first needed, and used by
+    one thread.
 
-    It comes before every other change: what a request forbids, or a grammar, stays forbidden. Sequences with a processor are not guessed ahead
-    (speculative decoding), and their next step waits until their newest token has reached the host.
+    It runs before every other change, so what a request or a grammar forbids stays forbidden. Sequences with a
+    processor get no drafts (speculative decoding), and their next step waits until their newest token has reached the
+    host.
 
-    What it raises ends the sequences of that call with an error; others go on.
+    An exception ends the sequences of that call with an error; others continue.
     """
 
     def __init__(self, context: LogitsProcessorContext) -> None:
@@ -64,12 +66,13 @@ class LogitsProcessor(ABC):
 
     @abstractmethod
     def apply(self, logits: Tensor, rows: Sequence[LogitsRow]) -> Tensor | None:
-        """Called in each step in which some sequence that asks for it gets a token, once for every token.
+        """Called in each step with sequences that use it, once for every token.
 
         Args:
-            logits: float32 ``[L, V]`` on the device, one line for each of ``rows``, in order; may be changed in place. Minus infinity forbids a token.
-            rows: the sequences; each line is of another one.
+            logits: float32 ``[L, V]`` on the device, one line for each of ``rows``, in order; may be changed in place.
+                Minus infinity forbids a token.
+            rows: the sequences, one for each line.
 
         Returns:
-            The logits to go on with, of the same shape; None where they were changed in place.
+            The new logits, of the same shape; None if they were changed in place.
         """

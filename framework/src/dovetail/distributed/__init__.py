@@ -1,4 +1,4 @@
-"""What scripts call between two engines, under vLLM's import path."""
+"""Functions that scripts call between two engines, under vLLM's import path."""
 
 from dovetail.engine.offline.cleanup import (
     cleanup_dist_env_and_memory,

@@ -1,4 +1,4 @@
-"""The same under the longer import path of vLLM's."""
+"""The same functions under vLLM's longer import path."""
 
 from dovetail.engine.offline.cleanup import (
     cleanup_dist_env_and_memory,

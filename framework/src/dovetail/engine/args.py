@@ -139,17 +139,19 @@ class EngineArgs(PlanOptions):
         return done.options
 
     def to_json(self, *, with_token: bool = False) -> str:
-        """JSON for a process that gets the Plan, too. It holds the overrides' result; a callable could not travel.
+        """JSON for a process that also gets the Plan. It holds the result of the overrides, because a callable cannot
+        be serialised.
 
         Args:
-            with_token: say ``hf_token`` as well, to a process that downloads.
+            with_token: include ``hf_token``, for a process that downloads.
         """
         values = self.model_copy(update={"hf_overrides": {}}).model_dump(mode="json")
         return json.dumps({**values, "hf_token": self.hf_token} if with_token else values)
 
     @classmethod
     def add_cli_args(cls, parser: P) -> P:
-        """Add one flag for each option to a script's own parser, or to a group of it, under whose title ``--help`` shows them.
+        """Add one flag for each option to a script's own parser, or to a group of the parser; ``--help`` then shows
+        them in this group.
 
         The parsed namespace holds every option, so ``LLM(**vars(namespace))`` works after the script has removed its
         own. Only options in :data:`OFFLINE_DEFAULTS` are missing unless they were given.

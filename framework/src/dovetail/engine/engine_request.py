@@ -121,7 +121,9 @@ class Request:
 
     @cached_property
     def needs_host_tokens(self) -> bool:
-        """Whether the host must have seen every earlier token before the next one can be chosen."""
+        """Whether sampling the next token needs all earlier tokens on the host (grammar, bad words, logits
+        processors).
+        """
         looks_back = self.grammar is not None or bool(self.logits_processors)
         return looks_back or any(len(words) > 1 for words in self.bad_words)
 

@@ -44,11 +44,11 @@ def make_plan(args: EngineArgs) -> Plan:
 def load_tokenizer(
     plan: Plan, chat_template: str | None = None, content_format: ContentFormatOption = "auto"
 ) -> Tokenizer:
-    """The plan's tokenizer.
+    """Load the plan's tokenizer.
 
     Args:
-        chat_template: a file with a template, or the template itself, to take instead of the model's own.
-        content_format: how contents reach the template.
+        chat_template: a file with a template, or the template itself, in place of the model's own.
+        content_format: the content format for the template.
 
     Raises:
         ConfigError: ``chat_template`` looks like a file name, and there is no such file.
@@ -61,10 +61,10 @@ def load_tokenizer(
 
 
 def get_tokenizer(tokenizer_name: str) -> HFTokenizer:
-    """A tokenizer by itself, without a model.
+    """Load only a tokenizer, without a model.
 
     Args:
-        tokenizer_name: a folder with tokenizer files, one of those, or a weight file that holds a tokenizer.
+        tokenizer_name: a folder with tokenizer files, one of those, or a weight file that contains a tokenizer.
 
     Raises:
         CheckpointError: there is no such file or folder, or it cannot be read.

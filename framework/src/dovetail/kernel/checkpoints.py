@@ -164,7 +164,7 @@ def _locate_tokenizer(options: PlanOptions, registry: Registry) -> Path:
 
 
 def find_tokenizer(reference: str, registry: Registry) -> dict[str, Any]:
-    """What ``--tokenizer`` names: tokenizer files, or else weights that hold a tokenizer, as their loader says.
+    """Resolve ``--tokenizer``: tokenizer files, or weights that contain a tokenizer according to their loader.
 
     Returns:
         The fields ``tokenizer`` and ``tokenizer_path`` of a :class:`~dovetail.api.Checkpoint`.

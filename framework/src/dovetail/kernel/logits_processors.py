@@ -1,4 +1,4 @@
-"""Which logits processors there are, and which of them every request gets."""
+"""Finds the available logits processors, and those for all requests."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ DOTTED = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 
 
 def find_logits_processors(options: PlanOptions, registry: Registry) -> tuple[LogitsProcessorPlan, ...]:
-    """All that requests may name: those of plugins, and those that the options name by module and class.
+    """All processors that requests may name: those of plugins, and those that the options name by module and class.
 
     Raises:
-        UsageError: the options name one that is not there.
+        UsageError: the options name one that does not exist.
     """
     offers = registry.offers(LogitsProcessorCard)
     found = {
@@ -43,7 +43,7 @@ def find_logits_processors(options: PlanOptions, registry: Registry) -> tuple[Lo
 
 
 def _check_module(dotted: str) -> None:
-    """That there is such a module. It is imported in the engine alone, since it may bring torch."""
+    """Check that a module exists. It is only imported in the engine, because it may import torch."""
     module = dotted.partition(":")[0]
     try:
         there = module == "__main__" or importlib.util.find_spec(module) is not None

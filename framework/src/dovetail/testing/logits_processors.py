@@ -1,4 +1,4 @@
-"""The conformance of a logits processor."""
+"""Conformance tests of logits processors."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def check_logits_processor(
     device: str = "cpu",
     steps: int = 40,
 ) -> None:
-    """Check what a logits processor's card claims, and its contract.
+    """Check a logits processor's card and interface.
 
-    Checks that unknown arguments are refused by name; that every call gives logits of the same shape and dtype, none of them NaN or plus infinity; that
-    the sequences are left as they are; and, over sequences that begin, grow, pause and end as in an engine, that each gets alone what it gets in a
-    batch of any others.
+    Checks that unknown arguments are refused by name; that every call gives logits of the same shape and dtype, none of
+    them NaN or plus infinity; that the sequences are not changed; and, with sequences that start, grow, pause and end
+    as in an engine, that the result of each is the same alone and in any batch.
 
     Args:
-        arguments: of requests, at least one set; sequences take turns with them.
+        arguments: of requests, at least one set; sequences use them in turn.
         vocab_size: of the logits.
         device: where the logits are.
         steps: of the batch.

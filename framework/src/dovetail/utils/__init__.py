@@ -1,4 +1,6 @@
-"""What scripts around the engine need: a parser of command lines that takes flags as users of other engines type them, and names for requests."""
+"""Utilities for scripts: a command-line parser that accepts flags as users of other engines write them, and random
+request ids.
+"""
 
 from dovetail.utils.arguments import FlexibleArgumentParser
 from dovetail.utils.ids import random_uuid

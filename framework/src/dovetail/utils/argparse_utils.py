@@ -1,4 +1,4 @@
-"""The parser of command lines under vLLM's newer import path."""
+"""The command-line parser under vLLM's newer import path."""
 
 from dovetail.utils.arguments import FlexibleArgumentParser
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 FILTER_FLAG = "--plugins"
 _owners: WeakKeyDictionary[argparse._ActionsContainer, FlexibleArgumentParser] = WeakKeyDictionary()
-"""Group → its parser, which argparse does not tell."""
+"""Group → its parser, because argparse does not store this."""
 
 
 def json_object(text: str) -> dict[str, Any]:
@@ -147,7 +147,9 @@ class FlexibleArgumentParser(argparse.ArgumentParser):
 
 
 def use_foreign_options(parser: argparse._ActionsContainer, table: Table) -> None:
-    """Have a parser take options of other engines, or the parser of a group; one that is no :class:`FlexibleArgumentParser` cannot."""
+    """Make a parser, or the parser of a group, accept options of other engines. It must be a
+    :class:`FlexibleArgumentParser`; others are unchanged.
+    """
     owner = _owners.get(parser, parser)
     if isinstance(owner, FlexibleArgumentParser):
         owner.foreign = table

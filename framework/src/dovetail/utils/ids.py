@@ -1,4 +1,4 @@
-"""Names for requests."""
+"""Random ids for requests."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ import uuid
 
 
 def random_uuid() -> str:
-    """32 hexadecimal digits that nobody has had before."""
+    """A random id of 32 hexadecimal digits."""
     return uuid.uuid4().hex

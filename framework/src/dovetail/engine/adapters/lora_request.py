@@ -58,11 +58,11 @@ def needs_loading(request: LoRARequest, loaded: Mapping[str, str], enabled: bool
     """Whether an adapter must be loaded before a request can run with it.
 
     Args:
-        loaded: name → path, of those that are there.
-        enabled: whether there may be any.
+        loaded: name → path, of the loaded adapters.
+        enabled: whether adapters are enabled.
 
     Raises:
-        RequestError: this is no adapter's request, the name stands for another path, or there may be none.
+        RequestError: the object is not a LoRARequest, the name belongs to another path, or adapters are not enabled.
     """
     if not isinstance(request, LoRARequest):
         raise RequestError(
@@ -83,7 +83,7 @@ def needs_loading(request: LoRARequest, loaded: Mapping[str, str], enabled: bool
 
 
 def adapters_not_enabled(name: str) -> RequestError:
-    """What to say to somebody who asks for an adapter where there is none."""
+    """The error for a request with an adapter if adapters are not enabled."""
     return RequestError(
         f"the adapter {name!r} was asked for, and adapters are not enabled",
         "start with enable_lora=True",
@@ -172,12 +172,12 @@ def check_adapter_name(name: str, served: Iterable[str], loaded: Iterable[str]) 
 def find_adapter(
     name: str, path: str, registry: Registry, download_dir: str | None = None, token: str | bool | None = None
 ) -> AdapterSource:
-    """Find an adapter and the loader for it, without reading a weight.
+    """Find an adapter and a loader for it, without reading weights.
 
     Args:
         path: a folder, or a hub repository.
-        registry: of what is installed.
-        download_dir: where hub downloads are kept.
+        registry: of the installed plugins.
+        download_dir: where hub downloads are stored.
         token: for the hub, see ``--hf-token``.
 
     Raises:
@@ -222,7 +222,7 @@ def find_adapter(
 
 
 def _resolve(path: str, registry: Registry, download_dir: str | None, token: str | bool | None) -> Path | None:
-    """The folder that a reference means to the first source that knows it."""
+    """Resolve a reference to a folder, with the first source that knows it."""
     if not path:
         return None
     for offer in registry.offers(SourceCard):

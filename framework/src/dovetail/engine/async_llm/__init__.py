@@ -1,1 +1,1 @@
-"""Asynchronous use: an engine in a process of its own, for the coroutines of a script."""
+"""Asynchronous use: an engine in its own process, for the coroutines of a script."""

@@ -1,4 +1,4 @@
-"""``AsyncLLM``: requests of many coroutines at once, on an engine in a process of its own."""
+"""``AsyncLLM``: concurrent requests of coroutines, on an engine in its own process."""
 
 from __future__ import annotations
 
@@ -31,21 +31,21 @@ from dovetail.utils.foreign.variables import variable_notices
 
 
 class _Aborted(Exception):  # noqa: N818  # not an error of anybody's
-    """Ends a request whose abort was asked for."""
+    """Ends a request that was aborted."""
 
 
 class AsyncLLM:
-    """A model for scripts that are asynchronous: what a server does, without HTTP.
+    """A model for asynchronous scripts: a server without HTTP.
 
-    It may be made before there is an event loop, or within one (which stands still while the model loads), and used from one
-    loop or from several after each other. :meth:`shutdown` ends it, as the end of ``async with`` does.
+    It can be made before there is an event loop, or inside one (which is blocked while the model loads), and used from
+    one loop or from several, one after another. End it with :meth:`shutdown`, or use ``async with``.
 
     Args:
         engine_args: what to run.
 
     Attributes:
         args, plan: what runs.
-        default_params: sampling parameters where a request gives none; ``max_tokens`` among them is a cap.
+        default_params: sampling parameters if a request has none. Its ``max_tokens`` is also an upper limit.
 
     Raises:
         DovetailError: the model cannot be resolved or loaded, with the reason.
@@ -69,7 +69,7 @@ class AsyncLLM:
         """Start an engine.
 
         Args:
-            start_engine_loop: True, since it runs from here on.
+            start_engine_loop: must be True, because the engine runs from now on.
 
         Raises:
             DovetailError: the model cannot be resolved or loaded, with the reason.
@@ -92,18 +92,19 @@ class AsyncLLM:
         """Complete a prompt. Leaving the iterator early, or cancelling its task, aborts the request.
 
         Args:
-            prompt: one, in any of the shapes that :meth:`~dovetail.engine.offline.llm.LLM.generate` takes.
+            prompt: one, in any of the forms that :meth:`~dovetail.engine.offline.llm.LLM.generate` accepts.
             sampling_params: None for the model's defaults.
-            request_id: a name that no running request has; None for a random one.
+            request_id: must not be in use; None for a random one.
             lora_request: the LoRA adapter to run with; loaded when it is first named.
             priority: lower runs first, under ``scheduling_policy="priority"`` alone.
 
         Yields:
-            Outputs as they grow, the last of them with ``finished``: with the parameters' ``output_kind`` CUMULATIVE each holds
-            all that there is so far, with DELTA what is new since the one before; with FINAL_ONLY there is one.
+            Outputs as they grow, the last of them with ``finished``: with the parameters' ``output_kind`` CUMULATIVE
+                each has everything so far, with DELTA only what is new; with FINAL_ONLY there is one.
 
         Raises:
-            RequestError: the prompt or a parameter does not fit, the form of the output cannot be kept, or the name is in use.
+            RequestError: the prompt or a parameter does not fit, the output format is not supported, or the id is in
+                use.
             EngineDeadError: the engine is gone, or goes while this runs.
         """
         if sampling_params is not None and not isinstance(sampling_params, SamplingParams):
@@ -146,7 +147,7 @@ class AsyncLLM:
         lora_request: LoRARequest | None = None,
         priority: int = 0,
     ) -> AsyncGenerator[PoolingRequestOutput[PoolingOutput], None]:
-        """Make a vector of a prompt; arguments as those of :meth:`generate`.
+        """Compute the vector of a prompt. Arguments as for :meth:`generate`.
 
         Yields:
             One output, with a float32 tensor in ``outputs.data``.
@@ -179,7 +180,9 @@ class AsyncLLM:
         yield PoolingRequestOutput(request_id, data, ids, pooled.cached_tokens)
 
     async def abort(self, request_id: str | Iterable[str]) -> None:
-        """End requests that run: their iterators give a last output, with the finish reason ``abort``. Ids that are not known any more are fine."""
+        """Abort running requests. Their iterators yield a last output with the finish reason ``abort``. Unknown ids
+        are ignored.
+        """
         for name in [request_id] if isinstance(request_id, str) else request_id:
             if name in self._running:
                 loop, queue = self._running[name]
@@ -222,7 +225,7 @@ class AsyncLLM:
         return self._engine.default_params
 
     def get_default_sampling_params(self) -> SamplingParams:
-        """What :meth:`generate` uses when it is given none: the model's own generation configuration."""
+        """The default parameters of :meth:`generate`: the model's own generation configuration."""
         return apply_defaults(None, self.default_params)
 
     @cached_property
@@ -231,7 +234,7 @@ class AsyncLLM:
         return AsyncTokenizer.from_plan(require_tokenizer(self._engine.tokenizer, "get_tokenizer"), self.plan)
 
     def get_tokenizer(self) -> AsyncTokenizer:
-        """The model's tokenizer, as scripts know tokenizers from transformers; it may be awaited, or used at once.
+        """The model's tokenizer with the interface of transformers. The result can also be awaited.
 
         Raises:
             RequestError: there is none (``skip_tokenizer_init``).
@@ -240,11 +243,11 @@ class AsyncLLM:
 
     @cached_property
     def model_config(self) -> AsyncModelConfig:
-        """What runs, in a few names."""
+        """The main facts about the running model."""
         return AsyncModelConfig.from_plan(self.plan, self._engine.max_model_len)
 
     def get_model_config(self) -> AsyncModelConfig:
-        """:attr:`model_config`; it may be awaited, or used at once."""
+        """:attr:`model_config`. The result can also be awaited."""
         return self.model_config
 
     async def add_lora(self, lora_request: LoRARequest) -> bool:
@@ -257,16 +260,17 @@ class AsyncLLM:
         return True
 
     async def list_loras(self) -> list[str]:
-        """Names of the LoRA adapters that are loaded."""
+        """Names of the loaded LoRA adapters."""
         return sorted(self._engine.adapters)
 
     async def reset_prefix_cache(self) -> bool:
-        """Forget the cached prefixes; requests that run go on."""
+        """Empty the prefix cache. Running requests continue."""
         await self._thread.run(self._engine.reset_prefix_cache())
         return True
 
     async def sleep(self, level: int = 1) -> None:
-        """Give the device's memory back: level 1 keeps the weights in the host's memory, level 2 drops them. Requests wait meanwhile.
+        """Free the device's memory. Level 1 keeps the weights in the host's memory, level 2 drops them. Requests wait
+        meanwhile.
 
         Raises:
             RequestError: there is no such level.
@@ -274,7 +278,7 @@ class AsyncLLM:
         await self._thread.run(self._engine.sleep(level))
 
     async def wake_up(self, tags: list[str] | None = None) -> None:
-        """Take the device's memory again: all, or ``weights`` or ``kv_cache`` alone.
+        """Allocate the device's memory again: all, or only ``weights`` or ``kv_cache``.
 
         Raises:
             RequestError: a tag is unknown.
@@ -287,9 +291,10 @@ class AsyncLLM:
     # -- the engine's process
 
     async def check_health(self) -> None:
-        """
+        """Check that the engine runs.
+
         Raises:
-            EngineDeadError: the engine is gone; says why.
+            EngineDeadError: the engine has ended; with the reason.
         """
         if not self._engine.alive:
             raise EngineDeadError(self._engine.dead_reason)
@@ -304,16 +309,18 @@ class AsyncLLM:
 
     @property
     def errored(self) -> bool:
-        """Whether it is gone without having been told to go."""
+        """Whether the engine ended without :meth:`shutdown`."""
         return not self._engine.alive and self._finalizer.alive
 
     @property
     def dead_error(self) -> EngineDeadError:
-        """Why it is gone, once it is."""
+        """Why the engine has ended, if it has."""
         return EngineDeadError(self._engine.dead_reason)
 
     def shutdown(self) -> None:
-        """End the engine's process. Requests that run, and later ones, raise ``EngineDeadError``; a second time does nothing."""
+        """End the engine's process. Running and later requests raise ``EngineDeadError``. A second call does
+        nothing.
+        """
         self._finalizer()
 
     async def __aenter__(self) -> Self:

@@ -1,4 +1,4 @@
-"""What may be awaited, and need not be: scripts for vLLM do either, by the version that they were written for."""
+"""Values that can be used directly or awaited, because scripts for different versions of vLLM do either."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from dovetail.engine.text.hf_tokenizer import HFTokenizer
 
 
 class AsyncTokenizer(HFTokenizer):
-    """A tokenizer that may be awaited, which gives itself: ``get_tokenizer`` is a coroutine in some versions of vLLM and none in others."""
+    """A tokenizer that can be awaited and then returns itself. ``get_tokenizer`` is a coroutine in some versions of
+    vLLM.
+    """
 
     def __await__(self) -> Generator[Any, None, AsyncTokenizer]:
         return self
@@ -18,7 +20,7 @@ class AsyncTokenizer(HFTokenizer):
 
 
 class AsyncModelConfig(ModelConfig):
-    """A model's configuration that may be awaited, as :class:`AsyncTokenizer` may."""
+    """A model's configuration that can be awaited, like :class:`AsyncTokenizer`."""
 
     def __await__(self) -> Generator[Any, None, AsyncModelConfig]:
         return self

@@ -1,4 +1,4 @@
-"""An engine's client in a thread with an event loop of its own, for callers of whatever loop, or of none."""
+"""An engine's client in a thread with its own event loop, for callers with any event loop or none."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 
 class _Engine(AsyncEngine):
-    """An engine that reads no tokenizer where its options say so: prompts and outputs are token ids then."""
+    """An engine that loads no tokenizer if its options say so. Prompts and outputs are then token ids."""
 
     @classmethod
     async def _create(cls, plan: Plan, args: EngineArgs) -> _Engine:
@@ -36,11 +36,13 @@ class _Engine(AsyncEngine):
 
 
 class EngineThread:
-    """Starts an engine, and waits until it is ready. Scripts start one before they have an event loop, or use several after each other; the
-    engine's socket belongs to one loop.
+    """Starts an engine, and waits until it is ready.
+
+    Scripts start an engine before they have an event loop, or use several loops one after another. The engine's socket
+    belongs to one loop.
 
     Raises:
-        DovetailError: whatever kept the engine from starting.
+        DovetailError: the engine could not start, with the reason.
     """
 
     def __init__(self, plan: Plan, args: EngineArgs) -> None:
@@ -67,7 +69,7 @@ class EngineThread:
         self._loop.close()
 
     def submit(self, coroutine: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
-        """Have the engine's loop run a coroutine; cancelling the future cancels it there.
+        """Run a coroutine in the engine's loop. Cancelling the future cancels it there.
 
         Raises:
             EngineDeadError: the engine was stopped.
@@ -79,7 +81,7 @@ class EngineThread:
             raise EngineDeadError("the engine was stopped") from None
 
     async def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """What a coroutine gives that the engine's loop runs."""
+        """Run a coroutine in the engine's loop, and return its result."""
         return await asyncio.wrap_future(self.submit(coroutine))
 
     async def forward(
@@ -93,7 +95,7 @@ class EngineThread:
         cache_salt: str | None,
         lora_request: LoRARequest | None,
     ) -> None:
-        """Run a request in the engine's loop, and hand its deltas to a queue of another loop, errors too."""
+        """Run a request in the engine's loop, and pass its deltas and errors to a queue of another loop."""
         with contextlib.suppress(RuntimeError):  # the other loop is closed: nobody waits for this any more
             try:
                 adapter = await self.load_adapter(lora_request)
@@ -131,10 +133,10 @@ class EngineThread:
         )
 
     async def load_adapter(self, request: LoRARequest | None) -> str | None:
-        """What the engine knows a request's adapter by; it is loaded if it was not yet. Runs in the engine's loop.
+        """The engine's name of a request's adapter. Loads the adapter if necessary. Runs in the engine's loop.
 
         Raises:
-            RequestError: it cannot be loaded, the name stands for another path, or there may be none.
+            RequestError: it cannot be loaded, the name belongs to another path, or adapters are not enabled.
         """
         if request is None:
             return None
@@ -144,7 +146,7 @@ class EngineThread:
         return request.lora_name
 
     def stop(self) -> None:
-        """End the engine's process and this thread; a second time does nothing."""
+        """End the engine's process and this thread. A second call does nothing."""
         if self._stopped:
             return
         self._stopped = True

@@ -1,4 +1,4 @@
-"""Giving back what engines that are gone have used."""
+"""Frees the memory of engines that are no longer used."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ _platforms: dict[type, Platform] = {}
 
 
 def remember_platform(platform: Platform) -> None:
-    """An engine of this process runs on it."""
+    """Record that an engine of this process runs on the platform."""
     _platforms[type(platform)] = platform
 
 
 def cleanup_dist_env_and_memory(shutdown_ray: bool = False) -> None:
-    """Collect engines that nobody holds any more (``del llm``), and give their memory back to the device and the system.
+    """Collect engines without references (``del llm``), and return their memory to the device and the system.
 
     Args:
-        shutdown_ray: there is no Ray to shut down.
+        shutdown_ray: has no effect, because Ray is not used.
     """
     gc.collect()
     for platform in _platforms.values():
@@ -28,8 +28,8 @@ def cleanup_dist_env_and_memory(shutdown_ray: bool = False) -> None:
 
 
 def destroy_model_parallel() -> None:
-    """Leave the groups of processes that run a model together. An engine is one process, so there are none."""
+    """Does nothing: an engine is one process, so there are no process groups."""
 
 
 def destroy_distributed_environment() -> None:
-    """The same for the groups' own environment."""
+    """Does nothing, likewise."""

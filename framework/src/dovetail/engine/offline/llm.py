@@ -71,7 +71,7 @@ class LLM(PoolingMethods):
         self._pooling = OfflinePooling(engine.core, engine.plan, engine.tokenizer)
 
     def get_tokenizer(self) -> HFTokenizer:
-        """The model's tokenizer, as scripts know tokenizers from transformers.
+        """The model's tokenizer with the interface of transformers.
 
         Raises:
             RequestError: there is none (``skip_tokenizer_init``).
@@ -79,7 +79,7 @@ class LLM(PoolingMethods):
         return self.llm_engine.get_tokenizer()
 
     def get_default_sampling_params(self) -> SamplingParams:
-        """What :meth:`generate` uses when it is given none: the model's own generation configuration."""
+        """The default parameters of :meth:`generate`: the model's own generation configuration."""
         return apply_defaults(None, self.llm_engine.default_params)
 
     # -- generation
@@ -99,9 +99,8 @@ class LLM(PoolingMethods):
             prompts: a text, ``{"prompt": text}``, ``{"prompt_token_ids": ids}`` or a list of ids, or a list of such. A
                 mapping may hold a ``cache_salt``.
             sampling_params: one for all, or one each; None for the model's defaults.
-            use_tqdm: show a progress bar; or what makes one.
-            lora_request: the LoRA adapter to run with, one for all or one (or None) each; loaded when it is first
-                named.
+            use_tqdm: show a progress bar; or a function that makes one.
+            lora_request: the LoRA adapter to run with, one for all or one (or None) each; loaded when it is first named.
             priority: one each, lower runs first; under ``scheduling_policy="priority"`` alone.
 
         Returns:
@@ -131,8 +130,8 @@ class LLM(PoolingMethods):
         """Answer one conversation (a list of messages) or many (a list of such lists).
 
         Args:
-            chat_template_content_format: how contents reach the template: ``string``, ``openai`` (a list of parts) or ``auto``; by default
-                as the option of that name says.
+            chat_template_content_format: the content format for the template: ``string``, ``openai`` (a list of parts)
+                or ``auto``; by default the option of that name.
 
         Raises:
             RequestError: the model has no chat template and none is given, or the template refuses the messages.
@@ -219,11 +218,11 @@ class LLM(PoolingMethods):
     # -- the engine
 
     def reset_prefix_cache(self) -> bool:
-        """Forget the cached prefixes, as a change of the weights asks for; whether all are forgotten."""
+        """Empty the prefix cache, which is necessary after a change of the weights. Returns whether all was removed."""
         return self.llm_engine.reset_prefix_cache()
 
     def sleep(self, level: int = 1) -> None:
-        """Give the device's memory back until :meth:`wake_up`; see :meth:`LLMEngine.sleep`.
+        """Free the device's memory until :meth:`wake_up`; see :meth:`LLMEngine.sleep`.
 
         Raises:
             UsageError: there is no such level.
@@ -231,7 +230,7 @@ class LLM(PoolingMethods):
         self.llm_engine.sleep(level)
 
     def wake_up(self, tags: Sequence[str] | None = None) -> None:
-        """Take the device's memory again; see :meth:`LLMEngine.wake_up`.
+        """Allocate the device's memory again; see :meth:`LLMEngine.wake_up`.
 
         Raises:
             UsageError: there is no such tag.
@@ -252,7 +251,7 @@ class LLM(PoolingMethods):
         """Call a method of the worker, or a function with it; see :meth:`LLMEngine.collective_rpc`.
 
         Returns:
-            What it returned, in a list of one.
+            Its result, in a list with one entry.
 
         Raises:
             UsageError: there is no such method.
@@ -260,7 +259,7 @@ class LLM(PoolingMethods):
         return self.llm_engine.collective_rpc(method, timeout, args, kwargs)
 
     def apply_model(self, func: Callable[[Any], Any]) -> list[Any]:
-        """Call a function with the model, a ``torch.nn.Module``; what it returned, in a list of one."""
+        """Call a function with the model, a ``torch.nn.Module``. Returns its result in a list with one entry."""
         return self.llm_engine.apply_model(func)
 
     def _lock_engine(self) -> AbstractContextManager[None]:

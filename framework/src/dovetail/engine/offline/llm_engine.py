@@ -1,4 +1,4 @@
-"""A model in this process, to which requests are added one by one, and which its caller steps."""
+"""A model in this process: the caller adds requests one by one and steps it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,8 @@ WAKE_TAGS = ("weights", "kv_cache")
 
 
 class LLMEngine:
-    """Requests in, steps, outputs out. :class:`~dovetail.engine.offline.llm.LLM` does the stepping by itself, and is what most scripts want.
+    """An engine that its caller steps. Most scripts use :class:`~dovetail.engine.offline.llm.LLM`, which steps by
+    itself.
 
     Args:
         args: what to run.
@@ -46,7 +47,7 @@ class LLMEngine:
     Attributes:
         args, plan: what runs.
         tokenizer: the engine's own; None with ``skip_tokenizer_init``.
-        default_params: sampling parameters where a request gives none; ``max_tokens`` among them is a cap.
+        default_params: sampling parameters if a request has none. Its ``max_tokens`` is also an upper limit.
 
     Raises:
         DovetailError: the model cannot be resolved or loaded, with the reason.
@@ -81,7 +82,7 @@ class LLMEngine:
 
     @classmethod
     def from_engine_args(cls, engine_args: EngineArgs, *, use_tqdm: bool = True) -> LLMEngine:
-        """An engine from options that were read elsewhere, such as a command line."""
+        """Make an engine from parsed options, such as those of a command line."""
         return cls(engine_args, use_tqdm=use_tqdm)
 
     # -- requests
@@ -98,14 +99,14 @@ class LLMEngine:
         """Queue a request; :meth:`step` computes it.
 
         Args:
-            request_id: a name that no running request has.
-            prompt: one, in any of the shapes that :meth:`~dovetail.engine.offline.llm.LLM.generate` takes.
-            params: None for the model's defaults. Their ``output_kind`` says what :meth:`step` gives.
+            request_id: must not be in use.
+            prompt: one, in any of the forms that :meth:`~dovetail.engine.offline.llm.LLM.generate` accepts.
+            params: None for the model's defaults. Their ``output_kind`` decides what :meth:`step` returns.
             lora_request: the LoRA adapter to run with; loaded when it is first named.
             priority: lower runs first, under ``scheduling_policy="priority"`` alone.
 
         Raises:
-            RequestError: the prompt or a parameter does not fit, or the name is in use.
+            RequestError: the prompt or a parameter does not fit, or the id is in use.
         """
         if params is not None and not isinstance(params, SamplingParams):
             raise RequestError(
@@ -127,7 +128,7 @@ class LLMEngine:
         priorities: Sequence[int | None],
         lora_requests: Sequence[LoRARequest | None],
     ) -> list[Job]:
-        """Hold requests against the model; of each argument there is one a prompt.
+        """Check requests against the model, and build their jobs. Each argument has one entry per prompt.
 
         Raises:
             RequestError: a prompt or a parameter does not fit, or there are no priorities; says which.
@@ -157,15 +158,15 @@ class LLMEngine:
         """Compute one step for all requests together.
 
         Returns:
-            An output for each request that got something (one that a step began may get its tokens with the next). With the
-            parameters' ``output_kind`` CUMULATIVE it holds all that there is so far, with DELTA what is new; with FINAL_ONLY
-            it comes when the request is finished.
+            An output for each request with new tokens (tokens of this step may be returned by the next one). With the
+                parameters' ``output_kind`` CUMULATIVE it has everything so far, with DELTA only what is new; with
+                FINAL_ONLY it is returned when the request is finished.
         """
         with self.lock_engine():
             return self.runner.step()
 
     def abort_request(self, request_id: str | Sequence[str]) -> None:
-        """Forget one request or several; they give no more outputs. Ids that are not known any more are fine."""
+        """Abort one request or several; they return no more outputs. Unknown ids are ignored."""
         with self._lock:
             self.runner.abort([request_id] if isinstance(request_id, str) else request_id)
 
@@ -179,7 +180,7 @@ class LLMEngine:
 
     @cached_property
     def model_config(self) -> ModelConfig:
-        """What runs, in a few names."""
+        """The main facts about the running model."""
         return ModelConfig.from_plan(self.plan, self.limits.max_model_len)
 
     def get_model_config(self) -> ModelConfig:
@@ -190,7 +191,7 @@ class LLMEngine:
         return HFTokenizer.from_plan(require_tokenizer(self.tokenizer, "get_tokenizer"), self.plan)
 
     def get_tokenizer(self) -> HFTokenizer:
-        """The model's tokenizer, as scripts know tokenizers from transformers.
+        """The model's tokenizer with the interface of transformers.
 
         Raises:
             RequestError: there is none (``skip_tokenizer_init``).
@@ -198,12 +199,12 @@ class LLMEngine:
         return self._hf_tokenizer
 
     def reset_prefix_cache(self) -> bool:
-        """Forget the cached prefixes, as a change of the weights asks for; whether all are forgotten."""
+        """Empty the prefix cache, which is necessary after a change of the weights. Returns whether all was removed."""
         with self._lock:
             return self.core.reset_prefix_cache()
 
     def sleep(self, level: int = 1) -> None:
-        """Give the device's memory back until :meth:`wake_up`.
+        """Free the device's memory until :meth:`wake_up`.
 
         Args:
             level: 1 keeps the weights in the host's memory, 2 drops them.
@@ -217,10 +218,10 @@ class LLMEngine:
             self.core.sleep(level)
 
     def wake_up(self, tags: Sequence[str] | None = None) -> None:
-        """Take the device's memory again.
+        """Allocate the device's memory again.
 
         Args:
-            tags: what to bring back, of ``weights`` and ``kv_cache``; None for both.
+            tags: the parts to restore, of ``weights`` and ``kv_cache``; None for both.
 
         Raises:
             UsageError: there is no such tag.
@@ -241,15 +242,15 @@ class LLMEngine:
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> list[Any]:
-        """Call a method of each worker: here of the one that there is (:class:`~dovetail.engine.offline.worker.Worker`).
+        """Call a method of each worker. There is one (:class:`~dovetail.engine.offline.worker.Worker`).
 
         Args:
-            method: its name, or a function that takes the worker first.
-            timeout: None: the call is made in this process, and returns when it is done.
+            method: its name, or a function with the worker as its first argument.
+            timeout: must be None, because the call runs in this process.
             args, kwargs: of the method.
 
         Returns:
-            What it returned, in a list of one.
+            Its result, in a list with one entry.
 
         Raises:
             UsageError: there is no such method, or a timeout was given.
@@ -260,17 +261,17 @@ class LLMEngine:
             return [Worker(self.core).call(method, args, kwargs)]
 
     def apply_model(self, func: Callable[[Any], Any]) -> list[Any]:
-        """Call a function with the model, a ``torch.nn.Module``; what it returned, in a list of one.
+        """Call a function with the model, a ``torch.nn.Module``. Returns its result in a list with one entry.
 
-        Its modules take hooks. Weights lie where kernels keep them, and not in ``parameters()``. A function that changes what the
-        model computes is followed by :meth:`reset_prefix_cache`.
+        Hooks on its modules work. Weights are stored in the kernels, not in ``parameters()``. Call
+        :meth:`reset_prefix_cache` after a function that changes what the model computes.
         """
         with self._lock:
             return [func(Worker(self.core).get_model())]
 
     @contextmanager
     def lock_engine(self) -> Iterator[None]:
-        """The engine for this thread alone.
+        """Lock the engine for this thread.
 
         Raises:
             RequestError: it sleeps.

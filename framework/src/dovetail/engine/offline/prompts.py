@@ -19,9 +19,10 @@ PROMPT_FORMATS = 'give a text, {"prompt": text}, {"prompt_token_ids": [ids]} or 
 
 @dataclass(frozen=True, slots=True)
 class TokenizedPrompt:
-    """
+    """A prompt as token ids.
+
     Attributes:
-        text: None where token ids were given alone.
+        text: None if only token ids were given.
         cache_salt: cached prefixes are shared only with prompts of the same salt.
     """
 
@@ -31,9 +32,10 @@ class TokenizedPrompt:
 
 
 def require_tokenizer(tokenizer: Tokenizer | None, what: str) -> Tokenizer:
-    """
+    """Check that there is a tokenizer.
+
     Raises:
-        RequestError: there is no tokenizer.
+        RequestError: there is none.
     """
     if tokenizer is None:
         raise RequestError(
@@ -44,14 +46,14 @@ def require_tokenizer(tokenizer: Tokenizer | None, what: str) -> Tokenizer:
 
 
 def read_prompts(prompts: Any, tokenizer: Tokenizer | None) -> list[TokenizedPrompt]:
-    """One prompt or many, of any of the shapes.
+    """Read one prompt or many, in any of the accepted forms.
 
     Args:
         prompts: a text, a mapping with ``prompt`` or ``prompt_token_ids`` (and perhaps ``cache_salt``), a sequence of token ids, or a sequence of
             these. Sequences may be of any type that has an order: lists, tuples, arrays, tensors, generators.
 
     Raises:
-        RequestError: a prompt has none of the shapes; says which.
+        RequestError: a prompt has none of these forms; says which.
     """
     found = read_sequence(prompts)
     if found is None:
@@ -106,7 +108,8 @@ def read_conversations(
     """One conversation (a list of messages) or many (a list of such lists), by the chat template.
 
     Raises:
-        RequestError: a conversation has no such shape, the model has no chat template and none is given, or the template refuses the messages.
+        RequestError: a conversation has another form, the model has no chat template and none is given, or the template
+            refuses the messages.
     """
     tokenizer = require_tokenizer(tokenizer, "a conversation")
     given = read_sequence(messages, "messages") or []

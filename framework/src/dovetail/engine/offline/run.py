@@ -1,4 +1,4 @@
-"""Runs requests on an engine in this process: all until they are finished, or a step at a time."""
+"""Runs requests on an engine in this process: all to their end, or step by step."""
 
 from __future__ import annotations
 
@@ -37,9 +37,10 @@ class Job:
 
 
 class OfflineRunner:
-    """Adds requests, steps the engine, and joins what comes back. Used by one thread at a time.
+    """Adds requests, steps the engine, and collects the outputs. Used by one thread at a time.
 
-    Requests of :meth:`run` and those that were added one by one may run beside each other: the outputs of the latter are kept for :meth:`step`.
+    Requests of :meth:`run` and requests that were added one by one can run at the same time: outputs of the latter are
+    kept for :meth:`step`.
     """
 
     def __init__(self, core: EngineCore, processor: OutputProcessor) -> None:
@@ -51,14 +52,14 @@ class OfflineRunner:
 
     @property
     def num_unfinished(self) -> int:
-        """Requests whose end was not given out."""
+        """Number of requests whose last output was not returned yet."""
         return len(self._pending.keys() | self._changed.keys())
 
     def add(self, request_id: str, job: Job) -> None:
         """Queue one request.
 
         Raises:
-            RequestError: it is refused, or its id is in use.
+            RequestError: the request is refused, or its id is in use.
         """
         pending = OutputAccumulator(request_id, job.prompt.text, job.prompt.token_ids, job.params)
         sequences = self._processor.add(
@@ -78,14 +79,16 @@ class OfflineRunner:
             raise
 
     def abort(self, request_ids: Sequence[str]) -> None:
-        """Forget requests; ids that are not known any more are fine."""
+        """Abort requests. Unknown ids are ignored."""
         for request_id in request_ids:
             self._core.abort(self._processor.abort(request_id))
             self._pending.pop(request_id, None)
             self._changed.pop(request_id, None)
 
     def step(self) -> list[RequestOutput]:
-        """One step of the engine: what requests that were added one by one have got, as their ``output_kind`` says."""
+        """Run one step of the engine. Returns outputs of the requests that were added one by one, as their
+        ``output_kind`` says.
+        """
         if self._pending:
             self._changed |= self._step_engine()
         changed, self._changed = self._changed, {}
@@ -120,7 +123,7 @@ class OfflineRunner:
         return [pending.take_whole() for pending in mine.values()]
 
     def _step_engine(self) -> dict[str, OutputAccumulator]:
-        """The requests that a step gave something to; those that it finished are not pending any more."""
+        """Step the engine. Returns the requests with new output; finished ones are no longer pending."""
         outputs = self._core.step()
         if not outputs:  # work may be on its way, or nothing can be computed yet
             if self._core.stalled:

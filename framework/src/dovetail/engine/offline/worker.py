@@ -1,4 +1,4 @@
-"""What ``collective_rpc`` reaches of an engine in this process: one worker, whose methods scripts call by their names."""
+"""The worker that ``collective_rpc`` calls, for an engine in this process."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from dovetail.engine.step.runner import ModelRunner
 
 
 class Worker:
-    """The one worker of an engine that runs in this process.
+    """The only worker of an engine in this process.
 
     Attributes:
-        rank, local_rank: 0, of one.
+        rank, local_rank: always 0.
         model_runner: the model on its device; its ``model`` is the module.
     """
 
@@ -37,7 +37,7 @@ class Worker:
         return self.model_runner.model
 
     def reset_prefix_cache(self) -> bool:
-        """Forget the cached prefixes, as a change of the weights asks for."""
+        """Empty the prefix cache, which is necessary after a change of the weights."""
         return self._core.reset_prefix_cache()
 
     def sleep(self, level: int = 1) -> None:
@@ -49,23 +49,23 @@ class Worker:
         self._core.wake_up(tags)
 
     def reload_weights(self) -> None:
-        """Read the weights from their files again, whatever was done to them since. A KV cache that sleeps goes on sleeping."""
+        """Read the weights from their files again, which undoes all changes. A sleeping KV cache stays asleep."""
         cache_sleeps = self._core.is_sleeping
         self._core.wake_up()
         self._core.sleep(2)
         self._core.wake_up(["weights"] if cache_sleeps else None)
 
     def list_loras(self) -> list[str]:
-        """Names of the LoRA adapters that are loaded."""
+        """Names of the loaded LoRA adapters."""
         return sorted(self._core.state.adapters)
 
     def check_health(self) -> None:
-        """Nothing to check: what runs in this process is as well as it is."""
+        """Does nothing, because the worker runs in this process."""
 
     def call(
         self, method: str | Callable[..., Any], arguments: Sequence[Any] = (), keywords: Mapping[str, Any] | None = None
     ) -> Any:
-        """What a method of this worker returns, or a function that takes the worker first.
+        """Call a method of this worker by name, or a function with the worker as its first argument.
 
         Raises:
             UsageError: there is no such method.
@@ -85,4 +85,4 @@ METHODS = tuple(
         name for name, value in vars(Worker).items() if not name.startswith("_") and name != "call" and callable(value)
     )
 )
-"""What can be called by name."""
+"""Methods that can be called by name."""

@@ -1,4 +1,4 @@
-"""The output of a request as it grows: deltas in, what its user gets out."""
+"""The growing output of a request: deltas in, outputs for the user out."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from dovetail.engine.request.params import SamplingParams
 
 
 class OutputAccumulator:
-    """Joins the deltas of one request. Its arrival is when this is made.
+    """Joins the deltas of one request. Its creation is the request's arrival time.
 
     Args:
-        prompt: its text; None where token ids were given.
+        prompt: its text; None if token ids were given.
 
     Attributes:
-        output: the request as far as it has come; texts are joined by :meth:`take`.
-        finished: every completion has ended.
+        output: the output so far; :meth:`take` joins its texts.
+        finished: whether every completion has ended.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class OutputAccumulator:
         self._taken: list[tuple[int, int]] = [(0, 0)] * params.n  # characters and tokens that were given out as deltas
 
     def add(self, deltas: Sequence[Delta]) -> None:
-        """Take what steps added."""
+        """Add the deltas of a step."""
         now = self.metrics.arrival_time + time.monotonic() - self._start
         for delta in deltas:
             self._add(delta, now)
@@ -77,12 +77,14 @@ class OutputAccumulator:
             completion.error = delta.error
 
     def abort(self) -> None:
-        """End what has not ended."""
+        """End the completions that have not ended."""
         running = [c.index for c in self.output.outputs if c.finish_reason is None]
         self.add([Delta(index, "", [], "abort") for index in running])
 
     def take(self) -> RequestOutput | None:
-        """What the request's ``output_kind`` gives out now; None for nothing. What was given out is not changed later."""
+        """The output that the request's ``output_kind`` gives now; None for nothing. Returned objects are not
+        changed later.
+        """
         if self._kind is RequestOutputKind.FINAL_ONLY:
             return self.take_whole() if self.finished else None
         for index, completion in enumerate(self.output.outputs):
@@ -99,7 +101,7 @@ class OutputAccumulator:
         return replace(self.output, outputs=completions, metrics=replace(self.metrics))
 
     def take_whole(self) -> RequestOutput:
-        """All that there is, whatever the request's ``output_kind``; to be called once, at the end."""
+        """The whole output, whatever the request's ``output_kind``. Called once, at the end."""
         for index, completion in enumerate(self.output.outputs):
             self._join_text(index, completion)
         return self.output

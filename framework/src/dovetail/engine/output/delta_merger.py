@@ -1,4 +1,4 @@
-"""Fewer and larger deltas, for ``--stream-interval``."""
+"""Merges deltas to fewer and larger ones, for ``--stream-interval``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from dovetail.engine.request.outputs import Delta
 
 
 class DeltaMerger:
-    """Joins the deltas of one request until they hold enough tokens. The first token of each completion, and its end, are not held back.
+    """Merges the deltas of one request until they have enough tokens. The first token of each completion, and its end,
+    are not delayed.
 
     Args:
         interval: tokens of a delta.
@@ -20,7 +21,7 @@ class DeltaMerger:
         self._held: dict[int, Delta] = {}
 
     def add(self, deltas: Sequence[Delta]) -> list[Delta]:
-        """Take what came; what is to be handed out now."""
+        """Add deltas. Returns those to send now."""
         ready = []
         for delta in deltas:
             index = delta.index
@@ -40,7 +41,7 @@ class DeltaMerger:
 
 
 def merge_deltas(first: Delta, second: Delta) -> Delta:
-    """Two deltas of one completion that follow each other, as one."""
+    """Merge two consecutive deltas of one completion."""
     logprobs = None
     if first.logprobs is not None or second.logprobs is not None:
         logprobs = [*(first.logprobs or ()), *(second.logprobs or ())]

@@ -31,7 +31,8 @@ class OutputProcessor:
     """Converts requests to the engine's sequences, and the engine's outputs to text deltas.
 
     Args:
-        tokenizer: None where prompts and outputs are token ids alone: outputs have no text then, and requests that need texts are refused.
+        tokenizer: None if prompts and outputs are token ids only. Outputs then have no text, and requests that need
+            texts are refused.
     """
 
     def __init__(self, tokenizer: Tokenizer | None) -> None:

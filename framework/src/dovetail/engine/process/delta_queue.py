@@ -29,7 +29,7 @@ class DeltaQueue:
         self._wake()
 
     def fail(self, error: Exception) -> None:
-        """Nothing more will come: once what is there was taken, taking raises the error."""
+        """Nothing more will come: after the waiting deltas, :meth:`take` raises the error."""
         self._error = error
         self._wake()
 
@@ -37,7 +37,7 @@ class DeltaQueue:
         """Wait for deltas, and return all of them.
 
         Raises:
-            Exception: as it was told to :meth:`fail`.
+            Exception: the one that was passed to :meth:`fail`.
         """
         while not (self._deltas or self._error):
             self._waiting = asyncio.get_running_loop().create_future()

@@ -20,7 +20,7 @@ class ModelLimits:
     """Limits of the running model.
 
     Attributes:
-        max_model_len: tokens of the longest sequence, prompt and output together.
+        max_model_len: maximum sequence length in tokens, prompt and output together.
         vocab_size: the model's token ids are 0 to one less than this.
         max_logprobs: most logprobs of a position that a request may ask for; -1 for no limit.
         logprobs_mode: what the logprobs of sampled tokens are.

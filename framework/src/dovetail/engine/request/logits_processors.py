@@ -1,4 +1,4 @@
-"""The logits processors that a request names, held against those that there are. A request never has anything imported by what it says."""
+"""Checks the logits processors that a request names. A request can only name known ones; it never causes an import."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ PARAM = "logits_processors"
 
 
 def check_logits_processors(params: SamplingParams, plan: Plan) -> list[tuple[LogitsProcessorPlan, dict[str, Any]]]:
-    """What a request names, each with its arguments.
+    """The logits processors of a request, each with its arguments.
 
     Raises:
-        RequestError: there is none of that name, or it does not take these arguments.
+        RequestError: there is none of that name, or its arguments are not valid.
     """
     known = {processor.name: processor for processor in plan.logits_processors} if params.logits_processors else {}
     found = []
@@ -35,10 +35,10 @@ def check_logits_processors(params: SamplingParams, plan: Plan) -> list[tuple[Lo
 
 
 def read_arguments(processor: LogitsProcessorPlan, args: dict[str, Any]) -> dict[str, Any]:
-    """The arguments as the card's ``config`` reads them, defaults included.
+    """Validate arguments with the card's ``config``, which adds defaults.
 
     Raises:
-        RequestError: it does not take them.
+        RequestError: they are not valid.
     """
     if processor.config is None:
         return args

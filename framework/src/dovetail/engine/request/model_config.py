@@ -1,4 +1,4 @@
-"""What scripts ask of a model's configuration."""
+"""A model's configuration, as scripts for vLLM read it."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from dovetail.kernel.plan import Plan
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """What runs, in a few names.
+    """The main facts about the running model.
 
     Attributes:
-        model: as it was named.
-        tokenizer: the file or folder that the tokenizer comes from.
-        max_model_len: tokens of the longest sequence, prompt and output together.
-        dtype: of computations, by its name in torch.
+        model: as the user named it.
+        tokenizer: the file or folder of the tokenizer.
+        max_model_len: maximum sequence length in tokens, prompt and output together.
+        dtype: of computations, as torch's name.
         hf_config: the entries of the model's ``config.json``, as attributes.
     """
 
@@ -31,9 +31,10 @@ class ModelConfig:
 
     @classmethod
     def from_plan(cls, plan: Plan, max_model_len: int) -> Self:
-        """
+        """Make it from a Plan.
+
         Args:
-            max_model_len: as memory allowed it.
+            max_model_len: after it was reduced to fit memory.
         """
         own = plan.build_model_config()
         return cls(
@@ -47,7 +48,7 @@ class ModelConfig:
         )
 
     def get_vocab_size(self) -> int:
-        """Token ids are 0 to one less than this."""
+        """Size of the vocabulary. Token ids are 0 to one less."""
         return self.vocab_size
 
     def get_hidden_size(self) -> int:

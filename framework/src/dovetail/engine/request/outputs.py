@@ -10,20 +10,20 @@ FinishReason = Literal["stop", "length", "abort", "error"]
 
 
 class RequestOutputKind(IntEnum):
-    """What the outputs hold that a request gets while it runs."""
+    """The content of a request's outputs while it runs."""
 
     CUMULATIVE = 0
-    """All that there is so far."""
+    """Everything so far."""
     DELTA = 1
-    """What is new since the output before."""
+    """Only what is new since the output before."""
     FINAL_ONLY = 2
     """One output, at the end."""
 
 
 @dataclass(slots=True)
 class Logprob:
-    """One token's natural-logarithm probability, of the model's own distribution before temperature and any restriction; or what
-    ``logprobs_mode`` says instead.
+    """The log-probability (natural) of one token in the model's own distribution, before temperature and any
+    restriction; or another value, as ``logprobs_mode`` says.
 
     Attributes:
         rank: 1 for the likeliest token of the vocabulary.
@@ -74,14 +74,14 @@ class Delta:
 
 @dataclass(slots=True)
 class RequestMetrics:
-    """When a request did what: seconds since the epoch, whose differences are those of the monotonic clock.
+    """Points in time of a request, in seconds since the epoch. Their differences are measured with the monotonic clock.
 
     Attributes:
-        arrival_time: it was given to the API.
-        first_scheduled_time: the first step that computed some of its prompt began.
-        first_token_time, last_token_time: the first and the newest of its tokens were handed out.
+        arrival_time: the request arrived in the API.
+        first_scheduled_time: the first step with a part of its prompt started.
+        first_token_time, last_token_time: the first and the newest of its tokens were returned.
         finished_time: the last of its completions ended.
-        time_in_queue: seconds that it waited for its first step.
+        time_in_queue: seconds until its first step.
         num_generation_tokens: tokens of all its completions so far.
     """
 
@@ -95,7 +95,7 @@ class RequestMetrics:
 
     @property
     def first_token_latency(self) -> float | None:
-        """Seconds from its arrival to its first token."""
+        """Seconds from arrival to the first token."""
         return None if self.first_token_time is None else self.first_token_time - self.arrival_time
 
 

@@ -56,15 +56,15 @@ class StructuredOutputs(msgspec.Struct, kw_only=True, omit_defaults=True, forbid
 
 
 class StructuredOutputsParams(StructuredOutputs, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
-    """The same with vLLM's further arguments, for scripts that give them.
+    """:class:`StructuredOutputs` with vLLM's further arguments, for scripts that use them.
 
     Args:
-        backend: which library of vLLM's keeps the form. There is one grammar backend here (``--structured-outputs-backend``), whatever is asked for.
-        disable_fallback: there is nothing to fall back on.
-        disable_any_whitespace, disable_additional_properties, whitespace_pattern: refused if they ask for something.
+        backend: has no effect. The server's grammar backend is used (``--structured-outputs-backend``).
+        disable_fallback: has no effect, because there is no fallback.
+        disable_any_whitespace, disable_additional_properties, whitespace_pattern: refused if they are set.
 
     Raises:
-        RequestError: not exactly one form is given, or one of the last three asks for something.
+        RequestError: not exactly one format is given, or one of the last three is set.
     """
 
     backend: str | None = None
@@ -131,24 +131,27 @@ class SamplingParams(
         stop_token_ids: tokens that end the output.
         include_stop_str_in_output: keep the text that ended the output.
         ignore_eos: continue after the end-of-sequence token.
-        max_tokens: at most so many tokens; None for what the context leaves.
-        min_tokens: at least so many tokens before end-of-sequence or a stop token may be chosen.
+        max_tokens: maximum number of new tokens; None for all that the context leaves.
+        min_tokens: minimum number of tokens before end-of-sequence or a stop token may be chosen.
         skip_special_tokens: leave special tokens out of the text.
-        best_of: make so many completions, at least ``n``, and keep the ``n`` of the highest log-probability (summed
-            over the output's tokens).
+        best_of: generate this many completions, at least ``n``, and return the ``n`` with the highest log-probability
+            (summed over the output's tokens).
         logit_bias: token id → number from -100 to 100 added to its logit.
-        bad_words: texts that the output may not hold, at its beginning, after a space or elsewhere.
+        bad_words: texts that must not be in the output, at its beginning, after a space or elsewhere.
         allowed_token_ids: the only tokens that may be chosen.
-        logprobs: give the logprob of every token of the output and of so many of the likeliest; -1 for the whole
+        logprobs: return the logprob of every output token and of this many of the likeliest tokens; -1 for the whole
             vocabulary.
         prompt_logprobs: the same for the tokens of the prompt.
-        structured_outputs: a form that the output must have.
-        logits_processors: names of logits processors, or ``{"name": …, "args": {…}}`` with arguments for one; they run in this order.
-        truncate_prompt_tokens: keep only the last so many tokens of the prompt; -1 for as many as the context holds beside ``max_tokens``.
-        shown_special_tokens: ids of special tokens that are text all the same.
-        spaces_between_special_tokens: accepted for vLLM's sake; tokenizers of today decide that by themselves.
-        detokenize: give texts, not token ids alone; where there is no tokenizer, there are none.
-        output_kind: what the outputs hold that ``AsyncLLM`` and ``LLMEngine`` give while the request runs. ``LLM`` gives whole ones.
+        structured_outputs: the format that the output must have.
+        logits_processors: names of logits processors, or ``{"name": …, "args": {…}}`` with arguments for one; they run
+            in this order.
+        truncate_prompt_tokens: keep only this many tokens from the end of the prompt; -1 for as many as the context
+            holds together with ``max_tokens``.
+        shown_special_tokens: ids of special tokens that stay in the text.
+        spaces_between_special_tokens: has no effect; accepted for vLLM's scripts.
+        detokenize: return texts besides token ids. Without a tokenizer there are no texts.
+        output_kind: the content of the outputs of ``AsyncLLM`` and ``LLMEngine`` while the request runs. ``LLM``
+            returns whole outputs.
 
     Raises:
         RequestError: a value is out of its range; names the parameter.
@@ -202,7 +205,7 @@ class SamplingParams(
             self.structured_outputs = _read_structured_outputs(self.structured_outputs)
 
     def clone(self) -> SamplingParams:
-        """A copy that shares nothing with this one."""
+        """A deep copy."""
         return copy.deepcopy(self)
 
     @property

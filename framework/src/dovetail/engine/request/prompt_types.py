@@ -1,4 +1,4 @@
-"""The shapes of prompts, for annotations and for scripts that build them by name."""
+"""Types of prompts, for annotations and for scripts that construct them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import NotRequired, TypedDict
 
 
 class TextPrompt(TypedDict):
-    """A text.
+    """A text prompt.
 
     Attributes:
         cache_salt: cached prefixes are shared only with prompts of the same salt.
@@ -18,10 +18,10 @@ class TextPrompt(TypedDict):
 
 
 class TokensPrompt(TypedDict):
-    """Token ids.
+    """A prompt of token ids.
 
     Attributes:
-        prompt: their text, to be told again with the output.
+        prompt: its text, returned with the output.
         cache_salt: cached prefixes are shared only with prompts of the same salt.
     """
 

@@ -1,4 +1,4 @@
-"""Scores as they are when a token is drawn, for logprobs that are to show them (``--logprobs-mode processed_*``).
+"""Processed scores for logprobs: the scores after all filters, as used for sampling (``--logprobs-mode processed_*``).
 
 Letters: L lines, V vocabulary.
 """
@@ -14,11 +14,12 @@ from dovetail.engine.sampling.random_bits import BITS, fraction_of
 from dovetail.engine.sampling.stable_topk import stable_topk
 
 CHUNK = 16
-"""Lines at a time: sorting a vocabulary of 128k and weighing it takes some 50 bytes a token."""
+"""Lines that are processed at a time. Sorting and weighting a vocabulary of 128k takes about 50 bytes per token."""
 
 
 def apply_draw(scores: Tensor, floats: Tensor, numbers: Tensor, *, has_filters: bool) -> Tensor:
-    """Scores after temperature, min-p, top-k and top-p; what these leave out is minus infinity. Greedy lines have none of them.
+    """Scores after temperature, min-p, top-k and top-p; filtered tokens have minus infinity. Greedy lines are
+    unchanged.
 
     Args:
         scores: ``[L, V]``, after bias, penalties and edits; not changed.
@@ -39,7 +40,9 @@ def apply_draw(scores: Tensor, floats: Tensor, numbers: Tensor, *, has_filters: 
 
 
 def _find_left_out(scores: Tensor, temperatures: Tensor, numbers: Tensor, draws: Tensor) -> Tensor:
-    """Tokens that cannot be drawn, bool ``[L, V]``; by the same integers as :func:`~dovetail.engine.sampling.draw.draw_sorted`."""
+    """Tokens that the filters exclude, bool ``[L, V]``; computed with the same integers as in
+    :func:`~dovetail.engine.sampling.draw.draw_sorted`.
+    """
     values, ids = stable_topk(scores.float(), scores.shape[1])
     floors, top_k, top_p = (numbers[:, column, None] for column in (columns.MIN_P, columns.TOP_K, columns.TOP_P))
     weights = compute_weights(values, values[:, :1], temperatures, None)

@@ -1,4 +1,4 @@
-"""Logits processors in the engine: made when they are first asked for, and called for the lines that ask.
+"""Logits processors in the engine: created when first needed, and called for the lines that use them.
 
 Letters: L lines, V vocabulary.
 """
@@ -25,11 +25,11 @@ logger = logging.getLogger("dovetail.engine")
 
 
 class LogitsProcessors:
-    """Those of one engine.
+    """The logits processors of one engine.
 
     Raises:
-        PluginError: one that every request gets cannot be made.
-        RequestError: it takes no call without arguments.
+        PluginError: one for all requests cannot be created.
+        RequestError: one for all requests requires arguments.
     """
 
     def __init__(self, plan: Plan, context: LogitsProcessorContext) -> None:
@@ -41,10 +41,10 @@ class LogitsProcessors:
             self._get(each)
 
     def attach(self, request: Request) -> None:
-        """Give a request what it names, and what every request gets that it does not name itself.
+        """Give a request the processors that it names, and those for all requests that it does not name.
 
         Raises:
-            RequestError: it cannot be had.
+            RequestError: one is not available.
         """
         named = check_logits_processors(request.params, self._plan)
         own = {processor.name for processor, _ in named}
@@ -80,12 +80,12 @@ class LogitsProcessors:
 
 @dataclass(frozen=True)
 class ProcessorCall:
-    """What one processor does in one step.
+    """One call of one processor in a step.
 
     Attributes:
         lines: int64 ``[N]``, on the device.
         requests: of these lines.
-        rows: what the processor is told of them.
+        rows: the processor's view of the requests.
     """
 
     processor: LogitsProcessor
@@ -94,7 +94,8 @@ class ProcessorCall:
     rows: Sequence[LogitsRow]
 
     def apply(self, scores: Tensor) -> None:
-        """Change the scores, in place; if the processor fails, every token of its lines is forbidden, and their requests know why.
+        """Change the scores in place. If the processor fails, every token of its lines is forbidden, and their requests
+        store the reason.
 
         Args:
             scores: float32 ``[L, V]``.
@@ -116,7 +117,8 @@ class ProcessorCall:
 
 
 def build_processor_calls(requests: Sequence[Request], upload: Upload) -> list[ProcessorCall]:
-    """The calls of a step: each request's processors in its own order, and lines that want the same at the same place in one call.
+    """The calls of a step. Each request's processors run in its own order; lines with the same processor at the same
+    place share a call.
 
     Args:
         requests: one for each line. One with processors has one line.

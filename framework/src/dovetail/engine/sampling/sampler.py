@@ -35,9 +35,12 @@ CHUNK = 64
 
 @dataclass
 class Sampled:
-    """Attributes:
-    tokens: int64 ``[L]``, in the vocabulary; :data:`NONE` where everything was forbidden.
-    logprobs: of the raw logits, before anything was changed in them, or as ``--logprobs-mode`` has it; None if no line asks for them.
+    """The sampler's result.
+
+    Attributes:
+        tokens: int64 ``[L]``, in the vocabulary; :data:`NO_TOKEN` where everything was forbidden.
+        logprobs: of the unchanged logits, or of the processed ones, as ``--logprobs-mode`` says; None if no line needs
+            them.
     """
 
     tokens: Tensor

@@ -1,4 +1,4 @@
-"""What a tokenizer gives for one text or several: lists of numbers by name, padded and as tensors where that is asked for."""
+"""The result of a tokenizer for one text or several: lists of numbers by name, optionally padded and as tensors."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class BatchEncoding(dict[str, Any]):
             raise AttributeError(f"there is no {name}, only {', '.join(self)}") from None
 
     def to(self, device: Any, **_: Any) -> BatchEncoding:
-        """Move what is a torch tensor to a device; this object itself."""
+        """Move torch tensors to a device. Returns this object."""
         for name, value in self.items():
             if hasattr(value, "to"):
                 self[name] = value.to(device)
@@ -38,15 +38,16 @@ def pad_rows(
     max_length: int | None = None,
     multiple_of: int | None = None,
 ) -> tuple[list[list[int]], list[list[int]]]:
-    """Rows of one length, and what of them is no padding (1, and 0 for padding).
+    """Pad rows to one length. Also returns the attention mask (1, and 0 for padding).
 
     Args:
-        padding: True or ``longest`` for the length of the longest row, ``max_length`` for that length, otherwise none.
+        padding: True or ``longest`` for the length of the longest row, ``max_length`` for that length, otherwise no
+            padding.
         side: ``left`` or ``right``, where padding goes.
         multiple_of: make the length a multiple of this.
 
     Raises:
-        RequestError: the argument is none of these, or there is nothing to pad with.
+        RequestError: the argument is not valid, or there is no padding token.
     """
     if padding is not None and padding not in PADDINGS:
         raise RequestError(f"padding is {padding!r}", f"wanted one of {', '.join(map(str, PADDINGS))}", param="padding")
@@ -73,7 +74,7 @@ def pad_rows(
 
 
 def to_tensor(rows: Sequence[Sequence[int]], kind: Tensors) -> Any:
-    """int64 ``[N, T]``.
+    """Convert rows to a tensor, int64 ``[N, T]``.
 
     Args:
         kind: ``pt`` for torch, ``np`` for numpy.

@@ -1,4 +1,4 @@
-"""The model's tokenizer as scripts know tokenizers from transformers: the same names, arguments and defaults."""
+"""The model's tokenizer with the interface of transformers: the same names, arguments and defaults."""
 
 from __future__ import annotations
 
@@ -16,23 +16,25 @@ from dovetail.engine.text.truncation import Side
 from dovetail.kernel.plan import Plan
 
 VERY_LARGE = int(1e30)
-"""``model_max_length`` of tokenizers that have none, as transformers writes it."""
+"""``model_max_length`` of tokenizers without one, as in transformers."""
 SPACES_BEFORE = (" .", " ?", " !", " ,", " ' ", " n't", " 'm", " 's", " 've", " 're")
-"""What ``clean_up_tokenization_spaces`` closes up, in this order: marks and English contractions that a tokenizer set apart."""
+"""Replacements of ``clean_up_tokenization_spaces``, in this order: removes spaces before punctuation and English
+contractions.
+"""
 
 
 class HFTokenizer(NamedTokens):
-    """Text to ids and back, for scripts. The engine's own tokenizer is behind it, small and fast.
+    """Text to ids and back, for scripts. It uses the engine's own tokenizer.
 
     Args:
-        tokenizer: the engine's. A chat template that is set here is set there.
+        tokenizer: the engine's. Setting a chat template here also sets it there.
         name_or_path: where it comes from.
         config: entries of ``tokenizer_config.json``: ``model_max_length``, ``padding_side``, ``truncation_side`` and
             ``clean_up_tokenization_spaces`` are read.
 
     Attributes:
         padding_side, truncation_side: ``left`` or ``right``.
-        model_max_length: tokens that ``truncation=True`` leaves where no ``max_length`` is given.
+        model_max_length: length for ``truncation=True`` without ``max_length``.
     """
 
     is_fast = True
@@ -48,7 +50,7 @@ class HFTokenizer(NamedTokens):
 
     @classmethod
     def from_plan(cls, tokenizer: Tokenizer, plan: Plan) -> Self:
-        """The public side of a plan's tokenizer."""
+        """Make it from a plan's tokenizer."""
         return cls(
             tokenizer,
             plan.checkpoint.tokenizer_path or plan.model,
@@ -88,17 +90,17 @@ class HFTokenizer(NamedTokens):
         return_tensors: Tensors | None = None,
         return_attention_mask: bool | None = None,
     ) -> BatchEncoding:
-        """Ids of one text (lists of numbers) or of several (lists of such lists).
+        """Encode one text (lists of numbers) or several (lists of such lists).
 
         Args:
-            text_pair: what a cross-encoder reads behind each text.
-            padding: make all as long as the longest (True), or as ``max_length`` (``"max_length"``).
-            truncation: cut to ``max_length``, or to :attr:`model_max_length`.
+            text_pair: the second text of each pair, for a cross-encoder.
+            padding: to the longest text (True), or to ``max_length`` (``"max_length"``).
+            truncation: to ``max_length``, or to :attr:`model_max_length`.
             return_tensors: ``pt`` or ``np`` for int64 ``[N, T]``; one text is a batch of one then.
             return_attention_mask: False leaves ``attention_mask`` out.
 
         Raises:
-            RequestError: an argument does not hold; says which.
+            RequestError: an argument is not valid; says which.
         """
         single = isinstance(text, str)
         texts, pairs = _read_texts("text", text), None if text_pair is None else _read_texts("text_pair", text_pair)
@@ -125,7 +127,7 @@ class HFTokenizer(NamedTokens):
     def encode(
         self, text: str, text_pair: str | None = None, *, add_special_tokens: bool = True, **options: Any
     ) -> Any:
-        """Ids of one text; options as those of a call.
+        """Encode one text. Options as for a call.
 
         Raises:
             RequestError: as a call.
@@ -139,12 +141,12 @@ class HFTokenizer(NamedTokens):
         return self(text, text_pair, add_special_tokens=add_special_tokens, **options)["input_ids"]
 
     def tokenize(self, text: str, pair: str | None = None, add_special_tokens: bool = False) -> list[str]:
-        """The tokens of a text as the vocabulary writes them."""
+        """The tokens of a text, as the vocabulary spells them."""
         ids = self._encode([text], None if pair is None else [pair], None, add_special_tokens)[0]
         return [str(self._inner.id_to_token(i)) for i in ids]
 
     def num_special_tokens_to_add(self, pair: bool = False) -> int:
-        """How many are put around a text, or around two."""
+        """Number of special tokens that are added to a text, or to a pair."""
         return self._inner.backend.num_special_tokens_to_add(pair)
 
     def _encode(
@@ -194,7 +196,7 @@ class HFTokenizer(NamedTokens):
         return [self.decode(row, skip_special_tokens, clean_up_tokenization_spaces) for row in sequences]
 
     def convert_tokens_to_string(self, tokens: Sequence[str]) -> str:
-        """The text of tokens as the vocabulary writes them."""
+        """The text of tokens in the vocabulary's spelling."""
         backend = self._inner.backend
         return backend.decoder.decode(list(tokens)) if backend.decoder is not None else " ".join(tokens)
 
@@ -216,21 +218,22 @@ class HFTokenizer(NamedTokens):
         return_dict: bool = False,
         **kwargs: Any,
     ) -> Any:
-        """A conversation, or a list of several, by the chat template.
+        """Render a conversation, or a list of several, with the chat template.
 
         Args:
-            tools, documents, chat_template, continue_final_message: see :meth:`dovetail.engine.text.tokenizer.Tokenizer.apply_chat_template`.
-            add_generation_prompt: end with what opens the assistant's next message.
+            tools, documents, chat_template, continue_final_message: see
+                :meth:`dovetail.engine.text.tokenizer.Tokenizer.apply_chat_template`.
+            add_generation_prompt: end with the beginning of the assistant's next message.
             tokenize: False for the text.
-            padding, truncation, max_length, return_tensors: as a call has them.
-            return_dict: a :class:`BatchEncoding` instead of the ids alone.
+            padding, truncation, max_length, return_tensors: as for a call.
+            return_dict: return a :class:`BatchEncoding` instead of only the ids.
             kwargs: further variables for the template, such as ``enable_thinking``.
 
         Returns:
             The ids; for several conversations, a list.
 
         Raises:
-            RequestError: there is no template, it refuses the messages, or an argument does not hold.
+            RequestError: there is no template, it refuses the messages, or an argument is not valid.
         """
         first = next(iter(conversation), None)
         several = first is not None and not isinstance(first, Mapping)
@@ -260,7 +263,7 @@ class HFTokenizer(NamedTokens):
         return found if return_dict else found["input_ids"]
 
     def get_chat_template(self, chat_template: str | None = None, tools: Sequence[Any] | None = None) -> str:
-        """The Jinja source that a conversation is written with.
+        """The Jinja source for conversations.
 
         Raises:
             RequestError: there is none.
@@ -269,7 +272,7 @@ class HFTokenizer(NamedTokens):
 
 
 def read_tokenizer_config(tokenizer_path: str | None) -> dict[str, Any]:
-    """``tokenizer_config.json`` beside a tokenizer's files; empty where there is none."""
+    """Read ``tokenizer_config.json`` beside a tokenizer's files; empty if there is none."""
     if not tokenizer_path:
         return {}
     path = Path(tokenizer_path)
@@ -284,7 +287,7 @@ def _read_texts(name: str, given: Any) -> list[str]:
 
 
 def _read_ids(given: Any) -> Any:
-    """A number or a list of numbers, of whatever holds them."""
+    """A number or a list of numbers, from any array or sequence."""
     return given.tolist() if hasattr(given, "tolist") else given if isinstance(given, int) else [int(i) for i in given]
 
 

@@ -1,4 +1,4 @@
-"""Tokens by name and number, as scripts ask for them: special ones by what they are for, all others by how they are written."""
+"""Access to tokens by name and id, for scripts: named special tokens, and all tokens by their spelling."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ class _TokenId:
 
 
 class NamedTokens:
-    """The vocabulary of a tokenizer, and its special tokens, of which scripts may name others for themselves.
+    """The vocabulary of a tokenizer, and its named special tokens, which scripts can change.
 
     Args:
-        tokenizer: the engine's; what is set here does not change it.
+        tokenizer: the engine's; it is not changed.
     """
 
     bos_token, eos_token, unk_token, sep_token = _Token(), _Token(), _Token(), _Token()
@@ -57,7 +57,7 @@ class NamedTokens:
         self._named = dict(tokenizer.special_tokens)
 
     def __len__(self) -> int:
-        """Number of tokens, added ones included."""
+        """Number of tokens, including added ones."""
         return self._inner.vocab_size
 
     def _find_named_id(self, name: str) -> int | None:
@@ -100,7 +100,7 @@ class NamedTokens:
 
     @property
     def all_special_tokens(self) -> list[str]:
-        """Those that have a name, then the others that ``skip_special_tokens`` leaves out."""
+        """Named special tokens, then the others that ``skip_special_tokens`` removes."""
         named = [self._named[name] for name in NAMED_TOKENS if name in self._named]
         others = [str(self._inner.id_to_token(i)) for i in sorted(self._inner.special_ids)]
         return list(dict.fromkeys(named + others))
@@ -110,14 +110,14 @@ class NamedTokens:
         return [i for token in self.all_special_tokens if (i := self._inner.token_to_id(token)) is not None]
 
     def convert_tokens_to_ids(self, tokens: str | Sequence[str]) -> Any:
-        """The id of a token, or the ids of a list of them; of one that there is not, the unknown token's (or None)."""
+        """The id of a token, or the ids of a list of tokens. Unknown tokens get the unknown token's id (or None)."""
         if isinstance(tokens, str):
             found = self._inner.token_to_id(tokens)
             return self._find_named_id("unk_token") if found is None else found
         return [self.convert_tokens_to_ids(token) for token in tokens]
 
     def convert_ids_to_tokens(self, ids: Any, skip_special_tokens: bool = False) -> Any:
-        """The token with an id, or the tokens with several, as the vocabulary writes them."""
+        """The token of an id, or the tokens of a list of ids, as the vocabulary spells them."""
         if isinstance(ids, int):
             return self._inner.id_to_token(ids)
         skipped = set(self.all_special_ids) if skip_special_tokens else set()

@@ -237,13 +237,14 @@ class Tokenizer:
         """Render a conversation as text. Encode it without ``add_special_tokens``.
 
         Args:
-            messages: as OpenAI's API has them.
-            tools: function definitions, as OpenAI's API has them.
+            messages: as in OpenAI's API.
+            tools: function definitions, as in OpenAI's API.
             documents: for templates that quote sources.
-            add_generation_prompt: end with what opens the assistant's next message.
-            continue_final_message: end within the last message, so that the model goes on with it.
+            add_generation_prompt: end with the beginning of the assistant's next message.
+            continue_final_message: end inside the last message, so that the model continues it.
             chat_template: see :meth:`find_chat_template`.
-            chat_template_content_format: how contents reach the template; by default as :attr:`chat_template_content_format` says.
+            chat_template_content_format: how contents reach the template; by default as
+                :attr:`chat_template_content_format` says.
             kwargs: further variables for the template, such as ``enable_thinking``.
 
         Raises:

@@ -1,4 +1,4 @@
-"""Middleware that users bring: ``--middleware module.name``."""
+"""The user's middleware: ``--middleware module.name``."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from dovetail.api.errors import UsageError
 
 
 def load_middleware(names: Sequence[str]) -> list[Middleware]:
-    """What the names stand for, outermost first: the last that was named.
+    """Import the named middleware, outermost first: the last that was named.
 
     Args:
-        names: ``module.name`` of an ASGI middleware's class, or of an async function of a request and ``call_next``.
+        names: ``module.name`` of an ASGI middleware class, or of an async function of a request and ``call_next``.
 
     Raises:
         UsageError: one cannot be imported, or is neither.

@@ -1,4 +1,4 @@
-"""What the log says of requests. It never holds their headers, nor their query, and their prompts and outputs only where that was asked for."""
+"""The log of requests. It never holds headers or the query. It holds prompts and outputs only if that is enabled."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def request_id() -> str:
 
 
 def set_up_logs(settings: ServerSettings) -> None:
-    """Have this process log as the settings say, each line with the id of the request that it is about."""
+    """Set up logging as the settings say. Each line carries the id of its request."""
     logs.configure(settings.log_format, settings.log_level, request_id, settings.log_config_file)
 
 
