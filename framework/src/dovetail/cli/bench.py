@@ -18,7 +18,6 @@ from dovetail.cli.parsing.foreign import say_variables
 from dovetail.engine.args import EngineArgs
 from dovetail.utils.arguments import use_foreign_options
 from dovetail.utils.flags import add_flags, read_flags
-from dovetail.utils.foreign.tables_by_command import BENCH_OPTIONS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="also count the requests that keep to these limits of ttft, tpot and e2el, such as ttft:200 tpot:50",
     )
     add_engine_flags(serve)
-    use_foreign_options(serve, BENCH_OPTIONS)
+    use_foreign_options(serve, "bench")
     for name, options, text in (
         ("latency", LatencyOptions, "how long one batch takes, in the engine alone"),
         ("throughput", ThroughputOptions, "tokens a second of many prompts, in the engine alone"),
@@ -48,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         add_model(action)
         add_flags(action, options, "benchmark")
         add_flags(action, EngineArgs, "engine", skip=("model",))
-        use_foreign_options(action, BENCH_OPTIONS)
+        use_foreign_options(action, "bench")
 
 
 def run(args: argparse.Namespace) -> int:

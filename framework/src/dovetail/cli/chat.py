@@ -13,7 +13,6 @@ from dovetail.cli.connection import (
     read_parameters,
 )
 from dovetail.utils.arguments import use_foreign_options
-from dovetail.utils.foreign.tables_by_command import CHAT_OPTIONS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prompt", default=None, help="ask this alone, and leave")
     add_parameter_flags(parser)
     add_engine_flags(parser, short=False)
-    use_foreign_options(parser, CHAT_OPTIONS)
+    use_foreign_options(parser, "chat")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -18,7 +18,6 @@ from dovetail.kernel.resolve import resolve
 from dovetail.server.settings import ServerSettings
 from dovetail.utils.arguments import use_foreign_options
 from dovetail.utils.flags import add_flags, read_flags
-from dovetail.utils.foreign.tables_by_command import SERVE_OPTIONS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     shown = {*PlanOptions.model_fields, "plugins", "prefer", "chat_template"}
     add_flags(parser, EngineArgs, "engine", skip=shown, hidden=True)
     add_flags(parser, ServerSettings, "server", hidden=True)
-    use_foreign_options(parser, SERVE_OPTIONS)
+    use_foreign_options(parser, "serve")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -16,7 +16,6 @@ from dovetail.cli.parsing.foreign import say_variables
 from dovetail.engine.args import OFFLINE_DEFAULTS, EngineArgs
 from dovetail.utils.arguments import use_foreign_options
 from dovetail.utils.flags import add_flags, read_flags
-from dovetail.utils.foreign.tables_by_command import BATCH_OPTIONS
 
 if TYPE_CHECKING:
     import httpx2
@@ -64,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_flags(
         parser, ServerSettings, "answers (without --url)", skip=set(ServerSettings.model_fields) - set(ANSWER_SETTINGS)
     )
-    use_foreign_options(parser, BATCH_OPTIONS)
+    use_foreign_options(parser, "batch")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -14,7 +14,6 @@ from dovetail.utils import logs
 from dovetail.utils.arguments import use_foreign_options
 from dovetail.utils.config_file import add_config_flag
 from dovetail.utils.flags import add_flags, read_flags
-from dovetail.utils.foreign.tables_by_command import SERVE_OPTIONS
 
 if TYPE_CHECKING:
     from dovetail.engine.process.async_engine import AsyncEngine
@@ -33,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config_flag(parser)
     add_flags(parser, EngineArgs, "engine", skip=("model",))
     add_flags(parser, ServerSettings, "server")
-    use_foreign_options(parser, SERVE_OPTIONS)
+    use_foreign_options(parser, "serve")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -13,8 +13,6 @@ from dovetail.kernel.options import PlanOptions, parse_byte_count, parse_token_c
 from dovetail.utils import logs
 from dovetail.utils.arguments import use_foreign_options
 from dovetail.utils.flags import add_flags, read_flags
-from dovetail.utils.foreign.tables_by_command import SCRIPT_OPTIONS
-from dovetail.utils.foreign.translate import translate_keywords
 
 P = TypeVar("P", bound=argparse._ActionsContainer)
 
@@ -132,6 +130,10 @@ class EngineArgs(PlanOptions):
     def _translate(cls, given: Any) -> Any:
         if not isinstance(given, Mapping):
             return given
+        # Imported with the first engine that is configured: help needs neither.
+        from dovetail.utils.foreign.tables_by_command import SCRIPT_OPTIONS
+        from dovetail.utils.foreign.translate import translate_keywords
+
         done = translate_keywords(given, cls.model_fields, SCRIPT_OPTIONS)
         done.check()
         for notice in done.notices:
@@ -157,7 +159,7 @@ class EngineArgs(PlanOptions):
         own. Only options in :data:`OFFLINE_DEFAULTS` are missing unless they were given.
         """
         add_flags(parser, cls, "engine", defaults=set(cls.model_fields) - set(OFFLINE_DEFAULTS))
-        use_foreign_options(parser, SCRIPT_OPTIONS)
+        use_foreign_options(parser, "script")
         return parser
 
     @classmethod

@@ -13,7 +13,7 @@ from dovetail.utils.config_file import accepts_config_files, add_config_flag, ex
 from dovetail.utils.known_flags import find_flag
 
 if TYPE_CHECKING:
-    from dovetail.utils.foreign.option import Table
+    from dovetail.utils.foreign.tables_by_command import Command
 
 FILTER_FLAG = "--plugins"
 _owners: WeakKeyDictionary[argparse._ActionsContainer, FlexibleArgumentParser] = WeakKeyDictionary()
@@ -48,10 +48,11 @@ class FlexibleArgumentParser(argparse.ArgumentParser):
         config_file: whether there is ``--config``.
 
     Attributes:
-        foreign: the table of options of other engines.
+        foreign: which table of options of other engines it takes; see :mod:`dovetail.utils.foreign.tables_by_command`.
+            The table is loaded when there is something to read, so that ``--help`` does not wait for it.
     """
 
-    foreign: Table | None = None
+    foreign: Command | None = None
 
     def __init__(self, *args: Any, config_file: bool = True, **kwargs: Any) -> None:
         # A shortened flag would change its meaning, or become ambiguous, with the next flag of that beginning.
@@ -62,12 +63,12 @@ class FlexibleArgumentParser(argparse.ArgumentParser):
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
         given = _join_denials([self._normalize_flag(a) for a in (sys.argv[1:] if args is None else args)])
         positional: dict[argparse.Action, str] = {}
-        if self.foreign is not None or accepts_config_files(self):
-            # Only where there may be something to read: the command line answers at once.
+        asks_help = any(argument in ("-h", "--help") or argument.startswith("--help=") for argument in given)
+        if not asks_help and (self.foreign is not None or accepts_config_files(self)):
             from dovetail.utils.foreign.command_line import CommandLine
-            from dovetail.utils.foreign.option import Table
+            from dovetail.utils.foreign.tables_by_command import find_table
 
-            line = CommandLine(self, self.foreign or Table())
+            line = CommandLine(self, find_table(self.foreign))
             if self.foreign is not None:
                 line.rewrite(given)
                 given = line.arguments
@@ -146,13 +147,13 @@ class FlexibleArgumentParser(argparse.ArgumentParser):
         return flag if dot and flag.startswith("--") and action is not None and action.type is json_object else None
 
 
-def use_foreign_options(parser: argparse._ActionsContainer, table: Table) -> None:
+def use_foreign_options(parser: argparse._ActionsContainer, command: Command) -> None:
     """Make a parser, or the parser of a group, accept options of other engines. It must be a
     :class:`FlexibleArgumentParser`; others are unchanged.
     """
     owner = _owners.get(parser, parser)
     if isinstance(owner, FlexibleArgumentParser):
-        owner.foreign = table
+        owner.foreign = command
 
 
 def _join_denials(arguments: list[str]) -> list[str]:
