@@ -55,11 +55,12 @@ class Request:
         prefix_key: the part of the prefix-cache key besides tokens (salt, adapter).
         block_hashes: hashes of its full blocks, computed as needed.
         lora_slot: LoRA slot, 0 for none.
-        bad_words: token ids that may not follow each other in the output.
-        grammar: the structure that the output must have, if one was asked for.
-        logits_processors: what changes its logits, and what that is told of it.
-        failure: why it can get no further token, where a plugin failed on it.
-        pooling_params: what to make of the prompt instead of continuing it, with nothing left open; :attr:`num_in_flight_tokens` then counts the vector.
+        bad_words: token ids that must not follow each other in the output.
+        grammar: constrains the output, if structured output is requested.
+        logits_processors: the processors of its logits, each with its view of the request.
+        failure: why it cannot get more tokens, if a plugin failed on it.
+        pooling_params: for pooling requests, with all defaults filled in; :attr:`num_in_flight_tokens` then counts the
+            vector.
     """
 
     id: str

@@ -76,12 +76,13 @@ def build_app(
     ``app.state.context`` is its :class:`ServerContext`. ``app.state.traces``, if set, must be closed at the end.
 
     Args:
-        counters: those that several processes with the same engine and settings share; by default its own.
-        created: when the server began, in seconds since 1970; by default now.
-        store: the file of kept responses that they share; by default there is none, and the responses are kept for this process.
+        counters: shared by the processes with the same engine and settings. By default the process has its own.
+        created: when the server started, in seconds since 1970. By default now.
+        store: the database file of stored responses, shared by the processes. By default they are stored for this
+            process only.
 
     Raises:
-        UsageError: a middleware of the settings cannot be had.
+        UsageError: a middleware in the settings cannot be loaded.
     """
     context = ServerContext.create(engine, settings, counters, created, store)
     http_metrics = HttpMetrics(context.counters)

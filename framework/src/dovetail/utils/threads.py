@@ -1,4 +1,6 @@
-"""Variables of OpenMP, whose threads torch computes with on the CPU: how long a thread spins while it waits, and how many threads there are."""
+"""Environment variables of OpenMP, whose threads torch uses on the CPU: how long a waiting thread spins, and how
+many threads there are.
+"""
 
 from __future__ import annotations
 
@@ -10,28 +12,30 @@ from contextlib import contextmanager
 from pathlib import Path
 
 SPIN_COUNT = "20000"
-"""How often GNU's OpenMP looks before a waiting thread sleeps.
+"""Number of spins of GNU's OpenMP before a waiting thread sleeps.
 
-A look takes 15 to 60 ns on x86, so this is 0.3 to 1.2 ms: longer than what lies between two parallel regions of a step, shorter than the time for which
-the kernel lets a thread run. With the library's own 300,000 (4 to 18 ms), a thread that waits uses up its time on a core that the thread it waits for
-needs. Other processors look without a pause, and there the library's own count is short enough. docs/benchmarks.md has the figures.
+A spin takes 15 to 60 ns on x86, so this is 0.3 to 1.2 ms: longer than the gap between two parallel regions of a step,
+and shorter than the kernel's time slice of a thread. With the library's default of 300,000 (4 to 18 ms), a waiting
+thread uses up its time slice on a core that the awaited thread needs. Other processors spin without a pause
+instruction, and there the library's default is short enough. docs/benchmarks.md has the measurements.
 """
 BLOCK_MILLISECONDS = "1"
-"""The same for LLVM's and Intel's OpenMP, whose own is 200."""
+"""The same in milliseconds for LLVM's and Intel's OpenMP, whose default is 200."""
 
 WAIT_VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY")
 COUNT_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 def thread_variables(environment: Mapping[str, str] = os.environ, root: Path = Path("/")) -> dict[str, str]:
-    """The variables to set for a process that will import torch, beside what the user set.
+    """The variables to set for a process that will import torch, in addition to the user's.
 
     Args:
         root: where ``proc`` and ``sys`` are.
 
     Returns:
-        How to wait, unless one of ``WAIT_VARIABLES`` says it already. The number of threads, unless one of ``COUNT_VARIABLES`` says it, and only where a
-        control group allows the process less time than it has cores: OpenMP sees the cores alone, and threads beyond the quota keep all others waiting.
+        How to wait, unless one of ``WAIT_VARIABLES`` is set. The number of threads, unless one of ``COUNT_VARIABLES``
+            is set, and only if a control group allows the process less CPU time than it has cores: OpenMP only sees the
+            cores, and threads beyond the quota make all others wait.
     """
     variables = {}
     if not any(name in environment for name in WAIT_VARIABLES):
@@ -46,9 +50,9 @@ def thread_variables(environment: Mapping[str, str] = os.environ, root: Path = P
 
 
 def import_torch() -> None:
-    """Import torch in this process under :func:`thread_variables`, and leave the environment as it was.
+    """Import torch in this process with :func:`thread_variables`, and restore the environment.
 
-    OpenMP reads the variables once, when it is loaded. Where torch was imported before, nothing can be changed, and nothing is.
+    OpenMP reads the variables once, when it is loaded. If torch was imported before, this function does nothing.
     """
     if "torch" in sys.modules:
         return
@@ -59,9 +63,10 @@ def import_torch() -> None:
 
 
 def cpu_quota(root: Path = Path("/")) -> float | None:
-    """How many cores' worth of time the control groups of this process allow it (``docker run --cpus``, a limit in Kubernetes); None for no limit.
+    """The CPU time that the process's control groups allow, in cores (``docker run --cpus``, a limit in Kubernetes);
+    None for no limit.
 
-    The smallest counts of those on the way from the process's own group to the root, of version 1 or 2.
+    It is the smallest limit on the way from the process's own group to the root, of version 1 or 2.
     """
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()
@@ -102,7 +107,7 @@ def _read_quota(folder: Path) -> float | None:
 
 
 def _count_cores() -> int:
-    """Cores that the process may use."""
+    """Number of cores that the process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -110,7 +115,7 @@ def _count_cores() -> int:
 
 @contextmanager
 def _set_variables(variables: Mapping[str, str]) -> Iterator[None]:
-    """Set what is not set, and unset it at the end."""
+    """Set variables that are not set, and unset them at the end."""
     os.environ.update(variables)
     try:
         yield

@@ -65,8 +65,9 @@ def plan_num_blocks(
     Args:
         budget: bytes.
         max_tokens: computed in one step.
-        capped: whether a group gets no more than twice what could be in use.
-        num_blocks: give groups that keep everything so many blocks, whatever the budget is; the others no more.
+        capped: whether a group gets at most twice the blocks that requests can use.
+        num_blocks: number of blocks for groups that keep all tokens, whatever the budget is; other groups get at most
+            this many.
 
     Returns:
         One count for each group; all 0 if the budget does not hold two blocks of each.

@@ -49,8 +49,9 @@ def read_prompts(prompts: Any, tokenizer: Tokenizer | None) -> list[TokenizedPro
     """Read one prompt or many, in any of the accepted forms.
 
     Args:
-        prompts: a text, a mapping with ``prompt`` or ``prompt_token_ids`` (and perhaps ``cache_salt``), a sequence of token ids, or a sequence of
-            these. Sequences may be of any type that has an order: lists, tuples, arrays, tensors, generators.
+        prompts: a text, a mapping with ``prompt`` or ``prompt_token_ids`` (and optional ``cache_salt``), a sequence of
+            token ids, or a sequence of these. Sequences can have any ordered type: lists, tuples, arrays, tensors,
+            generators.
 
     Raises:
         RequestError: a prompt has none of these forms; says which.

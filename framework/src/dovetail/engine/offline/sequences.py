@@ -1,4 +1,4 @@
-"""Sequences of whatever type people have them: lists, tuples, arrays, tensors, series, views of dicts, generators."""
+"""Reads sequences of any ordered type: lists, tuples, arrays, tensors, series, views of dicts, generators."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ BYTES = (bytes, bytearray, memoryview)
 
 
 def read_sequence(value: Any, param: str = "prompt") -> list[Any] | None:
-    """What a sequence holds, in order; None if it is none. Texts and mappings are single things here.
+    """The items of a sequence, in order; None if the value is not a sequence. Texts and mappings are not sequences
+    here.
 
     Raises:
-        RequestError: it is bytes, or a set, whose order is nobody's.
+        RequestError: it is bytes, or a set, which has no order.
     """
     if isinstance(value, list):
         return value
@@ -37,7 +38,7 @@ def read_sequence(value: Any, param: str = "prompt") -> list[Any] | None:
 
 
 def read_token_ids(values: Iterable[Any]) -> list[int] | None:
-    """Whole numbers of whatever type, as ints; None if something else is among them."""
+    """Whole numbers of any type as ints; None if there is another value among them."""
     found = []
     for value in values:
         if type(value) is int:

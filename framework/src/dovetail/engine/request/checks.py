@@ -21,9 +21,9 @@ class ModelLimits:
 
     Attributes:
         max_model_len: maximum sequence length in tokens, prompt and output together.
-        vocab_size: the model's token ids are 0 to one less than this.
-        max_logprobs: most logprobs of a position that a request may ask for; -1 for no limit.
-        logprobs_mode: what the logprobs of sampled tokens are.
+        vocab_size: valid token ids are 0 to one less than this.
+        max_logprobs: maximum number of logprobs per position; -1 for no limit.
+        logprobs_mode: the kind of logprobs of sampled tokens.
     """
 
     max_model_len: int

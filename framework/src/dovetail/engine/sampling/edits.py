@@ -21,7 +21,7 @@ class LogitEdits:
     """Changes of single logits, on the device.
 
     Attributes:
-        processors: what plugins do to lines that ask for it, in order.
+        processors: calls of logits processors, in order.
         forbidden: int64 ``[N]``, places in the flattened logits; or None.
         grammar_masks: lines, int64 ``[M]``, and their bitmasks, int32 ``[M, ceil(V / 32)]``; or None.
         draft_tokens: int64 ``[L', D]``, for each line with penalties the draft tokens to count as output before it,

@@ -1,4 +1,4 @@
-"""One step of the engine after the other: scheduler, batch, model runner, speculation."""
+"""Runs the engine step by step: scheduler, batch, model runner, speculative decoding."""
 
 from dovetail.utils.threads import import_torch
 

@@ -25,7 +25,7 @@ from dovetail.engine.text.template_formats import ROLES, TOOL, detect_format
 from dovetail.engine.text.template_messages import ContentFormat, Message, MessageFormat, prepare_message
 
 ContentFormatOption = Literal["auto", "string", "openai"]
-"""In which form contents go to a template: in what it takes, as strings, or as lists of parts."""
+"""The content format for a template: the one that it accepts, strings, or lists of parts."""
 END_MARK = "\ufdd0end-of-final-message\ufdd0 "
 """Marks the end of the message to be continued while it is rendered. U+FDD0 never occurs in Unicode text; the space
 shows whether the template trims.
@@ -132,13 +132,13 @@ def render(
 
     Args:
         template: Jinja source.
-        messages: as OpenAI's API has them; they are not changed.
-        tools: function definitions, as OpenAI's API has them.
+        messages: as in OpenAI's API; they are not changed.
+        tools: function definitions, as in OpenAI's API.
         documents: for templates that quote sources.
-        add_generation_prompt: end with what opens the assistant's next message.
-        continue_final_message: end within the last message, so that the model goes on with it.
-        variables: further names that the template may read, such as ``bos_token`` or ``enable_thinking``.
-        content_format: the form of contents; by default what the template takes, role by role.
+        add_generation_prompt: end with the beginning of the assistant's next message.
+        continue_final_message: end inside the last message, so that the model continues it.
+        variables: further variables of the template, such as ``bos_token`` or ``enable_thinking``.
+        content_format: the format of contents; by default the one that the template accepts, for each role.
 
     Raises:
         RequestError: the template is malformed, refuses the messages, or fails on them.
@@ -177,17 +177,17 @@ def render(
 
 
 def _role(message: Any) -> str:
-    """The role of a message, which may be no message at all."""
+    """The role of a message, which may be malformed."""
     role = message.get("role") if isinstance(message, Mapping) else None
     return role if isinstance(role, str) else ""
 
 
 def find_message_format(template: str, role: str, content_format: ContentFormatOption = "auto") -> MessageFormat:
-    """What a template takes in the messages of a role.
+    """The message format of a template for one role.
 
     Args:
         template: Jinja source.
-        content_format: other than "auto", contents have this form whatever the template takes.
+        content_format: if it is not "auto", contents have this format, whatever the template accepts.
 
     Raises:
         RequestError: the template is malformed.

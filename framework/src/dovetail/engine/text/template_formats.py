@@ -1,7 +1,8 @@
-"""What form of messages a chat template takes, found by rendering small conversations with it.
+"""Detects the message format of a chat template by rendering small conversations with it.
 
-Templates are programs, and what one does with a list of parts is seen in its text only where it is simple: it may take parts of the user and add a
-text to what the system says, which fails with a list, or write the list as Python does.
+Templates are programs, and their source only shows in simple cases how they handle a list of parts. For example, a
+template may accept parts for user messages, but append a text to the system message, which fails with a list, or write
+the list in Python's notation.
 """
 
 from __future__ import annotations
@@ -13,16 +14,18 @@ from typing import Any
 from dovetail.engine.text.template_messages import ArgumentsFormat, ContentFormat, Message, MessageFormat
 
 TryRender = Callable[[Sequence[Message], bool], str | None]
-"""Messages, in the form in which they are to be tried, and whether there are tools → the text, or None if the template refuses them."""
+"""A function from messages in the tested format, and whether there are tools, to the text; None if the template
+refuses them.
+"""
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 WORDS = ("quokka", "wombat", "numbat", "bandicoot")
-"""Words that no template holds: those of the contents that are tried."""
+"""Words that no template contains, for the tested contents."""
 KEY, VALUE = "bilbyname", "bilbyvalue"
-"""The same, of the arguments."""
+"""The same for the tested arguments."""
 _WRITTEN_PART = re.compile(r"""['"]text['"]\s*:""")
 _WRITTEN_OBJECT = re.compile(rf"{{'{KEY}'\s*:")
-"""What shows that a list, or an object, was written as Python or JSON has it."""
+"""Texts which show that a list or an object was rendered in Python's or JSON's notation."""
 CALL_ID = "callid000"  # some templates want nine letters and digits
 TOOL: dict[str, Any] = {
     "type": "function",
@@ -35,10 +38,10 @@ TOOL: dict[str, Any] = {
 
 
 def detect_format(try_render: TryRender, role: str, fallback: ContentFormat) -> MessageFormat:
-    """What a template takes in the messages of a role.
+    """Detect the message format of a template for one role.
 
     Args:
-        fallback: what it takes if nothing of that role can be rendered at all.
+        fallback: the result if no message of that role can be rendered.
     """
     arguments, null_content = _detect_arguments(try_render) if role in ("assistant", "tool") else ("object", True)
     as_text = arguments == "text"
@@ -55,7 +58,7 @@ def detect_format(try_render: TryRender, role: str, fallback: ContentFormat) -> 
 
 
 def _conversations(role: str, as_text: bool, *, in_parts: bool) -> Iterator[tuple[list[Message], bool]]:
-    """Conversations in which a role speaks, each with whether there are tools."""
+    """Test conversations with messages of a role, each with whether there are tools."""
 
     def say(first: int = 0) -> Message:
         words = WORDS[first : first + 2]
@@ -80,13 +83,13 @@ def _conversations(role: str, as_text: bool, *, in_parts: bool) -> Iterator[tupl
 
 
 def _shows(text: str | None, conversation: Sequence[Message]) -> bool:
-    """Whether a text holds every word that is tried, and no list as Python or JSON writes it."""
+    """Whether a text contains every test word, and no list in Python's or JSON's notation."""
     said = repr([message["content"] for message in conversation])
     return text is not None and all(word in text for word in WORDS if word in said) and not _WRITTEN_PART.search(text)
 
 
 def _detect_arguments(try_render: TryRender) -> tuple[ArgumentsFormat, bool]:
-    """How arguments are taken, and whether the content of a message that only calls may be none."""
+    """Detect the format of arguments, and whether the content of a message with only calls can be None."""
     shown: dict[tuple[str, str | None], set[int]] = {
         (kind, content): {
             number

@@ -1,7 +1,8 @@
-"""Messages in the form that a chat template takes.
+"""Converts messages to the format that a chat template accepts.
 
-OpenAI's API has contents as texts or as lists of parts, and the arguments of calls as JSON text. Templates take one of these forms, or both, and not
-the same for each role; what a template takes is found by :mod:`dovetail.engine.text.template_formats`.
+In OpenAI's API, contents are texts or lists of parts, and the arguments of calls are JSON text. Templates accept one of
+these forms, or both, and not the same for each role. :mod:`dovetail.engine.text.template_formats` detects the format of
+a template.
 """
 
 from __future__ import annotations
@@ -15,26 +16,26 @@ from typing import Any, Literal
 from dovetail.api.errors import RequestError
 
 Message = dict[str, Any]
-"""One message as OpenAI's API has it: ``role``, ``content``, and perhaps ``tool_calls``, ``tool_call_id``, ``name``."""
+"""One message as in OpenAI's API: ``role``, ``content``, and optional ``tool_calls``, ``tool_call_id``, ``name``."""
 
 ContentFormat = Literal["string", "openai", "either"]
-"""How a template wants ``content``: as a string, as a list of typed parts, or as whatever the message has."""
+"""The content format of a template: a string, a list of parts, or either."""
 ArgumentsFormat = Literal["object", "text", "either"]
-"""How a template wants the arguments of calls: as an object, as JSON text, or as either."""
+"""The format of calls' arguments in a template: an object, JSON text, or either."""
 
 TEXT_PART_TYPES = ("text", "input_text", "output_text")
 REASONING_FIELDS = ("reasoning_content", "reasoning", "thinking")
-"""Names under which templates look for a message's reasoning."""
+"""Names of a message's reasoning in templates."""
 TEXT_ARGUMENT = "arguments"
-"""The argument that holds what is no JSON object, where a template takes nothing else than an object."""
+"""The name of the argument for a text that is not a JSON object, if a template only accepts objects."""
 
 
 @dataclass(frozen=True, slots=True)
 class MessageFormat:
-    """What a template takes in the messages of one role.
+    """The message format of a template for one role.
 
     Attributes:
-        null_content: of a message that only calls, the content may be none. Templates that know that case want it so.
+        null_content: the content of a message with only calls can be None. Templates that support this expect it.
     """
 
     content: ContentFormat
@@ -43,10 +44,10 @@ class MessageFormat:
 
 
 def prepare_message(message: Mapping[str, Any], wanted: MessageFormat) -> Message:
-    """A copy of a message in the form that the template takes. Reasoning stands under every name that templates know.
+    """A copy of a message in the template's format. Reasoning is stored under every name that templates use.
 
     Raises:
-        RequestError: the message has no role, an unreadable content, or a call of no function.
+        RequestError: the message has no role, an unreadable content, or a call without a function.
     """
     if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
         raise RequestError(f"wanted a message with a role, found {_shorten(message)}", param="messages")
@@ -68,10 +69,10 @@ def prepare_message(message: Mapping[str, Any], wanted: MessageFormat) -> Messag
 
 
 def read_content_text(content: Any) -> str:
-    """The text of a content, its parts on lines of their own; of None, none.
+    """The text of a content. Parts are joined with line breaks. None is an empty text.
 
     Raises:
-        RequestError: it is neither a text nor a list of parts, or a part is no text.
+        RequestError: it is neither a text nor a list of parts, or a part is not a text.
     """
     if content is None or isinstance(content, str):
         return content or ""
@@ -116,7 +117,9 @@ def _prepare_arguments(calls: Any, wanted: ArgumentsFormat) -> None:
 
 
 def _convert_arguments(given: Any, wanted: ArgumentsFormat) -> Any:
-    """Arguments in the form that the template takes. What is no JSON object was written by a model, and the conversation goes on with it as text."""
+    """Convert arguments to the template's format. A model may have written something that is not a JSON object; it
+    is passed on as text.
+    """
     found = _parse_arguments(given)
     if found is None:
         text = given if isinstance(given, str) else json.dumps(given, ensure_ascii=False, default=str)
@@ -127,7 +130,7 @@ def _convert_arguments(given: Any, wanted: ArgumentsFormat) -> Any:
 
 
 def _parse_arguments(given: Any) -> dict[str, Any] | None:
-    """The object that arguments are; None if they are none."""
+    """The arguments as an object; None if they are not a JSON object."""
     if isinstance(given, str):
         try:
             given = json.loads(given) if given.strip() else None

@@ -21,7 +21,7 @@ SAFE_METHODS = frozenset(("GET", "HEAD", "OPTIONS"))
 """Methods that change nothing."""
 VALID_REQUEST_ID = re.compile(rb"[\w.:-]{1,128}")
 MAX_HEADER_CHARS = 2000
-"""Of each header that names what was left out; proxies refuse headers of many kilobytes."""
+"""Maximum bytes of each header that names ignored fields. Proxies refuse headers of many kilobytes."""
 RequestEndCallbacks = Sequence[Callable[[RequestRecord, Scope], None]]
 
 
@@ -80,7 +80,7 @@ class RequestIdMiddleware:
 
 
 def _header_value(separator: str, texts: Iterable[str]) -> bytes:
-    """Texts as a header, which holds visible ASCII alone: names in a request may hold anything."""
+    """Encode texts as a header value. Headers hold visible ASCII only, and names in a request may hold anything."""
     value = separator.join(texts).encode("unicode_escape")
     return value if len(value) <= MAX_HEADER_CHARS else value[: MAX_HEADER_CHARS - 3] + b"..."
 

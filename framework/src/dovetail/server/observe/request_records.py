@@ -18,12 +18,12 @@ class RequestRecord:
     """The state of one HTTP request.
 
     Attributes:
-        received: when it came, in seconds on the monotonic clock.
-        route: the path of the route that serves it, empty while there is none.
-        status: of its answer, 0 while there is none.
-        error: what an answer that is not a success says; ``error_code`` the word for programs.
-        jobs: what it had the engine do.
-        ignored: names of its fields that were passed over, in order.
+        received: when it arrived, in seconds on the monotonic clock.
+        route: the path of its route, empty until a route matched.
+        status: of its response, 0 until the response starts.
+        error: the message of an error response; ``error_code`` is its code for programs.
+        jobs: its jobs on the engine.
+        ignored: names of its ignored fields, in order.
     """
 
     id: str

@@ -1,4 +1,4 @@
-"""What the models of all bodies have in common."""
+"""The base class of request bodies."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Body(BaseModel):
-    """Part of a request. Fields that it does not have are kept apart, for :mod:`dovetail.server.protocol.extra_fields`."""
+    """A part of a request. Unknown fields are stored separately, for :mod:`dovetail.server.protocol.extra_fields`."""
 
     model_config = ConfigDict(strict=True, extra="allow", protected_namespaces=())

@@ -26,7 +26,7 @@ JSON_TYPE = re.compile(r"application/(?:[\w.!#$&^-]+\+)?json")
 FORM_TYPE = "application/x-www-form-urlencoded"
 """What curl says of a body unless it is told otherwise."""
 SINGLE_BYTE_ENCODINGS = ("ascii", "iso8859-1", "iso8859-15", "cp1252")
-"""Encodings, by the names of their codecs, that a body may be in besides those of Unicode, which are known by their bytes."""
+"""Supported encodings of a body, by codec name, besides those of Unicode, which are detected from the bytes."""
 
 
 async def read_body(request: Request, model: type[B]) -> B:
@@ -40,10 +40,10 @@ async def read_body(request: Request, model: type[B]) -> B:
 
 
 async def read_bytes(request: Request) -> bytes:
-    """Read what should be JSON, in UTF-8 whatever encoding it came in.
+    """Read a JSON body, converted to UTF-8.
 
     Raises:
-        ApiError: the request says that it is something else, its text is none, or its client left.
+        ApiError: the request has another content type, its text cannot be decoded, or its client disconnected.
     """
     # A web page of a stranger can send any other type to a local server without the browser asking first.
     header = request.headers.get("content-type", "")
@@ -68,10 +68,11 @@ def _charset(content_type: str) -> str:
 
 
 def to_utf8(raw: bytes, charset: str = "") -> bytes:
-    """JSON in UTF-8 without a byte-order mark, from JSON in UTF-8, UTF-16 or UTF-32, with or without one.
+    """Convert JSON from UTF-8, UTF-16 or UTF-32, with or without a byte-order mark, to UTF-8 without one.
 
     Args:
-        charset: what the client calls the encoding. Looked at only where the bytes are not in Unicode: they tell that more reliably.
+        charset: the client's name of the encoding. It is only used if the bytes are not Unicode, because the bytes are
+            more reliable.
 
     Raises:
         ApiError: the text cannot be decoded.
@@ -88,7 +89,7 @@ def to_utf8(raw: bytes, charset: str = "") -> bytes:
 
 
 def _from_single_byte(raw: bytes, charset: str) -> bytes:
-    """What is not in UTF-8, from the encoding that the client names; as it is, if that is none."""
+    """Convert text that is not UTF-8 from the client's encoding. Returned unchanged if that is not supported."""
     try:
         raw.decode()
     except UnicodeDecodeError:
@@ -119,10 +120,10 @@ def decode_json_object(raw: bytes) -> dict[str, Any]:
 
 
 def validate_body(data: dict[str, Any], model: type[B], settings: ServerSettings) -> B:
-    """Turn a JSON object into its model.
+    """Validate a JSON object against its model.
 
     Raises:
-        ApiError: it is not what the model describes, or has a field that is refused.
+        ApiError: it does not match the model, or has a field that is refused.
     """
     try:
         body = model.model_validate(data)

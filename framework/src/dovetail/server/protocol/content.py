@@ -12,11 +12,11 @@ from dovetail.server.http.errors import describe
 from dovetail.server.protocol.base import Body
 
 TEXT_TYPES = ("text", "input_text", "output_text")
-"""What parts of text are called, in the chat route and in the Responses API, whose parts some clients send to the former."""
+"""Types of text parts, on the chat route and in the Responses API, whose parts some clients send to the chat route."""
 
 
 class ContentPart(Body):
-    """A part of a message's content, of whatever type it came as a text."""
+    """A part of a message's content. All types of text parts are accepted."""
 
     text: str
 
@@ -52,7 +52,7 @@ def _read_part(part: Any) -> ContentPart:
 
 
 def content_text(content: str | Sequence[ContentPart] | None) -> str:
-    """The text of a content, its parts on lines of their own."""
+    """The text of a content. Parts are joined with line breaks."""
     return content if isinstance(content, str) else "\n".join(part.text for part in content or ())
 
 

@@ -1,7 +1,7 @@
-"""Fields of a request that its model does not have: refused, or passed over and named.
+"""Unknown fields of a request: ignored and reported, or refused.
 
-Clients send back what they were given by whichever server answered before, so that fields which nobody knows are passed over.
-What is known and cannot be had is refused: an answer without it is not what was asked for.
+Clients send back fields that another server gave them, so unknown fields are ignored. Known but unsupported fields are
+refused, because the response would not be what was requested.
 """
 
 from __future__ import annotations
@@ -26,25 +26,25 @@ logger = logging.getLogger("dovetail.server")
 
 Place = tuple[str | int, ...]
 MAX_NAMES = 64
-"""Names that are remembered of one request."""
+"""Maximum number of names that are stored for one request."""
 MAX_LOGGED = 256
-"""Names that the log is told, since clients may make up any number of them."""
+"""Maximum number of names in the log, because clients can invent any number of them."""
 MAX_NAME_CHARS = 64
 _logged: set[str] = set()
 
 
 class ExtraField(NamedTuple):
-    """One field that a model does not have, and what leads to it: names, and places in lists."""
+    """One unknown field, and its path: names, and indices of lists."""
 
     place: Place
     value: Any
 
 
 def handle_extra_fields(body: Body, settings: ServerSettings) -> None:
-    """Take out of a body what its models do not have, and name it in the log and in the record of the request.
+    """Remove unknown fields from a body, and report them in the log and in the request's record.
 
     Raises:
-        ApiError: a field is known and cannot be had, or none may be unknown.
+        ApiError: a field is known but unsupported, or unknown fields are not allowed.
     """
     for place, value in _take(body, ()):
         if value is None or any(_equal_in_json(value, nothing) for nothing in neutral_values(place)):
@@ -61,7 +61,7 @@ def handle_extra_fields(body: Body, settings: ServerSettings) -> None:
 
 
 def _take(value: Any, place: Place) -> Iterator[ExtraField]:
-    """The extra fields of a value and of what it holds; its models lose them."""
+    """The unknown fields of a value and of its parts. They are removed from the models."""
     if isinstance(value, list):
         for index, item in enumerate(value):
             yield from _take(item, (*place, index))
@@ -75,7 +75,7 @@ def _take(value: Any, place: Place) -> Iterator[ExtraField]:
 
 @cache
 def _fields_with_models(model: type[BaseModel]) -> tuple[tuple[str, str], ...]:
-    """The fields that may hold models: their names here, and in JSON."""
+    """The fields that may contain models: their names here, and in JSON."""
     fields = model.model_fields.items()
     return tuple((name, field.alias or name) for name, field in fields if _holds_models(field.annotation))
 
@@ -101,7 +101,7 @@ def _note(place: Place) -> None:
 
 
 def _name(place: Place) -> str:
-    """A field in the form of ``messages[].mood``, of characters that a header and a line of the log can hold."""
+    """A field's name in the form ``messages[].mood``, with characters that a header and a log line can contain."""
     parts = ["[]" if isinstance(part, int) else f".{_sane(part)}" for part in place]
     return "".join(parts).removeprefix(".")
 

@@ -36,7 +36,9 @@ def _read_arguments(value: Any) -> str | None:
 
 
 def read_tool_choice(value: Any) -> Any:
-    """A choice in words, which some clients wrap into an object; Anthropic and Mistral have ``any`` for required."""
+    """A tool choice that is a word, which some clients put into an object. Anthropic and Mistral have ``any`` for
+    ``required``.
+    """
     if isinstance(value, dict) and set(value) == {"type"}:
         value = value["type"]
     return "required" if value == "any" else value

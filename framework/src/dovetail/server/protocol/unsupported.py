@@ -79,7 +79,7 @@ def is_planned(place: Sequence[str | int]) -> bool:
 
 
 def neutral_values(place: Sequence[str | int]) -> tuple[Any, ...]:
-    """The values, besides null, with which a field that no model has asks for nothing.
+    """The neutral values of an unsupported field, besides null.
 
     Args:
         place: as of :func:`is_planned`.

@@ -91,7 +91,7 @@ def _turn(message: ChatMessage, index: int, template: str) -> Turn:
 
 
 def _content(message: ChatMessage) -> str | list[dict[str, str]] | None:
-    """The content as the chat template is given it: in parts only where there are several."""
+    """The content for the chat template: a list of parts only if there are several."""
     if not isinstance(message.content, list) or len(message.content) < 2:
         return None if message.content is None else content_text(message.content)
     return [{"type": "text", "text": part.text} for part in message.content]
