@@ -152,9 +152,9 @@ def start_server(args: EngineArgs) -> Iterator[str]:
     for number in (signal.SIGTERM, signal.SIGHUP):  # a closed terminal among them: the server must not outlive us
         signal.signal(number, lambda number, _: sys.exit(128 + number))
     command = [sys.executable, "-m", "dovetail", "serve", "--port", str(port), "--exit-with-stdin", *build_flags(args)]
-    command += ["--log-level", "warning"]  # lines about requests would stand amid their answers
-    # The pipe to it closes with us, however we go. In a session of its own, so that Ctrl+C stops an answer and not the server.
-    # Which would close it to us.
+    command += ["--log-level", "warning"]  # log lines about requests would be mixed with the answers
+    # The pipe to it closes when this process ends in any way. It has its own session, so that Ctrl+C stops an answer
+    # and not the server. Which would close it to us.
     environment = {k: v for k, v in os.environ.items() if k not in (API_KEY_VARIABLE, FOREIGN_KEY_VARIABLE)}
     server = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True, env=environment

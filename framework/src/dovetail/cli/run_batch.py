@@ -150,7 +150,7 @@ async def _client(args: argparse.Namespace) -> AsyncIterator[httpx2.AsyncClient]
     from dovetail.server.settings import ServerSettings
 
     say_variables()
-    # --api-key is for the server at --url; nobody but us asks this one.
+    # --api-key is for the server at --url; only this process uses the one here.
     answers = argparse.Namespace(**{name: value for name, value in vars(args).items() if name in ANSWER_SETTINGS})
     async with serve_in_process(engine_factory(_engine_args(args)), read_flags(ServerSettings, answers)) as client:
         yield client

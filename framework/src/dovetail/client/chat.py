@@ -102,7 +102,7 @@ class Chat:
         pieces = self.client.stream_chat(system + self.messages, model=self.model, **self.params)
         answer: list[str] = []
         try:
-            # Closing tells the server at once that an answer is no longer wanted.
+            # Closing aborts the answer on the server at once.
             with contextlib.closing(pieces):
                 self.view.show(_record_answer(split_thoughts(pieces), answer))
         except KeyboardInterrupt:

@@ -35,7 +35,7 @@ def run_completion(
         text = _read() if prompt is None else prompt
         if not text:
             raise UsageError("the prompt is empty", "give one with --prompt TEXT, or on standard input")
-        # Closing tells the server at once that the rest is no longer wanted.
+        # Closing aborts the completion on the server at once.
         with contextlib.closing(client.stream_completion(text, model=model, **given)) as pieces:
             try:
                 for piece in pieces:
@@ -49,5 +49,5 @@ def run_completion(
 def _read() -> str:
     if sys.stdin.isatty():
         print("Type the text to be continued, and Ctrl+D on a line of its own.", file=sys.stderr)
-    # Editors and echo end a file with a line break that nobody meant to continue from.
+    # Editors and echo end a file with a line break, which is not part of the text.
     return sys.stdin.read().removeprefix("\ufeff").removesuffix("\n")

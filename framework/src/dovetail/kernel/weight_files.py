@@ -70,7 +70,7 @@ class WeightFiles:
             try:
                 with open(self.folder / name, "rb") as file:
                     self._beginnings[name] = file.read(max(map(len, (POINTER, *self._signatures))))
-            except OSError:  # the loader says what is wrong with a file that it wants
+            except OSError:  # the loader reports errors of the files that it reads
                 self._beginnings[name] = b""
         return self._beginnings[name].startswith(wanted)
 

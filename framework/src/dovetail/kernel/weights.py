@@ -44,7 +44,7 @@ def find_weights(
         def reads(card: QuantFormatCard, type_: str = type_) -> str | None:
             if type_ not in card.types:
                 return f"reads {join_names(sorted(card.types), 4)}"
-            # Plain tensors (norms, biases, layers left alone) stand in quantized checkpoints too.
+            # Quantized checkpoints also have plain tensors (norms, biases, unquantized layers).
             if card.methods and method not in card.methods:
                 return f"reads checkpoints quantized by {', '.join(card.methods)}, not {method or 'none'}"
             return None

@@ -54,7 +54,7 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor, rope: Rope, step: Step) -> Tensor:
         qkv = self.qkv(x).view(x.shape[0], -1, self.head_dim)  # [T, H + 2 * K, D]
-        turned = self.num_heads + self.num_kv_heads  # q and k turn alike, so they turn together
+        turned = self.num_heads + self.num_kv_heads  # q and k are rotated in the same way, so they are rotated together
         qk = self.rope(qkv[:, :turned], rope.cos, rope.sin, self.interleaved)
         attended = self.attention(qk[:, : self.num_heads], qk[:, self.num_heads :], qkv[:, turned:], step)  # [T, H, D]
         out: Tensor = self.out(attended.flatten(-2))

@@ -117,7 +117,7 @@ class JsonToolParser(StreamingToolParser):
             reader.skip()
             reader.record = []
             yield from reader.skip_space()
-        # A marker that the end of the output cut off is none of the answer's text either.
+        # A marker that is cut off by the end of the output is not content either.
         if ends and ((yield from reader.read_marker(markers(*ends))) or reader.ended):
             reader.record = []
         yield from self.recorded_content()

@@ -14,7 +14,7 @@ _INSIDE = re.compile(r'[^"\\]*')
 _SCALAR = re.compile(r"[\w.+-]+(?=[^\w.+-])")
 _SCALAR_BEGIN = re.compile(r"[\w.+-]")
 _STRING_PARTS = Markers('"', "\\")
-# Each also matches nothing, as soon as it is certain that what follows is none: so no match means that the text was cut off.
+# Each also matches the empty string if the text certainly is not a value, so no match means that the text was cut off.
 _ESCAPE = re.compile(r"""["\\/bfnrt]|u[0-9a-fA-F]{4}|(?=[^u"\\/bfnrt])|(?=u[0-9a-fA-F]{0,3}[^0-9a-fA-F])""")
 _LOW_SURROGATE = re.compile(
     r"\\u[dD][c-fC-F][0-9a-fA-F]{2}|(?=[^\\])|(?=\\[^u])|(?=\\u[^dD])|(?=\\u[dD][^c-fC-F])|(?=\\u[dD][c-fC-F][0-9a-fA-F]?[^0-9a-fA-F])"

@@ -50,7 +50,7 @@ class MarkedToolParser(StreamingToolParser):
             while self.end_markers and (yield from reader.read_marker(markers(*self.end_markers))):
                 reader.record = []
                 yield from reader.skip_space()
-            # A marker that the end of the output cut off is none of the answer's text either.
+            # A marker that is cut off by the end of the output is not content either.
             if not (yield from reader.peek()):
                 reader.record = []
                 return

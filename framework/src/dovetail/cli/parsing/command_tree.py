@@ -78,7 +78,7 @@ def read_commands(
 
 
 def _argument(action: argparse.Action, registry: Registry) -> Argument:
-    # --help takes its word after = alone here: what stands behind it is the command's.
+    # --help only takes a word after "=" here: the next argument belongs to the command.
     takes_value = action.nargs != 0 and not isinstance(action, HelpAction)
     choices = tuple(map(str, action.choices or ()))
     if (kind := OFFERED.get(action.dest)) is not None:

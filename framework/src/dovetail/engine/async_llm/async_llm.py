@@ -60,7 +60,7 @@ class AsyncLLM:
         self._engine = self._thread.engine
         self._running: dict[str, tuple[asyncio.AbstractEventLoop, DeltaQueue]] = {}
         self._pooling: dict[str, concurrent.futures.Future[Any]] = {}
-        # At the interpreter's exit, the engine's process sees that its parent has gone, and leaves by itself.
+        # At the interpreter's exit, the engine's process sees that its parent has ended, and exits.
         self._finalizer = weakref.finalize(self, self._thread.stop)
         self._finalizer.atexit = False
 

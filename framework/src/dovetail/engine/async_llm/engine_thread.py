@@ -32,7 +32,7 @@ class _Engine(AsyncEngine):
         found = None
         if not args.skip_tokenizer_init:
             found = await asyncio.to_thread(load_tokenizer, plan, args.chat_template, args.chat_template_content_format)
-        return cls(plan, args, cast(Tokenizer, found))  # what turns outputs into texts knows of none
+        return cls(plan, args, cast(Tokenizer, found))  # the detokenization code accepts None
 
 
 class EngineThread:

@@ -31,7 +31,7 @@ class BestOfCollector:
         if self._finished < self._params.num_sequences:
             return []
         whole = [_join_deltas(deltas) for _, deltas in sorted(self._deltas.items())]
-        # What is told of the prompt is the same for all, and came with the first.
+        # Data about the prompt is the same for all, and came with the first one.
         cached, prompt_logprobs = whole[0].cached_tokens, whole[0].prompt_logprobs
         best = sorted(whole, key=_rank_key)[: self._params.n]
         for index, winner in enumerate(best):

@@ -206,7 +206,7 @@ class EngineClient(ABC):
         try:
             while True:
                 self._handle(await self._child.receive())
-        except Exception as error:  # a bug of ours: nobody may be left waiting for it
+        except Exception as error:  # a bug of ours: fail whoever waits for it
             self._mark_dead(
                 EngineDeadError(f"what the engine sent cannot be handled ({type(error).__name__}: {error})")
             )
@@ -236,7 +236,7 @@ class EngineClient(ABC):
 
     def _resolve_call(self, answer: m.Answer) -> None:
         waiting = self._calls.get(answer.number)
-        if waiting is None or waiting.done():  # whoever called has left
+        if waiting is None or waiting.done():  # the caller was cancelled
             return
         if answer.failure is None:
             waiting.set_result(answer.result)

@@ -51,7 +51,7 @@ def on_exit(process: subprocess.Popen[bytes], callback: Callable[[int], object])
 
     def wait() -> None:
         code = process.wait()
-        with contextlib.suppress(RuntimeError):  # the event loop is closed: nobody is left to tell
+        with contextlib.suppress(RuntimeError):  # the event loop is closed: nobody is left to notify
             callback(code)
 
     threading.Thread(target=wait, daemon=True).start()

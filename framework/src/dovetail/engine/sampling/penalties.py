@@ -178,7 +178,7 @@ class TokenCounts(SlotTable):
             penalties: of these lines.
             drafts: int64 ``[L, D]``, tokens to count as output in addition to the slots' own; -1 for none.
         """
-        # Requests that have left the host's books since they were scheduled may have longer lists; nobody takes their tokens.
+        # Requests that ended since they were scheduled may have longer lists; their tokens are dropped.
         longest = self.longest
         chunk = max(SCORES_PER_CHUNK // max(longest if longest <= self.max_list_len else self.vocab_size, 1), 1)
         for start in range(0, len(lines), chunk):

@@ -91,13 +91,13 @@ class EngineCore:
         self.async_scheduling = (
             self.runner.platform.asynchronous if args.async_scheduling is None else args.async_scheduling
         )
-        if self.speculation is not None:  # a guess begins behind the newest token, which must be known
+        if self.speculation is not None:  # a draft follows the newest token, which must be known
             self.async_scheduling = False
         self.eos_ids = find_eos_token_ids(plan)
         self.num_blocks, self.memory_budget = self._plan_memory(plan)
         limit = self.memory_budget.tokens if self.memory_budget.tokens is not None else plan.max_model_len
         self.max_model_len = min(plan.max_model_len, limit)
-        # Asking for more than fits is an error only if somebody asked; otherwise the context shrinks to what memory holds.
+        # If the user set a length that does not fit, it is an error; otherwise the context is reduced to fit memory.
         if args.max_model_len is not None and args.max_model_len > limit:
             raise ResolutionError(
                 f"--max-model-len {args.max_model_len} was asked for, but the KV cache holds {limit} tokens ({self.memory_budget})",

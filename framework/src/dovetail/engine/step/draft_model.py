@@ -44,7 +44,7 @@ class DraftSequence:
         while same < stop and own.tokens[same] == tokens[same]:
             same += 1
         own.tokens[same:] = tokens[same:]
-        # The newest token is computed in any case: from it comes the first guess.
+        # The newest token is computed in any case, because it gives the first draft token.
         own.num_computed_tokens = min(own.num_computed_tokens, same, len(tokens) - 1)
         if own.row >= 0:
             batch.tokens[own.row, same : len(tokens)] = tokens[same:]
@@ -140,7 +140,7 @@ class DraftModel(CachingProposer):
         for request, most in sorted(requested, key=lambda pair: pair[0].num_pending_tokens):
             count = min(request.num_pending_tokens, budget)
             whole = count == request.num_pending_tokens
-            # The last guess is not computed, unless it comes true.
+            # The last draft token is not computed, unless it is accepted.
             if count and self._make_room(
                 request, request.num_computed_tokens + count + (most - 1 if whole else 0), active
             ):
@@ -154,7 +154,7 @@ class DraftModel(CachingProposer):
         own_sequence = self._sequences.get(sequence.id)
         if own_sequence is None:
             if len(self._sequences) == self.context.max_seqs:
-                self._evict_one(active)  # there are no more rows, and some belong to streams that pause
+                self._evict_one(active)  # there are no free rows, and some belong to requests that pause drafting
             request = Request(
                 sequence.id, [], GREEDY_PARAMS, num_prompt_tokens=0, max_len=self.max_len, eos_ids=frozenset()
             )

@@ -196,7 +196,7 @@ class Speculation:
         if isinstance(self.proposer, CachingProposer):
             self.proposer.wake_up(tags)
 
-    # -- guesses
+    # -- drafts
 
     def draft(self, requests: Sequence[Request]) -> None:
         """Set the drafts of running requests for the next step. All of their tokens must have reached the host."""
@@ -233,13 +233,13 @@ class Speculation:
             self.proposer.forget([request.id])
 
     def _max_draft_tokens(self, request: Request) -> int:
-        # A prompt that is not computed yet has no next token, and one that has lost its blocks must be computed anew first.
+        # A prompt that is not computed yet has no next token, and a preempted request must be recomputed first.
         if request.num_pending_tokens != 1 or request.num_in_flight_tokens:
             return 0
-        # Its logits processors may count tokens, and could not take back those of a guess that was wrong.
+        # Its logits processors may count tokens, and could not undo those of a rejected draft.
         if request.logits_processors:
             return 0
-        # The step adds a token of its own to the guesses.
+        # The step adds its own token to the draft.
         room = request.max_len - request.num_tokens - 1
         if room <= 0:
             return 0

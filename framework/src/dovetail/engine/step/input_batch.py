@@ -121,7 +121,8 @@ class InputBatch:
         if row < 0:
             return
         for group, blocks in enumerate(self.blocks):
-            # What the row's next owner does not use must point to the null block, never to somebody else's.
+            # Entries that the row's next request does not use must point to the null block, never to another request's
+            # blocks.
             self._record_change(group, row, 0, np.full(self.num_blocks[group, row], NULL_BLOCK, np.int32))
             blocks[row, : self.num_blocks[group, row]] = NULL_BLOCK
             self.num_blocks[group, row] = self.num_out_of_window[group, row] = 0

@@ -122,7 +122,7 @@ class Scheduler:
         streams = [r for r in runnable if r.num_pending_tokens == 1]
         draft_budget = budget - len(streams)
         if self.waiting or len(streams) < len(runnable):
-            # Good guesses never end, so prompts must not depend on what they leave.
+            # Good drafts fill every step, so prompts must not depend on what they leave.
             draft_budget -= min((draft_budget + 1) // 2, MIN_PREFILL_CHUNK)
         for request in streams:
             if budget <= 0:
@@ -148,7 +148,7 @@ class Scheduler:
             )
             before = len(step.preempted)
             allowed -= self._schedule_running(request, count, step)
-            if len(step.preempted) > before:  # what the victims had is not handed out again in this step
+            if len(step.preempted) > before:  # the preempted requests' tokens are not scheduled again in this step
                 allowed = min(allowed, self.max_tokens - sum(step.tokens.values()))
         for request, count in step.tokens.items():
             self.kv.cache_blocks(request, request.num_computed_tokens + count)
@@ -166,7 +166,7 @@ class Scheduler:
             return 0
         while not self.kv.allocate_slots(request, request.num_computed_tokens + count):
             if request.draft_token_ids and count > request.num_pending_tokens:
-                count = request.num_pending_tokens  # guesses are worth nobody's place
+                count = request.num_pending_tokens  # a draft must not preempt another request
                 continue
             victim = self.running[-1]
             if victim is request and len(self.running) == 1 and count > 1:
@@ -186,7 +186,8 @@ class Scheduler:
         return step.preempted
 
     def _preempt(self, victim: Request, step: SchedulerOutput) -> None:
-        # Its tokens are kept and computed anew, as if they were all prompt: recomputing costs one prefill, and no memory meanwhile.
+        # Its tokens are kept and recomputed as if they were all prompt. This costs one prefill, and no memory
+        # meanwhile.
         self._stop_running(victim)
         step.tokens.pop(victim, None)
         victim.num_computed_tokens = 0
@@ -238,7 +239,7 @@ class Scheduler:
                 place += 1
                 continue
             prefix = self.kv.find_prefix(request)
-            # Room for its first chunk alone would only have it run into the wall with the next, and begin anew.
+            # With room only for its first chunk, it would be preempted at the next one and start again.
             if not self.kv.can_fit(request, prefix, left):
                 break
             pending = request.num_tokens - prefix.tokens

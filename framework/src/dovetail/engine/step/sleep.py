@@ -62,7 +62,7 @@ class Sleeper:
                     tensor.data = tensor.data.to(device)
             self._host = []
             self.asleep.discard(WEIGHTS)
-        # The cache hangs on the layers, which may have been made anew.
+        # The cache belongs to the layers, which may have been rebuilt.
         if CACHE in wanted & self.asleep and WEIGHTS not in self.asleep:
             self.runner.allocate(self.num_blocks)
             self.asleep.discard(CACHE)

@@ -167,7 +167,7 @@ def render(
         )
     except RequestError:
         raise
-    except Exception as error:  # the template is somebody else's program: whatever it raises is its refusal
+    except Exception as error:  # the template is foreign code: any exception is a refusal
         raise RequestError(
             f"the chat template fails on these messages: {type(error).__name__}: {error}",
             "check roles and contents against what the template expects, or give another one with --chat-template",

@@ -26,7 +26,7 @@ KEY, VALUE = "bilbyname", "bilbyvalue"
 _WRITTEN_PART = re.compile(r"""['"]text['"]\s*:""")
 _WRITTEN_OBJECT = re.compile(rf"{{'{KEY}'\s*:")
 """Texts which show that a list or an object was rendered in Python's or JSON's notation."""
-CALL_ID = "callid000"  # some templates want nine letters and digits
+CALL_ID = "callid000"  # some templates require nine letters and digits
 TOOL: dict[str, Any] = {
     "type": "function",
     "function": {

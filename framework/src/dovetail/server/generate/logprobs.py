@@ -28,7 +28,7 @@ class TokenFormatter:
         return f"token_id:{token}" if self.as_ids else self.plain(token)
 
     def plain(self, token: int) -> str:
-        # A token may be a part of a character, which has no text of its own.
+        # A token may be a part of a character, which has no text.
         return self.tokenizer.token_bytes(token).decode(errors="replace")
 
 
@@ -76,7 +76,7 @@ class CompletionLogprobs:
             shown["token_logprobs"].append(None if position is None else max(position[token].logprob, MIN_LOGPROB))
             shown["top_logprobs"].append(None if position is None else self._alternatives(token, position))
             spelled = self.formatter.tokenizer.token_bytes(token)
-            # A token that goes on with a character begins where the character does.
+            # A token that continues a character has the character's offset.
             shown["text_offset"].append(self._offset - (spelled[:1] != b"" and not _starts_character(spelled[0])))
             self._offset += sum(map(_starts_character, spelled))
         return shown

@@ -109,7 +109,7 @@ class HttpConnection(HttpToolsProtocol):
         if self.pending_bytes > MAX_HEADER_BYTES and self.header_bytes() > MAX_HEADER_BYTES:
             refusal = refusal or headers_too_large_error()
         self.pending_bytes = 0
-        self.url = origin_form(self.url)[:MAX_TARGET_BYTES]  # uvicorn has a limit of its own, and no answer for it
+        self.url = origin_form(self.url)[:MAX_TARGET_BYTES]  # uvicorn has its own limit, but no error response for it
         super().on_headers_complete()
         self.in_body = True
         if refusal is not None:

@@ -62,7 +62,7 @@ def check_limits(raw: bytes, data: Mapping[str, Any]) -> None:
         if isinstance(value, list | dict) and len(value) > limit:
             raise _too_large(name, f"{len(value)} entries", str(limit))
     for name in COMPILED_FIELDS:
-        # Texts of JSON are longer than what they stand for, so that most need not be written out to know it.
+        # JSON text is longer than the value, so most values need not be encoded to check their size.
         if (
             len(raw) > MAX_COMPILED_BYTES
             and name in data

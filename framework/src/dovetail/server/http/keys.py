@@ -98,7 +98,7 @@ class ApiKeyMiddleware:
             await _refusal(scope).response(scope)(scope, receive, send)
 
     def allows(self, scope: Scope) -> bool:
-        # Digests of one length, and every key compared, so that the time taken tells nothing of the keys.
+        # Digests have one length, and every key is compared, so the time does not depend on the keys.
         shown = [hashlib.sha256(key).digest() for key in read_request_keys(scope)]
         matches = [hmac.compare_digest(digest, known) for digest in shown for known in self.digests]
         return any(matches)

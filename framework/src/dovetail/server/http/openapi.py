@@ -44,7 +44,7 @@ def route_docs(
         takes = {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
     return {
         "summary": summary,
-        # Without a type of its own, what stands under 200 is all that there is.
+        # Without its own content type, the response under 200 is the only one.
         "response_class": Response,
         "responses": {200: {"description": "The answer", "content": content}, **error_responses},
         "openapi_extra": takes,

@@ -133,7 +133,7 @@ class EarlyAnswerMiddleware:
 
         async def send_after_body(message: Message) -> None:
             if message["type"] == "http.response.start" and not complete:
-                # A client that waits to be told to go on has not begun with the body; one that was too slow had its time.
+                # A client that waits for "100 Continue" has not started the body; one that was too slow had its time.
                 waits = not begun and bool(header(scope, b"expect"))
                 if waits or message["status"] == 408 or not await self._drain(receive):
                     headers = [(name, value) for name, value in message["headers"] if name.lower() != b"connection"]

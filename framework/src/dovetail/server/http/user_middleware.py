@@ -33,7 +33,7 @@ def _load(dotted: str) -> Middleware:
         )
     try:
         found: Any = getattr(importlib.import_module(module), name)
-    except Exception as error:  # the module is somebody else's program: whatever it raises is why it cannot be had
+    except Exception as error:  # the module is foreign code: any exception is the reason why it cannot be loaded
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise UsageError(
             f"--middleware {dotted} cannot be imported: {reason}",

@@ -96,7 +96,7 @@ def describe_error(record: RequestRecord) -> str:
     """The reason of a refusal in one line. Quoted texts of the client are left out, because they may be a prompt or
     a key.
     """
-    shows_names = record.error_code == "model_not_found"  # without the name, nobody could tell what to serve
+    shows_names = record.error_code == "model_not_found"  # without the name, the operator would not know what to serve
     message = QUOTED.sub(lambda text: text[0] if shows_names and NAME.fullmatch(text[0][1:-1]) else "'…'", record.error)
     # Without quotes around it, what is escaped cannot pass for another line either.
     message = repr(message)[1:-1].replace("\\'", "'")

@@ -173,7 +173,7 @@ def _provider() -> TracerProvider:
     from opentelemetry.sdk.trace import TracerProvider
 
     resource = Resource.create()
-    if str(resource.attributes.get(SERVICE_NAME, "")).startswith("unknown_service"):  # nobody has said another name
+    if str(resource.attributes.get(SERVICE_NAME, "")).startswith("unknown_service"):  # no other name is configured
         resource = resource.merge(Resource({SERVICE_NAME: SERVICE}))
-    # Whoever ends the server sends what is left; at exit it could take much longer than anybody wants to wait.
+    # The server's shutdown sends the remaining spans; at interpreter exit that could take much too long.
     return TracerProvider(resource=resource, shutdown_on_exit=False)

@@ -34,7 +34,7 @@ def resolve_adapter_path(path: str, settings: ServerSettings) -> str:
 def _resolve(path: str) -> Path | None:
     try:
         return Path(path).resolve()
-    except (OSError, ValueError, RuntimeError):  # a name that is none, or links in a circle
+    except (OSError, ValueError, RuntimeError):  # an invalid name, or circular links
         return None
 
 

@@ -117,7 +117,7 @@ class ApiProcesses:
         loop = asyncio.get_running_loop()
         on_exit(process, lambda code: loop.call_soon_threadsafe(self._on_exit, token, worker, code))
         setup = msgspec.structs.replace(self._setup, token=token, number=number, socket=sock)
-        # Its pipe may be smaller than what it is told, and others want to be served while it starts.
+        # The pipe may be smaller than the setup, and other processes must be served while this one starts.
         task = asyncio.create_task(asyncio.to_thread(worker.send_setup, setup))
         self._starting.add(task)
         task.add_done_callback(self._starting.discard)

@@ -153,7 +153,7 @@ async def _run(setup: WorkerSetup) -> int:
 
 def main() -> int:
     line = sys.stdin.buffer.readline()
-    if not line:  # the hub has gone already
+    if not line:  # the hub has ended already
         return 0
     setup = msgspec.json.decode(line, type=WorkerSetup)
     exit_with_parent(setup.address)

@@ -200,7 +200,7 @@ class _Hub:
     async def _read(self) -> None:
         try:
             await self._dispatch()
-        except Exception as error:  # a bug of ours: nobody may be left waiting for it
+        except Exception as error:  # a bug of ours: fail whoever waits for it
             problem = f"what an API process sent cannot be handled ({type(error).__name__}: {error})"
             self.processes.fail(DovetailError(problem))
             raise

@@ -96,7 +96,7 @@ class Relay:
         parts: dict[bytes, list[m.TokenOutput]] = {}
         for output in outputs:
             owner = owners.get(output.id)
-            if owner is None:  # it was aborted meanwhile, or its process has gone
+            if owner is None:  # it was aborted meanwhile, or its process has ended
                 continue
             if owner in parts:
                 parts[owner].append(output)
@@ -107,7 +107,7 @@ class Relay:
         now = self._clock()
         for name, peer in self._peers.items():
             part = parts.get(name)
-            # The steps of an idle engine are few, and nothing comes after them that would tell the rest.
+            # An idle engine has few steps, and no later message would bring these statistics.
             if part is not None or not stats.running or now - peer.stats_sent_at >= STATS_SECONDS:
                 peer.stats_sent_at = now
                 self._send(name, m.StepOutputs(part or [], stats))

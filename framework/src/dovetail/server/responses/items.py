@@ -93,7 +93,7 @@ def to_chat_messages(items: list[Item]) -> list[dict[str, Any]]:
             own["content"] = _joined(own["content"], join_text(item["content"]))
         elif thoughts := join_text(item["content"] or item["summary"]):
             own["reasoning_content"] = _joined(own.get("reasoning_content"), thoughts)
-    # Thoughts that led to nothing are no turn, and most templates would refuse it.
+    # Reasoning alone is not a message, and most templates would refuse it.
     return [turn for turn in turns if turn["content"] is not None or "tool_calls" in turn]
 
 

@@ -205,7 +205,7 @@ def _chain(db: sqlite3.Connection, id: str) -> list[StoredResponse]:
     chain: list[StoredResponse] = []
     seen: set[str] = set()
     following: str | None = id
-    while following is not None and following not in seen:  # a client may give an id anew that was forgotten
+    while following is not None and following not in seen:  # a client may reuse an id that was deleted
         row = db.execute("SELECT previous, response, input FROM responses WHERE id = ?", (following,)).fetchone()
         if row is None:
             raise MissingError(following)

@@ -81,7 +81,7 @@ def _messages(messages: Sequence[ChatMessage]) -> list[ChatMessage]:
     ids: dict[str, str] = {}
     upgraded = []
     for index, message in enumerate(messages):
-        # Some templates want nine letters and digits.
+        # Some templates require nine letters and digits.
         shown = _message(message, index, f"call{index:05}", ids)
         ids |= {call.function.name: call.id for call in shown.tool_calls or () if call.id is not None}
         upgraded.append(shown)

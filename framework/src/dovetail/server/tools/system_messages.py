@@ -28,7 +28,7 @@ def find_system_support(template: str) -> SystemSupport:
     """Find out where a chat template shows system messages completely."""
     first, later = ({"role": "system", "content": text} for text in (FIRST, LATER))
     if not _renders(template, [USER, ASSISTANT, USER]):
-        return "anywhere"  # it fails for a reason of its own, and a request will be told
+        return "anywhere"  # it fails for another reason, which the request's error will say
     if not _renders(template, [first, USER, ASSISTANT, USER]):
         return "nowhere"
     return "anywhere" if _renders(template, [first, USER, later, ASSISTANT, USER]) else "first"

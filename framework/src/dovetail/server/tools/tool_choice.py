@@ -44,7 +44,7 @@ def select_tools(body: ChatCompletionRequest, settings: ServerSettings) -> ToolS
     _check(shown)
     choice = body.tool_choice or ("auto" if shown else "none")
     if choice == "none" or (choice == "auto" and not shown):
-        # A model that is not told of tools calls none.
+        # Without tools in the prompt, a model calls none.
         return ToolSelection() if settings.exclude_tools_when_tool_choice_none else ToolSelection(in_prompt=shown)
     if not shown:
         message = "tool_choice asks for a call, but the request has no tools"

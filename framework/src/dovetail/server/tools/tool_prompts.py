@@ -86,7 +86,7 @@ def _turn(message: ChatMessage, index: int, template: str) -> Turn:
         turn["reasoning_content"] = thoughts
     if message.tool_calls:
         turn["tool_calls"] = list(map(_dump_call, message.tool_calls))
-        turn["content"] = _content(message)  # templates tell by its absence that a turn only calls
+        turn["content"] = _content(message)  # its absence tells templates that the message only has calls
     return turn
 
 

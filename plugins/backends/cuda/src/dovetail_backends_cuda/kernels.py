@@ -63,7 +63,7 @@ def plain_attention(q: Tensor, k: Tensor, v: Tensor, part: Slice, spec: Attentio
     seen = key <= own[..., None]  # [R, T, S]
     if part.window is not None:
         seen &= key > own[..., None] - part.window
-    # What an earlier owner left behind the filled keys may be no number at all, and 0 times that is none either.
+    # Stale values after the filled keys may be NaN, and 0 times NaN is NaN.
     values = values.masked_fill((key >= part.keys[:, None])[..., None, None], 0)
     scores = torch.einsum("rtkgd,rskd->rkgts", queries, keys) * spec.scale
     weights = scores.masked_fill(~seen[:, None, None], float("-inf")).softmax(-1)

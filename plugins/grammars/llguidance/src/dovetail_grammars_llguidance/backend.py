@@ -139,7 +139,7 @@ class State(GrammarState):
             return True
         if self._ends or not 0 <= token < self._vocabulary.size:
             return False
-        if token in self._vocabulary.ends:  # one that the grammar names as a part of itself, which only the mask tells
+        if token in self._vocabulary.ends:  # the grammar may contain it as a token, which only the mask shows
             accepted = self._is_known_token(token) and self._matcher.consume_token(token)
         else:
             accepted = self._matcher.try_consume_tokens([token]) == 1

@@ -55,7 +55,7 @@ def with_all_parts(headers: Sequence[Header]) -> list[Header]:
             header.metadata.get(key) == headers[0].metadata.get(key) for key in ("split.count", "split.tensors.count")
         ):
             found.setdefault(header.metadata.get("split.no"), []).append(header)
-    # Two files of one number are parts of two models, and nothing tells which belongs to which.
+    # Two files with the same number are parts of two models, and it is unknown which parts belong together.
     if any(len(found.get(number, ())) != 1 for number in range(count)):
         return list(headers)
     return [found[number][0] for number in range(count)]

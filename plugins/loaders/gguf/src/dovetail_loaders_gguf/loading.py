@@ -51,7 +51,7 @@ def _read(mapped: mmap.mmap, tensor: TensorInfo) -> torch.Tensor:
         return torch.empty(shape, dtype=dtype)
     count = tensor.nbytes // dtype.itemsize
     value = torch.frombuffer(mapped, dtype=dtype, count=count, offset=tensor.offset).view(shape)
-    # Whoever keeps a view of it reads the pages anew from the file.
+    # A remaining view reads the pages from the file again.
     weakref.finalize(value, _release_pages, mapped, tensor.offset, tensor.nbytes).atexit = False
     return value
 

@@ -104,14 +104,14 @@ def from_gguf(path: str) -> TokenizerParts:
         _add_tokens(backend, vocabulary, ends)
     except CheckpointError:
         raise
-    except Exception as error:  # the library checks what it is given, but has no errors of its own
+    except Exception as error:  # the library checks its input, but has no error classes
         raise CheckpointError(f"the vocabulary of {vocabulary.path} cannot be used: {error}", DOWNLOAD_AGAIN) from error
     special_tokens = {name: text for name in NAMED_IDS if (text := vocabulary.text(name)) is not None}
     return TokenizerParts(backend, special_tokens, ends, _chat_templates(vocabulary.metadata))
 
 
 def _add_tokens(backend: tokenizers.Tokenizer, vocabulary: Vocabulary, ends: Sequence[int]) -> None:
-    # Old converters left the type of tokens that end a turn at normal, so the ids that are known to do so count too.
+    # Old converters marked end-of-turn tokens as normal, so the known ids are included too.
     special = {i for i, type_ in enumerate(vocabulary.types) if type_ in (UNKNOWN, CONTROL)} | {*ends}
     visible = {i for i, type_ in enumerate(vocabulary.types) if type_ == USER_DEFINED} - special
     # Phi-3's own files say so of its tokens; the format has no place for it.

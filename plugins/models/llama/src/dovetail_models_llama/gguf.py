@@ -70,14 +70,14 @@ class LlamaNaming:
             "rope_theta": keys.get("rope.freq_base", 10000.0),
             "sliding_window": keys.get("attention.sliding_window") or None,
             "tie_word_embeddings": bool(metadata.get("tied_embeddings")),
-            # No key tells of biases: a file simply has the tensors, perhaps of some layers only.
+            # No key describes biases: a file simply has the tensors, possibly only for some layers.
             "attention_bias": "optional",
             "mlp_bias": "optional",
         }
         if scaling := rope_scaling(keys):
             config["rope_scaling"] = scaling
         for key, name in MULTIPLIERS.items():
-            if value := keys.get(name):  # 0 stands for none
+            if value := keys.get(name):  # 0 means none
                 config[key] = value
         if architecture == "granite":
             # Hugging Face's Granite multiplies by 1 where its configuration is silent; a GGUF file means the usual scale.

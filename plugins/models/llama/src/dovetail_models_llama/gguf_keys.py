@@ -104,7 +104,7 @@ def _yarn(keys: Keys, factor: float, attention: float) -> dict[str, Any]:
     if "mscale_all_dim" in found:
         found["mscale"] = 1.0
     extrapolation = keys.get("rope.scaling.yarn_ext_factor", -1.0)
-    if extrapolation >= 0:  # a negative one stands for none
+    if extrapolation >= 0:  # negative means none
         found["extrapolation_factor"] = extrapolation
     given = keys.get("rope.scaling.yarn_attn_factor")
     if given or attention != 1.0:
