@@ -38,10 +38,9 @@ def thread_variables(environment: Mapping[str, str] = os.environ, root: Path = P
             cores, and threads beyond the quota make all others wait.
     """
     variables = {}
-    if not any(name in environment for name in WAIT_VARIABLES):
-        variables["KMP_BLOCKTIME"] = BLOCK_MILLISECONDS
-        if platform.machine().lower() in ("x86_64", "amd64"):
-            variables["GOMP_SPINCOUNT"] = SPIN_COUNT
+    is_x86 = platform.machine().lower() in ("x86_64", "amd64")
+    if is_x86 and not any(name in environment for name in WAIT_VARIABLES):
+        variables["GOMP_SPINCOUNT"] = SPIN_COUNT
     if not any(name in environment for name in COUNT_VARIABLES):
         quota = cpu_quota(root)
         if quota is not None and quota < _count_cores():
