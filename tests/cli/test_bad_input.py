@@ -179,7 +179,7 @@ CHECKPOINTS: dict[str, tuple[Break, str]] = {
     ),
     "nonsense where an object should be": (
         configured(rope_scaling=5),
-        r"LlamaConfig cannot be read from \S+config\.json: TypeError: .*; correct the file",
+        r"LlamaConfig cannot be read from \S+config\.json: rope_scaling is 5, wanted an object; correct the file",
     ),
     "a malformed configuration": (
         written('{"architectures": '),

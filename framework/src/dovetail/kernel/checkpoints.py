@@ -143,6 +143,12 @@ def _locate_tokenizer(options: PlanOptions, registry: Registry) -> Path:
         )
     if local:
         return path
+    missing = CheckpointError(
+        f"wanted a tokenizer at {reference}, found nothing there",
+        "correct --tokenizer: a folder, a file, or a hub repository (org/name)",
+    )
+    if path.is_absolute() or str(reference).startswith((".", "~")):
+        raise missing
     for offer in registry.offers(SourceCard):
         try:
             found = ask_source(
@@ -154,13 +160,10 @@ def _locate_tokenizer(options: PlanOptions, registry: Registry) -> Path:
                 token=options.hf_token,
             )
         except CheckpointError as error:
-            raise CheckpointError(f"the tokenizer {reference}: {error.problem}", f"--tokenizer: {error.hint}") from None
+            raise CheckpointError(f"--tokenizer {reference}: {error.problem}", error.hint) from None
         if found is not None and Path(found.path).exists():
             return Path(found.path)
-    raise CheckpointError(
-        f"wanted a tokenizer at {reference}, found nothing there",
-        "correct --tokenizer: a folder, a file, or a hub repository (org/name)",
-    )
+    raise missing
 
 
 def find_tokenizer(reference: str, registry: Registry) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from dovetail.nn.ops import Ops
 
 @dataclass(frozen=True)
 class TwoLevelScales:
-    """Scales ``[N, G]`` in two levels, as in GGUF's K-quants: small integers, multiplied by one float per group of
+    """Scales ``[N, G]`` in two levels, as in K-quants: small integers, multiplied by one float per group of
     neighbours in a row.
 
     It supports slicing by rows, ``to`` and ``float``, as a tensor does. Formats with small groups store their scales

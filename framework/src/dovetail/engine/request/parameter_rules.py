@@ -96,12 +96,12 @@ def _top_k(value: Any) -> int:
 
 
 def _seed(value: Any) -> int | None:
-    # As in vLLM and llama.cpp, -1 is any seed.
+    # As in other engines, -1 is any seed.
     return None if value == -1 and _is_integer(value) else _integer_between(-MAX_SEED - 1, MAX_SEED, None)(value)
 
 
 def _max_tokens(value: Any) -> int | None:
-    # As in llama.cpp and what is built on it, -1 is no limit.
+    # As in other engines, -1 is no limit.
     return None if value == -1 and _is_integer(value) else _integer_between(1, MAX_COUNT, None)(value)
 
 

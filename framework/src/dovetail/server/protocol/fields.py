@@ -36,9 +36,7 @@ def _read_arguments(value: Any) -> str | None:
 
 
 def read_tool_choice(value: Any) -> Any:
-    """A tool choice that is a word, which some clients put into an object. Anthropic and Mistral have ``any`` for
-    ``required``.
-    """
+    """A tool choice that is a word, which some clients put into an object. Some APIs have ``any`` for ``required``."""
     if isinstance(value, dict) and set(value) == {"type"}:
         value = value["type"]
     return "required" if value == "any" else value
