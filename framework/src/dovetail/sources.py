@@ -1,4 +1,4 @@
-"""The built-in sources: what a model reference can mean."""
+"""The built-in sources: what a model reference can mean, and the embedded default with its sampling parameters."""
 
 from __future__ import annotations
 

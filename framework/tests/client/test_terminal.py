@@ -16,7 +16,7 @@ from server_fakes import WORDS, FakeEngine, serving
 from dovetail.api.errors import UsageError
 from dovetail.cli.main import main
 from dovetail.client.chat import run_chat
-from dovetail.client.completion import run_completion
+from dovetail.client.complete import run_completion
 from dovetail.client.http import ChatClient, ClientError, Piece
 from dovetail.client.thinking import split_thoughts
 from dovetail.client.views import finished_length

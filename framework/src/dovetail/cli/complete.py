@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from dovetail.client.completion import run_completion
+    from dovetail.client.complete import run_completion
 
     args.model = find_model_name(args)
     with connect_server(args) as server:

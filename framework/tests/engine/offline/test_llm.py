@@ -133,7 +133,7 @@ def test_token_ids_of_every_type(llm: LLM, prompts: Any) -> None:
         [[]],
         [[1, "a"]],
         [[True]],
-        {"a", "b"},
+        {"a"},
         [{1, 2}],
         bytearray(b"abc"),
         {"prompt_token_ids": {1, 2}},

@@ -1,4 +1,4 @@
-"""Checks of a request before it is queued, in the API's process and again in the engine's."""
+"""Checks of a request before it is queued, such as its length, in the API's process and again in the engine's."""
 
 from __future__ import annotations
 

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from dovetail.engine.engine_request import Request
 from dovetail.engine.sampling.bitmask import apply_bitmask
+from dovetail.engine.sampling.logits_processors import ProcessorCall, build_processor_calls
 from dovetail.engine.sampling.metadata import get_sampling_flags
-from dovetail.engine.sampling.processors import ProcessorCall, build_processor_calls
 from dovetail.engine.sampling.slots import Upload
 
 

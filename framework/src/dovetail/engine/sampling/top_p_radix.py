@@ -1,4 +1,4 @@
-"""Top-k and top-p over the whole vocabulary without sorting it.
+"""Top-k and top-p over the whole vocabulary without sorting it, for devices that sort slowly; ``draw`` has both on sorted candidates.
 
 Both need the first token, in order of likelihood, at which a sum passes a limit. That token is found by radix
 selection: one histogram of integer weights over the leading bits of the scores, one over the next bits of the tokens

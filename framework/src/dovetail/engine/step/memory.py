@@ -1,4 +1,4 @@
-"""The memory budget of a device."""
+"""The memory budget of a device, as a record; the core plans it."""
 
 from __future__ import annotations
 

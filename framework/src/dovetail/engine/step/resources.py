@@ -13,7 +13,7 @@ from dovetail.engine.grammars.checks import no_backend_error
 from dovetail.engine.grammars.compiler import GrammarManager
 from dovetail.engine.messages import NewRequest, TokenOutput
 from dovetail.engine.request.checks import find_eos_token_ids
-from dovetail.engine.sampling.processors import LogitsProcessors
+from dovetail.engine.sampling.logits_processors import LogitsProcessors
 from dovetail.engine.setup import load_tokenizer
 from dovetail.engine.step.input_batch import StepWork
 from dovetail.engine.step.runner import ModelRunner
