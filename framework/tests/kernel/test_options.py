@@ -107,5 +107,5 @@ def test_what_has_no_revisions(folder: Path) -> None:
 
 def test_a_repository_that_is_not_there_is_told_as_the_tokenizers(folder: Path) -> None:
     options = PlanOptions(tokenizer="org/none")
-    with pytest.raises(CheckpointError, match=r"^the tokenizer org/none: wanted the hub repository"):
+    with pytest.raises(CheckpointError, match=r"^--tokenizer org/none: wanted the hub repository"):
         find_checkpoint(str(folder), options, registry(hub_source("refusing")), [])

@@ -1,6 +1,4 @@
-"""Environment variables of OpenMP, whose threads torch uses on the CPU: how long a waiting thread spins, and how
-many threads there are.
-"""
+"""Variables of OpenMP, whose threads torch computes with on the CPU: how long a thread spins while it waits, and how many threads there are."""
 
 from __future__ import annotations
 
@@ -11,31 +9,27 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-SPIN_COUNT = "20000"
-"""Number of spins of GNU's OpenMP before a waiting thread sleeps.
+SPIN_COUNT = "3000"
+"""How often GNU's OpenMP looks before a waiting thread sleeps.
 
-A spin takes 15 to 60 ns on x86, so this is 0.3 to 1.2 ms: longer than the gap between two parallel regions of a step,
-and shorter than the kernel's time slice of a thread. With the library's default of 300,000 (4 to 18 ms), a waiting
-thread uses up its time slice on a core that the awaited thread needs. Other processors spin without a pause
-instruction, and there the library's default is short enough. docs/benchmarks.md has the measurements.
+A look takes 15 to 60 ns on x86, so this is 0.05 to 0.2 ms. The library's own 300,000 are 4 to
+18 ms, longer than the kernel lets a thread run: a thread that waits uses up its time on a core that the thread it waits for needs. On a busy machine 20,000
+are too many already (docs/benchmarks.md). Other processors look without a pause, and there the library's own count is short enough; LLVM's OpenMP yields while
+it waits, and needs nothing.
 """
-BLOCK_MILLISECONDS = "1"
-"""The same in milliseconds for LLVM's and Intel's OpenMP, whose default is 200."""
-
-WAIT_VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY")
+WAIT_VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 COUNT_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 def thread_variables(environment: Mapping[str, str] = os.environ, root: Path = Path("/")) -> dict[str, str]:
-    """The variables to set for a process that will import torch, in addition to the user's.
+    """The variables to set for a process that will import torch, beside what the user set.
 
     Args:
         root: where ``proc`` and ``sys`` are.
 
     Returns:
-        How to wait, unless one of ``WAIT_VARIABLES`` is set. The number of threads, unless one of ``COUNT_VARIABLES``
-            is set, and only if a control group allows the process less CPU time than it has cores: OpenMP only sees the
-            cores, and threads beyond the quota make all others wait.
+        How to wait, unless one of ``WAIT_VARIABLES`` says it already. The number of threads, unless one of ``COUNT_VARIABLES`` says it, and only where a
+        control group allows the process less time than it has cores: OpenMP sees the cores alone, and threads beyond the quota keep all others waiting.
     """
     variables = {}
     is_x86 = platform.machine().lower() in ("x86_64", "amd64")
@@ -49,9 +43,9 @@ def thread_variables(environment: Mapping[str, str] = os.environ, root: Path = P
 
 
 def import_torch() -> None:
-    """Import torch in this process with :func:`thread_variables`, and restore the environment.
+    """Import torch in this process under :func:`thread_variables`, and leave the environment as it was.
 
-    OpenMP reads the variables once, when it is loaded. If torch was imported before, this function does nothing.
+    OpenMP reads the variables once, when it is loaded. Where torch was imported before, nothing can be changed, and nothing is.
     """
     if "torch" in sys.modules:
         return
@@ -62,10 +56,9 @@ def import_torch() -> None:
 
 
 def cpu_quota(root: Path = Path("/")) -> float | None:
-    """The CPU time that the process's control groups allow, in cores (``docker run --cpus``, a limit in Kubernetes);
-    None for no limit.
+    """How many cores' worth of time the control groups of this process allow it (``docker run --cpus``, a limit in Kubernetes); None for no limit.
 
-    It is the smallest limit on the way from the process's own group to the root, of version 1 or 2.
+    The smallest counts of those on the way from the process's own group to the root, of version 1 or 2.
     """
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()
@@ -106,7 +99,7 @@ def _read_quota(folder: Path) -> float | None:
 
 
 def _count_cores() -> int:
-    """Number of cores that the process may use."""
+    """Cores that the process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -114,7 +107,7 @@ def _count_cores() -> int:
 
 @contextmanager
 def _set_variables(variables: Mapping[str, str]) -> Iterator[None]:
-    """Set variables that are not set, and unset them at the end."""
+    """Set what is not set, and unset it at the end."""
     os.environ.update(variables)
     try:
         yield
