@@ -63,8 +63,9 @@ docs: install
 	$(BIN)/python scripts/gen_docs.py
 
 # The tests of each plugin run among these, with it and the framework alone (tests/repository/test_rules.py).
+# The repository's own come first: the plugins' tests take minutes in one file, and at the end the other cores would wait for them.
 test: lint
-	$(TESTS) -m "not sweep and not alone" framework/tests tests
+	$(TESTS) -m "not sweep and not alone" tests/repository framework/tests tests
 	$(ALONE) -m "alone and not sweep" $(MEASURING)
 
 test-all: lint
