@@ -1,0 +1,43 @@
+"""The trials themselves: each kind of finding is found."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from dovetail.api.errors import CheckpointError, PluginError
+
+from .trial import run_trial
+
+
+def fail(error: BaseException) -> Callable[[], Any]:
+    def work() -> None:
+        raise error
+
+    return work
+
+
+def test_nothing_is_found_where_nothing_is() -> None:
+    assert run_trial(lambda: None).problem is None
+    outcome = run_trial(fail(CheckpointError("wanted a, found b", "do c")))
+    assert outcome.problem is None and outcome.message == "wanted a, found b; do c"
+
+
+@pytest.mark.parametrize(
+    ("work", "found"),
+    [
+        (fail(KeyError("x")), "a traceback"),
+        (fail(PluginError("broken", "report it to its authors")), "blamed"),
+        (fail(CheckpointError("wanted a,\nfound b", "do c")), "more than a line"),
+        (fail(CheckpointError("wanted \x1b[31m", "do c")), "control characters"),
+        (fail(CheckpointError("x" * 9000, "do c")), "characters"),
+        (lambda: time.sleep(60), "it took more than"),
+        (lambda: bytearray(b"x" * 200 * 2**20), "MB"),
+    ],
+)
+def test_findings(work: Callable[[], Any], found: str) -> None:
+    outcome = run_trial(work, seconds=1.0, megabytes=100)
+    assert outcome.problem is not None and found in outcome.problem
