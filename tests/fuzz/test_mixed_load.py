@@ -1,0 +1,32 @@
+"""A server under minutes of mixed load: it answers ``/health`` at once, and its memory does not grow."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ..serving import serving
+from ..tiny import write_checkpoint
+from .mixed_load import run_load
+
+MEGABYTES = 40
+"""Growth that is no leak: heaps have holes."""
+
+
+@pytest.mark.sweep
+@pytest.mark.alone
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("minutes", [3])
+def test_mixed_load(tmp_path: Path, slowness: Callable[[], float], minutes: int) -> None:
+    folder = write_checkpoint(tmp_path / "tiny")
+    template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+    with serving(str(folder), "--chat-template", template, "--max-stored-responses", "50") as server:
+        seen = asyncio.run(run_load(server.url, server.process.pid, minutes))
+        assert seen.longest_health < 1.0 * slowness(), seen
+        assert 500 not in seen.statuses, seen
+        assert not seen.unexpected, seen
+        assert max(seen.growth().values()) < MEGABYTES, seen
+        assert not any("Traceback" in line for line in server.log), server.log
