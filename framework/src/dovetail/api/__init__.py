@@ -60,6 +60,7 @@ if TYPE_CHECKING:
         ResolutionError,
         UsageError,
     )
+    from dovetail.api.files import open_regular
     from dovetail.api.grammar import Grammar, GrammarBackend, GrammarKind, GrammarSource, GrammarState
     from dovetail.api.hooks import PROJECT, hookimpl
     from dovetail.api.json_files import read_json
@@ -77,7 +78,7 @@ if TYPE_CHECKING:
         ToolParser,
     )
     from dovetail.api.proposer import DraftOptions, DraftRequest, Proposer, ProposerContext
-    from dovetail.api.text import decode_text, quote_foreign, read_lines, read_text
+    from dovetail.api.text import decode_text, one_line, quote_foreign, read_lines, read_text
 
 __all__ = [
     "PORTABLE",
@@ -152,6 +153,8 @@ __all__ = [
     "UsageError",
     "decode_text",
     "hookimpl",
+    "one_line",
+    "open_regular",
     "quote_foreign",
     "read_json",
     "read_lines",
@@ -208,6 +211,7 @@ _WHERE = {
     "RequestError": "errors",
     "ResolutionError": "errors",
     "UsageError": "errors",
+    "open_regular": "files",
     "Grammar": "grammar",
     "GrammarBackend": "grammar",
     "GrammarKind": "grammar",
@@ -234,6 +238,7 @@ _WHERE = {
     "Proposer": "proposer",
     "ProposerContext": "proposer",
     "decode_text": "text",
+    "one_line": "text",
     "quote_foreign": "text",
     "read_lines": "text",
     "read_text": "text",

@@ -1,13 +1,15 @@
-"""Reads text files with a byte-order mark, in UTF-16, or with Windows line ends; and quotes foreign text in messages."""
+"""Reads text files with a byte-order mark, in UTF-16, or with Windows line ends; quotes foreign text in messages."""
 
 from __future__ import annotations
 
 import codecs
-import os
-import stat
+import errno
+import reprlib
 from collections.abc import Iterator
 from io import BufferedReader, TextIOWrapper
 from pathlib import Path
+
+from dovetail.api.files import open_regular
 
 BOM = "\ufeff"
 """The byte-order mark after decoding. It is not part of the text."""
@@ -52,47 +54,16 @@ def read_text(file: str | Path, limit: int | None = None) -> str:
         limit: the most bytes that are read, for a file that somebody else made; None for any number.
 
     Raises:
-        OSError: it cannot be read, is no regular file (a pipe would keep its reader waiting), or is larger than the
-            limit.
+        OSError: it cannot be read, is no regular file, or is larger than the limit; ``strerror`` says what.
         UnicodeDecodeError: it is not text.
     """
     if limit is None:
         return decode_text(Path(file).read_bytes())
-    with open(file, "rb", opener=_open_without_waiting) as opened:
-        if not stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
-            raise OSError("it is no regular file")
-        raw = opened.read(limit + 1)  # and not by its size: a file may grow, or say that it has none
+    with open_regular(file) as opened:
+        raw = opened.read(limit + 1)  # and not by its size: a file may grow
     if len(raw) > limit:
-        raise OSError(f"it is larger than the {limit / 2**20:.0f} MiB that are read")
+        raise OSError(errno.EFBIG, f"it is larger than the {limit / 2**20:.0f} MiB that are read", str(file))
     return decode_text(raw)
-
-
-def _open_without_waiting(path: str, flags: int) -> int:
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
-
-
-def quote_foreign(value: object, limit: int = 100) -> str:
-    """Quote what a file or another program says, for a message: on one line, without control characters, and at most
-    ``limit`` characters long.
-
-    Text stands in quotation marks, everything else as Python writes it.
-    """
-    try:
-        # What is left out is not written either: a text may have megabytes.
-        shown = repr(value[: limit + 1]) if isinstance(value, (str, bytes)) else repr(value)
-    except (RecursionError, ValueError):  # nested too deep, or a number of too many digits
-        shown = f"a {type(value).__name__} that is too large to be shown"
-    return one_line(shown, limit)
-
-
-def one_line(text: str, limit: int) -> str:
-    """A text on one line: line ends and control characters are written as escapes, and what is beyond ``limit``
-    characters is left out.
-    """
-    shortened = text[:limit]
-    if not shortened.isprintable():
-        shortened = "".join(c if c.isprintable() else repr(c)[1:-1] for c in shortened)
-    return shortened if len(text) <= limit and len(shortened) <= limit else f"{shortened[: limit - 1]}…"
 
 
 def read_lines(file: BufferedReader) -> Iterator[bytes]:
@@ -110,3 +81,39 @@ def read_lines(file: BufferedReader) -> Iterator[bytes]:
     for decoded in text:
         yield decoded.removeprefix(BOM).encode()
     text.detach()  # whoever opened the file closes it
+
+
+QUOTE_LIMIT = 120
+"""Most characters of what a message quotes, unless it says otherwise."""
+
+
+def quote_foreign(value: object, limit: int = QUOTE_LIMIT) -> str:
+    """Quote what a file or another program says, for an error or the log: one line without control characters.
+
+    Args:
+        value: a text, which gets quotation marks; or any value, which is written as Python writes it. Only as much of
+            it is looked at as is quoted, so that an absurd value costs no time.
+        limit: most characters; what is longer is cut and ends with ``…``.
+    """
+    if isinstance(value, (str, bytes, bytearray)):
+        text = repr(value[: limit + 1])  # which escapes what is not printable
+        return text if len(value) <= limit and len(text) <= limit + 2 else f"{text[: limit - 1]}…{text[-1]}"
+    short = reprlib.Repr()
+    short.maxlevel, short.maxstring, short.maxother, short.maxlong = 3, limit, limit, limit
+    try:
+        text = short.repr(value)
+    except ValueError:  # an integer of more digits than Python writes
+        text = f"a number of {value.bit_length()} bits" if isinstance(value, int) else type(value).__name__
+    return one_line(text, limit)
+
+
+def one_line(text: str, limit: int = 2 * QUOTE_LIMIT) -> str:
+    """A text of others, such as the message of a library's error, as one line without control characters and without
+    quotation marks.
+
+    Args:
+        limit: most characters; what is longer is cut and ends with ``…``.
+    """
+    line = " ".join(text[: 4 * limit].split())
+    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line[: limit + 1])
+    return line if len(line) <= limit and len(text) <= 4 * limit else f"{line[: limit - 1]}…"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ import tokenizers
 from tokenizers import AddedToken
 
 from dovetail.api.checkpoint import TokenizerParts
-from dovetail.api.errors import CheckpointError
-from dovetail.api.text import read_text
+from dovetail.api.errors import CheckpointError, DovetailError
+from dovetail.api.json_files import MAX_BYTES, REPAIR, quote_fault, read_json
+from dovetail.api.text import one_line, quote_foreign, read_text
+from dovetail.engine.text.pattern_costs import check_patterns
 
 TOKENIZER_FILE = "tokenizer.json"
 CONFIG_FILE = "tokenizer_config.json"
@@ -21,6 +24,11 @@ SPECIAL_FILE = "special_tokens_map.json"
 NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 """Named special tokens, which chat templates can use."""
 DEFAULT_TEMPLATE = "default"
+TOKEN_FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
+MAX_TOKENIZER_BYTES = 128 * 2**20
+"""The most bytes of a ``tokenizer.json``. The largest published ones have 34 MB."""
+MAX_REASON = 300
+"""Characters of what the library says about a file, which it quotes."""
 
 
 def read_tokenizer_parts(path: str) -> TokenizerParts:
@@ -41,23 +49,78 @@ def read_tokenizer_parts(path: str) -> TokenizerParts:
     file = folder / TOKENIZER_FILE
     if not file.is_file():
         return _convert_with_transformers(folder)
-    try:
-        backend = tokenizers.Tokenizer.from_str(read_text(file))
-    except Exception as error:  # the library raises nothing more precise
-        raise CheckpointError(
-            f"{file} cannot be read: {error}",
-            "fetch it again; if it was made by a newer version, update the package tokenizers",
-        ) from None
+    backend = _read_backend(file)
     config = read_object(folder / CONFIG_FILE)
-    declared = config.get("added_tokens_decoder") or {}
+    declared = _read_declared_tokens(folder / CONFIG_FILE, config)
     special = {} if declared else read_object(folder / SPECIAL_FILE)
     special_tokens = {
         name: text for name in NAMED_TOKENS if (text := _read_token_text(special.get(name) or config.get(name)))
     }
-    _add_declared_tokens(
-        backend, [t for _, t in sorted(declared.items(), key=lambda item: int(item[0]))], [*special_tokens.values()]
-    )
+    with explain_library_errors(folder):
+        _add_declared_tokens(backend, declared, [*special_tokens.values()])
+        check_patterns(backend, file)
     return TokenizerParts(backend, special_tokens, chat_template=_read_chat_templates(folder, config))
+
+
+def _read_backend(file: Path) -> tokenizers.Tokenizer:
+    try:
+        text = read_text(file, MAX_TOKENIZER_BYTES)
+    except OSError as error:
+        raise CheckpointError(f"{file} cannot be read ({error.strerror or error})", REPAIR) from None
+    except UnicodeDecodeError as error:
+        raise CheckpointError(f"{file} is no text ({quote_fault(error)})", REPAIR) from None
+    with explain_library_errors(file):
+        return tokenizers.Tokenizer.from_str(text)
+
+
+@contextmanager
+def explain_library_errors(file: Path) -> Iterator[None]:
+    """Turn whatever the library raises about a file into an error that names it. It raises bare ``Exception`` for what
+    it checks, and panics, which are no ``Exception`` at all, for what it takes for granted.
+
+    Raises:
+        CheckpointError: it raised.
+    """
+    try:
+        yield
+    except (DovetailError, KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:
+        reason = one_line(str(error).strip() or type(error).__name__, MAX_REASON)
+        raise CheckpointError(
+            f"{file} cannot be read: {reason}",
+            "fetch it again; if it was made by a newer version, update the package tokenizers",
+        ) from None
+
+
+def _read_declared_tokens(file: Path, config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The entries of ``added_tokens_decoder``, in the order of their ids."""
+    declared = config.get("added_tokens_decoder")
+    if declared is None:
+        return []
+    if not isinstance(declared, dict):
+        raise CheckpointError(
+            f"added_tokens_decoder is {quote_foreign(declared)} in {file}, wanted an object of tokens by id", REPAIR
+        )
+    found = []
+    for id, entry in declared.items():
+        if not (id.isascii() and id.isdigit() and len(id) < 10):
+            raise CheckpointError(
+                f"added_tokens_decoder has the key {quote_foreign(id)} in {file}, wanted a token id below 10**9", REPAIR
+            )
+        if not isinstance(entry, dict) or not isinstance(entry.get("content"), str) or not entry["content"]:
+            raise CheckpointError(
+                f"added_tokens_decoder's token {id} is {quote_foreign(entry)} in {file}, wanted an object with its content",
+                REPAIR,
+            )
+        for flag in TOKEN_FLAGS:
+            if not isinstance(entry.get(flag, False), bool):
+                raise CheckpointError(
+                    f"added_tokens_decoder's token {id} has {flag} {quote_foreign(entry[flag])} in {file}, wanted true or false",
+                    REPAIR,
+                )
+        found.append((int(id), entry))
+    return [entry for _, entry in sorted(found, key=itemgetter(0))]
 
 
 def _read_token_text(token: Any) -> str | None:
@@ -96,30 +159,52 @@ def _read_chat_templates(folder: Path, config: Mapping[str, Any]) -> str | dict[
     found: dict[str, str] = {}
     declared = config.get("chat_template")
     if isinstance(declared, list):
-        found = {str(entry["name"]): str(entry["template"]) for entry in declared if isinstance(entry, Mapping)}
+        for entry in declared:
+            named = isinstance(entry, dict) and isinstance(entry.get("name"), str)
+            if not named or not isinstance(entry.get("template"), str):
+                raise _no_template(folder / CONFIG_FILE, entry, "objects with a name and a template")
+            found[entry["name"]] = entry["template"]
     elif isinstance(declared, str):
         found = {DEFAULT_TEMPLATE: declared}
-    if isinstance(text := read_object(folder / "chat_template.json").get("chat_template"), str):
+    elif declared is not None:
+        raise _no_template(folder / CONFIG_FILE, declared, "a text, or a list of them by name")
+    older = folder / "chat_template.json"
+    if (text := read_object(older).get("chat_template")) is not None:
+        if not isinstance(text, str):
+            raise _no_template(older, text, "a text")
         found[DEFAULT_TEMPLATE] = text
     files = {DEFAULT_TEMPLATE: folder / "chat_template.jinja"}
     files |= {file.stem: file for file in sorted((folder / "additional_chat_templates").glob("*.jinja"))}
-    found |= {name: read_text(file) for name, file in files.items() if file.is_file()}
+    found |= {name: _read_template(file) for name, file in files.items() if file.exists()}
     return found[DEFAULT_TEMPLATE] if [*found] == [DEFAULT_TEMPLATE] else found or None
 
 
-def read_object(file: Path) -> dict[str, Any]:
-    """A JSON object, or an empty one if there is no such file."""
-    if not file.is_file():
-        return {}
+def _no_template(file: Path, found: Any, wanted: str) -> CheckpointError:
+    return CheckpointError(
+        f"chat_template in {file} is or has {quote_foreign(found)}, wanted {wanted}",
+        "repair it, or give another template with --chat-template",
+    )
+
+
+def _read_template(file: Path) -> str:
     try:
-        value = json.loads(read_text(file))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{file} is not readable JSON ({error})", "repair or fetch it again") from None
-    if not isinstance(value, dict):
-        raise CheckpointError(
-            f"{file} holds a JSON {type(value).__name__}, wanted an object", "repair or fetch it again"
-        )
-    return value
+        return read_text(file, MAX_BYTES)
+    except OSError as error:
+        reason = error.strerror or str(error)
+    except UnicodeDecodeError as error:
+        reason = quote_fault(error)
+    raise CheckpointError(
+        f"the chat template {file} is no text ({reason})", "repair it, or give another template with --chat-template"
+    )
+
+
+def read_object(file: Path) -> dict[str, Any]:
+    """A JSON object, or an empty one if there is no such file.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
+    return read_json(file, dict, CheckpointError)
 
 
 def _convert_with_transformers(folder: Path) -> TokenizerParts:
@@ -135,7 +220,7 @@ def _convert_with_transformers(folder: Path) -> TokenizerParts:
     try:
         converted = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
     except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = one_line((str(error).strip().splitlines() or [type(error).__name__])[0], MAX_REASON)
         raise CheckpointError(
             f"wanted {TOKENIZER_FILE} in {folder}, found none, and transformers cannot make one ({reason})",
             "complete the download, or name another tokenizer with --tokenizer",
