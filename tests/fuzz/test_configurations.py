@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,7 @@ import pytest
 import torch
 
 from ..tiny import CONFIG, write_checkpoint
-from .folder_use import use_model
-from .mutations import damage_bytes, damage_json, dump_json
-from .trial import Outcome, run_trial
+from .folder_use import damage, find_problems, frozen, use_model
 
 FULL: dict[str, Any] = {
     **CONFIG,
@@ -67,28 +65,12 @@ POOLING = {"word_embedding_dimension": 48, "pooling_mode_mean_tokens": True, "po
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = write_checkpoint(tmp_path_factory.mktemp("configurations") / "model")
     torch.set_num_threads(1)
     use_model(folder)  # what is imported at the first use is there for all trials
-    return folder
-
-
-def try_files(folder: Path, files: dict[str, bytes], work: Callable[[Path], Any] = use_model) -> Outcome:
-    """A trial of a folder with some of its files replaced, which is as it was afterwards."""
-    before = {name: file.read_bytes() if (file := folder / name).exists() else None for name in files}
-    try:
-        for name, content in files.items():
-            (folder / name).parent.mkdir(exist_ok=True)
-            (folder / name).write_bytes(content)
-        return run_trial(lambda: work(folder))
-    finally:
-        for name, old in before.items():
-            (folder / name).unlink() if old is None else (folder / name).write_bytes(old)
-
-
-def damage(value: Any, rng: random.Random) -> bytes:
-    return dump_json(damage_json(value, rng)) if rng.random() < 0.8 else damage_bytes(json.dumps(value).encode(), rng)
+    with frozen():
+        yield folder
 
 
 def damaged_files(rng: random.Random) -> dict[str, bytes]:
@@ -97,7 +79,10 @@ def damaged_files(rng: random.Random) -> dict[str, bytes]:
         case 0:
             return {"config.json": json.dumps(config).encode(), "generation_config.json": damage(GENERATION, rng)}
         case 1:
-            plain = {name: json.dumps(value).encode() for name, value in (("modules.json", MODULES), ("1_Pooling/config.json", POOLING))}
+            plain = {
+                name: json.dumps(value).encode()
+                for name, value in (("modules.json", MODULES), ("1_Pooling/config.json", POOLING))
+            }
             broken = rng.choice([*plain])
             return {**plain, broken: damage({"modules.json": MODULES, "1_Pooling/config.json": POOLING}[broken], rng)}
         case _:
@@ -105,13 +90,7 @@ def damaged_files(rng: random.Random) -> dict[str, bytes]:
 
 
 def sweep(folder: Path, seeds: range) -> list[str]:
-    found = []
-    for seed in seeds:
-        files = damaged_files(random.Random(seed))
-        outcome = try_files(folder, files)
-        if outcome.problem:
-            found.append(f"{seed}: {outcome.problem}\n{files}"[:6000])
-    return found
+    return find_problems(folder, seeds, damaged_files, use_model)
 
 
 def test_damaged_configurations(folder: Path) -> None:
