@@ -28,9 +28,9 @@ from .trial import Outcome, run_trial
 MESSAGES = [{"role": "user", "content": "Hi,  there 12345! é中\U0001f600"}]
 
 
-def make_plan(folder: Path) -> Plan:
+def make_plan(folder: Path, **options: Any) -> Plan:
     """Resolve a model, and send the plan through JSON, as it reaches the engine's process."""
-    plan = resolve(PlanOptions(model=str(folder), device="cpu"), registry())
+    plan = resolve(PlanOptions(model=str(folder), device="cpu", **options), registry())
     return Plan.model_validate_json(plan.model_dump_json())
 
 
@@ -45,9 +45,9 @@ def use_tokenizer(folder: Path, plan: Plan) -> None:
         tokenizer.encode(tokenizer.apply_chat_template(MESSAGES), add_special_tokens=False)
 
 
-def start(folder: Path, **options: object) -> EngineCore:
+def start(folder: Path, load_format: str = "auto", **options: Any) -> EngineCore:
     """Start an engine on a folder, which computes a step."""
-    plan = make_plan(folder)
+    plan = make_plan(folder, load_format=load_format)
     args = EngineArgs(model=str(folder), device="cpu", **{**LIMITS, **options})
     sampling_defaults(plan, args)
     with explain_out_of_memory(plan.model):

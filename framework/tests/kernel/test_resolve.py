@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from dovetail.api import (
     AttentionCard,
+    ConfigError,
     DovetailError,
     PluginError,
     ResolutionError,
@@ -437,3 +438,9 @@ def test_a_context_without_room_for_an_answer_is_refused(length: int) -> None:
 
 def test_every_kind_of_card_has_a_part_here() -> None:
     assert set(KINDS) == set(PARTS)
+
+
+def test_more_layers_than_tensors_are_refused(folder: Path) -> None:
+    configure(folder, num_hidden_layers=4)
+    with pytest.raises(ConfigError, match=r"config\.json says num_hidden_layers 4, and the files .* hold 3 tensors"):
+        plan(folder)

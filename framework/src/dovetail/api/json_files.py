@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -31,7 +32,7 @@ def read_json(file: Path, kind: type[J], error: type[DovetailError] = ConfigErro
         DovetailError: it cannot be read, holds something else, is larger than :data:`MAX_BYTES`, nested deeper than
             :data:`MAX_DEPTH`, or has a text with half of a surrogate pair, which no other file or message can hold.
     """
-    if not file.exists() and not file.is_symlink():
+    if not os.path.lexists(file):
         return kind()
     try:
         found = json.loads(read_text(file, MAX_BYTES))

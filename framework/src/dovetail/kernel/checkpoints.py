@@ -205,7 +205,7 @@ def find_tokenizer(reference: str, registry: Registry) -> dict[str, Any]:
 def _config_file(hf_config_path: str | None, folder: Path) -> Path:
     where = Path(hf_config_path) if hf_config_path is not None else folder
     file = where / "config.json" if where.is_dir() else where
-    if file.is_file():
+    if os.path.lexists(file):  # what is no file there is refused where it is read
         return file
     if hf_config_path is not None:
         raise CheckpointError(f"wanted a configuration at {hf_config_path}, found none", "correct --hf-config-path")

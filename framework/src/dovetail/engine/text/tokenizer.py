@@ -16,6 +16,7 @@ from dovetail.api.checkpoint import TokenizerParts
 from dovetail.api.errors import RequestError
 from dovetail.engine.text import chat_template as chat
 from dovetail.engine.text.detokenizer import ByteDecoder, IncrementalDetokenizer
+from dovetail.engine.text.library_errors import explain_text_errors
 from dovetail.engine.text.token_lengths import LongestToken, find_longest_token
 from dovetail.engine.text.tokenizer_files import DEFAULT_TEMPLATE, read_tokenizer_parts
 from dovetail.engine.text.truncation import Side, encode_within
@@ -110,7 +111,9 @@ class Tokenizer:
 
     def encode_batch(self, texts: Sequence[str], add_special_tokens: bool = True) -> list[list[int]]:
         """Encode several texts, on all threads."""
-        batch = self.backend.encode_batch_fast([*map(_check_encodable, texts)], add_special_tokens=add_special_tokens)
+        checked = [*map(_check_encodable, texts)]
+        with explain_text_errors():
+            batch = self.backend.encode_batch_fast(checked, add_special_tokens=add_special_tokens)
         return [encoding.ids for encoding in batch]
 
     @cached_property
@@ -140,7 +143,9 @@ class Tokenizer:
             pair: the second text.
         """
         other = None if pair is None else _check_encodable(pair)
-        return encode_within(self.backend, _check_encodable(text), other, limit, side, add_special_tokens)
+        checked = _check_encodable(text)
+        with explain_text_errors():
+            return encode_within(self.backend, checked, other, limit, side, add_special_tokens)
 
     def decode(self, ids: Sequence[int] | int, skip_special_tokens: bool = True) -> str:
         """Decode ids. Invalid UTF-8 becomes U+FFFD."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import os
+from collections.abc import Mapping, Sequence
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,10 @@ import tokenizers
 from tokenizers import AddedToken
 
 from dovetail.api.checkpoint import TokenizerParts
-from dovetail.api.errors import CheckpointError, DovetailError
+from dovetail.api.errors import CheckpointError
 from dovetail.api.json_files import MAX_BYTES, REPAIR, quote_fault, read_json
 from dovetail.api.text import one_line, quote_foreign, read_text
+from dovetail.engine.text.library_errors import MAX_REASON, explain_file_errors
 from dovetail.engine.text.pattern_costs import check_patterns
 
 TOKENIZER_FILE = "tokenizer.json"
@@ -27,8 +28,8 @@ DEFAULT_TEMPLATE = "default"
 TOKEN_FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 MAX_TOKENIZER_BYTES = 128 * 2**20
 """The most bytes of a ``tokenizer.json``. The largest published ones have 34 MB."""
-MAX_REASON = 300
-"""Characters of what the library says about a file, which it quotes."""
+TRIED_TOKENS = 32
+"""Tokens of which a tokenizer must be able to encode one."""
 
 
 def read_tokenizer_parts(path: str) -> TokenizerParts:
@@ -47,7 +48,7 @@ def read_tokenizer_parts(path: str) -> TokenizerParts:
     if folder.is_file():
         folder = folder.parent
     file = folder / TOKENIZER_FILE
-    if not file.is_file():
+    if not os.path.lexists(file):
         return _convert_with_transformers(folder)
     backend = _read_backend(file)
     config = read_object(folder / CONFIG_FILE)
@@ -56,9 +57,10 @@ def read_tokenizer_parts(path: str) -> TokenizerParts:
     special_tokens = {
         name: text for name in NAMED_TOKENS if (text := _read_token_text(special.get(name) or config.get(name)))
     }
-    with explain_library_errors(folder):
+    with explain_file_errors(file):
         _add_declared_tokens(backend, declared, [*special_tokens.values()])
         check_patterns(backend, file)
+        _check_usable(backend, file)
     return TokenizerParts(backend, special_tokens, chat_template=_read_chat_templates(folder, config))
 
 
@@ -69,28 +71,27 @@ def _read_backend(file: Path) -> tokenizers.Tokenizer:
         raise CheckpointError(f"{file} cannot be read ({error.strerror or error})", REPAIR) from None
     except UnicodeDecodeError as error:
         raise CheckpointError(f"{file} is no text ({quote_fault(error)})", REPAIR) from None
-    with explain_library_errors(file):
-        return tokenizers.Tokenizer.from_str(text)
+    with explain_file_errors(file):
+        backend = tokenizers.Tokenizer.from_str(text)
+        # Both are of no use here, and a file may ask for a text of 10**12 tokens.
+        backend.no_padding()
+        backend.no_truncation()
+    return backend
 
 
-@contextmanager
-def explain_library_errors(file: Path) -> Iterator[None]:
-    """Turn whatever the library raises about a file into an error that names it. It raises bare ``Exception`` for what
-    it checks, and panics, which are no ``Exception`` at all, for what it takes for granted.
-
-    Raises:
-        CheckpointError: it raised.
-    """
-    try:
-        yield
-    except (DovetailError, KeyboardInterrupt, SystemExit):
-        raise
-    except BaseException as error:
-        reason = one_line(str(error).strip() or type(error).__name__, MAX_REASON)
-        raise CheckpointError(
-            f"{file} cannot be read: {reason}",
-            "fetch it again; if it was made by a newer version, update the package tokenizers",
-        ) from None
+def _check_usable(backend: tokenizers.Tokenizer, file: Path) -> None:
+    """Refuse a tokenizer that can encode none of its own tokens, whatever the reason."""
+    vocabulary = backend.get_vocab(with_added_tokens=True)
+    if not vocabulary:
+        raise CheckpointError(f"{file} holds no tokens, wanted a vocabulary", REPAIR)
+    backend.encode("")
+    for rest, id in enumerate(list(vocabulary.values())[:TRIED_TOKENS], 1 - min(len(vocabulary), TRIED_TOKENS)):
+        try:
+            backend.encode(backend.decode([id], skip_special_tokens=False))
+            return
+        except Exception:
+            if not rest:
+                raise
 
 
 def _read_declared_tokens(file: Path, config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -175,7 +176,7 @@ def _read_chat_templates(folder: Path, config: Mapping[str, Any]) -> str | dict[
         found[DEFAULT_TEMPLATE] = text
     files = {DEFAULT_TEMPLATE: folder / "chat_template.jinja"}
     files |= {file.stem: file for file in sorted((folder / "additional_chat_templates").glob("*.jinja"))}
-    found |= {name: _read_template(file) for name, file in files.items() if file.exists()}
+    found |= {name: _read_template(file) for name, file in files.items() if os.path.lexists(file)}
     return found[DEFAULT_TEMPLATE] if [*found] == [DEFAULT_TEMPLATE] else found or None
 
 
