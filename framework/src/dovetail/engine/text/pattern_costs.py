@@ -25,9 +25,10 @@ PIECES = ("a", "A", "aA", " ", "a ", "1", "1,", "\n", " \n", ".", "'", "Ã©", "ä¸
 MAX_OWN_PIECES = 8
 ENDS = ("", "\x00", "!")
 """What texts end with, so that a pattern that has matched so far does not match after all."""
-MAX_SECONDS = 0.25
+MAX_SECONDS = 0.1
 """Of processor time for one text. Usual patterns take less than a millisecond."""
-MAX_SECONDS_IN_ALL = 1.0
+MAX_SECONDS_IN_ALL = 0.5
+"""Of all texts. Usual patterns take 0.05 s."""
 
 
 def check_patterns(backend: tokenizers.Tokenizer, file: Path) -> None:
