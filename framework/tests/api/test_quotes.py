@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from dovetail.api import quote_foreign, shorten_foreign
+from dovetail.api import quote_foreign, one_line
 
 DEEP: Any = []
 for _ in range(100_000):
@@ -54,9 +54,9 @@ def test_what_is_absurdly_long_is_cut(value: object) -> None:
 def test_a_quote_that_was_cut_says_so() -> None:
     assert quote_foreign("abcdefgh", limit=5) == "'abc…'"
     assert quote_foreign("abcde", limit=5) == "'abcde'"
-    assert shorten_foreign("abcdefgh", limit=5) == "abcd…"
+    assert one_line("abcdefgh", limit=5) == "abcd…"
 
 
 def test_a_message_of_a_library_becomes_one_line() -> None:
-    assert shorten_foreign("no such  token\n  at \x1b[31mline 3\r\n") == "no such token at \\x1b[31mline 3"
-    assert len(shorten_foreign("word\n" * 10**6, limit=100)) <= 100
+    assert one_line("no such  token\n  at \x1b[31mline 3\r\n") == "no such token at \\x1b[31mline 3"
+    assert len(one_line("word\n" * 10**6, limit=100)) <= 100

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
         ResolutionError,
         UsageError,
     )
+    from dovetail.api.files import open_regular
     from dovetail.api.grammar import Grammar, GrammarBackend, GrammarKind, GrammarSource, GrammarState
     from dovetail.api.hooks import PROJECT, hookimpl
     from dovetail.api.logits import LogitsProcessor, LogitsProcessorContext, LogitsRow
@@ -66,7 +67,7 @@ if TYPE_CHECKING:
         ToolParser,
     )
     from dovetail.api.proposer import DraftOptions, DraftRequest, Proposer, ProposerContext
-    from dovetail.api.text import decode_text, quote_foreign, read_lines, read_text, shorten_foreign
+    from dovetail.api.text import decode_text, one_line, quote_foreign, read_lines, read_text
 
 __all__ = [
     "PORTABLE",
@@ -135,11 +136,12 @@ __all__ = [
     "UsageError",
     "decode_text",
     "hookimpl",
+    "one_line",
+    "open_regular",
     "quote_foreign",
     "read_lines",
     "read_text",
     "scaled_length",
-    "shorten_foreign",
 ]
 
 _WHERE = {
@@ -185,6 +187,7 @@ _WHERE = {
     "RequestError": "errors",
     "ResolutionError": "errors",
     "UsageError": "errors",
+    "open_regular": "files",
     "Grammar": "grammar",
     "GrammarBackend": "grammar",
     "GrammarKind": "grammar",
@@ -210,10 +213,10 @@ _WHERE = {
     "Proposer": "proposer",
     "ProposerContext": "proposer",
     "decode_text": "text",
+    "one_line": "text",
     "quote_foreign": "text",
     "read_lines": "text",
     "read_text": "text",
-    "shorten_foreign": "text",
 }
 
 

@@ -92,10 +92,10 @@ def quote_foreign(value: object, limit: int = QUOTE_LIMIT) -> str:
         text = short.repr(value)
     except ValueError:  # an integer of more digits than Python writes
         text = f"a number of {value.bit_length()} bits" if isinstance(value, int) else type(value).__name__
-    return shorten_foreign(text, limit)
+    return one_line(text, limit)
 
 
-def shorten_foreign(text: str, limit: int = 2 * QUOTE_LIMIT) -> str:
+def one_line(text: str, limit: int = 2 * QUOTE_LIMIT) -> str:
     """A text of others, such as the message of a library's error, as one line without control characters and without
     quotation marks.
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
-from dovetail_loaders_gguf.header import StringArray, read_header
+from dovetail_loaders_gguf.cursor import StringArray
+from dovetail_loaders_gguf.header import read_header
 
 from dovetail.api import CheckpointError
 
@@ -94,10 +95,10 @@ def test_every_truncation_is_refused(tmp_path: Path) -> None:
         (b"GGUF" + struct.pack(">IQQ", 3, 0, 0) + bytes(8), "big-endian"),
         (header(tensors=2**62) + bytes(8), "tensors"),
         (header(metadata=2**62) + bytes(8), "metadata entries"),
-        (header(metadata=1) + text("k") + struct.pack("<IQ", 8, 2**63), "metadata entry k"),
-        (header(metadata=1) + text("k") + struct.pack("<IIQ", 9, 8, 2**60), "metadata entry k"),
-        (header(metadata=1) + text("k") + struct.pack("<IIQ", 9, 4, 2**60), "metadata entry k"),
-        (header(metadata=1) + text("k") + struct.pack("<IIQQ", 9, 8, 1, 2**60), "metadata entry k"),
+        (header(metadata=1) + text("k") + struct.pack("<IQ", 8, 2**63), "metadata entry 'k'"),
+        (header(metadata=1) + text("k") + struct.pack("<IIQ", 9, 8, 2**60), "metadata entry 'k'"),
+        (header(metadata=1) + text("k") + struct.pack("<IIQ", 9, 4, 2**60), "metadata entry 'k'"),
+        (header(metadata=1) + text("k") + struct.pack("<IIQQ", 9, 8, 1, 2**60), "metadata entry 'k'"),
         (header(metadata=1) + text("k") + struct.pack("<I", 99) + bytes(8), "unknown value type 99"),
         (header(metadata=1) + text("k") + struct.pack("<I", 9) + struct.pack("<IQ", 9, 1) * 9 + bytes(8), "nests"),
         (header(tensors=1) + text("t") + struct.pack("<IQIQ", 1, 32, 77, 0) + bytes(99), "unknown ggml type 77"),
