@@ -6,6 +6,7 @@ whole files is that package's.
 
 from __future__ import annotations
 
+import math
 import random
 import struct
 from collections.abc import Sequence
@@ -166,7 +167,7 @@ def _damage_file(parts: Parts, rng: random.Random) -> None:
         case 0:
             counts = [len(parts.tensors), len(parts.entries)]
             counts[rng.randrange(2)] = rng.choice(SIZES)
-            parts.counts = counts[0], counts[1]
+            parts.counts = (counts[0], counts[1])
         case 1:
             parts.version = rng.choice((0, 1, 2, 4, 2**24 * 3, 2**32 - 1))
         case 2:
@@ -225,6 +226,8 @@ def _damage_entry(parts: Parts, rng: random.Random) -> None:
         case 6 if entry.type in INTEGERS:
             entry.type = rng.choice((5, 10, 11))
             entry.value = min(max(rng.choice((*SIZES, -1, -(2**31))), INTEGERS[entry.type][0]), INTEGERS[entry.type][1])
+        case 7 | 8 if entry.type != ARRAY:  # the right type
+            entry.value = _random_item(entry.type, rng)
         case _:
             entry.type, entry.value = random_value(rng)
 
@@ -250,7 +253,8 @@ def _random_item(type_: int, rng: random.Random) -> Any:
         low, high = INTEGERS[type_]
         return min(max(rng.choice((*SIZES, -1)), low), high)
     if type_ in (6, 12):
-        return struct.unpack("<f", struct.pack("<f", number))[0] if abs(number := rng.choice(FLOATS)) < 3e38 else number if number * 0 != 0 else 3e38
+        number = rng.choice(FLOATS)
+        return number if type_ == 12 or abs(number) < 3e38 or not math.isfinite(number) else 3e38
     if type_ == 7:
         return rng.choice((0, 1, 2, 255))
     return rng.choice(TEXTS) if type_ == STRING else random_array(rng)
@@ -266,7 +270,7 @@ def random_array(rng: random.Random, depth: int = 0) -> tuple[int, list[Any]]:
 
 def random_value(rng: random.Random) -> tuple[int, Any]:
     """A metadata value of any type, an unknown one among them."""
-    type_ = rng.choice((*CODES, STRING, STRING, ARRAY, 13, 2**31))
+    type_ = rng.choice((*CODES, *CODES, STRING, STRING, STRING, ARRAY, ARRAY, 13, 2**31))
     if type_ == ARRAY:
         return type_, random_array(rng)
     return type_, _random_item(type_, rng) if type_ in CODES or type_ == STRING else 0

@@ -66,7 +66,7 @@ def _add_tokens(backend: tokenizers.Tokenizer, vocabulary: Vocabulary, ends: Seq
     special = {i for i, type_ in enumerate(vocabulary.types) if type_ in (UNKNOWN, CONTROL)} | {*ends}
     visible = {i for i, type_ in enumerate(vocabulary.types) if type_ == USER_DEFINED} - special
     # Phi-3's own files say so of its tokens; the format has no place for it.
-    trims = "phi-3" in (name := (vocabulary.header.text("general.name") or "").lower()) or "phi3" in name
+    trims = "phi-3" in (name := str(vocabulary.header.metadata.get("general.name", "")).lower()) or "phi3" in name
     keeps = {"<unk>", "<s>", "<|endoftext|>"}
     backend.add_tokens(
         [
