@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from dovetail.api import quote_foreign, one_line
+from dovetail.api import one_line, quote_foreign
 
 DEEP: Any = []
 for _ in range(100_000):

@@ -38,7 +38,17 @@ if TYPE_CHECKING:
         ToolParserCard,
     )
     from dovetail.api.checkpoint import Checkpoint, LazyTensor, Naming, ResolvedModel, TokenizerParts
-    from dovetail.api.config import AttentionRequirement, ModelConfig, scaled_length
+    from dovetail.api.config import (
+        AttentionRequirement,
+        Epsilon,
+        HeadCount,
+        HeadDim,
+        LayerCount,
+        ModelConfig,
+        Positions,
+        Size,
+        scaled_length,
+    )
     from dovetail.api.errors import (
         CheckpointError,
         ConfigError,
@@ -53,6 +63,7 @@ if TYPE_CHECKING:
     from dovetail.api.files import open_regular
     from dovetail.api.grammar import Grammar, GrammarBackend, GrammarKind, GrammarSource, GrammarState
     from dovetail.api.hooks import PROJECT, hookimpl
+    from dovetail.api.json_files import read_json
     from dovetail.api.logits import LogitsProcessor, LogitsProcessorContext, LogitsRow
     from dovetail.api.parsers import (
         CallArguments,
@@ -93,12 +104,16 @@ __all__ = [
     "DraftOptions",
     "DraftRequest",
     "EngineDeadError",
+    "Epsilon",
     "Grammar",
     "GrammarBackend",
     "GrammarCard",
     "GrammarKind",
     "GrammarSource",
     "GrammarState",
+    "HeadCount",
+    "HeadDim",
+    "LayerCount",
     "LayerKind",
     "LazyTensor",
     "LoaderCard",
@@ -114,6 +129,7 @@ __all__ = [
     "PlatformCard",
     "PluginError",
     "PoolingType",
+    "Positions",
     "Proposer",
     "ProposerCard",
     "ProposerContext",
@@ -126,6 +142,7 @@ __all__ = [
     "RequestError",
     "ResolutionError",
     "ResolvedModel",
+    "Size",
     "SourceCard",
     "Task",
     "TokenizerParts",
@@ -139,6 +156,7 @@ __all__ = [
     "one_line",
     "open_regular",
     "quote_foreign",
+    "read_json",
     "read_lines",
     "read_text",
     "scaled_length",
@@ -176,7 +194,13 @@ _WHERE = {
     "ResolvedModel": "checkpoint",
     "TokenizerParts": "checkpoint",
     "AttentionRequirement": "config",
+    "Epsilon": "config",
+    "HeadCount": "config",
+    "HeadDim": "config",
+    "LayerCount": "config",
     "ModelConfig": "config",
+    "Positions": "config",
+    "Size": "config",
     "scaled_length": "config",
     "CheckpointError": "errors",
     "ConfigError": "errors",
@@ -195,6 +219,7 @@ _WHERE = {
     "GrammarState": "grammar",
     "PROJECT": "hooks",
     "hookimpl": "hooks",
+    "read_json": "json_files",
     "LogitsProcessor": "logits",
     "LogitsProcessorContext": "logits",
     "LogitsRow": "logits",

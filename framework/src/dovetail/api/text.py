@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import codecs
+import errno
 import reprlib
 from collections.abc import Iterator
 from io import BufferedReader, TextIOWrapper
 from pathlib import Path
+
+from dovetail.api.files import open_regular
 
 BOM = "\ufeff"
 """The byte-order mark after decoding. It is not part of the text."""
@@ -44,14 +47,23 @@ def decode_text(raw: bytes) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def read_text(file: str | Path) -> str:
+def read_text(file: str | Path, limit: int | None = None) -> str:
     """Read a file's text, decoded as :func:`decode_text` does.
 
+    Args:
+        limit: the most bytes that are read, for a file that somebody else made; None for any number.
+
     Raises:
-        OSError: it cannot be read.
+        OSError: it cannot be read, is no regular file, or is larger than the limit; ``strerror`` says what.
         UnicodeDecodeError: it is not text.
     """
-    return decode_text(Path(file).read_bytes())
+    if limit is None:
+        return decode_text(Path(file).read_bytes())
+    with open_regular(file) as opened:
+        raw = opened.read(limit + 1)  # and not by its size: a file may grow
+    if len(raw) > limit:
+        raise OSError(errno.EFBIG, f"it is larger than the {limit / 2**20:.0f} MiB that are read", str(file))
+    return decode_text(raw)
 
 
 def read_lines(file: BufferedReader) -> Iterator[bytes]:
