@@ -97,7 +97,10 @@ def damaged_files(rng: random.Random) -> dict[str, bytes]:
         case 0:
             return {"config.json": json.dumps(config).encode(), "generation_config.json": damage(GENERATION, rng)}
         case 1:
-            plain = {name: json.dumps(value).encode() for name, value in (("modules.json", MODULES), ("1_Pooling/config.json", POOLING))}
+            plain = {
+                name: json.dumps(value).encode()
+                for name, value in (("modules.json", MODULES), ("1_Pooling/config.json", POOLING))
+            }
             broken = rng.choice([*plain])
             return {**plain, broken: damage({"modules.json": MODULES, "1_Pooling/config.json": POOLING}[broken], rng)}
         case _:

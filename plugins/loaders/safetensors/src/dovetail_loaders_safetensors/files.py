@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dovetail.api import CheckpointError, decode_text, open_regular, quote_foreign
+from dovetail.api import CheckpointError, quote_foreign, read_text
 from dovetail_loaders_safetensors.header import DOWNLOAD_AGAIN
 
 INDEX = ".safetensors.index.json"
@@ -63,14 +63,10 @@ def read_index(index: Path) -> Mapping[str, str]:
         CheckpointError: it is not an index, or names files in other folders.
     """
     try:
-        with open_regular(index) as stream:
-            raw = stream.read(MAX_INDEX + 1)
-        if len(raw) > MAX_INDEX:
-            raise CheckpointError(f"{index} is larger than {MAX_INDEX} bytes", DOWNLOAD_AGAIN)
-        found: Mapping[str, str] = json.loads(decode_text(raw))["weight_map"]
+        found: Mapping[str, str] = json.loads(read_text(index, MAX_INDEX))["weight_map"]
         listed = list(found.values())
     except OSError as error:
-        raise CheckpointError(f"cannot read {index} ({error.strerror})", "check its permissions") from None
+        raise CheckpointError(f"cannot read {index} ({error.strerror})", DOWNLOAD_AGAIN) from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise CheckpointError(
             f"{index} is not an index: wanted a JSON object with a weight_map", DOWNLOAD_AGAIN
