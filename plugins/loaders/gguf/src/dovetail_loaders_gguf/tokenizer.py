@@ -13,6 +13,7 @@ import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors
 
 from dovetail.api import CheckpointError, TokenizerParts, one_line, quote_foreign
+from dovetail_loaders_gguf.charsmap import find_fault
 from dovetail_loaders_gguf.cursor import DOWNLOAD_AGAIN
 from dovetail_loaders_gguf.files import parts
 from dovetail_loaders_gguf.header import Header, read_header
@@ -94,10 +95,7 @@ def _add_surrounding_tokens(
 def _find_id(backend: tokenizers.Tokenizer, token: str) -> int:
     found = backend.token_to_id(token)
     if found is None:
-        raise CheckpointError(
-            f"the vocabulary lacks the token {quote_foreign(token)}, which stands around every text",
-            "name a Hugging Face tokenizer's folder with --tokenizer",
-        )
+        raise LookupError(f"it lacks the token {quote_foreign(token)}, which stands around every text")
     return found
 
 
@@ -241,6 +239,8 @@ def _unigram(vocabulary: Vocabulary) -> tokenizers.Tokenizer:
     )
     steps: list[normalizers.Normalizer] = []
     if charsmap := vocabulary.octets("precompiled_charsmap"):
+        if fault := find_fault(charsmap):
+            raise ValueError(f"in its precompiled_charsmap, {fault}")
         steps.append(normalizers.Precompiled(charsmap))
     if vocabulary.flag("remove_extra_whitespaces", False):
         steps += [normalizers.Replace(Regex("^ +| +$"), ""), normalizers.Replace(Regex(" {2,}"), " ")]
