@@ -414,6 +414,12 @@ def test_the_context_is_the_model_s_or_less(folder: Path) -> None:
     assert plan(folder, max_model_len=101, hf_overrides={"max_position_embeddings": 200}).max_model_len == 101
 
 
+def test_a_context_of_one_token_is_refused(folder: Path) -> None:
+    configure(folder, max_position_embeddings=1)
+    with pytest.raises(ConfigError, match="a context of 1 token, wanted at least 2"):
+        plan(folder)
+
+
 def test_the_length_that_a_rope_scaling_was_made_for_can_be_asked_for(folder: Path) -> None:
     configure(folder, max_position_embeddings=4096, rope_scaling={"type": "linear", "factor": 4.0})
     found = plan(folder)

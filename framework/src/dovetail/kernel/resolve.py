@@ -260,6 +260,11 @@ def find_grammar(
 def find_max_model_len(options: PlanOptions, config: ModelConfig, warnings: list[str]) -> int:
     usual, longest = config.context_length(), config.longest_context()
     if options.max_model_len is None:
+        if usual < 2:
+            raise ConfigError(
+                f"the configuration has a context of {usual} token, wanted at least 2: a prompt, and what follows it",
+                "correct max_position_embeddings, for example with --hf-overrides",
+            )
         if longest > usual:
             warnings.append(
                 f"sequences end at {usual} tokens, as max_position_embeddings says; the model's RoPE scaling may have been made "
