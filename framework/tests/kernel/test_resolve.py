@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from dovetail.api import (
     AttentionCard,
+    ConfigError,
     DovetailError,
     PluginError,
     ResolutionError,
@@ -413,6 +414,12 @@ def test_the_context_is_the_model_s_or_less(folder: Path) -> None:
     assert plan(folder, max_model_len=101, hf_overrides={"max_position_embeddings": 200}).max_model_len == 101
 
 
+def test_a_context_of_one_token_is_refused(folder: Path) -> None:
+    configure(folder, max_position_embeddings=1)
+    with pytest.raises(ConfigError, match="a context of 1 token, wanted at least 2"):
+        plan(folder)
+
+
 def test_the_length_that_a_rope_scaling_was_made_for_can_be_asked_for(folder: Path) -> None:
     configure(folder, max_position_embeddings=4096, rope_scaling={"type": "linear", "factor": 4.0})
     found = plan(folder)
@@ -437,3 +444,9 @@ def test_a_context_without_room_for_an_answer_is_refused(length: int) -> None:
 
 def test_every_kind_of_card_has_a_part_here() -> None:
     assert set(KINDS) == set(PARTS)
+
+
+def test_more_layers_than_tensors_are_refused(folder: Path) -> None:
+    configure(folder, num_hidden_layers=4)
+    with pytest.raises(ConfigError, match=r"config\.json says num_hidden_layers 4, and the files .* hold 3 tensors"):
+        plan(folder)

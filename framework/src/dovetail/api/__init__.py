@@ -38,7 +38,17 @@ if TYPE_CHECKING:
         ToolParserCard,
     )
     from dovetail.api.checkpoint import Checkpoint, LazyTensor, Naming, ResolvedModel, TokenizerParts
-    from dovetail.api.config import AttentionRequirement, ModelConfig, scaled_length
+    from dovetail.api.config import (
+        AttentionRequirement,
+        Epsilon,
+        HeadCount,
+        HeadDim,
+        LayerCount,
+        ModelConfig,
+        Positions,
+        Size,
+        scaled_length,
+    )
     from dovetail.api.errors import (
         CheckpointError,
         ConfigError,
@@ -50,8 +60,10 @@ if TYPE_CHECKING:
         ResolutionError,
         UsageError,
     )
+    from dovetail.api.files import open_regular
     from dovetail.api.grammar import Grammar, GrammarBackend, GrammarKind, GrammarSource, GrammarState
     from dovetail.api.hooks import PROJECT, hookimpl
+    from dovetail.api.json_files import read_json
     from dovetail.api.logits import LogitsProcessor, LogitsProcessorContext, LogitsRow
     from dovetail.api.parsers import (
         CallArguments,
@@ -66,7 +78,7 @@ if TYPE_CHECKING:
         ToolParser,
     )
     from dovetail.api.proposer import DraftOptions, DraftRequest, Proposer, ProposerContext
-    from dovetail.api.text import decode_text, read_lines, read_text
+    from dovetail.api.text import decode_text, one_line, quote_foreign, read_lines, read_text
 
 __all__ = [
     "PORTABLE",
@@ -92,12 +104,16 @@ __all__ = [
     "DraftOptions",
     "DraftRequest",
     "EngineDeadError",
+    "Epsilon",
     "Grammar",
     "GrammarBackend",
     "GrammarCard",
     "GrammarKind",
     "GrammarSource",
     "GrammarState",
+    "HeadCount",
+    "HeadDim",
+    "LayerCount",
     "LayerKind",
     "LazyTensor",
     "LoaderCard",
@@ -113,6 +129,7 @@ __all__ = [
     "PlatformCard",
     "PluginError",
     "PoolingType",
+    "Positions",
     "Proposer",
     "ProposerCard",
     "ProposerContext",
@@ -125,6 +142,7 @@ __all__ = [
     "RequestError",
     "ResolutionError",
     "ResolvedModel",
+    "Size",
     "SourceCard",
     "Task",
     "TokenizerParts",
@@ -135,6 +153,10 @@ __all__ = [
     "UsageError",
     "decode_text",
     "hookimpl",
+    "one_line",
+    "open_regular",
+    "quote_foreign",
+    "read_json",
     "read_lines",
     "read_text",
     "scaled_length",
@@ -172,7 +194,13 @@ _WHERE = {
     "ResolvedModel": "checkpoint",
     "TokenizerParts": "checkpoint",
     "AttentionRequirement": "config",
+    "Epsilon": "config",
+    "HeadCount": "config",
+    "HeadDim": "config",
+    "LayerCount": "config",
     "ModelConfig": "config",
+    "Positions": "config",
+    "Size": "config",
     "scaled_length": "config",
     "CheckpointError": "errors",
     "ConfigError": "errors",
@@ -183,6 +211,7 @@ _WHERE = {
     "RequestError": "errors",
     "ResolutionError": "errors",
     "UsageError": "errors",
+    "open_regular": "files",
     "Grammar": "grammar",
     "GrammarBackend": "grammar",
     "GrammarKind": "grammar",
@@ -190,6 +219,7 @@ _WHERE = {
     "GrammarState": "grammar",
     "PROJECT": "hooks",
     "hookimpl": "hooks",
+    "read_json": "json_files",
     "LogitsProcessor": "logits",
     "LogitsProcessorContext": "logits",
     "LogitsRow": "logits",
@@ -208,6 +238,8 @@ _WHERE = {
     "Proposer": "proposer",
     "ProposerContext": "proposer",
     "decode_text": "text",
+    "one_line": "text",
+    "quote_foreign": "text",
     "read_lines": "text",
     "read_text": "text",
 }

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import tokenizers
     import torch
 
-HF_TOKENIZER = "dovetail.engine.text.tokenizer:read_tokenizer_parts"
+HF_TOKENIZER = "dovetail.engine.text.tokenizer_files:read_tokenizer_parts"
 """Reads the tokenizer files of a Hugging Face checkpoint."""
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
 
@@ -13,6 +13,22 @@ FACTOR_SCALINGS = ("linear", "dynamic", "yarn")
 """Values of ``rope_type`` whose ``factor`` is the factor of the context length. The factor of ``llama3`` is larger
 than what its models were trained for.
 """
+
+MAX_LAYERS, MAX_HEADS, MAX_HEAD_DIM, MAX_SIZE, MAX_POSITIONS = 10_000, 2**14, 2**14, 2**24, 2**27
+"""Bounds of configurations, several times what any published model has (126 layers, 256 heads of 512, rows of 53,248
+numbers, a vocabulary of 262,144, contexts of 10 million tokens). Whatever a configuration makes a model allocate before
+its weights are compared with the files, it is little with these; and it is an error that names the key.
+"""
+
+LayerCount = Annotated[int, Field(gt=0, le=MAX_LAYERS)]
+HeadCount = Annotated[int, Field(gt=0, le=MAX_HEADS)]
+HeadDim = Annotated[int, Field(gt=0, le=MAX_HEAD_DIM)]
+Size = Annotated[int, Field(gt=0, le=MAX_SIZE)]
+"""Rows or columns of a weight: a vocabulary, a hidden size."""
+Positions = Annotated[int, Field(gt=0, le=MAX_POSITIONS)]
+"""Tokens: a context, a window."""
+Epsilon = Annotated[float, Field(gt=0, lt=1)]
+"""What a norm adds so that it does not divide by zero."""
 
 
 def scaled_length(max_position: int, scaling: Mapping[str, Any]) -> int:
@@ -27,7 +43,8 @@ def scaled_length(max_position: int, scaling: Mapping[str, Any]) -> int:
     kind = scaling.get("rope_type") or scaling.get("type") or "default"
     original = scaling.get("original_max_position_embeddings") or max_position
     factor = scaling.get("factor") or 1
-    return max(max_position, int(original * factor)) if kind in FACTOR_SCALINGS else max_position
+    longest = max(max_position, int(original * factor)) if kind in FACTOR_SCALINGS else max_position
+    return min(longest, MAX_POSITIONS)
 
 
 class AttentionRequirement(BaseModel):
@@ -44,17 +61,20 @@ class ModelConfig(BaseModel):
 
     Fields without a default must be in the file. For the others, null means the default. Unknown keys are ignored,
     because published files have many that only describe training. Subclasses refuse values that they do not support by
-    raising ``ValueError`` in a validator.
+    raising ``ValueError`` in a validator, and bound their counts and sizes with the types above.
+
+    In all fields, those of subclasses too, a text or a boolean is no number, a number is neither infinite nor NaN, and
+    nothing but true and false is a boolean.
     """
 
-    model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=(), strict=True, allow_inf_nan=False)
 
-    architectures: tuple[str, ...] = ()
+    architectures: tuple[str, ...] = Field(default=(), strict=False)
     model_type: str = ""
-    vocab_size: int = Field(gt=0)
-    hidden_size: int = Field(gt=0)
-    num_hidden_layers: int = Field(gt=0)
-    max_position_embeddings: int = Field(default=2048, gt=0)
+    vocab_size: Size
+    hidden_size: Size
+    num_hidden_layers: LayerCount
+    max_position_embeddings: Positions = 2048
     tie_word_embeddings: bool = False
     dtype: str | None = Field(default=None, validation_alias=AliasChoices("dtype", "torch_dtype"))
     bos_token_id: int | None = None
@@ -67,7 +87,8 @@ class ModelConfig(BaseModel):
         if not isinstance(data, dict):
             return data
         required = {name for name, field in cls.model_fields.items() if field.is_required()}
-        return {k: v for k, v in data.items() if v is not None or k in required}
+        # Some writers of JSON know only one kind of number, and 4096.0 is as good a size as 4096.
+        return {k: _integral(v) for k, v in data.items() if v is not None or k in required}
 
     def attention_requirements(self) -> tuple[AttentionRequirement, ...]:
         """One entry for each distinct kind of attention layer. Subclasses must override this."""
@@ -82,3 +103,7 @@ class ModelConfig(BaseModel):
         have been made for more than the files say (see :func:`scaled_length`).
         """
         return self.context_length()
+
+
+def _integral(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 2**53 else value

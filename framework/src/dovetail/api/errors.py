@@ -6,21 +6,27 @@ a 4xx response. A bug in Dovetail is an ``assert`` or another exception, never o
 
 from __future__ import annotations
 
+from dovetail.api.text import one_line
+
+MAX_PROBLEM, MAX_HINT = 1200, 300
+"""Characters of a message's two halves. What is beyond is left out, because somebody has to read it."""
+
 
 class DovetailError(Exception):
     """Base class of all errors that a user can cause and fix.
 
     Args:
-        problem: what was wanted and what was found.
+        problem: what was wanted and what was found. Both are one line without control characters, whatever file or
+            request they quote: others are written as escapes.
         hint: what to do about it.
     """
 
     exit_code = 1
 
     def __init__(self, problem: str, hint: str = "") -> None:
-        super().__init__(problem, hint)
-        self.problem = problem
-        self.hint = hint
+        self.problem = one_line(problem, MAX_PROBLEM)
+        self.hint = one_line(hint, MAX_HINT)
+        super().__init__(self.problem, self.hint)
 
     def __str__(self) -> str:
         return f"{self.problem}; {self.hint}" if self.hint else self.problem

@@ -7,19 +7,18 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from dovetail.api.cards import LoaderCard, ModelCard, SourceCard
 from dovetail.api.checkpoint import HF_TOKENIZER, Checkpoint, ResolvedModel
 from dovetail.api.errors import CheckpointError, ConfigError, PluginError, ResolutionError, UsageError
-from dovetail.api.text import read_text
+from dovetail.api.json_files import read_json
+from dovetail.api.text import quote_foreign
 from dovetail.kernel.choose import call_target, choose, join_names, make_part
 from dovetail.kernel.options import AUTO, Overrides, PlanOptions
 from dovetail.kernel.plan import Choice, RejectedCandidate
 from dovetail.kernel.registry import Offer, Registry
 from dovetail.kernel.weight_files import WeightFiles
-
-J = TypeVar("J", dict[str, Any], list[Any])
 
 SIDE_FILES = ("*.json", "*.jinja", "tokenizer.model", "*.tiktoken", "*.txt")
 """File patterns of a hub download besides the weights."""
@@ -121,11 +120,25 @@ def find_checkpoint(
     elif not checkpoint.tokenizer_path:
         update = {"tokenizer_path": str(folder)}
     if checkpoint.naming is None:
-        update["generation_config"] = read_json(folder / "generation_config.json", dict)
+        update["generation_config"] = _read_generation_config(folder / "generation_config.json")
     if options.hf_config_path or checkpoint.naming is None:
         file = _config_file(options.hf_config_path, folder)
         update |= {"config": read_json(file, dict), "config_file": str(file)}
     return choice, checkpoint.model_copy(update=update)
+
+
+def _read_generation_config(file: Path) -> dict[str, Any]:
+    """``generation_config.json``. Its sampling parameters are checked where defaults are made of them; the ends of
+    outputs here, since the engine reads them without any more questions.
+    """
+    found = read_json(file, dict)
+    ids = found.get("eos_token_id")
+    if ids is not None and not all(type(id) is int for id in (ids if isinstance(ids, list) else [ids])):
+        raise ConfigError(
+            f"eos_token_id is {quote_foreign(ids)} in {file}, wanted a token id, or a list of them",
+            "correct or remove it there",
+        )
+    return found
 
 
 def _locate_tokenizer(options: PlanOptions, registry: Registry) -> Path:
@@ -192,7 +205,7 @@ def find_tokenizer(reference: str, registry: Registry) -> dict[str, Any]:
 def _config_file(hf_config_path: str | None, folder: Path) -> Path:
     where = Path(hf_config_path) if hf_config_path is not None else folder
     file = where / "config.json" if where.is_dir() else where
-    if file.is_file():
+    if os.path.lexists(file):  # what is no file there is refused where it is read
         return file
     if hf_config_path is not None:
         raise CheckpointError(f"wanted a configuration at {hf_config_path}, found none", "correct --hf-config-path")
@@ -200,24 +213,6 @@ def _config_file(hf_config_path: str | None, folder: Path) -> Path:
         f"wanted {file.name} in {folder}, found none",
         "complete the download, or name another one with --hf-config-path",
     )
-
-
-def read_json(file: Path, kind: type[J]) -> J:
-    """Read a JSON file with an object or a list. Returns an empty one if there is no such file.
-
-    Raises:
-        ConfigError: it cannot be read, or holds something else.
-    """
-    if not file.is_file():
-        return kind()
-    try:
-        found = json.loads(read_text(file))
-    except (ValueError, OSError, RecursionError) as error:
-        raise ConfigError(f"{file} is not readable JSON ({error})", "repair or download it again") from None
-    if not isinstance(found, kind):
-        wanted = "an object" if kind is dict else "a list"
-        raise ConfigError(f"{file} holds a JSON {type(found).__name__}, wanted {wanted}", "repair or download it again")
-    return found
 
 
 def find_model_config(

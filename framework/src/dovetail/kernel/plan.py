@@ -14,6 +14,7 @@ from dovetail.api.checkpoint import Checkpoint
 from dovetail.api.config import ModelConfig
 from dovetail.api.errors import ConfigError
 from dovetail.api.grammar import GrammarKind
+from dovetail.api.text import quote_foreign
 from dovetail.kernel.discovery import describe_error, import_dotted
 
 if TYPE_CHECKING:
@@ -181,9 +182,8 @@ def describe_validation_error(error: ErrorDetails) -> str:
     if not error["loc"]:  # about several keys, which the text names
         return text
     key = ".".join(map(str, error["loc"]))
-    return f"{key}: is missing" if error["type"] == "missing" else f"{key}: {text} (found {_short(error['input'])})"
-
-
-def _short(value: object, limit: int = 80) -> str:
-    text = repr(value)
-    return text if len(text) <= limit else text[: limit - 1] + "…"
+    return (
+        f"{key}: is missing"
+        if error["type"] == "missing"
+        else f"{key}: {text} (found {quote_foreign(error['input'], 80)})"
+    )

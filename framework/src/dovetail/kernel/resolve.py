@@ -48,6 +48,7 @@ def resolve(options: PlanOptions, registry: Registry) -> Plan:
     model_offer, model, architecture = find_model(config, checkpoint, registry, naming_offer, warnings)
     card = model_offer.card
     parsed = validate_config(import_dotted(card.config), config, checkpoint.config_file or checkpoint.path)
+    check_layers(parsed, checkpoint)
     tasks, tasks_reason = find_tasks(options, card, checkpoint)
     pooling = find_pooling(options, card, checkpoint, config, tasks)
     platform_offer, platform = find_platform(options, registry, warnings)
@@ -136,6 +137,22 @@ def find_model(
     )
     reason = f"offers {architecture}; {choice.reason}"
     return offer, choice.model_copy(update={"reason": reason}), architecture
+
+
+def check_layers(config: ModelConfig, checkpoint: Checkpoint) -> None:
+    """Compare the number of layers with the number of tensors. A model is built before its tensors are compared with
+    the files one by one, and every layer takes time.
+
+    Raises:
+        ConfigError: there are more layers than tensors.
+    """
+    count = sum(checkpoint.tensor_types.values())
+    if checkpoint.files and config.num_hidden_layers > count:
+        raise ConfigError(
+            f"{checkpoint.config_file or checkpoint.path} says num_hidden_layers {config.num_hidden_layers}, and the "
+            f"files of {checkpoint.path} hold {count} tensors in all, wanted at least one for each layer",
+            "the configuration does not belong to these files, or files are missing",
+        )
 
 
 def find_platform(options: PlanOptions, registry: Registry, warnings: list[str]) -> tuple[Offer[PlatformCard], Choice]:
@@ -243,6 +260,11 @@ def find_grammar(
 def find_max_model_len(options: PlanOptions, config: ModelConfig, warnings: list[str]) -> int:
     usual, longest = config.context_length(), config.longest_context()
     if options.max_model_len is None:
+        if usual < 2:
+            raise ConfigError(
+                f"the configuration has a context of {usual} token, wanted at least 2: a prompt, and what follows it",
+                "correct max_position_embeddings, for example with --hf-overrides",
+            )
         if longest > usual:
             warnings.append(
                 f"sequences end at {usual} tokens, as max_position_embeddings says; the model's RoPE scaling may have been made "

@@ -8,7 +8,7 @@ from typing import Any, get_args
 from dovetail.api.cards import ModelCard, PoolingType, Task
 from dovetail.api.checkpoint import Checkpoint
 from dovetail.api.errors import ConfigError, ResolutionError, UsageError
-from dovetail.kernel.checkpoints import read_json
+from dovetail.api.json_files import read_json
 from dovetail.kernel.options import AUTO, PlanOptions
 from dovetail.kernel.plan import PoolingPlan
 

@@ -60,6 +60,11 @@ class Linear(WeightLayer):
 
     lora: StackedLayerAdapters | None = None
 
+    def finish(self, weights: list[StoredWeight], make_kernel: MakeKernel) -> None:
+        super().finish(weights, make_kernel)
+        if self.lora is not None:
+            self.lora.allocate()
+
     def forward(self, x: Tensor) -> Tensor:
         if len(self.kernels) == 1:
             out = self.kernels[0](x)

@@ -13,6 +13,7 @@ import torch
 from dovetail.api.cards import LayerKind
 from dovetail.api.checkpoint import LazyTensor, Naming
 from dovetail.api.errors import CheckpointError, ResolutionError
+from dovetail.api.text import one_line
 from dovetail.nn.context import Context
 from dovetail.nn.layers import Embedding, Head, WeightLayer
 from dovetail.nn.leftovers import Leftovers, without_wrappers
@@ -252,5 +253,6 @@ def _is_tied(layer: WeightLayer) -> bool:
     return isinstance(layer, Head) and layer.tied is not None
 
 
-def _join_names(names: list[str], limit: int = 24) -> str:
-    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
+def _join_names(names: list[str], limit: int = 6) -> str:
+    shown = ", ".join(one_line(name, 100) for name in names[:limit])
+    return shown + (f" and {len(names) - limit} more" if len(names) > limit else "")

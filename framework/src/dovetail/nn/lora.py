@@ -53,11 +53,20 @@ class StackedLayerAdapters:
     def __init__(self, stacks: StackedAdapters, parts: Mapping[str, int], columns: int) -> None:
         self.stacks = stacks
         self.parts = dict(parts)
-        inner = (stacks.slots, len(parts), stacks.padded_rank)
-        rows = sum(parts.values())
+        self.columns = columns
+        self.a = self.b = torch.empty(0, device=stacks.device, dtype=stacks.dtype)
+
+    def allocate(self) -> None:
+        """Make the matrices, as zeros, unless they are there. A layer is built without them, because what a configuration says of its size is
+        only known to be true once it was compared with the checkpoint's tensors.
+        """
+        if self.a.numel():
+            return
+        inner = (self.stacks.slots, len(self.parts), self.stacks.padded_rank)
+        rows = sum(self.parts.values())
         # Written to now, since the KV cache is given what is free next: a host's zeros take no memory before their first use.
-        self.a = torch.empty(*inner, columns, device=stacks.device, dtype=stacks.dtype).zero_()  # [S, P, R, K]
-        self.b = torch.empty(rows, *inner, device=stacks.device, dtype=stacks.dtype).zero_()  # [N, S, P, R]
+        self.a = self.a.new_empty(*inner, self.columns).zero_()  # [S, P, R, K]
+        self.b = self.b.new_empty(rows, *inner).zero_()  # [N, S, P, R]
 
     def add(self, out: Tensor, x: Tensor) -> Tensor:
         """Add each token's adapter product of x ``[T, K]`` to ``out`` ``[T, N]``. Returns ``out`` itself if the step
@@ -76,6 +85,7 @@ class StackedLayerAdapters:
         """Replace the adapter in a slot (from 0). Parts that ``weights`` lacks become zero, as does the padding of
         the rank.
         """
+        self.allocate()
         self.a[slot].zero_()
         self.b[:, slot].zero_()
         start = 0

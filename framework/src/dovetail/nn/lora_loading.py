@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
 from dovetail.api.checkpoint import LazyTensor
 from dovetail.api.errors import RequestError
+from dovetail.api.text import one_line, quote_foreign
 from dovetail.nn.context import Context
 from dovetail.nn.lora import AdapterWeights
+from dovetail.nn.module_patterns import ModulePatterns
 
 # The name of the adapter within its training run ("default") stands before the last component in some files.
 MATRIX = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<side>[AB])(\.\w+)?\.weight")
@@ -37,46 +39,49 @@ UNSUPPORTED_KEYS = {
 }
 """Keys of ``adapter_config.json`` for features beyond low-rank matrices on linear layers, and the feature of each."""
 
+MOST_FAULTS = 8
+"""Faults of the configuration's values that an error lists."""
+
 WEIGHT_CHANGING_INITS = ("pissa", "olora", "corda", "loftq", "lora_ga")
 """Initialisations that change the model's own weights. (PEFT writes true instead when it converts the result to plain LoRA.)"""
 
-Rank = Annotated[int, Field(gt=0)]
+Rank = Annotated[int, Field(gt=0, le=2**16)]
+Alpha = Annotated[float, Field(ge=-(2**31), le=2**31)]
 
 
 class LoraConfig(BaseModel):
     """The keys of ``adapter_config.json`` that say how to scale the matrices."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, strict=True, allow_inf_nan=False)
 
     r: Rank = 8
-    lora_alpha: float = 8
+    lora_alpha: Alpha = 8
     use_rslora: bool = False
     rank_pattern: dict[str, Rank] = {}
-    alpha_pattern: dict[str, float] = {}
+    alpha_pattern: dict[str, Alpha] = {}
 
-    @field_validator("rank_pattern", "alpha_pattern")
-    @classmethod
-    def _patterns(cls, value: dict[str, Any]) -> dict[str, Any]:
-        for pattern in value:
-            try:
-                re.compile(pattern)
-            except re.error as error:
-                raise ValueError(f"the pattern {pattern!r} is no regular expression ({error})") from None
-        return value
+    def scales(self, modules: Collection[str]) -> dict[str, Scale]:
+        """The rank and the scale of every module.
 
-    def rank(self, module: str) -> int:
-        return int(self._of(self.rank_pattern, module, self.r))
+        Raises:
+            ValueError: a pattern cannot be run; see :class:`~dovetail.nn.module_patterns.ModulePatterns`.
+        """
+        ranks = ModulePatterns(self.rank_pattern).find(modules)
+        alphas = ModulePatterns(self.alpha_pattern).find(modules)
+        return {
+            module: self._scale(ranks.get(module, self.r), alphas.get(module, self.lora_alpha)) for module in modules
+        }
 
-    def scale(self, module: str) -> float:
+    def _scale(self, rank: int, alpha: float) -> Scale:
         """``alpha / r``, or ``alpha / sqrt(r)`` for a rank-stabilised adapter (Kalajdzievski, 2023)."""
-        rank, alpha = self.rank(module), self._of(self.alpha_pattern, module, self.lora_alpha)
-        return alpha / (math.sqrt(rank) if self.use_rslora else rank)
+        return Scale(rank, alpha / (math.sqrt(rank) if self.use_rslora else rank))
 
-    @staticmethod
-    def _of(patterns: Mapping[str, float], module: str, default: float) -> float:
-        """The value of the first pattern that matches the end of a module's name, as in PEFT."""
-        matching = (value for pattern, value in patterns.items() if re.fullmatch(rf"(.*\.)?({pattern})", module))
-        return next(matching, default)
+
+class Scale(NamedTuple):
+    """What the configuration says of one module: its rank, and the factor of its product."""
+
+    rank: int
+    scale: float
 
 
 @dataclass(frozen=True)
@@ -127,13 +132,18 @@ def read_adapter(
     """
     parsed, faults = _read_config(config)
     pairs, others = _sort(tensors)
+    try:
+        scales = parsed.scales(pairs)
+    except ValueError as error:
+        faults.append(str(error))
+        scales = LoraConfig(r=parsed.r).scales(pairs)
     if others:
         faults.append(f"tensors that are no low-rank matrices: {_join_names(others)}")
     if not pairs:
         faults.append("no tensor is named base_model.model.….lora_A.weight")
-    faults += _find_misplaced(pairs, targets) + _find_wrong_shapes(pairs, parsed, targets)
+    faults += _find_misplaced(pairs, targets) + _find_wrong_shapes(pairs, scales, targets)
     if not faults:
-        weights = {module: _read_pair(pair, parsed.scale(module), targets.dtype) for module, pair in pairs.items()}
+        weights = {module: _read_pair(pair, scales[module].scale, targets.dtype) for module, pair in pairs.items()}
         broken = [m for m, matrices in weights.items() if not all(matrix.isfinite().all() for matrix in matrices)]
         if not broken:
             return weights
@@ -150,21 +160,23 @@ def _read_config(config: Mapping[str, Any]) -> tuple[LoraConfig, list[str]]:
     faults = []
     kind = config.get("peft_type")
     if kind != "LORA":
-        faults.append(f"adapter_config.json says peft_type {kind!r}, wanted 'LORA'")
+        faults.append(f"adapter_config.json says peft_type {quote_foreign(kind)}, wanted 'LORA'")
     faults += [f"{key} asks for {what}" for key, what in UNSUPPORTED_KEYS.items() if config.get(key)]
     if (bias := config.get("bias", "none")) not in ("none", None):
-        faults.append(f"bias is {bias!r}, wanted 'none': biases of the model are not replaced")
+        faults.append(f"bias is {quote_foreign(bias)}, wanted 'none': biases of the model are not replaced")
     begun = config.get("init_lora_weights")
     if isinstance(begun, str) and begun.lower().startswith(WEIGHT_CHANGING_INITS):
         faults.append(
-            f"init_lora_weights is {begun!r}, which changed the model's own weights: convert it to plain LoRA"
+            f"init_lora_weights is {quote_foreign(begun)}, which changed the model's own weights: convert it to plain LoRA"
         )
     try:
         # PEFT writes null for what was not set.
         parsed = LoraConfig.model_validate({k: v for k, v in config.items() if v is not None})
     except ValidationError as error:
         parsed = LoraConfig()
-        faults += [f"{'.'.join(map(str, e['loc']))} is {e['input']!r}: {e['msg']}" for e in error.errors()]
+        faults += [
+            f"{_quote_key(e['loc'])} is {quote_foreign(e['input'])}: {e['msg']}" for e in error.errors()[:MOST_FAULTS]
+        ]
     return parsed, faults
 
 
@@ -196,7 +208,7 @@ def _find_misplaced(pairs: Mapping[str, LoraPair], targets: LoraTargets) -> list
     return faults
 
 
-def _find_wrong_shapes(pairs: Mapping[str, LoraPair], config: LoraConfig, targets: LoraTargets) -> list[str]:
+def _find_wrong_shapes(pairs: Mapping[str, LoraPair], scales: Mapping[str, Scale], targets: LoraTargets) -> list[str]:
     lone, wrong, high = [], [], []
     for module, pair in pairs.items():
         if pair.a is None or pair.b is None:
@@ -204,7 +216,7 @@ def _find_wrong_shapes(pairs: Mapping[str, LoraPair], config: LoraConfig, target
             assert present is not None
             lone.append(present.name)
             continue
-        rank = config.rank(module)
+        rank = scales[module].rank
         if rank > targets.rank:
             high.append(f"{module} has {rank}")
         if module not in targets.linear:
@@ -232,5 +244,12 @@ def _read_pair(pair: LoraPair, scale: float, dtype: torch.dtype) -> tuple[Tensor
     return pair.a.read().to("cpu", dtype, copy=True), (pair.b.read().float() * scale).to("cpu", dtype)
 
 
+def _quote_key(place: Iterable[int | str]) -> str:
+    """The place of a value in a configuration, whose keys may be anything."""
+    return one_line(".".join(map(str, place)), 100)
+
+
 def _join_names(names: list[str], limit: int = 8) -> str:
-    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
+    return ", ".join(one_line(name, 200) for name in names[:limit]) + (
+        f" and {len(names) - limit} more" if len(names) > limit else ""
+    )

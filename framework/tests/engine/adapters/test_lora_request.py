@@ -111,7 +111,7 @@ def _with_empty_weights(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "reason"),
     [
-        (_without_config, "No such file or directory: .*adapter_config.json"),
+        (_without_config, r"there is no adapter_config\.json in it"),
         (_with_broken_config, "Expecting property name"),
         (_with_a_list, "adapter_config.json holds a JSON list, wanted an object"),
         (_without_weights, r"wanted adapter_model\* as one of \*.npz, found no files"),

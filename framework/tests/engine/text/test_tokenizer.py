@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from dovetail.api import CheckpointError, RequestError
-from dovetail.engine.text import tokenizer as module
+from dovetail.engine.text import tokenizer_files as module
 from dovetail.engine.text.tokenizer import Tokenizer, from_folder
 
 from .tokenizer_folders import TEXTS, byte_fallback, byte_level, word_piece, write

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import struct
 from pathlib import Path
@@ -9,7 +10,8 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
-from dovetail_loaders_gguf.header import StringArray, read_header
+from dovetail_loaders_gguf.cursor import StringArray
+from dovetail_loaders_gguf.header import read_header
 
 from dovetail.api import CheckpointError
 
@@ -94,10 +96,10 @@ def test_every_truncation_is_refused(tmp_path: Path) -> None:
         (b"GGUF" + struct.pack(">IQQ", 3, 0, 0) + bytes(8), "big-endian"),
         (header(tensors=2**62) + bytes(8), "tensors"),
         (header(metadata=2**62) + bytes(8), "metadata entries"),
-        (header(metadata=1) + text("k") + struct.pack("<IQ", 8, 2**63), "metadata entry k"),
-        (header(metadata=1) + text("k") + struct.pack("<IIQ", 9, 8, 2**60), "metadata entry k"),
-        (header(metadata=1) + text("k") + struct.pack("<IIQ", 9, 4, 2**60), "metadata entry k"),
-        (header(metadata=1) + text("k") + struct.pack("<IIQQ", 9, 8, 1, 2**60), "metadata entry k"),
+        (header(metadata=1) + text("k") + struct.pack("<IQ", 8, 2**63), "metadata entry 'k'"),
+        (header(metadata=1) + text("k") + struct.pack("<IIQ", 9, 8, 2**60), "metadata entry 'k'"),
+        (header(metadata=1) + text("k") + struct.pack("<IIQ", 9, 4, 2**60), "metadata entry 'k'"),
+        (header(metadata=1) + text("k") + struct.pack("<IIQQ", 9, 8, 1, 2**60), "metadata entry 'k'"),
         (header(metadata=1) + text("k") + struct.pack("<I", 99) + bytes(8), "unknown value type 99"),
         (header(metadata=1) + text("k") + struct.pack("<I", 9) + struct.pack("<IQ", 9, 1) * 9 + bytes(8), "nests"),
         (header(tensors=1) + text("t") + struct.pack("<IQIQ", 1, 32, 77, 0) + bytes(99), "unknown ggml type 77"),
@@ -105,16 +107,46 @@ def test_every_truncation_is_refused(tmp_path: Path) -> None:
         (header(tensors=1) + text("t") + struct.pack("<IQIQ", 9, 32, 2, 0) + bytes(99), "9 dimensions"),
         (header(tensors=1) + text("t") + struct.pack("<IQQIQ", 2, 2**40, 2**40, 0, 0) + bytes(99), "tensor 't'"),
         (header(tensors=1) + text("t") + struct.pack("<IQIQ", 1, 32, 0, 2**50) + bytes(999), "ends at byte"),
+        (header(tensors=1) + text("t") + struct.pack("<IQQIQ", 2, 0, 2**63, 0, 0) + bytes(99), "fewer than 2^63 elements"),
+        (header(tensors=1) + text("t") + struct.pack("<IQIQ", 1, 2, 0, 16) + bytes(99), "a multiple of the alignment 32"),
+        (header(tensors=2) + (text("t") + struct.pack("<IQIQ", 1, 2, 0, 0)) * 2 + bytes(99), "tensor 't' stands twice"),
         (
-            header(metadata=1) + text("general.alignment") + struct.pack("<II", 4, 0) + bytes(9),
-            "general.alignment",
+            header(tensors=2) + text("t") + struct.pack("<IQIQ", 1, 16, 0, 0) + text("u") + struct.pack("<IQIQ", 1, 2, 0, 32) + bytes(199),
+            "begins at byte 128, inside of 't', which ends at 160",
+        ),
+        (header(metadata=2) + (text("k") + struct.pack("<IB", 0, 1)) * 2 + bytes(9), "'k' stands twice"),
+        (header(metadata=1) + text("a\x1b[31m\n") + struct.pack("<IB", 0, 1) + bytes(9), "is b'a\\x1b[31m\\n', wanted"),
+        (header(metadata=1) + text("") + struct.pack("<IB", 0, 1) + bytes(9), "is b'', wanted"),
+        (header(metadata=1) + text("x" * 70_000) + struct.pack("<IB", 0, 1) + bytes(9), "wanted 1 to 65536 bytes"),
+        (header(metadata=1) + struct.pack("<Q2sIB", 2, b"\xff\xfe", 0, 1) + bytes(9), "is b'\\xff\\xfe', wanted"),
+        (header(tensors=1) + text("\u202e") + struct.pack("<IQIQ", 1, 2, 0, 0) + bytes(99), "printable text"),
+        (header(metadata=1) + text("k") + struct.pack("<IIQ", 9, 0, 2**23) + bytes(2**23), "items of arrays"),
+        (header(metadata=2**17) + bytes(2**21), "lists 131072 metadata entries"),
+        *(
+            (header(metadata=1) + text("general.alignment") + struct.pack(f"<I{code}", type_, value) + bytes(99), f"is {value}, wanted a power of two")
+            for type_, code, value in ((4, "I", 0), (4, "I", 3), (4, "I", 2**31), (5, "i", -32), (6, "f", 32.0), (7, "?", True))
         ),
     ],
-)
+)  # fmt: skip
 def test_malformed(tmp_path: Path, content: bytes, said: str) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    assert said in refusal(raw(tmp_path / "bad.gguf", content))
+    assert said in (told := refusal(raw(tmp_path / "bad.gguf", content)))
+    assert told.isprintable()
+    assert len(told) < 900
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000  # KiB
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "loop"])
+def test_what_is_no_file_hangs_nobody(tmp_path: Path, kind: str) -> None:
+    place = tmp_path / "m.gguf"
+    match kind:
+        case "pipe":
+            os.mkfifo(place)
+        case "folder":
+            place.mkdir()
+        case "loop":
+            place.symlink_to(place)
+    refusal(place)
 
 
 def test_missing_file(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import warnings
 from pathlib import Path
 
@@ -12,6 +13,8 @@ import pytest
 import torch
 from dovetail_loaders_gguf.inspection import inspect
 from dovetail_loaders_gguf.loading import load
+
+from dovetail.api import CheckpointError
 
 from .files import write
 
@@ -73,3 +76,17 @@ def test_pages_leave_when_a_tensor_is_dropped(tmp_path: Path) -> None:
     gc.collect()
     assert resident(file) <= held - size // 2
     assert float(view.sum()) == size // 4 - 10  # whoever keeps a view of a dropped tensor still reads the file
+
+
+def test_a_file_that_became_shorter_is_refused_when_it_is_read(tmp_path: Path) -> None:
+    file = write(tmp_path / "m.gguf", {"t": np.ones(100_000, np.float32)})
+    (lazy,) = load(inspect(str(file), ()), {}, CPU)
+    os.truncate(file, 5000)
+    with pytest.raises(CheckpointError, match="changed meanwhile"):
+        lazy.read()
+
+
+def test_an_empty_tensor_reads_as_such(tmp_path: Path) -> None:
+    file = write(tmp_path / "m.gguf", {"t": np.ones((0, 32), np.float32), "u": np.ones(2, np.float32)})
+    shapes = {t.name: tuple(t.read().shape) for t in load(inspect(str(file), ()), {}, CPU)}
+    assert shapes == {"t": (0, 32), "u": (2,)}

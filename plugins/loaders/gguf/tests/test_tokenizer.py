@@ -169,7 +169,7 @@ def test_merges_and_tokens_that_cannot_be_used(tmp_path: Path) -> None:
                 "tokenizer__ggml__tokens": ["a", "b"],
                 "tokenizer__ggml__scores": ["x", "y"],
             },
-            "cannot be used",
+            "a list of 2 texts, wanted a list of 2 numbers",
         ),
     ],
 )

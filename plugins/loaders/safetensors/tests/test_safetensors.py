@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
 import subprocess
 import sys
@@ -192,12 +193,53 @@ def test_tensor_in_two_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["[]", "{", '{"weight_map": {"a": "../evil.safetensors"}}', '{"weight_map": {"a": 3}}']
+    "text",
+    [
+        "[]",
+        "{",
+        '{"weight_map": [["a", "model.safetensors"]]}',
+        '{"weight_map": {"a": 3}}',
+        '{"weight_map": {"a": {"b": 1}}}',
+        '{"weight_map": {"a": "../evil.safetensors"}}',
+        '{"weight_map": {"a": "/etc/passwd"}}',
+        '{"weight_map": {"a": ".."}}',
+        '{"weight_map": {"a": ""}}',
+        '{"weight_map": {"a": "sub\\\\evil.safetensors"}}',
+        '{"weight_map": {"a": "x\\u0000.safetensors"}}',
+        '{"weight_map": {"a": "\\ud800"}}',
+        pytest.param('{"weight_map": {"a": "' + "x" * 300 + '"}}', id="long name"),
+        pytest.param("[" * 100_000, id="deep"),
+    ],
 )
 def test_malformed_index(tmp_path: Path, text: str) -> None:
     save_file(TENSORS, tmp_path / "model.safetensors")
     (tmp_path / "model.safetensors.index.json").write_text(text)
-    assert "index.json" in refusal(tmp_path, [tmp_path / "model.safetensors"])
+    assert "index.json" in (said := refusal(tmp_path, [tmp_path / "model.safetensors"]))
+    assert said.isprintable()
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "model.safetensors.index.json"])
+@pytest.mark.parametrize("kind", ["pipe", "folder", "loop"])
+def test_what_is_no_file_hangs_nobody(tmp_path: Path, name: str, kind: str) -> None:
+    save_file(TENSORS, tmp_path / "other.safetensors")
+    place = tmp_path / name
+    match kind:
+        case "pipe":
+            os.mkfifo(place)
+        case "folder":
+            place.mkdir()
+        case "loop":
+            place.symlink_to(place)
+    assert name in refusal(tmp_path, [place, tmp_path / "other.safetensors"])
+
+
+def test_a_file_that_became_shorter_is_refused_when_it_is_read(tmp_path: Path) -> None:
+    file = tmp_path / "model.safetensors"
+    save_file({"t": torch.ones(100_000)}, file)
+    (lazy,) = load(inspect(str(file), (str(file),)), {}, CPU)
+    os.truncate(file, 5000)
+    with pytest.raises(CheckpointError, match="changed meanwhile"):
+        lazy.read()
 
 
 def test_every_truncation_is_refused(tmp_path: Path) -> None:
@@ -209,6 +251,10 @@ def test_every_truncation_is_refused(tmp_path: Path) -> None:
         said = refusal(file, [file])
         assert "model.safetensors" in said
         assert "wanted" in said
+
+
+def framed(header: bytes) -> bytes:
+    return struct.pack("<Q", len(header)) + header + bytes(8)
 
 
 def entry(**changes: object) -> dict[str, object]:
@@ -223,7 +269,26 @@ def entry(**changes: object) -> dict[str, object]:
         (struct.pack("<Q", 2) + b"[]", "JSON list"),
         (entry(dtype="Q9"), "of dtype 'Q9'"),
         (entry(shape=[3]), "wanted 12"),
-        (entry(shape=[-2]), "wanted -8"),
+        (entry(shape=[-2]), "'shape': [-2]"),
+        (entry(shape=[2.0]), "'shape': [2.0]"),
+        (entry(shape=[True, 2]), "not negative"),
+        (entry(shape=[0, 2**63 - 1, 2**63 - 1], data_offsets=[0, 0]), "fewer than 2^63 elements"),
+        (entry(shape=[1] * 20), "at most 16 dimensions"),
+        (entry(dtype=["F32"]), "wanted dtype, shape and data_offsets"),
+        (entry(data_offsets=[8, 0]), "has -8 bytes"),
+        (entry(data_offsets=["0", "8"]), "wanted dtype, shape and data_offsets"),
+        (entry(data_offsets=[0, 10**30]), "wanted dtype, shape and data_offsets"),
+        ({**entry(), "u": entry()["t"]}, "tensor 'u'"),
+        ({"\x1b[31m": entry()["t"]}, "names a tensor '\\x1b[31m'"),
+        ({"x" * 2000: entry()["t"]}, "printable characters"),
+        ({"__metadata__": {"a": 1}}, "wanted an object with texts"),
+        ({"__metadata__": "x"}, "wanted an object with texts"),
+        (framed(b'{"t": {"dtype": "F32", "dtype": "F16"}}'), "has 'dtype' twice"),
+        (framed(b'{"t": {}, "t": {}}'), "has 't' twice"),
+        (framed(b"[" * 100_000 + b"]" * 100_000), "nests"),
+        (framed(b'{"t": [' + b"0," * 2**21 + b"0]}"), "values"),
+        (framed(b'{"t": ' + b"9" * 10_000 + b"}"), "not JSON"),
+        (framed(b"\xff\xfe"), "not JSON"),
         (entry(shape="xy"), "wanted dtype, shape and data_offsets"),
         (entry(data_offsets=[0]), "wanted dtype, shape and data_offsets"),
         (entry(data_offsets=[8, 16]), "begins at byte 8, wanted 0"),
@@ -232,11 +297,13 @@ def entry(**changes: object) -> dict[str, object]:
 )
 def test_malformed(tmp_path: Path, content: bytes | dict[str, object], said: str) -> None:
     if isinstance(content, dict):
-        header = json.dumps(content).encode()
-        content = struct.pack("<Q", len(header)) + header + bytes(8)
+        content = framed(json.dumps(content).encode())
     file = tmp_path / "model.safetensors"
     file.write_bytes(content)
-    assert said in refusal(file, [file])
+    assert said in (told := refusal(file, [file]))
+    assert "model.safetensors" in told
+    assert told.isprintable()
+    assert len(told) < 900
 
 
 def test_inspection_needs_no_torch(tmp_path: Path) -> None:

@@ -86,7 +86,7 @@ def test_a_window_as_long_as_the_context_is_none(window: int | None, kept: int |
     [
         ({"num_key_value_heads": 3}, "not a multiple of num_key_value_heads 3"),
         ({"hidden_act": "gelu"}, "hidden_act 'gelu' is not supported"),
-        ({"rope_scaling": {"rope_type": "mrope"}}, "'mrope' is not supported"),
+        ({"rope_scaling": {"rope_type": "mrope"}}, "rope_type is 'mrope', wanted one of default, linear"),
         ({"rope_scaling": {"factor": 2.0}}, "factor 2.0 and names no rope_type"),
         ({"rope_scaling": {"type": "su", "long_factor": [1.0], "short_factor": [1.0]}}, "long_factor has 1 numbers"),
         ({"rope_scaling": "linear"}, "rope_scaling is 'linear', wanted an object"),

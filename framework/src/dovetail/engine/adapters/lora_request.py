@@ -7,7 +7,6 @@ that an installed loader reads.
 from __future__ import annotations
 
 import fnmatch
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from dovetail.api.cards import Dotted, LoaderCard, SourceCard
 from dovetail.api.checkpoint import Checkpoint
 from dovetail.api.errors import DovetailError, RequestError, UsageError
-from dovetail.api.text import read_text
+from dovetail.api.json_files import read_json
 from dovetail.kernel.checkpoints import ask_source
 from dovetail.kernel.choose import call_target, join_names
 from dovetail.kernel.plan import FrozenModel
@@ -191,7 +190,11 @@ def find_adapter(
         folder = _resolve(path, registry, download_dir, token)
         if folder is None or not folder.is_dir():
             raise refused("there is no such folder or hub repository", f"give the folder with {ADAPTER_CONFIG_FILE}")
-        config = _read_config(folder)
+        config = read_json(folder / ADAPTER_CONFIG_FILE, dict)
+        if not config:
+            raise refused(
+                f"there is no {ADAPTER_CONFIG_FILE} in it, or an empty one", "give the folder that PEFT saved"
+            )
         files = sorted(
             p.name for p in folder.iterdir() if p.is_file() and fnmatch.fnmatch(p.name, ADAPTER_WEIGHTS_PATTERN)
         )
@@ -237,10 +240,3 @@ def _resolve(path: str, registry: Registry, download_dir: str | None, token: str
         if found is not None:
             return Path(found.path)
     return None
-
-
-def _read_config(folder: Path) -> dict[str, Any]:
-    found = json.loads(read_text(folder / ADAPTER_CONFIG_FILE))
-    if not isinstance(found, dict):
-        raise ValueError(f"{ADAPTER_CONFIG_FILE} holds a JSON {type(found).__name__}, wanted an object")
-    return found

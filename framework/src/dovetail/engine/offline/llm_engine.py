@@ -28,6 +28,7 @@ from dovetail.engine.request.outputs import RequestOutput
 from dovetail.engine.request.params import SamplingParams
 from dovetail.engine.setup import load_tokenizer, make_plan
 from dovetail.engine.step.core import EngineCore
+from dovetail.engine.step.memory import explain_out_of_memory
 from dovetail.engine.text.hf_tokenizer import HFTokenizer
 from dovetail.utils import logs
 from dovetail.utils.foreign.variables import variable_notices
@@ -71,7 +72,8 @@ class LLMEngine:
                 bar.total = total
                 bar.update(done - bar.n)
 
-            self.core = EngineCore(self.plan, self.args, progress)
+            with explain_out_of_memory(self.plan.model):
+                self.core = EngineCore(self.plan, self.args, progress)
         remember_platform(self.core.runner.platform)
         self.limits = ModelLimits(
             self.core.max_model_len, self.core.vocab_size, self.args.max_logprobs, self.args.logprobs_mode

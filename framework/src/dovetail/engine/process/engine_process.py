@@ -51,10 +51,12 @@ def main() -> int:
 
 def _run(socket: zmq.Socket[bytes], start: m.Start) -> None:
     from dovetail.engine.step.core import EngineCore  # brings torch, so only here
+    from dovetail.engine.step.memory import explain_out_of_memory
 
     plan = Plan.model_validate_json(start.plan)
     args = EngineArgs.model_validate_json(start.args)
-    core = EngineCore(plan, args, lambda done, total: socket.send(m.encode(m.Loading(done, total))))
+    with explain_out_of_memory(plan.model):
+        core = EngineCore(plan, args, lambda done, total: socket.send(m.encode(m.Loading(done, total))))
     socket.send(m.encode(core.info))
     sent_stats = core.stats
     while True:

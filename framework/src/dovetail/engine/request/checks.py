@@ -172,4 +172,6 @@ def find_eos_token_ids(plan: Plan) -> frozenset[int]:
     for source in (plan.config, plan.checkpoint.generation_config):
         ids = source.get("eos_token_id")
         found |= {ids} if isinstance(ids, int) else set(ids or ())
-    return frozenset(found)
+    # Others are never sampled, and tables of tokens have no place for them.
+    vocabulary = range(plan.config["vocab_size"])
+    return frozenset(id for id in found if id in vocabulary)

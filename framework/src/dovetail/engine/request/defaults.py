@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from dovetail.api.errors import ConfigError, RequestError, UsageError
-from dovetail.api.text import read_text
+from dovetail.api.json_files import read_json
 from dovetail.engine.args import EngineArgs
 from dovetail.engine.request.params import SamplingParams
 from dovetail.kernel.plan import Plan
@@ -51,13 +50,9 @@ def _read_generation_config(plan: Plan, args: EngineArgs) -> dict[str, Any]:
     if args.generation_config == "none":
         return {}
     file = Path(args.generation_config) / "generation_config.json"
-    try:
-        found = json.loads(read_text(file))
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"wanted {file}, found nothing readable ({error})", "give auto, none, or its folder"
-        ) from None
-    return found if isinstance(found, dict) else {}
+    if not file.is_file():
+        raise ConfigError(f"wanted {file}, found no such file", "give auto, none, or its folder")
+    return read_json(file, dict)
 
 
 def apply_defaults(params: SamplingParams | None, defaults: dict[str, Any]) -> SamplingParams:

@@ -1,8 +1,13 @@
-"""The memory budget of a device, as a record; the core plans it."""
+"""The memory of a device: its budget, as a record (the core plans it), and the error if there is too little."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+
+from dovetail.api.errors import ResolutionError
+from dovetail.api.text import one_line
 
 
 @dataclass(frozen=True)
@@ -37,3 +42,39 @@ class MemoryBudget:
 
 def format_gib(count: int) -> str:
     return f"{count / 2**30:.2f} GiB"
+
+
+NO_MEMORY = ("can't allocate memory", "out of memory", "not enough memory", "Storage size calculation overflowed")
+"""What torch says in a ``RuntimeError`` if there is no memory, besides raising ``OutOfMemoryError``."""
+LESS = "take a smaller or quantized model, or lower --max-model-len, --max-num-batched-tokens, --max-num-seqs or --max-loras"
+
+
+@contextmanager
+def explain_out_of_memory(model: str) -> Iterator[None]:
+    """Say it in one line if memory runs out while an engine starts.
+
+    Raises:
+        ResolutionError: it ran out.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not any(words in str(error) for words in NO_MEMORY):
+            raise
+        reason = one_line(str(error).strip().partition("\n")[0] or "MemoryError", 200)
+        raise ResolutionError(f"memory ran out while {model} was loaded ({reason})", LESS) from error
+
+
+def check_random_weights(nbytes: int, free: int, total: int, file: str) -> None:
+    """Refuse weights that are made rather than read, if there is no memory for them. Files have their own size, and
+    what a configuration asks for beyond it is missing there.
+
+    Raises:
+        ResolutionError: they take more than is free.
+    """
+    if nbytes > free:
+        raise ResolutionError(
+            f"the weights that {file or 'the configuration'} describes take {format_gib(nbytes)}, and "
+            f"{format_gib(free)} of {format_gib(total)} are free",
+            "correct its sizes, or take fewer layers with --hf-overrides",
+        )

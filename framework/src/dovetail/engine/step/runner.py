@@ -5,6 +5,7 @@ Letters: T tokens of a step, L logit rows, V vocabulary, C channels.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,6 +23,7 @@ from dovetail.engine.sampling.sampler import CHUNK, sample
 from dovetail.engine.sampling.tables import SamplingTables
 from dovetail.engine.step.decode_graphs import DecodeGraphRunner
 from dovetail.engine.step.input_batch import InputBatch, StepWork
+from dovetail.engine.step.memory import check_random_weights
 from dovetail.engine.step.pooler import PooledVectors, Pooler
 from dovetail.kernel.discovery import import_dotted
 from dovetail.kernel.plan import Plan
@@ -155,7 +157,12 @@ class ModelRunner:
         }
         naming = import_dotted(plan.naming) if plan.naming else None
         self.reader = WeightReader(self.ctx, choices, plan.config, naming)
-        tensors = import_dotted(plan.loader.part.target)(plan.checkpoint, self.reader.expected(), self.device)
+        expected = self.reader.expected()
+        if not plan.checkpoint.files:
+            memory = self.platform.memory()
+            nbytes = sum(map(math.prod, expected.values())) * self.dtype.itemsize
+            check_random_weights(nbytes, memory.free, memory.total, plan.checkpoint.config_file)
+        tensors = import_dotted(plan.loader.part.target)(plan.checkpoint, expected, self.device)
         self.reader.load(tensors, progress)
         self.platform.release()
 

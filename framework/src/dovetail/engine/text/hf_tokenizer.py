@@ -11,7 +11,8 @@ import tokenizers
 from dovetail.api.errors import RequestError
 from dovetail.engine.text.batch_encoding import BatchEncoding, Padding, Tensors, pad_rows, to_tensor
 from dovetail.engine.text.named_tokens import NamedTokens
-from dovetail.engine.text.tokenizer import CONFIG_FILE, Tokenizer, read_object
+from dovetail.engine.text.tokenizer import Tokenizer
+from dovetail.engine.text.tokenizer_files import CONFIG_FILE, read_object
 from dovetail.engine.text.truncation import Side
 from dovetail.kernel.plan import Plan
 

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from dovetail.api.errors import RequestError
-from dovetail.engine.text.tokenizer import NAMED_TOKENS, Tokenizer
+from dovetail.engine.text.tokenizer import Tokenizer
+from dovetail.engine.text.tokenizer_files import NAMED_TOKENS
 
 
 class _Token:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from dovetail.api import CheckpointError
+from dovetail.api import CheckpointError, open_regular
 from dovetail_loaders_gguf.header import MAGIC, Header, read_header
 
 SPLIT = re.compile(r"(.+)-(\d{5})-of-(\d{5})(\.gguf)?", re.IGNORECASE)
@@ -37,7 +37,7 @@ def parts(path: str, files: Sequence[str] = ()) -> list[str]:
         raise CheckpointError(f"wanted a GGUF file in {path}, found none", "correct the path")
     if len(chosen) > 1:
         raise CheckpointError(
-            f"{path} holds {len(chosen)} models: {', '.join(sorted(file.name for file in chosen))}",
+            f"{path} holds {len(chosen)} models: {join_names(sorted(file.name for file in chosen))}",
             "name one of these files instead of the folder",
         )
     return _find_shards(chosen[0])
@@ -45,16 +45,16 @@ def parts(path: str, files: Sequence[str] = ()) -> list[str]:
 
 def with_all_parts(headers: Sequence[Header]) -> list[Header]:
     """The headers of all parts, in order. Used if the metadata lists more parts than the names."""
-    count = headers[0].metadata.get("split.count", 1)
+    count = headers[0].number("split.count", 1)
     if count <= len(headers):
         return list(headers)
-    found: dict[int | None, list[Header]] = {}
+    found: dict[int, list[Header]] = {}
     for file in _gguf_files(Path(headers[0].path).parent):
         header = read_header(str(file))
         if all(
             header.metadata.get(key) == headers[0].metadata.get(key) for key in ("split.count", "split.tensors.count")
         ):
-            found.setdefault(header.metadata.get("split.no"), []).append(header)
+            found.setdefault(header.number("split.no", 0), []).append(header)
     # Two files with the same number are parts of two models, and it is unknown which parts belong together.
     if any(len(found.get(number, ())) != 1 for number in range(count)):
         return list(headers)
@@ -81,7 +81,7 @@ def _find_shards(file: Path) -> list[str]:
     if missing:
         raise CheckpointError(
             f"{file} is one part of {int(count)}, and {len(missing)} of them are not in {file.parent}: "
-            f"{', '.join(missing[:8])}{' …' if len(missing) > 8 else ''}",
+            f"{join_names(missing)}",
             "complete the download",
         )
     return [str(part) for part in wanted]
@@ -90,6 +90,10 @@ def _find_shards(file: Path) -> list[str]:
 def _gguf_files(folder: Path) -> Iterable[Path]:
     for file in sorted(folder.iterdir()):
         if file.is_file():
-            with open(file, "rb") as stream:
+            with open_regular(file) as stream:
                 if stream.read(len(MAGIC)) == MAGIC:
                     yield file
+
+
+def join_names(names: Sequence[str], limit: int = 8) -> str:
+    return ", ".join(names[:limit]) + (" …" if len(names) > limit else "")

@@ -1,9 +1,6 @@
 """The header of a GGUF file: metadata and tensor descriptions, without the weights.
 
 Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
-
-Arrays of strings are decoded only when they are iterated over, because the vocabulary is nearly all of a header and
-only the tokenizer needs it. Every length is checked against the rest of the file before it is used.
 """
 
 from __future__ import annotations
@@ -11,28 +8,24 @@ from __future__ import annotations
 import math
 import mmap
 import os
-import re
-import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from dovetail.api import CheckpointError
+from dovetail.api import CheckpointError, open_regular, quote_foreign
+from dovetail_loaders_gguf.cursor import DOWNLOAD_AGAIN, Cursor, repair
 from dovetail_loaders_gguf.types import TYPES, GGMLType
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
-DEFAULT_ALIGNMENT = 32
+MAX_ENTRIES, MAX_TENSORS = 2**16, 2**17
+"""Many times what published files have: hundreds of entries, and 47,000 tensors where each expert is one."""
+DEFAULT_ALIGNMENT, MAX_ALIGNMENT = 32, 2**20
 MAX_DIMS = 4
-MAX_NESTING = 4
-PIECE = re.compile(r"(?:part|split)[-_.]?(?:\d+|[a-z])(?:[-_.]?of[-_.]?\d+)?$", re.IGNORECASE)
-"""Endings of names of files that were split without regard to their contents."""
-DOWNLOAD_AGAIN = "the file is damaged or its download did not finish: fetch it again"
-
-_SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
-"""Metadata value type → struct code."""
-_STRING, _ARRAY = 8, 9
-_LENGTH = struct.Struct("<Q")
+MAX_ELEMENTS = 2**63
+"""The elements of a tensor are counted in 64 bits with a sign, here and in every program that reads such files."""
+MAX_NUMBER = 2**31
+"""Counts of files and of tokens are below this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,51 +41,6 @@ class TensorInfo:
     nbytes: int
 
 
-class StringArray(Sequence[str]):
-    """An array of strings that is decoded while it is iterated over."""
-
-    def __init__(self, buffer: mmap.mmap, start: int, end: int, count: int) -> None:
-        self._buffer = buffer
-        self._start = start
-        self._end = end
-        self._count = count
-
-    def __len__(self) -> int:
-        return self._count
-
-    def __iter__(self) -> Iterator[str]:
-        raw = self._buffer[self._start : self._end]
-        unpack, position = _LENGTH.unpack_from, 0
-        for _ in range(self._count):
-            begin = position + 8
-            position = begin + unpack(raw, position)[0]
-            # A vocabulary may hold tokens that are no valid UTF-8; they must not make the rest unreadable.
-            yield raw[begin:position].decode("utf-8", "replace")
-
-    def __getitem__(self, index: Any) -> Any:
-        return list(self)[index]
-
-    def find(self, texts: Sequence[str]) -> dict[str, int]:
-        """Index of each of ``texts`` that is found, without decoding the others."""
-        found: dict[int, str] = {}
-        for text in texts:
-            raw = text.encode()
-            at = self._buffer.find(_LENGTH.pack(len(raw)) + raw, self._start, self._end)
-            if at >= 0:
-                found[at] = text
-        indices: dict[str, int] = {}
-        unpack, position = _LENGTH.unpack_from, self._start
-        if found:
-            last = max(found)
-            for i in range(self._count):
-                if position in found:
-                    indices[found[position]] = i
-                if position >= last:
-                    break
-                position += 8 + unpack(self._buffer, position)[0]
-        return indices
-
-
 @dataclass(frozen=True)
 class Header:
     """The header of a GGUF file."""
@@ -100,130 +48,121 @@ class Header:
     path: str
     version: int
     metadata: dict[str, Any]
-    """Scalars as Python values; arrays as tuples, arrays of strings as :class:`StringArray`."""
+    """Scalars as Python values; arrays as tuples, arrays of strings as
+    :class:`~dovetail_loaders_gguf.cursor.StringArray`.
+    """
     tensors: tuple[TensorInfo, ...]
 
+    def refuse(self, key: str, wanted: str) -> NoReturn:
+        """Refuse the value of a metadata entry."""
+        found = "missing" if key not in self.metadata else quote_foreign(self.metadata[key])
+        raise CheckpointError(f"{key} in {self.path} is {found}, wanted {wanted}", DOWNLOAD_AGAIN)
 
-class _Cursor:
-    """A reading position in the mapped file, with bounds checks."""
+    def number(self, key: str, default: int) -> int:
+        """A whole number that counts something.
 
-    def __init__(self, path: str, buffer: mmap.mmap) -> None:
-        self.path = path
-        self.buffer = buffer
-        self.size = len(buffer)
-        self.position = 0
+        Raises:
+            CheckpointError: the entry is something else.
+        """
+        value = self.metadata.get(key, default)
+        if type(value) is not int or not 0 <= value < MAX_NUMBER:
+            self.refuse(key, f"a whole number from 0 to {MAX_NUMBER - 1}")
+        return value
 
-    def fail(self, what: str, wanted: int) -> NoReturn:
-        raise CheckpointError(
-            f"{what} in {self.path} wants {wanted} bytes at offset {self.position}, "
-            f"found {self.size - self.position} up to the end of the file",
-            repair(self.path),
-        )
+    def text(self, key: str) -> str | None:
+        """A text, or None if there is no such entry.
 
-    def need(self, what: str, wanted: int) -> None:
-        if wanted > self.size - self.position:
-            self.fail(what, wanted)
-
-    def scalar(self, code: str, what: str) -> Any:
-        return self.scalars(code, 1, what)[0]
-
-    def scalars(self, code: str, count: int, what: str) -> tuple[Any, ...]:
-        nbytes = struct.calcsize(f"<{code}") * count
-        self.need(what, nbytes)
-        values = struct.unpack_from(f"<{count}{code}", self.buffer, self.position)
-        self.position += nbytes
-        return values
-
-    def string(self, what: str) -> str:
-        length = self.scalar("Q", what)
-        self.need(what, length)
-        raw = self.buffer[self.position : self.position + length]
-        self.position += length
-        return raw.decode("utf-8", "replace")
-
-    def strings(self, count: int, what: str) -> StringArray:
-        self.need(what, 8 * count)
-        start = position = self.position
-        size, buffer, unpack = self.size, self.buffer, _LENGTH.unpack_from
-        for _ in range(count):
-            if position + 8 > size:
-                self.fail(what, position + 8 - start)
-            position += 8 + unpack(buffer, position)[0]
-        if position > size:
-            self.fail(what, position - start)
-        self.position = position
-        return StringArray(buffer, start, position, count)
-
-    def value(self, type_: int, what: str, depth: int = 0) -> Any:
-        if code := _SCALARS.get(type_):
-            return self.scalar(code, what)
-        if type_ == _STRING:
-            return self.string(what)
-        if type_ != _ARRAY:
-            raise CheckpointError(f"{what} in {self.path} has the unknown value type {type_}", DOWNLOAD_AGAIN)
-        element, count = self.scalar("I", what), self.scalar("Q", what)
-        if code := _SCALARS.get(element):
-            return self.scalars(code, count, what)
-        if element == _STRING:
-            return self.strings(count, what)
-        if depth >= MAX_NESTING:
-            raise CheckpointError(f"{what} in {self.path} nests arrays more than {MAX_NESTING} deep", DOWNLOAD_AGAIN)
-        self.need(what, 12 * count)
-        return tuple(self.value(element, what, depth + 1) for _ in range(count))
-
-
-def repair(path: str) -> str:
-    """The hint for a truncated file."""
-    if PIECE.search(path):
-        return f"put the pieces of the file together, for instance with cat, and give the whole; or {DOWNLOAD_AGAIN}"
-    return DOWNLOAD_AGAIN
+        Raises:
+            CheckpointError: the entry is something else.
+        """
+        value = self.metadata.get(key)
+        if value is not None and not isinstance(value, str):
+            self.refuse(key, "a text")
+        return value
 
 
 def read_header(path: str) -> Header:
     """Read and check a header. The file's size must cover every tensor.
 
     Raises:
-        CheckpointError: the file cannot be read, is truncated, is not GGUF, or holds a tensor of an unknown type.
+        CheckpointError: the file cannot be read, is truncated, is not GGUF, holds a tensor of an unknown type, repeats
+            a name, or has tensors that overlap.
     """
     try:
-        with open(path, "rb") as stream:
+        with open_regular(path) as stream:
             size = os.fstat(stream.fileno()).st_size
             if size < 24:
                 raise CheckpointError(
                     f"{path} has {size} bytes, wanted at least the 24 of a GGUF header", DOWNLOAD_AGAIN
                 )
             buffer = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
-    except OSError as error:
-        raise CheckpointError(f"cannot read {path} ({error.strerror})", "check the path and its permissions") from None
-    cursor = _Cursor(path, buffer)
+    except (OSError, ValueError) as error:  # the latter is of a file that became empty
+        reason = getattr(error, "strerror", None) or error
+        raise CheckpointError(f"cannot read {path} ({reason})", "check the path and its permissions") from None
+    cursor = Cursor(path, buffer)
     version = _read_version(cursor)
     tensor_count, metadata_count = cursor.scalar("Q", "the tensor count"), cursor.scalar("Q", "the metadata count")
     # The least that one entry can take, so that an absurd count is refused before it is looped over.
-    cursor.need(f"a list of {metadata_count} metadata entries", 13 * metadata_count)
+    _check_count(cursor, "metadata entries", metadata_count, 13, MAX_ENTRIES)
     metadata: dict[str, Any] = {}
     for i in range(metadata_count):
-        key = cursor.string(f"the name of metadata entry {i}")
-        metadata[key] = cursor.value(cursor.scalar("I", f"the type of {key}"), f"the metadata entry {key}")
-    cursor.need(f"a list of {tensor_count} tensors", 24 * tensor_count)
+        key = cursor.name(f"the name of metadata entry {i}")
+        quoted = quote_foreign(key)
+        if key in metadata:
+            raise CheckpointError(f"the metadata entry {quoted} stands twice in {path}", DOWNLOAD_AGAIN)
+        metadata[key] = cursor.value(cursor.scalar("I", f"the type of {quoted}"), f"the metadata entry {quoted}")
+    _check_count(cursor, "tensors", tensor_count, 24, MAX_TENSORS)
     described = [_read_tensor_info(cursor, i) for i in range(tensor_count)]
+    header = Header(path, version, metadata, ())
     alignment = metadata.get("general.alignment", DEFAULT_ALIGNMENT)
-    if not isinstance(alignment, int) or alignment <= 0:
-        raise CheckpointError(f"general.alignment in {path} is {alignment!r}, wanted a positive number", DOWNLOAD_AGAIN)
+    if type(alignment) is not int or not 0 < alignment <= MAX_ALIGNMENT or alignment & (alignment - 1):
+        header.refuse("general.alignment", f"a power of two, at most {MAX_ALIGNMENT}")
     start = -(-cursor.position // alignment) * alignment
     tensors = tuple(
         TensorInfo(name, type_, shape, start + offset, nbytes) for name, type_, shape, offset, nbytes in described
     )
-    for tensor in tensors:
-        if tensor.offset + tensor.nbytes > size:
-            raise CheckpointError(
-                f"tensor {tensor.name!r} in {path} ends at byte {tensor.offset + tensor.nbytes}, but the file has "
-                f"{size} bytes",
-                repair(path),
-            )
+    _check_places(header, tensors, size, alignment)
     return Header(path, version, metadata, tensors)
 
 
-def _read_version(cursor: _Cursor) -> int:
+def _check_count(cursor: Cursor, what: str, count: int, least_bytes: int, most: int) -> None:
+    cursor.need(f"a list of {count} {what}", least_bytes * count)
+    if count > most:
+        raise CheckpointError(f"{cursor.path} lists {count} {what}, wanted at most {most}", DOWNLOAD_AGAIN)
+
+
+def _check_places(header: Header, tensors: Sequence[TensorInfo], size: int, alignment: int) -> None:
+    """Check that every tensor has a name and a place of its own in the file."""
+    names: set[str] = set()
+    for tensor in tensors:
+        name = quote_foreign(tensor.name)
+        if tensor.name in names:
+            raise CheckpointError(f"tensor {name} stands twice in {header.path}", DOWNLOAD_AGAIN)
+        names.add(tensor.name)
+        if tensor.offset % alignment:
+            raise CheckpointError(
+                f"tensor {name} in {header.path} begins at byte {tensor.offset}, wanted a multiple of the alignment "
+                f"{alignment}",
+                DOWNLOAD_AGAIN,
+            )
+        if tensor.offset + tensor.nbytes > size:
+            raise CheckpointError(
+                f"tensor {name} in {header.path} ends at byte {tensor.offset + tensor.nbytes}, but the file has "
+                f"{size} bytes",
+                repair(header.path),
+            )
+    end, before = 0, ""
+    for tensor in sorted((t for t in tensors if t.nbytes), key=lambda t: t.offset):
+        if tensor.offset < end:
+            raise CheckpointError(
+                f"tensor {quote_foreign(tensor.name)} in {header.path} begins at byte {tensor.offset}, inside of "
+                f"{quote_foreign(before)}, which ends at {end}",
+                DOWNLOAD_AGAIN,
+            )
+        end, before = tensor.offset + tensor.nbytes, tensor.name
+
+
+def _read_version(cursor: Cursor) -> int:
     magic = cursor.buffer[:4]
     if magic != MAGIC:
         raise CheckpointError(
@@ -244,27 +183,33 @@ def _read_version(cursor: _Cursor) -> int:
     )
 
 
-def _read_tensor_info(cursor: _Cursor, index: int) -> tuple[str, GGMLType, tuple[int, ...], int, int]:
+def _read_tensor_info(cursor: Cursor, index: int) -> tuple[str, GGMLType, tuple[int, ...], int, int]:
     """Name, type, shape, offset from the start of the weights and size in bytes of one tensor."""
-    name = cursor.string(f"the name of tensor {index}")
-    what = f"the description of tensor {name!r}"
+    name = cursor.name(f"the name of tensor {index}")
+    tensor = f"tensor {quote_foreign(name)}"
+    what = f"the description of {tensor}"
     ndim = cursor.scalar("I", what)
     if not 0 < ndim <= MAX_DIMS:
         raise CheckpointError(
-            f"tensor {name!r} in {cursor.path} has {ndim} dimensions, wanted 1 to {MAX_DIMS}", DOWNLOAD_AGAIN
+            f"{tensor} in {cursor.path} has {ndim} dimensions, wanted 1 to {MAX_DIMS}", DOWNLOAD_AGAIN
         )
     shape = tuple(reversed(cursor.scalars("Q", ndim, what)))
     number, offset = cursor.scalar("I", what), cursor.scalar("Q", what)
     if number not in TYPES:
         raise CheckpointError(
-            f"tensor {name!r} in {cursor.path} is of the unknown ggml type {number}",
+            f"{tensor} in {cursor.path} is of the unknown ggml type {number}",
             "update dovetail-loaders-gguf, or take a file quantized in another way",
         )
     type_ = TYPES[number]
     if shape[-1] % type_.block:
         raise CheckpointError(
-            f"tensor {name!r} in {cursor.path} has rows of {shape[-1]} elements, wanted a multiple of {type_.block} "
+            f"{tensor} in {cursor.path} has rows of {shape[-1]} elements, wanted a multiple of {type_.block} "
             f"for {type_.name}",
             DOWNLOAD_AGAIN,
+        )
+    # Without its zeros, for an empty tensor must not have sides that no library can count either.
+    if math.prod(n or 1 for n in shape) >= MAX_ELEMENTS:
+        raise CheckpointError(
+            f"{tensor} in {cursor.path} has the shape {list(shape)}, wanted fewer than 2^63 elements", DOWNLOAD_AGAIN
         )
     return name, type_, shape, offset, math.prod(shape) // type_.block * type_.nbytes

@@ -6,14 +6,20 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from dovetail.api import Checkpoint, CheckpointError
+from dovetail.api import Checkpoint, CheckpointError, quote_foreign
+from dovetail_loaders_gguf.cursor import DOWNLOAD_AGAIN, StringArray
 from dovetail_loaders_gguf.files import parts, with_all_parts
-from dovetail_loaders_gguf.header import DOWNLOAD_AGAIN, Header, StringArray, TensorInfo, read_header
+from dovetail_loaders_gguf.header import MAX_NUMBER, Header, read_header
+from dovetail_loaders_gguf.sizes import EMBEDDING, check_sizes
 
 NAMING = "gguf"
 TOKENIZER = "dovetail_loaders_gguf.tokenizer:from_gguf"
-MAX_PLAN_ITEMS = 1024
-"""Arrays with more elements than this are left out of a checkpoint's metadata, because they are vocabularies."""
+MAX_PLAN_ITEMS, MAX_PLAN_TEXT = 1024, 2**14
+"""Arrays with more elements and texts with more characters than this are left out of a checkpoint's metadata, because
+they are vocabularies and descriptions.
+"""
+MAX_ARCHITECTURE = 64
+"""Most characters of an architecture's name."""
 
 END_IDS = ("eos_token_id", "eot_token_id", "eom_token_id")
 END_TEXTS = (
@@ -49,19 +55,25 @@ def inspect(path: str, files: tuple[str, ...]) -> Checkpoint:
         files: the GGUF files found there, as full paths.
 
     Raises:
-        CheckpointError: files are missing or damaged, or a folder holds more than one model.
+        CheckpointError: files are missing or damaged, a folder holds more than one model, or the metadata speaks of
+            more layers or larger tensors than there are.
     """
     headers = with_all_parts([read_header(file) for file in parts(path, files)])
     first, chosen = headers[0], [header.path for header in headers]
     _check_parts(headers)
-    metadata = _without_long_lists(first.metadata)
-    architecture = metadata.get("general.architecture")
-    if not isinstance(architecture, str):
+    metadata = _without_long_values(first.metadata)
+    if not (architecture := first.text("general.architecture")):
         raise CheckpointError(f"{first.path} lacks the metadata entry general.architecture", "convert the model anew")
+    if len(architecture) > MAX_ARCHITECTURE or not architecture.isprintable():
+        first.refuse("general.architecture", f"a name of at most {MAX_ARCHITECTURE} characters")
     tensors = {tensor.name: tensor for header in headers for tensor in header.tensors}
+    check_sizes(first, architecture, tensors)
     metadata["tied_embeddings"] = "output.weight" not in tensors
     # Models size their embedding by it, and converters write it only for some architectures.
-    metadata.setdefault(f"{architecture}.vocab_size", _vocab_size(first, tensors))
+    embedding = tensors.get(EMBEDDING)
+    tokens = first.metadata.get("tokenizer.ggml.tokens")
+    rows = embedding.shape[0] if embedding else len(tokens) if isinstance(tokens, StringArray) else 0
+    metadata.setdefault(f"{architecture}.vocab_size", rows)
     return Checkpoint(
         path=path,
         files=tuple(chosen),
@@ -77,7 +89,7 @@ def inspect(path: str, files: tuple[str, ...]) -> Checkpoint:
 
 def _check_parts(headers: Sequence[Header]) -> None:
     first = headers[0]
-    count = first.metadata.get("split.count", 1)
+    count = first.number("split.count", 1)
     # A split of one part says 1 or 0.
     if max(count, 1) != len(headers):
         raise CheckpointError(
@@ -86,7 +98,7 @@ def _check_parts(headers: Sequence[Header]) -> None:
         )
     owner: dict[str, str] = {}
     for number, header in enumerate(headers):
-        place = (header.metadata.get("split.no", number), header.metadata.get("split.count", count))
+        place = (header.number("split.no", number), header.number("split.count", count))
         if place != (number, count):
             raise CheckpointError(
                 f"{header.path} is part {place[0] + 1} of {place[1]} by its metadata, wanted part {number + 1} of {count}",
@@ -95,42 +107,41 @@ def _check_parts(headers: Sequence[Header]) -> None:
         for tensor in header.tensors:
             if tensor.name in owner:
                 raise CheckpointError(
-                    f"tensor {tensor.name!r} stands twice, in {owner[tensor.name]} and in {header.path}", DOWNLOAD_AGAIN
+                    f"tensor {quote_foreign(tensor.name)} stands twice, in {owner[tensor.name]} and in {header.path}",
+                    DOWNLOAD_AGAIN,
                 )
             owner[tensor.name] = header.path
-    wanted = first.metadata.get("split.tensors.count", len(owner))
+    wanted = first.number("split.tensors.count", len(owner))
     if wanted != len(owner):
         raise CheckpointError(
             f"wanted {wanted} tensors in the parts of {first.path}, found {len(owner)}", DOWNLOAD_AGAIN
         )
 
 
-def _without_long_lists(metadata: dict[str, Any]) -> dict[str, Any]:
-    """The metadata without vocabularies and chat templates, which are too large for a Plan; the tokenizer reads them
-    itself.
+def _without_long_values(metadata: dict[str, Any]) -> dict[str, Any]:
+    """The metadata without vocabularies, chat templates and long texts, which are too large for a Plan; the tokenizer
+    reads its own.
     """
     small: dict[str, Any] = {}
     for key, value in metadata.items():
         if key.startswith("tokenizer.chat_template"):
             continue
-        if isinstance(value, (tuple, StringArray)):
-            if len(value) <= MAX_PLAN_ITEMS:
+        if isinstance(value, StringArray):
+            if len(value) <= MAX_PLAN_ITEMS and value.nbytes <= MAX_PLAN_TEXT:
                 small[key] = list(value)
-        else:
+        elif isinstance(value, tuple):
+            if len(value) <= MAX_PLAN_ITEMS and not any(isinstance(item, (tuple, StringArray)) for item in value):
+                small[key] = list(value)
+        elif not isinstance(value, str) or len(value) <= MAX_PLAN_TEXT:
             small[key] = value
     return small
-
-
-def _vocab_size(header: Header, tensors: dict[str, TensorInfo]) -> int:
-    embedding = tensors.get("token_embd.weight")
-    return embedding.shape[0] if embedding else len(header.metadata.get("tokenizer.ggml.tokens", ()))
 
 
 def _generation_config(metadata: dict[str, Any]) -> dict[str, Any]:
     config: dict[str, Any] = {}
     if ends := end_ids(metadata):
         config["eos_token_id"] = ends
-    if isinstance(begin := metadata.get("tokenizer.ggml.bos_token_id"), int):
+    if (begin := _token_id(metadata, "bos_token_id")) is not None:
         config["bos_token_id"] = begin
     return config
 
@@ -139,13 +150,18 @@ def end_ids(metadata: dict[str, Any]) -> list[int]:
     """Ids of the tokens that end an output: first those that the file names, then those of the list above that it
     has.
     """
-    named = [metadata.get(f"tokenizer.ggml.{key}") for key in END_IDS]
-    ids = [i for i in named if isinstance(i, int)]
+    ids = [i for key in END_IDS if (i := _token_id(metadata, key)) is not None]
     tokens = metadata.get("tokenizer.ggml.tokens")
     if isinstance(tokens, StringArray):
-        ids = [i for i in ids if i < len(tokens)]
         customary = tokens.find(END_TEXTS)
         if any(texts <= set(customary) for texts in NO_ENDS):
             del customary["<|end|>"]
         ids += customary.values()
     return list(dict.fromkeys(ids))
+
+
+def _token_id(metadata: dict[str, Any], key: str) -> int | None:
+    """A special token's id. Many files name one that their vocabulary lacks, to say that there is none."""
+    found, tokens = metadata.get(f"tokenizer.ggml.{key}"), metadata.get("tokenizer.ggml.tokens")
+    end = len(tokens) if isinstance(tokens, StringArray) else MAX_NUMBER
+    return found if type(found) is int and 0 <= found < end else None

@@ -6,16 +6,20 @@ model and the name of a pre-tokenizer. How a tokenizer is built from these follo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors
 
-from dovetail.api import CheckpointError, TokenizerParts
-from dovetail_loaders_gguf.header import DOWNLOAD_AGAIN, read_header
-from dovetail_loaders_gguf.inspection import end_ids, parts
+from dovetail.api import CheckpointError, TokenizerParts, one_line, quote_foreign
+from dovetail_loaders_gguf.charsmap import find_fault
+from dovetail_loaders_gguf.cursor import DOWNLOAD_AGAIN
+from dovetail_loaders_gguf.files import parts
+from dovetail_loaders_gguf.header import Header, read_header
+from dovetail_loaders_gguf.inspection import end_ids
 from dovetail_loaders_gguf.pretokenizers import DEFAULT, PRETOKENIZERS, PreTokenizer
+from dovetail_loaders_gguf.vocabulary import NAMED_IDS, Vocabulary
 
 SPACE = "\u2581"
 """SentencePiece's character for a space."""
@@ -25,62 +29,6 @@ UNKNOWN, CONTROL, USER_DEFINED = 2, 3, 4
 
 SPACED_BPE_MODELS = {"gemma4": True, "granite-embed-multi-311m": True, "sarvam-moe": False}
 """Pre-tokenizers that do not split text into words, and whether a text always starts with ``bos_token``."""
-
-NAMED_IDS = {
-    "bos_token": "bos",
-    "eos_token": "eos",
-    "unk_token": "unknown",
-    "sep_token": "seperator",  # spelled so in the format
-    "pad_token": "padding",
-    "cls_token": "cls",
-    "mask_token": "mask",
-}
-"""Name in chat templates → name in the metadata, without ``tokenizer.ggml.`` and ``_token_id``."""
-
-
-class Vocabulary:
-    """The tokenizer's metadata, with defaults filled in."""
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-        self.metadata = read_header(path).metadata
-        self.model = self.get("model", "")
-        self.tokens = _make_unique(self.require("tokens"))
-        self.ids = {token: i for i, token in enumerate(self.tokens)}
-        self.types: Sequence[int] = self.get("token_type", ())
-
-    def get(self, key: str, default: Any = None) -> Any:
-        return self.metadata.get(f"tokenizer.ggml.{key}", default)
-
-    def require(self, key: str) -> Any:
-        value = self.get(key)
-        if value is None:
-            raise CheckpointError(
-                f"{self.path} lacks the metadata entry tokenizer.ggml.{key}",
-                "name a file or folder with a complete tokenizer with --tokenizer",
-            )
-        return value
-
-    def named_id(self, name: str) -> int | None:
-        """The id of a special token by its name, if the file has it."""
-        found = self.get(f"{NAMED_IDS[name]}_token_id")
-        return found if isinstance(found, int) and 0 <= found < len(self.tokens) else None
-
-    def text(self, name: str) -> str | None:
-        found = self.named_id(name)
-        return None if found is None else self.tokens[found]
-
-
-def _make_unique(tokens: Iterable[str]) -> list[str]:
-    """Make all tokens unique, because an index can only be looked up by its text."""
-    seen: set[str] = set()
-    unique: list[str] = []
-    for i, token in enumerate(tokens):
-        if not token or token in seen:
-            token = f"[EMPTY_{i}]" if not token else f"[DUPLICATE_{i}]"
-        seen.add(token)
-        unique.append(token)
-    return unique
 
 
 def from_gguf(path: str) -> TokenizerParts:
@@ -92,22 +40,26 @@ def from_gguf(path: str) -> TokenizerParts:
     Raises:
         CheckpointError: the file is damaged, has no vocabulary, or names a kind of tokenizer that is not known.
     """
-    vocabulary = Vocabulary(parts(path)[0])
+    vocabulary = Vocabulary(read_header(parts(path)[0]))
     if vocabulary.model not in BUILDERS:
         raise CheckpointError(
-            f"{vocabulary.path} has a tokenizer of the kind {vocabulary.model!r}, wanted one of {', '.join(BUILDERS)}",
+            f"{vocabulary.path} has a tokenizer of the kind {quote_foreign(vocabulary.model)}, wanted one of "
+            f"{', '.join(BUILDERS)}",
             "name a Hugging Face tokenizer's folder with --tokenizer",
         )
-    ends = end_ids(vocabulary.metadata)
+    ends = end_ids(vocabulary.header.metadata)
+    templates = _chat_templates(vocabulary.header)
     try:
         backend = BUILDERS[vocabulary.model](vocabulary)
         _add_tokens(backend, vocabulary, ends)
-    except CheckpointError:
+    except (CheckpointError, KeyboardInterrupt):
         raise
-    except Exception as error:  # the library checks its input, but has no error classes
-        raise CheckpointError(f"the vocabulary of {vocabulary.path} cannot be used: {error}", DOWNLOAD_AGAIN) from error
+    except BaseException as error:  # the library checks its input, but has no error classes, and panics at some
+        raise CheckpointError(
+            f"the vocabulary of {vocabulary.path} cannot be used: {one_line(str(error), 240)}", DOWNLOAD_AGAIN
+        ) from error
     special_tokens = {name: text for name in NAMED_IDS if (text := vocabulary.text(name)) is not None}
-    return TokenizerParts(backend, special_tokens, ends, _chat_templates(vocabulary.metadata))
+    return TokenizerParts(backend, special_tokens, ends, templates)
 
 
 def _add_tokens(backend: tokenizers.Tokenizer, vocabulary: Vocabulary, ends: Sequence[int]) -> None:
@@ -115,7 +67,7 @@ def _add_tokens(backend: tokenizers.Tokenizer, vocabulary: Vocabulary, ends: Seq
     special = {i for i, type_ in enumerate(vocabulary.types) if type_ in (UNKNOWN, CONTROL)} | {*ends}
     visible = {i for i, type_ in enumerate(vocabulary.types) if type_ == USER_DEFINED} - special
     # Phi-3's own files say so of its tokens; the format has no place for it.
-    trims = "phi-3" in (name := str(vocabulary.metadata.get("general.name", "")).lower()) or "phi3" in name
+    trims = "phi-3" in (name := str(vocabulary.header.metadata.get("general.name", "")).lower()) or "phi3" in name
     keeps = {"<unk>", "<s>", "<|endoftext|>"}
     backend.add_tokens(
         [
@@ -136,18 +88,25 @@ def _add_surrounding_tokens(
         backend.post_processor = processors.TemplateProcessing(
             single=[*first, "$A", *last],
             pair=[*first, "$A", *last, "$B:1", *(f"{token}:1" for token in last)],
-            special_tokens=[(token, backend.token_to_id(token)) for token in {*first, *last}],
+            special_tokens=[(token, _find_id(backend, token)) for token in dict.fromkeys([*first, *last])],
         )
+
+
+def _find_id(backend: tokenizers.Tokenizer, token: str) -> int:
+    found = backend.token_to_id(token)
+    if found is None:
+        raise LookupError(f"it lacks the token {quote_foreign(token)}, which stands around every text")
+    return found
 
 
 def _byte_level(vocabulary: Vocabulary) -> tokenizers.Tokenizer:
     """Byte-level BPE, as GPT-2 introduced it."""
-    name = vocabulary.get("pre") or DEFAULT
+    name = vocabulary.text_of("pre") or DEFAULT
     if name in SPACED_BPE_MODELS:
         return _spaced_bpe(vocabulary)
     if name not in PRETOKENIZERS:
         raise CheckpointError(
-            f"{vocabulary.path} names the pre-tokenizer {name!r}, wanted one of {', '.join(sorted({*PRETOKENIZERS, *SPACED_BPE_MODELS}))}",
+            f"{vocabulary.path} names the pre-tokenizer {quote_foreign(name)}, wanted one of {', '.join(sorted({*PRETOKENIZERS, *SPACED_BPE_MODELS}))}",
             "update dovetail-loaders-gguf, or name a Hugging Face tokenizer's folder with --tokenizer",
         )
     rules = PRETOKENIZERS[name]
@@ -161,7 +120,7 @@ def _byte_level(vocabulary: Vocabulary) -> tokenizers.Tokenizer:
 
 
 def _add_bpe_surrounding_tokens(backend: tokenizers.Tokenizer, vocabulary: Vocabulary, add_bos: bool) -> None:
-    begins, ends = vocabulary.get("add_bos_token", add_bos), vocabulary.get("add_eos_token", False)
+    begins, ends = vocabulary.flag("add_bos_token", add_bos), vocabulary.flag("add_eos_token", False)
     _add_surrounding_tokens(
         backend,
         [vocabulary.text("bos_token") if begins else None],
@@ -177,7 +136,7 @@ def _build_pre_tokenizer(rules: PreTokenizer) -> pre_tokenizers.PreTokenizer:
 
 
 def _bpe(vocabulary: Vocabulary, **options: Any) -> models.BPE:
-    merges = [_halves(merge) for merge in vocabulary.require("merges")]
+    merges = [_halves(merge) for merge in vocabulary.texts("merges")]
     try:
         return models.BPE(vocabulary.ids, merges, **options)
     except Exception:  # a merge of tokens that the vocabulary lacks; such merges can never apply
@@ -194,7 +153,7 @@ def _halves(merge: str) -> tuple[str, str]:
 
 def _spaced_bpe(vocabulary: Vocabulary) -> tokenizers.Tokenizer:
     """BPE with merges over whole lines of text, spaces being characters of it, as Gemma 4 has it."""
-    name = vocabulary.get("pre") if vocabulary.model == "gpt2" else vocabulary.model
+    name = vocabulary.model if vocabulary.model != "gpt2" else vocabulary.text_of("pre") or ""
     backend = tokenizers.Tokenizer(
         _bpe(vocabulary, byte_fallback=True, fuse_unk=True, unk_token=vocabulary.text("unk_token"))
     )
@@ -202,24 +161,23 @@ def _spaced_bpe(vocabulary: Vocabulary) -> tokenizers.Tokenizer:
     backend.pre_tokenizer = pre_tokenizers.Split(Regex(r"[^\n]+|\n+"), behavior="isolated")
     backend.decoder = decoders.Sequence([decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()])
     # Early files deny the token that the model was trained to find before every text.
-    begins = SPACED_BPE_MODELS[name] or vocabulary.get("add_bos_token", False)
+    begins = SPACED_BPE_MODELS[name] or vocabulary.flag("add_bos_token", False)
     _add_surrounding_tokens(backend, [vocabulary.text("bos_token") if begins else None], [])
     return backend
 
 
 def _sentencepiece(vocabulary: Vocabulary) -> tokenizers.Tokenizer:
     """SentencePiece BPE: two adjacent tokens can be merged if they make up a token, best score first."""
-    scores: Sequence[float] = vocabulary.require("scores")
     backend = tokenizers.Tokenizer(
         models.BPE(
             vocabulary.ids,
-            scored_merges(vocabulary.tokens, scores),
+            scored_merges(vocabulary.tokens, vocabulary.scores()),
             unk_token=vocabulary.text("unk_token"),
             fuse_unk=True,
             byte_fallback=True,
         )
     )
-    prefix = bool(vocabulary.get("add_space_prefix", True))
+    prefix = vocabulary.flag("add_space_prefix", True)
     steps: list[normalizers.Normalizer] = [normalizers.Prepend(SPACE)] if prefix else []
     backend.normalizer = normalizers.Sequence([*steps, normalizers.Replace(" ", SPACE)])
     strip: list[decoders.Decoder] = [decoders.Strip(" ", 1, 0)] if prefix else []
@@ -262,9 +220,9 @@ def _wordpiece(vocabulary: Vocabulary) -> tokenizers.Tokenizer:
     vocabulary.ids = {token: i for i, token in enumerate(tokens)}
     unknown = vocabulary.text("unk_token") or "[UNK]"
     backend = tokenizers.Tokenizer(models.WordPiece(vocabulary.ids, unk_token=unknown))
-    lower = bool(vocabulary.get("normalizer.lowercase", True))
+    lower = vocabulary.flag("normalizer.lowercase", True)
     backend.normalizer = normalizers.BertNormalizer(
-        lowercase=lower, strip_accents=bool(vocabulary.get("normalizer.strip_accents", lower))
+        lowercase=lower, strip_accents=vocabulary.flag("normalizer.strip_accents", lower)
     )
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     backend.decoder = decoders.WordPiece()
@@ -275,24 +233,25 @@ def _wordpiece(vocabulary: Vocabulary) -> tokenizers.Tokenizer:
 
 def _unigram(vocabulary: Vocabulary) -> tokenizers.Tokenizer:
     """SentencePiece's unigram model, as T5 and XLM-RoBERTa have it."""
-    scores: Sequence[float] = vocabulary.require("scores")
     unknown = vocabulary.named_id("unk_token")
     backend = tokenizers.Tokenizer(
-        models.Unigram([*zip(vocabulary.tokens, scores, strict=False)], 2 if unknown is None else unknown)
+        models.Unigram([*zip(vocabulary.tokens, vocabulary.scores(), strict=True)], 2 if unknown is None else unknown)
     )
     steps: list[normalizers.Normalizer] = []
-    if charsmap := vocabulary.get("precompiled_charsmap"):
-        steps.append(normalizers.Precompiled(bytes(byte & 0xFF for byte in charsmap)))
-    if vocabulary.get("remove_extra_whitespaces", False):
+    if charsmap := vocabulary.octets("precompiled_charsmap"):
+        if fault := find_fault(charsmap):
+            raise ValueError(f"in its precompiled_charsmap, {fault}")
+        steps.append(normalizers.Precompiled(charsmap))
+    if vocabulary.flag("remove_extra_whitespaces", False):
         steps += [normalizers.Replace(Regex("^ +| +$"), ""), normalizers.Replace(Regex(" {2,}"), " ")]
     backend.normalizer = normalizers.Sequence(steps)
-    scheme = "always" if vocabulary.get("add_space_prefix", False) else "never"
+    scheme = "always" if vocabulary.flag("add_space_prefix", False) else "never"
     backend.pre_tokenizer = pre_tokenizers.Metaspace(SPACE, prepend_scheme=scheme)
     backend.decoder = decoders.Metaspace(SPACE, prepend_scheme=scheme)
     _add_surrounding_tokens(
         backend,
-        [vocabulary.text("bos_token") if vocabulary.get("add_bos_token", False) else None],
-        [vocabulary.text("eos_token") if vocabulary.get("add_eos_token", True) else None],
+        [vocabulary.text("bos_token") if vocabulary.flag("add_bos_token", False) else None],
+        [vocabulary.text("eos_token") if vocabulary.flag("add_eos_token", True) else None],
     )
     return backend
 
@@ -307,10 +266,10 @@ BUILDERS: dict[str, Callable[[Vocabulary], tokenizers.Tokenizer]] = {
 """``tokenizer.ggml.model`` → how it is built."""
 
 
-def _chat_templates(metadata: dict[str, Any]) -> str | dict[str, str] | None:
-    default = metadata.get("tokenizer.chat_template")
+def _chat_templates(header: Header) -> str | dict[str, str] | None:
+    default = header.text("tokenizer.chat_template")
     prefix = "tokenizer.chat_template."
-    others = {key.removeprefix(prefix): str(value) for key, value in metadata.items() if key.startswith(prefix)}
+    others = {key.removeprefix(prefix): header.text(key) or "" for key in header.metadata if key.startswith(prefix)}
     if not others:
         return default
     return {**others, "default": default} if default else others

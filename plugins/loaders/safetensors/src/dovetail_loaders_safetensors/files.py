@@ -8,12 +8,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dovetail.api import CheckpointError, read_text
+from dovetail.api import CheckpointError, quote_foreign, read_text
 from dovetail_loaders_safetensors.header import DOWNLOAD_AGAIN
 
 INDEX = ".safetensors.index.json"
 SINGLE = "model.safetensors"
 SHARD = re.compile(r"(.+)-(\d+)-of-(\d+)(\.safetensors)", re.IGNORECASE)
+MAX_INDEX, MAX_FILE_NAME = 2**25, 255
+"""Most bytes of an index, and of a file's name."""
 OTHERS = ("consolidated", "adapter_model", "optimizer", "ema")
 """Prefixes of files that hold the same weights under other names, or no weights of the model."""
 
@@ -61,16 +63,31 @@ def read_index(index: Path) -> Mapping[str, str]:
         CheckpointError: it is not an index, or names files in other folders.
     """
     try:
-        found: Mapping[str, str] = json.loads(read_text(index))["weight_map"]
-        listed = set(found.values())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        found: Mapping[str, str] = json.loads(read_text(index, MAX_INDEX))["weight_map"]
+        listed = list(found.values())
+    except OSError as error:
+        raise CheckpointError(f"cannot read {index} ({error.strerror})", DOWNLOAD_AGAIN) from None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise CheckpointError(
             f"{index} is not an index: wanted a JSON object with a weight_map", DOWNLOAD_AGAIN
         ) from None
     for file in listed:
-        if not isinstance(file, str) or Path(file).name != file:
-            raise CheckpointError(f"{index} lists the file {file!r}, wanted names in its own folder", DOWNLOAD_AGAIN)
+        if not isinstance(file, str) or not _is_plain_name(file):
+            raise CheckpointError(
+                f"{index} lists the file {quote_foreign(file)}, wanted names in its own folder", DOWNLOAD_AGAIN
+            )
     return found
+
+
+def _is_plain_name(name: str) -> bool:
+    """Whether a name can only mean a file of its own folder."""
+    return (
+        Path(name).name == name
+        and name.isprintable()
+        and name not in ("", ".", "..")
+        and not set(name) & {"/", "\\", ":"}
+        and len(name.encode()) <= MAX_FILE_NAME
+    )
 
 
 def _check_present(folder: Path, wanted: list[str], why: str) -> list[str]:
@@ -78,7 +95,7 @@ def _check_present(folder: Path, wanted: list[str], why: str) -> list[str]:
     if missing:
         raise CheckpointError(
             f"wanted {len(wanted)} files in {folder} {why}, found {len(wanted) - len(missing)}; "
-            f"missing: {', '.join(missing)}",
+            f"missing: {', '.join(missing[:8])}{' …' if len(missing) > 8 else ''}",
             "complete the download",
         )
     return wanted

@@ -8,13 +8,19 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dovetail.api import CheckpointError
+from dovetail.api import CheckpointError, one_line, open_regular, quote_foreign
 
-MAX_HEADER = 100_000_000
-"""Maximum bytes; the format's own limit."""
+MAX_HEADER, MAX_VALUES = 2**25, 2**21
+"""Most bytes of a header, and most values in it. The format allows 100 MB, which could take gigabytes to read; 100,000
+tensors have 15 MB with a million values.
+"""
+MAX_NAME, MAX_DIMS, MAX_ELEMENTS = 1024, 16, 2**63
+METADATA = "__metadata__"
+"""The key of texts about the file, which is no tensor."""
 
 DTYPES: dict[str, tuple[str, int]] = {
     "BOOL": ("bool", 8),
@@ -59,8 +65,8 @@ def read_header(file: str) -> list[TensorInfo]:
         CheckpointError: the file cannot be read, is truncated, or is not in this format.
     """
     try:
-        size = os.path.getsize(file)
-        with open(file, "rb") as stream:
+        with open_regular(file) as stream:
+            size = os.fstat(stream.fileno()).st_size
             prefix = stream.read(8)
             length = int.from_bytes(prefix, "little")
             if len(prefix) < 8:
@@ -79,41 +85,79 @@ def read_header(file: str) -> list[TensorInfo]:
             raw = stream.read(length)
     except OSError as error:
         raise CheckpointError(f"cannot read {file} ({error.strerror})", "check the path and its permissions") from None
+    header = _parse(file, raw)
+    metadata = header.pop(METADATA, {})
+    if not isinstance(metadata, dict) or not all(isinstance(text, str) for text in metadata.values()):
+        raise CheckpointError(
+            f"{METADATA} in {file} is {quote_foreign(metadata)}, wanted an object with texts", DOWNLOAD_AGAIN
+        )
+    return _tensors(file, header, size - 8 - length)
+
+
+def _parse(file: str, raw: bytes) -> dict[str, Any]:
+    values = sum(map(raw.count, (b",", b"[", b"{")))
+    if values > MAX_VALUES:
+        raise CheckpointError(
+            f"the header of {file} has about {values} values, wanted at most {MAX_VALUES}", DOWNLOAD_AGAIN
+        )
+    repeated: list[str] = []
+
+    def collect(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            seen: set[str] = set()
+            repeated.extend(key for key, _ in pairs if key in seen or seen.add(key))
+        return found
+
     try:
-        header = json.loads(raw)
+        header = json.loads(raw, object_pairs_hook=collect)
+    except RecursionError:
+        raise CheckpointError(f"the header of {file} nests objects and lists too deep", DOWNLOAD_AGAIN) from None
     except ValueError as error:
-        raise CheckpointError(f"the header of {file} is not JSON ({error})", DOWNLOAD_AGAIN) from None
+        raise CheckpointError(f"the header of {file} is not JSON ({one_line(str(error))})", DOWNLOAD_AGAIN) from None
+    if repeated:
+        raise CheckpointError(f"the header of {file} has {quote_foreign(repeated[0])} twice", DOWNLOAD_AGAIN)
     if not isinstance(header, dict):
         raise CheckpointError(
             f"the header of {file} is a JSON {type(header).__name__}, wanted an object", DOWNLOAD_AGAIN
         )
-    header.pop("__metadata__", None)
-    return _tensors(file, header, size - 8 - length)
+    return header
 
 
 def _tensors(file: str, header: dict[str, Any], available: int) -> list[TensorInfo]:
     tensors: list[TensorInfo] = []
     spans: list[tuple[int, int, str]] = []
     for name, entry in header.items():
-        try:
-            dtype = entry["dtype"]
-            shape = tuple(int(n) for n in entry["shape"])
-            begin, end = (int(n) for n in entry["data_offsets"])
-        except (KeyError, TypeError, ValueError):
+        if not 0 < len(name) <= MAX_NAME or not name.isprintable():
             raise CheckpointError(
-                f"the header entry of tensor {name!r} in {file} is {entry!r}, wanted dtype, shape and data_offsets",
+                f"{file} names a tensor {quote_foreign(name)}, wanted 1 to {MAX_NAME} printable characters",
                 DOWNLOAD_AGAIN,
-            ) from None
+            )
+        quoted = quote_foreign(name)
+        read = _read_entry(entry)
+        if read is None:
+            raise CheckpointError(
+                f"the header entry of tensor {quoted} in {file} is {quote_foreign(entry)}, wanted dtype, shape and "
+                f"data_offsets, of whole numbers that are not negative and at most {MAX_DIMS} dimensions",
+                DOWNLOAD_AGAIN,
+            )
+        dtype, shape, begin, end = read
         if dtype not in DTYPES:
             raise CheckpointError(
-                f"tensor {name!r} in {file} is of dtype {dtype!r}, wanted one of {', '.join(DTYPES)}",
+                f"tensor {quoted} in {file} is of dtype {quote_foreign(dtype)}, wanted one of {', '.join(DTYPES)}",
                 "update dovetail-loaders-safetensors, or convert the checkpoint",
+            )
+        # Without its zeros, for an empty tensor must not have sides that no library can count either.
+        if math.prod(n or 1 for n in shape) >= MAX_ELEMENTS:
+            raise CheckpointError(
+                f"tensor {quoted} in {file} has the shape {quote_foreign(list(shape))}, wanted fewer than 2^63 elements",
+                DOWNLOAD_AGAIN,
             )
         type_, bits = DTYPES[dtype]
         nbytes = (math.prod(shape) * bits + 7) // 8
-        if min(shape, default=0) < 0 or begin < 0 or end - begin != nbytes:
+        if end - begin != nbytes:
             raise CheckpointError(
-                f"tensor {name!r} in {file} has {end - begin} bytes at offset {begin}, wanted {nbytes} for "
+                f"tensor {quoted} in {file} has {end - begin} bytes at offset {begin}, wanted {nbytes} for "
                 f"{dtype} {list(shape)}",
                 DOWNLOAD_AGAIN,
             )
@@ -125,9 +169,23 @@ def _tensors(file: str, header: dict[str, Any], available: int) -> list[TensorIn
     for begin, end, name in sorted(spans):
         if begin != position:
             raise CheckpointError(
-                f"tensor {name!r} in {file} begins at byte {begin}, wanted {position}", DOWNLOAD_AGAIN
+                f"tensor {quote_foreign(name)} in {file} begins at byte {begin}, wanted {position}", DOWNLOAD_AGAIN
             )
         position = end
     if available != position:
         raise CheckpointError(f"{file} holds {available} bytes of tensors, wanted {position}", DOWNLOAD_AGAIN)
     return tensors
+
+
+def _read_entry(entry: Any) -> tuple[str, tuple[int, ...], int, int] | None:
+    """dtype, shape, begin and end of a tensor; None if they are not all there, or of other types."""
+    if not isinstance(entry, dict):
+        return None
+    dtype, shape, offsets = (entry.get(key) for key in ("dtype", "shape", "data_offsets"))
+    if not isinstance(dtype, str) or not isinstance(shape, list) or not isinstance(offsets, list):
+        return None
+    if len(offsets) != 2 or len(shape) > MAX_DIMS:
+        return None
+    if not all(type(n) is int and 0 <= n < MAX_ELEMENTS for n in (*shape, *offsets)):
+        return None
+    return dtype, tuple(shape), offsets[0], offsets[1]

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from dovetail.api import Checkpoint, CheckpointError
+from dovetail.api import Checkpoint, CheckpointError, quote_foreign
 from dovetail_loaders_safetensors.files import read_index, select
 from dovetail_loaders_safetensors.header import TensorInfo, read_header
 
@@ -51,7 +51,7 @@ def tensors_of(files: Sequence[str], index: str | None) -> list[tuple[str, Tenso
                     continue
                 if wanted != Path(file).name:
                     raise CheckpointError(
-                        f"tensor {tensor.name!r} stands both in {other} and in {file}",
+                        f"tensor {quote_foreign(tensor.name)} stands both in {other} and in {file}",
                         "name the file to load, or remove the one that does not belong to the model",
                     )
             found[tensor.name] = file, tensor

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from dovetail.api import AttentionRequirement, ModelConfig
+from dovetail.api import AttentionRequirement, Epsilon, HeadCount, ModelConfig, Positions, Size
 from pydantic import Field, model_validator
 
 
 class PLUGIN_CLASSConfig(ModelConfig):
     """Keys without a default must be in the file; a value that cannot be honoured is refused with a sentence."""
 
-    num_attention_heads: int = Field(gt=0)
-    num_key_value_heads: int = Field(gt=0)
-    intermediate_size: int = Field(gt=0)
-    rms_norm_eps: float = 1e-6
-    rope_theta: float = 10000.0
-    sliding_window: int | None = Field(default=None, gt=0)
+    num_attention_heads: HeadCount
+    num_key_value_heads: HeadCount
+    intermediate_size: Size
+    rms_norm_eps: Epsilon = 1e-6
+    rope_theta: float = Field(default=10000.0, gt=1)
+    sliding_window: Positions | None = None
 
     @model_validator(mode="after")
     def _check(self) -> PLUGIN_CLASSConfig:
