@@ -105,8 +105,9 @@ def test_what_cannot_be_had_is_said_in_one_line(name: str, reason: str) -> None:
 
 
 def test_a_module_of_the_working_directory_is_not_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "layers_of_the_folder.py").write_text(MODULE)
-    monkeypatch.chdir(tmp_path)
+    (tmp_path / "inner").mkdir()
+    (tmp_path / "inner" / "layers_of_the_folder.py").write_text(MODULE)
+    monkeypatch.chdir(tmp_path / "inner")
     with pytest.raises(UsageError, match=r"it lies in the working directory.*PYTHONPATH=\. allows that"):
         load_middleware(["layers_of_the_folder.Shout"])
     monkeypatch.syspath_prepend(".")
