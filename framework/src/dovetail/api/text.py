@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import codecs
+import errno
+import os
+import stat
 from collections.abc import Iterator
 from io import BufferedReader, TextIOWrapper
 from pathlib import Path
@@ -43,14 +46,28 @@ def decode_text(raw: bytes) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def read_text(file: str | Path) -> str:
+def read_text(file: str | Path, *, pipes: bool = False) -> str:
     """Read a file's text, decoded as :func:`decode_text` does.
 
+    Args:
+        pipes: also read pipes, devices and sockets, for a file that the user names. In a folder of somebody else's,
+            reading one may never end.
+
     Raises:
-        OSError: it cannot be read.
+        OSError: it cannot be read, or is not a regular file.
         UnicodeDecodeError: it is not text.
     """
-    return decode_text(Path(file).read_bytes())
+    if pipes:
+        return decode_text(Path(file).read_bytes())
+    with open(file, "rb", opener=_open_at_once) as stream:
+        if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "it is not a regular file", str(file))
+        return decode_text(stream.read())
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Open a file without waiting for somebody to write to it, if it is a pipe."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def read_lines(file: BufferedReader) -> Iterator[bytes]:

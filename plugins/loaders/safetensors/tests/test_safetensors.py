@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
 import subprocess
 import sys
@@ -170,6 +171,17 @@ def test_customary_name_goes_first(tmp_path: Path) -> None:
     save_file(TENSORS, tmp_path / "model.safetensors")
     save_file({"x": torch.ones(1)}, tmp_path / "adapter_model.safetensors")
     assert found(tmp_path) == ["model.safetensors"]
+
+
+def test_pipes_are_not_waited_for(tmp_path: Path) -> None:
+    names = shards(tmp_path)
+    (tmp_path / "model.safetensors.index.json").unlink()
+    os.mkfifo(tmp_path / "model.safetensors.index.json")
+    assert "index.json is not an index" in refusal(tmp_path, [tmp_path / name for name in names])
+    (tmp_path / "model.safetensors.index.json").unlink()
+    (tmp_path / names[1]).unlink()
+    os.mkfifo(tmp_path / names[1])
+    assert f"missing: {names[1]}" in refusal(tmp_path, [tmp_path / name for name in names])
 
 
 @pytest.mark.parametrize("index", [True, False])
