@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -48,13 +48,15 @@ class Server:
 
 
 @contextmanager
-def serving(*arguments: str, **environment: str) -> Iterator[Server]:
+def serving(
+    *arguments: str, program: Sequence[str] = (sys.executable, "-m", "dovetail"), **environment: str
+) -> Iterator[Server]:
     """
     Args:
         environment: what is to be different in it.
     """
     address = () if "--uds" in arguments else ("--port", "0")
-    command = [sys.executable, "-m", "dovetail", "serve", *address, *arguments]
+    command = [*program, "serve", *address, *arguments]
     started = time.monotonic()
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | environment

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import ssl
+import stat
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,10 +12,11 @@ from pathlib import Path
 
 import httpx2
 import openai
+import psutil
 import pytest
 import trustme
 
-from ..serving import Server, serving
+from ..serving import Server, serving, until
 from ..tiny import write_checkpoint
 
 KEYS = ("key-of-the-flag", "key-of-the-file", "key-of-the-environment")
@@ -101,6 +103,37 @@ def test_clients_of_a_socket_s_file(checkpoint: Path, tmp_path: Path) -> None:
             assert answer.headers["x-request-id"] == "mine"
             assert answer.parse().usage is not None
             assert http.get("http://localhost/v1/models").status_code == 401
+
+
+# -- sockets of its own
+
+
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_the_port_of_the_server_is_the_only_one(checkpoint: Path, tmp_path: Path, processes: str) -> None:
+    folder = tmp_path / ("long" * 30)
+    folder.mkdir()
+    with serving(str(checkpoint), "--api-server-count", processes, TMPDIR=str(folder)) as server:
+        family = server.family()
+        assert len(family) == (2 if processes == "1" else 4)
+        open_ports = {
+            (connection.laddr.ip, connection.laddr.port)
+            for process in family
+            for connection in process.net_connections("inet")
+            if connection.status in (psutil.CONN_LISTEN, psutil.CONN_NONE)  # the latter are of UDP
+        }
+        assert open_ports == {("127.0.0.1", int(server.url.rpartition(":")[2]))}
+        body = {"model": str(checkpoint), "input": "a", "max_output_tokens": 2}
+        assert httpx2.post(f"{server.url}/v1/responses", json=body, timeout=60).status_code in (200, 400)
+        bound = {connection.laddr for process in family for connection in process.net_connections("unix")}
+        private = {Path(path).parent for path in bound if "dovetail-" in path}
+        assert len(private) == (1 if processes == "1" else 2)
+        for found in private:
+            assert stat.S_IMODE(found.stat().st_mode) == 0o700
+            assert not found.is_relative_to(folder)
+        assert any((found / "kept.sqlite").exists() for found in private) == (processes == "2")
+        server.process.kill()
+        until(lambda: not any(found.exists() for found in private))
+    assert not list(folder.iterdir())
 
 
 # -- secrets

@@ -3,7 +3,10 @@
 The names below are imported on first use, so that ``import dovetail`` is fast.
 """
 
-from __future__ import annotations
+from dovetail.python_path import is_run_as_module, leave_working_directory
+
+if is_run_as_module("dovetail"):
+    leave_working_directory()  # before anything is imported that may be found there
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import io
+import os
 from pathlib import Path
 
 import pytest
@@ -55,3 +56,20 @@ def test_files_that_were_put_together_have_marks_in_the_middle() -> None:
 
 def test_a_line_that_is_no_text_stays_as_it_is() -> None:
     assert lines(b"a\n\xe9\n") == [b"a\n", b"\xe9\n"]
+
+
+def test_only_regular_files_are_read_unless_the_user_named_them(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "device").symlink_to("/dev/zero")
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    (tmp_path / "file").write_text("text")
+    assert read_text(tmp_path / "link") == read_text(str(tmp_path / "file"), pipes=True) == "text"
+    for name in ("pipe", "device", ".", "absent"):
+        with pytest.raises(OSError, match=r"regular file|Is a directory|No such file") as error:
+            read_text(tmp_path / name)
+        assert error.value.filename == str(tmp_path / name)
+    reading, writing = os.pipe()
+    os.write(writing, b"of a shell")
+    os.close(writing)
+    assert read_text(f"/dev/fd/{reading}", pipes=True) == "of a shell"
+    os.close(reading)

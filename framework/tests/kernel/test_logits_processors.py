@@ -48,6 +48,22 @@ def test_what_is_not_there_is_known_before_anything_is_loaded(folder: Path, name
         plan(folder, card("one"), logits_processors=[name])
 
 
+def test_a_module_of_the_working_directory_is_only_found_on_the_path(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "of_the_folder" / "inner").mkdir(parents=True)
+    (tmp_path / "of_the_folder" / "inner" / "__init__.py").touch()
+    (tmp_path / "of_the_folder" / "processors.py").touch()
+    monkeypatch.chdir(tmp_path)
+    for module in ("of_the_folder.processors", "of_the_folder.inner"):
+        with pytest.raises(UsageError, match=r"there is no module .*in the working directory.*PYTHONPATH=\."):
+            plan(folder, card("one"), logits_processors=[f"{module}:Class"])
+    with pytest.raises(UsageError, match="put its folder on PYTHONPATH"):
+        plan(folder, card("one"), logits_processors=["of_the_folder.others:Class"])
+    monkeypatch.syspath_prepend(".")
+    assert plan(folder, card("one"), logits_processors=["of_the_folder.processors:Class"])
+
+
 @pytest.mark.parametrize(
     ("given", "args"),
     [

@@ -47,21 +47,23 @@ def decode_text(raw: bytes) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def read_text(file: str | Path, limit: int | None = None) -> str:
+def read_text(file: str | Path, limit: int | None = None, *, pipes: bool = False) -> str:
     """Read a file's text, decoded as :func:`decode_text` does.
 
     Args:
         limit: the most bytes that are read, for a file that somebody else made; None for any number.
+        pipes: also read pipes, devices and sockets, for a file that the user names. In a folder of somebody else's,
+            reading one may never end.
 
     Raises:
         OSError: it cannot be read, is no regular file, or is larger than the limit; ``strerror`` says what.
         UnicodeDecodeError: it is not text.
     """
-    if limit is None:
+    if pipes:
         return decode_text(Path(file).read_bytes())
     with open_regular(file) as opened:
-        raw = opened.read(limit + 1)  # and not by its size: a file may grow
-    if len(raw) > limit:
+        raw = opened.read(-1 if limit is None else limit + 1)  # and not by its size: a file may grow
+    if limit is not None and len(raw) > limit:
         raise OSError(errno.EFBIG, f"it is larger than the {limit / 2**20:.0f} MiB that are read", str(file))
     return decode_text(raw)
 

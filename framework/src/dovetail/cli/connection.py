@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from dovetail.api.errors import UsageError
 from dovetail.engine.args import EngineArgs
+from dovetail.python_path import child_environment, python_command
 from dovetail.server.settings import API_KEY_VARIABLE, FOREIGN_KEY_VARIABLE
 from dovetail.utils.flags import add_flags, read_flags
 
@@ -151,13 +152,17 @@ def start_server(args: EngineArgs) -> Iterator[str]:
         port = probe.getsockname()[1]
     for number in (signal.SIGTERM, signal.SIGHUP):  # a closed terminal among them: the server must not outlive us
         signal.signal(number, lambda number, _: sys.exit(128 + number))
-    command = [sys.executable, "-m", "dovetail", "serve", "--port", str(port), "--exit-with-stdin", *build_flags(args)]
-    command += ["--log-level", "warning"]  # log lines about requests would be mixed with the answers
+    flags = ["--port", str(port), "--exit-with-stdin", *build_flags(args)]
+    flags += ["--log-level", "warning"]  # log lines about requests would be mixed with the answers
     # The pipe to it closes when this process ends in any way. It has its own session, so that Ctrl+C stops an answer
     # and not the server. Which would close it to us.
-    environment = {k: v for k, v in os.environ.items() if k not in (API_KEY_VARIABLE, FOREIGN_KEY_VARIABLE)}
+    environment = {k: v for k, v in child_environment().items() if k not in (API_KEY_VARIABLE, FOREIGN_KEY_VARIABLE)}
     server = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True, env=environment
+        python_command("-m", "dovetail", "serve", *flags),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,
+        env=environment,
     )
     try:
         url = f"http://127.0.0.1:{port}"

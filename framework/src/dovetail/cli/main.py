@@ -10,6 +10,7 @@ from importlib import import_module
 
 from dovetail.api.errors import DovetailError, UsageError
 from dovetail.cli.parsing.parser import CommandParser
+from dovetail.python_path import leave_working_directory
 
 COMMANDS = {
     "serve": "serve a model over HTTP, with OpenAI's API",
@@ -28,7 +29,10 @@ int``, imported only when it is called.
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Returns 0, 1 for an error, or 2 for wrong usage."""
-    argv = list(sys.argv[1:] if argv is None else argv)
+    if argv is None:  # this process is the command's
+        leave_working_directory()
+        argv = sys.argv[1:]
+    argv = list(argv)
     debug = "--debug" in argv
     command = next((a for a in argv if not a.startswith("-")), None)
     try:

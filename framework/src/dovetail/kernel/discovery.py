@@ -18,6 +18,7 @@ import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal
 
 import pluggy
@@ -301,3 +302,11 @@ def import_dotted(dotted: str) -> Any:
             f"cannot import {dotted}: {describe_error(error)}", "reinstall or update the plugin"
         ) from error
     return found
+
+
+def import_hint(module: str) -> str:
+    """What to do about a module that the user named and that cannot be imported."""
+    path = Path(*module.split("."))
+    if path.with_name(f"{path.name}.py").is_file() or (path / "__init__.py").is_file():
+        return "it lies in the working directory, where nothing is imported from; PYTHONPATH=. allows that"
+    return "put its folder on PYTHONPATH"

@@ -8,6 +8,7 @@ import re
 from dovetail.api.cards import LogitsProcessorCard
 from dovetail.api.errors import UsageError
 from dovetail.kernel.choose import join_names
+from dovetail.kernel.discovery import import_hint
 from dovetail.kernel.options import PlanOptions
 from dovetail.kernel.plan import LogitsProcessorPlan
 from dovetail.kernel.registry import Registry
@@ -50,4 +51,4 @@ def _check_module(dotted: str) -> None:
     except (ImportError, ValueError):
         there = False
     if not there:
-        raise UsageError(f"{FLAG} {dotted}: there is no module {module}", "put its folder on PYTHONPATH")
+        raise UsageError(f"{FLAG} {dotted}: there is no module {module}", import_hint(module))

@@ -20,6 +20,7 @@ from dovetail.kernel.checkpoints import find_checkpoint
 from dovetail.kernel.discovery import import_dotted
 from dovetail.kernel.options import PlanOptions
 from dovetail.kernel.weight_files import matches
+from dovetail.python_path import child_environment, python_command
 from dovetail.testing.comparison import label
 from dovetail.testing.harness import dtype_name
 from dovetail.testing.resolution import assert_refused, claim, make_registry, refusal_message
@@ -87,10 +88,8 @@ def _inspect(card: LoaderCard, path: Path, files: list[Path]) -> Checkpoint:
         "path": str(path),
         "files": [str(f) for f in files],
     }
-    flags = ["-S"] if sys.flags.no_site else []
-    done = subprocess.run(
-        [sys.executable, *flags, "-c", INSPECT, json.dumps(request)], capture_output=True, text=True, timeout=300
-    )
+    command = python_command("-c", INSPECT, json.dumps(request))
+    done = subprocess.run(command, env=child_environment(), capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, f"{label(card)}: inspect() failed:\n{done.stderr}"
     report = json.loads(done.stdout.splitlines()[-1])
     assert not report["torch"], f"{label(card)}: inspect() imports torch"

@@ -9,6 +9,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from dovetail.python_path import child_environment, python_command
+
 PROBE = Path(__file__).with_name("registration_probe.py")
 
 
@@ -27,9 +29,8 @@ def check_registration(plugin: str | ModuleType, *, limit: float = 0.25) -> None
     """
     name = plugin if isinstance(plugin, str) else plugin.__name__
     # The child sees exactly what this process sees, wherever its packages come from.
-    flags = ["-S"] if sys.flags.no_site else []
-    command = [sys.executable, *flags, str(PROBE), json.dumps({"module": name, "path": sys.path})]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    command = python_command(str(PROBE), json.dumps({"module": name, "path": sys.path}))
+    done = subprocess.run(command, env=child_environment(), capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, f"registration of {name} failed:\n{done.stdout}{done.stderr}"
     report: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     faults: list[str] = report["faults"]

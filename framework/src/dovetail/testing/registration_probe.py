@@ -110,7 +110,7 @@ def wrong_target(card: Card) -> str | None:
 
 if __name__ == "__main__":
     request = json.loads(sys.argv[1])
-    # Replaces this file's own folder, which holds modules named as others' could be.
+    # Exactly that of the process that asks.
     sys.path[:] = request["path"]
     found_faults, cost = examine(request["module"])
     print(json.dumps({"faults": found_faults, "seconds": cost}))

@@ -103,7 +103,7 @@ def _read(parser: argparse.ArgumentParser, file: str) -> dict[str, Any]:
     import yaml  # type: ignore[import-untyped] # only where it is used: the command line answers at once
 
     try:
-        found = yaml.safe_load(read_text(file))
+        found = yaml.safe_load(read_text(file, pipes=True))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         parser.error(f"argument {FLAG}: {file} cannot be read: {error}")
     if not isinstance(found, dict):

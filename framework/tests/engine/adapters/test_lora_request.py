@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import socket
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -52,13 +55,25 @@ def test_a_lora_request_lacks_nothing(arguments: tuple[str, int, str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "reason"), [("", "has no name"), ("model", "a name of the model itself"), ("sql", "is loaded already")]
+    ("name", "reason"),
+    [
+        ("", "has no name"),
+        ("model", "a name of the model itself"),
+        ("sql", "is loaded already"),
+        ("a" * 257, r"at most 256 visible characters, found 257: '(a{40})'"),
+        ("a" * 8_000_000, "found 8000000"),
+        ("a\nb", "visible characters"),
+        ("a\x1b]0;title\x07", "visible characters"),
+        ("\ud800", "visible characters"),
+    ],
 )
 def test_names_that_are_taken_are_refused(name: str, reason: str) -> None:
     with pytest.raises(RequestError, match=reason) as error:
         check_adapter_name(name, served=["model"], loaded=["sql"])
     assert error.value.param == "lora_name"
-    check_adapter_name("other", served=["model"], loaded=["sql"])
+    assert len(str(error.value)) < 300
+    for other in ("other", "a" * 256, "org/name:v1.0 (größer)"):
+        check_adapter_name(other, served=["model"], loaded=["sql"])
 
 
 # -- finding one
@@ -96,6 +111,35 @@ def _with_a_list(folder: Path) -> None:
     (folder / "adapter_config.json").write_text("[]")
 
 
+def _replace(file: Path, create: Callable[[Path], object]) -> None:
+    file.unlink()
+    create(file)
+
+
+def _with_a_pipe_for_a_config(folder: Path) -> None:
+    _replace(folder / "adapter_config.json", os.mkfifo)
+
+
+def _with_a_device_for_a_config(folder: Path) -> None:
+    _replace(folder / "adapter_config.json", lambda file: file.symlink_to("/dev/zero"))
+
+
+def _with_a_socket_for_a_config(folder: Path) -> None:
+    def bind(file: Path) -> None:
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.bind(str(file))
+
+    _replace(folder / "adapter_config.json", bind)
+
+
+def _with_a_folder_for_a_config(folder: Path) -> None:
+    _replace(folder / "adapter_config.json", Path.mkdir)
+
+
+def _with_a_pipe_for_weights(folder: Path) -> None:
+    _replace(folder / "adapter_model.npz", os.mkfifo)
+
+
 def _without_weights(folder: Path) -> None:
     (folder / "adapter_model.npz").unlink()
 
@@ -113,6 +157,11 @@ def _with_empty_weights(folder: Path) -> None:
     [
         (_without_config, r"there is no adapter_config\.json in it"),
         (_with_broken_config, "Expecting property name"),
+        (_with_a_pipe_for_a_config, "it is not a regular file: .*adapter_config.json"),
+        (_with_a_device_for_a_config, "it is not a regular file: .*adapter_config.json"),
+        (_with_a_socket_for_a_config, "No such device or address: .*adapter_config.json"),
+        (_with_a_folder_for_a_config, "Is a directory: .*adapter_config.json"),
+        (_with_a_pipe_for_weights, r"wanted adapter_model\* as one of \*.npz, found no files"),
         (_with_a_list, "adapter_config.json holds a JSON list, wanted an object"),
         (_without_weights, r"wanted adapter_model\* as one of \*.npz, found no files"),
         (_with_weights_nobody_reads, "found adapter_model.xyz"),

@@ -6,7 +6,7 @@ import gzip
 import zlib
 
 import pytest
-from raw_http import BODY, FRAMING, JSON, LIMIT, STREAM, ask, exchange, post
+from raw_http import BODY, FRAMING, JSON, LIMIT, STREAM, ask, connect, exchange, post
 
 from dovetail.server.http.content_encoding import MAX_MEMBERS
 
@@ -81,6 +81,7 @@ CHUNKED = FRAMING + b"Transfer-Encoding: chunked\r\n\r\n"
         (CHUNKED + b"1\r\n{\r\nzz\r\n", 400),
         (FRAMING + b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", 501),
         (FRAMING + b"Transfer-Encoding: gzip\r\n\r\n" + BODY, 501),
+        (FRAMING + b"Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 501),
         (FRAMING + b"Transfer-Encoding: identity\r\n\r\n" + BODY, 501),
         (FRAMING + b"Transfer-Encoding: chunked, gzip\r\n\r\n0\r\n\r\n", 400),
         (FRAMING + b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
@@ -96,6 +97,20 @@ def test_framing(url: str, sent: bytes, status: int) -> None:
     (answer,) = exchange(url, sent, end=False)
     assert answer.status == status
     assert status == 200 or answer.error["message"]
+
+
+@pytest.mark.parametrize("trailers", [b"X: " + b"a" * 5_000_000 + b"\r\n", b"X: a\r\n" * 800_000], ids=["one", "many"])
+def test_megabytes_of_trailers_end_the_connection(url: str, trailers: bytes) -> None:
+    sent, received = 0, b""
+    with connect(url) as sock:
+        sock.sendall(CHUNKED + b"%x\r\n%s\r\n0\r\n" % (len(BODY), BODY))
+        try:
+            while sent < len(trailers):
+                sent += sock.send(trailers[sent : sent + 65536])
+            received = sock.recv(65536)
+        except OSError:  # it had enough
+            pass
+    assert received.startswith(b"HTTP/1.1 400 ") or sent < len(trailers)
 
 
 def test_early_answer_reaches_a_client_that_writes_first(url: str, locked: str) -> None:

@@ -153,6 +153,26 @@ def test_large_headers_get_431(url: str, size: int) -> None:
     assert ask(url, "GET /health", *many[:50]).status == 200
 
 
+@pytest.mark.parametrize(
+    "lines",
+    [b"a:\r\n" * 30_000, b"a:\r\n" * 17_000, b"a" * 66_000 + b": b\r\n", b"a:" + b" " * 300_000 + b"b\r\n"],
+    ids=["many", "just too many", "name", "spaces"],
+)
+@pytest.mark.parametrize("before", [b"", b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n"], ids=["first", "second"])
+def test_headers_are_counted_as_they_are_on_the_wire(url: str, lines: bytes, before: bytes) -> None:
+    sent = before + b"GET /health HTTP/1.1\r\nHost: a\r\n" + lines + b"\r\n"
+    found = exchange(url, sent)
+    assert [answer.status for answer in found] == [200] * bool(before) + [431]
+    assert "65536 bytes" in found[-1].error["message"]
+
+
+def test_lines_before_a_request_have_a_limit(url: str, caplog: pytest.LogCaptureFixture) -> None:
+    get = b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n"
+    assert [answer.status for answer in exchange(url, b"\r\n" + get, end=False)] == [200]
+    assert [answer.status for answer in exchange(url, b"\r\n" * 300_000 + get)] == [431]
+    assert not [record for record in caplog.records if record.exc_info]
+
+
 def test_expectations(url: str, locked: str) -> None:
     head = b"POST /v1/completions HTTP/1.1\r\nHost: a\r\n" + JSON + b"Content-Length: %d\r\n" % len(BODY)
     go_on, answer = exchange(url, head + b"Expect: 100-Continue\r\n\r\n", BODY, count=2, end=False)

@@ -102,3 +102,13 @@ def test_what_cannot_be_had_is_said_in_one_line(name: str, reason: str) -> None:
         load_middleware([name])
     assert reason in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_module_of_the_working_directory_is_not_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "inner").mkdir()
+    (tmp_path / "inner" / "layers_of_the_folder.py").write_text(MODULE)
+    monkeypatch.chdir(tmp_path / "inner")
+    with pytest.raises(UsageError, match=r"it lies in the working directory.*PYTHONPATH=\. allows that"):
+        load_middleware(["layers_of_the_folder.Shout"])
+    monkeypatch.syspath_prepend(".")
+    assert load_middleware(["layers_of_the_folder.Shout"])

@@ -173,6 +173,17 @@ def test_customary_name_goes_first(tmp_path: Path) -> None:
     assert found(tmp_path) == ["model.safetensors"]
 
 
+def test_pipes_are_not_waited_for(tmp_path: Path) -> None:
+    names = shards(tmp_path)
+    (tmp_path / "model.safetensors.index.json").unlink()
+    os.mkfifo(tmp_path / "model.safetensors.index.json")
+    assert "index.json is not an index" in refusal(tmp_path, [tmp_path / name for name in names])
+    (tmp_path / "model.safetensors.index.json").unlink()
+    (tmp_path / names[1]).unlink()
+    os.mkfifo(tmp_path / names[1])
+    assert f"missing: {names[1]}" in refusal(tmp_path, [tmp_path / name for name in names])
+
+
 @pytest.mark.parametrize("index", [True, False])
 def test_missing_shards_are_all_named(tmp_path: Path, index: bool) -> None:
     names = shards(tmp_path, 4, index)

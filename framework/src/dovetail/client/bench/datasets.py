@@ -146,7 +146,7 @@ def _shuffled(values: list[list[str]], rng: np.random.Generator) -> Iterator[lis
 def _text(options: ServeOptions) -> str:
     assert options.dataset_path is not None
     try:
-        return read_text(options.dataset_path)
+        return read_text(options.dataset_path, pipes=True)
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise UsageError(f"cannot read {options.dataset_path}: {reason}", "correct --dataset-path") from None

@@ -26,6 +26,7 @@ from dovetail.kernel.weight_files import matches
 
 ADAPTER_CONFIG_FILE = "adapter_config.json"
 ADAPTER_WEIGHTS_PATTERN = "adapter_model*"
+MAX_NAME_CHARS = 256
 
 
 @dataclass(frozen=True)
@@ -148,17 +149,22 @@ def parse_lora_modules(values: Sequence[str]) -> list[LoraModule]:
 
 
 def check_adapter_name(name: str, served: Iterable[str], loaded: Iterable[str]) -> None:
-    """Check that an adapter's name is not empty and not in use.
+    """Check that an adapter's name is not empty, too long, or in use.
 
     Args:
         served: names of the model itself.
         loaded: names of the loaded adapters.
 
     Raises:
-        RequestError: the name is empty or in use.
+        RequestError: it is, or it has characters that cannot be seen.
     """
     if not name:
         reason = "the adapter has no name"
+    elif len(name) > MAX_NAME_CHARS or not name.isprintable():
+        # It is in the log, in metrics, and in every list of models.
+        reason = (
+            f"wanted an adapter's name of at most {MAX_NAME_CHARS} visible characters, found {len(name)}: {name[:40]!r}"
+        )
     elif name in served:
         reason = f"{name!r} is a name of the model itself"
     elif name in loaded:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import subprocess
-import sys
 from collections.abc import Callable
 
 import zmq
@@ -14,6 +12,7 @@ from dovetail.engine import messages as m
 from dovetail.engine.args import EngineArgs
 from dovetail.engine.process.ipc import PrivateSocket, on_exit
 from dovetail.kernel.plan import Plan
+from dovetail.python_path import child_environment, python_command
 from dovetail.utils.threads import thread_variables
 
 
@@ -22,8 +21,9 @@ class EngineChild:
 
     def __init__(self, plan: Plan, args: EngineArgs) -> None:
         self._socket = PrivateSocket(zmq.DEALER)
-        command = [sys.executable, "-m", "dovetail.engine.process.engine_process", self._socket.address]
-        self._child = subprocess.Popen(command, stdin=subprocess.PIPE, env={**os.environ, **thread_variables()})
+        command = python_command("-m", "dovetail.engine.process.engine_process", self._socket.address)
+        environment = child_environment(**thread_variables())
+        self._child = subprocess.Popen(command, stdin=subprocess.PIPE, env=environment)
         self.send(m.Start(plan.model_dump_json(), args.to_json()))
 
     def send(self, message: m.Message) -> None:

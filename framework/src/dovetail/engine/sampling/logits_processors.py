@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from dovetail.api.logits import LogitsProcessor, LogitsProcessorContext, LogitsR
 from dovetail.engine.engine_request import Request
 from dovetail.engine.request.logits_processors import PARAM, check_logits_processors, read_arguments
 from dovetail.engine.sampling.slots import Upload
-from dovetail.kernel.discovery import import_dotted
+from dovetail.kernel.discovery import import_dotted, import_hint
 from dovetail.kernel.plan import LogitsProcessorPlan, Plan
 
 logger = logging.getLogger("dovetail.engine")
@@ -58,10 +59,20 @@ class LogitsProcessors:
             for processor, (_, args) in zip(made, calls, strict=True)
         ]
 
+    @staticmethod
+    def _import(processor: LogitsProcessorPlan) -> Any:
+        try:
+            return import_dotted(processor.target)
+        except PluginError as error:
+            if processor.name != processor.target:
+                raise
+            # The user's own, which the process that was started may have found on a path of its own.
+            raise PluginError(error.problem, import_hint(processor.target.partition(":")[0])) from error.__cause__
+
     def _get(self, processor: LogitsProcessorPlan) -> LogitsProcessor:
         if (made := self._made.get(processor.name)) is not None:
             return made
-        kind = import_dotted(processor.target)
+        kind = self._import(processor)
         if not (isinstance(kind, type) and issubclass(kind, LogitsProcessor)):
             raise PluginError(
                 f"the logits processor {processor.name}: {processor.target} is not a dovetail.api.LogitsProcessor",

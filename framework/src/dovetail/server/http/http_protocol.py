@@ -12,6 +12,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from dovetail.server.http.errors import ApiError
 from dovetail.server.http.invalid_http import OPENING_BYTES, invalid_http_error, invalid_message_error, is_http09
+from dovetail.server.http.paused_reading import WatchedFlow
 from dovetail.server.http.request_rules import (
     MAX_HEADER_BYTES,
     MAX_TARGET_BYTES,
@@ -43,6 +44,7 @@ class HttpConnection(HttpToolsProtocol):
         opening: the first bytes that were received since the last message ended.
         pending_bytes: bytes received since the last complete headers or piece of a body.
         in_message: whether a message has begun and not ended; ``in_body``: whether its headers have ended.
+        served: the request that the application has, or had last. Further ones may wait behind it.
         ignored_bytes: bytes received since the connection only waits to be closed; None while it is in use.
     """
 
@@ -51,15 +53,17 @@ class HttpConnection(HttpToolsProtocol):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.waiting: asyncio.TimerHandle | None = None
-        self.opening = b""
+        self.url = self.opening = b""
         self.pending_bytes = 0
         self.in_message = self.in_body = False
         self.ignored_bytes: int | None = None
+        self.served: RequestResponseCycle | None = None
 
     # What the transport calls.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)  # type: ignore[arg-type]
+        self.flow: WatchedFlow = WatchedFlow(self.transport, self.loop)
         self.wait_for_headers()
 
     def data_received(self, data: bytes) -> None:
@@ -89,7 +93,13 @@ class HttpConnection(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.stop_waiting()
+        self.flow.stop_looking()
+        self.pipeline.clear()
         super().connection_lost(exc)
+        # uvicorn tells it to the latest request alone, which may wait behind the one that is being served.
+        if self.served is not None and not self.served.response_complete:
+            self.served.disconnected = True
+            self.served.message_event.set()
 
     # What the parser calls.
 
@@ -106,7 +116,7 @@ class HttpConnection(HttpToolsProtocol):
             return
         version, method = self.parser.get_http_version(), self.parser.get_method().decode("ascii")
         refusal = find_refusal(method, version, self.url, self.headers)
-        if self.pending_bytes > MAX_HEADER_BYTES and self.header_bytes() > MAX_HEADER_BYTES:
+        if self.header_bytes() > MAX_HEADER_BYTES:
             refusal = refusal or headers_too_large_error()
         self.pending_bytes = 0
         self.url = origin_form(self.url)[:MAX_TARGET_BYTES]  # uvicorn has its own limit, but no error response for it
@@ -129,6 +139,12 @@ class HttpConnection(HttpToolsProtocol):
             return
         self.in_message = self.in_body = False
         super().on_message_complete()
+
+    # What uvicorn calls.
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self.served = cycle
+        super()._start_asgi_task(cycle, app)
 
     # The rest.
 
@@ -162,8 +178,8 @@ class HttpConnection(HttpToolsProtocol):
         return b"\r\n".join((*lines, b"", b""))
 
     def header_bytes(self) -> int:
-        """Size of the received headers."""
-        return sum(len(name) + len(value) for name, value in self.headers)
+        """Size of the received headers, with colons, spaces and line ends."""
+        return sum(len(name) + len(value) + 4 for name, value in self.headers)
 
     def is_idle(self) -> bool:
         """Whether no request is being served."""

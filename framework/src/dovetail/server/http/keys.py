@@ -59,7 +59,7 @@ def load_api_keys(settings: ServerSettings, environment: MutableMapping[str, str
 def _read_key_file(name: str) -> list[str]:
     path = Path(name)
     try:
-        lines = [line.strip() for line in read_text(path).splitlines()]
+        lines = [line.strip() for line in read_text(path, pipes=True).splitlines()]
         if path.stat().st_mode & stat.S_IROTH:
             note = f"warning: every user of this machine can read the keys in {name}; chmod 600 it"
             logs.announce(note, logging.WARNING)

@@ -20,6 +20,11 @@ from dovetail.server.observe.request_records import RequestRecord, current_reque
 SAFE_METHODS = frozenset(("GET", "HEAD", "OPTIONS"))
 """Methods that change nothing."""
 VALID_REQUEST_ID = re.compile(rb"[\w.:-]{1,128}")
+FOREIGN_SITES = (b"cross-site", b"same-site")
+DEFAULT_PORTS = {b"http": b":80", b"https": b":443"}
+"""Ports that addresses do not show."""
+PORT = re.compile(rb":\d+$")
+FORWARDED_HOST = re.compile(rb"(?i:\bhost)=\"?([^\";,\s]+)")
 MAX_HEADER_CHARS = 2000
 """Maximum bytes of each header that names ignored fields. Proxies refuse headers of many kilobytes."""
 RequestEndCallbacks = Sequence[Callable[[RequestRecord, Scope], None]]
@@ -89,8 +94,9 @@ class CrossSiteMiddleware:
     """Refuses requests that a foreign web page makes a browser send. Without it, any page could put a local server's
     engine to sleep.
 
-    Browsers say with every request whether another site's page made it, and pages cannot change that. Other clients say
-    nothing.
+    With requests over TLS and to this machine, browsers say whether another site's page made them. With others they
+    only say which page did, which is compared with the address that the request was sent to. Pages can change neither.
+    Other clients say nothing.
 
     Args:
         allowed: origins whose pages may send requests.
@@ -104,13 +110,39 @@ class CrossSiteMiddleware:
         if scope["type"] == "http" and self.refuses(scope):
             origin = header(scope, b"origin").decode(errors="replace")[:200]
             message = f"pages of {origin or 'other sites'} may not use this server; --allowed-origins says which may"
+            if header(scope, b"sec-fetch-site") not in FOREIGN_SITES:
+                host = header(scope, b"host").decode(errors="replace")[:200]
+                message += f", and a proxy before it must pass the client's Host on (found {host})"
             await ApiError(403, message, code="origin_not_allowed").response(scope)(scope, receive, send)
             return
         await self.app(scope, receive, send)
 
     def refuses(self, scope: Scope) -> bool:
-        foreign = header(scope, b"sec-fetch-site") in (b"cross-site", b"same-site")
-        return foreign and scope["method"] not in SAFE_METHODS and header(scope, b"origin") not in self.allowed
+        origin, site = header(scope, b"origin"), header(scope, b"sec-fetch-site")
+        if scope["method"] in SAFE_METHODS or origin in self.allowed:
+            return False
+        if site in (b"same-origin", b"none"):
+            return False
+        return site in FOREIGN_SITES or (bool(origin) and not _is_own_origin(scope, origin))
+
+
+def _is_own_origin(scope: Scope, origin: bytes) -> bool:
+    """Whether a page comes from the address that it sends a request to.
+
+    What a proxy says of that address counts as well: without permission, no page can send these headers.
+    """
+    scheme, _, page = origin.lower().partition(b"://")
+    if scheme not in DEFAULT_PORTS or (scope["scheme"] == "https" and scheme != b"https"):
+        return False
+    page = page.removesuffix(DEFAULT_PORTS[scheme])
+    own = [header(scope, b"host"), *header(scope, b"x-forwarded-host").split(b",")]
+    own += FORWARDED_HOST.findall(header(scope, b"forwarded"))
+    own = [address.strip().lower().removesuffix(DEFAULT_PORTS[scheme]) for address in own]
+    if not page or page in own:
+        return bool(page)
+    # Many proxies pass the name without the port. That of a server without a proxy is always there, or is the default.
+    port = (scope.get("server") or ("", None))[1]
+    return b":%d" % (port or 0) not in DEFAULT_PORTS.values() and PORT.sub(b"", page) in own
 
 
 class RootPathMiddleware:

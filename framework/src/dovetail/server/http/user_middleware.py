@@ -11,6 +11,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.base import BaseHTTPMiddleware
 
 from dovetail.api.errors import UsageError
+from dovetail.kernel.discovery import import_hint
 
 
 def load_middleware(names: Sequence[str]) -> list[Middleware]:
@@ -35,9 +36,9 @@ def _load(dotted: str) -> Middleware:
         found: Any = getattr(importlib.import_module(module), name)
     except Exception as error:  # the module is foreign code: any exception is the reason why it cannot be loaded
         reason = " ".join(f"{type(error).__name__}: {error}".split())
+        missing = isinstance(error, ModuleNotFoundError) and error.name in (module, module.partition(".")[0])
         raise UsageError(
-            f"--middleware {dotted} cannot be imported: {reason}",
-            "correct it, or put its folder on PYTHONPATH",
+            f"--middleware {dotted} cannot be imported: {reason}", import_hint(module) if missing else "correct it"
         ) from error
     if inspect.isclass(found):
         return Middleware(found)  # type: ignore[arg-type]  # what it takes is known when it is made

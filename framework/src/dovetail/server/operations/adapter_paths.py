@@ -10,6 +10,8 @@ from dovetail.server.http.errors import ApiError, describe
 from dovetail.server.settings import ServerSettings
 
 HUB_NAME = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}", re.ASCII)
+MAX_PATH_CHARS = 4096
+"""No system has longer paths."""
 
 
 def resolve_adapter_path(path: str, settings: ServerSettings) -> str:
@@ -23,6 +25,8 @@ def resolve_adapter_path(path: str, settings: ServerSettings) -> str:
         ApiError: 403; it is neither in an allowed folder nor a hub repository that may be downloaded. The message does
             not say whether it exists.
     """
+    if len(path) > MAX_PATH_CHARS:  # to resolve it takes the square of its length
+        raise _refusal(path, settings)
     roots = [Path(root).resolve() for root in settings.allowed_adapter_path]
     if (folder := _resolve(path)) is not None and _is_within(folder, roots) and not _links_outside(folder, roots):
         return str(folder)

@@ -7,7 +7,6 @@ import contextlib
 import logging
 import secrets
 import subprocess
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -19,6 +18,7 @@ from dovetail.api.errors import DovetailError
 from dovetail.engine.process.engine_client import LAST_MESSAGES_SECONDS
 from dovetail.engine.process.failures import describe_exit
 from dovetail.engine.process.ipc import on_exit
+from dovetail.python_path import child_environment, python_command
 from dovetail.server.http.listen import ListenSockets
 from dovetail.server.processes.relay_messages import WorkerSetup
 from dovetail.utils import logs
@@ -108,8 +108,9 @@ class ApiProcesses:
         token = secrets.token_bytes(16)
         with self._listen_sockets.open_for(number) as sock:
             process = subprocess.Popen(
-                [sys.executable, "-m", "dovetail.server.processes.api_worker"],
+                python_command("-m", "dovetail.server.processes.api_worker"),
                 stdin=subprocess.PIPE,
+                env=child_environment(),
                 pass_fds=(sock, self._setup.counters),
                 process_group=0,  # so that Ctrl+C does not reach it before it can ignore it
             )
