@@ -64,7 +64,7 @@ class Completion:
         if output.logprobs is not None:
             delta.logprobs = logprobs.build_positions(output.logprobs[: len(delta.token_ids)], self._token_text)
         if output.prompt_logprobs is not None:
-            delta.prompt_logprobs = logprobs.build_prompt_positions(output.prompt_logprobs, self._token_text)
+            delta.prompt_logprobs = logprobs.PromptPositions(output.prompt_logprobs, self._token_text)
         delta.cached_tokens = output.cached_tokens
         delta.timing = output.timing
         return delta
