@@ -28,7 +28,7 @@ LEFT_OUT = ("/sleep", "/wake_up")
 """Routes after which others rightly answer 503."""
 MESSAGE = {"role": "user", "content": "a"}
 BASES: dict[str, dict[str, Any]] = {
-    "/v1/chat/completions": {"messages": [MESSAGE], "max_tokens": 2, "chat_template": "{{ messages }}"},
+    "/v1/chat/completions": {"messages": [MESSAGE], "max_tokens": 2},
     "/v1/completions": {"prompt": "a", "max_tokens": 2},
     "/v1/messages": {"messages": [MESSAGE], "max_tokens": 2},
     "/v1/messages/count_tokens": {"messages": [MESSAGE]},

@@ -72,7 +72,7 @@ class Workers:
                 end += 1
             part = items[begin:end]
             # What belongs to much is bulk, even where the piece itself is small.
-            results += await self.run(lambda part=part: [work(item) for item in part], total)  # type: ignore[misc]
+            results += await self.run(lambda part=part: [work(item) for item in part], total)
             begin = end
         return results
 

@@ -8,7 +8,7 @@ import pytest
 import tokenizers
 
 from dovetail.api import RequestError
-from dovetail.engine.messages import NewRequest, TokenLogprobs, TokenOutput
+from dovetail.engine.messages import NewRequest, TokenLogprobs, TokenOutput, decode_to_engine, encode
 from dovetail.engine.output.processor import OutputProcessor
 from dovetail.engine.request.outputs import Delta, Logprob
 from dovetail.engine.request.parameter_rules import MAX_SEED
@@ -237,6 +237,19 @@ def test_sequences_carry_what_the_engine_needs(tokenizer: Tokenizer) -> None:
     # The prompt is the same for all, so its logprobs are computed once.
     assert [s.params.prompt_logprobs for s in sequences] == [3, None]
     assert params == SamplingParams(n=2, prompt_logprobs=3)
+
+
+def test_what_sequences_share_is_sent_and_kept_once(tokenizer: Tokenizer) -> None:
+    params = SamplingParams(n=100, allowed_token_ids=list(range(1000)), seed=1)
+    new = OutputProcessor(tokenizer).add("r", list(range(500)), params)
+    alone = OutputProcessor(tokenizer).add("r", list(range(500)), SamplingParams(allowed_token_ids=list(range(1000))))
+    assert len(encode(new)) < len(encode(alone)) + 100 * 20
+    received = decode_to_engine(encode(new))
+    assert isinstance(received, NewRequest)
+    assert [each.id for each in received.split()] == received.ids == [f"r#{i}" for i in range(100)]
+    assert len({id(each.params.allowed_token_ids) for each in received.split()}) == 1
+    assert len({id(each.prompt_token_ids) for each in received.split()}) == 1
+    assert len({each.params.seed for each in received.split()}) == 100
 
 
 def words(tokenizer: Tokenizer, *texts: str) -> list[list[int]]:

@@ -15,6 +15,8 @@ from dovetail.server.http.errors import ApiError, server_stopping_error
 from dovetail.server.observe.request_log import OutputLog, log_job
 from dovetail.server.observe.request_records import JobObserver
 
+BYTES_PER_ID = 4
+"""Bytes of text that take about as long as a token id."""
 Batches = AsyncGenerator[list[Delta], None]
 
 
@@ -52,7 +54,10 @@ async def generate(context: ServerContext, job: Job) -> Batches:
     """
     admission = context.admission
     one = len(job.prompts) == 1
-    log_job(context.settings, context.engine.tokenizer, job)
+    if context.settings.enable_log_requests:  # writing out long prompts takes time
+        await context.workers.run(
+            lambda: log_job(context.settings, context.engine.tokenizer, job), BYTES_PER_ID * job.num_prompt_tokens
+        )
     outputs = OutputLog(job, context.settings) if context.settings.enable_log_outputs else None
     with (
         admission.admit(job.num_sequences) as ticket,

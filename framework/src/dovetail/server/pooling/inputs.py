@@ -62,7 +62,8 @@ async def input_prompts(context: ServerContext, body: EmbeddingRequest | Classif
     if body.messages is not None:
         prompts = [_truncate(await conversation_prompt(context, body, add_generation_prompt=False), limit, side)]
         return check_prompts(context, prompts, "messages")
-    inputs, special = body.input or [], body.add_special_tokens is not False
+    inputs: Sequence[str | list[int]] = body.input or []
+    special = body.add_special_tokens is not False
 
     def read(each: str | list[int]) -> list[int]:
         if isinstance(each, str):
@@ -87,11 +88,12 @@ async def text_prompts(
         text, pair = both
         if pair is None:
             return _encode(context, text, limit, side, True, param)
-        check_text_length(context, both, param)  # type: ignore[arg-type]
+        check_text_length(context, (text, pair), param)
         return context.engine.tokenizer.encode_within(text, limit, pair=pair, side=side)
 
     check_count(context, len(texts), param)
-    inputs = list(zip(texts, pairs or [None] * len(texts), strict=True))
+    others: Sequence[str | None] = pairs or [None] * len(texts)
+    inputs = list(zip(texts, others, strict=True))
     prompts = await context.map_in_worker(read, inputs, lambda both: len(both[0]) + len(both[1] or ""))
     return check_prompts(context, prompts, param)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -103,7 +103,8 @@ async def completion_prompts(context: ServerContext, body: CompletionRequest) ->
         return build_infill_prompt(context.engine.tokenizer, ids, suffix)
 
     suffix_size = len(body.suffix or "")
-    return await context.map_in_worker(ids_of, body.prompt, lambda prompt: len(prompt) + suffix_size)
+    prompts: Sequence[str | list[int]] = body.prompt
+    return await context.map_in_worker(ids_of, prompts, lambda prompt: len(prompt) + suffix_size)
 
 
 async def prompt_texts(context: ServerContext, body: CompletionRequest, prompts: list[list[int]]) -> list[str]:
