@@ -25,6 +25,11 @@ from dovetail.server.workers import SMALL_BYTES, Workers
 T = TypeVar("T")
 X = TypeVar("X")
 
+CONVERTED_AT_ONCE = 256
+"""Messages, items or tools that are converted without a thread, which takes about 5 ms."""
+BYTES_PER_ENTRY = 128
+"""Bytes of text that take about as long as a message."""
+
 
 @dataclass
 class ServerContext:
@@ -165,6 +170,12 @@ class ServerContext:
         if size <= SMALL_BYTES:
             return await self.workers.run(work, size)
         return await while_connected(self.workers.run(work, size))
+
+    async def convert(self, work: Callable[[], T], entries: int) -> T:
+        """Run work at once if it is on few entries, such as messages, and otherwise as :meth:`run_in_worker`."""
+        if entries <= CONVERTED_AT_ONCE:  # nearly always
+            return work()
+        return await self.run_in_worker(work, BYTES_PER_ENTRY * entries)
 
     async def map_in_worker(self, work: Callable[[X], T], items: Sequence[X], size_of: Callable[[X], int]) -> list[T]:
         """Run slow work on each item in a thread; see :meth:`run_in_worker`. If the client leaves, the rest is dropped.

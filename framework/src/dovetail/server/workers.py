@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import os
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -31,6 +32,9 @@ class Workers:
     """The threads of one server process. Most Python code holds the interpreter's lock, so more of them gain nothing."""
 
     def __init__(self) -> None:
+        # The tokenizers library would send every text, also a short one, through one pool of threads for all texts, where
+        # it waits for long ones. Without that pool each text is tokenized by the thread that asks, still without the lock.
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         self._small = ThreadPoolExecutor(1, thread_name_prefix="dovetail-small")
         self._bulk = ThreadPoolExecutor(BULK_THREADS, thread_name_prefix="dovetail-bulk")
 

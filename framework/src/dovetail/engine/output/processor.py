@@ -20,12 +20,17 @@ from dovetail.engine.text.stop_strings import StopAutomaton
 from dovetail.engine.text.tokenizer import Tokenizer
 
 PREPARED_AT_ONCE_CHARS = 2048
-"""Texts of so many characters together are prepared in about 2 ms; for more, use another thread."""
+"""Texts of so many characters together, or eight times as many token ids, are prepared in about 2 ms; for more, use another thread."""
 
 
 class Prepared(NamedTuple):
-    """What is made of a request's texts, once for all of its completions."""
+    """What is made of a request once for all of its completions.
 
+    Attributes:
+        params: of each completion, checked.
+    """
+
+    params: SamplingParams
     stops: StopAutomaton | None = None
     bad_words: list[list[int]] = []
 
@@ -78,8 +83,7 @@ class OutputProcessor:
             raise RequestError(f"a request with the id {request_id!r} is running", "give each request an id of its own")
         best_of = BestOfCollector(params) if params.num_sequences > params.n else None
         group = _Group(request_id, best_of)
-        child = _child(params)  # one for all: it may be large
-        stops, bad_words = self.prepare(child) if prepared is None else prepared
+        child, stops, bad_words = prepared or self.prepare(params)
         names = [f"{request_id}#{index}" for index in range(params.num_sequences)]
         siblings = [
             # Completions of one seeded request differ from each other, and each is repeatable.
@@ -95,15 +99,17 @@ class OutputProcessor:
         )
 
     def prepare(self, params: SamplingParams) -> Prepared:
-        """Prepare the stop strings and bad words of a request. The time grows with their length, and other threads can
-        work meanwhile; see :func:`prepares_quickly`.
+        """Prepare the stop strings, bad words and lists of a request. The time grows with their length, and other threads
+        can work meanwhile; see :func:`prepares_quickly`.
 
         Raises:
-            RequestError: they need a tokenizer and there is none, or a bad word has no tokens.
+            RequestError: a parameter is not valid, needs a tokenizer and there is none, or a bad word has no tokens.
         """
+        child = _child(params)
         if self.tokenizer is not None:
             stops = StopAutomaton(params.stop) if params.stop else None
-            return Prepared(stops, encode_bad_words(params.bad_words, self.tokenizer) if params.bad_words else [])
+            bad_words = encode_bad_words(params.bad_words, self.tokenizer) if params.bad_words else []
+            return Prepared(child, stops, bad_words)
         for name, given in (("stop", params.stop), ("bad_words", params.bad_words)):
             if given:
                 raise RequestError(
@@ -111,7 +117,7 @@ class OutputProcessor:
                     "say it in token ids, such as stop_token_ids",
                     param=name,
                 )
-        return Prepared()
+        return Prepared(child)
 
     def process(self, outputs: list[TokenOutput]) -> tuple[dict[str, list[Delta]], list[str]]:
         """Returns deltas by request, and the engine's sequences to abort because a stop string ended them."""
@@ -153,7 +159,10 @@ class OutputProcessor:
 
 def prepares_quickly(params: SamplingParams) -> bool:
     """Whether :meth:`OutputProcessor.prepare` takes no longer than an event loop may be held up."""
-    return sum(map(len, params.stop)) + sum(map(len, params.bad_words)) <= PREPARED_AT_ONCE_CHARS
+    if not (params.stop or params.bad_words or params.allowed_token_ids):  # nearly always
+        return True
+    size = sum(map(len, params.stop)) + sum(map(len, params.bad_words)) + len(params.allowed_token_ids or ()) // 8
+    return size <= PREPARED_AT_ONCE_CHARS
 
 
 def _child(params: SamplingParams) -> SamplingParams:

@@ -54,4 +54,7 @@ async def conversation_prompt(
     given = {name: value for name in CHAT_FIELDS if (value := getattr(body, name)) is not None}
     if not body.continue_final_message:
         given.setdefault("add_generation_prompt", add_generation_prompt)
-    return await chat_prompt_ids(context, validate_body(given, ChatCompletionRequest, context.settings))
+    chat = await context.convert(
+        lambda: validate_body(given, ChatCompletionRequest, context.settings), len(body.messages or ())
+    )
+    return await chat_prompt_ids(context, chat)
