@@ -110,7 +110,7 @@ def test_texts_that_cannot_fit_are_not_encoded(chat, complete, engine: FakeEngin
 @pytest.mark.parametrize(
     ("most", "build", "words"),
     [
-        (MAX_VALUES - 1, lambda n: b"[%s1]" % (b"1," * (n - 1)), "values, more than"),
+        (MAX_VALUES, lambda n: b"[%s1]" % (b"1," * (n - 1)), "values, more than"),
         (MAX_CONTAINERS, lambda n: b"[%s{}]" % (b"{}," * (n - 2)), "objects and lists, more than"),
         (MAX_TEXTS, lambda n: b'[%s"a"]' % (b'"a",' * (n - 1)), "texts, more than"),
         (MAX_DIGITS, lambda n: b'{"seed": %s}' % (b"1" * n), "more than 256 digits"),

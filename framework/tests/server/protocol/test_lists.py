@@ -29,8 +29,9 @@ def find_lists(schema: Any) -> Iterator[dict[str, Any]]:
     if isinstance(schema, dict):
         if schema.get("type") == "list" and "items_schema" in schema:
             yield schema
-        for inner in schema.values():
-            yield from find_lists(inner)
+        for name, inner in schema.items():
+            if name != "serialization":  # of what is written
+                yield from find_lists(inner)
     elif isinstance(schema, list | tuple):
         for inner in schema:
             yield from find_lists(inner)

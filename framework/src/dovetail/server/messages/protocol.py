@@ -73,7 +73,7 @@ Block = Annotated[
 
 
 Blocks = Annotated[
-    list[Block],
+    Items[Block],
     # Read as blocks at once, so that what is wrong with one is said of it.
     BeforeValidator(lambda value: [{"type": "text", "text": value}] if isinstance(value, str) else value),
     WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "object"}}]}),
