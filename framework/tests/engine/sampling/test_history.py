@@ -179,3 +179,25 @@ def test_checked_drafts_give_the_tokens_of_single_steps(params: dict[str, object
         accepted = drafted(checked, drafts, logits[here : here + len(drafts) + 1], tables)
         checked.tokens += accepted
         assert checked.tokens == alone.tokens[: checked.num_tokens]
+
+
+def test_rows_with_the_same_biases_share_a_slot() -> None:
+    bias = {3: 2.0}
+    shared = [make_request([1], temperature=0) for _ in range(6)]
+    for request in shared:
+        request.params.logit_bias = bias
+    other = make_request([1], temperature=0, logit_bias={3: 2.0})
+    tables = tables_for([*shared, other], V)
+    assert len(tables.biases.values) == 4
+    assert len({int(row[5]) for row in tables.numbers[:6]}) == 1
+    slot = int(tables.numbers[0][5])
+    for row in range(5):
+        tables.clear(row)
+    tables.flush()
+    assert int(tables.numbers[5][5]) == slot
+    assert tables.biases.values[slot][3] == 2.0
+    tables.clear(5)
+    tables.set(0, make_request([1], temperature=0, logit_bias={4: 1.0}))  # takes the slot, now that it is free
+    tables.flush()
+    assert int(tables.numbers[0][5]) == slot
+    assert tables.biases.values[slot][:5].tolist() == [0, 0, 0, 0, 1.0]

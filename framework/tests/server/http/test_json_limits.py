@@ -8,7 +8,19 @@ from typing import Any
 import pytest
 from server_fakes import FakeEngine
 
-from dovetail.server.http.json_limits import MAX_COMPILED_BYTES, MAX_DEPTH, MAX_ENTRIES
+from dovetail.server.http.errors import ApiError
+from dovetail.server.http.json_limits import (
+    MAX_BYTES,
+    MAX_COMPILED_BYTES,
+    MAX_CONTAINERS,
+    MAX_DEPTH,
+    MAX_DIGITS,
+    MAX_ENTRIES,
+    MAX_TEXTS,
+    MAX_VALUES,
+    check_raw_limits,
+    value_limit,
+)
 from dovetail.server.settings import ServerSettings
 
 JSON = {"content-type": "application/json"}
@@ -93,3 +105,58 @@ def test_texts_that_cannot_fit_are_not_encoded(chat, complete, engine: FakeEngin
         assert answer.json()["error"]["code"] == "context_length_exceeded"
     engine.tokenizer.encode = encode  # type: ignore[method-assign]
     assert complete(prompt=text, truncate_prompt_tokens=5).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("most", "build", "words"),
+    [
+        (MAX_VALUES, lambda n: b"[%s1]" % (b"1," * (n - 1)), "values, more than"),
+        (MAX_CONTAINERS, lambda n: b"[%s{}]" % (b"{}," * (n - 2)), "objects and lists, more than"),
+        (MAX_TEXTS, lambda n: b'[%s"a"]' % (b'"a",' * (n - 1)), "texts, more than"),
+        (MAX_DIGITS, lambda n: b'{"seed": %s}' % (b"1" * n), "more than 256 digits"),
+    ],
+    ids=["values", "containers", "texts", "digits"],
+)
+def test_counts_of_a_body(most: int, build: Any, words: str) -> None:
+    check_raw_limits(build(most))
+    with pytest.raises(ApiError, match=words) as caught:
+        check_raw_limits(build(most + 1))
+    assert (caught.value.status, caught.value.code) == (400, "invalid_json")
+
+
+@pytest.mark.parametrize("text", [b",", b"[", b"{", b'\\",', b"\\\\", b"1"])
+def test_what_is_in_texts_is_not_counted(text: bytes) -> None:
+    check_raw_limits(b'{"prompt": "%s", "n": 1}' % (text * (MAX_VALUES + 1)))
+
+
+def test_a_long_context_may_have_as_many_token_ids() -> None:
+    assert value_limit(512) == MAX_VALUES
+    assert value_limit(1_000_000) == 2_000_000
+    check_raw_limits(b"[%s1]" % (b"1," * 1_000_000), value_limit(1_000_000))
+
+
+@pytest.mark.parametrize("name", ["stop", "bad_words"])
+def test_bytes_of_texts(chat, name: str) -> None:
+    most = MAX_BYTES[name]
+    half = "é" * (most // 4)
+    assert chat(**{name: [half, half]}).status_code == 200
+    refused(chat(**{name: [half, half, "x"]}), name, f"{most + 1} bytes, more than the {most}")
+
+
+def test_texts_to_cut_are_not_of_any_length(complete, ask, engine: FakeEngine) -> None:
+    most = 1 << 20
+    assert complete(prompt="x" * most, truncate_prompt_tokens=5).status_code == 200
+    answer = complete(prompt="x" * (most + 1), truncate_prompt_tokens=5)
+    refused(answer, "prompt", f"{most + 1} bytes, and the server tokenizes at most {most}")
+    refused(ask("POST", "/tokenize", json={"prompt": "x" * (most + 1)}), "prompt", "tokenizes at most")
+    engine.max_model_len = most
+    assert ask("POST", "/tokenize", json={"prompt": "x" * (most + 1)}).status_code == 200
+
+
+def test_number_of_unknown_fields(complete) -> None:
+    refused(complete(**{f"k{i}": 1 for i in range(65_537)}), None, "more than 65536 unknown fields")
+
+
+def test_number_of_logprobs_of_prompts(complete) -> None:
+    answer = complete(prompt="x" * 400, n=1000, logprobs=5, echo=True)
+    refused(answer, "prompt_logprobs", "2406000 logprobs of prompts were asked for")

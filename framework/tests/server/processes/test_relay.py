@@ -87,6 +87,18 @@ def test_each_process_gets_the_outputs_of_its_own_requests() -> None:
     run(test)
 
 
+def test_all_sequences_of_a_request_belong_to_its_process() -> None:
+    async def test(processes: Processes, child: FakeChild) -> None:
+        processes.relay.receive(A, m.NewRequest("a1", [1], SamplingParams(), siblings=[m.Sibling("a2")]))
+        (sent,) = child.sent
+        assert sent.ids == ["a1", "a2"]
+        child.say(step("a2", "a1"))
+        await settled()
+        assert ids(processes.take(A, m.StepOutputs)) == [["a2", "a1"]]
+
+    run(test)
+
+
 def test_what_has_ended_or_was_aborted_is_nobodys() -> None:
     async def test(processes: Processes, child: FakeChild) -> None:
         processes.new(A, "a1", "a2", "a3")

@@ -51,7 +51,7 @@ def router(context: ServerContext) -> APIRouter:
         body = await read_body(request, MessagesRequest)
         model, adapter = context.select_model(body.model)
         context.require_task("generate")
-        chat = to_chat_request(body)
+        chat = await context.convert(lambda: to_chat_request(body), len(body.messages))
         prompt, parsing = await render_chat(context, chat)
         job = make_job(context, chat, [prompt], adapter, parsing)
         return await respond(context, request, MessageResponseBuilder(job, model, parsing), stream=bool(body.stream))
@@ -63,7 +63,8 @@ def router(context: ServerContext) -> APIRouter:
     async def count_tokens(request: Request) -> Response:
         body = await read_body(request, CountTokensRequest)
         context.select_model(body.model)
-        return json_response({"input_tokens": len(await chat_prompt_ids(context, to_chat_request(body)))})
+        chat = await context.convert(lambda: to_chat_request(body), len(body.messages))
+        return json_response({"input_tokens": len(await chat_prompt_ids(context, chat))})
 
     return routes
 

@@ -35,6 +35,8 @@ def set_up_logs(settings: ServerSettings) -> None:
     logs.configure(settings.log_format, settings.log_level, request_id, settings.log_config_file)
 
 
+MAX_PARAMS_CHARS = 16_384
+"""Of a job's parameters, which are written with each of its prompts."""
 MAX_ERROR_CHARS = 300
 QUOTED = re.compile(r"(?<!\w)(?:'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\")", re.DOTALL)
 """Pattern of a quoted text, as ``repr`` writes it. An apostrophe follows a letter and does not match."""
@@ -154,6 +156,7 @@ def log_job(settings: ServerSettings, tokenizer: ServedTokenizer, job: Job) -> N
     if not settings.enable_log_requests:
         return
     max_chars = settings.max_log_len
+    params = repr(job.params)  # once, since it may hold as many token ids as the vocabulary
     for number, ids in enumerate(job.prompts):
         # A token is seldom without any character, and texts of that many tokens are cut all the same.
         text = tokenizer.decode(ids if max_chars is None else ids[:max_chars])
@@ -161,7 +164,7 @@ def log_job(settings: ServerSettings, tokenizer: ServedTokenizer, job: Job) -> N
             "job": f"{job.id}-{number}",
             "prompt": text[:max_chars],
             "prompt_tokens": len(ids),
-            "params": repr(job.params),
+            "params": params if len(params) <= MAX_PARAMS_CHARS else f"{params[:MAX_PARAMS_CHARS]}…",
         }
         prompt_logger.info(
             "request %s: prompt %r (%d tokens), %s",

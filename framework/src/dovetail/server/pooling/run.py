@@ -19,6 +19,7 @@ from dovetail.server.generate.chunks import usage
 from dovetail.server.generate.client_connection import ClientDisconnectedError, run_while_connected
 from dovetail.server.generate.job_builder import check_priority
 from dovetail.server.generate.response_builders import json_response
+from dovetail.server.generate.run import STARTED_AT_ONCE
 from dovetail.server.generation_job import Job
 from dovetail.server.http.errors import ApiError
 from dovetail.server.observe.request_records import JobObserver
@@ -82,8 +83,12 @@ async def _pool_all(context: ServerContext, job: Job, params: PoolingParams) -> 
             context.admission.release(ticket, ended)
             return pooled
 
-        tasks = [asyncio.create_task(one(number)) for number in range(len(job.prompts))]
+        tasks: list[asyncio.Task[Pooled]] = []
         try:
+            for number in range(len(job.prompts)):
+                tasks.append(asyncio.create_task(one(number)))
+                if number % STARTED_AT_ONCE == STARTED_AT_ONCE - 1:
+                    await asyncio.sleep(0)  # they begin, and others have their turn
             return await asyncio.gather(*tasks)
         finally:
             for task in tasks:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +12,7 @@ from dovetail.server.http.error_fields import rename_error_fields
 from dovetail.server.http.errors import ApiError
 from dovetail.server.prompts.encoding import encode_prompt
 from dovetail.server.prompts.infilling import build_infill_prompt
+from dovetail.server.protocol.content import content_text
 from dovetail.server.protocol.requests import ChatCompletionRequest, CompletionRequest
 from dovetail.server.settings import RESERVED_TEMPLATE_KWARGS
 from dovetail.server.tools.legacy_functions import FIELD_NAMES, upgrade_request
@@ -68,7 +69,8 @@ async def render_chat(context: ServerContext, body: ChatCompletionRequest) -> tu
         special, truncate = bool(body.add_special_tokens), body.truncate_prompt_tokens is not None
         return encode_prompt(context, prompt, add_special_tokens=special, param="messages", truncate=truncate), prompt
 
-    ids, prompt = await context.run_in_worker(render)
+    size = sum(len(content_text(message.content)) for message in body.messages)
+    ids, prompt = await context.run_in_worker(render, size)
     return ids, replace(parsing, prompt=prompt[-PROMPT_TAIL_CHARS:])
 
 
@@ -100,7 +102,9 @@ async def completion_prompts(context: ServerContext, body: CompletionRequest) ->
         suffix = encode_prompt(context, body.suffix, add_special_tokens=False, param="suffix", truncate=truncate)
         return build_infill_prompt(context.engine.tokenizer, ids, suffix)
 
-    return await context.run_in_worker(lambda: [ids_of(prompt) for prompt in body.prompt])
+    suffix_size = len(body.suffix or "")
+    prompts: Sequence[str | list[int]] = body.prompt
+    return await context.map_in_worker(ids_of, prompts, lambda prompt: len(prompt) + suffix_size)
 
 
 async def prompt_texts(context: ServerContext, body: CompletionRequest, prompts: list[list[int]]) -> list[str]:
@@ -112,7 +116,7 @@ async def prompt_texts(context: ServerContext, body: CompletionRequest, prompts:
         given = zip(body.prompt, prompts, strict=True)
         return [text if untruncated and isinstance(text, str) else decode(ids) for text, ids in given]
 
-    return await context.run_in_worker(texts)
+    return await context.run_in_worker(texts, 4 * sum(map(len, prompts)))
 
 
 def _check_template_allowed(context: ServerContext, body: ChatCompletionRequest) -> None:

@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from dovetail.server.http.errors import describe
-from dovetail.server.protocol.base import Body
+from dovetail.server.protocol.base import Body, Items
 
 TEXT_TYPES = ("text", "input_text", "output_text")
 """Types of text parts, on the chat route and in the Responses API, whose parts some clients send to the chat route."""
@@ -74,7 +74,7 @@ _PART = {
     ]
 }
 Content = Annotated[
-    str | list[ContentPart] | None,
+    str | Items[ContentPart] | None,
     BeforeValidator(_read_content),
     WithJsonSchema({"anyOf": [_TEXT, {"type": "array", "items": _PART}, {"type": "null"}]}),
 ]

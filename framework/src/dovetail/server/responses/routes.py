@@ -39,7 +39,8 @@ def router(context: ServerContext) -> APIRouter:
         context.require_task("generate")
         store_response = await _should_store(context, body)
         input_items = await _input_items(context, body)
-        chat = to_chat_request(body, await _previous_items(context, body) + input_items)
+        items = await _previous_items(context, body) + input_items
+        chat = await context.convert(lambda: to_chat_request(body, items), len(items))
         with rename_error_fields(FIELD_NAMES):
             prompt, parsing = await render_prompt(context, body, chat)
             job = make_job(context, chat, [prompt], adapter, parsing)
@@ -59,7 +60,8 @@ def router(context: ServerContext) -> APIRouter:
     async def count_input_tokens(request: Request) -> Response:
         body = await read_body(request, ResponsesRequest)
         context.select_model(body.model)
-        chat = to_chat_request(body, await _previous_items(context, body) + await _input_items(context, body))
+        items = await _previous_items(context, body) + await _input_items(context, body)
+        chat = await context.convert(lambda: to_chat_request(body, items), len(items))
         with rename_error_fields(FIELD_NAMES):
             prompt, _ = await render_prompt(context, body, chat)
         return json_response({"object": "response.input_tokens", "input_tokens": len(prompt)})

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Discriminator, Field, Tag
 
 from dovetail.server.http.errors import ApiError, describe
-from dovetail.server.protocol.base import Body
+from dovetail.server.protocol.base import Body, Items
 from dovetail.server.tools.provider_tools import drop_provider_tools
 
 SEPARATOR = "__"
@@ -72,7 +72,7 @@ class NamespaceTool(Body):
     type: Literal["namespace"]
     name: Name
     description: str = ""
-    tools: Annotated[list[FunctionTool], BeforeValidator(_functions)]
+    tools: Annotated[Items[FunctionTool], BeforeValidator(_functions)]
 
 
 class ChosenFunction(Body):
@@ -88,11 +88,11 @@ class AllowedFunctions(Body):
 
     type: Literal["allowed_tools"]
     mode: Literal["auto", "required"]
-    tools: list[ChosenFunction] = Field(min_length=1)
+    tools: Items[ChosenFunction] = Field(min_length=1)
 
 
 Tools = Annotated[
-    list[
+    Items[
         Annotated[
             Annotated[FunctionTool, Tag("[function]")] | Annotated[NamespaceTool, Tag("[namespace]")],
             Discriminator(
