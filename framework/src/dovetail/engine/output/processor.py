@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from dataclasses import dataclass, field
 
 import msgspec
@@ -16,6 +17,10 @@ from dovetail.engine.request.parameter_rules import MAX_SEED
 from dovetail.engine.request.params import SamplingParams
 from dovetail.engine.text.bad_words import encode_bad_words
 from dovetail.engine.text.tokenizer import Tokenizer
+from dovetail.utils.panics import reraise_control_flow
+
+
+logger = logging.getLogger("dovetail.engine")
 
 
 @dataclass(slots=True)
@@ -99,7 +104,7 @@ class OutputProcessor:
             if found is None:  # aborted while this was on its way
                 continue
             completion, group = found
-            delta = completion.build_delta(output)
+            delta = self._build_delta(completion, output)
             if delta.finish_reason is not None:
                 if output.finish_reason is None:
                     aborts.append(output.id)
@@ -109,6 +114,16 @@ class OutputProcessor:
             elif best := group.best_of.add(delta):
                 deltas[group.id] = best
         return deltas, aborts
+
+    @staticmethod
+    def _build_delta(completion: Completion, output: TokenOutput) -> Delta:
+        """What an output adds to a completion. If that cannot be told, the completion ends with an error, alone."""
+        try:
+            return completion.build_delta(output)
+        except BaseException as error:
+            reraise_control_flow(error)
+            logger.error("the output of request %s cannot be converted", output.id, exc_info=error)
+            return Delta(completion.index, "", [], "error", error="the output could not be converted to text")
 
     def _forget(self, child_id: str, group: _Group) -> None:
         del self._completions[child_id]

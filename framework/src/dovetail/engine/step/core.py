@@ -267,6 +267,9 @@ class EngineCore:
             pooling_params=pooling,
         )
         check_allowed_tokens(params, new.bad_words, request.end_token_ids)
+        # What its own data could break in a step is tried here, where it ends this request alone.
+        get_sampling_flags(request)
+        self.sampling.check(request)
         self.resources.attach(request, new)
         self.requests[new.id] = request
         self.scheduler.add(request)
