@@ -31,7 +31,7 @@ from dovetail.server.processes.relay import Relay, RelayedEngine
 from dovetail.server.processes.relay_messages import Listening, Register, Shutdown, StateAck, WorkerSetup, decode_to_hub
 from dovetail.server.processes.signals import Signals, run_until_signal
 from dovetail.server.settings import ServerSettings
-from dovetail.server.stored.store import create_store_file
+from dovetail.server.stored.database import create_store_file
 from dovetail.utils import logs
 from dovetail.utils.panics import reraise_control_flow
 
