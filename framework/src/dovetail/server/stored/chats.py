@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from dovetail.server.stored.database import StoreUnavailableError
+from dovetail.server.stored.database import TOO_LARGE, StoreUnavailableError
 from dovetail.server.stored.pagination import Paging
 from dovetail.server.stored.store import DuplicateIdError, MissingError, Store
 
@@ -50,7 +50,7 @@ class ChatStore:
             db.execute(PUT, (chat["id"], chat["created"], chat["model"], sum(map(len, parts)), *parts))
             self._store.evict(db)
             if _get(db, chat["id"]) is None:
-                raise StoreUnavailableError("it is larger than all that is kept (--max-stored-response-bytes)")
+                raise StoreUnavailableError(TOO_LARGE)
 
         await self._store.run(put, size=lambda: sum(map(len, encode())))
 

@@ -3,6 +3,7 @@
 Rollback journals, and no write-ahead log: what a log holds can only leave it with room for the database to grow, so on a
 full disk not even deleting would work. A journal of deletions is a few pages. For a file that this process alone has it
 is in memory; processes that share one need it on the disk, should one of them be killed, where its room is kept.
+Pages are written at the end of a transaction alone: SQLite forgets a journal in memory when it fails before.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ JOURNAL_BYTES = 1 << 20
 SCHEMA = """
 PRAGMA synchronous = OFF;
 PRAGMA temp_store = MEMORY;
+PRAGMA cache_spill = OFF;
 PRAGMA foreign_keys = ON;
 CREATE TABLE IF NOT EXISTS responses (
     id TEXT PRIMARY KEY,
@@ -75,6 +77,7 @@ REASONS = {
 }
 WITHOUT_ROOM = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
 """Failures for want of room: a limit of the size of files is reported as an I/O error."""
+TOO_LARGE = "it has no room beside what must stay (--max-stored-response-bytes)"
 DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from dovetail.server.stored.database import StoreUnavailableError
+from dovetail.server.stored.database import TOO_LARGE, StoreUnavailableError
 from dovetail.server.stored.store import UNFINISHED, DuplicateIdError, MissingError, Store
 
 Response = dict[str, Any]
@@ -79,7 +79,7 @@ class ResponseStore:
             self._insert(db, row)
             self._store.evict(db)
             if not _exists(db, row.id):
-                raise StoreUnavailableError("it is larger than all that is kept (--max-stored-response-bytes)")
+                raise StoreUnavailableError(TOO_LARGE)
 
         await self._store.run(put, size=lambda: encode().size)
 

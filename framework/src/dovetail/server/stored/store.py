@@ -123,13 +123,15 @@ class Store:
         raise StoreUnavailableError(reason)
 
     def _make_room(self, size: int) -> bool:
-        """Delete the least used entries. Returns whether there were any.
+        """Delete the least used entries. Returns whether there were any, and enough of them.
 
         Args:
             size: bytes to free, of what was counted for the entries.
         """
         try:
             with self._transaction("IMMEDIATE") as db:
+                if db.execute(TOTALS).fetchone()[1] < size:
+                    return False
                 left = size
                 while left > 0 and (freed := _delete_least_used(db)) is not None:
                     left -= freed
