@@ -19,7 +19,6 @@ from dovetail.engine.text.bad_words import encode_bad_words
 from dovetail.engine.text.tokenizer import Tokenizer
 from dovetail.utils.panics import reraise_control_flow
 
-
 logger = logging.getLogger("dovetail.engine")
 
 
