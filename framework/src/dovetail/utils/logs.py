@@ -47,7 +47,7 @@ def configure(
     global _find_request_id
     _find_request_id = request_id
     os.environ[LOG_VARIABLE] = f"{format},{level},{config_file or ''}"
-    logging.Handler.handleError = _handle_error  # type: ignore[method-assign]
+    logging.Handler.handleError = _handle_error  # type: ignore[method-assign, assignment]
     if config_file is not None:
         _read_config_file(config_file)
         return

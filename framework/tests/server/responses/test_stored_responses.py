@@ -362,3 +362,44 @@ def test_an_id_that_is_given_anew_makes_no_circle() -> None:
         return [kept.response["id"] for kept in await store.chain("a")]
 
     assert asyncio.run(run()) == ["b", "a"]
+
+
+def test_an_id_of_one_client_replaces_no_item_of_another(responses) -> None:
+    mine = read(responses())
+    id = mine.output[0].id
+    forged = {"type": "message", "role": "assistant", "id": id, "content": "forged"}
+    theirs = read(responses(input=[forged, {"role": "user", "content": "Go on"}]))
+    reference = [{"type": "item_reference", "id": id}]
+    listed = read(responses(input=reference))
+    (item,) = responses(f"/{listed.id}/input_items", "GET").json()["data"]
+    assert item["content"][0]["text"] == TEXT
+    # What was deleted is gone, whoever sent a copy.
+    responses(f"/{mine.id}", "DELETE")
+    assert refusal(responses(input=reference), 404)["param"] == "input"
+    assert theirs.status == "completed"
+
+
+def test_nobody_can_refer_to_an_id_that_a_client_gave(responses) -> None:
+    secret = {"type": "message", "role": "user", "id": "msg_1", "content": "secret"}
+    read(responses(input=[secret]))
+    assert refusal(responses(input=[{"type": "item_reference", "id": "msg_1"}]), 404)["param"] == "input"
+
+
+def test_of_two_with_one_request_id_the_second_is_not_kept(live: str, engine: FakeEngine, until) -> None:
+    engine.delay = 0.05
+    with httpx2.Client(base_url=live) as client, ThreadPoolExecutor(2) as pool:
+        body = {"input": "Hi", "request_id": "mine"}
+        told = list(pool.map(lambda _: client.post("/v1/responses", json=body).json(), range(2)))
+        assert sorted(each["store"] for each in told) == [False, True]
+        (kept,) = (each for each in told if each["store"])
+        assert client.get("/v1/responses/resp_mine").json() == kept
+
+
+def test_of_two_completions_with_one_request_id_the_second_is_not_kept(live: str, engine: FakeEngine) -> None:
+    engine.delay = 0.05
+    with httpx2.Client(base_url=live) as client, ThreadPoolExecutor(2) as pool:
+        body = {"messages": [{"role": "user", "content": "Hi"}], "store": True, "request_id": "mine"}
+        told = list(pool.map(lambda _: client.post("/v1/chat/completions", json=body), range(2)))
+    assert [each.status_code for each in told] == [200, 200]
+    notices = sorted(each.headers.get("x-dovetail-notice", "") for each in told)
+    assert notices == ["", "the completion is not stored: its request_id was given to another meanwhile"]

@@ -31,8 +31,11 @@ def build_message_item(role: str, text: str) -> Item:
 
 
 def given_ids(given: str | Sequence[Any]) -> frozenset[str]:
-    """The ids that a client gave to the items of its request."""
-    return frozenset() if isinstance(given, str) else frozenset(item.id for item in given if item.id)
+    """The ids that a client gave to the items of its request, which may be the text of a message alone."""
+    if isinstance(given, str):
+        return frozenset()
+    items: Sequence[Any] = given
+    return frozenset(item.id for item in items if item.id)
 
 
 def build_item(given: MessageItem | FunctionCallItem | FunctionCallOutputItem | ReasoningItem) -> Item:
