@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import os
+import resource
+import signal
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -396,3 +399,31 @@ def test_a_file_may_begin_with_a_byte_order_mark(tmp_path: Path, encoding: str) 
     assert lines.count == 2
     assert [(one.number, one.custom_id) for one in found] == [(1, "a"), (2, "b")]
     assert all(isinstance(one, BatchRequest) and json.loads(one.body)["prompt"] == "é" for one in found)
+
+
+def test_a_full_disk_under_the_output_loses_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "out"
+    output = BatchOutput(str(path))
+    entry = {"id": "a", "custom_id": "one", "response": {"status_code": 200, "body": "x" * 100}, "error": None}
+    output.add(entry)
+    size = path.stat().st_size
+    before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 10, before[1]))
+    try:
+        with pytest.raises(DovetailError, match=r"cannot write .*go on with --resume"):
+            output.add({**entry, "custom_id": "two"})
+        output.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    resumed = BatchOutput(str(path), resume=True)
+    assert resumed.done == {"one"}
+    resumed.close()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_a_full_disk_under_a_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    with open(os.open("/dev/full", os.O_WRONLY), "w") as full:
+        monkeypatch.setattr("sys.stdout", full)
+        with pytest.raises(DovetailError, match="cannot write standard output: No space left on device"):
+            BatchOutput("-").add({"id": "a"})

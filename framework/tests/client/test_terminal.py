@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import pty
 import signal
 import sys
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 from server_fakes import WORDS, FakeEngine, serving
@@ -19,7 +23,7 @@ from dovetail.client.chat import run_chat
 from dovetail.client.complete import run_completion
 from dovetail.client.http import ChatClient, ClientError, Piece
 from dovetail.client.thinking import split_thoughts
-from dovetail.client.views import finished_length
+from dovetail.client.views import MarkdownView, PlainView, View, finished_length
 from dovetail.server.settings import ServerSettings
 
 TEXT = "".join(WORDS)
@@ -226,3 +230,87 @@ def test_the_command_takes_the_key_of_the_environment(
         assert capsys.readouterr().out == "Paris is\n"
         assert main(["complete", "--url", url, "--prompt", "x", "--api-key", "wrong"]) == 1
         assert "give the key with --api-key" in capsys.readouterr().err
+
+
+# What a server says must not reach the terminal's own commands.
+
+SEQUENCES = (
+    "\x1b]0;owned\x07",
+    "\x1b[2J",
+    "\x9b31m",
+    "\x1b]52;c;b3duZWQ=\x07",
+    "&#27;]0;owned&#7;",
+    "\ud800",
+    " safe\r\n",
+)
+
+
+class FakeTerminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("rich", [False, True])
+def test_answers_have_no_control_characters_in_a_terminal(monkeypatch: pytest.MonkeyPatch, rich: bool) -> None:
+    if rich:
+        console = pytest.importorskip("rich.console")
+        shown = FakeTerminal()
+        view: View = MarkdownView(console.Console(file=shown, force_terminal=True, color_system=None, width=200))
+    else:
+        shown = FakeTerminal()
+        monkeypatch.setattr("sys.stdout", shown)
+        view = PlainView(terminal=True)
+    view.show(Piece(text, thought) for thought in (True, False) for text in SEQUENCES)
+    text = shown.getvalue()
+    for sequence in ("\x1b]", "\x9b", "\x07", "\x1b[2J\x9b", "\ud800"):
+        assert sequence not in text.replace("\x1b[2K", "")
+    assert "safe" in text
+    assert "\\x1b]0;owned\\x07" in text
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_completions_have_none_in_a_terminal_and_all_in_a_pipe(
+    live: str, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch, terminal: bool
+) -> None:
+    engine.words = ("\x1b]0;owned\x07", "\x9b31m")
+    shown = FakeTerminal() if terminal else io.StringIO()
+    monkeypatch.setattr("sys.stdout", shown)
+    run_completion(live, "x")
+    assert shown.getvalue() == ("\\x1b]0;owned\\x07\\x9b31m\n" if terminal else "\x1b]0;owned\x07\x9b31m\n")
+
+
+class HostileHandler(BaseHTTPRequestHandler):
+    """Names its model, and refuses, with sequences for terminals."""
+
+    def do_GET(self) -> None:
+        self._say(200, {"data": [{"id": "m\x1b]0;owned\x07\n2"}]})
+
+    def do_POST(self) -> None:
+        self._say(400, {"error": {"message": "no\x1b[2J\n\x9b31m " + "x" * 10**6}})
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def _say(self, status: int, body: Any) -> None:
+        raw = json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(raw)))
+        self.end_headers()
+        self.wfile.write(raw)
+
+
+@pytest.mark.parametrize("command", ["chat", "complete"])
+def test_errors_of_servers_are_one_clean_line(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    server = HTTPServer(("127.0.0.1", 0), HostileHandler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        url = f"http://127.0.0.1:{server.server_address[1]}"
+        assert main([command, "--url", url, "--prompt", "x"]) == 1
+    finally:
+        server.shutdown()
+        server.server_close()
+    error = capsys.readouterr().err.removesuffix("\n")
+    assert error.startswith("error: the server refused: no\\x1b[2J \\x9b31m xxx")
+    assert error.isprintable()
+    assert len(error) < 1500

@@ -111,7 +111,7 @@ class FakeEngine:
     delay: float = 0.0
     fail_at: int = -1
     """The step that raises ``failure``."""
-    failure: Exception | Delta = field(default_factory=lambda: RuntimeError("secret detail"))
+    failure: BaseException | Delta = field(default_factory=lambda: RuntimeError("secret detail"))
     max_model_len: int = 512
     default_params: dict[str, Any] = field(default_factory=dict)
     eos_ids: frozenset[int] = frozenset()

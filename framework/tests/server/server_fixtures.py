@@ -16,7 +16,7 @@ from server_fakes import FakeEngine, serving, serving_app, until
 from dovetail.server.app import build_app
 from dovetail.server.observe.counters import Counters
 from dovetail.server.settings import ServerSettings
-from dovetail.server.stored.store import create_store_file
+from dovetail.server.stored.database import create_store_file
 
 
 @pytest.fixture

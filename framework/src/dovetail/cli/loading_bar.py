@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from dovetail.utils import logs
+from dovetail.utils.terminal import printable_line
 
 if TYPE_CHECKING:
     from dovetail.kernel.plan import Plan
@@ -26,7 +27,7 @@ class LoadingBar:
 
     def __init__(self, plan: Plan) -> None:
         files = plan.checkpoint.files
-        self.name = os.path.basename(files[0] if len(files) == 1 else plan.checkpoint.path.rstrip("/"))
+        self.name = printable_line(os.path.basename(files[0] if len(files) == 1 else plan.checkpoint.path.rstrip("/")))
         self.count = len(files)
         self.size = sum(os.path.getsize(file) for file in files if os.path.isfile(file))
         self._drawn = sys.stderr.isatty() and not logs.writes_json()

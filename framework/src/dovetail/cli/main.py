@@ -11,6 +11,7 @@ from importlib import import_module
 from dovetail.api.errors import DovetailError, UsageError
 from dovetail.cli.parsing.parser import CommandParser
 from dovetail.python_path import leave_working_directory
+from dovetail.utils.terminal import NO_ROOM, discard_output, printable_line, say
 
 COMMANDS = {
     "serve": "serve a model over HTTP, with OpenAI's API",
@@ -36,17 +37,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = "--debug" in argv
     command = next((a for a in argv if not a.startswith("-")), None)
     try:
-        return _run(argv, command)
+        code = _run(argv, command)
+        sys.stdout.flush()  # while what fails can still be told
+        return code
     except DovetailError as error:
         if debug:
             traceback.print_exception(error)
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        say(f"error: {printable_line(' '.join(str(error).split()))}")
         return error.exit_code
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # the reader of our output has left, `| head` for one
         sys.stderr.close()
         return 141
+    except OSError as error:
+        if error.filename is not None or error.errno not in NO_ROOM:
+            raise
+        say(f"error: the output cannot be written: {error.strerror}")
+        discard_output(sys.stdout)
+        return 1
 
 
 def build_parser(complete: Collection[str]) -> CommandParser:

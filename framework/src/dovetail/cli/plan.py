@@ -18,6 +18,7 @@ from dovetail.kernel.resolve import resolve
 from dovetail.server.settings import ServerSettings
 from dovetail.utils.arguments import use_foreign_options
 from dovetail.utils.flags import add_flags, read_flags
+from dovetail.utils.terminal import printable_json, printable_line, printable_lines
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,9 +44,9 @@ def run(args: argparse.Namespace) -> int:
     with contextlib.redirect_stdout(sys.stderr):  # plugins may print while they are imported
         plan = resolve(options, registry)
         template = None if args.json else find_template(plan, getattr(args, "chat_template", None))
-    print(plan.model_dump_json(indent=2) if args.json else render(plan, template))
+    print(printable_json(plan.model_dump_json(indent=2)) if args.json else printable_lines(render(plan, template)))
     for warning in plan.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+        print(f"warning: {printable_line(str(warning))}", file=sys.stderr)
     return 0
 
 

@@ -17,6 +17,7 @@ from packaging.utils import canonicalize_name
 from dovetail.api.errors import UsageError
 from dovetail.kernel.discovery import Plugin
 from dovetail.kernel.registry import Registry
+from dovetail.utils.terminal import printable_json, printable_line, printable_lines
 
 MANY = 4
 """Up to this many parts of one kind and plugin are listed one by one; more are listed in one line."""
@@ -69,7 +70,12 @@ def _plugin_facts(plugin: Plugin) -> dict[str, Any]:
 
 
 def _print_json(value: Any) -> None:
-    print(json.dumps(value, indent=2))
+    print(printable_json(json.dumps(value, indent=2)))
+
+
+def _print(text: str) -> None:
+    """Print lines that hold what plugins say of themselves."""
+    print(printable_lines(text))
 
 
 def _list(args: argparse.Namespace, registry: Registry) -> int:
@@ -82,19 +88,19 @@ def _list(args: argparse.Namespace, registry: Registry) -> int:
         _print_json({"plugins": [_plugin_facts(p) for p in registry.plugins], "conflicts": conflicts})
         return 0
     for plugin in registry.plugins:
-        print(f"{plugin.distribution} {plugin.version}  {plugin.summary}")
+        _print(f"{plugin.distribution} {plugin.version}  {plugin.summary}")
         if plugin.status != "ok":
-            print(f"  {plugin.status}: {plugin.reason}")
+            _print(f"  {plugin.status}: {plugin.reason}")
         counts = Counter(card.kind for card in plugin.cards)
         for card in plugin.cards:
             note = "  (in conflict, not used)" if (card.kind, card.name) in conflicted else ""
             if args.all or counts[card.kind] <= MANY or note:
-                print(f"  {card.kind:<10} {card.name:<16} rank {card.rank:<4} {card.summary}{note}")
+                _print(f"  {card.kind:<10} {card.name:<16} rank {card.rank:<4} {card.summary}{note}")
         for kind, count in counts.items():
             if count > MANY and not args.all:
-                print(_names_line(kind, [card.name for card in plugin.cards if card.kind == kind]))
+                _print(_names_line(kind, [card.name for card in plugin.cards if card.kind == kind]))
     for conflict in registry.conflicts:
-        print(f"warning: {conflict}, so neither is used; {conflict.hint}", file=sys.stderr)
+        print(printable_line(f"warning: {conflict}, so neither is used; {conflict.hint}"), file=sys.stderr)
     return 0
 
 
@@ -130,13 +136,13 @@ def _show(args: argparse.Namespace, registry: Registry) -> int:
         cards = facts.pop("cards")
         for key, value in facts.items():
             if value:
-                print(f"{key:<14} {value}")
+                _print(f"{key:<14} {value}")
         for card in cards:
-            print(f"\n{card.pop('kind')} {card.pop('name')}")
+            _print(f"\n{card.pop('kind')} {card.pop('name')}")
             for key, value in card.items():
                 if value not in (None, "", [], {}):
                     shown = ", ".join(map(str, value)) if isinstance(value, (list, dict)) else value
-                    print(f"  {key:<14} {shown}")
+                    _print(f"  {key:<14} {shown}")
         print()
     return 0
 
@@ -151,13 +157,13 @@ def _doctor(args: argparse.Namespace, registry: Registry) -> int:
         _print_json({"healthy": healthy, "findings": [f.model_dump() for f in findings]})
     else:
         for finding in findings:
-            print(finding)
+            _print(str(finding))
         if args.debug:
             for plugin in registry.quarantined_plugins:
-                print(f"\n{plugin.name}\n{plugin.detail}")
+                _print(f"\n{plugin.name}\n{plugin.detail}")
         broken = {f.subject for f in findings if f.severity == "error"}
         working = sum(p.status == "ok" and p.name not in broken for p in registry.plugins)
-        print(f"{working} of {len(registry.plugins)} plugins load{'' if healthy else '; see the errors above'}")
+        _print(f"{working} of {len(registry.plugins)} plugins load{'' if healthy else '; see the errors above'}")
     return 0 if healthy else 1
 
 
@@ -168,5 +174,5 @@ def _new(args: argparse.Namespace) -> int:
     if args.json:
         _print_json({"path": str(path)})
     else:
-        print(f"wrote {path}; next: cd {path} && pip install -e '.[test]' && pytest")
+        _print(f"wrote {path}; next: cd {path} && pip install -e '.[test]' && pytest")
     return 0

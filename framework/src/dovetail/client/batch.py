@@ -11,7 +11,7 @@ import httpx2
 import msgspec
 
 from dovetail.client.batch_file import BatchOutput, BatchRequest, Fault, answer_entry, error_entry, is_success
-from dovetail.client.http import ClientError
+from dovetail.client.http import ClientError, shorten
 
 BUSY = (429, 503)
 """Statuses after which a retry may succeed."""
@@ -38,7 +38,7 @@ class Tally:
     def fail(self, number: int, reason: str) -> None:
         self.failed += 1
         if len(self.faults) < SHOWN_FAULTS:
-            self.faults.append(f"line {number}: {reason}")
+            self.faults.append(f"line {number}: {shorten(reason)}")
 
 
 class Batch:
@@ -144,5 +144,5 @@ def _retry_after(answer: httpx2.Response) -> float | None:
 
 def _message(answer: httpx2.Response) -> str:
     with contextlib.suppress(ValueError, KeyError, TypeError):
-        return str(answer.json()["error"]["message"])
-    return answer.reason_phrase or answer.text[:200]
+        return shorten(str(answer.json()["error"]["message"]))
+    return shorten(answer.reason_phrase or answer.text[:200])

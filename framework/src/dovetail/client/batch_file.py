@@ -17,6 +17,7 @@ import msgspec
 
 from dovetail.api.errors import DovetailError, UsageError
 from dovetail.api.text import read_lines
+from dovetail.utils.terminal import discard_output
 
 STANDARD = "-"
 """The file name for standard input and output."""
@@ -202,7 +203,8 @@ class BatchOutput:
                 if not resume:
                     raise UsageError(f"{name} is there already", "go on with it by --resume, or remove it")
                 self.done = _remove_failures(path)
-            self._file = open(path, "ab")  # noqa: SIM115 - open for as long as the batch runs
+            # Without a buffer: what could not be written must not be tried again when the file is closed.
+            self._file = open(path, "ab", buffering=0)  # noqa: SIM115 - open for as long as the batch runs
         except OSError as error:
             raise self._unwritable(error) from None
 
@@ -212,12 +214,16 @@ class BatchOutput:
         Raises:
             DovetailError: it cannot be written.
         """
+        line = memoryview(msgspec.json.encode(entry) + b"\n")
         try:
-            self._file.write(msgspec.json.encode(entry) + b"\n")
+            while line:
+                line = line[self._file.write(line) :]
             self._file.flush()
         except BrokenPipeError:
             raise
         except OSError as error:
+            if self.name == STANDARD:
+                discard_output(sys.stdout)
             raise self._unwritable(error) from None
 
     def close(self) -> None:
@@ -226,6 +232,10 @@ class BatchOutput:
             self._file.close()
 
     def _unwritable(self, error: OSError) -> DovetailError:
+        if self.name == STANDARD:
+            return DovetailError(
+                f"cannot write standard output: {error.strerror}", "make room, or name a file after -o"
+            )
         return DovetailError(
             f"cannot write {self.name}: {error.strerror}", "make room or correct the path, then go on with --resume"
         )

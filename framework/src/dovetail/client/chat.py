@@ -11,6 +11,7 @@ from dovetail.api.errors import DovetailError
 from dovetail.client.http import ChatClient, ClientError, Message, Piece
 from dovetail.client.thinking import split_thoughts
 from dovetail.client.views import View, make_view
+from dovetail.utils.terminal import printable_line
 
 PROMPT = "> "
 QUOTES = '"""'
@@ -87,7 +88,7 @@ class Chat:
         elif command == "/help":
             print(HELP)
         elif command.startswith("/") and command[1:].isalpha():
-            print(f"there is no command {command}; see /help", file=sys.stderr)
+            print(f"there is no command {printable_line(command)}; see /help", file=sys.stderr)
         elif line:
             self.ask(line)
 
@@ -128,7 +129,7 @@ def _interact(chat: Chat) -> None:
 
         # Pasted text of several lines is then one question.
         readline.parse_and_bind("set enable-bracketed-paste on")
-    print(f"{chat.model} at {chat.client.url}; /help tells what you can do, Ctrl+D leaves")
+    print(f"{printable_line(chat.model)} at {chat.client.url}; /help tells what you can do, Ctrl+D leaves")
     while True:
         try:
             chat.handle_line(_read())
@@ -139,7 +140,7 @@ def _interact(chat: Chat) -> None:
             chat.messages.clear()
             print("\n(a new conversation)")
         except ClientError as error:
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {printable_line(str(error))}", file=sys.stderr)
 
 
 def _read() -> str:

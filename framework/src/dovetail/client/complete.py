@@ -8,6 +8,7 @@ from typing import Any
 
 from dovetail.api.errors import UsageError
 from dovetail.client.http import ChatClient
+from dovetail.utils.terminal import encodable, printable_answer
 
 
 def run_completion(
@@ -35,11 +36,13 @@ def run_completion(
         text = _read() if prompt is None else prompt
         if not text:
             raise UsageError("the prompt is empty", "give one with --prompt TEXT, or on standard input")
+        show = printable_answer if sys.stdout.isatty() else encodable
         # Closing aborts the completion on the server at once.
         with contextlib.closing(client.stream_completion(text, model=model, **given)) as pieces:
             try:
                 for piece in pieces:
-                    sys.stdout.write(piece.text)
+                    # As it is into files and pipes; a terminal would obey it.
+                    sys.stdout.write(show(piece.text))
                     sys.stdout.flush()
             finally:
                 sys.stdout.write("\n")

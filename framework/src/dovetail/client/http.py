@@ -12,8 +12,11 @@ from urllib.parse import urlsplit
 import httpx2
 
 from dovetail.api.errors import DovetailError, UsageError
+from dovetail.utils.terminal import printable_line
 
 CONNECT_SECONDS = 5.0
+MAX_QUOTED = 1000
+"""Most characters of a server's message that are shown."""
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 REASONING_FIELDS = ("reasoning_content", "reasoning")
 """Fields in which servers send reasoning."""
@@ -152,9 +155,15 @@ class ChatClient:
         try:
             message = _message(answer.json()["error"])
         except (ValueError, KeyError, TypeError):
-            message = f"{answer.status_code} {answer.reason_phrase}"
+            message = shorten(f"{answer.status_code} {answer.reason_phrase}")
         hint = "give the key with --api-key" if answer.status_code == 401 else ""
         raise ClientError(f"the server refused: {message}", hint)
+
+
+def shorten(text: str) -> str:
+    """What a server says, on one line of bounded length, for an error message."""
+    shown = printable_line(" ".join(text[: 2 * MAX_QUOTED].split()))
+    return shown if len(shown) <= MAX_QUOTED and len(text) <= 2 * MAX_QUOTED else shown[:MAX_QUOTED] + "…"
 
 
 def _pieces(event: dict[str, Any]) -> Iterator[Piece]:
@@ -162,14 +171,15 @@ def _pieces(event: dict[str, Any]) -> Iterator[Piece]:
         raise ClientError(f"the server failed: {_message(event['error'])}")
     for choice in event["choices"]:
         if choice.get("text"):
-            yield Piece(choice["text"])
+            yield Piece(str(choice["text"]))
         delta = choice.get("delta") or {}
         thought = next((delta[name] for name in REASONING_FIELDS if delta.get(name)), None)
         if thought:
-            yield Piece(thought, thought=True)
+            yield Piece(str(thought), thought=True)
         if delta.get("content"):
-            yield Piece(delta["content"])
+            yield Piece(str(delta["content"]))
 
 
 def _message(error: Any) -> str:
-    return str(error["message"]) if isinstance(error, dict) else str(error)
+    text = str(error["message"]) if isinstance(error, dict) else str(error)
+    return shorten(text)

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Protocol
 
 from dovetail.client.http import Piece
+from dovetail.utils.terminal import encodable, printable_answer
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -39,10 +40,11 @@ class PlainView:
             for piece in pieces:
                 if piece.thought and not self.terminal:
                     continue
+                shown = printable_answer(piece.text) if self.terminal else encodable(piece.text)
                 if piece.thought != thinking:
                     self._write(DIM if piece.thought else PLAIN + "\n\n")
                     thinking = piece.thought
-                text = piece.text if answered or piece.thought else piece.text.lstrip()
+                text = shown if answered or piece.thought else shown.lstrip()
                 answered = answered or bool(text and not piece.thought)
                 self._write(text)
         finally:
@@ -68,7 +70,7 @@ class MarkdownView:
                 if piece.thought != thinking:
                     self._print_block(live.console, text, thinking)
                     text, thinking = "", piece.thought
-                text += piece.text
+                text += printable_answer(piece.text)
                 done = finished_length(text)
                 self._print_block(live.console, text[:done], thinking)
                 text = text[done:]

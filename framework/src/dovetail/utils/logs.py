@@ -9,17 +9,23 @@ import logging
 import logging.config
 import os
 import sys
+import textwrap
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from dovetail.api.errors import UsageError
+from dovetail.utils.terminal import printable_json, printable_line, printable_lines, say
 
 Format = Literal["text", "json"]
 Level = Literal["debug", "info", "warning", "error", "critical"]
 
 LOG_VARIABLE = "DOVETAIL_LOG"
 """How the processes that a server starts learn of its format, its level, and its file if there is one, with commas between them."""
+
+FAILURE_SECONDS = 60.0
+"""Least time between two lines about a log that cannot be written."""
 
 logger = logging.getLogger("dovetail")
 _find_request_id: Callable[[], str] = str
@@ -41,6 +47,7 @@ def configure(
     global _find_request_id
     _find_request_id = request_id
     os.environ[LOG_VARIABLE] = f"{format},{level},{config_file or ''}"
+    logging.Handler.handleError = _handle_error  # type: ignore[method-assign, assignment]
     if config_file is not None:
         _read_config_file(config_file)
         return
@@ -94,13 +101,34 @@ def announce(text: str, level: int = logging.INFO, *, output: bool = False) -> N
     """
     if writes_json():
         logger.log(level, "%s", text)
+    elif output:
+        print(printable_lines(text), flush=True)
     else:
-        print(text, file=sys.stdout if output else sys.stderr, flush=True)
+        say(printable_lines(text))
 
 
 def current_request_id() -> str:
     """Of the request that is being served, as :func:`configure` was told to find it; empty where there is none."""
     return _find_request_id()
+
+
+_last_failure: dict[type[logging.Handler], float] = {}
+_default_handle_error = logging.Handler.handleError
+
+
+def _handle_error(handler: logging.Handler, record: logging.LogRecord) -> None:
+    """When a log cannot be written, because its disk is full or its reader has left: say so now and then, in a line.
+    logging would print a traceback for each record.
+    """
+    error = sys.exc_info()[1]
+    if not isinstance(error, OSError):
+        _default_handle_error(handler, record)
+        return
+    now = time.monotonic()
+    if now - _last_failure.get(type(handler), -FAILURE_SECONDS) >= FAILURE_SECONDS:
+        _last_failure[type(handler)] = now
+        where = getattr(handler, "baseFilename", "standard error")
+        say(f"warning: the log to {where} cannot be written: {error.strerror or error}")
 
 
 class TextFormatter(logging.Formatter):
@@ -118,6 +146,13 @@ class TextFormatter(logging.Formatter):
         found = self._request_id()
         record.request = f" [{found}]" if found else ""
         return super().format(record)
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  logging's own name
+        # One line, so that nothing that is quoted in it can pass for another.
+        return printable_line(super().formatMessage(record))
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802
+        return textwrap.indent(printable_lines(super().formatException(ei)), "  ")
 
 
 class JsonFormatter(logging.Formatter):
@@ -139,4 +174,4 @@ class JsonFormatter(logging.Formatter):
         shown |= getattr(record, "fields", {})
         if record.exc_info:
             shown["exception"] = self.formatException(record.exc_info)
-        return json.dumps(shown, ensure_ascii=False, default=str)
+        return printable_json(json.dumps(shown, ensure_ascii=False, default=str))

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 
 import httpx2
+import pytest
 from server_fakes import FakeEngine
 
 from dovetail.engine.engine_request import Request
-from dovetail.engine.messages import EngineStats
+from dovetail.engine.messages import EngineStats, Overview
 from dovetail.engine.request.params import SamplingParams
 from dovetail.engine.step.overview import MAX_LISTED_REQUESTS, overview
+from dovetail.server.operations import stats
 from dovetail.server.settings import ServerSettings
 
 STATS = EngineStats(
@@ -89,3 +92,15 @@ def test_an_overview_lists_so_many_and_no_more() -> None:
     assert len(found.requests) == MAX_LISTED_REQUESTS
     assert [r.state for r in found.requests[-2:]] == ["running", "waiting"]
     assert found.num_omitted == 4
+
+
+def test_it_gives_up_on_a_busy_engine(ask, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def busy() -> Overview:
+        await asyncio.sleep(60)
+        raise AssertionError
+
+    monkeypatch.setattr(engine, "overview", busy)
+    monkeypatch.setattr(stats, "ENGINE_SECONDS", 0.05)
+    response = ask("GET", "/stats")
+    assert response.status_code == 503
+    assert response.json()["error"]["code"] == "engine_busy"

@@ -215,7 +215,7 @@ def test_a_prompt_that_fails_fails_the_request(embed, engine: FakeEngine, refuse
     engine.pool_failure = Pooled(b"", error="it is not finite", is_request_error=refused)
     response = embed(input=["a", "b"])
     assert response.status_code == status
-    assert response.json()["error"]["message"] == "it is not finite"
+    assert response.json()["error"]["message"].startswith("it is not finite")
     assert not engine.running
 
 

@@ -272,7 +272,7 @@ def test_a_failure_in_the_midst_of_a_stream(responses, engine: FakeEngine) -> No
     failed = told(responses(stream=True))[-1]
     assert failed.type == "response.failed"
     assert failed.response.status == "failed"
-    assert failed.response.error.message == "the cache is broken"
+    assert failed.response.error.message.startswith("the cache is broken; the request id is ")
     assert failed.response.output[0].content[0].text == "Paris is"
     assert failed.response.output[0].status == "incomplete"
 

@@ -19,8 +19,9 @@ from dovetail.server.app import build_app
 from dovetail.server.observe.counters import Counters
 from dovetail.server.responses.background import fail_orphaned_responses
 from dovetail.server.settings import ServerSettings
+from dovetail.server.stored.database import create_store_file
 from dovetail.server.stored.responses import EventBatch, ResponseStore
-from dovetail.server.stored.store import Store, create_store_file
+from dovetail.server.stored.store import Store
 
 from .test_routes import TEXT, TOOLS, read, refusal, told, turns, use
 
@@ -177,7 +178,8 @@ def test_a_failure_in_the_background(responses, engine: FakeEngine, until) -> No
     until(lambda: read(responses(f"/{queued.id}", "GET")).status == "failed")
     error = read(responses(f"/{queued.id}", "GET")).error
     assert error is not None
-    assert (error.code, error.message) == ("server_error", "the cache is broken")
+    assert error.code == "server_error"
+    assert error.message.startswith("the cache is broken; the request id is ")
 
 
 def test_only_so_many_in_the_background(engine: FakeEngine) -> None:
@@ -271,7 +273,7 @@ def test_a_stream_in_the_background_that_fails(responses, engine: FakeEngine) ->
     engine.fail_at, engine.failure = 2, Delta(0, "", [], "error", error="the cache is broken")
     last = told(responses(stream=True, background=True))[-1]
     assert last.type == "response.failed"
-    assert last.response.error.message == "the cache is broken"
+    assert last.response.error.message.startswith("the cache is broken; the request id is ")
     assert read(responses(f"/{last.response.id}", "GET")) == last.response
 
 
@@ -355,7 +357,49 @@ def test_an_id_that_is_given_anew_makes_no_circle() -> None:
     async def run() -> list[str]:
         store = ResponseStore(Store(9, 10**6))
         for id, previous in (("a", None), ("b", "a"), ("a", "b")):
+            await store.delete(id)
             await store.put({"id": id, "previous_response_id": previous, "status": "completed", "output": []}, [])
         return [kept.response["id"] for kept in await store.chain("a")]
 
     assert asyncio.run(run()) == ["b", "a"]
+
+
+def test_an_id_of_one_client_replaces_no_item_of_another(responses) -> None:
+    mine = read(responses())
+    id = mine.output[0].id
+    forged = {"type": "message", "role": "assistant", "id": id, "content": "forged"}
+    theirs = read(responses(input=[forged, {"role": "user", "content": "Go on"}]))
+    reference = [{"type": "item_reference", "id": id}]
+    listed = read(responses(input=reference))
+    (item,) = responses(f"/{listed.id}/input_items", "GET").json()["data"]
+    assert item["content"][0]["text"] == TEXT
+    # What was deleted is gone, whoever sent a copy.
+    responses(f"/{mine.id}", "DELETE")
+    assert refusal(responses(input=reference), 404)["param"] == "input"
+    assert theirs.status == "completed"
+
+
+def test_nobody_can_refer_to_an_id_that_a_client_gave(responses) -> None:
+    secret = {"type": "message", "role": "user", "id": "msg_1", "content": "secret"}
+    read(responses(input=[secret]))
+    assert refusal(responses(input=[{"type": "item_reference", "id": "msg_1"}]), 404)["param"] == "input"
+
+
+def test_of_two_with_one_request_id_the_second_is_not_kept(live: str, engine: FakeEngine, until) -> None:
+    engine.delay = 0.05
+    with httpx2.Client(base_url=live) as client, ThreadPoolExecutor(2) as pool:
+        body = {"input": "Hi", "request_id": "mine"}
+        told = list(pool.map(lambda _: client.post("/v1/responses", json=body).json(), range(2)))
+        assert sorted(each["store"] for each in told) == [False, True]
+        (kept,) = (each for each in told if each["store"])
+        assert client.get("/v1/responses/resp_mine").json() == kept
+
+
+def test_of_two_completions_with_one_request_id_the_second_is_not_kept(live: str, engine: FakeEngine) -> None:
+    engine.delay = 0.05
+    with httpx2.Client(base_url=live) as client, ThreadPoolExecutor(2) as pool:
+        body = {"messages": [{"role": "user", "content": "Hi"}], "store": True, "request_id": "mine"}
+        told = list(pool.map(lambda _: client.post("/v1/chat/completions", json=body), range(2)))
+    assert [each.status_code for each in told] == [200, 200]
+    notices = sorted(each.headers.get("x-dovetail-notice", "") for each in told)
+    assert notices == ["", "the completion is not stored: its request_id was given to another meanwhile"]

@@ -113,6 +113,11 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+        part = path.with_name(path.name + ".part")  # so that a full disk leaves what was there
+        try:
+            part.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
     except OSError as error:
         raise DovetailError(f"cannot write {path}: {error.strerror}", "choose another place") from None

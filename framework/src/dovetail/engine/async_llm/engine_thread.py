@@ -20,6 +20,7 @@ from dovetail.engine.request.pooling_params import PoolingParams
 from dovetail.engine.setup import load_tokenizer
 from dovetail.engine.text.tokenizer import Tokenizer
 from dovetail.kernel.plan import Plan
+from dovetail.utils.panics import reraise_control_flow
 
 T = TypeVar("T")
 
@@ -110,7 +111,8 @@ class EngineThread:
             ):  # the caller has left; or the engine was stopped, and the caller must hear of it
                 loop.call_soon_threadsafe(queue.fail, EngineDeadError("the engine was stopped"))
                 raise
-            except Exception as error:
+            except BaseException as error:  # a library's panic among them
+                reraise_control_flow(error)
                 loop.call_soon_threadsafe(queue.fail, error)
 
     async def pool(

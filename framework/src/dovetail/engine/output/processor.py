@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -18,6 +19,9 @@ from dovetail.engine.request.params import SamplingParams
 from dovetail.engine.text.bad_words import encode_bad_words
 from dovetail.engine.text.stop_strings import StopAutomaton
 from dovetail.engine.text.tokenizer import Tokenizer
+from dovetail.utils.panics import reraise_control_flow
+
+logger = logging.getLogger("dovetail.engine")
 
 PREPARED_AT_ONCE_CHARS = 2048
 """Texts of so many characters together, or eight times as many token ids, are prepared in about 2 ms; for more, use another thread."""
@@ -128,7 +132,7 @@ class OutputProcessor:
             if found is None:  # aborted while this was on its way
                 continue
             completion, group = found
-            delta = completion.build_delta(output)
+            delta = self._build_delta(completion, output)
             if delta.finish_reason is not None:
                 if output.finish_reason is None:
                     aborts.append(output.id)
@@ -138,6 +142,16 @@ class OutputProcessor:
             elif best := group.best_of.add(delta):
                 deltas[group.id] = best
         return deltas, aborts
+
+    @staticmethod
+    def _build_delta(completion: Completion, output: TokenOutput) -> Delta:
+        """What an output adds to a completion. If that cannot be told, the completion ends with an error, alone."""
+        try:
+            return completion.build_delta(output)
+        except BaseException as error:
+            reraise_control_flow(error)
+            logger.error("the output of request %s cannot be converted", output.id, exc_info=error)
+            return Delta(completion.index, "", [], "error", error="the output could not be converted to text")
 
     def _forget(self, child_id: str, group: _Group) -> None:
         del self._completions[child_id]

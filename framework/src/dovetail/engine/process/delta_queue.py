@@ -17,7 +17,7 @@ class DeltaQueue:
 
     def __init__(self) -> None:
         self._deltas: list[Delta] = []
-        self._error: Exception | None = None
+        self._error: BaseException | None = None
         self._waiting: asyncio.Future[None] | None = None
 
     def put(self, deltas: list[Delta]) -> None:
@@ -28,7 +28,7 @@ class DeltaQueue:
             self._deltas = deltas
         self._wake()
 
-    def fail(self, error: Exception) -> None:
+    def fail(self, error: BaseException) -> None:
         """Nothing more will come: after the waiting deltas, :meth:`take` raises the error."""
         self._error = error
         self._wake()
@@ -37,7 +37,7 @@ class DeltaQueue:
         """Wait for deltas, and return all of them.
 
         Raises:
-            Exception: the one that was passed to :meth:`fail`.
+            BaseException: the one that was passed to :meth:`fail`.
         """
         while not (self._deltas or self._error):
             self._waiting = asyncio.get_running_loop().create_future()

@@ -17,6 +17,7 @@ from dovetail.engine.process.engine_child import EngineChild
 from dovetail.engine.process.failures import describe_exit, rebuild_error, restore_error
 from dovetail.kernel.plan import Plan
 from dovetail.kernel.registry import Registry
+from dovetail.utils.panics import reraise_control_flow
 
 Progress = Callable[[int, int], None]
 STOP_SECONDS = 5.0
@@ -206,7 +207,8 @@ class EngineClient(ABC):
         try:
             while True:
                 self._handle(await self._child.receive())
-        except Exception as error:  # a bug of ours: fail whoever waits for it
+        except BaseException as error:  # a bug of ours: fail whoever waits for it
+            reraise_control_flow(error)
             self._mark_dead(
                 EngineDeadError(f"what the engine sent cannot be handled ({type(error).__name__}: {error})")
             )

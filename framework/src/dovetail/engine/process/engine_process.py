@@ -6,6 +6,7 @@ closes when the parent ends, and then the engine exits.
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from typing import TYPE_CHECKING
@@ -19,10 +20,14 @@ from dovetail.engine.process.failures import build_failed_message, describe_erro
 from dovetail.engine.process.ipc import exit_with_parent
 from dovetail.kernel.plan import Plan
 from dovetail.utils import logs
+from dovetail.utils.panics import reraise_control_flow
 
 if TYPE_CHECKING:
     from dovetail.engine.step.core import EngineCore
 
+logger = logging.getLogger("dovetail.engine")
+
+NOT_TAKEN = "the engine could not take this request"
 STALL_MILLISECONDS = 2
 """Seconds between checks of requests that wait for something other than memory, such as a grammar that is being
 compiled.
@@ -40,7 +45,8 @@ def main() -> int:
         start = m.decode_to_engine(socket.recv())
         assert isinstance(start, m.Start)
         _run(socket, start)
-    except Exception as error:
+    except BaseException as error:
+        reraise_control_flow(error)
         socket.send(m.encode(build_failed_message(error)))
         return 1 if isinstance(error, DovetailError) else 70
     finally:
@@ -79,6 +85,10 @@ def _run(socket: zmq.Socket[bytes], start: m.Start) -> None:
                             m.TokenOutput(name, [], "error", None, str(error), is_request_error=True)
                             for name in message.ids
                         ]
+                    except BaseException as error:  # of this request's own data, so it ends this request alone
+                        reraise_control_flow(error)
+                        logger.error("the request %s could not be taken", message.id, exc_info=error)
+                        outputs += [m.TokenOutput(name, [], "error", None, NOT_TAKEN) for name in message.ids]
                 case m.Abort():
                     core.abort(message.ids)
                 case m.Call():
@@ -102,6 +112,12 @@ def _answer(core: EngineCore, call: m.Call) -> m.Answer:
     try:
         return m.Answer(call.number, getattr(core, call.operation)(*call.arguments))
     except DovetailError as error:
+        return m.Answer(call.number, None, describe_error(error))
+    except BaseException as error:
+        reraise_control_flow(error)
+        if call.operation != "overview":  # the others change the engine, and have left it nobody knows how
+            raise
+        logger.error("the operation %s failed", call.operation, exc_info=error)
         return m.Answer(call.number, None, describe_error(error))
 
 

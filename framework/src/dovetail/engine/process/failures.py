@@ -11,14 +11,14 @@ from dovetail.engine import messages as m
 from dovetail.utils import logs
 
 
-def describe_error(error: Exception) -> tuple[str, str, str]:
+def describe_error(error: BaseException) -> tuple[str, str, str]:
     """Convert an exception to the form of :attr:`dovetail.engine.messages.Answer.failure`."""
     if isinstance(error, DovetailError):
         return type(error).__name__, error.problem, error.hint
     return type(error).__name__, f"{type(error).__name__}: {error}", ""
 
 
-def build_failed_message(error: Exception) -> m.Failed:
+def build_failed_message(error: BaseException) -> m.Failed:
     """Build the message that a process sends when an exception ends it. Call it inside the except block."""
     return m.Failed(*describe_error(error), traceback.format_exc())
 

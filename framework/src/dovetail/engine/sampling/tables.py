@@ -84,20 +84,17 @@ class SamplingTables:
             slots.append((self.biases, bias))
         if slots:
             self._slots[row] = slots
-        self._floats[row] = (
-            0.0 if params.greedy else params.temperature,
-            params.repetition_penalty,
-            params.presence_penalty,
-            params.frequency_penalty,
-        )
-        self._numbers[row] = (
-            request.seed,
-            params.top_k if params.top_k > 0 else GREEDY_NUMBERS[TOP_K],
-            round(params.top_p * (1 << BITS)),
-            round(params.min_p * (1 << WEIGHT_BITS)),
-            counts,
-            bias,
-        )
+        self._floats[row], self._numbers[row] = _row_values(request, counts, bias)
+
+    @staticmethod
+    def check(request: Request) -> None:
+        """Check that a row can hold a request's parameters, before a step of many requests needs it to.
+
+        Raises:
+            OverflowError, ValueError, TypeError: a parameter is beyond the table's numbers.
+        """
+        floats, numbers = _row_values(request, 0, 0)
+        np.array(floats, np.float32), np.array(numbers, np.int64)
 
     def clear(self, row: int) -> None:
         """Clear the row of a request that has ended; written to the device at :meth:`flush`."""
@@ -117,3 +114,27 @@ class SamplingTables:
         self.numbers.index_copy_(0, index, self.upload(self._numbers[rows]))
         self.counts.flush()
         self.biases.flush()
+
+
+def _row_values(request: Request, counts: int, bias: int) -> tuple[tuple[float, ...], tuple[int, ...]]:
+    """A request's row in the two tables.
+
+    Args:
+        counts, bias: its slots.
+    """
+    params = request.params
+    floats = (
+        0.0 if params.greedy else params.temperature,
+        params.repetition_penalty,
+        params.presence_penalty,
+        params.frequency_penalty,
+    )
+    numbers = (
+        request.seed,
+        params.top_k if params.top_k > 0 else GREEDY_NUMBERS[TOP_K],
+        round(params.top_p * (1 << BITS)),
+        round(params.min_p * (1 << WEIGHT_BITS)),
+        counts,
+        bias,
+    )
+    return floats, numbers

@@ -276,6 +276,9 @@ class EngineCore:
                 request.end_token_ids = requests[0].end_token_ids
             else:
                 check_allowed_tokens(params, new.bad_words, request.end_token_ids)
+                # What its own data could break in a step is tried here, where it ends this request alone.
+                get_sampling_flags(request)
+                self.sampling.check(request)
             self.resources.attach(request, new)
             requests.append(request)
         for request in requests:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from fastapi import Request
@@ -21,6 +22,9 @@ from dovetail.server.protocol.body import read_json_object, validate_body
 from dovetail.server.protocol.content import content_text
 from dovetail.server.protocol.fields import Metadata
 from dovetail.server.protocol.requests import ChatCompletionRequest, ChatMessage
+from dovetail.server.stored.database import StoreUnavailableError
+from dovetail.server.stored.notices import add_notice, not_stored_notice
+from dovetail.server.stored.store import DuplicateIdError
 
 
 class ChatUpdateRequest(Body):
@@ -39,8 +43,10 @@ async def record_chat(
     """
     context.require_store()
     requested = validate_body({"metadata": body.metadata}, ChatUpdateRequest, context.settings)
-    if body.request_id is not None and await context.chat_store.get(builder.id) is not None:
-        raise request_id_taken_error(body, "completion")
+    if body.request_id is not None:
+        with suppress(StoreUnavailableError):  # it is tried again when there is a completion
+            if await context.chat_store.get(builder.id) is not None:
+                raise request_id_taken_error(body, "completion")
     _, raw = await read_json_object(request)  # it has been read before
     messages = _messages(builder.id, body.messages, raw["messages"])
     shown = {"request_id": request.scope.get("request_id"), **_request_fields(body, builder.job.params)}
@@ -79,8 +85,15 @@ class RecordingResponseBuilder(ResponseBuilder):
     def stream_encoder(self) -> StreamEncoder:
         return RecordingStreamEncoder(self)
 
-    async def record(self, chat: dict[str, Any]) -> None:
-        await self._chats.put({**chat, **self._shown}, self._messages, self._metadata)
+    async def record(self, chat: dict[str, Any]) -> str:
+        """Store the completion. Returns a notice for the client if it cannot be stored, which it learns of in a header."""
+        try:
+            await self._chats.put({**chat, **self._shown}, self._messages, self._metadata)
+        except (StoreUnavailableError, DuplicateIdError) as error:
+            notice = not_stored_notice("completion", error)
+            add_notice(notice)
+            return notice
+        return ""
 
 
 class RecordingStreamEncoder(StreamEncoder):
@@ -92,6 +105,7 @@ class RecordingStreamEncoder(StreamEncoder):
         if not builder.builder.parsing.is_plain:  # a second reading would give calls other ids
             builder.builder.recorded_events = [[] for _ in self._done]
         self._stream = builder.builder.stream_encoder()
+        self._notice = ""
 
     def encode_start(self) -> bytes:
         return self._stream.encode_start()
@@ -102,10 +116,12 @@ class RecordingStreamEncoder(StreamEncoder):
         return self._stream.encode_deltas(deltas)
 
     async def finish(self) -> None:
-        await self._builder.record(self._builder.builder.build_response(self._done))
+        self._notice = await self._builder.record(self._builder.builder.build_response(self._done))
 
     def encode_end(self) -> bytes:
-        return self._stream.encode_end()
+        # The headers have been sent, and no chunk has a field for it; clients skip comments.
+        comment = f": {self._notice}\n\n".encode() if self._notice else b""
+        return comment + self._stream.encode_end()
 
     def encode_error(self, error: ApiError, scope: Scope) -> bytes:
         return self._stream.encode_error(error, scope)

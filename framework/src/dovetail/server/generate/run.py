@@ -11,9 +11,10 @@ from dovetail.engine.request.outputs import Delta, PositionLogprobs
 from dovetail.server.context import ServerContext
 from dovetail.server.generate.beam_search import run_beam_search
 from dovetail.server.generation_job import Job
-from dovetail.server.http.errors import ApiError, server_stopping_error
+from dovetail.server.http.errors import ApiError, engine_error, server_stopping_error
 from dovetail.server.observe.request_log import OutputLog, log_job
 from dovetail.server.observe.request_records import JobObserver
+from dovetail.utils.panics import reraise_control_flow
 
 STARTED_AT_ONCE = 32
 """Prompts that begin in one turn of the event loop. Each takes about 0.2 ms."""
@@ -114,7 +115,7 @@ def _renumber(batch: list[Delta], job: Job, number: int) -> None:
 
 
 async def _run_prompts(context: ServerContext, job: Job) -> Batches:
-    queue: asyncio.Queue[list[Delta] | Exception | None] = asyncio.Queue(maxsize=len(job.prompts))
+    queue: asyncio.Queue[list[Delta] | BaseException | None] = asyncio.Queue(maxsize=len(job.prompts))
 
     async def pump(number: int) -> None:
         try:
@@ -123,7 +124,8 @@ async def _run_prompts(context: ServerContext, job: Job) -> Batches:
                     _renumber(batch, job, number)
                     await queue.put(batch)
             await queue.put(None)
-        except Exception as error:
+        except BaseException as error:  # a library's panic among them: whoever waits for the queue must learn of it
+            reraise_control_flow(error)
             await queue.put(error)
 
     tasks: list[asyncio.Task[None]] = []
@@ -137,7 +139,7 @@ async def _run_prompts(context: ServerContext, job: Job) -> Batches:
             item = await queue.get()
             if item is None:
                 running -= 1
-            elif isinstance(item, Exception):
+            elif isinstance(item, BaseException):
                 raise item
             else:
                 yield item
@@ -151,7 +153,7 @@ def _check_finish(delta: Delta) -> None:
     if delta.finish_reason == "error" and delta.is_request_error:
         raise ApiError(400, delta.error or "the engine refused this request")
     if delta.finish_reason == "error":
-        raise ApiError(500, delta.error or "the engine could not finish this request", code="engine_error")
+        raise engine_error(delta.error)
     if delta.finish_reason == "abort":
         raise server_stopping_error()
 

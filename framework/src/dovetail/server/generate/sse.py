@@ -16,6 +16,7 @@ from dovetail.server.generate.client_connection import ClientDisconnectedError, 
 from dovetail.server.generate.run import Batches
 from dovetail.server.http.errors import ApiError, to_api_error
 from dovetail.server.workers import SMALL_BYTES
+from dovetail.utils.panics import reraise_control_flow
 
 PING = b": waiting\n\n"
 """A ping: an SSE comment, which clients ignore."""
@@ -91,6 +92,7 @@ class EventSourceResponse(Response, ABC):
             yield
         finally:
             pings.cancel()
+            await asyncio.gather(pings, return_exceptions=True)
 
     async def _ping(self, send: Send, seconds: float) -> None:
         while seconds:
@@ -103,6 +105,14 @@ class EventSourceResponse(Response, ABC):
         """Encode the event that ends the stream after an error."""
         return error.event(scope)
 
+    def _encode_failure(self, error: ApiError, scope: Scope) -> bytes:
+        """The event after an error, also if what failed is needed to encode the route's own."""
+        try:
+            return self.encode_error(error, scope)
+        except BaseException as another:
+            reraise_control_flow(another)
+            return to_api_error(another, scope.get("request_id", "")).event(scope)
+
     async def close(self) -> None:
         """Called at the end, in every case."""
 
@@ -113,9 +123,9 @@ class EventSourceResponse(Response, ABC):
             await run_while_connected(self.context, receive, self.send_all(direct))
         except ClientDisconnectedError:
             return
-        except Exception as error:
-            event = self.encode_error(to_api_error(error, scope.get("request_id", "")), scope)
-            await send_events(direct, event)
+        except BaseException as error:  # a library's panic among them
+            reraise_control_flow(error)
+            await send_events(direct, self._encode_failure(to_api_error(error, scope.get("request_id", "")), scope))
         finally:
             await self.close()
         await send({"type": "http.response.body", "body": b"", "more_body": False})

@@ -87,6 +87,15 @@ def engine_dead_error(reason: str = "") -> ApiError:
     return ApiError(503, f"the engine is not running{because}", code="engine_dead")
 
 
+def engine_error(problem: str | None) -> ApiError:
+    """The error when the engine could not finish a request. It is logged with the request's id."""
+    record = current_request.get()
+    request_id = record.id if record is not None else ""
+    logger.error("request %s failed in the engine: %s", request_id or "(no id)", problem)
+    message = f"{problem or 'the engine could not finish this request'}; the request id is {request_id}"
+    return ApiError(500, message, code="engine_error")
+
+
 def engine_restarting_error(reason: str) -> ApiError:
     """The error while the engine restarts and loads the model."""
     message = f"the engine died and is being started again: {reason}"

@@ -16,6 +16,7 @@ from dovetail.server.asgi_scope import header
 from dovetail.server.http.error_formats import is_anthropic_route
 from dovetail.server.http.errors import ApiError, to_api_error
 from dovetail.server.observe.request_records import RequestRecord, current_request
+from dovetail.utils.panics import reraise_control_flow
 
 SAFE_METHODS = frozenset(("GET", "HEAD", "OPTIONS"))
 """Methods that change nothing."""
@@ -72,7 +73,8 @@ class RequestIdMiddleware:
 
         try:
             await self.app(scope, receive, send_with_id)
-        except Exception as error:
+        except BaseException as error:  # a library's panic among them
+            reraise_control_flow(error)
             answer = to_api_error(error, scope["request_id"])
             if not record.status:
                 await answer.response(scope)(scope, receive, send_with_id)

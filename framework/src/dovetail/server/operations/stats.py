@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import Literal
 
@@ -10,7 +11,11 @@ from fastapi import APIRouter
 from pydantic import BaseModel
 
 from dovetail.server.context import ServerContext
+from dovetail.server.http.errors import ApiError
 from dovetail.server.http.openapi import ERROR_RESPONSES
+
+ENGINE_SECONDS = 5.0
+"""How long to wait for a busy engine, as ``/metrics`` does."""
 
 
 class PrefixCache(BaseModel):
@@ -65,7 +70,11 @@ def router(context: ServerContext) -> APIRouter:
     async def show_stats() -> Stats:
         context.check_health()
         engine = context.engine
-        overview = await engine.overview()
+        try:
+            overview = await asyncio.wait_for(engine.overview(), ENGINE_SECONDS)
+        except TimeoutError:
+            message = f"the engine did not answer within {ENGINE_SECONDS:g} s; try again later"
+            raise ApiError(503, message, code="engine_busy") from None
         stats = overview.stats
         return Stats(
             model=context.model_names[0],

@@ -21,7 +21,7 @@ from dovetail.server.generate.job_builder import check_priority
 from dovetail.server.generate.response_builders import json_response
 from dovetail.server.generate.run import STARTED_AT_ONCE
 from dovetail.server.generation_job import Job
-from dovetail.server.http.errors import ApiError
+from dovetail.server.http.errors import ApiError, engine_error
 from dovetail.server.observe.request_records import JobObserver
 from dovetail.server.pooling.protocol import PoolingFields
 
@@ -72,11 +72,7 @@ async def _pool_all(context: ServerContext, job: Job, params: PoolingParams) -> 
                 adapter=job.adapter,
             )
             if pooled.error is not None:
-                raise ApiError(
-                    400 if pooled.is_request_error else 500,
-                    pooled.error,
-                    code=None if pooled.is_request_error else "engine_error",
-                )
+                raise ApiError(400, pooled.error) if pooled.is_request_error else engine_error(pooled.error)
             ended = observation.add(
                 [Delta(number, "", [], "stop", cached_tokens=pooled.cached_tokens, timing=pooled.timing)]
             )

@@ -41,6 +41,7 @@ from dovetail.server.processes.relay_messages import (
 from dovetail.server.processes.signals import Signals
 from dovetail.server.responses.background import fail_orphaned_responses
 from dovetail.server.settings import ServerSettings
+from dovetail.utils.panics import reraise_control_flow
 
 LAST_WORDS_MILLISECONDS = 1000
 
@@ -143,7 +144,8 @@ async def _run(setup: WorkerSetup) -> int:
     link = HubLink(setup)
     try:
         await _serve(setup, link)
-    except Exception as error:
+    except BaseException as error:
+        reraise_control_flow(error)
         link.send(build_failed_message(error))
         return 1 if isinstance(error, DovetailError) else 70
     finally:

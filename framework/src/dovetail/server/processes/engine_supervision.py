@@ -16,6 +16,7 @@ from dovetail.engine.request.params import SamplingParams
 from dovetail.engine.request.pooling_params import PoolingParams
 from dovetail.server.engine_protocol import ServedEngine, ServedPlan, ServedTokenizer
 from dovetail.utils.logs import announce
+from dovetail.utils.panics import reraise_control_flow
 
 MakeEngine = Callable[[], Awaitable[ServedEngine]]
 MAX_RESTARTS = 1
@@ -82,7 +83,8 @@ class Supervisor(Generic[E]):
             self._on_change()
             try:
                 await self._restart(reason)
-            except Exception as error:  # whatever it was, there is no engine: the server ends, and says why
+            except BaseException as error:  # whatever it was, there is no engine: the server ends, and says why
+                reraise_control_flow(error)
                 self._final_reason = f"{reason}; starting it again failed: {error}"
                 self._on_change()
                 return

@@ -31,8 +31,9 @@ from dovetail.server.processes.relay import Relay, RelayedEngine
 from dovetail.server.processes.relay_messages import Listening, Register, Shutdown, StateAck, WorkerSetup, decode_to_hub
 from dovetail.server.processes.signals import Signals, run_until_signal
 from dovetail.server.settings import ServerSettings
-from dovetail.server.stored.store import create_store_file
+from dovetail.server.stored.database import create_store_file
 from dovetail.utils import logs
+from dovetail.utils.panics import reraise_control_flow
 
 T = TypeVar("T")
 MakeEngine = Callable[[], Awaitable[RelayedEngine]]
@@ -200,7 +201,8 @@ class _Hub:
     async def _read(self) -> None:
         try:
             await self._dispatch()
-        except Exception as error:  # a bug of ours: fail whoever waits for it
+        except BaseException as error:  # a bug of ours: fail whoever waits for it
+            reraise_control_flow(error)
             problem = f"what an API process sent cannot be handled ({type(error).__name__}: {error})"
             self.processes.fail(DovetailError(problem))
             raise

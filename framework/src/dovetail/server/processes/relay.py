@@ -14,6 +14,7 @@ from dovetail.engine import messages as m
 from dovetail.engine.process.engine_client import EngineClient
 from dovetail.engine.process.failures import describe_error
 from dovetail.server.processes.relay_messages import EngineLost, StateAck
+from dovetail.utils.panics import reraise_control_flow
 
 STATS_SECONDS = 0.1
 """Maximum age of the statistics in a process that receives no outputs."""
@@ -179,7 +180,8 @@ class Relay:
     async def _call(self, name: bytes, call: m.Call) -> None:
         try:
             answer = m.Answer(call.number, await self._run_call(call))
-        except Exception as error:
+        except BaseException as error:
+            reraise_control_flow(error)
             answer = m.Answer(call.number, None, describe_error(error))
         await self._wait_for_acks()
         if name in self._peers:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 from uuid import uuid4
 
@@ -27,6 +28,14 @@ def new_id(prefix: str) -> str:
 def build_message_item(role: str, text: str) -> Item:
     """The item of a client's message."""
     return build_item(MessageItem(role=role, content=text))  # type: ignore[arg-type]
+
+
+def given_ids(given: str | Sequence[Any]) -> frozenset[str]:
+    """The ids that a client gave to the items of its request, which may be the text of a message alone."""
+    if isinstance(given, str):
+        return frozenset()
+    items: Sequence[Any] = given
+    return frozenset(item.id for item in items if item.id)
 
 
 def build_item(given: MessageItem | FunctionCallItem | FunctionCallOutputItem | ReasoningItem) -> Item:

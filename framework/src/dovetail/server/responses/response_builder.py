@@ -14,11 +14,14 @@ from dovetail.server.generate.response_builders import ResponseBuilder
 from dovetail.server.generate.run import Batches
 from dovetail.server.generation_job import Job
 from dovetail.server.http.errors import ApiError
-from dovetail.server.responses.items import Item, join_text
+from dovetail.server.responses.items import Item, given_ids, join_text
 from dovetail.server.responses.output_items import Logprobs, OutputItems
 from dovetail.server.responses.protocol import ResponsesRequest
 from dovetail.server.responses.stream import ResponsesStreamEncoder
 from dovetail.server.responses.tools import client_names
+from dovetail.server.stored.database import StoreUnavailableError
+from dovetail.server.stored.notices import add_notice, not_stored_notice
+from dovetail.server.stored.store import DuplicateIdError
 from dovetail.server.tools.output_parsing import OutputParsing
 
 
@@ -48,6 +51,7 @@ class ResponsesResponseBuilder(ResponseBuilder):
         self.input_items = input_items
         self.store_response = store_response
         self.id = response_id(body)
+        self.named_items = given_ids(body.input)
         self._formatter = TokenFormatter(context.engine.tokenizer)
         self._created = int(time.time())
 
@@ -77,8 +81,16 @@ class ResponsesResponseBuilder(ResponseBuilder):
         else:
             response = self.response_object("completed", output.items, usage=usage, completed_at=int(time.time()))
         if self.store_response and not self.body.background:
-            await self.context.response_store.put(response, self.input_items)
+            await self._store(response)
         return response
+
+    async def _store(self, response: dict[str, Any]) -> None:
+        """Store the finished response. If that is not possible, the response says so, and is delivered all the same."""
+        try:
+            await self.context.response_store.put(response, self.input_items, self.named_items)
+        except (StoreUnavailableError, DuplicateIdError) as error:
+            self.store_response = response["store"] = False
+            add_notice(not_stored_notice("response", error))
 
     def failed_response(self, error: ApiError, items: list[Item]) -> dict[str, Any]:
         """The response after an error."""

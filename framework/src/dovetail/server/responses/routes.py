@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
@@ -20,6 +20,7 @@ from dovetail.server.responses.chat_request import FIELD_NAMES, render_prompt, t
 from dovetail.server.responses.items import Item, build_item, build_message_item
 from dovetail.server.responses.protocol import ItemReference, ResponsesRequest
 from dovetail.server.responses.response_builder import ResponsesResponseBuilder, response_id
+from dovetail.server.stored.database import StoreUnavailableError
 from dovetail.server.stored.pagination import After, Limit, Order, read_paging, slice_page
 from dovetail.server.stored.store import UNFINISHED, MissingError
 
@@ -83,7 +84,7 @@ def router(context: ServerContext) -> APIRouter:
             if not event_batches:
                 error = f"the response {id!r} has no stream to follow; only those have that were made with background and stream"
                 raise ApiError(400, error, param="stream", code="invalid_value")
-            return BackgroundStreamResponse(context, background.follow(id, after))
+            return BackgroundStreamResponse(context, background.follow(id, after), after)
         if starting_after:
             error = "starting_after needs stream=true: it is the events of a stream that have numbers"
             raise ApiError(400, error, param="starting_after", code="invalid_value")
@@ -138,8 +139,10 @@ async def _should_store(context: ServerContext, body: ResponsesRequest) -> bool:
         return False
     if body.store is False:
         return False
-    if body.request_id is not None and await context.response_store.get(response_id(body)) is not None:
-        raise request_id_taken_error(body, "response")
+    if body.request_id is not None:
+        with suppress(StoreUnavailableError):  # it is tried again when there is a response
+            if await context.response_store.get(response_id(body)) is not None:
+                raise request_id_taken_error(body, "response")
     return True
 
 

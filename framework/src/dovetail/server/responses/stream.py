@@ -14,6 +14,7 @@ from dovetail.server.responses.items import Item
 from dovetail.server.responses.output_items import DELTAS, Change, OutputItems, TextDelta, item_position
 from dovetail.server.responses.protocol import ResponsesRequest
 from dovetail.server.stored.responses import EventBatch
+from dovetail.utils.panics import reraise_control_flow
 
 EVENT_END = b"\n\n"
 """A separator that no event contains, because JSON escapes line ends."""
@@ -77,7 +78,12 @@ class ResponsesStreamEncoder(StreamEncoder):
         return self._event(f"response.{self.response['status']}", {"response": self.response})
 
     def encode_error(self, error: ApiError, scope: Scope) -> bytes:
-        self.response = self.builder.failed_response(error, self._output.snapshot())
+        try:
+            items = self._output.snapshot()
+        except BaseException as another:  # what fails here may have failed before
+            reraise_control_flow(another)
+            items = []
+        self.response = self.builder.failed_response(error, items)
         return self._event("response.failed", {"response": self.response})
 
     def _encode_change(self, change: Change) -> bytes:

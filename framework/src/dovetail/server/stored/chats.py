@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Collection
+from functools import cache
 from typing import Any
 
 import msgspec
 
+from dovetail.server.stored.database import TOO_LARGE, StoreUnavailableError
 from dovetail.server.stored.pagination import Paging
-from dovetail.server.stored.store import MissingError, Store
+from dovetail.server.stored.store import DuplicateIdError, MissingError, Store
 
 SortKey = tuple[int, int]
 """Sort key of a completion: creation time in seconds, then row number."""
 BEFORE_ALL: SortKey = (-1, 0)
 AFTER_ALL: SortKey = (2**62, 0)
-PUT = "INSERT OR REPLACE INTO chats VALUES (NULL, ?, ?, ?, (SELECT number FROM next_use), ?, ?, ?, ?)"
+PUT = "INSERT INTO chats VALUES (NULL, ?, ?, ?, (SELECT number FROM next_use), ?, ?, ?, ?)"
 UPDATE_METADATA = """
 UPDATE chats SET bytes = bytes - LENGTH(metadata) + LENGTH(?), metadata = ?, used = (SELECT number FROM next_use) WHERE id = ?
 """
@@ -32,15 +34,25 @@ class ChatStore:
 
         Args:
             chat: without its metadata.
+
+        Raises:
+            StoreUnavailableError: it cannot be stored.
+            DuplicateIdError: there is one with its id.
         """
-        parts = [msgspec.json.encode(part) for part in (metadata, chat, messages)]
-        row = (chat["id"], chat["created"], chat["model"], sum(map(len, parts)), *parts)
+        encode = cache(
+            lambda: [msgspec.json.encode(part) for part in (metadata, chat, messages)]
+        )  # on the store's thread
 
         def put(db: sqlite3.Connection) -> None:
-            db.execute(PUT, row)
+            if _get(db, chat["id"]) is not None:
+                raise DuplicateIdError
+            parts = encode()
+            db.execute(PUT, (chat["id"], chat["created"], chat["model"], sum(map(len, parts)), *parts))
             self._store.evict(db)
+            if _get(db, chat["id"]) is None:
+                raise StoreUnavailableError(TOO_LARGE)
 
-        await self._store.run(put)
+        await self._store.run(put, size=lambda: sum(map(len, encode())))
 
     async def get(self, id: str) -> bytes | None:
         """A completion as JSON."""
