@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from dovetail.api import RequestError
+from dovetail_grammars_llguidance.panics import panics_as_errors
 
 T = TypeVar("T")
 
@@ -36,14 +37,15 @@ def run_on_deep_stack(function: Callable[[], T], limit_s: float, param: str) -> 
         param: of the request, for the error.
 
     Raises:
-        RequestError: it takes longer, or too many earlier calls still run.
+        RequestError: it takes longer, it panics, or too many earlier calls still run.
     """
     answer: list[T] = []
     raised: list[BaseException] = []
 
     def run() -> None:
         try:
-            answer.append(function())
+            with panics_as_errors():
+                answer.append(function())
         except BaseException as error:  # handed to the caller
             raised.append(error)
 
