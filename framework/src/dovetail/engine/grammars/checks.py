@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Iterable
 from contextvars import ContextVar
 
 from dovetail.api.errors import RequestError
@@ -32,8 +33,8 @@ def build_grammar_source(params: StructuredOutputs) -> GrammarSource:
 
 
 def check_structured_outputs(params: StructuredOutputs, plan: Plan) -> list[str]:
-    """Check that the grammar backend supports the output format. This takes as long as compiling it, so a server calls
-    it in a thread.
+    """Check that the grammar backend supports the output format, in this process. It takes as long as compiling it; for
+    a server see :class:`~dovetail.engine.grammars.check_process.GrammarChecker`.
 
     Returns:
         What the backend ignores in the format, one sentence each. They are also logged, and added to
@@ -44,14 +45,28 @@ def check_structured_outputs(params: StructuredOutputs, plan: Plan) -> list[str]
             says which.
     """
     source = build_grammar_source(params)
+    return report_notices(import_dotted(find_validator(source.kind, plan))(source) or ())
+
+
+def find_validator(kind: GrammarKind, plan: Plan) -> str:
+    """The ``validate_source`` of the grammar backend.
+
+    Raises:
+        RequestError: no backend is installed, or it does not support this kind of format.
+    """
     if plan.grammar is None or plan.grammar_validate is None:
         raise no_backend_error()
-    if source.kind not in plan.grammar_kinds:
+    if kind not in plan.grammar_kinds:
         raise RequestError(
-            f"the form {source.kind} was asked for, but the grammar backend {plan.grammar.part.name} does {', '.join(plan.grammar_kinds)}",
+            f"the form {kind} was asked for, but the grammar backend {plan.grammar.part.name} does {', '.join(plan.grammar_kinds)}",
             param=PARAM,
         )
-    notices = list(import_dotted(plan.grammar_validate)(source) or ())
+    return plan.grammar_validate
+
+
+def report_notices(found: Iterable[str]) -> list[str]:
+    """Log what a backend ignores in a format, and add it to :data:`collected_notices`."""
+    notices = list(found)
     if notices:
         logger.warning("The form of an output is kept in part: %s.", "; ".join(notices))
         if (collected := collected_notices.get()) is not None:
