@@ -22,7 +22,8 @@ from typing import Any
 from dovetail.api.errors import PluginError, RequestError
 from dovetail.api.grammar import GrammarSource
 from dovetail.engine.grammars.check_child import MAX_BYTES, MAX_CPU_S
-from dovetail.engine.grammars.checks import PARAM
+from dovetail.engine.grammars.checks import PARAM, build_grammar_source
+from dovetail.engine.request.params import StructuredOutputs
 
 START_S = 60.0
 QUICK_S = 0.5
@@ -121,7 +122,7 @@ class GrammarChecker:
         self._processes: list[CheckProcess] = []
         self._answers: OrderedDict[bytes, dict[str, Any]] = OrderedDict()
 
-    async def check(self, source: GrammarSource) -> list[str]:
+    async def check(self, params: StructuredOutputs) -> list[str]:
         """Check a format. If the task is cancelled while the check waits for its turn, it is dropped.
 
         Returns:
@@ -132,9 +133,9 @@ class GrammarChecker:
         """
         loop = asyncio.get_running_loop()
         try:
-            answer = await loop.run_in_executor(self._quick, self._check, source, QUICK_S)
+            answer = await loop.run_in_executor(self._quick, self._check, params, QUICK_S)
         except TimeoutError:
-            answer = await loop.run_in_executor(self._slow, self._check_slowly, source)
+            answer = await loop.run_in_executor(self._slow, self._check_slowly, params)
         if "notices" in answer:
             return list(answer["notices"])
         if answer.get("broken"):
@@ -148,7 +149,8 @@ class GrammarChecker:
         for process in self._processes:
             process.close()
 
-    def _check(self, source: GrammarSource, seconds: float) -> dict[str, Any]:
+    def _check(self, params: StructuredOutputs, seconds: float) -> dict[str, Any]:
+        source = build_grammar_source(params)
         key = hashlib.sha256(f"{source.kind}:{source.text}".encode("utf-8", "surrogatepass")).digest()
         if (known := self._answers.get(key)) is not None:
             return known
@@ -166,9 +168,9 @@ class GrammarChecker:
                 self._answers.popitem(last=False)
         return answer
 
-    def _check_slowly(self, source: GrammarSource) -> dict[str, Any]:
+    def _check_slowly(self, params: StructuredOutputs) -> dict[str, Any]:
         try:
-            return self._check(source, SLOW_S)
+            return self._check(params, SLOW_S)
         except TimeoutError:
             raise _too_long_error() from None
 

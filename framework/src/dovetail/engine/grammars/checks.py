@@ -21,10 +21,15 @@ KINDS: tuple[GrammarKind, ...] = ("json", "json_object", "regex", "choice", "gra
 """The kinds of grammar: the fields of :class:`~dovetail.engine.request.params.StructuredOutputs`."""
 
 
-def build_grammar_source(params: StructuredOutputs) -> GrammarSource:
-    """The output format as text. Equal formats give equal text."""
+def find_kind(params: StructuredOutputs) -> GrammarKind:
     # Exactly one is set, and of its type: the parameters' own checks see to that.
     (kind,) = (kind for kind in KINDS if getattr(params, kind) not in (None, False))
+    return kind
+
+
+def build_grammar_source(params: StructuredOutputs) -> GrammarSource:
+    """The output format as text. Equal formats give equal text."""
+    kind = find_kind(params)
     value = getattr(params, kind)
     if kind == "json_object":
         return GrammarSource(kind, "")

@@ -10,7 +10,7 @@ from dovetail.api.errors import DovetailError, EngineDeadError
 from dovetail.engine import messages as m
 from dovetail.engine.args import EngineArgs
 from dovetail.engine.grammars.check_process import GrammarChecker
-from dovetail.engine.grammars.checks import build_grammar_source, find_validator, report_notices
+from dovetail.engine.grammars.checks import find_kind, find_validator, report_notices
 from dovetail.engine.output.delta_merger import DeltaMerger
 from dovetail.engine.output.pooled import Pooled
 from dovetail.engine.output.processor import OutputProcessor
@@ -134,11 +134,15 @@ class AsyncEngine(EngineClient):
                 self._child.send(m.Abort(aborted))
 
     async def _check_format(self, params: StructuredOutputs) -> None:
-        source = await asyncio.to_thread(build_grammar_source, params)
-        validator = find_validator(source.kind, self.plan)
+        """Check a format beside the event loop.
+
+        Raises:
+            RequestError: it is not supported, or it is not valid, or too much work.
+        """
+        validator = find_validator(find_kind(params), self.plan)
         if self._checker is None:
             self._checker = GrammarChecker(validator)
-        report_notices(await self._checker.check(source))
+        report_notices(await self._checker.check(params))
 
     async def stop(self) -> None:
         if self._checker is not None:
