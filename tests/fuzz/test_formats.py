@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -26,10 +25,61 @@ BACKEND = "dovetail_grammars_llguidance.backend:Backend"
 STEPS = 24
 MAX_CHARACTERS = 11 * 10**5
 """A little more than the backend takes."""
-NUMBERS = (0, 1, 2, -1, 1.5, 31, 1000, 10**6, 2**31, 2**63, 2**64, 10**30, 1e308, -1e308, 1e-300, 0.1, "😀" * 100, "x" * 10**5)
+NUMBERS = (
+    0,
+    1,
+    2,
+    -1,
+    1.5,
+    31,
+    1000,
+    10**6,
+    2**31,
+    2**63,
+    2**64,
+    10**30,
+    1e308,
+    -1e308,
+    1e-300,
+    0.1,
+    "😀" * 100,
+    "x" * 10**5,
+)
 TEXTS = ("", "a", "é", "😀" * 50, "\x00", "\x7f", "\u2028", '"', "\\", "x" * 3000, "<|end|>", "</a>", "{", "a\nb")
-ATOMS = ("a", ".", "\\w", "\\p{L}", "[^a]", "[a-z]", "\\s", "(?i:k)", "\\x{10FFFF}", "é", "^", "$", "\\b", "(?=a)", "(a)\\1", "[[:alpha:]&&[^b]]", "")
-REPEATS = ("", "", "*", "+", "?", "{3}", "{0,20}", "{1000}", "{1000000}", "{0,1000000}", "{9,}", "{99999999999}", "{2,1}")
+ATOMS = (
+    "a",
+    ".",
+    "\\w",
+    "\\p{L}",
+    "[^a]",
+    "[a-z]",
+    "\\s",
+    "(?i:k)",
+    "\\x{10FFFF}",
+    "é",
+    "^",
+    "$",
+    "\\b",
+    "(?=a)",
+    "(a)\\1",
+    "[[:alpha:]&&[^b]]",
+    "",
+)
+REPEATS = (
+    "",
+    "",
+    "*",
+    "+",
+    "?",
+    "{3}",
+    "{0,20}",
+    "{1000}",
+    "{1000000}",
+    "{0,1000000}",
+    "{9,}",
+    "{99999999999}",
+    "{2,1}",
+)
 WORDS = (
     *("minLength", "maxLength", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"),
     *("minItems", "maxItems", "minProperties", "maxProperties", "required", "type", "enum", "const", "format"),
@@ -50,7 +100,9 @@ def random_pattern(rng: random.Random, depth: int = 0) -> str:
 
 def random_schema(rng: random.Random, depth: int = 0) -> Any:
     if depth > 4 or rng.random() < 0.1:
-        return rng.choice((True, False, {}, {"type": "string"}, {"type": "integer"}, {"$ref": "#"}, {"$ref": "#/$defs/a"}))
+        return rng.choice(
+            (True, False, {}, {"type": "string"}, {"type": "integer"}, {"$ref": "#"}, {"$ref": "#/$defs/a"})
+        )
     inner: Callable[[], Any] = lambda: random_schema(rng, depth + 1)  # noqa: E731
     many = rng.choice((1, 2, 3, 10, 60 if depth < 2 else 3))
     schema: dict[str, Any] = {}
@@ -84,7 +136,9 @@ def random_lark(rng: random.Random) -> str:
     def expression(depth: int = 0) -> str:
         parts = []
         for _ in range(rng.choice((1, 2, 2, 4, 30 if depth == 0 else 2))):
-            part = rng.choice((rng.choice(names), json.dumps(rng.choice(TEXTS)), f"/{random_pattern(rng, 3) or 'a'}/", "%json {}"))
+            part = rng.choice(
+                (rng.choice(names), json.dumps(rng.choice(TEXTS)), f"/{random_pattern(rng, 3) or 'a'}/", "%json {}")
+            )
             if depth < 2 and rng.random() < 0.2:
                 part = f"({expression(depth + 1)})"
             parts.append(part + rng.choice(("", "", "", "*", "+", "?", "{1000}", "{1000,}")))
@@ -99,7 +153,12 @@ def random_part(rng: random.Random, depth: int = 0) -> Any:
     many = rng.choice((1, 2, 3, 30 if depth < 2 else 2))
     kind = rng.randrange(10 if depth < 5 else 5)
     tags = lambda: [  # noqa: E731
-        {"type": "tag", "begin": rng.choice(("<", "<f", "<|end|>")) + rng.choice(TEXTS), "content": inner(), "end": rng.choice(TEXTS)}
+        {
+            "type": "tag",
+            "begin": rng.choice(("<", "<f", "<|end|>")) + rng.choice(TEXTS),
+            "content": inner(),
+            "end": rng.choice(TEXTS),
+        }
         for _ in range(many)
     ]
     return (
@@ -125,7 +184,9 @@ def random_source(rng: random.Random) -> GrammarSource:
 
 
 def _random_source(rng: random.Random) -> GrammarSource:
-    kind: GrammarKind = rng.choice(("json", "json", "json", "regex", "choice", "grammar", "structural_tag", "structural_tag"))
+    kind: GrammarKind = rng.choice(
+        ("json", "json", "json", "regex", "choice", "grammar", "structural_tag", "structural_tag")
+    )
     if kind == "regex":
         return GrammarSource(kind, random_pattern(rng))
     if kind == "grammar":

@@ -103,9 +103,7 @@ def test_a_backend_that_cannot_be_imported_is_named() -> None:
 
 
 @in_loop
-async def test_slow_checks_do_not_delay_the_others(
-    checker: GrammarChecker, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_slow_checks_do_not_delay_the_others(checker: GrammarChecker, monkeypatch: pytest.MonkeyPatch) -> None:
     await checker.check(regex("a"))
     monkeypatch.setattr(check_process, "SLOW_S", 1000.0)
     slow = [asyncio.create_task(checker.check(regex(text))) for text in ("sleep", "sleep", "sleep", "sleep")]
@@ -136,7 +134,9 @@ async def test_answers_are_remembered(checker: GrammarChecker) -> None:
 
 @pytest.mark.alone
 @in_loop
-async def test_time_of_the_processor_is_limited_and_the_event_loop_goes_on_meanwhile(checker: GrammarChecker, slowness: Callable[[], float]) -> None:
+async def test_time_of_the_processor_is_limited_and_the_event_loop_goes_on_meanwhile(
+    checker: GrammarChecker, slowness: Callable[[], float]
+) -> None:
     await checker.check(regex("a"))
     slow = asyncio.create_task(checker.check(regex("spin")))
     longest = 0.0

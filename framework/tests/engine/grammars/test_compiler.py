@@ -12,7 +12,6 @@ import pytest
 
 from dovetail.api import Grammar, GrammarSource, GrammarState, PluginError, RequestError
 from dovetail.engine.grammars.checks import build_grammar_source
-from dovetail.engine.grammars.cache import MIN_BYTES
 from dovetail.engine.grammars.compiler import GrammarManager, RequestGrammar
 from dovetail.engine.request.params import StructuredOutputs
 

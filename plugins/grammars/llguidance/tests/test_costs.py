@@ -55,17 +55,23 @@ def test_states_count_as_long_as_they_are_there(backend: Backend) -> None:
     ],
 )
 def test_one_that_takes_too_much_is_refused_with_the_limit(backend: Backend, kind: GrammarKind, text: str) -> None:
-    with pytest.raises(RequestError, match=r"compiled it takes \d+ MiB, more than the limit of 64 MiB; make it simpler"):
+    with pytest.raises(
+        RequestError, match=r"compiled it takes \d+ MiB, more than the limit of 64 MiB; make it simpler"
+    ):
         backend.compile(GrammarSource(kind, text))
 
 
 def test_a_lexer_that_grows_while_it_is_used_comes_to_its_limit() -> None:
     found = Follower("json", '{"type": "string", "minLength": 100000}')
-    with pytest.raises(RequestError, match=f"too many states: {MAX_LEXER_STATES}") as caught:
-        assert found.accept('"')
+    assert found.accept('"')
+
+    def go_on() -> None:
         for _ in range(MAX_LEXER_STATES):
             assert found.accept("a")
             found.allowed()
+
+    with pytest.raises(RequestError, match=f"too many states: {MAX_LEXER_STATES}") as caught:
+        go_on()
     assert "\n" not in str(caught.value)
 
 
@@ -77,15 +83,14 @@ def test_the_parse_of_one_output_is_bounded(monkeypatch: pytest.MonkeyPatch) -> 
         found.accept(*["a"] * 8)
 
 
-@pytest.mark.parametrize("word", ["maxLength", "minLength", "minItems", "multipleOf", "enum", "type", "required"])
+@pytest.mark.parametrize("word", ["maxLength", "minLength", "minItems", "multipleOf"])
 def test_what_llguidance_panics_of_is_an_error(backend: Backend, word: str) -> None:
-    for value in ("😀" * 100, "é" * 99, ["😀" * 100], {"😀" * 100: "😀" * 100}):
-        source = GrammarSource("json", json.dumps({word: value, "type": "string"} if word != "type" else {word: value}))
+    for value in ("😀" * 100, "é" * 99):
+        source = GrammarSource("json", json.dumps({word: value}))
         for check in (validate_source, backend.compile):
-            try:
+            with pytest.raises(RequestError, match=r"JSON schema cannot be used|llguidance fails on it") as caught:
                 check(source)
-            except RequestError as error:
-                assert len(str(error).splitlines()) == 1
+            assert len(str(caught.value).splitlines()) == 1
     validate_source(GrammarSource("json", "{}"))
 
 

@@ -107,17 +107,15 @@ class GrammarCache:
         with self._lock:
             sizes = {entry: entry.num_bytes for entry in self._entries.values() if entry.compiled.done()}
             total = sum(sizes.values())
-            for entry in [*sizes]:
+            for source in [entry.source for entry in sizes if not entry.users]:
                 if total <= self._max_bytes:
                     break
-                if not entry.users:
-                    total -= sizes[entry]
-                    self._dropped_bytes += sizes.pop(entry)
-                    del self._entries[entry.source]
+                dropped = sizes.pop(self._entries.pop(source))
+                total -= dropped
+                self._dropped_bytes += dropped
             release = self._dropped_bytes >= RELEASE_BYTES
             if release:
                 self._dropped_bytes = 0
-            entry = None  # the last reference to a dropped one
         if release:
             release_free_memory()
         return total <= self._max_bytes or not any(entry.users for entry in sizes)

@@ -52,9 +52,7 @@ def main(target: str) -> None:
 
 def _answer(validate: Callable[[GrammarSource], Any] | PluginError, line: str) -> dict[str, Any]:
     spent = resource.getrusage(resource.RUSAGE_SELF)
-    resource.setrlimit(
-        resource.RLIMIT_CPU, (int(spent.ru_utime + spent.ru_stime) + MAX_CPU_S, resource.RLIM_INFINITY)
-    )
+    resource.setrlimit(resource.RLIMIT_CPU, (int(spent.ru_utime + spent.ru_stime) + MAX_CPU_S, resource.RLIM_INFINITY))
     if isinstance(validate, PluginError):
         return {"problem": validate.problem, "hint": validate.hint, "broken": True}
     try:

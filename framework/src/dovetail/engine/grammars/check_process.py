@@ -205,6 +205,4 @@ def _death_error(code: int) -> RequestError:
 
 
 def _too_long_error() -> RequestError:
-    return RequestError(
-        f"checking the format takes more than {MAX_CPU_S} s", "make it simpler or smaller", param=PARAM
-    )
+    return RequestError(f"checking the format takes more than {MAX_CPU_S} s", "make it simpler or smaller", param=PARAM)

@@ -5,6 +5,7 @@ V: size of the logits' vocabulary.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import weakref
 from collections.abc import Callable, Sequence
@@ -95,10 +96,9 @@ class GrammarManager:
         """Runs when a sequence is gone, in whichever thread dropped it."""
         entry.release()
         if not entry.users and not self._stopping.is_set():
-            try:
-                self._compile_pool.submit(self.cache.shrink)  # it frees what it drops, which takes time
-            except RuntimeError:
-                pass  # the interpreter is about to end
+            # It frees what it drops, which takes time. No thread starts when the interpreter is about to end.
+            with contextlib.suppress(RuntimeError):
+                self._compile_pool.submit(self.cache.shrink)
 
     def _compile(self, entry: CacheEntry) -> None:
         # Those who asked for it may have left.

@@ -30,7 +30,7 @@ def _mallinfo() -> Callable[[], _Mallinfo] | None:
     except (OSError, AttributeError):
         return None  # another C library
     function.restype = _Mallinfo
-    return function  # type: ignore[no-any-return]
+    return function
 
 
 def measure(make: Callable[[], T]) -> tuple[T, int]:
