@@ -42,7 +42,7 @@ def router(context: ServerContext) -> APIRouter:
         chat = to_chat_request(body, await _previous_items(context, body) + input_items)
         with rename_error_fields(FIELD_NAMES):
             prompt, parsing = await render_prompt(context, body, chat)
-            job = make_job(context, chat, [prompt], adapter, parsing)
+            job = await make_job(context, chat, [prompt], adapter, parsing)
         builder = ResponsesResponseBuilder(
             context, body, job, model, parsing, input_items, store_response=store_response
         )
