@@ -22,7 +22,7 @@ from typing import Any
 from dovetail.api.errors import PluginError, RequestError
 from dovetail.api.grammar import GrammarSource
 from dovetail.engine.grammars.check_child import MAX_BYTES, MAX_CPU_S
-from dovetail.engine.grammars.checks import PARAM, build_grammar_source
+from dovetail.engine.grammars.checks import PARAM, as_text, build_grammar_source
 from dovetail.engine.request.params import StructuredOutputs
 
 START_S = 60.0
@@ -121,6 +121,10 @@ class GrammarChecker:
         self._local = threading.local()
         self._processes: list[CheckProcess] = []
         self._answers: OrderedDict[bytes, dict[str, Any]] = OrderedDict()
+
+    async def write(self, params: StructuredOutputs) -> StructuredOutputs:
+        """The format as text (see :func:`~dovetail.engine.grammars.checks.as_text`)."""
+        return await asyncio.get_running_loop().run_in_executor(self._quick, as_text, params)
 
     async def check(self, params: StructuredOutputs) -> list[str]:
         """Check a format. If the task is cancelled while the check waits for its turn, it is dropped.

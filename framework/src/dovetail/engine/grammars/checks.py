@@ -7,6 +7,8 @@ import logging
 from collections.abc import Iterable
 from contextvars import ContextVar
 
+import msgspec
+
 from dovetail.api.errors import RequestError
 from dovetail.api.grammar import GrammarKind, GrammarSource
 from dovetail.engine.request.params import StructuredOutputs
@@ -35,6 +37,15 @@ def build_grammar_source(params: StructuredOutputs) -> GrammarSource:
         return GrammarSource(kind, "")
     # The order of a schema's properties is that of the output, so it is kept.
     return GrammarSource(kind, value if isinstance(value, str) else json.dumps(value))
+
+
+def as_text(params: StructuredOutputs) -> StructuredOutputs:
+    """The same format with its JSON as text, as it is sent to the engine: messages have no integers beyond 64 bits."""
+    for kind in ("json", "structural_tag"):
+        value = getattr(params, kind)
+        if value is not None and not isinstance(value, str):
+            return msgspec.structs.replace(params, **{kind: json.dumps(value)})
+    return params
 
 
 def check_structured_outputs(params: StructuredOutputs, plan: Plan) -> list[str]:

@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import AsyncGenerator
 from typing import Any, Self
 
+import msgspec
+
 from dovetail.api.errors import DovetailError, EngineDeadError
 from dovetail.engine import messages as m
 from dovetail.engine.args import EngineArgs
@@ -109,7 +111,8 @@ class AsyncEngine(EngineClient):
         if params.logits_processors:
             check_logits_processors(params, self.plan)
         if params.structured_outputs is not None:
-            await self._check_format(params.structured_outputs)
+            form = await self._check_format(params.structured_outputs)
+            params = msgspec.structs.replace(params, structured_outputs=form)
             self._check_alive()
         sequences = self._processor.add(
             request_id, prompt_token_ids, params, priority=priority, cache_salt=cache_salt, adapter=adapter
@@ -133,8 +136,8 @@ class AsyncEngine(EngineClient):
             if (aborted := self._processor.abort(request_id)) and self.alive:
                 self._child.send(m.Abort(aborted))
 
-    async def _check_format(self, params: StructuredOutputs) -> None:
-        """Check a format beside the event loop.
+    async def _check_format(self, params: StructuredOutputs) -> StructuredOutputs:
+        """Check a format beside the event loop. Returns it as it is sent to the engine.
 
         Raises:
             RequestError: it is not supported, or it is not valid, or too much work.
@@ -142,7 +145,9 @@ class AsyncEngine(EngineClient):
         validator = find_validator(find_kind(params), self.plan)
         if self._checker is None:
             self._checker = GrammarChecker(validator)
+        params = await self._checker.write(params)
         report_notices(await self._checker.check(params))
+        return params
 
     async def stop(self) -> None:
         if self._checker is not None:
