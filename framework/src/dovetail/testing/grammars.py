@@ -113,7 +113,9 @@ def _check_num_bytes(text: str, backend: GrammarBackend) -> None:
         return
     one, all_of_them = sizes
     told = f"{text}: num_bytes is {one} for a text and {all_of_them} for a thousand"
-    assert one is not None and all_of_them is not None and 0 <= one < all_of_them, told
+    assert one is not None, told
+    assert all_of_them is not None, told
+    assert 0 <= one < all_of_them, told
 
 
 def _refuses(text: str, action: Callable[[GrammarSource], Any], source: GrammarSource) -> None:
