@@ -13,6 +13,7 @@ def card(target: str = "Choices", validate: str = "validate", **claims: object) 
 
 def test_a_right_backend_passes() -> None:
     check_grammar(card())
+    check_grammar(card("Sized"))
 
 
 @pytest.mark.parametrize(
@@ -28,6 +29,7 @@ def test_a_right_backend_passes() -> None:
         (card("Short"), "'yes sir' has the form, but cannot be written"),
         (card("Shared"), "'yes sir' has the form, but cannot be written"),
         (card("Stuck"), "leads elsewhere"),
+        (card("Weightless"), "num_bytes is 5 for a text and 5 for a thousand"),
         (card("Missing"), "making the backend"),
         (card(kinds=("choice", "regex")), "claims regex: RequestError: wanted a choice"),
         (card(kinds=("choice", "grammar")), "claims grammars in a notation of its own: give check_grammar one"),

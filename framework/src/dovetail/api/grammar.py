@@ -86,6 +86,17 @@ class Grammar(ABC):
     def start(self) -> GrammarState:
         """The state of a new sequence."""
 
+    @property
+    def num_bytes(self) -> int | None:
+        """Memory in bytes that the grammar holds now, together with the states of its sequences; measured rather than
+        guessed, and at least what it is. It may grow while the grammar is used.
+
+        The engine keeps compiled grammars up to a number of bytes, and compiles no more of them while those in use
+        exceed it. None, the default, for a backend that cannot tell: then the engine takes what its process grew by
+        while the grammar was compiled.
+        """
+        return None
+
 
 class GrammarBackend(ABC):
     """Compiles grammars for one tokenizer.

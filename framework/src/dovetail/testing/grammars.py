@@ -7,6 +7,7 @@ V: size of the logits' vocabulary.
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -51,7 +52,8 @@ def check_grammar(card: GrammarCard, grammar: GrammarSample | None = None) -> No
     end. Invalid texts cannot be written, and neither can unlimited white space. Outputs sampled from the masks are
     valid, and never come to a state in which no token is allowed. Schemas without a valid value are refused, already by
     ``validate_source``. A refused token and a rollback change nothing. End tokens are in the masks together, exactly
-    where the output may end. Kinds that are not claimed are refused.
+    where the output may end. Kinds that are not claimed are refused. A backend that tells the memory of its grammars
+    (``num_bytes``) tells more for a thousand texts than for one.
 
     Args:
         grammar: a grammar in the backend's own notation, for backends that claim the kind ``grammar``.
@@ -83,6 +85,8 @@ def check_grammar(card: GrammarCard, grammar: GrammarSample | None = None) -> No
             with ThreadPoolExecutor(4) as pool:
                 first, *_ = pool.map(backend.compile, [sample.source] * 4)
             _Case(text, tokenizer, vocab_size, ends, first).check(sample)
+    if "choice" in card.kinds:
+        _check_num_bytes(label(card), backend)
 
 
 def small_tokenizer() -> Tokenizer:
@@ -95,6 +99,23 @@ def small_tokenizer() -> Tokenizer:
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens(list(ENDS))
     return tokenizer
+
+
+def _check_num_bytes(text: str, backend: GrammarBackend) -> None:
+    rng = random.Random(0)
+    texts = ["".join(rng.choices("abc", k=40)) for _ in range(1000)]
+    sizes = []
+    for choices in (texts[:1], texts):
+        with claim(text):
+            grammar = backend.compile(GrammarSource("choice", json.dumps(choices)))
+            sizes.append(grammar.num_bytes)
+    if sizes == [None, None]:
+        return
+    one, all_of_them = sizes
+    told = f"{text}: num_bytes is {one} for a text and {all_of_them} for a thousand"
+    assert one is not None, told
+    assert all_of_them is not None, told
+    assert 0 <= one < all_of_them, told
 
 
 def _refuses(text: str, action: Callable[[GrammarSource], Any], source: GrammarSource) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
+import msgspec
 import pytest
 
 from dovetail.api import GrammarSource, RequestError
-from dovetail.engine.grammars.checks import check_structured_outputs, collected_notices
+from dovetail.engine.grammars.checks import as_text, build_grammar_source, check_structured_outputs, collected_notices
 from dovetail.engine.request.params import StructuredOutputs
 from dovetail.kernel.plan import Choice, Part, Plan
 
@@ -67,3 +69,13 @@ def test_what_it_does_not_is_refused_with_the_reason(form: dict[str, Any], chang
         check_structured_outputs(StructuredOutputs(**form), plan(**changes))
     assert str(caught.value) == told
     assert caught.value.param == "structured_outputs"
+
+
+def test_schemas_go_to_the_engine_as_text_since_messages_have_no_larger_integers() -> None:
+    schema = {"type": "string", "maxLength": 2**64}
+    sent = as_text(StructuredOutputs(json=schema))
+    assert sent.json == json.dumps(schema)
+    assert build_grammar_source(sent) == build_grammar_source(StructuredOutputs(json=schema))
+    msgspec.msgpack.encode(sent)
+    choice = StructuredOutputs(choice=["a"])
+    assert as_text(choice) is choice

@@ -12,7 +12,7 @@ import pytest
 
 from dovetail.api import Grammar, GrammarSource, GrammarState, PluginError, RequestError
 from dovetail.engine.grammars.checks import build_grammar_source
-from dovetail.engine.grammars.compiler import CACHED_GRAMMARS, GrammarManager, RequestGrammar
+from dovetail.engine.grammars.compiler import GrammarManager, RequestGrammar
 from dovetail.engine.request.params import StructuredOutputs
 
 VOCAB_SIZE = 70
@@ -203,17 +203,6 @@ def test_equal_forms_are_compiled_once_and_followed_apart(manager: GrammarManage
     assert runs[0].accept([1, 2])
     assert runs[1].accept([1])
     assert [words(run.masks([])[0]) for run in runs] == [mask_of([END]), mask_of([2, 3]), mask_of([1])]
-
-
-def test_the_least_recently_used_grammars_are_forgotten(manager: GrammarManager, backend: Backend) -> None:
-    for number in range(CACHED_GRAMMARS):
-        begun(manager, f"{number}")
-    begun(manager, "0")
-    begun(manager, "1234")
-    begun(manager, "0")
-    assert len(backend.compiled) == CACHED_GRAMMARS + 1
-    begun(manager, "1")
-    assert len(backend.compiled) == CACHED_GRAMMARS + 2
 
 
 def test_a_form_that_does_not_compile_fails_its_run_alone(manager: GrammarManager) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 
 import pytest
@@ -53,7 +54,9 @@ def read(raw: bytes) -> None:
     context = ServerContext.create(FakeEngine(), ServerSettings())
     for model in MODELS:
         try:
-            make_job(context, validate_body(decode_json_object(to_utf8(raw)), model, ServerSettings()), [[1, 2, 3]])
+            asyncio.run(
+                make_job(context, validate_body(decode_json_object(to_utf8(raw)), model, ServerSettings()), [[1, 2, 3]])
+            )
         except (ApiError, RequestError) as error:
             answer = to_api_error(error)
             if not (400 <= answer.status < 500 and answer.body()):

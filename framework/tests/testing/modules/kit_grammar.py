@@ -134,6 +134,22 @@ class Shared(Choices):
         return self.place
 
 
+class Sized(Choices):
+    """Tells its memory."""
+
+    @property
+    def num_bytes(self) -> int | None:
+        return sum(map(len, self.outputs))
+
+
+class Weightless(Choices):
+    """Takes every grammar for as large as any other."""
+
+    @property
+    def num_bytes(self) -> int | None:
+        return 5
+
+
 class Stuck(Choices):
     """Cannot go back."""
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Iterable
 from contextvars import ContextVar
+
+import msgspec
 
 from dovetail.api.errors import RequestError
 from dovetail.api.grammar import GrammarKind, GrammarSource
@@ -20,10 +23,15 @@ KINDS: tuple[GrammarKind, ...] = ("json", "json_object", "regex", "choice", "gra
 """The kinds of grammar: the fields of :class:`~dovetail.engine.request.params.StructuredOutputs`."""
 
 
-def build_grammar_source(params: StructuredOutputs) -> GrammarSource:
-    """The output format as text. Equal formats give equal text."""
+def find_kind(params: StructuredOutputs) -> GrammarKind:
     # Exactly one is set, and of its type: the parameters' own checks see to that.
     (kind,) = (kind for kind in KINDS if getattr(params, kind) not in (None, False))
+    return kind
+
+
+def build_grammar_source(params: StructuredOutputs) -> GrammarSource:
+    """The output format as text. Equal formats give equal text."""
+    kind = find_kind(params)
     value = getattr(params, kind)
     if kind == "json_object":
         return GrammarSource(kind, "")
@@ -31,9 +39,18 @@ def build_grammar_source(params: StructuredOutputs) -> GrammarSource:
     return GrammarSource(kind, value if isinstance(value, str) else json.dumps(value))
 
 
+def as_text(params: StructuredOutputs) -> StructuredOutputs:
+    """The same format with its JSON as text, as it is sent to the engine: messages have no integers beyond 64 bits."""
+    for kind in ("json", "structural_tag"):
+        value = getattr(params, kind)
+        if value is not None and not isinstance(value, str):
+            return msgspec.structs.replace(params, **{kind: json.dumps(value)})
+    return params
+
+
 def check_structured_outputs(params: StructuredOutputs, plan: Plan) -> list[str]:
-    """Check that the grammar backend supports the output format. This takes as long as compiling it, so a server calls
-    it in a thread.
+    """Check that the grammar backend supports the output format, in this process. It takes as long as compiling it; for
+    a server see :class:`~dovetail.engine.grammars.check_process.GrammarChecker`.
 
     Returns:
         What the backend ignores in the format, one sentence each. They are also logged, and added to
@@ -44,14 +61,28 @@ def check_structured_outputs(params: StructuredOutputs, plan: Plan) -> list[str]
             says which.
     """
     source = build_grammar_source(params)
+    return report_notices(import_dotted(find_validator(source.kind, plan))(source) or ())
+
+
+def find_validator(kind: GrammarKind, plan: Plan) -> str:
+    """The ``validate_source`` of the grammar backend.
+
+    Raises:
+        RequestError: no backend is installed, or it does not support this kind of format.
+    """
     if plan.grammar is None or plan.grammar_validate is None:
         raise no_backend_error()
-    if source.kind not in plan.grammar_kinds:
+    if kind not in plan.grammar_kinds:
         raise RequestError(
-            f"the form {source.kind} was asked for, but the grammar backend {plan.grammar.part.name} does {', '.join(plan.grammar_kinds)}",
+            f"the form {kind} was asked for, but the grammar backend {plan.grammar.part.name} does {', '.join(plan.grammar_kinds)}",
             param=PARAM,
         )
-    notices = list(import_dotted(plan.grammar_validate)(source) or ())
+    return plan.grammar_validate
+
+
+def report_notices(found: Iterable[str]) -> list[str]:
+    """Log what a backend ignores in a format, and add it to :data:`collected_notices`."""
+    notices = list(found)
     if notices:
         logger.warning("The form of an output is kept in part: %s.", "; ".join(notices))
         if (collected := collected_notices.get()) is not None:

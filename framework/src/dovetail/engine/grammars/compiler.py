@@ -5,8 +5,9 @@ V: size of the logits' vocabulary.
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from collections import OrderedDict
+import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import cached_property
@@ -14,12 +15,14 @@ from functools import cached_property
 import numpy as np
 
 from dovetail.api.errors import DovetailError, RequestError
-from dovetail.api.grammar import Grammar, GrammarBackend, GrammarSource, GrammarState
+from dovetail.api.grammar import GrammarBackend, GrammarSource, GrammarState
+from dovetail.engine.grammars.cache import MAX_BYTES, CacheEntry, Compiled, GrammarCache
 from dovetail.engine.grammars.checks import PARAM, build_grammar_source
+from dovetail.engine.grammars.process_memory import resident_bytes
 from dovetail.engine.request.params import StructuredOutputs
 
-CACHED_GRAMMARS = 128
-"""Size of the cache of compiled grammars."""
+ROOM_POLL_S = 0.02
+"""Seconds between two looks whether grammars in use have left room for another one."""
 
 
 class GrammarManager:
@@ -28,21 +31,28 @@ class GrammarManager:
     Threads and backend are created with the first request that needs a grammar; until then this costs nothing.
 
     Args:
-        load_backend: makes the backend of the Plan. Called once, in a thread of the pool.
+        load_backend: makes the backend of the Plan. Called once, in a thread that compiles.
         vocab_size: V.
         eos_ids: the backend's end-of-sequence tokens.
-        threads: number of threads that compile and compute masks. Backends release the GIL meanwhile.
+        threads: number of threads that compile, and of those that compute masks. Backends release the GIL meanwhile.
+        max_bytes: most memory for compiled grammars.
     """
 
     def __init__(
-        self, load_backend: Callable[[], GrammarBackend], vocab_size: int, eos_ids: Sequence[int], threads: int = 2
+        self,
+        load_backend: Callable[[], GrammarBackend],
+        vocab_size: int,
+        eos_ids: Sequence[int],
+        threads: int = 2,
+        max_bytes: int = MAX_BYTES,
     ) -> None:
         self._load_backend = load_backend
         self._loading = threading.Lock()
         self._backend: GrammarBackend | None = None
-        self._cache: OrderedDict[GrammarSource, Future[Grammar]] = OrderedDict()
         self._newest: tuple[StructuredOutputs, GrammarSource] | None = None
+        self.cache = GrammarCache(max_bytes)
         self._threads = threads
+        self._stopping = threading.Event()
         self.mask_words = -(-vocab_size // 32)
         flags = np.zeros(self.mask_words * 32, dtype=np.uint8)
         flags[[i for i in eos_ids if 0 <= i < vocab_size]] = 1
@@ -51,20 +61,23 @@ class GrammarManager:
 
     @cached_property
     def pool(self) -> ThreadPoolExecutor:
+        """Computes masks. Not the threads that compile, so that running sequences do not wait for new ones."""
         return ThreadPoolExecutor(self._threads, thread_name_prefix="grammar")
+
+    @cached_property
+    def _compile_pool(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(self._threads, thread_name_prefix="grammar-compile")
 
     def compile(self, params: StructuredOutputs) -> RequestGrammar:
         """Start compiling in a thread, or reuse a cached grammar. Does not block."""
         if self._newest is None or self._newest[0] is not params:  # sequences of one request follow each other
             self._newest = params, build_grammar_source(params)
-        source = self._newest[1]
-        compiled = self._cache.get(source)
-        if compiled is None or (compiled.done() and compiled.exception() is not None):
-            compiled = self._cache[source] = self.pool.submit(self._compile, source)
-            while len(self._cache) > CACHED_GRAMMARS:
-                self._cache.popitem(last=False)
-        self._cache.move_to_end(source)
-        return RequestGrammar(self, compiled)
+        entry, new = self.cache.use(self._newest[1])
+        grammar = RequestGrammar(self, entry)
+        weakref.finalize(grammar, self._release, entry).atexit = False
+        if new:
+            self._compile_pool.submit(self._compile, entry)
+        return grammar
 
     def allows_only_end(self, mask: np.ndarray) -> bool:
         """Whether a mask (int32 ``[ceil(V / 32)]``) allows only end tokens, so that forbidding them would leave no
@@ -74,14 +87,49 @@ class GrammarManager:
 
     def shutdown(self) -> None:
         """Stop the threads, and wait for running work."""
-        if "pool" in self.__dict__:
-            self.pool.shutdown(cancel_futures=True)
+        self._stopping.set()
+        for name in ("pool", "_compile_pool"):
+            if name in self.__dict__:
+                self.__dict__[name].shutdown(cancel_futures=True)
 
-    def _compile(self, source: GrammarSource) -> Grammar:
+    def allow_all_mask(self) -> np.ndarray:
+        return np.full(self.mask_words, -1, dtype=np.int32)
+
+    def _release(self, entry: CacheEntry) -> None:
+        """Runs when a sequence is gone, in whichever thread dropped it."""
+        entry.release()
+        if not entry.users and not self._stopping.is_set():
+            # It frees what it drops, which takes time. No thread starts when the interpreter is about to end.
+            with contextlib.suppress(RuntimeError):
+                self._compile_pool.submit(self.cache.shrink)
+
+    def _compile(self, entry: CacheEntry) -> None:
+        # Those who asked for it may have left.
+        while not self.cache.drop(entry, only_unused=True):
+            if self.cache.shrink() or self._stopping.wait(ROOM_POLL_S):
+                break
+        else:
+            entry.compiled.cancel()
+            return
+        try:
+            before = resident_bytes()
+            compiled = self._build(entry.source)
+            entry.measured_bytes = max(resident_bytes() - before, 0)
+        except BaseException as error:  # a panic of an extension module is no Exception; this thread has no other
+            self.cache.drop(entry)
+            entry.compiled.set_exception(error)
+        else:
+            entry.compiled.set_result(compiled)
+        self.cache.shrink()
+
+    def _build(self, source: GrammarSource) -> Compiled:
         with self._loading:
             if self._backend is None:
                 self._backend = self._load_backend()
-        return self._backend.compile(source)
+        grammar = self._backend.compile(source)
+        mask = self.allow_all_mask()
+        grammar.start().fill_mask(mask)
+        return Compiled(grammar, mask)
 
 
 class RequestGrammar:
@@ -91,20 +139,18 @@ class RequestGrammar:
     calls a thread of the pool uses the state.
     """
 
-    def __init__(self, manager: GrammarManager, compiled: Future[Grammar]) -> None:
+    def __init__(self, manager: GrammarManager, entry: CacheEntry) -> None:
         self._manager = manager
-        self._compiled = compiled
+        self._entry = entry
+        self._compiled = entry.compiled
         self._lock = threading.Lock()
         """Protects the state and the masks."""
         self._state: GrammarState | None = None
+        """Made for the first token: sequences that wait need only the grammar's first mask."""
         self._masks: dict[tuple[int, ...], np.ndarray] = {}
         """Tokens after the accepted ones → the mask at that position."""
         self._pending_fills: list[Future[None]] = []
         self._failure: RequestError | None = None
-        if compiled.done():
-            self.prefetch([])
-        else:
-            compiled.add_done_callback(self._on_compiled)
 
     @property
     def ready(self) -> bool:
@@ -123,7 +169,7 @@ class RequestGrammar:
         request with this reason.
         """
         if self._failure is None and self.ready and (error := self._compiled.exception()) is not None:
-            self._failure = _as_request_error(error)
+            self._fail(error)
         return self._failure
 
     def accept(self, tokens: Sequence[int]) -> bool:
@@ -157,7 +203,7 @@ class RequestGrammar:
         if self.failure is None and not self._has_masks(draft):
             self._fill_masks(tuple(draft))
         if self.failure is not None:
-            return [self._allow_all_mask()] * (len(draft) + 1)
+            return [self._manager.allow_all_mask()] * (len(draft) + 1)
         return [self._masks[key] for key in _prefixes(draft)]
 
     def _advance(self, tokens: Sequence[int], keep: bool) -> int:
@@ -179,15 +225,12 @@ class RequestGrammar:
                     self._masks = {key[count:]: mask for key, mask in self._masks.items() if key[:count] == done}
                 else:
                     state.rollback(count)
-            except Exception as error:
-                self._failure = _as_request_error(error)
+            except (KeyboardInterrupt, SystemExit):
+                raise
+            except BaseException as error:  # a panic of an extension module is no Exception
+                self._fail(error)
                 return 0
         return count
-
-    def _on_compiled(self, compiled: Future[Grammar]) -> None:
-        """Runs in the thread that compiled: computes the first mask before the engine asks for it."""
-        if not compiled.cancelled() and compiled.exception() is None:
-            self._fill_masks(())
 
     def _join_pending_fills(self) -> None:
         """Cancel or wait for the mask computations of this sequence, so that no thread uses its state.
@@ -202,14 +245,20 @@ class RequestGrammar:
 
     def _get_state(self) -> GrammarState:
         if self._state is None:
-            self._state = self._compiled.result().start()
+            self._state = self._compiled.result().grammar.start()
         return self._state
 
-    def _has_masks(self, draft: Sequence[int]) -> bool:
-        return tuple(draft) in self._masks and all(key in self._masks for key in _prefixes(draft))
+    def _fail(self, error: BaseException) -> None:
+        """End with an error. The grammar is forgotten: its sequences share automata, which may have reached their limit
+        for all of them.
+        """
+        self._failure = _as_request_error(error)
+        self._manager.cache.drop(self._entry)
 
-    def _allow_all_mask(self) -> np.ndarray:
-        return np.full(self._manager.mask_words, -1, dtype=np.int32)
+    def _has_masks(self, draft: Sequence[int]) -> bool:
+        if self._state is None and self.ready:
+            self._masks.setdefault((), self._compiled.result().first_mask)
+        return tuple(draft) in self._masks and all(key in self._masks for key in _prefixes(draft))
 
     def _fill_masks(self, draft: tuple[int, ...]) -> None:
         """Compute the masks after each token of the draft, then restore the state."""
@@ -223,13 +272,15 @@ class RequestGrammar:
                         allowed = state.accept(key[-1])
                         count += allowed
                     if key not in self._masks:
-                        mask = self._allow_all_mask()
+                        mask = self._manager.allow_all_mask()
                         if allowed:
                             state.fill_mask(mask)
                         self._masks[key] = mask
                 state.rollback(count)
-            except Exception as error:  # most often in a thread of the pool, where nobody would see it
-                self._failure = _as_request_error(error)
+            except (KeyboardInterrupt, SystemExit):
+                raise
+            except BaseException as error:  # most often in a thread of the pool, where nobody would see it
+                self._fail(error)
 
 
 def _prefixes(draft: Sequence[int]) -> list[tuple[int, ...]]:

@@ -6,10 +6,13 @@ import asyncio
 from collections.abc import AsyncGenerator
 from typing import Any, Self
 
+import msgspec
+
 from dovetail.api.errors import DovetailError, EngineDeadError
 from dovetail.engine import messages as m
 from dovetail.engine.args import EngineArgs
-from dovetail.engine.grammars.checks import check_structured_outputs
+from dovetail.engine.grammars.check_process import GrammarChecker
+from dovetail.engine.grammars.checks import find_kind, find_validator, report_notices
 from dovetail.engine.output.delta_merger import DeltaMerger
 from dovetail.engine.output.pooled import Pooled
 from dovetail.engine.output.processor import OutputProcessor, prepares_quickly
@@ -19,7 +22,7 @@ from dovetail.engine.request.checks import ModelLimits, check_request, find_eos_
 from dovetail.engine.request.defaults import sampling_defaults
 from dovetail.engine.request.logits_processors import check_logits_processors
 from dovetail.engine.request.outputs import Delta
-from dovetail.engine.request.params import SamplingParams
+from dovetail.engine.request.params import SamplingParams, StructuredOutputs
 from dovetail.engine.request.pooling_params import NO_SAMPLING, PoolingParams, check_pooling, resolve_pooling_params
 from dovetail.engine.setup import load_tokenizer
 from dovetail.engine.text.tokenizer import Tokenizer
@@ -49,6 +52,7 @@ class AsyncEngine(EngineClient):
         self._delta_queues: dict[str, DeltaQueue] = {}
         self._mergers: dict[str, DeltaMerger] = {}
         self._pooling_futures: dict[str, asyncio.Future[Pooled]] = {}
+        self._checker: GrammarChecker | None = None
 
     @classmethod
     async def _create(cls, plan: Plan, args: EngineArgs) -> Self:
@@ -107,7 +111,8 @@ class AsyncEngine(EngineClient):
         if params.logits_processors:
             check_logits_processors(params, self.plan)
         if params.structured_outputs is not None:
-            await asyncio.to_thread(check_structured_outputs, params.structured_outputs, self.plan)
+            form = await self._check_format(params.structured_outputs)
+            params = msgspec.structs.replace(params, structured_outputs=form)
             self._check_alive()
         prepared = None
         if not prepares_quickly(params):
@@ -139,6 +144,24 @@ class AsyncEngine(EngineClient):
             self._mergers.pop(request_id, None)
             if (aborted := self._processor.abort(request_id)) and self.alive:
                 self._child.send(m.Abort(aborted))
+
+    async def _check_format(self, params: StructuredOutputs) -> StructuredOutputs:
+        """Check a format beside the event loop. Returns it as it is sent to the engine.
+
+        Raises:
+            RequestError: it is not supported, or it is not valid, or too much work.
+        """
+        validator = find_validator(find_kind(params), self.plan)
+        if self._checker is None:
+            self._checker = GrammarChecker(validator)
+        params = await self._checker.write(params)
+        report_notices(await self._checker.check(params))
+        return params
+
+    async def stop(self) -> None:
+        if self._checker is not None:
+            self._checker.close()
+        await super().stop()
 
     async def pool(
         self,

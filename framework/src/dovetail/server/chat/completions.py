@@ -31,7 +31,7 @@ def router(context: ServerContext) -> APIRouter:
         body = await read_body(request, CompletionRequest)
         model, adapter = context.select_model(body.model)
         context.require_task("generate")
-        job = make_job(context, body, await completion_prompts(context, body), adapter)
+        job = await make_job(context, body, await completion_prompts(context, body), adapter)
         echoes = await prompt_texts(context, body, job.prompts) if body.echo else []
         builder = CompletionResponseBuilder(context, body, job, model, echoes)
         return await respond(context, request, builder, stream=bool(body.stream))

@@ -25,7 +25,7 @@ def router(context: ServerContext) -> APIRouter:
         model, adapter = context.select_model(body.model)
         context.require_task("generate")
         prompt, parsing = await render_chat(context, body)
-        job = make_job(context, body, [prompt], adapter, parsing)
+        job = await make_job(context, body, [prompt], adapter, parsing)
         builder = ChatResponseBuilder(context, body, job, model, parsing)
         sent = await record_chat(context, request, body, builder) if body.store else builder
         return await respond(context, request, sent, stream=bool(body.stream))

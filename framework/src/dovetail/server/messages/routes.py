@@ -53,7 +53,7 @@ def router(context: ServerContext) -> APIRouter:
         context.require_task("generate")
         chat = await context.convert(lambda: to_chat_request(body), len(body.messages))
         prompt, parsing = await render_chat(context, chat)
-        job = make_job(context, chat, [prompt], adapter, parsing)
+        job = await make_job(context, chat, [prompt], adapter, parsing)
         return await respond(context, request, MessageResponseBuilder(job, model, parsing), stream=bool(body.stream))
 
     @routes.post(

@@ -44,7 +44,7 @@ def router(context: ServerContext) -> APIRouter:
         chat = await context.convert(lambda: to_chat_request(body, items), len(items))
         with rename_error_fields(FIELD_NAMES):
             prompt, parsing = await render_prompt(context, body, chat)
-            job = make_job(context, chat, [prompt], adapter, parsing)
+            job = await make_job(context, chat, [prompt], adapter, parsing)
         builder = ResponsesResponseBuilder(
             context, body, job, model, parsing, input_items, store_response=store_response
         )

@@ -9,14 +9,17 @@ memory is only allocated when it is used.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 from dovetail.api import RequestError
+from dovetail_grammars_llguidance.panics import panics_as_errors
 
 T = TypeVar("T")
 
 STACK_BYTES = 512 << 20
+START_ATTEMPTS = 100
 MAX_RUNAWAYS = 2
 """Maximum number of calls that have exceeded their time. With this many, no new call starts, so that they cannot
 occupy every core.
@@ -36,14 +39,15 @@ def run_on_deep_stack(function: Callable[[], T], limit_s: float, param: str) -> 
         param: of the request, for the error.
 
     Raises:
-        RequestError: it takes longer, or too many earlier calls still run.
+        RequestError: it takes longer, it panics, or too many earlier calls still run.
     """
     answer: list[T] = []
     raised: list[BaseException] = []
 
     def run() -> None:
         try:
-            answer.append(function())
+            with panics_as_errors():
+                answer.append(function())
         except BaseException as error:  # handed to the caller
             raised.append(error)
 
@@ -71,11 +75,18 @@ def _count_runaways() -> int:
 
 
 def _start(run: Callable[[], Any]) -> threading.Thread:
-    thread = threading.Thread(target=run, name="llguidance", daemon=True)
     with _lock:  # the size is a setting of the whole process, read when a thread starts
         before = threading.stack_size(STACK_BYTES)
         try:
-            thread.start()
+            for attempt in range(START_ATTEMPTS):
+                thread = threading.Thread(target=run, name="llguidance", daemon=True)
+                try:
+                    thread.start()
+                    return thread
+                except RuntimeError:  # of address space: the stack of the last thread is released after its end
+                    if attempt == START_ATTEMPTS - 1:
+                        raise MemoryError("no memory for a large stack") from None
+                    time.sleep(0.01)
         finally:
             threading.stack_size(before)
-    return thread
+    raise AssertionError

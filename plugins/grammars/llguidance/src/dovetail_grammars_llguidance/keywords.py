@@ -7,6 +7,8 @@ from typing import Any
 
 from llguidance import LLMatcher
 
+from dovetail_grammars_llguidance.errors import FormatError
+
 FORMATS = frozenset(
     ("date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri", "unknown")
 )
@@ -46,6 +48,11 @@ COUNTS = ("minLength", "maxLength", "minItems", "maxItems", "minProperties", "ma
 MAX_COUNT = 1 << 31
 BOUND = 1 << 63
 """llguidance only supports bounds below this number."""
+SHAPES: dict[str, tuple[type, str]] = {
+    **dict.fromkeys(("allOf", "anyOf", "oneOf", "prefixItems", "required"), (list, "a list")),
+    **dict.fromkeys(("properties", "patternProperties"), (dict, "an object")),
+}
+"""Keywords that are read here before llguidance checks them."""
 VALUES = ("const", "default", "example", "examples", "enum")
 
 
@@ -55,6 +62,18 @@ def drop_nulls(node: dict[str, Any]) -> None:
         del node[word]
     if isinstance(node.get("properties"), dict):
         node["properties"] = {name: True if part is None else part for name, part in node["properties"].items()}
+
+
+def check_shapes(node: dict[str, Any], place: str) -> None:
+    """
+    Raises:
+        FormatError: a keyword has a value of another type than the rest of this package takes it for.
+    """
+    for word, (shape, name) in SHAPES.items():
+        if word in node and not isinstance(node[word], shape):
+            raise FormatError(f"{word} must be {name}, at {place}, found {str(node[word])[:40]!r}")
+    if not all(isinstance(name, str) for name in node.get("required", ())):
+        raise FormatError(f"required must list names, at {place}")
 
 
 def drop_empty(node: dict[str, Any]) -> None:

@@ -111,7 +111,7 @@ class _Preparation:
         first = (id(node), not strict) not in self._seen
         self._seen[id(node), strict] = node
         if first:
-            self._lost[id(node)] = self._read(node)
+            self._lost[id(node)] = self._read(node, place)
         self._report(self._lost[id(node)], place, strict)
         if isinstance(node.get("$ref"), str) and node["$ref"].startswith("#"):
             self._targets.append((node["$ref"], strict))
@@ -127,7 +127,7 @@ class _Preparation:
                 )
             self._notices[f"{what} at {place} is not kept"] = None
 
-    def _read(self, node: dict[str, Any]) -> list[str]:
+    def _read(self, node: dict[str, Any], place: str) -> list[str]:
         """Normalise the keywords of one schema. Returns what is lost."""
         keywords.drop_nulls(node)
         for word in ("$schema", STRICT, *(("x-guidance",) if node is self._root else ())):
@@ -135,6 +135,7 @@ class _Preparation:
         if isinstance(node.get("$ref"), str):
             node["$ref"] = self._references.canonical(node["$ref"]) or node["$ref"]
         keywords.hoist_required(node)
+        keywords.check_shapes(node, place)
         keywords.drop_empty(node)
         keywords.read_unevaluated(node)
         lost = keywords.read_numbers(node)

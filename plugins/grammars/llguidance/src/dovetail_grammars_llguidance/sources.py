@@ -9,6 +9,7 @@ from dovetail_grammars_llguidance.errors import MAX_BYTES, FormatError, grammar_
 from dovetail_grammars_llguidance.formats import read
 from dovetail_grammars_llguidance.lark import Translation, literal, tags_grammar, to_lark
 from dovetail_grammars_llguidance.nodes import Piece, Split, to_node
+from dovetail_grammars_llguidance.panics import panics_as_errors
 from dovetail_grammars_llguidance.schemas import Prepared, prepare_schema
 
 
@@ -27,7 +28,8 @@ def to_grammar(source: GrammarSource, split: Split = lambda text: [Piece(text)])
             source, f"it has {size:,} bytes, more than {MAX_BYTES[source.kind]:,}", "send a smaller one"
         )
     try:
-        return _translate(source, split)
+        with panics_as_errors():
+            return _translate(source, split)
     except FormatError as error:
         raise grammar_error(source, str(error), error.hint) from None
     except UnicodeEncodeError:

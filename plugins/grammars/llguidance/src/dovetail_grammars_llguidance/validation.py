@@ -14,9 +14,15 @@ LIMIT_S = 5.0
 ONE_OF = "oneOf is taken for anyOf, since more than one of its schemas may hold of a value"
 
 
+MAX_LEXER_STATES = 1 << 15
+"""Most states of a grammar's lexer, which all its sequences share. JSON without counted strings needs some hundreds; a
+string with ``maxLength`` or a repetition needs one for each character.
+"""
+
+
 def limits() -> LLParserLimits:
-    """Limits of parsers and lexers: llguidance's own. Errors do not quote the grammar."""
-    return LLParserLimits(verbose_errors=False)
+    """Limits of parsers and lexers: llguidance's own, but for the states. Errors do not quote the grammar."""
+    return LLParserLimits(verbose_errors=False, max_lexer_states=MAX_LEXER_STATES)
 
 
 def validate_source(source: GrammarSource) -> list[str]:
