@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from dovetail.api import (
     AttentionCard,
+    ConfigError,
     DovetailError,
     PluginError,
     ResolutionError,
