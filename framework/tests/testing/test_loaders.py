@@ -57,6 +57,11 @@ def test_a_loader_that_lets_damage_through_is_told(tmp_path: Path) -> None:
         check_loader(card("inspect_blindly"), path, same)
 
 
+def test_a_loader_that_knows_only_some_damage_is_told(checkpoint: Path) -> None:
+    with pytest.raises(AssertionError, match=r"model\.npz with damaged bytes raises \w+, wanted a CheckpointError"):
+        check_loader(card("inspect_narrowly"), checkpoint, TENSORS)
+
+
 def test_what_the_checkpoint_lacks_or_holds_besides_is_said(checkpoint: Path) -> None:
     with pytest.raises(AssertionError, match=r"d\.weight is in the checkpoint, but is not yielded"):
         check_loader(card(), checkpoint, {**TENSORS, "d.weight": torch.ones(1)})

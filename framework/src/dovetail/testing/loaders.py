@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
 import subprocess
 import sys
@@ -26,6 +27,8 @@ from dovetail.testing.harness import dtype_name
 from dovetail.testing.resolution import assert_refused, claim, make_registry, refusal_message
 
 HOST = torch.device("cpu")
+FLIPS, HEADER_BYTES = 60, 4096
+"""Damaged copies of each file, and the bytes at its beginning where they are damaged."""
 INSPECT = """
 import json, sys
 request = json.loads(sys.argv[1])
@@ -41,8 +44,8 @@ def check_loader(card: LoaderCard, path: str | Path, tensors: Mapping[str, Tenso
 
     Checks that its files are recognised and others are not; that ``inspect`` describes them without torch, in a form
     that can be sent to the engine's process; that every tensor is yielded once, with the type and shape that it is read
-    with, and reads the same twice; and that truncated and empty files are refused with their name. A loader that reads
-    no files must not be selected automatically, and must yield the described tensors.
+    with, and reads the same twice; that truncated and empty files are refused with their name; and that files with some
+    damaged bytes are read, or refused in one line. A loader that reads no files must not be selected automatically, and must yield the described tensors.
 
     Args:
         path: a weight file, or a folder with weight files and ``config.json``; any folder for a loader that reads no
@@ -72,6 +75,7 @@ def check_loader(card: LoaderCard, path: str | Path, tensors: Mapping[str, Tenso
     unexpected = sorted(set(found) - set(tensors))
     assert not unexpected, f"{label(card)}: yields {', '.join(unexpected)}, which the checkpoint does not hold"
     _check_damage(card, path, files)
+    _check_flipped(card, path, files)
     _check_signatures(card, files)
     _check_unrecognised(card)
 
@@ -138,19 +142,52 @@ def _check_damage(card: LoaderCard, path: Path, files: list[Path]) -> None:
                 _check_refused(card, damaged, file.name, f"{file.name} cut to {share:.0%}")
 
 
-def _check_refused(card: LoaderCard, path: Path, name: str, what: str) -> None:
-    def read_all() -> None:
-        checkpoint: Checkpoint = import_dotted(card.inspect)(str(path), tuple(str(f) for f in _files(card, path)))
-        for tensor in import_dotted(card.target)(checkpoint, {}, HOST):
-            tensor.read()
+def _check_flipped(card: LoaderCard, path: Path, files: list[Path]) -> None:
+    """Check that a file with damaged bytes near its beginning, where headers are, is read or refused as truncated ones
+    are: whatever a file says, no other error is raised, and the message is one line.
+    """
+    rng = random.Random(0)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "flipped"
+        shutil.copytree(path, folder) if path.is_dir() else folder.mkdir()
+        if path.is_file():
+            shutil.copy(path, folder)
+        for file in files:
+            whole = file.read_bytes()
+            for _ in range(FLIPS if whole else 0):
+                changed = bytearray(whole)
+                for _ in range(rng.choice((1, 1, 4))):
+                    changed[rng.randrange(min(len(whole), HEADER_BYTES))] = rng.choice((0, 255, rng.randrange(256)))
+                (folder / file.name).write_bytes(changed)
+                text = f"{label(card)}: {file.name} with damaged bytes"
+                try:
+                    said = refusal_message(
+                        partial(_read_all, card, folder if path.is_dir() else folder / file.name), CheckpointError
+                    )
+                except Exception as error:
+                    raise AssertionError(
+                        f"{text} raises {type(error).__name__}, wanted a CheckpointError: {error}"
+                    ) from error
+                assert said is None or said.isprintable(), (
+                    f"{text} is refused with a message of more than a line: {said!r}"
+                )
+            (folder / file.name).write_bytes(whole)
 
+
+def _check_refused(card: LoaderCard, path: Path, name: str, what: str) -> None:
     text = f"{label(card)}: {what}"
     try:
-        refused = refusal_message(read_all, CheckpointError)
+        refused = refusal_message(partial(_read_all, card, path), CheckpointError)
     except Exception as error:
         raise AssertionError(f"{text} raises {type(error).__name__}, wanted a CheckpointError: {error}") from error
     assert refused is not None, f"{text} is not refused"
     assert name in refused, f"{text} is refused without the file's name: {refused}"
+
+
+def _read_all(card: LoaderCard, path: Path) -> None:
+    checkpoint: Checkpoint = import_dotted(card.inspect)(str(path), tuple(str(f) for f in _files(card, path)))
+    for tensor in import_dotted(card.target)(checkpoint, {}, HOST):
+        tensor.read()
 
 
 def _check_signatures(card: LoaderCard, files: list[Path]) -> None:
