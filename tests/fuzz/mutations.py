@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 from typing import Any
@@ -83,7 +84,7 @@ def damage_json(value: Any, rng: random.Random) -> Any:
 def _damage_one(root: Any, rng: random.Random) -> Any:
     places = list(_places(root))
     if not places:
-        return rng.choice(NASTY_VALUES)
+        return copy.deepcopy(rng.choice(NASTY_VALUES))
     holder, key = rng.choice(places)
     match rng.randrange(8):
         case 0:
@@ -100,7 +101,8 @@ def _damage_one(root: Any, rng: random.Random) -> Any:
                 deep = [deep]
             holder[key] = deep
         case _:
-            holder[key] = rng.choice(NASTY_VALUES)
+            # A copy: later damage to it must not change what other files get, or put it into itself.
+            holder[key] = copy.deepcopy(rng.choice(NASTY_VALUES))
     return root
 
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from dovetail.api.errors import ResolutionError
 from dovetail.api.text import one_line
+
+if TYPE_CHECKING:
+    from dovetail.nn.platform import Memory
 
 
 @dataclass(frozen=True)
@@ -65,16 +70,20 @@ def explain_out_of_memory(model: str) -> Iterator[None]:
         raise ResolutionError(f"memory ran out while {model} was loaded ({reason})", LESS) from error
 
 
-def check_random_weights(nbytes: int, free: int, total: int, file: str) -> None:
+def count_elements(shapes: Iterable[tuple[int, ...]]) -> int:
+    return sum(map(math.prod, shapes))
+
+
+def check_random_weights(nbytes: int, memory: Memory, file: str) -> None:
     """Refuse weights that are made rather than read, if there is no memory for them. Files have their own size, and
     what a configuration asks for beyond it is missing there.
 
     Raises:
         ResolutionError: they take more than is free.
     """
-    if nbytes > free:
+    if nbytes > memory.free:
         raise ResolutionError(
             f"the weights that {file or 'the configuration'} describes take {format_gib(nbytes)}, and "
-            f"{format_gib(free)} of {format_gib(total)} are free",
+            f"{format_gib(memory.free)} of {format_gib(memory.total)} are free",
             "correct its sizes, or take fewer layers with --hf-overrides",
         )

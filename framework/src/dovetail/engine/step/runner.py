@@ -5,7 +5,6 @@ Letters: T tokens of a step, L logit rows, V vocabulary, C channels.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,7 +22,7 @@ from dovetail.engine.sampling.sampler import CHUNK, sample
 from dovetail.engine.sampling.tables import SamplingTables
 from dovetail.engine.step.decode_graphs import DecodeGraphRunner
 from dovetail.engine.step.input_batch import InputBatch, StepWork
-from dovetail.engine.step.memory import check_random_weights
+from dovetail.engine.step.memory import check_random_weights, count_elements
 from dovetail.engine.step.pooler import PooledVectors, Pooler
 from dovetail.kernel.discovery import import_dotted
 from dovetail.kernel.plan import Plan
@@ -159,9 +158,8 @@ class ModelRunner:
         self.reader = WeightReader(self.ctx, choices, plan.config, naming)
         expected = self.reader.expected()
         if not plan.checkpoint.files:
-            memory = self.platform.memory()
-            nbytes = sum(map(math.prod, expected.values())) * self.dtype.itemsize
-            check_random_weights(nbytes, memory.free, memory.total, plan.checkpoint.config_file)
+            nbytes = count_elements(expected.values()) * self.dtype.itemsize
+            check_random_weights(nbytes, self.platform.memory(), plan.checkpoint.config_file)
         tensors = import_dotted(plan.loader.part.target)(plan.checkpoint, expected, self.device)
         self.reader.load(tensors, progress)
         self.platform.release()
