@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from dovetail.engine.request.outputs import FinishReason
 from dovetail.engine.request.params import SamplingParams
-from dovetail.engine.text.bad_words import BadWords
+from dovetail.engine.text.bad_words import NO_BAD_WORDS, BadWords
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -84,7 +84,7 @@ class Request:
     prefix_key: str = ""
     block_hashes: list[bytes] = field(default_factory=list)
     lora_slot: int = 0
-    bad_words: BadWords = field(default_factory=BadWords)
+    bad_words: BadWords = NO_BAD_WORDS
     grammar: RequestGrammar | None = None
     logits_processors: list[tuple[LogitsProcessor, LogitsRow]] = field(default_factory=list)
     failure: str | None = None

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
+from functools import partial
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -74,11 +75,14 @@ class Workers:
             ):
                 piece += sizes[end]
                 end += 1
-            part = items[begin:end]
             # What belongs to much is bulk, even where the piece itself is small.
-            results += await self.run(lambda part=part: [work(item) for item in part], total)
+            results += await self.run(partial(_apply, work, items[begin:end]), total)
             begin = end
         return results
+
+
+def _apply(work: Callable[[X], T], items: Sequence[X]) -> list[T]:
+    return [work(item) for item in items]
 
 
 def _find_trim() -> Callable[[int], int] | None:
@@ -89,7 +93,7 @@ def _find_trim() -> Callable[[int], int] | None:
     except (OSError, AttributeError):  # another C library
         return None
     trim.argtypes, trim.restype = [ctypes.c_size_t], ctypes.c_int
-    return trim  # type: ignore[no-any-return]
+    return trim
 
 
 _trim = _find_trim()

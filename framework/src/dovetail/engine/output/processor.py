@@ -17,7 +17,7 @@ from dovetail.engine.request.outputs import Delta
 from dovetail.engine.request.parameter_rules import MAX_SEED
 from dovetail.engine.request.params import SamplingParams
 from dovetail.engine.text.bad_words import encode_bad_words
-from dovetail.engine.text.stop_strings import StopAutomaton
+from dovetail.engine.text.stop_strings import StopAutomaton, build_automaton
 from dovetail.engine.text.tokenizer import Tokenizer
 from dovetail.utils.panics import reraise_control_flow
 
@@ -111,7 +111,7 @@ class OutputProcessor:
         """
         child = _child(params)
         if self.tokenizer is not None:
-            stops = StopAutomaton(params.stop) if params.stop else None
+            stops = build_automaton(params.stop) if params.stop else None
             bad_words = encode_bad_words(params.bad_words, self.tokenizer) if params.bad_words else []
             return Prepared(child, stops, bad_words)
         for name, given in (("stop", params.stop), ("bad_words", params.bad_words)):

@@ -47,7 +47,7 @@ from dovetail.engine.step.resources import RequestResources
 from dovetail.engine.step.runner import LaunchedStep, ModelRunner
 from dovetail.engine.step.scheduler import Scheduler, SchedulerOutput
 from dovetail.engine.step.sleep import Sleeper, check_level
-from dovetail.engine.text.bad_words import BadWords
+from dovetail.engine.text.bad_words import NO_BAD_WORDS, BadWords
 from dovetail.kernel.plan import Plan
 from dovetail.nn.loading import Progress
 
@@ -255,7 +255,7 @@ class EngineCore:
             if params.max_tokens is not None:
                 limit = min(limit, len(new.prompt_token_ids) + params.max_tokens)
         # What the sequences share is there once: it may be large, and they may be many.
-        tokens, bad_words = list(new.prompt_token_ids), BadWords(new.bad_words)
+        tokens, bad_words = list(new.prompt_token_ids), BadWords(new.bad_words) if new.bad_words else NO_BAD_WORDS
         requests: list[Request] = []
         for sequence in new.split():
             self._num_arrivals += 1

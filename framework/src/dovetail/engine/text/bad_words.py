@@ -92,3 +92,7 @@ class BadWords:
                 if node == NONE:
                     return
                 yield from self._last.get(node, ())
+
+
+NO_BAD_WORDS = BadWords()
+"""Those of nearly all requests."""

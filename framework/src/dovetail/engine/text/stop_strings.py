@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
+from functools import lru_cache
 
 from dovetail.engine.text.compact_trie import NONE, CompactTrie
+
+SHARED_CHARS = 256
+"""Stop strings of so many characters together are remembered."""
 
 
 class StopAutomaton:
@@ -56,6 +60,16 @@ class StopAutomaton:
         while node and not self._trie.has_children(node):
             node = self._failure[node]
         return node, self._depth[node]
+
+
+@lru_cache(maxsize=64)
+def _share_automaton(stops: tuple[str, ...]) -> StopAutomaton:
+    return StopAutomaton(stops)
+
+
+def build_automaton(stops: Sequence[str]) -> StopAutomaton:
+    """The automaton of stop strings. Requests with the same few characters, as those of one client, share it."""
+    return _share_automaton(tuple(stops)) if sum(map(len, stops)) <= SHARED_CHARS else StopAutomaton(stops)
 
 
 class StopStrings:
