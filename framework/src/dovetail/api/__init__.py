@@ -66,7 +66,7 @@ if TYPE_CHECKING:
         ToolParser,
     )
     from dovetail.api.proposer import DraftOptions, DraftRequest, Proposer, ProposerContext
-    from dovetail.api.text import decode_text, read_lines, read_text
+    from dovetail.api.text import decode_text, quote_foreign, read_lines, read_text, shorten_foreign
 
 __all__ = [
     "PORTABLE",
@@ -135,9 +135,11 @@ __all__ = [
     "UsageError",
     "decode_text",
     "hookimpl",
+    "quote_foreign",
     "read_lines",
     "read_text",
     "scaled_length",
+    "shorten_foreign",
 ]
 
 _WHERE = {
@@ -208,8 +210,10 @@ _WHERE = {
     "Proposer": "proposer",
     "ProposerContext": "proposer",
     "decode_text": "text",
+    "quote_foreign": "text",
     "read_lines": "text",
     "read_text": "text",
+    "shorten_foreign": "text",
 }
 
 

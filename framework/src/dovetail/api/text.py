@@ -1,8 +1,9 @@
-"""Reads text files with a byte-order mark, in UTF-16, or with Windows line ends."""
+"""Reads text files with a byte-order mark, in UTF-16, or with Windows line ends; quotes foreign text in messages."""
 
 from __future__ import annotations
 
 import codecs
+import reprlib
 from collections.abc import Iterator
 from io import BufferedReader, TextIOWrapper
 from pathlib import Path
@@ -68,3 +69,39 @@ def read_lines(file: BufferedReader) -> Iterator[bytes]:
     for decoded in text:
         yield decoded.removeprefix(BOM).encode()
     text.detach()  # whoever opened the file closes it
+
+
+QUOTE_LIMIT = 120
+"""Most characters of what a message quotes, unless it says otherwise."""
+
+
+def quote_foreign(value: object, limit: int = QUOTE_LIMIT) -> str:
+    """Quote what a file or another program says, for an error or the log: one line without control characters.
+
+    Args:
+        value: a text, which gets quotation marks; or any value, which is written as Python writes it. Only as much of
+            it is looked at as is quoted, so that an absurd value costs no time.
+        limit: most characters; what is longer is cut and ends with ``…``.
+    """
+    if isinstance(value, (str, bytes, bytearray)):
+        text = repr(value[: limit + 1])  # which escapes what is not printable
+        return text if len(value) <= limit and len(text) <= limit + 2 else f"{text[: limit - 1]}…{text[-1]}"
+    short = reprlib.Repr()
+    short.maxlevel, short.maxstring, short.maxother, short.maxlong = 3, limit, limit, limit
+    try:
+        text = short.repr(value)
+    except ValueError:  # an integer of more digits than Python writes
+        text = f"a number of {value.bit_length()} bits" if isinstance(value, int) else type(value).__name__
+    return shorten_foreign(text, limit)
+
+
+def shorten_foreign(text: str, limit: int = 2 * QUOTE_LIMIT) -> str:
+    """A text of others, such as the message of a library's error, as one line without control characters and without
+    quotation marks.
+
+    Args:
+        limit: most characters; what is longer is cut and ends with ``…``.
+    """
+    line = " ".join(text[: 4 * limit].split())
+    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line[: limit + 1])
+    return line if len(line) <= limit and len(text) <= 4 * limit else f"{line[: limit - 1]}…"
