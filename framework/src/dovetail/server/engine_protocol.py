@@ -63,6 +63,16 @@ class ServedTokenizer(Protocol):
     @property
     def chat_template(self) -> str | Mapping[str, str] | None: ...
 
+    @property
+    def chat_template_content_format(self) -> Literal["auto", "string", "openai"]:
+        """The format of contents for chat templates."""
+        ...
+
+    @property
+    def special_tokens(self) -> Mapping[str, str]:
+        """Named special tokens, which are variables of chat templates."""
+        ...
+
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]: ...
 
     def encode_within(
@@ -102,24 +112,6 @@ class ServedTokenizer(Protocol):
 
         Raises:
             RequestError: there is no such template.
-        """
-        ...
-
-    def apply_chat_template(
-        self,
-        messages: list[dict[str, Any]],
-        *,
-        tools: list[dict[str, Any]] | None = None,
-        documents: list[dict[str, Any]] | None = None,
-        add_generation_prompt: bool = True,
-        continue_final_message: bool = False,
-        chat_template: str | None = None,
-        **kwargs: Any,
-    ) -> str:
-        """Render a conversation as text.
-
-        Raises:
-            RequestError: there is no template, or it refuses the messages.
         """
         ...
 

@@ -6,7 +6,8 @@ import pytest
 from server_fakes import FakeEngine
 
 from dovetail.engine.text.chat_template import render
-from dovetail.server.tools.system_messages import find_system_support, place_system_messages
+from dovetail.engine.text.template_facts import find_system_support
+from dovetail.server.tools.system_messages import place_system_messages
 
 ANYWHERE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
 REFUSES = (
@@ -56,12 +57,12 @@ def test_templates_are_tried(template: str, place: str) -> None:
 
 
 def test_turns_stay_where_the_template_shows_them() -> None:
-    assert place_system_messages(TURNS, ANYWHERE) == TURNS
+    assert place_system_messages(TURNS, "anywhere") == TURNS
 
 
 @pytest.mark.parametrize("template", [REFUSES, LOSES, REPLACES])
 def test_what_comes_later_is_told_by_the_user(template: str) -> None:
-    placed = place_system_messages(TURNS, template)
+    placed = place_system_messages(TURNS, find_system_support(template))
     assert [(turn["role"], turn["content"]) for turn in placed] == [
         ("system", "Be brief.\n\nBe kind."),
         ("user", "Why?\n\nIt is late."),
@@ -73,7 +74,7 @@ def test_what_comes_later_is_told_by_the_user(template: str) -> None:
 
 
 def test_without_a_system_the_user_tells_all() -> None:
-    placed = place_system_messages(TURNS[:6], STRICT)
+    placed = place_system_messages(TURNS[:6], "nowhere")
     assert [(turn["role"], turn["content"]) for turn in placed] == [
         ("user", "Be brief.\n\nBe kind.\n\nWhy?\n\nIt is late."),
         ("assistant", "Because."),
@@ -84,7 +85,7 @@ def test_without_a_system_the_user_tells_all() -> None:
 
 def test_turns_of_the_user_alone_are_left_as_they_are() -> None:
     users = [{"role": "user", "content": "Why?"}, {"role": "user", "content": "Well?"}]
-    assert place_system_messages(users, LOSES) == users
+    assert place_system_messages(users, "first") == users
 
 
 @pytest.mark.parametrize("role", ["system", "developer"])

@@ -20,7 +20,7 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from dovetail.api.errors import ConfigError, RequestError
-from dovetail.api.text import BOM, read_text
+from dovetail.api.text import BOM, read_text, shorten_foreign
 from dovetail.engine.text.template_formats import ROLES, TOOL, detect_format
 from dovetail.engine.text.template_messages import ContentFormat, Message, MessageFormat, prepare_message
 
@@ -44,7 +44,7 @@ class _Generation(Extension):
 
 
 def _raise_refusal(message: str) -> None:
-    raise RequestError(f"the chat template refuses these messages: {message}", param="messages")
+    raise RequestError(f"the chat template refuses these messages: {shorten_foreign(str(message))}", param="messages")
 
 
 def _to_json(
@@ -76,18 +76,29 @@ def _environment() -> jinja2.Environment:
     return environment
 
 
+def parse(template: str) -> nodes.Template:
+    """Parse a template.
+
+    Raises:
+        jinja2.TemplateSyntaxError: the template is malformed.
+    """
+    return _environment().parse(template.removeprefix(BOM))
+
+
 @functools.lru_cache(maxsize=32)
 def _compile(template: str) -> tuple[jinja2.Template, ContentFormat]:
-    environment = _environment()
     try:
-        template = template.removeprefix(BOM)
-        return environment.from_string(template), _detect_content_format(environment.parse(template))
-    except jinja2.TemplateSyntaxError as error:
+        return _environment().from_string(template.removeprefix(BOM)), _detect_content_format(parse(template))
+    except Exception as error:  # the template is foreign code, whose translation to Python can fail in any way
+        if isinstance(error, jinja2.TemplateSyntaxError):
+            said = f"line {error.lineno}: {shorten_foreign(error.message or '')}"
+        else:
+            said = shorten_foreign(f"{type(error).__name__}: {error}")
         raise RequestError(
-            f"the chat template cannot be read: line {error.lineno}: {error.message}",
+            f"the chat template cannot be read: {said}",
             "correct it, or give another one with --chat-template",
             param="chat_template",
-        ) from None
+        ) from error
 
 
 def _detect_content_format(tree: nodes.Template) -> ContentFormat:
@@ -150,12 +161,13 @@ def render(
             param="continue_final_message",
         )
     compiled, _ = _compile(template)
-    prepared = [
-        prepare_message(message, find_message_format(template, _role(message), content_format)) for message in messages
-    ]
-    if continue_final_message:
-        _mark_end(prepared)
     try:
+        prepared = [
+            prepare_message(message, find_message_format(template, _role(message), content_format))
+            for message in messages
+        ]
+        if continue_final_message:
+            _mark_end(prepared)
         text = compiled.render(
             {
                 **(variables or {}),
@@ -169,7 +181,7 @@ def render(
         raise
     except Exception as error:  # the template is foreign code: any exception is a refusal
         raise RequestError(
-            f"the chat template fails on these messages: {type(error).__name__}: {error}",
+            f"the chat template fails on these messages: {shorten_foreign(f'{type(error).__name__}: {error}')}",
             "check roles and contents against what the template expects, or give another one with --chat-template",
             param="messages",
         ) from error
