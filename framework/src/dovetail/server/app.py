@@ -44,9 +44,9 @@ from dovetail.server.protocol.requests import (
     LoadAdapterRequest,
     UnloadAdapterRequest,
 )
+from dovetail.server.rendering.renderer import Renderer
 from dovetail.server.responses import routes as responses
 from dovetail.server.settings import ServerSettings
-from dovetail.server.templates.renderer import Renderer
 
 ROUTERS = (
     status.router,
@@ -82,7 +82,7 @@ def build_app(
         created: when the server started, in seconds since 1970. By default now.
         store: the database file of stored responses, shared by the processes. By default they are stored for this
             process only.
-        renderer: runs chat templates. By default a :class:`~dovetail.server.templates.pool.TemplatePool`, which ends
+        renderer: runs chat templates. By default a :class:`~dovetail.server.rendering.pool.TemplatePool`, which ends
             with this process.
 
     Raises:

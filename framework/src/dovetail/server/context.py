@@ -16,12 +16,12 @@ from dovetail.server.http.admission import Admission
 from dovetail.server.http.errors import ApiError, engine_dead_error, engine_restarting_error, engine_sleeping_error
 from dovetail.server.observe.counters import Counters, Gauge
 from dovetail.server.observe.generation_metrics import GenerationMetrics
+from dovetail.server.rendering.pool import TemplatePool
+from dovetail.server.rendering.renderer import Renderer
 from dovetail.server.settings import ServerSettings
 from dovetail.server.stored.chats import ChatStore
 from dovetail.server.stored.responses import ResponseStore
 from dovetail.server.stored.store import Store
-from dovetail.server.templates.pool import TemplatePool
-from dovetail.server.templates.renderer import Renderer
 
 T = TypeVar("T")
 

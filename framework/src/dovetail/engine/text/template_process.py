@@ -17,6 +17,7 @@ import resource
 import signal
 import sys
 import time
+from typing import Any
 
 from dovetail.api.errors import RequestError
 from dovetail.engine.text import template_calls as calls
@@ -57,7 +58,7 @@ class _Process:
                 if answer.last:
                     return
 
-    def _answer(self, kind: str, fields: list[object]) -> Answer:
+    def _answer(self, kind: str, fields: list[Any]) -> Answer:
         self._limit_time()
         filled = False
         try:
@@ -74,7 +75,7 @@ class _Process:
         more = (_memory_pages()[1] - self._resident) * resource.getpagesize()
         return Answer(content, last=more > KEEP_BYTES)
 
-    def _run(self, kind: str, fields: list[object]) -> Rendered | Facts | Failed:
+    def _run(self, kind: str, fields: list[Any]) -> Rendered | Facts | Failed:
         template, *others = fields
         if isinstance(template, int):
             template = self._templates[template]

@@ -39,9 +39,9 @@ from dovetail.server.processes.relay_messages import (
     decode_from_hub,
 )
 from dovetail.server.processes.signals import Signals
+from dovetail.server.rendering.pool import TemplatePool
 from dovetail.server.responses.background import fail_orphaned_responses
 from dovetail.server.settings import ServerSettings
-from dovetail.server.templates.pool import TemplatePool
 
 LAST_WORDS_MILLISECONDS = 1000
 

@@ -9,8 +9,8 @@ import httpx2
 
 from dovetail.server.app import build_app
 from dovetail.server.processes.engine_supervision import MakeEngine, SupervisedEngine
+from dovetail.server.rendering.pool import TemplatePool
 from dovetail.server.settings import ServerSettings
-from dovetail.server.templates.pool import TemplatePool
 
 
 @asynccontextmanager

@@ -15,8 +15,8 @@ from dovetail.server.processes.engine_supervision import MakeEngine, SupervisedE
 from dovetail.server.processes.http_server import serve_http
 from dovetail.server.processes.loop import run as run_loop
 from dovetail.server.processes.signals import Signals, run_until_signal
+from dovetail.server.rendering.pool import TemplatePool
 from dovetail.server.settings import ServerSettings
-from dovetail.server.templates.pool import TemplatePool
 from dovetail.utils import logs
 
 

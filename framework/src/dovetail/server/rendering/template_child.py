@@ -58,7 +58,7 @@ class TemplateChild:
         with theirs:
             self._process = subprocess.Popen(
                 command,
-                stdin=theirs,
+                stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
                 env={name: value for name in ENVIRONMENT if (value := os.environ.get(name)) is not None},
                 start_new_session=True,  # Ctrl+C is for the parent, which decides when it ends
@@ -67,10 +67,6 @@ class TemplateChild:
         self._knows_tokens = False
         self._leaves = self._busy = False
         self.uses = 0
-
-    @property
-    def pid(self) -> int:
-        return self._process.pid
 
     @property
     def usable(self) -> bool:

@@ -13,8 +13,8 @@ from dovetail.engine.text.rendered_prompt import RenderedPrompt
 from dovetail.engine.text.template_calls import Answer, RenderCall, render_fields
 from dovetail.engine.text.template_facts import TemplateFacts
 from dovetail.server.engine_protocol import ServedTokenizer
+from dovetail.server.rendering.template_child import Limits, TemplateChild
 from dovetail.server.settings import ServerSettings
-from dovetail.server.templates.template_child import Limits, TemplateChild
 
 MOST_PROCESSES = 4
 MEMORY_BYTES = 2**30
@@ -37,7 +37,7 @@ FACTS_BYTES = 2**22
 
 
 class TemplatePool:
-    """A :class:`~dovetail.server.templates.renderer.Renderer` over processes.
+    """A :class:`~dovetail.server.rendering.renderer.Renderer` over processes.
 
     It belongs to one event loop. The first process is started by :meth:`start`, or with the first question.
 
@@ -82,12 +82,11 @@ class TemplatePool:
 
     async def find_facts(self, template: str, patterns: Sequence[str] = ()) -> TemplateFacts:
         key = (template, *patterns)
-        found = self._facts.get(key)
-        if found is None:
-            answer = await self._ask(calls.FACTS, template, list(patterns))
-            found = answer.content.unpack()
-            assert isinstance(found, TemplateFacts)
-            self._facts.add(key, found)
+        if (known := self._facts.get(key)) is not None:
+            return known
+        found = (await self._ask(calls.FACTS, template, list(patterns))).content.unpack()
+        assert isinstance(found, TemplateFacts)
+        self._facts.add(key, found)
         return found
 
     async def render(self, call: RenderCall) -> RenderedPrompt:
