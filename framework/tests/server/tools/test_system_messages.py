@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from server_fakes import FakeEngine
 
 from dovetail.engine.text.chat_template import render
 from dovetail.engine.text.template_facts import find_system_support
-from dovetail.server.tools.system_messages import place_system_messages
+from dovetail.server.tools.system_messages import join_user_turns, place_system_messages
 
 ANYWHERE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
 REFUSES = (
@@ -27,7 +29,6 @@ STRICT = (
     "{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('in turns') }}{% endif %}"
     "<{{ m.role }}>{{ m.content }}{% endfor %}"
 )
-BROKEN = "{{ tools | length }}{% for m in messages if m.role != 'system' %}{{ m.content }}{% endfor %}"
 
 TURNS = [
     {"role": "system", "content": "Be brief."},
@@ -39,21 +40,6 @@ TURNS = [
     {"role": "user", "content": "Really?"},
     {"role": "user", "content": "Well?"},
 ]
-
-
-@pytest.mark.parametrize(
-    ("template", "place"),
-    [
-        (ANYWHERE, "anywhere"),
-        (REFUSES, "first"),
-        (LOSES, "first"),
-        (REPLACES, "first"),
-        (STRICT, "nowhere"),
-        (BROKEN, "anywhere"),
-    ],
-)
-def test_templates_are_tried(template: str, place: str) -> None:
-    assert find_system_support(template) == place
 
 
 def test_turns_stay_where_the_template_shows_them() -> None:
@@ -123,3 +109,11 @@ def test_results_told_in_words_stand_in_one_turn(chat, engine: FakeEngine) -> No
     assert [turn["role"] for turn in turns] == ["user", "assistant", "user"]
     assert turns[2]["content"] == "Result of the call of a: one\n\nResult of the call of b: two\n\nWell?"
     render(STRICT, turns)
+
+
+def test_many_results_in_words_cost_what_they_are_long() -> None:
+    results = [({"role": "user", "content": "r" * 500}, True) for _ in range(16_000)]
+    started = time.perf_counter()
+    (joined,) = join_user_turns(results)
+    assert time.perf_counter() - started < 5, "each was joined with all before it"
+    assert len(joined["content"]) == 16_000 * 502 - 2

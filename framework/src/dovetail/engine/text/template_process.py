@@ -30,6 +30,8 @@ KEEP_BYTES = 128 * 2**20
 """With more memory than this beside that of its start, the process ends after an answer, to give it back."""
 SPARE_BYTES = 64 * 2**20
 """What may be used beside the limit to answer that the limit was reached."""
+OFFSET_BYTES = 8
+"""Most bytes of an offset in an answer."""
 SHORTEN = "shorten the messages, or use a chat template that needs less"
 
 
@@ -85,7 +87,7 @@ class _Process:
         prompt = run_call(RenderCall(template, *others), self._control_tokens)
         if len(prompt.text) <= self._result_bytes:
             text = prompt.text.encode("utf-8", "surrogatepass")
-            if len(text) <= self._result_bytes:
+            if len(text) + OFFSET_BYTES * len(prompt.plain) <= self._result_bytes:
                 return Rendered(text, prompt.plain)
         problem = f"the chat template makes a text of more than {self._result_bytes} bytes of these messages"
         return Failed(problem, SHORTEN, "messages")
