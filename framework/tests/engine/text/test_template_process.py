@@ -40,6 +40,10 @@ class Process:
             self.child = subprocess.Popen(command, stdin=theirs.fileno(), stderr=subprocess.PIPE)
         self.file = self.socket.makefile("rb")
 
+    def ready(self) -> Process:
+        assert self.file.read(calls.HEADER.size) == calls.READY
+        return self
+
     def send(self, kind: str, *fields: Any) -> None:
         self.socket.sendall(calls.encode_question(kind, *fields))
 
@@ -58,7 +62,7 @@ class Process:
 
 @pytest.fixture
 def process() -> Iterator[Process]:
-    made = Process()
+    made = Process().ready()
     yield made
     made.close()
     assert made.child.wait(60) == 0
@@ -143,7 +147,7 @@ def test_memory_that_many_small_texts_take_is_limited_as_well(process: Process) 
 
 
 def test_memory_that_stays_is_given_back_by_ending() -> None:
-    process = Process(code=f"import {MODULE} as process; process.KEEP_BYTES = -1; process.main()")
+    process = Process(code=f"import {MODULE} as process; process.KEEP_BYTES = -1; process.main()").ready()
     process.send(calls.RENDER, "a", *render_fields(RenderCall("", MESSAGES)))
     answer = process.receive()
     assert (answer.content.unpack().text, answer.last) == ("a", True)
@@ -153,14 +157,14 @@ def test_memory_that_stays_is_given_back_by_ending() -> None:
 
 @pytest.mark.parametrize("template", [ENDLESS, "{{ 10 ** (10 ** 8) }}"])
 def test_processor_time_has_a_limit_without_any_parent(template: str) -> None:
-    process = Process(seconds=0.5)
+    process = Process(seconds=0.5).ready()
     process.send(calls.RENDER, template, *render_fields(RenderCall("", MESSAGES)))
     assert process.child.wait(60) == -signal.SIGXCPU
     process.close()
 
 
 def test_it_ends_when_the_socket_closes_and_at_no_other_signal() -> None:
-    process = Process()
+    process = Process().ready()
     assert process.render("a").text == "a"
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         process.child.send_signal(number)
@@ -180,8 +184,7 @@ child = subprocess.Popen(
 )
 theirs.close()
 call = RenderCall("", [{"role": "user", "content": "a"}])
-mine.sendall(calls.encode_question(calls.RENDER, "a", *render_fields(call)))
-mine.recv(100)
+mine.recv(len(calls.READY))
 mine.sendall(calls.encode_question(calls.RENDER, sys.argv[1], *render_fields(call)))
 print(child.pid, flush=True)
 time.sleep(60)

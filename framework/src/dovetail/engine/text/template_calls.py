@@ -22,6 +22,8 @@ from dovetail.engine.text.template_facts import SystemSupport, TemplateFacts
 
 HEADER = struct.Struct("<Q")
 """The length of the frame that follows."""
+READY = HEADER.pack(0)
+"""The frame that the process sends once it can be asked."""
 TOKENS, TEMPLATE, FACTS, RENDER = "tokens", "template", "facts", "render"
 """The questions: control tokens and a template for later ones, which have no answer; facts; a rendered conversation."""
 

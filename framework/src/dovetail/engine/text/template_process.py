@@ -45,7 +45,8 @@ class _Process:
         self._limit_memory()
 
     def serve(self) -> None:
-        """Answer questions until the parent has closed the socket."""
+        """Answer questions until the parent has closed the socket. An empty frame says that it can ask now."""
+        _write(calls.READY)
         while (content := _read_frame()) is not None:
             kind, fields = calls.decode_question(content)
             del content

@@ -102,24 +102,22 @@ class TemplatePool:
 
     async def _ask_child(self, kind: str, template: str, *fields: object) -> Answer:
         child = await self._acquire()
-        scope = asyncio.timeout(self.limits.seconds)
-        task = asyncio.create_task(self._run(child, scope, kind, template, *fields))
+        task = asyncio.create_task(self._run(child, kind, template, *fields))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
             task.add_done_callback(_forget_error)
-            asyncio.get_running_loop().call_later(LEAVE_SECONDS, _expire, task, scope)
+            asyncio.get_running_loop().call_later(LEAVE_SECONDS, task.cancel)
             raise
 
-    async def _run(
-        self, child: TemplateChild, scope: asyncio.Timeout, kind: str, template: str, *fields: object
-    ) -> Answer:
+    async def _run(self, child: TemplateChild, kind: str, template: str, *fields: object) -> Answer:
         key = self._own.get(template)
         answered = False
         try:
-            async with scope:
+            await child.wait_until_ready()
+            async with asyncio.timeout(self.limits.seconds):
                 answer = await child.ask(kind, template, *fields, key=key, control_tokens=self._control_tokens)
                 answered = True
                 return answer
@@ -246,11 +244,6 @@ class TemplatePool:
             self._growing.cancel()
         for child in self._dying:
             child.wait()
-
-
-def _expire(task: asyncio.Task[Answer], scope: asyncio.Timeout) -> None:
-    if not task.done() and not scope.expired():
-        scope.reschedule(asyncio.get_running_loop().time())
 
 
 def _forget_error(task: asyncio.Task[Answer]) -> None:

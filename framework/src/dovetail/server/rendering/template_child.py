@@ -17,6 +17,7 @@ from dovetail.api.errors import RequestError
 from dovetail.engine.text import template_calls as calls
 from dovetail.engine.text.template_calls import Answer
 
+START_SECONDS = 60
 PIECE = 1 << 18
 ANSWER_SPARE_BYTES = 1 << 20
 """What an answer may have beside its text."""
@@ -65,7 +66,7 @@ class TemplateChild:
             )
         self._told: set[int] = set()
         self._knows_tokens = False
-        self._leaves = self._busy = False
+        self._leaves = self._busy = self._started = False
         self.uses = 0
 
     @property
@@ -77,10 +78,28 @@ class TemplateChild:
     def ended(self) -> bool:
         return self._process.poll() is not None
 
+    async def wait_until_ready(self) -> None:
+        """Wait until it has started, which takes a fraction of a second.
+
+        Raises:
+            RuntimeError: it has ended.
+        """
+        if self._started:
+            return
+        self._busy = True
+        try:
+            async with asyncio.timeout(START_SECONDS):
+                await self._receive(asyncio.get_running_loop())
+        except (OSError, EOFError):  # which a TimeoutError is, too
+            raise RuntimeError("the process that runs chat templates did not start") from None
+        finally:
+            self._busy = False
+        self._started = True
+
     async def ask(
         self, kind: str, template: str, *fields: object, key: int | None = None, control_tokens: Sequence[str] = ()
     ) -> Answer:
-        """Ask one question, and wait for its answer, however long it takes.
+        """Ask one question, and wait for its answer, however long it takes. The process must be ready.
 
         Args:
             kind: :data:`~dovetail.engine.text.template_calls.FACTS` or ``RENDER``.
