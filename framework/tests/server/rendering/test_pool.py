@@ -23,7 +23,7 @@ from dovetail.server.settings import ServerSettings
 MESSAGES = [{"role": "user", "content": "Why?"}]
 OWN = "{{ messages[0].content }}"
 ENDLESS = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
-HOLDS_THE_LOCK = "{{ 10 ** (10 ** 8) }}"
+HOLDS_THE_LOCK = "{{ (9 + messages | length) ** (10 ** 8) }}"
 DOUBLES = "{% set n = namespace(s='a' * 1024) %}{% for i in range(99) %}{% set n.s = n.s ~ n.s %}{% endfor %}"
 LOOP_SECONDS = 0.1
 
