@@ -291,7 +291,7 @@ def test_templates_end_in_time_as_a_text_or_an_error(seeds: range, slowness: Cal
 
 def test_the_cases_are_of_all_kinds() -> None:
     templates = [make_case(seed)[0] for seed in range(100)]
-    assert len(set(templates)) > 95
+    assert len(set(templates)) > 80
     assert any("**(10**8)" in template for template in templates)
     assert any("{% macro" in template for template in templates)
     assert PUBLISHED
