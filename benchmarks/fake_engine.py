@@ -36,8 +36,8 @@ class FakeChild:
 
     def send(self, message: m.Message) -> None:
         match message:
-            case m.NewRequest(id=name, params=params):
-                self._left[name] = params.max_tokens or 16
+            case m.NewRequest(params=params):
+                self._left |= dict.fromkeys(message.ids, params.max_tokens or 16)
                 self._frames.clear()
                 self._work.set()
             case m.Abort(ids=ids):

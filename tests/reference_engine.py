@@ -14,6 +14,7 @@ from dovetail.engine.sampling.metadata import build_sampling_metadata
 from dovetail.engine.sampling.sampler import sample
 from dovetail.engine.sampling.tables import SamplingTables
 from dovetail.engine.step.runner import ModelRunner
+from dovetail.engine.text.bad_words import BadWords
 from dovetail.kernel.plan import Plan
 from dovetail.nn.step import HostLengths, KVIndex, Step
 
@@ -39,7 +40,7 @@ class ReferenceEngine:
             limit,
             self.eos_ids,
             seed=params.seed,
-            bad_words=new.bad_words,
+            bad_words=BadWords(new.bad_words),
         )
         while True:
             request.tokens.append(self._next(request))

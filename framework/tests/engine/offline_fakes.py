@@ -82,8 +82,9 @@ class FakeCore:
 
     def add(self, new: NewRequest) -> None:
         check_request(new.prompt_token_ids, new.params, self.limits, new.bad_words)
-        self.seen.append(new)
-        self.requests[new.id] = new, list(new.prompt_token_ids)
+        for sequence in new.split():
+            self.seen.append(sequence)
+            self.requests[sequence.id] = sequence, list(sequence.prompt_token_ids)
 
     def abort(self, ids: Iterable[str]) -> None:
         for id in ids:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from dovetail.engine.request.outputs import FinishReason
 from dovetail.engine.request.params import SamplingParams
+from dovetail.engine.text.bad_words import BadWords
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,7 +41,8 @@ class Request:
     """One sequence. A prompt with ``n`` completions is ``n`` requests.
 
     Attributes:
-        tokens: prompt and output, as far as they have reached the host.
+        tokens: prompt and output, as far as they have reached the host. Until the request first runs, the sequences of
+            one prompt share the list.
         num_prompt_tokens: how many of them are the prompt.
         max_len: the length at which the request ends, prompt included.
         seed: of its random numbers. Two requests with the same seed get the same numbers at the same positions.
@@ -82,7 +84,7 @@ class Request:
     prefix_key: str = ""
     block_hashes: list[bytes] = field(default_factory=list)
     lora_slot: int = 0
-    bad_words: list[list[int]] = field(default_factory=list)
+    bad_words: BadWords = field(default_factory=BadWords)
     grammar: RequestGrammar | None = None
     logits_processors: list[tuple[LogitsProcessor, LogitsRow]] = field(default_factory=list)
     failure: str | None = None
@@ -126,7 +128,7 @@ class Request:
         processors).
         """
         looks_back = self.grammar is not None or bool(self.logits_processors)
-        return looks_back or any(len(words) > 1 for words in self.bad_words)
+        return looks_back or self.bad_words.looks_back
 
     def finish_reason(self) -> tuple[FinishReason | None, int | None]:
         """Whether the newest token on the host ends the request. Returns the reason, and the stop token if it was one

@@ -5,6 +5,7 @@ Messages are arrays with a tag, so a message is only a few bytes larger than its
 
 from __future__ import annotations
 
+import copy
 from bisect import bisect_left
 from typing import Any
 
@@ -26,15 +27,29 @@ class Start(Message):
     args: str
 
 
-class NewRequest(Message):
-    """To the engine: one sequence.
+class Sibling(msgspec.Struct, array_like=True, gc=False):
+    """A further sequence of a request.
 
     Attributes:
+        seed: of its random numbers; None for any.
+    """
+
+    id: str
+    seed: int | None = None
+
+
+class NewRequest(Message):
+    """To the engine: one sequence, or several of the same prompt and parameters, which are sent once for all of them.
+
+    Attributes:
+        id: of the first sequence.
         priority: lower runs first, under ``--scheduling-policy priority``.
         cache_salt: sequences share cached prefixes only with those of the same salt.
         adapter: name of the LoRA adapter to run with.
         bad_words: the parameters' bad words as token ids; one text may have several spellings.
         pooling: compute a vector of the prompt, and sample nothing.
+        siblings: the further sequences. They have the same parameters, except for the seed and ``prompt_logprobs``,
+            which only the first has.
     """
 
     id: str
@@ -45,6 +60,27 @@ class NewRequest(Message):
     adapter: str | None = None
     bad_words: list[list[int]] = []
     pooling: PoolingParams | None = None
+    siblings: list[Sibling] = []
+
+    @property
+    def ids(self) -> list[str]:
+        """The ids of all sequences."""
+        return [self.id, *(sibling.id for sibling in self.siblings)]
+
+    def split(self) -> list[NewRequest]:
+        """A message for each sequence. They share what they hold, such as the prompt and lists of the parameters."""
+        if not self.siblings:
+            return [self]
+        first = copy.copy(self)
+        first.siblings = []
+        sequences = [first]
+        for sibling in self.siblings:
+            other = copy.copy(first)
+            other.id, other.params = sibling.id, copy.copy(self.params)
+            other.params.seed = sibling.seed
+            other.params.prompt_logprobs = None
+            sequences.append(other)
+        return sequences
 
 
 class Abort(Message):

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -13,6 +12,7 @@ from dovetail.api.cards import Task
 from dovetail.engine.request.pooling_params import explain_missing_task
 from dovetail.server.engine_protocol import ServedEngine
 from dovetail.server.http.admission import Admission
+from dovetail.server.http.disconnect import while_connected
 from dovetail.server.http.errors import ApiError, engine_dead_error, engine_restarting_error, engine_sleeping_error
 from dovetail.server.observe.counters import Counters, Gauge
 from dovetail.server.observe.generation_metrics import GenerationMetrics
@@ -22,8 +22,10 @@ from dovetail.server.settings import ServerSettings
 from dovetail.server.stored.chats import ChatStore
 from dovetail.server.stored.responses import ResponseStore
 from dovetail.server.stored.store import Store
+from dovetail.server.workers import SMALL_BYTES, Workers
 
 T = TypeVar("T")
+X = TypeVar("X")
 
 
 @dataclass
@@ -61,10 +63,7 @@ class ServerContext:
     chat_store: ChatStore
     open_tasks: set[asyncio.Task[object]] = field(default_factory=set)
     closing_error: ApiError | None = None
-    # One thread: templates and tokenizers hold the interpreter's lock for most of their time.
-    _tokenize_thread: ThreadPoolExecutor = field(
-        default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="dovetail-tokenize")
-    )
+    workers: Workers = field(default_factory=Workers)
 
     @classmethod
     def create(
@@ -163,9 +162,30 @@ class ServerContext:
             message = "this server keeps no answers (--max-stored-responses 0)"
             raise ApiError(400, message, param="store", code="unsupported_value")
 
-    async def run_in_worker(self, work: Callable[[], T]) -> T:
-        """Run slow work in the worker thread, so that it does not delay other streams."""
-        return await asyncio.get_running_loop().run_in_executor(self._tokenize_thread, work)
+    async def run_in_worker(self, work: Callable[[], T], size: int = 0) -> T:
+        """Run slow work in a thread, so that it does not delay other streams.
+
+        Args:
+            size: bytes of its input. Bulk work has threads of its own, and is dropped if the request's client leaves
+                before it begins.
+
+        Raises:
+            ApiError: the client left.
+        """
+        if size <= SMALL_BYTES:
+            return await self.workers.run(work, size)
+        return await while_connected(self.workers.run(work, size))
+
+    async def map_in_worker(self, work: Callable[[X], T], items: Sequence[X], size_of: Callable[[X], int]) -> list[T]:
+        """Run slow work on each item in a thread; see :meth:`run_in_worker`. If the client leaves, the rest is dropped.
+
+        Args:
+            size_of: bytes of an item.
+        """
+        sizes = list(map(size_of, items))
+        if sum(sizes) <= SMALL_BYTES:  # nearly always
+            return await self.workers.run(lambda: list(map(work, items)))
+        return await while_connected(self.workers.map(work, items, sizes))
 
     def abort_all(self, error: ApiError) -> None:
         """End every open request with an error, and refuse those that come later."""

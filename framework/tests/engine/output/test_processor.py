@@ -86,10 +86,10 @@ def test_the_token_that_ended_the_output_is_not_in_the_text(tokenizer: Tokenizer
 
 
 def test_completions_of_a_seeded_request_have_seeds_of_their_own(tokenizer: Tokenizer) -> None:
-    sequences = OutputProcessor(tokenizer).add("r", [0], SamplingParams(n=3, seed=5))
+    sequences = OutputProcessor(tokenizer).add("r", [0], SamplingParams(n=3, seed=5)).split()
     assert [s.id for s in sequences] == ["r#0", "r#1", "r#2"]
     assert sequences[0].params.seed == 5, "the first has the request's own"
-    again = OutputProcessor(tokenizer).add("again", [0], SamplingParams(n=3, seed=5))
+    again = OutputProcessor(tokenizer).add("again", [0], SamplingParams(n=3, seed=5)).split()
     assert [s.params.seed for s in again] == [s.params.seed for s in sequences]
 
 
@@ -98,7 +98,7 @@ def test_seeds_of_completions_are_no_other_request_s(tokenizer: Tokenizer) -> No
         sequence.params.seed
         for seed in range(-50, 50)
         if seed != -1  # any seed
-        for sequence in OutputProcessor(tokenizer).add("r", [0], SamplingParams(n=8, seed=seed))
+        for sequence in OutputProcessor(tokenizer).add("r", [0], SamplingParams(n=8, seed=seed)).split()
     ]
     assert len(set(seeds)) == len(seeds) == 99 * 8
 
@@ -129,7 +129,7 @@ def test_parameters_changed_for_the_worse_are_refused_and_leave_nothing(tokenize
 
 
 def test_seeds_of_completions_wrap_around(tokenizer: Tokenizer) -> None:
-    sequences = OutputProcessor(tokenizer).add("r", [0], SamplingParams(n=2, seed=MAX_SEED))
+    sequences = OutputProcessor(tokenizer).add("r", [0], SamplingParams(n=2, seed=MAX_SEED)).split()
     assert all(s.params.seed is not None and s.params.seed <= MAX_SEED for s in sequences)
 
 
@@ -232,7 +232,7 @@ def test_without_a_tokenizer_outputs_have_no_text() -> None:
 
 def test_sequences_carry_what_the_engine_needs(tokenizer: Tokenizer) -> None:
     params = SamplingParams(n=2, prompt_logprobs=3)
-    sequences = OutputProcessor(tokenizer).add("r", [1, 2], params, priority=4, cache_salt="s", adapter="a")
+    sequences = OutputProcessor(tokenizer).add("r", [1, 2], params, priority=4, cache_salt="s", adapter="a").split()
     assert [(s.priority, s.cache_salt, s.adapter, s.params.n) for s in sequences] == [(4, "s", "a", 1)] * 2
     # The prompt is the same for all, so its logprobs are computed once.
     assert [s.params.prompt_logprobs for s in sequences] == [3, None]
@@ -240,8 +240,7 @@ def test_sequences_carry_what_the_engine_needs(tokenizer: Tokenizer) -> None:
 
 
 def words(tokenizer: Tokenizer, *texts: str) -> list[list[int]]:
-    (sequence,) = OutputProcessor(tokenizer).add("r", [0], SamplingParams(bad_words=list(texts)))
-    return sequence.bad_words
+    return OutputProcessor(tokenizer).add("r", [0], SamplingParams(bad_words=list(texts))).bad_words
 
 
 def word_tokenizer() -> Tokenizer:
@@ -284,7 +283,7 @@ def token(sequence: NewRequest, id: int, logprob: float, reason: Any = None, **m
 def test_the_likeliest_completions_are_given_out_once_all_are_finished(tokenizer: Tokenizer) -> None:
     processor = OutputProcessor(tokenizer)
     a, b, c = tokenizer.encode("abc")
-    sequences = processor.add("r", [0], SamplingParams(n=2, best_of=3))
+    sequences = processor.add("r", [0], SamplingParams(n=2, best_of=3)).split()
     assert [s.params.logprobs for s in sequences] == [0, 0, 0]
     first = [token(sequences[0], a, -5.0, cached_tokens=4), token(sequences[1], b, -2.0), token(sequences[2], c, -1.0)]
     assert collect(processor, first) == ([], [])
@@ -304,7 +303,7 @@ def test_the_likeliest_completions_are_given_out_once_all_are_finished(tokenizer
 def test_logprobs_that_were_asked_for_stay(tokenizer: Tokenizer) -> None:
     processor = OutputProcessor(tokenizer)
     a, b = tokenizer.encode("ab")
-    sequences = processor.add("r", [0], SamplingParams(best_of=2, logprobs=1))
+    sequences = processor.add("r", [0], SamplingParams(best_of=2, logprobs=1)).split()
     assert [s.params.logprobs for s in sequences] == [1, 1]
     deltas, _ = collect(processor, [token(sequences[0], a, -5.0, "length"), token(sequences[1], b, -2.0, "length")])
     assert [d.logprobs for d in deltas] == [[{b: Logprob(-2.0, 1, "b")}]]
@@ -313,7 +312,7 @@ def test_logprobs_that_were_asked_for_stay(tokenizer: Tokenizer) -> None:
 def test_a_completion_that_failed_is_the_last_choice(tokenizer: Tokenizer) -> None:
     processor = OutputProcessor(tokenizer)
     (a,) = tokenizer.encode("a")
-    sequences = processor.add("r", [0], SamplingParams(best_of=2))
+    sequences = processor.add("r", [0], SamplingParams(best_of=2)).split()
     deltas, _ = collect(
         processor, [TokenOutput(sequences[0].id, [], "error", error="why"), token(sequences[1], a, -9.0, "length")]
     )
@@ -323,7 +322,7 @@ def test_a_completion_that_failed_is_the_last_choice(tokenizer: Tokenizer) -> No
 def test_a_stop_string_ends_one_of_the_choices(tokenizer: Tokenizer) -> None:
     processor = OutputProcessor(tokenizer)
     a, b = tokenizer.encode("ab")
-    sequences = processor.add("r", [0], SamplingParams(best_of=2, stop=["a"]))
+    sequences = processor.add("r", [0], SamplingParams(best_of=2, stop=["a"])).split()
     deltas, aborts = collect(processor, [token(sequences[0], a, -1.0), token(sequences[1], b, -2.0, "length")])
     assert aborts == [sequences[0].id]
     assert [(d.text, d.stop_reason) for d in deltas] == [("", "a")]
@@ -332,7 +331,7 @@ def test_a_stop_string_ends_one_of_the_choices(tokenizer: Tokenizer) -> None:
 def test_an_aborted_choice_leaves_nothing(tokenizer: Tokenizer) -> None:
     processor = OutputProcessor(tokenizer)
     (a,) = tokenizer.encode("a")
-    sequences = processor.add("r", [0], SamplingParams(best_of=2))
+    sequences = processor.add("r", [0], SamplingParams(best_of=2)).split()
     collect(processor, [token(sequences[0], a, -1.0, "length")])
     assert processor.abort("r") == [sequences[1].id]
     assert not processor.is_unfinished("r")
@@ -342,7 +341,7 @@ def test_an_aborted_choice_leaves_nothing(tokenizer: Tokenizer) -> None:
 def test_what_is_told_of_the_prompt_comes_with_the_first_of_the_best(tokenizer: Tokenizer) -> None:
     processor = OutputProcessor(tokenizer)
     a, b = tokenizer.encode("ab")
-    sequences = processor.add("r", [a, b], SamplingParams(n=2, best_of=3, prompt_logprobs=0))
+    sequences = processor.add("r", [a, b], SamplingParams(n=2, best_of=3, prompt_logprobs=0)).split()
     told = [TokenLogprobs([b], [-0.5], 1)]
     deltas, _ = collect(
         processor,

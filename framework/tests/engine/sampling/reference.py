@@ -12,6 +12,7 @@ from torch import Tensor
 from dovetail.engine.engine_request import Request
 from dovetail.engine.request.params import SamplingParams
 from dovetail.engine.sampling import Sampled, SamplingTables, build_logit_edits, build_sampling_metadata, sample
+from dovetail.engine.text.bad_words import BadWords
 
 CPU = torch.device("cpu")
 WORD = (1 << 64) - 1
@@ -19,6 +20,14 @@ WORD = (1 << 64) - 1
 
 def upload(values: np.ndarray) -> Tensor:
     return torch.from_numpy(values)
+
+
+class ListedBadWords(BadWords):
+    """Remembers the words, for what is slow and obvious."""
+
+    def __init__(self, words: Sequence[list[int]]) -> None:
+        super().__init__(words)
+        self.words = [list(word) for word in words]
 
 
 def make_request(
@@ -39,7 +48,7 @@ def make_request(
         10_000,
         frozenset({eos}),
         seed=seed,
-        bad_words=[list(word) for word in bad_words],
+        bad_words=ListedBadWords(bad_words),
     )
 
 
@@ -92,7 +101,7 @@ def edited(line: np.ndarray, request: Request) -> np.ndarray:
         scores[token] -= one(params.presence_penalty) * one(count > 0)
     if len(output) < params.min_tokens:
         scores[[*request.eos_ids, *params.stop_token_ids]] = -np.inf
-    for word in request.bad_words:
+    for word in getattr(request.bad_words, "words", ()):
         if word[:-1] == output[len(output) - len(word) + 1 :]:
             scores[word[-1]] = -np.inf
     return scores

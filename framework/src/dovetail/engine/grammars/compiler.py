@@ -41,6 +41,7 @@ class GrammarManager:
         self._loading = threading.Lock()
         self._backend: GrammarBackend | None = None
         self._cache: OrderedDict[GrammarSource, Future[Grammar]] = OrderedDict()
+        self._newest: tuple[StructuredOutputs, GrammarSource] | None = None
         self._threads = threads
         self.mask_words = -(-vocab_size // 32)
         flags = np.zeros(self.mask_words * 32, dtype=np.uint8)
@@ -54,7 +55,9 @@ class GrammarManager:
 
     def compile(self, params: StructuredOutputs) -> RequestGrammar:
         """Start compiling in a thread, or reuse a cached grammar. Does not block."""
-        source = build_grammar_source(params)
+        if self._newest is None or self._newest[0] is not params:  # sequences of one request follow each other
+            self._newest = params, build_grammar_source(params)
+        source = self._newest[1]
         compiled = self._cache.get(source)
         if compiled is None or (compiled.done() and compiled.exception() is not None):
             compiled = self._cache[source] = self.pool.submit(self._compile, source)

@@ -62,7 +62,7 @@ class OfflineRunner:
             RequestError: the request is refused, or its id is in use.
         """
         pending = OutputAccumulator(request_id, job.prompt.text, job.prompt.token_ids, job.params)
-        sequences = self._processor.add(
+        new = self._processor.add(
             request_id,
             job.prompt.token_ids,
             job.params,
@@ -72,8 +72,7 @@ class OfflineRunner:
         )
         self._pending[request_id] = pending
         try:
-            for sequence in sequences:
-                self._core.add(sequence)
+            self._core.add(new)
         except BaseException:
             self.abort([request_id])
             raise

@@ -57,7 +57,7 @@ class OutputAccumulator:
         completion, metrics = self.output.outputs[delta.index], self.metrics
         if delta.index == 0 and not completion.token_ids:
             self.output.num_cached_tokens = delta.cached_tokens
-            self.output.prompt_logprobs = delta.prompt_logprobs
+            self.output.prompt_logprobs = None if delta.prompt_logprobs is None else list(delta.prompt_logprobs)
         if delta.timing is not None and metrics.time_in_queue is None:
             metrics.time_in_queue = delta.timing[0]
             metrics.first_scheduled_time = metrics.arrival_time + delta.timing[0]

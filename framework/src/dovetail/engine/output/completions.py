@@ -10,7 +10,7 @@ from dovetail.engine.output import logprobs
 from dovetail.engine.request.outputs import Delta
 from dovetail.engine.request.params import SamplingParams
 from dovetail.engine.text.detokenizer import IncrementalDetokenizer
-from dovetail.engine.text.stop_strings import StopStrings
+from dovetail.engine.text.stop_strings import StopAutomaton, StopStrings
 from dovetail.engine.text.tokenizer import Tokenizer
 
 
@@ -25,15 +25,21 @@ class Completion:
         index: among those of its request.
         tokenizer: None if outputs are token ids only.
         prompt_token_ids: the prompt.
+        stops: of the stop strings, if there are any.
     """
 
     def __init__(
-        self, index: int, params: SamplingParams, tokenizer: Tokenizer | None, prompt_token_ids: list[int]
+        self,
+        index: int,
+        params: SamplingParams,
+        tokenizer: Tokenizer | None,
+        prompt_token_ids: list[int],
+        stops: StopAutomaton | None = None,
     ) -> None:
         self.index = index
         self.params = params
         self.tokens = 0
-        self._stops = StopStrings(params.stop, params.include_stop_str_in_output) if params.stop else None
+        self._stops = StopStrings(stops, params.include_stop_str_in_output) if stops is not None else None
         self._detokenizer: IncrementalDetokenizer | None = None
         self._token_text: logprobs.TokenText = no_text
         if tokenizer is not None and params.detokenize:
@@ -58,7 +64,7 @@ class Completion:
         if output.logprobs is not None:
             delta.logprobs = logprobs.build_positions(output.logprobs[: len(delta.token_ids)], self._token_text)
         if output.prompt_logprobs is not None:
-            delta.prompt_logprobs = logprobs.build_prompt_positions(output.prompt_logprobs, self._token_text)
+            delta.prompt_logprobs = logprobs.PromptPositions(output.prompt_logprobs, self._token_text)
         delta.cached_tokens = output.cached_tokens
         delta.timing = output.timing
         return delta

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import islice
+from typing import overload
 
 from dovetail.engine.messages import TokenLogprobs
 from dovetail.engine.request.outputs import Logprob, PositionLogprobs
@@ -39,6 +40,30 @@ def build_positions(found: Sequence[TokenLogprobs], text: TokenText) -> list[Pos
     return [build_position(one, text) for one in found]
 
 
-def build_prompt_positions(found: Sequence[TokenLogprobs], text: TokenText) -> list[PositionLogprobs | None]:
-    """The positions of a prompt. Its first token follows nothing, so it has no probability."""
-    return [None, *build_positions(found, text)]
+class PromptPositions(Sequence[PositionLogprobs | None]):
+    """The positions of a prompt. Its first token follows nothing, so it has no probability.
+
+    Each is built when it is read: a long prompt has a million logprobs, and they arrive in an event loop.
+    """
+
+    def __init__(self, found: Sequence[TokenLogprobs], text: TokenText) -> None:
+        self._found = found
+        self._text = text
+
+    def __len__(self) -> int:
+        return len(self._found) + 1
+
+    @overload
+    def __getitem__(self, place: int) -> PositionLogprobs | None: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[PositionLogprobs | None]: ...
+    def __getitem__(self, place: int | slice) -> PositionLogprobs | list[PositionLogprobs | None] | None:
+        if isinstance(place, slice):
+            return [self[i] for i in range(*place.indices(len(self)))]
+        place = range(len(self))[place]
+        return build_position(self._found[place - 1], self._text) if place else None
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+    __hash__ = None  # type: ignore[assignment]

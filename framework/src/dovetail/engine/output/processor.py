@@ -4,18 +4,30 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import msgspec
 
 from dovetail.api.errors import RequestError
-from dovetail.engine.messages import NewRequest, TokenOutput
+from dovetail.engine.messages import NewRequest, Sibling, TokenOutput
 from dovetail.engine.output.best_of import BestOfCollector
 from dovetail.engine.output.completions import Completion
 from dovetail.engine.request.outputs import Delta
 from dovetail.engine.request.parameter_rules import MAX_SEED
 from dovetail.engine.request.params import SamplingParams
 from dovetail.engine.text.bad_words import encode_bad_words
+from dovetail.engine.text.stop_strings import StopAutomaton
 from dovetail.engine.text.tokenizer import Tokenizer
+
+PREPARED_AT_ONCE_CHARS = 2048
+"""Texts of so many characters together are prepared in about 2 ms; for more, use another thread."""
+
+
+class Prepared(NamedTuple):
+    """What is made of a request's texts, once for all of its completions."""
+
+    stops: StopAutomaton | None = None
+    bad_words: list[list[int]] = []
 
 
 @dataclass(slots=True)
@@ -49,10 +61,13 @@ class OutputProcessor:
         priority: int = 0,
         cache_salt: str | None = None,
         adapter: str | None = None,
-    ) -> list[NewRequest]:
-        """The sequences of a request: one for each of its ``n`` completions, or ``best_of`` if that is larger.
+        prepared: Prepared | None = None,
+    ) -> NewRequest:
+        """The message for the engine, with a sequence for each of the ``n`` completions, or ``best_of`` if that is
+        larger.
 
         Args:
+            prepared: what :meth:`prepare` made of these parameters, if it was called before.
             priority, cache_salt, adapter: see :class:`~dovetail.engine.messages.NewRequest`.
 
         Raises:
@@ -63,24 +78,32 @@ class OutputProcessor:
             raise RequestError(f"a request with the id {request_id!r} is running", "give each request an id of its own")
         best_of = BestOfCollector(params) if params.num_sequences > params.n else None
         group = _Group(request_id, best_of)
-        completions: dict[str, tuple[Completion, _Group]] = {}
-        sequences: list[NewRequest] = []
-        bad_words: list[list[int]] = []
-        for index in range(params.num_sequences):
-            child = _child(params, index)
-            if not index:
-                bad_words = self._bad_words(child)
-            name = f"{request_id}#{index}"
-            completions[name] = Completion(index, child, self.tokenizer, prompt_token_ids), group
-            sequences.append(NewRequest(name, prompt_token_ids, child, priority, cache_salt, adapter, bad_words))
-        group.running = set(completions)
-        self._completions |= completions
+        child = _child(params)  # one for all: it may be large
+        stops, bad_words = self.prepare(child) if prepared is None else prepared
+        names = [f"{request_id}#{index}" for index in range(params.num_sequences)]
+        siblings = [
+            # Completions of one seeded request differ from each other, and each is repeatable.
+            Sibling(name, None if params.seed is None else _child_seed(params.seed, index))
+            for index, name in enumerate(names[1:], 1)
+        ]
+        for index, name in enumerate(names):
+            self._completions[name] = Completion(index, child, self.tokenizer, prompt_token_ids, stops), group
+        group.running = set(names)
         self._groups[request_id] = group
-        return sequences
+        return NewRequest(
+            names[0], prompt_token_ids, child, priority, cache_salt, adapter, bad_words, siblings=siblings
+        )
 
-    def _bad_words(self, params: SamplingParams) -> list[list[int]]:
+    def prepare(self, params: SamplingParams) -> Prepared:
+        """Prepare the stop strings and bad words of a request. The time grows with their length, and other threads can
+        work meanwhile; see :func:`prepares_quickly`.
+
+        Raises:
+            RequestError: they need a tokenizer and there is none, or a bad word has no tokens.
+        """
         if self.tokenizer is not None:
-            return encode_bad_words(params.bad_words, self.tokenizer) if params.bad_words else []
+            stops = StopAutomaton(params.stop) if params.stop else None
+            return Prepared(stops, encode_bad_words(params.bad_words, self.tokenizer) if params.bad_words else [])
         for name, given in (("stop", params.stop), ("bad_words", params.bad_words)):
             if given:
                 raise RequestError(
@@ -88,7 +111,7 @@ class OutputProcessor:
                     "say it in token ids, such as stop_token_ids",
                     param=name,
                 )
-        return []
+        return Prepared()
 
     def process(self, outputs: list[TokenOutput]) -> tuple[dict[str, list[Delta]], list[str]]:
         """Returns deltas by request, and the engine's sequences to abort because a stop string ended them."""
@@ -128,8 +151,13 @@ class OutputProcessor:
         return children
 
 
-def _child(params: SamplingParams, index: int) -> SamplingParams:
-    """The parameters of one completion."""
+def prepares_quickly(params: SamplingParams) -> bool:
+    """Whether :meth:`OutputProcessor.prepare` takes no longer than an event loop may be held up."""
+    return sum(map(len, params.stop)) + sum(map(len, params.bad_words)) <= PREPARED_AT_ONCE_CHARS
+
+
+def _child(params: SamplingParams) -> SamplingParams:
+    """The parameters of each completion; what differs is in the message."""
     logprobs = params.logprobs
     if params.num_sequences > params.n and logprobs is None:
         logprobs = 0  # those of the chosen tokens decide which completions are the best
@@ -137,17 +165,11 @@ def _child(params: SamplingParams, index: int) -> SamplingParams:
         params,
         n=1,
         best_of=None,
-        # Completions of one seeded request differ from each other, and each is repeatable.
-        seed=None if params.seed is None else _child_seed(params.seed, index),
         logprobs=logprobs,
-        # The prompt is the same for all.
-        prompt_logprobs=None if index else params.prompt_logprobs,
     )
 
 
 def _child_seed(seed: int, index: int) -> int:
-    """The seed of one completion. The first has the request's own; the others' do not meet those of other requests, which often have neighbouring seeds."""
-    if not index:
-        return seed
+    """The seed of a further completion. The first has the request's own; the others' do not meet those of other requests, which often have neighbouring seeds."""
     digest = hashlib.blake2b(f"{seed} {index}".encode(), digest_size=8).digest()
     return int.from_bytes(digest) & MAX_SEED

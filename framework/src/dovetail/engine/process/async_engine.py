@@ -12,7 +12,7 @@ from dovetail.engine.args import EngineArgs
 from dovetail.engine.grammars.checks import check_structured_outputs
 from dovetail.engine.output.delta_merger import DeltaMerger
 from dovetail.engine.output.pooled import Pooled
-from dovetail.engine.output.processor import OutputProcessor
+from dovetail.engine.output.processor import OutputProcessor, prepares_quickly
 from dovetail.engine.process.delta_queue import DeltaQueue
 from dovetail.engine.process.engine_client import EngineClient
 from dovetail.engine.request.checks import ModelLimits, check_request, find_eos_token_ids
@@ -109,15 +109,24 @@ class AsyncEngine(EngineClient):
         if params.structured_outputs is not None:
             await asyncio.to_thread(check_structured_outputs, params.structured_outputs, self.plan)
             self._check_alive()
-        sequences = self._processor.add(
-            request_id, prompt_token_ids, params, priority=priority, cache_salt=cache_salt, adapter=adapter
+        prepared = None
+        if not prepares_quickly(params):
+            prepared = await asyncio.to_thread(self._processor.prepare, params)
+            self._check_alive()
+        new = self._processor.add(
+            request_id,
+            prompt_token_ids,
+            params,
+            priority=priority,
+            cache_salt=cache_salt,
+            adapter=adapter,
+            prepared=prepared,
         )
         queue = self._delta_queues[request_id] = DeltaQueue()
         if self.args.stream_interval > 1:
             self._mergers[request_id] = DeltaMerger(self.args.stream_interval)
         try:
-            for sequence in sequences:
-                self._child.send(sequence)
+            self._child.send(new)
             left = params.n
             while left:
                 deltas = await queue.take()

@@ -73,7 +73,10 @@ def _run(socket: zmq.Socket[bytes], start: m.Start) -> None:
                     try:
                         core.add(message)
                     except RequestError as error:
-                        outputs.append(m.TokenOutput(message.id, [], "error", None, str(error), is_request_error=True))
+                        outputs += [
+                            m.TokenOutput(name, [], "error", None, str(error), is_request_error=True)
+                            for name in message.ids
+                        ]
                 case m.Abort():
                     core.abort(message.ids)
                 case m.Call():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from enum import IntEnum
 from typing import Literal
@@ -66,7 +67,7 @@ class Delta:
     stop_reason: str | int | None = None
     error: str | None = None
     logprobs: list[PositionLogprobs] | None = None
-    prompt_logprobs: list[PositionLogprobs | None] | None = None
+    prompt_logprobs: Sequence[PositionLogprobs | None] | None = None
     cached_tokens: int = 0
     is_request_error: bool = False
     timing: tuple[float, float] | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -29,8 +30,13 @@ class Rule(NamedTuple):
     expected: str
 
 
+_SHORT = reprlib.Repr()
+"""Writes out the beginning alone: all of it may be megabytes."""
+_SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxdict, _SHORT.maxstring, _SHORT.maxlong = 3, 20, 10, 200, 80
+
+
 def invalid_value(name: str, value: Any, expected: str) -> RequestError:
-    shown = repr(value)
+    shown = _SHORT.repr(value)
     if len(shown) > 200:
         shown = f"{shown[:200]}…"
     return RequestError(f"{name} is {shown}, wanted {expected}", param=name)
@@ -111,7 +117,12 @@ def _token_id(value: Any) -> int:
 
 
 def _token_ids(value: Any) -> list[int]:
-    return [_token_id(token) for token in _list(value)]
+    found = _list(value)
+    # They may be as many as the vocabulary, and this is ten times as fast as a loop.
+    if set(map(type, found)) == {int}:
+        _require(min(found) >= 0 and max(found) <= MAX_COUNT)
+        return found
+    return [_token_id(token) for token in found]
 
 
 def _list(value: Any) -> list[Any]:

@@ -90,14 +90,15 @@ def build_logit_edits(
             :func:`~dovetail.engine.sampling.bitmask.apply_bitmask`.
         must_end: lines whose masks allow only end tokens, which ``min_tokens`` then cannot forbid.
     """
-    forbidden: list[int] = []
+    forbidden: list[np.ndarray] = []
     drafts: list[Sequence[int]] = []  # of the lines with penalties
     assumed_drafts: dict[int, list[tuple[int, int]]] = {}
     for line, (request, draft) in enumerate(entries):
         flags = get_sampling_flags(request)
         if flags.edits:
-            tokens = _forbidden(request, draft, line in must_end)
-            forbidden += [line * vocab_size + token for token in tokens if token < vocab_size]
+            tokens = np.fromiter(_forbidden(request, draft, line in must_end), np.int64)
+            if tokens.size:
+                forbidden.append(tokens[tokens < vocab_size] + line * vocab_size)
         if flags.is_penalised:
             if draft:
                 assumed_drafts.setdefault(len(draft), []).append((len(drafts), draft[-1]))
@@ -107,7 +108,7 @@ def build_logit_edits(
         return None
     edits = LogitEdits(processors)
     if forbidden:
-        edits.forbidden = upload(np.array(forbidden, np.int64))
+        edits.forbidden = upload(np.concatenate(forbidden))
     if masks:
         edits.grammar_masks = upload(np.fromiter(masks, np.int64)), upload(np.stack(list(masks.values())))
     if assumed_drafts:
@@ -122,14 +123,8 @@ def build_logit_edits(
 def _forbidden(request: Request, draft: Sequence[int], must_end: bool) -> Iterator[int]:
     if not must_end and request.num_output_tokens + len(draft) < request.params.min_tokens:
         yield from request.end_token_ids
-    for word in request.bad_words:
-        begin = len(word) - 1
-        # Only the end of the output is looked at: an output may be long, and this runs in every step.
-        tail = (
-            request.tokens[max(request.num_prompt_tokens, len(request.tokens) - begin) :] + list(draft) if begin else []
-        )
-        if begin == 0 or tail[-begin:] == word[:-1]:
-            yield word[-1]
+    yield from request.bad_words.single
+    yield from request.bad_words.completing(request.tokens, request.num_prompt_tokens, draft)
 
 
 def _pairs(pairs: Sequence[tuple[int, int]], upload: Upload) -> tuple[Tensor, Tensor]:

@@ -80,8 +80,7 @@ class SamplingTables:
             self.counts.set(counts, request)
             slots.append((self.counts, counts))
         if params.logit_bias or params.allowed_token_ids is not None:
-            bias = self.biases.allocate()
-            self.biases.set(bias, params.logit_bias, params.allowed_token_ids)
+            bias = self.biases.share(params.logit_bias, params.allowed_token_ids)
             slots.append((self.biases, bias))
         if slots:
             self._slots[row] = slots

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import random
 import time
 from collections.abc import Iterable
 from functools import partial
 
-import msgspec
 import torch
 
 from dovetail.api.errors import RequestError, ResolutionError
@@ -47,6 +47,7 @@ from dovetail.engine.step.resources import RequestResources
 from dovetail.engine.step.runner import LaunchedStep, ModelRunner
 from dovetail.engine.step.scheduler import Scheduler, SchedulerOutput
 from dovetail.engine.step.sleep import Sleeper, check_level
+from dovetail.engine.text.bad_words import BadWords
 from dovetail.kernel.plan import Plan
 from dovetail.nn.loading import Progress
 
@@ -233,7 +234,7 @@ class EngineCore:
         return self._in_flight is None and not self.scheduler.running
 
     def add(self, new: NewRequest) -> None:
-        """Queue a request.
+        """Queue a request: all of its sequences, or none.
 
         Raises:
             RequestError: the prompt or a parameter does not fit the model, or the adapter or grammar is not available.
@@ -249,27 +250,37 @@ class EngineCore:
             check_request(new.prompt_token_ids, params, self.limits, new.bad_words)
             if params.top_k >= self.vocab_size:
                 # Draws from ranked tokens and from all of them take different tokens for the same number.
-                params = msgspec.structs.replace(params, top_k=0)
+                new.params = params = copy.copy(params)
+                params.top_k = 0
             if params.max_tokens is not None:
                 limit = min(limit, len(new.prompt_token_ids) + params.max_tokens)
-        self._num_arrivals += 1
-        request = Request(
-            id=new.id,
-            tokens=list(new.prompt_token_ids),
-            params=params,
-            num_prompt_tokens=len(new.prompt_token_ids),
-            max_len=limit,
-            eos_ids=self.eos_ids,
-            seed=self._seed_rng.getrandbits(63) if params.seed is None else params.seed,
-            priority=new.priority,
-            arrival_index=self._num_arrivals,
-            bad_words=new.bad_words,
-            pooling_params=pooling,
-        )
-        check_allowed_tokens(params, new.bad_words, request.end_token_ids)
-        self.resources.attach(request, new)
-        self.requests[new.id] = request
-        self.scheduler.add(request)
+        # What the sequences share is there once: it may be large, and they may be many.
+        tokens, bad_words = list(new.prompt_token_ids), BadWords(new.bad_words)
+        requests: list[Request] = []
+        for sequence in new.split():
+            self._num_arrivals += 1
+            request = Request(
+                id=sequence.id,
+                tokens=tokens,
+                params=sequence.params,
+                num_prompt_tokens=len(tokens),
+                max_len=limit,
+                eos_ids=self.eos_ids,
+                seed=self._seed_rng.getrandbits(63) if sequence.params.seed is None else sequence.params.seed,
+                priority=new.priority,
+                arrival_index=self._num_arrivals,
+                bad_words=bad_words,
+                pooling_params=pooling,
+            )
+            if requests:
+                request.end_token_ids = requests[0].end_token_ids
+            else:
+                check_allowed_tokens(params, new.bad_words, request.end_token_ids)
+            self.resources.attach(request, new)
+            requests.append(request)
+        for request in requests:
+            self.requests[request.id] = request
+            self.scheduler.add(request)
 
     def abort(self, ids: Iterable[str]) -> None:
         """Abort requests in any state. Unknown ids are ignored."""
@@ -329,6 +340,9 @@ class EngineCore:
         if not schedule.tokens:
             return None
         new = [r for r in schedule.tokens if r.row < 0]
+        for request in new:
+            if request.num_output_tokens == 0:  # it may share the prompt's tokens with others
+                request.tokens = list(request.tokens)
         work = self.batch.prepare_step(schedule)
         for request in new:
             self.sampling.set(request.row, request)

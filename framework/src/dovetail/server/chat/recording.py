@@ -17,7 +17,7 @@ from dovetail.server.generate.run import Batches, Completion
 from dovetail.server.generate.sse import StreamEncoder
 from dovetail.server.http.errors import ApiError
 from dovetail.server.protocol.base import Body
-from dovetail.server.protocol.body import decode_json_object, read_bytes, validate_body
+from dovetail.server.protocol.body import read_json_object, validate_body
 from dovetail.server.protocol.content import content_text
 from dovetail.server.protocol.fields import Metadata
 from dovetail.server.protocol.requests import ChatCompletionRequest, ChatMessage
@@ -41,7 +41,7 @@ async def record_chat(
     requested = validate_body({"metadata": body.metadata}, ChatUpdateRequest, context.settings)
     if body.request_id is not None and await context.chat_store.get(builder.id) is not None:
         raise request_id_taken_error(body, "completion")
-    raw = decode_json_object(await read_bytes(request))  # it has been read before
+    _, raw = await read_json_object(request)  # it has been read before
     messages = _messages(builder.id, body.messages, raw["messages"])
     shown = {"request_id": request.scope.get("request_id"), **_request_fields(body, builder.job.params)}
     return RecordingResponseBuilder(context, builder, messages, shown, requested.metadata or {})

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from starlette.types import Receive
 
 from dovetail.server.context import ServerContext
+from dovetail.server.http.disconnect import wait_for_disconnect
 
 T = TypeVar("T")
 
@@ -28,7 +29,7 @@ async def run_while_connected(context: ServerContext, receive: Receive, work: Co
         ApiError: the server ended the request (:meth:`ServerContext.abort_all`).
     """
     task = asyncio.create_task(work)
-    disconnect = asyncio.create_task(_wait_for_disconnect(receive))
+    disconnect = asyncio.create_task(wait_for_disconnect(receive))
     context.open_tasks.add(task)
     context.open_requests.inc()
     try:
@@ -44,8 +45,3 @@ async def run_while_connected(context: ServerContext, receive: Receive, work: Co
         task.cancel()
         disconnect.cancel()
         await asyncio.gather(task, disconnect, return_exceptions=True)
-
-
-async def _wait_for_disconnect(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from uuid import uuid4
 
 from dovetail.engine.request.checks import truncate_prompt
+from dovetail.engine.request.params import SamplingParams
 from dovetail.server.context import ServerContext
 from dovetail.server.engine_protocol import ServedTokenizer
 from dovetail.server.generate.beam_search import read_beam_search
@@ -15,6 +16,9 @@ from dovetail.server.http.errors import ApiError
 from dovetail.server.protocol.requests import GenerationRequest
 from dovetail.server.tools.output_format import build_output_format
 from dovetail.server.tools.output_parsing import OutputParsing
+
+MAX_PROMPT_LOGPROBS = 1 << 20
+"""Maximum number of logprobs of prompts in one response. Each takes about 1 us and 50 bytes, several times over."""
 
 
 def check_priority(context: ServerContext, priority: int | None) -> None:
@@ -58,6 +62,7 @@ def make_job(
     prompts = [truncate_prompt(prompt, params, engine.max_model_len) for prompt in prompts]
     for prompt in prompts:
         check_length(context, prompt, body)
+    check_prompt_logprobs(context, body, params, sum(map(len, prompts)))
     return Job(
         id=uuid4().hex,
         prompts=prompts,
@@ -68,6 +73,27 @@ def make_job(
         scoring=is_scoring(body),
         beams=read_beam_search(body, params),
     )
+
+
+def check_prompt_logprobs(
+    context: ServerContext, body: GenerationRequest, params: SamplingParams, num_prompt_tokens: int
+) -> None:
+    """Check that the logprobs of prompts are not too many for one response.
+
+    Raises:
+        ApiError: they are.
+    """
+    asked = params.prompt_logprobs
+    if asked is None:
+        return
+    each = context.engine.tokenizer.vocab_size if asked < 0 else asked + 1
+    copies = params.n if getattr(body, "echo", None) else 1  # each choice begins with its prompt
+    if (total := num_prompt_tokens * each * copies) > MAX_PROMPT_LOGPROBS:
+        message = (
+            f"{total} logprobs of prompts were asked for (tokens of all prompts, times alternatives, times n with echo), "
+            f"more than {MAX_PROMPT_LOGPROBS}, the server's limit; ask for fewer, or send several requests"
+        )
+        raise ApiError(400, message, param="prompt_logprobs", code="invalid_value")
 
 
 def find_special_ids(tokenizer: ServedTokenizer, tokens: Sequence[str]) -> list[int]:

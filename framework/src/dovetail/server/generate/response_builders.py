@@ -55,6 +55,10 @@ class CollectedResponseBuilder(ResponseBuilder):
         """Build the whole response."""
 
 
+BUILT_AT_ONCE = 4096
+"""Logprobs of a response that are built without a thread, which takes about 10 ms."""
+
+
 class ChoicesResponseBuilder(CollectedResponseBuilder):
     """A builder for OpenAI's two routes whose responses have choices."""
 
@@ -68,12 +72,24 @@ class ChoicesResponseBuilder(CollectedResponseBuilder):
     def __init__(self, context: ServerContext, body: GenerationRequest, job: Job, model: str) -> None:
         super().__init__(job, model)
         self.body = body
+        self.context = context
         self.id = f"{self.id_prefix}-{body.request_id or uuid4().hex}"
         self.created = int(time.time())
         as_ids = body.return_tokens_as_token_ids
         self.formatter = TokenFormatter(
             context.engine.tokenizer, context.settings.return_tokens_as_token_ids if as_ids is None else as_ids
         )
+
+    async def collect_response(self, batches: Batches) -> dict[str, Any]:
+        done = await collect_completions(batches, self.job.num_choices)
+        size = logprobs_size(done, self.job.params.n)
+        if size <= BUILT_AT_ONCE:
+            return self.build_response(done)
+
+        def build() -> dict[str, Any]:
+            return {name: encode_in_pieces(value) for name, value in self.build_response(done).items()}
+
+        return await self.context.workers.run(build, LOGPROB_BYTES * size)
 
     def common_fields(self, object_type: str) -> dict[str, Any]:
         """The first fields of the response, and of each of its chunks."""
@@ -155,6 +171,36 @@ def request_id_taken_error(body: Sampling, kind: str) -> ApiError:
     """
     message = f"request_id {body.request_id!r} is that of a {kind} which is kept; give another"
     return ApiError(400, message, param="request_id", code="invalid_value")
+
+
+LOGPROB_BYTES = 50
+"""Of one logprob in JSON."""
+PIECE_ENTRIES = 256
+
+
+def logprobs_size(done: Sequence[Completion], n: int) -> int:
+    """Number of logprobs in a response, if each choice shows those of its prompt."""
+    size = 0
+    for choice in done:
+        if choice.logprobs:
+            size += len(choice.logprobs) * len(choice.logprobs[0])
+        if choice.prompt_logprobs:
+            size += n * len(choice.prompt_logprobs) * len(choice.prompt_logprobs[-1] or ())
+    return size
+
+
+def encode_in_pieces(value: Any) -> Any:
+    """Encode the long lists of a value to JSON, some entries at a time: the interpreter's lock is held for as long as
+    one call takes.
+    """
+    if isinstance(value, dict):
+        return {name: encode_in_pieces(inner) for name, inner in value.items()}
+    if not isinstance(value, list):
+        return value
+    if len(value) <= PIECE_ENTRIES:
+        return [encode_in_pieces(inner) for inner in value] if value and isinstance(value[0], dict) else value
+    pieces = (msgspec.json.encode(value[i : i + PIECE_ENTRIES])[1:-1] for i in range(0, len(value), PIECE_ENTRIES))
+    return msgspec.Raw(b"[" + b",".join(pieces) + b"]")
 
 
 def json_response(content: dict[str, Any]) -> Response:

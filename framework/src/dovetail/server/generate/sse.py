@@ -15,6 +15,7 @@ from dovetail.server.context import ServerContext
 from dovetail.server.generate.client_connection import ClientDisconnectedError, run_while_connected
 from dovetail.server.generate.run import Batches
 from dovetail.server.http.errors import ApiError, to_api_error
+from dovetail.server.workers import SMALL_BYTES
 
 PING = b": waiting\n\n"
 """A ping: an SSE comment, which clients ignore."""
@@ -141,7 +142,11 @@ class GenerationStreamResponse(EventSourceResponse):
         async with self.keep_alive(send, begun=self.first.done()):
             first = await self.first
             await send_events(send, self.stream.encode_start())
-            await send_events(send, events(first))
+            # The first may hold the logprobs of a whole prompt, once for each choice.
+            if any(delta.prompt_logprobs for delta in first):
+                await send_events(send, await self.context.workers.run(lambda: events(first), SMALL_BYTES + 1))
+            else:
+                await send_events(send, events(first))
             async for batch in self.batches:
                 if made := events(batch):
                     self.is_idle = False

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, WithJsonSchema
 
-from dovetail.server.protocol.base import Body
+from dovetail.server.protocol.base import Body, Items
 from dovetail.server.protocol.fields import Arguments, Int, No, Number, Rank
 from dovetail.server.tools.provider_tools import drop_provider_tools
 
@@ -61,7 +61,7 @@ class ToolResultBlock(Body):
 
     type: Literal["tool_result"]
     tool_use_id: str
-    content: str | list[TextBlock] | None = None
+    content: str | Items[TextBlock] | None = None
     is_error: bool | None = None
     cache_control: Ignored = None
     toolset_name: None = None
@@ -94,9 +94,9 @@ class CustomTool(Body):
     name: str = Field(pattern=r"^[A-Za-z0-9_.-]{1,128}$")
     description: str | None = None
     input_schema: dict[str, Any] = Field(description="a JSON schema of an object")
-    input_examples: list[dict[str, Any]] | None = Field(None, description="are shown to the model with the schema")
+    input_examples: Items[dict[str, Any]] | None = Field(None, description="are shown to the model with the schema")
     strict: bool | None = None
-    allowed_callers: list[Literal["direct"]] | None = None
+    allowed_callers: Items[Literal["direct"]] | None = None
     defer_loading: No | None = None
     eager_input_streaming: bool | None = Field(None, description="has no effect: inputs are streamed as they are made")
     cache_control: Ignored = None
@@ -138,9 +138,9 @@ class CountTokensRequest(Body):
     """The body of ``POST /v1/messages/count_tokens``."""
 
     model: str | None = None
-    messages: list[MessageParam] = Field(min_length=1)
-    system: str | list[TextBlock] | None = None
-    tools: Annotated[list[CustomTool] | None, BeforeValidator(drop_provider_tools)] = None
+    messages: Items[MessageParam] = Field(min_length=1)
+    system: str | Items[TextBlock] | None = None
+    tools: Annotated[Items[CustomTool] | None, BeforeValidator(drop_provider_tools)] = None
     tool_choice: ToolChoice | None = None
     thinking: Thinking | None = None
     output_config: OutputConfig | None = None
@@ -156,7 +156,7 @@ class MessagesRequest(CountTokensRequest):
     temperature: Number | None = None
     top_p: Number | None = None
     top_k: Int | None = None
-    stop_sequences: list[str] | None = None
+    stop_sequences: Items[str] | None = None
     metadata: dict[str, Any] | None = Field(None, description="identifiers; have no effect")
     service_tier: Literal["auto", "standard_only"] | None = None
     stream: bool | None = None

@@ -11,7 +11,7 @@ from starlette.types import Message, Receive, Scope, Send
 from dovetail.server.context import ServerContext
 from dovetail.server.http.errors import ApiError
 from dovetail.server.http.openapi import route_docs
-from dovetail.server.protocol.body import decode_json_object, read_bytes
+from dovetail.server.protocol.body import read_json_object
 
 ROUTES = (
     (("messages",), "/v1/chat/completions"),
@@ -32,8 +32,8 @@ def router(context: ServerContext) -> APIRouter:
 
     @routes.post("/invocations", **route_docs(None, "Whatever another route does with this body", streams=True))
     async def invoke(request: Request) -> Response:
-        raw = await read_bytes(request)
-        return ForwardedResponse(request.app.router, _route_for(context, decode_json_object(raw)), raw)
+        raw, body = await read_json_object(request)
+        return ForwardedResponse(request.app.router, _route_for(context, body), raw)
 
     return routes
 

@@ -13,9 +13,13 @@ from dovetail.server.generate.sampling_params import check_ids
 from dovetail.server.http.errors import ApiError
 from dovetail.server.http.openapi import route_docs
 from dovetail.server.prompts.conversation import ConversationFields, conversation_prompt
-from dovetail.server.protocol.base import Body
+from dovetail.server.prompts.encoding import check_text_length
+from dovetail.server.protocol.base import Body, Items
 from dovetail.server.protocol.body import read_body
 from dovetail.server.protocol.fields import Int
+
+BYTES_PER_ID = 4
+"""Bytes of text that take about as long as a token id."""
 
 
 class TokenizeRequest(ConversationFields):
@@ -30,7 +34,7 @@ class DetokenizeRequest(Body):
     """The body of ``POST /detokenize``."""
 
     model: str | None = Field(None, description="a name from /v1/models; may be left out")
-    tokens: list[Int]
+    tokens: Items[Int]
 
 
 BODIES = (TokenizeRequest, DetokenizeRequest)
@@ -51,18 +55,24 @@ def router(context: ServerContext) -> APIRouter:
             "tokens": ids,
             "token_strs": None,
         }
-        if body.return_token_strs:
-            answer["token_strs"] = context.engine.tokenizer.convert_ids_to_tokens(ids)
-        return json_response(answer)
+
+        def write() -> Response:
+            if body.return_token_strs:
+                answer["token_strs"] = context.engine.tokenizer.convert_ids_to_tokens(ids)
+            return json_response(answer)
+
+        return await context.run_in_worker(write, BYTES_PER_ID * len(ids))
 
     @routes.post("/detokenize", **route_docs(DetokenizeRequest, "The text of token ids"))
     async def detokenize(request: Request) -> Response:
         body = await read_body(request, DetokenizeRequest)
         context.resolve_model_name(body.model)
-        check_ids(context, body.tokens, "tokens")
-        decode = context.engine.tokenizer.decode
-        text = await context.run_in_worker(lambda: decode(body.tokens, skip_special_tokens=False))
-        return json_response({"prompt": text})
+
+        def decode() -> Response:
+            check_ids(context, body.tokens, "tokens")
+            return json_response({"prompt": context.engine.tokenizer.decode(body.tokens, skip_special_tokens=False)})
+
+        return await context.run_in_worker(decode, BYTES_PER_ID * len(body.tokens))
 
     return routes
 
@@ -74,4 +84,5 @@ async def _token_ids(context: ServerContext, body: TokenizeRequest) -> list[int]
         return await conversation_prompt(context, body, add_generation_prompt=True)
     text, special = body.prompt or "", body.add_special_tokens is not False
     encode = context.engine.tokenizer.encode
-    return await context.run_in_worker(lambda: encode(text, add_special_tokens=special))
+    check_text_length(context, [text], "prompt")
+    return await context.run_in_worker(lambda: encode(text, add_special_tokens=special), len(text))

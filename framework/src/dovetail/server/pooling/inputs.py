@@ -12,7 +12,7 @@ from dovetail.server.generate.sampling_params import check_ids
 from dovetail.server.http.errors import CONTEXT_LENGTH_EXCEEDED, ApiError
 from dovetail.server.pooling.protocol import ClassificationRequest, EmbeddingRequest, PoolingFields
 from dovetail.server.prompts.conversation import conversation_prompt
-from dovetail.server.prompts.encoding import encode_prompt
+from dovetail.server.prompts.encoding import check_text_length, encode_prompt
 
 
 def pooling_params(body: PoolingFields, task: Task) -> PoolingParams:
@@ -64,15 +64,13 @@ async def input_prompts(context: ServerContext, body: EmbeddingRequest | Classif
         return check_prompts(context, prompts, "messages")
     inputs, special = body.input or [], body.add_special_tokens is not False
 
-    def read() -> list[list[int]]:
-        return [
-            _encode(context, each, limit, side, special)
-            if isinstance(each, str)
-            else _truncate(_check_known_ids(context, each), limit, side)
-            for each in inputs
-        ]
+    def read(each: str | list[int]) -> list[int]:
+        if isinstance(each, str):
+            return _encode(context, each, limit, side, special)
+        return _truncate(_check_known_ids(context, each), limit, side)
 
-    return check_prompts(context, await context.run_in_worker(read), "input")
+    check_count(context, len(inputs), "input")
+    return check_prompts(context, await context.map_in_worker(read, inputs, len), "input")
 
 
 async def text_prompts(
@@ -85,13 +83,17 @@ async def text_prompts(
     """
     limit, side = _truncation_limit(context, body), body.truncation_side or "right"
 
-    def read() -> list[list[int]]:
-        if pairs is None:
-            return [_encode(context, text, limit, side, True, param) for text in texts]
-        both = context.engine.tokenizer.encode_within
-        return [both(text, limit, pair=pair, side=side) for text, pair in zip(texts, pairs, strict=True)]
+    def read(both: tuple[str, str | None]) -> list[int]:
+        text, pair = both
+        if pair is None:
+            return _encode(context, text, limit, side, True, param)
+        check_text_length(context, both, param)  # type: ignore[arg-type]
+        return context.engine.tokenizer.encode_within(text, limit, pair=pair, side=side)
 
-    return check_prompts(context, await context.run_in_worker(read), param)
+    check_count(context, len(texts), param)
+    inputs = list(zip(texts, pairs or [None] * len(texts), strict=True))
+    prompts = await context.map_in_worker(read, inputs, lambda both: len(both[0]) + len(both[1] or ""))
+    return check_prompts(context, prompts, param)
 
 
 def _encode(
@@ -104,6 +106,7 @@ def _encode(
 ) -> list[int]:
     if limit is None:
         return encode_prompt(context, text, add_special_tokens=special, param=param)
+    check_text_length(context, [text], param)
     return context.engine.tokenizer.encode_within(text, limit, side=side, add_special_tokens=special)
 
 
@@ -126,16 +129,26 @@ def _truncate(ids: list[int], limit: int | None, side: Literal["left", "right"])
     return ids[:limit] if side == "right" else ids[-limit:]
 
 
+def check_count(context: ServerContext, count: int, param: str) -> None:
+    """Check that the server takes so many prompts at once, before they are tokenized.
+
+    Raises:
+        ApiError: it does not.
+    """
+    limit = context.settings.max_request_choices
+    if count > limit:
+        message = f"{param} has {count} entries, and the server's limit is {limit} (--max-request-choices)"
+        raise ApiError(400, message, param=param, code="invalid_value")
+
+
 def check_prompts(context: ServerContext, prompts: list[list[int]], param: str) -> list[list[int]]:
     """Check that the server takes this many prompts and that each fits the context; returns them.
 
     Raises:
         ApiError: names the first that does not fit.
     """
-    max_len, context_length = context.settings.max_request_choices, context.engine.max_model_len
-    if len(prompts) > max_len:
-        message = f"{param} has {len(prompts)} entries, and the server's limit is {max_len} (--max-request-choices)"
-        raise ApiError(400, message, param=param, code="invalid_value")
+    check_count(context, len(prompts), param)
+    context_length = context.engine.max_model_len
     for place, prompt in enumerate(prompts):
         which = f"{param}[{place}]" if len(prompts) > 1 else param
         if not prompt:

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from dovetail.server.prompts.conversation import ConversationFields
-from dovetail.server.protocol.base import Body
+from dovetail.server.protocol.base import Body, Items
 from dovetail.server.protocol.fields import Document, Identifier, Input, Int, Rank, Texts
 
 
@@ -82,7 +82,7 @@ class RerankRequest(PoolingFields):
     """The body of ``POST /rerank``."""
 
     query: str
-    documents: list[Document] = Field(min_length=1)
+    documents: Items[Document] = Field(min_length=1)
     top_n: Int | None = Field(None, ge=0, description="give back the best so many; 0 for all, as without it")
     return_documents: bool | None = Field(None, description="send the documents back, too (default true)")
     activation: bool | None = Field(None, description="older name of use_activation")

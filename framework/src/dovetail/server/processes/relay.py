@@ -155,9 +155,9 @@ class Relay:
         Without an engine the message is dropped: the process knows that there is none, or will know soon.
         """
         match message:
-            case m.NewRequest(id=request):
+            case m.NewRequest():
                 if self._lost is None:
-                    self._owners[request] = name
+                    self._owners |= dict.fromkeys(message.ids, name)
                     self._forward(message)
             case m.Abort(ids=ids):
                 for request in ids:

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from dovetail.server.context import ServerContext
 from dovetail.server.prompts.render import chat_prompt_ids
-from dovetail.server.protocol.base import Body
+from dovetail.server.protocol.base import Body, Items
 from dovetail.server.protocol.body import validate_body
 from dovetail.server.protocol.requests import ChatCompletionRequest
 
@@ -29,8 +29,8 @@ class ConversationFields(Body):
     """A conversation, with the fields of the chat route."""
 
     messages: list[Any] | None = Field(None, min_length=1, description="a conversation, as the chat route takes it")
-    tools: list[dict[str, Any]] | None = Field(None, description="as the chat route takes them")
-    documents: list[dict[str, Any]] | None = Field(None, description="documents for the chat template")
+    tools: Items[dict[str, Any]] | None = Field(None, description="as the chat route takes them")
+    documents: Items[dict[str, Any]] | None = Field(None, description="documents for the chat template")
     add_generation_prompt: bool | None = Field(None, description="open the answer's turn behind the messages")
     continue_final_message: bool | None = Field(None, description="leave the last message open")
     add_special_tokens: bool | None = Field(

@@ -2,8 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from dovetail.server.context import ServerContext
 from dovetail.server.http.errors import CONTEXT_LENGTH_EXCEEDED, ApiError
+
+MIN_TEXT_BYTES = 1 << 20
+BYTES_PER_TOKEN = 16
+"""Longest text to tokenize: 16 bytes for each token of the context, which no language or code needs on average, and at
+least 1 MiB. Tokenizing takes up to a second and 200 MB for each megabyte.
+"""
+
+
+def text_limit(context: ServerContext) -> int:
+    """The longest text that is tokenized, in bytes."""
+    return max(MIN_TEXT_BYTES, BYTES_PER_TOKEN * context.engine.max_model_len)
+
+
+def check_text_length(context: ServerContext, texts: Sequence[str], param: str) -> None:
+    """Refuse texts that take too long to tokenize.
+
+    Args:
+        param: the request's field that holds them.
+
+    Raises:
+        ApiError: one is longer than :func:`text_limit`.
+    """
+    limit = text_limit(context)
+    for text in texts:
+        # A character has at most four bytes.
+        if len(text) * 4 > limit and (size := len(text.encode(errors="surrogatepass"))) > limit:
+            message = (
+                f"{param} has a text of {size} bytes, and the server tokenizes at most {limit} ({BYTES_PER_TOKEN} for each token of the context, "
+                "or 1 MiB); shorten it"
+            )
+            raise ApiError(400, message, param=param, code=CONTEXT_LENGTH_EXCEEDED)
 
 
 def encode_prompt(
@@ -17,8 +50,8 @@ def encode_prompt(
         truncate: the request sets truncate_prompt_tokens, so a prompt of any length is accepted.
 
     Raises:
-        ApiError: the text is too long for the context, whatever its tokens are. It is not encoded, which would delay
-            others.
+        ApiError: the text is too long for the context, whatever its tokens are, or longer than :func:`text_limit`. It
+            is not encoded, which would delay others.
     """
     tokenizer, limit = context.engine.tokenizer, context.engine.max_model_len
     # A token is a byte or more, so that short texts need not be looked at.
@@ -28,4 +61,5 @@ def encode_prompt(
             "shorten the prompt"
         )
         raise ApiError(400, message, param=param, code=CONTEXT_LENGTH_EXCEEDED)
+    check_text_length(context, [text], param)
     return tokenizer.encode(text, add_special_tokens=add_special_tokens)

@@ -8,10 +8,13 @@ from dataclasses import replace
 from typing import Any
 
 from dovetail.api.errors import RequestError
+from dovetail.engine.text.rendered_prompt import RenderedPrompt
 from dovetail.engine.text.template_calls import RenderCall
+from dovetail.engine.text.template_facts import TemplateFacts
 from dovetail.kernel.parsers import all_patterns
 from dovetail.server.context import ServerContext
 from dovetail.server.generate.sampling_params import check_ids
+from dovetail.server.http.disconnect import while_connected
 from dovetail.server.http.error_fields import rename_error_fields
 from dovetail.server.http.errors import ApiError
 from dovetail.server.prompts.encoding import encode_prompt
@@ -54,12 +57,12 @@ async def render_chat(context: ServerContext, body: ChatCompletionRequest) -> tu
     with rename_error_fields(FIELD_NAMES if body.functions else ()):
         selection = select_tools(body, context.settings)
     template = tokenizer.find_chat_template(body.chat_template, with_tools=bool(selection.in_prompt))
-    plan, renderer = context.engine.plan, context.renderer
-    facts = await renderer.find_facts(template, all_patterns(plan.reasoning_parsers, plan.tool_parsers))
-    parsing = find_output_parsing(plan, facts, selection, body.include_reasoning is not False)
-    tools = [{"type": "function", "function": tool} for tool in selection.in_prompt] if facts.shows_tools else None
-    prompt = await renderer.render(
-        RenderCall(
+
+    async def render() -> tuple[RenderedPrompt, OutputParsing]:
+        facts = await find_template_facts(context, template)
+        parsing = find_output_parsing(context.engine.plan, facts, selection, body.include_reasoning is not False)
+        tools = [{"type": "function", "function": tool} for tool in selection.in_prompt] if facts.shows_tools else None
+        call = RenderCall(
             template,
             build_template_messages(body.messages, template, facts, selection, parsing.tools),
             tools=tools or None,
@@ -69,25 +72,35 @@ async def render_chat(context: ServerContext, body: ChatCompletionRequest) -> tu
             variables={**tokenizer.special_tokens, **kwargs},
             content_format=tokenizer.chat_template_content_format,
         )
-    )
+        return await context.renderer.render(call), parsing
+
+    prompt, parsing = await while_connected(render())
     special, truncate = bool(body.add_special_tokens), body.truncate_prompt_tokens is not None
     ids = await context.run_in_worker(
-        lambda: encode_prompt(context, prompt.text, add_special_tokens=special, param="messages", truncate=truncate)
+        lambda: encode_prompt(context, prompt.text, add_special_tokens=special, param="messages", truncate=truncate),
+        len(prompt.text),
     )
     return ids, replace(parsing, prompt=prompt.text[-PROMPT_TAIL_CHARS:])
+
+
+async def find_template_facts(context: ServerContext, template: str) -> TemplateFacts:
+    """The facts about a template, with the patterns of the plan's parsers. Raises as
+    :meth:`~dovetail.server.rendering.renderer.Renderer.find_facts`.
+    """
+    plan = context.engine.plan
+    return await context.renderer.find_facts(template, all_patterns(plan.reasoning_parsers, plan.tool_parsers))
 
 
 async def check_own_template(context: ServerContext) -> None:
     """Find the facts about the model's chat template, so that the first conversation need not wait for them. If it
     fails, tell the operator: conversations will fail, too.
     """
-    plan = context.engine.plan
     try:
         template = context.engine.tokenizer.find_chat_template()
     except RequestError:  # which every conversation will be told
         return
     try:
-        await context.renderer.find_facts(template, all_patterns(plan.reasoning_parsers, plan.tool_parsers))
+        await find_template_facts(context, template)
     except RequestError as error:
         if context.counters.row <= 1:  # every API process finds the same
             announce(f"the model's chat template fails: {error}", logging.WARNING)
@@ -121,7 +134,8 @@ async def completion_prompts(context: ServerContext, body: CompletionRequest) ->
         suffix = encode_prompt(context, body.suffix, add_special_tokens=False, param="suffix", truncate=truncate)
         return build_infill_prompt(context.engine.tokenizer, ids, suffix)
 
-    return await context.run_in_worker(lambda: [ids_of(prompt) for prompt in body.prompt])
+    suffix_size = len(body.suffix or "")
+    return await context.map_in_worker(ids_of, body.prompt, lambda prompt: len(prompt) + suffix_size)
 
 
 async def prompt_texts(context: ServerContext, body: CompletionRequest, prompts: list[list[int]]) -> list[str]:
@@ -133,7 +147,7 @@ async def prompt_texts(context: ServerContext, body: CompletionRequest, prompts:
         given = zip(body.prompt, prompts, strict=True)
         return [text if untruncated and isinstance(text, str) else decode(ids) for text, ids in given]
 
-    return await context.run_in_worker(texts)
+    return await context.run_in_worker(texts, 4 * sum(map(len, prompts)))
 
 
 def _check_template_allowed(context: ServerContext, body: ChatCompletionRequest) -> None:

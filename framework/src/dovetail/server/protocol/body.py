@@ -13,8 +13,9 @@ from fastapi import Request
 from pydantic import ValidationError
 from starlette.requests import ClientDisconnect
 
+from dovetail.server.http.disconnect import current_receive
 from dovetail.server.http.errors import ApiError, describe
-from dovetail.server.http.json_limits import check_limits
+from dovetail.server.http.json_limits import MAX_VALUES, check_limits, check_raw_limits, value_limit
 from dovetail.server.protocol.base import Body
 from dovetail.server.protocol.extra_fields import handle_extra_fields
 from dovetail.server.protocol.validation import validation_error
@@ -25,6 +26,8 @@ B = TypeVar("B", bound=Body)
 JSON_TYPE = re.compile(r"application/(?:[\w.!#$&^-]+\+)?json")
 FORM_TYPE = "application/x-www-form-urlencoded"
 """What curl says of a body unless it is told otherwise."""
+READ_AT_ONCE_BYTES = 64 << 10
+"""Larger bodies are read in a thread: their size is bounded, but their validation may take a second."""
 SINGLE_BYTE_ENCODINGS = ("ascii", "iso8859-1", "iso8859-15", "cp1252")
 """Supported encodings of a body, by codec name, besides those of Unicode, which are detected from the bytes."""
 
@@ -35,8 +38,31 @@ async def read_body(request: Request, model: type[B]) -> B:
     Raises:
         ApiError: the body is not JSON, or does not match the model.
     """
-    data = decode_json_object(await read_bytes(request))
-    return validate_body(data, model, request.app.state.context.settings)
+    raw = await read_bytes(request)
+    context = request.app.state.context
+    max_values = value_limit(context.engine.max_model_len)
+
+    def read() -> B:
+        return validate_body(decode_json_object(raw, max_values), model, context.settings)
+
+    if len(raw) <= READ_AT_ONCE_BYTES:  # nearly always
+        return read()
+    body: B = await context.run_in_worker(read, len(raw))
+    return body
+
+
+async def read_json_object(request: Request) -> tuple[bytes, dict[str, Any]]:
+    """Read a body that is a JSON object, which is not validated. Returns its text, too.
+
+    Raises:
+        ApiError: the body is not JSON, or a part of it is too large.
+    """
+    raw = await read_bytes(request)
+    context = request.app.state.context
+    max_values = value_limit(context.engine.max_model_len)
+    if len(raw) <= READ_AT_ONCE_BYTES:
+        return raw, decode_json_object(raw, max_values)
+    return raw, await context.run_in_worker(lambda: decode_json_object(raw, max_values), len(raw))
 
 
 async def read_bytes(request: Request) -> bytes:
@@ -57,6 +83,7 @@ async def read_bytes(request: Request) -> bytes:
         raw = await request.body()
     except ClientDisconnect:
         raise ApiError(499, "the client left before its request was complete") from None
+    current_receive.set(request.receive)
     return to_utf8(raw, _charset(header) if parameters else "")
 
 
@@ -101,12 +128,16 @@ def _from_single_byte(raw: bytes, charset: str) -> bytes:
     return raw
 
 
-def decode_json_object(raw: bytes) -> dict[str, Any]:
+def decode_json_object(raw: bytes, max_values: int = MAX_VALUES) -> dict[str, Any]:
     """Decode a body that is a JSON object.
+
+    Args:
+        max_values: see :func:`~dovetail.server.http.json_limits.value_limit`.
 
     Raises:
         ApiError: it is not one, or a part of it is too large.
     """
+    check_raw_limits(raw, max_values)
     try:
         data = msgspec.json.decode(raw)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:

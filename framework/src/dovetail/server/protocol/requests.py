@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from dovetail.server.protocol.base import Body
+from dovetail.server.protocol.base import Body, Items
 from dovetail.server.protocol.content import Content
 from dovetail.server.protocol.fields import (
     Arguments,
@@ -64,8 +64,8 @@ class ResponseFormat(Body):
     name: str | None = Field(None, description="same as json_schema.name")
     description: str | None = Field(None, description="same as json_schema.description")
     strict: bool | None = Field(None, description=STRICT_SCHEMA)
-    structures: list[dict[str, Any]] | None = Field(None, description="of a structural tag")
-    triggers: list[str] | None = Field(None, description="of a structural tag")
+    structures: Items[dict[str, Any]] | None = Field(None, description="of a structural tag")
+    triggers: Items[str] | None = Field(None, description="of a structural tag")
     format: dict[str, Any] | None = Field(None, description="of a structural tag, in its newer form")
 
 
@@ -75,7 +75,7 @@ class Structured(Body):
     json_: Json = Field(None, alias="json", description="a JSON schema")
     json_object: bool | None = None
     regex: str | None = None
-    choice: list[str] | None = None
+    choice: Items[str] | None = None
     grammar: str | None = Field(None, description="EBNF, in the grammar backend's notation")
     structural_tag: Json = None
 
@@ -95,14 +95,14 @@ class Sampling(Body):
     repetition_penalty: Number | None = None
     seed: Int | None = None
     stop: Stop = None
-    stop_token_ids: list[Int] | None = None
+    stop_token_ids: Items[Int] | None = None
     include_stop_str_in_output: bool | None = None
     ignore_eos: bool | None = None
     skip_special_tokens: bool | None = None
     spaces_between_special_tokens: bool | None = None
     logit_bias: dict[str, Number] | None = Field(None, description="token id → number added to its logit")
-    bad_words: list[str] | None = Field(None, description="texts that the output may not hold")
-    allowed_token_ids: list[Int] | None = Field(None, description="the only tokens that may be chosen")
+    bad_words: Items[str] | None = Field(None, description="texts that the output may not hold")
+    allowed_token_ids: Items[Int] | None = Field(None, description="the only tokens that may be chosen")
     structured_outputs: Structured | None = None
     priority: Rank | None = Field(None, description="lower runs first, under --scheduling-policy priority")
     cache_salt: str | None = Field(
@@ -123,7 +123,7 @@ class GenerationRequest(Sampling):
     stream_options: StreamOptions | None = None
     metadata: dict[str, Any] | None = Field(None, description="labels; have no effect")
     n: Int | None = Field(None, description="completions of each prompt")
-    logits_processors: list[str | dict[str, Any]] | None = Field(
+    logits_processors: Items[str | dict[str, Any]] | None = Field(
         None, description='logits processors of the server, by name, or as {"name": …, "args": {…}}'
     )
     best_of: Int | None = Field(None, description="make so many, and keep the n likeliest; not with stream")
@@ -142,7 +142,7 @@ class GenerationRequest(Sampling):
     response_format: ResponseFormat | None = None
     guided_json: Json = Field(None, description="older name of structured_outputs.json")
     guided_regex: str | None = Field(None, description="older name of structured_outputs.regex")
-    guided_choice: list[str] | None = Field(None, description="older name of structured_outputs.choice")
+    guided_choice: Items[str] | None = Field(None, description="older name of structured_outputs.choice")
     guided_grammar: str | None = Field(None, description="older name of structured_outputs.grammar")
     structural_tag: Json = Field(None, description="older name of structured_outputs.structural_tag")
 
@@ -180,7 +180,7 @@ class AllowedTools(Body):
     """The tools that the model may call for this request."""
 
     mode: Literal["auto", "required"]
-    tools: list[NamedTool] = Field(min_length=1)
+    tools: Items[NamedTool] = Field(min_length=1)
 
 
 class AllowedToolChoice(Body):
@@ -220,7 +220,7 @@ class ChatMessage(Body):
     name: str | None = None
     reasoning_content: str | None = Field(None, description="thoughts that came before the content")
     reasoning: str | None = Field(None, description="the same, by another name")
-    tool_calls: list[ToolCall] | None = Field(None, description="what the assistant called in this turn")
+    tool_calls: Items[ToolCall] | None = Field(None, description="what the assistant called in this turn")
     tool_call_id: str | None = Field(None, description="the call whose result this is, with the role tool")
     function_call: CalledFunction | None = Field(None, description="the older form of tool_calls: one call")
     refusal: str | None = None
@@ -234,7 +234,7 @@ class ChatMessage(Body):
 class ChatCompletionRequest(GenerationRequest):
     """The body of ``POST /v1/chat/completions``."""
 
-    messages: list[ChatMessage] = Field(min_length=1)
+    messages: Items[ChatMessage] = Field(min_length=1)
     logprobs: bool | None = Field(None, description="send the logprob of each token")
     top_logprobs: Int | None = Field(None, ge=0, le=20, description="so many alternatives to each token")
     max_completion_tokens: Int | None = Field(None, description="the newer name of max_tokens")
@@ -242,7 +242,7 @@ class ChatCompletionRequest(GenerationRequest):
     metadata: dict[str, Any] | None = Field(None, description="labels; shown with what is kept, else without effect")
     add_generation_prompt: bool | None = Field(None, description="open the answer's turn (default true)")
     continue_final_message: bool | None = Field(None, description="go on with the last message, left open")
-    documents: list[dict[str, Any]] | None = Field(None, description="documents for the chat template")
+    documents: Items[dict[str, Any]] | None = Field(None, description="documents for the chat template")
     chat_template: str | None = Field(None, description="a jinja template, if the server trusts requests with it")
     chat_template_kwargs: dict[str, Any] | None = Field(None, description="variables for the chat template")
     thinking: bool | None = Field(None, description="sets the template's enable_thinking")
@@ -252,12 +252,12 @@ class ChatCompletionRequest(GenerationRequest):
     verbosity: Literal["low", "medium", "high"] | None = Field(None, description="for templates that know it")
     prediction: dict[str, Any] | None = Field(None, description="what the answer may be like; has no effect")
     include_reasoning: bool | None = Field(None, description="send the model's thoughts, too (default true)")
-    tools: list[ToolDefinition] | None = None
+    tools: Items[ToolDefinition] | None = None
     tool_choice: Annotated[
         Literal["none", "auto", "required"] | NamedTool | AllowedToolChoice | None, BeforeValidator(read_tool_choice)
     ] = None
     parallel_tool_calls: bool | None = Field(None, description="more than one call in an answer (default true)")
-    functions: list[Function] | None = Field(None, description="the older form of tools; an answer calls one at most")
+    functions: Items[Function] | None = Field(None, description="the older form of tools; an answer calls one at most")
     function_call: Literal["none", "auto"] | FunctionName | None = Field(
         None, description="the older form of tool_choice; a name is called"
     )

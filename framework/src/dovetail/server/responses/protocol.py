@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Discriminator, Field, Tag
 
 from dovetail.server.http.errors import ApiError, describe
-from dovetail.server.protocol.base import Body
+from dovetail.server.protocol.base import Body, Items
 from dovetail.server.protocol.fields import Arguments, Int, Metadata, No
 from dovetail.server.protocol.requests import Sampling
 from dovetail.server.responses.tools import ToolChoice, Tools
@@ -99,7 +99,7 @@ class MessageItem(Body):
 
     type: Literal["message"] | None = "message"
     role: Literal["user", "assistant", "system", "developer"]
-    content: str | list[Part]
+    content: str | Items[Part]
     id: str | None = None
     status: Status | None = None
     phase: Literal["commentary", "final_answer"] | None = None
@@ -123,7 +123,7 @@ class FunctionCallOutputItem(Body):
 
     type: Literal["function_call_output"]
     call_id: str = Field(min_length=1)
-    output: str | list[Part]
+    output: str | Items[Part]
     name: str | None = None
     namespace: str | None = None
     id: str | None = None
@@ -134,8 +134,8 @@ class ReasoningItem(Body):
     """Reasoning of an earlier response."""
 
     type: Literal["reasoning"]
-    summary: list[SummaryText] = []
-    content: list[ReasoningText] = []
+    summary: Items[SummaryText] = []
+    content: Items[ReasoningText] = []
     id: str | None = None
     status: Status | None = None
 
@@ -227,7 +227,7 @@ Include = Literal[
 class ResponsesRequest(Sampling):
     """The body of ``POST /v1/responses``."""
 
-    input: str | Annotated[list[Item], BeforeValidator(_items)]
+    input: str | Annotated[Items[Item], BeforeValidator(_items)]
     instructions: str | None = Field(None, description="a system message; not inherited from the previous response")
     previous_response_id: str | None = Field(None, description="go on from there")
     max_output_tokens: Int | None = None
@@ -244,7 +244,7 @@ class ResponsesRequest(Sampling):
     truncation: Literal["auto", "disabled"] | None = Field(
         None, description="auto leaves out the oldest turns of a conversation that is too long (default disabled)"
     )
-    include: list[Include] | None = Field(
+    include: Items[Include] | None = Field(
         None,
         description="logprobs; reasoning.encrypted_content is for thoughts to be sent back that were not kept, as the text can that reasoning items always hold; "
         "the others belong to what answers of this server never hold",
