@@ -21,6 +21,8 @@ from dovetail.api.errors import CheckpointError, RequestError
 from dovetail.api.text import read_text
 from dovetail.engine.text import chat_template as chat
 from dovetail.engine.text.detokenizer import ByteDecoder, IncrementalDetokenizer
+from dovetail.engine.text.plain_encoding import PlainEncoder
+from dovetail.engine.text.rendered_prompt import RenderedPrompt
 from dovetail.engine.text.token_lengths import LongestToken, find_longest_token
 from dovetail.engine.text.truncation import Side, encode_within
 
@@ -63,6 +65,8 @@ class Tokenizer:
         """Ids of special tokens, which ``skip_special_tokens`` removes from a text."""
         ends = eos_token_ids or (self._named_id("eos_token"),)
         self.eos_token_ids = tuple(dict.fromkeys(i for i in ends if i is not None))
+        self.allow_special_tokens_in_content = False
+        """Whether control tokens in what messages say are tokenized as such."""
         self._bytes: dict[int, bytes] = {}
 
     @classmethod
@@ -121,6 +125,26 @@ class Tokenizer:
         """Encode several texts, on all threads."""
         batch = self.backend.encode_batch_fast([*map(_check_encodable, texts)], add_special_tokens=add_special_tokens)
         return [encoding.ids for encoding in batch]
+
+    @cached_property
+    def control_tokens(self) -> tuple[str, ...]:
+        """The special tokens' texts, which mean something else in a prompt than what they say. White space does not."""
+        added = self.backend.get_added_tokens_decoder().values()
+        return tuple(sorted({token.content for token in added if token.special and token.content.strip()}))
+
+    @cached_property
+    def _plain_encoder(self) -> PlainEncoder:
+        return PlainEncoder(self.backend, self.control_tokens)
+
+    def encode_rendered(self, prompt: RenderedPrompt, add_special_tokens: bool = False) -> list[int]:
+        """Encode a rendered conversation. Control tokens that come from messages become plain text.
+
+        Args:
+            add_special_tokens: as for :meth:`encode`.
+        """
+        if not prompt.plain:
+            return self.encode(prompt.text, add_special_tokens)
+        return self._plain_encoder.encode(_check_encodable(prompt.text), prompt.plain, add_special_tokens)
 
     @cached_property
     def _longest_token(self) -> LongestToken | None:
@@ -250,9 +274,39 @@ class Tokenizer:
         Raises:
             RequestError: there is no template, or it refuses the messages.
         """
-        return chat.render(
+        return self._render(
+            messages,
+            (),
+            tools=tools,
+            documents=documents,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=continue_final_message,
+            chat_template=chat_template,
+            chat_template_content_format=chat_template_content_format,
+            **kwargs,
+        ).text
+
+    def render_prompt(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> RenderedPrompt:
+        """Render a conversation for :meth:`encode_rendered`. Arguments and errors as for :meth:`apply_chat_template`."""
+        return self._render(messages, () if self.allow_special_tokens_in_content else self.control_tokens, **options)
+
+    def _render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        control_tokens: Sequence[str],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        documents: Sequence[Mapping[str, Any]] | None = None,
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        chat_template: str | None = None,
+        chat_template_content_format: chat.ContentFormatOption | None = None,
+        **kwargs: Any,
+    ) -> RenderedPrompt:
+        return chat.render_prompt(
             self.find_chat_template(chat_template, with_tools=bool(tools)),
             messages,
+            control_tokens=control_tokens,
             tools=tools,
             documents=documents,
             add_generation_prompt=add_generation_prompt,

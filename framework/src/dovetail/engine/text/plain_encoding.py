@@ -1,0 +1,165 @@
+"""Encodes texts in which some control tokens are plain text.
+
+The ``tokenizers`` library recognises a special token wherever it stands. So the same model gets another object, in
+which control tokens are not known by their texts but by aliases, characters that the text does not have. These replace
+the ones that are meant. All else is encoded as ever: the aliases have the tokens' flags.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from typing import Any
+
+import tokenizers
+from tokenizers import AddedToken
+
+from dovetail.engine.text.rendered_prompt import find_control_tokens
+
+ALIASES = range(0x100000, 0x10FFFE)
+"""Code points for aliases, which are for private use."""
+FILLER = "\U0010ffff"
+"""The beginning of texts that never occur: it is no character."""
+
+
+class PlainEncoder:
+    """Encodes texts, control tokens in given places as plain text.
+
+    Args:
+        backend: the ``tokenizers`` object, which is not changed. Its vocabulary is shared, not copied.
+        control_tokens: texts of its special tokens.
+    """
+
+    def __init__(self, backend: tokenizers.Tokenizer, control_tokens: tuple[str, ...]) -> None:
+        self._backend, self._control_tokens = backend, control_tokens
+        self._model = _without_tokens(backend.model, control_tokens)
+        self._aliased = _Aliased(backend, self._model, control_tokens, ALIASES.start)
+
+    def encode(self, text: str, plain: Collection[int], add_special_tokens: bool) -> list[int]:
+        """Encode a text.
+
+        Args:
+            plain: offsets of control tokens that are plain text.
+            add_special_tokens: add the tokens that the model expects around every text.
+        """
+        aliased = self._aliased
+        if aliased.first_alias <= max(text, default=""):
+            # Somebody writes in private characters, perhaps to pass for an alias.
+            aliased = _Aliased(self._backend, self._model, self._control_tokens, self._find_free(text))
+        places, pieces, position = frozenset(plain), [], 0
+        for start, end, is_plain in find_control_tokens(text, self._control_tokens, lambda start, _: start in places):
+            if not is_plain:
+                pieces += (text[position:start], aliased.aliases[text[start:end]])
+                position = end
+        return aliased.encode("".join((*pieces, text[position:])), add_special_tokens)
+
+    def _find_free(self, text: str) -> int:
+        """The first code point of enough ones that the text does not have."""
+        used = sorted({ord(c) for c in text if ord(c) in ALIASES} | {ALIASES.start - 1, ALIASES.stop})
+        gaps = ((after - before - 1, before + 1) for before, after in zip(used, used[1:], strict=False))
+        room, first = max(gaps)
+        return first if room >= len(self._control_tokens) else ALIASES.start
+
+
+class _Aliased:
+    """A tokenizer that knows control tokens by their aliases.
+
+    Attributes:
+        aliases: control token → alias.
+        first_alias: the one with the smallest code point.
+    """
+
+    def __init__(
+        self, backend: tokenizers.Tokenizer, model: Any, control_tokens: tuple[str, ...], first: int
+    ) -> None:
+        self.aliases = {token: chr(first + i) for i, token in enumerate(control_tokens)}
+        self.first_alias = chr(first)
+        self._backend = tokenizers.Tokenizer(model)
+        for part in ("normalizer", "pre_tokenizer", "post_processor"):
+            if (value := getattr(backend, part)) is not None:
+                setattr(self._backend, part, value)
+        added = sorted(backend.get_added_tokens_decoder().items())
+        self._skip_taken_ids(len(added))
+        tokens = [self._alias(token) for _, token in added]
+        self._backend.add_tokens(tokens)
+        self._ids = {
+            new: old
+            for token, (old, _) in zip(tokens, added, strict=True)
+            if (new := self._backend.token_to_id(token.content)) is not None and new != old
+        }
+        """Ids of this tokenizer that are others in the vocabulary."""
+
+    def _alias(self, token: AddedToken) -> AddedToken:
+        alias = self.aliases.get(token.content)
+        if alias is None:
+            return AddedToken(
+                token.content,
+                single_word=token.single_word,
+                lstrip=token.lstrip,
+                rstrip=token.rstrip,
+                normalized=token.normalized,
+                special=False,
+            )
+        normalizer = self._backend.normalizer
+        stays = token.normalized and (normalizer is None or alias in normalizer.normalize_str(alias))
+        return AddedToken(
+            alias,
+            single_word=token.single_word,
+            lstrip=token.lstrip,
+            rstrip=token.rstrip,
+            normalized=stays,
+            special=False,
+        )
+
+    def _skip_taken_ids(self, count: int) -> None:
+        """New tokens get ids from the vocabulary's size on. Where a vocabulary has gaps, some of these are taken."""
+        model = self._backend.model
+        size = begin = self._backend.get_vocab_size(with_added_tokens=False)
+        while taken := [i for i in range(begin, begin + count) if model.id_to_token(i) is not None]:
+            begin = taken[-1] + 1
+        self._backend.add_tokens([AddedToken(f"{FILLER}{i}", normalized=False) for i in range(size, begin)])
+
+    def encode(self, text: str, add_special_tokens: bool) -> list[int]:
+        encoding = self._backend.encode_batch_fast([text], add_special_tokens=add_special_tokens)[0]
+        # What is added around a text has the vocabulary's ids already.
+        around = encoding.special_tokens_mask
+        return [id if added else self._ids.get(id, id) for id, added in zip(encoding.ids, around, strict=True)]
+
+
+def _without_tokens(model: Any, control_tokens: tuple[str, ...]) -> Any:
+    """The model, or a copy that cannot spell control tokens in plain text, if it can."""
+    unknown = getattr(model, "unk_token", None)
+    spelled = {token for token in control_tokens if _spells(model, token)}
+    if not spelled:
+        return model
+    state = json.loads(model.__getstate__())
+    vocabulary = state["vocab"]
+    renamed = {token: f"{FILLER}{token}" for token in spelled if token != unknown}
+    if isinstance(vocabulary, dict):
+        state["vocab"] = {renamed.get(token, token): id for token, id in vocabulary.items()}
+    else:
+        unknown_id = state.get("unk_id")
+        state["vocab"] = [
+            [token if i == unknown_id else renamed.get(token, token), score]
+            for i, (token, score) in enumerate(vocabulary)
+        ]
+    if "merges" in state:
+        state["merges"] = [
+            merge for merge in state["merges"] if not {*_sides(merge), "".join(_sides(merge))} & renamed.keys()
+        ]
+    copy = type(model)()
+    copy.__setstate__(json.dumps(state).encode())
+    return copy
+
+
+def _spells(model: Any, token: str) -> bool:
+    """Whether the model writes a text that is a control token with that token."""
+    id = model.token_to_id(token)
+    if id is None:
+        return False
+    return isinstance(model, tokenizers.models.Unigram) or any(each.id == id for each in model.tokenize(token))
+
+
+def _sides(merge: Any) -> tuple[str, str]:
+    left, right = merge.split(" ") if isinstance(merge, str) else merge
+    return left, right
