@@ -71,8 +71,7 @@ class _Search:
 
     def run(self) -> str:
         """The text with marks where it comes from marked characters; empty if that is not known."""
-        characters = self._rules.characters([self._given[i] for i in self._concerned])
-        marks = choose_marks(characters, [self._text, *(text for text, _ in self._given)])
+        marks = choose_marks(self._rules.characters, [self._text, *(text for text, _ in self._given)])
         if marks is None:
             _say_unknown(self._rules.literals)
             return ""
@@ -82,7 +81,7 @@ class _Search:
         levels = dict.fromkeys(self._concerned, chosen)
         for better in range(chosen):
             self._improve(levels, [i for i in self._concerned if self._gains(i, levels[i], better)], better)
-        if any(self._gains(i, levels[i], self._rules.STARTS) for i in self._concerned if levels[i]):
+        if any(self._gains(i, levels[i], self._rules.ALL_FOUND) for i in self._concerned):
             _say_unknown(self._rules.literals)
         return self._aligned
 

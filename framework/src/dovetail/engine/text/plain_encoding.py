@@ -20,6 +20,8 @@ ALIASES = range(0x100000, 0x10FFFE)
 """Code points for aliases, which are for private use."""
 FILLER = "\U0010ffff"
 """The beginning of texts that never occur: it is no character."""
+NEIGHBOURS = ("", " ", "\n", "a", "1", ".")
+"""Texts beside a token, which decide how a text is split into words."""
 
 
 class PlainEncoder:
@@ -31,9 +33,21 @@ class PlainEncoder:
     """
 
     def __init__(self, backend: tokenizers.Tokenizer, control_tokens: tuple[str, ...]) -> None:
-        self._backend, self._control_tokens = backend, control_tokens
-        self._model = _without_tokens(backend.model, control_tokens)
+        self._backend, self._control_tokens, self._model = backend, control_tokens, backend.model
         self._aliased = _Aliased(backend, self._model, control_tokens, ALIASES.start)
+        if spelled := {token for token in control_tokens if self._spells(token)}:
+            self._model = _without_tokens(backend.model, spelled)
+            self._aliased = _Aliased(backend, self._model, control_tokens, ALIASES.start)
+
+    def _spells(self, token: str) -> bool:
+        """Whether the model may write a plain text that is a control token with that token."""
+        model, id = self._backend.model, self._backend.model.token_to_id(token)
+        if id is None or isinstance(model, tokenizers.models.Unigram):
+            return id is not None
+        if all(each.id != id for each in model.tokenize(token)):
+            return False
+        texts = (f"{before}{token}{after}" for before in NEIGHBOURS for after in NEIGHBOURS)
+        return any(id in self._aliased.encode(text, False) for text in texts)
 
     def encode(self, text: str, plain: Collection[int], add_special_tokens: bool) -> list[int]:
         """Encode a text.
@@ -126,12 +140,9 @@ class _Aliased:
         return [id if added else self._ids.get(id, id) for id, added in zip(encoding.ids, around, strict=True)]
 
 
-def _without_tokens(model: Any, control_tokens: tuple[str, ...]) -> Any:
-    """The model, or a copy that cannot spell control tokens in plain text, if it can."""
+def _without_tokens(model: Any, spelled: Collection[str]) -> Any:
+    """A copy of the model that has other texts for some tokens, which never occur."""
     unknown = getattr(model, "unk_token", None)
-    spelled = {token for token in control_tokens if _spells(model, token)}
-    if not spelled:
-        return model
     state = json.loads(model.__getstate__())
     vocabulary = state["vocab"]
     renamed = {token: f"{FILLER}{token}" for token in spelled if token != unknown}
@@ -150,14 +161,6 @@ def _without_tokens(model: Any, control_tokens: tuple[str, ...]) -> Any:
     copy = type(model)()
     copy.__setstate__(json.dumps(state).encode())
     return copy
-
-
-def _spells(model: Any, token: str) -> bool:
-    """Whether the model writes a text that is a control token with that token."""
-    id = model.token_to_id(token)
-    if id is None:
-        return False
-    return isinstance(model, tokenizers.models.Unigram) or any(each.id == id for each in model.tokenize(token))
 
 
 def _sides(merge: Any) -> tuple[str, str]:

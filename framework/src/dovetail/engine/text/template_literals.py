@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from jinja2 import nodes
@@ -46,23 +46,21 @@ class MarkRules:
 
     0. every character that a control token begins with, except where the template has a constant that is none, such as
        ``</think>``;
-    1. the beginnings of control tokens, and of what may become one with the next text;
-    2. those, except at the beginning of a text;
+    1. the first character of each control token, and of what may become one with the text that follows;
+    2. their last characters, for templates that look at how a text begins, or sort by it;
     3. those, except in constants of the template;
-    4. both exceptions;
-    5. nothing.
+    4. nothing.
 
-    Levels 0 and 1 also mark all of a text that may continue a control token which the template begins, such as
-    ``<{{ name }}>``.
+    Levels 0 to 2 also mark a text that may continue a control token which the template begins, such as ``<{{ name }}>``.
     """
 
-    LEVELS, STARTS = 6, 1
+    LEVELS, ALL_FOUND = 5, 2
 
     def __init__(self, tokens: tuple[str, ...], literals: Literals) -> None:
         self.tokens, self.literals = tokens, literals
         self._firsts = frozenset(t[0] for t in tokens if not t[0].isalnum() and not t[0].isspace())
         self._first = re.compile(f"[{''.join(map(re.escape, sorted(self._firsts)))}]" if self._firsts else r"(?!)")
-        self._whole = re.compile(f"(?={control_pattern(tokens).pattern})", re.DOTALL)
+        self._whole = re.compile(f"(?=({control_pattern(tokens).pattern}))", re.DOTALL)
         self._prefixes = {t[:n] for t in tokens if t[0] in self._firsts for n in range(1, len(t))}
         self._longest = max(map(len, tokens), default=0)
         constants = {c for c in literals.constants if self._first.search(c)}
@@ -70,6 +68,7 @@ class MarkRules:
         self._risky, self._harmless = (control_pattern(tuple(sorted(each))) for each in (risky, constants - risky))
         ends = {t[-n:] for t in literals.written for n in range(1, min(len(t), self._longest) + 1)} & self._prefixes
         self._rests = {_letters(t[n:]) for t in tokens for n in range(1, len(t)) if t[:n] in ends} - {""}
+        self._markable = {c for token in tokens for c in token if not c.isspace() and c not in "\"'\\&"}
         self._rest_prefixes = {rest[:n] for rest in self._rests for n in range(1, len(rest) + 1)}
         self._longest_rest = max(map(len, self._rests), default=0)
 
@@ -94,13 +93,10 @@ class MarkRules:
             letters[:n] in self._rests for n in range(1, min(len(letters), self._longest_rest) + 1)
         )
 
-    def characters(self, texts: Iterable[tuple[str, bool]]) -> set[str]:
-        """All characters that may be marked in these texts, each of which comes with whether it is a role."""
-        found = {token[0] for token in self.tokens}
-        for text, is_role in texts:
-            if self._continues(text, is_role):
-                found.update(text)
-        return found
+    @property
+    def characters(self) -> set[str]:
+        """All characters that may be marked. White space and quotes are not, which templates strip and escape."""
+        return self._markable | {token[0] for token in self.tokens} | {token[-1] for token in self.tokens}
 
     def mark(self, text: str, is_role: bool, level: int, marks: Mapping[str, str]) -> str:
         """The text with marks.
@@ -110,15 +106,13 @@ class MarkRules:
         """
         if level >= self.LEVELS - 1:
             return text
-        if level <= 1 and self._continues(text, is_role):
-            return "".join(marks[c] for c in text)
-        places = self._starts(text)
-        if level in (2, 4):
-            places -= {len(text) - len(text.lstrip())}
-        if level in (3, 4):
+        places = self._places(text, at_end=level >= 2)
+        if level <= self.ALL_FOUND and self._continues(text, is_role):
+            found = [i for i, c in enumerate(text) if c in self._markable]
+            places.update(found[level == self.ALL_FOUND and len(found) > 1 :])
+        if level > self.ALL_FOUND:
             places -= {i for match in self._risky.finditer(text) for i in range(*match.span())}
-        pieces = [text[i] if i not in places else marks[text[i]] for i in range(len(text))] if places else [text]
-        marked = "".join(pieces)
+        marked = "".join([marks[c] if i in places else c for i, c in enumerate(text)]) if places else text
         if level:
             return marked
         table = {ord(c): marks[c] for c in self._firsts}
@@ -128,11 +122,12 @@ class MarkRules:
             for (start, end), (following, _) in itertools.pairwise(kept)
         )
 
-    def _starts(self, text: str) -> set[int]:
-        """Where a control token begins, or may begin if another text follows."""
-        found = {match.start() for match in self._whole.finditer(text)}
+    def _places(self, text: str, *, at_end: bool) -> set[int]:
+        """Where a control token begins, or may begin if another text follows; or where these end."""
+        found = {match.end(1) - 1 if at_end else match.start() for match in self._whole.finditer(text)}
         for stop in {len(text.rstrip()), len(text)}:
-            found |= {i for i in range(max(0, stop - self._longest), stop) if text[i:stop] in self._prefixes}
+            begun = [i for i in range(max(0, stop - self._longest), stop) if text[i:stop] in self._prefixes]
+            found.update([stop - 1] if begun and at_end else begun)
         return found
 
 
