@@ -12,6 +12,8 @@ from jinja2 import nodes
 
 from dovetail.engine.text.rendered_prompt import control_pattern
 
+LOOKING = (nodes.Compare, nodes.Call, nodes.Filter, nodes.Test, nodes.Assign)
+"""Expressions that look for a string, directly or by a name."""
 LONGEST_REST = 256
 """Number of characters at a text's beginning that are compared with the rest of a control token."""
 
@@ -21,8 +23,8 @@ class Literals:
     """The texts in a template's source.
 
     Attributes:
-        constants: strings in expressions, with which the template may compare what messages say.
-        written: all texts that it may write, constants included.
+        constants: strings with which the template may compare what messages say.
+        written: all texts that it may write, and all strings.
         names: names of fields that it reads.
     """
 
@@ -33,10 +35,16 @@ class Literals:
 
 def read_literals(tree: nodes.Template) -> Literals:
     """The texts of a parsed template."""
-    constants = frozenset(node.value for node in tree.find_all(nodes.Const) if isinstance(node.value, str))
-    written = frozenset(node.data for node in tree.find_all(nodes.TemplateData))
+    strings = [node.value for node in tree.find_all(nodes.Const) if isinstance(node.value, str)]
+    constants = frozenset(
+        node.value
+        for place in tree.find_all(LOOKING)
+        for node in place.find_all(nodes.Const)
+        if isinstance(node.value, str)
+    )
+    written = frozenset((*strings, *(node.data for node in tree.find_all(nodes.TemplateData))))
     names = frozenset(node.attr for node in tree.find_all(nodes.Getattr))
-    return Literals(constants, written | constants, names)
+    return Literals(constants, written, names)
 
 
 class MarkRules:
@@ -86,7 +94,7 @@ class MarkRules:
 
     def _continues(self, text: str, is_role: bool) -> bool:
         """Whether a text may continue a control token that the template has begun, which a role is meant to do."""
-        if not self._rests or is_role or text in self.literals.constants or text in self.literals.names:
+        if not self._rests or is_role or text in self.literals.written or text in self.literals.names:
             return False
         letters = _letters(text[:LONGEST_REST])
         return letters in self._rest_prefixes or any(
@@ -109,7 +117,9 @@ class MarkRules:
         places = self._places(text, at_end=level >= 2)
         if level <= self.ALL_FOUND and self._continues(text, is_role):
             found = [i for i, c in enumerate(text) if c in self._markable]
-            places.update(found[level == self.ALL_FOUND and len(found) > 1 :])
+            if level == self.ALL_FOUND:  # without what a template may look at
+                found = [i for i in found if text[i] not in self._firsts][1:] or found[-1:]
+            places.update(found)
         if level > self.ALL_FOUND:
             places -= {i for match in self._risky.finditer(text) for i in range(*match.span())}
         marked = "".join([marks[c] if i in places else c for i, c in enumerate(text)]) if places else text
