@@ -24,6 +24,7 @@ from dovetail.engine.request.checks import ModelLimits
 from dovetail.engine.request.outputs import Delta, Logprob, PositionLogprobs
 from dovetail.engine.request.params import SamplingParams
 from dovetail.engine.request.pooling_params import PoolingParams, check_pooling, resolve_pooling_params
+from dovetail.engine.text.rendered_prompt import RenderedPrompt
 from dovetail.kernel.plan import ParserPlan, PoolingPlan
 from dovetail.server.app import build_app
 from dovetail.server.http.http_protocol import build_protocol_class
@@ -88,6 +89,12 @@ class FakeTokenizer:
         if chat_template is None and self.chat_template is None:
             raise RequestError("the model has no chat template", param="messages")
         return str(chat_template or self.chat_template)
+
+    def encode_rendered(self, prompt: RenderedPrompt, add_special_tokens: bool = False) -> list[int]:
+        return self.encode(prompt.text, add_special_tokens)
+
+    def render_prompt(self, messages: list[dict[str, Any]], **kwargs: Any) -> RenderedPrompt:
+        return RenderedPrompt(self.apply_chat_template(messages, **kwargs))
 
     def apply_chat_template(self, messages: list[dict[str, Any]], **kwargs: Any) -> str:
         self.last = {"messages": messages, **kwargs}

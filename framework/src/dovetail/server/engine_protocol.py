@@ -11,6 +11,7 @@ from dovetail.engine.output.pooled import Pooled
 from dovetail.engine.request.outputs import Delta
 from dovetail.engine.request.params import SamplingParams
 from dovetail.engine.request.pooling_params import PoolingParams
+from dovetail.engine.text.rendered_prompt import RenderedPrompt
 from dovetail.kernel.plan import ParserPlan, PoolingPlan
 
 
@@ -105,7 +106,11 @@ class ServedTokenizer(Protocol):
         """
         ...
 
-    def apply_chat_template(
+    def encode_rendered(self, prompt: RenderedPrompt, add_special_tokens: bool = False) -> list[int]:
+        """Encode a rendered conversation. Control tokens that come from messages become plain text."""
+        ...
+
+    def render_prompt(
         self,
         messages: list[dict[str, Any]],
         *,
@@ -115,8 +120,8 @@ class ServedTokenizer(Protocol):
         continue_final_message: bool = False,
         chat_template: str | None = None,
         **kwargs: Any,
-    ) -> str:
-        """Render a conversation as text.
+    ) -> RenderedPrompt:
+        """Render a conversation.
 
         Raises:
             RequestError: there is no template, or it refuses the messages.

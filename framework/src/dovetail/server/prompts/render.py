@@ -56,7 +56,7 @@ async def render_chat(context: ServerContext, body: ChatCompletionRequest) -> tu
     )
 
     def render() -> tuple[list[int], str]:
-        prompt = tokenizer.apply_chat_template(
+        prompt = tokenizer.render_prompt(
             messages,
             tools=tools or None,
             documents=body.documents,
@@ -66,7 +66,8 @@ async def render_chat(context: ServerContext, body: ChatCompletionRequest) -> tu
             **kwargs,
         )
         special, truncate = bool(body.add_special_tokens), body.truncate_prompt_tokens is not None
-        return encode_prompt(context, prompt, add_special_tokens=special, param="messages", truncate=truncate), prompt
+        ids = encode_prompt(context, prompt, add_special_tokens=special, param="messages", truncate=truncate)
+        return ids, prompt.text
 
     ids, prompt = await context.run_in_worker(render)
     return ids, replace(parsing, prompt=prompt[-PROMPT_TAIL_CHARS:])
