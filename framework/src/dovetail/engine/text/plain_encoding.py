@@ -20,8 +20,18 @@ ALIASES = range(0x100000, 0x10FFFE)
 """Code points for aliases, which are for private use."""
 FILLER = "\U0010ffff"
 """The beginning of texts that never occur: it is no character."""
-NEIGHBOURS = ("", " ", "\n", "a", "1", ".")
+NEIGHBOURS = ("", " ", "a", ".")
 """Texts beside a token, which decide how a text is split into words."""
+
+
+def may_normalize_to(backend: tokenizers.Tokenizer, control_tokens: Collection[str]) -> bool:
+    """Whether other texts may become control tokens by normalization, such as those with a Kelvin sign for a K."""
+    added = backend.get_added_tokens_decoder().values()
+    if backend.normalizer is None or not any(token.normalized and token.content in control_tokens for token in added):
+        return False
+    state = json.loads(backend.normalizer.__getstate__())
+    steps = state["normalizers"] if state["type"] == "Sequence" else [state]
+    return not {step["type"] for step in steps} <= {"Prepend", "Replace"}
 
 
 class PlainEncoder:
@@ -35,19 +45,25 @@ class PlainEncoder:
     def __init__(self, backend: tokenizers.Tokenizer, control_tokens: tuple[str, ...]) -> None:
         self._backend, self._control_tokens, self._model = backend, control_tokens, backend.model
         self._aliased = _Aliased(backend, self._model, control_tokens, ALIASES.start)
-        if spelled := {token for token in control_tokens if self._spells(token)}:
+        if spelled := self._find_spelled():
             self._model = _without_tokens(backend.model, spelled)
             self._aliased = _Aliased(backend, self._model, control_tokens, ALIASES.start)
 
-    def _spells(self, token: str) -> bool:
-        """Whether the model may write a plain text that is a control token with that token."""
-        model, id = self._backend.model, self._backend.model.token_to_id(token)
-        if id is None or isinstance(model, tokenizers.models.Unigram):
-            return id is not None
-        if all(each.id != id for each in model.tokenize(token)):
-            return False
-        texts = (f"{before}{token}{after}" for before in NEIGHBOURS for after in NEIGHBOURS)
-        return any(id in self._aliased.encode(text, False) for text in texts)
+    def _find_spelled(self) -> set[str]:
+        """Control tokens that the model may use to write a plain text."""
+        model = self._backend.model
+        known = {token: id for token in self._control_tokens if (id := model.token_to_id(token)) is not None}
+        if isinstance(model, tokenizers.models.Unigram):
+            return set(known)
+        known = {token: id for token, id in known.items() if any(each.id == id for each in model.tokenize(token))}
+        found: set[str] = set()
+        for before in NEIGHBOURS:
+            for after in NEIGHBOURS:
+                texts = [f"{before}{token}{after}" for token in known]
+                encoded = self._aliased.backend.encode_batch_fast(texts, add_special_tokens=False)
+                pairs = zip(known.items(), encoded, strict=True)
+                found |= {token for (token, id), encoding in pairs if id in encoding.ids}
+        return found
 
     def encode(self, text: str, plain: Collection[int], add_special_tokens: bool) -> list[int]:
         """Encode a text.
@@ -81,6 +97,7 @@ class _Aliased:
     Attributes:
         aliases: control token → alias.
         first_alias: the one with the smallest code point.
+        backend: the ``tokenizers`` object; ids of added tokens are others than the vocabulary's.
     """
 
     def __init__(
@@ -88,18 +105,18 @@ class _Aliased:
     ) -> None:
         self.aliases = {token: chr(first + i) for i, token in enumerate(control_tokens)}
         self.first_alias = chr(first)
-        self._backend = tokenizers.Tokenizer(model)
+        self.backend = tokenizers.Tokenizer(model)
         for part in ("normalizer", "pre_tokenizer", "post_processor"):
             if (value := getattr(backend, part)) is not None:
-                setattr(self._backend, part, value)
+                setattr(self.backend, part, value)
         added = sorted(backend.get_added_tokens_decoder().items())
         self._skip_taken_ids(len(added))
         tokens = [self._alias(token) for _, token in added]
-        self._backend.add_tokens(tokens)
+        self.backend.add_tokens(tokens)
         self._ids = {
             new: old
             for token, (old, _) in zip(tokens, added, strict=True)
-            if (new := self._backend.token_to_id(token.content)) is not None and new != old
+            if (new := self.backend.token_to_id(token.content)) is not None and new != old
         }
         """Ids of this tokenizer that are others in the vocabulary."""
 
@@ -114,27 +131,28 @@ class _Aliased:
                 normalized=token.normalized,
                 special=False,
             )
-        normalizer = self._backend.normalizer
-        stays = token.normalized and (normalizer is None or alias in normalizer.normalize_str(alias))
+        # Where the normalizer changes a token, the library does not find it in every place. An alias it always does.
+        normalizer = self.backend.normalizer
+        stays = normalizer is None or normalizer.normalize_str(token.content) == token.content
         return AddedToken(
             alias,
             single_word=token.single_word,
             lstrip=token.lstrip,
             rstrip=token.rstrip,
-            normalized=stays,
+            normalized=token.normalized and stays,
             special=False,
         )
 
     def _skip_taken_ids(self, count: int) -> None:
         """New tokens get ids from the vocabulary's size on. Where a vocabulary has gaps, some of these are taken."""
-        model = self._backend.model
-        size = begin = self._backend.get_vocab_size(with_added_tokens=False)
+        model = self.backend.model
+        size = begin = self.backend.get_vocab_size(with_added_tokens=False)
         while taken := [i for i in range(begin, begin + count) if model.id_to_token(i) is not None]:
             begin = taken[-1] + 1
-        self._backend.add_tokens([AddedToken(f"{FILLER}{i}", normalized=False) for i in range(size, begin)])
+        self.backend.add_tokens([AddedToken(f"{FILLER}{i}", normalized=False) for i in range(size, begin)])
 
     def encode(self, text: str, add_special_tokens: bool) -> list[int]:
-        encoding = self._backend.encode_batch_fast([text], add_special_tokens=add_special_tokens)[0]
+        encoding = self.backend.encode_batch_fast([text], add_special_tokens=add_special_tokens)[0]
         # What is added around a text has the vocabulary's ids already.
         around = encoding.special_tokens_mask
         return [id if added else self._ids.get(id, id) for id, added in zip(encoding.ids, around, strict=True)]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +22,7 @@ from dovetail.api.errors import CheckpointError, RequestError
 from dovetail.api.text import read_text
 from dovetail.engine.text import chat_template as chat
 from dovetail.engine.text.detokenizer import ByteDecoder, IncrementalDetokenizer
-from dovetail.engine.text.plain_encoding import PlainEncoder
+from dovetail.engine.text.plain_encoding import PlainEncoder, may_normalize_to
 from dovetail.engine.text.rendered_prompt import RenderedPrompt
 from dovetail.engine.text.token_lengths import LongestToken, find_longest_token
 from dovetail.engine.text.truncation import Side, encode_within
@@ -31,6 +32,11 @@ CONFIG_FILE = "tokenizer_config.json"
 SPECIAL_FILE = "special_tokens_map.json"
 NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 """Named special tokens, which chat templates can use."""
+CONTROL_FORM = re.compile(r"<[|｜].+>|<.+[|｜]>|\[/?\w*[A-Z]{3,}\]|<(start|end)_of_\w+>|</?s>", re.DOTALL)
+"""How vocabularies write tokens that structure prompts. Some do not declare these as special, such as DeepSeek's
+``<｜User｜>`` and Cohere's ``<|START_OF_TURN_TOKEN|>``. Tags like ``<think>``, which models write in their answers, are
+others.
+"""
 DEFAULT_TEMPLATE, TOOL_TEMPLATE = "default", "tool_use"
 
 
@@ -128,9 +134,22 @@ class Tokenizer:
 
     @cached_property
     def control_tokens(self) -> tuple[str, ...]:
-        """The special tokens' texts, which mean something else in a prompt than what they say. White space does not."""
-        added = self.backend.get_added_tokens_decoder().values()
-        return tuple(sorted({token.content for token in added if token.special and token.content.strip()}))
+        """Tokens that mean something else in a prompt than what they say: special ones, and those that are written like
+        them (see :data:`CONTROL_FORM`). White space is none.
+        """
+        added, named = self.backend.get_added_tokens_decoder().values(), set(self.special_tokens.values())
+        return tuple(
+            sorted(
+                token.content
+                for token in added
+                if (token.special or token.content in named or CONTROL_FORM.fullmatch(token.content))
+                and token.content.strip()
+            )
+        )
+
+    @cached_property
+    def _may_normalize_to_control(self) -> bool:
+        return may_normalize_to(self.backend, self.control_tokens)
 
     @cached_property
     def _plain_encoder(self) -> PlainEncoder:
@@ -142,7 +161,7 @@ class Tokenizer:
         Args:
             add_special_tokens: as for :meth:`encode`.
         """
-        if not prompt.plain:
+        if self.allow_special_tokens_in_content or not (prompt.plain or self._may_normalize_to_control):
             return self.encode(prompt.text, add_special_tokens)
         return self._plain_encoder.encode(_check_encodable(prompt.text), prompt.plain, add_special_tokens)
 
