@@ -45,6 +45,8 @@ class PlainEncoder:
     def __init__(self, backend: tokenizers.Tokenizer, control_tokens: tuple[str, ...]) -> None:
         self._backend, self._control_tokens, self._model = backend, control_tokens, backend.model
         self._aliased = _Aliased(backend, self._model, control_tokens, ALIASES.start)
+        added = backend.get_added_tokens_decoder().values()
+        self._words = frozenset(token.content for token in added if token.single_word)
         if spelled := self._find_spelled():
             self._model = _without_tokens(backend.model, spelled)
             self._aliased = _Aliased(backend, self._model, control_tokens, ALIASES.start)
@@ -78,7 +80,9 @@ class PlainEncoder:
             aliased = _Aliased(self._backend, self._model, self._control_tokens, self._find_free(text))
         places, pieces, position = frozenset(plain), [], 0
         for start, end, is_plain in find_control_tokens(text, self._control_tokens, lambda start, _: start in places):
-            if not is_plain:
+            # A token that is only one as a word of its own is plain text in a longer word.
+            inside = text[start:end] in self._words and _joins(text[max(start - 1, 0) : start], text[end : end + 1])
+            if not is_plain and not inside:
                 pieces += (text[position:start], aliased.aliases[text[start:end]])
                 position = end
         return aliased.encode("".join((*pieces, text[position:])), add_special_tokens)
@@ -136,7 +140,7 @@ class _Aliased:
         stays = normalizer is None or normalizer.normalize_str(token.content) == token.content
         return AddedToken(
             alias,
-            single_word=token.single_word,
+            single_word=False,
             lstrip=token.lstrip,
             rstrip=token.rstrip,
             normalized=token.normalized and stays,
@@ -156,6 +160,11 @@ class _Aliased:
         # What is added around a text has the vocabulary's ids already.
         around = encoding.special_tokens_mask
         return [id if added else self._ids.get(id, id) for id, added in zip(encoding.ids, around, strict=True)]
+
+
+def _joins(before: str, after: str) -> bool:
+    """Whether a character beside a token belongs to a word."""
+    return any(c.isalnum() or c == "_" for c in before + after)
 
 
 def _without_tokens(model: Any, spelled: Collection[str]) -> Any:
