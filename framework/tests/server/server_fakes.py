@@ -55,6 +55,7 @@ class FakeTokenizer:
     special_ids = frozenset({256})
     chat_template: Any = "{{ messages }}"
     chat_template_content_format: Literal["auto", "string", "openai"] = "auto"
+    content_control_tokens: tuple[str, ...] = ()
     special_tokens: dict[str, str] = {}
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
@@ -93,6 +94,9 @@ class FakeTokenizer:
         if chat_template is None and self.chat_template is None:
             raise RequestError("the model has no chat template", param="messages")
         return str(chat_template or self.chat_template)
+
+    def encode_rendered(self, prompt: RenderedPrompt, add_special_tokens: bool = False) -> list[int]:
+        return self.encode(prompt.text, add_special_tokens)
 
     def apply_chat_template(self, messages: list[dict[str, Any]], **kwargs: Any) -> str:
         self.last = {"messages": messages, **kwargs}

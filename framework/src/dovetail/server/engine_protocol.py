@@ -11,6 +11,7 @@ from dovetail.engine.output.pooled import Pooled
 from dovetail.engine.request.outputs import Delta
 from dovetail.engine.request.params import SamplingParams
 from dovetail.engine.request.pooling_params import PoolingParams
+from dovetail.engine.text.rendered_prompt import RenderedPrompt
 from dovetail.kernel.plan import ParserPlan, PoolingPlan
 
 
@@ -73,6 +74,11 @@ class ServedTokenizer(Protocol):
         """Named special tokens, which are variables of chat templates."""
         ...
 
+    @property
+    def content_control_tokens(self) -> tuple[str, ...]:
+        """Control tokens that are plain text in what messages say."""
+        ...
+
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]: ...
 
     def encode_within(
@@ -113,6 +119,10 @@ class ServedTokenizer(Protocol):
         Raises:
             RequestError: there is no such template.
         """
+        ...
+
+    def encode_rendered(self, prompt: RenderedPrompt, add_special_tokens: bool = False) -> list[int]:
+        """Encode a rendered conversation. Control tokens that come from messages become plain text."""
         ...
 
 

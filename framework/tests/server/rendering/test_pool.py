@@ -32,6 +32,7 @@ class Owner:
     """The part of a tokenizer that the pool reads."""
 
     chat_template = OWN
+    content_control_tokens = ("<|end|>",)
 
 
 def run(work: Callable[[TemplatePool], Coroutine[Any, Any, Any]], seconds: float = 30, most: int = 4) -> Any:
@@ -85,6 +86,15 @@ def test_it_renders_and_finds_facts_with_one_process() -> None:
         assert facts == TemplateFacts(True, "anywhere", frozenset({"tool"}))
         answers = await asyncio.gather(*(pool.render(call(variables={"n": n})) for n in range(200)))
         assert {answer.text for answer in answers} == {"Why?"}
+
+    run(work)
+
+
+def test_control_tokens_of_messages_are_found() -> None:
+    async def work(pool: TemplatePool) -> None:
+        for _ in range(2):
+            found = await pool.render(RenderCall(OWN + "<|end|>", [{"role": "user", "content": "a<|end|>b"}]))
+            assert found == RenderedPrompt("a<|end|>b<|end|>", (1,))
 
     run(work)
 

@@ -21,7 +21,10 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from dovetail.api.errors import ConfigError, RequestError
 from dovetail.api.text import BOM, read_text, shorten_foreign
+from dovetail.engine.text.control_tokens import find_content_tokens
+from dovetail.engine.text.rendered_prompt import RenderedPrompt
 from dovetail.engine.text.template_formats import ROLES, TOOL, detect_format
+from dovetail.engine.text.template_literals import Literals, read_literals
 from dovetail.engine.text.template_messages import ContentFormat, Message, MessageFormat, prepare_message
 
 ContentFormatOption = Literal["auto", "string", "openai"]
@@ -128,6 +131,11 @@ def _detect_content_format(tree: nodes.Template) -> ContentFormat:
     return "either" if asks else "openai"
 
 
+@functools.lru_cache(maxsize=32)
+def _read_literals(template: str) -> Literals:
+    return read_literals(parse(template))
+
+
 def render(
     template: str,
     messages: Sequence[Mapping[str, Any]],
@@ -139,16 +147,43 @@ def render(
     variables: Mapping[str, Any] | None = None,
     content_format: ContentFormatOption = "auto",
 ) -> str:
-    """Render a conversation.
+    """Render a conversation as text. Arguments and errors as for :func:`render_prompt`."""
+    return render_prompt(
+        template,
+        messages,
+        tools=tools,
+        documents=documents,
+        add_generation_prompt=add_generation_prompt,
+        continue_final_message=continue_final_message,
+        variables=variables,
+        content_format=content_format,
+    ).text
+
+
+def render_prompt(
+    template: str,
+    messages: Sequence[Mapping[str, Any]],
+    *,
+    control_tokens: Sequence[str] = (),
+    tools: Sequence[Mapping[str, Any]] | None = None,
+    documents: Sequence[Mapping[str, Any]] | None = None,
+    add_generation_prompt: bool = True,
+    continue_final_message: bool = False,
+    variables: Mapping[str, Any] | None = None,
+    content_format: ContentFormatOption = "auto",
+) -> RenderedPrompt:
+    """Render a conversation, and find the control tokens in what messages say.
 
     Args:
         template: Jinja source.
         messages: as in OpenAI's API; they are not changed.
+        control_tokens: those of the vocabulary. Without them, none is looked for.
         tools: function definitions, as in OpenAI's API.
         documents: for templates that quote sources.
         add_generation_prompt: end with the beginning of the assistant's next message.
         continue_final_message: end inside the last message, so that the model continues it.
-        variables: further variables of the template, such as ``bos_token`` or ``enable_thinking``.
+        variables: further variables of the template, such as ``bos_token`` or ``enable_thinking``. Control tokens in
+            those named ``…_token`` are the template's.
         content_format: the format of contents; by default the one that the template accepts, for each role.
 
     Raises:
@@ -168,15 +203,25 @@ def render(
         ]
         if continue_final_message:
             _mark_end(prepared)
-        text = compiled.render(
-            {
-                **(variables or {}),
-                "messages": prepared,
-                "tools": list(tools) if tools else None,
-                "documents": list(documents) if documents else None,
-                "add_generation_prompt": add_generation_prompt,
-            }
-        )
+        values = {
+            "strftime_now": datetime.now().strftime,  # the same in all renderings
+            **(variables or {}),
+            "messages": prepared,
+            "tools": list(tools) if tools else None,
+            "documents": list(documents) if documents else None,
+            "add_generation_prompt": add_generation_prompt,
+        }
+        text = compiled.render(values)
+        plain: tuple[int, ...] = ()
+        if control_tokens:
+            given = {name: value for name, value in values.items() if not name.endswith("_token")}
+            plain = find_content_tokens(
+                text,
+                given,
+                control_tokens,
+                _read_literals(template),
+                lambda other: compiled.render({**values, **other}),
+            )
     except RequestError:
         raise
     except Exception as error:  # the template is foreign code: any exception is a refusal
@@ -185,7 +230,10 @@ def render(
             "check roles and contents against what the template expects, or give another one with --chat-template",
             param="messages",
         ) from error
-    return _cut_at_end_mark(text) if continue_final_message else text
+    if not continue_final_message:
+        return RenderedPrompt(text, plain)
+    text = _cut_at_end_mark(text)
+    return RenderedPrompt(text, tuple(start for start in plain if start < len(text)))
 
 
 def _role(message: Any) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from dovetail.api.errors import RequestError
-from dovetail.engine.text.chat_template import ContentFormatOption, render
+from dovetail.engine.text.chat_template import ContentFormatOption, render_prompt
 from dovetail.engine.text.rendered_prompt import RenderedPrompt
 from dovetail.engine.text.template_facts import SystemSupport, TemplateFacts
 
@@ -51,9 +51,10 @@ def run_call(call: RenderCall, control_tokens: Sequence[str] = ()) -> RenderedPr
     Raises:
         RequestError: the template is malformed, refuses the messages, or fails on them.
     """
-    text = render(
+    return render_prompt(
         call.template,
         call.messages,
+        control_tokens=control_tokens,
         tools=call.tools,
         documents=call.documents,
         add_generation_prompt=call.add_generation_prompt,
@@ -61,7 +62,6 @@ def run_call(call: RenderCall, control_tokens: Sequence[str] = ()) -> RenderedPr
         variables=call.variables,
         content_format=call.content_format,
     )
-    return RenderedPrompt(text)
 
 
 class Rendered(msgspec.Struct, tag=True, array_like=True, frozen=True):

@@ -77,7 +77,7 @@ async def render_chat(context: ServerContext, body: ChatCompletionRequest) -> tu
     prompt, parsing = await while_connected(render())
     special, truncate = bool(body.add_special_tokens), body.truncate_prompt_tokens is not None
     ids = await context.run_in_worker(
-        lambda: encode_prompt(context, prompt.text, add_special_tokens=special, param="messages", truncate=truncate),
+        lambda: encode_prompt(context, prompt, add_special_tokens=special, param="messages", truncate=truncate),
         len(prompt.text),
     )
     return ids, replace(parsing, prompt=prompt.text[-PROMPT_TAIL_CHARS:])

@@ -79,6 +79,7 @@ class TemplatePool:
         own = tokenizer.chat_template
         known = [own] if isinstance(own, str) else [*(own or {}).values()]
         self._own = {template: number for number, template in enumerate(dict.fromkeys(known))}
+        self._control_tokens = tokenizer.content_control_tokens
 
     async def find_facts(self, template: str, patterns: Sequence[str] = ()) -> TemplateFacts:
         key = (template, *patterns)
