@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -57,6 +59,28 @@ def template_processes(server: Server) -> list[psutil.Process]:
     return [p for p in server.family() if p.is_running() and "template_process" in " ".join(_command(p))]
 
 
+def busy_processes(server: Server) -> list[psutil.Process]:
+    """Those that run a template without end."""
+    return [p for p in template_processes(server) if _busy_seconds(p) > 1.5]
+
+
+def _busy_seconds(process: psutil.Process) -> float:
+    try:
+        return process.cpu_times().user
+    except psutil.NoSuchProcess:
+        return 0.0
+
+
+def start_request(server: Server) -> socket.socket:
+    """Send a request whose template does not end. Closing the socket is what a client does that leaves."""
+    host, port = server.url.removeprefix("http://").split(":")
+    body = json.dumps(SAID)
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+    sock = socket.create_connection((host, int(port)))
+    sock.sendall(f"{head}\r\n\r\n{body}".encode())
+    return sock
+
+
 def _command(process: psutil.Process) -> list[str]:
     try:
         return process.cmdline()
@@ -106,10 +130,14 @@ def test_health_is_quick_meanwhile(server: Server, slowness: Callable[[], float]
 
 def test_it_stops_while_a_template_runs(model: Path) -> None:
     with serving(*flags(model, "endless.jinja", 600), "--shutdown-timeout", "1") as server:
+        with start_request(server):
+            until(lambda: busy_processes(server), 30)
+            (busy,) = busy_processes(server)
+        until(lambda: not busy.is_running(), 30)  # its client has left
         answers: list[httpx2.Response] = []
         thread = threading.Thread(target=lambda: answers.append(ask(server)))
         thread.start()
-        until(lambda: any(p.cpu_times().user > 0.5 for p in template_processes(server)), 30)
+        until(lambda: busy_processes(server), 30)
         others = ask(server, body={**SAID, "messages": [{"role": "user", "content": "Why?"}]})
         assert others.status_code == 200, others.text
         family = server.family()
@@ -128,7 +156,7 @@ def test_nothing_is_left_of_a_server_that_was_killed(model: Path, processes: int
     with serving(*flags(model, "endless.jinja", 600), "--api-server-count", str(processes)) as server:
         thread = threading.Thread(target=ask_in_vain, args=(server,))
         thread.start()
-        until(lambda: any(p.cpu_times().user > 0.5 for p in template_processes(server)), 30)
+        until(lambda: busy_processes(server), 30)
         family = server.family()
         assert len(template_processes(server)) >= processes
         os.kill(server.process.pid, signal.SIGKILL)
