@@ -11,10 +11,10 @@ import pytest
 
 from dovetail.api import RequestError
 from dovetail.engine.text.chat_template import find_message_format, render
+from dovetail.engine.text.template_facts import find_facts, find_system_support
 from dovetail.server.protocol.requests import ChatMessage
-from dovetail.server.tools.system_messages import find_system_support
 from dovetail.server.tools.tool_choice import ToolSelection
-from dovetail.server.tools.tool_prompts import build_template_messages, template_supports_tools
+from dovetail.server.tools.tool_prompts import build_template_messages
 
 FOLDERS = Path(__file__).parents[2].glob("plugins/parsers/*/tests/data")
 TEMPLATES = {file.stem: file.read_text(encoding="utf-8") for folder in FOLDERS for file in folder.glob("*.jinja")}
@@ -49,8 +49,9 @@ def told(name: str, turns: list[dict[str, Any]], *, with_tools: bool) -> str:
     """The prompt of a conversation, as the server makes it."""
     template = TEMPLATES[name]
     selection = ToolSelection(in_prompt=[TOOL]) if with_tools else ToolSelection()
-    messages = build_template_messages(list(map(ChatMessage.model_validate, turns)), template, selection, None)
-    tools = [{"type": "function", "function": TOOL}] if with_tools and template_supports_tools(template) else None
+    facts = find_facts(template)
+    messages = build_template_messages(list(map(ChatMessage.model_validate, turns)), template, facts, selection, None)
+    tools = [{"type": "function", "function": TOOL}] if with_tools and facts.shows_tools else None
     return render(template, messages, tools=tools, variables=VARIABLES)
 
 

@@ -11,10 +11,9 @@ import pytest
 from fastapi import Request, Response
 from selenium.webdriver import Chrome
 from selenium.webdriver.common.keys import Keys
-from server_fakes import FakeEngine, serving, serving_app
+from server_fakes import FakeEngine, build_app, serving, serving_app
 
 from dovetail.engine.messages import EngineStats
-from dovetail.server.app import build_app
 from dovetail.server.settings import ServerSettings
 
 from ..browser import Page, needs_browser

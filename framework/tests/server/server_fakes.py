@@ -24,8 +24,11 @@ from dovetail.engine.request.checks import ModelLimits
 from dovetail.engine.request.outputs import Delta, Logprob, PositionLogprobs
 from dovetail.engine.request.params import SamplingParams
 from dovetail.engine.request.pooling_params import PoolingParams, check_pooling, resolve_pooling_params
+from dovetail.engine.text.rendered_prompt import RenderedPrompt
+from dovetail.engine.text.template_calls import RenderCall
+from dovetail.engine.text.template_facts import TemplateFacts, find_facts
 from dovetail.kernel.plan import ParserPlan, PoolingPlan
-from dovetail.server.app import build_app
+from dovetail.server import app
 from dovetail.server.http.http_protocol import build_protocol_class
 from dovetail.server.settings import ServerSettings
 
@@ -51,6 +54,9 @@ class FakeTokenizer:
     vocab_size = 257
     special_ids = frozenset({256})
     chat_template: Any = "{{ messages }}"
+    chat_template_content_format: Literal["auto", "string", "openai"] = "auto"
+    content_control_tokens: tuple[str, ...] = ()
+    special_tokens: dict[str, str] = {}
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         return [256] * add_special_tokens + list(text.encode())
@@ -89,11 +95,39 @@ class FakeTokenizer:
             raise RequestError("the model has no chat template", param="messages")
         return str(chat_template or self.chat_template)
 
+    def encode_rendered(self, prompt: RenderedPrompt, add_special_tokens: bool = False) -> list[int]:
+        return self.encode(prompt.text, add_special_tokens)
+
     def apply_chat_template(self, messages: list[dict[str, Any]], **kwargs: Any) -> str:
         self.last = {"messages": messages, **kwargs}
         if any(message["role"] == "refused" for message in messages):
             raise RequestError("the chat template refuses the role", param="messages")
         return "".join(f"<{message['role']}>{message['content']}" for message in messages)
+
+
+class FakeRenderer:
+    """Renders with the fake tokenizer, in this process. What it finds out about templates is true."""
+
+    def __init__(self, tokenizer: FakeTokenizer) -> None:
+        self.tokenizer = tokenizer
+
+    async def find_facts(self, template: str, patterns: Sequence[str] = ()) -> TemplateFacts:
+        return find_facts(template, patterns)
+
+    async def render(self, call: RenderCall) -> RenderedPrompt:
+        text = self.tokenizer.apply_chat_template(
+            [*map(dict, call.messages)],
+            tools=call.tools,
+            documents=call.documents,
+            add_generation_prompt=call.add_generation_prompt,
+            continue_final_message=call.continue_final_message,
+            chat_template=call.template,
+            **call.variables,
+        )
+        return RenderedPrompt(text)
+
+    def abort(self, error: Exception) -> None:
+        pass
 
 
 def position(token: int, count: int) -> PositionLogprobs:
@@ -268,6 +302,11 @@ class FakeEngine:
         self.stopped = True
 
 
+def build_app(engine: FakeEngine, settings: ServerSettings, *args: Any, **kwargs: Any) -> FastAPI:
+    """The application, whose conversations are rendered in this process."""
+    return app.build_app(engine, settings, *args, renderer=FakeRenderer(engine.tokenizer), **kwargs)
+
+
 @contextmanager
 def serving(engine: FakeEngine, settings: ServerSettings) -> Iterator[str]:
     """A real server on a free port, in a thread."""
@@ -276,11 +315,11 @@ def serving(engine: FakeEngine, settings: ServerSettings) -> Iterator[str]:
 
 
 @contextmanager
-def serving_app(app: FastAPI) -> Iterator[str]:
+def serving_app(application: FastAPI) -> Iterator[str]:
     """The same of an application that a test has changed."""
-    connection = build_protocol_class(app.state.context.settings.receive_timeout)
+    connection = build_protocol_class(application.state.context.settings.receive_timeout)
     config = uvicorn.Config(
-        app, http=connection, lifespan="off", ws="none", log_level="critical", timeout_keep_alive=75
+        application, http=connection, lifespan="off", ws="none", log_level="critical", timeout_keep_alive=75
     )
     server = uvicorn.Server(config)
     sock = socket.create_server(("127.0.0.1", 0))

@@ -11,9 +11,8 @@ from typing import Any
 import httpx2
 import openai
 import pytest
-from server_fakes import FakeEngine, serving, serving_app, until
+from server_fakes import FakeEngine, build_app, serving, serving_app, until
 
-from dovetail.server.app import build_app
 from dovetail.server.observe.counters import Counters
 from dovetail.server.settings import ServerSettings
 from dovetail.server.stored.database import create_store_file

@@ -30,6 +30,7 @@ ANSWER_SETTINGS = (
     "return_tokens_as_token_ids",
     "response_role",
     "trust_request_chat_template",
+    "chat_template_timeout",
     "ignore_unsupported_parameters",
     "strict_parameters",
     "max_request_bytes",

@@ -116,6 +116,11 @@ class EngineArgs(PlanOptions):
         default="auto",
         description="how contents reach the chat template: string (text), openai (a list of parts), or as the template takes them",
     )
+    allow_special_tokens_in_content: bool = Field(
+        default=False,
+        description="tokenize the texts of control tokens, such as <|im_end|>, as control tokens also in what messages say; "
+        "by default they are plain text there",
+    )
     plugins: str | None = Field(
         default=None,
         description="which plugins take part: comma-separated [kind:]distribution terms with wildcards, a - before a "

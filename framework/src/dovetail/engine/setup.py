@@ -42,13 +42,17 @@ def make_plan(args: EngineArgs) -> Plan:
 
 
 def load_tokenizer(
-    plan: Plan, chat_template: str | None = None, content_format: ContentFormatOption = "auto"
+    plan: Plan,
+    chat_template: str | None = None,
+    content_format: ContentFormatOption = "auto",
+    allow_special_tokens_in_content: bool = False,
 ) -> Tokenizer:
     """Load the plan's tokenizer.
 
     Args:
         chat_template: a file with a template, or the template itself, in place of the model's own.
         content_format: the content format for the template.
+        allow_special_tokens_in_content: whether control tokens in what messages say are tokenized as such.
 
     Raises:
         ConfigError: ``chat_template`` looks like a file name, and there is no such file.
@@ -57,6 +61,7 @@ def load_tokenizer(
     if chat_template is not None:
         tokenizer.chat_template = load_template(chat_template)
     tokenizer.chat_template_content_format = content_format
+    tokenizer.allow_special_tokens_in_content = allow_special_tokens_in_content
     return tokenizer
 
 

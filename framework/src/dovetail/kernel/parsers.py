@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import re
+from collections.abc import Set
 from typing import TypeVar
 
 from dovetail.api.cards import ParserCard
@@ -54,13 +54,21 @@ def find_parsers(
 
 
 def recognise(candidates: tuple[ParserPlan, ...], template: str) -> ParserPlan | None:
-    """The first candidate that recognises the format in a chat template."""
-    place = _first(tuple(candidate.recognises for candidate in candidates), template)
-    return None if place is None else candidates[place]
+    """The first candidate that recognises the format in a chat template.
 
-
-@functools.lru_cache(maxsize=64)  # every request asks, nearly always about the same template
-def _first(recognises: tuple[tuple[str, ...], ...], template: str) -> int | None:
+    The patterns of a card can take long for a template that was made for that. For templates of strangers, look for
+    :func:`all_patterns` where it does no harm, and call :func:`first_match`.
+    """
     return next(
-        (i for i, patterns in enumerate(recognises) if any(re.search(pattern, template) for pattern in patterns)), None
+        (found for found in candidates if any(re.search(pattern, template) for pattern in found.recognises)), None
     )
+
+
+def all_patterns(*candidates: tuple[ParserPlan, ...]) -> tuple[str, ...]:
+    """The patterns of candidates, each once."""
+    return tuple(dict.fromkeys(pattern for some in candidates for found in some for pattern in found.recognises))
+
+
+def first_match(candidates: tuple[ParserPlan, ...], matches: Set[str]) -> ParserPlan | None:
+    """The first candidate of which a pattern is among ``matches``, the patterns that were found in a chat template."""
+    return next((found for found in candidates if not matches.isdisjoint(found.recognises)), None)

@@ -44,6 +44,7 @@ from dovetail.server.protocol.requests import (
     LoadAdapterRequest,
     UnloadAdapterRequest,
 )
+from dovetail.server.rendering.renderer import Renderer
 from dovetail.server.responses import routes as responses
 from dovetail.server.settings import ServerSettings
 
@@ -70,6 +71,7 @@ def build_app(
     counters: Counters | None = None,
     created: int | None = None,
     store: str = "",
+    renderer: Renderer | None = None,
 ) -> FastAPI:
     """Build the application that serves one engine.
 
@@ -80,11 +82,13 @@ def build_app(
         created: when the server started, in seconds since 1970. By default now.
         store: the database file of stored responses, shared by the processes. By default they are stored for this
             process only.
+        renderer: runs chat templates. By default a :class:`~dovetail.server.rendering.pool.TemplatePool`, which ends
+            with this process.
 
     Raises:
         UsageError: a middleware in the settings cannot be loaded.
     """
-    context = ServerContext.create(engine, settings, counters, created, store)
+    context = ServerContext.create(engine, settings, counters, created, store, renderer)
     http_metrics = HttpMetrics(context.counters)
     traces = create_tracer(settings, context.model_names[0])
     on_request_end = [http_metrics.add, RequestLog(settings).add, *([traces.add] if traces else [])]

@@ -16,6 +16,8 @@ from dovetail.server.http.disconnect import while_connected
 from dovetail.server.http.errors import ApiError, engine_dead_error, engine_restarting_error, engine_sleeping_error
 from dovetail.server.observe.counters import Counters, Gauge
 from dovetail.server.observe.generation_metrics import GenerationMetrics
+from dovetail.server.rendering.pool import TemplatePool
+from dovetail.server.rendering.renderer import Renderer
 from dovetail.server.settings import ServerSettings
 from dovetail.server.stored.chats import ChatStore
 from dovetail.server.stored.responses import ResponseStore
@@ -44,6 +46,7 @@ class ServerContext:
             processes.
         generation_metrics: metrics of generation.
         created: when the server started, in seconds since 1970.
+        renderer: runs chat templates.
         store: the database of stored responses and chat completions.
         response_store, chat_store: the two kinds in it.
         open_tasks: the tasks that serve requests in this process.
@@ -59,6 +62,7 @@ class ServerContext:
     concurrent_requests: Gauge
     generation_metrics: GenerationMetrics
     created: int
+    renderer: Renderer
     store: Store
     response_store: ResponseStore
     chat_store: ChatStore
@@ -74,7 +78,12 @@ class ServerContext:
         counters: Counters | None = None,
         created: int | None = None,
         store: str = "",
+        renderer: Renderer | None = None,
     ) -> ServerContext:
+        """
+        Args:
+            counters, created, store, renderer: see :func:`dovetail.server.app.build_app`.
+        """
         counters = counters or Counters.single_process()
         open_requests, sequences, concurrent_requests = (counters.gauge() for _ in range(3))
         model_names = settings.model_names(engine.plan.model)
@@ -91,6 +100,7 @@ class ServerContext:
             concurrent_requests,
             generation_metrics,
             created or int(time.time()),
+            renderer or _create_renderer(engine, settings),
             answer_store,
             ResponseStore(answer_store, counters.row),
             ChatStore(answer_store),
@@ -191,5 +201,12 @@ class ServerContext:
     def abort_all(self, error: ApiError) -> None:
         """End every open request with an error, and refuse those that come later."""
         self.closing_error = error
+        self.renderer.abort(error)
         for task in list(self.open_tasks):
             task.cancel()
+
+
+def _create_renderer(engine: ServedEngine, settings: ServerSettings) -> Renderer:
+    pool = TemplatePool(settings)
+    pool.use(engine.tokenizer)
+    return pool

@@ -11,6 +11,7 @@ from dovetail.engine.output.pooled import Pooled
 from dovetail.engine.request.outputs import Delta
 from dovetail.engine.request.params import SamplingParams
 from dovetail.engine.request.pooling_params import PoolingParams
+from dovetail.engine.text.rendered_prompt import RenderedPrompt
 from dovetail.kernel.plan import ParserPlan, PoolingPlan
 
 
@@ -63,6 +64,21 @@ class ServedTokenizer(Protocol):
     @property
     def chat_template(self) -> str | Mapping[str, str] | None: ...
 
+    @property
+    def chat_template_content_format(self) -> Literal["auto", "string", "openai"]:
+        """The format of contents for chat templates."""
+        ...
+
+    @property
+    def special_tokens(self) -> Mapping[str, str]:
+        """Named special tokens, which are variables of chat templates."""
+        ...
+
+    @property
+    def content_control_tokens(self) -> tuple[str, ...]:
+        """Control tokens that are plain text in what messages say."""
+        ...
+
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]: ...
 
     def encode_within(
@@ -105,22 +121,8 @@ class ServedTokenizer(Protocol):
         """
         ...
 
-    def apply_chat_template(
-        self,
-        messages: list[dict[str, Any]],
-        *,
-        tools: list[dict[str, Any]] | None = None,
-        documents: list[dict[str, Any]] | None = None,
-        add_generation_prompt: bool = True,
-        continue_final_message: bool = False,
-        chat_template: str | None = None,
-        **kwargs: Any,
-    ) -> str:
-        """Render a conversation as text.
-
-        Raises:
-            RequestError: there is no template, or it refuses the messages.
-        """
+    def encode_rendered(self, prompt: RenderedPrompt, add_special_tokens: bool = False) -> list[int]:
+        """Encode a rendered conversation. Control tokens that come from messages become plain text."""
         ...
 
 

@@ -50,6 +50,11 @@ class ServerSettings(BaseModel):
     trust_request_chat_template: bool = Field(
         False, description="let requests bring a chat_template, which is a program that the server then runs"
     )
+    chat_template_timeout: float = Field(
+        10.0,
+        gt=0,
+        description="seconds that a chat template gets for a conversation; one that needs more is stopped, and the request is refused",
+    )
     default_chat_template_kwargs: dict[str, Any] = Field(
         {},
         description="JSON object of variables for the chat template, such as enable_thinking; what a request says comes first",

@@ -306,3 +306,12 @@ def test_the_form_of_contents_can_be_said(content: Any, wanted: Any, shown: str 
         tokenizer.apply_chat_template([{"role": "user", "content": content}], chat_template_content_format="openai")
         == "LIST"
     )
+
+
+@pytest.mark.parametrize("kind", ["[" * 5000, [[["x" * 5000]]], "a\n\x1b[2J"])
+def test_messages_of_errors_quote_a_line(kind: Any) -> None:
+    for message in ({"role": "user", "content": [{"type": kind}]}, {"role": "user", "content": {"a": kind}}, [kind]):
+        with pytest.raises(RequestError) as error:
+            render("{{ messages[0].content }}", [message])  # type: ignore[list-item]
+        assert str(error.value).isprintable()
+        assert len(str(error.value)) < 300

@@ -179,6 +179,9 @@ def test_templates_of_requests_are_not_trusted(ask, chat, engine: FakeEngine) ->
     assert chat(**body).json()["error"]["param"] == "chat_template"
     assert chat(**body | {"chat_template": None, "chat_template_kwargs": {"chat_template": "x"}}).status_code == 400
     trusting = ServerSettings(trust_request_chat_template=True)
+    long = {**body, "chat_template": "x" * (2**20 + 1)}
+    refused = ask("POST", "/v1/chat/completions", json=long, settings=trusting)
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "chat_template")
     assert ask("POST", "/v1/chat/completions", json=body, settings=trusting).status_code == 200
     engine.tokenizer.chat_template = {"x": "…"}
     assert chat(**body).status_code == 200

@@ -12,12 +12,11 @@ from typing import Any
 from urllib.parse import unquote
 
 import pytest
-from server_fakes import FakeEngine
+from server_fakes import FakeEngine, build_app
 from starlette.routing import BaseRoute
 from starlette.testclient import TestClient
 
 from dovetail.api.errors import UsageError
-from dovetail.server.app import build_app
 from dovetail.server.http.keys import PUBLIC_PATHS, load_api_keys
 from dovetail.server.settings import API_KEY_VARIABLE, FOREIGN_KEY_VARIABLE, ServerSettings
 

@@ -6,9 +6,8 @@ import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, settings
 from schemathesis.checks import CHECKS
-from server_fakes import FakeEngine
+from server_fakes import FakeEngine, build_app
 
-from dovetail.server.app import build_app
 from dovetail.server.settings import ServerSettings
 
 ENGINE = FakeEngine()

@@ -8,11 +8,10 @@ import json
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from server_fakes import FakeEngine
+from server_fakes import FakeEngine, build_app
 from starlette.testclient import TestClient
 
 from dovetail.api.errors import RequestError
-from dovetail.server.app import build_app
 from dovetail.server.context import ServerContext
 from dovetail.server.generate.job_builder import make_job
 from dovetail.server.http.errors import ApiError, to_api_error

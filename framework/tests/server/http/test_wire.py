@@ -11,9 +11,8 @@ from typing import Any
 
 import httpx2
 import pytest
-from server_fakes import FakeEngine, serving, serving_app
+from server_fakes import FakeEngine, build_app, serving, serving_app
 
-from dovetail.server.app import build_app
 from dovetail.server.settings import ServerSettings
 
 BODY = json.dumps({"prompt": "a", "max_tokens": 1}).encode()

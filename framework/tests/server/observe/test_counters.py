@@ -7,9 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from server_fakes import FakeEngine
+from server_fakes import FakeEngine, build_app
 
-from dovetail.server.app import build_app
 from dovetail.server.http.admission import Admission
 from dovetail.server.http.errors import ApiError
 from dovetail.server.observe.counters import GAUGES, SLOTS, Counters

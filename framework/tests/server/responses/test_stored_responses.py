@@ -12,10 +12,9 @@ import httpx2
 import openai
 import pytest
 from openai.types.responses import Response
-from server_fakes import FakeEngine, serving
+from server_fakes import FakeEngine, build_app, serving
 
 from dovetail.engine.request.outputs import Delta
-from dovetail.server.app import build_app
 from dovetail.server.observe.counters import Counters
 from dovetail.server.responses.background import fail_orphaned_responses
 from dovetail.server.settings import ServerSettings

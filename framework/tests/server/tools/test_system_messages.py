@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from server_fakes import FakeEngine
 
 from dovetail.engine.text.chat_template import render
-from dovetail.server.tools.system_messages import find_system_support, place_system_messages
+from dovetail.engine.text.template_facts import find_system_support
+from dovetail.server.tools.system_messages import join_user_turns, place_system_messages
 
 ANYWHERE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
 REFUSES = (
@@ -26,7 +29,6 @@ STRICT = (
     "{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('in turns') }}{% endif %}"
     "<{{ m.role }}>{{ m.content }}{% endfor %}"
 )
-BROKEN = "{{ tools | length }}{% for m in messages if m.role != 'system' %}{{ m.content }}{% endfor %}"
 
 TURNS = [
     {"role": "system", "content": "Be brief."},
@@ -40,28 +42,13 @@ TURNS = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("template", "place"),
-    [
-        (ANYWHERE, "anywhere"),
-        (REFUSES, "first"),
-        (LOSES, "first"),
-        (REPLACES, "first"),
-        (STRICT, "nowhere"),
-        (BROKEN, "anywhere"),
-    ],
-)
-def test_templates_are_tried(template: str, place: str) -> None:
-    assert find_system_support(template) == place
-
-
 def test_turns_stay_where_the_template_shows_them() -> None:
-    assert place_system_messages(TURNS, ANYWHERE) == TURNS
+    assert place_system_messages(TURNS, "anywhere") == TURNS
 
 
 @pytest.mark.parametrize("template", [REFUSES, LOSES, REPLACES])
 def test_what_comes_later_is_told_by_the_user(template: str) -> None:
-    placed = place_system_messages(TURNS, template)
+    placed = place_system_messages(TURNS, find_system_support(template))
     assert [(turn["role"], turn["content"]) for turn in placed] == [
         ("system", "Be brief.\n\nBe kind."),
         ("user", "Why?\n\nIt is late."),
@@ -73,7 +60,7 @@ def test_what_comes_later_is_told_by_the_user(template: str) -> None:
 
 
 def test_without_a_system_the_user_tells_all() -> None:
-    placed = place_system_messages(TURNS[:6], STRICT)
+    placed = place_system_messages(TURNS[:6], "nowhere")
     assert [(turn["role"], turn["content"]) for turn in placed] == [
         ("user", "Be brief.\n\nBe kind.\n\nWhy?\n\nIt is late."),
         ("assistant", "Because."),
@@ -84,7 +71,7 @@ def test_without_a_system_the_user_tells_all() -> None:
 
 def test_turns_of_the_user_alone_are_left_as_they_are() -> None:
     users = [{"role": "user", "content": "Why?"}, {"role": "user", "content": "Well?"}]
-    assert place_system_messages(users, LOSES) == users
+    assert place_system_messages(users, "first") == users
 
 
 @pytest.mark.parametrize("role", ["system", "developer"])
@@ -122,3 +109,11 @@ def test_results_told_in_words_stand_in_one_turn(chat, engine: FakeEngine) -> No
     assert [turn["role"] for turn in turns] == ["user", "assistant", "user"]
     assert turns[2]["content"] == "Result of the call of a: one\n\nResult of the call of b: two\n\nWell?"
     render(STRICT, turns)
+
+
+def test_many_results_in_words_cost_what_they_are_long() -> None:
+    results = [({"role": "user", "content": "r" * 500}, True) for _ in range(16_000)]
+    started = time.perf_counter()
+    (joined,) = join_user_turns(results)
+    assert time.perf_counter() - started < 5, "each was joined with all before it"
+    assert len(joined["content"]) == 16_000 * 502 - 2

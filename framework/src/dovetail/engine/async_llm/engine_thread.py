@@ -32,7 +32,13 @@ class _Engine(AsyncEngine):
     async def _create(cls, plan: Plan, args: EngineArgs) -> _Engine:
         found = None
         if not args.skip_tokenizer_init:
-            found = await asyncio.to_thread(load_tokenizer, plan, args.chat_template, args.chat_template_content_format)
+            found = await asyncio.to_thread(
+                load_tokenizer,
+                plan,
+                args.chat_template,
+                args.chat_template_content_format,
+                args.allow_special_tokens_in_content,
+            )
         return cls(plan, args, cast(Tokenizer, found))  # the detokenization code accepts None
 
 

@@ -63,7 +63,12 @@ class LLMEngine:
         self.tokenizer = (
             None
             if self.args.skip_tokenizer_init
-            else load_tokenizer(self.plan, self.args.chat_template, self.args.chat_template_content_format)
+            else load_tokenizer(
+                self.plan,
+                self.args.chat_template,
+                self.args.chat_template_content_format,
+                self.args.allow_special_tokens_in_content,
+            )
         )
         self.default_params = sampling_defaults(self.plan, self.args)
         with tqdm(desc="Loading weights", unit="layer", disable=not use_tqdm, leave=False) as bar:

@@ -118,7 +118,7 @@ def read_conversations(
     conversations = [_read_conversation(each) for each in ([given] if one else given)]
     found: list[TokenizedPrompt] = []
     for conversation in conversations:
-        text = tokenizer.apply_chat_template(
+        prompt = tokenizer.render_prompt(
             conversation,
             tools=[dict(tool) for tool in tools] if tools else None,
             chat_template=chat_template,
@@ -127,7 +127,7 @@ def read_conversations(
             continue_final_message=continue_final_message,
             **(chat_template_kwargs or {}),
         )
-        found.append(TokenizedPrompt(text, tokenizer.encode(text, add_special_tokens=False)))
+        found.append(TokenizedPrompt(prompt.text, tokenizer.encode_rendered(prompt)))
     return found
 
 

@@ -59,7 +59,13 @@ class AsyncEngine(EngineClient):
         return cls(
             plan,
             args,
-            await asyncio.to_thread(load_tokenizer, plan, args.chat_template, args.chat_template_content_format),
+            await asyncio.to_thread(
+                load_tokenizer,
+                plan,
+                args.chat_template,
+                args.chat_template_content_format,
+                args.allow_special_tokens_in_content,
+            ),
         )
 
     @property

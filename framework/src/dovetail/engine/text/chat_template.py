@@ -20,8 +20,11 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from dovetail.api.errors import ConfigError, RequestError
-from dovetail.api.text import BOM, read_text
+from dovetail.api.text import BOM, one_line, read_text
+from dovetail.engine.text.control_tokens import find_content_tokens
+from dovetail.engine.text.rendered_prompt import RenderedPrompt
 from dovetail.engine.text.template_formats import ROLES, TOOL, detect_format
+from dovetail.engine.text.template_literals import Literals, read_literals
 from dovetail.engine.text.template_messages import ContentFormat, Message, MessageFormat, prepare_message
 
 ContentFormatOption = Literal["auto", "string", "openai"]
@@ -44,7 +47,7 @@ class _Generation(Extension):
 
 
 def _raise_refusal(message: str) -> None:
-    raise RequestError(f"the chat template refuses these messages: {message}", param="messages")
+    raise RequestError(f"the chat template refuses these messages: {one_line(str(message))}", param="messages")
 
 
 def _to_json(
@@ -76,18 +79,29 @@ def _environment() -> jinja2.Environment:
     return environment
 
 
+def parse(template: str) -> nodes.Template:
+    """Parse a template.
+
+    Raises:
+        jinja2.TemplateSyntaxError: the template is malformed.
+    """
+    return _environment().parse(template.removeprefix(BOM))
+
+
 @functools.lru_cache(maxsize=32)
 def _compile(template: str) -> tuple[jinja2.Template, ContentFormat]:
-    environment = _environment()
     try:
-        template = template.removeprefix(BOM)
-        return environment.from_string(template), _detect_content_format(environment.parse(template))
-    except jinja2.TemplateSyntaxError as error:
+        return _environment().from_string(template.removeprefix(BOM)), _detect_content_format(parse(template))
+    except Exception as error:  # the template is foreign code, whose translation to Python can fail in any way
+        if isinstance(error, jinja2.TemplateSyntaxError):
+            said = f"line {error.lineno}: {one_line(error.message or '')}"
+        else:
+            said = one_line(f"{type(error).__name__}: {error}")
         raise RequestError(
-            f"the chat template cannot be read: line {error.lineno}: {error.message}",
+            f"the chat template cannot be read: {said}",
             "correct it, or give another one with --chat-template",
             param="chat_template",
-        ) from None
+        ) from error
 
 
 def _detect_content_format(tree: nodes.Template) -> ContentFormat:
@@ -117,6 +131,11 @@ def _detect_content_format(tree: nodes.Template) -> ContentFormat:
     return "either" if asks else "openai"
 
 
+@functools.lru_cache(maxsize=32)
+def _read_literals(template: str) -> Literals:
+    return read_literals(parse(template))
+
+
 def render(
     template: str,
     messages: Sequence[Mapping[str, Any]],
@@ -128,16 +147,43 @@ def render(
     variables: Mapping[str, Any] | None = None,
     content_format: ContentFormatOption = "auto",
 ) -> str:
-    """Render a conversation.
+    """Render a conversation as text. Arguments and errors as for :func:`render_prompt`."""
+    return render_prompt(
+        template,
+        messages,
+        tools=tools,
+        documents=documents,
+        add_generation_prompt=add_generation_prompt,
+        continue_final_message=continue_final_message,
+        variables=variables,
+        content_format=content_format,
+    ).text
+
+
+def render_prompt(
+    template: str,
+    messages: Sequence[Mapping[str, Any]],
+    *,
+    control_tokens: Sequence[str] = (),
+    tools: Sequence[Mapping[str, Any]] | None = None,
+    documents: Sequence[Mapping[str, Any]] | None = None,
+    add_generation_prompt: bool = True,
+    continue_final_message: bool = False,
+    variables: Mapping[str, Any] | None = None,
+    content_format: ContentFormatOption = "auto",
+) -> RenderedPrompt:
+    """Render a conversation, and find the control tokens in what messages say.
 
     Args:
         template: Jinja source.
         messages: as in OpenAI's API; they are not changed.
+        control_tokens: those of the vocabulary. Without them, none is looked for.
         tools: function definitions, as in OpenAI's API.
         documents: for templates that quote sources.
         add_generation_prompt: end with the beginning of the assistant's next message.
         continue_final_message: end inside the last message, so that the model continues it.
-        variables: further variables of the template, such as ``bos_token`` or ``enable_thinking``.
+        variables: further variables of the template, such as ``bos_token`` or ``enable_thinking``. Control tokens in
+            those named ``…_token`` are the template's.
         content_format: the format of contents; by default the one that the template accepts, for each role.
 
     Raises:
@@ -150,30 +196,44 @@ def render(
             param="continue_final_message",
         )
     compiled, _ = _compile(template)
-    prepared = [
-        prepare_message(message, find_message_format(template, _role(message), content_format)) for message in messages
-    ]
-    if continue_final_message:
-        _mark_end(prepared)
     try:
-        text = compiled.render(
-            {
-                **(variables or {}),
-                "messages": prepared,
-                "tools": list(tools) if tools else None,
-                "documents": list(documents) if documents else None,
-                "add_generation_prompt": add_generation_prompt,
-            }
-        )
+        prepared = [
+            prepare_message(message, find_message_format(template, _role(message), content_format))
+            for message in messages
+        ]
+        if continue_final_message:
+            _mark_end(prepared)
+        values = {
+            "strftime_now": datetime.now().strftime,  # the same in all renderings
+            **(variables or {}),
+            "messages": prepared,
+            "tools": list(tools) if tools else None,
+            "documents": list(documents) if documents else None,
+            "add_generation_prompt": add_generation_prompt,
+        }
+        text = compiled.render(values)
+        plain: tuple[int, ...] = ()
+        if control_tokens:
+            given = {name: value for name, value in values.items() if not name.endswith("_token")}
+            plain = find_content_tokens(
+                text,
+                given,
+                control_tokens,
+                _read_literals(template),
+                lambda other: compiled.render({**values, **other}),
+            )
     except RequestError:
         raise
     except Exception as error:  # the template is foreign code: any exception is a refusal
         raise RequestError(
-            f"the chat template fails on these messages: {type(error).__name__}: {error}",
+            f"the chat template fails on these messages: {one_line(f'{type(error).__name__}: {error}')}",
             "check roles and contents against what the template expects, or give another one with --chat-template",
             param="messages",
         ) from error
-    return _cut_at_end_mark(text) if continue_final_message else text
+    if not continue_final_message:
+        return RenderedPrompt(text, plain)
+    text = _cut_at_end_mark(text)
+    return RenderedPrompt(text, tuple(start for start in plain if start < len(text)))
 
 
 def _role(message: Any) -> str:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from dovetail.api.errors import RequestError
+from dovetail.api.text import quote_foreign
 
 Message = dict[str, Any]
 """One message as in OpenAI's API: ``role``, ``content``, and optional ``tool_calls``, ``tool_call_id``, ``name``."""
@@ -50,7 +51,7 @@ def prepare_message(message: Mapping[str, Any], wanted: MessageFormat) -> Messag
         RequestError: the message has no role, an unreadable content, or a call without a function.
     """
     if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
-        raise RequestError(f"wanted a message with a role, found {_shorten(message)}", param="messages")
+        raise RequestError(f"wanted a message with a role, found {quote_foreign(message)}", param="messages")
     prepared: Message = copy.deepcopy(dict(message))
     if calls := prepared.get("tool_calls"):
         _prepare_arguments(calls, wanted.arguments)
@@ -82,7 +83,7 @@ def read_content_text(content: Any) -> str:
 def _check_parts(content: Any) -> list[Any]:
     if not isinstance(content, list | tuple):
         raise RequestError(
-            f"wanted a message's content as text or a list of parts, found {_shorten(content)}", param="messages"
+            f"wanted a message's content as text or a list of parts, found {quote_foreign(content)}", param="messages"
         )
     return list(content)
 
@@ -93,7 +94,8 @@ def _read_part_text(part: Any) -> str:
     if _is_text_part(part):
         return str(part["text"])
     kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
-    raise RequestError(f"this model's chat template takes text, found a part of type {kind!r}", param="messages")
+    found = quote_foreign(kind)
+    raise RequestError(f"this model's chat template takes text, found a part of type {found}", param="messages")
 
 
 def _is_text_part(part: Any) -> bool:
@@ -108,11 +110,11 @@ def _normalize_part(part: Any) -> Any:
 
 def _prepare_arguments(calls: Any, wanted: ArgumentsFormat) -> None:
     if not isinstance(calls, list):
-        raise RequestError(f"wanted tool_calls as a list, found {_shorten(calls)}", param="messages")
+        raise RequestError(f"wanted tool_calls as a list, found {quote_foreign(calls)}", param="messages")
     for call in calls:
         function = call.get("function") if isinstance(call, dict) else None
         if not isinstance(function, dict):
-            raise RequestError(f"wanted a tool call with a function, found {_shorten(call)}", param="messages")
+            raise RequestError(f"wanted a tool call with a function, found {quote_foreign(call)}", param="messages")
         function["arguments"] = _convert_arguments(function.get("arguments"), wanted)
 
 
@@ -139,8 +141,3 @@ def _parse_arguments(given: Any) -> dict[str, Any] | None:
     if given is None:
         return {}
     return given if isinstance(given, dict) else None
-
-
-def _shorten(value: Any, limit: int = 80) -> str:
-    text = repr(value)
-    return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -6,6 +6,7 @@ files of a Hugging Face checkpoint, and loaders read those of their own containe
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -17,11 +18,18 @@ from dovetail.api.errors import RequestError
 from dovetail.engine.text import chat_template as chat
 from dovetail.engine.text.detokenizer import ByteDecoder, IncrementalDetokenizer
 from dovetail.engine.text.library_errors import explain_text_errors
+from dovetail.engine.text.plain_encoding import PlainEncoder, may_normalize_to
+from dovetail.engine.text.rendered_prompt import RenderedPrompt
 from dovetail.engine.text.token_lengths import LongestToken, find_longest_token
 from dovetail.engine.text.tokenizer_files import DEFAULT_TEMPLATE, read_tokenizer_parts
 from dovetail.engine.text.truncation import Side, encode_within
 
 TOOL_TEMPLATE = "tool_use"
+CONTROL_FORM = re.compile(r"<[|｜].+>|<.+[|｜]>|\[/?\w*[A-Z]{3,}\]|<(start|end)_of_\w+>|</?s>", re.DOTALL)
+"""How vocabularies write tokens that structure prompts. Some do not declare these as special, such as DeepSeek's
+``<｜User｜>`` and Cohere's ``<|START_OF_TURN_TOKEN|>``. Tags like ``<think>``, which models write in their answers, are
+others.
+"""
 
 
 class Tokenizer:
@@ -55,6 +63,8 @@ class Tokenizer:
         """Ids of special tokens, which ``skip_special_tokens`` removes from a text."""
         ends = eos_token_ids or (self._named_id("eos_token"),)
         self.eos_token_ids = tuple(dict.fromkeys(i for i in ends if i is not None))
+        self.allow_special_tokens_in_content = False
+        """Whether control tokens in what messages say are tokenized as such."""
         self._bytes: dict[int, bytes] = {}
 
     @classmethod
@@ -115,6 +125,48 @@ class Tokenizer:
         with explain_text_errors():
             batch = self.backend.encode_batch_fast(checked, add_special_tokens=add_special_tokens)
         return [encoding.ids for encoding in batch]
+
+    @cached_property
+    def control_tokens(self) -> tuple[str, ...]:
+        """Tokens that mean something else in a prompt than what they say: special ones, and those that are written like
+        them (see :data:`CONTROL_FORM`). White space is none.
+        """
+        added, named = self.backend.get_added_tokens_decoder().values(), set(self.special_tokens.values())
+        return tuple(
+            sorted(
+                token.content
+                for token in added
+                if (token.special or token.content in named or CONTROL_FORM.fullmatch(token.content))
+                and token.content.strip()
+            )
+        )
+
+    @property
+    def content_control_tokens(self) -> tuple[str, ...]:
+        """Control tokens that are plain text in what messages say: all or, as
+        :attr:`allow_special_tokens_in_content` says, none.
+        """
+        return () if self.allow_special_tokens_in_content else self.control_tokens
+
+    @cached_property
+    def _may_normalize_to_control(self) -> bool:
+        return may_normalize_to(self.backend, self.control_tokens)
+
+    @cached_property
+    def _plain_encoder(self) -> PlainEncoder:
+        return PlainEncoder(self.backend, self.control_tokens)
+
+    def encode_rendered(self, prompt: RenderedPrompt, add_special_tokens: bool = False) -> list[int]:
+        """Encode a rendered conversation. Control tokens that come from messages become plain text.
+
+        Args:
+            add_special_tokens: as for :meth:`encode`.
+        """
+        if self.allow_special_tokens_in_content or not (prompt.plain or self._may_normalize_to_control):
+            return self.encode(prompt.text, add_special_tokens)
+        text = _check_encodable(prompt.text)
+        with explain_text_errors():
+            return self._plain_encoder.encode(text, prompt.plain, add_special_tokens)
 
     @cached_property
     def _longest_token(self) -> LongestToken | None:
@@ -246,9 +298,39 @@ class Tokenizer:
         Raises:
             RequestError: there is no template, or it refuses the messages.
         """
-        return chat.render(
+        return self._render(
+            messages,
+            (),
+            tools=tools,
+            documents=documents,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=continue_final_message,
+            chat_template=chat_template,
+            chat_template_content_format=chat_template_content_format,
+            **kwargs,
+        ).text
+
+    def render_prompt(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> RenderedPrompt:
+        """Render a conversation for :meth:`encode_rendered`. Arguments and errors as for :meth:`apply_chat_template`."""
+        return self._render(messages, self.content_control_tokens, **options)
+
+    def _render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        control_tokens: Sequence[str],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        documents: Sequence[Mapping[str, Any]] | None = None,
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        chat_template: str | None = None,
+        chat_template_content_format: chat.ContentFormatOption | None = None,
+        **kwargs: Any,
+    ) -> RenderedPrompt:
+        return chat.render_prompt(
             self.find_chat_template(chat_template, with_tools=bool(tools)),
             messages,
+            control_tokens=control_tokens,
             tools=tools,
             documents=documents,
             add_generation_prompt=add_generation_prompt,

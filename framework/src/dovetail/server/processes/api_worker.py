@@ -39,6 +39,7 @@ from dovetail.server.processes.relay_messages import (
     decode_from_hub,
 )
 from dovetail.server.processes.signals import Signals
+from dovetail.server.rendering.pool import TemplatePool
 from dovetail.server.responses.background import fail_orphaned_responses
 from dovetail.server.settings import ServerSettings
 from dovetail.utils.panics import reraise_control_flow
@@ -117,13 +118,19 @@ class WorkerEngine(AsyncEngine):
 
 
 async def _serve(setup: WorkerSetup, link: HubLink) -> None:
-    plan = Plan.model_validate_json(setup.plan)
-    args = EngineArgs.model_validate_json(setup.args)
     settings = ServerSettings.model_validate_json(setup.settings)
     set_up_logs(settings)
+    with TemplatePool(settings) as templates:  # its process starts while the tokenizer is read
+        await _serve_with(setup, settings, link, templates)
+
+
+async def _serve_with(setup: WorkerSetup, settings: ServerSettings, link: HubLink, templates: TemplatePool) -> None:
+    plan = Plan.model_validate_json(setup.plan)
+    args = EngineArgs.model_validate_json(setup.args)
     signals = Signals()
     tokenizer = await asyncio.to_thread(load_tokenizer, plan, args.chat_template, args.chat_template_content_format)
     engine = WorkerEngine(plan, args, tokenizer)
+    templates.use(tokenizer)
 
     def handle_control(message: EngineLost | Shutdown) -> None:
         if isinstance(message, EngineLost):
@@ -135,7 +142,7 @@ async def _serve(setup: WorkerSetup, link: HubLink) -> None:
     await engine.attach(link)
     sock = socket.socket(fileno=setup.socket)
     counters = Counters.open(setup.counters, setup.number)
-    app = build_app(engine, settings, counters, setup.created, setup.store)
+    app = build_app(engine, settings, counters, setup.created, setup.store, templates)
     await fail_orphaned_responses(app.state.context)
     await serve_http(app, sock, signals, lambda: link.send(Listening()))
 
@@ -166,5 +173,5 @@ if __name__ == "__main__":
     code = main()
     sys.stdout.flush()
     sys.stderr.flush()
-    # A template that is being rendered in a thread cannot be stopped, and an ordinary exit would wait for it.
+    # An ordinary exit would wait for a text that is being tokenized in a thread, which cannot be stopped.
     os._exit(code)

@@ -20,6 +20,7 @@ from dovetail.server.http.errors import engine_dead_error, server_stopping_error
 from dovetail.server.http.http_protocol import build_protocol_class
 from dovetail.server.http.listen import BACKLOG, address_in_use_error, client_certificates, raise_open_files_limit
 from dovetail.server.processes.signals import Signals
+from dovetail.server.prompts.render import check_own_template
 
 KEEP_ALIVE_SECONDS = 75
 """Longer than clients keep idle connections, so the client closes the connection first, and no request is lost in
@@ -71,13 +72,15 @@ async def serve_http(app: FastAPI, sock: socket.socket, signals: Signals, announ
     server = _Server(config, context, announce)
     ended = asyncio.create_task(context.engine.ended())
     ending = asyncio.create_task(_stop_on_signal(server, ended, signals))
+    checking = asyncio.create_task(check_own_template(context))
     try:
         await server.serve(sockets=[sock])
         return ended.result() if ended.done() else None
     finally:
         ending.cancel()
         ended.cancel()
-        await asyncio.gather(ending, ended, return_exceptions=True)
+        checking.cancel()
+        await asyncio.gather(ending, ended, checking, return_exceptions=True)
         if app.state.traces is not None:
             await asyncio.to_thread(app.state.traces.close)
 

@@ -9,6 +9,7 @@ import httpx2
 
 from dovetail.server.app import build_app
 from dovetail.server.processes.engine_supervision import MakeEngine, SupervisedEngine
+from dovetail.server.rendering.pool import TemplatePool
 from dovetail.server.settings import ServerSettings
 
 
@@ -22,10 +23,12 @@ async def serve_in_process(make_engine: MakeEngine, settings: ServerSettings) ->
     Raises:
         DovetailError: the engine cannot be made.
     """
-    engine = SupervisedEngine(await make_engine(), make_engine)
-    try:
-        transport = httpx2.ASGITransport(build_app(engine, settings))
-        async with httpx2.AsyncClient(transport=transport, base_url="http://in-process", timeout=None) as client:
-            yield client
-    finally:
-        await engine.stop()
+    with TemplatePool(settings) as templates:
+        engine = SupervisedEngine(await make_engine(), make_engine)
+        templates.use(engine.tokenizer)
+        try:
+            transport = httpx2.ASGITransport(build_app(engine, settings, renderer=templates))
+            async with httpx2.AsyncClient(transport=transport, base_url="http://in-process", timeout=None) as client:
+                yield client
+        finally:
+            await engine.stop()

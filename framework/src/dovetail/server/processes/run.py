@@ -15,6 +15,7 @@ from dovetail.server.processes.engine_supervision import MakeEngine, SupervisedE
 from dovetail.server.processes.http_server import serve_http
 from dovetail.server.processes.loop import run as run_loop
 from dovetail.server.processes.signals import Signals, run_until_signal
+from dovetail.server.rendering.pool import TemplatePool
 from dovetail.server.settings import ServerSettings
 from dovetail.utils import logs
 
@@ -49,20 +50,22 @@ async def _serve(make_engine: MakeEngine, settings: ServerSettings, sock: socket
     with Signals() as signals:
         if settings.exit_with_stdin:
             signals.watch_stdin()
-        loaded = await run_until_signal(make_engine, signals)
-        if loaded is None:
-            assert signals.number is not None
-            return 128 + signals.number
-        engine = SupervisedEngine(loaded, make_engine)
+        with TemplatePool(settings) as templates:  # its process starts while the engine loads
+            loaded = await run_until_signal(make_engine, signals)
+            if loaded is None:
+                assert signals.number is not None
+                return 128 + signals.number
+            engine = SupervisedEngine(loaded, make_engine)
+            templates.use(engine.tokenizer)
 
-        def announce() -> None:
-            logs.announce(startup_message(settings, engine.plan.model, server_url(settings, sock)), output=True)
+            def announce() -> None:
+                logs.announce(startup_message(settings, engine.plan.model, server_url(settings, sock)), output=True)
 
-        try:
-            reason = await serve_http(build_app(engine, settings), sock, signals, announce)
-        finally:
-            signals.restore()
-            await engine.stop()
+            try:
+                reason = await serve_http(build_app(engine, settings, renderer=templates), sock, signals, announce)
+            finally:
+                signals.restore()
+                await engine.stop()
     if reason is not None:
         raise EngineDeadError(f"the engine ended while serving: {reason}")
     return 0

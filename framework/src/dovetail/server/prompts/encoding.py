@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from dovetail.engine.text.rendered_prompt import RenderedPrompt
 from dovetail.server.context import ServerContext
 from dovetail.server.http.errors import CONTEXT_LENGTH_EXCEEDED, ApiError
 
@@ -40,11 +41,17 @@ def check_text_length(context: ServerContext, texts: Sequence[str], param: str) 
 
 
 def encode_prompt(
-    context: ServerContext, text: str, *, add_special_tokens: bool, param: str, truncate: bool = False
+    context: ServerContext,
+    prompt: str | RenderedPrompt,
+    *,
+    add_special_tokens: bool,
+    param: str,
+    truncate: bool = False,
 ) -> list[int]:
     """Encode a prompt. Long texts take time, so it is called in the worker thread.
 
     Args:
+        prompt: a text, in which special tokens are recognised, or a conversation, in which only the template's are.
         add_special_tokens: let the tokenizer add its own tokens, such as BOS.
         param: the request's field that holds the text.
         truncate: the request sets truncate_prompt_tokens, so a prompt of any length is accepted.
@@ -53,6 +60,7 @@ def encode_prompt(
         ApiError: the text is too long for the context, whatever its tokens are, or longer than :func:`text_limit`. It
             is not encoded, which would delay others.
     """
+    text = prompt if isinstance(prompt, str) else prompt.text
     tokenizer, limit = context.engine.tokenizer, context.engine.max_model_len
     # A token is a byte or more, so that short texts need not be looked at.
     if not truncate and len(text) > limit and (fewest := tokenizer.min_token_count(text)) > limit:
@@ -62,4 +70,6 @@ def encode_prompt(
         )
         raise ApiError(400, message, param=param, code=CONTEXT_LENGTH_EXCEEDED)
     check_text_length(context, [text], param)
-    return tokenizer.encode(text, add_special_tokens=add_special_tokens)
+    if isinstance(prompt, str):
+        return tokenizer.encode(prompt, add_special_tokens=add_special_tokens)
+    return tokenizer.encode_rendered(prompt, add_special_tokens=add_special_tokens)

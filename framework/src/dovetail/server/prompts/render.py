@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from dovetail.api.errors import RequestError
+from dovetail.engine.text.rendered_prompt import RenderedPrompt
+from dovetail.engine.text.template_calls import RenderCall
+from dovetail.engine.text.template_facts import TemplateFacts
+from dovetail.kernel.parsers import all_patterns
 from dovetail.server.context import ServerContext
 from dovetail.server.generate.sampling_params import check_ids
+from dovetail.server.http.disconnect import while_connected
 from dovetail.server.http.error_fields import rename_error_fields
 from dovetail.server.http.errors import ApiError
 from dovetail.server.prompts.encoding import encode_prompt
 from dovetail.server.prompts.infilling import build_infill_prompt
-from dovetail.server.protocol.content import content_text
 from dovetail.server.protocol.requests import ChatCompletionRequest, CompletionRequest
 from dovetail.server.settings import RESERVED_TEMPLATE_KWARGS
 from dovetail.server.tools.legacy_functions import FIELD_NAMES, upgrade_request
 from dovetail.server.tools.output_parsing import OutputParsing, find_output_parsing
 from dovetail.server.tools.tool_choice import select_tools
-from dovetail.server.tools.tool_prompts import build_template_messages, template_supports_tools
+from dovetail.server.tools.tool_prompts import build_template_messages
+from dovetail.utils.logs import announce
 
+MAX_TEMPLATE_CHARS = 2**20
+"""Most characters of a request's own chat template. Models' templates have a fiftieth of that."""
 PROMPT_TAIL_CHARS = 4096
 """Number of characters at a prompt's end that show whether it opens the reasoning."""
 
@@ -48,30 +57,53 @@ async def render_chat(context: ServerContext, body: ChatCompletionRequest) -> tu
     with rename_error_fields(FIELD_NAMES if body.functions else ()):
         selection = select_tools(body, context.settings)
     template = tokenizer.find_chat_template(body.chat_template, with_tools=bool(selection.in_prompt))
-    parsing = find_output_parsing(context.engine.plan, template, selection, body.include_reasoning is not False)
-    messages = build_template_messages(body.messages, template, selection, parsing.tools)
-    tools = (
-        [{"type": "function", "function": tool} for tool in selection.in_prompt]
-        if template_supports_tools(template)
-        else None
-    )
 
-    def render() -> tuple[list[int], str]:
-        prompt = tokenizer.apply_chat_template(
-            messages,
+    async def render() -> tuple[RenderedPrompt, OutputParsing]:
+        facts = await find_template_facts(context, template)
+        parsing = find_output_parsing(context.engine.plan, facts, selection, body.include_reasoning is not False)
+        tools = [{"type": "function", "function": tool} for tool in selection.in_prompt] if facts.shows_tools else None
+        call = RenderCall(
+            template,
+            build_template_messages(body.messages, template, facts, selection, parsing.tools),
             tools=tools or None,
             documents=body.documents,
             add_generation_prompt=add_generation_prompt,
             continue_final_message=continues,
-            chat_template=body.chat_template,
-            **kwargs,
+            variables={**tokenizer.special_tokens, **kwargs},
+            content_format=tokenizer.chat_template_content_format,
         )
-        special, truncate = bool(body.add_special_tokens), body.truncate_prompt_tokens is not None
-        return encode_prompt(context, prompt, add_special_tokens=special, param="messages", truncate=truncate), prompt
+        return await context.renderer.render(call), parsing
 
-    size = sum(len(content_text(message.content)) for message in body.messages)
-    ids, prompt = await context.run_in_worker(render, size)
-    return ids, replace(parsing, prompt=prompt[-PROMPT_TAIL_CHARS:])
+    prompt, parsing = await while_connected(render())
+    special, truncate = bool(body.add_special_tokens), body.truncate_prompt_tokens is not None
+    ids = await context.run_in_worker(
+        lambda: encode_prompt(context, prompt, add_special_tokens=special, param="messages", truncate=truncate),
+        len(prompt.text),
+    )
+    return ids, replace(parsing, prompt=prompt.text[-PROMPT_TAIL_CHARS:])
+
+
+async def find_template_facts(context: ServerContext, template: str) -> TemplateFacts:
+    """The facts about a template, with the patterns of the plan's parsers. Raises as
+    :meth:`~dovetail.server.rendering.renderer.Renderer.find_facts`.
+    """
+    plan = context.engine.plan
+    return await context.renderer.find_facts(template, all_patterns(plan.reasoning_parsers, plan.tool_parsers))
+
+
+async def check_own_template(context: ServerContext) -> None:
+    """Find the facts about the model's chat template, so that the first conversation need not wait for them. If it
+    fails, tell the operator: conversations will fail, too.
+    """
+    try:
+        template = context.engine.tokenizer.find_chat_template()
+    except RequestError:  # which every conversation will be told
+        return
+    try:
+        await find_template_facts(context, template)
+    except RequestError as error:
+        if context.counters.row <= 1:  # every API process finds the same
+            announce(f"the model's chat template fails: {error}", logging.WARNING)
 
 
 async def completion_prompts(context: ServerContext, body: CompletionRequest) -> list[list[int]]:
@@ -122,7 +154,12 @@ async def prompt_texts(context: ServerContext, body: CompletionRequest, prompts:
 def _check_template_allowed(context: ServerContext, body: ChatCompletionRequest) -> None:
     known = context.engine.tokenizer.chat_template
     named = isinstance(known, Mapping) and body.chat_template in known
-    if body.chat_template is None or named or context.settings.trust_request_chat_template:
+    if body.chat_template is None or named:
+        return
+    if context.settings.trust_request_chat_template:
+        if len(body.chat_template) > MAX_TEMPLATE_CHARS:
+            message = f"chat_template has {len(body.chat_template)} characters, and the limit is {MAX_TEMPLATE_CHARS}; shorten it"
+            raise ApiError(400, message, param="chat_template", code="invalid_value")
         return
     message = "this server does not take chat templates from requests (--trust-request-chat-template is off)"
     raise ApiError(400, message, param="chat_template", code="unsupported_parameter")

@@ -16,12 +16,12 @@ from dovetail.api import (
     ToolEvent,
     ToolParser,
 )
+from dovetail.engine.text.template_facts import TemplateFacts
 from dovetail.kernel.discovery import import_dotted
-from dovetail.kernel.parsers import recognise
+from dovetail.kernel.parsers import first_match
 from dovetail.server.engine_protocol import ServedPlan
 from dovetail.server.tools.forced_calls import ForcedCalls
 from dovetail.server.tools.tool_choice import ToolSelection
-from dovetail.server.tools.tool_prompts import template_supports_tools
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,16 +178,18 @@ def join_events(events: Iterable[OutputEvent]) -> ParsedOutput:
 
 
 def find_output_parsing(
-    plan: ServedPlan, template: str, selection: ToolSelection, include_reasoning: bool
+    plan: ServedPlan, facts: TemplateFacts, selection: ToolSelection, include_reasoning: bool
 ) -> OutputParsing:
-    """Find out how outputs of conversations with this template are parsed."""
-    reasoning = recognise(plan.reasoning_parsers, template)
-    tools = recognise(plan.tool_parsers, template) if selection.callable else None
+    """Find out how outputs of conversations with a template are parsed.
+
+    Args:
+        facts: about the template, with the patterns of the plan's parsers.
+    """
+    reasoning = first_match(plan.reasoning_parsers, facts.matches)
+    tools = first_match(plan.tool_parsers, facts.matches) if selection.callable else None
     parser: type[ToolParser] | None = import_dotted(tools.part.target) if tools else None
     # Without candidates, parsing is off, and only what is forced is read.
-    calls_as_json = (
-        parser is None and bool(plan.tool_parsers and selection.callable) and not template_supports_tools(template)
-    )
+    calls_as_json = parser is None and bool(plan.tool_parsers and selection.callable) and not facts.shows_tools
     if calls_as_json or (selection.forced and (parser is None or parser.call_format(selection.callable) is None)):
         parser, tools = ForcedCalls, None
     return OutputParsing(

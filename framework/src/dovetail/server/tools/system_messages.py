@@ -7,44 +7,23 @@ message.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal
+from typing import Any
 
-from dovetail.api.errors import RequestError
-from dovetail.engine.text.chat_template import render
+from dovetail.engine.text.template_facts import SystemSupport
 from dovetail.engine.text.template_messages import read_content_text
 
 Turn = dict[str, Any]
-SystemSupport = Literal["anywhere", "first", "nowhere"]
 
 SYSTEM = ("system", "developer")
-FIRST, LATER = "the first of the system", "the later of the system"
-USER, ASSISTANT = {"role": "user", "content": "of the user"}, {"role": "assistant", "content": "of the assistant"}
 
 
-@functools.lru_cache(maxsize=32)
-def find_system_support(template: str) -> SystemSupport:
-    """Find out where a chat template shows system messages completely."""
-    first, later = ({"role": "system", "content": text} for text in (FIRST, LATER))
-    if not _renders(template, [USER, ASSISTANT, USER]):
-        return "anywhere"  # it fails for another reason, which the request's error will say
-    if not _renders(template, [first, USER, ASSISTANT, USER]):
-        return "nowhere"
-    return "anywhere" if _renders(template, [first, USER, later, ASSISTANT, USER]) else "first"
+def place_system_messages(turns: Sequence[Turn], place: SystemSupport) -> list[Turn]:
+    """The messages, with system messages moved to where the template shows them. No text is lost.
 
-
-def _renders(template: str, turns: Sequence[Turn]) -> bool:
-    try:
-        shown = render(template, turns, variables={"bos_token": "", "eos_token": ""})
-    except RequestError:
-        return False
-    return all(turn["content"] in shown for turn in turns)
-
-
-def place_system_messages(turns: Sequence[Turn], template: str) -> list[Turn]:
-    """The messages, with system messages moved to where the template shows them. No text is lost."""
-    place = find_system_support(template)
+    Args:
+        place: where it does.
+    """
     if place == "anywhere":
         return list(turns)
     begun = (
@@ -65,15 +44,16 @@ def join_user_turns(turns: Iterable[tuple[Turn, bool]]) -> list[Turn]:
     Args:
         turns: each with whether it was converted.
     """
-    joined: list[Turn] = []
+    joined: list[list[Turn]] = []
     last_made = False
     for turn, made in turns:
-        if (made or last_made) and joined and joined[-1]["role"] == turn["role"] == "user":
-            turn = {**turn, "content": _joined([joined.pop(), turn])}
+        if (made or last_made) and joined and joined[-1][0]["role"] == turn["role"] == "user":
+            joined[-1].append(turn)
             made = True
-        joined.append(turn)
+        else:
+            joined.append([turn])
         last_made = made
-    return joined
+    return [group[-1] if len(group) == 1 else {**group[-1], "content": _joined(group)} for group in joined]
 
 
 def _joined(turns: Sequence[Turn]) -> str:

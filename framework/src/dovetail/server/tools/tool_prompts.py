@@ -4,15 +4,12 @@ support tools.
 
 from __future__ import annotations
 
-import functools
 import json
 from collections.abc import Sequence
 from typing import Any
 
-import jinja2
-import jinja2.meta
-
 from dovetail.api import CallFormat, Tool, ToolParser
+from dovetail.engine.text.template_facts import TemplateFacts
 from dovetail.engine.text.template_messages import read_content_text
 from dovetail.server.http.errors import ApiError
 from dovetail.server.protocol.content import content_text
@@ -30,32 +27,29 @@ To call one, write nothing but this, with the function's name and your arguments
 {example}"""
 
 
-@functools.lru_cache(maxsize=32)
-def template_supports_tools(template: str) -> bool:
-    """Whether a chat template shows tools."""
-    try:
-        tree = jinja2.Environment(extensions=["jinja2.ext.loopcontrols"]).parse(template)
-    except jinja2.TemplateSyntaxError:  # a tag of a later time: reading the template says what is wrong, if anything is
-        return "tools" in template
-    return "tools" in jinja2.meta.find_undeclared_variables(tree)
-
-
 def build_template_messages(
-    messages: Sequence[ChatMessage], template: str, selection: ToolSelection, parser: type[ToolParser] | None
+    messages: Sequence[ChatMessage],
+    template: str,
+    facts: TemplateFacts,
+    selection: ToolSelection,
+    parser: type[ToolParser] | None,
 ) -> list[Turn]:
     """The messages for the chat template.
+
+    Args:
+        facts: about the template.
 
     Raises:
         ApiError: a message lacks its content, or is a result without a call.
     """
     turns = [_turn(message, index, template) for index, message in enumerate(messages)]
     _name_results(turns)
-    if not template_supports_tools(template):
+    if not facts.shows_tools:
         call_format = _call_frame(parser, selection.in_prompt)
         turns = join_user_turns((_write_calls_as_text(turn, call_format), turn["role"] == "tool") for turn in turns)
         if selection.in_prompt:
             turns = _add_to_system(turns, build_tool_instructions(selection.in_prompt, call_format))
-    return place_system_messages(turns, template)
+    return place_system_messages(turns, facts.system)
 
 
 def build_tool_instructions(tools: Sequence[Tool], call_format: CallFormat | None) -> str:
