@@ -73,7 +73,11 @@ def _unescape(match: re.Match[str]) -> str:
 
 def _forms(character: str) -> tuple[str, ...]:
     """How a filter may write a character, the longest first."""
-    escaped = {html.escape(character), f"\\u{ord(character):04x}", "".join(f"%{byte:02X}" for byte in character.encode())}
+    escaped = {
+        html.escape(character),
+        f"\\u{ord(character):04x}",
+        "".join(f"%{byte:02X}" for byte in character.encode()),
+    }
     if character == '"':
         escaped |= {"&#34;", '\\"'}
     elif character == "'":

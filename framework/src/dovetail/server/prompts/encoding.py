@@ -8,7 +8,12 @@ from dovetail.server.http.errors import CONTEXT_LENGTH_EXCEEDED, ApiError
 
 
 def encode_prompt(
-    context: ServerContext, prompt: str | RenderedPrompt, *, add_special_tokens: bool, param: str, truncate: bool = False
+    context: ServerContext,
+    prompt: str | RenderedPrompt,
+    *,
+    add_special_tokens: bool,
+    param: str,
+    truncate: bool = False,
 ) -> list[int]:
     """Encode a prompt. Long texts take time, so it is called in the worker thread.
 
