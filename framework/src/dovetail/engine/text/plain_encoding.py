@@ -89,7 +89,8 @@ class PlainEncoder:
                     "the messages hold every private character of Unicode", "leave these out", param="messages"
                 )
             aliased = _Aliased(self._backend, self._model, free)
-        places, pieces, position = frozenset(plain), [], 0
+        places, position = frozenset(plain), 0
+        pieces: list[str] = []
         for start, end, is_plain in find_control_tokens(text, self._control_tokens, lambda start, _: start in places):
             # A token that is only one as a word of its own is plain text in a longer word.
             inside = text[start:end] in self._words and _joins(text[max(start - 1, 0) : start], text[end : end + 1])
