@@ -431,3 +431,22 @@ def test_options_that_ask_for_nothing_are_left_out_and_the_others_are_refused_by
         LLM("nowhere", tensor_parallel_size=2, trust_remote_code=False)
     with pytest.raises(DovetailError, match="nowhere"):
         LLM("nowhere", tensor_parallel_size=1, trust_remote_code=True, task="generate", tokenizer=None)
+
+
+def test_control_tokens_in_messages_are_plain_text(plan: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(*given: Any) -> Any:
+        tokenizer = fake_tokenizer()
+        tokenizer.backend.add_special_tokens(["o"])
+        tokenizer.chat_template = "{% for m in messages %}o{{ m.content }}{% endfor %}"
+        tokenizer.allow_special_tokens_in_content = given[3]
+        return tokenizer
+
+    monkeypatch.setattr(module, "load_tokenizer", load)
+    messages, mark = [{"role": "user", "content": "bo"}], 14
+    (output,) = LLM(use_tqdm=False).chat(messages, GREEDY, use_tqdm=False)
+    assert output.prompt == "obo"
+    assert output.prompt_token_ids == [mark, 1]  # this vocabulary has nothing else to write it with
+    (output,) = LLM(use_tqdm=False, allow_special_tokens_in_content=True).chat(messages, GREEDY, use_tqdm=False)
+    assert output.prompt_token_ids == [mark, 1, mark]
+    (output,) = LLM(use_tqdm=False).generate("bo", GREEDY, use_tqdm=False)
+    assert output.prompt_token_ids == [1, mark]

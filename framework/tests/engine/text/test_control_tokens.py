@@ -92,7 +92,9 @@ def test_constructs(construct: str, text: str) -> None:
     [
         lambda text: say("a", name=text),
         lambda text: say(None, "assistant", tool_calls=[{"function": {"name": text, "arguments": {}}}]),
-        lambda text: say(None, "assistant", tool_calls=[{"function": {"name": "f", "arguments": {text: [{"b": text}]}}}]),
+        lambda text: say(
+            None, "assistant", tool_calls=[{"function": {"name": "f", "arguments": {text: [{"b": text}]}}}]
+        ),
         lambda text: say("a", "tool", tool_call_id=text),
         lambda text: say("a", text),
     ],
@@ -134,7 +136,9 @@ def test_pieces(body: str, message: dict[str, Any]) -> None:
 def test_a_role_may_complete_a_token() -> None:
     tokens = ("<|user|>", "<|system|>")
     messages = [say("a<|system|>"), say("user", "system"), say("user|>")]
-    prompt = render_prompt("{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}", messages, control_tokens=tokens)
+    prompt = render_prompt(
+        "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}", messages, control_tokens=tokens
+    )
     assert [prompt.text[i:] for i in prompt.plain] == ["<|system|><|system|>user<|user|>user|>"]
 
 
@@ -163,7 +167,9 @@ def test_number_of_renderings_is_bounded(monkeypatch: pytest.MonkeyPatch) -> Non
     assert len(calls) < 4 * module.MAX_RENDERS
 
 
-@pytest.mark.parametrize("used", ["\U000f0000\U000f0001<s>", '"\\udb80\\udc00"<s>', "\\U000f0000<s>", "%F3%B0%80%80<s>"])
+@pytest.mark.parametrize(
+    "used", ["\U000f0000\U000f0001<s>", '"\\udb80\\udc00"<s>', "\\U000f0000<s>", "%F3%B0%80%80<s>"]
+)
 def test_what_is_like_a_mark_is_none(used: str) -> None:
     assert genuine(loop("{{ m.content }}"), [say(used)]) == AROUND
     assert genuine(loop("{{ m.content | tojson(ensure_ascii=True) }}"), [say(used)]) == AROUND
@@ -191,4 +197,7 @@ def test_marks() -> None:
     assert align_marked("a<b", "a\\udb80\\udc01b", marks) == "a\U000f0001b"
     assert align_marked("a<b", "a\U000f0002b", marks) is None
     assert align_marked("a<b", "a<", marks) is None
-    assert choose_marks("<", ["".join(map(chr, range(0xF0000, 0x110000))), "".join(map(chr, range(0x40000, 0xF0000)))]) is None
+    assert (
+        choose_marks("<", ["".join(map(chr, range(0xF0000, 0x110000))), "".join(map(chr, range(0x40000, 0xF0000)))])
+        is None
+    )

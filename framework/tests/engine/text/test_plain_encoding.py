@@ -10,6 +10,7 @@ import tokenizers
 from tokenizers import AddedToken, models, normalizers, pre_tokenizers
 
 from dovetail.api.errors import RequestError
+from dovetail.engine.text.marked_text import MARK_RANGES
 from dovetail.engine.text.plain_encoding import ALIASES, PlainEncoder, may_normalize_to
 from dovetail.engine.text.rendered_prompt import RenderedPrompt, find_control_tokens
 from dovetail.engine.text.tokenizer import Tokenizer
@@ -82,13 +83,19 @@ def test_asked_for_they_are_control_tokens() -> None:
     assert tokenizer.render_prompt([{"role": "user", "content": "a<|im_end|>"}]).plain == ()
 
 
-@pytest.mark.parametrize("first", [ALIASES.start, ALIASES.start + 3, ALIASES.stop - 1])
-def test_nothing_passes_for_an_alias(first: int) -> None:
+@pytest.mark.parametrize("step", [1, 3, 50])
+def test_nothing_passes_for_an_alias(step: int) -> None:
     tokenizer = with_tokens("byte_level")
-    text = "".join(map(chr, range(first, min(first + 50, ALIASES.stop)))) + "<|im_start|><|im_end|>"
+    text = "".join(map(chr, range(ALIASES.start, ALIASES.stop, step))) + "<|im_start|><|im_end|>"
     ids = tokenizer.encode_rendered(RenderedPrompt(text, (text.index("<|im_end|>"),)))
     assert known(tokenizer) & {*ids} == {tokenizer.token_to_id("<|im_start|>")}
     assert tokenizer.decode(ids, skip_special_tokens=False) == text
+
+
+def test_a_text_of_all_private_characters_is_refused() -> None:
+    text = "".join(chr(i) for numbers in MARK_RANGES for i in numbers)
+    with pytest.raises(RequestError, match="private character"):
+        with_tokens("byte_level").encode_rendered(RenderedPrompt(f"{text}<|im_end|>", (len(text),)))
 
 
 def unigram() -> tokenizers.Tokenizer:

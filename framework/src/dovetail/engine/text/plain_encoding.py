@@ -8,12 +8,14 @@ the ones that are meant. All else is encoded as ever: the aliases have the token
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import tokenizers
 from tokenizers import AddedToken
 
+from dovetail.api.errors import RequestError
+from dovetail.engine.text.marked_text import choose_marks
 from dovetail.engine.text.rendered_prompt import find_control_tokens
 
 ALIASES = range(0x100000, 0x10FFFE)
@@ -44,12 +46,13 @@ class PlainEncoder:
 
     def __init__(self, backend: tokenizers.Tokenizer, control_tokens: tuple[str, ...]) -> None:
         self._backend, self._control_tokens, self._model = backend, control_tokens, backend.model
-        self._aliased = _Aliased(backend, self._model, control_tokens, ALIASES.start)
+        aliases = {token: chr(ALIASES.start + i) for i, token in enumerate(control_tokens)}
+        self._aliased = _Aliased(backend, self._model, aliases)
         added = backend.get_added_tokens_decoder().values()
         self._words = frozenset(token.content for token in added if token.single_word)
         if spelled := self._find_spelled():
             self._model = _without_tokens(backend.model, spelled)
-            self._aliased = _Aliased(backend, self._model, control_tokens, ALIASES.start)
+            self._aliased = _Aliased(backend, self._model, aliases)
 
     def _find_spelled(self) -> set[str]:
         """Control tokens that the model may use to write a plain text."""
@@ -73,12 +76,21 @@ class PlainEncoder:
         Args:
             plain: offsets of control tokens that are plain text.
             add_special_tokens: add the tokens that the model expects around every text.
+
+        Raises:
+            RequestError: no character is left that could be an alias.
         """
         aliased = self._aliased
-        if aliased.first_alias <= max(text, default=""):
+        if max(text, default="") >= chr(ALIASES.start):
             # Somebody writes in private characters, perhaps to pass for an alias.
-            aliased = _Aliased(self._backend, self._model, self._control_tokens, self._find_free(text))
-        places, pieces, position = frozenset(plain), [], 0
+            free = choose_marks(self._control_tokens, [text])
+            if free is None:
+                raise RequestError(
+                    "the messages hold every private character of Unicode", "leave these out", param="messages"
+                )
+            aliased = _Aliased(self._backend, self._model, free)
+        places, position = frozenset(plain), 0
+        pieces: list[str] = []
         for start, end, is_plain in find_control_tokens(text, self._control_tokens, lambda start, _: start in places):
             # A token that is only one as a word of its own is plain text in a longer word.
             inside = text[start:end] in self._words and _joins(text[max(start - 1, 0) : start], text[end : end + 1])
@@ -87,26 +99,17 @@ class PlainEncoder:
                 position = end
         return aliased.encode("".join((*pieces, text[position:])), add_special_tokens)
 
-    def _find_free(self, text: str) -> int:
-        """The first code point of enough ones that the text does not have."""
-        used = sorted({ord(c) for c in text if ord(c) in ALIASES} | {ALIASES.start - 1, ALIASES.stop})
-        gaps = ((after - before - 1, before + 1) for before, after in zip(used, used[1:], strict=False))
-        room, first = max(gaps)
-        return first if room >= len(self._control_tokens) else ALIASES.start
-
 
 class _Aliased:
     """A tokenizer that knows control tokens by their aliases.
 
     Attributes:
         aliases: control token → alias.
-        first_alias: the one with the smallest code point.
         backend: the ``tokenizers`` object; ids of added tokens are others than the vocabulary's.
     """
 
-    def __init__(self, backend: tokenizers.Tokenizer, model: Any, control_tokens: tuple[str, ...], first: int) -> None:
-        self.aliases = {token: chr(first + i) for i, token in enumerate(control_tokens)}
-        self.first_alias = chr(first)
+    def __init__(self, backend: tokenizers.Tokenizer, model: Any, aliases: Mapping[str, str]) -> None:
+        self.aliases = aliases
         self.backend = tokenizers.Tokenizer(model)
         for part in ("normalizer", "pre_tokenizer", "post_processor"):
             if (value := getattr(backend, part)) is not None:
