@@ -8,10 +8,10 @@ import pytest
 
 from dovetail.api.grammar import GrammarBackend
 from dovetail.engine.grammars.compiler import GrammarManager, RequestGrammar
-from dovetail.engine.grammars.process_memory import release_free_memory, resident_bytes
 from dovetail.engine.request.params import StructuredOutputs
 from dovetail.kernel.discovery import import_dotted
 from dovetail.testing.grammars import small_tokenizer
+from dovetail.utils.process_memory import release_free_memory, resident_bytes
 
 MB = 1 << 20
 MAX_BYTES = 64 * MB

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from dovetail.api import RequestError
-from dovetail.engine.text.chat_template import find_message_format, render
-from dovetail.engine.text.template_facts import find_facts, find_system_support
+from dovetail.engine.templates.chat_template import find_message_format, render
+from dovetail.engine.templates.facts import find_facts, find_system_support
 from dovetail.server.protocol.requests import ChatMessage
 from dovetail.server.tools.tool_choice import ToolSelection
 from dovetail.server.tools.tool_prompts import build_template_messages

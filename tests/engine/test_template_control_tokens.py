@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from dovetail.api import RequestError
-from dovetail.engine.text.chat_template import render, render_prompt
-from dovetail.engine.text.rendered_prompt import find_control_tokens
+from dovetail.engine.templates.chat_template import render, render_prompt
+from dovetail.engine.templates.rendered_prompt import find_control_tokens
 
 from ..fuzz.conversations import CALL_ID, TEMPLATES, VARIABLES, control_tokens, neutral
 

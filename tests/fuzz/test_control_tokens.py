@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from dovetail.api.errors import RequestError
-from dovetail.engine.text.chat_template import _read_literals, render, render_prompt
-from dovetail.engine.text.rendered_prompt import find_control_tokens
-from dovetail.engine.text.template_literals import mark_rules
+from dovetail.engine.templates.chat_template import _read_literals, render, render_prompt
+from dovetail.engine.templates.literals import mark_rules
+from dovetail.engine.templates.rendered_prompt import find_control_tokens
 
 from .conversations import TEMPLATES, VARIABLES, Conversations, control_tokens, neutral
 from .trial import run_trial

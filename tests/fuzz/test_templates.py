@@ -13,8 +13,8 @@ import psutil
 import pytest
 
 from dovetail.api.errors import RequestError
-from dovetail.engine.text.rendered_prompt import RenderedPrompt
-from dovetail.engine.text.template_calls import RenderCall
+from dovetail.engine.templates.calls import RenderCall
+from dovetail.engine.templates.rendered_prompt import RenderedPrompt
 from dovetail.server.rendering.pool import TemplatePool
 from dovetail.server.settings import ServerSettings
 

@@ -56,7 +56,7 @@ def server(model: Path) -> Iterator[Server]:
 
 
 def template_processes(server: Server) -> list[psutil.Process]:
-    return [p for p in server.family() if p.is_running() and "template_process" in " ".join(_command(p))]
+    return [p for p in server.family() if p.is_running() and "engine.templates.process" in " ".join(_command(p))]
 
 
 def busy_processes(server: Server) -> list[psutil.Process]:

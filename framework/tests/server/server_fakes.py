@@ -24,9 +24,9 @@ from dovetail.engine.request.checks import ModelLimits
 from dovetail.engine.request.outputs import Delta, Logprob, PositionLogprobs
 from dovetail.engine.request.params import SamplingParams
 from dovetail.engine.request.pooling_params import PoolingParams, check_pooling, resolve_pooling_params
-from dovetail.engine.text.rendered_prompt import RenderedPrompt
-from dovetail.engine.text.template_calls import RenderCall
-from dovetail.engine.text.template_facts import TemplateFacts, find_facts
+from dovetail.engine.templates.calls import RenderCall
+from dovetail.engine.templates.facts import TemplateFacts, find_facts
+from dovetail.engine.templates.rendered_prompt import RenderedPrompt
 from dovetail.kernel.plan import ParserPlan, PoolingPlan
 from dovetail.server import app
 from dovetail.server.http.http_protocol import build_protocol_class

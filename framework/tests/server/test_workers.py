@@ -79,7 +79,7 @@ def test_work_sees_the_request_that_it_belongs_to() -> None:
 
 def test_memory_is_given_back_after_large_work_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
-    monkeypatch.setattr(workers, "trim_memory", lambda: calls.append(threading.current_thread().name))
+    monkeypatch.setattr(workers, "release_free_memory", lambda: calls.append(threading.current_thread().name))
 
     async def run() -> None:
         pool = Workers()
@@ -94,4 +94,4 @@ def test_memory_is_given_back_after_large_work_alone(monkeypatch: pytest.MonkeyP
 
 
 def test_memory_is_given_back() -> None:
-    workers.trim_memory()
+    workers.release_free_memory()

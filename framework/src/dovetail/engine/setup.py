@@ -6,7 +6,7 @@ import logging
 
 from dovetail.api.errors import UsageError
 from dovetail.engine.args import EngineArgs
-from dovetail.engine.text.chat_template import ContentFormatOption, load_template
+from dovetail.engine.templates.chat_template import ContentFormatOption, load_template
 from dovetail.engine.text.hf_tokenizer import HFTokenizer, read_tokenizer_config
 from dovetail.engine.text.tokenizer import Tokenizer
 from dovetail.kernel.checkpoints import find_tokenizer

@@ -11,7 +11,7 @@ from dovetail.engine.output.pooled import Pooled
 from dovetail.engine.request.outputs import Delta
 from dovetail.engine.request.params import SamplingParams
 from dovetail.engine.request.pooling_params import PoolingParams
-from dovetail.engine.text.rendered_prompt import RenderedPrompt
+from dovetail.engine.templates.rendered_prompt import RenderedPrompt
 from dovetail.kernel.plan import ParserPlan, PoolingPlan
 
 

@@ -7,14 +7,14 @@ Work that has not begun is dropped when its task is cancelled, as happens when t
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import os
-import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from functools import partial
 from typing import TypeVar
+
+from dovetail.utils.process_memory import release_free_memory
 
 T = TypeVar("T")
 X = TypeVar("X")
@@ -55,7 +55,7 @@ class Workers:
                 return context.run(work)
             finally:
                 if size > TRIM_BYTES:
-                    trim_memory()
+                    release_free_memory()
 
         return await loop.run_in_executor(self._bulk, work_in_bulk)
 
@@ -83,23 +83,3 @@ class Workers:
 
 def _apply(work: Callable[[X], T], items: Sequence[X]) -> list[T]:
     return [work(item) for item in items]
-
-
-def _find_trim() -> Callable[[int], int] | None:
-    if sys.platform != "linux":
-        return None
-    try:
-        trim = ctypes.CDLL(None).malloc_trim
-    except (OSError, AttributeError):  # another C library
-        return None
-    trim.argtypes, trim.restype = [ctypes.c_size_t], ctypes.c_int
-    return trim
-
-
-_trim = _find_trim()
-
-
-def trim_memory() -> None:
-    """Give freed memory back to the system. The C library otherwise keeps it, which may be hundreds of megabytes."""
-    if _trim is not None:
-        _trim(0)

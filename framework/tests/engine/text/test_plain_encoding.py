@@ -10,9 +10,9 @@ import tokenizers
 from tokenizers import AddedToken, models, normalizers, pre_tokenizers
 
 from dovetail.api.errors import RequestError
-from dovetail.engine.text.marked_text import MARK_RANGES
+from dovetail.engine.templates.marked_text import MARK_RANGES
+from dovetail.engine.templates.rendered_prompt import RenderedPrompt, find_control_tokens
 from dovetail.engine.text.plain_encoding import ALIASES, PlainEncoder, may_normalize_to
-from dovetail.engine.text.rendered_prompt import RenderedPrompt, find_control_tokens
 from dovetail.engine.text.tokenizer import Tokenizer
 
 from .tokenizer_folders import KINDS, TEXTS, byte_fallback, byte_level, metaspace, word_piece

@@ -13,9 +13,9 @@ import psutil
 import pytest
 
 from dovetail.api import RequestError
-from dovetail.engine.text.rendered_prompt import RenderedPrompt
-from dovetail.engine.text.template_calls import RenderCall
-from dovetail.engine.text.template_facts import TemplateFacts
+from dovetail.engine.templates.calls import RenderCall
+from dovetail.engine.templates.facts import TemplateFacts
+from dovetail.engine.templates.rendered_prompt import RenderedPrompt
 from dovetail.server.rendering import pool as pools
 from dovetail.server.rendering.pool import TemplatePool
 from dovetail.server.settings import ServerSettings
@@ -51,7 +51,7 @@ def run(work: Callable[[TemplatePool], Coroutine[Any, Any, Any]], seconds: float
 
 
 def children() -> list[psutil.Process]:
-    return [child for child in psutil.Process().children() if "template_process" in command_of(child)]
+    return [child for child in psutil.Process().children() if "engine.templates.process" in command_of(child)]
 
 
 def command_of(process: psutil.Process) -> str:

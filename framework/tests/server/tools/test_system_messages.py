@@ -7,8 +7,8 @@ import time
 import pytest
 from server_fakes import FakeEngine
 
-from dovetail.engine.text.chat_template import render
-from dovetail.engine.text.template_facts import find_system_support
+from dovetail.engine.templates.chat_template import render
+from dovetail.engine.templates.facts import find_system_support
 from dovetail.server.tools.system_messages import join_user_turns, place_system_messages
 
 ANYWHERE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"

@@ -9,7 +9,7 @@ import dovetail_parsers_reasoning
 import pytest
 
 from dovetail.api import Content, Reasoning, ReasoningParser, ReasoningParserCard
-from dovetail.engine.text.chat_template import render
+from dovetail.engine.templates.chat_template import render
 from dovetail.kernel.discovery import import_dotted
 from dovetail.kernel.parsers import find_parsers, recognise
 from dovetail.testing import make_registry

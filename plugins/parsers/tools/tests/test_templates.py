@@ -12,7 +12,7 @@ import dovetail_parsers_tools
 import pytest
 
 from dovetail.api import CallArguments, CallBegin, RequestError, ToolParserCard
-from dovetail.engine.text.chat_template import render
+from dovetail.engine.templates.chat_template import render
 from dovetail.kernel.discovery import import_dotted
 from dovetail.kernel.parsers import find_parsers, recognise
 from dovetail.testing import make_registry

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dovetail.api.grammar import Grammar, GrammarSource
-from dovetail.engine.grammars.process_memory import release_free_memory
+from dovetail.utils.process_memory import release_free_memory
 
 MAX_BYTES = 512 << 20
 """Most memory for compiled grammars, used or not. Those in use may exceed it: by the last ones that were compiled, and by

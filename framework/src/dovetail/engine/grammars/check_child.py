@@ -16,8 +16,8 @@ from typing import Any
 
 from dovetail.api.errors import PluginError, RequestError
 from dovetail.api.grammar import GrammarSource
-from dovetail.engine.grammars.process_memory import release_free_memory, resident_bytes
 from dovetail.kernel.discovery import import_dotted
+from dovetail.utils.process_memory import release_free_memory, resident_bytes
 
 MAX_CPU_S = 3
 """Most time of the processor for one check. The kernel ends the process after it."""

@@ -12,7 +12,6 @@ import os
 import select
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections import OrderedDict
@@ -24,6 +23,7 @@ from dovetail.api.grammar import GrammarSource
 from dovetail.engine.grammars.check_child import MAX_BYTES, MAX_CPU_S
 from dovetail.engine.grammars.checks import PARAM, as_text, build_grammar_source
 from dovetail.engine.request.params import StructuredOutputs
+from dovetail.python_path import child_environment, python_command
 
 START_S = 60.0
 QUICK_S = 0.5
@@ -86,14 +86,14 @@ class CheckProcess:
         return code
 
     def _start(self) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-P", "-m", "dovetail.engine.grammars.check_child", self._target]
+        command = python_command("-m", "dovetail.engine.grammars.check_child", self._target)
         # What a library writes of a panic is in the answer, and would be a page in the log for each request.
         self._child = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env={**os.environ, "RUST_BACKTRACE": "0"},
+            env=child_environment(RUST_BACKTRACE="0"),
         )
         try:
             ready = _read_answer(self._child, START_S)

@@ -18,8 +18,8 @@ from dovetail.api.errors import DovetailError, RequestError
 from dovetail.api.grammar import GrammarBackend, GrammarSource, GrammarState
 from dovetail.engine.grammars.cache import MAX_BYTES, CacheEntry, Compiled, GrammarCache
 from dovetail.engine.grammars.checks import PARAM, build_grammar_source
-from dovetail.engine.grammars.process_memory import resident_bytes
 from dovetail.engine.request.params import StructuredOutputs
+from dovetail.utils.process_memory import resident_bytes
 
 ROOM_POLL_S = 0.02
 """Seconds between two looks whether grammars in use have left room for another one."""

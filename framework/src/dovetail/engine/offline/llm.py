@@ -28,7 +28,7 @@ from dovetail.engine.request.checks import check_request, find_eos_token_ids
 from dovetail.engine.request.defaults import apply_defaults
 from dovetail.engine.request.outputs import PositionLogprobs, RequestOutput
 from dovetail.engine.request.params import BeamSearchParams, SamplingParams
-from dovetail.engine.text.chat_template import ContentFormatOption
+from dovetail.engine.templates.chat_template import ContentFormatOption
 from dovetail.engine.text.hf_tokenizer import HFTokenizer
 
 

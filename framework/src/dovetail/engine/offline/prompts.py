@@ -8,7 +8,7 @@ from typing import Any
 
 from dovetail.api.errors import RequestError
 from dovetail.engine.offline.sequences import read_sequence, read_token_ids
-from dovetail.engine.text.chat_template import ContentFormatOption
+from dovetail.engine.templates.chat_template import ContentFormatOption
 from dovetail.engine.text.tokenizer import Tokenizer
 
 Prompt = str | Sequence[int] | Mapping[str, Any]

@@ -15,8 +15,8 @@ import tokenizers
 from tokenizers import AddedToken
 
 from dovetail.api.errors import RequestError
-from dovetail.engine.text.marked_text import choose_marks
-from dovetail.engine.text.rendered_prompt import find_control_tokens
+from dovetail.engine.templates.marked_text import choose_marks
+from dovetail.engine.templates.rendered_prompt import find_control_tokens
 
 ALIASES = range(0x100000, 0x10FFFE)
 """Code points for aliases, which are for private use."""

@@ -15,11 +15,11 @@ import tokenizers
 
 from dovetail.api.checkpoint import TokenizerParts
 from dovetail.api.errors import RequestError
-from dovetail.engine.text import chat_template as chat
+from dovetail.engine.templates import chat_template as chat
+from dovetail.engine.templates.rendered_prompt import RenderedPrompt
 from dovetail.engine.text.detokenizer import ByteDecoder, IncrementalDetokenizer
 from dovetail.engine.text.library_errors import explain_text_errors
 from dovetail.engine.text.plain_encoding import PlainEncoder, may_normalize_to
-from dovetail.engine.text.rendered_prompt import RenderedPrompt
 from dovetail.engine.text.token_lengths import LongestToken, find_longest_token
 from dovetail.engine.text.tokenizer_files import DEFAULT_TEMPLATE, read_tokenizer_parts
 from dovetail.engine.text.truncation import Side, encode_within

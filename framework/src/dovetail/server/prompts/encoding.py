@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dovetail.engine.text.rendered_prompt import RenderedPrompt
+from dovetail.engine.templates.rendered_prompt import RenderedPrompt
 from dovetail.server.context import ServerContext
 from dovetail.server.http.errors import CONTEXT_LENGTH_EXCEEDED, ApiError
 

@@ -8,9 +8,9 @@ from dataclasses import replace
 from typing import Any
 
 from dovetail.api.errors import RequestError
-from dovetail.engine.text.rendered_prompt import RenderedPrompt
-from dovetail.engine.text.template_calls import RenderCall
-from dovetail.engine.text.template_facts import TemplateFacts
+from dovetail.engine.templates.calls import RenderCall
+from dovetail.engine.templates.facts import TemplateFacts
+from dovetail.engine.templates.rendered_prompt import RenderedPrompt
 from dovetail.kernel.parsers import all_patterns
 from dovetail.server.context import ServerContext
 from dovetail.server.generate.sampling_params import check_ids

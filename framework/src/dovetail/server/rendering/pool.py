@@ -8,10 +8,10 @@ from collections import OrderedDict, deque
 from collections.abc import Sequence
 
 from dovetail.api.errors import RequestError
-from dovetail.engine.text import template_calls as calls
-from dovetail.engine.text.rendered_prompt import RenderedPrompt
-from dovetail.engine.text.template_calls import Answer, RenderCall, render_fields
-from dovetail.engine.text.template_facts import TemplateFacts
+from dovetail.engine.templates import calls
+from dovetail.engine.templates.calls import Answer, RenderCall, render_fields
+from dovetail.engine.templates.facts import TemplateFacts
+from dovetail.engine.templates.rendered_prompt import RenderedPrompt
 from dovetail.server.engine_protocol import ServedTokenizer
 from dovetail.server.rendering.template_child import Limits, TemplateChild
 from dovetail.server.settings import ServerSettings

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from dovetail.engine.text.rendered_prompt import RenderedPrompt
-from dovetail.engine.text.template_calls import RenderCall
-from dovetail.engine.text.template_facts import TemplateFacts
+from dovetail.engine.templates.calls import RenderCall
+from dovetail.engine.templates.facts import TemplateFacts
+from dovetail.engine.templates.rendered_prompt import RenderedPrompt
 
 
 class Renderer(Protocol):

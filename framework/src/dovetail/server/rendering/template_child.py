@@ -7,21 +7,31 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import msgspec
 
 from dovetail.api.errors import RequestError
-from dovetail.engine.text import template_calls as calls
-from dovetail.engine.text.template_calls import Answer
+from dovetail.engine.templates import calls
+from dovetail.engine.templates.calls import Answer
+from dovetail.python_path import child_environment, python_command
 
 START_SECONDS = 60
 PIECE = 1 << 18
 ANSWER_SPARE_BYTES = 1 << 20
 """What an answer may have beside its text."""
-ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "LC_TIME", "TZ", "LD_LIBRARY_PATH", "PYTHONPATH", "PYTHONHOME")
+ENVIRONMENT = (
+    "PATH",
+    "LANG",
+    "LC_ALL",
+    "LC_TIME",
+    "TZ",
+    "LD_LIBRARY_PATH",
+    "PYTHONPATH",
+    "PYTHONHOME",
+    "PYTHONSAFEPATH",
+)
 """The variables that the process gets. Others may hold keys, which templates do not need."""
 
 
@@ -55,13 +65,13 @@ class TemplateChild:
         self._socket, theirs = socket.socketpair()
         self._socket.setblocking(False)
         arguments = (limits.memory_bytes, limits.result_bytes, limits.seconds, os.getpid())
-        command = [sys.executable, "-P", "-m", "dovetail.engine.text.template_process", *map(str, arguments)]
+        command = python_command("-m", "dovetail.engine.templates.process", *map(str, arguments))
         with theirs:
             self._process = subprocess.Popen(
                 command,
                 stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
-                env={name: value for name in ENVIRONMENT if (value := os.environ.get(name)) is not None},
+                env={name: value for name, value in child_environment().items() if name in ENVIRONMENT},
                 start_new_session=True,  # Ctrl+C is for the parent, which decides when it ends
             )
         self._told: set[int] = set()
@@ -102,7 +112,7 @@ class TemplateChild:
         """Ask one question, and wait for its answer, however long it takes. The process must be ready.
 
         Args:
-            kind: :data:`~dovetail.engine.text.template_calls.FACTS` or ``RENDER``.
+            kind: :data:`~dovetail.engine.templates.calls.FACTS` or ``RENDER``.
             key: a number for the template, if it will be used again. The process remembers it.
             control_tokens: always the same.
 

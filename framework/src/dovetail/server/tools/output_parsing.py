@@ -16,7 +16,7 @@ from dovetail.api import (
     ToolEvent,
     ToolParser,
 )
-from dovetail.engine.text.template_facts import TemplateFacts
+from dovetail.engine.templates.facts import TemplateFacts
 from dovetail.kernel.discovery import import_dotted
 from dovetail.kernel.parsers import first_match
 from dovetail.server.engine_protocol import ServedPlan

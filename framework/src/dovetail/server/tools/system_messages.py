@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from dovetail.engine.text.template_facts import SystemSupport
-from dovetail.engine.text.template_messages import read_content_text
+from dovetail.engine.templates.facts import SystemSupport
+from dovetail.engine.templates.messages import read_content_text
 
 Turn = dict[str, Any]
 

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from dovetail.api import CallFormat, Tool, ToolParser
-from dovetail.engine.text.template_facts import TemplateFacts
-from dovetail.engine.text.template_messages import read_content_text
+from dovetail.engine.templates.facts import TemplateFacts
+from dovetail.engine.templates.messages import read_content_text
 from dovetail.server.http.errors import ApiError
 from dovetail.server.protocol.content import content_text
 from dovetail.server.protocol.requests import ChatMessage, ToolCall

@@ -11,7 +11,7 @@ import pytest
 import tokenizers
 
 from dovetail.api import ConfigError, RequestError
-from dovetail.engine.text.chat_template import find_message_format, load_template, render
+from dovetail.engine.templates.chat_template import find_message_format, load_template, render
 from dovetail.engine.text.tokenizer import Tokenizer
 
 CHATML = """{%- for message in messages %}

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from jinja2 import nodes
 
-from dovetail.engine.text.rendered_prompt import control_pattern
+from dovetail.engine.templates.rendered_prompt import control_pattern
 
 LOOKING = (nodes.Compare, nodes.Call, nodes.Filter, nodes.Test, nodes.Assign)
 """Expressions that look for a string, directly or by a name."""

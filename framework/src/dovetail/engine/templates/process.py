@@ -1,8 +1,8 @@
-"""The process that runs chat templates: ``python -m dovetail.engine.text.template_process MEMORY RESULT SECONDS``.
+"""The process that runs chat templates: ``python -m dovetail.engine.templates.process MEMORY RESULT SECONDS``.
 
 A template is a program, which may never end or fill memory, also inside of one call of a built-in function that no
 signal interrupts. So it runs here, where it can be killed. Standard input is a socket, from which questions are read
-and to which answers are written (:mod:`dovetail.engine.text.template_calls`). The arguments are limits: bytes of memory
+and to which answers are written (:mod:`dovetail.engine.templates.calls`). The arguments are limits: bytes of memory
 beside what the process has at its start, bytes of a rendered text, and seconds of processor time for a question.
 
 The process imports little, so that it starts fast and is small. It ends with its parent.
@@ -20,9 +20,9 @@ import time
 from typing import Any
 
 from dovetail.api.errors import RequestError
-from dovetail.engine.text import template_calls as calls
-from dovetail.engine.text.template_calls import Answer, Facts, Failed, RenderCall, Rendered, run_call
-from dovetail.engine.text.template_facts import find_facts
+from dovetail.engine.templates import calls
+from dovetail.engine.templates.calls import Answer, Facts, Failed, RenderCall, Rendered, run_call
+from dovetail.engine.templates.facts import find_facts
 
 SOCKET = 0
 PIECE = 1 << 20

@@ -13,9 +13,9 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from dovetail.engine.text.marked_text import align_marked, choose_marks
-from dovetail.engine.text.rendered_prompt import find_control_tokens
-from dovetail.engine.text.template_literals import Literals, MarkRules, mark_rules
+from dovetail.engine.templates.literals import Literals, MarkRules, mark_rules
+from dovetail.engine.templates.marked_text import align_marked, choose_marks
+from dovetail.engine.templates.rendered_prompt import find_control_tokens
 
 logger = logging.getLogger("dovetail.engine")
 

@@ -1,5 +1,5 @@
 """What is asked of a process that runs chat templates, and what it answers: the messages of
-:mod:`dovetail.engine.text.template_process`.
+:mod:`dovetail.engine.templates.process`.
 
 A frame begins with its length. Questions are marshalled, since they hold what JSON can hold, which is more than
 msgpack's integers and texts. Answers are msgpack of known types, since the process runs foreign code.
@@ -16,9 +16,9 @@ from typing import Any
 import msgspec
 
 from dovetail.api.errors import RequestError
-from dovetail.engine.text.chat_template import ContentFormatOption, render_prompt
-from dovetail.engine.text.rendered_prompt import RenderedPrompt
-from dovetail.engine.text.template_facts import SystemSupport, TemplateFacts
+from dovetail.engine.templates.chat_template import ContentFormatOption, render_prompt
+from dovetail.engine.templates.facts import SystemSupport, TemplateFacts
+from dovetail.engine.templates.rendered_prompt import RenderedPrompt
 
 HEADER = struct.Struct("<Q")
 """The length of the frame that follows."""
@@ -30,7 +30,7 @@ TOKENS, TEMPLATE, FACTS, RENDER = "tokens", "template", "facts", "render"
 
 @dataclass(frozen=True, slots=True)
 class RenderCall:
-    """A conversation to render. The attributes are those of :func:`dovetail.engine.text.chat_template.render`."""
+    """A conversation to render. The attributes are those of :func:`dovetail.engine.templates.chat_template.render`."""
 
     template: str
     messages: Sequence[Mapping[str, Any]]

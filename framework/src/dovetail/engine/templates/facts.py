@@ -12,7 +12,7 @@ import jinja2.meta
 
 from dovetail.api.errors import RequestError
 from dovetail.api.text import one_line
-from dovetail.engine.text.chat_template import parse, render
+from dovetail.engine.templates.chat_template import parse, render
 
 SystemSupport = Literal["anywhere", "first", "nowhere"]
 """Where a template shows system messages completely."""

@@ -21,11 +21,11 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from dovetail.api.errors import ConfigError, RequestError
 from dovetail.api.text import BOM, one_line, read_text
-from dovetail.engine.text.control_tokens import find_content_tokens
-from dovetail.engine.text.rendered_prompt import RenderedPrompt
-from dovetail.engine.text.template_formats import ROLES, TOOL, detect_format
-from dovetail.engine.text.template_literals import Literals, read_literals
-from dovetail.engine.text.template_messages import ContentFormat, Message, MessageFormat, prepare_message
+from dovetail.engine.templates.control_tokens import find_content_tokens
+from dovetail.engine.templates.formats import ROLES, TOOL, detect_format
+from dovetail.engine.templates.literals import Literals, read_literals
+from dovetail.engine.templates.messages import ContentFormat, Message, MessageFormat, prepare_message
+from dovetail.engine.templates.rendered_prompt import RenderedPrompt
 
 ContentFormatOption = Literal["auto", "string", "openai"]
 """The content format for a template: the one that it accepts, strings, or lists of parts."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dovetail.api import RequestError
-from dovetail.engine.text.template_facts import TemplateFacts, find_facts
+from dovetail.engine.templates.facts import TemplateFacts, find_facts
 
 ANYWHERE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
 REFUSES = (

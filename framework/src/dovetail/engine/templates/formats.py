@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from dovetail.engine.text.template_messages import ArgumentsFormat, ContentFormat, Message, MessageFormat
+from dovetail.engine.templates.messages import ArgumentsFormat, ContentFormat, Message, MessageFormat
 
 TryRender = Callable[[Sequence[Message], bool], str | None]
 """A function from messages in the tested format, and whether there are tools, to the text; None if the template

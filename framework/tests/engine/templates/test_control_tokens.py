@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from dovetail.engine.text import control_tokens as module
-from dovetail.engine.text.chat_template import render, render_prompt
-from dovetail.engine.text.marked_text import align_marked, choose_marks
-from dovetail.engine.text.rendered_prompt import RenderedPrompt, find_control_tokens
+from dovetail.engine.templates import control_tokens as module
+from dovetail.engine.templates.chat_template import render, render_prompt
+from dovetail.engine.templates.marked_text import align_marked, choose_marks
+from dovetail.engine.templates.rendered_prompt import RenderedPrompt, find_control_tokens
 
 TOKENS = ("<s>", "</s>", "<|im_start|>", "<|im_end|>", "[INST]", "[/INST]")
 CHATML = (

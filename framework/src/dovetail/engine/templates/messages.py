@@ -1,7 +1,7 @@
 """Converts messages to the format that a chat template accepts.
 
 In OpenAI's API, contents are texts or lists of parts, and the arguments of calls are JSON text. Templates accept one of
-these forms, or both, and not the same for each role. :mod:`dovetail.engine.text.template_formats` detects the format of
+these forms, or both, and not the same for each role. :mod:`dovetail.engine.templates.formats` detects the format of
 a template.
 """
 

@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 
 from dovetail.api import RequestError
-from dovetail.engine.text import template_calls as calls
-from dovetail.engine.text.rendered_prompt import RenderedPrompt
-from dovetail.engine.text.template_calls import Answer, RenderCall, render_fields
-from dovetail.engine.text.template_facts import TemplateFacts
+from dovetail.engine.templates import calls
+from dovetail.engine.templates.calls import Answer, RenderCall, render_fields
+from dovetail.engine.templates.facts import TemplateFacts
+from dovetail.engine.templates.rendered_prompt import RenderedPrompt
 
-MODULE = "dovetail.engine.text.template_process"
+MODULE = "dovetail.engine.templates.process"
 HEAVY = ("torch", "pydantic", "fastapi", "tokenizers", "numpy", "zmq", "asyncio", "starlette", "transformers")
 MESSAGES = [{"role": "user", "content": "Why?"}]
 ENDLESS = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
@@ -175,11 +175,11 @@ def test_it_ends_when_the_socket_closes_and_at_no_other_signal() -> None:
 
 PARENT = """
 import os, socket, subprocess, sys, time
-from dovetail.engine.text import template_calls as calls
-from dovetail.engine.text.template_calls import RenderCall, render_fields
+from dovetail.engine.templates import calls
+from dovetail.engine.templates.calls import RenderCall, render_fields
 mine, theirs = socket.socketpair()
 child = subprocess.Popen(
-    [sys.executable, "-P", "-m", "dovetail.engine.text.template_process", str(2**28), "1000", "600", str(os.getpid())],
+    [sys.executable, "-P", "-m", "dovetail.engine.templates.process", str(2**28), "1000", "600", str(os.getpid())],
     stdin=theirs.fileno(), start_new_session=True,
 )
 theirs.close()
