@@ -78,6 +78,16 @@ def test_where_names_what_is_there() -> None:
         assert re.search(rf"^(?:(?:async )?def |class )?{name}\b", source, re.MULTILINE), (file, name)
 
 
+def test_every_threat_is_held_by_a_test_that_is_there() -> None:
+    rows = re.findall(
+        r"^\|.*\| (`tests/.*`|`framework/.*`|`plugins/.*`) \|$", (DOCS / "threats.md").read_text(), re.MULTILINE
+    )
+    assert len(rows) > 40
+    for row in rows:
+        for file in re.findall(r"`(\S+)`", row):
+            assert (ROOT / file).is_file(), file
+
+
 def subclasses(base: type) -> Iterator[type]:
     for child in base.__subclasses__():
         if child.__module__.startswith("dovetail."):
