@@ -46,7 +46,14 @@ def engine(checkpoint: Path) -> Iterator[AsyncLLM]:
 
 
 def children() -> list[psutil.Process]:
-    return [c for c in psutil.Process().children() if "engine_process" in " ".join(c.cmdline())]
+    return [c for c in psutil.Process().children() if "engine_process" in _command(c)]
+
+
+def _command(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.ZombieProcess:  # it has ended, and is about to be waited for
+        return ""
 
 
 async def collect(engine: AsyncLLM, prompt: Any, params: SamplingParams | None, **options: Any) -> list[RequestOutput]:

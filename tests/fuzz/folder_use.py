@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import random
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -62,15 +60,6 @@ def use_model(folder: Path) -> None:
 
 def add_adapter(core: EngineCore, folder: Path) -> None:
     core.add_adapter(find_adapter("a", str(folder), registry()).model_dump_json())
-
-
-@contextmanager
-def frozen() -> Iterator[None]:
-    """Keep what is loaded out of the garbage collector's sight: a trial then costs a fifth of the time."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 def try_files(folder: Path, files: dict[str, bytes], work: Callable[[Path], Any]) -> Outcome:

@@ -16,7 +16,7 @@ from dovetail.engine.step.core import EngineCore
 
 from ..tiny import write_checkpoint
 from ..tiny_lora import ATTENTION, MLP, write_adapter
-from .folder_use import add_adapter, damage, find_problems, frozen, start
+from .folder_use import add_adapter, damage, find_problems, start
 from .mutations import damage_bytes, damage_json, dump_json
 
 CONFIG: dict[str, Any] = {
@@ -54,8 +54,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     _cores[folder] = start(root / "model", enable_lora=True, max_loras=1)
     add_adapter(_cores[folder], folder)
     _cores[folder].remove_adapter("a")
-    with frozen():
-        yield folder
+    yield folder
     del _cores[folder]
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import pytest
 import torch
 
 from ..tiny import CONFIG, write_checkpoint
-from .folder_use import damage, find_problems, frozen, use_model
+from .folder_use import damage, find_problems, use_model
 
 FULL: dict[str, Any] = {
     **CONFIG,
@@ -65,12 +64,11 @@ POOLING = {"word_embedding_dimension": 48, "pooling_mode_mean_tokens": True, "po
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = write_checkpoint(tmp_path_factory.mktemp("configurations") / "model")
     torch.set_num_threads(1)
     use_model(folder)  # what is imported at the first use is there for all trials
-    with frozen():
-        yield folder
+    return folder
 
 
 def damaged_files(rng: random.Random) -> dict[str, bytes]:

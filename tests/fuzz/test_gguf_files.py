@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import functools
-import gc
 import importlib.util
 import random
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,7 +21,7 @@ SPLIT = "split"
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, list[Path]]]:
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Path]]:
     """Name → the files of a whole model, the first of which is given to the engine."""
     folder = tmp_path_factory.mktemp("gguf")
     files = {name: [write_llama(folder / f"{name}.gguf", name, **options)] for name, options in SEEDS.items()}
@@ -31,11 +29,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, list[
     torch.set_num_threads(1)
     for parts in files.values():
         use_model(parts[0])  # what is imported at the first use is there for all trials
-    # The collector of each trial need not look at what was there before.
-    gc.collect()
-    gc.freeze()
-    yield files
-    gc.unfreeze()
+    return files
 
 
 def damage(raw: bytes, rng: random.Random) -> bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from dovetail.engine.step.core import EngineCore
 
 from ..tiny import CONFIG, write_checkpoint
 from ..tiny_lora import ATTENTION, write_adapter
-from .folder_use import add_adapter, frozen, make_plan, start, use_model, use_tokenizer
+from .folder_use import add_adapter, make_plan, start, use_model, use_tokenizer
 from .trial import run_trial
 
 MILLION, TRILLION = 10**6, 10**12
@@ -25,14 +25,13 @@ LLAMA3["original_max_position_embeddings"] = 128
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("hostile")
     torch.set_num_threads(1)
     use_model(write_checkpoint(root / "model"))
     base = load_file(root / "model/model.safetensors")
     write_adapter(root / "adapter", base, targets=ATTENTION, rank=4, seed=1)
-    with frozen():
-        yield root
+    return root
 
 
 @pytest.fixture(scope="module")

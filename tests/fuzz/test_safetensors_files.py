@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import random
 import shutil
 import struct
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +38,7 @@ DTYPES = ("BOOL", "I64", "F16", "BF16", "F64", "F8_E4M3", "F4", "C64", "U8", "F6
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path]]:
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A model in one file, and the same in shards with an index."""
     base = tmp_path_factory.mktemp("safetensors")
     whole = write_checkpoint(base / "whole")
@@ -56,11 +54,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path
     torch.set_num_threads(1)
     for folder in (whole, sharded):
         use_model(folder)  # what is imported at the first use is there for all trials
-    # The collector of each trial need not look at what was there before.
-    gc.collect()
-    gc.freeze()
-    yield {"whole": whole, "sharded": sharded}
-    gc.unfreeze()
+    return {"whole": whole, "sharded": sharded}
 
 
 def damage_file(raw: bytes, rng: random.Random) -> bytes:

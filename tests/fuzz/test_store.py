@@ -29,7 +29,12 @@ CODES = (
     sqlite3.SQLITE_BUSY,
     sqlite3.SQLITE_CANTOPEN,
 )
-logging.getLogger("dovetail.server").setLevel(logging.CRITICAL)
+
+
+@pytest.fixture(autouse=True)
+def quiet(caplog: pytest.LogCaptureFixture) -> None:
+    """What the store says of each failure is not looked at here."""
+    caplog.set_level(logging.CRITICAL, "dovetail.server")
 
 
 class FailingStore(Store):

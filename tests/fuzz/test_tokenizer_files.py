@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from ..tiny import write_checkpoint
-from .folder_use import damage, find_problems, frozen, make_plan, use_tokenizer
+from .folder_use import damage, find_problems, make_plan, use_tokenizer
 from .mutations import damage_bytes
 
 LLAMA3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -89,14 +88,13 @@ SEEDS: list[dict[str, Any]] = [json.loads(make().to_str()) for make in (byte_lev
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = write_checkpoint(tmp_path_factory.mktemp("tokenizers") / "model")
     torch.set_num_threads(1)
     for name, content in files_of(SEEDS[0]).items():
         (folder / name).write_bytes(content)
     work(folder)
-    with frozen():
-        yield folder
+    return folder
 
 
 def files_of(tokenizer: dict[str, Any]) -> dict[str, bytes]:

@@ -57,13 +57,14 @@ def run_trial(work: Callable[[], Any], seconds: float = SECONDS, megabytes: floa
         work: what is tried. It may end with a :class:`~dovetail.api.errors.DovetailError`.
     """
     receive, send = os.pipe()
-    gc.collect()
     sys.stdout.flush()
     started = time.monotonic()
+    gc.freeze()  # or the child would copy every page that its collector looks at
     child = os.fork()
     if child == 0:
         os.close(receive)
         _run_and_exit(work, send)
+    gc.unfreeze()
     os.close(send)
     try:
         told, in_time = _read_until(receive, started + seconds)

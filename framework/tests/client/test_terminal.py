@@ -293,6 +293,7 @@ class HostileHandler(BaseHTTPRequestHandler):
 
     def _say(self, status: int, body: Any) -> None:
         raw = json.dumps(body).encode()
+        self.rfile.read(int(self.headers.get("Content-Length") or 0))  # or the connection would be reset
         self.send_response(status)
         self.send_header("Content-Length", str(len(raw)))
         self.end_headers()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import difflib
 import json
 import shutil
 import sys
@@ -21,6 +22,8 @@ from dovetail.utils.terminal import printable_json, printable_line, printable_li
 
 MANY = 4
 """Up to this many parts of one kind and plugin are listed one by one; more are listed in one line."""
+NEAREST = 5
+"""How many names are told where the given one is not there."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -124,8 +127,9 @@ def _show(args: argparse.Namespace, registry: Registry) -> int:
     ]
     if not found:
         known = sorted({p.distribution for p in registry.plugins} | {c.name for p in registry.plugins for c in p.cards})
+        near = difflib.get_close_matches(args.name, known, NEAREST, cutoff=0.0)
         raise UsageError(
-            f"wanted the plugin {args.name!r}, found {', '.join(known)}",
+            f"wanted the plugin {args.name!r}, found {len(known)} names, the nearest {', '.join(near)}",
             "; ".join(f"note that {p.distribution} is broken ({p.reason})" for p in registry.quarantined_plugins)
             or "see dovetail plugins list",
         )

@@ -19,7 +19,7 @@ from dovetail.api.text import quote_foreign
 T = TypeVar("T")
 
 PLAIN = re.compile(r"\^?([\w-]+(?:\\?\.[\w-]+)*)\$?")
-"""The name of a module, or its end, as nearly all patterns are. Its dots may be escaped."""
+"""The name of a module, or its end, as nearly all patterns are. Its full stops may be escaped."""
 MAX_CHARACTERS = 500
 """Of a pattern that is not plain."""
 MAX_SECONDS = 2.0
@@ -27,7 +27,7 @@ MAX_SECONDS = 2.0
 
 
 class ModulePatterns(Generic[T]):
-    """Values for modules, by patterns of which each must match a whole name, or all of it behind one of its dots.
+    """Values for modules, by patterns of which each must match a whole name, or all of it behind one of its full stops.
 
     Args:
         values: pattern → value.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -63,7 +64,7 @@ class FakeCore:
 
 def run_engine(monkeypatch: pytest.MonkeyPatch, failure: BaseException, *messages: m.Message) -> FakeSocket:
     monkeypatch.setattr(core, "EngineCore", lambda *_: FakeCore(failure))
-    for name, found in (("Plan", object()), ("EngineArgs", EngineArgs(model="m"))):
+    for name, found in (("Plan", SimpleNamespace(model="m")), ("EngineArgs", EngineArgs(model="m"))):
         monkeypatch.setattr(getattr(engine_process, name), "model_validate_json", lambda _, found=found: found)
     monkeypatch.setattr(m, "decode_to_engine", lambda message: message)
     monkeypatch.setattr(m, "encode", lambda message: message)

@@ -175,5 +175,5 @@ def find_eos_token_ids(plan: Plan) -> frozenset[int]:
         ids = source.get("eos_token_id")
         found |= {ids} if isinstance(ids, int) else set(ids or ())
     # Others are never sampled, and tables of tokens have no place for them.
-    vocabulary = range(plan.config["vocab_size"])
-    return frozenset(id for id in found if id in vocabulary)
+    size = plan.config.get("vocab_size")
+    return frozenset(id for id in found if id >= 0 and (size is None or id < size))

@@ -26,9 +26,8 @@ from dovetail.engine.text.truncation import Side, encode_within
 
 TOOL_TEMPLATE = "tool_use"
 CONTROL_FORM = re.compile(r"<[|｜].+>|<.+[|｜]>|\[/?\w*[A-Z]{3,}\]|<(start|end)_of_\w+>|</?s>", re.DOTALL)
-"""How vocabularies write tokens that structure prompts. Some do not declare these as special, such as DeepSeek's
-``<｜User｜>`` and Cohere's ``<|START_OF_TURN_TOKEN|>``. Tags like ``<think>``, which models write in their answers, are
-others.
+"""How vocabularies write tokens that structure prompts. Some do not declare these as special, such as ``<｜User｜>`` and
+``<|START_OF_TURN_TOKEN|>``. Tags like ``<think>``, which models write in their answers, are others.
 """
 
 

@@ -87,6 +87,8 @@ class LlamaConfig(ModelConfig):
             data["num_key_value_heads"] = heads
         if _is_none(data.get("head_dim")) and type(heads) is int and type(hidden) is int and heads > 0:
             data["head_dim"] = hidden // heads
+        if heads is None or hidden is None:  # which is told, and not what would follow from them
+            data = {"num_key_value_heads": 1, "head_dim": 2, **data}
         if _is_none(data.get("sliding_window")):
             data.pop("sliding_window", None)
         names = data.get("architectures")
