@@ -13,7 +13,7 @@ from dovetail.api.errors import CheckpointError, PluginError
 from .trial import run_trial
 
 
-class Raw(CheckpointError):
+class RawError(CheckpointError):
     """An error whose message nobody has cleaned."""
 
     def __init__(self, text: str) -> None:
@@ -43,9 +43,9 @@ def test_nothing_is_found_where_nothing_is() -> None:
     [
         (fail(KeyError("x")), "a traceback"),
         (fail(PluginError("broken", "report it to its authors")), "blamed"),
-        (fail(Raw("wanted a,\nfound b")), "more than a line"),
-        (fail(Raw("wanted \x1b[31m")), "control characters"),
-        (fail(Raw("x" * 9000)), "characters"),
+        (fail(RawError("wanted a,\nfound b")), "more than a line"),
+        (fail(RawError("wanted \x1b[31m")), "control characters"),
+        (fail(RawError("x" * 9000)), "characters"),
         (lambda: time.sleep(60), "it took more than"),
         (lambda: b"x" * (200 * 2**20), "MB"),
     ],
