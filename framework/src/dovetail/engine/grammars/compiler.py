@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 import traceback
 import weakref
 from collections.abc import Callable, Sequence
@@ -17,13 +18,15 @@ import numpy as np
 
 from dovetail.api.errors import DovetailError, RequestError
 from dovetail.api.grammar import GrammarBackend, GrammarSource, GrammarState
-from dovetail.engine.grammars.cache import MAX_BYTES, RELEASE_BYTES, CacheEntry, Compiled, GrammarCache
+from dovetail.engine.grammars.cache import MAX_BYTES, CacheEntry, Compiled, GrammarCache
 from dovetail.engine.grammars.checks import PARAM, build_grammar_source
 from dovetail.engine.request.params import StructuredOutputs
 from dovetail.utils.process_memory import release_free_memory, resident_bytes
 
 ROOM_POLL_S = 0.02
 """Seconds between two looks whether grammars in use have left room for another one."""
+SLOW_S = 0.05
+"""What takes longer to compile takes much memory meanwhile, which is then given back."""
 
 
 class GrammarManager:
@@ -112,19 +115,19 @@ class GrammarManager:
         else:
             entry.compiled.cancel()
             return
-        before = resident_bytes()
+        before, started = resident_bytes(), time.monotonic()
         try:
             compiled = self._build(entry.source)
             entry.measured_bytes = max(resident_bytes() - before, 0)
         except BaseException as error:  # a panic of an extension module is no Exception; this thread has no other
             self.cache.drop(entry)
             traceback.clear_frames(error.__traceback__)  # which hold what was compiled so far
-            if resident_bytes() - before > RELEASE_BYTES:
-                release_free_memory()
             entry.compiled.set_exception(error)
         else:
             entry.compiled.set_result(compiled)
         self.cache.shrink()
+        if time.monotonic() - started > SLOW_S:
+            release_free_memory()
 
     def _build(self, source: GrammarSource) -> Compiled:
         with self._loading:
