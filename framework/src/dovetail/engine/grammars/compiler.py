@@ -38,7 +38,7 @@ class GrammarManager:
         load_backend: makes the backend of the Plan. Called once, in a thread that compiles.
         vocab_size: V.
         eos_ids: the backend's end-of-sequence tokens.
-        threads: number of threads that compile, and of those that compute masks. Backends release the GIL meanwhile.
+        threads: number of threads that compute masks. Backends release the GIL meanwhile.
         max_bytes: most memory for compiled grammars.
     """
 
@@ -65,12 +65,15 @@ class GrammarManager:
 
     @cached_property
     def pool(self) -> ThreadPoolExecutor:
-        """Computes masks. Not the threads that compile, so that running sequences do not wait for new ones."""
+        """Computes masks. Not the thread that compiles, so that running sequences do not wait for new ones."""
         return ThreadPoolExecutor(self._threads, thread_name_prefix="grammar")
 
     @cached_property
     def _compile_pool(self) -> ThreadPoolExecutor:
-        return ThreadPoolExecutor(self._threads, thread_name_prefix="grammar-compile")
+        """Compiles, and drops what was compiled. One thread: what a grammar takes is measured, and the memory that another
+        one frees meanwhile would be missing.
+        """
+        return ThreadPoolExecutor(1, thread_name_prefix="grammar-compile")
 
     def compile(self, params: StructuredOutputs) -> RequestGrammar:
         """Start compiling in a thread, or reuse a cached grammar. Does not block."""
