@@ -40,11 +40,19 @@ class Server:
         return [parent, *parent.children(recursive=True)]
 
     def engine(self) -> psutil.Process:
-        (engine,) = (p for p in self.family() if "dovetail.engine.process.engine_process" in " ".join(p.cmdline()))
+        (engine,) = (p for p in self.family() if "dovetail.engine.process.engine_process" in command_of(p))
         return engine
 
     def healthy(self) -> bool:
         return httpx2.get(f"{self.url}/health").status_code == 200
+
+
+def command_of(process: psutil.Process) -> str:
+    """The command line; empty for a process that has ended, and is about to be waited for."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.ZombieProcess:
+        return ""
 
 
 @contextmanager

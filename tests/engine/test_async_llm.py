@@ -27,6 +27,7 @@ from dovetail import (
 )
 from dovetail.api import CheckpointError, DovetailError, EngineDeadError, RequestError
 
+from ..serving import command_of
 from ..tiny import write_checkpoint
 
 GREEDY = SamplingParams(temperature=0, max_tokens=8, ignore_eos=True)
@@ -46,14 +47,7 @@ def engine(checkpoint: Path) -> Iterator[AsyncLLM]:
 
 
 def children() -> list[psutil.Process]:
-    return [c for c in psutil.Process().children() if "engine_process" in _command(c)]
-
-
-def _command(process: psutil.Process) -> str:
-    try:
-        return " ".join(process.cmdline())
-    except psutil.ZombieProcess:  # it has ended, and is about to be waited for
-        return ""
+    return [c for c in psutil.Process().children() if "engine_process" in command_of(c)]
 
 
 async def collect(engine: AsyncLLM, prompt: Any, params: SamplingParams | None, **options: Any) -> list[RequestOutput]:

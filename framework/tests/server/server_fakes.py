@@ -24,7 +24,7 @@ from dovetail.engine.request.checks import ModelLimits
 from dovetail.engine.request.outputs import Delta, Logprob, PositionLogprobs
 from dovetail.engine.request.params import SamplingParams
 from dovetail.engine.request.pooling_params import PoolingParams, check_pooling, resolve_pooling_params
-from dovetail.engine.templates.calls import RenderCall
+from dovetail.engine.templates.calls import RenderCall, run_call
 from dovetail.engine.templates.facts import TemplateFacts, find_facts
 from dovetail.engine.templates.rendered_prompt import RenderedPrompt
 from dovetail.kernel.plan import ParserPlan, PoolingPlan
@@ -115,6 +115,8 @@ class FakeRenderer:
         return find_facts(template, patterns)
 
     async def render(self, call: RenderCall) -> RenderedPrompt:
+        if not isinstance(self.tokenizer, FakeTokenizer):
+            return run_call(call, self.tokenizer.content_control_tokens)
         text = self.tokenizer.apply_chat_template(
             [*map(dict, call.messages)],
             tools=call.tools,

@@ -96,6 +96,12 @@ class Request:
     prompt_logprobs: list[Any] = field(default_factory=list)
     """The logprobs computed so far."""
 
+    def own_tokens(self) -> None:
+        """Copy the tokens, which the sequences of one request share until they run."""
+        self.tokens = list(self.tokens)
+        for _, row in self.logits_processors:
+            row.tokens = self.tokens
+
     @property
     def num_tokens(self) -> int:
         """Number of tokens, including those that have not reached the host."""

@@ -276,10 +276,11 @@ class EngineCore:
                 request.end_token_ids = requests[0].end_token_ids
             else:
                 check_allowed_tokens(params, new.bad_words, request.end_token_ids)
+            self.resources.attach(request, new)
+            if not requests:
                 # What its own data could break in a step is tried here, where it ends this request alone.
                 get_sampling_flags(request)
                 self.sampling.check(request)
-            self.resources.attach(request, new)
             requests.append(request)
         for request in requests:
             self.requests[request.id] = request
@@ -344,8 +345,8 @@ class EngineCore:
             return None
         new = [r for r in schedule.tokens if r.row < 0]
         for request in new:
-            if request.num_output_tokens == 0:  # it may share the prompt's tokens with others
-                request.tokens = list(request.tokens)
+            if request.num_output_tokens == 0:
+                request.own_tokens()
         work = self.batch.prepare_step(schedule)
         for request in new:
             self.sampling.set(request.row, request)
