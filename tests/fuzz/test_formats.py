@@ -14,6 +14,7 @@ from tokenizers import Tokenizer
 from dovetail.api import GrammarSource, RequestError
 from dovetail.api.grammar import GrammarBackend, GrammarKind
 from dovetail.engine.grammars.check_process import SLOW_S, CheckProcess
+from dovetail.engine.grammars.mask_threads import MASK_SECONDS, MaskThreads
 from dovetail.kernel.discovery import import_dotted
 from dovetail.testing.grammars import small_tokenizer
 
@@ -228,13 +229,16 @@ class Subject:
         return outcome.problem
 
     def follow(self, source: GrammarSource, rng: random.Random) -> None:
+        threads = MaskThreads(1, MASK_SECONDS)
         grammar = self.backend.compile(source)
         assert grammar.num_bytes is None or grammar.num_bytes >= 0
         for _ in range(3):
             state = grammar.start()
             for _ in range(STEPS):
                 mask = np.zeros(-(-self.vocab_size // 32), dtype=np.int32)
-                state.fill_mask(mask)
+                filled = threads.submit(state.fill_mask, mask)
+                threads.join(filled)
+                filled.result()
                 allowed = np.flatnonzero(np.unpackbits(mask.view(np.uint8), bitorder="little"))
                 token = int(rng.choice(allowed.tolist()))
                 if rng.random() < 0.1:
@@ -271,6 +275,19 @@ def run(subject: Subject, seeds: range, slowness: float) -> None:
 @pytest.mark.parametrize("first", range(0, 100, 20))
 def test_formats(subject: Subject, first: int, slowness: Callable[[], float]) -> None:
     run(subject, range(first, first + 20), slowness())
+
+
+def test_a_mask_that_takes_minutes_ends_its_request(subject: Subject, slowness: Callable[[], float]) -> None:
+    """The backend has no limit that would stop it: found by the sweep."""
+    grammar = r"""
+        start: R0{1000} | "\u00e9"+
+        R0: "\u00e9"{1000,}
+        R1: /(*){2,1}(é{9,})*/* %json {}*
+    """
+    source = GrammarSource("grammar", "\n".join(line.strip() for line in grammar.strip().splitlines()))
+    outcome = run_trial(lambda: subject.follow(source, random.Random(1585)), SECONDS * slowness(), MEGABYTES)
+    assert outcome.problem is None
+    assert outcome.message == f"the grammar takes more than {MASK_SECONDS:g} s for one token; make it simpler"
 
 
 @pytest.mark.sweep

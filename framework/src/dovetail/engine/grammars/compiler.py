@@ -20,6 +20,7 @@ from dovetail.api.errors import DovetailError, RequestError
 from dovetail.api.grammar import GrammarBackend, GrammarSource, GrammarState
 from dovetail.engine.grammars.cache import MAX_BYTES, CacheEntry, Compiled, GrammarCache
 from dovetail.engine.grammars.checks import PARAM, build_grammar_source
+from dovetail.engine.grammars.mask_threads import MASK_SECONDS, MaskThreads
 from dovetail.engine.request.params import StructuredOutputs
 from dovetail.utils.process_memory import release_free_memory, resident_bytes
 
@@ -40,6 +41,7 @@ class GrammarManager:
         eos_ids: the backend's end-of-sequence tokens.
         threads: number of threads that compute masks. Backends release the GIL meanwhile.
         max_bytes: most memory for compiled grammars.
+        mask_seconds: most time for the masks of one sequence; see :class:`MaskThreads`.
     """
 
     def __init__(
@@ -49,13 +51,14 @@ class GrammarManager:
         eos_ids: Sequence[int],
         threads: int = 2,
         max_bytes: int = MAX_BYTES,
+        mask_seconds: float = MASK_SECONDS,
     ) -> None:
         self._load_backend = load_backend
         self._loading = threading.Lock()
         self._backend: GrammarBackend | None = None
         self._newest: tuple[StructuredOutputs, GrammarSource] | None = None
         self.cache = GrammarCache(max_bytes)
-        self._threads = threads
+        self._threads, self._mask_seconds = threads, mask_seconds
         self._stopping = threading.Event()
         self.mask_words = -(-vocab_size // 32)
         flags = np.zeros(self.mask_words * 32, dtype=np.uint8)
@@ -64,9 +67,9 @@ class GrammarManager:
         """A mask of all tokens except the end tokens."""
 
     @cached_property
-    def pool(self) -> ThreadPoolExecutor:
-        """Computes masks. Not the thread that compiles, so that running sequences do not wait for new ones."""
-        return ThreadPoolExecutor(self._threads, thread_name_prefix="grammar")
+    def mask_threads(self) -> MaskThreads:
+        """Not the thread that compiles, so that running sequences do not wait for new ones."""
+        return MaskThreads(self._threads, self._mask_seconds)
 
     @cached_property
     def _compile_pool(self) -> ThreadPoolExecutor:
@@ -76,7 +79,15 @@ class GrammarManager:
         return ThreadPoolExecutor(1, thread_name_prefix="grammar-compile")
 
     def compile(self, params: StructuredOutputs) -> RequestGrammar:
-        """Start compiling in a thread, or reuse a cached grammar. Does not block."""
+        """Start compiling in a thread, or reuse a cached grammar. Does not block.
+
+        Raises:
+            RequestError: masks that take too long are still being computed.
+        """
+        if "mask_threads" in self.__dict__ and self.mask_threads.overrun:
+            raise RequestError(
+                "grammars that take too long for a token are still being computed", "try again later", param=PARAM
+            )
         if self._newest is None or self._newest[0] is not params:  # sequences of one request follow each other
             self._newest = params, build_grammar_source(params)
         entry, new = self.cache.use(self._newest[1])
@@ -95,9 +106,10 @@ class GrammarManager:
     def shutdown(self) -> None:
         """Stop the threads, and wait for running work."""
         self._stopping.set()
-        for name in ("pool", "_compile_pool"):
-            if name in self.__dict__:
-                self.__dict__[name].shutdown(cancel_futures=True)
+        if "_compile_pool" in self.__dict__:
+            self._compile_pool.shutdown(cancel_futures=True)
+        if "mask_threads" in self.__dict__:
+            self.mask_threads.shutdown()
 
     def allow_all_mask(self) -> np.ndarray:
         return np.full(self.mask_words, -1, dtype=np.int32)
@@ -138,7 +150,9 @@ class GrammarManager:
                 self._backend = self._load_backend()
         grammar = self._backend.compile(source)
         mask = self.allow_all_mask()
-        grammar.start().fill_mask(mask)
+        first = self.mask_threads.submit(lambda: grammar.start().fill_mask(mask))
+        self.mask_threads.join(first)
+        first.result()
         return Compiled(grammar, mask)
 
 
@@ -146,7 +160,7 @@ class RequestGrammar:
     """The grammar state of one sequence.
 
     It belongs to the request and survives preemption. Its methods are only called by the engine's thread; between the
-    calls a thread of the pool uses the state.
+    calls another thread uses the state.
     """
 
     def __init__(self, manager: GrammarManager, entry: CacheEntry) -> None:
@@ -196,7 +210,7 @@ class RequestGrammar:
     def prefetch(self, draft: Sequence[int]) -> None:
         """Start to compute the masks that :meth:`masks` will need."""
         if self.failure is None and not self._has_masks(draft):
-            self._pending_fills.append(self._manager.pool.submit(self._fill_masks, tuple(draft)))
+            self._pending_fills.append(self._manager.mask_threads.submit(self._fill_masks, tuple(draft)))
 
     def valid_prefix(self, draft: Sequence[int]) -> int:
         """The number of leading tokens that the grammar allows."""
@@ -209,9 +223,10 @@ class RequestGrammar:
             ``len(draft) + 1`` masks, int32 ``[ceil(V / 32)]``, read-only. After a draft token that is not allowed, the
                 mask allows everything, because what is sampled there is dropped.
         """
-        self._join_pending_fills()
+        self._join_pending_fills(cancel=False)
         if self.failure is None and not self._has_masks(draft):
-            self._fill_masks(tuple(draft))
+            self.prefetch(draft)
+            self._join_pending_fills(cancel=False)
         if self.failure is not None:
             return [self._manager.allow_all_mask()] * (len(draft) + 1)
         return [self._masks[key] for key in _prefixes(draft)]
@@ -242,15 +257,23 @@ class RequestGrammar:
                 return 0
         return count
 
-    def _join_pending_fills(self) -> None:
-        """Cancel or wait for the mask computations of this sequence, so that no thread uses its state.
+    def _join_pending_fills(self, *, cancel: bool = True) -> None:
+        """Wait for the mask computations of this sequence, so that no thread uses its state. If they take too long, the
+        request fails, and its state is not used again.
 
-        The caller computes the cancelled ones.
+        Args:
+            cancel: drop those that have not begun.
         """
         wait([self._compiled])
         for future in self._pending_fills:
-            if not future.cancel():
-                future.result()
+            if cancel and future.cancel():
+                continue
+            try:
+                self._manager.mask_threads.join(future)
+            except RequestError as error:
+                self._fail(error)
+                break
+            future.result()
         self._pending_fills.clear()
 
     def _get_state(self) -> GrammarState:
@@ -289,7 +312,7 @@ class RequestGrammar:
                 state.rollback(count)
             except (KeyboardInterrupt, SystemExit):
                 raise
-            except BaseException as error:  # most often in a thread of the pool, where nobody would see it
+            except BaseException as error:  # in a thread where nobody would see it
                 self._fail(error)
 
 
