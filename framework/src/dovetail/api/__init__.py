@@ -78,7 +78,7 @@ if TYPE_CHECKING:
         ToolParser,
     )
     from dovetail.api.proposer import DraftOptions, DraftRequest, Proposer, ProposerContext
-    from dovetail.api.text import decode_text, one_line, quote_foreign, read_lines, read_text
+    from dovetail.api.text import decode_text, join_names, one_line, quote_foreign, read_lines, read_text
 
 __all__ = [
     "PORTABLE",
@@ -153,6 +153,7 @@ __all__ = [
     "UsageError",
     "decode_text",
     "hookimpl",
+    "join_names",
     "one_line",
     "open_regular",
     "quote_foreign",
@@ -238,6 +239,7 @@ _WHERE = {
     "Proposer": "proposer",
     "ProposerContext": "proposer",
     "decode_text": "text",
+    "join_names": "text",
     "one_line": "text",
     "quote_foreign": "text",
     "read_lines": "text",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import errno
 import reprlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from io import BufferedReader, TextIOWrapper
 from pathlib import Path
 
@@ -119,3 +119,9 @@ def one_line(text: str, limit: int = 2 * QUOTE_LIMIT) -> str:
     line = " ".join(text[: 4 * limit].split())
     line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line[: limit + 1])
     return line if len(line) <= limit and len(text) <= 4 * limit else f"{line[: limit - 1]}…"
+
+
+def join_names(names: Sequence[str], limit: int = 6) -> str:
+    """Names that files say, for an error: the first few, each as :func:`one_line`, and how many more there are."""
+    shown = ", ".join(one_line(name) for name in names[:limit])
+    return shown + (f" and {len(names) - limit} more" if len(names) > limit else "")

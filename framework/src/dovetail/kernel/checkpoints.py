@@ -13,8 +13,8 @@ from dovetail.api.cards import LoaderCard, ModelCard, SourceCard
 from dovetail.api.checkpoint import HF_TOKENIZER, Checkpoint, ResolvedModel
 from dovetail.api.errors import CheckpointError, ConfigError, PluginError, ResolutionError, UsageError
 from dovetail.api.json_files import read_json
-from dovetail.api.text import quote_foreign
-from dovetail.kernel.choose import call_target, choose, join_names, make_part
+from dovetail.api.text import join_names, quote_foreign
+from dovetail.kernel.choose import call_target, choose, make_part
 from dovetail.kernel.options import AUTO, Overrides, PlanOptions
 from dovetail.kernel.plan import Choice, RejectedCandidate
 from dovetail.kernel.registry import Offer, Registry
@@ -96,12 +96,12 @@ def find_checkpoint(
         # Who names both the loader and the file means this file, whatever it is called.
         if not card.recognises or files.of(card) or (files.alone and options.load_format == card.name):
             return None
-        return f"reads {', '.join(card.recognises)}; found {join_names(names)}"
+        return f"reads {', '.join(card.recognises)}; found {join_names(names) or 'no files'}"
 
     if options.load_format == AUTO and loaders and all(map(objection, (o.card for o in loaders))):
         patterns = dict.fromkeys(p for o in loaders for p in o.card.recognises)
         raise ResolutionError(
-            f"wanted weights ({', '.join(patterns)}) at {path}, found {join_names(names)}",
+            f"wanted weights ({', '.join(patterns)}) at {path}, found {join_names(names) or 'no files'}",
             registry.explain_missing(LoaderCard.kind)
             or "complete the download, or install a plugin that loads what is there",
         )

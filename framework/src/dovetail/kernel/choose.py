@@ -124,11 +124,6 @@ def run_probe(probe: str | None) -> str | None:
     return None if answer is None else str(answer)
 
 
-def join_names(names: Sequence[str], limit: int = 6) -> str:
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return (", ".join(names[:limit]) + more) or "no files"
-
-
 def join_numbers(values: Iterable[int]) -> str:
     return ", ".join(map(str, values))
 

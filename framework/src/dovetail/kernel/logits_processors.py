@@ -7,7 +7,7 @@ import re
 
 from dovetail.api.cards import LogitsProcessorCard
 from dovetail.api.errors import UsageError
-from dovetail.kernel.choose import join_names
+from dovetail.api.text import join_names
 from dovetail.kernel.discovery import import_hint
 from dovetail.kernel.options import PlanOptions
 from dovetail.kernel.plan import LogitsProcessorPlan

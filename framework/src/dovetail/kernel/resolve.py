@@ -20,8 +20,9 @@ from dovetail.api.cards import (
 from dovetail.api.checkpoint import Checkpoint
 from dovetail.api.config import AttentionRequirement, ModelConfig
 from dovetail.api.errors import ConfigError, PluginError, ResolutionError, UsageError
+from dovetail.api.text import join_names
 from dovetail.kernel.checkpoints import apply_overrides, find_checkpoint, find_model_config, find_source
-from dovetail.kernel.choose import choose, join_names, join_numbers, run_probe, supports_device
+from dovetail.kernel.choose import choose, join_numbers, run_probe, supports_device
 from dovetail.kernel.discovery import import_dotted
 from dovetail.kernel.logits_processors import find_logits_processors
 from dovetail.kernel.options import AUTO, PlanOptions

@@ -7,7 +7,8 @@ from typing import Any
 from dovetail.api.cards import LayerKind, QuantFormatCard, QuantKernelCard
 from dovetail.api.checkpoint import Checkpoint
 from dovetail.api.errors import ResolutionError
-from dovetail.kernel.choose import choose, join_names, make_part, run_probe, supports_device
+from dovetail.api.text import join_names
+from dovetail.kernel.choose import choose, make_part, run_probe, supports_device
 from dovetail.kernel.options import PlanOptions
 from dovetail.kernel.plan import Choice, Part, RejectedCandidate, WeightPlan
 from dovetail.kernel.registry import Offer, Registry

@@ -13,7 +13,7 @@ import torch
 from dovetail.api.cards import LayerKind
 from dovetail.api.checkpoint import LazyTensor, Naming
 from dovetail.api.errors import CheckpointError, ResolutionError
-from dovetail.api.text import one_line
+from dovetail.api.text import join_names
 from dovetail.nn.context import Context
 from dovetail.nn.layers import Embedding, Head, WeightLayer
 from dovetail.nn.leftovers import Leftovers, without_wrappers
@@ -120,11 +120,11 @@ class WeightReader:
         missing += [f"{n}.weight" for n, layer in ctx.layers.items() if n not in self.weights and not _is_tied(layer)]
         faults = []
         if missing:
-            faults.append(f"missing: {_join_names(missing)}")
+            faults.append(f"missing: {join_names(missing)}")
         if unexpected:
-            faults.append(f"unexpected: {_join_names(unexpected)}")
+            faults.append(f"unexpected: {join_names(unexpected)}")
         if wrong := self._find_wrong_shapes():
-            faults.append(f"of the wrong shape: {_join_names(wrong)}")
+            faults.append(f"of the wrong shape: {join_names(wrong)}")
         if faults:
             raise CheckpointError(
                 f"the checkpoint does not hold the tensors that the model expects ({'; '.join(faults)})",
@@ -251,8 +251,3 @@ class WeightReader:
 
 def _is_tied(layer: WeightLayer) -> bool:
     return isinstance(layer, Head) and layer.tied is not None
-
-
-def _join_names(names: list[str], limit: int = 6) -> str:
-    shown = ", ".join(one_line(name, 100) for name in names[:limit])
-    return shown + (f" and {len(names) - limit} more" if len(names) > limit else "")

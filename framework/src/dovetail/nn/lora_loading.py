@@ -19,7 +19,7 @@ from torch import Tensor
 
 from dovetail.api.checkpoint import LazyTensor
 from dovetail.api.errors import RequestError
-from dovetail.api.text import one_line, quote_foreign
+from dovetail.api.text import join_names, one_line, quote_foreign
 from dovetail.nn.context import Context
 from dovetail.nn.lora import AdapterWeights
 from dovetail.nn.module_patterns import ModulePatterns
@@ -138,7 +138,7 @@ def read_adapter(
         faults.append(str(error))
         scales = LoraConfig(r=parsed.r).scales(pairs)
     if others:
-        faults.append(f"tensors that are no low-rank matrices: {_join_names(others)}")
+        faults.append(f"tensors that are no low-rank matrices: {join_names(others)}")
     if not pairs:
         faults.append("no tensor is named base_model.model.….lora_A.weight")
     faults += _find_misplaced(pairs, targets) + _find_wrong_shapes(pairs, scales, targets)
@@ -147,7 +147,7 @@ def read_adapter(
         broken = [m for m, matrices in weights.items() if not all(matrix.isfinite().all() for matrix in matrices)]
         if not broken:
             return weights
-        faults = [f"values that are infinite or not a number in {targets.dtype}: {_join_names(broken)}"]
+        faults = [f"values that are infinite or not a number in {targets.dtype}: {join_names(broken)}"]
     raise RequestError(
         f"{label} cannot be used: {'; '.join(faults)}",
         "load an adapter that was trained on this model, with LoRA on its linear layers alone",
@@ -202,9 +202,9 @@ def _find_misplaced(pairs: Mapping[str, LoraPair], targets: LoraTargets) -> list
     other = [module for module in pairs if module in targets.other]
     faults = []
     if unknown:
-        faults.append(f"modules that the model does not have: {_join_names(unknown)}")
+        faults.append(f"modules that the model does not have: {join_names(unknown)}")
     if other:
-        faults.append(f"modules that take no adapter, being no linear layers: {_join_names(other)}")
+        faults.append(f"modules that take no adapter, being no linear layers: {join_names(other)}")
     return faults
 
 
@@ -229,11 +229,11 @@ def _find_wrong_shapes(pairs: Mapping[str, LoraPair], scales: Mapping[str, Scale
                 wrong.append(f"{lazy.name} is of type {lazy.type}, wanted a floating-point one")
     faults = []
     if lone:
-        faults.append(f"tensors without their other half: {_join_names(lone)}")
+        faults.append(f"tensors without their other half: {join_names(lone)}")
     if wrong:
-        faults.append(f"tensors that contradict the model or adapter_config.json: {_join_names(wrong)}")
+        faults.append(f"tensors that contradict the model or adapter_config.json: {join_names(wrong)}")
     if high:
-        faults.append(f"ranks above the --max-lora-rank of {targets.rank}: {_join_names(high)}")
+        faults.append(f"ranks above the --max-lora-rank of {targets.rank}: {join_names(high)}")
     return faults
 
 
@@ -247,9 +247,3 @@ def _read_pair(pair: LoraPair, scale: float, dtype: torch.dtype) -> tuple[Tensor
 def _quote_key(place: Iterable[int | str]) -> str:
     """The place of a value in a configuration, whose keys may be anything."""
     return one_line(".".join(map(str, place)), 100)
-
-
-def _join_names(names: list[str], limit: int = 8) -> str:
-    return ", ".join(one_line(name, 200) for name in names[:limit]) + (
-        f" and {len(names) - limit} more" if len(names) > limit else ""
-    )

@@ -18,8 +18,9 @@ from dovetail.api.cards import Dotted, LoaderCard, SourceCard
 from dovetail.api.checkpoint import Checkpoint
 from dovetail.api.errors import DovetailError, RequestError, UsageError
 from dovetail.api.json_files import read_json
+from dovetail.api.text import join_names
 from dovetail.kernel.checkpoints import ask_source
-from dovetail.kernel.choose import call_target, join_names
+from dovetail.kernel.choose import call_target
 from dovetail.kernel.plan import FrozenModel
 from dovetail.kernel.registry import Registry
 from dovetail.kernel.weight_files import matches
@@ -224,7 +225,7 @@ def find_adapter(
         raise refused(str(error), "check the path, its permissions and its contents") from None
     patterns = dict.fromkeys(p for offer in registry.offers(LoaderCard) for p in offer.card.recognises)
     raise refused(
-        f"no installed loader reads its weights: wanted {ADAPTER_WEIGHTS_PATTERN} as one of {', '.join(patterns)}, found {join_names(files)}",
+        f"no installed loader reads its weights: wanted {ADAPTER_WEIGHTS_PATTERN} as one of {', '.join(patterns)}, found {join_names(files) or 'no files'}",
         registry.explain_missing(LoaderCard.kind)
         or "complete the download, or install a plugin that loads what is there",
     )

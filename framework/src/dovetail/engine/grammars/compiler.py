@@ -22,6 +22,7 @@ from dovetail.engine.grammars.cache import MAX_BYTES, CacheEntry, Compiled, Gram
 from dovetail.engine.grammars.checks import PARAM, build_grammar_source
 from dovetail.engine.grammars.mask_threads import MASK_SECONDS, MaskThreads
 from dovetail.engine.request.params import StructuredOutputs
+from dovetail.utils.panics import reraise_control_flow
 from dovetail.utils.process_memory import release_free_memory, resident_bytes
 
 ROOM_POLL_S = 0.02
@@ -250,9 +251,8 @@ class RequestGrammar:
                     self._masks = {key[count:]: mask for key, mask in self._masks.items() if key[:count] == done}
                 else:
                     state.rollback(count)
-            except (KeyboardInterrupt, SystemExit):
-                raise
             except BaseException as error:  # a panic of an extension module is no Exception
+                reraise_control_flow(error)
                 self._fail(error)
                 return 0
         return count
@@ -310,9 +310,8 @@ class RequestGrammar:
                             state.fill_mask(mask)
                         self._masks[key] = mask
                 state.rollback(count)
-            except (KeyboardInterrupt, SystemExit):
-                raise
             except BaseException as error:  # in a thread where nobody would see it
+                reraise_control_flow(error)
                 self._fail(error)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from dovetail.api.errors import CheckpointError, DovetailError, RequestError
 from dovetail.api.text import one_line
+from dovetail.utils.panics import reraise_control_flow
 
 MAX_REASON = 300
 """Characters of what the library says, which quotes files."""
@@ -26,9 +27,10 @@ def explain_file_errors(file: Path) -> Iterator[None]:
     """
     try:
         yield
-    except (DovetailError, KeyboardInterrupt, SystemExit, GeneratorExit):
+    except DovetailError:
         raise
     except BaseException as error:
+        reraise_control_flow(error)
         raise CheckpointError(
             f"{file} cannot be read: {_reason(error)}",
             "fetch it again; if it was made by a newer version, update the package tokenizers",
@@ -44,9 +46,10 @@ def explain_text_errors() -> Iterator[None]:
     """
     try:
         yield
-    except (DovetailError, KeyboardInterrupt, SystemExit, GeneratorExit, MemoryError):
+    except (DovetailError, MemoryError):
         raise
     except BaseException as error:
+        reraise_control_flow(error)
         raise RequestError(
             f"the model's tokenizer cannot encode this text ({_reason(error)})", "send another text"
         ) from error

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from dovetail.api import CheckpointError, open_regular
+from dovetail.api import CheckpointError, join_names, open_regular
 from dovetail_loaders_gguf.header import MAGIC, Header, read_header
 
 SPLIT = re.compile(r"(.+)-(\d{5})-of-(\d{5})(\.gguf)?", re.IGNORECASE)
@@ -93,7 +93,3 @@ def _gguf_files(folder: Path) -> Iterable[Path]:
             with open_regular(file) as stream:
                 if stream.read(len(MAGIC)) == MAGIC:
                     yield file
-
-
-def join_names(names: Sequence[str], limit: int = 8) -> str:
-    return ", ".join(names[:limit]) + (" …" if len(names) > limit else "")
