@@ -45,13 +45,16 @@ class Stack:
                 (qkv, self.ctx.linear(f"{i}.o", channels, channels), GatedMLP(self.ctx, str(i), channels, 3 * channels))
             )
         for layer in dict.fromkeys(self.ctx.layers.values()):
-            weight = torch.randn(layer.rows, layer.columns, device=device, dtype=dtype) * layer.columns**-0.5
-            layer.finish([DenseWeight(weight, "dense")], lambda w, kind: DenseKernel(w, kind, device, dtype))
+            weights = {
+                part: DenseWeight.of(torch.randn(n, k, device=device, dtype=dtype) * k**-0.5, "dense")
+                for part, (n, k) in layer.parts.items()
+            }
+            layer.finish(weights, lambda w, kind: DenseKernel(w, kind, device, dtype))
         for slot in range(1, loras + 1):
             adapter = {
                 part: (
-                    torch.randn(rank, layer.columns, dtype=dtype) * layer.columns**-0.5,
-                    torch.randn(layer.parts[part], rank, dtype=dtype) * rank**-0.5,
+                    torch.randn(rank, layer.parts[part][1], dtype=dtype) * layer.parts[part][1] ** -0.5,
+                    torch.randn(layer.parts[part][0], rank, dtype=dtype) * rank**-0.5,
                 )
                 for part, layer in self.ctx.layers.items()
             }

@@ -73,7 +73,7 @@ def main() -> None:
     print("type         gguf    ours  speedup       dequantize           affine        file  affine")
     for name in args.types:
         data = packed(name)
-        weight = GgufWeight(data, name)
+        weight = GgufWeight.of(data, name)
         type = gguf.GGMLQuantizationType[name.upper()]
         theirs = best(partial(gguf.quants.dequantize, data.numpy(), type), args.seconds) * 1e3 / millions
         ours = best(partial(weight.dense, torch.float32), args.seconds) * 1e3 / millions

@@ -29,7 +29,7 @@ class Engine:
     """All of a step but the model and what it samples."""
 
     def __init__(self, count: int, enable_caching: bool, prompt: int = PROMPT) -> None:
-        kv = KVCacheManager([KVCacheGroup("full", 1)], [1 + count * LONGEST // BLOCK], BLOCK, enable_caching)
+        kv = KVCacheManager([KVCacheGroup(1)], [1 + count * LONGEST // BLOCK], BLOCK, enable_caching)
         self.scheduler = Scheduler(count, count * prompt, kv)
         self.batch = InputBatch(count, LONGEST, BLOCK, 1, ReferencePlatform())
         self.rng = random.Random(0)

@@ -52,6 +52,25 @@ def dovetail_register_quantization() -> list[QuantFormatCard | QuantKernelCard]:
             kinds=("linear", "head", "embedding"),
             rank=REFERENCE,
         ),
+        QuantKernelCard(
+            name="grouped-experts",
+            summary="experts with the tokens that chose them, one after the other",
+            target="dovetail.nn.experts:GroupedExperts",
+            packings=("*",),
+            devices=("cpu",),
+            dtypes=_FLOATS,
+            kinds=("experts",),
+        ),
+        QuantKernelCard(
+            name="every-expert",
+            summary="the reference: every expert computes every token",
+            target="dovetail.nn.experts:EveryExpert",
+            packings=("*",),
+            devices=("*",),
+            dtypes=_FLOATS,
+            kinds=("experts",),
+            rank=REFERENCE,
+        ),
     ]
 
 

@@ -176,7 +176,7 @@ class TinyConfig(ModelConfig):
         return scaled_length(self.max_position_embeddings, self.rope_scaling)
 
     def attention_requirements(self) -> tuple[AttentionRequirement, ...]:
-        return (AttentionRequirement(kind="sliding" if self.window else "full", head_dim=self.head_dim),)
+        return (AttentionRequirement(features=frozenset({"sliding"} if self.window else ()), head_dim=self.head_dim),)
 
 
 def inspect(path: str, files: tuple[str, ...]) -> Checkpoint:

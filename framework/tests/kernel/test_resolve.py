@@ -336,25 +336,25 @@ def test_the_cache_s_dtype_goes_by_its_short_names_too(folder: Path, option: str
         ({}, {"kv_cache_dtype": "float8_e5m2"}, {}, "keeps the KV cache in float32, not in float8_e5m2"),
         ({"block_sizes": (32, 64)}, {}, {}, "takes blocks of 32, 64 tokens, not 16"),
         ({"head_dims": (64, 128)}, {}, {}, "takes heads of 64, 128, not 8"),
-        ({}, {}, {"window": 4}, "does full attention, not sliding"),
+        ({}, {}, {"window": 4}, "does plain attention, not sliding"),
         ({"probe": f"{fakes.__name__}:absent"}, {}, {}, "there is no such device here"),
         ({"devices": ("cpu",)}, {}, {}, None),
         ({"kv_dtypes": ("float8_e5m2",)}, {"kv_cache_dtype": "float8_e5m2"}, {}, None),
         ({"block_sizes": (32, 64)}, {"block_size": 64}, {}, None),
-        ({"head_dims": (8,), "kinds": ("full", "sliding")}, {}, {"window": 4}, None),
+        ({"head_dims": (8,), "features": ("sliding",)}, {}, {"window": 4}, None),
     ],
 )
 def test_an_attention_backend_is_held_to_its_claims(
     folder: Path, claims: dict[str, Any], options: dict[str, Any], config: dict[str, Any], reason: str | None
 ) -> None:
     configure(folder, **config)
-    parts = {"attention": attention("eager", **claims), "model": model("tiny", attention=("full", "sliding"))}
+    parts = {"attention": attention("eager", **claims), "model": model("tiny", attention=("sliding",))}
     if reason is None:
         found = plan(folder, parts=parts, **options)
         assert found.attention.part.name == "eager"
         assert found.kv_dtype == options.get("kv_cache_dtype", "float32")
         return
-    kind = "sliding with heads of 8" if config else "full with heads of 8"
+    kind = "sliding attention with heads of 8" if config else "plain attention with heads of 8"
     if "kv_cache_dtype" in options:
         kind += f", KV cache in {options['kv_cache_dtype']}"
     with pytest.raises(ResolutionError) as caught:
@@ -366,7 +366,7 @@ def test_an_attention_backend_is_held_to_its_claims(
 def test_a_model_that_asks_for_attention_beyond_its_card_is_named(folder: Path) -> None:
     configure(folder, window=4)
     with pytest.raises(
-        PluginError, match=r"^the model tiny asks for sliding attention, and its card lists full; update"
+        PluginError, match=r"^the model tiny asks for sliding attention, and its card lists plain attention; update"
     ):
         plan(folder)
 

@@ -26,7 +26,7 @@ class Options(BaseModel):
 
 class RecurrentConfig(TinyConfig):
     def attention_requirements(self) -> tuple[AttentionRequirement, ...]:
-        return (AttentionRequirement(kind="recurrent", head_dim=8),)
+        return (AttentionRequirement(features=frozenset({"recurrent"}), head_dim=8),)
 
 
 def proposer(name: str = "seer", **claims: Any) -> ProposerCard:
@@ -147,7 +147,7 @@ def test_a_draft_that_writes_nothing_is_refused(folder: Path, draft: Path) -> No
 
 def test_states_cannot_be_taken_back(folder: Path, draft: Path) -> None:
     recurrent = model("waves", "WavesForCausalLM", config=f"{__name__}:RecurrentConfig", attention=("recurrent",))
-    parts = {"attention": attention("eager", kinds=("full", "recurrent"))}
+    parts = {"attention": attention("eager", features=("recurrent",))}
     configure(draft, architectures=["WavesForCausalLM"])
     with pytest.raises(ResolutionError, match=f"the draft model {draft}: it has recurrent layers"):
         plan(folder, drafting(), recurrent, parts=parts, speculative_config={"model": str(draft)})

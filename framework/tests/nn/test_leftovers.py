@@ -11,7 +11,7 @@ from dovetail.api import CheckpointError, LazyTensor
 from dovetail.nn.context import Context
 from dovetail.nn.dense import DenseFormat, DenseKernel
 from dovetail.nn.leftovers import BUFFER, Leftovers
-from dovetail.nn.loading import KernelChoice, WeightReader
+from dovetail.nn.loading import WeightChoice, WeightReader
 from dovetail.nn.ops import Ops
 from dovetail.testing import ReferenceAttention
 
@@ -87,8 +87,7 @@ def reader() -> WeightReader:
     ctx.linear("layer", 3, 2)
     ctx.norm("norm", 3, 1e-6)
     ctx.ignore(".own_buffer")
-    dense = KernelChoice(DenseFormat, [("dense", DenseKernel)])
-    return WeightReader(ctx, {("linear", "float32"): dense}, {})
+    return WeightReader(ctx, [WeightChoice("linear", "float32", DenseFormat, [("dense", DenseKernel)])], {})
 
 
 MODEL = [lazy("layer.weight", 2, 3), lazy("norm.weight", 3)]

@@ -46,13 +46,13 @@ def fill(
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
     """Give a layer weights; its dense matrix ``[N, K]``."""
-    weights = [make_weight(rows, layer.columns) for rows in layer.parts.values()]
+    weights = {part: make_weight(*shape) for part, shape in layer.parts.items()}
     layer.finish(weights, lambda weight, kind: kernel(weight, kind, DEVICE, dtype))
-    return torch.cat([w.dense(dtype) for w in weights])
+    return torch.cat([w.dense(dtype) for w in weights.values()])
 
 
 def dense(rows: int, columns: int) -> DenseWeight:
-    return DenseWeight(torch.randn(rows, columns) * columns**-0.5, "float32")
+    return DenseWeight.of(torch.randn(rows, columns) * columns**-0.5, "float32")
 
 
 def affine(rows: int, columns: int) -> AffineSample:
@@ -89,7 +89,7 @@ def test_each_row_gets_the_layer_merged_with_its_own_adapter(
     layer = ctx.linear(QKV, K, bias=bias)
     weight = fill(layer, make_weight, kernel)
     if bias:
-        layer.bias = torch.randn(layer.rows)
+        layer.bias = torch.randn(sum(QKV.values()))
     adapters = [
         {},
         make_adapter({"attn.q": 24, "attn.v": 8}, RANK),  # a fused layer of which only some parts are adapted

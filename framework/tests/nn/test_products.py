@@ -21,7 +21,7 @@ def affine(n: int, k: int) -> AffineSample:
 @pytest.mark.parametrize(
     ("cls", "weight", "products"),
     [
-        (DenseKernel, DenseWeight(torch.randn(48, 64), "float32"), 1),
+        (DenseKernel, DenseWeight.of(torch.randn(48, 64), "float32"), 1),
         (DequantizeKernel, affine(48, 64), 1),
         (DequantizeKernel, affine(1500, 1024), 2),
         (AffineKernel, affine(48, 64), 2),  # codes and minimums

@@ -34,7 +34,12 @@ Task = Literal["generate", "embed", "classify", "score"]
 PoolingType = Literal["last", "mean", "cls"]
 """How a prompt is pooled: the hidden state of its last token, the mean over all tokens, or the first token's."""
 LayerKind = Literal["linear", "embedding", "head", "experts"]
-AttentionKind = Literal["full", "sliding", "chunked", "softcap", "sinks", "latent", "encoder", "recurrent"]
+AttentionFeature = Literal[
+    "sliding", "chunked", "softcap", "sinks", "bidirectional", "value_dim", "latent", "shared_cache", "recurrent"
+]
+"""What a layer may ask for beside causal attention over everything; :class:`dovetail.nn.AttentionSpec` explains
+each. ``recurrent`` layers keep a state of fixed size in place of a cache.
+"""
 
 
 class Card(BaseModel):
@@ -86,8 +91,10 @@ class ModelCard(Card):
     """How hidden states become one vector, if neither the checkpoint's files nor the user says."""
     dtypes: tuple[DType, ...] = ("float32", "bfloat16", "float16")
     """Dtypes in which activations may be computed."""
-    attention: tuple[AttentionKind, ...] = ("full",)
-    """Every attention kind that a configuration of this model may need."""
+    attention: tuple[AttentionFeature, ...] = ()
+    """Every feature of attention that a configuration of this model may need."""
+    layer_kinds: tuple[LayerKind, ...] = ("linear", "head", "embedding")
+    """Kinds of layers with weights that it has."""
     naming: dict[str, NamingCard] = {}
     """For containers whose tensors are not named as in Hugging Face checkpoints. The key is the loader's name of the
     container's naming.
@@ -138,15 +145,19 @@ class QuantFormatCard(Card):
     """Values of ``quantization_config.quant_method`` that it reads; empty for formats that are recognised by tensor
     type only.
     """
-    kinds: tuple[LayerKind, ...] = ("linear", "embedding", "head")
-    """Kinds of layers whose weights it can store."""
+    kinds: tuple[LayerKind, ...] = ("linear", "embedding", "head", "experts")
+    """Kinds of layers whose weights it can store. Those of experts reach it as matrices, one by one."""
+    config: Dotted | None = None
+    """A pydantic model of the checkpoint's ``quantization_config``, whose module must not import torch. What it refuses
+    is the reason why this format does not fit. Without it, the format gets the configuration as it is in the file.
+    """
 
 
 class QuantKernelCard(Card):
     """A matrix kernel for weights in certain stored types or packings.
 
-    ``target`` is a :class:`dovetail.nn.WeightKernel`, which may still refuse a weight because of its shape, with the
-    reason.
+    ``target`` is a :class:`dovetail.nn.WeightKernel`, or for ``experts`` a :class:`dovetail.nn.ExpertsKernel`. It may
+    still refuse a weight because of its shape, with the reason.
     """
 
     kind: ClassVar[str] = "kernel"
@@ -176,8 +187,10 @@ class AttentionCard(Card):
     """Torch device types; ``"*"`` for any."""
     dtypes: tuple[DType, ...]
     """Dtypes of queries and results."""
-    kinds: tuple[AttentionKind, ...] = ("full",)
-    """Kinds of attention layer that it supports."""
+    features: tuple[AttentionFeature, ...] = ()
+    """Features that it supports, in any combination."""
+    exclusive: tuple[tuple[AttentionFeature, ...], ...] = ()
+    """Combinations that it does not support: features that one layer must not ask for together."""
     head_dims: tuple[int, ...] | None = None
     """Head sizes that it supports; None for any."""
     kv_dtypes: tuple[DType, ...] = ()

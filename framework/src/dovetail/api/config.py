@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
 
-from dovetail.api.cards import AttentionKind
+from dovetail.api.cards import AttentionFeature
 
 FACTOR_SCALINGS = ("linear", "dynamic", "yarn")
 """Values of ``rope_type`` whose ``factor`` is the factor of the context length. The factor of ``llama3`` is larger
@@ -48,12 +48,18 @@ def scaled_length(max_position: int, scaling: Mapping[str, Any]) -> int:
 
 
 class AttentionRequirement(BaseModel):
-    """The kind of attention and the head size that one group of layers requires of the backend."""
+    """What one group of layers requires of the attention backend.
+
+    Without features it is causal attention over everything.
+    """
 
     model_config = ConfigDict(frozen=True)
 
-    kind: AttentionKind = "full"
+    features: frozenset[AttentionFeature] = frozenset()
     head_dim: int
+    """Of queries and keys."""
+    value_dim: int | None = None
+    """Of values, where it is not ``head_dim``."""
 
 
 class ModelConfig(BaseModel):
@@ -91,7 +97,9 @@ class ModelConfig(BaseModel):
         return {k: _integral(v) for k, v in data.items() if v is not None or k in required}
 
     def attention_requirements(self) -> tuple[AttentionRequirement, ...]:
-        """One entry for each distinct kind of attention layer. Subclasses must override this."""
+        """One entry for each distinct kind of attention layer; their order does not matter. Subclasses must override this.
+        A layer that asks for anything else is refused when the model is built.
+        """
         raise NotImplementedError
 
     def context_length(self) -> int:

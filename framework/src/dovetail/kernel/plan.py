@@ -60,6 +60,8 @@ class WeightPlan(FrozenModel):
     kind: LayerKind
     type: str
     format: Choice
+    config: Dotted | None = None
+    """What reads the checkpoint's ``quantization_config`` for the format; None if it gets it as it is."""
     kernels: tuple[Part, ...]
     """Kernels in order of rank. The first one that accepts a layer's shape is used."""
     rejected: tuple[RejectedCandidate, ...] = ()
@@ -149,6 +151,11 @@ class Plan(FrozenModel):
     def choices(self) -> tuple[Choice, ...]:
         parts = (self.source, self.loader, self.model_part, self.platform, self.attention, self.grammar, self.proposer)
         return tuple(part for part in parts if part is not None)
+
+    def build_quantization_config(self, weights: WeightPlan) -> Any:
+        """The ``quantization_config`` as a format expects it. It was validated when the Plan was made."""
+        given = self.config.get("quantization_config") or {}
+        return given if weights.config is None else import_dotted(weights.config).model_validate(given)
 
     def build_model_config(self) -> ModelConfig:
         """The configuration as the model's own class. It was validated when the Plan was made."""

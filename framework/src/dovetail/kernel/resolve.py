@@ -6,6 +6,7 @@ which records why a candidate was selected and why the others were not.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,8 @@ def resolve(options: PlanOptions, registry: Registry) -> Plan:
         dtype if options.kv_cache_dtype == AUTO else KV_ALIASES.get(options.kv_cache_dtype, options.kv_cache_dtype)
     )
     attention = find_attention(options, parsed, card, platform_offer.card.device, dtype, kv_dtype, registry, warnings)
-    weights = find_weights(checkpoint, config, options, platform_offer.card.device, dtype, registry, warnings)
+    device = platform_offer.card.device
+    weights = find_weights(checkpoint, config, options, device, dtype, registry, warnings, card.layer_kinds)
     grammar_offer, grammar = find_grammar(options, registry, warnings)
     speculation = find_speculation(options, parsed, registry, warnings, resolve)
     naming = card.naming[checkpoint.naming].target if checkpoint.naming else None
@@ -206,9 +208,9 @@ def find_attention(
 ) -> Choice:
     needs = config.attention_requirements()
     for requirement in needs:
-        if requirement.kind not in model.attention:
+        if unlisted := sorted(requirement.features - set(model.attention)):
             raise PluginError(
-                f"the model {model.name} asks for {requirement.kind} attention, and its card lists {', '.join(model.attention)}",
+                f"the model {model.name} asks for {_describe_features(unlisted)}, and its card lists {_describe_features(model.attention)}",
                 "update the plugin that offers it",
             )
 
@@ -226,7 +228,7 @@ def find_attention(
                 return fault
         return run_probe(card.probe)
 
-    wanted = [f"{n.kind} with heads of {n.head_dim}" for n in needs]
+    wanted = [f"{_describe_features(n.features)} with heads of {n.head_dim}" for n in needs]
     if kv_dtype != dtype:
         wanted.append(f"KV cache in {kv_dtype}")
     _, choice = choose(
@@ -237,11 +239,18 @@ def find_attention(
 
 
 def _explain_unmet(card: AttentionCard, requirement: AttentionRequirement) -> str | None:
-    if requirement.kind not in card.kinds:
-        return f"does {', '.join(card.kinds)} attention, not {requirement.kind}"
+    if missing := requirement.features - set(card.features):
+        return f"does {_describe_features(card.features)}, not {', '.join(sorted(missing))}"
+    for together in card.exclusive:
+        if requirement.features >= set(together):
+            return f"does not do {' and '.join(together)} in one layer"
     if card.head_dims is not None and requirement.head_dim not in card.head_dims:
         return f"takes heads of {join_numbers(card.head_dims)}, not {requirement.head_dim}"
     return None
+
+
+def _describe_features(features: Iterable[str]) -> str:
+    return f"{', '.join(sorted(features)) or 'plain'} attention"
 
 
 def find_grammar(

@@ -119,7 +119,7 @@ def _resolve_draft(
 
 
 def _refuse_recurrent(config: ModelConfig, what: str) -> None:
-    if any(requirement.kind == "recurrent" for requirement in config.attention_requirements()):
+    if any("recurrent" in requirement.features for requirement in config.attention_requirements()):
         raise ResolutionError(
             f"{what} has recurrent layers, whose state cannot be taken back when a guess was wrong",
             f"leave {FLAG} out",

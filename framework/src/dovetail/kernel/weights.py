@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
+
+from pydantic import BaseModel, ValidationError
 
 from dovetail.api.cards import LayerKind, QuantFormatCard, QuantKernelCard
 from dovetail.api.checkpoint import Checkpoint
 from dovetail.api.errors import ResolutionError
 from dovetail.api.text import join_names
 from dovetail.kernel.choose import choose, make_part, run_probe, supports_device
+from dovetail.kernel.discovery import describe_error, import_dotted
 from dovetail.kernel.options import PlanOptions
-from dovetail.kernel.plan import Choice, Part, RejectedCandidate, WeightPlan
+from dovetail.kernel.plan import Choice, Part, RejectedCandidate, WeightPlan, describe_validation_error
 from dovetail.kernel.registry import Offer, Registry
 
 WEIGHT_KINDS: tuple[LayerKind, ...] = ("linear", "head", "embedding")
@@ -24,8 +28,14 @@ def find_weights(
     dtype: str,
     registry: Registry,
     warnings: list[str],
+    kinds: Sequence[LayerKind] = WEIGHT_KINDS,
 ) -> tuple[WeightPlan, ...]:
-    """For each stored type: the format that reads it, and for each kind of layer the kernels that multiply it."""
+    """For each stored type the formats that read it, best first, and for each kind of layer the kernels that multiply
+    it. Which of the formats reads a weight is decided by the tensors that it is made of, when it is loaded.
+
+    Args:
+        kinds: of the model's layers.
+    """
     quantization = config.get("quantization_config") or {}
     method = quantization.get("quant_method")
     offers = registry.offers(QuantFormatCard)
@@ -48,22 +58,27 @@ def find_weights(
             # Quantized checkpoints also have plain tensors (norms, biases, unquantized layers).
             if card.methods and method not in card.methods:
                 return f"reads checkpoints quantized by {', '.join(card.methods)}, not {method or 'none'}"
-            return None
+            return _refuse_config(card, quantization)
 
-        if plans and _counts(type_) and all(reads(o.card) for o in offers):
-            continue  # of saved masks and position ids; a weight of this type is refused when it is loaded
+        unread = all(reads(o.card) for o in offers)
+        # Masks and position ids, and what accompanies quantized weights: a weight of this type is refused when it is loaded.
+        if unread and ((plans and _counts(type_)) or readers):
+            continue
         wanted = f"a format that reads {count} tensors of type {type_!r} in {checkpoint.path}"
         # Norms, and what was left alone, have other types than the one that was asked for.
         explicit = asked.name if asked and reads(asked.card) is None else None
         format_offer, format_choice = choose(
             "format", QuantFormatCard, registry, reads, explicit=explicit, wanted=wanted, warnings=warnings
         )
-        formats.add(format_offer.name)
-        plans += [
-            _weight_plan(kind, type_, format_offer, format_choice, device, dtype, registry)
-            for kind in WEIGHT_KINDS
-            if kind in format_offer.card.kinds
-        ]
+        others = [] if explicit else [o for o in offers if o != format_offer and reads(o.card) is None]
+        for offer in (format_offer, *sorted(others, key=lambda o: (-o.card.rank, o.name))):
+            formats.add(offer.name)
+            choice = format_choice.model_copy(update={"part": make_part(offer)})
+            plans += [
+                _weight_plan(kind, type_, offer, choice, device, dtype, registry)
+                for kind in kinds
+                if kind in offer.card.kinds
+            ]
     if method is not None and not formats & set(readers):
         raise ResolutionError(
             f"wanted weights quantized by {method!r}, as the configuration says, found tensors of type "
@@ -76,6 +91,20 @@ def find_weights(
             "leave --quantization out, or give a checkpoint in that format",
         )
     return tuple(plans)
+
+
+def _refuse_config(card: QuantFormatCard, quantization: dict[str, Any]) -> str | None:
+    """Why a format's own class refuses the checkpoint's ``quantization_config``."""
+    if card.config is None or not quantization:
+        return None
+    config_class: type[BaseModel] = import_dotted(card.config)
+    try:
+        config_class.model_validate(quantization)
+    except ValidationError as error:
+        return "; ".join(map(describe_validation_error, error.errors()))
+    except Exception as error:  # a validator that met a value it did not expect
+        return describe_error(error)
+    return None
 
 
 def _counts(type_: str) -> bool:
@@ -134,4 +163,11 @@ def _weight_plan(
             f"({'; '.join(f'{r.name}: {r.reason}' for r in rejected)})",
             registry.explain_missing(QuantKernelCard.kind) or "install a kernel plugin that covers it",
         )
-    return WeightPlan(kind=kind, type=type_, format=format_choice, kernels=tuple(kernels), rejected=tuple(rejected))
+    return WeightPlan(
+        kind=kind,
+        type=type_,
+        format=format_choice,
+        config=format_offer.card.config,
+        kernels=tuple(kernels),
+        rejected=tuple(rejected),
+    )

@@ -1,40 +1,60 @@
 """Building blocks for models, and the interfaces for quantization, attention and platforms."""
 
 from dovetail.nn.attention import Attention, AttentionBackend, AttentionSpec
-from dovetail.nn.blocks import GatedMLP, SelfAttention
+from dovetail.nn.blocks import MLP, GatedMLP, SelfAttention
 from dovetail.nn.context import Context
-from dovetail.nn.layers import Embedding, Head, Linear, RMSNorm
+from dovetail.nn.experts import Experts, ExpertsKernel, ExpertWeights
+from dovetail.nn.layers import Embedding, Head, LayerNorm, Linear, RMSNorm
 from dovetail.nn.model import CausalLM, PoolingModel
 from dovetail.nn.ops import Ops
+from dovetail.nn.packings import AffineWeight, CodebookWeight, Float4Weight, ScaledFloatWeight, TwoLevelScales
+from dovetail.nn.parallel import ColumnCut, Communicator, Parallel, RowCut
 from dovetail.nn.platform import Memory, Platform
 from dovetail.nn.rotary import Rope, Rotary
 from dovetail.nn.step import HostLengths, KVIndex, Step
-from dovetail.nn.weights import AffineWeight, QuantFormat, StoredWeight, TwoLevelScales, WeightKernel
+from dovetail.nn.stored import Axis, Field, StoredWeight
+from dovetail.nn.weights import Components, QuantFormat, WeightKernel, WeightName
 
 __all__ = [
+    "MLP",
     "AffineWeight",
     "Attention",
     "AttentionBackend",
     "AttentionSpec",
+    "Axis",
     "CausalLM",
+    "CodebookWeight",
+    "ColumnCut",
+    "Communicator",
+    "Components",
     "Context",
     "Embedding",
+    "ExpertWeights",
+    "Experts",
+    "ExpertsKernel",
+    "Field",
+    "Float4Weight",
     "GatedMLP",
     "Head",
     "HostLengths",
     "KVIndex",
+    "LayerNorm",
     "Linear",
     "Memory",
     "Ops",
+    "Parallel",
     "Platform",
     "PoolingModel",
     "QuantFormat",
     "RMSNorm",
     "Rope",
     "Rotary",
+    "RowCut",
+    "ScaledFloatWeight",
     "SelfAttention",
     "Step",
     "StoredWeight",
     "TwoLevelScales",
     "WeightKernel",
+    "WeightName",
 ]

@@ -17,7 +17,9 @@ import torch
 from torch import Tensor
 
 from dovetail.api.cards import LayerKind
-from dovetail.nn.weights import AffineWeight, StoredWeight, TwoLevelScales, WeightKernel
+from dovetail.nn.packings import AffineWeight, TwoLevelScales
+from dovetail.nn.stored import StoredWeight
+from dovetail.nn.weights import WeightKernel
 
 # Weights unpacked at once. A quarter of a million would stay in a core's cache, but starting each operation's threads then costs more than
 # that saves: with 4-bit codes, one token and two cores, two million take 0.6 of the time.
@@ -41,11 +43,14 @@ class AffineKernel(WeightKernel):
         # As they were handed out: float16, or two levels, where that is what the format has.
         self.scales = _transpose(packed.scales).to(device)
         self.mins = None if packed.mins is None else _transpose(packed.mins).to(device)
+        self.order = None if packed.order is None else packed.order.to(device)
         self.step = max(1, SLICE // self.k)
 
     def __call__(self, x: Tensor) -> Tensor:
         shape = x.shape
         x = x.reshape(-1, self.k)
+        if self.order is not None:
+            x = x[:, self.order]
         sums = None if self.mins is None else x.unflatten(-1, (-1, self.group)).sum(-1)  # [T, G]
         scratch = x.new_empty(min(self.step, self.n) * self.k)
         parts = []

@@ -1,6 +1,6 @@
 """Attention layers, and the interface of attention backends.
 
-Letters: T tokens, H query heads, K key-value heads, D head dimension, C channels.
+Letters: T tokens, H query heads, K key-value heads, D head dimension, V channels of a value.
 """
 
 from __future__ import annotations
@@ -12,18 +12,29 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dovetail.api.cards import AttentionKind
+from dovetail.api.cards import AttentionFeature
 from dovetail.nn.step import KVIndex, Step
 
 
 @dataclass(frozen=True)
 class AttentionSpec:
-    """The attention that one layer requires of the backend. Layers with the same kind and window share block tables.
+    """The attention that one layer requires of the backend. Layers that see the same positions share block tables.
 
     Attributes:
+        num_heads, num_kv_heads: of this rank.
+        head_dim: of queries and keys.
         scale: on the products of queries and keys.
         window: a token sees itself and the ``window - 1`` tokens before it; None for all before it.
-        kind: as on cards; ``sliding`` exactly when there is a window.
+        chunk: positions are divided in chunks of this many tokens, and a token sees those of its own chunk up to itself.
+        softcap: scores are ``softcap * tanh(score / softcap)`` before the softmax; None for unbounded ones.
+        sinks: the softmax of each head has one more score, which is learned and has no value.
+        causal: a token sees those before it and itself. Otherwise all of its request, which is computed whole in one
+            step, and no cache is kept.
+        value_dim: channels of a value where they are not ``head_dim``.
+        latent: one row of ``head_dim`` channels serves all heads as key, and its first ``value_dim`` channels as value
+            (DeepSeek-V2's latent attention, with the projections absorbed); ``num_kv_heads`` is 1.
+        shared_cache: the layer has no keys and values of its own, and reads those that another layer wrote in this step
+            and before.
     """
 
     num_heads: int
@@ -31,10 +42,33 @@ class AttentionSpec:
     head_dim: int
     scale: float
     window: int | None = None
+    chunk: int | None = None
+    softcap: float | None = None
+    sinks: bool = False
+    causal: bool = True
+    value_dim: int | None = None
+    latent: bool = False
+    shared_cache: bool = False
 
     @property
-    def kind(self) -> AttentionKind:
-        return "full" if self.window is None else "sliding"
+    def features(self) -> frozenset[AttentionFeature]:
+        """What it asks for beside causal attention over everything, as cards claim it."""
+        present: dict[AttentionFeature, bool] = {
+            "sliding": self.window is not None,
+            "chunked": self.chunk is not None,
+            "softcap": self.softcap is not None,
+            "sinks": self.sinks,
+            "bidirectional": not self.causal,
+            "value_dim": self.value_dim not in (None, self.head_dim) and not self.latent,
+            "latent": self.latent,
+            "shared_cache": self.shared_cache,
+        }
+        return frozenset(feature for feature, there in present.items() if there)
+
+    @property
+    def values(self) -> int:
+        """Channels of a value."""
+        return self.head_dim if self.value_dim is None else self.value_dim
 
 
 class AttentionBackend(ABC):
@@ -60,7 +94,10 @@ class AttentionBackend(ABC):
 
     def block_bytes(self, spec: AttentionSpec) -> int:
         """Bytes of one block of one layer's cache."""
-        return 2 * self.block_size * spec.num_kv_heads * spec.head_dim * self.kv_dtype.itemsize
+        if spec.shared_cache or not spec.causal:
+            return 0
+        row = spec.head_dim if spec.latent else spec.head_dim + spec.values
+        return self.block_size * spec.num_kv_heads * row * self.kv_dtype.itemsize
 
     @abstractmethod
     def allocate(self, spec: AttentionSpec, blocks: int) -> Any:
@@ -97,7 +134,15 @@ class AttentionBackend(ABC):
 
     @abstractmethod
     def forward(
-        self, q: Tensor, k: Tensor, v: Tensor, cache: Any, step: Step, index: KVIndex, spec: AttentionSpec
+        self,
+        q: Tensor,
+        k: Tensor | None,
+        v: Tensor | None,
+        cache: Any,
+        step: Step,
+        index: KVIndex,
+        spec: AttentionSpec,
+        sinks: Tensor | None = None,
     ) -> Tensor:
         """Write the new keys and values of *all* requests into the cache, then attend: each token sees its request's
         tokens up to itself. Requests of one step may share blocks, so one request may read what another has written in
@@ -105,29 +150,46 @@ class AttentionBackend(ABC):
 
         Args:
             q: ``[T, H, D]``.
-            k, v: ``[T, K, D]``.
-            cache: of this layer, from :meth:`allocate`; its slots ``index.slot_mapping`` are overwritten.
+            k, v: ``[T, K, D]`` and ``[T, K, V]``. Both are None for a layer with ``shared_cache``; v is None for a
+                ``latent`` one.
+            cache: of this layer, from :meth:`allocate`; its slots ``index.slot_mapping`` are overwritten. That of the
+                other layer for ``shared_cache``, None for a layer that keeps none.
             index: of the layer's group, with :attr:`KVIndex.metadata`.
+            sinks: float32 ``[H]``, for a spec with them.
 
         Returns:
-            ``[T, H, D]`` in q's dtype.
+            ``[T, H, V]`` in q's dtype.
         """
 
 
 class Attention(nn.Module):
     """One layer's attention, with its KV cache.
 
+    Args:
+        source: the layer whose cache this one reads, for ``shared_cache``.
+
     Attributes:
         group: index of its cache group in :attr:`Step.kv`.
         cache: as the backend allocated it. The runner sets both once memory has been planned.
+        sinks: float32 ``[H]``, or None.
     """
 
-    def __init__(self, spec: AttentionSpec, backend: AttentionBackend) -> None:
+    def __init__(self, spec: AttentionSpec, backend: AttentionBackend, source: Attention | None = None) -> None:
         super().__init__()
+        assert spec.shared_cache == (source is not None), "a layer that reads another's cache names that layer"
         self.spec = spec
         self.backend = backend
+        # In a list, so that torch does not register the other layer a second time.
+        self._source = [source] if source is not None else []
         self.group = 0
         self.cache: Any = None
+        self.sinks: Tensor | None = None
 
-    def forward(self, q: Tensor, k: Tensor, v: Tensor, step: Step) -> Tensor:
-        return self.backend.forward(q, k, v, self.cache, step, step.kv[self.group], self.spec)
+    @property
+    def source(self) -> Attention | None:
+        return self._source[0] if self._source else None
+
+    def forward(self, q: Tensor, k: Tensor | None, v: Tensor | None, step: Step) -> Tensor:
+        cache = self.cache if self.source is None else self.source.cache
+        index = step.kv[self.group if self.source is None else self.source.group]
+        return self.backend.forward(q, k, v, cache, step, index, self.spec, self.sinks)

@@ -1,26 +1,40 @@
-"""Blocks that most decoders share, built with a model's context: self-attention and a gated MLP."""
+"""Blocks that most decoders share, built with a model's context: self-attention and MLPs."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Literal
+
+import torch
 from torch import Tensor, nn
 
 from dovetail.nn.attention import AttentionSpec
 from dovetail.nn.context import Bias, Context
+from dovetail.nn.parallel import ColumnCut, Cut, Range, RowCut
 from dovetail.nn.rotary import Rope
 from dovetail.nn.step import Step
 
+QKNorm = Callable[[str, int], nn.Module]
+"""Makes the norm of queries or keys from its checkpoint name and its number of channels."""
+
 
 class SelfAttention(nn.Module):
-    """qkv projection, rotary embedding, attention, output projection: ``[T, C]`` → ``[T, C]``.
+    """qkv projection, norms of queries and keys, rotary embedding, attention, output projection: ``[T, C]`` →
+    ``[T, C]``. Cut by heads.
 
     Args:
         name: checkpoint prefix, such as ``model.layers.0.self_attn``.
-        window: sliding window in tokens, or None.
+        window, chunk, softcap, causal: as in :class:`dovetail.nn.AttentionSpec`.
+        sinks: checkpoint name of the sinks below ``name``, or None.
         bias: q, k and v have biases; see :data:`dovetail.nn.context.Bias`.
         out_bias: the output projection has one.
         scale: defaults to ``head_dim ** -0.5``.
         interleaved: rotary pairs are adjacent channels.
-        names: of q, k, v and output projection below ``name``.
+        names: of q, k, v and output projection below ``name``; or of qkv, in one tensor, and output projection.
+        transposed: full-precision checkpoints store the projections as ``[in, out]``.
+        qk_norm: makes the norms before the rotary embedding, which are named by ``norm_names`` below ``name``.
+        norm_by: ``head``: one norm over the channels of each head; ``whole``: over those of all heads together, which
+            cannot be cut.
     """
 
     def __init__(
@@ -33,49 +47,159 @@ class SelfAttention(nn.Module):
         num_kv_heads: int,
         head_dim: int,
         window: int | None = None,
+        chunk: int | None = None,
+        softcap: float | None = None,
+        causal: bool = True,
+        sinks: str | None = None,
         bias: Bias = False,
         out_bias: Bias = False,
         scale: float | None = None,
         interleaved: bool = False,
-        names: tuple[str, str, str, str] = ("q_proj", "k_proj", "v_proj", "o_proj"),
+        names: tuple[str, str, str, str] | tuple[str, str] = ("q_proj", "k_proj", "v_proj", "o_proj"),
+        transposed: bool = False,
+        qk_norm: QKNorm | None = None,
+        norm_names: tuple[str, str] = ("q_norm", "k_norm"),
+        norm_by: Literal["head", "whole"] = "head",
     ) -> None:
         super().__init__()
-        q, k, v, o = (f"{name}.{n}" for n in names)
-        rows = {q: num_heads * head_dim, k: num_kv_heads * head_dim, v: num_kv_heads * head_dim}
-        self.qkv = ctx.linear(rows, channels, bias=bias)
-        self.out = ctx.linear(o, num_heads * head_dim, channels, bias=out_bias)
-        self.num_heads, self.num_kv_heads = num_heads, num_kv_heads
-        self.attention = ctx.attention(
-            AttentionSpec(num_heads, num_kv_heads, head_dim, head_dim**-0.5 if scale is None else scale, window)
+        heads = ctx.parallel.heads(num_heads, num_kv_heads)
+        q, kv, d = num_heads * head_dim, num_kv_heads * head_dim, head_dim
+        own_q, own_kv = _scaled(heads.q, d), _scaled(heads.kv, d)
+        parts = [f"{name}.{part}" for part in names[:-1]]
+        ranges: dict[str, tuple[Range, ...]]
+        if len(parts) == 1:
+            rows = {parts[0]: q + 2 * kv}
+            ranges = {parts[0]: (own_q, _shifted(own_kv, q), _shifted(own_kv, q + kv))}
+        else:
+            rows = dict(zip(parts, (q, kv, kv), strict=True))
+            ranges = dict(zip(parts, ((own_q,), (own_kv,), (own_kv,)), strict=True))
+        cut: tuple[Cut, Cut] = (None, None)
+        if ctx.parallel.size > 1:
+            cut = RowCut(ranges), ColumnCut((own_q,))
+        self.qkv = ctx.linear(rows, channels, bias=bias, cut=cut[0], transposed=transposed)
+        self.out = ctx.linear(f"{name}.{names[-1]}", q, channels, bias=out_bias, cut=cut[1], transposed=transposed)
+        self.num_heads, self.num_kv_heads = heads.q[1] - heads.q[0], heads.kv[1] - heads.kv[0]
+        spec = AttentionSpec(
+            self.num_heads,
+            self.num_kv_heads,
+            head_dim,
+            head_dim**-0.5 if scale is None else scale,
+            window,
+            chunk,
+            softcap,
+            sinks is not None,
+            causal,
         )
+        self.attention = ctx.attention(spec, sinks=None if sinks is None else f"{name}.{sinks}")
         self.head_dim = head_dim
         self.interleaved = interleaved
         self.rope = ctx.ops.rope
+        self.norm_by = norm_by
+        self.norms = nn.ModuleList()
+        if qk_norm is not None:
+            assert norm_by == "head" or ctx.parallel.size == 1, "a norm over all heads needs all of them"
+            sizes = (d, d) if norm_by == "head" else (q, kv)
+            self.norms.extend(qk_norm(f"{name}.{n}", size) for n, size in zip(norm_names, sizes, strict=True))
 
-    def forward(self, x: Tensor, rope: Rope, step: Step) -> Tensor:
+    def forward(self, x: Tensor, rope: Rope | None, step: Step) -> Tensor:
         qkv = self.qkv(x).view(x.shape[0], -1, self.head_dim)  # [T, H + 2 * K, D]
-        turned = self.num_heads + self.num_kv_heads  # q and k are rotated in the same way, so they are rotated together
-        qk = self.rope(qkv[:, :turned], rope.cos, rope.sin, self.interleaved)
+        turned = self.num_heads + self.num_kv_heads
+        qk = self._norm(qkv[:, :turned]) if self.norms else qkv[:, :turned]
+        if rope is not None:  # q and k are rotated in the same way, so they are rotated together
+            qk = self.rope(qk, rope.cos, rope.sin, self.interleaved)
         attended = self.attention(qk[:, : self.num_heads], qk[:, self.num_heads :], qkv[:, turned:], step)  # [T, H, D]
         out: Tensor = self.out(attended.flatten(-2))
         return out
 
+    def _norm(self, qk: Tensor) -> Tensor:
+        parts = qk.split((self.num_heads, self.num_kv_heads), 1)
+        if self.norm_by == "whole":
+            normed = [norm(part.flatten(-2)).view_as(part) for norm, part in zip(self.norms, parts, strict=True)]
+        else:
+            normed = [norm(part) for norm, part in zip(self.norms, parts, strict=True)]
+        return torch.cat(normed, 1)
+
+
+def _scaled(heads: Range, size: int) -> Range:
+    return heads[0] * size, heads[1] * size
+
+
+def _shifted(rows: Range, by: int) -> Range:
+    return rows[0] + by, rows[1] + by
+
 
 class GatedMLP(nn.Module):
-    """``down(act(gate(x)) * up(x))``: ``[T, C]`` → ``[T, C]``.
+    """``down(act(gate(x)) * up(x))``: ``[T, C]`` → ``[T, C]``. Cut by inner channels.
 
     Args:
-        activation: an operation of :mod:`dovetail.nn.ops` that maps gate and up, side by side, to their product.
+        activation: an operation of :mod:`dovetail.nn.ops` for gate.
+        names: of gate, up and down below ``name``; or of gate and up, in one tensor, and down.
     """
 
     def __init__(
-        self, ctx: Context, name: str, channels: int, inner: int, *, activation: str = "silu_mul", bias: Bias = False
+        self,
+        ctx: Context,
+        name: str,
+        channels: int,
+        inner: int,
+        *,
+        activation: str = "silu",
+        bias: Bias = False,
+        names: tuple[str, str, str] | tuple[str, str] = ("gate_proj", "up_proj", "down_proj"),
     ) -> None:
         super().__init__()
-        self.gate_up = ctx.linear({f"{name}.gate_proj": inner, f"{name}.up_proj": inner}, channels, bias=bias)
-        self.down = ctx.linear({f"{name}.down_proj": channels}, inner, bias=bias)
-        self.activation = getattr(ctx.ops, activation)
+        parts = [f"{name}.{part}" for part in names[:-1]]
+        own = ctx.parallel.channels(inner)
+        ranges: dict[str, tuple[Range, ...]]
+        if len(parts) == 1:
+            rows = {parts[0]: 2 * inner}
+            ranges = {parts[0]: (own, _shifted(own, inner))}
+        else:
+            rows = dict.fromkeys(parts, inner)
+            ranges = dict.fromkeys(parts, (own,))
+        cut: tuple[Cut, Cut] = (None, None)
+        if ctx.parallel.size > 1:
+            cut = RowCut(ranges), ColumnCut((own,))
+        self.gate_up = ctx.linear(rows, channels, bias=bias, cut=cut[0])
+        self.down = ctx.linear(f"{name}.{names[-1]}", inner, channels, bias=bias, cut=cut[1])
+        self.activation = ctx.ops.activation(activation, gated=True)
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.down(self.activation(self.gate_up(x)))
+        return out
+
+
+class MLP(nn.Module):
+    """``down(act(up(x)))``: ``[T, C]`` → ``[T, C]``. Cut by inner channels.
+
+    Args:
+        activation: an operation of :mod:`dovetail.nn.ops`.
+        names: of up and down below ``name``.
+        transposed: full-precision checkpoints store both as ``[in, out]``.
+    """
+
+    def __init__(
+        self,
+        ctx: Context,
+        name: str,
+        channels: int,
+        inner: int,
+        *,
+        activation: str,
+        bias: Bias = True,
+        names: tuple[str, str] = ("up_proj", "down_proj"),
+        transposed: bool = False,
+    ) -> None:
+        super().__init__()
+        up, down = (f"{name}.{part}" for part in names)
+        own = ctx.parallel.channels(inner)
+        cut: tuple[Cut, Cut] = (None, None)
+        if ctx.parallel.size > 1:
+            cut = RowCut({up: (own,)}), ColumnCut((own,))
+        self.up = ctx.linear(up, channels, inner, bias=bias, cut=cut[0], transposed=transposed)
+        self.down = ctx.linear(down, inner, channels, bias=bias, cut=cut[1], transposed=transposed)
+        self.activation = ctx.ops.activation(activation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.down(self.activation(self.up(x)))
         return out

@@ -6,19 +6,22 @@ two cannot disagree.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from dovetail.nn.attention import Attention, AttentionBackend, AttentionSpec
-from dovetail.nn.layers import Embedding, Head, Linear, RMSNorm, WeightLayer
+from dovetail.nn.experts import Activation, Experts
+from dovetail.nn.layers import Embedding, Head, LayerNorm, Linear, RMSNorm, WeightLayer
 from dovetail.nn.lora import StackedAdapters
 from dovetail.nn.ops import Ops
+from dovetail.nn.parallel import Cut, Parallel, RowCut
 
 Assign = Callable[[Tensor], None]
+Norm = RMSNorm | LayerNorm
 Bias = bool | Literal["optional"]
 """Whether a layer has a bias; ``optional``: if the checkpoint has one, decided for each part."""
 
@@ -53,6 +56,23 @@ class BiasSlot:
     required: bool = True
 
 
+@dataclass(frozen=True)
+class StoredTogether:
+    """Weights that a checkpoint stores as one.
+
+    Attributes:
+        groups: parts whose rows are stored one after the other; for a stack, those of each expert.
+        stacked: the stored tensors' first dimension is the experts.
+        required: checkpoints have no other form, so this is the name for what is missing.
+        alternating: rows of the parts alternate: the first of each, the second of each, and so on.
+    """
+
+    groups: tuple[tuple[str, ...], ...]
+    stacked: bool
+    required: bool = False
+    alternating: bool = False
+
+
 class Context:
     """The factories.
 
@@ -60,7 +80,12 @@ class Context:
         device, dtype: of activations.
         ops: the platform's operations.
         max_tokens: the longest sequence that will be run.
-        layers: checkpoint name of a weight (without its last component) → its layer.
+        parallel: this rank's place among those that share the model.
+        layers: checkpoint name of a weight → its layer.
+        together: name of a stored weight that holds several of them → which.
+        row_orders: name of a weight that Hugging Face checkpoints store in another order → ``order``, as in
+            :meth:`dovetail.api.Naming.row_order`.
+        transposed: names of weights that full-precision Hugging Face checkpoints store as ``[K, N]``.
         vectors: checkpoint name of a plain tensor → where it goes.
         ignored: endings of names of tensors that the model ignores.
         attention_layers: in the order of creation, which is the order of their KV caches.
@@ -78,13 +103,18 @@ class Context:
         max_tokens: int,
         max_loras: int = 0,
         max_lora_rank: int = 0,
+        parallel: Parallel | None = None,
     ) -> None:
         self.device = device
         self.dtype = dtype
         self.ops = ops
         self.max_tokens = max_tokens
         self.backend = attention
+        self.parallel = parallel or Parallel()
         self.layers: dict[str, WeightLayer] = {}
+        self.together: dict[str, StoredTogether] = {}
+        self.row_orders: dict[str, Tensor] = {}
+        self.transposed: set[str] = set()
         self.vectors: dict[str, VectorSlot] = {}
         self.biases: dict[str, BiasSlot] = {}
         self.ignored: list[str] = []
@@ -92,40 +122,161 @@ class Context:
         self.adapters = StackedAdapters(max_loras, max_lora_rank, ops, device, dtype) if max_loras else None
 
     def linear(
-        self, parts: str | Mapping[str, int], in_features: int, out_features: int = 0, *, bias: Bias = False
+        self,
+        parts: str | Mapping[str, int],
+        in_features: int,
+        out_features: int = 0,
+        *,
+        bias: Bias = False,
+        cut: Cut = None,
+        transposed: bool = False,
+        row_order: Tensor | None = None,
     ) -> Linear:
         """A linear layer, ``linear(name, in_features, out_features)``, or one whose parts are separate tensors in
         the checkpoint, ``linear({name: rows, …}, in_features)``.
+
+        Args:
+            in_features, out_features, rows: of the whole layer.
+            cut: what this rank has of it; by default every rank has all of it. What follows a layer that is cut by rows
+                must be cut by the same columns.
+            transposed: full-precision checkpoints store ``[in, out]``.
+            row_order: int64 ``[rows]`` for a layer of one part whose checkpoints store the rows in another order: the
+                layer's row ``i`` is the stored row ``row_order[i]``.
         """
-        layer = Linear({parts: out_features} if isinstance(parts, str) else parts, in_features)
+        rows = {parts: out_features} if isinstance(parts, str) else parts
+        layer = Linear({part: (count, in_features) for part, count in rows.items()}, self.parallel, cut)
         self._claim(layer)
         if self.adapters is not None:
-            layer.lora = self.adapters.add_layer(layer.parts, in_features)
+            local = layer.local_parts()
+            columns = next(iter(local.values()))[1]
+            layer.lora = self.adapters.add_layer({part: shape[0] for part, shape in local.items()}, columns)
         if bias:
             for part in layer.parts:
                 self.biases[f"{part}.bias"] = BiasSlot(layer, part, required=bias is True)
+        if transposed:
+            self.transposed.update(layer.parts)
+        if row_order is not None:
+            (part,) = layer.parts
+            self.row_orders[part] = row_order
         return layer
 
-    def embedding(self, name: str, rows: int, columns: int) -> Embedding:
-        layer = Embedding({name: rows}, columns)
+    def embedding(self, name: str, rows: int, columns: int, *, cut: bool = True) -> Embedding:
+        """A table of ``rows`` vectors, which the ranks share unless ``cut`` is false."""
+        layer = Embedding(name, rows, columns, self.parallel, self._vocabulary(name, rows) if cut else None)
         self._claim(layer)
         return layer
 
-    def head(self, name: str, in_features: int, out_features: int, *, tied: Embedding | None = None) -> Head:
-        """The output head. With ``tied`` it shares that table unless the checkpoint has a weight for it."""
-        layer = Head({name: out_features}, in_features, tied)
+    def head(
+        self,
+        name: str,
+        in_features: int,
+        out_features: int,
+        *,
+        tied: Embedding | None = None,
+        bias: Bias = False,
+        softcap: float | None = None,
+    ) -> Head:
+        """The output head, cut by vocabulary. With ``tied`` it shares that table unless the checkpoint has a weight
+        for it.
+        """
+        cut = self._vocabulary(name, out_features)
+        layer = Head(name, in_features, out_features, tied, self.ops, softcap, self.parallel, cut)
+        self._claim(layer)
+        if bias:
+            self.biases[f"{name}.bias"] = BiasSlot(layer, name, required=bias is True)
+        return layer
+
+    def experts(
+        self,
+        names: Sequence[tuple[str, str, str]],
+        channels: int,
+        inner: int,
+        *,
+        activation: str | Activation = "silu",
+    ) -> Experts:
+        """The experts of a layer, cut one by one. :meth:`stored_together` says under which names checkpoints stack them.
+
+        Args:
+            names: of (gate, up, down) of each expert.
+            activation: an operation of :mod:`dovetail.nn.ops` for gate, or a function of gate and up side by side.
+        """
+        function = self.ops.activation(activation, gated=True) if isinstance(activation, str) else activation
+        local = self.parallel.range(len(names))
+        layer = Experts(names, channels, inner, function, self.parallel, local)
         self._claim(layer)
         return layer
 
-    def norm(self, name: str, channels: int, eps: float) -> RMSNorm:
-        layer = RMSNorm(self.ops, eps)
-        self.vector(f"{name}.weight", (channels,), lambda value: setattr(layer, "weight", value))
+    def stored_together(
+        self,
+        name: str,
+        parts: Sequence[str] | Sequence[Sequence[str]],
+        *,
+        required: bool = False,
+        alternating: bool = False,
+        transposed: bool = False,
+    ) -> None:
+        """Weights that checkpoints may store as one, or as one stack of experts; the arguments are those of
+        :class:`StoredTogether`. The parts are those of layers that were made before.
+        """
+        stacked = not isinstance(parts[0], str)
+        groups = tuple(tuple(group) for group in parts) if stacked else (tuple(map(str, parts)),)
+        self.together[name] = StoredTogether(groups, stacked, required, alternating)
+        if transposed:
+            self.transposed.add(name)
+
+    def norm(
+        self,
+        name: str,
+        channels: int,
+        eps: float,
+        *,
+        kind: Literal["rms", "layer"] = "rms",
+        bias: bool = False,
+        offset: float = 0.0,
+        wide: bool = False,
+    ) -> Norm:
+        """A norm over the last dimension.
+
+        Args:
+            bias: of a layer norm, which has one more tensor then.
+            offset: added to the stored scale.
+            wide: the scale is applied in float32, before the result is rounded. Layer norms always do that.
+        """
+        layer = RMSNorm(self.ops, eps) if kind == "rms" else LayerNorm(self.ops, eps)
+        dtype = torch.float32 if wide or kind == "layer" else None
+
+        def assign(value: Tensor) -> None:
+            layer.weight = value + offset if offset else value
+
+        self.vector(f"{name}.weight", (channels,), assign, dtype=dtype)
+        if bias:
+            assert kind == "layer", "an RMS norm has no bias"
+            self.vector(f"{name}.bias", (channels,), lambda value: setattr(layer, "bias", value), dtype=dtype)
         return layer
 
-    def attention(self, spec: AttentionSpec) -> Attention:
-        layer = Attention(spec, self.backend)
+    def attention(self, spec: AttentionSpec, *, source: Attention | None = None, sinks: str | None = None) -> Attention:
+        """An attention layer.
+
+        Args:
+            source: the layer whose cache it reads, for ``shared_cache``.
+            sinks: checkpoint name of the sinks of all heads, for a spec with them.
+        """
+        layer = Attention(spec, self.backend, source)
         self.attention_layers.append(layer)
+        if sinks is not None:
+            total = spec.num_heads * self.parallel.size
+            start, stop = self.parallel.range(total)
+            self.vector(
+                sinks,
+                (total,),
+                lambda value: setattr(layer, "sinks", value[start:stop].contiguous()),
+                dtype=torch.float32,
+            )
         return layer
+
+    def op(self, name: str, reference: Callable[..., Any]) -> Callable[..., Any]:
+        """An operation that the model's own package adds; see :meth:`dovetail.nn.Ops.find`."""
+        return self.ops.find(name, reference)
 
     def vector(
         self,
@@ -145,6 +296,9 @@ class Context:
         although the model computes them.
         """
         self.ignored += endings
+
+    def _vocabulary(self, name: str, rows: int) -> Cut:
+        return RowCut({name: (self.parallel.channels(rows),)}) if self.parallel.size > 1 else None
 
     def _claim(self, layer: WeightLayer) -> None:
         for part in layer.parts:

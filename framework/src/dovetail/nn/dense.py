@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -11,60 +12,51 @@ from torch import Tensor
 from dovetail.api.cards import LayerKind
 from dovetail.api.checkpoint import LazyTensor
 from dovetail.api.errors import CheckpointError
-from dovetail.nn.weights import QuantFormat, StoredWeight, WeightKernel
+from dovetail.nn.stored import Axis, Field, StoredWeight
+from dovetail.nn.weights import QuantFormat, WeightKernel, WeightName
 
 # Of a dequantized slice. Smaller ones would stay in a core's cache, but the fixed costs of the dozen operations that unpack one weigh more: a
 # product with one token takes two thirds of the time that it takes with slices of one MiB.
 SLICE_BYTES = 4 << 20
 
 
+@dataclass(frozen=True, eq=False)
 class DenseWeight(StoredWeight):
-    """A matrix stored as a plain tensor."""
+    """A matrix stored as a plain tensor ``[N, K]``."""
 
-    def __init__(self, data: Tensor, type: str) -> None:
-        self.data = data  # [N, K]
-        self.type = type
-        self.shape = (data.shape[0], data.shape[1])
+    data: Tensor
 
-    def rows(self, start: int, stop: int, dtype: torch.dtype) -> Tensor:
-        return self.data[start:stop].to(dtype)
+    @classmethod
+    def of(cls, data: Tensor, type: str) -> DenseWeight:
+        return cls((data.shape[0], data.shape[1]), type, data)
+
+    def fields(self) -> dict[str, Field]:
+        return {"data": Field(self.data, Axis(0), Axis(1))}
+
+    def dequantize(self, dtype: torch.dtype) -> Tensor:
+        return self.data.to(dtype)
 
     def take(self, ids: Tensor, dtype: torch.dtype) -> Tensor:
         return F.embedding(ids, self.data).to(dtype)
 
-    def reorder(self, order: Tensor) -> DenseWeight:
-        return DenseWeight(self.data[order], self.type)
-
-    def to(self, device: torch.device) -> DenseWeight:
-        return DenseWeight(self.data.to(device), self.type)
-
-    @classmethod
-    def join(cls, parts: Sequence[StoredWeight]) -> DenseWeight | None:
-        tensors = [p.data for p in parts if isinstance(p, DenseWeight)]
-        if len(tensors) != len(parts):
-            return None
-        return cls(torch.cat(tensors), parts[0].type)
-
     def pack(self, packing: str) -> Tensor | None:
         return self.data if packing == "dense" else None
-
-    @property
-    def nbytes(self) -> int:
-        return self.data.nbytes
 
 
 class DenseFormat(QuantFormat):
     """float32, float16, bfloat16 and float64 tensors, converted once to the activations' dtype."""
 
-    def load(self, tensors: Mapping[str, LazyTensor], device: torch.device, dtype: torch.dtype) -> DenseWeight:
-        lazy = tensors["weight"]
+    def load(
+        self, weight: WeightName, tensors: Mapping[str, LazyTensor], device: torch.device, dtype: torch.dtype
+    ) -> DenseWeight:
+        lazy = tensors[".weight"]
         data = lazy.read()
         if tuple(data.shape) != lazy.shape or not data.is_floating_point():
             raise CheckpointError(
                 f"tensor {lazy.name} was announced as {lazy.type} {list(lazy.shape)}, but reads as {data.dtype} {list(data.shape)}",
                 "the file is damaged or its loader is at fault; download it again or update the loader",
             )
-        return DenseWeight(data.to(device=device, dtype=dtype), lazy.type)
+        return DenseWeight.of(data.to(device=device, dtype=dtype), lazy.type)
 
 
 class DenseKernel(WeightKernel):

@@ -1,4 +1,4 @@
-"""Layers whose weights are quantized, sharded and multiplied as the Plan says; the model's code does not depend on it.
+"""Layers whose weights are quantized, cut and multiplied as the Plan says; the model's code does not depend on it.
 
 Letters: T tokens, N output features, K input features, V vocabulary.
 """
@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from dovetail.api.cards import LayerKind
 from dovetail.nn.lora import StackedLayerAdapters
 from dovetail.nn.ops import Ops
-from dovetail.nn.weights import StoredWeight, WeightKernel
+from dovetail.nn.parallel import ColumnCut, Cut, Parallel, RowCut, length
+from dovetail.nn.stored import StoredWeight
+from dovetail.nn.weights import WeightKernel
 
 MakeKernel = Callable[[StoredWeight, LayerKind], WeightKernel]
 
@@ -25,26 +27,59 @@ class WeightLayer(nn.Module):
     Built empty; :class:`dovetail.nn.loading.WeightReader` fills it and calls :meth:`finish`.
 
     Attributes:
-        parts: checkpoint name of each part → its rows.
-        columns: K.
+        parts: checkpoint name of each part → its whole shape, (rows, columns).
+        parallel: the ranks that share the layer.
+        cut: what this rank has of it.
         kind: as in the Plan.
         bias: ``[N]`` or None.
     """
 
     kind: LayerKind = "linear"
 
-    def __init__(self, parts: Mapping[str, int], columns: int) -> None:
+    def __init__(self, parts: Mapping[str, tuple[int, int]], parallel: Parallel | None = None, cut: Cut = None) -> None:
         super().__init__()
         self.parts = dict(parts)
-        self.columns = columns
-        self.rows = sum(self.parts.values())
+        self.parallel = parallel or Parallel()
+        self.cut = cut
         self.kernels: list[WeightKernel] = []
         self.bias: Tensor | None = None
 
-    def finish(self, weights: list[StoredWeight], make_kernel: MakeKernel) -> None:
+    def local_parts(self) -> dict[str, tuple[int, int]]:
+        """The shapes of what this rank has of each part; parts of which it has nothing are left out."""
+        return {part: self._local_shape(part) for part in self.parts}
+
+    def cut_weight(self, part: str, weight: StoredWeight) -> StoredWeight:
+        """This rank's part of a whole weight."""
+        if isinstance(self.cut, ColumnCut):
+            pieces = [weight.narrow(1, *piece) for piece in self.cut.ranges]
+            assert len(pieces) == 1, "columns are cut in one range"
+            return pieces[0].compact()
+        ranges = self.cut.ranges.get(part) if isinstance(self.cut, RowCut) else None
+        if ranges is None:
+            return weight
+        pieces = [weight.narrow(0, *piece) for piece in ranges]
+        joined = pieces[0].compact() if len(pieces) == 1 else weight.join(pieces)
+        assert joined is not None, "rows of one weight can be joined"
+        return joined
+
+    def cut_bias(self, part: str, bias: Tensor) -> Tensor:
+        """This rank's part of a whole bias ``[rows]``."""
+        ranges = self.cut.ranges.get(part) if isinstance(self.cut, RowCut) else None
+        return bias if ranges is None else torch.cat([bias[start:stop] for start, stop in ranges])
+
+    def finish(self, weights: Mapping[str, StoredWeight], make_kernel: MakeKernel) -> None:
         """Join the parts if their format supports it, and create each joined weight's kernel."""
-        joined = weights[0].join(weights) if len(weights) > 1 else None
-        self.kernels = [make_kernel(w, self.kind) for w in ([joined] if joined is not None else weights)]
+        parts = [weights[part] for part in self.local_parts()]
+        joined = parts[0].join(parts) if len(parts) > 1 else None
+        self.kernels = [make_kernel(w, self.kind) for w in ([joined] if joined is not None else parts)]
+
+    def _local_shape(self, part: str) -> tuple[int, int]:
+        rows, columns = self.parts[part]
+        if isinstance(self.cut, ColumnCut):
+            return rows, length(self.cut.ranges)
+        if isinstance(self.cut, RowCut) and part in self.cut.ranges:
+            return length(self.cut.ranges[part]), columns
+        return rows, columns
 
     @property
     def nbytes(self) -> int:
@@ -52,7 +87,8 @@ class WeightLayer(nn.Module):
 
 
 class Linear(WeightLayer):
-    """``x @ w.T + bias``: ``[T, K]`` → ``[T, N]``, the parts' outputs side by side.
+    """``x @ w.T + bias``: ``[T, K]`` → ``[T, N]``, the parts' outputs side by side. If it is cut by columns, x is this
+    rank's part of the channels, and the result is the sum over all ranks.
 
     Attributes:
         lora: adds the adapters' products, for weights of any format; None if the engine was started without LoRA.
@@ -60,7 +96,7 @@ class Linear(WeightLayer):
 
     lora: StackedLayerAdapters | None = None
 
-    def finish(self, weights: list[StoredWeight], make_kernel: MakeKernel) -> None:
+    def finish(self, weights: Mapping[str, StoredWeight], make_kernel: MakeKernel) -> None:
         super().finish(weights, make_kernel)
         if self.lora is not None:
             self.lora.allocate()
@@ -72,6 +108,8 @@ class Linear(WeightLayer):
             out = torch.cat([kernel(x) for kernel in self.kernels], -1)
         if self.lora is not None:
             out = self.lora.add(out, x)
+        if isinstance(self.cut, ColumnCut):
+            out = self.parallel.communicator.all_reduce(out)
         return out if self.bias is None else out + self.bias
 
     @property
@@ -80,21 +118,28 @@ class Linear(WeightLayer):
 
 
 class Embedding(WeightLayer):
-    """Rows of a table: ids ``[T]`` → ``[T, K]``."""
+    """Rows of a table: ids ``[T]`` → ``[T, K]``. If it is cut by rows, each rank looks up what it has, and the results
+    are added.
+    """
 
     kind: LayerKind = "embedding"
 
-    def __init__(self, parts: Mapping[str, int], columns: int) -> None:
-        super().__init__(parts, columns)
+    def __init__(self, name: str, rows: int, columns: int, parallel: Parallel | None = None, cut: Cut = None) -> None:
+        super().__init__({name: (rows, columns)}, parallel, cut)
         self.weight: StoredWeight | None = None
 
-    def finish(self, weights: list[StoredWeight], make_kernel: MakeKernel) -> None:
-        (self.weight,) = weights  # kept, for a head that is tied to it
+    def finish(self, weights: Mapping[str, StoredWeight], make_kernel: MakeKernel) -> None:
+        (self.weight,) = weights.values()  # kept, for a head that is tied to it
         super().finish(weights, make_kernel)
 
     def forward(self, ids: Tensor) -> Tensor:
-        out: Tensor = self.kernels[0](ids)
-        return out
+        if not isinstance(self.cut, RowCut):
+            out: Tensor = self.kernels[0](ids)
+            return out
+        (((start, stop),),) = self.cut.ranges.values()
+        elsewhere = (ids < start) | (ids >= stop)
+        found = self.kernels[0]((ids - start).masked_fill(elsewhere, 0))
+        return self.parallel.communicator.all_reduce(found.masked_fill(elsewhere[:, None], 0))
 
 
 class Head(Linear):
@@ -102,18 +147,39 @@ class Head(Linear):
 
     Attributes:
         tied: the embedding whose table it shares, or None.
+        softcap: logits are ``softcap * tanh(logits / softcap)``; None for unbounded ones.
     """
 
     kind: LayerKind = "head"
 
-    def __init__(self, parts: Mapping[str, int], columns: int, tied: Embedding | None) -> None:
-        super().__init__(parts, columns)
+    def __init__(
+        self,
+        name: str,
+        columns: int,
+        rows: int,
+        tied: Embedding | None,
+        ops: Ops,
+        softcap: float | None = None,
+        parallel: Parallel | None = None,
+        cut: Cut = None,
+    ) -> None:
+        super().__init__({name: (rows, columns)}, parallel, cut)
         # In a list, so that torch does not register the embedding a second time.
         self._tied = [tied] if tied is not None else []
+        self.ops = ops
+        self.softcap = softcap
 
     @property
     def tied(self) -> Embedding | None:
         return self._tied[0] if self._tied else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = super().forward(x)
+        if isinstance(self.cut, RowCut):
+            ((rows, _),) = self.parts.values()
+            sizes = self.parallel.sizes(rows, self.parallel.channel_unit(rows))
+            logits = self.parallel.communicator.all_gather(logits, sizes)
+        return logits if self.softcap is None else self.ops.softcap(logits, self.softcap)
 
 
 class RMSNorm(nn.Module):
@@ -132,3 +198,22 @@ class RMSNorm(nn.Module):
     def add(self, x: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
         """``(norm(residual + x), residual + x)``."""
         return self.ops.add_rms_norm(x, residual, self.weight, self.eps)
+
+
+class LayerNorm(nn.Module):
+    """Layer normalisation (Ba et al., 2016) with a learned scale and offset ``[C]``; either may lack."""
+
+    weight: Tensor | None = None
+    bias: Tensor | None = None
+
+    def __init__(self, ops: Ops, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.ops = ops
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.ops.layer_norm(x, self.weight, self.bias, self.eps)
+
+    def add(self, x: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
+        """``(norm(residual + x), residual + x)``."""
+        return self.ops.add_layer_norm(x, residual, self.weight, self.bias, self.eps)

@@ -104,7 +104,7 @@ class LoraTargets:
     def of(cls, ctx: Context) -> LoraTargets:
         """The targets of a model that was built with slots."""
         assert ctx.adapters is not None
-        linear = {n: (layer.parts[n], layer.columns) for n, layer in ctx.layers.items() if layer.kind == "linear"}
+        linear = {n: layer.parts[n] for n, layer in ctx.layers.items() if layer.kind == "linear"}
         return cls(linear, frozenset(ctx.layers.keys() - linear.keys()), ctx.adapters.rank, ctx.dtype)
 
 

@@ -17,6 +17,12 @@ class PoolingModel(nn.Module):
     computed in chunks. Embeddings need nothing more.
     """
 
+    def rename(self, name: str) -> str | None:
+        """The name under which the model expects a tensor of a Hugging Face checkpoint, or None for one that it leaves
+        out (the vision tower of a model that is served as text). By default names are as they are.
+        """
+        return name
+
     def forward(self, step: Step) -> Tensor:
         """Hidden states after the last norm, ``[T, C]``."""
         raise NotImplementedError

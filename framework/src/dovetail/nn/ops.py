@@ -19,16 +19,39 @@ from dovetail.api.errors import PluginError
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """Root-mean-square normalisation (Zhang and Sennrich, 2019) in float32: x ``[..., C]``, weight ``[C]`` → ``[..., C]`` in x's dtype."""
+    """Root-mean-square normalisation (Zhang and Sennrich, 2019) in float32: x ``[..., C]``, weight ``[C]`` → ``[..., C]``
+    in x's dtype.
+
+    The weight is applied in its own dtype: one in float32 to what was not rounded yet (as Gemma does), any other to the
+    numbers rounded to x's dtype (as Llama does).
+    """
     wide = x.float()
     normed = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
-    return weight * normed.to(x.dtype)
+    return (weight * normed.to(weight.dtype)).to(x.dtype)
 
 
 def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """``residual + x``, normalised, and the sum itself, which is the next residual. Neither input is changed."""
     total = residual + x
     return rms_norm(total, weight, eps), total
+
+
+def layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
+    """Layer normalisation (Ba et al., 2016) in float32: x ``[..., C]``, weight and bias ``[C]`` or None → ``[..., C]``
+    in x's dtype. Weight and bias are applied before the result is rounded.
+    """
+    wide = F.layer_norm(x.float(), x.shape[-1:], eps=eps)
+    if weight is not None:
+        wide = wide * weight
+    return (wide if bias is None else wide + bias).to(x.dtype)
+
+
+def add_layer_norm(
+    x: Tensor, residual: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
+) -> tuple[Tensor, Tensor]:
+    """``residual + x``, normalised, and the sum itself. Neither input is changed."""
+    total = residual + x
+    return layer_norm(total, weight, bias, eps), total
 
 
 def rope(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool = False) -> Tensor:
@@ -54,16 +77,96 @@ def rope(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool = False) -> Tens
     return torch.cat((out, tail), -1) if tail.shape[-1] else out
 
 
-def silu_mul(x: Tensor) -> Tensor:
-    """``silu(gate) * up`` with gate and up side by side: ``[..., 2 * C]`` → ``[..., C]``."""
-    gate, up = x.chunk(2, -1)
-    return F.silu(gate) * up
+def silu(x: Tensor) -> Tensor:
+    """``x * sigmoid(x)`` (Elfwing et al., 2017), elementwise."""
+    return F.silu(x)
 
 
-def gelu_tanh_mul(x: Tensor) -> Tensor:
-    """``gelu(gate, tanh) * up`` with gate and up side by side: ``[..., 2 * C]`` → ``[..., C]``."""
-    gate, up = x.chunk(2, -1)
-    return F.gelu(gate, approximate="tanh") * up
+def gelu(x: Tensor) -> Tensor:
+    """``x`` times the normal distribution's cumulative function (Hendrycks and Gimpel, 2016), elementwise."""
+    return F.gelu(x)
+
+
+def gelu_tanh(x: Tensor) -> Tensor:
+    """:func:`gelu` with its approximation by a hyperbolic tangent, elementwise."""
+    return F.gelu(x, approximate="tanh")
+
+
+def gelu_quick(x: Tensor) -> Tensor:
+    """:func:`gelu` approximated as ``x * sigmoid(1.702 * x)``, elementwise."""
+    return x * torch.sigmoid(1.702 * x)
+
+
+def relu(x: Tensor) -> Tensor:
+    """``max(x, 0)``, elementwise."""
+    return F.relu(x)
+
+
+def relu2(x: Tensor) -> Tensor:
+    """``max(x, 0) ** 2`` (So et al., 2021), elementwise."""
+    return F.relu(x).square()
+
+
+def _gated(activation: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    def gated(x: Tensor) -> Tensor:
+        gate, up = x.chunk(2, -1)
+        return activation(gate) * up
+
+    gated.__name__ = f"{activation.__name__}_mul"
+    gated.__doc__ = (
+        f"``{activation.__name__}(gate) * up`` with gate and up side by side: ``[..., 2 * C]`` → ``[..., C]``."
+    )
+    return gated
+
+
+ACTIVATIONS: tuple[Callable[[Tensor], Tensor], ...] = (silu, gelu, gelu_tanh, gelu_quick, relu, relu2)
+"""Each is an operation under its name, and one with the product of gate and up under ``<name>_mul``."""
+
+
+def softcap(x: Tensor, cap: float) -> Tensor:
+    """``cap * tanh(x / cap)``: keeps logits or scores within ``-cap`` and ``cap``. In x's dtype."""
+    return torch.tanh(x / cap) * cap
+
+
+def route(
+    logits: Tensor,
+    top_k: int,
+    scoring: str = "softmax",
+    renormalize: bool = True,
+    bias: Tensor | None = None,
+    groups: int = 1,
+    top_groups: int = 1,
+    scale: float = 1.0,
+) -> tuple[Tensor, Tensor]:
+    """Choose each token's experts.
+
+    Args:
+        logits: ``[T, E]``, of the router.
+        top_k: experts of a token, A.
+        scoring: ``softmax`` over all experts (Mixtral, Qwen), or ``sigmoid`` of each (DeepSeek-V3).
+        renormalize: whether a token's weights are divided by their sum.
+        bias: float32 ``[E]``, added for the choice and not for the weights (DeepSeek-V3).
+        groups, top_groups: the experts are in so many groups of neighbours, and a token's come from the best
+            ``top_groups``; a group is as good as its two best experts together with ``bias``, and as its best one without
+            (DeepSeek-V3 and V2).
+        scale: on the weights.
+
+    Returns:
+        ids int64 ``[T, A]`` in falling order of the scores, and weights float32 ``[T, A]``.
+    """
+    wide = logits.float()
+    scores = wide.softmax(-1) if scoring == "softmax" else wide.sigmoid()
+    choice = scores if bias is None else scores + bias
+    if groups > 1:
+        by_group = choice.unflatten(-1, (groups, -1))  # [T, G, E / G]
+        best = by_group.amax(-1) if bias is None else by_group.topk(2, -1).values.sum(-1)  # [T, G]
+        kept = torch.zeros_like(best, dtype=torch.bool).scatter_(-1, best.topk(top_groups, -1).indices, True)
+        choice = by_group.masked_fill(~kept[..., None], float("-inf")).flatten(-2)
+    ids = choice.topk(top_k, -1).indices
+    weights = scores.gather(-1, ids)
+    if renormalize:
+        weights = weights / weights.sum(-1, keepdim=True)
+    return ids, weights * scale
 
 
 def linear(x: Tensor, weight: Tensor) -> Tensor:
@@ -78,16 +181,28 @@ def lay_out(weight: Tensor) -> Tensor:
     return weight
 
 
-REFERENCES: dict[str, Callable[..., Any]] = {
-    f.__name__: f for f in (rms_norm, add_rms_norm, rope, silu_mul, gelu_tanh_mul, linear, lay_out)
-}
+_OPERATIONS: tuple[Callable[..., Any], ...] = (
+    rms_norm,
+    add_rms_norm,
+    layer_norm,
+    add_layer_norm,
+    rope,
+    softcap,
+    route,
+    linear,
+    lay_out,
+    *ACTIVATIONS,
+    *map(_gated, ACTIVATIONS),
+)
+REFERENCES: dict[str, Callable[..., Any]] = {operation.__name__: operation for operation in _OPERATIONS}
 
 
 class Ops:
     """The operations of one platform.
 
     Args:
-        claimed: name → implementation with the reference's signature.
+        claimed: name → implementation with the reference's signature. Names with a dot are of operations that plugins
+            add (:meth:`find`).
 
     Raises:
         PluginError: a claimed name is not an operation.
@@ -95,18 +210,34 @@ class Ops:
 
     rms_norm: Callable[[Tensor, Tensor, float], Tensor]
     add_rms_norm: Callable[[Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor]]
+    layer_norm: Callable[[Tensor, Tensor | None, Tensor | None, float], Tensor]
+    add_layer_norm: Callable[[Tensor, Tensor, Tensor | None, Tensor | None, float], tuple[Tensor, Tensor]]
     rope: Callable[..., Tensor]
-    silu_mul: Callable[[Tensor], Tensor]
-    gelu_tanh_mul: Callable[[Tensor], Tensor]
+    softcap: Callable[[Tensor, float], Tensor]
+    route: Callable[..., tuple[Tensor, Tensor]]
     linear: Callable[[Tensor, Tensor], Tensor]
     lay_out: Callable[[Tensor], Tensor]
 
     def __init__(self, claimed: Mapping[str, Callable[..., Any]] | None = None) -> None:
-        claimed = claimed or {}
-        if unknown := sorted(set(claimed) - set(REFERENCES)):
+        self._claimed = dict(claimed or {})
+        if unknown := sorted(name for name in self._claimed if name not in REFERENCES and "." not in name):
             raise PluginError(
                 f"the platform claims the operations {', '.join(unknown)}, which do not exist",
-                f"known: {', '.join(REFERENCES)}",
+                f"known: {', '.join(REFERENCES)}; those of plugins are named package.operation",
             )
         for name, reference in REFERENCES.items():
-            setattr(self, name, claimed.get(name, reference))
+            setattr(self, name, self._claimed.get(name, reference))
+
+    def find(self, name: str, reference: Callable[..., Any]) -> Callable[..., Any]:
+        """The platform's implementation of an operation that a plugin adds, or else the plugin's own.
+
+        Args:
+            name: ``package.operation``.
+            reference: slow and simple; its signature is the operation's.
+        """
+        return self._claimed.get(name, reference)
+
+    def activation(self, name: str, *, gated: bool = False) -> Callable[[Tensor], Tensor]:
+        """An activation by the name of its operation; ``gated`` for its product with what is beside it."""
+        found: Callable[[Tensor], Tensor] = getattr(self, f"{name}_mul" if gated else name)
+        return found

@@ -14,7 +14,7 @@ from unittest import SkipTest
 import torch
 from torch import Tensor
 
-from dovetail.api import AttentionCard, AttentionKind, AttentionRequirement, ModelCard, ModelConfig, ResolutionError
+from dovetail.api import AttentionCard, AttentionFeature, AttentionRequirement, ModelCard, ModelConfig, ResolutionError
 from dovetail.kernel.discovery import import_dotted
 from dovetail.kernel.options import PlanOptions
 from dovetail.kernel.resolve import find_attention
@@ -53,7 +53,7 @@ step.
 class Case:
     """One combination of a card's claims."""
 
-    kind: AttentionKind
+    features: tuple[AttentionFeature, ...]
     dtype: str
     kv_dtype: str
     head_dim: int
@@ -62,13 +62,13 @@ class Case:
     num_kv_heads: int
 
     def spec(self) -> AttentionSpec:
-        window = WINDOW if self.kind == "sliding" else None
+        window = WINDOW if "sliding" in self.features else None
         return AttentionSpec(self.num_heads, self.num_kv_heads, self.head_dim, self.head_dim**-0.5, window)
 
     def __str__(self) -> str:
         cache = "" if self.kv_dtype == self.dtype else f" with a cache in {self.kv_dtype}"
         return (
-            f"{self.kind} attention in {self.dtype}{cache}, {self.num_heads}/{self.num_kv_heads} heads of {self.head_dim}, "
+            f"{'+'.join(self.features) or 'plain'} attention in {self.dtype}{cache}, {self.num_heads}/{self.num_kv_heads} heads of {self.head_dim}, "
             f"blocks of {self.block_size}"
         )
 
@@ -77,10 +77,10 @@ def make_cases(card: AttentionCard) -> Iterator[Case]:
     """Every value of every claim, combined with the first value of the others; kinds and dtypes in all combinations."""
     head_dims, block_sizes = card.head_dims or HEAD_DIMS, card.block_sizes or BLOCK_SIZES
     heads, num_kv_heads = RATIOS[1]
-    for kind in card.kinds:
+    for features in ((), *((feature,) for feature in card.features)):
         for dtype in card.dtypes:
-            yield Case(kind, dtype, dtype, head_dims[0], block_sizes[-1], heads, num_kv_heads)
-        base = Case(kind, card.dtypes[0], card.dtypes[0], head_dims[0], block_sizes[-1], heads, num_kv_heads)
+            yield Case(features, dtype, dtype, head_dims[0], block_sizes[-1], heads, num_kv_heads)
+        base = Case(features, card.dtypes[0], card.dtypes[0], head_dims[0], block_sizes[-1], heads, num_kv_heads)
         for head_dim in head_dims[1:]:
             yield replace(base, head_dim=head_dim)
         for block_size in block_sizes[:-1]:
@@ -109,9 +109,9 @@ def check_attention(card: AttentionCard, *, reference: type[ReferenceAttention] 
         SkipTest: the card's probe rejects this machine, or none of its devices is available.
     """
     check_attention_refusals(card)
-    for kind in card.kinds:
-        assert kind in reference.kinds, (
-            f"{label(card)} claims {kind} attention, for which the reference is missing: give a subclass of ReferenceAttention"
+    for feature in card.features:
+        assert feature in reference.features, (
+            f"{label(card)} claims {feature} attention, for which the reference is missing: give a subclass of ReferenceAttention"
         )
     skip_unless_present(card, card.probe)
     for device in available_devices(card.devices, label(card)):
@@ -149,10 +149,10 @@ def _check_invariance(card: AttentionCard, device: torch.device) -> None:
         return
     heads, num_kv_heads = RATIOS[1]
     dim, size = (card.head_dims or (64,))[0], (card.block_sizes or (16,))[-1]
-    for kind in card.kinds:
+    for features in ((), *((feature,) for feature in card.features)):
         for dtype in card.dtypes:
-            case = Case(kind, dtype, dtype, dim, size, heads, num_kv_heads)
-            spec = replace(case.spec(), window=None if kind == "full" else 150)
+            case = Case(features, dtype, dtype, dim, size, heads, num_kv_heads)
+            spec = replace(case.spec(), window=150 if "sliding" in features else None)
             with claim(f"{text}: {case}"):
                 check_attention_by_token(partial(_backend, cls, case, device), spec, f"{text}: {case}")
 
@@ -259,17 +259,17 @@ def _resolve(card: AttentionCard, **changes: Any) -> None:
     """Resolve attention for a claim of the card, with the given changes."""
     device = next(iter(card.devices))
     expected: Mapping[str, Any] = {
-        "kind": card.kinds[0],
+        "features": (),
         "head_dim": (card.head_dims or HEAD_DIMS)[0],
         "dtype": card.dtypes[0],
         "block_size": (card.block_sizes or BLOCK_SIZES)[-1],
         "device": "cpu" if device == "*" else device,
         **changes,
     }
-    requirement = AttentionRequirement(kind=expected["kind"], head_dim=expected["head_dim"])
+    requirement = AttentionRequirement(features=frozenset(expected["features"]), head_dim=expected["head_dim"])
     config = _AnyConfig(vocab_size=1, hidden_size=1, num_hidden_layers=1, requirement=requirement)
     model = ModelCard(
-        name="any", architectures=("Any",), target="any:any", config="any:any", attention=get_args(AttentionKind)
+        name="any", architectures=("Any",), target="any:any", config="any:any", attention=get_args(AttentionFeature)
     )
     dtype = expected["dtype"]
     kv_dtype = expected.get("kv_dtype", dtype)
@@ -280,8 +280,8 @@ def _resolve(card: AttentionCard, **changes: Any) -> None:
 def check_attention_refusals(card: AttentionCard) -> None:
     """Check that resolution selects the card for what it claims, and refuses it with the reason for everything else."""
     refused = partial(_check_refused, card)
-    for kind in set(get_args(AttentionKind)) - set(card.kinds):
-        refused("kind", kind)
+    for feature in set(get_args(AttentionFeature)) - set(card.features):
+        refused("features", (feature,))
     for dtype in set(DTYPES) - set(card.dtypes):
         refused("dtype", dtype)
     if "*" not in card.devices:
@@ -298,4 +298,4 @@ def check_attention_refusals(card: AttentionCard) -> None:
 
 def _check_refused(card: AttentionCard, what: str, value: Any) -> None:
     text = f"{label(card)} does not claim the {what} {value}"
-    assert_refused(lambda: _resolve(card, **{what: value}), text, str(value))
+    assert_refused(lambda: _resolve(card, **{what: value}), text, value[0] if isinstance(value, tuple) else str(value))

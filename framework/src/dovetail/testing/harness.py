@@ -27,7 +27,8 @@ from dovetail.nn import (
     Step,
 )
 from dovetail.nn.dense import DenseFormat, DenseKernel
-from dovetail.nn.loading import KernelChoice, WeightReader
+from dovetail.nn.experts import EveryExpert
+from dovetail.nn.loading import WeightChoice, WeightReader
 from dovetail.testing.reference import ReferenceAttention
 
 Checkpoint = Mapping[str, Tensor] | Sequence[LazyTensor]
@@ -122,8 +123,7 @@ def build_model(
     model, ctx = empty_model(
         card, config, dtype=dtype, max_tokens=max_tokens, attention=attention, ops=ops, block_size=block_size
     )
-    dense = KernelChoice(DenseFormat, [("dense", DenseKernel)])
-    reader = WeightReader(ctx, {(kind, type_): dense for kind in KINDS for type_ in FLOATS}, dict(config))
+    reader = WeightReader(ctx, dense_choices(), dict(config), rename=model.rename)
     reader.load(lazy_tensors(tensors) if isinstance(tensors, Mapping) else tensors)
     return model, ctx
 
@@ -146,15 +146,22 @@ def random_checkpoint(
     for name, layer in ctx.layers.items():
         if isinstance(layer, Head) and layer.tied is not None and not optional:
             continue
-        tensors[f"{name}.weight"] = noise(layer.parts[name], layer.columns) * layer.columns**-0.5
+        tensors[f"{name}.weight"] = noise(*layer.parts[name]) * layer.parts[name][1] ** -0.5
     for name, bias in ctx.biases.items():
         if not bias.required and not optional:
             continue
-        tensors[name] = 0.1 * noise(bias.layer.parts[bias.part])
+        tensors[name] = 0.1 * noise(bias.layer.parts[bias.part][0])
     for name, vector in ctx.vectors.items():
         if vector.required or optional:
             tensors[name] = 1 + 0.1 * noise(*vector.shape)  # most are scales
     return {name: value.to(getattr(torch, dtype)) for name, value in tensors.items()}
+
+
+def dense_choices() -> list[WeightChoice]:
+    """The choices for full-precision weights in every kind of layer."""
+    kernels: dict[LayerKind, Any] = {kind: [("dense", DenseKernel)] for kind in KINDS}
+    kernels["experts"] = [("every-expert", EveryExpert)]
+    return [WeightChoice(kind, type_, DenseFormat, kernels[kind]) for kind in kernels for type_ in FLOATS]
 
 
 class BlockTables:

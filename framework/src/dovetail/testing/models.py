@@ -46,7 +46,9 @@ def check_model(card: ModelCard, *configs: Mapping[str, Any]) -> None:
         AssertionError: names the claim that failed.
     """
     assert configs, f"{label(card)}: give at least one configuration"
-    asked = {requirement.kind for config in configs for requirement in _attention_requirements(card, config)}
+    asked = {
+        f for config in configs for requirement in _attention_requirements(card, config) for f in requirement.features
+    }
     assert asked >= set(card.attention), (
         f"{label(card)} claims {', '.join(sorted(set(card.attention) - asked))} attention, but no configuration given here asks for it"
     )
@@ -82,13 +84,16 @@ def check_attention_requirements(card: ModelCard, config: Mapping[str, Any]) -> 
     """Check that the configuration announces what the layers require, and that the card claims it."""
     needs = _attention_requirements(card, config)
     _, ctx = empty_model(card, config, max_tokens=LENGTH)
-    announced = {(requirement.kind, requirement.head_dim) for requirement in needs}
-    found = {(layer.spec.kind, layer.spec.head_dim) for layer in ctx.attention_layers}
+    announced = {(tuple(sorted(requirement.features)), requirement.head_dim) for requirement in needs}
+    found = {(tuple(sorted(layer.spec.features)), layer.spec.head_dim) for layer in ctx.attention_layers}
     assert found == announced, (
         f"{label(card)}: attention_requirements() announces {sorted(announced)}, its layers ask for {sorted(found)}"
     )
-    for kind, _ in announced:
-        assert kind in card.attention, f"{label(card)} asks for {kind} attention, which its card does not claim"
+    for features, _ in announced:
+        for feature in features:
+            assert feature in card.attention, (
+                f"{label(card)} asks for {feature} attention, which its card does not claim"
+            )
 
 
 def check_dtypes(card: ModelCard, config: Mapping[str, Any]) -> None:

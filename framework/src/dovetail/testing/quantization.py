@@ -25,7 +25,16 @@ from dovetail.api import (
 from dovetail.kernel.discovery import import_dotted
 from dovetail.kernel.options import PlanOptions
 from dovetail.kernel.weights import WEIGHT_KINDS, find_weights
-from dovetail.nn import AffineWeight, QuantFormat, StoredWeight, TwoLevelScales, WeightKernel
+from dovetail.nn import (
+    AffineWeight,
+    Axis,
+    Field,
+    QuantFormat,
+    StoredWeight,
+    TwoLevelScales,
+    WeightKernel,
+    WeightName,
+)
 from dovetail.nn.dense import DenseWeight
 from dovetail.testing.attention import available_devices
 from dovetail.testing.comparison import assert_close, dtype_of, label, tolerance
@@ -33,6 +42,7 @@ from dovetail.testing.harness import dtype_name
 from dovetail.testing.resolution import assert_refused, claim, make_registry, refusal_message, skip_unless_present
 
 CPU = torch.device("cpu")
+WEIGHT = WeightName("model.layers.0.mlp.down_proj", "linear")
 FLOATS = ("float32", "bfloat16", "float16")
 
 
@@ -69,7 +79,7 @@ class WeightSample:
     """One weight as a checkpoint stores it, and its matrix.
 
     Attributes:
-        tensors: by component, as the loader would yield them.
+        tensors: by component (``.weight``), as the loader would yield them, the first required one first.
         dense: the matrix ``[N, K]``, float32, from another source than the format itself.
         config: the checkpoint's ``quantization_config``.
     """
@@ -127,14 +137,25 @@ def check_format(
     assert_refused(partial(_resolve, card, missing), f"{label(card)} does not claim {missing}", missing)
 
 
+def _reader(card: QuantFormatCard, sample: WeightSample) -> QuantFormat:
+    config: Any = sample.config
+    if card.config is not None:
+        config = import_dotted(card.config).model_validate(dict(sample.config))
+    found: QuantFormat = import_dotted(card.target)(config)
+    return found
+
+
 def _load(card: QuantFormatCard, sample: WeightSample, text: str) -> StoredWeight:
-    reader: QuantFormat = import_dotted(card.target)(sample.config)
-    assert set(reader.components) <= set(sample.tensors), f"{text}: the sample lacks some of {reader.components}"
-    shape = tuple(sample.dense.shape)
-    assert tuple(reader.shape(sample.tensors)) == shape, (
-        f"{text}: shape() is {reader.shape(sample.tensors)}, wanted {shape}"
-    )
-    weight = reader.load(sample.tensors, CPU, torch.float32)
+    reader = _reader(card, sample)
+    components = reader.components(WEIGHT)
+    assert components is not None, f"{text}: components() leaves out {WEIGHT.name}"
+    lacking = set(components.required) - set(sample.tensors)
+    assert not lacking, f"{text}: the sample lacks {', '.join(sorted(lacking))}"
+    unknown = set(sample.tensors) - {*components.required, *components.optional}
+    assert not unknown, f"{text}: components() does not name {', '.join(sorted(unknown))}"
+    shape, announced = tuple(sample.dense.shape), tuple(reader.shape(WEIGHT, sample.tensors))
+    assert announced == shape, f"{text}: shape() is {announced}, wanted {shape}"
+    weight = reader.load(WEIGHT, sample.tensors, CPU, torch.float32)
     assert tuple(weight.shape) == shape, f"{text}: the weight is {weight.shape}, wanted {shape}"
     assert weight.type == sample.type, f"{text}: the weight's type is {weight.type!r}"
     assert weight.nbytes > 0, f"{text}: nbytes is {weight.nbytes}"
@@ -204,8 +225,7 @@ def _check_damage(card: QuantFormatCard, sample: WeightSample, text: str) -> Non
     for component, tensor in sample.tensors.items():
         whole = tensor.read()
         damaged = replace(tensor, read=partial(_identity, whole[:-1]))
-        reader: QuantFormat = import_dotted(card.target)(sample.config)
-        load = partial(reader.load, {**sample.tensors, component: damaged}, CPU, torch.float32)
+        load = partial(_reader(card, sample).load, WEIGHT, {**sample.tensors, component: damaged}, CPU, torch.float32)
         refused = refusal_message(load, CheckpointError)
         assert refused is not None, f"{text}: a {component} with a row less than announced is not refused"
         assert tensor.name in refused, f"{text}: a truncated {component} is refused without its name: {refused}"
@@ -221,15 +241,16 @@ def _resolve(card: QuantFormatCard, type_: str) -> None:
     find_weights(checkpoint, config, PlanOptions(), "cpu", "float32", make_registry(card), [])
 
 
+@dataclass(frozen=True, eq=False)
 class AffineSample(StoredWeight):
     """Random codes with random scales, for kernels that support the packing ``affine``."""
 
-    type = "affine"
+    packed: AffineWeight
 
-    def __init__(self, packed: AffineWeight) -> None:
-        self.packed = packed
+    @classmethod
+    def of(cls, packed: AffineWeight) -> AffineSample:
         n, k = packed.codes.shape
-        self.shape = (n, k)
+        return cls((n, k), "affine", packed)
 
     @classmethod
     def random(cls, n: int, k: int, *, bits: int, group: int, mins: bool, signed: bool) -> AffineSample:
@@ -238,7 +259,7 @@ class AffineSample(StoredWeight):
         codes = torch.randint(low, low + 2**bits, (n, k), generator=generator)
         scales = (0.5 + torch.rand(n, k // group, generator=generator)) / 2**bits
         offsets = -scales * torch.rand(n, k // group, generator=generator) * 2**bits if mins else None
-        return cls(AffineWeight(codes.to(torch.int8 if signed else torch.uint8), scales, offsets, bits, group))
+        return cls.of(AffineWeight(codes.to(torch.int8 if signed else torch.uint8), scales, offsets, bits, group))
 
     def with_two_level_scales(self) -> AffineSample:
         """A similar weight, with scales and minimums that are small integers times a number for each row."""
@@ -249,31 +270,28 @@ class AffineSample(StoredWeight):
             return TwoLevelScales(units.half(), (values / units).round().to(torch.int8))
 
         mins = None if p.mins is None else split(p.mins.float())
-        return AffineSample(replace(p, scales=split(p.scales.float()), mins=mins))
+        return AffineSample.of(replace(p, scales=split(p.scales.float()), mins=mins))
+
+    def fields(self) -> dict[str, Field]:
+        return {"codes": Field(self.packed.codes, Axis(0), Axis(1))}
+
+    @classmethod
+    def join(cls, parts: Sequence[StoredWeight]) -> None:
+        return None
+
+    def dequantize(self, dtype: torch.dtype) -> Tensor:
+        return unpack_affine(self.packed).to(dtype)
 
     def rows(self, start: int, stop: int, dtype: torch.dtype) -> Tensor:
-        return unpack_affine(self.packed)[start:stop].to(dtype)
+        return self.dequantize(dtype)[start:stop]
 
     def take(self, ids: Tensor, dtype: torch.dtype) -> Tensor:
-        return unpack_affine(self.packed)[ids].to(dtype)
-
-    def reorder(self, order: Tensor) -> AffineSample:
-        p = self.packed
-        mins = None if p.mins is None else p.mins.float()[order]
-        return AffineSample(replace(p, codes=p.codes[order], scales=p.scales.float()[order], mins=mins))
+        return self.dequantize(dtype)[ids]
 
     def to(self, device: torch.device) -> AffineSample:
         p = self.packed
         mins = None if p.mins is None else p.mins.to(device)
-        return AffineSample(replace(p, codes=p.codes.to(device), scales=p.scales.to(device), mins=mins))
-
-    @classmethod
-    def join(cls, parts: Sequence[StoredWeight]) -> AffineSample | None:
-        return None
-
-    @property
-    def nbytes(self) -> int:
-        return self.packed.codes.nbytes + self.packed.scales.nbytes
+        return AffineSample.of(replace(p, codes=p.codes.to(device), scales=p.scales.to(device), mins=mins))
 
     def pack(self, packing: str) -> AffineWeight | None:
         return self.packed if packing == "affine" else None
@@ -293,7 +311,7 @@ def sample_weights(packing: str) -> list[StoredWeight]:
     if packing in ("dense", "*"):
         generator = torch.Generator().manual_seed(0)
         shapes = ((64, 128), (37, 96), (1, 33), (129, 7))
-        return [DenseWeight(torch.randn(n, k, generator=generator), "float32") for n, k in shapes]
+        return [DenseWeight.of(torch.randn(n, k, generator=generator), "float32") for n, k in shapes]
     return []
 
 

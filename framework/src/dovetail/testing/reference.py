@@ -11,7 +11,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from dovetail.api.cards import AttentionKind
+from dovetail.api.cards import AttentionFeature
 from dovetail.nn import AttentionBackend, AttentionSpec, KVIndex, Memory, Platform, Step
 
 
@@ -21,11 +21,11 @@ class ReferenceAttention(AttentionBackend):
     Its cache starts as NaN, so that reading a slot before it was written is noticed in every result.
 
     Attributes:
-        kinds: supported kinds; a subclass that adds one overrides :meth:`visible` or :meth:`attend`.
+        features: supported ones; a subclass that adds one overrides :meth:`visible` or :meth:`attend`.
         compute_dtype: dtype in which everything is computed.
     """
 
-    kinds: tuple[AttentionKind, ...] = ("full", "sliding")
+    features: tuple[AttentionFeature, ...] = ("sliding",)
     compute_dtype = torch.float64
 
     def allocate(self, spec: AttentionSpec, blocks: int) -> tuple[Tensor, Tensor]:
@@ -38,18 +38,22 @@ class ReferenceAttention(AttentionBackend):
 
     def prepare(self, step: Step, index: KVIndex, specs: frozenset[AttentionSpec]) -> None:
         for spec in specs:
-            assert spec.kind in self.kinds, f"the reference does {', '.join(self.kinds)} attention, not {spec.kind}"
+            unknown = spec.features - set(self.features)
+            assert not unknown, f"the reference does {', '.join(self.features)} attention, not {', '.join(unknown)}"
 
     def forward(
         self,
         q: Tensor,
-        k: Tensor,
-        v: Tensor,
+        k: Tensor | None,
+        v: Tensor | None,
         cache: tuple[Tensor, Tensor],
         step: Step,
         index: KVIndex,
         spec: AttentionSpec,
+        sinks: Tensor | None = None,
     ) -> Tensor:
+        assert k is not None
+        assert v is not None
         keys, values = cache
         for cached, new in ((keys, k), (values, v)):
             _as_bytes(cached)[index.slot_mapping] = _as_bytes(new.to(self.kv_dtype))

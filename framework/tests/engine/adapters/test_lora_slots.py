@@ -40,8 +40,8 @@ def make_model(max_loras: int = 2) -> tuple[Context, Linear]:
         max_lora_rank=16,
     )
     layer = ctx.linear(MODULE, COLUMNS, ROWS)
-    weight = DenseWeight(torch.zeros(ROWS, COLUMNS), "float32")
-    layer.finish([weight], lambda w, kind: DenseKernel(w, kind, device, torch.float32))
+    weight = DenseWeight.of(torch.zeros(ROWS, COLUMNS), "float32")
+    layer.finish(dict.fromkeys(layer.parts, weight), lambda w, kind: DenseKernel(w, kind, device, torch.float32))
     return ctx, layer
 
 

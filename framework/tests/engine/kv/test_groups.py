@@ -12,38 +12,38 @@ SIZES = {"block_size": 16, "max_seqs": 8, "max_len": 4096, "max_tokens": 512}
 
 
 def test_one_group_gets_the_whole_budget() -> None:
-    group = KVCacheGroup("full", 1000)
+    group = KVCacheGroup(1000)
     assert plan_num_blocks([group], 100_500, **SIZES) == [100]
     assert max_tokens_that_fit([group], [100], block_size=16) == 99 * 16
 
 
 def test_no_more_than_twice_what_can_be_in_use() -> None:
-    assert plan_num_blocks([KVCacheGroup("full", 1)], 10**9, **SIZES) == [1 + 2 * 8 * 256]
+    assert plan_num_blocks([KVCacheGroup(1)], 10**9, **SIZES) == [1 + 2 * 8 * 256]
 
 
 def test_what_was_asked_for_in_bytes_or_blocks_is_not_capped() -> None:
-    full, sliding = KVCacheGroup("full", 1), KVCacheGroup("sliding", 1, window=16)
+    full, sliding = KVCacheGroup(1), KVCacheGroup(1, window=16)
     assert plan_num_blocks([full], 10**7, capped=False, **SIZES) == [10**7]
     assert plan_num_blocks([full], 7, num_blocks=10**6, **SIZES) == [1 + 10**6]
     assert plan_num_blocks([full, sliding], 7, num_blocks=5, **SIZES) == [6, 6]
 
 
 def test_a_window_gets_what_its_sequences_hold_and_the_rest_goes_to_full_layers() -> None:
-    full, sliding = KVCacheGroup("full", 1000), KVCacheGroup("sliding", 5000, window=128)
+    full, sliding = KVCacheGroup(1000), KVCacheGroup(5000, window=128)
     counts = plan_num_blocks([full, sliding], 4_000_000, **SIZES)
     assert counts[1] == 1 + 8 * (8 + 2) + 32
-    alone = plan_num_blocks([KVCacheGroup("full", 6000)], 4_000_000, **SIZES)
+    alone = plan_num_blocks([KVCacheGroup(6000)], 4_000_000, **SIZES)
     assert counts[0] > 5 * alone[0]
 
 
 def test_a_recurrent_state_is_one_block_a_sequence() -> None:
-    counts = plan_num_blocks([KVCacheGroup("recurrent", 10_000), KVCacheGroup("full", 100)], 1_000_000, **SIZES)
+    counts = plan_num_blocks([KVCacheGroup(10_000, recurrent=True), KVCacheGroup(100)], 1_000_000, **SIZES)
     assert counts[0] == 9
-    assert max_tokens_that_fit([KVCacheGroup("recurrent", 1)], [9], block_size=16) is None
+    assert max_tokens_that_fit([KVCacheGroup(1, recurrent=True)], [9], block_size=16) is None
 
 
 def test_a_budget_that_holds_nothing_says_so() -> None:
-    assert plan_num_blocks([KVCacheGroup("full", 1000), KVCacheGroup("latent", 1000)], 3_999, **SIZES) == [0, 0]
+    assert plan_num_blocks([KVCacheGroup(1000), KVCacheGroup(1000)], 3_999, **SIZES) == [0, 0]
 
 
 @settings(max_examples=100, deadline=None)
@@ -53,7 +53,7 @@ def test_a_budget_that_holds_nothing_says_so() -> None:
     sizes=st.lists(st.integers(1, 4000), min_size=3, max_size=3),
 )
 def test_the_plan_fits_and_one_more_block_would_not(budget: int, windows: list[int | None], sizes: list[int]) -> None:
-    groups = [KVCacheGroup("sliding" if w else "full", b, w) for w, b in zip(windows, sizes, strict=False)]
+    groups = [KVCacheGroup(b, w) for w, b in zip(windows, sizes, strict=False)]
     counts = plan_num_blocks(groups, budget, **SIZES)
     used = sum(n * g.block_bytes for n, g in zip(counts, groups, strict=True))
     assert used <= budget
@@ -67,7 +67,7 @@ def test_the_plan_fits_and_one_more_block_would_not(budget: int, windows: list[i
 @pytest.mark.parametrize(("computed", "first"), [(0, 0), (99, 0), (100, 0), (104, 0), (107, 1), (207, 13)])
 def test_a_window_needs_no_block_that_lies_wholly_before_it(computed: int, first: int) -> None:
     # The token at position 107 sees positions 8 to 107 of a window of 100.
-    group = KVCacheGroup("sliding", 1, window=100)
+    group = KVCacheGroup(1, window=100)
     assert group.first_visible_block(computed, 8) == first
     seen = range(max(0, computed - 99), computed + 1)
     assert seen[0] // 8 == first
@@ -76,7 +76,7 @@ def test_a_window_needs_no_block_that_lies_wholly_before_it(computed: int, first
 @settings(max_examples=200, deadline=None)
 @given(window=st.integers(1, 40), block_size=st.sampled_from([1, 4, 16]), count=st.integers(2, 20))
 def test_without_a_limit_a_window_fits_wherever_it_stands(window: int, block_size: int, count: int) -> None:
-    group = KVCacheGroup("sliding", 1, window=window)
+    group = KVCacheGroup(1, window=window)
     if max_tokens_that_fit([group], [count], block_size=block_size) is None:
         for computed in range(3 * (window + block_size)):  # the step that computes one token more
             held = computed // block_size - group.first_visible_block(computed, block_size) + 1

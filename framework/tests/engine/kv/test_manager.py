@@ -13,7 +13,7 @@ from dovetail.engine.kv.pool import NULL_BLOCK
 from dovetail.engine.request.params import SamplingParams
 
 BLOCK = 4
-FULL, WINDOW = KVCacheGroup("full", 1), KVCacheGroup("sliding", 1, window=6)
+FULL, WINDOW = KVCacheGroup(1), KVCacheGroup(1, window=6)
 
 
 def make(tokens: list[int], prefix_key: str = "", **params: int) -> Request:

@@ -18,7 +18,7 @@ from dovetail.engine.step.scheduler import Scheduler
 from dovetail.testing.reference import ReferencePlatform
 
 BLOCK, LONGEST, ROWS = 4, 64, 4
-FULL, WINDOW = KVCacheGroup("full", 1), KVCacheGroup("sliding", 1, window=10)
+FULL, WINDOW = KVCacheGroup(1), KVCacheGroup(1, window=10)
 
 
 class GraphPlatform(ReferencePlatform):

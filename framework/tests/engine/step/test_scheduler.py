@@ -35,7 +35,7 @@ make_request.arrivals = 0  # type: ignore[attr-defined]
 
 
 def make_scheduler(blocks: int = 64, max_seqs: int = 8, max_tokens: int = 32, **options: Any) -> Scheduler:
-    kv = KVCacheManager([KVCacheGroup("full", 1)], [blocks + 1], BLOCK, options.pop("caching", True))
+    kv = KVCacheManager([KVCacheGroup(1)], [blocks + 1], BLOCK, options.pop("caching", True))
     return Scheduler(max_seqs, max_tokens, kv, **options)
 
 

@@ -26,14 +26,14 @@ class SmallConfig(ModelConfig):
         return self.hidden_size // self.num_heads
 
     def attention_requirements(self) -> tuple[AttentionRequirement, ...]:
-        return (AttentionRequirement(kind="sliding" if self.window else "full", head_dim=self.head_dim),)
+        return (AttentionRequirement(features=frozenset({"sliding"} if self.window else ()), head_dim=self.head_dim),)
 
 
 class ForgottenWindow(SmallConfig):
     """Announces full attention whatever its layers ask for."""
 
     def attention_requirements(self) -> tuple[AttentionRequirement, ...]:
-        return (AttentionRequirement(kind="full", head_dim=self.head_dim),)
+        return (AttentionRequirement(head_dim=self.head_dim),)
 
 
 class Choosy(SmallConfig):

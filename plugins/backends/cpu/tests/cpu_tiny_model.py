@@ -71,6 +71,6 @@ CARD = ModelCard(
     architectures=("TinyForCausalLM",),
     target="cpu_tiny_model:Tiny",
     config="cpu_tiny_model:TinyConfig",
-    attention=("full", "sliding"),
+    attention=("sliding",),
     dtypes=("float32", "bfloat16", "float16"),
 )

@@ -44,8 +44,8 @@ def affine(n: int, k: int, bits: int, mins: bool) -> AffineSample:
 @pytest.mark.parametrize(
     ("cls", "weight"),
     [
-        (DenseKernel, DenseWeight(torch.randn(320, 576), "float32")),
-        (DenseKernel, DenseWeight(torch.randn(37, 80), "float32")),
+        (DenseKernel, DenseWeight.of(torch.randn(320, 576), "float32")),
+        (DenseKernel, DenseWeight.of(torch.randn(37, 80), "float32")),
         (DequantizeKernel, affine(320, 576, 4, True)),
         (AffineKernel, affine(320, 576, 4, True)),
         (AffineKernel, affine(2100, 1024, 8, False)),  # in two slices

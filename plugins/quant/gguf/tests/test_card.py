@@ -47,7 +47,7 @@ def test_conformance() -> None:
     samples = []
     for name in TYPES:
         data = random_rows(name, 7, 512)
-        samples.append(WeightSample({"weight": lazy(name, data, (7, 512))}, oracle(name, data)))
+        samples.append(WeightSample({".weight": lazy(name, data, (7, 512))}, oracle(name, data)))
     check_format(card(), samples, limit=0)
 
 

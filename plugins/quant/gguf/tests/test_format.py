@@ -9,17 +9,18 @@ from dovetail_quant_gguf.format import CHUNK, GgufFormat, GgufWeight
 from dovetail_quant_gguf.types import TYPES
 
 from dovetail.api import CheckpointError
-from dovetail.nn import AffineWeight
+from dovetail.nn import AffineWeight, WeightName
 from dovetail.nn.affine import AffineKernel
 from dovetail.nn.dense import DequantizeKernel
 
 from .blocks import ENCODED, gaussian_rows, lazy, oracle, random_rows
 
 CPU = torch.device("cpu")
+WEIGHT = WeightName("model.layers.0.mlp.up_proj", "linear")
 
 
 def load(name: str, data: torch.Tensor, shape: tuple[int, ...]) -> GgufWeight:
-    return GgufFormat({}).load({"weight": lazy(name, data, shape)}, CPU, torch.float32)
+    return GgufFormat({}).load(WEIGHT, {".weight": lazy(name, data, shape)}, CPU, torch.float32)
 
 
 @pytest.fixture(params=TYPES)

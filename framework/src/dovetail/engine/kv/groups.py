@@ -5,28 +5,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dovetail.api.cards import AttentionKind
-
-KEPT_WHOLE: tuple[AttentionKind, ...] = ("full", "latent", "softcap", "sinks")
-
 
 @dataclass(frozen=True)
 class KVCacheGroup:
     """The layers of a model that share block tables.
 
     Attributes:
-        kind: ``sliding`` layers see the last ``window`` tokens; ``recurrent`` ones keep one state of fixed size; the
-            others see all tokens.
         block_bytes: size of one block, over all layers of the group.
+        window: layers see so many of the last tokens; None for all.
+        recurrent: layers keep one state of fixed size.
     """
 
-    kind: AttentionKind
     block_bytes: int
     window: int | None = None
+    recurrent: bool = False
 
     def num_blocks(self, tokens: int, block_size: int) -> int:
         """Length of the block table for a sequence of this many tokens."""
-        return 1 if self.kind == "recurrent" else -(-tokens // block_size)
+        return 1 if self.recurrent else -(-tokens // block_size)
 
     def first_visible_block(self, computed: int, block_size: int) -> int:
         """Index of the first block that is inside the attention window of position ``computed``."""
@@ -76,7 +72,7 @@ def plan_num_blocks(
     def counts(whole: int) -> list[int]:
         found = []
         for group in groups:
-            if group.kind == "recurrent":
+            if group.recurrent:
                 most = max_seqs
             elif group.window is None:
                 most = whole
@@ -92,7 +88,7 @@ def plan_num_blocks(
     if num_blocks is not None:
         return counts(num_blocks)
     low, high = 0, 2 * max_seqs * -(-max_len // block_size)
-    if not capped and (each := sum(g.block_bytes for g in groups if g.window is None and g.kind != "recurrent")):
+    if not capped and (each := sum(g.block_bytes for g in groups if g.window is None and not g.recurrent)):
         high = budget // each
     while low < high:
         middle = (low + high + 1) // 2
@@ -109,7 +105,7 @@ def max_tokens_that_fit(groups: Sequence[KVCacheGroup], counts: Sequence[int], *
     limits = []
     for group, count in zip(groups, counts, strict=True):
         if group.window is None:
-            if group.kind != "recurrent":
+            if not group.recurrent:
                 limits.append((count - 1) * block_size)
         elif count - 1 < group.max_blocks_held(
             group.window + 2 * block_size, 1, block_size

@@ -46,7 +46,7 @@ class KVCacheManager:
         self.block_size = block_size
         self.pools = [BlockPool(n) for n in counts]
         # A recurrent state belongs to one exact prefix, and is overwritten by the next token.
-        self.enable_caching = enable_caching and all(g.kind != "recurrent" for g in groups)
+        self.enable_caching = enable_caching and all(not g.recurrent for g in groups)
         self._windows = [i for i, g in enumerate(self.groups) if g.window is not None]
         # Hashes use a secret key, so that nobody can construct a prompt that collides with another.
         self._hash_key = os.urandom(DIGEST_BYTES)

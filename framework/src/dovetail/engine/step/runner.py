@@ -28,7 +28,7 @@ from dovetail.kernel.discovery import import_dotted
 from dovetail.kernel.plan import Plan
 from dovetail.nn.attention import AttentionBackend, AttentionSpec
 from dovetail.nn.context import Context
-from dovetail.nn.loading import KernelChoice, Progress, WeightReader
+from dovetail.nn.loading import Progress, WeightChoice, WeightReader
 from dovetail.nn.model import CausalLM
 from dovetail.nn.ops import Ops
 from dovetail.nn.platform import Platform
@@ -148,14 +148,18 @@ class ModelRunner:
 
     def _load(self, progress: Progress | None) -> None:
         plan = self.plan
-        choices = {
-            (w.kind, w.type): KernelChoice(
-                import_dotted(w.format.part.target), [(k.name, import_dotted(k.target)) for k in w.kernels]
+        choices = [
+            WeightChoice(
+                w.kind,
+                w.type,
+                import_dotted(w.format.part.target),
+                [(k.name, import_dotted(k.target)) for k in w.kernels],
+                plan.build_quantization_config(w),
             )
             for w in plan.weights
-        }
+        ]
         naming = import_dotted(plan.naming) if plan.naming else None
-        self.reader = WeightReader(self.ctx, choices, plan.config, naming)
+        self.reader = WeightReader(self.ctx, choices, plan.config, naming, self.model.rename)
         expected = self.reader.expected()
         if not plan.checkpoint.files:
             nbytes = count_elements(expected.values()) * self.dtype.itemsize
@@ -171,16 +175,16 @@ class ModelRunner:
     # -- the KV cache
 
     def _build_cache_groups(self) -> list[KVCacheGroup]:
-        """Group the layers by kind and window."""
-        found: dict[tuple[Any, int | None], list[AttentionSpec]] = {}
+        """Group the layers by the positions that they see."""
+        found: dict[int | None, list[AttentionSpec]] = {}
         for layer in self.ctx.attention_layers:
-            key = (layer.spec.kind, layer.spec.window)
+            key = layer.spec.window
             layer.group = list(found).index(key) if key in found else len(found)
             found.setdefault(key, []).append(layer.spec)
         self._specs = [frozenset(specs) for specs in found.values()]
         return [
-            KVCacheGroup(kind, sum(self.attention.block_bytes(spec) for spec in specs), window)
-            for (kind, window), specs in found.items()
+            KVCacheGroup(sum(self.attention.block_bytes(spec) for spec in specs), window)
+            for window, specs in found.items()
         ]
 
     def allocate(self, counts: list[int]) -> None:
@@ -200,7 +204,8 @@ class ModelRunner:
         43 MiB; the estimate is 21 and 42. Sampling adds the logits of all requests in float32, and more for those that
         are sampled at a time.
         """
-        widest = max((layer.rows for layer in self.ctx.layers.values() if layer.kind == "linear"), default=0)
+        linear = (layer for layer in self.ctx.layers.values() if layer.kind == "linear")
+        widest = max((sum(rows for rows, _ in layer.local_parts().values()) for layer in linear), default=0)
         tokens = max_tokens * self.dtype.itemsize * (8 * self.config.hidden_size + 2 * widest)
         if self.plan.pooling is not None:  # hidden states in float32, of which means are made
             tokens += max_tokens * 4 * self.config.hidden_size

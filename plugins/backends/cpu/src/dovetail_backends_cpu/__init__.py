@@ -32,7 +32,7 @@ def dovetail_register_attention() -> list[AttentionCard]:
             target="dovetail_backends_cpu.attention:SdpaAttention",
             devices=("cpu",),
             dtypes=_DTYPES,
-            kinds=("full", "sliding"),
+            features=("sliding",),
             kv_dtypes=("float8_e4m3fn", "float8_e5m2"),
             rank=PORTABLE,
         )

@@ -182,8 +182,18 @@ class SdpaAttention(AttentionBackend):
         return torch.where(columns * size < lengths[:, None], own, 0).long().flatten()
 
     def forward(
-        self, q: Tensor, k: Tensor, v: Tensor, cache: Tensor, step: Step, index: KVIndex, spec: AttentionSpec
+        self,
+        q: Tensor,
+        k: Tensor | None,
+        v: Tensor | None,
+        cache: Tensor,
+        step: Step,
+        index: KVIndex,
+        spec: AttentionSpec,
+        sinks: Tensor | None = None,
     ) -> Tensor:
+        assert k is not None
+        assert v is not None
         num_kv_heads, ratio, dim = spec.num_kv_heads, spec.num_heads // spec.num_kv_heads, spec.head_dim
         work: StepMetadata = index.metadata
         self._write(k, v, cache, index.slot_mapping, work.new_blocks)

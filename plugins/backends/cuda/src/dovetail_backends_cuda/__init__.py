@@ -32,7 +32,7 @@ def dovetail_register_attention() -> list[AttentionCard]:
             target="dovetail_backends_cuda.attention:GatherAttention",
             devices=("cuda",),
             dtypes=_DTYPES,
-            kinds=("full", "sliding"),
+            features=("sliding",),
             probe="dovetail_backends_cuda.probes:cuda",
             rank=PORTABLE,
         )

@@ -73,8 +73,18 @@ class GatherAttention(AttentionBackend):
         )
 
     def forward(
-        self, q: Tensor, k: Tensor, v: Tensor, cache: Tensor, step: Step, index: KVIndex, spec: AttentionSpec
+        self,
+        q: Tensor,
+        k: Tensor | None,
+        v: Tensor | None,
+        cache: Tensor,
+        step: Step,
+        index: KVIndex,
+        spec: AttentionSpec,
+        sinks: Tensor | None = None,
     ) -> Tensor:
+        assert k is not None
+        assert v is not None
         by_token = cache.view(-1, 2, spec.num_kv_heads, spec.head_dim)
         by_token[:, 0].index_copy_(0, index.slot_mapping, k)
         by_token[:, 1].index_copy_(0, index.slot_mapping, v)

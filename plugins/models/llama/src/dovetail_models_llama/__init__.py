@@ -14,7 +14,7 @@ def dovetail_register_models() -> list[ModelCard]:
             architectures=("LlamaForCausalLM", "LLaMAForCausalLM", "MistralForCausalLM", "GraniteForCausalLM"),
             target="dovetail_models_llama.model:LlamaForCausalLM",
             config="dovetail_models_llama.config:LlamaConfig",
-            attention=("full", "sliding"),
+            attention=("sliding",),
             naming={
                 "gguf": NamingCard(
                     architectures=("llama", "mistral", "granite"), target="dovetail_models_llama.gguf:NAMING"

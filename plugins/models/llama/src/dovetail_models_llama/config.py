@@ -136,7 +136,7 @@ class LlamaConfig(ModelConfig):
         return scaled_length(self.max_position_embeddings, self.rope_scaling)
 
     def attention_requirements(self) -> tuple[AttentionRequirement, ...]:
-        return (AttentionRequirement(kind="sliding" if self.window else "full", head_dim=self.head_dim),)
+        return (AttentionRequirement(features=frozenset({"sliding"} if self.window else ()), head_dim=self.head_dim),)
 
 
 def _rope(data: dict[str, Any]) -> tuple[float, dict[str, Any]]:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from dovetail.nn.weights import TwoLevelScales
+from dovetail.nn import TwoLevelScales
 
 
 class Codes(NamedTuple):

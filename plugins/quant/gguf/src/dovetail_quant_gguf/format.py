@@ -5,56 +5,52 @@ Letters: N rows, K columns.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from dovetail.api import CheckpointError, LazyTensor
-from dovetail.nn import AffineWeight, QuantFormat, StoredWeight, TwoLevelScales
-from dovetail_quant_gguf.types import TYPES
+from dovetail.nn import AffineWeight, Axis, Field, QuantFormat, StoredWeight, TwoLevelScales, WeightName
+from dovetail_quant_gguf.types import TYPES, GgmlType
 
 # Weights unpacked at once: enough that the fixed costs of a dozen operations do not show (a quarter as many take half as long again), and
 # few enough that what stands between them stays small beside any model.
 CHUNK = 1 << 20
 
 
+@dataclass(frozen=True, eq=False)
 class GgufWeight(StoredWeight):
-    """A matrix in one of ggml's quantized types.
+    """A matrix in one of ggml's quantized types, which is a name in :data:`dovetail_quant_gguf.types.TYPES`.
 
-    Args:
+    Attributes:
         data: uint8 ``[N, bytes of a row]``; may be a view of a mapped file, and is never written to.
-        type: a name in :data:`dovetail_quant_gguf.types.TYPES`.
     """
 
-    def __init__(self, data: Tensor, type: str) -> None:
-        self.data = data
-        self.type = type
-        self.layout = TYPES[type]
-        self.shape = (data.shape[0], data.shape[1] // self.layout.bytes * self.layout.weights)
-
-    def rows(self, start: int, stop: int, dtype: torch.dtype) -> Tensor:
-        return self._dequantize(self.data[start:stop], dtype)
-
-    def take(self, ids: Tensor, dtype: torch.dtype) -> Tensor:
-        return self._dequantize(self.data[ids], dtype)
-
-    def reorder(self, order: Tensor) -> GgufWeight:
-        return GgufWeight(self.data[order.to(self.data.device)], self.type)
-
-    def to(self, device: torch.device) -> GgufWeight:
-        return GgufWeight(self.data.to(device), self.type)
+    data: Tensor
 
     @classmethod
-    def join(cls, parts: Sequence[StoredWeight]) -> GgufWeight | None:
-        ours = [p for p in parts if isinstance(p, GgufWeight)]
-        if len(ours) != len(parts) or len({(p.type, p.shape[1]) for p in ours}) > 1:
-            return None
-        return cls(torch.cat([p.data for p in ours]), ours[0].type)
+    def of(cls, data: Tensor, type: str) -> GgufWeight:
+        layout = TYPES[type]
+        return cls((data.shape[0], data.shape[1] // layout.bytes * layout.weights), type, data)
 
     @property
-    def nbytes(self) -> int:
-        return self.data.nbytes
+    def layout(self) -> GgmlType:
+        return TYPES[self.type]
+
+    def fields(self) -> dict[str, Field]:
+        return {"data": Field(self.data, Axis(0), Axis(1, self.layout.weights, self.layout.bytes))}
+
+    def dequantize(self, dtype: torch.dtype) -> Tensor:
+        n, k, step = self.data.shape[0], self.shape[1], self._step()
+        if 0 < n <= step:
+            return self.layout.dequantize(self._blocks(self.data)).view(n, k).to(dtype)
+        out = torch.empty(n, k, dtype=dtype, device=self.data.device)
+        for start in range(0, n, step):
+            part = self.data[start : start + step]
+            out[start : start + step] = self.layout.dequantize(self._blocks(part)).view(-1, k)
+        return out
 
     def pack(self, packing: str) -> AffineWeight | None:
         if packing != "affine" or self.layout.affine_bits is None:
@@ -88,24 +84,15 @@ class GgufWeight(StoredWeight):
     def _blocks(self, data: Tensor) -> Tensor:
         return data.reshape(-1, self.layout.bytes)
 
-    def _dequantize(self, data: Tensor, dtype: torch.dtype) -> Tensor:
-        """uint8 ``[n, bytes of a row]`` → ``[n, K]``."""
-        n, k, step = data.shape[0], self.shape[1], self._step()
-        if 0 < n <= step:
-            return self.layout.dequantize(self._blocks(data)).view(n, k).to(dtype)
-        out = torch.empty(n, k, dtype=dtype, device=data.device)
-        for start in range(0, n, step):
-            part = data[start : start + step]
-            out[start : start + step] = self.layout.dequantize(self._blocks(part)).view(-1, k)
-        return out
-
 
 class GgufFormat(QuantFormat):
     """Reads quantized tensors of GGUF files."""
 
-    def load(self, tensors: Mapping[str, LazyTensor], device: torch.device, dtype: torch.dtype) -> GgufWeight:
-        lazy = tensors["weight"]
-        n, k = self.shape(tensors)
+    def load(
+        self, weight: WeightName, tensors: Mapping[str, LazyTensor], device: torch.device, dtype: torch.dtype
+    ) -> GgufWeight:
+        lazy = tensors[".weight"]
+        n, k = self.shape(weight, tensors)
         layout = TYPES[lazy.type]
         wanted = (n, k // layout.weights * layout.bytes)
         data = lazy.read()
@@ -116,10 +103,10 @@ class GgufFormat(QuantFormat):
                 "the file is damaged or its loader is at fault; download it again or update the loader",
             )
         self._check_scales(data, lazy)
-        return GgufWeight(data.to(device), lazy.type)
+        return GgufWeight.of(data.to(device), lazy.type)
 
-    def shape(self, tensors: Mapping[str, LazyTensor]) -> tuple[int, int]:
-        lazy = tensors["weight"]
+    def shape(self, weight: WeightName, tensors: Mapping[str, LazyTensor]) -> tuple[int, int]:
+        lazy = tensors[".weight"]
         layout = TYPES.get(lazy.type)
         if layout is None:
             raise CheckpointError(

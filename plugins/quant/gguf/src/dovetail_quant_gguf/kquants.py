@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dovetail.nn.weights import TwoLevelScales
+from dovetail.nn import TwoLevelScales
 from dovetail_quant_gguf.blocks import Codes, fields, half
 
 

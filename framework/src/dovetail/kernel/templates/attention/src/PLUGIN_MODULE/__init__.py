@@ -14,7 +14,7 @@ def dovetail_register_attention() -> list[AttentionCard]:
             target="PLUGIN_MODULE.attention:PLUGIN_CLASSAttention",
             devices=("*",),
             dtypes=("float32", "bfloat16", "float16"),
-            kinds=("full", "sliding"),
+            features=("sliding",),
             # Raise it to PORTABLE or TUNED once it is faster than what others bring: `auto` takes the highest.
             rank=REFERENCE,
         )

@@ -14,6 +14,6 @@ def dovetail_register_models() -> list[ModelCard]:
             architectures=("PLUGIN_CLASSForCausalLM",),
             target="PLUGIN_MODULE.model:PLUGIN_CLASSForCausalLM",
             config="PLUGIN_MODULE.config:PLUGIN_CLASSConfig",
-            attention=("full", "sliding"),
+            attention=("sliding",),
         )
     ]

@@ -28,4 +28,4 @@ class PLUGIN_CLASSConfig(ModelConfig):
         return self.hidden_size // self.num_attention_heads
 
     def attention_requirements(self) -> tuple[AttentionRequirement, ...]:
-        return (AttentionRequirement(kind="sliding" if self.sliding_window else "full", head_dim=self.head_dim),)
+        return (AttentionRequirement(features=frozenset({"sliding"} if self.sliding_window else ()), head_dim=self.head_dim),)
