@@ -11,6 +11,7 @@ from typing import Any
 
 from dovetail.api.cards import LoaderCard, ModelCard, SourceCard
 from dovetail.api.checkpoint import HF_TOKENIZER, Checkpoint, ResolvedModel
+from dovetail.api.config import merge_text_config
 from dovetail.api.errors import CheckpointError, ConfigError, PluginError, ResolutionError, UsageError
 from dovetail.api.json_files import read_json
 from dovetail.api.text import join_names, quote_foreign
@@ -218,12 +219,14 @@ def _config_file(hf_config_path: str | None, folder: Path) -> Path:
 def find_model_config(
     checkpoint: Checkpoint, options: PlanOptions, registry: Registry
 ) -> tuple[dict[str, Any], Offer[ModelCard] | None]:
-    """The configuration in the Hugging Face form, and the model whose naming translated it, if one did."""
+    """The configuration in the Hugging Face form, with the text model's keys at the top, and the model whose naming
+    translated it, if one did.
+    """
     translator = None
     if checkpoint.naming is not None:
         translator = _naming_offer(checkpoint, registry)
     if options.hf_config_path or checkpoint.naming is None:
-        return dict(checkpoint.config), translator
+        return merge_text_config(checkpoint.config), translator
     if translator is None:
         raise ResolutionError(
             f"wanted a model plugin for the {checkpoint.naming} architecture {checkpoint.architecture!r}, found "

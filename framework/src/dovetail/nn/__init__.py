@@ -7,7 +7,7 @@ from dovetail.nn.layers import Embedding, Head, Linear, RMSNorm
 from dovetail.nn.model import CausalLM, PoolingModel
 from dovetail.nn.ops import Ops
 from dovetail.nn.platform import Memory, Platform
-from dovetail.nn.rotary import Rope, Rotary
+from dovetail.nn.rotary import LayerRotary, Rope, Rotary
 from dovetail.nn.step import HostLengths, KVIndex, Step
 from dovetail.nn.weights import AffineWeight, QuantFormat, StoredWeight, TwoLevelScales, WeightKernel
 
@@ -23,6 +23,7 @@ __all__ = [
     "Head",
     "HostLengths",
     "KVIndex",
+    "LayerRotary",
     "Linear",
     "Memory",
     "Ops",
