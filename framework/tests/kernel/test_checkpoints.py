@@ -259,6 +259,29 @@ def test_overrides_decide_the_architecture(folder: Path) -> None:
         plan(folder, hf_overrides={"architectures": ["Nope"]})
 
 
+@pytest.mark.parametrize(
+    ("overrides", "length"),
+    [
+        ({}, 64),
+        ({"max_position_embeddings": 32}, 32),
+        ({"text_config": {"max_position_embeddings": 32}}, 32),
+        (lambda c: {**c, "max_position_embeddings": c["max_position_embeddings"] // 2}, 32),
+    ],
+)
+def test_a_text_model_s_configuration_stands_at_the_top(folder: Path, overrides: Any, length: int) -> None:
+    text = {"vocab_size": 12, "max_position_embeddings": 64, "eos_token_id": 5, "architectures": ["Text"]}
+    configure(
+        folder, text_config={**text, "dtype": None}, torch_dtype="float32", max_position_embeddings=7, vocab_size=9
+    )
+    found = plan(folder, hf_overrides=overrides)
+    assert found.architecture == "TinyForCausalLM"
+    assert (found.max_model_len, found.config["max_position_embeddings"]) == (length, length)
+    assert (found.config["vocab_size"], found.config["eos_token_id"]) == (12, 5)
+    parsed = found.build_model_config()
+    assert (parsed.max_position_embeddings, parsed.dtype) == (length, "float32")
+    assert parsed.architectures == ("TinyForCausalLM",)
+
+
 def test_the_first_architecture_that_anyone_offers_is_taken(folder: Path) -> None:
     configure(folder, architectures=["Unknown", "TinyForCausalLM"])
     assert plan(folder).architecture == "TinyForCausalLM"

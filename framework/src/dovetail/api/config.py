@@ -58,7 +58,9 @@ class ModelConfig(BaseModel):
     nothing but true and false is a boolean.
 
     The configuration of a model that also sees or hears has the language model's part in ``text_config``. Its keys are
-    read as if they stood at the top (see :func:`merge_text_config`).
+    read as if they stood at the top, and replace those of the whole model. The whole model's ``architectures`` stay; so
+    do its ``tie_word_embeddings``, ``quantization_config``, token ids and dtype where the text model's are null, and all
+    keys that the text model does not have.
 
     The class attribute ``aliases`` names keys of older files: key → field. A subclass names those that its models have
     besides; those of its bases stay. A value under the field's own name wins.
@@ -130,11 +132,8 @@ class ModelConfig(BaseModel):
 
 
 def merge_text_config(data: Mapping[str, Any], aliases: Mapping[str, str] = ALIASES) -> dict[str, Any]:
-    """A configuration with the keys of its ``text_config`` at the top, where they replace those of the whole model.
-
-    The whole model's ``architectures`` stay, because they say what the checkpoint is. So do its
-    ``tie_word_embeddings``, ``quantization_config``, token ids and dtype where the text model's are null, and all keys
-    that the text model does not have.
+    """A configuration with the keys of its ``text_config`` at the top, as :class:`ModelConfig` describes. The whole
+    model's ``architectures`` stay, because they say what the checkpoint is.
 
     Args:
         data: as in ``config.json``; returned as it is if it has no ``text_config``.

@@ -54,13 +54,14 @@ class DecoderConfig(ModelConfig):
     """Configuration of a decoder with multi-head attention and an MLP. A model's own class adds its other keys, and
     refuses what it does not support.
 
-    Class attributes that a model's class may set:
+    Besides ``aliases``, a model's class may set these class attributes:
 
     - ``supported_layer_types``: the values of ``layer_types`` that its layers implement. Others are refused.
-    - ``rotary``: False for models without rotary embeddings. Then :attr:`rope` is empty.
+
+    - ``rotary``: False for models without rotary embeddings. Then ``rope`` is empty.
+
     - ``rope_defaults``: parameters of the rotary embedding where the file is silent, in the form of
       ``rope_parameters``: ``{"rope_theta": 1e6}``, or an object for each layer type.
-    - ``aliases``: see :class:`ModelConfig`.
     """
 
     aliases: ClassVar[Mapping[str, str]] = {
@@ -86,6 +87,7 @@ class DecoderConfig(ModelConfig):
     intermediate_size: Size
     """Rows of the MLP's first product."""
     hidden_act: Activation = "silu"
+    """``silu``, ``gelu``, ``gelu_tanh``, ``gelu_quick``, ``relu`` or ``relu2``, whatever the file calls it."""
     sliding_window: Positions | None = None
     """Tokens that a layer with a window sees, its own included. None where ``use_sliding_window`` is false."""
     layer_types: tuple[str, ...] = Field(default=(), strict=False, max_length=MAX_LAYERS)
@@ -94,10 +96,15 @@ class DecoderConfig(ModelConfig):
     ``use_sliding_window``, the first ``max_window_layers`` are.
     """
     rope: dict[str, RopeParameters] = {}
-    """Layer type → its rotary embedding; ``""`` for all types that are not a key. See :func:`read_rope`."""
+    """Layer type → its rotary embedding; ``""`` for all types that are not a key. :func:`read_rope` makes it of what
+    files have.
+    """
 
     @classmethod
     def prepare(cls, data: dict[str, Any]) -> dict[str, Any]:
+        """See :meth:`ModelConfig.prepare`: completes the fields that have no default in files, and reads ``rope``. A
+        subclass sets what decides these before it calls this.
+        """
         for key in ("num_key_value_heads", "head_dim", "sliding_window"):
             if type(data.get(key)) is int and data[key] == 0:  # as some files write none
                 del data[key]
@@ -186,6 +193,7 @@ class DecoderConfig(ModelConfig):
         return self.longest_context() if named else self.max_position_embeddings
 
     def longest_context(self) -> int:
+        """The longest sequence that the RoPE scaling of any layer may have been made for."""
         lengths = [scaled_length(self.max_position_embeddings, rope) for rope in self.rope.values()]
         return max(lengths, default=self.max_position_embeddings)
 

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from dovetail.api.bounds import MAX_HEAD_DIM, MAX_POSITIONS, Positions, integral
+from dovetail.api.bounds import MAX_HEAD_DIM, MAX_POSITIONS, HeadDim, Positions, integral
 from dovetail.api.text import join_names, quote_foreign
 
 LayerType = Literal["full_attention", "sliding_attention", "chunked_attention", "linear_attention"]
@@ -36,8 +36,11 @@ MAX_NUMBER = 2.0**27
 """The largest of these numbers: with it, no product of two of them leaves the range of float32."""
 MAX_THETA = 1e15
 
+Theta = Annotated[float, Field(gt=1, le=MAX_THETA)]
 Number = Annotated[float, Field(gt=0, le=MAX_NUMBER)]
+Part = Annotated[float, Field(gt=0, le=1)]
 Divisors = Annotated[tuple[Number, ...], Field(strict=False, max_length=MAX_HEAD_DIM // 2)]
+Sections = Annotated[tuple[HeadDim, ...], Field(strict=False, max_length=16)]
 
 REQUIRED: dict[RopeType, tuple[str, ...]] = {
     "linear": ("factor",),
@@ -54,7 +57,8 @@ class RopeParameters(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     rope_type: RopeType = "default"
-    rope_theta: Annotated[float, Field(gt=1, le=MAX_THETA)] = 10000.0
+    """``default`` (no scaling), ``linear``, ``dynamic``, ``yarn``, ``llama3`` or ``longrope``."""
+    rope_theta: Theta = 10000.0
     """The base of the wavelengths."""
     factor: Number | None = None
     """By how much the context is longer than the one trained for."""
@@ -75,6 +79,7 @@ class RopeParameters(BaseModel):
     mscale: Number | None = None
     """``yarn``: with ``mscale_all_dim``, another rule for the factor on cos and sin."""
     mscale_all_dim: Number | None = None
+    """``yarn``: see ``mscale``."""
     truncate: bool = True
     """``yarn``: whether the bounds between kept and divided frequencies are whole channels."""
     long_factor: Divisors | None = None
@@ -83,11 +88,9 @@ class RopeParameters(BaseModel):
     """
     short_factor: Divisors | None = None
     """``longrope``: the same for contexts within the original length."""
-    partial_rotary_factor: Annotated[float, Field(gt=0, le=1)] = 1.0
+    partial_rotary_factor: Part = 1.0
     """The part of a head's channels that is rotated."""
-    sections: Annotated[
-        tuple[Annotated[int, Field(gt=0, le=MAX_HEAD_DIM)], ...], Field(strict=False, max_length=16)
-    ] = ()
+    sections: Sections = ()
     """``mrope_section``: how the frequencies are divided among the axes of images. Tokens of a text have the same
     position on all axes, for which this changes nothing.
     """
@@ -195,10 +198,14 @@ def read_rope(
     - ``rope_parameters`` or ``rope_scaling``, flat or an object for each layer type. Where there are both, the second
       replaces the scaling of the first, and not its base. What is flat in it does not apply to layers with a window
       that have parameters of their own.
+
     - ``rope_theta`` (``global_rope_theta``, ``rotary_emb_base``) beside them, and ``rope_local_base_freq``
       (``local_rope_theta``) for layers with a window, which are then not scaled.
+
     - ``partial_rotary_factor`` (``rotary_pct``, ``rope_pct``) or ``rotary_dim``, which needs ``head_dim``.
+
     - ``original_max_position_embeddings`` inside or beside them.
+
     - ``type`` for ``rope_type``, ``su`` for ``longrope``, and ``mrope`` for ``default`` with sections.
 
     What is inside an object wins over what is beside it.

@@ -253,7 +253,7 @@ def _naming_architectures(naming: str, registry: Registry) -> list[str]:
 
 def apply_overrides(config: dict[str, Any], overrides: Overrides) -> dict[str, Any]:
     """Apply ``hf_overrides``: objects are merged key by key, anything else replaces; a callable gets a copy and
-    returns the result.
+    returns the result. What they put into ``text_config`` is moved to the top.
     """
     if callable(overrides):
         changed = overrides(copy.deepcopy(config))
@@ -270,7 +270,7 @@ def apply_overrides(config: dict[str, Any], overrides: Overrides) -> dict[str, A
         raise UsageError(
             f"hf_overrides holds what JSON cannot ({error})", "give texts, numbers, lists and dicts"
         ) from None
-    return plain
+    return merge_text_config(plain)
 
 
 def _merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
