@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeGuard
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from dovetail.api.bounds import MAX_LAYERS, HeadCount, HeadDim, Positions, Size
+from dovetail.api.bounds import MAX_HEAD_DIM, MAX_LAYERS, HeadCount, HeadDim, Positions, Size
 from dovetail.api.cards import AttentionKind
 from dovetail.api.config import AttentionRequirement, ModelConfig
 from dovetail.api.rope import LayerType, RopeParameters, read_rope, scaled_length
@@ -125,7 +125,8 @@ class DecoderConfig(ModelConfig):
             data["layer_types"] = _usual_layer_types(data)
         types = data["layer_types"]
         named = isinstance(types, (list, tuple)) and all(isinstance(kind, str) for kind in types)
-        readable = cls.rotary and named and _is_count(data.get("head_dim"))
+        head_dim = data.get("head_dim")
+        readable = cls.rotary and named and _is_count(head_dim) and head_dim <= MAX_HEAD_DIM
         data["rope"] = read_rope(data, types, cls.rope_defaults) if readable else {}
         return data
 
@@ -213,15 +214,20 @@ def _usual_layer_types(data: Mapping[str, Any]) -> tuple[str, ...]:
         return ()
     if data.get("sliding_window") is None:
         return ("full_attention",) * layers
-    full, pattern = data.get("max_window_layers"), data.get("sliding_window_pattern", 0)
-    if type(pattern) is not int or pattern < 0:
-        raise ValueError(f"sliding_window_pattern is {quote_foreign(pattern)}, wanted a whole number, or layer_types")
-    if data.get("use_sliding_window") is not True or not _is_count(full):
+    full, pattern = (_whole(data, key) for key in ("max_window_layers", "sliding_window_pattern"))
+    if data.get("use_sliding_window") is not True:
         full = 0
     return tuple(
         "full_attention" if layer < full or (pattern and (layer + 1) % pattern == 0) else "sliding_attention"
         for layer in range(layers)
     )
+
+
+def _whole(data: Mapping[str, Any], key: str) -> int:
+    value = data.get(key, 0)
+    if type(value) is not int or value < 0:
+        raise ValueError(f"{key} is {quote_foreign(value)}, wanted a whole number, or layer_types")
+    return value
 
 
 def _rotated(head_dim: int, rope: RopeParameters) -> int:

@@ -297,8 +297,8 @@ def _rotary_part(data: Mapping[str, Any]) -> _Found:
     channels, head_dim = integral(data.get("rotary_dim")), integral(data.get("head_dim"))
     if channels is None:
         return {}
-    if type(head_dim) is not int or head_dim <= 0:
-        raise ValueError("rotary_dim is given without head_dim, of which it is a part")
+    if type(head_dim) is not int or not 0 < head_dim <= MAX_HEAD_DIM:
+        raise ValueError(f"rotary_dim is a part of head_dim, which is {quote_foreign(head_dim)}")
     if type(channels) is not int or not 0 < channels <= head_dim:
         raise ValueError(
             f"rotary_dim is {quote_foreign(channels)}, wanted a whole number above 0 and at most the head_dim {head_dim}"
