@@ -4,12 +4,14 @@ is recorded for every candidate.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from dovetail.api.cards import Card
-from dovetail.api.errors import ConflictError, DovetailError, PluginError, ResolutionError
-from dovetail.kernel.discovery import describe_error, import_dotted
+from dovetail.api.errors import ConflictError, ResolutionError
+from dovetail.kernel.blame import blame, describe_error, describe_type
+from dovetail.kernel.discovery import import_dotted, import_part
+from dovetail.kernel.interrupts import is_interrupt
 from dovetail.kernel.options import AUTO
 from dovetail.kernel.plan import Choice, Part, RejectedCandidate
 from dovetail.kernel.registry import Offer, Registry
@@ -17,26 +19,28 @@ from dovetail.kernel.registry import Offer, Registry
 C = TypeVar("C", bound=Card)
 
 
-def call_target(offer: Offer[Any], dotted: str, *arguments: Any, **options: Any) -> Any:
+def call_target(offer: Offer[Any], dotted: str, doing: str, *arguments: Any, **options: Any) -> Any:
     """Call a function that a card names.
+
+    Args:
+        doing: what it is called for, as for :func:`~dovetail.kernel.blame.blame`.
 
     Raises:
         PluginError: it raised something other than one of our errors for users.
     """
-    function = import_dotted(dotted)
-    try:
+    function = import_part(offer, dotted)
+    with blame(offer, doing):
         return function(*arguments, **options)
-    except (DovetailError, KeyboardInterrupt):
-        raise
-    except BaseException as error:
-        raise PluginError(
-            f"the {offer} failed in {dotted}: {describe_error(error)}",
-            "report it to its authors; --debug shows the traceback",
-        ) from error
 
 
 def make_part(offer: Offer[Any]) -> Part:
-    return Part(name=offer.name, distribution=offer.distribution, version=offer.version, target=offer.card.target)
+    return Part(
+        kind=offer.card.kind,
+        name=offer.name,
+        distribution=offer.distribution,
+        version=offer.version,
+        target=offer.card.target,
+    )
 
 
 def choose(
@@ -48,6 +52,7 @@ def choose(
     explicit: str | None = None,
     wanted: str,
     warnings: list[str],
+    broken: Mapping[str, str] | None = None,
 ) -> tuple[Offer[C], Choice]:
     """Select the candidate that the user named, or the highest-ranked one without an objection.
 
@@ -55,6 +60,7 @@ def choose(
         objection: returns why a card does not fit, or None. If the user named a candidate, it is called only on that
             one.
         wanted: what is needed, for the error message.
+        broken: candidates that have failed in this command, by name, with the reason. They are taken only by name.
 
     Raises:
         ConflictError: two distributions offer the named candidate.
@@ -72,7 +78,7 @@ def choose(
         if reason := objection(offer.card):
             others = ", ".join(o.name for o in offers if o is not offer)
             raise ResolutionError(
-                f"the {role} {explicit!r} was asked for but does not fit: {reason}",
+                f"the {role} {explicit!r} of {offer.distribution} was asked for but does not fit: {reason}",
                 f"leave the choice to auto{f' or take another of {others}' if others else ''}",
             )
         return offer, Choice(role=role, part=make_part(offer), reason="asked for by name")
@@ -80,12 +86,12 @@ def choose(
     fitting: list[Offer[C]] = []
     rejected: list[RejectedCandidate] = []
     for offer in offers:
-        if reason := objection(offer.card):
+        if reason := (broken or {}).get(offer.name) or objection(offer.card):
             rejected.append(RejectedCandidate(name=offer.name, distribution=offer.distribution, reason=reason))
         else:
             fitting.append(offer)
     if not fitting:
-        tried = "; ".join(f"{r.name}: {r.reason}" for r in rejected) or f"no {role} is installed"
+        tried = "; ".join(f"{r.name} of {r.distribution}: {r.reason}" for r in rejected) or f"no {role} is installed"
         hint = (
             registry.explain_missing(card.kind)
             or "install a plugin that covers it (dovetail plugins list shows what is there)"
@@ -112,16 +118,20 @@ def choose(
 
 
 def run_probe(probe: str | None) -> str | None:
-    """Run a probe. Returns its objection. An exception counts as an objection and does not end the resolution."""
+    """Run a probe. Returns its objection. Where it fails, or answers with anything but a text or None, that is the
+    objection, and the resolution goes on.
+    """
     if probe is None:
         return None
     try:
         answer = import_dotted(probe)()
-    except KeyboardInterrupt:
-        raise
     except BaseException as error:
+        if is_interrupt(error):
+            raise
         return f"its probe failed ({describe_error(error)})"
-    return None if answer is None else str(answer)
+    if answer is None or isinstance(answer, str):
+        return answer
+    return f"its probe answered with {describe_type(answer)}, wanted a text or None"
 
 
 def join_numbers(values: Iterable[int]) -> str:

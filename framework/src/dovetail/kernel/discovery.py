@@ -24,7 +24,6 @@ from typing import Any, Literal
 import pluggy
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
-from pydantic import ValidationError
 
 from dovetail.api import hooks
 from dovetail.api.cards import (
@@ -43,9 +42,10 @@ from dovetail.api.cards import (
     ToolParserCard,
 )
 from dovetail.api.errors import PluginError, UsageError
+from dovetail.kernel.blame import FRAMEWORK, Blamed, describe_error, way_out
+from dovetail.kernel.interrupts import is_interrupt, raise_if_pressed, watch_interrupts
 
 GROUP = "dovetail.plugins"
-FRAMEWORK = "dovetail"
 PLUGINS_VARIABLE = "DOVETAIL_PLUGINS"
 
 HOOKS: dict[str, tuple[type[Card], ...]] = {
@@ -193,14 +193,16 @@ def discover(filter: PluginFilter | None = None) -> list[Plugin]:
     version = framework_version()
     manager = _manager()
     plugins = []
-    for plugin in find_entry_points():
-        plugins.append(plugin)
-        if not filter.permits(plugin.distribution):
-            plugin.status, plugin.reason = "denied", "excluded by the plugin filter"
-        elif plugin.status == "ok":
-            started = time.perf_counter()
-            _register(manager, plugin, filter, version)
-            plugin.seconds = time.perf_counter() - started
+    with watch_interrupts():
+        for plugin in find_entry_points():
+            plugins.append(plugin)
+            if not filter.permits(plugin.distribution):
+                plugin.status, plugin.reason = "denied", "excluded by the plugin filter"
+            elif plugin.status == "ok":
+                started = time.perf_counter()
+                _register(manager, plugin, filter, version)
+                plugin.seconds = time.perf_counter() - started
+                raise_if_pressed()
     return sorted(plugins, key=lambda p: p.name)
 
 
@@ -220,25 +222,12 @@ def _register(manager: pluggy.PluginManager, plugin: Plugin, filter: PluginFilte
             plugin.cards = [
                 card for card in _collect(manager, module) if filter.permits(plugin.distribution, card.kind)
             ]
-        except KeyboardInterrupt:
-            raise
         except BaseException as error:  # SystemExit, or what a compiled module panics with
+            if is_interrupt(error):
+                raise
             with contextlib.suppress(Exception):
                 manager.unregister(name=plugin.name)
             plugin.quarantine(describe_error(error), "".join(traceback.format_exception(error)))
-
-
-def describe_error(error: BaseException) -> str:
-    """Describe an error, for a list of errors."""
-    if isinstance(error, PluginError):
-        return str(error)
-    if isinstance(error, ValidationError):  # a card with a typo: say which field, not pydantic's whole report
-        faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        return f"{error.title} is malformed: {faults}"
-    lines = str(error).strip().splitlines() or [""]
-    if isinstance(error, pluggy.PluginValidationError):  # which says in its last line what is wrong
-        return f"{lines[0]}: {lines[-1]}"
-    return f"{type(error).__name__}: {lines[0]}".rstrip(": ")
 
 
 def find_cards(module: Any) -> list[Card]:
@@ -295,13 +284,25 @@ def import_dotted(dotted: str) -> Any:
         found: Any = importlib.import_module(module_name)
         for part in attribute.split("."):
             found = getattr(found, part)
-    except KeyboardInterrupt:
-        raise
     except BaseException as error:
+        if is_interrupt(error):
+            raise
         raise PluginError(
             f"cannot import {dotted}: {describe_error(error)}", "reinstall or update the plugin"
         ) from error
     return found
+
+
+def import_part(part: Blamed, dotted: str) -> Any:
+    """Import ``"module:attribute"``, which a part of a plugin names.
+
+    Raises:
+        PluginError: as :func:`import_dotted`, with the part and its distribution.
+    """
+    try:
+        return import_dotted(dotted)
+    except PluginError as error:
+        raise PluginError(f"the {part}: {error.problem}", way_out(part)) from error.__cause__
 
 
 def import_hint(module: str) -> str:

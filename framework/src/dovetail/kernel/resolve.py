@@ -21,9 +21,12 @@ from dovetail.api.checkpoint import Checkpoint
 from dovetail.api.config import AttentionRequirement, ModelConfig
 from dovetail.api.errors import ConfigError, PluginError, ResolutionError, UsageError
 from dovetail.api.text import join_names
+from dovetail.kernel.blame import Blamed
 from dovetail.kernel.checkpoints import apply_overrides, find_checkpoint, find_model_config, find_source
 from dovetail.kernel.choose import choose, join_numbers, run_probe, supports_device
-from dovetail.kernel.discovery import import_dotted
+from dovetail.kernel.config_facts import attention_requirements, context_lengths
+from dovetail.kernel.discovery import import_part
+from dovetail.kernel.interrupts import watch_interrupts
 from dovetail.kernel.logits_processors import find_logits_processors
 from dovetail.kernel.options import AUTO, PlanOptions
 from dovetail.kernel.parsers import find_parsers
@@ -39,8 +42,13 @@ KV_ALIASES = {"fp8": "float8_e4m3fn", "fp8_e4m3": "float8_e4m3fn", "fp8_e5m2": "
 
 def resolve(options: PlanOptions, registry: Registry) -> Plan:
     """Decide everything, or raise a :class:`~dovetail.api.DovetailError` that says what does not fit."""
+    with watch_interrupts():
+        return _resolve(options, registry)
+
+
+def _resolve(options: PlanOptions, registry: Registry) -> Plan:
     warnings: list[str] = []
-    source, found = find_source(options, registry)
+    source, found = find_source(options, registry, warnings)
     loader, checkpoint = find_checkpoint(found.path, options, registry, warnings)
     generation_config = {**found.generation_config, **checkpoint.generation_config}
     checkpoint = checkpoint.model_copy(update={"generation_config": generation_config})
@@ -48,7 +56,8 @@ def resolve(options: PlanOptions, registry: Registry) -> Plan:
     config = apply_overrides(config, options.hf_overrides)
     model_offer, model, architecture = find_model(config, checkpoint, registry, naming_offer, warnings)
     card = model_offer.card
-    parsed = validate_config(import_dotted(card.config), config, checkpoint.config_file or checkpoint.path)
+    config_class: type[ModelConfig] = import_part(model_offer, card.config)
+    parsed = validate_config(config_class, config, checkpoint.config_file or checkpoint.path, model_offer)
     check_layers(parsed, checkpoint)
     tasks, tasks_reason = find_tasks(options, card, checkpoint)
     pooling = find_pooling(options, card, checkpoint, config, tasks)
@@ -57,10 +66,11 @@ def resolve(options: PlanOptions, registry: Registry) -> Plan:
     kv_dtype = (
         dtype if options.kv_cache_dtype == AUTO else KV_ALIASES.get(options.kv_cache_dtype, options.kv_cache_dtype)
     )
-    attention = find_attention(options, parsed, card, platform_offer.card.device, dtype, kv_dtype, registry, warnings)
+    needs = attention_requirements(parsed, model_offer)
+    attention = find_attention(options, needs, card, platform_offer.card.device, dtype, kv_dtype, registry, warnings)
     weights = find_weights(checkpoint, config, options, platform_offer.card.device, dtype, registry, warnings)
     grammar_offer, grammar = find_grammar(options, registry, warnings)
-    speculation = find_speculation(options, parsed, registry, warnings, resolve)
+    speculation = find_speculation(options, parsed, model_offer, registry, warnings, resolve)
     naming = card.naming[checkpoint.naming].target if checkpoint.naming else None
     return Plan(
         model=(options.model or "").rstrip("/") or Path(found.path).stem,
@@ -74,7 +84,7 @@ def resolve(options: PlanOptions, registry: Registry) -> Plan:
         naming=naming,
         dtype=dtype,
         kv_dtype=kv_dtype,
-        max_model_len=find_max_model_len(options, parsed, warnings),
+        max_model_len=find_max_model_len(options, parsed, model_offer, warnings),
         source=source,
         loader=loader,
         model_part=model,
@@ -196,7 +206,7 @@ def find_dtype(options: PlanOptions, config: ModelConfig, model: ModelCard, plat
 
 def find_attention(
     options: PlanOptions,
-    config: ModelConfig,
+    needs: tuple[AttentionRequirement, ...],
     model: ModelCard,
     device: str,
     dtype: str,
@@ -204,7 +214,6 @@ def find_attention(
     registry: Registry,
     warnings: list[str],
 ) -> Choice:
-    needs = config.attention_requirements()
     for requirement in needs:
         if requirement.kind not in model.attention:
             raise PluginError(
@@ -258,8 +267,8 @@ def find_grammar(
     )  # fmt: skip
 
 
-def find_max_model_len(options: PlanOptions, config: ModelConfig, warnings: list[str]) -> int:
-    usual, longest = config.context_length(), config.longest_context()
+def find_max_model_len(options: PlanOptions, config: ModelConfig, part: Blamed, warnings: list[str]) -> int:
+    usual, longest = context_lengths(config, part)
     if options.max_model_len is None:
         if usual < 2:
             raise ConfigError(

@@ -208,14 +208,17 @@ def find_adapter(
         for offer in registry.offers(LoaderCard):
             matching = tuple(str(folder / file) for file in files if matches(file, offer.card.recognises))
             if matching:
-                checkpoint = call_target(offer, offer.card.inspect, str(folder), matching)
+                doing = f"to describe {folder}"
+                checkpoint = call_target(offer, offer.card.inspect, doing, str(folder), matching)
+                if not isinstance(checkpoint, Checkpoint):
+                    raise wrong_answer(offer, f"the files at {folder}", checkpoint, "a Checkpoint")
                 return AdapterSource(
                     name=name,
                     path=str(folder),
                     origin=path,
                     config=config,
                     checkpoint=checkpoint,
-                    loader=offer.card.target,
+                    loader=make_part(offer),
                 )
     except RequestError:
         raise
@@ -235,15 +238,22 @@ def _resolve(path: str, registry: Registry, download_dir: str | None, token: str
     """Resolve a reference to a folder, with the first source that knows it."""
     if not path:
         return None
+    fault: PluginError | None = None
     for offer in registry.offers(SourceCard):
-        found = ask_source(
-            offer,
-            path,
-            revision=None,
-            download_dir=download_dir,
-            patterns=(ADAPTER_WEIGHTS_PATTERN, ADAPTER_CONFIG_FILE),
-            token=token,
-        )
+        try:
+            found = ask_source(
+                offer,
+                path,
+                revision=None,
+                download_dir=download_dir,
+                patterns=(ADAPTER_WEIGHTS_PATTERN, ADAPTER_CONFIG_FILE),
+                token=token,
+            )
+        except PluginError as error:
+            fault = fault or error
+            continue
         if found is not None:
             return Path(found.path)
+    if fault is not None:
+        raise fault
     return None
