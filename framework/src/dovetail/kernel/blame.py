@@ -95,11 +95,10 @@ def wrong_answer(part: Blamed, what: str, found: Any, wanted: str) -> PluginErro
 
     Args:
         what: was called or asked for, such as ``attention_requirements()``.
-        found: what came, of which the type is told; or a text that describes it.
+        found: what came, of which the type is told.
         wanted: what was agreed.
     """
-    kind = found if isinstance(found, str) else describe_type(found)
-    return PluginError(f"the {part} answered {what} with {kind}, wanted {wanted}", way_out(part))
+    return PluginError(f"the {part} answered {what} with {describe_type(found)}, wanted {wanted}", way_out(part))
 
 
 def check_class(part: Blamed, dotted: str, found: Any, *bases: type) -> None:
@@ -124,10 +123,10 @@ def way_out(part: Blamed) -> str:
 
 
 def describe_type(value: Any) -> str:
-    """The type of a value that a plugin returned, and the shape if it has one."""
+    """The type of a value that a plugin returned; of a tensor also its dtype and shape."""
     name = "None" if value is None else type(value).__name__
-    shape = getattr(value, "shape", None)
-    return f"{name} {list(shape)}" if isinstance(shape, tuple) else name
+    dtype, shape = getattr(value, "dtype", None), getattr(value, "shape", None)
+    return f"{name} of {dtype} {list(shape)}" if isinstance(shape, tuple) else name
 
 
 def describe_error(error: BaseException) -> str:

@@ -65,10 +65,11 @@ def find_source(options: PlanOptions, registry: Registry, warnings: list[str]) -
 
     Raises:
         CheckpointError: none knows it.
+        PluginError: one failed, and no other knows it.
     """
     patterns = [p for o in registry.offers(LoaderCard) for p in o.card.recognises]
     rejected: list[RejectedCandidate] = []
-    faults: list[str] = []
+    faults: list[PluginError] = []
     for offer in registry.offers(SourceCard):
         try:
             found = ask_source(
@@ -80,7 +81,7 @@ def find_source(options: PlanOptions, registry: Registry, warnings: list[str]) -
                 token=options.hf_token,
             )
         except PluginError as error:
-            faults.append(str(error))
+            faults.append(error)
             rejected.append(
                 RejectedCandidate(
                     name=offer.name, distribution=offer.distribution, reason=f"it is broken: {error.problem}"
@@ -88,7 +89,7 @@ def find_source(options: PlanOptions, registry: Registry, warnings: list[str]) -
             )
             continue
         if found is not None:
-            warnings += faults
+            warnings += map(str, faults)
             reason = f"resolves to {found.path}"
             if found.generation_config:
                 recommended = (f"{name} {value}" for name, value in found.generation_config.items())
@@ -97,12 +98,11 @@ def find_source(options: PlanOptions, registry: Registry, warnings: list[str]) -
         rejected.append(
             RejectedCandidate(name=offer.name, distribution=offer.distribution, reason="not a reference of its kind")
         )
+    if faults:  # without them it might have been found
+        raise faults[0]
     raise CheckpointError(
         f"wanted the model {options.model!r}, found no folder, file or hub repository of that name",
-        "; ".join(
-            filter(None, (*(f"note that {fault}" for fault in faults), registry.explain_missing(SourceCard.kind)))
-        )
-        or "check the spelling; a hub repository is written org/name",
+        registry.explain_missing(SourceCard.kind) or "check the spelling; a hub repository is written org/name",
     )
 
 

@@ -18,6 +18,9 @@ from dovetail.kernel.registry import Offer, Registry
 
 C = TypeVar("C", bound=Card)
 
+BROKEN_PROBE = "its probe failed"
+"""The beginning of an objection that is a fault of the plugin, and not of the machine."""
+
 
 def call_target(offer: Offer[Any], dotted: str, doing: str, *arguments: Any, **options: Any) -> Any:
     """Call a function that a card names.
@@ -75,10 +78,10 @@ def choose(
             known = ", ".join(o.name for o in offers) or "none"
             hint = registry.explain_missing(card.kind) or "install the plugin that offers it, or choose one of those"
             raise ResolutionError(f"wanted the {role} {explicit!r}, found {known}", hint)
-        if reason := objection(offer.card):
+        if reason := _find_objection(offer, objection):
             others = ", ".join(o.name for o in offers if o is not offer)
             raise ResolutionError(
-                f"the {role} {explicit!r} of {offer.distribution} was asked for but does not fit: {reason}",
+                f"the {role} {explicit!r} was asked for but does not fit: {reason}",
                 f"leave the choice to auto{f' or take another of {others}' if others else ''}",
             )
         return offer, Choice(role=role, part=make_part(offer), reason="asked for by name")
@@ -86,12 +89,12 @@ def choose(
     fitting: list[Offer[C]] = []
     rejected: list[RejectedCandidate] = []
     for offer in offers:
-        if reason := (broken or {}).get(offer.name) or objection(offer.card):
+        if reason := (broken or {}).get(offer.name) or _find_objection(offer, objection):
             rejected.append(RejectedCandidate(name=offer.name, distribution=offer.distribution, reason=reason))
         else:
             fitting.append(offer)
     if not fitting:
-        tried = "; ".join(f"{r.name} of {r.distribution}: {r.reason}" for r in rejected) or f"no {role} is installed"
+        tried = "; ".join(f"{r.name}: {r.reason}" for r in rejected) or f"no {role} is installed"
         hint = (
             registry.explain_missing(card.kind)
             or "install a plugin that covers it (dovetail plugins list shows what is there)"
@@ -117,6 +120,13 @@ def choose(
     return winner, Choice(role=role, part=make_part(winner), reason=why, rejected=tuple(rejected))
 
 
+def _find_objection(offer: Offer[C], objection: Callable[[C], str | None]) -> str | None:
+    reason = objection(offer.card)
+    if reason is not None and reason.startswith(BROKEN_PROBE):
+        return f"{reason}, a fault of {offer.distribution} {offer.version}"
+    return reason
+
+
 def run_probe(probe: str | None) -> str | None:
     """Run a probe. Returns its objection. Where it fails, or answers with anything but a text or None, that is the
     objection, and the resolution goes on.
@@ -128,10 +138,10 @@ def run_probe(probe: str | None) -> str | None:
     except BaseException as error:
         if is_interrupt(error):
             raise
-        return f"its probe failed ({describe_error(error)})"
+        return f"{BROKEN_PROBE} ({describe_error(error)})"
     if answer is None or isinstance(answer, str):
         return answer
-    return f"its probe answered with {describe_type(answer)}, wanted a text or None"
+    return f"{BROKEN_PROBE} (it answered with {describe_type(answer)}, wanted a text or None)"
 
 
 def join_numbers(values: Iterable[int]) -> str:

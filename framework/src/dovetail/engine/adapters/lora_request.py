@@ -14,14 +14,15 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from dovetail.api.cards import Dotted, LoaderCard, SourceCard
+from dovetail.api.cards import LoaderCard, SourceCard
 from dovetail.api.checkpoint import Checkpoint
-from dovetail.api.errors import DovetailError, RequestError, UsageError
+from dovetail.api.errors import DovetailError, PluginError, RequestError, UsageError
 from dovetail.api.json_files import read_json
 from dovetail.api.text import join_names
+from dovetail.kernel.blame import wrong_answer
 from dovetail.kernel.checkpoints import ask_source
-from dovetail.kernel.choose import call_target
-from dovetail.kernel.plan import FrozenModel
+from dovetail.kernel.choose import call_target, make_part
+from dovetail.kernel.plan import FrozenModel, Part
 from dovetail.kernel.registry import Registry
 from dovetail.kernel.weight_files import matches
 
@@ -116,7 +117,7 @@ class AdapterSource(FrozenModel):
     origin: str
     config: dict[str, Any]
     checkpoint: Checkpoint
-    loader: Dotted
+    loader: Part
 
 
 def parse_lora_modules(values: Sequence[str]) -> list[LoraModule]:
