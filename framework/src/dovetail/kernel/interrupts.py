@@ -65,3 +65,13 @@ def raise_if_pressed() -> None:
     """
     if _State.pressed and threading.current_thread() is threading.main_thread():
         raise KeyboardInterrupt
+
+
+def reraise_interrupt(error: BaseException) -> None:
+    """
+    Raises:
+        KeyboardInterrupt: the error is the user's Ctrl-C. To be called first in an ``except BaseException`` about a
+            plugin's code.
+    """
+    if is_interrupt(error):
+        raise error

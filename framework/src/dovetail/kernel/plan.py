@@ -40,7 +40,7 @@ class Part(FrozenModel):
     target: Dotted
 
     def __str__(self) -> str:
-        return f"{self.kind} {self.name} ({self.distribution} {self.version})"
+        return f"{self.kind} {self.name}" + (f" ({self.distribution} {self.version})" if self.distribution else "")
 
 
 class RejectedCandidate(FrozenModel):

@@ -230,7 +230,7 @@ class EngineClient(ABC):
                 self.info = info
                 self._ready.set_result(None)
             case m.Failed() as failed:
-                self._mark_dead(rebuild_error(failed))
+                self._mark_dead(rebuild_error(failed, log_traceback=self._ready.done()))
 
     @abstractmethod
     def _take(self, outputs: list[m.TokenOutput]) -> None:

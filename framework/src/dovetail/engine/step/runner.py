@@ -361,7 +361,7 @@ class ModelRunner:
             sampled = sample(logits[:count], rows, positions, self.sampling, metadata, edits() if edits else None)
             if self._last_tokens is not None and not any(work.drafts):
                 # A request that got no token ends; the step after it may have begun, and must have some token to compute.
-                self._last_tokens.index_copy_(0, rows, sampled.tokens.clamp(min=0))
+                self._last_tokens.index_copy_(0, rows, sampled.inputs)
         logprobs = None if sampled.logprobs is None else self._fetch(sampled.logprobs)
         return LaunchedStep(work, self.platform.fetch(sampled.tokens[:count]), logprobs, prompt, pooled)
 
