@@ -282,6 +282,11 @@ def test_the_first_on_the_path_wins(site: Site, tmp_path: Path, monkeypatch: pyt
         ("dovetail-*,-dovetail-models-llama", False),
         ("-dovetail-models-llama,dovetail-models-llama", False),
         ("-loader:dovetail-models-llama", True),
+        ("model:-dovetail-models-llama", False),
+        ("model:!dovetail-*", False),
+        ("loader:-dovetail-models-llama", True),
+        ("*:-dovetail-models-llama", False),
+        ("model:-other", True),
     ],
 )
 def test_the_filter_permits(text: str, permitted: bool) -> None:

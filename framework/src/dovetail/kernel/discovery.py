@@ -13,9 +13,10 @@ import importlib.metadata
 import io
 import os
 import re
+import sys
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -84,6 +85,8 @@ class Plugin:
     cards: list[Card] = field(default_factory=list)
     seconds: float = 0.0
     """Time to import and register."""
+    imports_torch: bool = False
+    """Whether torch was imported with it, and was not there before."""
 
     @cached_property
     def summary(self) -> str:
@@ -101,23 +104,32 @@ class Plugin:
 class PluginFilter:
     """``--plugins`` / ``DOVETAIL_PLUGINS``: which distributions are allowed, and which kinds of card from them.
 
-    A comma-separated list of ``[kind:]distribution`` terms with shell wildcards. A term with ``-`` or ``!`` before it
-    denies. If there is any term without these, everything that no such term matches is denied. The framework's own
+    A comma-separated list of ``[kind:]distribution`` terms with shell wildcards. A term with ``-`` or ``!`` before it,
+    or before its distribution (``kind:-distribution``), denies. If there is any term without these, everything that no such term matches is denied. The framework's own
     parts are always allowed.
     """
 
     def __init__(self, text: str = "") -> None:
         self.allow: list[tuple[str, str]] = []
         self.deny: list[tuple[str, str]] = []
+        self.terms: dict[str, str] = {}
+        """Each term as it was written, and the pattern of distributions in it."""
         for term in filter(None, (t.strip() for t in text.split(","))):
-            kind, _, distribution = term.lstrip("-!").rpartition(":")
+            kind, _, signed = term.lstrip("-!").rpartition(":")
+            distribution = signed.lstrip("-!")
             if not distribution or (kind and kind != "*" and kind not in KINDS):
                 raise UsageError(
                     f"cannot read the plugin filter term {term!r}",
                     f"write [kind:]distribution, with - before it to deny; kinds: {', '.join(KINDS)}",
                 )
             rule = (kind or "*", str(canonicalize_name(distribution)))
-            (self.deny if term[0] in "-!" else self.allow).append(rule)
+            (self.deny if term[0] in "-!" or signed != distribution else self.allow).append(rule)
+            self.terms[term] = rule[1]
+
+    def unmatched_terms(self, distributions: Iterable[str]) -> list[str]:
+        """The terms that match none of these distributions, as they were written."""
+        names = [canonicalize_name(name) for name in distributions]
+        return [term for term, pattern in self.terms.items() if not fnmatch.filter(names, pattern)]
 
     def permits(self, distribution: str, kind: str | None = None) -> bool:
         """Whether cards of ``kind`` (None: of any kind) may come from ``distribution``."""
@@ -199,9 +211,10 @@ def discover(filter: PluginFilter | None = None) -> list[Plugin]:
             if not filter.permits(plugin.distribution):
                 plugin.status, plugin.reason = "denied", "excluded by the plugin filter"
             elif plugin.status == "ok":
-                started = time.perf_counter()
+                started, had_torch = time.perf_counter(), "torch" in sys.modules
                 _register(manager, plugin, filter, version)
                 plugin.seconds = time.perf_counter() - started
+                plugin.imports_torch = "torch" in sys.modules and not had_torch
                 raise_if_pressed()
     return sorted(plugins, key=lambda p: p.name)
 

@@ -6,6 +6,7 @@ which records why a candidate was selected and why the others were not.
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from dovetail.api.cards import (
 from dovetail.api.checkpoint import Checkpoint
 from dovetail.api.config import AttentionRequirement, ModelConfig
 from dovetail.api.errors import ConfigError, PluginError, ResolutionError, UsageError
-from dovetail.api.text import join_names
+from dovetail.api.text import join_names, one_line
 from dovetail.kernel.blame import Blamed
 from dovetail.kernel.checkpoints import apply_overrides, find_checkpoint, find_model_config, find_source
 from dovetail.kernel.choose import choose, join_numbers, run_probe, supports_device
@@ -38,6 +39,8 @@ from dovetail.kernel.weights import find_weights
 
 KV_ALIASES = {"fp8": "float8_e4m3fn", "fp8_e4m3": "float8_e4m3fn", "fp8_e5m2": "float8_e5m2"}
 """Names of dtypes in ``--kv-cache-dtype``."""
+NEAREST = 5
+"""How many architectures are told where the wanted one is not offered."""
 
 
 def resolve(options: PlanOptions, registry: Registry) -> Plan:
@@ -124,6 +127,14 @@ def find_model(
         )
     offered = {a for o in registry.offers(ModelCard) for a in o.card.architectures}
     architecture = next((a for a in named if a in offered), named[0])
+    if len(offered) > NEAREST and architecture not in offered:
+        near = difflib.get_close_matches(architecture, sorted(offered), NEAREST, cutoff=0.0)
+        raise ResolutionError(
+            f"wanted a model plugin for the architecture {one_line(architecture)}, found nothing that fits "
+            f"({len(offered)} architectures, the nearest {', '.join(near)})",
+            registry.explain_missing(ModelCard.kind)
+            or "install a plugin that covers it (dovetail plugins list shows what is there)",
+        )
 
     def objection(card: ModelCard) -> str | None:
         if architecture not in card.architectures:

@@ -115,7 +115,8 @@ class ServerContext:
         if self.closing_error is not None:
             raise self.closing_error
         if not self.engine.alive:
-            raise engine_restarting_error() if self.engine.restarting else engine_dead_error()
+            reason = self.engine.dead_reason
+            raise engine_restarting_error(reason) if self.engine.restarting else engine_dead_error(reason)
 
     def select_model(self, requested: str | None) -> tuple[str, str | None]:
         """The model name for the response, and the adapter to run with.

@@ -29,20 +29,24 @@ def restore_error(name: str, problem: str, hint: str) -> DovetailError | None:
     return kind(problem, hint) if isinstance(kind, type) and issubclass(kind, DovetailError) else None
 
 
-def rebuild_error(failed: m.Failed, where: str = "the engine", *, log_traceback: bool = False) -> DovetailError:
+def rebuild_error(failed: m.Failed, where: str = "the engine") -> DovetailError:
     """Convert a process's last message to one of our own exceptions.
 
     Args:
         where: what failed, as text.
-        log_traceback: also of our own exceptions: nobody waits for this one, who could see its notes.
     """
     if error := restore_error(failed.error, failed.problem, failed.hint):
         error.add_note(f"In {where}'s process:\n{failed.traceback}")  # seen with --debug
-        if log_traceback:
-            logs.announce(failed.traceback, logging.ERROR)
         return error
     logs.announce(failed.traceback, logging.ERROR)
     return EngineDeadError(f"{where} failed: {failed.problem}", "this is a bug in Dovetail; the traceback stands above")
+
+
+def log_failure(failed: m.Failed) -> None:
+    """Log the exception that ended a process that served, with its traceback."""
+    error = restore_error(failed.error, failed.problem, failed.hint)
+    logs.announce(failed.traceback, logging.ERROR)
+    logs.announce(f"error: the engine failed: {error or failed.problem}", logging.ERROR)
 
 
 def describe_exit(code: int) -> str:

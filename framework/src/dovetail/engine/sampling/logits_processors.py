@@ -21,6 +21,7 @@ from dovetail.engine.request.logits_processors import PARAM, check_logits_proces
 from dovetail.engine.sampling.slots import Upload
 from dovetail.kernel.blame import blame, check_class
 from dovetail.kernel.discovery import import_dotted, import_hint, import_part
+from dovetail.kernel.interrupts import reraise_interrupt
 from dovetail.kernel.plan import LogitsProcessorPlan, Plan
 
 logger = logging.getLogger("dovetail.engine")
@@ -112,9 +113,11 @@ class ProcessorCall:
             if changed.shape != given.shape or changed.dtype != given.dtype:
                 found = f"{changed.dtype} {list(changed.shape)}, wanted {given.dtype} {list(given.shape)}"
                 raise ValueError(f"apply() gave {found}")
-        except Exception as error:  # a plugin's fault is no reason to fail requests that do not need it
-            name = type(self.processor).__name__
-            logger.exception("the logits processor %s failed", name)
+        except BaseException as error:  # a plugin's fault is no reason to fail requests that do not need it
+            reraise_interrupt(error)
+            kind = type(self.processor)
+            name = kind.__name__
+            logger.exception("the logits processor %s of %s failed", name, kind.__module__)
             for request in self.requests:
                 request.failure = f"the logits processor {name} failed: {type(error).__name__}"
             changed = torch.full_like(scores[: len(self.requests)], -torch.inf)

@@ -81,15 +81,10 @@ class ApiError(Exception):
         return Response(self.body(scope), self.status, self.headers, media_type="application/json")
 
 
-def engine_dead_error() -> ApiError:
-    """The error when the engine has ended. Why is in the log, and nothing for clients: it may name plugins and paths."""
-    return ApiError(503, f"the engine is not running; the server's log says why{_under_its_id()}", code="engine_dead")
-
-
-def _under_its_id() -> str:
-    """With which id the request that is being served is in the log, as the end of a message."""
-    record = current_request.get()
-    return f"; the request id is {record.id}" if record is not None else ""
+def engine_dead_error(reason: str = "") -> ApiError:
+    """The error when the engine has ended."""
+    because = f": {reason}" if reason else ""
+    return ApiError(503, f"the engine is not running{because}", code="engine_dead")
 
 
 def engine_error(problem: str | None) -> ApiError:
@@ -101,9 +96,9 @@ def engine_error(problem: str | None) -> ApiError:
     return ApiError(500, message, code="engine_error")
 
 
-def engine_restarting_error() -> ApiError:
+def engine_restarting_error(reason: str) -> ApiError:
     """The error while the engine restarts and loads the model."""
-    message = f"the engine died and is being started again; the server's log says why{_under_its_id()}"
+    message = f"the engine died and is being started again: {reason}"
     return ApiError(503, message, code="engine_restarting", headers={"Retry-After": str(RESTART_RETRY_SECONDS)})
 
 
@@ -134,7 +129,7 @@ def to_api_error(error: BaseException, request_id: str = "") -> ApiError:
     if isinstance(error, RequestError):
         return ApiError(400, str(error), param=error.param)
     if isinstance(error, EngineDeadError):
-        return engine_dead_error()
+        return engine_dead_error(error.problem)
     if isinstance(error, HTTPException):
         return ApiError(error.status_code, str(error.detail), headers=error.headers)
     logger.error("request %s failed", request_id or "(no id)", exc_info=error)

@@ -104,7 +104,7 @@ async def _stop_on_signal(server: _Server, ended: asyncio.Task[str], signals: Si
             drained = asyncio.create_task(server.drain())
             await asyncio.wait({drained, second, ended}, return_when=asyncio.FIRST_COMPLETED)
             drained.cancel()
-        server.context.abort_all(engine_dead_error() if ended.done() else server_stopping_error())
+        server.context.abort_all(engine_dead_error(ended.result()) if ended.done() else server_stopping_error())
         server.should_exit = True
         await second
         server.force_exit = True
