@@ -52,7 +52,7 @@ def test_a_source_may_bring_a_generation_configuration_that_yields_to_the_checkp
 def test_a_source_that_answers_with_something_else_is_named(folder: Path) -> None:
     with pytest.raises(
         PluginError,
-        match=r"^the source folder \(base 1\.0\) answered with list, wanted a path, a ResolvedModel or None; update the plugin$",
+        match=r"^the source folder \(base 1\.0\) answered a reference with list, wanted a path, a ResolvedModel or None; update it, or leave",
     ):
         plan(folder, parts={"source": SourceCard(name="folder", target=f"{__name__}:several")})
 
@@ -180,9 +180,10 @@ class StumblingConfig(fakes.TinyConfig):
         return cls(**obj)
 
 
-def test_a_configuration_class_that_stumbles_is_the_file_s_fault(folder: Path) -> None:
+def test_a_configuration_class_that_stumbles_is_named_with_the_file(folder: Path) -> None:
     with pytest.raises(
-        ConfigError, match=r"^StumblingConfig cannot be read from .*config\.json: TypeError: unsupported operand; "
+        PluginError,
+        match=r"^the model tiny \(base 1\.0\) failed to read .*config\.json with StumblingConfig: TypeError: unsupported operand .*; update it",
     ):
         plan(folder, parts={"model": model("tiny", config=f"{__name__}:StumblingConfig")})
 
@@ -340,7 +341,8 @@ def test_an_architecture_that_cannot_read_the_container_s_names_is_refused(folde
 def test_a_translation_that_fails_is_named(folder: Path) -> None:
     bad = model("tiny", naming={"box": NamingCard(architectures=("tiny",), target=f"{__name__}:BAD_NAMING")})
     with pytest.raises(
-        PluginError, match=r"^the model tiny \(base 1\.0\) failed in .*:BAD_NAMING\.config: KeyError: 'depth'; "
+        PluginError,
+        match=r"^the model tiny \(base 1\.0\) failed to translate the box metadata of .*: KeyError: 'depth' ",
     ):
         plan(folder, parts={**BOXED, "model": bad})
 

@@ -9,9 +9,9 @@ Attributes named ``target``, ``probe``, ``inspect`` or ``config`` are dotted nam
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from dovetail.api.grammar import GrammarKind
 
@@ -55,6 +55,15 @@ class Card(BaseModel):
     """One line for ``dovetail plugins list``."""
     rank: int = Field(default=PORTABLE, ge=0, le=1000)
     """``auto`` selects the card with the highest rank among those that fit (REFERENCE 0, PORTABLE 50, TUNED 100)."""
+
+    if not TYPE_CHECKING:  # type checkers go by the fields
+
+        def __init__(self, **fields: Any) -> None:
+            try:
+                super().__init__(**fields)
+            except ValidationError as error:
+                error.add_note(repr(fields.get("name")))  # which of a hundred cards it is
+                raise
 
 
 class NamingCard(BaseModel):

@@ -15,6 +15,7 @@ from dovetail.api.config import merge_text_config
 from dovetail.api.errors import CheckpointError, ConfigError, PluginError, ResolutionError, UsageError
 from dovetail.api.json_files import read_json
 from dovetail.api.text import join_names, quote_foreign
+from dovetail.kernel.blame import wrong_answer
 from dovetail.kernel.choose import call_target, choose, make_part
 from dovetail.kernel.options import AUTO, Overrides, PlanOptions
 from dovetail.kernel.plan import Choice, RejectedCandidate
@@ -37,39 +38,59 @@ def ask_source(
     """Call a source with a reference. Returns None if the reference is not of its kind.
 
     Raises:
-        PluginError: it returned something else.
+        PluginError: it failed, or returned something else.
     """
     found = call_target(
         offer,
         offer.card.target,
+        f"to resolve {quote_foreign(reference)}" if reference else "to resolve the default model",
         reference,
         revision=revision,
         download_dir=download_dir,
         patterns=patterns,
         token=token,
     )
-    if found is None or isinstance(found, ResolvedModel):
-        return found
     if isinstance(found, (str, os.PathLike)):
-        return ResolvedModel(os.fspath(found))
-    raise PluginError(
-        f"the {offer} answered with {type(found).__name__}, wanted a path, a ResolvedModel or None", "update the plugin"
-    )
+        found = ResolvedModel(os.fspath(found))
+    if found is None or (
+        isinstance(found, ResolvedModel)
+        and isinstance(found.path, str)
+        and isinstance(found.generation_config, Mapping)
+    ):
+        return found
+    raise wrong_answer(offer, "a reference", found, "a path, a ResolvedModel or None")
 
 
-def find_source(options: PlanOptions, registry: Registry) -> tuple[Choice, ResolvedModel]:
+def find_source(options: PlanOptions, registry: Registry, warnings: list[str]) -> tuple[Choice, ResolvedModel]:
+    """The first source that knows the model reference. One that fails is left out, with a warning.
+
+    Raises:
+        CheckpointError: none knows it.
+        PluginError: one failed, and no other knows it.
+    """
     patterns = [p for o in registry.offers(LoaderCard) for p in o.card.recognises]
     rejected: list[RejectedCandidate] = []
+    faults: list[PluginError] = []
     for offer in registry.offers(SourceCard):
-        found = ask_source(
-            offer,
-            options.model,
-            revision=options.revision,
-            download_dir=options.download_dir,
-            patterns=tuple(dict.fromkeys((*patterns, *SIDE_FILES))),
-            token=options.hf_token,
-        )
+        try:
+            found = ask_source(
+                offer,
+                options.model,
+                revision=options.revision,
+                download_dir=options.download_dir,
+                patterns=tuple(dict.fromkeys((*patterns, *SIDE_FILES))),
+                token=options.hf_token,
+            )
+        except PluginError as error:
+            faults.append(error)
+            rejected.append(
+                RejectedCandidate(
+                    name=offer.name, distribution=offer.distribution, reason=f"it is broken: {error.problem}"
+                )
+            )
+            continue
         if found is not None:
+            warnings += map(str, faults)
             reason = f"resolves to {found.path}"
             if found.generation_config:
                 recommended = (f"{name} {value}" for name, value in found.generation_config.items())
@@ -78,6 +99,8 @@ def find_source(options: PlanOptions, registry: Registry) -> tuple[Choice, Resol
         rejected.append(
             RejectedCandidate(name=offer.name, distribution=offer.distribution, reason="not a reference of its kind")
         )
+    if faults:  # without them it might have been found
+        raise faults[0]
     raise CheckpointError(
         f"wanted the model {options.model!r}, found no folder, file or hub repository of that name",
         registry.explain_missing(SourceCard.kind) or "check the spelling; a hub repository is written org/name",
@@ -106,15 +129,26 @@ def find_checkpoint(
             registry.explain_missing(LoaderCard.kind)
             or "complete the download, or install a plugin that loads what is there",
         )
-    offer, choice = choose(
-        "loader", LoaderCard, registry, objection,
-        explicit=options.load_format, wanted=f"a loader for the weights at {path}", warnings=warnings,
-    )  # fmt: skip
-    checkpoint = call_target(offer, offer.card.inspect, path, files.paths(offer.card))
-    if not isinstance(checkpoint, Checkpoint):
-        raise PluginError(
-            f"the {offer} described {path} with {type(checkpoint).__name__}, wanted a Checkpoint", "update the plugin"
-        )
+    broken: dict[str, PluginError] = {}
+    while True:
+        try:
+            offer, choice = choose(
+                "loader", LoaderCard, registry, objection,
+                explicit=options.load_format, wanted=f"a loader for the weights at {path}", warnings=warnings,
+                broken={name: f"it is broken: {error.problem}" for name, error in broken.items()},
+            )  # fmt: skip
+        except ResolutionError:
+            if broken:  # which is why there is no other
+                raise next(iter(broken.values())) from None
+            raise
+        try:
+            checkpoint = inspect_files(offer, path, files)
+            break
+        except PluginError as error:
+            if options.load_format != AUTO:
+                raise
+            broken[offer.name] = error
+    warnings += map(str, broken.values())
     update: dict[str, Any] = {}
     if options.tokenizer or options.tokenizer_revision:
         update = find_tokenizer(str(_locate_tokenizer(options, registry)), registry)
@@ -126,6 +160,18 @@ def find_checkpoint(
         file = _config_file(options.hf_config_path, folder)
         update |= {"config": read_json(file, dict), "config_file": str(file)}
     return choice, checkpoint.model_copy(update=update)
+
+
+def inspect_files(offer: Offer[LoaderCard], path: str | Path, files: WeightFiles) -> Checkpoint:
+    """Have a loader describe its files of a model reference.
+
+    Raises:
+        PluginError: it failed, or returned something else.
+    """
+    checkpoint = call_target(offer, offer.card.inspect, f"to describe {path}", str(path), files.paths(offer.card))
+    if isinstance(checkpoint, Checkpoint):
+        return checkpoint
+    raise wrong_answer(offer, f"the files at {path}", checkpoint, "a Checkpoint")
 
 
 def _read_generation_config(file: Path) -> dict[str, Any]:
@@ -163,6 +209,7 @@ def _locate_tokenizer(options: PlanOptions, registry: Registry) -> Path:
     )
     if path.is_absolute() or str(reference).startswith((".", "~")):
         raise missing
+    fault: PluginError | None = None
     for offer in registry.offers(SourceCard):
         try:
             found = ask_source(
@@ -175,9 +222,12 @@ def _locate_tokenizer(options: PlanOptions, registry: Registry) -> Path:
             )
         except CheckpointError as error:
             raise CheckpointError(f"--tokenizer {reference}: {error.problem}", error.hint) from None
+        except PluginError as error:
+            fault = fault or error
+            continue
         if found is not None and Path(found.path).exists():
             return Path(found.path)
-    raise missing
+    raise fault or missing
 
 
 def find_tokenizer(reference: str, registry: Registry) -> dict[str, Any]:
@@ -197,7 +247,7 @@ def find_tokenizer(reference: str, registry: Registry) -> dict[str, Any]:
     if not any(n.startswith("tokenizer") for n in files.names):
         for offer in offers:
             if files.of(offer.card):
-                found = call_target(offer, offer.card.inspect, str(path), files.paths(offer.card))
+                found = inspect_files(offer, path, files)
                 if found.tokenizer_path:
                     return {"tokenizer": found.tokenizer, "tokenizer_path": found.tokenizer_path}
     return {"tokenizer": HF_TOKENIZER, "tokenizer_path": str(path)}
@@ -235,7 +285,11 @@ def find_model_config(
             or "install the plugin that offers it, or give its config.json with --hf-config-path",
         )
     target = f"{translator.card.naming[checkpoint.naming].target}.config"
-    return call_target(translator, target, checkpoint.architecture, checkpoint.metadata), translator
+    doing = f"to translate the {checkpoint.naming} metadata of {checkpoint.path}"
+    config = call_target(translator, target, doing, checkpoint.architecture, checkpoint.metadata)
+    if not isinstance(config, dict):
+        raise wrong_answer(translator, f"the {checkpoint.naming} metadata of {checkpoint.path}", config, "a dict")
+    return config, translator
 
 
 def _naming_offer(checkpoint: Checkpoint, registry: Registry) -> Offer[ModelCard] | None:

@@ -11,8 +11,9 @@ from dovetail.api.cards import LayerKind, QuantFormatCard, QuantKernelCard
 from dovetail.api.checkpoint import Checkpoint
 from dovetail.api.errors import ResolutionError
 from dovetail.api.text import join_names
+from dovetail.kernel.blame import describe_error
 from dovetail.kernel.choose import choose, make_part, run_probe, supports_device
-from dovetail.kernel.discovery import describe_error, import_dotted
+from dovetail.kernel.discovery import import_part
 from dovetail.kernel.options import PlanOptions
 from dovetail.kernel.plan import Choice, Part, RejectedCandidate, WeightPlan, describe_validation_error
 from dovetail.kernel.registry import Offer, Registry
@@ -39,6 +40,7 @@ def find_weights(
     quantization = config.get("quantization_config") or {}
     method = quantization.get("quant_method")
     offers = registry.offers(QuantFormatCard)
+    by_name = {offer.name: offer for offer in offers}
     readers = [o.name for o in offers if method in o.card.methods]
     if method is not None and not readers:
         known = sorted({m for o in offers for m in o.card.methods})
@@ -58,7 +60,7 @@ def find_weights(
             # Quantized checkpoints also have plain tensors (norms, biases, unquantized layers).
             if card.methods and method not in card.methods:
                 return f"reads checkpoints quantized by {', '.join(card.methods)}, not {method or 'none'}"
-            return _refuse_config(card, quantization)
+            return _refuse_config(by_name[card.name], quantization)
 
         unread = all(reads(o.card) for o in offers)
         # Masks and position ids, and what accompanies quantized weights: a weight of this type is refused when it is loaded.
@@ -93,11 +95,12 @@ def find_weights(
     return tuple(plans)
 
 
-def _refuse_config(card: QuantFormatCard, quantization: dict[str, Any]) -> str | None:
+def _refuse_config(offer: Offer[QuantFormatCard], quantization: dict[str, Any]) -> str | None:
     """Why a format's own class refuses the checkpoint's ``quantization_config``."""
+    card = offer.card
     if card.config is None or not quantization:
         return None
-    config_class: type[BaseModel] = import_dotted(card.config)
+    config_class: type[BaseModel] = import_part(offer, card.config)
     try:
         config_class.model_validate(quantization)
     except ValidationError as error:

@@ -14,7 +14,7 @@ from unittest import SkipTest
 import torch
 from torch import Tensor
 
-from dovetail.api import AttentionCard, AttentionFeature, AttentionRequirement, ModelCard, ModelConfig, ResolutionError
+from dovetail.api import AttentionCard, AttentionFeature, AttentionRequirement, ModelCard, ResolutionError
 from dovetail.kernel.discovery import import_dotted
 from dovetail.kernel.options import PlanOptions
 from dovetail.kernel.resolve import find_attention
@@ -246,15 +246,6 @@ def _check_size(backend: AttentionBackend, spec: AttentionSpec, cache: Any, bloc
     assert held <= planned, f"{text}: a cache of {blocks} blocks holds {held} bytes, block_bytes() says {planned}"
 
 
-class _AnyConfig(ModelConfig):
-    """A model that needs one kind of attention."""
-
-    requirement: AttentionRequirement
-
-    def attention_requirements(self) -> tuple[AttentionRequirement, ...]:
-        return (self.requirement,)
-
-
 def _resolve(card: AttentionCard, **changes: Any) -> None:
     """Resolve attention for a claim of the card, with the given changes."""
     device = next(iter(card.devices))
@@ -267,14 +258,13 @@ def _resolve(card: AttentionCard, **changes: Any) -> None:
         **changes,
     }
     requirement = AttentionRequirement(features=frozenset(expected["features"]), head_dim=expected["head_dim"])
-    config = _AnyConfig(vocab_size=1, hidden_size=1, num_hidden_layers=1, requirement=requirement)
     model = ModelCard(
         name="any", architectures=("Any",), target="any:any", config="any:any", attention=get_args(AttentionFeature)
     )
     dtype = expected["dtype"]
     kv_dtype = expected.get("kv_dtype", dtype)
     options = PlanOptions(block_size=expected["block_size"])
-    find_attention(options, config, model, expected["device"], dtype, kv_dtype, make_registry(card), [])
+    find_attention(options, (requirement,), model, expected["device"], dtype, kv_dtype, make_registry(card), [])
 
 
 def check_attention_refusals(card: AttentionCard) -> None:
