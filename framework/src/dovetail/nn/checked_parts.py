@@ -90,7 +90,7 @@ class CheckedNaming:
     def __init__(self, part: Part, naming: Naming) -> None:
         self.part = part
         self.naming = naming
-        self.rename = checked_rename(part, naming.rename)
+        self.rename = checked_rename(part, lambda name: naming.rename(name))
 
     def config(self, architecture: str, metadata: Mapping[str, Any]) -> dict[str, Any]:
         with blame(self.part, f"to translate the metadata of {architecture}"):
