@@ -1,19 +1,14 @@
 """A small decoder, and ways to get it wrong."""
 
-from collections.abc import Callable
-
 import torch
 from kit_config import SmallConfig
 from torch import Tensor, nn
 
-from dovetail.api import UsageError
-from dovetail.nn import CausalLM, Context, GatedMLP, PoolingModel, Rope, Rotary, RowCut, SelfAttention, Step
+from dovetail.nn import CausalLM, Context, GatedMLP, PoolingModel, Rope, Rotary, SelfAttention, Step
 
 
 class SmallBlock(nn.Module):
-    mlp_class: Callable[..., nn.Module] = GatedMLP
-
-    def __init__(self, c: SmallConfig, ctx: Context, name: str) -> None:
+    def __init__(self, c: SmallConfig, ctx: Context, name: str, mlp_class: type[nn.Module]) -> None:
         super().__init__()
         self.norms = nn.ModuleList(ctx.norm(f"{name}.norm{i}", c.hidden_size, 1e-5) for i in range(2))
         self.attention = SelfAttention(
@@ -26,7 +21,7 @@ class SmallBlock(nn.Module):
             window=c.window,
             bias=True,
         )
-        self.mlp = self.mlp_class(ctx, f"{name}.mlp", c.hidden_size, c.inner)
+        self.mlp = mlp_class(ctx, f"{name}.mlp", c.hidden_size, c.inner)
 
     def forward(self, x: Tensor, rope: Rope, step: Step) -> Tensor:
         x = x + self.attention(self.norms[0](x), rope, step)
@@ -36,13 +31,14 @@ class SmallBlock(nn.Module):
 class Vectors(PoolingModel):
     """Without a head."""
 
-    block_class = SmallBlock
+    mlp_class: type[nn.Module] = GatedMLP
 
     def __init__(self, c: SmallConfig, ctx: Context) -> None:
         super().__init__()
         self.embedding = ctx.embedding("embedding", c.vocab_size, c.hidden_size)
         self.rotary = Rotary(c.head_dim, 1e4, None, max_position=64, max_tokens=ctx.max_tokens)
-        self.blocks = nn.ModuleList(self.block_class(c, ctx, f"blocks.{i}") for i in range(c.num_hidden_layers))
+        names = [f"blocks.{i}" for i in range(c.num_hidden_layers)]
+        self.blocks = nn.ModuleList(SmallBlock(c, ctx, name, self.mlp_class) for name in names)
 
     def forward(self, step: Step) -> Tensor:
         x = self.embedding(step.tokens)
@@ -112,100 +108,3 @@ class Silent(Small):
     def __init__(self, c: SmallConfig, ctx: Context) -> None:
         super().__init__(c, ctx)
         self.head._tied = [self.embedding]
-
-
-class OwnMLP(nn.Module):
-    """Made of layers directly, with one weight for gate and up."""
-
-    def __init__(self, ctx: Context, name: str, channels: int, inner: int) -> None:
-        super().__init__()
-        self.make(ctx, name, channels, inner)
-        self.activation = ctx.ops.activation("silu", gated=True)
-
-    def make(self, ctx: Context, name: str, channels: int, inner: int) -> None:
-        start, stop = ctx.parallel.channels(inner)
-        sections = RowCut({f"{name}.gate_up": ((start, stop), (inner + start, inner + stop))})
-        self.gate_up = ctx.linear(f"{name}.gate_up", channels, 2 * inner, cut=sections)
-        self.down = ctx.linear(f"{name}.down", inner, channels, bias=True, cut="columns")
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.down(self.activation(self.gate_up(x)))
-
-
-class Sectioned(Small):
-    """Right: cuts both sections of one weight."""
-
-    class block_class(SmallBlock):
-        mlp_class = OwnMLP
-
-
-class Unsectioned(Small):
-    """Cuts gate and up as if they were one."""
-
-    class block_class(SmallBlock):
-        class mlp_class(OwnMLP):
-            def make(self, ctx: Context, name: str, channels: int, inner: int) -> None:
-                self.gate_up = ctx.linear(f"{name}.gate_up", channels, 2 * inner, cut="rows")
-                self.down = ctx.linear(f"{name}.down", inner, channels, cut="columns")
-
-
-class WholeDown(Small):
-    """Forgets to cut what follows a layer that is cut."""
-
-    class block_class(SmallBlock):
-        class mlp_class(OwnMLP):
-            def make(self, ctx: Context, name: str, channels: int, inner: int) -> None:
-                super().make(ctx, f"{name}.unused", channels, inner)
-                self.down = ctx.linear(f"{name}.down", inner, channels)
-
-
-class OftenAdded(Small):
-    """Every rank adds the bias to its own part of the sum."""
-
-    class block_class(SmallBlock):
-        class mlp_class(OwnMLP):
-            def forward(self, x: Tensor) -> Tensor:
-                out, more = super().forward(x), self.down.parallel.size - 1
-                return out + more * self.down.bias
-
-
-class Uncut(Small):
-    """Right, but each rank has all of every MLP."""
-
-    class block_class(SmallBlock):
-        class mlp_class(OwnMLP):
-            def make(self, ctx: Context, name: str, channels: int, inner: int) -> None:
-                self.gate_up = ctx.linear(f"{name}.gate_up", channels, 2 * inner)
-                self.down = ctx.linear(f"{name}.down", inner, channels)
-
-
-class Straying(Small):
-    """Ranks that go separate ways."""
-
-    def __init__(self, c: SmallConfig, ctx: Context) -> None:
-        super().__init__(c, ctx)
-        self.parallel = ctx.parallel
-
-    def forward(self, step: Step) -> Tensor:
-        x = super().forward(step)
-        return self.parallel.communicator.all_reduce(x) if self.parallel.rank else x
-
-
-class Scattered(Small):
-    """Ranks with other outputs."""
-
-    def __init__(self, c: SmallConfig, ctx: Context) -> None:
-        super().__init__(c, ctx)
-        self.rank = ctx.parallel.rank
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        return super().logits(hidden) * (1 + 1e-3 * self.rank)
-
-
-class Indivisible(Small):
-    """Refuses several devices."""
-
-    def __init__(self, c: SmallConfig, ctx: Context) -> None:
-        super().__init__(c, ctx)
-        if ctx.parallel.size > 1:
-            raise UsageError("one device only")
