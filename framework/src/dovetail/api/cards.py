@@ -63,7 +63,9 @@ class NamingCard(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     architectures: tuple[str, ...]
-    """The container's own architecture names that this family covers."""
+    """The container's own architecture names that this family covers. If several families cover one, the first whose
+    naming does not refuse the metadata reads them.
+    """
     target: Dotted
     """A :class:`dovetail.api.Naming`; its module must not import torch."""
 

@@ -218,29 +218,42 @@ def _config_file(hf_config_path: str | None, folder: Path) -> Path:
 def find_model_config(
     checkpoint: Checkpoint, options: PlanOptions, registry: Registry
 ) -> tuple[dict[str, Any], Offer[ModelCard] | None]:
-    """The configuration in the Hugging Face form, and the model whose naming translated it, if one did."""
-    translator = None
-    if checkpoint.naming is not None:
-        translator = _naming_offer(checkpoint, registry)
+    """The configuration in the Hugging Face form, and the model whose naming translated it, if one did.
+
+    A container may have one name for several architectures, as GGUF has for models with and without experts. The first
+    model whose naming does not refuse the metadata reads them.
+    """
+    offers = [] if checkpoint.naming is None else _naming_offers(checkpoint, registry)
     if options.hf_config_path or checkpoint.naming is None:
-        return dict(checkpoint.config), translator
-    if translator is None:
+        return dict(checkpoint.config), next(iter(offers), None)
+    if not offers:
         raise ResolutionError(
             f"wanted a model plugin for the {checkpoint.naming} architecture {checkpoint.architecture!r}, found "
             + (", ".join(_naming_architectures(checkpoint.naming, registry)) or "none"),
             registry.explain_missing(ModelCard.kind)
             or "install the plugin that offers it, or give its config.json with --hf-config-path",
         )
-    target = f"{translator.card.naming[checkpoint.naming].target}.config"
-    return call_target(translator, target, checkpoint.architecture, checkpoint.metadata), translator
+    refusals: list[tuple[str, ConfigError]] = []
+    for offer in offers:
+        target = f"{offer.card.naming[checkpoint.naming].target}.config"
+        try:
+            return call_target(offer, target, checkpoint.architecture, checkpoint.metadata), offer
+        except ConfigError as error:
+            refusals.append((offer.name, error))
+    (_, first), *others = refusals
+    if not others:
+        raise first
+    raise ConfigError("; ".join(f"{name}: {refused.problem}" for name, refused in refusals), first.hint)
 
 
-def _naming_offer(checkpoint: Checkpoint, registry: Registry) -> Offer[ModelCard] | None:
+def _naming_offers(checkpoint: Checkpoint, registry: Registry) -> list[Offer[ModelCard]]:
+    """The models that know the container's name of the architecture, best first."""
+    found = []
     for offer in registry.offers(ModelCard):
         naming = offer.card.naming.get(checkpoint.naming or "")
         if naming and checkpoint.architecture in naming.architectures:
-            return offer
-    return None
+            found.append(offer)
+    return found
 
 
 def _naming_architectures(naming: str, registry: Registry) -> list[str]:
