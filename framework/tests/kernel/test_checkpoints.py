@@ -347,6 +347,35 @@ def test_a_translation_that_fails_is_named(folder: Path) -> None:
         plan(folder, parts={**BOXED, "model": bad})
 
 
+def test_the_first_model_that_does_not_refuse_the_metadata_reads_them(folder: Path) -> None:
+    choosy, other = (
+        model(name, rank=90, naming={"box": NamingCard(architectures=("tiny",), target=f"{__name__}:{name.upper()}")})
+        for name in ("choosy", "other")
+    )
+    found = plan(folder, choosy, parts=BOXED)
+    assert found.model_part.part.name == "tiny"
+    with pytest.raises(ConfigError, match=r"^the metadata say size = 16, wanted 8; make it smaller$"):
+        plan(folder, parts={**BOXED, "model": choosy})
+    told = (
+        r"^choosy: the metadata say size = 16, wanted 8; other: the metadata say size = 16, wanted 9; make it smaller$"
+    )
+    with pytest.raises(ConfigError, match=told):
+        plan(folder, other, parts={**BOXED, "model": choosy})
+
+
+class Choosy:
+    """Refuses all sizes but one."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def config(self, architecture: str, metadata: dict[str, Any]) -> dict[str, Any]:
+        raise ConfigError(f"the metadata say size = {metadata['size']}, wanted {self.size}", "make it smaller")
+
+
+CHOOSY, OTHER = Choosy(8), Choosy(9)
+
+
 class BAD_NAMING:  # noqa: N801 - it stands for an instance
     """Asks for what the metadata lack."""
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from dovetail.api.grammar import GrammarKind
 
@@ -72,7 +72,9 @@ class NamingCard(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     architectures: tuple[str, ...]
-    """The container's own architecture names that this family covers."""
+    """The container's own architecture names that this family covers. If several families cover one, the first whose
+    naming does not refuse the metadata reads them.
+    """
     target: Dotted
     """A :class:`dovetail.api.Naming`; its module must not import torch."""
 
@@ -180,9 +182,17 @@ class QuantKernelCard(Card):
     dtypes: tuple[DType, ...]
     """Dtypes of the activations."""
     kinds: tuple[LayerKind, ...] = ("linear", "head")
-    """Kinds of layers that it serves."""
+    """Kinds of layers that it serves; ``experts`` alone, or any of the others."""
     probe: Dotted | None = None
     """``() -> str | None``: why it cannot run on this machine, or None if it can."""
+
+    @model_validator(mode="after")
+    def _one_class(self) -> QuantKernelCard:
+        if "experts" in self.kinds and len(self.kinds) > 1:
+            raise ValueError(
+                "kernels of experts are of another class than those of matrices, and have a card of their own"
+            )
+        return self
 
 
 class AttentionCard(Card):

@@ -108,7 +108,8 @@ class Naming(Protocol):
         """The ``config.json`` of the same model, including ``architectures``.
 
         Raises:
-            ConfigError: a required key is not in ``metadata``.
+            ConfigError: a required key is not in ``metadata``, or they describe a variant that this model is not. The
+                next model that reads the container's architecture is then asked.
         """
         ...
 

@@ -271,33 +271,46 @@ def find_model_config(
 ) -> tuple[dict[str, Any], Offer[ModelCard] | None]:
     """The configuration in the Hugging Face form, with the text model's keys at the top, and the model whose naming
     translated it, if one did.
+
+    A container may have one name for several architectures, as GGUF has for models with and without experts. The first
+    model whose naming does not refuse the metadata reads them.
     """
-    translator = None
-    if checkpoint.naming is not None:
-        translator = _naming_offer(checkpoint, registry)
+    offers = [] if checkpoint.naming is None else _naming_offers(checkpoint, registry)
     if options.hf_config_path or checkpoint.naming is None:
-        return merge_text_config(checkpoint.config), translator
-    if translator is None:
+        return merge_text_config(checkpoint.config), next(iter(offers), None)
+    if not offers:
         raise ResolutionError(
             f"wanted a model plugin for the {checkpoint.naming} architecture {checkpoint.architecture!r}, found "
             + (", ".join(_naming_architectures(checkpoint.naming, registry)) or "none"),
             registry.explain_missing(ModelCard.kind)
             or "install the plugin that offers it, or give its config.json with --hf-config-path",
         )
-    target = f"{translator.card.naming[checkpoint.naming].target}.config"
+    refusals: list[tuple[str, ConfigError]] = []
     doing = f"to translate the {checkpoint.naming} metadata of {checkpoint.path}"
-    config = call_target(translator, target, doing, checkpoint.architecture, checkpoint.metadata)
-    if not isinstance(config, dict):
-        raise wrong_answer(translator, f"the {checkpoint.naming} metadata of {checkpoint.path}", config, "a dict")
-    return config, translator
+    for offer in offers:
+        target = f"{offer.card.naming[checkpoint.naming].target}.config"
+        try:
+            config = call_target(offer, target, doing, checkpoint.architecture, checkpoint.metadata)
+        except ConfigError as error:
+            refusals.append((offer.name, error))
+            continue
+        if not isinstance(config, dict):
+            raise wrong_answer(offer, f"the {checkpoint.naming} metadata of {checkpoint.path}", config, "a dict")
+        return config, offer
+    (_, first), *others = refusals
+    if not others:
+        raise first
+    raise ConfigError("; ".join(f"{name}: {refused.problem}" for name, refused in refusals), first.hint)
 
 
-def _naming_offer(checkpoint: Checkpoint, registry: Registry) -> Offer[ModelCard] | None:
+def _naming_offers(checkpoint: Checkpoint, registry: Registry) -> list[Offer[ModelCard]]:
+    """The models that know the container's name of the architecture, best first."""
+    found = []
     for offer in registry.offers(ModelCard):
         naming = offer.card.naming.get(checkpoint.naming or "")
         if naming and checkpoint.architecture in naming.architectures:
-            return offer
-    return None
+            found.append(offer)
+    return found
 
 
 def _naming_architectures(naming: str, registry: Registry) -> list[str]:

@@ -198,14 +198,18 @@ class Context:
         names: Sequence[tuple[str, str, str]],
         channels: int,
         inner: int,
+        top_k: int,
         *,
         activation: str | Activation = "silu",
+        bias: Bias = False,
     ) -> Experts:
         """The experts of a layer, of which each rank has some, whole. :meth:`stored_together` says under which names checkpoints stack them.
 
         Args:
             names: of (gate, up, down) of each expert.
+            top_k: experts of a token.
             activation: an operation of :mod:`dovetail.nn.ops` for gate, or a function of gate and up side by side.
+            bias: gate, up and down have biases.
 
         Raises:
             UsageError: there are fewer experts than ranks.
@@ -217,8 +221,11 @@ class Context:
             )
         function = self.ops.activation(activation, gated=True) if isinstance(activation, str) else activation
         local = self.parallel.range(len(names))
-        layer = Experts(names, channels, inner, function, self.parallel, local)
+        layer = Experts(names, channels, inner, top_k, function, self.parallel, local)
         self._claim(layer)
+        if bias:
+            for part in layer.parts:
+                self.biases[f"{part}.bias"] = BiasSlot(layer, part, required=bias is True)
         return layer
 
     def stored_together(
@@ -230,8 +237,13 @@ class Context:
         alternating: bool = False,
         transposed: bool = False,
     ) -> None:
-        """Weights that checkpoints may store as one, or as one stack of experts; the arguments are those of
-        :class:`StoredTogether`. The parts are those of layers that were made before.
+        """Weights that checkpoints may store as one, or as one stack of experts ``[E, N, K]``; the arguments are those
+        of :class:`StoredTogether`. The parts are those of layers that were made before, and their biases are then
+        stored together, too: as ``<name>.bias``, or ``<name>_bias`` of a stack (``[E, N]``). There may be several
+        names for the same parts; a checkpoint has one of them.
+
+        Args:
+            transposed: full-precision checkpoints store ``[K, N]``, or ``[E, K, N]``.
         """
         stacked = not isinstance(parts[0], str)
         groups = tuple(tuple(group) for group in parts) if stacked else (tuple(map(str, parts)),)

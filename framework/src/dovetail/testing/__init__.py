@@ -14,6 +14,7 @@ from dovetail.testing.harness import (
     random_checkpoint,
     run_batch,
     run_tokens,
+    store_together,
 )
 from dovetail.testing.loaders import check_loader
 from dovetail.testing.logits_processors import check_logits_processor
@@ -26,6 +27,7 @@ from dovetail.testing.quantization import (
     WeightSample,
     check_format,
     check_kernel,
+    sample_experts,
     sample_weights,
     unpack_affine,
 )
@@ -71,6 +73,8 @@ __all__ = [
     "run_batch",
     "run_ranks",
     "run_tokens",
+    "sample_experts",
     "sample_weights",
+    "store_together",
     "unpack_affine",
 ]

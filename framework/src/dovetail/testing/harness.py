@@ -162,13 +162,37 @@ def random_checkpoint(
             continue
         tensors[f"{name}.weight"] = noise(*layer.parts[name]) * layer.parts[name][1] ** -0.5
     for name, bias in ctx.biases.items():
-        if not bias.required and not optional:
-            continue
-        tensors[name] = 0.1 * noise(bias.layer.parts[bias.part][0])
+        if bias.required or optional:
+            tensors[name] = 0.1 * noise(bias.layer.parts[bias.part][0])
     for name, vector in ctx.vectors.items():
         if vector.required or optional:
             tensors[name] = 1 + 0.1 * noise(*vector.shape)  # most are scales
+    for name, stored in ctx.together.items():
+        if stored.required:
+            tensors = store_together(ctx, name, tensors)
     return {name: value.to(getattr(torch, dtype)) for name, value in tensors.items()}
+
+
+def store_together(ctx: Context, name: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A full-precision checkpoint that has weights, and their biases, as one tensor in place of several.
+
+    Args:
+        name: as in :meth:`dovetail.nn.Context.stored_together`.
+        tensors: by checkpoint name, with each weight on its own.
+    """
+    stored, left = ctx.together[name], dict(tensors)
+
+    def join(ending: str) -> Tensor:
+        groups = [[left.pop(f"{part}.{ending}") for part in group] for group in stored.groups]
+        whole = [torch.stack(g, 1).flatten(0, 1) if stored.alternating else torch.cat(g) for g in groups]
+        return torch.stack(whole) if stored.stacked else whole[0]
+
+    bias = f"{stored.groups[0][0]}.bias" in left
+    weight = join("weight")
+    left[name if stored.stacked else f"{name}.weight"] = weight.mT.contiguous() if name in ctx.transposed else weight
+    if bias:
+        left[f"{name}_bias" if stored.stacked else f"{name}.bias"] = join("bias")
+    return left
 
 
 def dense_choices() -> list[WeightChoice]:

@@ -25,6 +25,7 @@ from dovetail.testing.harness import (
     random_checkpoint,
     run_batch,
     run_tokens,
+    store_together,
 )
 from dovetail.testing.ranks import run_ranks
 from dovetail.testing.resolution import assert_refused, claim, refusal_message
@@ -38,12 +39,14 @@ def check_model(card: ModelCard, *configs: Mapping[str, Any]) -> None:
 
     Checks that each claimed architecture's name and each claimed dtype builds and runs; that a prompt gives the same
     logits whole, in chunks, token by token, and in a batch with others; that layers require the attention that the
-    configuration announces, and that the configurations together require every claimed kind; that tensors which are
-    missing, unexpected or misshapen are refused by name; that there is a head for each claimed task; that two or three
-    devices share the weights and give the same logits; and that a dtype which is not claimed is refused by resolution.
+    configuration announces, and that the configurations together require every claimed feature; that layers are of the
+    kinds that the card lists; that a checkpoint gives the same logits in every form in which its weights may be stored
+    together; that tensors which are missing, unexpected or misshapen are refused by name; that there is a head for each
+    claimed task; that two or three devices share the weights and give the same logits; and that a dtype which is not
+    claimed is refused by resolution.
 
     Args:
-        configs: as in ``config.json``, small; together they use every claimed attention kind.
+        configs: as in ``config.json``, small; together they use every claimed feature of attention and kind of layer.
 
     Raises:
         AssertionError: names the claim that failed.
@@ -55,12 +58,14 @@ def check_model(card: ModelCard, *configs: Mapping[str, Any]) -> None:
     assert asked >= set(card.attention), (
         f"{label(card)} claims {', '.join(sorted(set(card.attention) - asked))} attention, but no configuration given here asks for it"
     )
+    check_layer_kinds(card, *configs)
     for config in configs:
         check_architectures(card, config)
         check_attention_requirements(card, config)
         check_dtypes(card, config)
         check_schedules(card, config)
         check_tensors(card, config)
+        check_forms(card, config)
         check_tasks(card, config)
         check_cuts(card, config)
     check_unclaimed_dtypes(card, configs[0])
@@ -82,6 +87,22 @@ def check_architectures(card: ModelCard, config: Mapping[str, Any]) -> None:
     for architecture in card.architectures:
         with claim(f"{label(card)} claims the architecture {architecture}"):
             empty_model(card, {**config, "architectures": [architecture]}, max_tokens=LENGTH)
+
+
+def check_layer_kinds(card: ModelCard, *configs: Mapping[str, Any]) -> None:
+    """Check that every layer is of a kind that the card lists, and that the configurations use all of them."""
+    used: set[str] = set()
+    for config in configs:
+        _, ctx = empty_model(card, config, max_tokens=LENGTH)
+        for name, layer in ctx.layers.items():
+            assert layer.kind in card.layer_kinds, (
+                f"{label(card)}: {name} is of the kind {layer.kind}, which its card does not list in layer_kinds"
+            )
+            used.add(layer.kind)
+    unused = sorted(set(card.layer_kinds) - used)
+    assert not unused, (
+        f"{label(card)} lists layers of the kind {', '.join(unused)}, but no configuration given here has them"
+    )
 
 
 def check_attention_requirements(card: ModelCard, config: Mapping[str, Any]) -> None:
@@ -238,6 +259,32 @@ def check_tensors(card: ModelCard, config: Mapping[str, Any]) -> None:
         refused({**lazy, name: changed}, name, f"a checkpoint whose {name} is {list(wrong)}")
     extra = "no.model.has.this.weight"
     refused({**lazy, extra: replace(next(iter(lazy.values())), name=extra)}, extra, f"a checkpoint with {extra}")
+
+
+def check_forms(card: ModelCard, config: Mapping[str, Any]) -> None:
+    """Check that a checkpoint with weights stored together gives the logits of one in which each is on its own."""
+    _, ctx = empty_model(card, config, max_tokens=LENGTH)
+    apart, tokens = random_checkpoint(card, config), _prompt(card, config)
+    forms: list[dict[str, Tensor]] = []
+    names = [name for name, stored in ctx.together.items() if not stored.required]
+    while names:
+        form, left = apart, []
+        for name in names:
+            there = all(f"{part}.weight" in form for group in ctx.together[name].groups for part in group)
+            form = store_together(ctx, name, form) if there else form
+            left += [] if there else [name]
+        assert len(left) < len(names), f"{label(card)}: no checkpoint has all parts of {', '.join(left)}"
+        forms.append(form)
+        names = left
+    expected = _logits(card, config, apart, "float32", tokens) if forms else None
+    for form in forms:
+        text = f"{label(card)}: a checkpoint with {', '.join(sorted(form.keys() - apart.keys())[:3])}"
+        with claim(text):
+            found = _logits(card, config, form, "float32", tokens)
+        assert expected is not None
+        assert_close(
+            found.flatten(), expected.flatten(), tolerance(torch.float32), f"{text}, and each weight on its own"
+        )
 
 
 def check_unclaimed_dtypes(card: ModelCard, config: Mapping[str, Any]) -> None:

@@ -31,6 +31,7 @@ from dovetail.kernel.plan import Part, Plan
 from dovetail.nn.attention import AttentionBackend, AttentionSpec
 from dovetail.nn.checked_parts import CheckedClasses, CheckedNaming, checked_rename, load_tensors
 from dovetail.nn.context import Context
+from dovetail.nn.experts import Experts
 from dovetail.nn.loading import Progress, WeightChoice, WeightReader
 from dovetail.nn.model import CausalLM, PoolingModel
 from dovetail.nn.ops import Ops
@@ -255,13 +256,15 @@ class ModelRunner:
         """An estimate of the maximum memory of a step of this many tokens, besides weights and cache.
 
         At the widest place of a block, three tensors are alive: its input, its parts, and the output of its largest
-        layer. Measured with a model of 135 million parameters and steps of 512 and 1,024 tokens, these took 22 MiB and
+        layer. Experts have a row for each of a token's experts, which they add in float32. Measured with a model of 135 million parameters and steps of 512 and 1,024 tokens, these took 22 MiB and
         43 MiB; the estimate is 21 and 42. Sampling adds the logits of all requests in float32, and more for those that
         are sampled at a time.
         """
-        linear = (layer for layer in self.ctx.layers.values() if layer.kind == "linear")
-        widest = max((sum(rows for rows, _ in layer.local_parts().values()) for layer in linear), default=0)
-        tokens = max_tokens * self.dtype.itemsize * (8 * self.config.hidden_size + 2 * widest)
+        layers = dict.fromkeys(self.ctx.layers.values())
+        linear = (2 * sum(rows for rows, _ in x.local_parts().values()) for x in layers if x.kind == "linear")
+        experts = (x.top_k * (3 * x.inner + 3 * x.channels) for x in layers if isinstance(x, Experts))
+        widest = max((*linear, *experts), default=0)
+        tokens = max_tokens * self.dtype.itemsize * (8 * self.config.hidden_size + widest)
         if self.plan.pooling is not None:  # hidden states in float32, of which means are made
             tokens += max_tokens * 4 * self.config.hidden_size
         length = self.plan.max_model_len
