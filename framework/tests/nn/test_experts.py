@@ -549,13 +549,23 @@ def test_a_stack_that_reads_as_less_than_announced_is_refused() -> None:
         load(cut, "gate_up and down")
 
 
+class Unadded:
+    """A communicator that leaves it to the test to add what the ranks have."""
+
+    def all_reduce(self, x: Tensor) -> Tensor:
+        return x
+
+    def all_gather(self, x: Tensor, sizes: Sequence[int]) -> Tensor:
+        return x
+
+
 @pytest.mark.parametrize("form", [None, *FORMS])
 def test_each_rank_keeps_its_experts_alone(form: str | None) -> None:
     apart = checkpoint(bias=True)
     tensors = apart if form is None else together(form, apart, True)
     expected, total, held = result(load(apart, bias=True)), torch.zeros(9, CHANNELS), 0
     for rank in range(4):
-        layer = load(tensors, form, Parallel(rank, 4), bias=True)
+        layer = load(tensors, form, Parallel(rank, 4, Unadded()), bias=True)
         total += result(layer)
         held += layer.nbytes
         assert isinstance(layer.kernel, GroupedExperts)

@@ -39,7 +39,7 @@ def parsed(**changes: object) -> MixtralConfig:
 def test_defaults_follow_from_other_keys() -> None:
     config = parsed(num_key_value_heads=None, head_dim=None)
     assert (config.num_key_value_heads, config.head_dim) == (4, 12)
-    assert (parsed().num_experts_per_tok, parsed().rope_theta) == (2, 1e6)
+    assert (parsed().num_experts_per_tok, parsed().rope_for(0).rope_theta) == (2, 1e6)
 
 
 @pytest.mark.parametrize(
@@ -51,26 +51,23 @@ def test_defaults_follow_from_other_keys() -> None:
     ],
 )
 def test_the_base_of_the_rotary_embedding_is_found(keys: dict[str, object]) -> None:
-    assert parsed(**keys).rope_theta == 5e5
+    assert parsed(**keys).rope_for(0).rope_theta == 5e5
 
 
 @pytest.mark.parametrize(("window", "kept"), [(None, None), (9, 9), (127, 127), (128, None), (4096, None)])
 def test_a_window_as_long_as_the_context_is_none(window: int | None, kept: int | None) -> None:
-    assert parsed(sliding_window=window).window == kept
+    assert parsed(sliding_window=window).window(0) == kept
 
 
 @pytest.mark.parametrize(
     ("keys", "told"),
     [
         ({"num_key_value_heads": 3}, "not a multiple of num_key_value_heads 3"),
-        ({"hidden_act": "gelu"}, "hidden_act 'gelu' is not supported"),
-        (
-            {"rope_scaling": {"type": "linear", "factor": 2.0}},
-            "rope_scaling's rope_type 'linear' is not supported",
-        ),
+        ({"hidden_act": "wave"}, "hidden_act"),
+        ({"rope_scaling": {"type": "twist", "factor": 2.0}}, "rope_type"),
         ({"num_experts_per_tok": 4}, "num_experts_per_tok 4 is more than num_local_experts 3"),
-        ({"head_dim": 9}, "head_dim 9 is odd"),
-        ({"num_local_experts": 0}, "num_local_experts: is 0"),
+        ({"head_dim": 9}, "head_dim 9 is 9 channels, wanted an even number"),
+        ({"num_local_experts": 0}, "num_local_experts: Input should be greater than 0"),
         ({"intermediate_size": None}, "intermediate_size: is missing"),
         ({"num_attention_heads": None}, "num_attention_heads: is missing"),
     ],

@@ -78,7 +78,7 @@ def test_config() -> None:
     assert (config.vocab_size, config.hidden_size, config.num_hidden_layers) == (61, 48, 2)
     assert (config.num_attention_heads, config.num_key_value_heads, config.head_dim) == (4, 2, 12)
     assert (config.num_local_experts, config.num_experts_per_tok, config.intermediate_size) == (4, 3, 80)
-    assert (config.rope_theta, config.rms_norm_eps, config.window) == (1e6, 1e-5, None)
+    assert (config.rope_for(0).rope_theta, config.rms_norm_eps, config.window(0)) == (1e6, 1e-5, None)
 
 
 @pytest.mark.parametrize(
