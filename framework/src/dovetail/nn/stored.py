@@ -86,7 +86,7 @@ class StoredWeight(ABC):
     @abstractmethod
     def dequantize(self, dtype: torch.dtype) -> Tensor:
         """The matrix ``[N, K]``, newly made or a view: the reference for every kernel. Only called for a few rows of
-        a weight at a time.
+        a weight at a time, and at least one.
         """
 
     def pack(self, packing: str) -> Any | None:
@@ -219,6 +219,8 @@ class StoredWeight(ABC):
 
     def rows(self, start: int, stop: int, dtype: torch.dtype) -> Tensor:
         """Dequantized rows ``[stop - start, K]``."""
+        if start == stop:
+            return self._none(dtype)
         unit, size = self.row_unit, self.shape[0]
         first = start // unit * unit
         last = min(-(-stop // unit) * unit, size)
@@ -226,6 +228,8 @@ class StoredWeight(ABC):
 
     def take(self, ids: Tensor, dtype: torch.dtype) -> Tensor:
         """Dequantized rows ``ids`` (int64 ``[T]``) → ``[T, K]``, as an embedding needs them."""
+        if ids.numel() == 0:
+            return self._none(dtype)
         unit = self.row_unit
         if unit == 1:
             return self.reorder(ids).dequantize(dtype)
@@ -240,6 +244,11 @@ class StoredWeight(ABC):
         groups = self._replace((ids.numel() * unit, self.shape[1]), chosen)
         wide = groups.dequantize(dtype).reshape(-1, unit, self.shape[1])
         return wide[torch.arange(ids.numel(), device=ids.device), ids % unit]
+
+    def _none(self, dtype: torch.dtype) -> Tensor:
+        """No rows. Formats are not asked for them, since sizes of empty tensors cannot be inferred."""
+        devices = {part.data.device for part in self.all_fields().values()}
+        return torch.empty(0, self.shape[1], dtype=dtype, device=devices.pop())
 
     def dense(self, dtype: torch.dtype) -> Tensor:
         """The whole matrix ``[N, K]``, dequantized. For tests and tools; the engine never makes one of a quantized
