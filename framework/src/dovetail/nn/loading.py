@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
@@ -234,7 +235,9 @@ class WeightReader:
 
     def _suffixes(self) -> tuple[str, ...]:
         """Every component that a format may ask for, longest first."""
-        found = {suffix for name in self._kinds for c in self._layouts(name) if c for suffix in c.required + c.optional}
+        found = {".weight"} | {
+            suffix for name in self._kinds for c in self._layouts(name) if c for suffix in c.required + c.optional
+        }
         return tuple(sorted(found, key=len, reverse=True))
 
     def _take(self, name: str, lazy: LazyTensor, suffixes: Sequence[str]) -> bool:
@@ -282,7 +285,7 @@ class WeightReader:
             if (first is None or first.type == choice.stored_type) and (nearest is None or len(lacking) < len(nearest)):
                 nearest = lacking
         if nearest is None:
-            return [] if complete else [self._tensor_name(name)]
+            return [] if complete or _component(tensors, ".weight") is not None else [self._tensor_name(name)]
         return [name + suffix for suffix in nearest]
 
     def _unused_tensors(self) -> list[str]:
@@ -420,15 +423,17 @@ class WeightReader:
             choice, tensors = self._matrix(name, expert)
             weight = WeightName(name, self._kinds[name])
             loaded = self.formats[choice.format].load(weight, tensors, self.ctx.device, self.ctx.dtype)
-            order = self._row_order(self._tensor_name(name), name)
-            self._last = (name, expert), loaded if order is None else loaded.reorder(order)
+            if (order := self._row_order(self._tensor_name(name), name)) is not None:
+                with _named(name):
+                    loaded = loaded.reorder(order)
+            self._last = (name, expert), loaded
         return self._last[1]
 
     def _stored(self, layer: WeightLayer, part: str) -> StoredWeight:
         """This rank's part of a weight."""
         source = self._source(part)
         weight = self._whole(source.name, source.expert)
-        try:
+        with _named(part):
             if source.rows is not None:
                 start, stop, step = source.rows
                 if step > 1:
@@ -436,8 +441,6 @@ class WeightReader:
                 else:
                     weight = weight.narrow(0, start, stop).compact()
             return layer.cut_weight(part, weight)
-        except CheckpointError as error:
-            raise CheckpointError(f"{part}: {error.problem}", error.hint) from None
 
     def _together(self, layer: WeightLayer) -> dict[str, StoredWeight] | None:
         """The weight of a layer that is stored as it is computed, all parts in one, which nothing has to cut."""
@@ -555,6 +558,15 @@ class WeightReader:
             f"wanted a kernel for {len(layer.names)} experts of type {', '.join(by_type)}, found none ({'; '.join(reasons)})",
             "install a kernel plugin that covers them",
         )
+
+
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Add a weight's name to what is wrong with a cut of it."""
+    try:
+        yield
+    except CheckpointError as error:
+        raise CheckpointError(f"{name}: {error.problem}", error.hint) from None
 
 
 def _component(tensors: Tensors, suffix: str) -> LazyTensor | None:
