@@ -258,11 +258,9 @@ def _check_cuts(weight: StoredWeight, dim: int, text: str) -> None:
             assert "stored together" in refused, f"{text}: a cut is refused without the reason: {refused}"
     compact = [weight.narrow(dim, a, b).compact() for a, b in itertools.pairwise(bounds)]
     for part in compact:
-        for name, found in part.all_fields().items():
-            held = found.data.untyped_storage().nbytes()
-            assert held <= found.data.nbytes, (
-                f"{text}: {name}, after compact(), holds {held} bytes for {found.data.nbytes}"
-            )
+        for name, one in part.all_fields().items():
+            held = one.data.untyped_storage().nbytes()
+            assert held <= one.data.nbytes, f"{text}: {name}, after compact(), holds {held} bytes for {one.data.nbytes}"
     if dim == 0:
         joined = weight.join(compact)
         assert joined is not None, f"{text}: join() declines the parts of one weight"
