@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.overrides import TorchFunctionMode
 
 from dovetail.api import LayerKind, LazyTensor
 from dovetail.api.errors import CheckpointError, UsageError
@@ -181,6 +181,7 @@ class Decoder(CausalLM):
         super().__init__()
         self.half = s.head_dim // 2
         self.embedding = ctx.embedding("embedding", s.vocabulary, s.channels)
+        self.positions = ctx.embedding("positions", 64, s.channels)
         self.types = ctx.embedding("types", 1, s.channels)  # fewer rows than ranks
         self.blocks = nn.ModuleList(Block(s, ctx, f"blocks.{i}") for i in range(s.layers))
         self.mixed = None
@@ -193,7 +194,7 @@ class Decoder(CausalLM):
         self.head = ctx.head("head", s.channels, s.vocabulary, tied=tied, bias=s.biases, softcap=s.softcap)
 
     def forward(self, step: Step) -> Tensor:
-        x = self.embedding(step.tokens) + self.types(torch.zeros_like(step.tokens))
+        x = self.embedding(step.tokens) + self.positions(step.positions) + self.types(torch.zeros_like(step.tokens))
         angles = step.positions[:, None] * 0.5 ** torch.arange(self.half)
         for block in self.blocks:
             x = block(x, Rope(angles.cos(), angles.sin()), step)
@@ -228,7 +229,9 @@ def checkpoint(shape: Shape) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(0)
     shapes = WeightReader(ctx, choices(), {}).expected()
     tensors = {name: torch.randn(*size, generator=generator) for name, size in shapes.items()}
-    tensors = {n: t * t.shape[-1] ** -0.5 if t.ndim > 1 else 1 + 0.1 * t for n, t in tensors.items()}
+    # Positions weigh so much that tokens differ.
+    scaled = {n: t * t.shape[-1] ** -0.5 for n, t in tensors.items() if t.ndim > 1 and n != "positions.weight"}
+    tensors |= scaled | {n: 0.1 * t + n.endswith(".weight") for n, t in tensors.items() if t.ndim == 1}
     if shape.together:
         for i in range(shape.layers):
             parts = [tensors.pop(f"blocks.{i}.attention.{part}.weight") for part in "qkv"]
@@ -278,12 +281,12 @@ def test_ranks_give_the_tokens_of_the_whole(name: str, size: int, grouped: bool)
     shape = SHAPES[name][0]
     tensors = quantized(checkpoint(shape), skip=("router",)) if grouped else checkpoint(shape)
     tokens, logits = generate(*build(shape, tensors))
-    assert len(set(tokens)) > 5, "a model that repeats itself shows little"
+    assert len(set(tokens[len(PROMPT) :])) > 3, "a model that repeats itself shows little"
 
     def work(parallel: Parallel) -> Tensor:
         model, ctx = build(shape, tensors, parallel)
-        # The prompt at once, then token by token; what each is chosen from is compared, so tokens follow from it.
-        return run_tokens(model, ctx, tokens[:-1], [len(PROMPT), *[1] * (NEW - 1)])
+        # The prompt, two single tokens and the rest. As logits are those of the whole, these tokens would be chosen.
+        return run_tokens(model, ctx, tokens[:-1], [len(PROMPT), 1, 1, NEW - 3])
 
     ranks = run_ranks(size, work)
     for found in ranks:
@@ -403,12 +406,14 @@ def _tensors_of(weight: Tensor | StoredWeight) -> list[Tensor]:
 # One device
 
 
-class _Traced(TorchDispatchMode):
+class _Traced(TorchFunctionMode):
+    """What is called of torch. (A mode of its dispatcher would see what those calls do, and takes seconds to import.)"""
+
     def __init__(self) -> None:
         super().__init__()
         self.calls: list[str] = []
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.calls.append(func.__name__)
         return func(*args, **(kwargs or {}))
 
@@ -430,8 +435,8 @@ def test_layers_of_one_device_do_what_plain_ones_do() -> None:
     shapes = WeightReader(ctx, choices(), {}).expected()
     load(ctx, {name: torch.randn(shape) for name, shape in shapes.items()})
     x, ids = torch.randn(3, 24), torch.tensor([1, 2, 3])
-    w, bias = torch.randn(8, 24), torch.randn(8)
-    assert trace(lambda: table(ids)) == trace(lambda: F.embedding(ids, torch.randn(31, 24)))
+    w, bias, rows = torch.randn(8, 24), torch.randn(8), torch.randn(31, 24)
+    assert trace(lambda: table(ids)) == trace(lambda: F.embedding(ids, rows))
     assert trace(lambda: linear(x)) == trace(lambda: F.linear(x, w) + bias)
     assert own(x).shape == (3, 8), "one device has all of a layer, whatever cut it says"
     assert trace(lambda: own(x)) == trace(lambda: F.linear(x, w))
@@ -442,13 +447,14 @@ def test_layers_of_one_device_do_what_plain_ones_do() -> None:
 
 
 def test_a_whole_model_of_one_device_has_nothing_of_cuts() -> None:
+    of_cuts = {"lt", "__or__", "masked_fill"}
     for shape in (Shape(norm_by="whole", tied=True, biases=True), MIXTURE):
         model, ctx = build(shape, checkpoint(shape), Parallel(0, 1))  # its communicator refuses every exchange
         calls = Counter(trace(lambda model=model, ctx=ctx: run_tokens(model, ctx, PROMPT)))
-        assert not calls.keys() & {"masked_fill.Scalar", "masked_fill_.Scalar", "bitwise_or.Tensor", "lt.Tensor"}
-        assert calls["embedding.default"] == 2
+        assert not calls.keys() & of_cuts
+        assert calls["embedding"] == 3
         assert not any(isinstance(module, CutRMSNorm) for module in model.modules())
-    assert "bitwise_or.Tensor" in trace(lambda: _run_alone(PLAIN)), "what is looked for is what a cut model does"
+    assert of_cuts <= set(trace(lambda: _run_alone(PLAIN))), "what is looked for is what a cut model does"
 
 
 def _run_alone(shape: Shape) -> None:

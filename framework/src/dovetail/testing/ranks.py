@@ -70,21 +70,22 @@ class _Meeting:
 
     def __init__(self, size: int, timeout: float) -> None:
         self.barrier = threading.Barrier(size, timeout=timeout)
-        self.calls = [""] * size
-        self.brought: list[Tensor | None] = [None] * size
+        self.turns = [0] * size
+        # Two of each, in turns: who brings something again may not overwrite what others still read, and nobody is two turns ahead.
+        self.calls = ([""] * size, [""] * size)
+        self.brought: tuple[list[Tensor | None], ...] = ([None] * size, [None] * size)
 
     def bring(self, rank: int, call: str, value: Tensor | None) -> list[Tensor | None]:
-        """What all ranks brought, once they did. The tensors may be read until :meth:`leave`."""
-        self.calls[rank], self.brought[rank] = call, value
+        """What all ranks brought, once they did."""
+        turn = self.turns[rank] % 2
+        self.turns[rank] += 1
+        calls, brought = self.calls[turn], self.brought[turn]
+        calls[rank], brought[rank] = call, value
         self.barrier.wait()
-        if len(set(self.calls)) > 1:
-            told = ", ".join(f"rank {other} {does}" for other, does in enumerate(self.calls))
+        if len(set(calls)) > 1:
+            told = ", ".join(f"rank {other} {does}" for other, does in enumerate(calls))
             raise RuntimeError(f"the ranks do not exchange the same: {told}")
-        return list(self.brought)
-
-    def leave(self) -> None:
-        """Wait until all ranks have read."""
-        self.barrier.wait()
+        return brought
 
 
 class RankCommunicator:
@@ -95,20 +96,18 @@ class RankCommunicator:
         self.rank = rank
 
     def all_reduce(self, x: Tensor) -> Tensor:
-        parts = self._exchange(f"adds {list(x.shape)} of {x.dtype}", x)
-        total = parts[0].clone()
-        for part in parts[1:]:
-            total += part
-        self.meeting.leave()
+        own = x.clone()
         if x.is_floating_point():
             x.fill_(float("nan"))
+        first, *others = self._exchange(f"adds {list(own.shape)} of {own.dtype}", own)
+        total = first.clone()
+        for other in others:
+            total += other
         return total
 
     def all_gather(self, x: Tensor, sizes: Sequence[int]) -> Tensor:
         assert x.shape[-1] == sizes[self.rank], f"rank {self.rank} gathers {x.shape[-1]} and says {list(sizes)}"
-        joined = torch.cat(self._exchange(f"gathers {[*x.shape[:-1], *sizes]} of {x.dtype}", x), -1)
-        self.meeting.leave()
-        return joined
+        return torch.cat(self._exchange(f"gathers {[*x.shape[:-1], *sizes]} of {x.dtype}", x.clone()), -1)
 
     def _exchange(self, call: str, x: Tensor) -> list[Tensor]:
         return [part for part in self.meeting.bring(self.rank, call, x) if part is not None]
