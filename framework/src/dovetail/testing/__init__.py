@@ -18,6 +18,7 @@ from dovetail.testing.harness import (
 from dovetail.testing.loaders import check_loader
 from dovetail.testing.logits_processors import check_logits_processor
 from dovetail.testing.models import check_model
+from dovetail.testing.parity import check_parity
 from dovetail.testing.parsers import check_reasoning_parser, check_tool_parser
 from dovetail.testing.platforms import check_platform
 from dovetail.testing.proposers import check_proposer
@@ -56,6 +57,7 @@ __all__ = [
     "check_loader",
     "check_logits_processor",
     "check_model",
+    "check_parity",
     "check_platform",
     "check_proposer",
     "check_reasoning_parser",

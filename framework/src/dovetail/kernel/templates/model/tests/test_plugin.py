@@ -5,7 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 from dovetail.api import ConfigError
-from dovetail.testing import build_model, check_model, check_registration, random_checkpoint, run_tokens
+from dovetail.testing import (
+    build_model,
+    check_model,
+    check_parity,
+    check_registration,
+    random_checkpoint,
+    run_tokens,
+)
 
 import PLUGIN_MODULE
 
@@ -28,6 +35,14 @@ def test_registration() -> None:
 
 def test_every_claim() -> None:
     check_model(CARD, TINY, {**TINY, "sliding_window": 9, "tie_word_embeddings": True})
+
+
+ORIGINAL = "LlamaForCausalLM"
+"""The class in transformers that computes the same; where transformers is not installed, the test is skipped."""
+
+
+def test_logits_are_those_of_the_original_implementation() -> None:
+    check_parity(CARD, TINY, ORIGINAL)
 
 
 def test_a_tied_head_multiplies_by_the_embedding() -> None:
