@@ -11,8 +11,9 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import ConfigDict, Field, StringConstraints
 
+from dovetail.api.documented import DocumentedModel
 from dovetail.api.grammar import GrammarKind
 
 REFERENCE = 0
@@ -42,7 +43,7 @@ each. ``recurrent`` layers keep a state of fixed size in place of a cache.
 """
 
 
-class Card(BaseModel):
+class Card(DocumentedModel):
     """Common fields of all cards: a name that is unique among cards of its kind, and a rank."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -57,7 +58,7 @@ class Card(BaseModel):
     """``auto`` selects the card with the highest rank among those that fit (REFERENCE 0, PORTABLE 50, TUNED 100)."""
 
 
-class NamingCard(BaseModel):
+class NamingCard(DocumentedModel):
     """How a model family's tensors and metadata are named in a container with its own naming."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AliasChoices, ConfigDict, Field, model_validator
 
 from dovetail.api.cards import AttentionFeature
+from dovetail.api.documented import DocumentedModel
 
 FACTOR_SCALINGS = ("linear", "dynamic", "yarn")
 """Values of ``rope_type`` whose ``factor`` is the factor of the context length. The factor of ``llama3`` is larger
@@ -47,7 +48,7 @@ def scaled_length(max_position: int, scaling: Mapping[str, Any]) -> int:
     return min(longest, MAX_POSITIONS)
 
 
-class AttentionRequirement(BaseModel):
+class AttentionRequirement(DocumentedModel):
     """What one group of layers requires of the attention backend.
 
     Without features it is causal attention over everything.
@@ -62,7 +63,7 @@ class AttentionRequirement(BaseModel):
     """Of values, where it is not ``head_dim``."""
 
 
-class ModelConfig(BaseModel):
+class ModelConfig(DocumentedModel):
     """Base of a model's configuration, read from ``config.json``.
 
     Fields without a default must be in the file. For the others, null means the default. Unknown keys are ignored,
