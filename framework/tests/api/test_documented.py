@@ -62,7 +62,10 @@ def test_a_class_without_source_keeps_its_docstring() -> None:
 
 
 def test_sources_are_read_when_they_are_asked_for() -> None:
-    code = "import inspect; del inspect.getsource; from dovetail.api import ModelCard; print('made'); ModelCard.__doc__"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert done.stdout == "made\n"
-    assert "has no attribute 'getsource'" in done.stderr
+    code = "import inspect; inspect.getsource = lambda cls: exit('read'); from dovetail.api import ModelCard; print('made')"
+    made = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (made.stdout, made.stderr) == ("made\n", "")
+    asked = subprocess.run(
+        [sys.executable, "-c", f"{code}; ModelCard.__doc__"], capture_output=True, text=True, timeout=60
+    )
+    assert (asked.stdout, asked.stderr) == ("made\n", "read\n")
