@@ -26,8 +26,20 @@ def card(target: str = "Small", config: str = "SmallConfig", **claims: object) -
     )
 
 
+def cut_card(target: str) -> ModelCard:
+    return card().model_copy(update={"target": f"kit_cuts:{target}"})
+
+
 @pytest.mark.parametrize(
-    "right", [card(), card("Masked"), card("Vectors", tasks=("embed",)), card("Labelled", tasks=("embed", "classify"))]
+    "right",
+    [
+        card(),
+        card("Masked"),
+        card("Vectors", tasks=("embed",)),
+        card("Labelled", tasks=("embed", "classify")),
+        cut_card("Sectioned"),
+        cut_card("Indivisible"),
+    ],
 )
 def test_a_right_model_passes(right: ModelCard) -> None:
     check_model(right, TINY, SLIDING)
@@ -51,6 +63,12 @@ def test_a_right_model_passes(right: ModelCard) -> None:
         (card(config="Choosy", architectures=("SmallForCausalLM", "Other")), "claims the architecture Other"),
         (card(attention=("sliding", "softcap")), "claims softcap attention"),
         (card(dtypes=("float32", "float8_e4m3fn")), "claims float8_e4m3fn"),
+        (cut_card("Unsectioned"), "on 2 devices: its outputs: differs"),
+        (cut_card("WholeDown"), "on 2 devices: RuntimeError: mat1 and mat2"),
+        (cut_card("OftenAdded"), "on 2 devices: its outputs: differs"),
+        (cut_card("Uncut"), "whole; say how these layers are cut: blocks.0.mlp.gate_up, blocks.0.mlp.down"),
+        (cut_card("Straying"), "on 2 devices: RuntimeError: the ranks do not exchange the same: rank 0 gathers"),
+        (cut_card("Scattered"), "on 2 devices: they do not all get the same outputs"),
         (card("Vectors"), "claims the task generate, and its class is not built on CausalLM"),
         (card("Vectors", tasks=("embed", "classify")), "claims the task classify: NotImplementedError"),
         (card("Labelled", tasks=("score",)), "pooled_logits gives [3, 2] for 3 vectors, wanted [3, 1]"),

@@ -223,7 +223,8 @@ class Experts(WeightLayer):
 
     def forward(self, x: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
         assert self.kernel is not None
-        return self.parallel.communicator.all_reduce(self.kernel(x, ids, weights))
+        out = self.kernel(x, ids, weights)
+        return out if self.parallel.size == 1 else self.parallel.communicator.all_reduce(out)
 
     @property
     def nbytes(self) -> int:

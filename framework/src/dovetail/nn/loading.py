@@ -371,7 +371,9 @@ class WeightReader:
         if self._last is None or self._last[0] != (name, expert):
             choice, tensors = self._matrix(name, expert)
             weight = WeightName(name, self._kinds[name])
-            loaded = self.formats[choice.format].load(weight, tensors, self.ctx.device, self.ctx.dtype)
+            # What is only read for a part of it stays in its file, or on the host, until it is cut.
+            device = self.ctx.device if self.ctx.parallel.size == 1 else torch.device("cpu")
+            loaded = self.formats[choice.format].load(weight, tensors, device, self.ctx.dtype)
             order = self._row_order(self._tensor_name(name), name)
             self._last = (name, expert), loaded if order is None else loaded.reorder(order)
         return self._last[1]
@@ -386,14 +388,21 @@ class WeightReader:
                 weight = weight.reorder(torch.arange(start, stop, step))
             else:
                 weight = weight.narrow(0, start, stop).compact()
-        return layer.cut_weight(part, weight)
+        if self.ctx.parallel.size == 1:
+            return weight
+        try:
+            return layer.cut_weight(part, weight).to(self.ctx.device)
+        except CheckpointError as error:
+            raise CheckpointError(f"{source.name}: {error.problem}", error.hint) from error
 
     def _finish(self, layer: WeightLayer) -> None:
         if isinstance(layer, Head) and layer.tied is not None and not set(layer.parts) & set(self.weights):
-            # The embedding comes first in every model, so its table is there, cut as the head is.
+            # The embedding comes first in every model, so its table is there, cut as the head is or whole.
             assert layer.tied.weight is not None
             ((part, _),) = layer.parts.items()
-            weights, names = {part: layer.tied.weight}, list(layer.tied.parts)
+            table = layer.tied.weight
+            weights = {part: table if layer.tied.cut is not None else layer.cut_weight(part, table)}
+            names = list(layer.tied.parts)
         else:
             weights = {part: self._stored(layer, part) for part in layer.local_parts()}
             names = [self._source(part).name for part in weights]

@@ -30,6 +30,7 @@ from dovetail.testing.quantization import (
     sample_weights,
     unpack_affine,
 )
+from dovetail.testing.ranks import run_ranks
 from dovetail.testing.reference import ReferenceAttention, ReferencePlatform
 from dovetail.testing.registration import check_registration
 from dovetail.testing.resolution import make_registry
@@ -70,6 +71,7 @@ __all__ = [
     "read_reasoning_samples",
     "read_tool_samples",
     "run_batch",
+    "run_ranks",
     "run_tokens",
     "sample_weights",
     "unpack_affine",

@@ -23,6 +23,7 @@ from dovetail.nn import (
     HostLengths,
     KVIndex,
     Ops,
+    Parallel,
     PoolingModel,
     Step,
 )
@@ -83,6 +84,7 @@ def empty_model(
     attention: type[AttentionBackend] = ReferenceAttention,
     ops: Ops | None = None,
     block_size: int = 8,
+    parallel: Parallel | None = None,
 ) -> tuple[PoolingModel, Context]:
     """A model without weights, and the context that knows which tensors it expects."""
     parsed = parse_config(card, config)
@@ -93,6 +95,7 @@ def empty_model(
         ops=ops or Ops(),
         attention=attention(device=device, dtype=torch_dtype, kv_dtype=torch_dtype, block_size=block_size),
         max_tokens=max_tokens or parsed.context_length(),
+        parallel=parallel,
     )
     model: CausalLM = import_dotted(card.target)(parsed, ctx)
     return model, ctx
@@ -108,23 +111,34 @@ def build_model(
     attention: type[AttentionBackend] = ReferenceAttention,
     ops: Ops | None = None,
     block_size: int = 8,
+    parallel: Parallel | None = None,
+    choices: Iterable[WeightChoice] | None = None,
 ) -> tuple[PoolingModel, Context]:
-    """A model with full-precision weights, and its context.
+    """A model with its weights, and its context.
 
     Args:
         config: as in ``config.json``.
         tensors: by checkpoint name, or as a loader yields them.
         dtype: of activations and weights.
         max_tokens: the longest sequence; the model's context length by default.
+        parallel: this rank's place among several, as :func:`dovetail.testing.run_ranks` gives it.
+        choices: formats and kernels of the weights, best first; those of full precision by default.
 
     Raises:
         ConfigError: the configuration does not fit the model.
         CheckpointError: the tensors do not.
     """
     model, ctx = empty_model(
-        card, config, dtype=dtype, max_tokens=max_tokens, attention=attention, ops=ops, block_size=block_size
+        card,
+        config,
+        dtype=dtype,
+        max_tokens=max_tokens,
+        attention=attention,
+        ops=ops,
+        block_size=block_size,
+        parallel=parallel,
     )
-    reader = WeightReader(ctx, dense_choices(), dict(config), rename=model.rename)
+    reader = WeightReader(ctx, choices or dense_choices(), dict(config), rename=model.rename)
     reader.load(lazy_tensors(tensors) if isinstance(tensors, Mapping) else tensors)
     return model, ctx
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
+from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from dovetail.api import AttentionRequirement, CheckpointError, DType, ModelCard, PlatformCard
+from dovetail.api import AttentionRequirement, CheckpointError, DType, ModelCard, PlatformCard, UsageError
+from dovetail.api.text import join_names
 from dovetail.kernel.options import PlanOptions
 from dovetail.kernel.resolve import find_dtype
-from dovetail.nn import CausalLM, Head
+from dovetail.nn import CausalLM, Head, Parallel
 from dovetail.testing.comparison import assert_close, dtype_of, label, tolerance
 from dovetail.testing.harness import (
     build_model,
@@ -26,6 +28,7 @@ from dovetail.testing.harness import (
 )
 from dovetail.testing.host_reads import HostReadError, host_reads_refused
 from dovetail.testing.positions import Positions, check_positions
+from dovetail.testing.ranks import run_ranks
 from dovetail.testing.resolution import assert_refused, claim, refusal_message
 
 LENGTH = 37
@@ -39,8 +42,8 @@ def check_model(card: ModelCard, *configs: Mapping[str, Any], positions: Positio
     logits whole, in chunks, token by token, and in a batch with others; that the model's own code reads no tensor on the
     host; that layers know the positions of tokens; that they require the attention that the configuration announces, and
     that the configurations together require every claimed feature; that tensors which are missing, unexpected or
-    misshapen are refused by name; that there is a head for each claimed task; and that a dtype which is not claimed is
-    refused by resolution.
+    misshapen are refused by name; that there is a head for each claimed task; that two or three devices share the weights and
+    give the same logits; and that a dtype which is not claimed is refused by resolution.
 
     Args:
         configs: as in ``config.json``, small; together they use every claimed feature of attention.
@@ -67,6 +70,7 @@ def check_model(card: ModelCard, *configs: Mapping[str, Any], positions: Positio
                 check_positions(card, config, positions)
             check_tensors(card, config)
             check_tasks(card, config)
+            check_cuts(card, config)
     except HostReadError as read:
         raise AssertionError(f"{label(card)}: {read}") from None
     check_unclaimed_dtypes(card, configs[0])
@@ -171,6 +175,52 @@ def check_tasks(card: ModelCard, config: Mapping[str, Any]) -> None:
             expected = "[3, 1]" if task == "score" else "[3, labels]"
             fits = len(shape) == 2 and shape[0] == 3 and (shape[1] == 1 if task == "score" else shape[1] > 0)
             assert fits, f"{text}: pooled_logits gives {shape} for 3 vectors, wanted {expected}"
+
+
+def check_cuts(card: ModelCard, config: Mapping[str, Any]) -> None:
+    """Check that two devices, or three where the heads cannot be divided among two, give the logits of one, and that
+    each holds its part of the weights. A model that refuses to be cut with a UsageError is left out.
+    """
+    sizes = (2, 3)
+    builds = {size: partial(empty_model, card, config, max_tokens=LENGTH, parallel=Parallel(0, size)) for size in sizes}
+    with claim(f"{label(card)} on several devices"):
+        fitting = [size for size, build in builds.items() if refusal_message(build, UsageError) is None]
+    if not fitting:
+        return
+    size = fitting[0]
+    text = f"{label(card)} on {size} devices"
+    _check_shares(card, config, size, text)
+    tokens = _prompt(card, config)
+    required, every = random_checkpoint(card, config), random_checkpoint(card, config, optional=True)
+    for tensors in [required] if required.keys() == every.keys() else [required, every]:
+
+        def run(parallel: Parallel | None = None, tensors: Mapping[str, Tensor] = tensors) -> Tensor:
+            model, ctx = build_model(card, config, tensors, max_tokens=LENGTH, parallel=parallel)
+            out = run_tokens(model, ctx, tokens)
+            labels = {"classify", "score"} & set(card.tasks) and not isinstance(model, CausalLM)
+            return model.pooled_logits(out) if labels else out
+
+        whole = run()
+        with claim(text):
+            ranks = run_ranks(size, run)
+        assert_close(ranks[0], whole, tolerance(torch.float32, 400), f"{text}: its outputs")
+        for other in ranks[1:]:
+            assert torch.equal(other, ranks[0]), f"{text}: they do not all get the same outputs"
+
+
+def _check_shares(card: ModelCard, config: Mapping[str, Any], size: int, text: str) -> None:
+    """Check that most of the weights are divided: a layer that every rank has computes the right thing, too."""
+    _, ctx = empty_model(card, config, max_tokens=LENGTH, parallel=Parallel(0, size))
+    total = sum(prod(layer.parts[name]) for name, layer in ctx.layers.items())
+    whole = {
+        name: prod(layer.parts[name])
+        for name, layer in ctx.layers.items()
+        if layer.local_parts().get(name) == layer.parts[name] and layer.kind != "experts"
+    }
+    assert 2 * sum(whole.values()) <= total, (
+        f"{text}: each holds {sum(whole.values()) / total:.0%} of the weights whole; say how these layers are cut: "
+        f"{join_names(list(whole))}"
+    )
 
 
 def check_tensors(card: ModelCard, config: Mapping[str, Any]) -> None:

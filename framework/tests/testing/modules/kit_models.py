@@ -8,7 +8,7 @@ from dovetail.nn import CausalLM, Context, GatedMLP, PoolingModel, Rope, Rotary,
 
 
 class SmallBlock(nn.Module):
-    def __init__(self, c: SmallConfig, ctx: Context, name: str) -> None:
+    def __init__(self, c: SmallConfig, ctx: Context, name: str, mlp_class: type[nn.Module]) -> None:
         super().__init__()
         self.norms = nn.ModuleList(ctx.norm(f"{name}.norm{i}", c.hidden_size, 1e-5) for i in range(2))
         self.attention = SelfAttention(
@@ -21,7 +21,7 @@ class SmallBlock(nn.Module):
             window=c.window,
             bias=True,
         )
-        self.mlp = GatedMLP(ctx, f"{name}.mlp", c.hidden_size, c.inner)
+        self.mlp = mlp_class(ctx, f"{name}.mlp", c.hidden_size, c.inner)
 
     def forward(self, x: Tensor, rope: Rope | None, step: Step) -> Tensor:
         x = x + self.attention(self.norms[0](x), rope, step)
@@ -31,11 +31,14 @@ class SmallBlock(nn.Module):
 class Vectors(PoolingModel):
     """Without a head."""
 
+    mlp_class: type[nn.Module] = GatedMLP
+
     def __init__(self, c: SmallConfig, ctx: Context) -> None:
         super().__init__()
         self.embedding = ctx.embedding("embedding", c.vocab_size, c.hidden_size)
         self.rotary = Rotary(c.head_dim, 1e4, None, max_position=64, max_tokens=ctx.max_tokens)
-        self.blocks = nn.ModuleList(SmallBlock(c, ctx, f"blocks.{i}") for i in range(c.num_hidden_layers))
+        names = [f"blocks.{i}" for i in range(c.num_hidden_layers)]
+        self.blocks = nn.ModuleList(SmallBlock(c, ctx, name, self.mlp_class) for name in names)
 
     def forward(self, step: Step) -> Tensor:
         x = self.embedding(step.tokens)
