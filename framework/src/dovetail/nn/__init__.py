@@ -13,7 +13,7 @@ from dovetail.nn.platform import Memory, Platform
 from dovetail.nn.rotary import Rope, Rotary
 from dovetail.nn.step import HostLengths, KVIndex, Step
 from dovetail.nn.stored import Axis, Field, StoredWeight
-from dovetail.nn.weights import Components, QuantFormat, WeightKernel, WeightName
+from dovetail.nn.weights import Components, QuantFormat, WeightKernel, WeightName, read_tensor
 
 __all__ = [
     "MLP",
@@ -57,4 +57,5 @@ __all__ = [
     "TwoLevelScales",
     "WeightKernel",
     "WeightName",
+    "read_tensor",
 ]

@@ -76,7 +76,7 @@ class WeightLayer(nn.Module):
 
     def finish(self, weights: Mapping[str, StoredWeight], make_kernel: MakeKernel) -> None:
         """Join the parts if their format supports it, and create each joined weight's kernel."""
-        parts = [weights[part] for part in self.local_parts()]
+        parts = list(weights.values())
         joined = parts[0].join(parts) if len(parts) > 1 else None
         self.kernels = [make_kernel(w, self.kind) for w in ([joined] if joined is not None else parts)]
 

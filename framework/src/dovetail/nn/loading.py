@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from dovetail.nn.experts import Experts, ExpertsKernel
 from dovetail.nn.layers import Embedding, Head, WeightLayer
 from dovetail.nn.leftovers import Leftovers, without_wrappers
 from dovetail.nn.stored import StoredWeight
-from dovetail.nn.weights import Components, QuantFormat, WeightKernel, WeightName
+from dovetail.nn.weights import Components, QuantFormat, WeightKernel, WeightName, read_tensor
 
 Progress = Callable[[int, int], None]
 """Called with (weights loaded, weights in all), in elements, first with none loaded."""
@@ -64,6 +65,20 @@ class _Source:
     rows: tuple[int, int, int] | None = None
 
 
+@dataclass(frozen=True)
+class _Fit:
+    """The format that reads a weight.
+
+    Attributes:
+        tensors: by component, the required ones first.
+        unknown: what the checkpoint has beside them under the weight's name.
+    """
+
+    choice: WeightChoice
+    tensors: Tensors
+    unknown: tuple[LazyTensor, ...]
+
+
 class WeightReader:
     """Reads a checkpoint's tensors into the layers of a model.
 
@@ -102,6 +117,10 @@ class WeightReader:
         for name, stored in ctx.together.items():
             self._kinds[name] = ctx.layers[stored.groups[0][0]].kind
         self._last: tuple[tuple[str, int | None], StoredWeight] | None = None
+        self._stack: tuple[str, Tensors] | None = None
+        self._components: dict[str, tuple[Components | None, ...]] = {}
+        """Weight → what each format expects of it. Formats are asked once, since a model may have 50,000 weights."""
+        self._fits: dict[str, _Fit | None] = {}
 
     def expected(self) -> dict[str, tuple[int, ...]]:
         """The required tensors by Hugging Face name, with their shapes. For a weight it is the shape ``(N, K)``
@@ -141,9 +160,8 @@ class WeightReader:
             if isinstance(layer, Embedding):
                 layer.weight = None  # it was kept for a head that is tied to it
         # What is still in its file must not keep the file mapped.
-        self.weights.clear()
-        self.plain.clear()
-        self._last = None
+        for kept in (self.weights, self.plain, self._fits, self._components):
+            kept.clear()
 
     # Names
 
@@ -178,19 +196,14 @@ class WeightReader:
         return name if stored is not None and stored.stacked else f"{name}.weight"
 
     def _sort(self, tensors: Iterable[LazyTensor]) -> None:
-        ctx, unexpected = self.ctx, []
+        ctx = self.ctx
         suffixes = self._suffixes()
-        for lazy in tensors:
-            name = self._translate(lazy.name)
-            if name is None or self._take(name, lazy, suffixes) or self._take(without_wrappers(name), lazy, suffixes):
-                continue
-            if not self.leftovers.take(name, lazy, ctx.ignored):
-                unexpected.append(lazy.name)
+        unexpected = [lazy.name for lazy in tensors if not self._place(lazy, suffixes)]
         self.leftovers.log()
         missing = [n for n, slot in ctx.vectors.items() if slot.required and n not in self.plain]
         missing += [n for n, slot in ctx.biases.items() if slot.required and n not in self.plain]
         missing += self._missing_weights()
-        unexpected += self._unused_components()
+        unexpected += self._unused_tensors()
         faults = []
         if missing:
             faults.append(f"missing: {join_names(missing)}")
@@ -205,6 +218,16 @@ class WeightReader:
                 "another architecture with --hf-overrides",
             )
 
+    def _place(self, lazy: LazyTensor, suffixes: Sequence[str]) -> bool:
+        """Whether a tensor is the model's, or may be left out."""
+        found: str | None = None
+        for stored in dict.fromkeys((lazy.name, without_wrappers(lazy.name))):
+            found = self._translate(stored)
+            if found is None or self._take(found, lazy, suffixes):
+                return True
+        assert found is not None
+        return self.leftovers.take(found, lazy, self.ctx.ignored)
+
     def _translate(self, name: str) -> str | None:
         if self.naming is not None:
             return self.naming.rename(name)
@@ -212,14 +235,10 @@ class WeightReader:
 
     def _suffixes(self) -> tuple[str, ...]:
         """Every component that a format may ask for, longest first."""
-        found = {suffix for name in self._kinds for suffix in self._all_components(name)}
+        found = {".weight"} | {
+            suffix for name in self._kinds for c in self._layouts(name) if c for suffix in c.required + c.optional
+        }
         return tuple(sorted(found, key=len, reverse=True))
-
-    def _all_components(self, name: str) -> Iterator[str]:
-        for quant_format in self.formats.values():
-            if components := quant_format.components(WeightName(name, self._kinds[name])):
-                yield from components.required
-                yield from components.optional
 
     def _take(self, name: str, lazy: LazyTensor, suffixes: Sequence[str]) -> bool:
         """Take a tensor if the model expects this name and does not have it yet."""
@@ -229,8 +248,8 @@ class WeightReader:
             owner = name[: len(name) - len(suffix)]
             if name.endswith(suffix) and owner in self._kinds:
                 return self.weights.setdefault(owner, {}).setdefault(suffix, lazy) is lazy
-        if name in self._kinds:  # stacks of experts are stored without a suffix
-            return self.weights.setdefault(name, {}).setdefault(".weight", lazy) is lazy
+        if name in self._kinds:
+            return self.weights.setdefault(name, {}).setdefault("", lazy) is lazy
         return False
 
     def _source(self, part: str) -> _Source:
@@ -242,58 +261,85 @@ class WeightReader:
         for part, layer in self.ctx.layers.items():
             source = self._source(part)
             if source.name in self.weights:
-                if (lacking := self._lacking_component(source.name)) is not None:
-                    missing[source.name + lacking] = None
+                missing |= dict.fromkeys(self._lacking_tensors(source.name))
             elif not _is_tied(layer):
                 only = part in self._slices and self.ctx.together[self._slices[part].name].required
                 missing[self._tensor_name(self._slices[part].name if only else part)] = None
         return list(missing)
 
-    def _lacking_component(self, name: str) -> str | None:
-        """A component without which no format can read what is there of a weight; None if one can, or if nothing is
-        missing and the type fits none, which is told when the weight is loaded.
+    def _lacking_tensors(self, name: str) -> list[str]:
+        """The tensors without which no format can read what is there of a weight. None if one can, or if nothing is
+        missing and no format reads the type, which is told when the weight is loaded.
         """
-        tensors, nearest = self.weights[name], None
-        for quant_format in self.formats.values():
-            components = quant_format.components(WeightName(name, self._kinds[name]))
-            if components is None:
+        if self._fit(name) is not None:
+            return []
+        tensors = self.weights[name]
+        nearest: list[str] | None = None
+        complete = False
+        for choice, components in self._candidates(name):
+            lacking = [suffix for suffix in components.required if _component(tensors, suffix) is None]
+            first = _component(tensors, components.required[0])
+            complete |= not lacking
+            if not lacking or len(lacking) == len(components.required):
                 continue
-            lacking = [suffix for suffix in components.required if suffix not in tensors]
-            if not lacking:
-                return None
-            if len(lacking) < len(components.required) and (nearest is None or len(lacking) < len(nearest)):
+            if (first is None or first.type == choice.stored_type) and (nearest is None or len(lacking) < len(nearest)):
                 nearest = lacking
-        return nearest[0] if nearest else ".weight"
+        if nearest is None:
+            return [] if complete or _component(tensors, ".weight") is not None else [self._tensor_name(name)]
+        return [name + suffix for suffix in nearest]
 
-    def _unused_components(self) -> list[str]:
-        """Tensors of a weight that the format which reads it does not know."""
-        unused = []
-        for name, tensors in self.weights.items():
-            found = self._find_choice(name, tensors)
-            if found is not None:
-                known = (*found[1].required, *found[1].optional)
-                unused += [lazy.name for suffix, lazy in tensors.items() if suffix not in known]
+    def _unused_tensors(self) -> list[str]:
+        """Tensors of a weight that the format which reads it does not know, and weights that are stored twice."""
+        fits = [fit for name in self.weights if (fit := self._fit(name)) is not None]
+        unused = [lazy.name for fit in fits for lazy in fit.unknown]
+        for name, stored in self.ctx.together.items():
+            if name in self.weights:
+                twice = [part for group in stored.groups for part in group if part in self.weights]
+                unused += [lazy.name for part in twice for lazy in self.weights[part].values()]
         return unused
 
     # Formats
 
-    def _find_choice(self, name: str, tensors: Tensors) -> tuple[WeightChoice, Components] | None:
-        """The first format that can read a weight, and the weight's components."""
-        kind = self._kinds[name]
+    def _layouts(self, name: str) -> tuple[Components | None, ...]:
+        """What each format expects of a weight, in the order of :attr:`formats`."""
+        found = self._components.get(name)
+        if found is None:
+            weight = WeightName(name, self._kinds[name])
+            found = tuple(quant_format.components(weight) for quant_format in self.formats.values())
+            self._components[name] = found
+        return found
+
+    def _candidates(self, name: str) -> Iterator[tuple[WeightChoice, Components]]:
+        """The choices that may read a weight, best first."""
+        layouts = dict(zip(self.formats, self._layouts(name), strict=True))
         for choice in self.choices:
-            if choice.kind != kind:
+            if choice.kind == self._kinds[name] and (components := layouts[choice.format]) is not None:
+                yield choice, components
+
+    def _fit(self, name: str) -> _Fit | None:
+        """The first format that can read a weight, once all tensors are sorted."""
+        if name not in self._fits:
+            self._fits[name] = self._find_fit(name)
+        return self._fits[name]
+
+    def _find_fit(self, name: str) -> _Fit | None:
+        tensors = self.weights[name]
+        for choice, components in self._candidates(name):
+            required = [_component(tensors, suffix) for suffix in components.required]
+            if any(lazy is None for lazy in required):
                 continue
-            components = self.formats[choice.format].components(WeightName(name, kind))
-            if components is None or any(suffix not in tensors for suffix in components.required):
+            if required[0] is None or required[0].type != choice.stored_type:
                 continue
-            if tensors[components.required[0]].type == choice.stored_type:
-                return choice, components
+            suffixes = (*components.required, *components.optional)
+            known = {suffix: lazy for suffix in suffixes if (lazy := _component(tensors, suffix)) is not None}
+            used = set(map(id, known.values()))
+            return _Fit(choice, known, tuple(lazy for lazy in tensors.values() if id(lazy) not in used))
         return None
 
-    def _choice(self, name: str, tensors: Tensors) -> tuple[WeightChoice, Components]:
-        if (found := self._find_choice(name, tensors)) is not None:
+    def _fitting(self, name: str) -> _Fit:
+        if (found := self._fit(name)) is not None:
             return found
-        names = ", ".join(f"{t.name} ({t.type})" for t in tensors.values())
+        names = ", ".join(f"{t.name} ({t.type})" for t in self.weights[name].values())
         raise ResolutionError(
             f"wanted a format for the {self._kinds[name]} layer made of {names}, found none in the plan",
             "see dovetail plan",
@@ -301,14 +347,17 @@ class WeightReader:
 
     def _matrix(self, name: str, expert: int | None = None) -> tuple[WeightChoice, Tensors]:
         """The tensors of one matrix, as its format expects them, and the choice for it."""
-        found = self.weights[name]
-        choice, components = self._choice(name, found)
-        tensors = {s: found[s] for s in (*components.required, *components.optional) if s in found}
+        fit = self._fitting(name)
+        tensors = fit.tensors
         if expert is not None:
-            tensors = {suffix: _expert(lazy, expert) for suffix, lazy in tensors.items()}
-        if self.naming is None and name in self.ctx.transposed:
+            if self._stack is None or self._stack[0] != name:
+                # Some loaders read or move a stack whenever they are asked for it, so each is read once.
+                stack = {suffix: replace(lazy, read=cache(lazy.read)) for suffix, lazy in tensors.items()}
+                self._stack = name, stack
+            tensors = {suffix: _expert(lazy, expert) for suffix, lazy in self._stack[1].items()}
+        if self.naming is None and name in self.ctx.transposed and fit.choice.stored_type in FLOATS:
             tensors = {suffix: _transposed(lazy) for suffix, lazy in tensors.items()}
-        return choice, tensors
+        return fit.choice, tensors
 
     def _find_wrong_shapes(self) -> list[str]:
         ctx, wrong = self.ctx, []
@@ -329,13 +378,15 @@ class WeightReader:
                 shape = (*shape[:-2], shape[-1], shape[-2])
             stack = shape[:-2]
             lazies = self.weights[name].values()
-            first = next(iter(lazies))
-            if stack and any(lazy.shape[:1] != stack for lazy in lazies):
-                check(first.name, first.shape, shape)
+            if stack and (uneven := [lazy for lazy in lazies if lazy.shape[:1] != stack]):
+                wrong += [
+                    f"{lazy.name} is {list(lazy.shape)}, wanted one of each of {stack[0]} experts" for lazy in uneven
+                ]
                 continue
             choice, tensors = self._matrix(name, 0 if stack else None)
-            weight = WeightName(name, self._kinds[name])
+            weight, first = WeightName(name, self._kinds[name]), next(iter(tensors.values()))
             check(first.name, (*stack, *self.formats[choice.format].shape(weight, tensors)), shape)
+        self._stack = None
         return wrong
 
     # Weights
@@ -356,7 +407,7 @@ class WeightReader:
 
     def _plain(self, name: str, dtype: torch.dtype | None = None) -> Tensor:
         lazy = self.plain[name]
-        value = lazy.read()
+        value = read_tensor(lazy)
         if not value.is_floating_point():
             raise CheckpointError(
                 f"tensor {lazy.name} is of type {lazy.type}, wanted a floating-point one", "check the file"
@@ -374,29 +425,51 @@ class WeightReader:
             # What is only read for a part of it stays in its file, or on the host, until it is cut.
             device = self.ctx.device if self.ctx.parallel.size == 1 else torch.device("cpu")
             loaded = self.formats[choice.format].load(weight, tensors, device, self.ctx.dtype)
-            order = self._row_order(self._tensor_name(name), name)
-            self._last = (name, expert), loaded if order is None else loaded.reorder(order)
+            if (order := self._row_order(self._tensor_name(name), name)) is not None:
+                with _named(name):
+                    loaded = loaded.reorder(order)
+            self._last = (name, expert), loaded
         return self._last[1]
 
     def _stored(self, layer: WeightLayer, part: str) -> StoredWeight:
         """This rank's part of a weight."""
         source = self._source(part)
         weight = self._whole(source.name, source.expert)
-        if source.rows is not None:
-            start, stop, step = source.rows
-            if step > 1:
-                weight = weight.reorder(torch.arange(start, stop, step))
-            else:
-                weight = weight.narrow(0, start, stop).compact()
-        if self.ctx.parallel.size == 1:
-            return weight
-        try:
+        with _named(part):
+            if source.rows is not None:
+                start, stop, step = source.rows
+                if step > 1:
+                    weight = weight.reorder(torch.arange(start, stop, step))
+                else:
+                    weight = weight.narrow(0, start, stop).compact()
+            if self.ctx.parallel.size == 1:
+                return weight
             return layer.cut_weight(part, weight).to(self.ctx.device)
-        except CheckpointError as error:
-            raise CheckpointError(f"{source.name}: {error.problem}", error.hint) from error
+
+    def _together(self, layer: WeightLayer) -> dict[str, StoredWeight] | None:
+        """The weight of a layer that is stored as it is computed, all parts in one, which nothing has to cut."""
+        sources = [self._source(part) for part in layer.parts]
+        first = sources[0]
+        if len(sources) == 1 or layer.cut is not None or first.name not in self.ctx.together:
+            return None
+        (group, *others), alternating = self.ctx.together[first.name].groups, self.ctx.together[first.name].alternating
+        if others or alternating or group != tuple(layer.parts) or any(source.name != first.name for source in sources):
+            return None
+        return {group[0]: self._whole(first.name, None).to(self.ctx.device)}
+
+    def _local_weights(self, layer: WeightLayer) -> dict[str, StoredWeight]:
+        """This rank's parts of a layer, in order. Those that are stored in one tensor are read one after the other."""
+        parts = layer.local_parts()
+        by_tensor: dict[str, list[str]] = {}
+        for part in parts:
+            by_tensor.setdefault(self._source(part).name, []).append(part)
+        found = {part: self._stored(layer, part) for stored in by_tensor.values() for part in stored}
+        if len(parts) < len(layer.parts):  # the others' experts need not stay in memory
+            found = {part: weight.compact() for part, weight in found.items()}
+        return {part: found[part] for part in parts}
 
     def _finish(self, layer: WeightLayer) -> None:
-        if isinstance(layer, Head) and layer.tied is not None and not set(layer.parts) & set(self.weights):
+        if isinstance(layer, Head) and layer.tied is not None and not layer.parts.keys() & self.weights.keys():
             # The embedding comes first in every model, so its table is there, cut as the head is or whole.
             assert layer.tied.weight is not None
             ((part, _),) = layer.parts.items()
@@ -404,17 +477,19 @@ class WeightReader:
             weights = {part: table if layer.tied.cut is not None else layer.cut_weight(part, table)}
             names = list(layer.tied.parts)
         else:
-            weights = {part: self._stored(layer, part) for part in layer.local_parts()}
+            weights = self._together(layer) or self._local_weights(layer)
             names = [self._source(part).name for part in weights]
-        self._last = None
-        choices = {weight.type: name for weight, name in zip(weights.values(), names, strict=True)}
+        self._last = self._stack = None
         if isinstance(layer, Experts):
             self._finish_experts(layer, weights, list(dict.fromkeys(names)))
             return
+        choices = {
+            (type(weight), weight.type): self._fitting(name).choice
+            for weight, name in zip(weights.values(), names, strict=True)
+        }
 
         def make(weight: StoredWeight, kind: LayerKind) -> WeightKernel:
-            name = choices[weight.type]
-            return self._kernel(weight, kind, self._kernels(kind, self._choice(name, self.weights[name])[0]))
+            return self._kernel(weight, kind, self._kernels(kind, choices[type(weight), weight.type]))
 
         layer.finish(weights, make)
         layer.bias = self._bias(layer)
@@ -467,7 +542,7 @@ class WeightReader:
         )
 
     def _finish_experts(self, layer: Experts, weights: Mapping[str, StoredWeight], names: Sequence[str]) -> None:
-        choices = [self._choice(name, self.weights[name])[0] for name in names]
+        choices = [self._fitting(name).choice for name in names]
         by_type = {choice.stored_type: choice for choice in choices}
         shared = [entry for entry in choices[0].kernels if all(entry in choice.kernels for choice in choices)]
         found, reasons = layer.collect(weights), []
@@ -491,18 +566,41 @@ class WeightReader:
         )
 
 
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Add a weight's name to what is wrong with a cut of it."""
+    try:
+        yield
+    except CheckpointError as error:
+        raise CheckpointError(f"{name}: {error.problem}", error.hint) from None
+
+
+def _component(tensors: Tensors, suffix: str) -> LazyTensor | None:
+    """A tensor of a weight. The matrix of a stack of experts, and of a few layers, has the weight's own name."""
+    found = tensors.get(suffix)
+    return tensors.get("") if found is None and suffix == ".weight" else found
+
+
 def _expert(lazy: LazyTensor, index: int) -> LazyTensor:
     """One matrix of a stack."""
 
-    def read(read_all: Callable[[], Tensor]) -> Tensor:
-        return read_all()[index]
+    def read() -> Tensor:
+        whole = lazy.read()
+        if whole.dim() < len(lazy.shape):  # packed bytes, as rows of all experts
+            if whole.shape[0] % lazy.shape[0]:
+                raise CheckpointError(
+                    f"tensor {lazy.name} holds {lazy.shape[0]} matrices, but reads as {whole.shape[0]} rows",
+                    "the file is damaged or its loader is at fault; download it again or update the loader",
+                )
+            whole = whole.unflatten(0, (lazy.shape[0], -1))
+        return whole[index]
 
-    return replace(lazy, shape=lazy.shape[1:], read=partial(read, lazy.read))
+    return replace(lazy, shape=lazy.shape[1:], read=read)
 
 
 def _transposed(lazy: LazyTensor) -> LazyTensor:
-    """A full-precision matrix ``[K, N]`` as ``[N, K]``; anything else as it is."""
-    if lazy.type not in FLOATS or len(lazy.shape) != 2:
+    """A matrix ``[K, N]`` as ``[N, K]``; anything else as it is."""
+    if len(lazy.shape) != 2:
         return lazy
     return replace(lazy, shape=lazy.shape[::-1], read=lambda: lazy.read().t())
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from weakref import ReferenceType, WeakKeyDictionary, WeakValueDictionary, ref
@@ -80,15 +80,18 @@ class AdapterSlots:
     Args:
         ctx: that the model was built with.
         max_cpu_loras: adapters cached on the host; None for as many as there are slots.
+        rename: the model's translation of names; see :meth:`dovetail.nn.PoolingModel.rename`.
 
     Raises:
         UsageError: ``max_cpu_loras`` is lower than the number of slots. Adapters with a slot are always kept on the
             host.
     """
 
-    def __init__(self, ctx: Context, max_cpu_loras: int | None = None) -> None:
+    def __init__(
+        self, ctx: Context, max_cpu_loras: int | None = None, rename: Callable[[str], str | None] | None = None
+    ) -> None:
         slots = ctx.adapters.slots if ctx.adapters is not None else 0
-        self.targets = LoraTargets.of(ctx) if ctx.adapters is not None else None
+        self.targets = LoraTargets.of(ctx, rename) if ctx.adapters is not None else None
         self._stacks = _weak_stacks(ctx)
         self.max_cpu_loras = slots if max_cpu_loras is None else max_cpu_loras
         if self.max_cpu_loras < slots:

@@ -29,7 +29,7 @@ class RequestResources:
     """
 
     def __init__(self, plan: Plan, runner: ModelRunner, max_cpu_loras: int | None) -> None:
-        self.adapters = AdapterSlots(runner.ctx, max_cpu_loras)
+        self.adapters = AdapterSlots(runner.ctx, max_cpu_loras, runner.model.rename)
         self.plan = plan
         self.vocab_size = runner.config.vocab_size
         self.eos_ids = sorted(find_eos_token_ids(plan))
