@@ -146,7 +146,7 @@ def test_a_missing_configuration_is_refused(folder: Path) -> None:
         (json.dumps({**CONFIG, "architectures": 5}), "architectures is 5, wanted a list of names"),
         (json.dumps({**CONFIG, "architectures": [5]}), r"architectures is \[5\], wanted a list of names"),
         (json.dumps({**CONFIG, "architectures": {"a": 1}}), "architectures is {'a': 1}, wanted a list of names"),
-        (json.dumps({**CONFIG, "hidden_size": None}), r"hidden_size: Input should be a valid integer \(found None\)"),
+        (json.dumps({**CONFIG, "hidden_size": None}), r"hidden_size: is missing"),
         (json.dumps({**CONFIG, "hidden_size": 0}), r"hidden_size: .*greater than 0 \(found 0\)"),
         (json.dumps({**CONFIG, "quantization_config": "awq"}), r"quantization_config: .*dictionary \(found 'awq'\)"),
         (
@@ -257,6 +257,29 @@ def test_overrides_decide_the_architecture(folder: Path) -> None:
         ResolutionError, match=r"^wanted a model plugin for the architecture Nope, found nothing that fits "
     ):
         plan(folder, hf_overrides={"architectures": ["Nope"]})
+
+
+@pytest.mark.parametrize(
+    ("overrides", "length"),
+    [
+        ({}, 64),
+        ({"max_position_embeddings": 32}, 32),
+        ({"text_config": {"max_position_embeddings": 32}}, 32),
+        (lambda c: {**c, "max_position_embeddings": c["max_position_embeddings"] // 2}, 32),
+    ],
+)
+def test_a_text_model_s_configuration_stands_at_the_top(folder: Path, overrides: Any, length: int) -> None:
+    text = {"vocab_size": 12, "max_position_embeddings": 64, "eos_token_id": 5, "architectures": ["Text"]}
+    configure(
+        folder, text_config={**text, "dtype": None}, torch_dtype="float32", max_position_embeddings=7, vocab_size=9
+    )
+    found = plan(folder, hf_overrides=overrides)
+    assert found.architecture == "TinyForCausalLM"
+    assert (found.max_model_len, found.config["max_position_embeddings"]) == (length, length)
+    assert (found.config["vocab_size"], found.config["eos_token_id"]) == (12, 5)
+    parsed = found.build_model_config()
+    assert (parsed.max_position_embeddings, parsed.dtype) == (length, "float32")
+    assert parsed.architectures == ("TinyForCausalLM",)
 
 
 def test_the_first_architecture_that_anyone_offers_is_taken(folder: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from dovetail.api.cards import LoaderCard, ModelCard, SourceCard
 from dovetail.api.checkpoint import HF_TOKENIZER, Checkpoint, ResolvedModel
+from dovetail.api.config import merge_text_config
 from dovetail.api.errors import CheckpointError, ConfigError, PluginError, ResolutionError, UsageError
 from dovetail.api.json_files import read_json
 from dovetail.api.text import join_names, quote_foreign
@@ -218,12 +219,14 @@ def _config_file(hf_config_path: str | None, folder: Path) -> Path:
 def find_model_config(
     checkpoint: Checkpoint, options: PlanOptions, registry: Registry
 ) -> tuple[dict[str, Any], Offer[ModelCard] | None]:
-    """The configuration in the Hugging Face form, and the model whose naming translated it, if one did."""
+    """The configuration in the Hugging Face form, with the text model's keys at the top, and the model whose naming
+    translated it, if one did.
+    """
     translator = None
     if checkpoint.naming is not None:
         translator = _naming_offer(checkpoint, registry)
     if options.hf_config_path or checkpoint.naming is None:
-        return dict(checkpoint.config), translator
+        return merge_text_config(checkpoint.config), translator
     if translator is None:
         raise ResolutionError(
             f"wanted a model plugin for the {checkpoint.naming} architecture {checkpoint.architecture!r}, found "
@@ -250,7 +253,7 @@ def _naming_architectures(naming: str, registry: Registry) -> list[str]:
 
 def apply_overrides(config: dict[str, Any], overrides: Overrides) -> dict[str, Any]:
     """Apply ``hf_overrides``: objects are merged key by key, anything else replaces; a callable gets a copy and
-    returns the result.
+    returns the result. What they put into ``text_config`` is moved to the top.
     """
     if callable(overrides):
         changed = overrides(copy.deepcopy(config))
@@ -267,7 +270,7 @@ def apply_overrides(config: dict[str, Any], overrides: Overrides) -> dict[str, A
         raise UsageError(
             f"hf_overrides holds what JSON cannot ({error})", "give texts, numbers, lists and dicts"
         ) from None
-    return plain
+    return merge_text_config(plain)
 
 
 def _merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

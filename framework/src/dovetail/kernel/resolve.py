@@ -186,8 +186,7 @@ def find_dtype(options: PlanOptions, config: ModelConfig, model: ModelCard, plat
                 f"wanted the dtype {dtype}, but {reason}", "choose one of those with --dtype, or leave it to auto"
             )
         return dtype
-    stored = (config.dtype or "").removeprefix("torch.")
-    for dtype in (stored, platform.default_dtype, *platform.dtypes):
+    for dtype in (config.dtype or "", platform.default_dtype, *platform.dtypes):
         if dtype and objection(dtype) is None:
             return dtype
     raise ResolutionError(

@@ -4,6 +4,7 @@ import torch
 from kit_config import SmallConfig
 from torch import Tensor, nn
 
+from dovetail.api import RopeParameters
 from dovetail.nn import CausalLM, Context, GatedMLP, PoolingModel, Rope, Rotary, SelfAttention, Step
 
 
@@ -36,7 +37,7 @@ class Vectors(PoolingModel):
     def __init__(self, c: SmallConfig, ctx: Context) -> None:
         super().__init__()
         self.embedding = ctx.embedding("embedding", c.vocab_size, c.hidden_size)
-        self.rotary = Rotary(c.head_dim, 1e4, None, max_position=64, max_tokens=ctx.max_tokens)
+        self.rotary = Rotary(c.head_dim, RopeParameters(), max_position=64, max_tokens=ctx.max_tokens)
         names = [f"blocks.{i}" for i in range(c.num_hidden_layers)]
         self.blocks = nn.ModuleList(SmallBlock(c, ctx, name, self.mlp_class) for name in names)
 
