@@ -1,5 +1,8 @@
 """check_model: what passes, and what each wrong model is told."""
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 from kit_config import TINY
@@ -31,6 +34,7 @@ def cut_card(target: str) -> ModelCard:
     "right",
     [
         card(),
+        card("Masked"),
         card("Vectors", tasks=("embed",)),
         card("Labelled", tasks=("embed", "classify")),
         cut_card("Sectioned"),
@@ -46,6 +50,10 @@ def test_a_right_model_passes(right: ModelCard) -> None:
     [
         (card("Restarting"), "a prompt in chunks of 8 and whole"),
         (card("Leaking"), "a prompt in a batch and alone"),
+        (card("Unturned"), "queries of the attention layers [0, 1] of 2 do not depend on positions, wanted all"),
+        (card("HalfTurned"), "queries of the attention layers [1] of 2 do not depend on positions, wanted all"),
+        (card("QueriesTurned"), "keys of the attention layers [0, 1] of 2 do not depend on positions, wanted all"),
+        (card("Deaf"), "gives the same result if the tokens before it are in another order"),
         (card("NoHalf"), "claims float16: NotImplementedError: no float16 here"),
         (card("Inexact"), "claims bfloat16: its logits: differs"),
         (card("Silent"), "head borrows the embedding although tie_word_embeddings is false"),
@@ -71,6 +79,32 @@ def test_what_is_wrong_is_said(wrong: ModelCard, told: str) -> None:
     with pytest.raises(AssertionError, match=r"model 'small'") as failure:
         check_model(wrong, TINY, SLIDING)
     assert told in str(failure.value)
+
+
+READING = [
+    (card("Reading"), "whether a tensor is true"),
+    (card("Listing"), "a list of a tensor's numbers"),
+    (card("Masking"), "the size of a result (indexing with a mask)"),
+    (card("Scoring", tasks=("embed", "classify")), "a number of a tensor"),
+]
+
+
+@pytest.mark.parametrize(("reading", "what"), READING, ids=lambda value: getattr(value, "target", None))
+def test_a_line_that_reads_a_tensor_on_the_host_is_named(reading: ModelCard, what: str) -> None:
+    with pytest.raises(AssertionError, match=r"model 'small'") as failure:
+        check_model(reading, TINY, SLIDING)
+    path, number = re.search(r"(\S+kit_models\.py):(\d+): ", str(failure.value)).groups()
+    assert "# reads" in Path(path).read_text().splitlines()[int(number) - 1]
+    assert f"reads {what} on the host" in str(failure.value)
+
+
+def test_layers_without_positions_are_said() -> None:
+    check_model(card("Unturned"), TINY, SLIDING, positions="none")
+    check_model(card("HalfTurned"), TINY, SLIDING, positions="some")
+    with pytest.raises(AssertionError, match="wanted none to depend on them"):
+        check_model(card(), TINY, SLIDING, positions="none")
+    with pytest.raises(AssertionError, match="wanted some to depend on them"):
+        check_model(card(), TINY, SLIDING, positions="some")
 
 
 def test_a_claim_without_a_configuration_is_not_passed_over() -> None:

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
+from dovetail.api.documented import DocumentedModel
 from dovetail.api.grammar import GrammarKind
 
 REFERENCE = 0
@@ -42,7 +43,7 @@ each. ``recurrent`` layers keep a state of fixed size in place of a cache.
 """
 
 
-class Card(BaseModel):
+class Card(DocumentedModel):
     """Common fields of all cards: a name that is unique among cards of its kind, and a rank."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -66,7 +67,7 @@ class Card(BaseModel):
                 raise
 
 
-class NamingCard(BaseModel):
+class NamingCard(DocumentedModel):
     """How a model family's tensors and metadata are named in a container with its own naming."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")

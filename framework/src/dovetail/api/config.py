@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from dovetail.api.bounds import LayerCount, Positions, Size, integral
 from dovetail.api.cards import AttentionFeature
+from dovetail.api.documented import DocumentedModel
 from dovetail.api.rope import ROPE_KEYS
 from dovetail.api.text import quote_foreign
 
@@ -37,7 +38,7 @@ OUTER_KEYS = (
 """Keys that a text model's null leaves as they are in the whole model's configuration."""
 
 
-class AttentionRequirement(BaseModel):
+class AttentionRequirement(DocumentedModel):
     """What one group of layers requires of the attention backend.
 
     Without features it is causal attention over everything.
@@ -52,7 +53,7 @@ class AttentionRequirement(BaseModel):
     """Of values, where it is not ``head_dim``."""
 
 
-class ModelConfig(BaseModel):
+class ModelConfig(DocumentedModel):
     """Base of a model's configuration, read from ``config.json``.
 
     Fields without a default must be in the file, and null is as if the key were not there. Unknown keys are ignored,

@@ -506,7 +506,7 @@ class WeightReader:
         (group, *others), alternating = self.ctx.together[first.name].groups, self.ctx.together[first.name].alternating
         if others or alternating or group != tuple(layer.parts) or any(source.name != first.name for source in sources):
             return None
-        return {group[0]: self._whole(first.name, None)}
+        return {group[0]: self._whole(first.name, None).to(self.ctx.device)}
 
     def _local_weights(self, layer: WeightLayer) -> dict[str, StoredWeight]:
         """This rank's parts of a layer, in order. Those that are stored in one tensor are read one after the other."""

@@ -30,6 +30,7 @@ from dovetail.nn import (
 from dovetail.nn.dense import DenseFormat, DenseKernel
 from dovetail.nn.experts import EveryExpert
 from dovetail.nn.loading import WeightChoice, WeightReader
+from dovetail.testing.host_reads import host_reads_refused
 from dovetail.testing.reference import ReferenceAttention
 
 Checkpoint = Mapping[str, Tensor] | Sequence[LazyTensor]
@@ -285,7 +286,7 @@ def number_cache_groups(ctx: Context) -> dict[int | None, frozenset[AttentionSpe
 
 @one_thread()
 def run_batch(model: PoolingModel, ctx: Context, schedule: Sequence[Mapping[int, Sequence[int]]]) -> dict[int, Tensor]:
-    """Run steps with several requests.
+    """Run steps with several requests. A read of a tensor on the host in the model's own code is refused.
 
     Args:
         schedule: for each step, the new tokens of each of its requests (numbered from 0).
@@ -308,10 +309,11 @@ def run_batch(model: PoolingModel, ctx: Context, schedule: Sequence[Mapping[int,
             step = tables.step(new, ctx.device, list(groups))
             for index, specs in zip(step.kv, groups.values(), strict=True):
                 index.metadata = ctx.backend.prepare(step, index, specs)
-            hidden = model(step)  # [T, C]
-            rows = hidden[step.logits_indices]
-            if isinstance(model, CausalLM):
-                rows = model.logits(rows)  # [T, V]
+            with host_reads_refused(ctx):
+                hidden = model(step)  # [T, C]
+                rows = hidden[step.logits_indices]
+                if isinstance(model, CausalLM):
+                    rows = model.logits(rows)  # [T, V]
             for request, part in zip(new, rows.float().split([len(ids) for ids in new.values()]), strict=True):
                 logits[request].append(part)
     return {request: torch.cat(parts) for request, parts in logits.items()}

@@ -27,6 +27,8 @@ from dovetail.testing.harness import (
     run_tokens,
     store_together,
 )
+from dovetail.testing.host_reads import HostReadError, host_reads_refused
+from dovetail.testing.positions import Positions, check_positions
 from dovetail.testing.ranks import run_ranks
 from dovetail.testing.resolution import assert_refused, claim, refusal_message
 
@@ -34,19 +36,21 @@ LENGTH = 37
 EVERY_DTYPE: tuple[DType, ...] = ("float64", "float32", "bfloat16", "float16")
 
 
-def check_model(card: ModelCard, *configs: Mapping[str, Any]) -> None:
+def check_model(card: ModelCard, *configs: Mapping[str, Any], positions: Positions = "all") -> None:
     """Check every claim of a model's card with tiny configurations and random weights.
 
     Checks that each claimed architecture's name and each claimed dtype builds and runs; that a prompt gives the same
-    logits whole, in chunks, token by token, and in a batch with others; that layers require the attention that the
-    configuration announces, and that the configurations together require every claimed feature; that layers are of the
-    kinds that the card lists; that a checkpoint gives the same logits in every form in which its weights may be stored
-    together; that tensors which are missing, unexpected or misshapen are refused by name; that there is a head for each
-    claimed task; that two or three devices share the weights and give the same logits; and that a dtype which is not
-    claimed is refused by resolution.
+    logits whole, in chunks, token by token, and in a batch with others; that the model's own code reads no tensor on the
+    host; that layers know the positions of tokens; that they require the attention that the configuration announces, and
+    that the configurations together require every claimed feature; that layers are of the kinds that the card lists; that
+    a checkpoint gives the same logits in every form in which its weights may be stored together; that tensors which are
+    missing, unexpected or misshapen are refused by name; that there is a head for each claimed task; that two or three
+    devices share the weights and give the same logits; and that a dtype which is not claimed is refused by resolution.
 
     Args:
         configs: as in ``config.json``, small; together they use every claimed feature of attention and kind of layer.
+        positions: the attention layers whose queries and keys depend on their token's position, by a rotary embedding or
+            otherwise: ``all``; ``some``, as in models that have layers without; or ``none``.
 
     Raises:
         AssertionError: names the claim that failed.
@@ -59,15 +63,20 @@ def check_model(card: ModelCard, *configs: Mapping[str, Any]) -> None:
         f"{label(card)} claims {', '.join(sorted(set(card.attention) - asked))} attention, but no configuration given here asks for it"
     )
     check_layer_kinds(card, *configs)
-    for config in configs:
-        check_architectures(card, config)
-        check_attention_requirements(card, config)
-        check_dtypes(card, config)
-        check_schedules(card, config)
-        check_tensors(card, config)
-        check_forms(card, config)
-        check_tasks(card, config)
-        check_cuts(card, config)
+    try:
+        for config in configs:
+            check_architectures(card, config)
+            check_attention_requirements(card, config)
+            check_dtypes(card, config)
+            check_schedules(card, config)
+            with claim(f"{label(card)}: positions of tokens"):
+                check_positions(card, config, positions)
+            check_tensors(card, config)
+            check_forms(card, config)
+            check_tasks(card, config)
+            check_cuts(card, config)
+    except HostReadError as read:
+        raise AssertionError(f"{label(card)}: {read}") from None
     check_unclaimed_dtypes(card, configs[0])
 
 
@@ -180,7 +189,7 @@ def check_tasks(card: ModelCard, config: Mapping[str, Any]) -> None:
             assert isinstance(model, CausalLM), f"{text}, and its class is not built on CausalLM"
         elif task != "embed":
             pooled = torch.randn(3, parse_config(card, config).hidden_size, dtype=ctx.dtype)
-            with claim(text):
+            with claim(text), torch.inference_mode(), host_reads_refused(ctx):
                 logits = model.pooled_logits(pooled)
             shape = list(logits.shape)
             expected = "[3, 1]" if task == "score" else "[3, labels]"

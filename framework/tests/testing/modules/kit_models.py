@@ -24,7 +24,7 @@ class SmallBlock(nn.Module):
         )
         self.mlp = mlp_class(ctx, f"{name}.mlp", c.hidden_size, c.inner)
 
-    def forward(self, x: Tensor, rope: Rope, step: Step) -> Tensor:
+    def forward(self, x: Tensor, rope: Rope | None, step: Step) -> Tensor:
         x = x + self.attention(self.norms[0](x), rope, step)
         return x + self.mlp(self.norms[1](x))
 
@@ -84,6 +84,92 @@ class Leaking(Small):
     def forward(self, step: Step) -> Tensor:
         x = super().forward(step)
         return x + 0.1 * x.mean(0) if len(step.seq_lens) > 1 else x
+
+
+class Reading(Small):
+    """Its layers' code reads how long the longest request is."""
+
+    def forward(self, step: Step) -> Tensor:
+        x = super().forward(step)
+        return x if step.seq_lens.max() > 0 else x + 1  # reads
+
+
+class Listing(Small):
+    """Reads without an operation."""
+
+    def forward(self, step: Step) -> Tensor:
+        longest = max(step.seq_lens.tolist())  # reads
+        return super().forward(step) * (longest > 0)
+
+
+class Masking(Small):
+    """Indexes with a mask."""
+
+    def forward(self, step: Step) -> Tensor:
+        x = super().forward(step)
+        late = step.positions > 3
+        x[late] = x[late] * 1.0  # reads
+        return x
+
+
+class Scoring(Labelled):
+    """Reads where it maps vectors to labels."""
+
+    def pooled_logits(self, pooled: Tensor) -> Tensor:
+        return self.labels(pooled) * pooled.abs().sum().sign().item()  # reads
+
+
+class Masked(Small):
+    """Does without reading what may look like a read: fills by mask, and gathers by index."""
+
+    def forward(self, step: Step) -> Tensor:
+        x = super().forward(step)
+        x[step.positions < 0] = 0.0
+        return torch.where((step.positions < 0)[:, None], 0.0, x)[torch.arange(len(x))]
+
+
+class Unturned(Small):
+    """Has angles, and does not give them to its layers."""
+
+    def forward(self, step: Step) -> Tensor:
+        x = self.embedding(step.tokens)
+        for block in self.blocks:
+            x = block(x, None, step)
+        return x
+
+
+class HalfTurned(Small):
+    """Its last layer does not know positions."""
+
+    def forward(self, step: Step) -> Tensor:
+        x = self.embedding(step.tokens)
+        rope = self.rotary(step.positions, x.dtype)
+        for number, block in enumerate(self.blocks):
+            x = block(x, None if number else rope, step)
+        return x
+
+
+class Deaf(Small):
+    """Leaves out what its attention finds."""
+
+    def __init__(self, c: SmallConfig, ctx: Context) -> None:
+        super().__init__(c, ctx)
+        for block in self.blocks:
+            block.attention.register_forward_hook(lambda module, arguments, result: result * 0)
+
+
+class QueriesTurned(Small):
+    """Turns queries and leaves keys as they are."""
+
+    def __init__(self, c: SmallConfig, ctx: Context) -> None:
+        super().__init__(c, ctx)
+        for block in self.blocks:
+            turn, heads = block.attention.rope, c.num_heads
+
+            def queries(qk: Tensor, *rope: object, turn=turn, heads=heads) -> Tensor:
+                return torch.cat((turn(qk, *rope)[:, :heads], qk[:, heads:]), 1)
+
+            block.attention.rope = queries
 
 
 class NoHalf(Small):

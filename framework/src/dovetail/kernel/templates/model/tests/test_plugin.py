@@ -5,7 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 from dovetail.api import ConfigError
-from dovetail.testing import build_model, check_model, check_registration, random_checkpoint, run_tokens
+from dovetail.testing import (
+    build_model,
+    check_model,
+    check_parity,
+    check_registration,
+    random_checkpoint,
+    run_tokens,
+)
 
 import PLUGIN_MODULE
 
@@ -59,6 +66,14 @@ def test_rotary_embeddings_of_a_layer_type_are_its_own() -> None:
     assert torch.equal(both, logits(rope_theta=500.0, rope_local_base_freq=20.0))
     for other in (apart(500.0, 500.0), apart(20.0, 20.0), apart(20.0, 500.0)):
         assert not torch.allclose(both, other, atol=1e-4)
+
+
+ORIGINAL = "LlamaForCausalLM"
+"""The class in transformers that computes the same; where transformers is not installed, the test is skipped."""
+
+
+def test_logits_are_those_of_the_original_implementation() -> None:
+    check_parity(CARD, TINY, ORIGINAL)
 
 
 def test_a_tied_head_multiplies_by_the_embedding() -> None:
