@@ -11,7 +11,6 @@ from dovetail.nn import AttentionSpec
 from dovetail.testing import BlockTables, ReferenceAttention, check_attention
 from dovetail.testing.attention import combine_features
 
-
 CLAIMS: dict[str, Any] = {"dtypes": ("float32",), "head_dims": (16, (24, 16)), "block_sizes": (32,)}
 EVERYTHING = ReferenceAttention.features
 
@@ -89,14 +88,21 @@ def test_a_feature_that_is_done_wrongly_is_named(target: str, features: tuple[st
 def test_only_what_goes_together_is_combined() -> None:
     found = combine_features(card(features=EVERYTHING, exclusive=(("sinks", "value_dim"),)))
     pairs = {features for features in found if len(features) == 2}
-    assert pairs >= {("sliding", "softcap"), ("sliding", "sinks"), ("softcap", "value_dim"), ("sliding", "shared_cache")}
+    assert pairs >= {
+        ("sliding", "softcap"),
+        ("sliding", "sinks"),
+        ("softcap", "value_dim"),
+        ("sliding", "shared_cache"),
+    }
     assert not pairs & {("sliding", "chunked"), ("sinks", "value_dim"), ("bidirectional", "latent")}
     assert ("sliding", "softcap", "sinks", "bidirectional") in found, "as many as go together"
     assert ("chunked", "softcap", "sinks", "latent", "shared_cache") in found, "the same from the other end"
 
 
 def test_exclusive_names_claimed_features() -> None:
-    with pytest.raises(ValueError, match=r"exclusive holds \('sliding', 'sinks'\), wanted two or more of the card's features"):
+    with pytest.raises(
+        ValueError, match=r"exclusive holds \('sliding', 'sinks'\), wanted two or more of the card's features"
+    ):
         card(exclusive=(("sliding", "sinks"),))
 
 

@@ -67,7 +67,9 @@ class AttentionRequirement(BaseModel):
             if self.features >= apart:
                 raise ValueError(f"no layer is {' and '.join(sorted(apart))}")
         if self.values != self.head_dim and not self.features & {"value_dim", "latent"}:
-            raise ValueError(f"value_dim is {self.value_dim} and head_dim {self.head_dim}, wanted the feature value_dim")
+            raise ValueError(
+                f"value_dim is {self.value_dim} and head_dim {self.head_dim}, wanted the feature value_dim"
+            )
         if self.values == self.head_dim and "value_dim" in self.features:
             raise ValueError("the feature value_dim is for values of another size than head_dim")
         return self

@@ -208,6 +208,8 @@ class Attention(nn.Module):
         sinks: float32 ``[H]``, or None.
     """
 
+    spec: AttentionSpec
+
     def __init__(self, spec: AttentionSpec, backend: AttentionBackend, source: Attention | None = None) -> None:
         super().__init__()
         assert spec.shared_cache == (source is not None), "a layer that reads another's cache names that layer"

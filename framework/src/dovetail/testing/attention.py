@@ -106,7 +106,7 @@ def combine_features(card: AttentionCard) -> list[tuple[AttentionFeature, ...]]:
     def go_together(features: Iterable[AttentionFeature]) -> bool:
         return not any(set(features) >= apart for apart in forbidden)
 
-    found = [pair for pair in combinations(card.features, 2) if go_together(pair)]
+    found: list[tuple[AttentionFeature, ...]] = [pair for pair in combinations(card.features, 2) if go_together(pair)]
     for order in (card.features, card.features[::-1]):
         most: tuple[AttentionFeature, ...] = ()
         for feature in order:
@@ -326,7 +326,7 @@ def _simplest(card: AttentionCard) -> tuple[tuple[AttentionFeature, ...], tuple[
 def check_attention_refusals(card: AttentionCard) -> None:
     """Check that resolution selects the card for what it claims, and refuses it with the reason for everything else."""
     refused = partial(_check_refused, card)
-    _, (head_dim, value_dim) = _simplest(card)
+    _, (head_dim, _) = _simplest(card)
     for feature in set(get_args(AttentionFeature)) - set(card.features):
         value = head_dim // 2 if feature in ("value_dim", "latent") else head_dim
         refused(f"the feature {feature}", feature, features=(feature,), value_dim=value)

@@ -147,10 +147,7 @@ def _run(backend: AttentionBackend, spec: AttentionSpec, schedule: Schedule, see
             first = sum(n for r, n in entries.items() if list(entries).index(r) < list(entries).index(0))
             mine = slice(first, first + entries[0])
             qkv[mine] = own[done : done + entries[0]]
-            q, k, v = (
-                qkv.to(backend.dtype)
-                .split([spec.num_heads, spec.num_kv_heads, spec.num_kv_heads], 1)
-            )
+            q, k, v = qkv.to(backend.dtype).split([spec.num_heads, spec.num_kv_heads, spec.num_kv_heads], 1)
             inputs = LayerInputs(
                 q[..., : spec.head_dim], k[..., : spec.head_dim], None if spec.latent else v[..., : spec.values], sinks
             )

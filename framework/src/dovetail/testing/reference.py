@@ -72,6 +72,7 @@ class ReferenceAttention(AttentionBackend):
         starts = step.query_start.tolist()
         for request, (start, stop) in enumerate(pairwise(starts)):
             length = int(step.seq_lens[request])
+            held: tuple[Tensor, ...]
             if cache is None:
                 assert k is not None
                 assert v is not None

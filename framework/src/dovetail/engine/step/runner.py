@@ -22,10 +22,10 @@ from dovetail.engine.sampling.sampler import CHUNK, sample
 from dovetail.engine.sampling.tables import SamplingTables
 from dovetail.engine.step.decode_graphs import DecodeGraphRunner
 from dovetail.engine.step.input_batch import InputBatch, StepWork
+from dovetail.engine.step.layer_checks import check_attention_layers
 from dovetail.engine.step.memory import check_random_weights, count_elements
 from dovetail.engine.step.pooler import PooledVectors, Pooler
 from dovetail.kernel.discovery import import_dotted
-from dovetail.engine.step.layer_checks import check_attention_layers
 from dovetail.kernel.plan import Plan
 from dovetail.nn.attention import AttentionBackend, group_layers
 from dovetail.nn.context import Context

@@ -317,8 +317,7 @@ def _group_decodes(decodes: list[DecodeRequest], *, exactly: bool) -> list[list[
     groups: list[list[DecodeRequest]] = []
     for decode in sorted(decodes, key=lambda d: d.keys):
         if groups and (
-            decode.keys == (shortest := groups[-1][0].keys)
-            or (not exactly and CHUNK <= shortest >= decode.keys / 2)
+            decode.keys == (shortest := groups[-1][0].keys) or (not exactly and CHUNK <= shortest >= decode.keys / 2)
         ):
             groups[-1].append(decode)
         else:
