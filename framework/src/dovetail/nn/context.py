@@ -261,6 +261,7 @@ class Context:
             source: the layer whose cache it reads, for ``shared_cache``.
             sinks: checkpoint name of the sinks of all heads, for a spec with them.
         """
+        assert spec.sinks == (sinks is not None), "a spec with sinks comes with the name of their tensor"
         layer = Attention(spec, self.backend, source)
         self.attention_layers.append(layer)
         if sinks is not None:

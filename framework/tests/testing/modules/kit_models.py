@@ -8,7 +8,7 @@ from dovetail.nn import CausalLM, Context, GatedMLP, PoolingModel, Rope, Rotary,
 
 
 class SmallBlock(nn.Module):
-    def __init__(self, c: SmallConfig, ctx: Context, name: str) -> None:
+    def __init__(self, c: SmallConfig, ctx: Context, name: str, causal: bool = True) -> None:
         super().__init__()
         self.norms = nn.ModuleList(ctx.norm(f"{name}.norm{i}", c.hidden_size, 1e-5) for i in range(2))
         self.attention = SelfAttention(
@@ -19,6 +19,7 @@ class SmallBlock(nn.Module):
             num_kv_heads=c.num_kv_heads,
             head_dim=c.head_dim,
             window=c.window,
+            causal=causal,
             bias=True,
         )
         self.mlp = GatedMLP(ctx, f"{name}.mlp", c.hidden_size, c.inner)
@@ -31,11 +32,13 @@ class SmallBlock(nn.Module):
 class Vectors(PoolingModel):
     """Without a head."""
 
+    causal = True
+
     def __init__(self, c: SmallConfig, ctx: Context) -> None:
         super().__init__()
         self.embedding = ctx.embedding("embedding", c.vocab_size, c.hidden_size)
         self.rotary = Rotary(c.head_dim, 1e4, None, max_position=64, max_tokens=ctx.max_tokens)
-        self.blocks = nn.ModuleList(SmallBlock(c, ctx, f"blocks.{i}") for i in range(c.num_hidden_layers))
+        self.blocks = nn.ModuleList(SmallBlock(c, ctx, f"blocks.{i}", self.causal) for i in range(c.num_hidden_layers))
 
     def forward(self, step: Step) -> Tensor:
         x = self.embedding(step.tokens)
@@ -46,6 +49,20 @@ class Vectors(PoolingModel):
 
     def positions(self, step: Step) -> Tensor:
         return step.positions
+
+
+class Whole(Vectors):
+    """Whose tokens see the whole prompt."""
+
+    causal = False
+
+
+class WholeLeaking(Whole):
+    """Lets a request see its neighbours in the batch."""
+
+    def forward(self, step: Step) -> Tensor:
+        x = super().forward(step)
+        return x + 0.1 * x.mean(0) if len(step.seq_lens) > 1 else x
 
 
 class Small(Vectors, CausalLM):
