@@ -13,6 +13,9 @@ from dovetail.testing import build_model, check_model, random_checkpoint, run_ba
 SLIDING = {**TINY, "window": 7, "tie_word_embeddings": True}
 
 
+WHOLE = {"config": "WholeConfig", "tasks": ("embed",), "attention": ("sliding", "bidirectional")}
+
+
 def card(target: str = "Small", config: str = "SmallConfig", **claims: object) -> ModelCard:
     return ModelCard(
         name="small",
@@ -39,6 +42,7 @@ def cut_card(target: str) -> ModelCard:
         card("Labelled", tasks=("embed", "classify")),
         cut_card("Sectioned"),
         cut_card("Indivisible"),
+        card("Whole", **WHOLE),
     ],
 )
 def test_a_right_model_passes(right: ModelCard) -> None:
@@ -60,6 +64,15 @@ def test_a_right_model_passes(right: ModelCard) -> None:
         (card(config="ForgottenWindow"), "claims sliding attention, but no configuration"),
         (card(config="ForgottenWindow", attention=()), "attention_requirements() announces"),
         (card(attention=()), "asks for sliding attention, which its card does not claim"),
+        (
+            card("Whole", config="SmallConfig", tasks=("embed",)),
+            "its layers ask for bidirectional attention with heads of 8",
+        ),
+        (card("WholeLeaking", **WHOLE), "a prompt in a batch and alone"),
+        (
+            card(config="NarrowValues", attention=("value_dim",)),
+            "announces value_dim attention with heads of 8 with values of 4, its layers ask for plain attention with heads of 8",
+        ),
         (card(config="Choosy", architectures=("SmallForCausalLM", "Other")), "claims the architecture Other"),
         (card(attention=("sliding", "softcap")), "claims softcap attention"),
         (card(dtypes=("float32", "float8_e4m3fn")), "claims float8_e4m3fn"),

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, field_serializer, model_validator
 
 from dovetail.api.bounds import LayerCount, Positions, Size, integral
-from dovetail.api.cards import AttentionFeature
+from dovetail.api.cards import APART, AttentionFeature
 from dovetail.api.documented import DocumentedModel
 from dovetail.api.rope import ROPE_KEYS
 from dovetail.api.text import quote_foreign
@@ -50,7 +50,29 @@ class AttentionRequirement(DocumentedModel):
     head_dim: int
     """Of queries and keys."""
     value_dim: int | None = None
-    """Of values, where it is not ``head_dim``."""
+    """Of values, where it is not ``head_dim``: with the feature ``value_dim`` or ``latent``."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        for apart in APART:
+            if self.features >= apart:
+                raise ValueError(f"no layer is {' and '.join(sorted(apart))}")
+        if self.values != self.head_dim and not self.features & {"value_dim", "latent"}:
+            raise ValueError(
+                f"value_dim is {self.value_dim} and head_dim {self.head_dim}, wanted the feature value_dim"
+            )
+        if self.values == self.head_dim and "value_dim" in self.features:
+            raise ValueError("the feature value_dim is for values of another size than head_dim")
+        return self
+
+    @field_serializer("features")
+    def _in_order(self, features: frozenset[AttentionFeature]) -> list[AttentionFeature]:
+        return sorted(features)
+
+    @property
+    def values(self) -> int:
+        """Channels of a value."""
+        return self.head_dim if self.value_dim is None else self.value_dim
 
 
 class ModelConfig(DocumentedModel):

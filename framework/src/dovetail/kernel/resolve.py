@@ -63,7 +63,8 @@ def _resolve(options: PlanOptions, registry: Registry) -> Plan:
     config_class: type[ModelConfig] = import_part(model_offer, card.config)
     parsed = validate_config(config_class, config, checkpoint.config_file or checkpoint.path, model_offer)
     check_layers(parsed, checkpoint)
-    tasks, tasks_reason = find_tasks(options, card, checkpoint)
+    requirements = find_attention_requirements(parsed, model_offer)
+    tasks, tasks_reason = find_tasks(options, card, checkpoint, can_generate=not _are_bidirectional(requirements))
     pooling = find_pooling(options, card, checkpoint, config, tasks)
     platform_offer, platform = find_platform(options, registry, warnings)
     dtype = find_dtype(options, parsed, card, platform_offer.card)
@@ -71,8 +72,7 @@ def _resolve(options: PlanOptions, registry: Registry) -> Plan:
         dtype if options.kv_cache_dtype == AUTO else KV_ALIASES.get(options.kv_cache_dtype, options.kv_cache_dtype)
     )
     device = platform_offer.card.device
-    needs = attention_requirements(parsed, model_offer)
-    attention = find_attention(options, needs, card, device, dtype, kv_dtype, registry, warnings)
+    attention = find_attention(options, requirements, device, dtype, kv_dtype, registry, warnings)
     weights = find_weights(checkpoint, config, options, device, dtype, registry, warnings, card.layer_kinds)
     grammar_offer, grammar = find_grammar(options, registry, warnings)
     speculation = find_speculation(options, parsed, model_offer, registry, warnings, resolve)
@@ -95,6 +95,7 @@ def _resolve(options: PlanOptions, registry: Registry) -> Plan:
         model_part=model,
         platform=platform,
         attention=attention,
+        attention_requirements=requirements,
         weights=weights,
         grammar=grammar,
         grammar_validate=grammar_offer.card.validate_source if grammar_offer else None,
@@ -216,23 +217,41 @@ def find_dtype(options: PlanOptions, config: ModelConfig, model: ModelCard, plat
     )
 
 
-def find_attention(
-    options: PlanOptions,
-    needs: tuple[AttentionRequirement, ...],
-    model: ModelCard,
-    device: str,
-    dtype: str,
-    kv_dtype: str,
-    registry: Registry,
-    warnings: list[str],
-) -> Choice:
+def find_attention_requirements(config: ModelConfig, offer: Offer[ModelCard]) -> tuple[AttentionRequirement, ...]:
+    """What the layers of a configuration ask of the attention backend.
+
+    Raises:
+        PluginError: the model's card does not list it, or only some of the layers keep a cache.
+    """
+    needs, model = attention_requirements(config, offer), offer.card
     for requirement in needs:
         if unlisted := sorted(requirement.features - set(model.attention)):
             raise PluginError(
                 f"the model {model.name} asks for {_describe_features(unlisted)}, and its card lists {_describe_features(model.attention)}",
                 "update the plugin that offers it",
             )
+    if _are_bidirectional(needs) and not all("bidirectional" in n.features for n in needs):
+        raise PluginError(
+            f"the model {model.name} asks for {' and '.join(_describe_features(n.features) for n in needs)}; a model is "
+            "either bidirectional in all of its layers, or in none",
+            "update the plugin that offers it",
+        )
+    return needs
 
+
+def _are_bidirectional(needs: Iterable[AttentionRequirement]) -> bool:
+    return any("bidirectional" in requirement.features for requirement in needs)
+
+
+def find_attention(
+    options: PlanOptions,
+    needs: tuple[AttentionRequirement, ...],
+    device: str,
+    dtype: str,
+    kv_dtype: str,
+    registry: Registry,
+    warnings: list[str],
+) -> Choice:
     def objection(card: AttentionCard) -> str | None:
         if not supports_device(card.devices, device):
             return f"runs on {', '.join(card.devices)}, not on {device}"
@@ -247,7 +266,7 @@ def find_attention(
                 return fault
         return run_probe(card.probe)
 
-    wanted = [f"{_describe_features(n.features)} with heads of {n.head_dim}" for n in needs]
+    wanted = [f"{_describe_features(n.features)} with heads of {_describe_size(_size(n))}" for n in needs]
     if kv_dtype != dtype:
         wanted.append(f"KV cache in {kv_dtype}")
     _, choice = choose(
@@ -263,9 +282,20 @@ def _explain_unmet(card: AttentionCard, requirement: AttentionRequirement) -> st
     for together in card.exclusive:
         if requirement.features >= set(together):
             return f"does not do {' and '.join(together)} in one layer"
-    if card.head_dims is not None and requirement.head_dim not in card.head_dims:
-        return f"takes heads of {join_numbers(card.head_dims)}, not {requirement.head_dim}"
+    if card.head_dims is not None and _size(requirement) not in card.head_dims:
+        known = ", ".join(map(_describe_size, card.head_dims))
+        return f"takes heads of {known}, not {_describe_size(_size(requirement))}"
     return None
+
+
+def _size(requirement: AttentionRequirement) -> int | tuple[int, int]:
+    """A head's size as cards claim it."""
+    key, value = requirement.head_dim, requirement.values
+    return key if key == value else (key, value)
+
+
+def _describe_size(size: int | tuple[int, int]) -> str:
+    return str(size) if isinstance(size, int) else f"{size[0]} with values of {size[1]}"
 
 
 def _describe_features(features: Iterable[str]) -> str:

@@ -314,6 +314,7 @@ class Context:
             sinks: checkpoint name of the sinks of all heads, for a spec with them.
             cut: this rank's heads, from :meth:`dovetail.nn.Parallel.heads`; None if every rank has all of them.
         """
+        assert spec.sinks == (sinks is not None), "a spec with sinks comes with the name of their tensor"
         layer = Attention(spec, self.backend, source)
         self.attention_layers.append(layer)
         if sinks is not None:

@@ -16,11 +16,11 @@ from torch import Tensor
 
 from dovetail.api import ModelCard
 from dovetail.nn import AttentionBackend, AttentionSpec, Context, KVIndex, PoolingModel, Step
+from dovetail.nn.attention import group_layers
 from dovetail.testing.comparison import label, relative_error
 from dovetail.testing.harness import (
     BlockTables,
     build_model,
-    number_cache_groups,
     one_thread,
     parse_config,
     random_checkpoint,
@@ -103,8 +103,8 @@ def _queries_and_keys(
     def record(layer: int, module: Any, arguments: tuple[Any, ...]) -> None:
         found[layer] = arguments[:2]
 
-    groups = number_cache_groups(ctx)
-    step = BlockTables([TOKENS], ctx.backend.block_size).step({0: [1] * TOKENS}, ctx.device, list(groups))
+    specs = [group.spec for group in group_layers(ctx.attention_layers)]
+    step = BlockTables([TOKENS], ctx.backend.block_size).step({0: [1] * TOKENS}, ctx.device, specs)
     with ExitStack() as stack, torch.inference_mode():
         for number, layer in enumerate(ctx.attention_layers):
             stack.callback(layer.register_forward_pre_hook(partial(record, number)).remove)

@@ -9,7 +9,9 @@ from dovetail.nn import CausalLM, Context, GatedMLP, PoolingModel, Rope, Rotary,
 
 
 class SmallBlock(nn.Module):
-    def __init__(self, c: SmallConfig, ctx: Context, name: str, mlp_class: type[nn.Module]) -> None:
+    def __init__(
+        self, c: SmallConfig, ctx: Context, name: str, mlp_class: type[nn.Module], causal: bool = True
+    ) -> None:
         super().__init__()
         self.norms = nn.ModuleList(ctx.norm(f"{name}.norm{i}", c.hidden_size, 1e-5) for i in range(2))
         self.attention = SelfAttention(
@@ -20,6 +22,7 @@ class SmallBlock(nn.Module):
             num_kv_heads=c.num_kv_heads,
             head_dim=c.head_dim,
             window=c.window,
+            causal=causal,
             bias=True,
         )
         self.mlp = mlp_class(ctx, f"{name}.mlp", c.hidden_size, c.inner)
@@ -33,13 +36,14 @@ class Vectors(PoolingModel):
     """Without a head."""
 
     mlp_class: type[nn.Module] = GatedMLP
+    causal = True
 
     def __init__(self, c: SmallConfig, ctx: Context) -> None:
         super().__init__()
         self.embedding = ctx.embedding("embedding", c.vocab_size, c.hidden_size)
         self.rotary = Rotary(c.head_dim, RopeParameters(), max_position=64, max_tokens=ctx.max_tokens)
         names = [f"blocks.{i}" for i in range(c.num_hidden_layers)]
-        self.blocks = nn.ModuleList(SmallBlock(c, ctx, name, self.mlp_class) for name in names)
+        self.blocks = nn.ModuleList(SmallBlock(c, ctx, name, self.mlp_class, self.causal) for name in names)
 
     def forward(self, step: Step) -> Tensor:
         x = self.embedding(step.tokens)
@@ -50,6 +54,20 @@ class Vectors(PoolingModel):
 
     def positions(self, step: Step) -> Tensor:
         return step.positions
+
+
+class Whole(Vectors):
+    """Whose tokens see the whole prompt."""
+
+    causal = False
+
+
+class WholeLeaking(Whole):
+    """Lets a request see its neighbours in the batch."""
+
+    def forward(self, step: Step) -> Tensor:
+        x = super().forward(step)
+        return x + 0.1 * x.mean(0) if len(step.seq_lens) > 1 else x
 
 
 class Small(Vectors, CausalLM):
