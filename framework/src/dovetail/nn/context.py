@@ -239,7 +239,7 @@ class Context:
 
         Args:
             bias: of a layer norm, which has one more tensor then.
-            offset: added to the stored scale.
+            offset: added to the stored scale, in the dtype in which that is applied.
             wide: the scale is applied in float32, before the result is rounded. Layer norms always do that.
         """
         layer = RMSNorm(self.ops, eps) if kind == "rms" else LayerNorm(self.ops, eps)

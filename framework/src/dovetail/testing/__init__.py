@@ -19,7 +19,7 @@ from dovetail.testing.loaders import check_loader
 from dovetail.testing.logits_processors import check_logits_processor
 from dovetail.testing.models import check_model
 from dovetail.testing.parsers import check_reasoning_parser, check_tool_parser
-from dovetail.testing.platforms import check_platform
+from dovetail.testing.platforms import OperationSample, check_platform
 from dovetail.testing.proposers import check_proposer
 from dovetail.testing.quantization import (
     AffineSample,
@@ -43,6 +43,7 @@ __all__ = [
     "AffineSample",
     "BlockTables",
     "GrammarSample",
+    "OperationSample",
     "ReasoningSample",
     "ReferenceAttention",
     "ReferencePlatform",

@@ -35,7 +35,8 @@ class BertConfig(ModelConfig):
     def _read_bert(cls, data: Any) -> Any:
         if not isinstance(data, dict):
             return data
-        data, names = dict(data), data.get("id2label")
+        data = {k: v for k, v in data.items() if v is not None}
+        names = data.get("id2label")
         data["labels"] = data.get("num_labels") or (len(names) if isinstance(names, dict) else None)
         if data.get("is_decoder") or data.get("add_cross_attention"):
             raise ValueError("is_decoder and add_cross_attention are not supported, only encoders")

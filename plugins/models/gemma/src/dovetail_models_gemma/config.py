@@ -45,9 +45,9 @@ class GemmaConfig(ModelConfig):
     def _read_gemma(cls, data: Any) -> Any:
         if not isinstance(data, dict):
             return data
-        data = dict(data)
-        if data.get("num_key_value_heads") is None:
-            data["num_key_value_heads"] = data.get("num_attention_heads")
+        data = {k: v for k, v in data.items() if v is not None}
+        if "num_attention_heads" in data:
+            data.setdefault("num_key_value_heads", data["num_attention_heads"])
         activation = data.get("hidden_activation") or data.get("hidden_act") or TANH[0]
         if activation not in TANH:
             raise ValueError(f"the activation {quote_foreign(activation)} is not supported, only {', '.join(TANH)}")

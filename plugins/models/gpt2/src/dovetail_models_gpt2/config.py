@@ -61,7 +61,9 @@ class GPT2Config(ModelConfig):
                 f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads {self.num_attention_heads}"
             )
         if self.hidden_act not in ACTIVATIONS:
-            raise ValueError(f"activation_function {quote_foreign(self.hidden_act)} is not one of {', '.join(ACTIVATIONS)}")
+            raise ValueError(
+                f"activation_function {quote_foreign(self.hidden_act)} is not one of {', '.join(ACTIVATIONS)}"
+            )
         return self
 
     @property

@@ -30,9 +30,9 @@ class PhiConfig(ModelConfig):
     def _read_phi(cls, data: Any) -> Any:
         if not isinstance(data, dict):
             return data
-        data = dict(data)
-        if data.get("num_key_value_heads") is None:
-            data["num_key_value_heads"] = data.get("num_attention_heads")
+        data = {k: v for k, v in data.items() if v is not None}
+        if "num_attention_heads" in data:
+            data.setdefault("num_key_value_heads", data["num_attention_heads"])
         rope = data.get("rope_parameters") or data.get("rope_scaling") or {}
         if not isinstance(rope, dict) or rope.get("rope_type", rope.get("type", "default")) != "default":
             raise ValueError(f"the rotary embedding {quote_foreign(rope)} is not supported, only one without scaling")
