@@ -17,7 +17,7 @@ def card(target: str = "Small", config: str = "SmallConfig", **claims: object) -
             "architectures": ("SmallForCausalLM",),
             "target": f"kit_models:{target}",
             "config": f"kit_config:{config}",
-            "attention": ("full", "sliding"),
+            "attention": ("sliding",),
             **claims,
         },
     )

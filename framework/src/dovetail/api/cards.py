@@ -9,9 +9,9 @@ Attributes named ``target``, ``probe``, ``inspect`` or ``config`` are dotted nam
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from dovetail.api.grammar import GrammarKind
 
@@ -39,6 +39,16 @@ AttentionFeature = Literal[
 ]
 """What a layer may ask for beside causal attention over everything; :class:`dovetail.nn.AttentionSpec` explains
 each. ``recurrent`` layers keep a state of fixed size in place of a cache.
+"""
+APART: tuple[frozenset[AttentionFeature], ...] = (
+    frozenset({"sliding", "chunked"}),
+    frozenset({"bidirectional", "chunked"}),
+    frozenset({"bidirectional", "latent"}),
+    frozenset({"bidirectional", "shared_cache"}),
+    frozenset({"latent", "value_dim"}),
+)
+"""Features that no layer has together, so a card need not exclude them: a token sees a window or a chunk; what sees all
+of its request keeps no cache; and a latent row has values of its own size anyway.
 """
 
 
@@ -191,14 +201,23 @@ class AttentionCard(Card):
     """Features that it supports, in any combination."""
     exclusive: tuple[tuple[AttentionFeature, ...], ...] = ()
     """Combinations that it does not support: features that one layer must not ask for together."""
-    head_dims: tuple[int, ...] | None = None
-    """Head sizes that it supports; None for any."""
+    head_dims: tuple[int | tuple[int, int], ...] | None = None
+    """Head sizes that it supports; None for any. A pair is the size of queries and keys, and another of values: what it
+    supports of ``value_dim`` and ``latent``.
+    """
     kv_dtypes: tuple[DType, ...] = ()
     """Dtypes of the KV cache besides that of the activations."""
     block_sizes: tuple[int, ...] | None = None
     """KV-cache block sizes (tokens) that it supports; None for any."""
     probe: Dotted | None = None
     """``() -> str | None``: why it cannot run on this machine, or None if it can."""
+
+    @model_validator(mode="after")
+    def _excludes_what_it_claims(self) -> Self:
+        for together in self.exclusive:
+            if len(set(together)) < 2 or not set(together) <= set(self.features):
+                raise ValueError(f"exclusive holds {together!r}, wanted two or more of the card's features")
+        return self
 
 
 class PlatformCard(Card):

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, field_serializer, model_validator
 
-from dovetail.api.cards import AttentionFeature
+from dovetail.api.cards import APART, AttentionFeature
 
 FACTOR_SCALINGS = ("linear", "dynamic", "yarn")
 """Values of ``rope_type`` whose ``factor`` is the factor of the context length. The factor of ``llama3`` is larger
@@ -59,7 +59,29 @@ class AttentionRequirement(BaseModel):
     head_dim: int
     """Of queries and keys."""
     value_dim: int | None = None
-    """Of values, where it is not ``head_dim``."""
+    """Of values, where it is not ``head_dim``: with the feature ``value_dim`` or ``latent``."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        for apart in APART:
+            if self.features >= apart:
+                raise ValueError(f"no layer is {' and '.join(sorted(apart))}")
+        if self.values != self.head_dim and not self.features & {"value_dim", "latent"}:
+            raise ValueError(
+                f"value_dim is {self.value_dim} and head_dim {self.head_dim}, wanted the feature value_dim"
+            )
+        if self.values == self.head_dim and "value_dim" in self.features:
+            raise ValueError("the feature value_dim is for values of another size than head_dim")
+        return self
+
+    @field_serializer("features")
+    def _in_order(self, features: frozenset[AttentionFeature]) -> list[AttentionFeature]:
+        return sorted(features)
+
+    @property
+    def values(self) -> int:
+        """Channels of a value."""
+        return self.head_dim if self.value_dim is None else self.value_dim
 
 
 class ModelConfig(BaseModel):

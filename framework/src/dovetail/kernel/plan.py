@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from dovetail.api.cards import Dotted, DType, LayerKind, PoolingType, Task
 from dovetail.api.checkpoint import Checkpoint
-from dovetail.api.config import ModelConfig
+from dovetail.api.config import AttentionRequirement, ModelConfig
 from dovetail.api.errors import ConfigError
 from dovetail.api.grammar import GrammarKind
 from dovetail.api.text import quote_foreign
@@ -124,6 +124,8 @@ class Plan(FrozenModel):
     model_part: Choice
     platform: Choice
     attention: Choice
+    attention_requirements: tuple[AttentionRequirement, ...]
+    """What the backend was chosen for: the model's layers must not ask it for more."""
     weights: tuple[WeightPlan, ...]
     grammar: Choice | None = None
     """The grammar backend for structured output; None if none is installed."""
@@ -147,6 +149,13 @@ class Plan(FrozenModel):
     draft: Plan | None = None
     """The Plan of its draft model, if it has one."""
     warnings: tuple[str, ...] = ()
+
+    @property
+    def computes_whole_prompts(self) -> bool:
+        """Whether every token sees its whole prompt, which is computed in one step then, and of which no KV cache is
+        kept.
+        """
+        return any("bidirectional" in requirement.features for requirement in self.attention_requirements)
 
     def choices(self) -> tuple[Choice, ...]:
         parts = (self.source, self.loader, self.model_part, self.platform, self.attention, self.grammar, self.proposer)

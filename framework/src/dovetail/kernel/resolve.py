@@ -51,15 +51,16 @@ def resolve(options: PlanOptions, registry: Registry) -> Plan:
     card = model_offer.card
     parsed = validate_config(import_dotted(card.config), config, checkpoint.config_file or checkpoint.path)
     check_layers(parsed, checkpoint)
-    tasks, tasks_reason = find_tasks(options, card, checkpoint)
+    requirements = find_attention_requirements(parsed, card)
+    tasks, tasks_reason = find_tasks(options, card, checkpoint, can_generate=not _are_bidirectional(requirements))
     pooling = find_pooling(options, card, checkpoint, config, tasks)
     platform_offer, platform = find_platform(options, registry, warnings)
     dtype = find_dtype(options, parsed, card, platform_offer.card)
     kv_dtype = (
         dtype if options.kv_cache_dtype == AUTO else KV_ALIASES.get(options.kv_cache_dtype, options.kv_cache_dtype)
     )
-    attention = find_attention(options, parsed, card, platform_offer.card.device, dtype, kv_dtype, registry, warnings)
     device = platform_offer.card.device
+    attention = find_attention(options, requirements, device, dtype, kv_dtype, registry, warnings)
     weights = find_weights(checkpoint, config, options, device, dtype, registry, warnings, card.layer_kinds)
     grammar_offer, grammar = find_grammar(options, registry, warnings)
     speculation = find_speculation(options, parsed, registry, warnings, resolve)
@@ -82,6 +83,7 @@ def resolve(options: PlanOptions, registry: Registry) -> Plan:
         model_part=model,
         platform=platform,
         attention=attention,
+        attention_requirements=requirements,
         weights=weights,
         grammar=grammar,
         grammar_validate=grammar_offer.card.validate_source if grammar_offer else None,
@@ -196,24 +198,41 @@ def find_dtype(options: PlanOptions, config: ModelConfig, model: ModelCard, plat
     )
 
 
-def find_attention(
-    options: PlanOptions,
-    config: ModelConfig,
-    model: ModelCard,
-    device: str,
-    dtype: str,
-    kv_dtype: str,
-    registry: Registry,
-    warnings: list[str],
-) -> Choice:
-    needs = config.attention_requirements()
+def find_attention_requirements(config: ModelConfig, model: ModelCard) -> tuple[AttentionRequirement, ...]:
+    """What the layers of a configuration ask of the attention backend.
+
+    Raises:
+        PluginError: the model's card does not list it, or only some of the layers keep a cache.
+    """
+    needs = tuple(config.attention_requirements())
     for requirement in needs:
         if unlisted := sorted(requirement.features - set(model.attention)):
             raise PluginError(
                 f"the model {model.name} asks for {_describe_features(unlisted)}, and its card lists {_describe_features(model.attention)}",
                 "update the plugin that offers it",
             )
+    if _are_bidirectional(needs) and not all("bidirectional" in n.features for n in needs):
+        raise PluginError(
+            f"the model {model.name} asks for {' and '.join(_describe_features(n.features) for n in needs)}; a model is "
+            "either bidirectional in all of its layers, or in none",
+            "update the plugin that offers it",
+        )
+    return needs
 
+
+def _are_bidirectional(needs: Iterable[AttentionRequirement]) -> bool:
+    return any("bidirectional" in requirement.features for requirement in needs)
+
+
+def find_attention(
+    options: PlanOptions,
+    needs: tuple[AttentionRequirement, ...],
+    device: str,
+    dtype: str,
+    kv_dtype: str,
+    registry: Registry,
+    warnings: list[str],
+) -> Choice:
     def objection(card: AttentionCard) -> str | None:
         if not supports_device(card.devices, device):
             return f"runs on {', '.join(card.devices)}, not on {device}"
@@ -228,7 +247,7 @@ def find_attention(
                 return fault
         return run_probe(card.probe)
 
-    wanted = [f"{_describe_features(n.features)} with heads of {n.head_dim}" for n in needs]
+    wanted = [f"{_describe_features(n.features)} with heads of {_describe_size(_size(n))}" for n in needs]
     if kv_dtype != dtype:
         wanted.append(f"KV cache in {kv_dtype}")
     _, choice = choose(
@@ -244,9 +263,20 @@ def _explain_unmet(card: AttentionCard, requirement: AttentionRequirement) -> st
     for together in card.exclusive:
         if requirement.features >= set(together):
             return f"does not do {' and '.join(together)} in one layer"
-    if card.head_dims is not None and requirement.head_dim not in card.head_dims:
-        return f"takes heads of {join_numbers(card.head_dims)}, not {requirement.head_dim}"
+    if card.head_dims is not None and _size(requirement) not in card.head_dims:
+        known = ", ".join(map(_describe_size, card.head_dims))
+        return f"takes heads of {known}, not {_describe_size(_size(requirement))}"
     return None
+
+
+def _size(requirement: AttentionRequirement) -> int | tuple[int, int]:
+    """A head's size as cards claim it."""
+    key, value = requirement.head_dim, requirement.values
+    return key if key == value else (key, value)
+
+
+def _describe_size(size: int | tuple[int, int]) -> str:
+    return str(size) if isinstance(size, int) else f"{size[0]} with values of {size[1]}"
 
 
 def _describe_features(features: Iterable[str]) -> str:

@@ -26,6 +26,7 @@ from dovetail.nn import (
     PoolingModel,
     Step,
 )
+from dovetail.nn.attention import group_layers
 from dovetail.nn.dense import DenseFormat, DenseKernel
 from dovetail.nn.experts import EveryExpert
 from dovetail.nn.loading import WeightChoice, WeightReader
@@ -194,14 +195,14 @@ class BlockTables:
         self,
         new: Mapping[int, Sequence[int]],
         device: torch.device,
-        windows: Sequence[int | None] = (None,),
+        groups: Sequence[AttentionSpec | None] = (None,),
         columns: int = 0,
     ) -> Step:
         """The step that adds these tokens to these requests, in this order; afterwards they count as computed.
 
         Args:
-            windows: of the cache groups. The groups use the same blocks, but each drops those that have left its
-                window.
+            groups: a layer of each cache group, or None for causal attention over everything. The groups use the same
+                blocks, but each drops those that it does not see any more.
             columns: additional width of the block tables.
         """
         size = self.block_size
@@ -214,10 +215,10 @@ class BlockTables:
         lengths = [self.computed[r] for r in new]
         counts = [len(ids) for ids in new.values()]
         width = max(-(-length // size) for length in lengths) + columns
-        tables = torch.zeros(len(windows), len(new), width, dtype=torch.int32)
-        for group, window in enumerate(windows):
+        tables = torch.zeros(len(groups), len(new), width, dtype=torch.int32)
+        for group, spec in enumerate(groups):
             for row, (request, length) in enumerate(zip(new, lengths, strict=True)):
-                left = 0 if window is None else max(0, length - counts[row] - window + 1) // size
+                left = 0 if spec is None else spec.visible(length - counts[row], length).start // size
                 used = self.tables[request][left : -(-length // size)]
                 tables[group, row, left : left + len(used)] = torch.tensor(used, dtype=torch.int32)
         starts = [0, *accumulate(counts)]
@@ -228,22 +229,14 @@ class BlockTables:
             query_start=torch.tensor(starts, dtype=torch.int32, device=device),
             seq_lens=torch.tensor(lengths, dtype=torch.int32, device=device),
             logits_indices=torch.arange(len(tokens), device=device),
-            kv=tuple(KVIndex(table.to(device), where) for table in tables),
+            kv=tuple(
+                KVIndex(table.to(device), where) if spec is None or spec.causal else KVIndex.empty(len(new), device)
+                for table, spec in zip(tables, groups, strict=True)
+            ),
             max_query_len=max(counts),
             max_seq_len=max(lengths),
             lengths=HostLengths(counts, lengths),
         )
-
-
-def number_cache_groups(ctx: Context) -> dict[int | None, frozenset[AttentionSpec]]:
-    """Number the layers' cache groups, as the engine does. Returns window → the spec of its layers."""
-    groups: dict[int | None, set[AttentionSpec]] = {}
-    for layer in ctx.attention_layers:
-        groups.setdefault(layer.spec.window, set()).add(layer.spec)
-    order = list(groups)
-    for layer in ctx.attention_layers:
-        layer.group = order.index(layer.spec.window)
-    return {window: frozenset(specs) for window, specs in groups.items()}
 
 
 @one_thread()
@@ -263,14 +256,15 @@ def run_batch(model: PoolingModel, ctx: Context, schedule: Sequence[Mapping[int,
             totals[request] = totals.get(request, 0) + len(ids)
     tables = BlockTables([totals.get(r, 0) for r in range(max(totals) + 1)], ctx.backend.block_size)
     for layer in ctx.attention_layers:
-        layer.cache = ctx.backend.allocate(layer.spec, tables.blocks)
-    groups = number_cache_groups(ctx)
+        if layer.spec.causal and layer.source is None:
+            layer.cache = ctx.backend.allocate(layer.spec, tables.blocks)
+    groups = group_layers(ctx.attention_layers)
     logits: dict[int, list[Tensor]] = {r: [] for r in totals}
     with torch.inference_mode():
         for new in schedule:
-            step = tables.step(new, ctx.device, list(groups))
-            for index, specs in zip(step.kv, groups.values(), strict=True):
-                index.metadata = ctx.backend.prepare(step, index, specs)
+            step = tables.step(new, ctx.device, [group.spec for group in groups])
+            for index, group in zip(step.kv, groups, strict=True):
+                index.metadata = ctx.backend.prepare(step, index, group.specs)
             hidden = model(step)  # [T, C]
             rows = hidden[step.logits_indices]
             if isinstance(model, CausalLM):

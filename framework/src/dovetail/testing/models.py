@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dovetail.api import AttentionRequirement, CheckpointError, DType, ModelCard, PlatformCard
+from dovetail.api import AttentionFeature, AttentionRequirement, CheckpointError, DType, ModelCard, PlatformCard
 from dovetail.kernel.options import PlanOptions
 from dovetail.kernel.resolve import find_dtype
 from dovetail.nn import CausalLM, Head
@@ -35,12 +35,12 @@ def check_model(card: ModelCard, *configs: Mapping[str, Any]) -> None:
 
     Checks that each claimed architecture's name and each claimed dtype builds and runs; that a prompt gives the same
     logits whole, in chunks, token by token, and in a batch with others; that layers require the attention that the
-    configuration announces, and that the configurations together require every claimed kind; that tensors which are
+    configuration announces, and that the configurations together require every claimed feature; that tensors which are
     missing, unexpected or misshapen are refused by name; that there is a head for each claimed task; and that a dtype
     which is not claimed is refused by resolution.
 
     Args:
-        configs: as in ``config.json``, small; together they use every claimed attention kind.
+        configs: as in ``config.json``, small; together they use every claimed feature of attention.
 
     Raises:
         AssertionError: names the claim that failed.
@@ -84,16 +84,25 @@ def check_attention_requirements(card: ModelCard, config: Mapping[str, Any]) -> 
     """Check that the configuration announces what the layers require, and that the card claims it."""
     needs = _attention_requirements(card, config)
     _, ctx = empty_model(card, config, max_tokens=LENGTH)
-    announced = {(tuple(sorted(requirement.features)), requirement.head_dim) for requirement in needs}
-    found = {(tuple(sorted(layer.spec.features)), layer.spec.head_dim) for layer in ctx.attention_layers}
+    announced = {_describe_attention(r.features, r.head_dim, r.values) for r in needs}
+    found = {
+        _describe_attention(spec.features, spec.head_dim, spec.values)
+        for spec in (layer.spec for layer in ctx.attention_layers)
+    }
     assert found == announced, (
-        f"{label(card)}: attention_requirements() announces {sorted(announced)}, its layers ask for {sorted(found)}"
+        f"{label(card)}: attention_requirements() announces {' and '.join(sorted(announced))}, "
+        f"its layers ask for {' and '.join(sorted(found))}"
     )
-    for features, _ in announced:
-        for feature in features:
+    for requirement in needs:
+        for feature in requirement.features:
             assert feature in card.attention, (
                 f"{label(card)} asks for {feature} attention, which its card does not claim"
             )
+
+
+def _describe_attention(features: frozenset[AttentionFeature], head_dim: int, values: int) -> str:
+    size = f"{head_dim} with values of {values}" if values != head_dim else f"{head_dim}"
+    return f"{'+'.join(sorted(features)) or 'plain'} attention with heads of {size}"
 
 
 def check_dtypes(card: ModelCard, config: Mapping[str, Any]) -> None:
@@ -122,25 +131,26 @@ def _logits(
 
 
 def check_schedules(card: ModelCard, config: Mapping[str, Any]) -> None:
-    """Check that logits are the same for a whole prompt, in chunks, token by token, and with other requests."""
+    """Check that logits are the same for a whole prompt, in chunks, token by token, and with other requests. A model
+    whose tokens see the whole prompt is only given whole ones.
+    """
     model, ctx = build_model(card, config, random_checkpoint(card, config), max_tokens=LENGTH)
     tokens, other, third = (_prompt(card, config, seed) for seed in range(3))
     whole = run_tokens(model, ctx, tokens)
     limit = tolerance(torch.float32, 400)
     chunked: dict[str, int | list[int]] = {"chunks of 8": 8, "uneven chunks": [1, 20, 1, 15], "chunks of one token": 1}
+    schedule: list[dict[int, list[int]]] = [
+        {1: other[:5], 0: tokens[:19]},
+        {0: tokens[19:20], 2: third[:30], 1: other[5:]},
+        {2: third[30:], 0: tokens[20:]},
+    ]
+    if any("bidirectional" in requirement.features for requirement in _attention_requirements(card, config)):
+        chunked, schedule = {}, [{1: other, 0: tokens, 2: third}]
     for name, chunks in chunked.items():
         assert_close(
             run_tokens(model, ctx, tokens, chunks), whole, limit, f"{label(card)}: a prompt in {name} and whole"
         )
-    together = run_batch(
-        model,
-        ctx,
-        [
-            {1: other[:5], 0: tokens[:19]},
-            {0: tokens[19:20], 2: third[:30], 1: other[5:]},
-            {2: third[30:], 0: tokens[20:]},
-        ],
-    )
+    together = run_batch(model, ctx, schedule)
     alone = {0: whole, 1: run_tokens(model, ctx, other), 2: run_tokens(model, ctx, third)}
     for request, logits in together.items():
         assert_close(logits, alone[request], limit, f"{label(card)}: a prompt in a batch and alone")

@@ -23,8 +23,8 @@ WINDOW = 100
 
 class TinyConfig(ModelConfig):
     def attention_requirements(self) -> tuple[AttentionRequirement, ...]:
-        return AttentionRequirement(kind="full", head_dim=HEAD_DIM), AttentionRequirement(
-            kind="sliding", head_dim=HEAD_DIM
+        return AttentionRequirement(head_dim=HEAD_DIM), AttentionRequirement(
+            features=frozenset({"sliding"}), head_dim=HEAD_DIM
         )
 
 

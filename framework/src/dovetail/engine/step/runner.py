@@ -22,17 +22,18 @@ from dovetail.engine.sampling.sampler import CHUNK, sample
 from dovetail.engine.sampling.tables import SamplingTables
 from dovetail.engine.step.decode_graphs import DecodeGraphRunner
 from dovetail.engine.step.input_batch import InputBatch, StepWork
+from dovetail.engine.step.layer_checks import check_attention_layers
 from dovetail.engine.step.memory import check_random_weights, count_elements
 from dovetail.engine.step.pooler import PooledVectors, Pooler
 from dovetail.kernel.discovery import import_dotted
 from dovetail.kernel.plan import Plan
-from dovetail.nn.attention import AttentionBackend, AttentionSpec
+from dovetail.nn.attention import AttentionBackend, group_layers
 from dovetail.nn.context import Context
 from dovetail.nn.loading import Progress, WeightChoice, WeightReader
 from dovetail.nn.model import CausalLM
 from dovetail.nn.ops import Ops
 from dovetail.nn.platform import Platform
-from dovetail.nn.step import Step
+from dovetail.nn.step import KVIndex, Step
 
 PROMPT_LOGPROBS_CHUNK = 256
 """Prompt tokens whose logits are computed at a time, if a request needs their logprobs."""
@@ -138,6 +139,7 @@ class ModelRunner:
         model_class: type[Any] = import_dotted(self.plan.model_part.part.target)
         with torch.inference_mode():
             self.model: CausalLM = model_class(self.config, self.ctx)
+            check_attention_layers(self.model, self.ctx, self.plan)
             self.model.to(self.device).eval()
             self._load(progress)
         self.groups = self._build_cache_groups()
@@ -175,22 +177,26 @@ class ModelRunner:
     # -- the KV cache
 
     def _build_cache_groups(self) -> list[KVCacheGroup]:
-        """Group the layers by the positions that they see."""
-        found: dict[int | None, list[AttentionSpec]] = {}
-        for layer in self.ctx.attention_layers:
-            key = layer.spec.window
-            layer.group = list(found).index(key) if key in found else len(found)
-            found.setdefault(key, []).append(layer.spec)
-        self._specs = [frozenset(specs) for specs in found.values()]
+        """Group the layers by the positions that they see. Those without a cache are none of the cache's groups; they
+        come after those, and only get metadata.
+        """
+        groups = group_layers(self.ctx.attention_layers)
+        self._specs = [group.specs for group in groups]
         return [
-            KVCacheGroup(sum(self.attention.block_bytes(spec) for spec in specs), window)
-            for window, specs in found.items()
+            KVCacheGroup(
+                sum(self.attention.block_bytes(layer.spec) for layer in group.layers),
+                group.spec.window,
+                chunk=group.spec.chunk,
+            )
+            for group in groups
+            if group.spec.causal
         ]
 
     def allocate(self, counts: list[int]) -> None:
-        """Allocate a cache for every layer, with its group's number of blocks."""
+        """Allocate a cache for every layer that has one of its own, with its group's number of blocks."""
         for layer in self.ctx.attention_layers:
-            layer.cache = self.attention.allocate(layer.spec, counts[layer.group])
+            if layer.spec.causal and layer.source is None:
+                layer.cache = self.attention.allocate(layer.spec, counts[layer.group])
 
     def free_cache(self) -> None:
         for layer in self.ctx.attention_layers:
@@ -250,6 +256,9 @@ class ModelRunner:
 
     def compute_hidden_states(self, step: Step) -> Tensor:
         """Hidden states of a step's tokens, ``[T, C]``."""
+        if uncached := len(self._specs) - len(step.kv):
+            requests = len(step.seq_lens)
+            step.kv += tuple(KVIndex.empty(requests, self.device) for _ in range(uncached))
         for index, specs in zip(step.kv, self._specs, strict=True):
             index.metadata = self.attention.prepare(step, index, specs)
         if self.ctx.adapters is not None:
