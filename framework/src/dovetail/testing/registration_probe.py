@@ -20,7 +20,7 @@ FUNCTIONS = ("inspect", "probe", "validate_source")
 """Attributes of cards that name functions; the others name classes or objects."""
 HEAVY = ("torch", "transformers", "tensorflow", "jax", "triton")
 BASES = {
-    "model": "dovetail.nn.CausalLM",
+    "model": "dovetail.nn.PoolingModel",
     "format": "dovetail.nn.QuantFormat",
     "kernel": "dovetail.nn.WeightKernel",
     "attention": "dovetail.nn.AttentionBackend",
@@ -102,6 +102,8 @@ def wrong_target(card: Card) -> str | None:
     elif not callable(target):
         return f"{where}: its target is not callable"
     if isinstance(card, ModelCard):
+        if "generate" in card.tasks and not issubclass(target, import_dotted("dovetail.nn:CausalLM")):
+            return f"{where}: its target is not a subclass of dovetail.nn.CausalLM, which the task generate requires"
         try:
             config = import_dotted(card.config)
         except PluginError:
