@@ -121,6 +121,7 @@ class WeightReader:
         self._components: dict[str, tuple[Components | None, ...]] = {}
         """Weight → what each format expects of it. Formats are asked once, since a model may have 50,000 weights."""
         self._fits: dict[str, _Fit | None] = {}
+        self._sources: dict[str, _Source] = {}
 
     def expected(self) -> dict[str, tuple[int, ...]]:
         """The required tensors by Hugging Face name, with their shapes. For a weight it is the shape ``(N, K)``
@@ -160,7 +161,7 @@ class WeightReader:
             if isinstance(layer, Embedding):
                 layer.weight = None  # it was kept for a head that is tied to it
         # What is still in its file must not keep the file mapped.
-        for kept in (self.weights, self.plain, self._fits, self._components):
+        for kept in (self.weights, self.plain, self._fits, self._components, self._sources):
             kept.clear()
 
     # Names
@@ -253,8 +254,12 @@ class WeightReader:
         return False
 
     def _source(self, part: str) -> _Source:
-        """Where a part is stored."""
-        return self._slices[part] if part not in self.weights and part in self._slices else _Source(part)
+        """Where a part is stored, once all tensors are sorted."""
+        found = self._sources.get(part)
+        if found is None:
+            found = self._slices[part] if part not in self.weights and part in self._slices else _Source(part)
+            self._sources[part] = found
+        return found
 
     def _missing_weights(self) -> list[str]:
         missing: dict[str, None] = {}
@@ -444,18 +449,19 @@ class WeightReader:
 
     def _together(self, layer: WeightLayer) -> dict[str, StoredWeight] | None:
         """The weight of a layer that is stored as it is computed, all parts in one, which nothing has to cut."""
-        sources = [self._source(part) for part in layer.parts]
-        first = sources[0]
-        if len(sources) == 1 or layer.cut is not None or first.name not in self.ctx.together:
+        if len(layer.parts) == 1 or layer.cut is not None:
             return None
-        (group, *others), alternating = self.ctx.together[first.name].groups, self.ctx.together[first.name].alternating
-        if others or alternating or group != tuple(layer.parts) or any(source.name != first.name for source in sources):
+        (name, *others) = {self._source(part).name for part in layer.parts}
+        stored = self.ctx.together.get(name)
+        if others or stored is None or stored.stacked or stored.alternating or stored.groups != (tuple(layer.parts),):
             return None
-        return {group[0]: self._whole(first.name, None)}
+        return {stored.groups[0][0]: self._whole(name, None)}
 
     def _local_weights(self, layer: WeightLayer) -> dict[str, StoredWeight]:
         """This rank's parts of a layer, in order. Those that are stored in one tensor are read one after the other."""
         parts = layer.local_parts()
+        if len(parts) == 1:
+            return {part: self._stored(layer, part) for part in parts}
         by_tensor: dict[str, list[str]] = {}
         for part in parts:
             by_tensor.setdefault(self._source(part).name, []).append(part)
