@@ -9,6 +9,10 @@ import torch
 from dovetail.api import AttentionCard
 from dovetail.nn import AttentionSpec
 from dovetail.testing import BlockTables, ReferenceAttention, check_attention
+from dovetail.testing.attention import combine_features
+
+CLAIMS: dict[str, Any] = {"dtypes": ("float32",), "head_dims": (16, (24, 16)), "block_sizes": (32,)}
+EVERYTHING = ReferenceAttention.features
 
 
 def card(target: str = "Right", **claims: Any) -> AttentionCard:
@@ -18,7 +22,7 @@ def card(target: str = "Right", **claims: Any) -> AttentionCard:
             "target": f"kit_attention:{target}",
             "devices": ("cpu",),
             "dtypes": ("float32", "float16"),
-            "kinds": ("full", "sliding"),
+            "features": ("sliding",),
             **claims,
         },
     )
@@ -28,8 +32,12 @@ def card(target: str = "Right", **claims: Any) -> AttentionCard:
     "claims",
     [
         {},
-        {"head_dims": (32, 96), "block_sizes": (8, 64), "kinds": ("sliding",), "dtypes": ("bfloat16",)},
-        {"kv_dtypes": ("float16",), "dtypes": ("float32",), "devices": ("*",)},
+        {"head_dims": (32, 96), "block_sizes": (8, 64), "features": ("sliding",), "dtypes": ("bfloat16",)},
+        {"kv_dtypes": ("float16",), "dtypes": ("float32",), "devices": ("*",), "features": ()},
+        {"features": EVERYTHING, **CLAIMS},
+        {"features": ("sliding", "softcap", "sinks"), "exclusive": (("softcap", "sinks"),), **CLAIMS},
+        {"features": ("value_dim",), "head_dims": (64, (96, 64))},
+        {"features": ("latent",), "head_dims": ((96, 64),), "dtypes": ("bfloat16",)},
     ],
 )
 def test_a_right_backend_passes(claims: dict[str, Any]) -> None:
@@ -39,7 +47,7 @@ def test_a_right_backend_passes(claims: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("target", "told"),
     [
-        ("Unmasked", "claims full attention in float32"),
+        ("Unmasked", "claims plain attention in float32"),
         ("Windowless", "claims sliding attention in float32"),
         ("OffByOne", "claims sliding attention in float32"),
         ("WholeBlocks", "of mixed batches"),
@@ -47,7 +55,7 @@ def test_a_right_backend_passes(claims: dict[str, Any]) -> None:
         ("WrongHeads", "6/2 heads"),
         ("Mutating", "q is changed"),
         ("Greedy", "block_bytes() says"),
-        ("NoHalf", "claims full attention in float16"),
+        ("NoHalf", "claims plain attention in float16"),
         ("Large", "heads of 128"),
         ("no_such_class", "cannot import"),
     ],
@@ -58,11 +66,54 @@ def test_what_is_wrong_is_said(target: str, told: str) -> None:
     assert told in str(failure.value)
 
 
-CLAIMS: dict[str, Any] = {"dtypes": ("float32",), "head_dims": (16,), "block_sizes": (32,)}
+@pytest.mark.parametrize(
+    ("target", "features", "told"),
+    [
+        ("Uncapped", ("softcap",), "claims softcap attention"),
+        ("Sinkless", ("sinks",), "claims sinks attention"),
+        ("Windowed", ("chunked",), "claims chunked attention"),
+        ("Causal", ("bidirectional",), "claims bidirectional attention"),
+        ("OneSided", ("sliding", "bidirectional"), "claims sliding+bidirectional attention"),
+        ("LastChannels", ("latent",), "claims latent attention"),
+        ("CapsAfterSinks", ("softcap", "sinks"), "claims softcap+sinks attention"),
+        ("Owning", ("shared_cache",), "no cache of its own, block_bytes"),
+    ],
+)
+def test_a_feature_that_is_done_wrongly_is_named(target: str, features: tuple[str, ...], told: str) -> None:
+    with pytest.raises(AssertionError, match="attention 'under-test'") as failure:
+        check_attention(card(target, features=features, **CLAIMS))
+    assert told in str(failure.value)
 
 
-def test_a_backend_that_is_batch_invariant_passes() -> None:
-    check_attention(card("Invariant", **CLAIMS))
+def test_only_what_goes_together_is_combined() -> None:
+    found = combine_features(card(features=EVERYTHING, exclusive=(("sinks", "value_dim"),)))
+    pairs = {features for features in found if len(features) == 2}
+    assert pairs >= {
+        ("sliding", "softcap"),
+        ("sliding", "sinks"),
+        ("softcap", "value_dim"),
+        ("sliding", "shared_cache"),
+    }
+    assert not pairs & {("sliding", "chunked"), ("sinks", "value_dim"), ("bidirectional", "latent")}
+    assert ("sliding", "softcap", "sinks", "bidirectional") in found, "as many as go together"
+    assert ("chunked", "softcap", "sinks", "latent", "shared_cache") in found, "the same from the other end"
+
+
+def test_exclusive_names_claimed_features() -> None:
+    with pytest.raises(
+        ValueError, match=r"exclusive holds \('sliding', 'sinks'\), wanted two or more of the card's features"
+    ):
+        card(exclusive=(("sliding", "sinks"),))
+
+
+def test_sizes_of_values_are_claimed_as_pairs() -> None:
+    with pytest.raises(AssertionError, match="claims value_dim, and its head_dims hold no pair of sizes"):
+        check_attention(card(features=("value_dim",), head_dims=(16,)))
+
+
+@pytest.mark.parametrize("target", ["Invariant", "OnlyPlain"])
+def test_a_backend_that_is_batch_invariant_passes(target: str) -> None:
+    check_attention(card(target, **CLAIMS))
 
 
 @pytest.mark.parametrize(
@@ -73,13 +124,13 @@ def test_a_backend_that_is_batch_invariant_passes() -> None:
     ],
 )
 def test_a_backend_that_is_not_batch_invariant_is_told(target: str, told: str) -> None:
-    with pytest.raises(AssertionError, match=f"claims to be batch invariant: full attention.* {told}"):
+    with pytest.raises(AssertionError, match=f"claims to be batch invariant: plain attention.* {told}"):
         check_attention(card(target, **CLAIMS))
 
 
-def test_a_kind_without_a_reference_is_not_passed_over() -> None:
-    with pytest.raises(AssertionError, match="claims softcap attention, for which the reference is missing"):
-        check_attention(card(kinds=("full", "softcap")))
+def test_a_feature_without_a_reference_is_not_passed_over() -> None:
+    with pytest.raises(AssertionError, match="claims recurrent attention, for which the reference is missing"):
+        check_attention(card(features=("recurrent",)))
 
 
 def test_a_probe_s_objection_skips_with_its_reason() -> None:

@@ -9,10 +9,11 @@ Attributes named ``target``, ``probe``, ``inspect`` or ``config`` are dotted nam
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
+from dovetail.api.documented import DocumentedModel
 from dovetail.api.grammar import GrammarKind
 
 REFERENCE = 0
@@ -40,9 +41,19 @@ AttentionFeature = Literal[
 """What a layer may ask for beside causal attention over everything; :class:`dovetail.nn.AttentionSpec` explains
 each. ``recurrent`` layers keep a state of fixed size in place of a cache.
 """
+APART: tuple[frozenset[AttentionFeature], ...] = (
+    frozenset({"sliding", "chunked"}),
+    frozenset({"bidirectional", "chunked"}),
+    frozenset({"bidirectional", "latent"}),
+    frozenset({"bidirectional", "shared_cache"}),
+    frozenset({"latent", "value_dim"}),
+)
+"""Features that no layer has together, so a card need not exclude them: a token sees a window or a chunk; what sees all
+of its request keeps no cache; and a latent row has values of its own size anyway.
+"""
 
 
-class Card(BaseModel):
+class Card(DocumentedModel):
     """Common fields of all cards: a name that is unique among cards of its kind, and a rank."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -56,14 +67,25 @@ class Card(BaseModel):
     rank: int = Field(default=PORTABLE, ge=0, le=1000)
     """``auto`` selects the card with the highest rank among those that fit (REFERENCE 0, PORTABLE 50, TUNED 100)."""
 
+    if not TYPE_CHECKING:  # type checkers go by the fields
 
-class NamingCard(BaseModel):
+        def __init__(self, **fields: Any) -> None:
+            try:
+                super().__init__(**fields)
+            except ValidationError as error:
+                error.add_note(repr(fields.get("name")))  # which of a hundred cards it is
+                raise
+
+
+class NamingCard(DocumentedModel):
     """How a model family's tensors and metadata are named in a container with its own naming."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     architectures: tuple[str, ...]
-    """The container's own architecture names that this family covers."""
+    """The container's own architecture names that this family covers. If several families cover one, the first whose
+    naming does not refuse the metadata reads them.
+    """
     target: Dotted
     """A :class:`dovetail.api.Naming`; its module must not import torch."""
 
@@ -171,9 +193,17 @@ class QuantKernelCard(Card):
     dtypes: tuple[DType, ...]
     """Dtypes of the activations."""
     kinds: tuple[LayerKind, ...] = ("linear", "head")
-    """Kinds of layers that it serves."""
+    """Kinds of layers that it serves; ``experts`` alone, or any of the others."""
     probe: Dotted | None = None
     """``() -> str | None``: why it cannot run on this machine, or None if it can."""
+
+    @model_validator(mode="after")
+    def _one_class(self) -> QuantKernelCard:
+        if "experts" in self.kinds and len(self.kinds) > 1:
+            raise ValueError(
+                "kernels of experts are of another class than those of matrices, and have a card of their own"
+            )
+        return self
 
 
 class AttentionCard(Card):
@@ -191,14 +221,23 @@ class AttentionCard(Card):
     """Features that it supports, in any combination."""
     exclusive: tuple[tuple[AttentionFeature, ...], ...] = ()
     """Combinations that it does not support: features that one layer must not ask for together."""
-    head_dims: tuple[int, ...] | None = None
-    """Head sizes that it supports; None for any."""
+    head_dims: tuple[int | tuple[int, int], ...] | None = None
+    """Head sizes that it supports; None for any. A pair is the size of queries and keys, and another of values: what it
+    supports of ``value_dim`` and ``latent``.
+    """
     kv_dtypes: tuple[DType, ...] = ()
     """Dtypes of the KV cache besides that of the activations."""
     block_sizes: tuple[int, ...] | None = None
     """KV-cache block sizes (tokens) that it supports; None for any."""
     probe: Dotted | None = None
     """``() -> str | None``: why it cannot run on this machine, or None if it can."""
+
+    @model_validator(mode="after")
+    def _excludes_what_it_claims(self) -> Self:
+        for together in self.exclusive:
+            if len(set(together)) < 2 or not set(together) <= set(self.features):
+                raise ValueError(f"exclusive holds {together!r}, wanted two or more of the card's features")
+        return self
 
 
 class PlatformCard(Card):

@@ -35,7 +35,10 @@ class EngineArgs(PlanOptions):
         default=256, gt=0, le=65536, description="requests that run at once"
     )
     max_num_batched_tokens: Annotated[int, BeforeValidator(parse_token_count)] = Field(
-        default=2048, gt=0, description="tokens computed in one step; longer prompts are computed in chunks"
+        default=2048,
+        gt=0,
+        description="tokens computed in one step; longer prompts are computed in chunks. Models whose tokens see the whole "
+        "prompt compute it in one step: for them at least --max-model-len, which is the default then",
     )
     max_num_queued_requests: int | None = Field(
         default=None, ge=0, description="refuse requests past so many that wait (HTTP 429); without it, none is refused"

@@ -19,24 +19,34 @@ MODES: dict[str, PoolingType] = {
     "pooling_mode_mean_tokens": "mean",
     "pooling_mode_cls_token": "cls",
 }
+WHOLE_PROMPTS = "every token sees the whole prompt, so it cannot generate"
 TYPE_KEYS, NORMALIZE_KEYS = ("pooling_type", "seq_pooling_type"), ("normalize", "use_activation")
 """Keys of ``--pooler-config``; the second of each is a newer name in vLLM."""
 
 
-def find_tasks(options: PlanOptions, card: ModelCard, checkpoint: Checkpoint) -> tuple[tuple[Task, ...], str]:
+def find_tasks(
+    options: PlanOptions, card: ModelCard, checkpoint: Checkpoint, *, can_generate: bool = True
+) -> tuple[tuple[Task, ...], str]:
     """The tasks that the model serves, and why.
+
+    Args:
+        can_generate: false if its configuration makes every token see the whole prompt, whatever the card says.
 
     Raises:
         UsageError: the options contradict each other.
         ResolutionError: the model cannot do what they require.
     """
     runner, reason = _requested_runner(options, checkpoint)
+    vectors = tuple(task for task in card.tasks if task != "generate")
+    offered = card.tasks if can_generate else vectors
+    if runner == AUTO and not offered:
+        runner, reason = "pooling", WHOLE_PROMPTS
     if runner == AUTO:
-        tasks: tuple[Task, ...] = card.tasks
+        tasks: tuple[Task, ...] = offered
     elif runner == "generate":
-        tasks = ("generate",) if "generate" in card.tasks else ()
+        tasks = ("generate",) if "generate" in offered else ()
     else:
-        tasks = tuple(task for task in card.tasks if task != "generate")
+        tasks = vectors
         wanted = options.task == "embed" or (options.task == AUTO and not tasks)
         if "embed" not in tasks and (options.convert == "embed" or (options.convert == AUTO and wanted)):
             tasks += ("embed",)
@@ -46,6 +56,8 @@ def find_tasks(options: PlanOptions, card: ModelCard, checkpoint: Checkpoint) ->
     if not tasks:
         asked = options.task if options.task != AUTO else runner
         kept = " and --convert none keeps it at that" if options.convert == "none" else ""
+        if not can_generate:
+            kept += f"; with this configuration {WHOLE_PROMPTS}"
         raise ResolutionError(
             f"wanted {asked} ({reason}), and the model {card.name} offers {', '.join(card.tasks)}{kept}",
             "take a model that was trained for it; only embeddings can be had of any model, with --convert embed",

@@ -11,8 +11,9 @@ from dovetail.api.cards import LayerKind, QuantFormatCard, QuantKernelCard
 from dovetail.api.checkpoint import Checkpoint
 from dovetail.api.errors import ResolutionError
 from dovetail.api.text import join_names
+from dovetail.kernel.blame import describe_error
 from dovetail.kernel.choose import choose, make_part, run_probe, supports_device
-from dovetail.kernel.discovery import describe_error, import_dotted
+from dovetail.kernel.discovery import import_part
 from dovetail.kernel.options import PlanOptions
 from dovetail.kernel.plan import Choice, Part, RejectedCandidate, WeightPlan, describe_validation_error
 from dovetail.kernel.registry import Offer, Registry
@@ -48,7 +49,7 @@ def find_weights(
             or f"install dovetail-quant-{method}, or another plugin that reads it",
         )
     refused = {
-        o.name: reason for o in offers if _is_for(o.card, method) and (reason := _refuse_config(o.card, quantization))
+        o.name: reason for o in offers if _is_for(o.card, method) and (reason := _refuse_config(o, quantization))
     }
     if method is not None and refused.keys() >= set(readers):
         raise ResolutionError(
@@ -108,12 +109,12 @@ def _is_for(card: QuantFormatCard, method: str | None) -> bool:
     return not card.methods or method in card.methods
 
 
-def _refuse_config(card: QuantFormatCard, quantization: dict[str, Any]) -> str | None:
+def _refuse_config(offer: Offer[QuantFormatCard], quantization: dict[str, Any]) -> str | None:
     """Why a format's own class refuses the checkpoint's ``quantization_config``; an empty one if there is none."""
-    if card.config is None:
+    if (config := offer.card.config) is None:
         return None
     try:
-        config_class: type[BaseModel] = import_dotted(card.config)
+        config_class: type[BaseModel] = import_part(offer, config)
         config_class.model_validate(quantization)
     except ValidationError as error:
         return "; ".join(map(describe_validation_error, error.errors()))

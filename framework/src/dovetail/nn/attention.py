@@ -6,13 +6,14 @@ Letters: T tokens, H query heads, K key-value heads, D head dimension, V channel
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from dovetail.api.cards import AttentionFeature
+from dovetail.api.cards import APART, AttentionFeature
 from dovetail.nn.step import KVIndex, Step
 
 
@@ -24,17 +25,18 @@ class AttentionSpec:
         num_heads, num_kv_heads: of this rank.
         head_dim: of queries and keys.
         scale: on the products of queries and keys.
-        window: a token sees itself and the ``window - 1`` tokens before it; None for all before it.
+        window: a token sees itself and the ``window - 1`` tokens before it; None for all before it. If not ``causal``,
+            as many after it, too.
         chunk: positions are divided in chunks of this many tokens, and a token sees those of its own chunk up to itself.
         softcap: scores are ``softcap * tanh(score / softcap)`` before the softmax; None for unbounded ones.
         sinks: the softmax of each head has one more score, which is learned and has no value.
-        causal: a token sees those before it and itself. Otherwise all of its request, which is computed whole in one
-            step, and no cache is kept.
+        causal: a token sees those before it and itself. Otherwise those after it, too: each request is computed whole in
+            one step, and no cache is kept.
         value_dim: channels of a value where they are not ``head_dim``.
         latent: one row of ``head_dim`` channels serves all heads as key, and its first ``value_dim`` channels as value
             (DeepSeek-V2's latent attention, with the projections absorbed); ``num_kv_heads`` is 1.
-        shared_cache: the layer has no keys and values of its own, and reads those that another layer wrote in this step
-            and before.
+        shared_cache: the layer has no keys and values of its own, and reads those that another layer, which sees the
+            same positions, wrote in this step and before.
     """
 
     num_heads: int
@@ -49,6 +51,13 @@ class AttentionSpec:
     value_dim: int | None = None
     latent: bool = False
     shared_cache: bool = False
+
+    def __post_init__(self) -> None:
+        for apart in APART:
+            assert not self.features >= apart, f"no layer is {' and '.join(sorted(apart))}"
+        if self.latent:
+            assert self.num_kv_heads == 1, "all heads share a latent row"
+            assert self.values <= self.head_dim, "the values are a part of a latent row"
 
     @property
     def features(self) -> frozenset[AttentionFeature]:
@@ -70,6 +79,26 @@ class AttentionSpec:
         """Channels of a value."""
         return self.head_dim if self.value_dim is None else self.value_dim
 
+    @property
+    def sight(self) -> tuple[int | None, int | None, bool]:
+        """Which positions a token sees: window, chunk, causal. Layers with the same sight share a step's metadata."""
+        return self.window, self.chunk, self.causal
+
+    def visible(self, position: int, length: int) -> range:
+        """The positions that a token at ``position`` sees, in a request of ``length`` tokens.
+
+        Args:
+            length: cached and new ones; only those after ``position`` matter, and only if not ``causal``.
+        """
+        first = 0
+        if self.window is not None:
+            first = max(0, position - self.window + 1)
+        if self.chunk is not None:
+            first = position // self.chunk * self.chunk
+        if self.causal:
+            return range(first, position + 1)
+        return range(first, length if self.window is None else min(length, position + self.window))
+
 
 class AttentionBackend(ABC):
     """Owns the KV cache's layout, the metadata of a step, and the kernels.
@@ -79,12 +108,7 @@ class AttentionBackend(ABC):
         kv_dtype: of the cache.
         block_size: tokens in a block.
 
-    Attributes:
-        batch_invariant: a token's result is bitwise the same whatever else is in the batch, and however its request is
-            divided into chunks.
     """
-
-    batch_invariant: bool = False
 
     def __init__(self, *, device: torch.device, dtype: torch.dtype, kv_dtype: torch.dtype, block_size: int) -> None:
         self.device = device
@@ -92,8 +116,14 @@ class AttentionBackend(ABC):
         self.kv_dtype = kv_dtype
         self.block_size = block_size
 
+    def is_batch_invariant(self, spec: AttentionSpec) -> bool:
+        """Whether a token's result in such a layer is bitwise the same whatever else is in the batch, and however its
+        request is divided into chunks. The conformance kit tests it where it is claimed.
+        """
+        return False
+
     def block_bytes(self, spec: AttentionSpec) -> int:
-        """Bytes of one block of one layer's cache."""
+        """Bytes of one block of one layer's cache; 0 for a layer that has none of its own."""
         if spec.shared_cache or not spec.causal:
             return 0
         row = spec.head_dim if spec.latent else spec.head_dim + spec.values
@@ -102,7 +132,7 @@ class AttentionBackend(ABC):
     @abstractmethod
     def allocate(self, spec: AttentionSpec, blocks: int) -> Any:
         """Allocate a layer's cache of this many blocks. The engine passes it to :meth:`forward` and does not read
-        it.
+        it. Not called for a layer that has none of its own.
         """
 
     def workspace_bytes(self, spec: AttentionSpec, tokens: int, length: int) -> int:
@@ -128,6 +158,9 @@ class AttentionBackend(ABC):
         """Build a step's metadata for one group's layers. Called once, before the first layer; stored as
         ``index.metadata``.
 
+        Args:
+            specs: of the group's layers, which have one :attr:`AttentionSpec.sight`.
+
         If ``step.lengths`` is None, the step is being captured: only tensors may be used, in shapes that depend on
         ``step.max_query_len`` and ``step.max_seq_len``.
         """
@@ -144,9 +177,9 @@ class AttentionBackend(ABC):
         spec: AttentionSpec,
         sinks: Tensor | None = None,
     ) -> Tensor:
-        """Write the new keys and values of *all* requests into the cache, then attend: each token sees its request's
-        tokens up to itself. Requests of one step may share blocks, so one request may read what another has written in
-        the same step.
+        """Write the new keys and values of *all* requests into the cache, then attend: each token over what it sees of
+        its request. Requests of one step may share blocks, so one request may read what another has written in the
+        same step.
 
         Args:
             q: ``[T, H, D]``.
@@ -166,7 +199,8 @@ class Attention(nn.Module):
     """One layer's attention, with its KV cache.
 
     Args:
-        source: the layer whose cache this one reads, for ``shared_cache``.
+        source: the layer whose cache this one reads, for ``shared_cache``. It sees the same positions, and was made
+            before.
 
     Attributes:
         group: index of its cache group in :attr:`Step.kv`.
@@ -174,9 +208,16 @@ class Attention(nn.Module):
         sinks: float32 ``[H]``, or None.
     """
 
+    spec: AttentionSpec
+
     def __init__(self, spec: AttentionSpec, backend: AttentionBackend, source: Attention | None = None) -> None:
         super().__init__()
         assert spec.shared_cache == (source is not None), "a layer that reads another's cache names that layer"
+        if source is not None:
+            assert not source.spec.shared_cache, "the source has a cache of its own"
+            assert _cache_of(spec) == _cache_of(source.spec), (
+                f"a layer that reads another's cache sees and stores the same, found {_cache_of(spec)} and {_cache_of(source.spec)}"
+            )
         self.spec = spec
         self.backend = backend
         # In a list, so that torch does not register the other layer a second time.
@@ -191,5 +232,37 @@ class Attention(nn.Module):
 
     def forward(self, q: Tensor, k: Tensor | None, v: Tensor | None, step: Step) -> Tensor:
         cache = self.cache if self.source is None else self.source.cache
-        index = step.kv[self.group if self.source is None else self.source.group]
-        return self.backend.forward(q, k, v, cache, step, index, self.spec, self.sinks)
+        return self.backend.forward(q, k, v, cache, step, step.kv[self.group], self.spec, self.sinks)
+
+
+def _cache_of(spec: AttentionSpec) -> tuple[Any, ...]:
+    return spec.sight, spec.num_kv_heads, spec.head_dim, spec.values, spec.latent
+
+
+@dataclass
+class LayerGroup:
+    """Layers that share block tables and a step's metadata, because a token sees the same positions in all of them.
+
+    Attributes:
+        spec: of its first layer, for what they have in common.
+        layers: in order.
+    """
+
+    spec: AttentionSpec
+    layers: list[Attention] = field(default_factory=list)
+
+    @property
+    def specs(self) -> frozenset[AttentionSpec]:
+        return frozenset(layer.spec for layer in self.layers)
+
+
+def group_layers(layers: Sequence[Attention]) -> list[LayerGroup]:
+    """Group a model's attention layers, those with a cache first, and number them: :attr:`Attention.group` is the index
+    of the layer's group. A layer that reads another's cache is in that one's group, because it sees the same.
+    """
+    groups: dict[tuple[Any, ...], LayerGroup] = {}
+    for layer in sorted(layers, key=lambda layer: not layer.spec.causal):
+        group = groups.setdefault(layer.spec.sight, LayerGroup(layer.spec))
+        group.layers.append(layer)
+        layer.group = list(groups).index(layer.spec.sight)
+    return list(groups.values())

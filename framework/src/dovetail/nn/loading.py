@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -112,7 +112,13 @@ class WeightReader:
         self.leftovers = Leftovers()
         self.used: dict[str, int] = {}
         """Kernel name → number of weights that it serves, for the log."""
-        self._slices = dict(self._find_slices())
+        self._slices: dict[str, list[_Source]] = {}
+        """Part → where it is, if its weights are stored together: one place for each form that checkpoints have."""
+        for part, source in self._find_slices():
+            self._slices.setdefault(part, []).append(source)
+        self._shared_biases = dict(self._find_shared_biases())
+        self._opened: dict[str, Tensor] = {}
+        """Biases of the layer that is being loaded which are stored together, so that they are read once."""
         self._kinds: dict[str, LayerKind] = {name: layer.kind for name, layer in ctx.layers.items()}
         for name, stored in ctx.together.items():
             self._kinds[name] = ctx.layers[stored.groups[0][0]].kind
@@ -130,12 +136,13 @@ class WeightReader:
         ctx = self.ctx
         shapes: dict[str, tuple[int, ...]] = {}
         for name, layer in ctx.layers.items():
-            source = self._slices.get(name)
-            if source is not None and ctx.together[source.name].required:
-                shapes[self._tensor_name(source.name)] = self._stored_shape(source.name)
-            elif not _is_tied(layer):
-                shapes[self._tensor_name(name)] = self._stored_shape(name)
-        shapes |= {name: (slot.layer.parts[slot.part][0],) for name, slot in ctx.biases.items() if slot.required}
+            if not _is_tied(layer):
+                stored = self._usual_name(name)
+                shapes[self._tensor_name(stored)] = self._stored_shape(stored)
+        for slot in ctx.biases.values():
+            if slot.required:
+                stored = self._usual_name(slot.part)
+                shapes[self._bias_name(stored)] = self._bias_shape(stored)
         return shapes | {name: slot.shape for name, slot in ctx.vectors.items() if slot.required}
 
     def load(self, tensors: Iterable[LazyTensor], progress: Progress | None = None) -> None:
@@ -154,6 +161,7 @@ class WeightReader:
                 slot.assign(self._plain(name, slot.dtype))
         for layer in layers:
             self._finish(layer)
+            self._opened.clear()
             done += sizes[layer]
             if progress:
                 progress(done, total)
@@ -176,6 +184,33 @@ class WeightReader:
                     cut = (index, sum(rows), len(group)) if stored.alternating else (start, start + count, 1)
                     yield part, _Source(name, expert if stored.stacked else None, cut if len(group) > 1 else None)
                     start += count
+
+    def _find_shared_biases(self) -> Iterator[tuple[str, str]]:
+        """Name of a tensor with the biases of weights that are stored together → the name of those weights."""
+        biased = {slot.part for slot in self.ctx.biases.values()}
+        for name, stored in self.ctx.together.items():
+            if biased.intersection(*stored.groups[:1]):
+                yield f"{name}.bias", name
+                if stored.stacked:
+                    yield f"{name}_bias", name
+
+    def _usual_name(self, part: str) -> str:
+        """The name under which a part is stored: its own, unless checkpoints have no other form than a common one."""
+        sources = self._slices.get(part, ())
+        return next((source.name for source in sources if self.ctx.together[source.name].required), part)
+
+    def _bias_name(self, name: str) -> str:
+        """The tensor with the biases of a stored weight."""
+        stored = self.ctx.together.get(name)
+        return f"{name}_bias" if stored is not None and stored.stacked else f"{name}.bias"
+
+    def _bias_shape(self, name: str) -> tuple[int, ...]:
+        """``[N]``, or ``[E, N]`` of a stack."""
+        stored = self.ctx.together.get(name)
+        if stored is None:
+            return (self.ctx.layers[name].parts[name][0],)
+        rows = sum(self.ctx.layers[part].parts[part][0] for part in stored.groups[0])
+        return (len(stored.groups), rows) if stored.stacked else (rows,)
 
     def _stored_shape(self, name: str) -> tuple[int, ...]:
         """The logical shape of a stored weight: ``(N, K)``, or ``(E, N, K)`` of a stack; the last two the other way
@@ -202,7 +237,7 @@ class WeightReader:
         unexpected = [lazy.name for lazy in tensors if not self._place(lazy, suffixes)]
         self.leftovers.log()
         missing = [n for n, slot in ctx.vectors.items() if slot.required and n not in self.plain]
-        missing += [n for n, slot in ctx.biases.items() if slot.required and n not in self.plain]
+        missing += self._missing_biases()
         missing += self._missing_weights()
         unexpected += self._unused_tensors()
         faults = []
@@ -243,7 +278,7 @@ class WeightReader:
 
     def _take(self, name: str, lazy: LazyTensor, suffixes: Sequence[str]) -> bool:
         """Take a tensor if the model expects this name and does not have it yet."""
-        if name in self.ctx.vectors or name in self.ctx.biases:
+        if name in self.ctx.vectors or name in self.ctx.biases or name in self._shared_biases:
             return self.plain.setdefault(name, lazy) is lazy
         for suffix in suffixes:
             owner = name[: len(name) - len(suffix)]
@@ -257,9 +292,25 @@ class WeightReader:
         """Where a part is stored, once all tensors are sorted."""
         found = self._sources.get(part)
         if found is None:
-            found = self._slices[part] if part not in self.weights and part in self._slices else _Source(part)
+            shared = self._slices.get(part, ()) if part not in self.weights else ()
+            found = next((source for source in shared if source.name in self.weights), None) or _Source(part)
             self._sources[part] = found
         return found
+
+    def _missing_biases(self) -> list[str]:
+        missing: dict[str, None] = {}
+        for name, slot in self.ctx.biases.items():
+            if slot.required and name not in self.plain and self._shared_bias(slot.part) is None:
+                missing[self._bias_name(self._usual_name(slot.part))] = None
+        return list(missing)
+
+    def _shared_bias(self, part: str) -> tuple[str, _Source] | None:
+        """The tensor with the biases of several parts, of which one is this, and where it is there."""
+        for source in self._slices.get(part, ()):
+            for name in (f"{source.name}.bias", f"{source.name}_bias"):
+                if name in self._shared_biases and name in self.plain:
+                    return name, source
+        return None
 
     def _missing_weights(self) -> list[str]:
         missing: dict[str, None] = {}
@@ -268,8 +319,7 @@ class WeightReader:
             if source.name in self.weights:
                 missing |= dict.fromkeys(self._lacking_tensors(source.name))
             elif not _is_tied(layer):
-                only = part in self._slices and self.ctx.together[self._slices[part].name].required
-                missing[self._tensor_name(self._slices[part].name if only else part)] = None
+                missing[self._tensor_name(self._usual_name(part))] = None
         return list(missing)
 
     def _lacking_tensors(self, name: str) -> list[str]:
@@ -299,9 +349,10 @@ class WeightReader:
         unused = [lazy.name for fit in fits for lazy in fit.unknown]
         for name, stored in self.ctx.together.items():
             if name in self.weights:
-                twice = [part for group in stored.groups for part in group if part in self.weights]
-                unused += [lazy.name for part in twice for lazy in self.weights[part].values()]
-        return unused
+                places = {self._source(part).name: None for group in stored.groups for part in group}
+                others = [place for place in places if place != name and place in self.weights]
+                unused += [lazy.name for other in others for lazy in self.weights[other].values()]
+        return list(dict.fromkeys(unused))
 
     # Formats
 
@@ -374,9 +425,10 @@ class WeightReader:
         for name, lazy in self.plain.items():
             if name in ctx.vectors:
                 check(lazy.name, lazy.shape, ctx.vectors[name].shape)
+            elif name in ctx.biases:
+                check(lazy.name, lazy.shape, self._bias_shape(ctx.biases[name].part))
             else:
-                slot = ctx.biases[name]
-                check(lazy.name, lazy.shape, (slot.layer.parts[slot.part][0],))
+                check(lazy.name, lazy.shape, self._bias_shape(self._shared_biases[name]))
         for name in self.weights:
             shape = self._stored_shape(name)
             if name in ctx.transposed:
@@ -427,7 +479,9 @@ class WeightReader:
         if self._last is None or self._last[0] != (name, expert):
             choice, tensors = self._matrix(name, expert)
             weight = WeightName(name, self._kinds[name])
-            loaded = self.formats[choice.format].load(weight, tensors, self.ctx.device, self.ctx.dtype)
+            # What is only read for a part of it stays in its file, or on the host, until it is cut.
+            device = self.ctx.device if self.ctx.parallel.size == 1 else torch.device("cpu")
+            loaded = self.formats[choice.format].load(weight, tensors, device, self.ctx.dtype)
             if (order := self._row_order(self._tensor_name(name), name)) is not None:
                 with _named(name):
                     loaded = loaded.reorder(order)
@@ -445,7 +499,7 @@ class WeightReader:
                     weight = weight.reorder(torch.arange(start, stop, step))
                 else:
                     weight = weight.narrow(0, start, stop).compact()
-            return layer.cut_weight(part, weight)
+            return layer.cut_weight(part, weight).to(self.ctx.device)
 
     def _together(self, layer: WeightLayer) -> dict[str, StoredWeight] | None:
         """The weight of a layer that is stored as it is computed, all parts in one, which nothing has to cut."""
@@ -455,7 +509,7 @@ class WeightReader:
         stored = self.ctx.together.get(name)
         if others or stored is None or stored.stacked or stored.alternating or stored.groups != (tuple(layer.parts),):
             return None
-        return {stored.groups[0][0]: self._whole(name, None)}
+        return {stored.groups[0][0]: self._whole(name, None).to(self.ctx.device)}
 
     def _local_weights(self, layer: WeightLayer) -> dict[str, StoredWeight]:
         """This rank's parts of a layer, in order. Those that are stored in one tensor are read one after the other."""
@@ -466,16 +520,16 @@ class WeightReader:
         for part in parts:
             by_tensor.setdefault(self._source(part).name, []).append(part)
         found = {part: self._stored(layer, part) for stored in by_tensor.values() for part in stored}
-        if len(parts) < len(layer.parts):  # the others' experts need not stay in memory
-            found = {part: weight.compact() for part, weight in found.items()}
         return {part: found[part] for part in parts}
 
     def _finish(self, layer: WeightLayer) -> None:
         if isinstance(layer, Head) and layer.tied is not None and not layer.parts.keys() & self.weights.keys():
-            # The embedding comes first in every model, so its table is there, cut as the head is.
+            # The embedding comes first in every model, so its table is there, cut as the head is or whole.
             assert layer.tied.weight is not None
             ((part, _),) = layer.parts.items()
-            weights, names = {part: layer.tied.weight}, list(layer.tied.parts)
+            table = layer.tied.weight
+            weights = {part: table if layer.tied.cut is not None else layer.cut_weight(part, table)}
+            names = list(layer.tied.parts)
         else:
             weights = self._together(layer) or self._local_weights(layer)
             names = [self._source(part).name for part in weights]
@@ -495,20 +549,29 @@ class WeightReader:
         layer.bias = self._bias(layer)
 
     def _bias(self, layer: WeightLayer) -> Tensor | None:
-        """The concatenated biases of a layer's parts, zeros for a part without one; None if no part has one."""
-        names = {part: f"{part}.bias" for part in layer.parts}
-        if not any(name in self.ctx.biases and name in self.plain for name in names.values()):
+        """The concatenated biases of a layer's parts."""
+        biases = self._biases(layer)
+        return torch.cat([layer.cut_bias(part, bias) for part, bias in biases.items()]) if biases else None
+
+    def _biases(self, layer: WeightLayer) -> dict[str, Tensor]:
+        """The whole biases of a layer's local parts, zeros for a part without one; empty if no part has one."""
+        found = {part: self._find_bias(part) for part in layer.local_parts() if f"{part}.bias" in self.ctx.biases}
+        if all(bias is None for bias in found.values()):
+            return {}
+        zeros = partial(torch.zeros, device=self.ctx.device, dtype=self.ctx.dtype)
+        parts = {part: (found.get(part), layer.parts[part][0]) for part in layer.local_parts()}
+        return {part: zeros(rows) if bias is None else bias for part, (bias, rows) in parts.items()}
+
+    def _find_bias(self, part: str) -> Tensor | None:
+        if (name := f"{part}.bias") in self.plain:
+            return self._plain(name)
+        if (shared := self._shared_bias(part)) is None:
             return None
-        parts = []
-        for part, name in names.items():
-            rows = layer.parts[part][0]
-            whole = (
-                self._plain(name)
-                if name in self.plain
-                else torch.zeros(rows, device=self.ctx.device, dtype=self.ctx.dtype)
-            )
-            parts.append(layer.cut_bias(part, whole))
-        return torch.cat(parts)
+        name, source = shared
+        if name not in self._opened:
+            self._opened[name] = self._plain(name)
+        bias = self._opened[name] if source.expert is None else self._opened[name][source.expert]
+        return bias if source.rows is None else bias[slice(*source.rows)]
 
     # Kernels
 
@@ -545,7 +608,7 @@ class WeightReader:
         choices = [self._fitting(name).choice for name in names]
         by_type = {choice.stored_type: choice for choice in choices}
         shared = [entry for entry in choices[0].kernels if all(entry in choice.kernels for choice in choices)]
-        found, reasons = layer.collect(weights), []
+        found, reasons = layer.collect(weights, self._biases(layer)), []
 
         def make(weight: StoredWeight, kind: LayerKind) -> WeightKernel:
             return self._kernel(weight, kind, self._kernels(kind, by_type[weight.type]))
@@ -586,13 +649,14 @@ def _expert(lazy: LazyTensor, index: int) -> LazyTensor:
 
     def read() -> Tensor:
         whole = lazy.read()
-        if whole.dim() < len(lazy.shape):  # packed bytes, as rows of all experts
-            if whole.shape[0] % lazy.shape[0]:
-                raise CheckpointError(
-                    f"tensor {lazy.name} holds {lazy.shape[0]} matrices, but reads as {whole.shape[0]} rows",
-                    "the file is damaged or its loader is at fault; download it again or update the loader",
-                )
+        # Packed bytes come as rows of all experts.
+        if whole.dim() < len(lazy.shape) and whole.shape[0] % lazy.shape[0] == 0:
             whole = whole.unflatten(0, (lazy.shape[0], -1))
+        if whole.shape[0] != lazy.shape[0]:
+            raise CheckpointError(
+                f"tensor {lazy.name} was announced as {lazy.type} {list(lazy.shape)}, but reads as {whole.dtype} {list(whole.shape)}",
+                "the file is damaged or its loader is at fault; download it again or update the loader",
+            )
         return whole[index]
 
     return replace(lazy, shape=lazy.shape[1:], read=read)

@@ -92,6 +92,7 @@ class LoraTargets:
     Attributes:
         linear: name of each part of a linear layer → its (rows, columns).
         other: names of layers that do not support adapters.
+        experts: names of experts, of what they are stored in, and of the modules that hold them.
         rank: the highest.
         dtype: of the activations.
         rename: the model's translation of names; see :meth:`dovetail.nn.PoolingModel.rename`.
@@ -99,6 +100,7 @@ class LoraTargets:
 
     linear: Mapping[str, tuple[int, int]]
     other: frozenset[str]
+    experts: frozenset[str]
     rank: int
     dtype: torch.dtype
     rename: Rename | None = None
@@ -108,7 +110,11 @@ class LoraTargets:
         """The targets of a model that was built with slots."""
         assert ctx.adapters is not None
         linear = {n: layer.parts[n] for n, layer in ctx.layers.items() if layer.kind == "linear"}
-        return cls(linear, frozenset(ctx.layers.keys() - linear.keys()), ctx.adapters.rank, ctx.dtype, rename)
+        experts = {n for n, layer in ctx.layers.items() if layer.kind == "experts"}
+        other = frozenset(ctx.layers.keys() - linear.keys() - experts)
+        stacks = {n for n, stored in ctx.together.items() if experts.intersection(*stored.groups[:1])}
+        modules = {n.rpartition(".")[0] for n in experts | stacks}
+        return cls(linear, other, frozenset(experts | stacks | modules), ctx.adapters.rank, ctx.dtype, rename)
 
     def translate(self, module: str) -> str | None:
         """The model's name of a module of an adapter; None for one that the model leaves out."""
@@ -216,13 +222,17 @@ def _sort(tensors: Iterable[LazyTensor]) -> tuple[dict[str, LoraPair], list[str]
 
 
 def _find_misplaced(pairs: Mapping[str, LoraPair], targets: LoraTargets) -> list[str]:
-    unknown = [module for module in pairs if module not in targets.linear and module not in targets.other]
+    known = targets.linear.keys() | targets.other | targets.experts
+    unknown = [module for module in pairs if module not in known]
     other = [module for module in pairs if module in targets.other]
+    experts = [module for module in pairs if module in targets.experts]
     faults = []
     if unknown:
         faults.append(f"modules that the model does not have: {join_names(unknown)}")
     if other:
         faults.append(f"modules that take no adapter, being no linear layers: {join_names(other)}")
+    if experts:
+        faults.append(f"experts, which take no adapter: {join_names(experts)}")
     return faults
 
 

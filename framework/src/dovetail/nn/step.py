@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 
 @dataclass
 class KVIndex:
-    """The positions of a step's keys and values in the cache, for the layers of one cache group. Layers with the same
-    kind and window are a group.
+    """The positions of a step's keys and values in the cache, for the layers of one cache group: those in which a token
+    sees the same positions. Both tensors are empty for layers that keep no cache.
 
     Attributes:
         block_tables: int32 ``[R, B]``: the KV-cache blocks of each request, in order. Entries that are unused, or that
@@ -23,6 +24,13 @@ class KVIndex:
     block_tables: Tensor
     slot_mapping: Tensor
     metadata: Any = None
+
+    @classmethod
+    def empty(cls, requests: int, device: torch.device) -> KVIndex:
+        """For layers that keep no cache."""
+        return cls(
+            torch.zeros(requests, 0, dtype=torch.int32, device=device), torch.zeros(0, dtype=torch.int64, device=device)
+        )
 
 
 @dataclass
@@ -52,7 +60,7 @@ class Step:
         query_start: int32 ``[R + 1]``: request ``r`` owns tokens ``query_start[r] : query_start[r + 1]``.
         seq_lens: int32 ``[R]``: tokens of each request after this step, cached and new.
         logits_indices: int64 ``[L]``: the tokens whose logits are computed.
-        kv: by cache group.
+        kv: by cache group, then for the groups of layers that keep no cache.
         max_query_len, max_seq_len: upper bounds of a request's new tokens, and of its length.
         lengths: exact lengths; None in a step that is captured as a graph, whose lengths change from one replay to the
             next within ``max_seq_len``.

@@ -1,24 +1,27 @@
 """Conformance tests of attention backends. The cases are made from the card.
 
-Letters: T tokens, H query heads, K key-value heads, D head dimension.
+Letters: T tokens, H query heads, K key-value heads, D head dimension, V channels of a value.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import combinations
 from typing import Any, get_args
 from unittest import SkipTest
 
 import torch
 from torch import Tensor
 
-from dovetail.api import AttentionCard, AttentionFeature, AttentionRequirement, ModelCard, ModelConfig, ResolutionError
+from dovetail.api import AttentionCard, AttentionFeature, AttentionRequirement, ResolutionError
+from dovetail.api.cards import APART
 from dovetail.kernel.discovery import import_dotted
 from dovetail.kernel.options import PlanOptions
 from dovetail.kernel.resolve import find_attention
-from dovetail.nn import AttentionBackend, AttentionSpec, HostLengths, KVIndex, Step
+from dovetail.nn import AttentionBackend, AttentionSpec, KVIndex, Step
+from dovetail.testing.attention_layers import LayerUnderTest, draw_inputs
 from dovetail.testing.comparison import assert_close, dtype_of, label, tolerance
 from dovetail.testing.harness import BlockTables, one_thread
 from dovetail.testing.invariance import check_attention_by_token
@@ -27,15 +30,21 @@ from dovetail.testing.resolution import assert_refused, claim, make_registry, re
 
 HEAD_DIMS = (16, 64, 80, 128)
 """Tested if a card supports any head size."""
+VALUE_DIMS = ((24, 16), (16, 40))
+LATENT_DIMS = ((80, 64),)
+"""Sizes of keys and of values that are tested then, for ``value_dim`` and ``latent``."""
 BLOCK_SIZES = (1, 16, 32)
 """Tested if a card supports any block size."""
 RATIOS = ((4, 4), (6, 2), (8, 1))
 """Query heads and key-value heads."""
 DTYPES = ("float32", "bfloat16", "float16")
-WINDOW = 11
+WINDOW, CHUNK = 11, 13
+SOFTCAP = 1.5
+"""Small enough to bend the scores of random inputs, which are about one."""
 
 LENGTHS = (44, 45, 40, 9, 26, 45)
-SCHEDULE: tuple[tuple[tuple[int, int], ...], ...] = (
+Schedule = tuple[tuple[tuple[int, int], ...], ...]
+SCHEDULE: Schedule = (
     ((0, 17), (1, 5)),  # prefill
     ((1, 1), (0, 9), (2, 33)),  # decode, chunk and prefill
     ((0, 1), (1, 1), (2, 1)),  # decode
@@ -47,6 +56,8 @@ SHARED = (3, 5, 1, 32)
 """In this step, two requests share this many tokens, or the whole blocks among them; most are written in the same
 step.
 """
+WHOLE: Schedule = (((0, 17), (1, 1)), ((2, 40),), ((5, 45), (3, 9), (4, 26)))
+"""Steps of layers that keep no cache."""
 
 
 @dataclass(frozen=True)
@@ -56,53 +67,125 @@ class Case:
     features: tuple[AttentionFeature, ...]
     dtype: str
     kv_dtype: str
-    head_dim: int
+    size: tuple[int, int]
+    """Channels of a key and of a value."""
     block_size: int
     num_heads: int
     num_kv_heads: int
 
-    def spec(self) -> AttentionSpec:
-        window = WINDOW if "sliding" in self.features else None
-        return AttentionSpec(self.num_heads, self.num_kv_heads, self.head_dim, self.head_dim**-0.5, window)
+    def spec(self, window: int = WINDOW, chunk: int = CHUNK) -> AttentionSpec:
+        has, latent = set(self.features), "latent" in self.features
+        return AttentionSpec(
+            num_heads=self.num_heads,
+            num_kv_heads=1 if latent else self.num_kv_heads,
+            head_dim=self.size[0],
+            scale=self.size[0] ** -0.5,
+            window=window if "sliding" in has else None,
+            chunk=chunk if "chunked" in has else None,
+            softcap=SOFTCAP if "softcap" in has else None,
+            sinks="sinks" in has,
+            causal="bidirectional" not in has,
+            value_dim=self.size[1] if latent or "value_dim" in has else None,
+            latent=latent,
+            shared_cache="shared_cache" in has,
+        )
 
     def __str__(self) -> str:
         cache = "" if self.kv_dtype == self.dtype else f" with a cache in {self.kv_dtype}"
+        values = "" if self.size[0] == self.size[1] else f" with values of {self.size[1]}"
         return (
-            f"{'+'.join(self.features) or 'plain'} attention in {self.dtype}{cache}, {self.num_heads}/{self.num_kv_heads} heads of {self.head_dim}, "
-            f"blocks of {self.block_size}"
+            f"{'+'.join(self.features) or 'plain'} attention in {self.dtype}{cache}, {self.num_heads}/{self.num_kv_heads} "
+            f"heads of {self.size[0]}{values}, blocks of {self.block_size}"
         )
 
 
+def combine_features(card: AttentionCard) -> list[tuple[AttentionFeature, ...]]:
+    """Every pair of a card's features that goes together, and two combinations of as many as do."""
+    forbidden = [*APART, *map(frozenset, card.exclusive)]
+
+    def go_together(features: Iterable[AttentionFeature]) -> bool:
+        return not any(set(features) >= apart for apart in forbidden)
+
+    found: list[tuple[AttentionFeature, ...]] = [pair for pair in combinations(card.features, 2) if go_together(pair)]
+    for order in (card.features, card.features[::-1]):
+        most: tuple[AttentionFeature, ...] = ()
+        for feature in order:
+            if go_together((*most, feature)):
+                most = (*most, feature)
+        found.append(tuple(feature for feature in card.features if feature in most))
+    return [features for features in dict.fromkeys(found) if len(features) > 1]
+
+
+def head_sizes(card: AttentionCard, features: Iterable[AttentionFeature]) -> list[tuple[int, int]]:
+    """Sizes of keys and of values that a card claims with these features."""
+    features = set(features)
+    if card.head_dims is not None:
+        if features & {"value_dim", "latent"}:
+            found = [size for size in card.head_dims if isinstance(size, tuple)]
+            assert found, f"{label(card)} claims {', '.join(sorted(features))}, and its head_dims hold no pair of sizes"
+            return found
+        return [(size, size) for size in card.head_dims if isinstance(size, int)]
+    if "latent" in features:
+        return [*LATENT_DIMS]
+    return [*VALUE_DIMS] if "value_dim" in features else [(size, size) for size in HEAD_DIMS]
+
+
 def make_cases(card: AttentionCard) -> Iterator[Case]:
-    """Every value of every claim, combined with the first value of the others; kinds and dtypes in all combinations."""
-    head_dims, block_sizes = card.head_dims or HEAD_DIMS, card.block_sizes or BLOCK_SIZES
+    """For plain attention, every value of every claim, combined with the first value of the others. For each feature
+    alone, as few cases as have every value; and one for each combination of features.
+    """
+    block_sizes, dtype = card.block_sizes or BLOCK_SIZES, card.dtypes[0]
     heads, num_kv_heads = RATIOS[1]
-    for features in ((), *((feature,) for feature in card.features)):
-        for dtype in card.dtypes:
-            yield Case(features, dtype, dtype, head_dims[0], block_sizes[-1], heads, num_kv_heads)
-        base = Case(features, card.dtypes[0], card.dtypes[0], head_dims[0], block_sizes[-1], heads, num_kv_heads)
-        for head_dim in head_dims[1:]:
-            yield replace(base, head_dim=head_dim)
+    if plain := head_sizes(card, ()):  # otherwise it is for keys and values of different sizes alone
+        base = Case((), dtype, dtype, plain[0], block_sizes[-1], heads, num_kv_heads)
+        yield base
+        for each in card.dtypes[1:]:
+            yield replace(base, dtype=each, kv_dtype=each)
+        for size in plain[1:]:
+            yield replace(base, size=size)
+        for heads_, kv_heads_ in (RATIOS[0], RATIOS[2]):
+            yield replace(base, num_heads=heads_, num_kv_heads=kv_heads_)
         for block_size in block_sizes[:-1]:
             yield replace(base, block_size=block_size)
         for kv_dtype in card.kv_dtypes:
             yield replace(base, kv_dtype=kv_dtype)
-        for heads_, kv_heads_ in (RATIOS[0], RATIOS[2]):
-            yield replace(base, num_heads=heads_, num_kv_heads=kv_heads_)
+    for feature in card.features:
+        if sizes := head_sizes(card, (feature,)):
+            yield from _cover((feature,), card.dtypes, sizes, block_sizes, card.kv_dtypes)
+    for features in combine_features(card):
+        for size in head_sizes(card, features)[:1]:
+            yield Case(features, dtype, dtype, size, block_sizes[-1], heads, num_kv_heads)
+
+
+def _cover(
+    features: tuple[AttentionFeature, ...],
+    dtypes: tuple[str, ...],
+    sizes: list[tuple[int, int]],
+    block_sizes: tuple[int, ...],
+    kv_dtypes: tuple[str, ...],
+) -> Iterator[Case]:
+    """As few cases as have every value of every claim."""
+    for i in range(max(len(dtypes), len(sizes), len(block_sizes), len(RATIOS))):
+        dtype, size, block_size = dtypes[i % len(dtypes)], sizes[i % len(sizes)], block_sizes[-1 - i % len(block_sizes)]
+        yield Case(features, dtype, dtype, size, block_size, *RATIOS[(1 + i) % len(RATIOS)])
+    if "bidirectional" not in features:  # otherwise nothing is kept
+        for kv_dtype in kv_dtypes:
+            yield Case(features, dtypes[0], kv_dtype, sizes[0], block_sizes[-1], *RATIOS[1])
 
 
 @one_thread()
 def check_attention(card: AttentionCard, *, reference: type[ReferenceAttention] = ReferenceAttention) -> None:
     """Check every claim of an attention backend's card.
 
-    For each claimed kind, dtype, cache dtype, head size and block size, and for several ratios of query to key-value
-    heads, runs prefills, chunks and decodes of several requests in mixed batches, in a cache whose unused slots hold
-    values of earlier requests, and compares every token and head with the reference. If the backend says that it is
-    batch invariant, the results of several ways to compute a request must be bitwise equal. Then it checks that
-    resolution refuses, with the reason, kinds, head sizes, block sizes, dtypes and devices that are not claimed.
+    For each claimed feature, dtype, cache dtype, head size and block size, for each pair of features that go together,
+    and for several ratios of query to key-value heads, runs prefills, chunks and decodes of several requests in mixed
+    batches, in a cache whose unused slots hold values of earlier requests, and compares every token and head with the
+    reference. Where the backend says that it is batch invariant, the results of several ways to compute a request must
+    be bitwise equal. Then it checks that resolution refuses, with the reason, features and combinations of them, head
+    sizes, block sizes, dtypes and devices that are not claimed.
 
     Args:
-        reference: a subclass of the reference that knows the card's further kinds.
+        reference: a subclass of the reference that knows the card's further features.
 
     Raises:
         AssertionError: names the claim that failed.
@@ -142,57 +225,53 @@ def _backend(cls: type[AttentionBackend], case: Case, device: torch.device) -> A
 
 
 def _check_invariance(card: AttentionCard, device: torch.device) -> None:
-    """Check batch invariance for every claimed kind and dtype, if the backend says that it is batch invariant."""
+    """Check batch invariance where the backend says that it is batch invariant: of each feature in every dtype, and of
+    as many together as go together.
+    """
     cls: type[AttentionBackend] = import_dotted(card.target)
-    text = f"{label(card)} claims to be batch invariant"
-    if not cls.batch_invariant:
-        return
     heads, num_kv_heads = RATIOS[1]
-    dim, size = (card.head_dims or (64,))[0], (card.block_sizes or (16,))[-1]
-    for features in ((), *((feature,) for feature in card.features)):
-        for dtype in card.dtypes:
-            case = Case(features, dtype, dtype, dim, size, heads, num_kv_heads)
-            spec = replace(case.spec(), window=150 if "sliding" in features else None)
-            with claim(f"{text}: {case}"):
-                check_attention_by_token(partial(_backend, cls, case, device), spec, f"{text}: {case}")
+    block_size = (card.block_sizes or (16,))[-1]
+    alone: list[tuple[AttentionFeature, ...]] = [(), *((feature,) for feature in card.features)]
+    for features in (*alone, *combine_features(card)):
+        sizes = head_sizes(card, features)
+        for dtype in card.dtypes[: None if features in alone else 1]:
+            for size in sizes[:1]:
+                case = Case(features, dtype, dtype, size, block_size, heads, num_kv_heads)
+                spec = case.spec(window=150, chunk=170)
+                text = f"{label(card)} claims to be batch invariant: {case}"
+                with claim(text):
+                    if _backend(cls, case, device).is_batch_invariant(spec):
+                        check_attention_by_token(partial(_backend, cls, case, device), spec, text)
 
 
 def _compare(
     card: AttentionCard, case: Case, device: torch.device, reference: type[ReferenceAttention], text: str
 ) -> None:
     backend = _backend(import_dotted(card.target), case, device)
-    oracle = _backend(reference, case, torch.device("cpu"))
-    spec, generator = case.spec(), torch.Generator().manual_seed(0)
-    # Layers that differ in scale alone share a step's metadata.
-    specs = frozenset({spec, replace(spec, scale=2 * spec.scale)})
+    spec, generator, dtype = case.spec(), torch.Generator().manual_seed(0), dtype_of(case.dtype)
     tables = BlockTables(LENGTHS, case.block_size)
-    cache, truth = backend.allocate(spec, tables.blocks), oracle.allocate(spec, tables.blocks)
-    _check_size(backend, spec, cache, tables.blocks, text)
-    _poison(backend, spec, specs, cache, tables.blocks, device)
-
-    def heads(tokens: int, count: int) -> Tensor:
-        return torch.randn(tokens, count, case.head_dim, generator=generator).to(dtype_of(case.dtype))
-
-    host = torch.device("cpu")
-    for number, entries in enumerate(SCHEDULE):
-        if number == SHARED[0]:
+    with torch.inference_mode():
+        # Layers that differ in scale alone share a step's metadata.
+        layer = LayerUnderTest(backend, spec, tables.blocks, {replace(spec, scale=2 * spec.scale)})
+        truth = LayerUnderTest(_backend(reference, case, torch.device("cpu")), spec, tables.blocks)
+    _check_size(layer, tables.blocks, text)
+    if spec.causal:
+        with torch.inference_mode():
+            layer.poison(tables.blocks)
+    for number, entries in enumerate(SCHEDULE if spec.causal else WHOLE):
+        if spec.causal and number == SHARED[0]:
             tables.share(SHARED[1], SHARED[2], SHARED[3] // case.block_size)
         # Block tables are as wide as the longest request may become, not as this step needs.
-        step = tables.step({request: [0] * count for request, count in entries}, host, (spec.window,), columns=3)
-        tokens = int(step.tokens.shape[0])
-        q, k, v = heads(tokens, case.num_heads), heads(tokens, case.num_kv_heads), heads(tokens, case.num_kv_heads)
+        step = tables.step({request: [0] * count for request, count in entries}, torch.device("cpu"), (spec,), 3)
+        inputs = draw_inputs(spec, len(step.tokens), dtype, generator)
+        given = inputs.to(device)
         with torch.inference_mode():
-            oracle.prepare(step, step.kv[0], frozenset({spec}))
-            expected = oracle.forward(q, k, v, truth, step, step.kv[0], spec)
-            there = _move_step(step, device)
-            (index,) = there.kv
-            index.metadata = backend.prepare(there, index, specs)
-            inputs = [x.to(device, copy=True) for x in (q, k, v)]
-            found = backend.forward(inputs[0], inputs[1], inputs[2], cache, there, index, spec)
-        assert found.dtype == dtype_of(case.dtype), f"{text}: the result is {found.dtype}"
-        for name, before, after in zip("qkv", (q, k, v), inputs, strict=True):
-            assert torch.equal(before, after.cpu()), f"{text}: {name} is changed"
-        assert_close(found, expected, tolerance(dtype_of(case.dtype)), f"{text}: step {number} of mixed batches")
+            expected = truth.run(step, inputs)
+            found = layer.run(_move_step(step, device), given)
+        assert found.dtype == dtype, f"{text}: the result is {found.dtype}"
+        for name, before in vars(inputs).items():
+            assert before is None or torch.equal(before, getattr(given, name).cpu()), f"{text}: {name} is changed"
+        assert_close(found, expected, tolerance(dtype), f"{text}: step {number} of mixed batches")
 
 
 def _move_step(step: Step, device: torch.device) -> Step:
@@ -203,99 +282,78 @@ def _move_step(step: Step, device: torch.device) -> Step:
     return replace(step, kv=kv, **tensors)
 
 
-def _poison(
-    backend: AttentionBackend,
-    spec: AttentionSpec,
-    specs: frozenset[AttentionSpec],
-    cache: Any,
-    blocks: int,
-    device: torch.device,
-) -> None:
-    """Fill the cache with large values, as an earlier request may leave them, so that reading a stale slot is
-    noticed.
-    """
-    tokens = blocks * backend.block_size
-    everything = torch.arange(tokens, device=device)
-    step = Step(
-        tokens=torch.zeros_like(everything),
-        positions=everything,
-        query_start=torch.tensor([0, tokens], dtype=torch.int32, device=device),
-        seq_lens=torch.tensor([tokens], dtype=torch.int32, device=device),
-        logits_indices=everything[-1:],
-        kv=(KVIndex(torch.arange(blocks, dtype=torch.int32, device=device)[None], everything),),
-        max_query_len=tokens,
-        max_seq_len=tokens,
-        lengths=HostLengths([tokens], [tokens]),
-    )
-    (index,) = step.kv
-    shape = (tokens, spec.num_kv_heads, spec.head_dim)
-    # Small enough that products with queries stay finite in float16.
-    k = torch.full(shape, 8.0, dtype=backend.dtype, device=device)
-    v = torch.full(shape, 400.0, dtype=backend.dtype, device=device)
-    q = torch.zeros(tokens, spec.num_heads, spec.head_dim, dtype=backend.dtype, device=device)
-    with torch.inference_mode():
-        index.metadata = backend.prepare(step, index, specs)
-        backend.forward(q, k, v, cache, step, index, spec)
-
-
-def _check_size(backend: AttentionBackend, spec: AttentionSpec, cache: Any, blocks: int, text: str) -> None:
+def _check_size(layer: LayerUnderTest, blocks: int, text: str) -> None:
     """A cache must not be larger than ``block_bytes`` says, because memory is planned with it."""
+    backend, cache = layer.backend, layer.cache
     tensors = [cache] if isinstance(cache, Tensor) else list(cache) if isinstance(cache, tuple | list) else []
     held = sum(t.nbytes for t in tensors if isinstance(t, Tensor))
-    planned = blocks * backend.block_bytes(spec)
+    planned = blocks * backend.block_bytes(layer.writer)
     assert held <= planned, f"{text}: a cache of {blocks} blocks holds {held} bytes, block_bytes() says {planned}"
-
-
-class _AnyConfig(ModelConfig):
-    """A model that needs one kind of attention."""
-
-    requirement: AttentionRequirement
-
-    def attention_requirements(self) -> tuple[AttentionRequirement, ...]:
-        return (self.requirement,)
+    if layer.spec.shared_cache:
+        planned = backend.block_bytes(layer.spec)
+        assert planned == 0, f"{text}: it has no cache of its own, block_bytes() says {planned}"
 
 
 def _resolve(card: AttentionCard, **changes: Any) -> None:
     """Resolve attention for a claim of the card, with the given changes."""
     device = next(iter(card.devices))
-    expected: Mapping[str, Any] = {
-        "features": (),
-        "head_dim": (card.head_dims or HEAD_DIMS)[0],
+    features, (head_dim, value_dim) = _simplest(card)
+    expected: dict[str, Any] = {
+        "features": features,
+        "head_dim": head_dim,
+        "value_dim": value_dim,
         "dtype": card.dtypes[0],
         "block_size": (card.block_sizes or BLOCK_SIZES)[-1],
         "device": "cpu" if device == "*" else device,
         **changes,
     }
-    requirement = AttentionRequirement(features=frozenset(expected["features"]), head_dim=expected["head_dim"])
-    config = _AnyConfig(vocab_size=1, hidden_size=1, num_hidden_layers=1, requirement=requirement)
-    model = ModelCard(
-        name="any", architectures=("Any",), target="any:any", config="any:any", attention=get_args(AttentionFeature)
+    needs = AttentionRequirement(
+        features=frozenset(expected["features"]), head_dim=expected["head_dim"], value_dim=expected["value_dim"]
     )
-    dtype = expected["dtype"]
-    kv_dtype = expected.get("kv_dtype", dtype)
+    kv_dtype = expected.get("kv_dtype", expected["dtype"])
     options = PlanOptions(block_size=expected["block_size"])
-    find_attention(options, config, model, expected["device"], dtype, kv_dtype, make_registry(card), [])
+    find_attention(options, (needs,), expected["device"], expected["dtype"], kv_dtype, make_registry(card), [])
+
+
+def _simplest(card: AttentionCard) -> tuple[tuple[AttentionFeature, ...], tuple[int, int]]:
+    """What asks the least of what a card claims: features, and sizes of keys and of values."""
+    for features in ((), *((feature,) for feature in card.features)):
+        if sizes := head_sizes(card, features):
+            return features, sizes[0]
+    raise AssertionError(f"{label(card)} has no features that need the sizes in its head_dims")
 
 
 def check_attention_refusals(card: AttentionCard) -> None:
     """Check that resolution selects the card for what it claims, and refuses it with the reason for everything else."""
     refused = partial(_check_refused, card)
+    _, (head_dim, _) = _simplest(card)
     for feature in set(get_args(AttentionFeature)) - set(card.features):
-        refused("features", (feature,))
+        value = head_dim // 2 if feature in ("value_dim", "latent") else head_dim
+        refused(f"the feature {feature}", feature, features=(feature,), value_dim=value)
+    for together in card.exclusive:
+        size = head_sizes(card, together)[0]
+        refused(
+            f"the features {' and '.join(together)} together",
+            " and ".join(together),
+            features=together,
+            head_dim=size[0],
+            value_dim=size[1],
+        )
     for dtype in set(DTYPES) - set(card.dtypes):
-        refused("dtype", dtype)
+        refused(f"the dtype {dtype}", dtype, dtype=dtype)
     if "*" not in card.devices:
-        refused("device", "nowhere")
+        refused("the device nowhere", "nowhere", device="nowhere")
     if card.head_dims is not None:
-        refused("head_dim", max(card.head_dims) + 1)
+        larger = 1 + max(size if isinstance(size, int) else max(size) for size in card.head_dims)
+        refused(f"the head size {larger}", str(larger), features=(), head_dim=larger, value_dim=larger)
     if card.block_sizes is not None:
-        refused("block_size", max(card.block_sizes) + 1)
-    refused("kv_dtype", "int4")
+        larger = max(card.block_sizes) + 1
+        refused(f"the block size {larger}", str(larger), block_size=larger)
+    refused("the cache's dtype int4", "int4", kv_dtype="int4")
     objection = refusal_message(partial(_resolve, card), ResolutionError)
     # A probe's objection is this machine's, not the card's.
     assert objection is None or card.probe, f"{label(card)} claims what resolution refuses: {objection}"
 
 
-def _check_refused(card: AttentionCard, what: str, value: Any) -> None:
-    text = f"{label(card)} does not claim the {what} {value}"
-    assert_refused(lambda: _resolve(card, **{what: value}), text, value[0] if isinstance(value, tuple) else str(value))
+def _check_refused(card: AttentionCard, what: str, told: str, **changes: Any) -> None:
+    assert_refused(lambda: _resolve(card, **changes), f"{label(card)} does not claim {what}", told)

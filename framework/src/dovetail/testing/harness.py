@@ -23,12 +23,15 @@ from dovetail.nn import (
     HostLengths,
     KVIndex,
     Ops,
+    Parallel,
     PoolingModel,
     Step,
 )
+from dovetail.nn.attention import group_layers
 from dovetail.nn.dense import DenseFormat, DenseKernel
 from dovetail.nn.experts import EveryExpert
 from dovetail.nn.loading import WeightChoice, WeightReader
+from dovetail.testing.host_reads import host_reads_refused
 from dovetail.testing.reference import ReferenceAttention
 
 Checkpoint = Mapping[str, Tensor] | Sequence[LazyTensor]
@@ -82,6 +85,7 @@ def empty_model(
     attention: type[AttentionBackend] = ReferenceAttention,
     ops: Ops | None = None,
     block_size: int = 8,
+    parallel: Parallel | None = None,
 ) -> tuple[PoolingModel, Context]:
     """A model without weights, and the context that knows which tensors it expects."""
     parsed = parse_config(card, config)
@@ -92,6 +96,7 @@ def empty_model(
         ops=ops or Ops(),
         attention=attention(device=device, dtype=torch_dtype, kv_dtype=torch_dtype, block_size=block_size),
         max_tokens=max_tokens or parsed.context_length(),
+        parallel=parallel,
     )
     model: CausalLM = import_dotted(card.target)(parsed, ctx)
     return model, ctx
@@ -107,23 +112,34 @@ def build_model(
     attention: type[AttentionBackend] = ReferenceAttention,
     ops: Ops | None = None,
     block_size: int = 8,
+    parallel: Parallel | None = None,
+    choices: Iterable[WeightChoice] | None = None,
 ) -> tuple[PoolingModel, Context]:
-    """A model with full-precision weights, and its context.
+    """A model with its weights, and its context.
 
     Args:
         config: as in ``config.json``.
         tensors: by checkpoint name, or as a loader yields them.
         dtype: of activations and weights.
         max_tokens: the longest sequence; the model's context length by default.
+        parallel: this rank's place among several, as :func:`dovetail.testing.run_ranks` gives it.
+        choices: formats and kernels of the weights, best first; those of full precision by default.
 
     Raises:
         ConfigError: the configuration does not fit the model.
         CheckpointError: the tensors do not.
     """
     model, ctx = empty_model(
-        card, config, dtype=dtype, max_tokens=max_tokens, attention=attention, ops=ops, block_size=block_size
+        card,
+        config,
+        dtype=dtype,
+        max_tokens=max_tokens,
+        attention=attention,
+        ops=ops,
+        block_size=block_size,
+        parallel=parallel,
     )
-    reader = WeightReader(ctx, dense_choices(), dict(config), rename=model.rename)
+    reader = WeightReader(ctx, choices or dense_choices(), dict(config), rename=model.rename)
     reader.load(lazy_tensors(tensors) if isinstance(tensors, Mapping) else tensors)
     return model, ctx
 
@@ -148,13 +164,37 @@ def random_checkpoint(
             continue
         tensors[f"{name}.weight"] = noise(*layer.parts[name]) * layer.parts[name][1] ** -0.5
     for name, bias in ctx.biases.items():
-        if not bias.required and not optional:
-            continue
-        tensors[name] = 0.1 * noise(bias.layer.parts[bias.part][0])
+        if bias.required or optional:
+            tensors[name] = 0.1 * noise(bias.layer.parts[bias.part][0])
     for name, vector in ctx.vectors.items():
         if vector.required or optional:
             tensors[name] = 1 + 0.1 * noise(*vector.shape)  # most are scales
+    for name, stored in ctx.together.items():
+        if stored.required:
+            tensors = store_together(ctx, name, tensors)
     return {name: value.to(getattr(torch, dtype)) for name, value in tensors.items()}
+
+
+def store_together(ctx: Context, name: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A full-precision checkpoint that has weights, and their biases, as one tensor in place of several.
+
+    Args:
+        name: as in :meth:`dovetail.nn.Context.stored_together`.
+        tensors: by checkpoint name, with each weight on its own.
+    """
+    stored, left = ctx.together[name], dict(tensors)
+
+    def join(ending: str) -> Tensor:
+        groups = [[left.pop(f"{part}.{ending}") for part in group] for group in stored.groups]
+        whole = [torch.stack(g, 1).flatten(0, 1) if stored.alternating else torch.cat(g) for g in groups]
+        return torch.stack(whole) if stored.stacked else whole[0]
+
+    bias = f"{stored.groups[0][0]}.bias" in left
+    weight = join("weight")
+    left[name if stored.stacked else f"{name}.weight"] = weight.mT.contiguous() if name in ctx.transposed else weight
+    if bias:
+        left[f"{name}_bias" if stored.stacked else f"{name}.bias"] = join("bias")
+    return left
 
 
 def dense_choices() -> list[WeightChoice]:
@@ -193,14 +233,14 @@ class BlockTables:
         self,
         new: Mapping[int, Sequence[int]],
         device: torch.device,
-        windows: Sequence[int | None] = (None,),
+        groups: Sequence[AttentionSpec | None] = (None,),
         columns: int = 0,
     ) -> Step:
         """The step that adds these tokens to these requests, in this order; afterwards they count as computed.
 
         Args:
-            windows: of the cache groups. The groups use the same blocks, but each drops those that have left its
-                window.
+            groups: a layer of each cache group, or None for causal attention over everything. The groups use the same
+                blocks, but each drops those that it does not see any more.
             columns: additional width of the block tables.
         """
         size = self.block_size
@@ -213,10 +253,10 @@ class BlockTables:
         lengths = [self.computed[r] for r in new]
         counts = [len(ids) for ids in new.values()]
         width = max(-(-length // size) for length in lengths) + columns
-        tables = torch.zeros(len(windows), len(new), width, dtype=torch.int32)
-        for group, window in enumerate(windows):
+        tables = torch.zeros(len(groups), len(new), width, dtype=torch.int32)
+        for group, spec in enumerate(groups):
             for row, (request, length) in enumerate(zip(new, lengths, strict=True)):
-                left = 0 if window is None else max(0, length - counts[row] - window + 1) // size
+                left = 0 if spec is None else spec.visible(length - counts[row], length).start // size
                 used = self.tables[request][left : -(-length // size)]
                 tables[group, row, left : left + len(used)] = torch.tensor(used, dtype=torch.int32)
         starts = [0, *accumulate(counts)]
@@ -227,27 +267,19 @@ class BlockTables:
             query_start=torch.tensor(starts, dtype=torch.int32, device=device),
             seq_lens=torch.tensor(lengths, dtype=torch.int32, device=device),
             logits_indices=torch.arange(len(tokens), device=device),
-            kv=tuple(KVIndex(table.to(device), where) for table in tables),
+            kv=tuple(
+                KVIndex(table.to(device), where) if spec is None or spec.causal else KVIndex.empty(len(new), device)
+                for table, spec in zip(tables, groups, strict=True)
+            ),
             max_query_len=max(counts),
             max_seq_len=max(lengths),
             lengths=HostLengths(counts, lengths),
         )
 
 
-def number_cache_groups(ctx: Context) -> dict[int | None, frozenset[AttentionSpec]]:
-    """Number the layers' cache groups, as the engine does. Returns window → the spec of its layers."""
-    groups: dict[int | None, set[AttentionSpec]] = {}
-    for layer in ctx.attention_layers:
-        groups.setdefault(layer.spec.window, set()).add(layer.spec)
-    order = list(groups)
-    for layer in ctx.attention_layers:
-        layer.group = order.index(layer.spec.window)
-    return {window: frozenset(specs) for window, specs in groups.items()}
-
-
 @one_thread()
 def run_batch(model: PoolingModel, ctx: Context, schedule: Sequence[Mapping[int, Sequence[int]]]) -> dict[int, Tensor]:
-    """Run steps with several requests.
+    """Run steps with several requests. A read of a tensor on the host in the model's own code is refused.
 
     Args:
         schedule: for each step, the new tokens of each of its requests (numbered from 0).
@@ -262,18 +294,20 @@ def run_batch(model: PoolingModel, ctx: Context, schedule: Sequence[Mapping[int,
             totals[request] = totals.get(request, 0) + len(ids)
     tables = BlockTables([totals.get(r, 0) for r in range(max(totals) + 1)], ctx.backend.block_size)
     for layer in ctx.attention_layers:
-        layer.cache = ctx.backend.allocate(layer.spec, tables.blocks)
-    groups = number_cache_groups(ctx)
+        if layer.spec.causal and layer.source is None:
+            layer.cache = ctx.backend.allocate(layer.spec, tables.blocks)
+    groups = group_layers(ctx.attention_layers)
     logits: dict[int, list[Tensor]] = {r: [] for r in totals}
     with torch.inference_mode():
         for new in schedule:
-            step = tables.step(new, ctx.device, list(groups))
-            for index, specs in zip(step.kv, groups.values(), strict=True):
-                index.metadata = ctx.backend.prepare(step, index, specs)
-            hidden = model(step)  # [T, C]
-            rows = hidden[step.logits_indices]
-            if isinstance(model, CausalLM):
-                rows = model.logits(rows)  # [T, V]
+            step = tables.step(new, ctx.device, [group.spec for group in groups])
+            for index, group in zip(step.kv, groups, strict=True):
+                index.metadata = ctx.backend.prepare(step, index, group.specs)
+            with host_reads_refused(ctx):
+                hidden = model(step)  # [T, C]
+                rows = hidden[step.logits_indices]
+                if isinstance(model, CausalLM):
+                    rows = model.logits(rows)  # [T, V]
             for request, part in zip(new, rows.float().split([len(ids) for ids in new.values()]), strict=True):
                 logits[request].append(part)
     return {request: torch.cat(parts) for request, parts in logits.items()}

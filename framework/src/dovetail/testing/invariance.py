@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dovetail.nn import AttentionBackend, AttentionSpec, KVIndex, Platform
+from dovetail.nn import AttentionBackend, AttentionSpec, Platform
 from dovetail.nn.ops import Ops
+from dovetail.testing.attention_layers import LayerInputs, LayerUnderTest, draw_sinks
 from dovetail.testing.comparison import dtype_of
 from dovetail.testing.harness import BlockTables
 
@@ -100,6 +101,16 @@ def _schedules() -> dict[str, Schedule]:
     }
 
 
+def _whole_schedules() -> dict[str, Schedule]:
+    """Ways to compute request 0 where every request is computed whole."""
+    crowd = {r: 1 + 9 * r for r in range(1, OTHERS + 1)}
+    return {
+        "first in a batch": [{0: LENGTH, 1: 5, 2: 33}],
+        "last in a batch": [{**crowd, 0: LENGTH}],
+        "among others of one token": [{1: 1, 2: 1, 0: LENGTH, 3: 1}],
+    }
+
+
 def check_attention_by_token(make: Callable[[], AttentionBackend], spec: AttentionSpec, text: str) -> None:
     """Check that a backend gives each token of a request the same bits, however the request is divided into steps,
     whatever else is in them, and wherever its blocks are.
@@ -108,7 +119,8 @@ def check_attention_by_token(make: Callable[[], AttentionBackend], spec: Attenti
         AssertionError: names the batch in which a token's bits change.
     """
     whole = _run(make(), spec, [{0: LENGTH}], seed=0)
-    for seed, (name, schedule) in enumerate(_schedules().items(), 1):
+    schedules = _schedules() if spec.causal else _whole_schedules()
+    for seed, (name, schedule) in enumerate(schedules.items(), 1):
         found = _run(make(), spec, schedule, seed)
         differing = (found != whole).flatten(1).any(1).nonzero().flatten().tolist()
         assert not differing, (
@@ -117,28 +129,27 @@ def check_attention_by_token(make: Callable[[], AttentionBackend], spec: Attenti
 
 
 def _run(backend: AttentionBackend, spec: AttentionSpec, schedule: Schedule, seed: int) -> Tensor:
-    """The output of request 0, ``[T, H, D]``."""
+    """The output of request 0, ``[T, H, V]``."""
     totals = [sum(step.get(r, 0) for step in schedule) for r in range(OTHERS + 1)]
     tables = BlockTables(totals, backend.block_size, seed=seed)
-    cache = backend.allocate(spec, tables.blocks)
-    heads = spec.num_heads + 2 * spec.num_kv_heads
-    own = 2 * torch.randn(LENGTH, heads, spec.head_dim, generator=torch.Generator().manual_seed(7))
+    layer = LayerUnderTest(backend, spec, tables.blocks)
+    heads, size = spec.num_heads + 2 * spec.num_kv_heads, max(spec.head_dim, spec.values)
+    own_generator = torch.Generator().manual_seed(7)
+    own = 2 * torch.randn(LENGTH, heads, size, generator=own_generator)
+    sinks = draw_sinks(spec, own_generator)
     generator = torch.Generator().manual_seed(seed)
     found = []
     with torch.inference_mode():
         for entries in schedule:
             done = tables.computed[0]
-            step = tables.step({r: [0] * n for r, n in entries.items()}, backend.device, (spec.window,))
-            qkv = torch.randn(len(step.tokens), heads, spec.head_dim, generator=generator)
+            step = tables.step({r: [0] * n for r, n in entries.items()}, backend.device, (spec,))
+            qkv = torch.randn(len(step.tokens), heads, size, generator=generator)
             first = sum(n for r, n in entries.items() if list(entries).index(r) < list(entries).index(0))
             mine = slice(first, first + entries[0])
             qkv[mine] = own[done : done + entries[0]]
-            q, k, v = (
-                qkv.to(backend.dtype)
-                .to(backend.device)
-                .split([spec.num_heads, spec.num_kv_heads, spec.num_kv_heads], 1)
+            q, k, v = qkv.to(backend.dtype).split([spec.num_heads, spec.num_kv_heads, spec.num_kv_heads], 1)
+            inputs = LayerInputs(
+                q[..., : spec.head_dim], k[..., : spec.head_dim], None if spec.latent else v[..., : spec.values], sinks
             )
-            index: KVIndex = step.kv[0]
-            index.metadata = backend.prepare(step, index, frozenset({spec}))
-            found.append(backend.forward(q, k, v, cache, step, index, spec)[mine].cpu())
+            found.append(layer.run(step, inputs.to(backend.device))[mine].cpu())
     return torch.cat(found)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import get_args
 
 import torch
 from torch import Tensor
@@ -14,20 +15,39 @@ from torch import Tensor
 from dovetail.api import Checkpoint, Device, LayerKind, QuantFormatCard, QuantKernelCard
 from dovetail.kernel.discovery import import_dotted
 from dovetail.kernel.options import PlanOptions
-from dovetail.kernel.weights import WEIGHT_KINDS, find_weights
-from dovetail.nn import StoredWeight, WeightKernel
+from dovetail.kernel.weights import find_weights
+from dovetail.nn import ExpertsKernel, ExpertWeights, StoredWeight, WeightKernel
+from dovetail.nn.dense import DenseWeight
 from dovetail.testing.attention import available_devices
 from dovetail.testing.comparison import assert_close, dtype_of, label, tolerance
+from dovetail.testing.experts import check_experts_kernel, make_experts
 from dovetail.testing.harness import dtype_name
-from dovetail.testing.packings import sample_weights
+from dovetail.testing.packings import AffineSample, sample_weights
 from dovetail.testing.resolution import assert_refused, claim, make_registry, skip_unless_present
 
 FLOATS = ("float32", "bfloat16", "float16")
 
 
+def sample_experts(packing: str) -> list[ExpertWeights]:
+    """Experts whose weights are in one of the framework's own packings; empty for other packings."""
+
+    def affine(n: int, k: int, seed: int) -> StoredWeight:
+        return AffineSample.random(n, k, bits=4, group=16, mins=seed % 2 == 0, signed=False)
+
+    def dense(n: int, k: int, seed: int) -> StoredWeight:
+        generator = torch.Generator().manual_seed(seed)
+        return DenseWeight.of(torch.randn(n, k, generator=generator) * k**-0.5, "float32")
+
+    if packing == "affine":
+        return [make_experts(affine), make_experts(affine, channels=32, inner=16, experts=4, top_k=1)]
+    if packing in ("dense", "*"):
+        return [make_experts(dense), make_experts(dense, channels=13, inner=7, experts=9, top_k=4)]
+    return []
+
+
 def check_kernel(
     card: QuantKernelCard,
-    weights: Sequence[StoredWeight] = (),
+    weights: Sequence[StoredWeight] | Sequence[ExpertWeights] = (),
     *,
     limits: Mapping[str, float] | None = None,
 ) -> None:
@@ -36,11 +56,12 @@ def check_kernel(
     Weights in the framework's own packings (``affine``, ``scaled_float``, ``codebook``, ``float4``,
     ``dense``, ``*``) are always tested. Each is multiplied with
     one token, with several, and with inputs that are not contiguous. A weight that the kernel refuses, with a reason,
-    is skipped, but the kernel must accept one in each claimed packing. Then it checks that resolution refuses dtypes,
-    devices, kinds and packings that are not claimed.
+    is skipped, but the kernel must accept one in each claimed packing. Kernels of experts are compared with the sum
+    over each token's experts, with and without biases, and with some of the experts on other ranks. Then it checks that
+    resolution refuses dtypes, devices, kinds and packings that are not claimed.
 
     Args:
-        weights: in the other claimed packings.
+        weights: in the other claimed packings: matrices, or for kernels of experts :class:`dovetail.nn.ExpertWeights`.
         limits: dtype → the largest relative error; by default that of two roundings, which a kernel that also quantizes
             activations exceeds.
 
@@ -49,12 +70,37 @@ def check_kernel(
         SkipTest: the card's probe rejects this machine, or none of its devices is available.
     """
     check_kernel_refusals(card)
+    matrices = [w for w in weights if isinstance(w, StoredWeight)]
+    if "experts" in card.kinds:
+        assert not matrices, f"{label(card)} is for experts, so the kit needs ExpertWeights, not single matrices"
+        _check_experts(card, [w for w in weights if isinstance(w, ExpertWeights)], limits or {})
+    else:
+        assert len(matrices) == len(weights), (
+            f"{label(card)} is for matrices, so the kit needs those, not ExpertWeights"
+        )
+        _check_matrices(card, matrices, limits)
+
+
+def _check_experts(card: QuantKernelCard, given: Sequence[ExpertWeights], limits: Mapping[str, float]) -> None:
+    kernel: type[ExpertsKernel] = import_dotted(card.target)
+    samples = list(given)
+    for packing in card.packings:
+        own = [e for e in given if all(_is_packed(w, packing) for w in (*e.gate, *e.up, *e.down))]
+        tried = [*own, *sample_experts(packing)]
+        assert tried, f"{label(card)} claims {packing}, for which no experts are given"
+        _check_reasons(card, [kernel.unsupported_reason(experts) for experts in tried], packing, "experts")
+        samples += sample_experts(packing)
+    skip_unless_present(card, card.probe)
+    check_experts_kernel(card, kernel, samples, available_devices(card.devices, label(card)), limits)
+
+
+def _check_matrices(card: QuantKernelCard, weights: Sequence[StoredWeight], limits: Mapping[str, float] | None) -> None:
     kernel: type[WeightKernel] = import_dotted(card.target)
     for packing in card.packings:
         tried = [*(w for w in weights if _is_packed(w, packing)), *sample_weights(packing)]
         assert tried, f"{label(card)} claims {packing}, for which no weight is given"
         for kind in card.kinds:
-            _check_accepted(card, kernel, tried, packing, kind)
+            _check_reasons(card, [kernel.unsupported_reason(weight, kind) for weight in tried], packing, kind)
     skip_unless_present(card, card.probe)
     for device in available_devices(card.devices, label(card)):
         for weight in dict.fromkeys([*weights, *(w for p in card.packings for w in sample_weights(p))]):
@@ -68,10 +114,8 @@ def _is_packed(weight: StoredWeight, packing: str) -> bool:
     return packing in ("*", weight.type) or weight.pack(packing) is not None
 
 
-def _check_accepted(
-    card: QuantKernelCard, kernel: type[WeightKernel], tried: Sequence[StoredWeight], packing: str, kind: LayerKind
-) -> None:
-    reasons = [kernel.unsupported_reason(weight, kind) for weight in tried]
+def _check_reasons(card: QuantKernelCard, reasons: Sequence[str | None], packing: str, kind: LayerKind) -> None:
+    """Check that a kernel takes something in a claimed packing, and says why it does not take the rest."""
     for reason in reasons:
         assert reason is None or reason.strip(), f"{label(card)}: declines a weight without saying why"
     assert None in reasons, (
@@ -127,7 +171,7 @@ def check_kernel_refusals(card: QuantKernelCard) -> None:
         packings = tuple(p for p in card.packings if p != "*") if type_ == "claimed" else ()
         reader = QuantFormatCard(name="any", target="any:any", types={type_: packings}, kinds=kinds)
         checkpoint = Checkpoint(path="under-test", files=(), tensor_types={type_: 1})
-        find_weights(checkpoint, {}, PlanOptions(), device, dtype, make_registry(card, reader), [])
+        find_weights(checkpoint, {}, PlanOptions(), device, dtype, make_registry(card, reader), [], kinds)
 
     who = label(card)
     for dtype in set(FLOATS) - set(card.dtypes):
@@ -135,7 +179,7 @@ def check_kernel_refusals(card: QuantKernelCard) -> None:
     if "*" not in card.devices:
         refused = partial(resolve, "claimed", card.kinds, "nowhere", card.dtypes[0])
         assert_refused(refused, f"{who} does not claim the device nowhere", "nowhere")
-    for kind in set(WEIGHT_KINDS) - set(card.kinds):
+    for kind in set(get_args(LayerKind)) - set(card.kinds):
         assert_refused(
             partial(resolve, "claimed", (kind,), device, card.dtypes[0]), f"{who} does not claim {kind}", kind
         )

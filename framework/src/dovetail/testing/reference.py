@@ -1,6 +1,6 @@
 """The reference attention and the reference platform: slow and simple; faster ones are compared with them.
 
-Letters: T tokens, H query heads, K key-value heads, D head dimension, S tokens that a query sees.
+Letters: T tokens, H query heads, K key-value heads, D head dimension, V channels of a value, S tokens that a query sees.
 """
 
 from __future__ import annotations
@@ -21,19 +21,33 @@ class ReferenceAttention(AttentionBackend):
     Its cache starts as NaN, so that reading a slot before it was written is noticed in every result.
 
     Attributes:
-        features: supported ones; a subclass that adds one overrides :meth:`visible` or :meth:`attend`.
+        features: supported ones; a subclass that adds one overrides what it changes.
         compute_dtype: dtype in which everything is computed.
     """
 
-    features: tuple[AttentionFeature, ...] = ("sliding",)
+    features: tuple[AttentionFeature, ...] = (
+        "sliding",
+        "chunked",
+        "softcap",
+        "sinks",
+        "bidirectional",
+        "value_dim",
+        "latent",
+        "shared_cache",
+    )
     compute_dtype = torch.float64
 
-    def allocate(self, spec: AttentionSpec, blocks: int) -> tuple[Tensor, Tensor]:
-        shape = (blocks * self.block_size, spec.num_kv_heads, spec.head_dim)
-        nan = float("nan")
-        return (
-            torch.full(shape, nan, dtype=self.kv_dtype, device=self.device),
-            torch.full(shape, nan, dtype=self.kv_dtype, device=self.device),
+    def allocate(self, spec: AttentionSpec, blocks: int) -> tuple[Tensor, ...]:
+        """Keys and values, or one tensor of latent rows."""
+        sizes = (spec.head_dim,) if spec.latent else (spec.head_dim, spec.values)
+        return tuple(
+            torch.full(
+                (blocks * self.block_size, spec.num_kv_heads, size),
+                float("nan"),
+                dtype=self.kv_dtype,
+                device=self.device,
+            )
+            for size in sizes
         )
 
     def prepare(self, step: Step, index: KVIndex, specs: frozenset[AttentionSpec]) -> None:
@@ -46,44 +60,70 @@ class ReferenceAttention(AttentionBackend):
         q: Tensor,
         k: Tensor | None,
         v: Tensor | None,
-        cache: tuple[Tensor, Tensor],
+        cache: tuple[Tensor, ...] | None,
         step: Step,
         index: KVIndex,
         spec: AttentionSpec,
         sinks: Tensor | None = None,
     ) -> Tensor:
-        assert k is not None
-        assert v is not None
-        keys, values = cache
-        for cached, new in ((keys, k), (values, v)):
-            _as_bytes(cached)[index.slot_mapping] = _as_bytes(new.to(self.kv_dtype))
-        out = torch.empty_like(q)
+        if cache is not None:
+            self.write(k, v, cache, index.slot_mapping, spec)
+        out = q.new_empty(*q.shape[:2], spec.values)
         starts = step.query_start.tolist()
         for request, (start, stop) in enumerate(pairwise(starts)):
-            slots = self.slots(index.block_tables[request], int(step.seq_lens[request]))
+            length = int(step.seq_lens[request])
+            held: tuple[Tensor, ...]
+            if cache is None:
+                assert k is not None
+                assert v is not None
+                assert stop - start == length, "without a cache, a request is computed whole"
+                held, slots = (k, v), torch.arange(start, stop, device=self.device)
+            else:
+                held, slots = cache, self.slots(index.block_tables[request], length)
             for token in range(start, stop):
-                seen = slots[self.visible(spec, int(step.positions[token]))]  # [S]
-                taken = (_as_bytes(cached)[seen].view(cached.dtype).to(self.compute_dtype) for cached in cache)
-                k_seen, v_seen = (
-                    x.repeat_interleave(spec.num_heads // spec.num_kv_heads, 1) for x in taken
-                )  # [S, H, D]
-                out[token] = self.attend(q[token].to(self.compute_dtype), k_seen, v_seen, spec)
+                seen = slots[self.visible(spec, int(step.positions[token]), length)]  # [S]
+                taken = [_as_bytes(x)[seen].view(x.dtype).to(self.compute_dtype) for x in held]
+                keys, values = taken if len(taken) == 2 else (taken[0], taken[0][..., : spec.values])
+                ratio = spec.num_heads // spec.num_kv_heads
+                out[token] = self.attend(
+                    q[token].to(self.compute_dtype),
+                    keys.repeat_interleave(ratio, 1),
+                    values.repeat_interleave(ratio, 1),
+                    spec,
+                    sinks,
+                )
         return out
+
+    def write(
+        self, k: Tensor | None, v: Tensor | None, cache: tuple[Tensor, ...], slots: Tensor, spec: AttentionSpec
+    ) -> None:
+        """Store the step's keys and values, as far as the layer has any."""
+        assert (k is None) == spec.shared_cache
+        assert (v is None) == (spec.shared_cache or spec.latent)
+        for cached, new in zip(cache, (k, v), strict=False):
+            if new is not None:
+                _as_bytes(cached)[slots] = _as_bytes(new.to(self.kv_dtype))
 
     def slots(self, table: Tensor, length: int) -> Tensor:
         """Where the first ``length`` tokens of a request with this block table are: ``[length]``."""
         index = torch.arange(length, device=self.device)
         return table.long()[index // self.block_size] * self.block_size + index % self.block_size
 
-    def visible(self, spec: AttentionSpec, position: int) -> slice:
-        """The positions that a token at ``position`` sees."""
-        first = 0 if spec.window is None else max(0, position + 1 - spec.window)
-        return slice(first, position + 1)
+    def visible(self, spec: AttentionSpec, position: int, length: int) -> slice:
+        """The positions that a token at ``position`` sees of a request of this length."""
+        seen = spec.visible(position, length)
+        return slice(seen.start, seen.stop)
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, spec: AttentionSpec) -> Tensor:
-        """One token's queries ``[H, D]`` over the keys and values ``[S, H, D]`` that it sees: ``[H, D]``."""
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, spec: AttentionSpec, sinks: Tensor | None) -> Tensor:
+        """One token's queries ``[H, D]`` over the keys ``[S, H, D]`` and values ``[S, H, V]`` that it sees: ``[H, V]``."""
         scores = torch.einsum("hd,shd->sh", q, k) * spec.scale
-        return torch.einsum("sh,shd->hd", scores.softmax(0), v)
+        if spec.softcap is not None:
+            scores = spec.softcap * (scores / spec.softcap).tanh()
+        assert (sinks is not None) == spec.sinks
+        if sinks is not None:  # one more score in each softmax, whose value is nothing
+            scores = torch.cat([scores, sinks.to(scores)[None]])
+        weights = scores.softmax(0)[: len(k)]
+        return torch.einsum("sh,shv->hv", weights, v)
 
 
 def _as_bytes(data: Tensor) -> Tensor:

@@ -32,6 +32,8 @@ BASES = {
     "reasoning_parser": "dovetail.api.ReasoningParser",
 }
 """Kind of card → base class of its target; targets of other kinds are callables."""
+EXPERTS_BASE = "dovetail.nn.ExpertsKernel"
+"""For kernels of experts."""
 
 
 def imported_heavy_modules() -> list[str]:
@@ -82,7 +84,9 @@ def examine(module_name: str) -> tuple[list[str], float]:
 
 
 def wrong_target(card: Card) -> str | None:
-    from dovetail.api import ModelCard, ModelConfig, PluginError
+    from pydantic import BaseModel
+
+    from dovetail.api import ModelCard, ModelConfig, PluginError, QuantFormatCard
     from dovetail.kernel.discovery import import_dotted
 
     where = f"{card.kind} {card.name!r}"
@@ -91,20 +95,23 @@ def wrong_target(card: Card) -> str | None:
     except PluginError as error:
         return f"{where}: target: {error}"
     if card.kind in BASES:
-        base = import_dotted(":".join(BASES[card.kind].rsplit(".", 1)))
+        name = EXPERTS_BASE if "experts" in getattr(card, "kinds", ()) and card.kind == "kernel" else BASES[card.kind]
+        base = import_dotted(":".join(name.rsplit(".", 1)))
         if not (isinstance(target, type) and issubclass(target, base)):
-            return f"{where}: its target is not a subclass of {BASES[card.kind]}"
+            return f"{where}: its target is not a subclass of {name}"
         if abstract := sorted(getattr(target, "__abstractmethods__", ())):
             return f"{where}: its target lacks {', '.join(abstract)}"
     elif not callable(target):
         return f"{where}: its target is not callable"
-    if isinstance(card, ModelCard):
+    if isinstance(card, (ModelCard, QuantFormatCard)) and card.config is not None:
+        wanted = ModelConfig if isinstance(card, ModelCard) else BaseModel
         try:
             config = import_dotted(card.config)
         except PluginError:
             return None  # reported among the light names
-        if not (isinstance(config, type) and issubclass(config, ModelConfig)):
-            return f"{where}: its config is not a subclass of dovetail.api.ModelConfig"
+        if not (isinstance(config, type) and issubclass(config, wanted)):
+            name = "dovetail.api.ModelConfig" if wanted is ModelConfig else "pydantic.BaseModel"
+            return f"{where}: its config is not a subclass of {name}"
     return None
 
 

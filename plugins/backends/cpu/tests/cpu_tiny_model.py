@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from dovetail.api import AttentionRequirement, ModelCard, ModelConfig
+from dovetail.api import AttentionRequirement, ModelCard, ModelConfig, RopeParameters
 from dovetail.nn import CausalLM, Context, GatedMLP, Rope, Rotary, SelfAttention, Step
 
 CONFIG: dict[str, Any] = {
@@ -23,8 +23,8 @@ WINDOW = 100
 
 class TinyConfig(ModelConfig):
     def attention_requirements(self) -> tuple[AttentionRequirement, ...]:
-        return AttentionRequirement(kind="full", head_dim=HEAD_DIM), AttentionRequirement(
-            kind="sliding", head_dim=HEAD_DIM
+        return AttentionRequirement(head_dim=HEAD_DIM), AttentionRequirement(
+            features=frozenset({"sliding"}), head_dim=HEAD_DIM
         )
 
 
@@ -52,7 +52,7 @@ class Tiny(CausalLM):
     def __init__(self, c: TinyConfig, ctx: Context) -> None:
         super().__init__()
         self.embedding = ctx.embedding("embedding", c.vocab_size, c.hidden_size)
-        self.rotary = Rotary(HEAD_DIM, 1e4, None, max_position=1024, max_tokens=ctx.max_tokens)
+        self.rotary = Rotary(HEAD_DIM, RopeParameters(), max_position=1024, max_tokens=ctx.max_tokens)
         self.blocks = nn.ModuleList(
             Block(c, ctx, f"blocks.{i}", WINDOW if i % 2 else None) for i in range(c.num_hidden_layers)
         )

@@ -22,12 +22,13 @@ class Scene:
     spec: AttentionSpec
     cache: Tensor
     step: Step
-    qkv: tuple[Tensor, Tensor, Tensor]
+    qkv: tuple[Tensor, Tensor | None, Tensor | None]
+    sinks: Tensor | None = None
 
     def run(self, step: Step) -> Tensor:
         index = replace(step.kv[0])
         index.metadata = self.backend.prepare(step, index, frozenset({self.spec}))
-        return self.backend.forward(*self.qkv, self.cache, step, index, self.spec)
+        return self.backend.forward(*self.qkv, self.cache, step, index, self.spec, self.sinks)
 
     def captured(self, bound: int) -> Step:
         """The same step as a graph sees it: no lengths, and a bound on them."""
@@ -41,10 +42,8 @@ def decode(
     lengths: list[int], device: torch.device, dtype: torch.dtype, window: int | None = None, **spec: Any
 ) -> Scene:
     """One token for each of these requests."""
-    heads, num_kv_heads, head_dim = (
-        spec.get(k, n) for k, n in (("num_heads", 8), ("num_kv_heads", 2), ("head_dim", 64))
-    )
-    asked = AttentionSpec(heads, num_kv_heads, head_dim, head_dim**-0.5, window)
+    sizes = {"num_heads": 8, "num_kv_heads": 2, "head_dim": 64, **spec}
+    asked = AttentionSpec(**{"scale": sizes["head_dim"] ** -0.5, "window": window, **sizes})
     backend = GatherAttention(device=device, dtype=dtype, kv_dtype=dtype, block_size=BLOCK)
     counts = [-(-n // BLOCK) for n in lengths]
     generator = torch.Generator().manual_seed(0)
@@ -72,7 +71,12 @@ def decode(
         lengths=HostLengths([1] * len(lengths), lengths),
     )
     q, k, v = (
-        put(torch.randn(len(lengths), h, head_dim, generator=generator).to(dtype))
-        for h in (heads, num_kv_heads, num_kv_heads)
+        put(torch.randn(len(lengths), heads, size, generator=generator).to(dtype))
+        for heads, size in (
+            (asked.num_heads, asked.head_dim),
+            (asked.num_kv_heads, asked.head_dim),
+            (asked.num_kv_heads, asked.values),
+        )
     )
-    return Scene(backend, asked, cache, step, (q, k, v))
+    sinks = put(torch.randn(asked.num_heads, generator=generator)) if asked.sinks else None
+    return Scene(backend, asked, cache, step, (q, k, None if asked.latent else v), sinks)

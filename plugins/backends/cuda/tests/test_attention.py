@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -28,6 +29,27 @@ def test_a_step_without_lengths_does_what_one_with_lengths_does(device: str, win
     scene = decode(LENGTHS, torch.device(device), torch.float32, window)
     wanted = scene.run(scene.step)
     for bound in (300, 512, 1024):
+        assert_close(scene.run(scene.captured(bound)), wanted, tolerance(torch.float32), f"with a bound of {bound}")
+
+
+@on_devices
+@pytest.mark.parametrize(
+    "features",
+    [
+        {"chunk": 1},
+        {"chunk": 17},
+        {"chunk": 100},
+        {"chunk": 1000},
+        {"softcap": 1.5, "sinks": True, "window": 17},
+        {"value_dim": 32, "softcap": 1.5},
+        {"num_kv_heads": 1, "head_dim": 80, "value_dim": 64, "latent": True, "chunk": 40},
+    ],
+    ids=str,
+)
+def test_so_it_does_with_every_feature(device: str, features: dict[str, Any]) -> None:
+    scene = decode(LENGTHS, torch.device(device), torch.float32, **features)
+    wanted = scene.run(scene.step)
+    for bound in (300, 512):
         assert_close(scene.run(scene.captured(bound)), wanted, tolerance(torch.float32), f"with a bound of {bound}")
 
 
@@ -70,6 +92,7 @@ def test_a_graph_gives_the_same_bits(window: int | None) -> None:
         replay = CudaPlatform().capture(lambda: out.append(scene.run(step)))
         for run in range(3):
             for x in scene.qkv:
+                assert x is not None
                 x.normal_()
             replay()
             captured = out[-1].clone()

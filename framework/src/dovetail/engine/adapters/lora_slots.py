@@ -21,7 +21,8 @@ import torch
 from dovetail.api.errors import DovetailError, RequestError, UsageError
 from dovetail.engine.adapters.lora_request import ADAPTER_CONFIG_FILE, AdapterSource
 from dovetail.engine.engine_request import Request
-from dovetail.kernel.discovery import describe_error, import_dotted
+from dovetail.kernel.blame import describe_error
+from dovetail.nn.checked_parts import load_tensors
 from dovetail.nn.context import Context
 from dovetail.nn.lora import AdapterWeights, StackedAdapters
 from dovetail.nn.lora_loading import LoraTargets, read_adapter
@@ -276,7 +277,7 @@ class AdapterSlots:
         source = known.source
         label = f"the adapter {source.name!r} ({source.path})"
         try:
-            tensors = list(import_dotted(source.loader)(source.checkpoint, {}, torch.device("cpu")))
+            tensors = list(load_tensors(source.loader, source.checkpoint, {}, torch.device("cpu")))
             return Adapter(source.name, known.key, read_adapter(label, source.config, tensors, self.targets))
         except RequestError:
             raise

@@ -45,9 +45,10 @@ class KVCacheManager:
         self.groups = tuple(groups)
         self.block_size = block_size
         self.pools = [BlockPool(n) for n in counts]
-        # A recurrent state belongs to one exact prefix, and is overwritten by the next token.
-        self.enable_caching = enable_caching and all(not g.recurrent for g in groups)
-        self._windows = [i for i, g in enumerate(self.groups) if g.window is not None]
+        # A recurrent state belongs to one exact prefix, and is overwritten by the next token. Without groups nothing is
+        # kept that could be reused.
+        self.enable_caching = enable_caching and bool(groups) and all(not g.recurrent for g in groups)
+        self._windows = [i for i, g in enumerate(self.groups) if g.span is not None]
         # Hashes use a secret key, so that nobody can construct a prompt that collides with another.
         self._hash_key = os.urandom(DIGEST_BYTES)
         self.queries = 0
@@ -72,7 +73,7 @@ class KVCacheManager:
             return nothing
         names = self._hash_blocks(request, (len(request.tokens) - 1) // self.block_size)
         limit = len(names)
-        whole = [i for i, g in enumerate(self.groups) if g.window is None]
+        whole = [i for i, g in enumerate(self.groups) if g.span is None]
         tables: list[list[int]] = [[] for _ in self.groups]
         for i in whole:
             pool, table = self.pools[i], tables[i]
@@ -81,7 +82,7 @@ class KVCacheManager:
                     break
                 table.append(block)
             limit = len(table)
-        # A window's layers need only the blocks that the next token sees; the prefix may have to be shorter for them.
+        # Layers with a window or chunks need only the blocks that the next token sees; the prefix may have to be shorter for them.
         found = self._find_windowed_prefix(names, limit)
         if not found:
             return nothing
@@ -135,7 +136,7 @@ class KVCacheManager:
     # -- what requests hold
 
     def can_fit(self, request: Request, prefix: CachedPrefix, chunk: int) -> bool:
-        """Whether there are enough free blocks for the whole request after this prefix, computed in chunks of at most
+        """Whether there are enough free blocks for the whole request after this prefix, computed in steps of at most
         ``chunk`` tokens.
         """
         total = request.num_tokens
@@ -143,7 +144,7 @@ class KVCacheManager:
             shared = sum(block != NULL_BLOCK for block in table)
             revived = sum(block != NULL_BLOCK and pool.is_free(block) for block in table)
             most = group.max_blocks_held(total, chunk, self.block_size)
-            if group.window is not None:
+            if group.span is not None:
                 most = min(most, pool.num_blocks)  # with fewer blocks than that, it is computed in smaller chunks
             if most - shared + revived > pool.num_free:
                 return False

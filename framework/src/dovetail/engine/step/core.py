@@ -71,8 +71,9 @@ class EngineCore:
         torch.manual_seed(args.seed)
         self.plan = plan
         self.args = args
+        self.max_tokens = find_max_step_tokens(plan, args)
         # Each step computes at least one token of every stream, so more streams than that could only starve each other.
-        self.max_seqs = min(args.max_num_seqs, args.max_num_batched_tokens)
+        self.max_seqs = min(args.max_num_seqs, self.max_tokens)
         self.runner = ModelRunner(
             plan,
             args.block_size,
@@ -85,7 +86,7 @@ class EngineCore:
             plan,
             self.vocab_size,
             max_seqs=self.max_seqs,
-            max_tokens=args.max_num_batched_tokens,
+            max_tokens=self.max_tokens,
             block_size=args.block_size,
             eager=args.enforce_eager,
         )
@@ -115,12 +116,12 @@ class EngineCore:
             max_num_seqs=self.max_seqs,
             budget=str(self.memory_budget),
             kernels=dict(self.runner.reader.used),
-            device=self.runner.platform.describe(),
+            device=self.runner.describe_device(),
         )
 
     def _plan_memory(self, plan: Plan) -> tuple[list[int], MemoryBudget]:
         args, runner = self.args, self.runner
-        activations = runner.activation_bytes(args.max_num_batched_tokens, self.max_seqs)
+        activations = runner.activation_bytes(self.max_tokens, self.max_seqs)
         graphs = 0
         if runner.platform.supports_graphs and not args.enforce_eager:
             # All captured steps share the memory that the largest of them needs.
@@ -130,18 +131,18 @@ class EngineCore:
             groups += self.speculation.groups
             weights += self.speculation.weight_bytes
             activations += self.speculation.activation_bytes()
-        memory = runner.platform.memory()
+        memory = runner.device_memory()
         if args.kv_cache_memory_bytes is not None:
             room = args.kv_cache_memory_bytes
         else:
-            room = runner.platform.kv_cache_bytes(args.gpu_memory_utilization, activations + graphs)
+            room = runner.cache_room(args.gpu_memory_utilization, activations + graphs)
         counts = plan_num_blocks(
             groups,
             room,
             block_size=args.block_size,
             max_seqs=self.max_seqs,
             max_len=plan.max_model_len,
-            max_tokens=args.max_num_batched_tokens,
+            max_tokens=self.max_tokens,
             capped=args.kv_cache_memory_bytes is None,
             num_blocks=args.num_gpu_blocks_override,
         )
@@ -170,7 +171,7 @@ class EngineCore:
 
     def _init_cache(self) -> None:
         """Create everything that depends on the KV cache."""
-        args, runner = self.args, self.runner
+        plan, args, runner = self.plan, self.args, self.runner
         counts = self.num_blocks[: len(runner.groups)]
         runner.allocate(counts)
         if self.speculation is not None:
@@ -179,11 +180,12 @@ class EngineCore:
         self.prefill_limiter = PrefillLimiter(args.max_decode_slowdown)
         self.scheduler = Scheduler(
             self.max_seqs,
-            args.max_num_batched_tokens,
+            self.max_tokens,
             self.kv,
             args.scheduling_policy,
             self.prefill_limiter,
             self.resources,
+            whole_prompts=plan.computes_whole_prompts,
         )
         self.batch = InputBatch(self.max_seqs, self.max_model_len, args.block_size, len(runner.groups), runner.platform)
         self.sampling = SamplingTables(
@@ -494,3 +496,21 @@ class EngineCore:
             RequestError: there is none of that name.
         """
         self.resources.adapters.remove(name)
+
+
+def find_max_step_tokens(plan: Plan, args: EngineArgs) -> int:
+    """Tokens computed in one step: ``--max-num-batched-tokens``, whose default is raised to the longest prompt for a
+    model that computes prompts whole.
+
+    Raises:
+        ResolutionError: it was set, and is too small for that.
+    """
+    most = args.max_num_batched_tokens
+    if not plan.computes_whole_prompts or most >= plan.max_model_len:
+        return most
+    if most == EngineArgs.model_fields["max_num_batched_tokens"].default:
+        return plan.max_model_len
+    raise ResolutionError(
+        f"--max-num-batched-tokens is {most}, and {plan.model} computes each prompt in one step, of up to {plan.max_model_len} tokens",
+        "raise it to that, or lower --max-model-len",
+    )

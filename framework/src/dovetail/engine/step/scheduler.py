@@ -65,6 +65,7 @@ class Scheduler:
         policy: with ``priority``, a request of a lower number can also preempt a running one of a higher number.
         prefill_limiter: limits prefill beside decoding requests.
         gate: what else a request needs to run.
+        whole_prompts: compute each prompt in one step. None may be longer than ``max_tokens``.
     """
 
     def __init__(
@@ -75,6 +76,8 @@ class Scheduler:
         policy: Policy = "fcfs",
         prefill_limiter: PrefillLimiter | None = None,
         gate: AdmissionGate | None = None,
+        *,
+        whole_prompts: bool = False,
     ) -> None:
         self.max_seqs = max_seqs
         self.max_tokens = max_tokens
@@ -82,6 +85,7 @@ class Scheduler:
         self.policy = policy
         self.prefill_limiter = prefill_limiter or PrefillLimiter(0)
         self.gate = gate
+        self.whole_prompts = whole_prompts
         self.waiting: list[Request] = []  # both in the order of their keys
         self.running: list[Request] = []
         self.preemptions = 0
@@ -243,7 +247,11 @@ class Scheduler:
             if not self.kv.can_fit(request, prefix, left):
                 break
             pending = request.num_tokens - prefix.tokens
-            if pending <= min(SHORT_PROMPT_TOKENS, quick, left):
+            if self.whole_prompts:
+                if pending > left:
+                    break
+                count = pending
+            elif pending <= min(SHORT_PROMPT_TOKENS, quick, left):
                 count = pending
                 quick -= count
             elif (room := min(allowed, left)) > 0 and room >= min(share, pending, MIN_PREFILL_CHUNK):

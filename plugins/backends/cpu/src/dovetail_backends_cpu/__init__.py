@@ -32,7 +32,16 @@ def dovetail_register_attention() -> list[AttentionCard]:
             target="dovetail_backends_cpu.attention:SdpaAttention",
             devices=("cpu",),
             dtypes=_DTYPES,
-            features=("sliding",),
+            features=(
+                "sliding",
+                "chunked",
+                "softcap",
+                "sinks",
+                "bidirectional",
+                "value_dim",
+                "latent",
+                "shared_cache",
+            ),
             kv_dtypes=("float8_e4m3fn", "float8_e5m2"),
             rank=PORTABLE,
         )

@@ -32,7 +32,16 @@ def dovetail_register_attention() -> list[AttentionCard]:
             target="dovetail_backends_cuda.attention:GatherAttention",
             devices=("cuda",),
             dtypes=_DTYPES,
-            features=("sliding",),
+            features=(
+                "sliding",
+                "chunked",
+                "softcap",
+                "sinks",
+                "bidirectional",
+                "value_dim",
+                "latent",
+                "shared_cache",
+            ),
             probe="dovetail_backends_cuda.probes:cuda",
             rank=PORTABLE,
         )

@@ -29,6 +29,7 @@ class Slice:
         max_query: largest number of tokens of a request.
         max_keys: largest number of keys of a request. It decides the order of the kernel's sums.
         window: as in :class:`dovetail.nn.AttentionSpec`.
+        first: int64 ``[R]``, position of each request's first gathered key, where a token sees its chunk alone.
     """
 
     tokens: slice
@@ -39,29 +40,39 @@ class Slice:
     max_query: int
     max_keys: int
     window: int | None
+    first: Tensor | None = None
 
 
 def decode_slices(
-    step: Step, index: KVIndex, block_size: int, window: int | None, limit: int, max_keys: int
+    step: Step,
+    index: KVIndex,
+    block_size: int,
+    window: int | None,
+    limit: int,
+    max_keys: int,
+    chunk: int | None = None,
 ) -> list[Slice]:
-    """Slices of a decode step: one token of each request, and as many blocks of each as ``step.max_seq_len`` tokens or
-    the window need.
+    """Slices of a decode step: one token of each request, and as many blocks of each as ``step.max_seq_len`` tokens, the
+    window or a chunk need.
 
     Args:
         limit: blocks of a slice, unless one request has more.
     """
     tables, lengths = index.block_tables, step.seq_lens
     width = min(-(-step.max_seq_len // block_size), tables.shape[1])
-    keys = lengths
-    if window is None:
+    keys, begins = lengths, None
+    span = window if chunk is None else chunk
+    if span is None:
         tables = tables[:, :width]
     else:
-        # So many blocks hold a window wherever it begins in its first one.
-        width = min(width, -(-(window - 1) // block_size) + 1)
-        first = (lengths - window).clamp_min(0) // block_size  # [R]
+        # So many blocks hold a window or chunk wherever it begins in its first one.
+        width = min(width, -(-(span - 1) // block_size) + 1)
+        oldest = (lengths - span).clamp_min(0) if chunk is None else (lengths - 1) // chunk * chunk
+        first = oldest // block_size  # [R]
         columns = first[:, None] + torch.arange(width, device=first.device)
         tables = tables.gather(1, columns.clamp_max(tables.shape[1] - 1))
         keys = lengths - first * block_size
+        begins = None if chunk is None else first.long() * block_size
     tables = tables.long()
     share = max(1, limit // width)
     found = []
@@ -78,6 +89,7 @@ def decode_slices(
                 1,
                 max_keys,
                 window,
+                None if begins is None else begins[start:stop],
             )
         )
     return found
@@ -129,7 +141,9 @@ def mixed_slices(
     return found
 
 
-def single_request_slices(step: Step, index: KVIndex, block_size: int, window: int | None, limit: int) -> list[Slice]:
+def single_request_slices(
+    step: Step, index: KVIndex, block_size: int, window: int | None, limit: int, chunk: int | None = None
+) -> list[Slice]:
     """Slices of one request, each with as many of its tokens as the limit of scores allows.
 
     Args:
@@ -144,6 +158,8 @@ def single_request_slices(step: Step, index: KVIndex, block_size: int, window: i
             count = min(size, query - begin)
             end = total - query + begin + count  # keys that the piece's last token sees
             first = 0 if window is None else max(0, end - count - window + 1) // block_size
+            if chunk is not None:
+                first = (end - count) // chunk * chunk // block_size
             blocks = index.block_tables[request, first : -(-end // block_size)].long()
             found.append(
                 Slice(
@@ -155,9 +171,42 @@ def single_request_slices(step: Step, index: KVIndex, block_size: int, window: i
                     count,
                     end,
                     window,
+                    None if chunk is None else torch.full((1,), first * block_size, device=device),
                 )
             )
         start += query
+    return found
+
+
+@dataclass(frozen=True)
+class WholeSlice:
+    """Tokens of one request that is computed whole, and sees all of itself.
+
+    Attributes:
+        tokens: of the step.
+        request: the tokens of its request.
+    """
+
+    tokens: slice
+    request: slice
+
+
+def whole_slices(step: Step, limit: int) -> list[WholeSlice]:
+    """Slices of requests that are computed whole.
+
+    Args:
+        limit: products of a query and a key in a slice, unless one token has more.
+    """
+    assert step.lengths is not None
+    found, start = [], 0
+    for length in step.lengths.query:
+        size = max(1, limit // length)
+        request = slice(start, start + length)
+        found += [
+            WholeSlice(slice(begin, min(begin + size, request.stop)), request)
+            for begin in range(start, request.stop, size)
+        ]
+        start += length
     return found
 
 

@@ -41,7 +41,7 @@ class PLUGIN_CLASSAttention(AttentionBackend):
 
     def prepare(self, step: Step, index: KVIndex, specs: frozenset[AttentionSpec]) -> list[Request]:
         assert step.lengths is not None, "a platform that records graphs needs a backend that does without host lengths"
-        (window,) = {spec.window for spec in specs}  # layers of one group share it
+        window = next(iter(specs)).window  # layers of one group see the same
         requests = []
         start = 0
         for number, (new, length) in enumerate(zip(step.lengths.query, step.lengths.total, strict=True)):
@@ -54,11 +54,20 @@ class PLUGIN_CLASSAttention(AttentionBackend):
         return requests
 
     def forward(
-        self, q: Tensor, k: Tensor, v: Tensor, cache: Tensor, step: Step, index: KVIndex, spec: AttentionSpec
+        self,
+        q: Tensor,
+        k: Tensor | None,
+        v: Tensor | None,
+        cache: Tensor,
+        step: Step,
+        index: KVIndex,
+        spec: AttentionSpec,
+        sinks: Tensor | None = None,
     ) -> Tensor:
         slots = cache.flatten(1, 2)  # [2, blocks * block_size, K, D]
-        slots[0].index_copy_(0, index.slot_mapping, k.to(self.kv_dtype))
-        slots[1].index_copy_(0, index.slot_mapping, v.to(self.kv_dtype))
+        if k is not None and v is not None:  # otherwise another layer has written them
+            slots[0].index_copy_(0, index.slot_mapping, k.to(self.kv_dtype))
+            slots[1].index_copy_(0, index.slot_mapping, v.to(self.kv_dtype))
         out = torch.empty_like(q)
         requests: list[Request] = index.metadata
         for request in requests:
