@@ -389,7 +389,7 @@ def test_windows_are_of_layers_with_windows() -> None:
 def test_a_window_as_long_as_the_longest_context_is_none(window: int, kept: int | None) -> None:
     config = parsed(sliding_window=window)
     assert config.window(0) == kept
-    assert [need.kind for need in config.attention_requirements()] == ["sliding" if kept else "full"]
+    assert [set(need.features) for need in config.attention_requirements()] == [{"sliding"} if kept else set()]
     assert parsed(sliding_window=window, rope_scaling={"type": "linear", "factor": 64.0}).window(0) == window
 
 
