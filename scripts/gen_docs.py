@@ -187,8 +187,12 @@ def hooks_page() -> str:
     out += [describe_class(node) for node in cards.values()]
     out += ["## Words on cards", aliases(module(API / "cards.py"))]
     out.append("## What cards lead to")
-    for file in ("checkpoint.py", "config.py", "grammar.py", "proposer.py"):
-        out += [describe_class(node) for node in classes(file).values()]
+    for file in ("checkpoint.py", "config.py", "decoder_config.py", "rope.py", "grammar.py", "proposer.py"):
+        out += [describe_class(node) for name, node in classes(file).items() if not name.startswith("_")]
+    read_rope = next(
+        f for f in module(API / "rope.py").body if isinstance(f, ast.FunctionDef) and f.name == "read_rope"
+    )
+    out.append(f"### {read_rope.name}\n\n`{signature(read_rope)}`\n\n{markdown(ast.get_docstring(read_rope))}")
     out.append("Errors are described in [errors.md](errors.md), the classes of `dovetail.nn` in their docstrings.")
     return "\n\n".join(part for part in out if part) + "\n"
 

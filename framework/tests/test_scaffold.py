@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
+import sysconfig
 import tomllib
 import zipfile
 from pathlib import Path
@@ -14,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from dovetail.api import UsageError
-from dovetail.kernel.scaffold import MAX_NAME, TEMPLATES, scaffold
+from dovetail.kernel.scaffold import MAX_NAME, TEMPLATES, framework_source, scaffold
 
 REPOSITORY = Path(__file__).parents[2]
 LONG = ("abcdefgh-" * 4)[:MAX_NAME].rstrip("-")
@@ -79,6 +82,80 @@ def test_a_new_plugin_is_found(tmp_path: Path, kind: str, card: str) -> None:
     found = json.loads(run(scaffold(kind, "my-thing", tmp_path), "-c", LIST).stdout)
     assert found[f"dovetail-{kind}-my-thing"] == ["ok", "", [card]]
     assert not found["torch"]
+
+
+def readme_commands(package: Path) -> list[str]:
+    blocks = re.findall(r"^```sh\n(.*?)^```$", (package / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    return "".join(blocks).splitlines()
+
+
+@pytest.mark.parametrize("kind", TEMPLATES)
+def test_the_readme_begins_with_torch_for_a_cpu_and_the_framework(tmp_path: Path, kind: str) -> None:
+    commands = readme_commands(scaffold(kind, "my-thing", tmp_path))
+    assert commands[:5] == [
+        "python3 -m venv .venv",
+        ".venv/bin/pip install torch --index-url https://download.pytorch.org/whl/cpu",
+        f".venv/bin/pip install {shlex.quote(framework_source() or 'dovetail~=0.1')}",
+        ".venv/bin/pip install -e '.[test]'",
+        ".venv/bin/pytest",
+    ]
+    # None names something that an empty environment does not have.
+    assert not [command for command in commands if "path/to" in command or "PLUGIN_" in command]
+
+
+@pytest.mark.parametrize(
+    ("record", "source"),
+    [
+        (None, None),
+        ({"url": "file:///a%20b/framework", "dir_info": {}}, "/a b/framework"),
+        (
+            {"url": "https://host/r.git", "vcs_info": {"vcs": "git", "commit_id": "c0"}, "subdirectory": "framework"},
+            "dovetail @ git+https://host/r.git@c0#subdirectory=framework",
+        ),
+        (
+            {"url": "https://host/dovetail-0.1.0-py3-none-any.whl"},
+            "dovetail @ https://host/dovetail-0.1.0-py3-none-any.whl",
+        ),
+    ],
+)
+def test_the_readme_installs_the_framework_from_where_it_came(
+    monkeypatch: pytest.MonkeyPatch, record: object, source: str | None
+) -> None:
+    class Installed:
+        def read_text(self, name: str) -> str | None:
+            return None if record is None else json.dumps(record)
+
+    monkeypatch.setattr(importlib.metadata, "distribution", lambda name: Installed())
+    assert framework_source() == source
+
+
+@pytest.mark.sweep
+def test_the_commands_of_the_readme_work_in_an_empty_environment(tmp_path: Path) -> None:
+    """Without a network: what pip would fetch is already there, and builds are not isolated."""
+    pytest.importorskip("hatchling")
+    package = scaffold("tool-parser", "my-thing", tmp_path)
+    environment = os.environ | {
+        "PIP_NO_INDEX": "1",
+        "PIP_NO_BUILD_ISOLATION": "0",
+        "PIP_NO_DEPS": "1",
+        "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+    }
+    site = sysconfig.get_path("purelib")
+    for number, command in enumerate(readme_commands(package)):
+        if command.startswith(".venv/bin/pip install build"):  # from here on an index is needed
+            break
+        if command == ".venv/bin/pytest":  # whose script is in the other environment
+            command = ".venv/bin/python -m pytest"
+        done = subprocess.run(
+            command, shell=True, cwd=package, env=environment, capture_output=True, text=True, timeout=300
+        )
+        assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
+        if number == 0:
+            (folder,) = (package / ".venv" / "lib").glob("python3*/site-packages")
+            # Not as an addition to the path that its own .pth files would be read from: only what they name.
+            lines = [site, *(line for file in Path(site).glob("*.pth") for line in file.read_text().splitlines())]
+            (folder / "outside.pth").write_text("\n".join(line for line in lines if not line.startswith("import")))
+    assert command.startswith(".venv/bin/pip install build")
 
 
 @pytest.mark.parametrize("name", ["x", "my-thing", LONG])

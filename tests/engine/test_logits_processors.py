@@ -140,7 +140,10 @@ def test_one_that_fails_ends_its_requests_alone(checkpoint: Path, device: bool) 
     assert (len(tokens), error) == (2, "the logits processor Broken failed: ZeroDivisionError")
     assert found["narrow"] == ([], "the logits processor Narrow failed: ValueError")
     assert found["ladder"] == ([3, 4, 5], None)
-    for name, reason in (("unmakable", "cannot be made: ValueError: no such file"), ("stranger", "is not a dovetail")):
+    for name, reason in (
+        ("unmakable", "failed to start: ValueError: no such file"),
+        ("stranger", "is no subclass of dovetail.api.LogitsProcessor"),
+    ):
         with pytest.raises(RequestError, match=reason):
             core.add(NewRequest("late", [1], params(name)))
     assert core.idle

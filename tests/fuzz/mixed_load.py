@@ -15,6 +15,7 @@ import httpx2
 import psutil
 
 PROBE_SECONDS = 0.05
+FORMATS = 60
 SETTLE_SECONDS = 2.0
 """Until what clients that left had asked for has ended."""
 
@@ -149,6 +150,16 @@ ACTS: tuple[Act, ...] = (
 )
 
 
+async def fill_caches(url: str) -> None:
+    """Ask for more formats than are kept compiled, so that memory is measured with full caches from the first minute on."""
+    rng = random.Random("caches")
+    async with httpx2.AsyncClient(base_url=url, timeout=120) as client:
+        for _ in range(FORMATS):
+            choices = [f"{rng.randrange(10**9)}" * 20 for _ in range(2000)]
+            body = {"prompt": "x", "max_tokens": 1, "structured_outputs": {"choice": choices}}
+            await _post(client, "/v1/completions", body)
+
+
 async def run_load(url: str, pid: int, minutes: float, clients: int = 12, seed: int = 0) -> Watched:
     """Put a server under load.
 
@@ -181,6 +192,7 @@ async def run_load(url: str, pid: int, minutes: float, clients: int = 12, seed: 
                     seen.unexpected.append(f"/health: {response.status_code} {response.text[:200]}")
                 await asyncio.sleep(PROBE_SECONDS)
 
+    filling = asyncio.create_task(fill_caches(url))
     tasks = [asyncio.create_task(visit(number)) for number in range(clients)]
     health = asyncio.create_task(probe())
     left = minutes
@@ -196,7 +208,7 @@ async def run_load(url: str, pid: int, minutes: float, clients: int = 12, seed: 
         )
         going.set()
     ended.set()
-    await asyncio.gather(health, *tasks)
+    await asyncio.gather(filling, health, *tasks)
     return seen
 
 

@@ -25,7 +25,13 @@ SECONDS = 5.0
 """Most time for one trial, on a quiet machine."""
 MEGABYTES = 500
 """Most memory that one trial may take beside what the process had."""
-BLAME = ("report it", "its authors", "Traceback (most recent call last)", "bug in Dovetail")
+BLAME = (
+    "report it",
+    "its authors",
+    "leave it out with --plugins",
+    "Traceback (most recent call last)",
+    "bug in Dovetail",
+)
 """Words that send a user with a damaged file to somebody who cannot help."""
 MAX_MESSAGE = 1500
 """Most characters of a message: one that quotes a whole file helps nobody."""

@@ -338,7 +338,9 @@ def test_a_preference_settles_the_conflict(walnut: Path, twin: Path, checkpoint:
     for name in ("walnut-for-dovetail", "twin-walnut"):
         done = dovetail("plan", checkpoint, "--json", "--prefer", f"model:walnut={name}", folders=(twin, walnut))
         if name == "twin-walnut":  # whose modules are not there
-            assert done.stderr.startswith("error: cannot import pecanshell.config:WalnutConfig")
+            assert done.stderr.startswith(
+                "error: the model walnut (Twin.Walnut 3.1): cannot import pecanshell.config:WalnutConfig"
+            )
         else:
             chosen = json.loads(done.stdout)["model_part"]["part"]
     assert chosen["distribution"] == "walnut-for-dovetail"

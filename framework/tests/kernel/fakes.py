@@ -28,6 +28,7 @@ from dovetail.api import (
     ResolvedModel,
     SourceCard,
     ToolParserCard,
+    read_rope,
     scaled_length,
 )
 from dovetail.kernel.discovery import Plugin, PluginFilter, discover
@@ -173,7 +174,7 @@ class TinyConfig(ModelConfig):
     rope_scaling: dict[str, Any] = {}
 
     def longest_context(self) -> int:
-        return scaled_length(self.max_position_embeddings, self.rope_scaling)
+        return scaled_length(self.max_position_embeddings, read_rope({"rope_scaling": self.rope_scaling})[""])
 
     def attention_requirements(self) -> tuple[AttentionRequirement, ...]:
         return (AttentionRequirement(features=frozenset({"sliding"} if self.window else ()), head_dim=self.head_dim),)

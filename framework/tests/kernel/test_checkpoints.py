@@ -52,7 +52,7 @@ def test_a_source_may_bring_a_generation_configuration_that_yields_to_the_checkp
 def test_a_source_that_answers_with_something_else_is_named(folder: Path) -> None:
     with pytest.raises(
         PluginError,
-        match=r"^the source folder \(base 1\.0\) answered with list, wanted a path, a ResolvedModel or None; update the plugin$",
+        match=r"^the source folder \(base 1\.0\) answered a reference with list, wanted a path, a ResolvedModel or None; update it, or leave",
     ):
         plan(folder, parts={"source": SourceCard(name="folder", target=f"{__name__}:several")})
 
@@ -146,7 +146,7 @@ def test_a_missing_configuration_is_refused(folder: Path) -> None:
         (json.dumps({**CONFIG, "architectures": 5}), "architectures is 5, wanted a list of names"),
         (json.dumps({**CONFIG, "architectures": [5]}), r"architectures is \[5\], wanted a list of names"),
         (json.dumps({**CONFIG, "architectures": {"a": 1}}), "architectures is {'a': 1}, wanted a list of names"),
-        (json.dumps({**CONFIG, "hidden_size": None}), r"hidden_size: Input should be a valid integer \(found None\)"),
+        (json.dumps({**CONFIG, "hidden_size": None}), r"hidden_size: is missing"),
         (json.dumps({**CONFIG, "hidden_size": 0}), r"hidden_size: .*greater than 0 \(found 0\)"),
         (json.dumps({**CONFIG, "quantization_config": "awq"}), r"quantization_config: .*dictionary \(found 'awq'\)"),
         (
@@ -180,9 +180,10 @@ class StumblingConfig(fakes.TinyConfig):
         return cls(**obj)
 
 
-def test_a_configuration_class_that_stumbles_is_the_file_s_fault(folder: Path) -> None:
+def test_a_configuration_class_that_stumbles_is_named_with_the_file(folder: Path) -> None:
     with pytest.raises(
-        ConfigError, match=r"^StumblingConfig cannot be read from .*config\.json: TypeError: unsupported operand; "
+        PluginError,
+        match=r"^the model tiny \(base 1\.0\) failed to read .*config\.json with StumblingConfig: TypeError: unsupported operand .*; update it",
     ):
         plan(folder, parts={"model": model("tiny", config=f"{__name__}:StumblingConfig")})
 
@@ -259,6 +260,29 @@ def test_overrides_decide_the_architecture(folder: Path) -> None:
         plan(folder, hf_overrides={"architectures": ["Nope"]})
 
 
+@pytest.mark.parametrize(
+    ("overrides", "length"),
+    [
+        ({}, 64),
+        ({"max_position_embeddings": 32}, 32),
+        ({"text_config": {"max_position_embeddings": 32}}, 32),
+        (lambda c: {**c, "max_position_embeddings": c["max_position_embeddings"] // 2}, 32),
+    ],
+)
+def test_a_text_model_s_configuration_stands_at_the_top(folder: Path, overrides: Any, length: int) -> None:
+    text = {"vocab_size": 12, "max_position_embeddings": 64, "eos_token_id": 5, "architectures": ["Text"]}
+    configure(
+        folder, text_config={**text, "dtype": None}, torch_dtype="float32", max_position_embeddings=7, vocab_size=9
+    )
+    found = plan(folder, hf_overrides=overrides)
+    assert found.architecture == "TinyForCausalLM"
+    assert (found.max_model_len, found.config["max_position_embeddings"]) == (length, length)
+    assert (found.config["vocab_size"], found.config["eos_token_id"]) == (12, 5)
+    parsed = found.build_model_config()
+    assert (parsed.max_position_embeddings, parsed.dtype) == (length, "float32")
+    assert parsed.architectures == ("TinyForCausalLM",)
+
+
 def test_the_first_architecture_that_anyone_offers_is_taken(folder: Path) -> None:
     configure(folder, architectures=["Unknown", "TinyForCausalLM"])
     assert plan(folder).architecture == "TinyForCausalLM"
@@ -317,9 +341,39 @@ def test_an_architecture_that_cannot_read_the_container_s_names_is_refused(folde
 def test_a_translation_that_fails_is_named(folder: Path) -> None:
     bad = model("tiny", naming={"box": NamingCard(architectures=("tiny",), target=f"{__name__}:BAD_NAMING")})
     with pytest.raises(
-        PluginError, match=r"^the model tiny \(base 1\.0\) failed in .*:BAD_NAMING\.config: KeyError: 'depth'; "
+        PluginError,
+        match=r"^the model tiny \(base 1\.0\) failed to translate the box metadata of .*: KeyError: 'depth' ",
     ):
         plan(folder, parts={**BOXED, "model": bad})
+
+
+def test_the_first_model_that_does_not_refuse_the_metadata_reads_them(folder: Path) -> None:
+    choosy, other = (
+        model(name, rank=90, naming={"box": NamingCard(architectures=("tiny",), target=f"{__name__}:{name.upper()}")})
+        for name in ("choosy", "other")
+    )
+    found = plan(folder, choosy, parts=BOXED)
+    assert found.model_part.part.name == "tiny"
+    with pytest.raises(ConfigError, match=r"^the metadata say size = 16, wanted 8; make it smaller$"):
+        plan(folder, parts={**BOXED, "model": choosy})
+    told = (
+        r"^choosy: the metadata say size = 16, wanted 8; other: the metadata say size = 16, wanted 9; make it smaller$"
+    )
+    with pytest.raises(ConfigError, match=told):
+        plan(folder, other, parts={**BOXED, "model": choosy})
+
+
+class Choosy:
+    """Refuses all sizes but one."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def config(self, architecture: str, metadata: dict[str, Any]) -> dict[str, Any]:
+        raise ConfigError(f"the metadata say size = {metadata['size']}, wanted {self.size}", "make it smaller")
+
+
+CHOOSY, OTHER = Choosy(8), Choosy(9)
 
 
 class BAD_NAMING:  # noqa: N801 - it stands for an instance

@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib
 import os
 import re
+import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -55,9 +57,12 @@ BROKEN = {
     ),
     "has_a_typo": (
         hook("return [" + CARD.replace("config=", "confg=") + "]"),
-        r"^ModelCard is malformed: config: Field required; confg: Extra inputs are not permitted$",
+        r"^ModelCard 'x' is malformed: config: Field required; confg: Extra inputs are not permitted$",
     ),
-    "has_a_bad_value": (hook("return [" + CARD.replace('"m:M"', '"m.M"') + "]"), r"^ModelCard is malformed: target: "),
+    "has_a_bad_value": (
+        hook("return [" + CARD.replace('"m:M"', '"m.M"') + "]"),
+        r"^ModelCard 'x' is malformed: target: .* \(found 'm\.M'\)$",
+    ),
     "offers_twice": (hook(f"return [{CARD}, {CARD}]"), r"^offers the model 'x' twice$"),
 }
 
@@ -94,10 +99,34 @@ def test_what_a_plugin_prints_stays_out_of_the_output(site: Site, capsys: pytest
     assert capsys.readouterr().out == ""
 
 
-def test_ctrl_c_is_no_fault_of_a_plugin(site: Site) -> None:
-    site.add("slow", "raise KeyboardInterrupt")
+INTERRUPT = "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(5)"
+SWALLOWED = "\n".join(["try:", *(f"    {line}" for line in INTERRUPT.splitlines()), "except BaseException: pass"])
+
+
+@pytest.mark.parametrize("source", [INTERRUPT, SWALLOWED], ids=["raised", "swallowed"])
+def test_ctrl_c_is_no_fault_of_a_plugin(site: Site, source: str) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    site.add("slow", source)
+    module = site.add("zebra", "raise ValueError")  # not begun any more, if it is found later
     with pytest.raises(KeyboardInterrupt):
         site.discover()
+    assert signal.getsignal(signal.SIGINT) is before
+    assert module not in sys.modules
+
+
+@pytest.mark.parametrize("source", ["raise KeyboardInterrupt", hook("raise KeyboardInterrupt")], ids=["import", "hook"])
+def test_a_plugin_s_own_interrupt_is_its_fault(site: Site, source: str) -> None:
+    site.add("slow", source)
+    site.add("good", offering("x"))
+    found = site.discover()
+    assert (found["slow"].status, found["slow"].reason) == ("quarantined", "KeyboardInterrupt")
+    assert found["good"].status == "ok"
+
+
+def test_in_another_thread_no_interrupt_is_the_user_s(site: Site) -> None:
+    site.add("slow", "raise KeyboardInterrupt")
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(site.discover).result()["slow"].status == "quarantined"
 
 
 def test_a_plugin_says_who_it_is(site: Site) -> None:
@@ -253,6 +282,11 @@ def test_the_first_on_the_path_wins(site: Site, tmp_path: Path, monkeypatch: pyt
         ("dovetail-*,-dovetail-models-llama", False),
         ("-dovetail-models-llama,dovetail-models-llama", False),
         ("-loader:dovetail-models-llama", True),
+        ("model:-dovetail-models-llama", False),
+        ("model:!dovetail-*", False),
+        ("loader:-dovetail-models-llama", True),
+        ("*:-dovetail-models-llama", False),
+        ("model:-other", True),
     ],
 )
 def test_the_filter_permits(text: str, permitted: bool) -> None:

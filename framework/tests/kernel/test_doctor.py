@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 
-from dovetail.api import ModelCard, NamingCard
-from dovetail.kernel.doctor import Finding, dotted_names, examine
+from dovetail.api import Card, ModelCard, NamingCard
+from dovetail.kernel.discovery import PluginFilter
+from dovetail.kernel.doctor import Finding, examine, named_objects
 from dovetail.kernel.registry import Registry
 
 from . import fakes
 from .fakes import Site, loader, model, platform, plugin
 
-REAL = {"target": "json:loads", "config": "json:loads"}
+REAL = {"target": "json:loads", "config": f"{fakes.__name__}:TinyConfig"}
 HEALTHY = plugin(
     "healthy",
-    ModelCard(name="tiny", architectures=("T",), target="json:loads", config="json:loads"),
+    ModelCard(name="tiny", architectures=("T",), **REAL),
     loader("plain").model_copy(update={"target": "json:loads"}),
     platform().model_copy(update={"target": "json:loads"}),
 )
@@ -50,7 +55,7 @@ def test_a_denied_plugin_is_a_note() -> None:
 @pytest.mark.parametrize(
     ("card", "name"),
     [
-        (model("x", target="nowhere_at_all:M", config="json:loads"), "nowhere_at_all:M"),
+        (model("x", target="nowhere_at_all:M"), "nowhere_at_all:M"),
         (model("x", target="json:loads", config="json.nowhere.at_all:C"), "json.nowhere.at_all:C"),
         (loader("x", inspect="nowhere_at_all:i").model_copy(update={"target": "json:loads"}), "nowhere_at_all:i"),
         (
@@ -69,7 +74,7 @@ def test_a_package_that_cannot_be_imported_has_no_modules(site: Site, source: st
     package = site.folder / "fragile"
     package.mkdir()
     (package / "__init__.py").write_text(source)
-    (finding,) = told(plugin("some", model("x", target="fragile.model:M", config="json:loads")))
+    (finding,) = told(plugin("some", model("x", target="fragile.model:M")))
     assert "names fragile.model:M, and there is no such module" in finding
 
 
@@ -116,5 +121,77 @@ def test_a_finding_may_have_no_hint() -> None:
 
 def test_every_dotted_name_of_a_card_is_seen() -> None:
     card = model("x", **REAL, naming={"box": NamingCard(architectures=("x",), target="n:N")})
-    assert sorted(dotted_names(card)) == ["json:loads", "json:loads", "n:N"]
-    assert sorted(dotted_names(loader("x"))) == [f"{fakes.__name__}:inspect", "l:load"]
+    assert named_objects(card) == [*REAL.items(), ("naming of box", "n:N")]
+    assert named_objects(loader("x")) == [("target", "l:load"), ("inspect", f"{fakes.__name__}:inspect")]
+
+
+NAMED = fakes.__name__
+
+
+class Silent:
+    """A naming without methods."""
+
+
+def lists() -> list[str]:
+    return ["no"]
+
+
+@pytest.mark.parametrize(
+    ("card", "told_of_it"),
+    [
+        (model("x", target="json:loads", config="json:loads"), "its config json:loads: is no subclass of ModelConfig"),
+        (model("x", target="json:loads", config=f"{NAMED}:Nope"), f"cannot import {NAMED}:Nope: AttributeError"),
+        (
+            loader("x", inspect=f"{NAMED}:NAMING").model_copy(update={"target": "json:loads"}),
+            "BoxNaming, and cannot be",
+        ),
+        (fakes.source("x", "gone"), f"its target {NAMED}:gone: cannot import"),
+        (fakes.tool_parser("x").model_copy(update={"target": "json:JSONDecodErr"}), "its target json:JSONDecodErr"),
+        (
+            fakes.proposer("x").model_copy(update={"target": "json:loads", "config": "json:loads"}),
+            "its config json:loads: is no subclass of BaseModel",
+        ),
+        (
+            model("x", **REAL, naming={"box": NamingCard(architectures=("x",), target=f"{__name__}:Silent")}),
+            "lacks config, rename, row_order",
+        ),
+        (
+            platform("x", "gpu", probe=f"{NAMED}:raising").model_copy(update={"target": "json:loads"}),
+            "its probe failed (ZeroDivisionError: division by zero)",
+        ),
+        (
+            fakes.attention("x", probe=f"{__name__}:lists").model_copy(update={"target": "json:loads"}),
+            "its probe failed (it answered with list, wanted a text or None)",
+        ),
+    ],
+)
+def test_what_is_imported_without_torch_is_tried(card: Card, told_of_it: str) -> None:
+    (finding,) = told(plugin("some", card))
+    assert finding.startswith(f"error: some:main: the {card.kind} x: ")
+    assert told_of_it in finding
+
+
+def test_a_term_of_the_filter_that_matches_nothing_is_a_warning() -> None:
+    registry = Registry([HEALTHY], filter=PluginFilter("healthy,-model:left-out,attention:-gone*"))
+    assert [str(finding) for finding in examine(registry)] == [
+        f"warning: plugin filter: the term {term} matches no installed plugin; correct it, or leave it out; dovetail "
+        "plugins list shows the names"
+        for term in ("-model:left-out", "attention:-gone*")
+    ]
+
+
+def test_who_imports_torch_is_told(site: Site) -> None:
+    """In a process of its own, since this one has torch."""
+    site.add("heavy", "import torch\n" + fakes.offering("x"))
+    site.add("lazy", fakes.offering("y", "Y").replace("m:C", "lazy_config:C"))
+    (site.folder / "lazy_config.py").write_text("import torch\nfrom dovetail.api import ModelConfig as C\n")
+    code = "from dovetail.kernel.doctor import examine; from dovetail.kernel.registry import Registry; print(*examine(Registry.load(plugins={!r})), sep='\\n')"
+    for plugins, wanted in (
+        ("heavy", "warning: heavy:main: imports torch at registration"),
+        ("lazy", "warning: lazy:main: the model y: importing its config lazy_config:C imports torch"),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-c", code.format(plugins)],
+            env=os.environ | {"PYTHONPATH": str(site.folder)}, capture_output=True, text=True, timeout=120,
+        )  # fmt: skip
+        assert wanted in done.stdout, done.stdout + done.stderr

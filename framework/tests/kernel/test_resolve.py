@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from dovetail.api import (
     AttentionCard,
+    AttentionRequirement,
     ConfigError,
     DovetailError,
     PluginError,
@@ -24,6 +26,7 @@ from dovetail.kernel.discovery import KINDS
 from dovetail.kernel.options import PlanOptions
 from dovetail.kernel.plan import Plan
 from dovetail.kernel.registry import Registry
+from dovetail.kernel.resolve import find_attention
 
 from . import fakes
 from .fakes import attention, format_, grammar, kernel, loader, model, platform, plugin, source
@@ -216,14 +219,15 @@ def test_a_part_that_fails_is_named(folder: Path, kind: str, how: str) -> None:
     cards = {"source": source("folder", how), "loader": loader("plain", inspect=f"{fakes.__name__}:{how}")}
     what = {"raising": "ZeroDivisionError: division by zero", "leaving": "SystemExit: 3"}[how]
     with pytest.raises(
-        PluginError, match=rf"^the {kind} \w+ \(base 1\.0\) failed in .*:{how}: {what}; report it to its authors"
+        PluginError,
+        match=rf"^the {kind} \w+ \(base 1\.0\) failed to .*: {what} \(in .*fakes, line \d+\); update it, or leave it out with --plugins=-base",
     ):
         plan(folder, parts={kind: cards[kind]})
 
 
 def test_a_loader_that_describes_nothing_is_named(folder: Path) -> None:
     with pytest.raises(
-        PluginError, match=r"^the loader plain \(base 1\.0\) described .* with str, wanted a Checkpoint"
+        PluginError, match=r"^the loader plain \(base 1\.0\) answered the files at .* with str, wanted a Checkpoint"
     ):
         plan(folder, parts={"loader": loader("plain", inspect=f"{__name__}:text")})
 
@@ -233,7 +237,9 @@ def text(path: str, files: tuple[str, ...]) -> str:
 
 
 def test_a_part_that_cannot_be_imported_is_named(folder: Path) -> None:
-    with pytest.raises(PluginError, match=r"^cannot import nowhere_at_all:C: ModuleNotFoundError"):
+    with pytest.raises(
+        PluginError, match=r"^the model tiny \(base 1\.0\): cannot import nowhere_at_all:C: ModuleNotFoundError"
+    ):
         plan(folder, parts={"model": model("tiny", config="nowhere_at_all:C")})
 
 
@@ -342,6 +348,12 @@ def test_the_cache_s_dtype_goes_by_its_short_names_too(folder: Path, option: str
         ({"kv_dtypes": ("float8_e5m2",)}, {"kv_cache_dtype": "float8_e5m2"}, {}, None),
         ({"block_sizes": (32, 64)}, {"block_size": 64}, {}, None),
         ({"head_dims": (8,), "features": ("sliding",)}, {}, {"window": 4}, None),
+        (
+            {"head_dims": (64, (192, 128)), "features": ("sliding",)},
+            {},
+            {},
+            "takes heads of 64, 192 with values of 128, not 8",
+        ),
     ],
 )
 def test_an_attention_backend_is_held_to_its_claims(
@@ -361,6 +373,53 @@ def test_an_attention_backend_is_held_to_its_claims(
         plan(folder, parts=parts, **options)
     wanted = f"wanted attention on cpu in float32 ({kind}), found nothing that fits (eager: {reason}); "
     assert str(caught.value).startswith(wanted)
+
+
+@pytest.mark.parametrize(
+    ("claims", "reason"),
+    [
+        ({"features": ("sliding", "value_dim")}, "does sliding, value_dim attention, not softcap"),
+        ({"exclusive": (("sliding", "softcap"),)}, "does not do sliding and softcap in one layer"),
+        (
+            {"exclusive": (("sliding", "softcap", "value_dim"),)},
+            "does not do sliding and softcap and value_dim in one layer",
+        ),
+        ({"head_dims": (8, 6, (6, 8))}, "takes heads of 8, 6, 6 with values of 8, not 8 with values of 6"),
+        ({"head_dims": ((8, 6),)}, None),
+        ({"exclusive": (("sliding", "softcap", "sinks"),)}, None),
+    ],
+)
+def test_features_are_claimed_in_any_combination_but_those_that_exclude_each_other(
+    claims: dict[str, Any], reason: str | None
+) -> None:
+    claimed = {"features": ("sliding", "softcap", "sinks", "value_dim"), **claims}
+    card = attention("eager", **claimed)
+    needs = AttentionRequirement(features=frozenset({"sliding", "softcap", "value_dim"}), head_dim=8, value_dim=6)
+    registry = Registry([plugin("base", card)])
+    resolve = partial(find_attention, PlanOptions(), (needs,), "cpu", "float32", "float32", registry, [])
+    if reason is None:
+        assert resolve().part.name == "eager"
+        return
+    with pytest.raises(ResolutionError) as caught:
+        resolve()
+    wanted = (
+        "wanted attention on cpu in float32 (sliding, softcap, value_dim attention with heads of 8 with values of 6)"
+    )
+    assert str(caught.value).startswith(f"{wanted}, found nothing that fits (eager: {reason}); ")
+
+
+@pytest.mark.parametrize(
+    ("features", "sizes", "told"),
+    [
+        ({"sliding", "chunked"}, {}, "no layer is chunked and sliding"),
+        ({"bidirectional", "shared_cache"}, {}, "no layer is bidirectional and shared_cache"),
+        ((), {"value_dim": 6}, "value_dim is 6 and head_dim 8, wanted the feature value_dim"),
+        ({"value_dim"}, {"value_dim": 8}, "for values of another size"),
+    ],
+)
+def test_requirements_that_contradict_themselves_are_refused(features: Any, sizes: dict[str, int], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        AttentionRequirement(features=frozenset(features), head_dim=8, **sizes)
 
 
 def test_a_model_that_asks_for_attention_beyond_its_card_is_named(folder: Path) -> None:

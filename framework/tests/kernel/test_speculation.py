@@ -159,5 +159,8 @@ def test_states_cannot_be_taken_back(folder: Path, draft: Path) -> None:
 
 def test_a_card_whose_config_is_none_is_the_plugin_s_fault(folder: Path, draft: Path) -> None:
     wrong = proposer("wrong", config=f"{__name__}:Options", model=True)
-    with pytest.raises(PluginError, match=r"the proposer wrong: its config .*:Options is not a DraftOptions"):
+    with pytest.raises(
+        PluginError,
+        match=r"the proposer wrong \(more-0 1\.0\): .*:Options is no subclass of dovetail\.api\.DraftOptions",
+    ):
         plan(folder, wrong, speculative_config={"model": str(draft)})

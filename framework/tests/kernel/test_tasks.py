@@ -91,6 +91,19 @@ def test_what_does_not_fit(
     assert all(word in str(caught.value) for word in words)
 
 
+@pytest.mark.parametrize(
+    ("offered", "options", "tasks"),
+    [(DECODER, {}, ("embed",)), (BOTH, {}, ("embed",)), (CLASSIFIER, {}, ("classify",))],
+)
+def test_a_model_that_cannot_generate_makes_vectors(
+    checkpoint: Checkpoint, offered: ModelCard, options: dict[str, Any], tasks: tuple[str, ...]
+) -> None:
+    assert find_tasks(PlanOptions(**options), offered, checkpoint, can_generate=False)[0] == tasks
+    for refused in ({"runner": "generate"}, {"task": "generate"}):
+        with pytest.raises(ResolutionError, match="every token sees the whole prompt, so it cannot generate"):
+            find_tasks(PlanOptions(**refused), offered, checkpoint, can_generate=False)
+
+
 def test_a_model_of_sentence_transformers_is_run_for_vectors(checkpoint: Checkpoint) -> None:
     sentence_transformers(Path(checkpoint.path), "Transformer", "Pooling", pooling_mode_mean_tokens=True)
     tasks, reason = find_tasks(PlanOptions(), DECODER, checkpoint)

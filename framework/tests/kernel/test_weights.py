@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pydantic import BaseModel, ConfigDict, field_validator
 
-from dovetail.api import (
-    ResolutionError,
-)
+from dovetail.api import QuantFormatCard, ResolutionError
 
 from . import fakes
 from .fakes import format_, kernel
@@ -140,3 +140,102 @@ def test_a_required_format_that_is_not_there_says_what_is(folder: Path) -> None:
         ResolutionError, match=r"^--quantization awq was asked for, found the formats dense; install dovetail-quant-awq"
     ):
         plan(folder, quantization="awq")
+
+
+# Configurations.
+
+
+class PackedConfig(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+    bits: int
+    group_size: int = 128
+
+    @field_validator("group_size")
+    @classmethod
+    def check_group(cls, value: int) -> int:
+        if value > 1024:
+            raise KeyError(value)  # no error that pydantic expects
+        if value < 1:
+            raise ValueError("groups have a size")
+        return value
+
+
+CONFIG = f"{__name__}:PackedConfig"
+
+
+def packed(name: str = "packed", **claims: Any) -> QuantFormatCard:
+    return format_(name, ("int32",), **{"methods": ("packed",), "config": CONFIG, **claims})
+
+
+def quantized(folder: Path, **config: Any) -> None:
+    configure(folder, quantization_config={"quant_method": "packed", **config})
+    weights(folder, int32=6, float32=3)
+
+
+def test_a_format_s_configuration_is_read_by_its_class(folder: Path) -> None:
+    quantized(folder, bits=4, more=1)
+    found = plan(folder, packed(), kernel("any"))
+    by_type = {w.type: w for w in found.weights if w.kind == "linear"}
+    config = found.build_quantization_config(by_type["int32"])
+    assert isinstance(config, PackedConfig)
+    assert (config.bits, config.group_size) == (4, 128)
+    again = type(found).model_validate_json(found.model_dump_json())
+    assert again.build_quantization_config(by_type["int32"]) == config
+    assert found.build_quantization_config(by_type["float32"]) == {"quant_method": "packed", "bits": 4, "more": 1}
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        ({}, "packed: bits: is missing"),
+        ({"bits": "four"}, r"packed: bits: Input should be a valid integer.* \(found 'four'\)"),
+        ({"bits": 4, "group_size": 0}, r"packed: group_size: groups have a size \(found 0\)"),
+        ({"bits": 4, "group_size": 2048}, "packed: KeyError: 2048"),
+    ],
+)
+def test_what_a_configuration_refuses_is_the_reason(folder: Path, config: dict[str, Any], reason: str) -> None:
+    quantized(folder, **config)
+    with pytest.raises(
+        ResolutionError,
+        match=rf"^wanted a format for weights quantized by 'packed', found none that fits \({reason}\); "
+        "check for newer versions",
+    ):
+        plan(folder, packed(), kernel("any"))
+
+
+def test_a_format_that_refuses_the_configuration_is_rejected_with_its_reason(folder: Path) -> None:
+    quantized(folder, group_size=64)
+    other = packed("lenient", config=None, rank=10)
+    (linear,) = [
+        w for w in plan(folder, packed(), other, kernel("any")).weights if (w.kind, w.type) == ("linear", "int32")
+    ]
+    assert linear.format.part.name == "lenient"
+    assert linear.config is None
+    assert {r.name: r.reason for r in linear.format.rejected}["packed"] == "bits: is missing"
+
+
+def test_a_format_that_was_asked_for_must_accept_the_configuration(folder: Path) -> None:
+    quantized(folder)
+    with pytest.raises(ResolutionError, match=r"found none that fits \(packed: bits: is missing\)"):
+        plan(folder, packed(), kernel("any"), quantization="packed")
+
+
+def test_a_configuration_class_that_cannot_be_imported_is_a_reason(folder: Path) -> None:
+    quantized(folder, bits=4)
+    with pytest.raises(ResolutionError, match=r"packed: cannot import no_such_module:Config"):
+        plan(folder, packed(config="no_such_module:Config"), kernel("any"))
+
+
+def test_a_format_without_methods_must_do_without_a_configuration(folder: Path) -> None:
+    weights(folder, q4=2)
+    needs = format_("needs", ("q4",), config=CONFIG)
+    with pytest.raises(ResolutionError, match="needs: bits: is missing"):
+        plan(folder, needs, kernel("any"))
+
+
+def test_types_that_nobody_claims_are_left_to_the_formats_of_a_quantized_checkpoint(folder: Path) -> None:
+    """Scales in 8-bit floats beside codes in integers."""
+    quantized(folder, bits=4)
+    weights(folder, int32=6, float32=3, float8_e8m0fnu=6, int16=1)
+    assert {w.type for w in plan(folder, packed(), kernel("any")).weights} == {"float32", "int32"}

@@ -13,7 +13,7 @@ from torch import Tensor
 from dovetail.api import RequestError
 from dovetail.nn import Context, Ops
 from dovetail.nn.lora import AdapterWeights
-from dovetail.nn.lora_loading import LoraTargets, read_adapter
+from dovetail.nn.lora_loading import LoraTargets, Rename, read_adapter
 from dovetail.testing import ReferenceAttention, lazy_tensors
 
 K, RANK = 12, 8
@@ -22,7 +22,7 @@ CONFIG = {"peft_type": "LORA", "r": 4, "lora_alpha": 6, "target_modules": ["q_pr
 Q = "base_model.model.model.layers.0.q_proj"
 
 
-def make_targets(dtype: torch.dtype) -> LoraTargets:
+def make_targets(dtype: torch.dtype, rename: Rename | None = None) -> LoraTargets:
     device = torch.device("cpu")
     attention = ReferenceAttention(device=device, dtype=dtype, kv_dtype=dtype, block_size=8)
     ctx = Context(
@@ -37,7 +37,7 @@ def make_targets(dtype: torch.dtype) -> LoraTargets:
     embedding = ctx.embedding("model.embed_tokens", 20, K)
     ctx.linear(PARTS, K)
     ctx.head("lm_head", K, 20, tied=embedding)
-    return LoraTargets.of(ctx)
+    return LoraTargets.of(ctx, rename)
 
 
 def make_tensors(rank: int = 4, infix: str = "", **changes: Tensor | None) -> dict[str, Tensor]:
@@ -176,3 +176,50 @@ def test_a_long_list_of_names_is_cut_short() -> None:
     text = refusal(make_tensors(**changes))
     assert "other.5 and 24 more" in text
     assert len(text) < 500
+
+
+# A model that has other names for its modules than its checkpoints.
+
+
+def translate(name: str) -> str | None:
+    """The language model of a checkpoint with a vision tower; ``att`` is an old name."""
+    assert name.endswith(".weight"), "names are those of tensors"
+    if name.startswith("visual."):
+        return None
+    return name.removeprefix("language_model.").replace(".att.", ".")
+
+
+def renamed(tensors: Mapping[str, Tensor], **config: Any) -> AdapterWeights:
+    targets = make_targets(torch.float32, translate)
+    return read_adapter("the adapter 'a'", {**CONFIG, **config}, lazy_tensors(tensors), targets)
+
+
+def pair(module: str) -> dict[str, Tensor]:
+    torch.manual_seed(len(module))
+    name = f"base_model.model.{module}"
+    return {f"{name}.lora_A.weight": torch.randn(4, K), f"{name}.lora_B.weight": torch.randn(10, 4)}
+
+
+def test_modules_are_renamed_as_the_checkpoint_s_tensors_are() -> None:
+    tensors = pair("language_model.model.layers.0.q_proj")
+    (name,) = weights = renamed({**tensors, **pair("visual.blocks.0.q_proj")})
+    assert name == "model.layers.0.q_proj"
+    assert torch.equal(weights[name][0], tensors["base_model.model.language_model.model.layers.0.q_proj.lora_A.weight"])
+
+
+def test_patterns_are_for_the_adapter_s_own_names() -> None:
+    tensors = pair("language_model.model.layers.0.q_proj")
+    b = tensors["base_model.model.language_model.model.layers.0.q_proj.lora_B.weight"]
+    weights = renamed(tensors, alpha_pattern={"language_model.model.layers.0.q_proj": 10})
+    torch.testing.assert_close(weights["model.layers.0.q_proj"][1], b * 10 / 4)
+
+
+def test_an_adapter_of_nothing_that_the_model_has_is_refused() -> None:
+    with pytest.raises(RequestError, match="it only changes parts that the model leaves out"):
+        renamed(pair("visual.blocks.0.q_proj"))
+
+
+def test_two_modules_of_one_name_are_refused() -> None:
+    both = {**pair("model.layers.0.q_proj"), **pair("language_model.model.layers.0.att.q_proj")}
+    with pytest.raises(RequestError, match=r"modules of which the model has fewer: model\.layers\.0\.q_proj, language"):
+        renamed(both)

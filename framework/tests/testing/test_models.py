@@ -1,5 +1,8 @@
 """check_model: what passes, and what each wrong model is told."""
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 from kit_config import TINY
@@ -8,6 +11,9 @@ from dovetail.api import CheckpointError, ConfigError, ModelCard
 from dovetail.testing import build_model, check_model, random_checkpoint, run_batch, run_tokens
 
 SLIDING = {**TINY, "window": 7, "tie_word_embeddings": True}
+
+
+WHOLE = {"config": "WholeConfig", "tasks": ("embed",), "attention": ("sliding", "bidirectional")}
 
 
 def card(target: str = "Small", config: str = "SmallConfig", **claims: object) -> ModelCard:
@@ -23,8 +29,21 @@ def card(target: str = "Small", config: str = "SmallConfig", **claims: object) -
     )
 
 
+def cut_card(target: str) -> ModelCard:
+    return card().model_copy(update={"target": f"kit_cuts:{target}"})
+
+
 @pytest.mark.parametrize(
-    "right", [card(), card("Vectors", tasks=("embed",)), card("Labelled", tasks=("embed", "classify"))]
+    "right",
+    [
+        card(),
+        card("Masked"),
+        card("Vectors", tasks=("embed",)),
+        card("Labelled", tasks=("embed", "classify")),
+        cut_card("Sectioned"),
+        cut_card("Indivisible"),
+        card("Whole", **WHOLE),
+    ],
 )
 def test_a_right_model_passes(right: ModelCard) -> None:
     check_model(right, TINY, SLIDING)
@@ -35,15 +54,34 @@ def test_a_right_model_passes(right: ModelCard) -> None:
     [
         (card("Restarting"), "a prompt in chunks of 8 and whole"),
         (card("Leaking"), "a prompt in a batch and alone"),
+        (card("Unturned"), "queries of the attention layers [0, 1] of 2 do not depend on positions, wanted all"),
+        (card("HalfTurned"), "queries of the attention layers [1] of 2 do not depend on positions, wanted all"),
+        (card("QueriesTurned"), "keys of the attention layers [0, 1] of 2 do not depend on positions, wanted all"),
+        (card("Deaf"), "gives the same result if the tokens before it are in another order"),
         (card("NoHalf"), "claims float16: NotImplementedError: no float16 here"),
         (card("Inexact"), "claims bfloat16: its logits: differs"),
         (card("Silent"), "head borrows the embedding although tie_word_embeddings is false"),
         (card(config="ForgottenWindow"), "claims sliding attention, but no configuration"),
         (card(config="ForgottenWindow", attention=()), "attention_requirements() announces"),
         (card(attention=()), "asks for sliding attention, which its card does not claim"),
+        (
+            card("Whole", config="SmallConfig", tasks=("embed",)),
+            "its layers ask for bidirectional attention with heads of 8",
+        ),
+        (card("WholeLeaking", **WHOLE), "a prompt in a batch and alone"),
+        (
+            card(config="NarrowValues", attention=("value_dim",)),
+            "announces value_dim attention with heads of 8 with values of 4, its layers ask for plain attention with heads of 8",
+        ),
         (card(config="Choosy", architectures=("SmallForCausalLM", "Other")), "claims the architecture Other"),
         (card(attention=("sliding", "softcap")), "claims softcap attention"),
         (card(dtypes=("float32", "float8_e4m3fn")), "claims float8_e4m3fn"),
+        (cut_card("Unsectioned"), "on 2 devices: its outputs: differs"),
+        (cut_card("WholeDown"), "on 2 devices: RuntimeError: mat1 and mat2"),
+        (cut_card("OftenAdded"), "on 2 devices: its outputs: differs"),
+        (cut_card("Uncut"), "whole; say how these layers are cut: blocks.0.mlp.gate_up, blocks.0.mlp.down"),
+        (cut_card("Straying"), "on 2 devices: RuntimeError: the ranks do not exchange the same: rank 0 gathers"),
+        (cut_card("Scattered"), "on 2 devices: they do not all get the same outputs"),
         (card("Vectors"), "claims the task generate, and its class is not built on CausalLM"),
         (card("Vectors", tasks=("embed", "classify")), "claims the task classify: NotImplementedError"),
         (card("Labelled", tasks=("score",)), "pooled_logits gives [3, 2] for 3 vectors, wanted [3, 1]"),
@@ -54,6 +92,32 @@ def test_what_is_wrong_is_said(wrong: ModelCard, told: str) -> None:
     with pytest.raises(AssertionError, match=r"model 'small'") as failure:
         check_model(wrong, TINY, SLIDING)
     assert told in str(failure.value)
+
+
+READING = [
+    (card("Reading"), "whether a tensor is true"),
+    (card("Listing"), "a list of a tensor's numbers"),
+    (card("Masking"), "the size of a result (indexing with a mask)"),
+    (card("Scoring", tasks=("embed", "classify")), "a number of a tensor"),
+]
+
+
+@pytest.mark.parametrize(("reading", "what"), READING, ids=lambda value: getattr(value, "target", None))
+def test_a_line_that_reads_a_tensor_on_the_host_is_named(reading: ModelCard, what: str) -> None:
+    with pytest.raises(AssertionError, match=r"model 'small'") as failure:
+        check_model(reading, TINY, SLIDING)
+    path, number = re.search(r"(\S+kit_models\.py):(\d+): ", str(failure.value)).groups()
+    assert "# reads" in Path(path).read_text().splitlines()[int(number) - 1]
+    assert f"reads {what} on the host" in str(failure.value)
+
+
+def test_layers_without_positions_are_said() -> None:
+    check_model(card("Unturned"), TINY, SLIDING, positions="none")
+    check_model(card("HalfTurned"), TINY, SLIDING, positions="some")
+    with pytest.raises(AssertionError, match="wanted none to depend on them"):
+        check_model(card(), TINY, SLIDING, positions="none")
+    with pytest.raises(AssertionError, match="wanted some to depend on them"):
+        check_model(card(), TINY, SLIDING, positions="some")
 
 
 def test_a_claim_without_a_configuration_is_not_passed_over() -> None:

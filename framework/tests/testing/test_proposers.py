@@ -41,7 +41,7 @@ def test_one_that_is_made_already_is_taken() -> None:
         (card("NoProposer"), "its target is not a dovetail.api.Proposer"),
         (card("no_such_class"), "making it"),
         (card(config="kit_proposer:LooseOptions"), "takes an unknown option; let it forbid extra fields"),
-        (card(config="kit_proposer:Right"), "is not a BaseModel"),
+        (card(config="kit_proposer:Right"), "is no subclass of pydantic.BaseModel"),
     ],
 )
 def test_what_is_wrong_is_said(wrong: ProposerCard, told: str) -> None:

@@ -1,5 +1,6 @@
 """check_format and check_kernel: what passes, and what each wrong one is told."""
 
+from collections.abc import Sequence
 from typing import Any
 from unittest import SkipTest
 
@@ -9,10 +10,9 @@ from kit_quant import RowFormat
 
 from dovetail.api import QuantFormatCard, QuantKernelCard
 from dovetail.builtin import dovetail_register_quantization
-from dovetail.nn import Context, Ops
+from dovetail.nn import AffineWeight, CodebookWeight, Context, Float4Weight, Ops, ScaledFloatWeight
 from dovetail.nn.dense import DenseFormat, DenseKernel, DequantizeKernel
-from dovetail.nn.loading import KernelChoice, WeightReader
-from dovetail.nn.weights import AffineWeight
+from dovetail.nn.loading import WeightChoice, WeightReader
 from dovetail.testing import (
     WeightSample,
     check_format,
@@ -21,17 +21,21 @@ from dovetail.testing import (
     sample_weights,
     unpack_affine,
 )
+from dovetail.testing.packings import unpack_codebook, unpack_float4, unpack_scaled_float
 
 BUILTIN = {f"{card.kind} {card.name}": card for card in dovetail_register_quantization()}
 
 
-def row_sample(rows: int = 13, columns: int = 24) -> WeightSample:
+def row_sample(rows: int = 13, columns: int = 24, type_: str = "rows8", **others: torch.Tensor) -> WeightSample:
     torch.manual_seed(rows)
     codes = torch.randint(-128, 128, (rows, columns), dtype=torch.int8)
     scales = torch.rand(rows)
-    weight, scale = lazy_tensors({"a.weight": codes, "a.scales": scales})
-    object.__setattr__(weight, "type", "rows8")
-    return WeightSample({"weight": weight, "scales": scale}, codes * scales[:, None])
+    tensors = {".weight": codes, ".scales": scales, **{f".{name}": value for name, value in others.items()}}
+    lazies = lazy_tensors({f"a{suffix}": value for suffix, value in tensors.items()})
+    object.__setattr__(lazies[0], "type", type_)
+    return WeightSample(
+        dict(zip(tensors, lazies, strict=True)), codes * scales[:, None], input_scale=others.get("input_scale")
+    )
 
 
 def format_card(target: str = "RowFormat", **claims: Any) -> QuantFormatCard:
@@ -54,6 +58,18 @@ def kernel_card(target: str = "Product", **claims: Any) -> QuantKernelCard:
 
 def test_a_right_format_passes() -> None:
     check_format(format_card(), [row_sample(), row_sample(1, 7)])
+    check_format(format_card(), [row_sample(input_scale=torch.tensor(0.5)), row_sample(5, input_scale=torch.rand(24))])
+    check_format(format_card(kinds=("head", "embedding")), [row_sample()])
+
+
+def test_a_format_s_configuration_is_an_object_of_its_class() -> None:
+    card = format_card("ConfiguredFormat", config="kit_quant:RowConfig", methods=("rows",))
+    given = row_sample()
+    check_format(card, [WeightSample(given.tensors, given.dense, {"group": 1})])
+    with pytest.raises(AssertionError, match=r"components\(\) leaves out model\.layers\.0\.mlp\.down_proj"):
+        check_format(
+            card, [WeightSample(given.tensors, given.dense, {"group": 1, "ignore": ["model.layers.0.mlp.down_proj"]})]
+        )
 
 
 def test_the_dense_format_passes() -> None:
@@ -61,27 +77,49 @@ def test_the_dense_format_passes() -> None:
     assert isinstance(card, QuantFormatCard)
     torch.manual_seed(0)
     stored = {type_: torch.randn(13, 24).to(getattr(torch, type_)) for type_ in card.types}
-    samples = [WeightSample({"weight": lazy_tensors({"a.weight": x})[0]}, x.float()) for x in stored.values()]
+    samples = [WeightSample({".weight": lazy_tensors({"a.weight": x})[0]}, x.float()) for x in stored.values()]
     check_format(card, samples)
 
 
 @pytest.mark.parametrize(
     ("wrong", "told"),
     [
-        (format_card("Unordered"), "reorder() is not in the order asked for"),
         (format_card("Unpacked"), "as affine: pack() gives None"),
         (format_card("WrongPack"), "as affine: differs from the reference by"),
         (format_card("Shifted"), "is not that slice of the whole"),
-        (format_card("Swapped"), "joining: the rows are not those of the parts in order"),
+        (format_card("Swapped"), "join() does not give its parts back"),
+        (format_card("Lonely"), "join() declines the parts of one weight"),
         (format_card("Credulous"), "with a row less than announced is not refused"),
+        (format_card("Unnamed"), "components() does not name .scales"),
+        (format_card("Misordered"), "the first required component is .scales, whose type is float32"),
+        (format_card("Mandatory"), "without .scales, which components() calls optional: KeyError: '.scales'"),
+        (format_card("Ignorant"), "components() leaves out"),
+        (format_card("Forgotten"), "fields() does not name scales"),
+        (format_card("Hidden"), "cached is no field of the dataclass"),
+        (format_card("WideUnit"), "scales is [13], but 13 rows with Axis(dim=0, unit=2, entries=1) make 7"),
+        (format_card("NoAxis"), "rows 0 to 2, cut as fields() says: RuntimeError: The size of tensor a (2) must match"),
+        (format_card("WrongTensor"), "fields() names scales, which is another attribute's tensor"),
         (format_card(types={"rows8": ("affine",), "rows4": ()}), "claims the types rows4, for which no sample"),
         (format_card(types={"rows8": ("affine", "novel")}), "as novel: pack() gives None"),
     ],
+    ids=lambda value: value.target.removeprefix("kit_quant:") if isinstance(value, QuantFormatCard) else "",
 )
 def test_what_is_wrong_with_a_format_is_said(wrong: QuantFormatCard, told: str) -> None:
     with pytest.raises(AssertionError, match="format 'rows'") as failure:
         check_format(wrong, [row_sample()])
     assert told in str(failure.value)
+
+
+def test_fields_of_the_right_length_on_the_wrong_side_are_found_by_a_cut() -> None:
+    given = row_sample(24, 24)
+    dense = given.tensors[".weight"].read() * given.tensors[".scales"].read()
+    with pytest.raises(AssertionError, match=r"rows 0 to \d+, cut as fields\(\) says: RuntimeError: The size"):
+        check_format(format_card("WrongSide", types={"rows8": ()}), [WeightSample(given.tensors, dense)])
+
+
+def test_a_scale_of_activations_that_is_lost_is_missed() -> None:
+    with pytest.raises(AssertionError, match="it has no input_scale, but the sample has one"):
+        check_format(format_card("Unscaled"), [row_sample(input_scale=torch.tensor(0.5))])
 
 
 def test_a_wrong_dequantization_is_said() -> None:
@@ -97,23 +135,40 @@ def test_a_packing_of_one_s_own_needs_its_reference() -> None:
         check_format(card, [row_sample()])
 
 
-@pytest.mark.parametrize("name", [name for name in BUILTIN if name.startswith("kernel")])
-def test_the_framework_s_kernels_pass(name: str) -> None:
-    card = BUILTIN[name]
-    assert isinstance(card, QuantKernelCard)
+MATRIX_KERNELS = [
+    card for card in BUILTIN.values() if isinstance(card, QuantKernelCard) and "experts" not in card.kinds
+]
+
+
+@pytest.mark.parametrize("card", MATRIX_KERNELS, ids=lambda card: card.name)
+def test_the_framework_s_kernels_pass(card: QuantKernelCard) -> None:
     check_kernel(card)
 
 
-@pytest.mark.parametrize("order", [("weight", "scales"), ("scales", "weight")])
-def test_a_weight_in_parts_is_read_whatever_their_order(order: tuple[str, str]) -> None:
+@pytest.mark.parametrize("packing", ["affine", "scaled_float", "codebook", "float4"])
+def test_the_kit_s_own_weights_can_be_cut(packing: str) -> None:
+    """They are checked as a format's are, so that tests of kernels may cut and join them."""
+    from dovetail.testing import formats
+
+    for weight in sample_weights(packing):
+        formats._check_fields(weight, packing)
+        formats._check_rows(weight, packing)
+        formats._check_moves(weight, packing)
+        for dim in (0, 1):
+            formats._check_order(weight, dim, packing)
+            formats._check_cuts(weight, dim, packing)
+
+
+@pytest.mark.parametrize("order", [(".weight", ".scales"), (".scales", ".weight")])
+def test_a_weight_in_parts_is_read_whatever_their_order(order: Sequence[str]) -> None:
     """The scales' own type has a format too, which must not be taken for the weight's."""
     sample = row_sample()
     ctx = Context(device=torch.device("cpu"), dtype=torch.float32, ops=Ops(), attention=None, max_tokens=1)  # type: ignore[arg-type]
     layer = ctx.linear("a", 24, 13)
-    choices = {
-        ("linear", "rows8"): KernelChoice(RowFormat, [("dequantize", DequantizeKernel)]),
-        ("linear", "float32"): KernelChoice(DenseFormat, [("dense", DenseKernel)]),
-    }
+    choices = [
+        WeightChoice("linear", "float32", DenseFormat, [("dense", DenseKernel)]),
+        WeightChoice("linear", "rows8", RowFormat, [("dequantize", DequantizeKernel)]),
+    ]
     WeightReader(ctx, choices, {}).load([sample.tensors[component] for component in order])
     x = torch.randn(3, 24)
     torch.testing.assert_close(layer(x), x @ sample.dense.T)
@@ -135,6 +190,10 @@ def test_a_right_kernel_passes() -> None:
         (kernel_card("InPlace"), "x is changed"),
         (kernel_card("Wide"), "claims linear layers in bfloat16 (here affine [64, 128] on cpu): the result is float32"),
         (kernel_card("Contiguous"), "not contiguous"),
+        (
+            kernel_card("Disordered"),
+            "claims linear layers in float32 (here affine [64, 128] on cpu): x [1, 128]: differs",
+        ),
         (kernel_card("Picky"), "but declines all: not today"),
         (kernel_card(packings=("affine", "novel")), "claims novel, for which no weight is given"),
     ],
@@ -168,3 +227,28 @@ def test_a_malformed_affine_packing_is_refused(changes: dict[str, Any], told: st
     whole = {"codes": torch.full((2, 8), 15, dtype=torch.uint8), "scales": torch.ones(2, 2), "mins": None, "bits": 4}
     with pytest.raises(AssertionError, match=told):
         unpack_affine(AffineWeight(**{"group": 4, **whole, **changes}))
+
+
+@pytest.mark.parametrize(
+    ("order", "told"),
+    [(torch.arange(8).int(), "wanted int64"), (torch.zeros(8).long(), "does not name each of 8 columns")],
+)
+def test_a_malformed_order_is_refused(order: torch.Tensor, told: str) -> None:
+    codes = torch.zeros(2, 8, dtype=torch.uint8)
+    with pytest.raises(AssertionError, match=told):
+        unpack_affine(AffineWeight(codes, torch.ones(2, 2), None, 4, 4, order))
+
+
+def test_malformed_packings_of_floats_are_refused() -> None:
+    values, codes = torch.ones(4, 8).to(torch.float8_e4m3fn), torch.full((4, 8), 15, dtype=torch.uint8)
+    for found, told in (
+        (lambda: unpack_scaled_float(ScaledFloatWeight(values.half(), torch.ones(1, 1), (4, 8))), "8-bit"),
+        (lambda: unpack_scaled_float(ScaledFloatWeight(values, torch.ones(1, 1).half(), (4, 8))), "wanted float32"),
+        (lambda: unpack_scaled_float(ScaledFloatWeight(values, torch.ones(1, 1), (3, 8))), r"wanted \[2, 1\]"),
+        (lambda: unpack_codebook(CodebookWeight(codes, torch.ones(8), torch.ones(4, 1), 3, 8)), "fit in 3 bits"),
+        (lambda: unpack_codebook(CodebookWeight(codes, torch.ones(15), torch.ones(4, 1), 4, 8)), "a codebook is"),
+        (lambda: unpack_float4(Float4Weight(codes, torch.ones(4, 2), 5)), "does not divide"),
+        (lambda: unpack_float4(Float4Weight(codes, torch.ones(4, 2), 8, None, torch.ones(1).half())), "activations"),
+    ):
+        with pytest.raises(AssertionError, match=told):
+            found()

@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dovetail.api.bounds import Epsilon, HeadCount, HeadDim, LayerCount, Positions, Size
     from dovetail.api.cards import (
         PORTABLE,
         REFERENCE,
@@ -38,17 +39,8 @@ if TYPE_CHECKING:
         ToolParserCard,
     )
     from dovetail.api.checkpoint import Checkpoint, LazyTensor, Naming, ResolvedModel, TokenizerParts
-    from dovetail.api.config import (
-        AttentionRequirement,
-        Epsilon,
-        HeadCount,
-        HeadDim,
-        LayerCount,
-        ModelConfig,
-        Positions,
-        Size,
-        scaled_length,
-    )
+    from dovetail.api.config import AttentionRequirement, ModelConfig
+    from dovetail.api.decoder_config import Activation, DecoderConfig
     from dovetail.api.errors import (
         CheckpointError,
         ConfigError,
@@ -78,6 +70,7 @@ if TYPE_CHECKING:
         ToolParser,
     )
     from dovetail.api.proposer import DraftOptions, DraftRequest, Proposer, ProposerContext
+    from dovetail.api.rope import LayerType, RopeParameters, read_rope, scaled_length
     from dovetail.api.text import decode_text, join_names, one_line, quote_foreign, read_lines, read_text
 
 __all__ = [
@@ -85,6 +78,7 @@ __all__ = [
     "PROJECT",
     "REFERENCE",
     "TUNED",
+    "Activation",
     "AttentionCard",
     "AttentionFeature",
     "AttentionRequirement",
@@ -98,6 +92,7 @@ __all__ = [
     "ConflictError",
     "Content",
     "DType",
+    "DecoderConfig",
     "Device",
     "Dotted",
     "DovetailError",
@@ -115,6 +110,7 @@ __all__ = [
     "HeadDim",
     "LayerCount",
     "LayerKind",
+    "LayerType",
     "LazyTensor",
     "LoaderCard",
     "LogitsProcessor",
@@ -142,6 +138,7 @@ __all__ = [
     "RequestError",
     "ResolutionError",
     "ResolvedModel",
+    "RopeParameters",
     "Size",
     "SourceCard",
     "Task",
@@ -159,11 +156,18 @@ __all__ = [
     "quote_foreign",
     "read_json",
     "read_lines",
+    "read_rope",
     "read_text",
     "scaled_length",
 ]
 
 _WHERE = {
+    "Epsilon": "bounds",
+    "HeadCount": "bounds",
+    "HeadDim": "bounds",
+    "LayerCount": "bounds",
+    "Positions": "bounds",
+    "Size": "bounds",
     "PORTABLE": "cards",
     "REFERENCE": "cards",
     "TUNED": "cards",
@@ -195,14 +199,9 @@ _WHERE = {
     "ResolvedModel": "checkpoint",
     "TokenizerParts": "checkpoint",
     "AttentionRequirement": "config",
-    "Epsilon": "config",
-    "HeadCount": "config",
-    "HeadDim": "config",
-    "LayerCount": "config",
     "ModelConfig": "config",
-    "Positions": "config",
-    "Size": "config",
-    "scaled_length": "config",
+    "Activation": "decoder_config",
+    "DecoderConfig": "decoder_config",
     "CheckpointError": "errors",
     "ConfigError": "errors",
     "ConflictError": "errors",
@@ -238,6 +237,10 @@ _WHERE = {
     "DraftRequest": "proposer",
     "Proposer": "proposer",
     "ProposerContext": "proposer",
+    "LayerType": "rope",
+    "RopeParameters": "rope",
+    "read_rope": "rope",
+    "scaled_length": "rope",
     "decode_text": "text",
     "join_names": "text",
     "one_line": "text",

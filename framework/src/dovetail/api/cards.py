@@ -9,10 +9,11 @@ Attributes named ``target``, ``probe``, ``inspect`` or ``config`` are dotted nam
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
+from dovetail.api.documented import DocumentedModel
 from dovetail.api.grammar import GrammarKind
 
 REFERENCE = 0
@@ -52,7 +53,7 @@ of its request keeps no cache; and a latent row has values of its own size anywa
 """
 
 
-class Card(BaseModel):
+class Card(DocumentedModel):
     """Common fields of all cards: a name that is unique among cards of its kind, and a rank."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -66,14 +67,25 @@ class Card(BaseModel):
     rank: int = Field(default=PORTABLE, ge=0, le=1000)
     """``auto`` selects the card with the highest rank among those that fit (REFERENCE 0, PORTABLE 50, TUNED 100)."""
 
+    if not TYPE_CHECKING:  # type checkers go by the fields
 
-class NamingCard(BaseModel):
+        def __init__(self, **fields: Any) -> None:
+            try:
+                super().__init__(**fields)
+            except ValidationError as error:
+                error.add_note(repr(fields.get("name")))  # which of a hundred cards it is
+                raise
+
+
+class NamingCard(DocumentedModel):
     """How a model family's tensors and metadata are named in a container with its own naming."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     architectures: tuple[str, ...]
-    """The container's own architecture names that this family covers."""
+    """The container's own architecture names that this family covers. If several families cover one, the first whose
+    naming does not refuse the metadata reads them.
+    """
     target: Dotted
     """A :class:`dovetail.api.Naming`; its module must not import torch."""
 
@@ -181,9 +193,17 @@ class QuantKernelCard(Card):
     dtypes: tuple[DType, ...]
     """Dtypes of the activations."""
     kinds: tuple[LayerKind, ...] = ("linear", "head")
-    """Kinds of layers that it serves."""
+    """Kinds of layers that it serves; ``experts`` alone, or any of the others."""
     probe: Dotted | None = None
     """``() -> str | None``: why it cannot run on this machine, or None if it can."""
+
+    @model_validator(mode="after")
+    def _one_class(self) -> QuantKernelCard:
+        if "experts" in self.kinds and len(self.kinds) > 1:
+            raise ValueError(
+                "kernels of experts are of another class than those of matrices, and have a card of their own"
+            )
+        return self
 
 
 class AttentionCard(Card):

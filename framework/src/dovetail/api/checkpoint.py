@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
 
 from dovetail.api.cards import Dotted
+from dovetail.api.documented import DocumentedModel
 
 if TYPE_CHECKING:
     import tokenizers
@@ -32,7 +33,7 @@ class ResolvedModel:
     generation_config: Mapping[str, Any] = field(default_factory=dict)
 
 
-class Checkpoint(BaseModel):
+class Checkpoint(DocumentedModel):
     """A checkpoint on disk, described without reading weights and without torch."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -108,7 +109,8 @@ class Naming(Protocol):
         """The ``config.json`` of the same model, including ``architectures``.
 
         Raises:
-            ConfigError: a required key is not in ``metadata``.
+            ConfigError: a required key is not in ``metadata``, or they describe a variant that this model is not. The
+                next model that reads the container's architecture is then asked.
         """
         ...
 

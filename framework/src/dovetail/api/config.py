@@ -3,51 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Self
+from typing import Any, ClassVar, Self
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, field_serializer, model_validator
+from pydantic import ConfigDict, Field, field_serializer, model_validator
 
+from dovetail.api.bounds import LayerCount, Positions, Size, integral
 from dovetail.api.cards import APART, AttentionFeature
+from dovetail.api.documented import DocumentedModel
+from dovetail.api.rope import ROPE_KEYS
+from dovetail.api.text import quote_foreign
 
-FACTOR_SCALINGS = ("linear", "dynamic", "yarn")
-"""Values of ``rope_type`` whose ``factor`` is the factor of the context length. The factor of ``llama3`` is larger
-than what its models were trained for.
-"""
+ALIASES = {
+    "torch_dtype": "dtype",
+    "n_embd": "hidden_size",
+    "d_model": "hidden_size",
+    "n_layer": "num_hidden_layers",
+    "n_layers": "num_hidden_layers",
+    "num_layers": "num_hidden_layers",
+    "n_positions": "max_position_embeddings",
+    "n_ctx": "max_position_embeddings",
+}
+"""Key of an older file → field. Of several keys of one field, the first that the file has is read."""
 
-MAX_LAYERS, MAX_HEADS, MAX_HEAD_DIM, MAX_SIZE, MAX_POSITIONS = 10_000, 2**14, 2**14, 2**24, 2**27
-"""Bounds of configurations, several times what any published model has (126 layers, 256 heads of 512, rows of 53,248
-numbers, a vocabulary of 262,144, contexts of 10 million tokens). Whatever a configuration makes a model allocate before
-its weights are compared with the files, it is little with these; and it is an error that names the key.
-"""
-
-LayerCount = Annotated[int, Field(gt=0, le=MAX_LAYERS)]
-HeadCount = Annotated[int, Field(gt=0, le=MAX_HEADS)]
-HeadDim = Annotated[int, Field(gt=0, le=MAX_HEAD_DIM)]
-Size = Annotated[int, Field(gt=0, le=MAX_SIZE)]
-"""Rows or columns of a weight: a vocabulary, a hidden size."""
-Positions = Annotated[int, Field(gt=0, le=MAX_POSITIONS)]
-"""Tokens: a context, a window."""
-Epsilon = Annotated[float, Field(gt=0, lt=1)]
-"""What a norm adds so that it does not divide by zero."""
-
-
-def scaled_length(max_position: int, scaling: Mapping[str, Any]) -> int:
-    """The longest sequence, in tokens, that a RoPE scaling was made for: its factor times the original length.
-
-    Args:
-        max_position: ``max_position_embeddings``. It is the original length if the scaling has no
-            ``original_max_position_embeddings``. Some files have the length before scaling there and some the length
-            after, and no key says which.
-        scaling: the object under ``rope_scaling`` or ``rope_parameters``.
-    """
-    kind = scaling.get("rope_type") or scaling.get("type") or "default"
-    original = scaling.get("original_max_position_embeddings") or max_position
-    factor = scaling.get("factor") or 1
-    longest = max(max_position, int(original * factor)) if kind in FACTOR_SCALINGS else max_position
-    return min(longest, MAX_POSITIONS)
+OUTER_KEYS = (
+    "architectures",
+    "tie_word_embeddings",
+    "quantization_config",
+    "bos_token_id",
+    "eos_token_id",
+    "pad_token_id",
+    "dtype",
+    "torch_dtype",
+)
+"""Keys that a text model's null leaves as they are in the whole model's configuration."""
 
 
-class AttentionRequirement(BaseModel):
+class AttentionRequirement(DocumentedModel):
     """What one group of layers requires of the attention backend.
 
     Without features it is causal attention over everything.
@@ -84,18 +75,29 @@ class AttentionRequirement(BaseModel):
         return self.head_dim if self.value_dim is None else self.value_dim
 
 
-class ModelConfig(BaseModel):
+class ModelConfig(DocumentedModel):
     """Base of a model's configuration, read from ``config.json``.
 
-    Fields without a default must be in the file. For the others, null means the default. Unknown keys are ignored,
+    Fields without a default must be in the file, and null is as if the key were not there. Unknown keys are ignored,
     because published files have many that only describe training. Subclasses refuse values that they do not support by
-    raising ``ValueError`` in a validator, and bound their counts and sizes with the types above.
+    raising ``ValueError`` in a validator, and bound their counts and sizes with the types of ``dovetail.api``
+    (``LayerCount``, ``HeadCount``, ``HeadDim``, ``Size``, ``Positions``, ``Epsilon``).
 
     In all fields, those of subclasses too, a text or a boolean is no number, a number is neither infinite nor NaN, and
     nothing but true and false is a boolean.
+
+    The configuration of a model that also sees or hears has the language model's part in ``text_config``. Its keys are
+    read as if they stood at the top, and replace those of the whole model. The whole model's ``architectures`` stay; so
+    do its ``tie_word_embeddings``, ``quantization_config``, token ids and dtype where the text model's are null, and all
+    keys that the text model does not have.
+
+    The class attribute ``aliases`` names keys of older files: key → field. A subclass names those that its models have
+    besides; those of its bases stay. A value under the field's own name wins.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=(), strict=True, allow_inf_nan=False)
+
+    aliases: ClassVar[Mapping[str, str]] = ALIASES
 
     architectures: tuple[str, ...] = Field(default=(), strict=False)
     model_type: str = ""
@@ -104,19 +106,44 @@ class ModelConfig(BaseModel):
     num_hidden_layers: LayerCount
     max_position_embeddings: Positions = 2048
     tie_word_embeddings: bool = False
-    dtype: str | None = Field(default=None, validation_alias=AliasChoices("dtype", "torch_dtype"))
+    dtype: str | None = None
+    """Of the weights, without ``torch.``."""
     bos_token_id: int | None = None
     eos_token_id: int | list[int] | None = None
     quantization_config: dict[str, Any] | None = None
 
     @model_validator(mode="before")
     @classmethod
-    def _without_nulls(cls, data: Any) -> Any:
+    def _read(cls, data: Any) -> Any:
         if not isinstance(data, dict):
             return data
-        required = {name for name, field in cls.model_fields.items() if field.is_required()}
-        # Some writers of JSON know only one kind of number, and 4096.0 is as good a size as 4096.
-        return {k: _integral(v) for k, v in data.items() if v is not None or k in required}
+        text = data.get("text_config")
+        if text is not None and not isinstance(text, dict):
+            raise ValueError(f"text_config is {quote_foreign(text)}, wanted an object")
+        aliases: dict[str, str] = {}
+        for base in cls.__mro__:  # the most special class first
+            aliases = {**aliases, **{k: v for k, v in vars(base).get("aliases", {}).items() if k not in aliases}}
+        read = {k: integral(v) for k, v in merge_text_config(data, aliases).items() if v is not None}
+        for key, field in aliases.items():
+            if key in read and key not in cls.model_fields:
+                read.setdefault(field, read[key])
+        if isinstance(dtype := read.get("dtype"), str):
+            read["dtype"] = dtype.removeprefix("torch.")
+        return cls.prepare(read)
+
+    @classmethod
+    def prepare(cls, data: dict[str, Any]) -> dict[str, Any]:
+        """Complete the keys of a file before they are read as fields: what follows from other keys, and what the
+        model's files leave out. Subclasses that override it call ``super().prepare``.
+
+        Args:
+            data: the file's keys, which may be changed: ``text_config`` merged, aliases under the fields' names, no
+                nulls. Their types are not checked yet.
+
+        Raises:
+            ValueError: a value is not supported.
+        """
+        return data
 
     def attention_requirements(self) -> tuple[AttentionRequirement, ...]:
         """One entry for each distinct kind of attention layer; their order does not matter. Subclasses must override this.
@@ -135,5 +162,23 @@ class ModelConfig(BaseModel):
         return self.context_length()
 
 
-def _integral(value: Any) -> Any:
-    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 2**53 else value
+def merge_text_config(data: Mapping[str, Any], aliases: Mapping[str, str] = ALIASES) -> dict[str, Any]:
+    """A configuration with the keys of its ``text_config`` at the top, as :class:`ModelConfig` describes. The whole
+    model's ``architectures`` stay, because they say what the checkpoint is.
+
+    Args:
+        data: as in ``config.json``; returned as it is if it has no ``text_config``.
+        aliases: other names of keys, so that the text model's value also replaces one of another name.
+    """
+    text = data.get("text_config")
+    if not isinstance(text, Mapping):
+        return dict(data)
+    given = {key for key, value in text.items() if value is not None}
+    replaced = {"text_config"} | {aliases[key] for key in given if key in aliases}
+    if given & set(ROPE_KEYS):  # which only mean something together
+        replaced |= set(ROPE_KEYS)
+    outer = {key: value for key, value in data.items() if key not in replaced}
+    kept = {key: outer[key] for key in OUTER_KEYS if key not in given and outer.get(key) is not None}
+    if outer.get("architectures"):
+        kept["architectures"] = outer["architectures"]
+    return {**outer, **text, **kept}

@@ -14,6 +14,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from dovetail.api.documented import DocumentedModel
+
 
 @dataclass(frozen=True)
 class ProposerContext:
@@ -73,7 +75,7 @@ class Proposer(ABC):
         """These sequences have ended. The list may include sequences that were never passed to :meth:`propose`."""
 
 
-class DraftOptions(BaseModel):
+class DraftOptions(DocumentedModel):
     """The keys of ``--speculative-config`` for a draft model. They mean the same as the flags with these names.
     Without ``dtype``, the main model's flag applies to both.
     """

@@ -20,6 +20,9 @@ from dovetail.utils.arguments import use_foreign_options
 from dovetail.utils.flags import add_flags, read_flags
 from dovetail.utils.terminal import printable_json, printable_line, printable_lines
 
+MANY = 8
+"""How many rejected candidates of one role are shown."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
@@ -83,19 +86,23 @@ def render(plan: Plan, template: str | None = None) -> str:
     lines += _parser_lines("tool parser", plan.tool_parsers, template)
     lines += _parser_lines("reasoning", plan.reasoning_parsers, template)
     lines += _speculation_lines(plan)
+    others = []
     for type_, count in plan.checkpoint.tensor_types.items():
-        lines += ["", f"weights of type {type_} ({count} tensors)"]
         planned = [weight for weight in plan.weights if weight.type == type_]
         if not planned:
-            lines.append("  no format reads them as weights; saved masks and position ids are left out")
+            others.append(f"{count} of type {type_}")
+            continue
+        lines += ["", f"weights of type {type_} ({count} tensors)"]
         for weight in planned:
-            kernel, *others = weight.kernels
+            kernel, *more = weight.kernels
             lines.append(
                 f"  {weight.kind:<12} format {weight.format.part.name}, kernel {kernel.name} ({kernel.distribution} {kernel.version})"
             )
-            if others:
-                lines.append(f"{'':<14} if its shape does not suit: {', '.join(o.name for o in others)}")
+            if more:
+                lines.append(f"{'':<14} if its shape does not suit: {', '.join(o.name for o in more)}")
             lines += [f"{'':<14} not {r.name}: {r.reason}" for r in weight.rejected]
+    if others:  # what formats read beside a weight's own tensor, and what nobody reads
+        lines += ["", f"tensors beside weights: {', '.join(others)} (scales, saved masks, position ids)"]
     return "\n".join(lines)
 
 
@@ -134,4 +141,7 @@ def _speculation_lines(plan: Plan) -> list[str]:
 def _choice_lines(choice: Choice) -> list[str]:
     part = choice.part
     lines = [f"{choice.role:<14} {part.name} ({part.distribution} {part.version}): {choice.reason}"]
-    return lines + [f"{'':<14}   not {r.name} ({r.distribution}): {r.reason}" for r in choice.rejected]
+    lines += [f"{'':<14}   not {r.name} ({r.distribution}): {r.reason}" for r in choice.rejected[:MANY]]
+    if (more := len(choice.rejected) - MANY) > 0:
+        lines.append(f"{'':<14}   and not {more} more, which --json lists")
+    return lines

@@ -178,5 +178,5 @@ def _new(args: argparse.Namespace) -> int:
     if args.json:
         _print_json({"path": str(path)})
     else:
-        _print(f"wrote {path}; next: cd {path} && pip install -e '.[test]' && pytest")
+        _print(f"wrote {path}; next: the commands in {path / 'README.md'}")
     return 0

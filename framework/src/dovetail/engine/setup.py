@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
+from dovetail.api.checkpoint import HF_TOKENIZER, TokenizerParts
 from dovetail.api.errors import UsageError
 from dovetail.engine.args import EngineArgs
 from dovetail.engine.templates.chat_template import ContentFormatOption, load_template
 from dovetail.engine.text.hf_tokenizer import HFTokenizer, read_tokenizer_config
 from dovetail.engine.text.tokenizer import Tokenizer
+from dovetail.kernel.blame import blame, wrong_answer
 from dovetail.kernel.checkpoints import find_tokenizer
-from dovetail.kernel.discovery import import_dotted
+from dovetail.kernel.discovery import import_dotted, import_part
 from dovetail.kernel.options import PlanOptions
-from dovetail.kernel.plan import Plan
+from dovetail.kernel.plan import Part, Plan
 from dovetail.kernel.registry import Registry
 from dovetail.kernel.resolve import resolve
 from dovetail.utils import logs
@@ -57,7 +60,9 @@ def load_tokenizer(
     Raises:
         ConfigError: ``chat_template`` looks like a file name, and there is no such file.
     """
-    tokenizer = Tokenizer.from_parts(import_dotted(plan.checkpoint.tokenizer)(plan.checkpoint.tokenizer_path))
+    tokenizer = Tokenizer.from_parts(
+        _read_parts(plan.checkpoint.tokenizer, plan.checkpoint.tokenizer_path, plan.loader.part)
+    )
     if chat_template is not None:
         tokenizer.chat_template = load_template(chat_template)
     tokenizer.chat_template_content_format = content_format
@@ -76,5 +81,31 @@ def get_tokenizer(tokenizer_name: str) -> HFTokenizer:
     """
     found = find_tokenizer(str(tokenizer_name), Registry.load())
     path = found["tokenizer_path"]
-    inner = Tokenizer.from_parts(import_dotted(found["tokenizer"])(path))
+    inner = Tokenizer.from_parts(_read_parts(found["tokenizer"], path))
     return HFTokenizer(inner, str(tokenizer_name), read_tokenizer_config(path))
+
+
+def _read_parts(reader: str, path: str, loader: Part | None = None) -> TokenizerParts:
+    """Read a tokenizer's data.
+
+    Args:
+        reader: the function that reads it, as in :attr:`dovetail.api.Checkpoint.tokenizer`.
+        loader: of the weights, whose plugin has its readers in the same package.
+
+    Raises:
+        PluginError: it fails, or returns something else.
+    """
+    if reader == HF_TOKENIZER:  # the framework's own
+        own: TokenizerParts = import_dotted(reader)(path)
+        return own
+    package = reader.partition(".")[0].partition(":")[0]
+    if loader is not None and loader.target.startswith((f"{package}.", f"{package}:")):
+        part = loader
+    else:  # another loader's, for --tokenizer
+        part = Part(kind="tokenizer", name=reader, distribution="", version="", target=reader)
+    read = import_part(part, reader)
+    with blame(part, f"to read the tokenizer of {path}"):
+        found: Any = read(path)
+    if not isinstance(found, TokenizerParts):
+        raise wrong_answer(part, f"the tokenizer of {path}", found, "TokenizerParts")
+    return found

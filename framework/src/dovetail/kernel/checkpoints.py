@@ -11,9 +11,11 @@ from typing import Any
 
 from dovetail.api.cards import LoaderCard, ModelCard, SourceCard
 from dovetail.api.checkpoint import HF_TOKENIZER, Checkpoint, ResolvedModel
+from dovetail.api.config import merge_text_config
 from dovetail.api.errors import CheckpointError, ConfigError, PluginError, ResolutionError, UsageError
 from dovetail.api.json_files import read_json
 from dovetail.api.text import join_names, quote_foreign
+from dovetail.kernel.blame import wrong_answer
 from dovetail.kernel.choose import call_target, choose, make_part
 from dovetail.kernel.options import AUTO, Overrides, PlanOptions
 from dovetail.kernel.plan import Choice, RejectedCandidate
@@ -36,39 +38,59 @@ def ask_source(
     """Call a source with a reference. Returns None if the reference is not of its kind.
 
     Raises:
-        PluginError: it returned something else.
+        PluginError: it failed, or returned something else.
     """
     found = call_target(
         offer,
         offer.card.target,
+        f"to resolve {quote_foreign(reference)}" if reference else "to resolve the default model",
         reference,
         revision=revision,
         download_dir=download_dir,
         patterns=patterns,
         token=token,
     )
-    if found is None or isinstance(found, ResolvedModel):
-        return found
     if isinstance(found, (str, os.PathLike)):
-        return ResolvedModel(os.fspath(found))
-    raise PluginError(
-        f"the {offer} answered with {type(found).__name__}, wanted a path, a ResolvedModel or None", "update the plugin"
-    )
+        found = ResolvedModel(os.fspath(found))
+    if found is None or (
+        isinstance(found, ResolvedModel)
+        and isinstance(found.path, str)
+        and isinstance(found.generation_config, Mapping)
+    ):
+        return found
+    raise wrong_answer(offer, "a reference", found, "a path, a ResolvedModel or None")
 
 
-def find_source(options: PlanOptions, registry: Registry) -> tuple[Choice, ResolvedModel]:
+def find_source(options: PlanOptions, registry: Registry, warnings: list[str]) -> tuple[Choice, ResolvedModel]:
+    """The first source that knows the model reference. One that fails is left out, with a warning.
+
+    Raises:
+        CheckpointError: none knows it.
+        PluginError: one failed, and no other knows it.
+    """
     patterns = [p for o in registry.offers(LoaderCard) for p in o.card.recognises]
     rejected: list[RejectedCandidate] = []
+    faults: list[PluginError] = []
     for offer in registry.offers(SourceCard):
-        found = ask_source(
-            offer,
-            options.model,
-            revision=options.revision,
-            download_dir=options.download_dir,
-            patterns=tuple(dict.fromkeys((*patterns, *SIDE_FILES))),
-            token=options.hf_token,
-        )
+        try:
+            found = ask_source(
+                offer,
+                options.model,
+                revision=options.revision,
+                download_dir=options.download_dir,
+                patterns=tuple(dict.fromkeys((*patterns, *SIDE_FILES))),
+                token=options.hf_token,
+            )
+        except PluginError as error:
+            faults.append(error)
+            rejected.append(
+                RejectedCandidate(
+                    name=offer.name, distribution=offer.distribution, reason=f"it is broken: {error.problem}"
+                )
+            )
+            continue
         if found is not None:
+            warnings += map(str, faults)
             reason = f"resolves to {found.path}"
             if found.generation_config:
                 recommended = (f"{name} {value}" for name, value in found.generation_config.items())
@@ -77,6 +99,8 @@ def find_source(options: PlanOptions, registry: Registry) -> tuple[Choice, Resol
         rejected.append(
             RejectedCandidate(name=offer.name, distribution=offer.distribution, reason="not a reference of its kind")
         )
+    if faults:  # without them it might have been found
+        raise faults[0]
     raise CheckpointError(
         f"wanted the model {options.model!r}, found no folder, file or hub repository of that name",
         registry.explain_missing(SourceCard.kind) or "check the spelling; a hub repository is written org/name",
@@ -105,15 +129,26 @@ def find_checkpoint(
             registry.explain_missing(LoaderCard.kind)
             or "complete the download, or install a plugin that loads what is there",
         )
-    offer, choice = choose(
-        "loader", LoaderCard, registry, objection,
-        explicit=options.load_format, wanted=f"a loader for the weights at {path}", warnings=warnings,
-    )  # fmt: skip
-    checkpoint = call_target(offer, offer.card.inspect, path, files.paths(offer.card))
-    if not isinstance(checkpoint, Checkpoint):
-        raise PluginError(
-            f"the {offer} described {path} with {type(checkpoint).__name__}, wanted a Checkpoint", "update the plugin"
-        )
+    broken: dict[str, PluginError] = {}
+    while True:
+        try:
+            offer, choice = choose(
+                "loader", LoaderCard, registry, objection,
+                explicit=options.load_format, wanted=f"a loader for the weights at {path}", warnings=warnings,
+                broken={name: f"it is broken: {error.problem}" for name, error in broken.items()},
+            )  # fmt: skip
+        except ResolutionError:
+            if broken:  # which is why there is no other
+                raise next(iter(broken.values())) from None
+            raise
+        try:
+            checkpoint = inspect_files(offer, path, files)
+            break
+        except PluginError as error:
+            if options.load_format != AUTO:
+                raise
+            broken[offer.name] = error
+    warnings += map(str, broken.values())
     update: dict[str, Any] = {}
     if options.tokenizer or options.tokenizer_revision:
         update = find_tokenizer(str(_locate_tokenizer(options, registry)), registry)
@@ -125,6 +160,18 @@ def find_checkpoint(
         file = _config_file(options.hf_config_path, folder)
         update |= {"config": read_json(file, dict), "config_file": str(file)}
     return choice, checkpoint.model_copy(update=update)
+
+
+def inspect_files(offer: Offer[LoaderCard], path: str | Path, files: WeightFiles) -> Checkpoint:
+    """Have a loader describe its files of a model reference.
+
+    Raises:
+        PluginError: it failed, or returned something else.
+    """
+    checkpoint = call_target(offer, offer.card.inspect, f"to describe {path}", str(path), files.paths(offer.card))
+    if isinstance(checkpoint, Checkpoint):
+        return checkpoint
+    raise wrong_answer(offer, f"the files at {path}", checkpoint, "a Checkpoint")
 
 
 def _read_generation_config(file: Path) -> dict[str, Any]:
@@ -162,6 +209,7 @@ def _locate_tokenizer(options: PlanOptions, registry: Registry) -> Path:
     )
     if path.is_absolute() or str(reference).startswith((".", "~")):
         raise missing
+    fault: PluginError | None = None
     for offer in registry.offers(SourceCard):
         try:
             found = ask_source(
@@ -174,9 +222,12 @@ def _locate_tokenizer(options: PlanOptions, registry: Registry) -> Path:
             )
         except CheckpointError as error:
             raise CheckpointError(f"--tokenizer {reference}: {error.problem}", error.hint) from None
+        except PluginError as error:
+            fault = fault or error
+            continue
         if found is not None and Path(found.path).exists():
             return Path(found.path)
-    raise missing
+    raise fault or missing
 
 
 def find_tokenizer(reference: str, registry: Registry) -> dict[str, Any]:
@@ -196,7 +247,7 @@ def find_tokenizer(reference: str, registry: Registry) -> dict[str, Any]:
     if not any(n.startswith("tokenizer") for n in files.names):
         for offer in offers:
             if files.of(offer.card):
-                found = call_target(offer, offer.card.inspect, str(path), files.paths(offer.card))
+                found = inspect_files(offer, path, files)
                 if found.tokenizer_path:
                     return {"tokenizer": found.tokenizer, "tokenizer_path": found.tokenizer_path}
     return {"tokenizer": HF_TOKENIZER, "tokenizer_path": str(path)}
@@ -218,29 +269,48 @@ def _config_file(hf_config_path: str | None, folder: Path) -> Path:
 def find_model_config(
     checkpoint: Checkpoint, options: PlanOptions, registry: Registry
 ) -> tuple[dict[str, Any], Offer[ModelCard] | None]:
-    """The configuration in the Hugging Face form, and the model whose naming translated it, if one did."""
-    translator = None
-    if checkpoint.naming is not None:
-        translator = _naming_offer(checkpoint, registry)
+    """The configuration in the Hugging Face form, with the text model's keys at the top, and the model whose naming
+    translated it, if one did.
+
+    A container may have one name for several architectures, as GGUF has for models with and without experts. The first
+    model whose naming does not refuse the metadata reads them.
+    """
+    offers = [] if checkpoint.naming is None else _naming_offers(checkpoint, registry)
     if options.hf_config_path or checkpoint.naming is None:
-        return dict(checkpoint.config), translator
-    if translator is None:
+        return merge_text_config(checkpoint.config), next(iter(offers), None)
+    if not offers:
         raise ResolutionError(
             f"wanted a model plugin for the {checkpoint.naming} architecture {checkpoint.architecture!r}, found "
             + (", ".join(_naming_architectures(checkpoint.naming, registry)) or "none"),
             registry.explain_missing(ModelCard.kind)
             or "install the plugin that offers it, or give its config.json with --hf-config-path",
         )
-    target = f"{translator.card.naming[checkpoint.naming].target}.config"
-    return call_target(translator, target, checkpoint.architecture, checkpoint.metadata), translator
+    refusals: list[tuple[str, ConfigError]] = []
+    doing = f"to translate the {checkpoint.naming} metadata of {checkpoint.path}"
+    for offer in offers:
+        target = f"{offer.card.naming[checkpoint.naming].target}.config"
+        try:
+            config = call_target(offer, target, doing, checkpoint.architecture, checkpoint.metadata)
+        except ConfigError as error:
+            refusals.append((offer.name, error))
+            continue
+        if not isinstance(config, dict):
+            raise wrong_answer(offer, f"the {checkpoint.naming} metadata of {checkpoint.path}", config, "a dict")
+        return config, offer
+    (_, first), *others = refusals
+    if not others:
+        raise first
+    raise ConfigError("; ".join(f"{name}: {refused.problem}" for name, refused in refusals), first.hint)
 
 
-def _naming_offer(checkpoint: Checkpoint, registry: Registry) -> Offer[ModelCard] | None:
+def _naming_offers(checkpoint: Checkpoint, registry: Registry) -> list[Offer[ModelCard]]:
+    """The models that know the container's name of the architecture, best first."""
+    found = []
     for offer in registry.offers(ModelCard):
         naming = offer.card.naming.get(checkpoint.naming or "")
         if naming and checkpoint.architecture in naming.architectures:
-            return offer
-    return None
+            found.append(offer)
+    return found
 
 
 def _naming_architectures(naming: str, registry: Registry) -> list[str]:
@@ -250,7 +320,7 @@ def _naming_architectures(naming: str, registry: Registry) -> list[str]:
 
 def apply_overrides(config: dict[str, Any], overrides: Overrides) -> dict[str, Any]:
     """Apply ``hf_overrides``: objects are merged key by key, anything else replaces; a callable gets a copy and
-    returns the result.
+    returns the result. What they put into ``text_config`` is moved to the top.
     """
     if callable(overrides):
         changed = overrides(copy.deepcopy(config))
@@ -267,7 +337,7 @@ def apply_overrides(config: dict[str, Any], overrides: Overrides) -> dict[str, A
         raise UsageError(
             f"hf_overrides holds what JSON cannot ({error})", "give texts, numbers, lists and dicts"
         ) from None
-    return plain
+    return merge_text_config(plain)
 
 
 def _merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,39 +4,46 @@ is recorded for every candidate.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from dovetail.api.cards import Card
-from dovetail.api.errors import ConflictError, DovetailError, PluginError, ResolutionError
-from dovetail.kernel.discovery import describe_error, import_dotted
+from dovetail.api.errors import ConflictError, ResolutionError
+from dovetail.kernel.blame import blame, describe_error, describe_type
+from dovetail.kernel.discovery import import_dotted, import_part
+from dovetail.kernel.interrupts import is_interrupt
 from dovetail.kernel.options import AUTO
 from dovetail.kernel.plan import Choice, Part, RejectedCandidate
 from dovetail.kernel.registry import Offer, Registry
 
 C = TypeVar("C", bound=Card)
 
+BROKEN_PROBE = "its probe failed"
+"""The beginning of an objection that is a fault of the plugin, and not of the machine."""
 
-def call_target(offer: Offer[Any], dotted: str, *arguments: Any, **options: Any) -> Any:
+
+def call_target(offer: Offer[Any], dotted: str, doing: str, *arguments: Any, **options: Any) -> Any:
     """Call a function that a card names.
+
+    Args:
+        doing: what it is called for, as for :func:`~dovetail.kernel.blame.blame`.
 
     Raises:
         PluginError: it raised something other than one of our errors for users.
     """
-    function = import_dotted(dotted)
-    try:
+    function = import_part(offer, dotted)
+    with blame(offer, doing):
         return function(*arguments, **options)
-    except (DovetailError, KeyboardInterrupt):
-        raise
-    except BaseException as error:
-        raise PluginError(
-            f"the {offer} failed in {dotted}: {describe_error(error)}",
-            "report it to its authors; --debug shows the traceback",
-        ) from error
 
 
 def make_part(offer: Offer[Any]) -> Part:
-    return Part(name=offer.name, distribution=offer.distribution, version=offer.version, target=offer.card.target)
+    return Part(
+        kind=offer.card.kind,
+        name=offer.name,
+        distribution=offer.distribution,
+        version=offer.version,
+        target=offer.card.target,
+    )
 
 
 def choose(
@@ -48,6 +55,7 @@ def choose(
     explicit: str | None = None,
     wanted: str,
     warnings: list[str],
+    broken: Mapping[str, str] | None = None,
 ) -> tuple[Offer[C], Choice]:
     """Select the candidate that the user named, or the highest-ranked one without an objection.
 
@@ -55,6 +63,7 @@ def choose(
         objection: returns why a card does not fit, or None. If the user named a candidate, it is called only on that
             one.
         wanted: what is needed, for the error message.
+        broken: candidates that have failed in this command, by name, with the reason. They are taken only by name.
 
     Raises:
         ConflictError: two distributions offer the named candidate.
@@ -69,7 +78,7 @@ def choose(
             known = ", ".join(o.name for o in offers) or "none"
             hint = registry.explain_missing(card.kind) or "install the plugin that offers it, or choose one of those"
             raise ResolutionError(f"wanted the {role} {explicit!r}, found {known}", hint)
-        if reason := objection(offer.card):
+        if reason := _find_objection(offer, objection):
             others = ", ".join(o.name for o in offers if o is not offer)
             raise ResolutionError(
                 f"the {role} {explicit!r} was asked for but does not fit: {reason}",
@@ -80,7 +89,7 @@ def choose(
     fitting: list[Offer[C]] = []
     rejected: list[RejectedCandidate] = []
     for offer in offers:
-        if reason := objection(offer.card):
+        if reason := (broken or {}).get(offer.name) or _find_objection(offer, objection):
             rejected.append(RejectedCandidate(name=offer.name, distribution=offer.distribution, reason=reason))
         else:
             fitting.append(offer)
@@ -111,17 +120,28 @@ def choose(
     return winner, Choice(role=role, part=make_part(winner), reason=why, rejected=tuple(rejected))
 
 
+def _find_objection(offer: Offer[C], objection: Callable[[C], str | None]) -> str | None:
+    reason = objection(offer.card)
+    if reason is not None and reason.startswith(BROKEN_PROBE):
+        return f"{reason}, a fault of {offer.distribution} {offer.version}"
+    return reason
+
+
 def run_probe(probe: str | None) -> str | None:
-    """Run a probe. Returns its objection. An exception counts as an objection and does not end the resolution."""
+    """Run a probe. Returns its objection. Where it fails, or answers with anything but a text or None, that is the
+    objection, and the resolution goes on.
+    """
     if probe is None:
         return None
     try:
         answer = import_dotted(probe)()
-    except KeyboardInterrupt:
-        raise
     except BaseException as error:
-        return f"its probe failed ({describe_error(error)})"
-    return None if answer is None else str(answer)
+        if is_interrupt(error):
+            raise
+        return f"{BROKEN_PROBE} ({describe_error(error)})"
+    if answer is None or isinstance(answer, str):
+        return answer
+    return f"{BROKEN_PROBE} (it answered with {describe_type(answer)}, wanted a text or None)"
 
 
 def join_numbers(values: Iterable[int]) -> str:

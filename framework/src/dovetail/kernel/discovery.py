@@ -13,9 +13,10 @@ import importlib.metadata
 import io
 import os
 import re
+import sys
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +25,6 @@ from typing import Any, Literal
 import pluggy
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
-from pydantic import ValidationError
 
 from dovetail.api import hooks
 from dovetail.api.cards import (
@@ -43,9 +43,10 @@ from dovetail.api.cards import (
     ToolParserCard,
 )
 from dovetail.api.errors import PluginError, UsageError
+from dovetail.kernel.blame import FRAMEWORK, Blamed, describe_error, way_out
+from dovetail.kernel.interrupts import is_interrupt, raise_if_pressed, watch_interrupts
 
 GROUP = "dovetail.plugins"
-FRAMEWORK = "dovetail"
 PLUGINS_VARIABLE = "DOVETAIL_PLUGINS"
 
 HOOKS: dict[str, tuple[type[Card], ...]] = {
@@ -84,6 +85,8 @@ class Plugin:
     cards: list[Card] = field(default_factory=list)
     seconds: float = 0.0
     """Time to import and register."""
+    imports_torch: bool = False
+    """Whether torch was imported with it, and was not there before."""
 
     @cached_property
     def summary(self) -> str:
@@ -101,23 +104,32 @@ class Plugin:
 class PluginFilter:
     """``--plugins`` / ``DOVETAIL_PLUGINS``: which distributions are allowed, and which kinds of card from them.
 
-    A comma-separated list of ``[kind:]distribution`` terms with shell wildcards. A term with ``-`` or ``!`` before it
-    denies. If there is any term without these, everything that no such term matches is denied. The framework's own
+    A comma-separated list of ``[kind:]distribution`` terms with shell wildcards. A term with ``-`` or ``!`` before it,
+    or before its distribution (``kind:-distribution``), denies. If there is any term without these, everything that no such term matches is denied. The framework's own
     parts are always allowed.
     """
 
     def __init__(self, text: str = "") -> None:
         self.allow: list[tuple[str, str]] = []
         self.deny: list[tuple[str, str]] = []
+        self.terms: dict[str, str] = {}
+        """Each term as it was written, and the pattern of distributions in it."""
         for term in filter(None, (t.strip() for t in text.split(","))):
-            kind, _, distribution = term.lstrip("-!").rpartition(":")
+            kind, _, signed = term.lstrip("-!").rpartition(":")
+            distribution = signed.lstrip("-!")
             if not distribution or (kind and kind != "*" and kind not in KINDS):
                 raise UsageError(
                     f"cannot read the plugin filter term {term!r}",
                     f"write [kind:]distribution, with - before it to deny; kinds: {', '.join(KINDS)}",
                 )
             rule = (kind or "*", str(canonicalize_name(distribution)))
-            (self.deny if term[0] in "-!" else self.allow).append(rule)
+            (self.deny if term[0] in "-!" or signed != distribution else self.allow).append(rule)
+            self.terms[term] = rule[1]
+
+    def unmatched_terms(self, distributions: Iterable[str]) -> list[str]:
+        """The terms that match none of these distributions, as they were written."""
+        names = [canonicalize_name(name) for name in distributions]
+        return [term for term, pattern in self.terms.items() if not fnmatch.filter(names, pattern)]
 
     def permits(self, distribution: str, kind: str | None = None) -> bool:
         """Whether cards of ``kind`` (None: of any kind) may come from ``distribution``."""
@@ -193,14 +205,17 @@ def discover(filter: PluginFilter | None = None) -> list[Plugin]:
     version = framework_version()
     manager = _manager()
     plugins = []
-    for plugin in find_entry_points():
-        plugins.append(plugin)
-        if not filter.permits(plugin.distribution):
-            plugin.status, plugin.reason = "denied", "excluded by the plugin filter"
-        elif plugin.status == "ok":
-            started = time.perf_counter()
-            _register(manager, plugin, filter, version)
-            plugin.seconds = time.perf_counter() - started
+    with watch_interrupts():
+        for plugin in find_entry_points():
+            plugins.append(plugin)
+            if not filter.permits(plugin.distribution):
+                plugin.status, plugin.reason = "denied", "excluded by the plugin filter"
+            elif plugin.status == "ok":
+                started, had_torch = time.perf_counter(), "torch" in sys.modules
+                _register(manager, plugin, filter, version)
+                plugin.seconds = time.perf_counter() - started
+                plugin.imports_torch = "torch" in sys.modules and not had_torch
+                raise_if_pressed()
     return sorted(plugins, key=lambda p: p.name)
 
 
@@ -220,25 +235,12 @@ def _register(manager: pluggy.PluginManager, plugin: Plugin, filter: PluginFilte
             plugin.cards = [
                 card for card in _collect(manager, module) if filter.permits(plugin.distribution, card.kind)
             ]
-        except KeyboardInterrupt:
-            raise
         except BaseException as error:  # SystemExit, or what a compiled module panics with
+            if is_interrupt(error):
+                raise
             with contextlib.suppress(Exception):
                 manager.unregister(name=plugin.name)
             plugin.quarantine(describe_error(error), "".join(traceback.format_exception(error)))
-
-
-def describe_error(error: BaseException) -> str:
-    """Describe an error, for a list of errors."""
-    if isinstance(error, PluginError):
-        return str(error)
-    if isinstance(error, ValidationError):  # a card with a typo: say which field, not pydantic's whole report
-        faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        return f"{error.title} is malformed: {faults}"
-    lines = str(error).strip().splitlines() or [""]
-    if isinstance(error, pluggy.PluginValidationError):  # which says in its last line what is wrong
-        return f"{lines[0]}: {lines[-1]}"
-    return f"{type(error).__name__}: {lines[0]}".rstrip(": ")
 
 
 def find_cards(module: Any) -> list[Card]:
@@ -295,13 +297,25 @@ def import_dotted(dotted: str) -> Any:
         found: Any = importlib.import_module(module_name)
         for part in attribute.split("."):
             found = getattr(found, part)
-    except KeyboardInterrupt:
-        raise
     except BaseException as error:
+        if is_interrupt(error):
+            raise
         raise PluginError(
             f"cannot import {dotted}: {describe_error(error)}", "reinstall or update the plugin"
         ) from error
     return found
+
+
+def import_part(part: Blamed, dotted: str) -> Any:
+    """Import ``"module:attribute"``, which a part of a plugin names.
+
+    Raises:
+        PluginError: as :func:`import_dotted`, with the part and its distribution.
+    """
+    try:
+        return import_dotted(dotted)
+    except PluginError as error:
+        raise PluginError(f"the {part}: {error.problem}", way_out(part)) from error.__cause__
 
 
 def import_hint(module: str) -> str:

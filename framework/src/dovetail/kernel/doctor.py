@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import importlib.util
-from typing import Literal
+import sys
+from collections.abc import Iterator
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from dovetail.api.cards import Card, LoaderCard, ModelCard, PlatformCard
-from dovetail.kernel.choose import run_probe
+from dovetail.api.cards import Card, LoaderCard, ModelCard, ParserCard, PlatformCard, SourceCard
+from dovetail.api.config import ModelConfig
+from dovetail.api.errors import PluginError
+from dovetail.kernel.blame import describe_type
+from dovetail.kernel.choose import BROKEN_PROBE, run_probe
+from dovetail.kernel.discovery import Plugin, import_dotted
+from dovetail.kernel.interrupts import reraise_interrupt, watch_interrupts
 from dovetail.kernel.registry import Registry
 
 Severity = Literal["error", "warning", "note"]
@@ -34,7 +41,9 @@ class Finding(BaseModel):
 
 
 def examine(registry: Registry) -> list[Finding]:
-    """Examine everything, and list errors first. Runs the platforms' probes, which may import torch."""
+    """Examine everything, and list errors first. Imports what needs no torch, and runs all probes, which may import
+    it.
+    """
     findings = [
         Finding(severity="error", subject=p.name, problem=p.reason, hint="update, repair or uninstall it")
         for p in registry.quarantined_plugins
@@ -56,26 +65,34 @@ def examine(registry: Registry) -> list[Finding]:
         for p in registry.plugins
         if p.seconds > SLOW_SECONDS
     ]
-    for plugin in registry.plugins:
-        for card in plugin.cards:
-            for dotted in dotted_names(card):
-                if not _module_exists(dotted):
-                    findings.append(
-                        Finding(
-                            severity="error",
-                            subject=plugin.name,
-                            problem=f"the {card.kind} {card.name} names {dotted}, and there is no such module",
-                            hint="reinstall or update it",
-                        )
-                    )
+    findings += [
+        Finding(
+            severity="warning",
+            subject="plugin filter",
+            problem=f"the term {term} matches no installed plugin",
+            hint="correct it, or leave it out; dovetail plugins list shows the names",
+        )
+        for term in registry.idle_terms
+    ]
+    findings += [
+        Finding(
+            severity="warning",
+            subject=p.name,
+            problem="imports torch at registration, which every command waits for",
+            hint="its registration should import dovetail.api alone",
+        )
+        for p in registry.plugins
+        if p.imports_torch
+    ]
+    with watch_interrupts():
+        # What needs no torch first: once it is there, nobody can tell who else brings it.
+        for examine_card in (_examine_torch_free, _examine_targets, _examine_probe):
+            for plugin in registry.plugins:
+                for card in plugin.cards:
+                    findings += examine_card(plugin, card)
     available = 0
     for offer in registry.offers(PlatformCard):
-        reason = run_probe(offer.card.probe)
-        available += reason is None
-        if reason is not None:
-            findings.append(
-                Finding(severity="note", subject=f"platform {offer.name}", problem=f"not available: {reason}")
-            )
+        available += run_probe(offer.card.probe) is None
     if not available:
         findings.append(
             Finding(severity="error", subject="platforms", problem="none is available", hint="install a backend plugin")
@@ -91,19 +108,88 @@ def examine(registry: Registry) -> list[Finding]:
     return sorted(findings, key=lambda f: order[f.severity])
 
 
-def dotted_names(card: Card) -> list[str]:
-    """Every ``module:attribute`` that a card names."""
+def _examine_torch_free(plugin: Plugin, card: Card) -> Iterator[Finding]:
+    """Import what resolution, or the API's process, would import."""
+    for field, dotted in named_objects(card):
+        if not is_torch_free(card, field):
+            continue
+        had_torch = "torch" in sys.modules
+        found = _missing_module(plugin, card, dotted)
+        if found is None:
+            try:
+                fault = _fault_of(card, field, import_dotted(dotted))
+            except PluginError as error:
+                fault = error.problem
+            if fault is not None:
+                problem = f"the {card.kind} {card.name}: its {field} {dotted}: {fault}"
+                found = Finding(severity="error", subject=plugin.name, problem=problem, hint="update it")
+        if found is not None:
+            yield found
+        if "torch" in sys.modules and not had_torch:
+            yield Finding(
+                severity="warning",
+                subject=plugin.name,
+                problem=f"the {card.kind} {card.name}: importing its {field} {dotted} imports torch, which every command waits for",
+                hint="only what runs the model may import torch",
+            )
+
+
+def _examine_targets(plugin: Plugin, card: Card) -> Iterator[Finding]:
+    """Look for the modules that are imported in the engine."""
+    for field, dotted in named_objects(card):
+        if not is_torch_free(card, field) and (missing := _missing_module(plugin, card, dotted)) is not None:
+            yield missing
+
+
+def _missing_module(plugin: Plugin, card: Card, dotted: str) -> Finding | None:
+    if _module_exists(dotted):
+        return None
+    problem = f"the {card.kind} {card.name} names {dotted}, and there is no such module"
+    return Finding(severity="error", subject=plugin.name, problem=problem, hint="reinstall or update it")
+
+
+def _fault_of(card: Card, field: str, found: Any) -> str | None:
+    """Why an object is not what a field of the card names, or None."""
+    if field == "config":
+        base = ModelConfig if isinstance(card, ModelCard) else BaseModel
+        if not (isinstance(found, type) and issubclass(found, base)):
+            return f"is no subclass of {base.__name__}"
+    elif field.startswith("naming"):
+        lacking = [name for name in ("config", "rename", "row_order") if not callable(getattr(found, name, None))]
+        return f"lacks {', '.join(lacking)}" if lacking else None
+    elif not callable(found):
+        return f"is {describe_type(found)}, and cannot be called"
+    return None
+
+
+def _examine_probe(plugin: Plugin, card: Card) -> Iterator[Finding]:
+    reason = run_probe(getattr(card, "probe", None))
+    if reason is None:
+        return
+    if reason.startswith(BROKEN_PROBE):
+        problem = f"the {card.kind} {card.name}: {reason}"
+        yield Finding(severity="error", subject=plugin.name, problem=problem, hint="update it")
+    else:
+        yield Finding(severity="note", subject=f"{card.kind} {card.name}", problem=f"not available: {reason}")
+
+
+def named_objects(card: Card) -> list[tuple[str, str]]:
+    """Every ``module:attribute`` that a card names, with the field that names it."""
     fields = ("target", "config", "inspect", "probe", "validate_source")
-    names: list[str] = [value for field in fields if (value := getattr(card, field, None))]
+    names: list[tuple[str, str]] = [(field, value) for field in fields if (value := getattr(card, field, None))]
     if isinstance(card, ModelCard):
-        names += [naming.target for naming in card.naming.values()]
+        names += [(f"naming of {container}", naming.target) for container, naming in card.naming.items()]
     return names
+
+
+def is_torch_free(card: Card, field: str) -> bool:
+    """Whether what a field names is imported without torch: for the Plan, or in the API's process."""
+    return field != "target" or isinstance(card, (SourceCard, ParserCard))
 
 
 def _module_exists(dotted: str) -> bool:
     try:
         return importlib.util.find_spec(dotted.partition(":")[0]) is not None
-    except KeyboardInterrupt:
-        raise
-    except BaseException:  # a parent package that cannot be imported
+    except BaseException as error:  # a parent package that cannot be imported
+        reraise_interrupt(error)
         return False

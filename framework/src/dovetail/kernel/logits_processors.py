@@ -25,7 +25,13 @@ def find_logits_processors(options: PlanOptions, registry: Registry) -> tuple[Lo
     """
     offers = registry.offers(LogitsProcessorCard)
     found = {
-        offer.name: LogitsProcessorPlan(name=offer.name, target=offer.card.target, config=offer.card.config)
+        offer.name: LogitsProcessorPlan(
+            name=offer.name,
+            distribution=offer.distribution,
+            version=offer.version,
+            target=offer.card.target,
+            config=offer.card.config,
+        )
         for offer in offers
     }
     for name in options.logits_processors:

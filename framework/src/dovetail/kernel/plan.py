@@ -15,7 +15,8 @@ from dovetail.api.config import AttentionRequirement, ModelConfig
 from dovetail.api.errors import ConfigError
 from dovetail.api.grammar import GrammarKind
 from dovetail.api.text import quote_foreign
-from dovetail.kernel.discovery import describe_error, import_dotted
+from dovetail.kernel.blame import Blamed, blame, check_class, wrong_answer
+from dovetail.kernel.discovery import import_part
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -31,10 +32,15 @@ class FrozenModel(BaseModel):
 class Part(FrozenModel):
     """One part of a plugin."""
 
+    kind: str = "part"
+    """Of its card."""
     name: str
     distribution: str
     version: str
     target: Dotted
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name}" + (f" ({self.distribution} {self.version})" if self.distribution else "")
 
 
 class RejectedCandidate(FrozenModel):
@@ -81,11 +87,17 @@ class LogitsProcessorPlan(FrozenModel):
     """A logits processor that requests may name."""
 
     name: str
+    distribution: str = ""
+    """Empty for a class that the user named as ``module:Class``."""
+    version: str = ""
     target: Dotted
     config: Dotted | None = None
     """What reads the arguments of requests; None where it takes any."""
     everywhere: bool = False
     """Whether requests that do not name it get it, too."""
+
+    def __str__(self) -> str:
+        return f"logits processor {self.name}" + (f" ({self.distribution} {self.version})" if self.distribution else "")
 
 
 class PoolingPlan(FrozenModel):
@@ -164,28 +176,44 @@ class Plan(FrozenModel):
     def build_quantization_config(self, weights: WeightPlan) -> Any:
         """The ``quantization_config`` as a format expects it. It was validated when the Plan was made."""
         given = self.config.get("quantization_config") or {}
-        return given if weights.config is None else import_dotted(weights.config).model_validate(given)
+        if weights.config is None:
+            return given
+        return import_part(weights.format.part, weights.config).model_validate(given)
 
     def build_model_config(self) -> ModelConfig:
         """The configuration as the model's own class. It was validated when the Plan was made."""
-        config_class: type[ModelConfig] = import_dotted(self.config_class)
-        return validate_config(config_class, self.config, self.checkpoint.config_file)
+        part = self.model_part.part
+        found: ModelConfig = validate_config(
+            import_part(part, self.config_class), self.config, self.checkpoint.config_file, part
+        )
+        return found
 
 
-def validate_config(config_class: type[M], config: dict[str, Any], file: str) -> M:
+def validate_config(config_class: type[M], config: dict[str, Any], file: str, part: Blamed | None = None) -> M:
     """Validate a configuration.
+
+    Args:
+        part: the model whose class it is; None if what it raises besides is the caller's to see.
 
     Raises:
         ConfigError: names every key at fault, and the file.
+        PluginError: the class is none of a configuration, or raises something else.
     """
+    if part is None:
+        return _validate(config_class, config, file)
+    check_class(part, getattr(config_class, "__name__", "its config"), config_class, ModelConfig)
+    with blame(part, f"to read {file or 'the configuration'} with {config_class.__name__}"):
+        found = _validate(config_class, config, file)
+    if not isinstance(found, config_class):
+        raise wrong_answer(part, f"{config_class.__name__}.model_validate()", found, f"a {config_class.__name__}")
+    return found
+
+
+def _validate(config_class: type[M], config: dict[str, Any], file: str) -> M:
     try:
-        found = config_class.model_validate(config)
+        return config_class.model_validate(config)
     except ValidationError as error:
         faults = "; ".join(map(describe_validation_error, error.errors()))
-    except Exception as error:  # a validator that met a value it did not expect
-        faults = describe_error(error)
-    else:
-        return found
     raise ConfigError(
         f"{config_class.__name__} cannot be read from {file or 'the configuration'}: {faults}",
         "correct the file, or override keys with --hf-overrides",

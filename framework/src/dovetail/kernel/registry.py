@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -57,10 +58,17 @@ class Registry:
     Args:
         plugins: from :func:`dovetail.kernel.discovery.discover`.
         prefer: ``kind:name=distribution`` choices for names that several distributions offer.
+        filter: with which they were discovered.
+
+    Attributes:
+        idle_terms: terms of the filter that match no distribution, as they were written.
     """
 
-    def __init__(self, plugins: Iterable[Plugin], prefer: Sequence[str] = ()) -> None:
+    def __init__(
+        self, plugins: Iterable[Plugin], prefer: Sequence[str] = (), filter: PluginFilter | None = None
+    ) -> None:
         self.plugins = list(plugins)
+        self.idle_terms = filter.unmatched_terms(p.distribution for p in self.plugins) if filter else []
         self.conflicts: list[Conflict] = []
         by_name: dict[tuple[str, str], list[Offer[Card]]] = defaultdict(list)
         for plugin in sorted(self.plugins, key=lambda p: p.name):
@@ -97,7 +105,8 @@ class Registry:
     @classmethod
     def load(cls, *, plugins: str | None = None, prefer: Sequence[str] = ()) -> Registry:
         """Discover the installed plugins. ``plugins`` is a filter that overrides ``DOVETAIL_PLUGINS``."""
-        return cls(discover(PluginFilter(plugins) if plugins is not None else None), prefer)
+        filter = PluginFilter(os.environ.get(PLUGINS_VARIABLE, "") if plugins is None else plugins)
+        return cls(discover(filter), prefer, filter)
 
     def offers(self, card: type[C]) -> list[Offer[C]]:
         """Every usable offer of one kind, highest rank first, then by name."""

@@ -6,6 +6,7 @@ which records why a candidate was selected and why the others were not.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,13 @@ from dovetail.api.cards import (
 from dovetail.api.checkpoint import Checkpoint
 from dovetail.api.config import AttentionRequirement, ModelConfig
 from dovetail.api.errors import ConfigError, PluginError, ResolutionError, UsageError
-from dovetail.api.text import join_names
+from dovetail.api.text import join_names, one_line
+from dovetail.kernel.blame import Blamed
 from dovetail.kernel.checkpoints import apply_overrides, find_checkpoint, find_model_config, find_source
 from dovetail.kernel.choose import choose, join_numbers, run_probe, supports_device
-from dovetail.kernel.discovery import import_dotted
+from dovetail.kernel.config_facts import attention_requirements, context_lengths
+from dovetail.kernel.discovery import import_part
+from dovetail.kernel.interrupts import watch_interrupts
 from dovetail.kernel.logits_processors import find_logits_processors
 from dovetail.kernel.options import AUTO, PlanOptions
 from dovetail.kernel.parsers import find_parsers
@@ -36,12 +40,19 @@ from dovetail.kernel.weights import find_weights
 
 KV_ALIASES = {"fp8": "float8_e4m3fn", "fp8_e4m3": "float8_e4m3fn", "fp8_e5m2": "float8_e5m2"}
 """Names of dtypes in ``--kv-cache-dtype``."""
+NEAREST = 5
+"""How many architectures are told where the wanted one is not offered."""
 
 
 def resolve(options: PlanOptions, registry: Registry) -> Plan:
     """Decide everything, or raise a :class:`~dovetail.api.DovetailError` that says what does not fit."""
+    with watch_interrupts():
+        return _resolve(options, registry)
+
+
+def _resolve(options: PlanOptions, registry: Registry) -> Plan:
     warnings: list[str] = []
-    source, found = find_source(options, registry)
+    source, found = find_source(options, registry, warnings)
     loader, checkpoint = find_checkpoint(found.path, options, registry, warnings)
     generation_config = {**found.generation_config, **checkpoint.generation_config}
     checkpoint = checkpoint.model_copy(update={"generation_config": generation_config})
@@ -49,9 +60,10 @@ def resolve(options: PlanOptions, registry: Registry) -> Plan:
     config = apply_overrides(config, options.hf_overrides)
     model_offer, model, architecture = find_model(config, checkpoint, registry, naming_offer, warnings)
     card = model_offer.card
-    parsed = validate_config(import_dotted(card.config), config, checkpoint.config_file or checkpoint.path)
+    config_class: type[ModelConfig] = import_part(model_offer, card.config)
+    parsed = validate_config(config_class, config, checkpoint.config_file or checkpoint.path, model_offer)
     check_layers(parsed, checkpoint)
-    requirements = find_attention_requirements(parsed, card)
+    requirements = find_attention_requirements(parsed, model_offer)
     tasks, tasks_reason = find_tasks(options, card, checkpoint, can_generate=not _are_bidirectional(requirements))
     pooling = find_pooling(options, card, checkpoint, config, tasks)
     platform_offer, platform = find_platform(options, registry, warnings)
@@ -63,7 +75,7 @@ def resolve(options: PlanOptions, registry: Registry) -> Plan:
     attention = find_attention(options, requirements, device, dtype, kv_dtype, registry, warnings)
     weights = find_weights(checkpoint, config, options, device, dtype, registry, warnings, card.layer_kinds)
     grammar_offer, grammar = find_grammar(options, registry, warnings)
-    speculation = find_speculation(options, parsed, registry, warnings, resolve)
+    speculation = find_speculation(options, parsed, model_offer, registry, warnings, resolve)
     naming = card.naming[checkpoint.naming].target if checkpoint.naming else None
     return Plan(
         model=(options.model or "").rstrip("/") or Path(found.path).stem,
@@ -77,7 +89,7 @@ def resolve(options: PlanOptions, registry: Registry) -> Plan:
         naming=naming,
         dtype=dtype,
         kv_dtype=kv_dtype,
-        max_model_len=find_max_model_len(options, parsed, warnings),
+        max_model_len=find_max_model_len(options, parsed, model_offer, warnings),
         source=source,
         loader=loader,
         model_part=model,
@@ -118,6 +130,14 @@ def find_model(
         )
     offered = {a for o in registry.offers(ModelCard) for a in o.card.architectures}
     architecture = next((a for a in named if a in offered), named[0])
+    if len(offered) > NEAREST and architecture not in offered:
+        near = difflib.get_close_matches(architecture, sorted(offered), NEAREST, cutoff=0.0)
+        raise ResolutionError(
+            f"wanted a model plugin for the architecture {one_line(architecture)}, found nothing that fits "
+            f"({len(offered)} architectures, the nearest {', '.join(near)})",
+            registry.explain_missing(ModelCard.kind)
+            or "install a plugin that covers it (dovetail plugins list shows what is there)",
+        )
 
     def objection(card: ModelCard) -> str | None:
         if architecture not in card.architectures:
@@ -188,8 +208,7 @@ def find_dtype(options: PlanOptions, config: ModelConfig, model: ModelCard, plat
                 f"wanted the dtype {dtype}, but {reason}", "choose one of those with --dtype, or leave it to auto"
             )
         return dtype
-    stored = (config.dtype or "").removeprefix("torch.")
-    for dtype in (stored, platform.default_dtype, *platform.dtypes):
+    for dtype in (config.dtype or "", platform.default_dtype, *platform.dtypes):
         if dtype and objection(dtype) is None:
             return dtype
     raise ResolutionError(
@@ -198,13 +217,13 @@ def find_dtype(options: PlanOptions, config: ModelConfig, model: ModelCard, plat
     )
 
 
-def find_attention_requirements(config: ModelConfig, model: ModelCard) -> tuple[AttentionRequirement, ...]:
+def find_attention_requirements(config: ModelConfig, offer: Offer[ModelCard]) -> tuple[AttentionRequirement, ...]:
     """What the layers of a configuration ask of the attention backend.
 
     Raises:
         PluginError: the model's card does not list it, or only some of the layers keep a cache.
     """
-    needs = tuple(config.attention_requirements())
+    needs, model = attention_requirements(config, offer), offer.card
     for requirement in needs:
         if unlisted := sorted(requirement.features - set(model.attention)):
             raise PluginError(
@@ -297,8 +316,8 @@ def find_grammar(
     )  # fmt: skip
 
 
-def find_max_model_len(options: PlanOptions, config: ModelConfig, warnings: list[str]) -> int:
-    usual, longest = config.context_length(), config.longest_context()
+def find_max_model_len(options: PlanOptions, config: ModelConfig, part: Blamed, warnings: list[str]) -> int:
+    usual, longest = context_lengths(config, part)
     if options.max_model_len is None:
         if usual < 2:
             raise ConfigError(

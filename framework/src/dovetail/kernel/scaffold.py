@@ -8,14 +8,18 @@ Python, with placeholders in capitals for the plugin's own names.
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import os
 import re
+import shlex
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from dovetail.api.errors import UsageError
 
@@ -27,7 +31,7 @@ class Template:
     Attributes:
         summary: one line on what the generated plugin does.
         guide: where to begin changing it.
-        use: a command that uses the plugin.
+        use: how it is used, beside a model and the plugins that this one needs.
     """
 
     summary: str
@@ -35,63 +39,68 @@ class Template:
     use: str
 
 
+def _serve(options: str) -> str:
+    return f"Beside a model and what it needs, it is chosen with `dovetail serve MODEL {options}`."
+
+
 TEMPLATES: dict[str, Template] = {
     "model": Template(
         "The architecture PLUGIN_CLASSForCausalLM",
         "A decoder to start from: put the keys of your `config.json` into `config.py`, your layers and their checkpoint names into "
         "`model.py`, and a comparison with the original implementation into the tests.",
-        '.venv/bin/dovetail serve path/to/a/model --hf-overrides \'{"architectures": ["PLUGIN_CLASSForCausalLM"]}\'',
+        "To compare with the original implementation, `.venv/bin/pip install transformers`, and name its class in the tests. With a loader and a "
+        "backend beside it, `dovetail serve MODEL` takes it for a model whose `config.json` names PLUGIN_CLASSForCausalLM.",
     ),
     "loader": Template(
         "A reader of weight files, PLUGIN_NAME",
         "It reads `.npz` archives to start from: say in `inspection.py` what stands in your files, and yield their tensors in "
         "`loading.py`.",
-        ".venv/bin/dovetail serve path/to/a/model --load-format PLUGIN_NAME",
+        _serve("--load-format PLUGIN_NAME"),
     ),
     "quant": Template(
         "The weight format PLUGIN_NAME",
         "It keeps 8 bits an element and a scale a row to start from: read your own tensors in `format.py`. The reference dequantization "
         "there makes it work on every device; a `QuantKernelCard` beside the format's makes it fast.",
-        ".venv/bin/dovetail serve path/to/a/model --quantization PLUGIN_NAME",
+        _serve("--quantization PLUGIN_NAME"),
     ),
     "attention": Template(
         "The attention backend PLUGIN_NAME",
         "It attends with torch's own kernel, request by request, to start from: put your cache layout and your kernels into "
         "`attention.py`.",
-        ".venv/bin/dovetail serve path/to/a/model --attention-backend PLUGIN_NAME",
+        _serve("--attention-backend PLUGIN_NAME"),
     ),
     "platform": Template(
         "The device platform PLUGIN_NAME",
         "It is torch's host device under another name to start from: put your device and its operations into `platform.py`, and what tells "
         "whether it is there into `probing.py`.",
-        ".venv/bin/dovetail serve path/to/a/model --device PLUGIN_NAME",
+        _serve("--device PLUGIN_NAME"),
     ),
     "grammar": Template(
         "The grammar backend PLUGIN_NAME",
         "It keeps outputs to a list of texts to start from: claim more forms on the card, compile them in `backend.py`, and refuse what does not "
         "compile in `validation.py`.",
-        ".venv/bin/dovetail serve path/to/a/model --structured-outputs-backend PLUGIN_NAME",
+        _serve("--structured-outputs-backend PLUGIN_NAME"),
     ),
     "proposer": Template(
         "The proposer PLUGIN_NAME",
         "It guesses that a token is followed by what followed it the last time, to start from: put your own guess into `proposer.py`, and its options "
         "into `config.py`.",
-        '.venv/bin/dovetail serve path/to/a/model --speculative-config \'{"method": "PLUGIN_NAME"}\'',
+        _serve("""--speculative-config '{"method": "PLUGIN_NAME"}'"""),
     ),
     "logits-processor": Template(
         "The logits processor PLUGIN_NAME",
         "It forbids one token to start from: put what you do to logits into `processor.py`, and the arguments that requests may give into `config.py`.",
-        '.venv/bin/dovetail serve path/to/a/model   # and in requests: "logits_processors": [{"name": "PLUGIN_NAME", "args": {"token": 5}}]',
+        'Requests name it: `"logits_processors": [{"name": "PLUGIN_NAME", "args": {"token": 5}}]`.',
     ),
     "tool-parser": Template(
         "The tool-call parser PLUGIN_NAME",
         "It finds JSON objects between tags to start from: put your marks, or another shape, into `parser.py`, and outputs of your model into the tests.",
-        ".venv/bin/dovetail serve path/to/a/model --tool-call-parser PLUGIN_NAME",
+        _serve("--tool-call-parser PLUGIN_NAME"),
     ),
     "reasoning-parser": Template(
         "The reasoning parser PLUGIN_NAME",
         "It finds reasoning between tags to start from: put your marks into `parser.py`, and outputs of your model into the tests.",
-        ".venv/bin/dovetail serve path/to/a/model --reasoning-parser PLUGIN_NAME",
+        _serve("--reasoning-parser PLUGIN_NAME"),
     ),
 }
 """Kind → what ``dovetail plugins new KIND NAME`` makes."""
@@ -161,9 +170,23 @@ def substitutions(kind: str, name: str) -> dict[str, str]:
         "PLUGIN_MODULE": f"dovetail_{kind}_{name}".replace("-", "_"),
         "PLUGIN_DISTRIBUTION": f"dovetail-{kind}-{name}",
         "PLUGIN_REQUIREMENT": f"dovetail~={major}.{minor}",
+        "PLUGIN_FRAMEWORK": shlex.quote(framework_source() or f"dovetail~={major}.{minor}"),
     }
     texts = {"PLUGIN_SUMMARY": template.summary, "PLUGIN_GUIDE": template.guide, "PLUGIN_TRY": template.use}
     return words | {word: substitute(text, words) for word, text in texts.items()}
+
+
+def framework_source() -> str | None:
+    """What pip installs this framework from, if that is no index: a folder, a file, or a repository."""
+    record = importlib.metadata.distribution("dovetail").read_text("direct_url.json")
+    if record is None:
+        return None
+    origin = json.loads(record)
+    url, vcs = origin["url"], origin.get("vcs_info")
+    if vcs is not None:
+        folder = f"#subdirectory={origin['subdirectory']}" if "subdirectory" in origin else ""
+        return f"dovetail @ {vcs['vcs']}+{url}@{vcs['commit_id']}{folder}"
+    return url2pathname(urlsplit(url).path) if url.startswith("file:") else f"dovetail @ {url}"
 
 
 def substitute(text: str, words: dict[str, str]) -> str:

@@ -12,13 +12,15 @@ from pydantic import BaseModel, ValidationError
 
 from dovetail.api.cards import ProposerCard
 from dovetail.api.config import ModelConfig
-from dovetail.api.errors import DovetailError, PluginError, ResolutionError, UsageError
+from dovetail.api.errors import DovetailError, ResolutionError, UsageError
 from dovetail.api.proposer import DraftOptions
+from dovetail.kernel.blame import Blamed, blame, check_class
 from dovetail.kernel.choose import choose
-from dovetail.kernel.discovery import import_dotted
+from dovetail.kernel.config_facts import attention_requirements
+from dovetail.kernel.discovery import import_part
 from dovetail.kernel.options import PlanOptions
 from dovetail.kernel.plan import Plan, describe_validation_error
-from dovetail.kernel.registry import Registry
+from dovetail.kernel.registry import Offer, Registry
 
 FLAG = "--speculative-config"
 EXAMPLE = f'write for example {FLAG} \'{{"model": "org/a-small-model", "num_speculative_tokens": 4}}\''
@@ -29,12 +31,18 @@ Resolve = Callable[[PlanOptions, Registry], Plan]
 
 
 def find_speculation(
-    options: PlanOptions, config: ModelConfig, registry: Registry, warnings: list[str], resolve: Resolve
+    options: PlanOptions,
+    config: ModelConfig,
+    model: Blamed,
+    registry: Registry,
+    warnings: list[str],
+    resolve: Resolve,
 ) -> dict[str, Any]:
     """The Plan's fields for speculative decoding; empty if it is not enabled.
 
     Args:
         config: of the main model.
+        model: the part that it belongs to.
         resolve: makes the Plan of a draft model.
 
     Raises:
@@ -55,7 +63,7 @@ def find_speculation(
             f"{FLAG} {json.dumps(options.speculative_config)} names no method (installed: {known}) and no model",
             EXAMPLE,
         )
-    _refuse_recurrent(config, "the model")
+    _refuse_recurrent(config, model, "the model")
 
     def objection(card: ProposerCard) -> str | None:
         return None if method is not None or card.model else "runs no model of its own"
@@ -65,7 +73,7 @@ def find_speculation(
         explicit=method, wanted="a proposer that runs a draft model", warnings=warnings,
     )  # fmt: skip
     card = offer.card
-    own = read_options(card, given)
+    own = read_options(offer, given)
     return {
         "proposer": choice,
         "proposer_config_class": card.config,
@@ -75,25 +83,25 @@ def find_speculation(
     }
 
 
-def read_options(card: ProposerCard, given: dict[str, Any]) -> BaseModel:
+def read_options(offer: Offer[ProposerCard], given: dict[str, Any]) -> BaseModel:
     """A method's own options.
 
     Raises:
         UsageError: one is unknown or out of its range; names the key.
-        PluginError: the card's ``config`` is not a model of options.
+        PluginError: the card's ``config`` is not a model of options, or raises something else.
     """
-    found: type[BaseModel] = import_dotted(card.config)
-    wanted = DraftOptions if card.model else BaseModel
-    if not (isinstance(found, type) and issubclass(found, wanted)):
-        raise PluginError(f"the proposer {card.name}: its config {card.config} is not a {wanted.__name__}")
-    try:
-        return found.model_validate(given)
-    except ValidationError as error:
-        known = ", ".join(("method", "num_speculative_tokens", *found.model_fields))
-        raise UsageError(
-            f"{FLAG}: {'; '.join(map(describe_validation_error, error.errors()))}",
-            f"the options of {card.name}: {known}",
-        ) from None
+    card = offer.card
+    found: type[BaseModel] = import_part(offer, card.config)
+    check_class(offer, card.config, found, DraftOptions if card.model else BaseModel)
+    with blame(offer, f"to read its options with {card.config}"):
+        try:
+            return found.model_validate(given)
+        except ValidationError as error:
+            known = ", ".join(("method", "num_speculative_tokens", *found.model_fields))
+            raise UsageError(
+                f"{FLAG}: {'; '.join(map(describe_validation_error, error.errors()))}",
+                f"the options of {card.name}: {known}",
+            ) from None
 
 
 def _resolve_draft(
@@ -104,8 +112,9 @@ def _resolve_draft(
     inherited = {name: getattr(options, name) for name in INHERITED}
     try:
         draft = resolve(PlanOptions(**{**inherited, **given}), registry)
-        _refuse_recurrent(draft.build_model_config(), "it")
-        found = draft.build_model_config().vocab_size
+        drafting = draft.build_model_config()
+        _refuse_recurrent(drafting, draft.model_part.part, "it")
+        found = drafting.vocab_size
         if found != config.vocab_size:
             raise ResolutionError(
                 f"its vocabulary has {found} tokens and that of the model {config.vocab_size}, so its guesses mean nothing there",
@@ -118,8 +127,8 @@ def _resolve_draft(
     return draft
 
 
-def _refuse_recurrent(config: ModelConfig, what: str) -> None:
-    if any("recurrent" in requirement.features for requirement in config.attention_requirements()):
+def _refuse_recurrent(config: ModelConfig, part: Blamed, what: str) -> None:
+    if any("recurrent" in requirement.features for requirement in attention_requirements(config, part)):
         raise ResolutionError(
             f"{what} has recurrent layers, whose state cannot be taken back when a guess was wrong",
             f"leave {FLAG} out",

@@ -11,8 +11,9 @@ from dovetail.api.cards import LayerKind, QuantFormatCard, QuantKernelCard
 from dovetail.api.checkpoint import Checkpoint
 from dovetail.api.errors import ResolutionError
 from dovetail.api.text import join_names
+from dovetail.kernel.blame import describe_error
 from dovetail.kernel.choose import choose, make_part, run_probe, supports_device
-from dovetail.kernel.discovery import describe_error, import_dotted
+from dovetail.kernel.discovery import import_part
 from dovetail.kernel.options import PlanOptions
 from dovetail.kernel.plan import Choice, Part, RejectedCandidate, WeightPlan, describe_validation_error
 from dovetail.kernel.registry import Offer, Registry
@@ -47,6 +48,15 @@ def find_weights(
             registry.explain_missing(QuantFormatCard.kind)
             or f"install dovetail-quant-{method}, or another plugin that reads it",
         )
+    refused = {
+        o.name: reason for o in offers if _is_for(o.card, method) and (reason := _refuse_config(o, quantization))
+    }
+    if method is not None and refused.keys() >= set(readers):
+        raise ResolutionError(
+            f"wanted a format for weights quantized by {method!r}, found none that fits "
+            f"({'; '.join(f'{name}: {refused[name]}' for name in readers)})",
+            f"check for newer versions of these formats, or install another plugin that reads {method}",
+        )
     asked = _requested_format(options.quantization, registry)
     plans: list[WeightPlan] = []
     formats: set[str] = set()
@@ -55,10 +65,9 @@ def find_weights(
         def reads(card: QuantFormatCard, type_: str = type_) -> str | None:
             if type_ not in card.types:
                 return f"reads {join_names(sorted(card.types), 4)}"
-            # Quantized checkpoints also have plain tensors (norms, biases, unquantized layers).
-            if card.methods and method not in card.methods:
+            if not _is_for(card, method):
                 return f"reads checkpoints quantized by {', '.join(card.methods)}, not {method or 'none'}"
-            return _refuse_config(card, quantization)
+            return refused.get(card.name)
 
         unread = all(reads(o.card) for o in offers)
         # Masks and position ids, and what accompanies quantized weights: a weight of this type is refused when it is loaded.
@@ -93,16 +102,23 @@ def find_weights(
     return tuple(plans)
 
 
-def _refuse_config(card: QuantFormatCard, quantization: dict[str, Any]) -> str | None:
-    """Why a format's own class refuses the checkpoint's ``quantization_config``."""
-    if card.config is None or not quantization:
+def _is_for(card: QuantFormatCard, method: str | None) -> bool:
+    """Whether a format may read checkpoints quantized by a method. Formats without one also read what such checkpoints
+    leave in plain tensors: norms, biases, some layers.
+    """
+    return not card.methods or method in card.methods
+
+
+def _refuse_config(offer: Offer[QuantFormatCard], quantization: dict[str, Any]) -> str | None:
+    """Why a format's own class refuses the checkpoint's ``quantization_config``; an empty one if there is none."""
+    if (config := offer.card.config) is None:
         return None
-    config_class: type[BaseModel] = import_dotted(card.config)
     try:
+        config_class: type[BaseModel] = import_part(offer, config)
         config_class.model_validate(quantization)
     except ValidationError as error:
         return "; ".join(map(describe_validation_error, error.errors()))
-    except Exception as error:  # a validator that met a value it did not expect
+    except Exception as error:  # its module, or a validator that met a value it did not expect
         return describe_error(error)
     return None
 

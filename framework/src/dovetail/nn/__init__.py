@@ -10,10 +10,10 @@ from dovetail.nn.ops import Ops
 from dovetail.nn.packings import AffineWeight, CodebookWeight, Float4Weight, ScaledFloatWeight, TwoLevelScales
 from dovetail.nn.parallel import ColumnCut, Communicator, Parallel, RowCut
 from dovetail.nn.platform import Memory, Platform
-from dovetail.nn.rotary import Rope, Rotary
+from dovetail.nn.rotary import LayerRotary, Rope, Rotary
 from dovetail.nn.step import HostLengths, KVIndex, Step
 from dovetail.nn.stored import Axis, Field, StoredWeight
-from dovetail.nn.weights import Components, QuantFormat, WeightKernel, WeightName
+from dovetail.nn.weights import Components, QuantFormat, WeightKernel, WeightName, read_tensor
 
 __all__ = [
     "MLP",
@@ -39,6 +39,7 @@ __all__ = [
     "HostLengths",
     "KVIndex",
     "LayerNorm",
+    "LayerRotary",
     "Linear",
     "Memory",
     "Ops",
@@ -57,4 +58,5 @@ __all__ = [
     "TwoLevelScales",
     "WeightKernel",
     "WeightName",
+    "read_tensor",
 ]

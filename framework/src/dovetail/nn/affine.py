@@ -19,7 +19,7 @@ from torch import Tensor
 from dovetail.api.cards import LayerKind
 from dovetail.nn.packings import AffineWeight, TwoLevelScales
 from dovetail.nn.stored import StoredWeight
-from dovetail.nn.weights import WeightKernel
+from dovetail.nn.weights import WeightKernel, unpacked_reason
 
 # Weights unpacked at once. A quarter of a million would stay in a core's cache, but starting each operation's threads then costs more than
 # that saves: with 4-bit codes, one token and two cores, two million take 0.6 of the time.
@@ -30,6 +30,10 @@ class AffineKernel(WeightKernel):
     """Matrix product with up to 8-bit codes, stored with 2, 4 or 8 bits per element; exact except for the order of
     summation.
     """
+
+    @classmethod
+    def unsupported_reason(cls, weight: StoredWeight, kind: LayerKind) -> str | None:
+        return unpacked_reason(weight, "affine")
 
     def __init__(self, weight: StoredWeight, kind: LayerKind, device: torch.device, dtype: torch.dtype) -> None:
         packed: AffineWeight | None = weight.pack("affine")
@@ -82,7 +86,8 @@ class AffineKernel(WeightKernel):
 
     @property
     def nbytes(self) -> int:
-        return self.codes.nbytes + self.scales.nbytes + (0 if self.mins is None else self.mins.nbytes)
+        parts = (self.codes, self.scales, self.mins, self.order)
+        return sum(part.nbytes for part in parts if part is not None)
 
 
 def _pack_codes(codes: Tensor, bits: int, offset: int) -> Tensor:

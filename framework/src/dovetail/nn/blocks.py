@@ -10,12 +10,14 @@ from torch import Tensor, nn
 
 from dovetail.nn.attention import AttentionSpec
 from dovetail.nn.context import Bias, Context
-from dovetail.nn.parallel import ColumnCut, Cut, Range, RowCut
+from dovetail.nn.parallel import ColumnCut, Range, RowCut
 from dovetail.nn.rotary import Rope
 from dovetail.nn.step import Step
 
-QKNorm = Callable[[str, int], nn.Module]
-"""Makes the norm of queries or keys from its checkpoint name and its number of channels."""
+QKNorm = Callable[..., nn.Module]
+"""Makes the norm of queries or keys from its checkpoint name and its number of channels, and where it is over all heads
+from the ``cut`` of :meth:`dovetail.nn.Context.norm`, such as ``partial(ctx.norm, eps=1e-6)``.
+"""
 
 
 class SelfAttention(nn.Module):
@@ -33,8 +35,7 @@ class SelfAttention(nn.Module):
         names: of q, k, v and output projection below ``name``; or of qkv, in one tensor, and output projection.
         transposed: full-precision checkpoints store the projections as ``[in, out]``.
         qk_norm: makes the norms before the rotary embedding, which are named by ``norm_names`` below ``name``.
-        norm_by: ``head``: one norm over the channels of each head; ``whole``: over those of all heads together, which
-            cannot be cut.
+        norm_by: ``head``: one norm over the channels of each head; ``whole``: over those of all heads together.
     """
 
     def __init__(
@@ -73,11 +74,10 @@ class SelfAttention(nn.Module):
         else:
             rows = dict(zip(parts, (q, kv, kv), strict=True))
             ranges = dict(zip(parts, ((own_q,), (own_kv,), (own_kv,)), strict=True))
-        cut: tuple[Cut, Cut] = (None, None)
-        if ctx.parallel.size > 1:
-            cut = RowCut(ranges), ColumnCut((own_q,))
-        self.qkv = ctx.linear(rows, channels, bias=bias, cut=cut[0], transposed=transposed)
-        self.out = ctx.linear(f"{name}.{names[-1]}", q, channels, bias=out_bias, cut=cut[1], transposed=transposed)
+        self.qkv = ctx.linear(rows, channels, bias=bias, cut=RowCut(ranges), transposed=transposed)
+        self.out = ctx.linear(
+            f"{name}.{names[-1]}", q, channels, bias=out_bias, cut=ColumnCut((own_q,)), transposed=transposed
+        )
         self.num_heads, self.num_kv_heads = heads.q[1] - heads.q[0], heads.kv[1] - heads.kv[0]
         spec = AttentionSpec(
             self.num_heads,
@@ -90,16 +90,18 @@ class SelfAttention(nn.Module):
             sinks is not None,
             causal,
         )
-        self.attention = ctx.attention(spec, sinks=None if sinks is None else f"{name}.{sinks}")
+        self.attention = ctx.attention(spec, sinks=None if sinks is None else f"{name}.{sinks}", cut=heads)
         self.head_dim = head_dim
         self.interleaved = interleaved
         self.rope = ctx.ops.rope
         self.norm_by = norm_by
         self.norms = nn.ModuleList()
         if qk_norm is not None:
-            assert norm_by == "head" or ctx.parallel.size == 1, "a norm over all heads needs all of them"
-            sizes = (d, d) if norm_by == "head" else (q, kv)
-            self.norms.extend(qk_norm(f"{name}.{n}", size) for n, size in zip(norm_names, sizes, strict=True))
+            query, key = (f"{name}.{part}" for part in norm_names)
+            if norm_by == "head":
+                self.norms.extend((qk_norm(query, d), qk_norm(key, d)))
+            else:
+                self.norms.extend((qk_norm(query, q, cut=own_q), qk_norm(key, kv, cut=own_kv)))
 
     def forward(self, x: Tensor, rope: Rope | None, step: Step) -> Tensor:
         qkv = self.qkv(x).view(x.shape[0], -1, self.head_dim)  # [T, H + 2 * K, D]
@@ -149,19 +151,13 @@ class GatedMLP(nn.Module):
     ) -> None:
         super().__init__()
         parts = [f"{name}.{part}" for part in names[:-1]]
-        own = ctx.parallel.channels(inner)
-        ranges: dict[str, tuple[Range, ...]]
         if len(parts) == 1:
-            rows = {parts[0]: 2 * inner}
-            ranges = {parts[0]: (own, _shifted(own, inner))}
+            own = ctx.parallel.channels(inner)
+            both = RowCut({parts[0]: (own, _shifted(own, inner))})
+            self.gate_up = ctx.linear(parts[0], channels, 2 * inner, bias=bias, cut=both)
         else:
-            rows = dict.fromkeys(parts, inner)
-            ranges = dict.fromkeys(parts, (own,))
-        cut: tuple[Cut, Cut] = (None, None)
-        if ctx.parallel.size > 1:
-            cut = RowCut(ranges), ColumnCut((own,))
-        self.gate_up = ctx.linear(rows, channels, bias=bias, cut=cut[0])
-        self.down = ctx.linear(f"{name}.{names[-1]}", inner, channels, bias=bias, cut=cut[1])
+            self.gate_up = ctx.linear(dict.fromkeys(parts, inner), channels, bias=bias, cut="rows")
+        self.down = ctx.linear(f"{name}.{names[-1]}", inner, channels, bias=bias, cut="columns")
         self.activation = ctx.ops.activation(activation, gated=True)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -192,12 +188,8 @@ class MLP(nn.Module):
     ) -> None:
         super().__init__()
         up, down = (f"{name}.{part}" for part in names)
-        own = ctx.parallel.channels(inner)
-        cut: tuple[Cut, Cut] = (None, None)
-        if ctx.parallel.size > 1:
-            cut = RowCut({up: (own,)}), ColumnCut((own,))
-        self.up = ctx.linear(up, channels, inner, bias=bias, cut=cut[0], transposed=transposed)
-        self.down = ctx.linear(down, inner, channels, bias=bias, cut=cut[1], transposed=transposed)
+        self.up = ctx.linear(up, channels, inner, bias=bias, cut="rows", transposed=transposed)
+        self.down = ctx.linear(down, inner, channels, bias=bias, cut="columns", transposed=transposed)
         self.activation = ctx.ops.activation(activation)
 
     def forward(self, x: Tensor) -> Tensor:

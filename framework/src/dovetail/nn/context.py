@@ -13,15 +13,17 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from dovetail.api.errors import UsageError
 from dovetail.nn.attention import Attention, AttentionBackend, AttentionSpec
 from dovetail.nn.experts import Activation, Experts
-from dovetail.nn.layers import Embedding, Head, LayerNorm, Linear, RMSNorm, WeightLayer
+from dovetail.nn.layers import CutRMSNorm, Embedding, Head, LayerNorm, Linear, RMSNorm, WeightLayer
 from dovetail.nn.lora import StackedAdapters
 from dovetail.nn.ops import Ops
-from dovetail.nn.parallel import Cut, Parallel, RowCut
+from dovetail.nn.parallel import ColumnCut, Cut, HeadCut, Parallel, Range, RowCut
 
 Assign = Callable[[Tensor], None]
 Norm = RMSNorm | LayerNorm
+Side = Literal["rows", "columns"]
 Bias = bool | Literal["optional"]
 """Whether a layer has a bias; ``optional``: if the checkpoint has one, decided for each part."""
 
@@ -128,7 +130,7 @@ class Context:
         out_features: int = 0,
         *,
         bias: Bias = False,
-        cut: Cut = None,
+        cut: Cut | Side = None,
         transposed: bool = False,
         row_order: Tensor | None = None,
     ) -> Linear:
@@ -137,19 +139,23 @@ class Context:
 
         Args:
             in_features, out_features, rows: of the whole layer.
-            cut: what this rank has of it; by default every rank has all of it. What follows a layer that is cut by rows
-                must be cut by the same columns.
+            cut: how several ranks share it; one rank has all of it, whatever this says. ``rows``: each has some of every
+                part's, as :meth:`dovetail.nn.Parallel.channels` divides them. ``columns``: each has some, divided in
+                the same way, and the ranks' products are added; so this is for what follows a layer that was cut by
+                ``rows``. For other divisions (by heads, or by sections of what is stored as one), what this rank has.
+                None: every rank has all of it, as is right for small layers such as routers.
             transposed: full-precision checkpoints store ``[in, out]``.
             row_order: int64 ``[rows]`` for a layer of one part whose checkpoints store the rows in another order: the
                 layer's row ``i`` is the stored row ``row_order[i]``.
         """
         rows = {parts: out_features} if isinstance(parts, str) else parts
-        layer = Linear({part: (count, in_features) for part, count in rows.items()}, self.parallel, cut)
+        shapes = {part: (count, in_features) for part, count in rows.items()}
+        layer = Linear(shapes, self.parallel, self._own_part(cut, shapes))
         self._claim(layer)
         if self.adapters is not None:
             local = layer.local_parts()
             columns = next(iter(local.values()))[1]
-            layer.lora = self.adapters.add_layer({part: shape[0] for part, shape in local.items()}, columns)
+            layer.lora = self.adapters.add_layer({part: shape[0] for part, shape in local.items()}, columns, layer.cut)
         if bias:
             for part in layer.parts:
                 self.biases[f"{part}.bias"] = BiasSlot(layer, part, required=bias is True)
@@ -161,7 +167,7 @@ class Context:
         return layer
 
     def embedding(self, name: str, rows: int, columns: int, *, cut: bool = True) -> Embedding:
-        """A table of ``rows`` vectors, which the ranks share unless ``cut`` is false."""
+        """A table of ``rows`` vectors, which the ranks share unless ``cut`` is false or there are fewer than ranks."""
         layer = Embedding(name, rows, columns, self.parallel, self._vocabulary(name, rows) if cut else None)
         self._claim(layer)
         return layer
@@ -180,6 +186,7 @@ class Context:
         for it.
         """
         cut = self._vocabulary(name, out_features)
+        assert tied is None or (out_features, in_features) in tied.parts.values(), "a tied head has the table's shape"
         layer = Head(name, in_features, out_features, tied, self.ops, softcap, self.parallel, cut)
         self._claim(layer)
         if bias:
@@ -191,19 +198,34 @@ class Context:
         names: Sequence[tuple[str, str, str]],
         channels: int,
         inner: int,
+        top_k: int,
         *,
         activation: str | Activation = "silu",
+        bias: Bias = False,
     ) -> Experts:
-        """The experts of a layer, cut one by one. :meth:`stored_together` says under which names checkpoints stack them.
+        """The experts of a layer, of which each rank has some, whole. :meth:`stored_together` says under which names checkpoints stack them.
 
         Args:
             names: of (gate, up, down) of each expert.
+            top_k: experts of a token.
             activation: an operation of :mod:`dovetail.nn.ops` for gate, or a function of gate and up side by side.
+            bias: gate, up and down have biases.
+
+        Raises:
+            UsageError: there are fewer experts than ranks.
         """
+        if len(names) < self.parallel.size:
+            raise UsageError(
+                f"{len(names)} experts cannot be divided among {self.parallel.size} devices",
+                f"use at most {len(names)} devices",
+            )
         function = self.ops.activation(activation, gated=True) if isinstance(activation, str) else activation
         local = self.parallel.range(len(names))
-        layer = Experts(names, channels, inner, function, self.parallel, local)
+        layer = Experts(names, channels, inner, top_k, function, self.parallel, local)
         self._claim(layer)
+        if bias:
+            for part in layer.parts:
+                self.biases[f"{part}.bias"] = BiasSlot(layer, part, required=bias is True)
         return layer
 
     def stored_together(
@@ -215,8 +237,13 @@ class Context:
         alternating: bool = False,
         transposed: bool = False,
     ) -> None:
-        """Weights that checkpoints may store as one, or as one stack of experts; the arguments are those of
-        :class:`StoredTogether`. The parts are those of layers that were made before.
+        """Weights that checkpoints may store as one, or as one stack of experts ``[E, N, K]``; the arguments are those
+        of :class:`StoredTogether`. The parts are those of layers that were made before, and their biases are then
+        stored together, too: as ``<name>.bias``, or ``<name>_bias`` of a stack (``[E, N]``). There may be several
+        names for the same parts; a checkpoint has one of them.
+
+        Args:
+            transposed: full-precision checkpoints store ``[K, N]``, or ``[E, K, N]``.
         """
         stacked = not isinstance(parts[0], str)
         groups = tuple(tuple(group) for group in parts) if stacked else (tuple(map(str, parts)),)
@@ -234,18 +261,35 @@ class Context:
         bias: bool = False,
         offset: float = 0.0,
         wide: bool = False,
+        cut: Range | None = None,
     ) -> Norm:
         """A norm over the last dimension.
 
         Args:
+            channels: of the whole norm.
             bias: of a layer norm, which has one more tensor then.
             offset: added to the stored scale, in the dtype in which that is applied.
             wide: the scale is applied in float32, before the result is rounded. Layer norms always do that.
+            cut: the channels that this rank has, as many as any other, of a norm over those of all ranks (OLMo 2's norms
+                of queries and keys). None for a norm of which every rank has all channels.
+
+        Raises:
+            UsageError: a layer norm is cut.
         """
-        layer = RMSNorm(self.ops, eps) if kind == "rms" else LayerNorm(self.ops, eps)
+        layer: Norm
+        own: Range | None = None
+        if cut is not None and self.parallel.size > 1:
+            if kind == "layer":
+                raise UsageError(
+                    f"the layer norm {name} over the channels of all devices cannot be divided", "use one device"
+                )
+            layer, own = CutRMSNorm(self.ops, eps, self.parallel), cut
+        else:
+            layer = RMSNorm(self.ops, eps) if kind == "rms" else LayerNorm(self.ops, eps)
         dtype = torch.float32 if wide or kind == "layer" else None
 
         def assign(value: Tensor) -> None:
+            value = value if own is None else value[slice(*own)].clone()
             layer.weight = value + offset if offset else value
 
         self.vector(f"{name}.weight", (channels,), assign, dtype=dtype)
@@ -254,22 +298,31 @@ class Context:
             self.vector(f"{name}.bias", (channels,), lambda value: setattr(layer, "bias", value), dtype=dtype)
         return layer
 
-    def attention(self, spec: AttentionSpec, *, source: Attention | None = None, sinks: str | None = None) -> Attention:
+    def attention(
+        self,
+        spec: AttentionSpec,
+        *,
+        source: Attention | None = None,
+        sinks: str | None = None,
+        cut: HeadCut | None = None,
+    ) -> Attention:
         """An attention layer.
 
         Args:
+            spec: of this rank's heads.
             source: the layer whose cache it reads, for ``shared_cache``.
             sinks: checkpoint name of the sinks of all heads, for a spec with them.
+            cut: this rank's heads, from :meth:`dovetail.nn.Parallel.heads`; None if every rank has all of them.
         """
+        assert spec.sinks == (sinks is not None), "a spec with sinks comes with the name of their tensor"
         layer = Attention(spec, self.backend, source)
         self.attention_layers.append(layer)
         if sinks is not None:
-            total = spec.num_heads * self.parallel.size
-            start, stop = self.parallel.range(total)
+            total, own = (spec.num_heads, (0, spec.num_heads)) if cut is None else (cut.total, cut.q)
             self.vector(
                 sinks,
                 (total,),
-                lambda value: setattr(layer, "sinks", value[start:stop].contiguous()),
+                lambda value: setattr(layer, "sinks", value[slice(*own)].contiguous()),
                 dtype=torch.float32,
             )
         return layer
@@ -298,7 +351,20 @@ class Context:
         self.ignored += endings
 
     def _vocabulary(self, name: str, rows: int) -> Cut:
-        return RowCut({name: (self.parallel.channels(rows),)}) if self.parallel.size > 1 else None
+        # What has fewer rows than ranks (types of tokens) is small enough for each to have it.
+        return RowCut({name: (self.parallel.channels(rows),)}) if 1 < self.parallel.size <= rows else None
+
+    def _own_part(self, cut: Cut | Side, shapes: Mapping[str, tuple[int, int]]) -> Cut:
+        if self.parallel.size == 1:
+            return None
+        if cut == "rows":
+            return RowCut({part: (self.parallel.channels(rows),) for part, (rows, _) in shapes.items()})
+        if cut == "columns":
+            ((_, columns),) = shapes.values()
+            return ColumnCut((self.parallel.channels(columns),))
+        if isinstance(cut, RowCut):
+            assert cut.ranges.keys() <= shapes.keys(), f"cuts of parts that {', '.join(shapes)} does not have"
+        return cut
 
     def _claim(self, layer: WeightLayer) -> None:
         for part in layer.parts:

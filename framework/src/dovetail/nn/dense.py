@@ -11,9 +11,8 @@ from torch import Tensor
 
 from dovetail.api.cards import LayerKind
 from dovetail.api.checkpoint import LazyTensor
-from dovetail.api.errors import CheckpointError
 from dovetail.nn.stored import Axis, Field, StoredWeight
-from dovetail.nn.weights import QuantFormat, WeightKernel, WeightName
+from dovetail.nn.weights import QuantFormat, WeightKernel, WeightName, read_tensor
 
 # Of a dequantized slice. Smaller ones would stay in a core's cache, but the fixed costs of the dozen operations that unpack one weigh more: a
 # product with one token takes two thirds of the time that it takes with slices of one MiB.
@@ -50,13 +49,7 @@ class DenseFormat(QuantFormat):
         self, weight: WeightName, tensors: Mapping[str, LazyTensor], device: torch.device, dtype: torch.dtype
     ) -> DenseWeight:
         lazy = tensors[".weight"]
-        data = lazy.read()
-        if tuple(data.shape) != lazy.shape or not data.is_floating_point():
-            raise CheckpointError(
-                f"tensor {lazy.name} was announced as {lazy.type} {list(lazy.shape)}, but reads as {data.dtype} {list(data.shape)}",
-                "the file is damaged or its loader is at fault; download it again or update the loader",
-            )
-        return DenseWeight.of(data.to(device=device, dtype=dtype), lazy.type)
+        return DenseWeight.of(read_tensor(lazy).to(device=device, dtype=dtype), lazy.type)
 
 
 class DenseKernel(WeightKernel):
@@ -85,7 +78,8 @@ class DequantizeKernel(WeightKernel):
         self.weight = weight.to(device)
         self.kind = kind
         self.dtype = dtype
-        self.step = max(1, SLICE_BYTES // (weight.shape[1] * dtype.itemsize))
+        unit = weight.row_unit
+        self.step = unit * max(1, SLICE_BYTES // (weight.shape[1] * dtype.itemsize) // unit)
 
     def __call__(self, x: Tensor) -> Tensor:
         if self.kind == "embedding":

@@ -32,8 +32,9 @@ class ExpertWeights:
         down: ``[C, I]`` of each expert.
         first: number of the first of these experts, in the ids that the router gives.
         total: number of experts on all ranks.
-        gate_up_bias: ``[experts, 2 * I]`` or None.
-        down_bias: ``[experts, C]`` or None.
+        top_k: experts of a token.
+        gate_up_bias: ``[experts, 2 * I]`` in the activations' dtype, or None.
+        down_bias: ``[experts, C]``, likewise.
         activation: between the two products.
     """
 
@@ -42,6 +43,7 @@ class ExpertWeights:
     down: Sequence[StoredWeight]
     first: int
     total: int
+    top_k: int
     activation: Activation
     gate_up_bias: Tensor | None = None
     down_bias: Tensor | None = None
@@ -70,6 +72,7 @@ class ExpertsKernel(ABC):
         """
         Args:
             make_kernel: makes the best kernel for one matrix, as for a linear layer.
+            dtype: of the activations.
         """
 
     def process_after_loading(self) -> None:
@@ -85,7 +88,8 @@ class ExpertsKernel(ABC):
             weights: float32 ``[T, A]``.
 
         Returns:
-            ``[T, C]`` in x's dtype: the sum over a token's experts that this rank has, each times its weight.
+            ``[T, C]`` in x's dtype: the sum over a token's experts that this rank has, each times its weight. It is
+                formed in float32, and in an order that the other tokens have no part in.
         """
 
     @property
@@ -124,8 +128,8 @@ class _Expert:
 
 
 class EveryExpert(ExpertsKernel):
-    """The reference: every expert computes all tokens, and its weight is zero for those that did not choose it. Any
-    format, any device, and nothing is read on the host.
+    """The reference: every expert computes all tokens, and what it finds for those that did not choose it is dropped.
+    Any format, any device, and nothing is read on the host.
     """
 
     def __init__(
@@ -137,8 +141,9 @@ class EveryExpert(ExpertsKernel):
     def __call__(self, x: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
         total = torch.zeros_like(x, dtype=torch.float32)
         for number, expert in enumerate(self.experts, self.first):
-            share = (weights * (ids == number)).sum(-1, keepdim=True)  # [T, 1]
-            total += torch.where(share > 0, expert(x) * share, 0.0)
+            chosen = ids == number  # [T, A]
+            share = torch.where(chosen, weights, 0.0).sum(-1, keepdim=True)  # [T, 1]
+            total += torch.where(chosen.any(-1, keepdim=True), expert(x) * share, 0.0)
         return total.to(x.dtype)
 
     @property
@@ -148,7 +153,7 @@ class EveryExpert(ExpertsKernel):
 
 class GroupedExperts(EveryExpert):
     """Tokens sorted by expert, so that each expert computes its own. The numbers of tokens are read on the host, so it
-    is for devices that share its memory.
+    is for devices that share its memory. A token's experts are added in the order of their numbers.
     """
 
     def __call__(self, x: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
@@ -172,7 +177,7 @@ class Experts(WeightLayer):
 
     Args:
         names: checkpoint names of (gate, up, down) of each expert.
-        channels, inner: C and I.
+        channels, inner, top_k: C, I and A.
         activation: between the products.
         local: the experts that this rank has; the ranks' results are added.
 
@@ -187,6 +192,7 @@ class Experts(WeightLayer):
         names: Sequence[tuple[str, str, str]],
         channels: int,
         inner: int,
+        top_k: int,
         activation: Activation,
         parallel: Parallel | None = None,
         local: Range | None = None,
@@ -198,32 +204,45 @@ class Experts(WeightLayer):
         self.names = list(names)
         self.inner = inner
         self.channels = channels
+        self.top_k = top_k
         self.activation = activation
         self.local = local or (0, len(names))
-        self.biases: dict[str, Tensor] = {}
-        """Values for ``gate_up_bias`` and ``down_bias``, of all experts."""
         self.kernel: ExpertsKernel | None = None
 
     def local_parts(self) -> dict[str, tuple[int, int]]:
         return {part: self.parts[part] for expert in self.names[slice(*self.local)] for part in expert}
 
-    def collect(self, weights: Mapping[str, StoredWeight]) -> ExpertWeights:
-        """This rank's weights, in order."""
+    def cut_weight(self, part: str, weight: StoredWeight) -> StoredWeight:
+        """The whole weight. If other ranks have the other experts of its stack, those must not be kept in memory."""
+        return weight.compact() if self.parallel.size > 1 else weight
+
+    def collect(self, weights: Mapping[str, StoredWeight], biases: Mapping[str, Tensor]) -> ExpertWeights:
+        """This rank's weights, in order.
+
+        Args:
+            biases: of each local part, or none at all.
+        """
         local = self.names[slice(*self.local)]
-        biases = {name: value[slice(*self.local)] for name, value in self.biases.items()}
+        gate_up_bias = down_bias = None
+        if biases:
+            gate_up_bias = torch.stack([torch.cat([biases[gate], biases[up]]) for gate, up, _ in local])
+            down_bias = torch.stack([biases[down] for _, _, down in local])
         return ExpertWeights(
             gate=[weights[gate] for gate, _, _ in local],
             up=[weights[up] for _, up, _ in local],
             down=[weights[down] for _, _, down in local],
             first=self.local[0],
             total=len(self.names),
+            top_k=self.top_k,
             activation=self.activation,
-            **biases,
+            gate_up_bias=gate_up_bias,
+            down_bias=down_bias,
         )
 
     def forward(self, x: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
         assert self.kernel is not None
-        return self.parallel.communicator.all_reduce(self.kernel(x, ids, weights))
+        out = self.kernel(x, ids, weights)
+        return out if self.parallel.size == 1 else self.parallel.communicator.all_reduce(out)
 
     @property
     def nbytes(self) -> int:

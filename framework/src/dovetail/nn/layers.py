@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from dovetail.api.cards import LayerKind
 from dovetail.nn.lora import StackedLayerAdapters
 from dovetail.nn.ops import Ops
-from dovetail.nn.parallel import ColumnCut, Cut, Parallel, RowCut, length
+from dovetail.nn.parallel import ColumnCut, Cut, Parallel, Range, RowCut, length, take
 from dovetail.nn.stored import StoredWeight
 from dovetail.nn.weights import WeightKernel
 
@@ -49,37 +49,47 @@ class WeightLayer(nn.Module):
         return {part: self._local_shape(part) for part in self.parts}
 
     def cut_weight(self, part: str, weight: StoredWeight) -> StoredWeight:
-        """This rank's part of a whole weight."""
+        """This rank's part of a whole weight, which holds no memory of the rest.
+
+        Raises:
+            CheckpointError: the cut is within a group that is stored together.
+        """
         if isinstance(self.cut, ColumnCut):
-            pieces = [weight.narrow(1, *piece) for piece in self.cut.ranges]
-            assert len(pieces) == 1, "columns are cut in one range"
-            return pieces[0].compact()
-        ranges = self.cut.ranges.get(part) if isinstance(self.cut, RowCut) else None
-        if ranges is None:
+            dim, ranges = 1, self.cut.ranges
+        elif (found := self._row_ranges(part)) is not None:
+            dim, ranges = 0, found
+        else:
             return weight
-        pieces = [weight.narrow(0, *piece) for piece in ranges]
-        joined = pieces[0].compact() if len(pieces) == 1 else weight.join(pieces)
+        pieces = [weight.narrow(dim, *piece) for piece in ranges]
+        if len(pieces) == 1:
+            return pieces[0].compact()
+        if dim == 1:
+            return weight.reorder(torch.cat([torch.arange(*piece) for piece in ranges]), 1)
+        joined = weight.join(pieces)
         assert joined is not None, "rows of one weight can be joined"
         return joined
 
     def cut_bias(self, part: str, bias: Tensor) -> Tensor:
-        """This rank's part of a whole bias ``[rows]``."""
-        ranges = self.cut.ranges.get(part) if isinstance(self.cut, RowCut) else None
-        return bias if ranges is None else torch.cat([bias[start:stop] for start, stop in ranges])
+        """This rank's part of a whole bias ``[rows]``; all of it where columns are cut, as it is added to the sum."""
+        ranges = self._row_ranges(part)
+        return bias if ranges is None else take(bias, ranges, 0)
 
     def finish(self, weights: Mapping[str, StoredWeight], make_kernel: MakeKernel) -> None:
         """Join the parts if their format supports it, and create each joined weight's kernel."""
-        parts = [weights[part] for part in self.local_parts()]
+        parts = list(weights.values())
         joined = parts[0].join(parts) if len(parts) > 1 else None
         self.kernels = [make_kernel(w, self.kind) for w in ([joined] if joined is not None else parts)]
+
+    def _row_ranges(self, part: str) -> tuple[Range, ...] | None:
+        """The rows that this rank has of a part; None for all."""
+        return self.cut.ranges.get(part) if isinstance(self.cut, RowCut) else None
 
     def _local_shape(self, part: str) -> tuple[int, int]:
         rows, columns = self.parts[part]
         if isinstance(self.cut, ColumnCut):
             return rows, length(self.cut.ranges)
-        if isinstance(self.cut, RowCut) and part in self.cut.ranges:
-            return length(self.cut.ranges[part]), columns
-        return rows, columns
+        ranges = self._row_ranges(part)
+        return rows if ranges is None else length(ranges), columns
 
     @property
     def nbytes(self) -> int:
@@ -143,9 +153,11 @@ class Embedding(WeightLayer):
 
 
 class Head(Linear):
-    """The product with the vocabulary: hidden ``[T, K]`` → logits ``[T, V]``.
+    """The product with the vocabulary: hidden ``[T, K]`` → logits ``[T, V]``. If it is cut by rows, the ranks' logits
+    are gathered.
 
     Attributes:
+        sizes: rows of each rank where they are cut.
         tied: the embedding whose table it shares, or None.
         softcap: logits are ``softcap * tanh(logits / softcap)``; None for unbounded ones.
     """
@@ -164,6 +176,7 @@ class Head(Linear):
         cut: Cut = None,
     ) -> None:
         super().__init__({name: (rows, columns)}, parallel, cut)
+        self.sizes = self.parallel.sizes(rows, self.parallel.channel_unit(rows))
         # In a list, so that torch does not register the embedding a second time.
         self._tied = [tied] if tied is not None else []
         self.ops = ops
@@ -176,9 +189,7 @@ class Head(Linear):
     def forward(self, x: Tensor) -> Tensor:
         logits = super().forward(x)
         if isinstance(self.cut, RowCut):
-            ((rows, _),) = self.parts.values()
-            sizes = self.parallel.sizes(rows, self.parallel.channel_unit(rows))
-            logits = self.parallel.communicator.all_gather(logits, sizes)
+            logits = self.parallel.communicator.all_gather(logits, self.sizes)
         return logits if self.softcap is None else self.ops.softcap(logits, self.softcap)
 
 
@@ -198,6 +209,28 @@ class RMSNorm(nn.Module):
     def add(self, x: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
         """``(norm(residual + x), residual + x)``."""
         return self.ops.add_rms_norm(x, residual, self.weight, self.eps)
+
+
+class CutRMSNorm(RMSNorm):
+    """Root-mean-square normalisation of channels that the ranks share, as many on each: ``[T, C / size]`` of this rank.
+    Channels that several ranks have count as often on all of them, so the mean of the ranks' means is right for them,
+    too.
+    """
+
+    def __init__(self, ops: Ops, eps: float, parallel: Parallel) -> None:
+        super().__init__(ops, eps)
+        self.parallel = parallel
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = x.float()
+        squares = wide.square().mean(-1, keepdim=True)  # [T, 1]
+        mean = self.parallel.communicator.all_reduce(squares) / self.parallel.size
+        normed = wide * torch.rsqrt(mean + self.eps)
+        return (self.weight * normed.to(self.weight.dtype)).to(x.dtype)
+
+    def add(self, x: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
+        total = residual + x
+        return self(total), total
 
 
 class LayerNorm(nn.Module):

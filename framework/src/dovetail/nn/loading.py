@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from dovetail.nn.experts import Experts, ExpertsKernel
 from dovetail.nn.layers import Embedding, Head, WeightLayer
 from dovetail.nn.leftovers import Leftovers, without_wrappers
 from dovetail.nn.stored import StoredWeight
-from dovetail.nn.weights import Components, QuantFormat, WeightKernel, WeightName
+from dovetail.nn.weights import Components, QuantFormat, WeightKernel, WeightName, read_tensor
 
 Progress = Callable[[int, int], None]
 """Called with (weights loaded, weights in all), in elements, first with none loaded."""
@@ -64,6 +65,20 @@ class _Source:
     rows: tuple[int, int, int] | None = None
 
 
+@dataclass(frozen=True)
+class _Fit:
+    """The format that reads a weight.
+
+    Attributes:
+        tensors: by component, the required ones first.
+        unknown: what the checkpoint has beside them under the weight's name.
+    """
+
+    choice: WeightChoice
+    tensors: Tensors
+    unknown: tuple[LazyTensor, ...]
+
+
 class WeightReader:
     """Reads a checkpoint's tensors into the layers of a model.
 
@@ -97,11 +112,21 @@ class WeightReader:
         self.leftovers = Leftovers()
         self.used: dict[str, int] = {}
         """Kernel name → number of weights that it serves, for the log."""
-        self._slices = dict(self._find_slices())
+        self._slices: dict[str, list[_Source]] = {}
+        """Part → where it is, if its weights are stored together: one place for each form that checkpoints have."""
+        for part, source in self._find_slices():
+            self._slices.setdefault(part, []).append(source)
+        self._shared_biases = dict(self._find_shared_biases())
+        self._opened: dict[str, Tensor] = {}
+        """Stacks of the layer that is being loaded, so that they are read once and not for each expert."""
         self._kinds: dict[str, LayerKind] = {name: layer.kind for name, layer in ctx.layers.items()}
         for name, stored in ctx.together.items():
             self._kinds[name] = ctx.layers[stored.groups[0][0]].kind
         self._last: tuple[tuple[str, int | None], StoredWeight] | None = None
+        self._stack: tuple[str, Tensors] | None = None
+        self._components: dict[str, tuple[Components | None, ...]] = {}
+        """Weight → what each format expects of it. Formats are asked once, since a model may have 50,000 weights."""
+        self._fits: dict[str, _Fit | None] = {}
 
     def expected(self) -> dict[str, tuple[int, ...]]:
         """The required tensors by Hugging Face name, with their shapes. For a weight it is the shape ``(N, K)``
@@ -110,12 +135,13 @@ class WeightReader:
         ctx = self.ctx
         shapes: dict[str, tuple[int, ...]] = {}
         for name, layer in ctx.layers.items():
-            source = self._slices.get(name)
-            if source is not None and ctx.together[source.name].required:
-                shapes[self._tensor_name(source.name)] = self._stored_shape(source.name)
-            elif not _is_tied(layer):
-                shapes[self._tensor_name(name)] = self._stored_shape(name)
-        shapes |= {name: (slot.layer.parts[slot.part][0],) for name, slot in ctx.biases.items() if slot.required}
+            if not _is_tied(layer):
+                stored = self._usual_name(name)
+                shapes[self._tensor_name(stored)] = self._stored_shape(stored)
+        for slot in ctx.biases.values():
+            if slot.required:
+                stored = self._usual_name(slot.part)
+                shapes[self._bias_name(stored)] = self._bias_shape(stored)
         return shapes | {name: slot.shape for name, slot in ctx.vectors.items() if slot.required}
 
     def load(self, tensors: Iterable[LazyTensor], progress: Progress | None = None) -> None:
@@ -134,6 +160,7 @@ class WeightReader:
                 slot.assign(self._plain(name, slot.dtype))
         for layer in layers:
             self._finish(layer)
+            self._opened.clear()
             done += sizes[layer]
             if progress:
                 progress(done, total)
@@ -141,9 +168,8 @@ class WeightReader:
             if isinstance(layer, Embedding):
                 layer.weight = None  # it was kept for a head that is tied to it
         # What is still in its file must not keep the file mapped.
-        self.weights.clear()
-        self.plain.clear()
-        self._last = None
+        for kept in (self.weights, self.plain, self._fits, self._components):
+            kept.clear()
 
     # Names
 
@@ -157,6 +183,33 @@ class WeightReader:
                     cut = (index, sum(rows), len(group)) if stored.alternating else (start, start + count, 1)
                     yield part, _Source(name, expert if stored.stacked else None, cut if len(group) > 1 else None)
                     start += count
+
+    def _find_shared_biases(self) -> Iterator[tuple[str, str]]:
+        """Name of a tensor with the biases of weights that are stored together → the name of those weights."""
+        biased = {slot.part for slot in self.ctx.biases.values()}
+        for name, stored in self.ctx.together.items():
+            if biased.intersection(*stored.groups[:1]):
+                yield f"{name}.bias", name
+                if stored.stacked:
+                    yield f"{name}_bias", name
+
+    def _usual_name(self, part: str) -> str:
+        """The name under which a part is stored: its own, unless checkpoints have no other form than a common one."""
+        sources = self._slices.get(part, ())
+        return next((source.name for source in sources if self.ctx.together[source.name].required), part)
+
+    def _bias_name(self, name: str) -> str:
+        """The tensor with the biases of a stored weight."""
+        stored = self.ctx.together.get(name)
+        return f"{name}_bias" if stored is not None and stored.stacked else f"{name}.bias"
+
+    def _bias_shape(self, name: str) -> tuple[int, ...]:
+        """``[N]``, or ``[E, N]`` of a stack."""
+        stored = self.ctx.together.get(name)
+        if stored is None:
+            return (self.ctx.layers[name].parts[name][0],)
+        rows = sum(self.ctx.layers[part].parts[part][0] for part in stored.groups[0])
+        return (len(stored.groups), rows) if stored.stacked else (rows,)
 
     def _stored_shape(self, name: str) -> tuple[int, ...]:
         """The logical shape of a stored weight: ``(N, K)``, or ``(E, N, K)`` of a stack; the last two the other way
@@ -178,19 +231,14 @@ class WeightReader:
         return name if stored is not None and stored.stacked else f"{name}.weight"
 
     def _sort(self, tensors: Iterable[LazyTensor]) -> None:
-        ctx, unexpected = self.ctx, []
+        ctx = self.ctx
         suffixes = self._suffixes()
-        for lazy in tensors:
-            name = self._translate(lazy.name)
-            if name is None or self._take(name, lazy, suffixes) or self._take(without_wrappers(name), lazy, suffixes):
-                continue
-            if not self.leftovers.take(name, lazy, ctx.ignored):
-                unexpected.append(lazy.name)
+        unexpected = [lazy.name for lazy in tensors if not self._place(lazy, suffixes)]
         self.leftovers.log()
         missing = [n for n, slot in ctx.vectors.items() if slot.required and n not in self.plain]
-        missing += [n for n, slot in ctx.biases.items() if slot.required and n not in self.plain]
+        missing += self._missing_biases()
         missing += self._missing_weights()
-        unexpected += self._unused_components()
+        unexpected += self._unused_tensors()
         faults = []
         if missing:
             faults.append(f"missing: {join_names(missing)}")
@@ -205,6 +253,16 @@ class WeightReader:
                 "another architecture with --hf-overrides",
             )
 
+    def _place(self, lazy: LazyTensor, suffixes: Sequence[str]) -> bool:
+        """Whether a tensor is the model's, or may be left out."""
+        found: str | None = None
+        for stored in dict.fromkeys((lazy.name, without_wrappers(lazy.name))):
+            found = self._translate(stored)
+            if found is None or self._take(found, lazy, suffixes):
+                return True
+        assert found is not None
+        return self.leftovers.take(found, lazy, self.ctx.ignored)
+
     def _translate(self, name: str) -> str | None:
         if self.naming is not None:
             return self.naming.rename(name)
@@ -212,88 +270,126 @@ class WeightReader:
 
     def _suffixes(self) -> tuple[str, ...]:
         """Every component that a format may ask for, longest first."""
-        found = {suffix for name in self._kinds for suffix in self._all_components(name)}
+        found = {".weight"} | {
+            suffix for name in self._kinds for c in self._layouts(name) if c for suffix in c.required + c.optional
+        }
         return tuple(sorted(found, key=len, reverse=True))
-
-    def _all_components(self, name: str) -> Iterator[str]:
-        for quant_format in self.formats.values():
-            if components := quant_format.components(WeightName(name, self._kinds[name])):
-                yield from components.required
-                yield from components.optional
 
     def _take(self, name: str, lazy: LazyTensor, suffixes: Sequence[str]) -> bool:
         """Take a tensor if the model expects this name and does not have it yet."""
-        if name in self.ctx.vectors or name in self.ctx.biases:
+        if name in self.ctx.vectors or name in self.ctx.biases or name in self._shared_biases:
             return self.plain.setdefault(name, lazy) is lazy
         for suffix in suffixes:
             owner = name[: len(name) - len(suffix)]
             if name.endswith(suffix) and owner in self._kinds:
                 return self.weights.setdefault(owner, {}).setdefault(suffix, lazy) is lazy
-        if name in self._kinds:  # stacks of experts are stored without a suffix
-            return self.weights.setdefault(name, {}).setdefault(".weight", lazy) is lazy
+        if name in self._kinds:
+            return self.weights.setdefault(name, {}).setdefault("", lazy) is lazy
         return False
 
     def _source(self, part: str) -> _Source:
         """Where a part is stored."""
-        return self._slices[part] if part not in self.weights and part in self._slices else _Source(part)
+        shared = self._slices.get(part, ()) if part not in self.weights else ()
+        return next((source for source in shared if source.name in self.weights), _Source(part))
+
+    def _missing_biases(self) -> list[str]:
+        missing: dict[str, None] = {}
+        for name, slot in self.ctx.biases.items():
+            if slot.required and name not in self.plain and self._shared_bias(slot.part) is None:
+                missing[self._bias_name(self._usual_name(slot.part))] = None
+        return list(missing)
+
+    def _shared_bias(self, part: str) -> tuple[str, _Source] | None:
+        """The tensor with the biases of several parts, of which one is this, and where it is there."""
+        for source in self._slices.get(part, ()):
+            for name in (f"{source.name}.bias", f"{source.name}_bias"):
+                if name in self._shared_biases and name in self.plain:
+                    return name, source
+        return None
 
     def _missing_weights(self) -> list[str]:
         missing: dict[str, None] = {}
         for part, layer in self.ctx.layers.items():
             source = self._source(part)
             if source.name in self.weights:
-                if (lacking := self._lacking_component(source.name)) is not None:
-                    missing[source.name + lacking] = None
+                missing |= dict.fromkeys(self._lacking_tensors(source.name))
             elif not _is_tied(layer):
-                only = part in self._slices and self.ctx.together[self._slices[part].name].required
-                missing[self._tensor_name(self._slices[part].name if only else part)] = None
+                missing[self._tensor_name(self._usual_name(part))] = None
         return list(missing)
 
-    def _lacking_component(self, name: str) -> str | None:
-        """A component without which no format can read what is there of a weight; None if one can, or if nothing is
-        missing and the type fits none, which is told when the weight is loaded.
+    def _lacking_tensors(self, name: str) -> list[str]:
+        """The tensors without which no format can read what is there of a weight. None if one can, or if nothing is
+        missing and no format reads the type, which is told when the weight is loaded.
         """
-        tensors, nearest = self.weights[name], None
-        for quant_format in self.formats.values():
-            components = quant_format.components(WeightName(name, self._kinds[name]))
-            if components is None:
+        if self._fit(name) is not None:
+            return []
+        tensors = self.weights[name]
+        nearest: list[str] | None = None
+        complete = False
+        for choice, components in self._candidates(name):
+            lacking = [suffix for suffix in components.required if _component(tensors, suffix) is None]
+            first = _component(tensors, components.required[0])
+            complete |= not lacking
+            if not lacking or len(lacking) == len(components.required):
                 continue
-            lacking = [suffix for suffix in components.required if suffix not in tensors]
-            if not lacking:
-                return None
-            if len(lacking) < len(components.required) and (nearest is None or len(lacking) < len(nearest)):
+            if (first is None or first.type == choice.stored_type) and (nearest is None or len(lacking) < len(nearest)):
                 nearest = lacking
-        return nearest[0] if nearest else ".weight"
+        if nearest is None:
+            return [] if complete or _component(tensors, ".weight") is not None else [self._tensor_name(name)]
+        return [name + suffix for suffix in nearest]
 
-    def _unused_components(self) -> list[str]:
-        """Tensors of a weight that the format which reads it does not know."""
-        unused = []
-        for name, tensors in self.weights.items():
-            found = self._find_choice(name, tensors)
-            if found is not None:
-                known = (*found[1].required, *found[1].optional)
-                unused += [lazy.name for suffix, lazy in tensors.items() if suffix not in known]
+    def _unused_tensors(self) -> list[str]:
+        """Tensors of a weight that the format which reads it does not know, and weights that are stored twice."""
+        fits = [fit for name in self.weights if (fit := self._fit(name)) is not None]
+        unused = [lazy.name for fit in fits for lazy in fit.unknown]
+        for name, stored in self.ctx.together.items():
+            if name in self.weights:
+                twice = [part for group in stored.groups for part in group if part in self.weights]
+                unused += [lazy.name for part in twice for lazy in self.weights[part].values()]
         return unused
 
     # Formats
 
-    def _find_choice(self, name: str, tensors: Tensors) -> tuple[WeightChoice, Components] | None:
-        """The first format that can read a weight, and the weight's components."""
-        kind = self._kinds[name]
+    def _layouts(self, name: str) -> tuple[Components | None, ...]:
+        """What each format expects of a weight, in the order of :attr:`formats`."""
+        found = self._components.get(name)
+        if found is None:
+            weight = WeightName(name, self._kinds[name])
+            found = tuple(quant_format.components(weight) for quant_format in self.formats.values())
+            self._components[name] = found
+        return found
+
+    def _candidates(self, name: str) -> Iterator[tuple[WeightChoice, Components]]:
+        """The choices that may read a weight, best first."""
+        layouts = dict(zip(self.formats, self._layouts(name), strict=True))
         for choice in self.choices:
-            if choice.kind != kind:
+            if choice.kind == self._kinds[name] and (components := layouts[choice.format]) is not None:
+                yield choice, components
+
+    def _fit(self, name: str) -> _Fit | None:
+        """The first format that can read a weight, once all tensors are sorted."""
+        if name not in self._fits:
+            self._fits[name] = self._find_fit(name)
+        return self._fits[name]
+
+    def _find_fit(self, name: str) -> _Fit | None:
+        tensors = self.weights[name]
+        for choice, components in self._candidates(name):
+            required = [_component(tensors, suffix) for suffix in components.required]
+            if any(lazy is None for lazy in required):
                 continue
-            components = self.formats[choice.format].components(WeightName(name, kind))
-            if components is None or any(suffix not in tensors for suffix in components.required):
+            if required[0] is None or required[0].type != choice.stored_type:
                 continue
-            if tensors[components.required[0]].type == choice.stored_type:
-                return choice, components
+            suffixes = (*components.required, *components.optional)
+            known = {suffix: lazy for suffix in suffixes if (lazy := _component(tensors, suffix)) is not None}
+            used = set(map(id, known.values()))
+            return _Fit(choice, known, tuple(lazy for lazy in tensors.values() if id(lazy) not in used))
         return None
 
-    def _choice(self, name: str, tensors: Tensors) -> tuple[WeightChoice, Components]:
-        if (found := self._find_choice(name, tensors)) is not None:
+    def _fitting(self, name: str) -> _Fit:
+        if (found := self._fit(name)) is not None:
             return found
-        names = ", ".join(f"{t.name} ({t.type})" for t in tensors.values())
+        names = ", ".join(f"{t.name} ({t.type})" for t in self.weights[name].values())
         raise ResolutionError(
             f"wanted a format for the {self._kinds[name]} layer made of {names}, found none in the plan",
             "see dovetail plan",
@@ -301,14 +397,17 @@ class WeightReader:
 
     def _matrix(self, name: str, expert: int | None = None) -> tuple[WeightChoice, Tensors]:
         """The tensors of one matrix, as its format expects them, and the choice for it."""
-        found = self.weights[name]
-        choice, components = self._choice(name, found)
-        tensors = {s: found[s] for s in (*components.required, *components.optional) if s in found}
+        fit = self._fitting(name)
+        tensors = fit.tensors
         if expert is not None:
-            tensors = {suffix: _expert(lazy, expert) for suffix, lazy in tensors.items()}
-        if self.naming is None and name in self.ctx.transposed:
+            if self._stack is None or self._stack[0] != name:
+                # Some loaders read or move a stack whenever they are asked for it, so each is read once.
+                stack = {suffix: replace(lazy, read=cache(lazy.read)) for suffix, lazy in tensors.items()}
+                self._stack = name, stack
+            tensors = {suffix: _expert(lazy, expert) for suffix, lazy in self._stack[1].items()}
+        if self.naming is None and name in self.ctx.transposed and fit.choice.stored_type in FLOATS:
             tensors = {suffix: _transposed(lazy) for suffix, lazy in tensors.items()}
-        return choice, tensors
+        return fit.choice, tensors
 
     def _find_wrong_shapes(self) -> list[str]:
         ctx, wrong = self.ctx, []
@@ -320,22 +419,25 @@ class WeightReader:
         for name, lazy in self.plain.items():
             if name in ctx.vectors:
                 check(lazy.name, lazy.shape, ctx.vectors[name].shape)
+            elif name in ctx.biases:
+                check(lazy.name, lazy.shape, self._bias_shape(ctx.biases[name].part))
             else:
-                slot = ctx.biases[name]
-                check(lazy.name, lazy.shape, (slot.layer.parts[slot.part][0],))
+                check(lazy.name, lazy.shape, self._bias_shape(self._shared_biases[name]))
         for name in self.weights:
             shape = self._stored_shape(name)
             if name in ctx.transposed:
                 shape = (*shape[:-2], shape[-1], shape[-2])
             stack = shape[:-2]
             lazies = self.weights[name].values()
-            first = next(iter(lazies))
-            if stack and any(lazy.shape[:1] != stack for lazy in lazies):
-                check(first.name, first.shape, shape)
+            if stack and (uneven := [lazy for lazy in lazies if lazy.shape[:1] != stack]):
+                wrong += [
+                    f"{lazy.name} is {list(lazy.shape)}, wanted one of each of {stack[0]} experts" for lazy in uneven
+                ]
                 continue
             choice, tensors = self._matrix(name, 0 if stack else None)
-            weight = WeightName(name, self._kinds[name])
+            weight, first = WeightName(name, self._kinds[name]), next(iter(tensors.values()))
             check(first.name, (*stack, *self.formats[choice.format].shape(weight, tensors)), shape)
+        self._stack = None
         return wrong
 
     # Weights
@@ -356,7 +458,7 @@ class WeightReader:
 
     def _plain(self, name: str, dtype: torch.dtype | None = None) -> Tensor:
         lazy = self.plain[name]
-        value = lazy.read()
+        value = read_tensor(lazy)
         if not value.is_floating_point():
             raise CheckpointError(
                 f"tensor {lazy.name} is of type {lazy.type}, wanted a floating-point one", "check the file"
@@ -371,60 +473,102 @@ class WeightReader:
         if self._last is None or self._last[0] != (name, expert):
             choice, tensors = self._matrix(name, expert)
             weight = WeightName(name, self._kinds[name])
-            loaded = self.formats[choice.format].load(weight, tensors, self.ctx.device, self.ctx.dtype)
-            order = self._row_order(self._tensor_name(name), name)
-            self._last = (name, expert), loaded if order is None else loaded.reorder(order)
+            # What is only read for a part of it stays in its file, or on the host, until it is cut.
+            device = self.ctx.device if self.ctx.parallel.size == 1 else torch.device("cpu")
+            loaded = self.formats[choice.format].load(weight, tensors, device, self.ctx.dtype)
+            if (order := self._row_order(self._tensor_name(name), name)) is not None:
+                with _named(name):
+                    loaded = loaded.reorder(order)
+            self._last = (name, expert), loaded
         return self._last[1]
 
     def _stored(self, layer: WeightLayer, part: str) -> StoredWeight:
         """This rank's part of a weight."""
         source = self._source(part)
         weight = self._whole(source.name, source.expert)
-        if source.rows is not None:
-            start, stop, step = source.rows
-            if step > 1:
-                weight = weight.reorder(torch.arange(start, stop, step))
-            else:
-                weight = weight.narrow(0, start, stop).compact()
-        return layer.cut_weight(part, weight)
+        with _named(part):
+            if source.rows is not None:
+                start, stop, step = source.rows
+                if step > 1:
+                    weight = weight.reorder(torch.arange(start, stop, step))
+                else:
+                    weight = weight.narrow(0, start, stop).compact()
+            if self.ctx.parallel.size == 1:
+                return weight
+            return layer.cut_weight(part, weight).to(self.ctx.device)
+
+    def _together(self, layer: WeightLayer) -> dict[str, StoredWeight] | None:
+        """The weight of a layer that is stored as it is computed, all parts in one, which nothing has to cut."""
+        sources = [self._source(part) for part in layer.parts]
+        first = sources[0]
+        if len(sources) == 1 or layer.cut is not None or first.name not in self.ctx.together:
+            return None
+        (group, *others), alternating = self.ctx.together[first.name].groups, self.ctx.together[first.name].alternating
+        if others or alternating or group != tuple(layer.parts) or any(source.name != first.name for source in sources):
+            return None
+        return {group[0]: self._whole(first.name, None).to(self.ctx.device)}
+
+    def _local_weights(self, layer: WeightLayer) -> dict[str, StoredWeight]:
+        """This rank's parts of a layer, in order. Those that are stored in one tensor are read one after the other."""
+        parts = layer.local_parts()
+        by_tensor: dict[str, list[str]] = {}
+        for part in parts:
+            by_tensor.setdefault(self._source(part).name, []).append(part)
+        found = {part: self._stored(layer, part) for stored in by_tensor.values() for part in stored}
+        if len(parts) < len(layer.parts):  # the others' experts need not stay in memory
+            found = {part: weight.compact() for part, weight in found.items()}
+        return {part: found[part] for part in parts}
 
     def _finish(self, layer: WeightLayer) -> None:
-        if isinstance(layer, Head) and layer.tied is not None and not set(layer.parts) & set(self.weights):
-            # The embedding comes first in every model, so its table is there, cut as the head is.
+        if isinstance(layer, Head) and layer.tied is not None and not layer.parts.keys() & self.weights.keys():
+            # The embedding comes first in every model, so its table is there, cut as the head is or whole.
             assert layer.tied.weight is not None
             ((part, _),) = layer.parts.items()
-            weights, names = {part: layer.tied.weight}, list(layer.tied.parts)
+            table = layer.tied.weight
+            weights = {part: table if layer.tied.cut is not None else layer.cut_weight(part, table)}
+            names = list(layer.tied.parts)
         else:
-            weights = {part: self._stored(layer, part) for part in layer.local_parts()}
+            weights = self._together(layer) or self._local_weights(layer)
             names = [self._source(part).name for part in weights]
-        self._last = None
-        choices = {weight.type: name for weight, name in zip(weights.values(), names, strict=True)}
+        self._last = self._stack = None
         if isinstance(layer, Experts):
             self._finish_experts(layer, weights, list(dict.fromkeys(names)))
             return
+        choices = {
+            (type(weight), weight.type): self._fitting(name).choice
+            for weight, name in zip(weights.values(), names, strict=True)
+        }
 
         def make(weight: StoredWeight, kind: LayerKind) -> WeightKernel:
-            name = choices[weight.type]
-            return self._kernel(weight, kind, self._kernels(kind, self._choice(name, self.weights[name])[0]))
+            return self._kernel(weight, kind, self._kernels(kind, choices[type(weight), weight.type]))
 
         layer.finish(weights, make)
         layer.bias = self._bias(layer)
 
     def _bias(self, layer: WeightLayer) -> Tensor | None:
-        """The concatenated biases of a layer's parts, zeros for a part without one; None if no part has one."""
-        names = {part: f"{part}.bias" for part in layer.parts}
-        if not any(name in self.ctx.biases and name in self.plain for name in names.values()):
+        """The concatenated biases of a layer's parts."""
+        biases = self._biases(layer)
+        return torch.cat([layer.cut_bias(part, bias) for part, bias in biases.items()]) if biases else None
+
+    def _biases(self, layer: WeightLayer) -> dict[str, Tensor]:
+        """The whole biases of a layer's local parts, zeros for a part without one; empty if no part has one."""
+        found = {part: self._find_bias(part) for part in layer.local_parts() if f"{part}.bias" in self.ctx.biases}
+        if all(bias is None for bias in found.values()):
+            return {}
+        zeros = partial(torch.zeros, device=self.ctx.device, dtype=self.ctx.dtype)
+        parts = {part: (found.get(part), layer.parts[part][0]) for part in layer.local_parts()}
+        return {part: zeros(rows) if bias is None else bias for part, (bias, rows) in parts.items()}
+
+    def _find_bias(self, part: str) -> Tensor | None:
+        if (name := f"{part}.bias") in self.plain:
+            return self._plain(name)
+        if (shared := self._shared_bias(part)) is None:
             return None
-        parts = []
-        for part, name in names.items():
-            rows = layer.parts[part][0]
-            whole = (
-                self._plain(name)
-                if name in self.plain
-                else torch.zeros(rows, device=self.ctx.device, dtype=self.ctx.dtype)
-            )
-            parts.append(layer.cut_bias(part, whole))
-        return torch.cat(parts)
+        name, source = shared
+        if name not in self._opened:
+            self._opened[name] = self._plain(name)
+        bias = self._opened[name] if source.expert is None else self._opened[name][source.expert]
+        return bias if source.rows is None else bias[slice(*source.rows)]
 
     # Kernels
 
@@ -458,10 +602,10 @@ class WeightReader:
         )
 
     def _finish_experts(self, layer: Experts, weights: Mapping[str, StoredWeight], names: Sequence[str]) -> None:
-        choices = [self._choice(name, self.weights[name])[0] for name in names]
+        choices = [self._fitting(name).choice for name in names]
         by_type = {choice.stored_type: choice for choice in choices}
         shared = [entry for entry in choices[0].kernels if all(entry in choice.kernels for choice in choices)]
-        found, reasons = layer.collect(weights), []
+        found, reasons = layer.collect(weights, self._biases(layer)), []
 
         def make(weight: StoredWeight, kind: LayerKind) -> WeightKernel:
             return self._kernel(weight, kind, self._kernels(kind, by_type[weight.type]))
@@ -482,18 +626,43 @@ class WeightReader:
         )
 
 
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Add a weight's name to what is wrong with a cut of it."""
+    try:
+        yield
+    except CheckpointError as error:
+        raise CheckpointError(f"{name}: {error.problem}", error.hint) from None
+
+
+def _component(tensors: Tensors, suffix: str) -> LazyTensor | None:
+    """A tensor of a weight. The matrix of a stack of experts, and of a few layers, has the weight's own name."""
+    found = tensors.get(suffix)
+    return tensors.get("") if found is None and suffix == ".weight" else found
+
+
 def _expert(lazy: LazyTensor, index: int) -> LazyTensor:
     """One matrix of a stack."""
 
-    def read(read_all: Callable[[], Tensor]) -> Tensor:
-        return read_all()[index]
+    def read() -> Tensor:
+        whole = lazy.read()
+        if (
+            whole.dim() < len(lazy.shape) and whole.shape[0] % lazy.shape[0] == 0
+        ):  # packed bytes, as rows of all experts
+            whole = whole.unflatten(0, (lazy.shape[0], -1))
+        if whole.shape[0] != lazy.shape[0]:
+            raise CheckpointError(
+                f"tensor {lazy.name} was announced as {lazy.type} {list(lazy.shape)}, but reads as {whole.dtype} {list(whole.shape)}",
+                "the file is damaged or its loader is at fault; download it again or update the loader",
+            )
+        return whole[index]
 
-    return replace(lazy, shape=lazy.shape[1:], read=partial(read, lazy.read))
+    return replace(lazy, shape=lazy.shape[1:], read=read)
 
 
 def _transposed(lazy: LazyTensor) -> LazyTensor:
-    """A full-precision matrix ``[K, N]`` as ``[N, K]``; anything else as it is."""
-    if lazy.type not in FLOATS or len(lazy.shape) != 2:
+    """A matrix ``[K, N]`` as ``[N, K]``; anything else as it is."""
+    if len(lazy.shape) != 2:
         return lazy
     return replace(lazy, shape=lazy.shape[::-1], read=lambda: lazy.read().t())
 

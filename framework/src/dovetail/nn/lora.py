@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from dovetail.nn.ops import Ops
+from dovetail.nn.parallel import ColumnCut, Cut, RowCut, take
 
 if TYPE_CHECKING:
     from dovetail.nn.step import Step
@@ -46,14 +47,17 @@ class StackedLayerAdapters:
 
     Args:
         stacks: of all layers; they hold the slot of each token.
-        parts: name → rows.
-        columns: K.
+        parts: name → rows that this rank has.
+        columns: K, of this rank.
+        cut: what this rank has of the layer: the same columns of A, whose products are added with the layer's, or the
+            same rows of B.
     """
 
-    def __init__(self, stacks: StackedAdapters, parts: Mapping[str, int], columns: int) -> None:
+    def __init__(self, stacks: StackedAdapters, parts: Mapping[str, int], columns: int, cut: Cut = None) -> None:
         self.stacks = stacks
         self.parts = dict(parts)
         self.columns = columns
+        self.cut = cut
         self.a = self.b = torch.empty(0, device=stacks.device, dtype=stacks.dtype)
 
     def allocate(self) -> None:
@@ -82,7 +86,7 @@ class StackedLayerAdapters:
         return out + linear(inner, self.b.flatten(1))
 
     def write(self, slot: int, weights: AdapterWeights) -> None:
-        """Replace the adapter in a slot (from 0). Parts that ``weights`` lacks become zero, as does the padding of
+        """Replace the adapter in a slot (from 0) by this rank's part of a whole one. Parts that ``weights`` lacks become zero, as does the padding of
         the rank.
         """
         self.allocate()
@@ -92,6 +96,10 @@ class StackedLayerAdapters:
         for index, (part, rows) in enumerate(self.parts.items()):
             if part in weights:
                 a, b = weights[part]
+                if isinstance(self.cut, ColumnCut):
+                    a = take(a, self.cut.ranges, 1)
+                elif isinstance(self.cut, RowCut) and part in self.cut.ranges:
+                    b = take(b, self.cut.ranges[part], 0)
                 self.a[slot, index, : a.shape[0]].copy_(a)
                 self.b[start : start + rows, slot, index, : b.shape[1]].copy_(b)
             start += rows
@@ -124,8 +132,8 @@ class StackedAdapters:
         self.unselected: Tensor | None = None
         self._numbers = torch.arange(1, slots + 1, device=device)
 
-    def add_layer(self, parts: Mapping[str, int], columns: int) -> StackedLayerAdapters:
-        layer = StackedLayerAdapters(self, parts, columns)
+    def add_layer(self, parts: Mapping[str, int], columns: int, cut: Cut = None) -> StackedLayerAdapters:
+        layer = StackedLayerAdapters(self, parts, columns, cut)
         self.layers.append(layer)
         return layer
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, NamedTuple
 
@@ -45,6 +45,7 @@ MOST_FAULTS = 8
 WEIGHT_CHANGING_INITS = ("pissa", "olora", "corda", "loftq", "lora_ga")
 """Initialisations that change the model's own weights. (PEFT writes true instead when it converts the result to plain LoRA.)"""
 
+Rename = Callable[[str], str | None]
 Rank = Annotated[int, Field(gt=0, le=2**16)]
 Alpha = Annotated[float, Field(ge=-(2**31), le=2**31)]
 
@@ -91,21 +92,36 @@ class LoraTargets:
     Attributes:
         linear: name of each part of a linear layer → its (rows, columns).
         other: names of layers that do not support adapters.
+        experts: names of experts, of what they are stored in, and of the modules that hold them.
         rank: the highest.
         dtype: of the activations.
+        rename: the model's translation of names; see :meth:`dovetail.nn.PoolingModel.rename`.
     """
 
     linear: Mapping[str, tuple[int, int]]
     other: frozenset[str]
+    experts: frozenset[str]
     rank: int
     dtype: torch.dtype
+    rename: Rename | None = None
 
     @classmethod
-    def of(cls, ctx: Context) -> LoraTargets:
+    def of(cls, ctx: Context, rename: Rename | None = None) -> LoraTargets:
         """The targets of a model that was built with slots."""
         assert ctx.adapters is not None
         linear = {n: layer.parts[n] for n, layer in ctx.layers.items() if layer.kind == "linear"}
-        return cls(linear, frozenset(ctx.layers.keys() - linear.keys()), ctx.adapters.rank, ctx.dtype)
+        experts = {n for n, layer in ctx.layers.items() if layer.kind == "experts"}
+        other = frozenset(ctx.layers.keys() - linear.keys() - experts)
+        stacks = {n for n, stored in ctx.together.items() if experts.intersection(*stored.groups[:1])}
+        modules = {n.rpartition(".")[0] for n in experts | stacks}
+        return cls(linear, other, frozenset(experts | stacks | modules), ctx.adapters.rank, ctx.dtype, rename)
+
+    def translate(self, module: str) -> str | None:
+        """The model's name of a module of an adapter; None for one that the model leaves out."""
+        if self.rename is None:
+            return module
+        found = self.rename(f"{module}.weight")  # names of tensors are what a model translates
+        return None if found is None else found.removesuffix(".weight")
 
 
 @dataclass
@@ -141,6 +157,14 @@ def read_adapter(
         faults.append(f"tensors that are no low-rank matrices: {join_names(others)}")
     if not pairs:
         faults.append("no tensor is named base_model.model.….lora_A.weight")
+    # The configuration's patterns are for the adapter's own names; all that follows is for the model's.
+    names = {module: name for module in pairs if (name := targets.translate(module)) is not None}
+    if pairs and not names:
+        faults.append("it only changes parts that the model leaves out")
+    if len(names) != len(set(names.values())):
+        faults.append(f"modules of which the model has fewer: {join_names(list(names))}")
+    scales = {name: scales[module] for module, name in names.items()}
+    pairs = {name: pairs[module] for module, name in names.items()}
     faults += _find_misplaced(pairs, targets) + _find_wrong_shapes(pairs, scales, targets)
     if not faults:
         weights = {module: _read_pair(pair, scales[module].scale, targets.dtype) for module, pair in pairs.items()}
@@ -198,13 +222,17 @@ def _sort(tensors: Iterable[LazyTensor]) -> tuple[dict[str, LoraPair], list[str]
 
 
 def _find_misplaced(pairs: Mapping[str, LoraPair], targets: LoraTargets) -> list[str]:
-    unknown = [module for module in pairs if module not in targets.linear and module not in targets.other]
+    known = targets.linear.keys() | targets.other | targets.experts
+    unknown = [module for module in pairs if module not in known]
     other = [module for module in pairs if module in targets.other]
+    experts = [module for module in pairs if module in targets.experts]
     faults = []
     if unknown:
         faults.append(f"modules that the model does not have: {join_names(unknown)}")
     if other:
         faults.append(f"modules that take no adapter, being no linear layers: {join_names(other)}")
+    if experts:
+        faults.append(f"experts, which take no adapter: {join_names(experts)}")
     return faults
 
 

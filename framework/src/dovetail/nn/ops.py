@@ -128,6 +128,10 @@ def softcap(x: Tensor, cap: float) -> Tensor:
     return torch.tanh(x / cap) * cap
 
 
+TINY = 1e-20
+"""Added to sums that are divided by. It changes none but 0, which sigmoids of large negative numbers have."""
+
+
 def route(
     logits: Tensor,
     top_k: int,
@@ -152,7 +156,9 @@ def route(
         scale: on the weights.
 
     Returns:
-        ids int64 ``[T, A]`` in falling order of the scores, and weights float32 ``[T, A]``.
+        ids int64 ``[T, A]``, each at most once, in falling order of the scores with ``bias``; and weights float32
+            ``[T, A]``. Which of several experts with the same score is chosen is the platform's affair, but does not depend on other
+            tokens.
     """
     wide = logits.float()
     scores = wide.softmax(-1) if scoring == "softmax" else wide.sigmoid()
@@ -165,7 +171,7 @@ def route(
     ids = choice.topk(top_k, -1).indices
     weights = scores.gather(-1, ids)
     if renormalize:
-        weights = weights / weights.sum(-1, keepdim=True)
+        weights = weights / (weights.sum(-1, keepdim=True) + TINY)
     return ids, weights * scale
 
 

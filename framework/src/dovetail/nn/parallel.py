@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from dovetail.api.errors import UsageError
@@ -18,42 +19,62 @@ Range = tuple[int, int]
 """First index, and the one after the last."""
 CHANNEL_UNITS = (256, 128, 64, 32, 16, 8, 4, 2, 1)
 """Channels of an MLP are cut in multiples of the largest of these that leaves something for each rank: formats keep up
-to 256 columns together.
+to 256 columns together. Even parts would need smaller multiples at times, which such formats cannot be cut in.
 """
 
 
 class Communicator(Protocol):
-    """Exchanges tensors between the ranks. All of them call the same methods in the same order."""
+    """Exchanges tensors between the ranks. All of them call the same methods, with the same shapes, in the same order.
+
+    Every rank must receive the same bits, because each decides from them for itself what all must agree on: a token's
+    experts, the next token. Nothing may be read on the host, so that a step can be captured as a graph; the shapes of
+    all ranks are known without asking them.
+    """
 
     def all_reduce(self, x: Tensor) -> Tensor:
-        """The sum of the ranks' tensors of one shape. The argument may be overwritten."""
+        """The sum of the ranks' tensors, in x's shape and dtype.
+
+        Args:
+            x: of one shape and dtype on all ranks, any strides. It may be overwritten, and nobody reads it afterwards,
+                so the result may be x itself.
+        """
         ...
 
     def all_gather(self, x: Tensor, sizes: Sequence[int]) -> Tensor:
-        """The ranks' tensors side by side: ``[..., sizes[rank]]`` → ``[..., sum(sizes)]``."""
+        """The ranks' tensors side by side.
+
+        Args:
+            x: ``[..., sizes[rank]]``, any strides; unchanged.
+            sizes: of all ranks, which may differ. What only exchanges tensors of one size pads them.
+
+        Returns:
+            ``[..., sum(sizes)]``.
+        """
         ...
 
 
-class _Alone:
-    """The communicator of one rank."""
+class _Unconnected:
+    """Stands where no communicator was given, which one rank never needs."""
 
     def all_reduce(self, x: Tensor) -> Tensor:
-        return x
+        raise AssertionError("ranks that share a model need a communicator")
 
     def all_gather(self, x: Tensor, sizes: Sequence[int]) -> Tensor:
-        return x
+        raise AssertionError("ranks that share a model need a communicator")
 
 
 @dataclass(frozen=True)
 class HeadCut:
-    """A rank's heads of one attention layer.
+    """A rank's heads of one attention layer; every rank has as many.
 
     Attributes:
         q, kv: ranges of query and key-value heads. Key-value heads are repeated where there are fewer than ranks.
+        total: query heads of all ranks.
     """
 
     q: Range
     kv: Range
+    total: int
 
 
 @dataclass(frozen=True)
@@ -63,11 +84,15 @@ class Parallel:
     Attributes:
         rank: from 0.
         size: number of ranks; with 1, nothing is cut and nothing is exchanged.
+        communicator: may lack for one rank, and for a model that is built and not run.
     """
 
     rank: int = 0
     size: int = 1
-    communicator: Communicator = field(default_factory=_Alone)
+    communicator: Communicator = field(default_factory=_Unconnected)
+
+    def __post_init__(self) -> None:
+        assert 0 <= self.rank < self.size, f"rank {self.rank} is not one of {self.size}"
 
     def range(self, total: int, unit: int = 1, rank: int | None = None) -> Range:
         """A rank's part of ``total``, in multiples of ``unit`` that differ by one unit at most. The first ranks have
@@ -84,7 +109,8 @@ class Parallel:
         return [stop - start for start, stop in (self.range(total, unit, rank) for rank in range(self.size))]
 
     def channels(self, total: int) -> Range:
-        """This rank's part of the inner channels of an MLP, or of the rows of a vocabulary.
+        """This rank's part of the inner channels of an MLP, or of the rows of a vocabulary: multiples of
+        :data:`CHANNEL_UNITS`, so that groups of quantized weights stay whole where that is possible.
 
         Raises:
             UsageError: there are fewer channels than ranks.
@@ -96,6 +122,7 @@ class Parallel:
         return self.range(total, self.channel_unit(total))
 
     def channel_unit(self, total: int) -> int:
+        """The multiple in which :meth:`channels` cuts."""
         return next(unit for unit in CHANNEL_UNITS if (total % unit == 0 and total // unit >= self.size) or unit == 1)
 
     def heads(self, num_heads: int, num_kv_heads: int) -> HeadCut:
@@ -104,17 +131,22 @@ class Parallel:
         Raises:
             UsageError: the heads cannot be divided so that each query head is with its key-value head.
         """
-        whole = num_heads % self.size == 0
-        if not whole or (num_kv_heads % self.size and self.size % num_kv_heads):
+        if not _divides(self.size, num_heads, num_kv_heads):
+            fitting = [str(size) for size in range(1, num_heads + 1) if _divides(size, num_heads, num_kv_heads)]
             raise UsageError(
                 f"{num_heads} query heads and {num_kv_heads} key-value heads cannot be divided among {self.size} devices",
-                "use a number of devices that divides both, or a multiple of the key-value heads that divides the query heads",
+                f"use {', '.join(fitting)} of them",
             )
         q = self.range(num_heads)
         if num_kv_heads >= self.size:
-            return HeadCut(q, self.range(num_kv_heads))
+            return HeadCut(q, self.range(num_kv_heads), num_heads)
         first = self.rank * num_kv_heads // self.size
-        return HeadCut(q, (first, first + 1))
+        return HeadCut(q, (first, first + 1), num_heads)
+
+
+def _divides(size: int, num_heads: int, num_kv_heads: int) -> bool:
+    """Whether so many ranks can have as many query heads each, with whole key-value heads or a repeated one."""
+    return num_heads % size == 0 and (num_kv_heads % size == 0 or size % num_kv_heads == 0)
 
 
 @dataclass(frozen=True)
@@ -130,7 +162,7 @@ class RowCut:
 
 @dataclass(frozen=True)
 class ColumnCut:
-    """A rank keeps some columns of a layer's weight, and the ranks' products are added.
+    """A rank keeps some columns of a layer's weight, and the ranks' products are added. Its input has the same channels.
 
     Attributes:
         ranges: in order.
@@ -146,3 +178,8 @@ Cut = RowCut | ColumnCut | None
 def length(ranges: Sequence[Range]) -> int:
     """Number of indices in ranges."""
     return sum(stop - start for start, stop in ranges)
+
+
+def take(x: Tensor, ranges: Sequence[Range], dim: int) -> Tensor:
+    """A copy of the indices in ranges of one dimension."""
+    return torch.cat([x.narrow(dim, start, stop - start) for start, stop in ranges], dim)

@@ -23,23 +23,22 @@ class Memory:
 class Platform(ABC):
     """A device: its properties, how data is copied to and from it, and the operations that it does faster than the
     reference.
+
+    Attributes:
+        asynchronous: Whether work is queued, so that a call returns before its result is ready. The engine then
+            prepares the next step meanwhile.
+        supports_graphs: Whether :meth:`capture` records graphs.
+        sorts_fast: Whether sorting the vocabulary is faster than computing histograms on this device (chooses the
+            sampling method).
+        batch_invariant: Whether a token's result is bitwise the same whatever else is in the batch: each operation's
+            result for a row only depends on that row.
     """
 
     device: torch.device
     asynchronous: bool = False
-    """Whether work is queued, so that a call returns before its result is ready. The engine then prepares the next
-    step meanwhile.
-    """
     supports_graphs: bool = False
-    """Whether :meth:`capture` records graphs."""
     sorts_fast: bool = False
-    """Whether sorting the vocabulary is faster than computing histograms on this device (chooses the sampling
-    method).
-    """
     batch_invariant: bool = False
-    """Whether a token's result is bitwise the same whatever else is in the batch: each operation's result for a row
-    only depends on that row.
-    """
 
     @abstractmethod
     def memory(self) -> Memory: ...

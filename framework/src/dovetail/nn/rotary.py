@@ -1,19 +1,18 @@
 """Rotary position embeddings, with every published scaling that only changes frequencies.
 
-Sources: Su et al. 2021 (RoPE); position interpolation, Chen et al. 2023 (``linear``); NTK-aware scaling (``dynamic``);
-Peng et al. 2023 (``yarn``); bands of wavelengths that are stretched or kept (``llama3``); Ding et al. 2024
-(``longrope``). The keys are those of ``rope_parameters`` / ``rope_scaling`` in Hugging Face configurations.
+Their parameters, and the sources of the methods, are in :mod:`dovetail.api.rope`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from dovetail.api.decoder_config import DecoderConfig
+from dovetail.api.rope import RopeParameters
 
 
 @dataclass(frozen=True)
@@ -24,28 +23,20 @@ class Rope:
     sin: Tensor
 
 
-ROPE_TYPES = ("default", "linear", "dynamic", "yarn", "llama3", "longrope")
-OTHER_NAMES = {"su": "longrope"}
-"""Names of types in older configurations."""
-
-
 class Rotary(nn.Module):
     """The angles of a model's positions, computed once per step and shared by its layers.
 
     Args:
         dim: rotated channels of a head (R is half of it).
-        theta: base.
-        scaling: the configuration's scaling object; its ``rope_type`` is one of :data:`ROPE_TYPES`.
-        max_position: the context length that the model was trained for.
+        parameters: base and scaling.
+        max_position: the context length that the model was trained for, in tokens.
         max_tokens: the longest sequence of the engine (``dynamic`` scales to it, ``longrope`` chooses its factors by
             it).
     """
 
-    def __init__(
-        self, dim: int, theta: float, scaling: Mapping[str, Any] | None, *, max_position: int, max_tokens: int
-    ) -> None:
+    def __init__(self, dim: int, parameters: RopeParameters, *, max_position: int, max_tokens: int) -> None:
         super().__init__()
-        inverse, self.factor = frequencies(dim, theta, scaling or {}, max_position, max_tokens)
+        inverse, self.factor = frequencies(dim, parameters, max_position, max_tokens)
         self.register_buffer("inverse", inverse, persistent=False)
         self.inverse: Tensor  # [R]
 
@@ -59,85 +50,110 @@ class Rotary(nn.Module):
         return Rope((angles.cos() * self.factor).to(dtype), (angles.sin() * self.factor).to(dtype))
 
 
-def frequencies(
-    dim: int, theta: float, scaling: Mapping[str, Any], max_position: int, max_tokens: int
-) -> tuple[Tensor, float]:
-    """Inverse frequencies ``[dim / 2]`` (radians per token) and the factor on cos and sin.
+class LayerRotary(nn.Module):
+    """The rotary embeddings of a decoder by layer type, for models whose types may differ in them. Types with equal
+    parameters share their angles.
 
-    Raises:
-        ValueError: the scaling's type is unknown, or it lacks a key.
+    Args:
+        config: the model's configuration.
+        max_tokens: the longest sequence of the engine.
     """
-    kind = scaling.get("rope_type") or scaling.get("type") or "default"
-    kind = OTHER_NAMES.get(kind, kind)
-    if kind not in ROPE_TYPES:
-        raise ValueError(f"unknown rope_type {kind!r}; known: {', '.join(ROPE_TYPES)}")
+
+    def __init__(self, config: DecoderConfig, *, max_tokens: int) -> None:
+        super().__init__()
+        self.rotaries = nn.ModuleList()
+        self.index: dict[str, int] = {}
+        """Layer type → its place in :attr:`rotaries`."""
+        distinct: list[RopeParameters] = []
+        for layer, kind in enumerate(config.layer_types):
+            if kind in self.index or not {kind, ""} & set(config.rope):
+                continue
+            parameters = config.rope_for(layer)
+            if parameters not in distinct:
+                distinct.append(parameters)
+                dim, max_position = config.rotary_dim(layer), config.max_position_embeddings
+                self.rotaries.append(Rotary(dim, parameters, max_position=max_position, max_tokens=max_tokens))
+            self.index[kind] = distinct.index(parameters)
+
+    def forward(self, positions: Tensor, dtype: torch.dtype) -> dict[str, Rope]:
+        """Layer type → the angles of positions (int64 ``[T]``), as :class:`Rotary` computes them."""
+        angles = [rotary(positions, dtype) for rotary in self.rotaries]
+        return {kind: angles[index] for kind, index in self.index.items()}
+
+
+def frequencies(dim: int, parameters: RopeParameters, max_position: int, max_tokens: int) -> tuple[Tensor, float]:
+    """Inverse frequencies ``[dim / 2]`` (radians per token) and the factor on cos and sin. The arguments are those of
+    :class:`Rotary`.
+    """
+    theta, factor = parameters.rope_theta, parameters.factor or 1.0
     exponents = torch.arange(0, dim, 2, dtype=torch.float32) / dim
     base = 1.0 / theta**exponents
-    if kind == "default":
-        return base, 1.0
-    if kind == "dynamic":
-        # Within the trained length the base stays as it is; past it, it grows so that the lowest frequency just fits.
-        length = max(max_tokens, max_position)
-        factor = float(scaling["factor"])
-        grown = theta * (factor * length / max_position - (factor - 1)) ** (dim / (dim - 2))
-        return 1.0 / grown**exponents, 1.0
-    if kind == "longrope":
-        return _longrope(base, scaling, max_position, max_tokens)
-    factor = float(scaling["factor"])
-    if kind == "linear":
-        return base / factor, 1.0
-    if kind == "llama3":
-        return _llama3(base, factor, scaling), 1.0
-    return _yarn(base, dim, theta, factor, scaling, max_position)
+    match parameters.rope_type:
+        case "default":
+            return base, 1.0
+        case "linear":
+            return base / factor, 1.0
+        case "dynamic":
+            # Within the trained length the base stays as it is; past it, it grows so that the lowest frequency just fits.
+            length = max(max_tokens, max_position)
+            grown = theta * (factor * length / max_position - (factor - 1)) ** (dim / (dim - 2))
+            return 1.0 / grown**exponents, 1.0
+        case "yarn":
+            return _yarn(base, dim, factor, parameters, max_position)
+        case "llama3":
+            return _llama3(base, factor, parameters), 1.0
+        case "longrope":
+            return _longrope(base, parameters, max_position, max_tokens)
 
 
-def _llama3(base: Tensor, factor: float, scaling: Mapping[str, Any]) -> Tensor:
-    low, high = float(scaling["low_freq_factor"]), float(scaling["high_freq_factor"])
-    trained = float(scaling["original_max_position_embeddings"])
-    wavelength = 2 * math.pi / base
-    # 0 where a full turn is longer than trained / low (scaled by the factor), 1 where it is shorter than trained / high (kept).
-    keep = ((trained / wavelength - low) / (high - low)).clamp(0, 1)
+def _llama3(base: Tensor, factor: float, parameters: RopeParameters) -> Tensor:
+    low, high = parameters.low_freq_factor, parameters.high_freq_factor
+    trained = parameters.original_max_position_embeddings
+    assert low is not None, "RopeParameters requires what its type needs"
+    assert high is not None
+    assert trained is not None
+    turns = trained / (2 * math.pi / base)
+    # 0 where there are fewer full turns than low (divided by the factor), 1 where there are more than high (kept).
+    keep = ((turns - low) / (high - low)).clamp(0, 1) if high > low else (turns >= high).float()
     return base / factor * (1 - keep) + base * keep
 
 
-def _yarn(
-    base: Tensor, dim: int, theta: float, factor: float, scaling: Mapping[str, Any], max_position: int
-) -> tuple[Tensor, float]:
-    trained = float(scaling.get("original_max_position_embeddings") or max_position)
+def _yarn(base: Tensor, dim: int, factor: float, parameters: RopeParameters, max_position: int) -> tuple[Tensor, float]:
+    trained = parameters.original_max_position_embeddings or max_position
 
     def channel(turns: float) -> float:
         """The channel pair that makes this many full turns over the trained length."""
-        return dim * math.log(trained / (turns * 2 * math.pi)) / (2 * math.log(theta))
+        return dim * math.log(trained / (turns * 2 * math.pi)) / (2 * math.log(parameters.rope_theta))
 
-    first, last = channel(float(scaling.get("beta_fast") or 32)), channel(float(scaling.get("beta_slow") or 1))
-    if scaling.get("truncate", True):
+    first, last = channel(parameters.beta_fast or 32), channel(parameters.beta_slow or 1)
+    if parameters.truncate:
         first, last = math.floor(first), math.ceil(last)
     first, last = max(first, 0), min(last, dim - 1)
     span = last - first if last != first else 0.001
     interpolated = ((torch.arange(dim // 2, dtype=torch.float32) - first) / span).clamp(0, 1)
-    kept = (1 - interpolated) * float(scaling.get("extrapolation_factor", 1.0))
+    kept = (1 - interpolated) * (parameters.extrapolation_factor or 1.0)
     inverse = base / factor * (1 - kept) + base * kept
 
     def temperature(scale: float) -> float:
         return 1.0 if factor <= 1 else 0.1 * scale * math.log(factor) + 1.0
 
-    attention = scaling.get("attention_factor")
+    attention = parameters.attention_factor
     if attention is None:
-        mscale, mscale_all = scaling.get("mscale"), scaling.get("mscale_all_dim")
+        mscale, mscale_all = parameters.mscale, parameters.mscale_all_dim
         attention = temperature(mscale) / temperature(mscale_all) if mscale and mscale_all else temperature(1.0)
-    return inverse, float(attention)
+    return inverse, attention
 
 
-def _longrope(base: Tensor, scaling: Mapping[str, Any], max_position: int, max_tokens: int) -> tuple[Tensor, float]:
+def _longrope(base: Tensor, parameters: RopeParameters, max_position: int, max_tokens: int) -> tuple[Tensor, float]:
     """One divisor for each frequency, from the list for short or for long contexts. Without lists, the checkpoint
     contains the divisors.
     """
-    original = int(scaling.get("original_max_position_embeddings") or max_position)
-    divisors = scaling.get("long_factor" if max_tokens > original else "short_factor")
+    original = parameters.original_max_position_embeddings or max_position
+    divisors = parameters.long_factor if max_tokens > original else parameters.short_factor
     inverse = base if divisors is None else base / torch.tensor(divisors, dtype=torch.float32)
-    attention = scaling.get("attention_factor")
+    attention = parameters.attention_factor
     if attention is None:
         # Some files write the factor, the others the two lengths.
-        factor = float(scaling.get("factor") or max_position / original)
-        attention = 1.0 if factor <= 1 else math.sqrt(1 + math.log(factor) / math.log(original))
-    return inverse, float(attention)
+        factor = parameters.factor or max_position / original
+        attention = 1.0 if factor <= 1 or original == 1 else math.sqrt(1 + math.log(factor) / math.log(original))
+    return inverse, attention

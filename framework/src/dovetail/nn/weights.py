@@ -15,6 +15,7 @@ from torch import Tensor
 
 from dovetail.api.cards import LayerKind
 from dovetail.api.checkpoint import LazyTensor
+from dovetail.api.errors import CheckpointError
 from dovetail.nn.ops import Ops
 from dovetail.nn.stored import StoredWeight
 
@@ -44,6 +45,40 @@ class Components:
 
     required: tuple[str, ...] = (".weight",)
     optional: tuple[str, ...] = ()
+
+
+def read_tensor(lazy: LazyTensor, shape: tuple[int, ...] | None = None) -> Tensor:
+    """Read a tensor whose stored type is a torch dtype.
+
+    Args:
+        shape: which the other tensors of its weight call for; None for any. Dimensions of size 1 may be missing or
+            more, since formats write scales in either way.
+
+    Returns:
+        The tensor in that shape.
+
+    Raises:
+        CheckpointError: it is not as announced, or not of this shape; names the tensor.
+    """
+    value, dtype = lazy.read(), getattr(torch, lazy.type, None)
+    if tuple(value.shape) != lazy.shape or (isinstance(dtype, torch.dtype) and value.dtype != dtype):
+        raise CheckpointError(
+            f"tensor {lazy.name} was announced as {lazy.type} {list(lazy.shape)}, but reads as "
+            f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}",
+            "the file is damaged or its loader is at fault; download it again or update the loader",
+        )
+    if shape is None:
+        return value
+    if _wide(lazy.shape) != _wide(shape):
+        raise CheckpointError(
+            f"tensor {lazy.name} is {list(lazy.shape)}, wanted {list(shape)}, as the other tensors of its weight say",
+            "the file is damaged, or its quantization_config belongs to another one; download it again",
+        )
+    return value.reshape(shape)
+
+
+def _wide(shape: tuple[int, ...]) -> list[int]:
+    return [size for size in shape if size != 1]
 
 
 class QuantFormat(ABC):
@@ -84,6 +119,14 @@ class QuantFormat(ABC):
     def shape(self, weight: WeightName, tensors: Mapping[str, LazyTensor]) -> tuple[int, ...]:
         """The logical ``(N, K)`` of a weight, without reading it; anything but two numbers is refused."""
         return next(iter(tensors.values())).shape
+
+
+def unpacked_reason(weight: StoredWeight, packing: str) -> str | None:
+    """Why a weight does not have a packing that its format's card lists, or None if it has. (Parts of some weights
+    do not: the columns of a part may belong to groups of different sizes.)
+    """
+    packed = weight.first_rows().pack(packing)
+    return f"this weight of type {weight.type} has no packing {packing}" if packed is None else None
 
 
 class WeightKernel(ABC):

@@ -5,6 +5,7 @@ every claim with a reference, and fails with the claim that is not met.
 """
 
 from dovetail.testing.attention import check_attention
+from dovetail.testing.formats import WeightSample, check_format
 from dovetail.testing.grammars import GrammarSample, check_grammar
 from dovetail.testing.harness import (
     BlockTables,
@@ -14,21 +15,18 @@ from dovetail.testing.harness import (
     random_checkpoint,
     run_batch,
     run_tokens,
+    store_together,
 )
 from dovetail.testing.loaders import check_loader
 from dovetail.testing.logits_processors import check_logits_processor
 from dovetail.testing.models import check_model
+from dovetail.testing.packings import AffineSample, sample_weights, unpack_affine
+from dovetail.testing.parity import check_parity
 from dovetail.testing.parsers import check_reasoning_parser, check_tool_parser
 from dovetail.testing.platforms import OperationSample, check_platform
 from dovetail.testing.proposers import check_proposer
-from dovetail.testing.quantization import (
-    AffineSample,
-    WeightSample,
-    check_format,
-    check_kernel,
-    sample_weights,
-    unpack_affine,
-)
+from dovetail.testing.quantization import check_kernel, sample_experts
+from dovetail.testing.ranks import run_ranks
 from dovetail.testing.reference import ReferenceAttention, ReferencePlatform
 from dovetail.testing.registration import check_registration
 from dovetail.testing.resolution import make_registry
@@ -57,6 +55,7 @@ __all__ = [
     "check_loader",
     "check_logits_processor",
     "check_model",
+    "check_parity",
     "check_platform",
     "check_proposer",
     "check_reasoning_parser",
@@ -69,7 +68,10 @@ __all__ = [
     "read_reasoning_samples",
     "read_tool_samples",
     "run_batch",
+    "run_ranks",
     "run_tokens",
+    "sample_experts",
     "sample_weights",
+    "store_together",
     "unpack_affine",
 ]

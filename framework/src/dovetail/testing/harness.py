@@ -23,6 +23,7 @@ from dovetail.nn import (
     HostLengths,
     KVIndex,
     Ops,
+    Parallel,
     PoolingModel,
     Step,
 )
@@ -30,6 +31,7 @@ from dovetail.nn.attention import group_layers
 from dovetail.nn.dense import DenseFormat, DenseKernel
 from dovetail.nn.experts import EveryExpert
 from dovetail.nn.loading import WeightChoice, WeightReader
+from dovetail.testing.host_reads import host_reads_refused
 from dovetail.testing.reference import ReferenceAttention
 
 Checkpoint = Mapping[str, Tensor] | Sequence[LazyTensor]
@@ -83,6 +85,7 @@ def empty_model(
     attention: type[AttentionBackend] = ReferenceAttention,
     ops: Ops | None = None,
     block_size: int = 8,
+    parallel: Parallel | None = None,
 ) -> tuple[PoolingModel, Context]:
     """A model without weights, and the context that knows which tensors it expects."""
     parsed = parse_config(card, config)
@@ -93,6 +96,7 @@ def empty_model(
         ops=ops or Ops(),
         attention=attention(device=device, dtype=torch_dtype, kv_dtype=torch_dtype, block_size=block_size),
         max_tokens=max_tokens or parsed.context_length(),
+        parallel=parallel,
     )
     model: CausalLM = import_dotted(card.target)(parsed, ctx)
     return model, ctx
@@ -108,23 +112,34 @@ def build_model(
     attention: type[AttentionBackend] = ReferenceAttention,
     ops: Ops | None = None,
     block_size: int = 8,
+    parallel: Parallel | None = None,
+    choices: Iterable[WeightChoice] | None = None,
 ) -> tuple[PoolingModel, Context]:
-    """A model with full-precision weights, and its context.
+    """A model with its weights, and its context.
 
     Args:
         config: as in ``config.json``.
         tensors: by checkpoint name, or as a loader yields them.
         dtype: of activations and weights.
         max_tokens: the longest sequence; the model's context length by default.
+        parallel: this rank's place among several, as :func:`dovetail.testing.run_ranks` gives it.
+        choices: formats and kernels of the weights, best first; those of full precision by default.
 
     Raises:
         ConfigError: the configuration does not fit the model.
         CheckpointError: the tensors do not.
     """
     model, ctx = empty_model(
-        card, config, dtype=dtype, max_tokens=max_tokens, attention=attention, ops=ops, block_size=block_size
+        card,
+        config,
+        dtype=dtype,
+        max_tokens=max_tokens,
+        attention=attention,
+        ops=ops,
+        block_size=block_size,
+        parallel=parallel,
     )
-    reader = WeightReader(ctx, dense_choices(), dict(config), rename=model.rename)
+    reader = WeightReader(ctx, choices or dense_choices(), dict(config), rename=model.rename)
     reader.load(lazy_tensors(tensors) if isinstance(tensors, Mapping) else tensors)
     return model, ctx
 
@@ -150,13 +165,37 @@ def random_checkpoint(
         weight = noise(*layer.parts[name]) * layer.parts[name][1] ** -0.5  # [N, K]
         tensors[f"{name}.weight"] = weight.t().contiguous() if name in ctx.transposed else weight
     for name, bias in ctx.biases.items():
-        if not bias.required and not optional:
-            continue
-        tensors[name] = 0.1 * noise(bias.layer.parts[bias.part][0])
+        if bias.required or optional:
+            tensors[name] = 0.1 * noise(bias.layer.parts[bias.part][0])
     for name, vector in ctx.vectors.items():
         if vector.required or optional:
             tensors[name] = 1 + 0.1 * noise(*vector.shape)  # most are scales
+    for name, stored in ctx.together.items():
+        if stored.required:
+            tensors = store_together(ctx, name, tensors)
     return {name: value.to(getattr(torch, dtype)) for name, value in tensors.items()}
+
+
+def store_together(ctx: Context, name: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A full-precision checkpoint that has weights, and their biases, as one tensor in place of several.
+
+    Args:
+        name: as in :meth:`dovetail.nn.Context.stored_together`.
+        tensors: by checkpoint name, with each weight on its own.
+    """
+    stored, left = ctx.together[name], dict(tensors)
+
+    def join(ending: str) -> Tensor:
+        groups = [[left.pop(f"{part}.{ending}") for part in group] for group in stored.groups]
+        whole = [torch.stack(g, 1).flatten(0, 1) if stored.alternating else torch.cat(g) for g in groups]
+        return torch.stack(whole) if stored.stacked else whole[0]
+
+    bias = f"{stored.groups[0][0]}.bias" in left
+    weight = join("weight")
+    left[name if stored.stacked else f"{name}.weight"] = weight.mT.contiguous() if name in ctx.transposed else weight
+    if bias:
+        left[f"{name}_bias" if stored.stacked else f"{name}.bias"] = join("bias")
+    return left
 
 
 def dense_choices() -> list[WeightChoice]:
@@ -241,7 +280,7 @@ class BlockTables:
 
 @one_thread()
 def run_batch(model: PoolingModel, ctx: Context, schedule: Sequence[Mapping[int, Sequence[int]]]) -> dict[int, Tensor]:
-    """Run steps with several requests.
+    """Run steps with several requests. A read of a tensor on the host in the model's own code is refused.
 
     Args:
         schedule: for each step, the new tokens of each of its requests (numbered from 0).
@@ -265,10 +304,11 @@ def run_batch(model: PoolingModel, ctx: Context, schedule: Sequence[Mapping[int,
             step = tables.step(new, ctx.device, [group.spec for group in groups])
             for index, group in zip(step.kv, groups, strict=True):
                 index.metadata = ctx.backend.prepare(step, index, group.specs)
-            hidden = model(step)  # [T, C]
-            rows = hidden[step.logits_indices]
-            if isinstance(model, CausalLM):
-                rows = model.logits(rows)  # [T, V]
+            with host_reads_refused(ctx):
+                hidden = model(step)  # [T, C]
+                rows = hidden[step.logits_indices]
+                if isinstance(model, CausalLM):
+                    rows = model.logits(rows)  # [T, V]
             for request, part in zip(new, rows.float().split([len(ids) for ids in new.values()]), strict=True):
                 logits[request].append(part)
     return {request: torch.cat(parts) for request, parts in logits.items()}

@@ -10,7 +10,7 @@ from dovetail.api import DraftRequest, Proposer, ProposerCard, ProposerContext, 
 from dovetail.kernel.discovery import import_dotted
 from dovetail.kernel.speculation import read_options
 from dovetail.testing.comparison import label
-from dovetail.testing.resolution import claim, refusal_message
+from dovetail.testing.resolution import claim, make_registry, refusal_message
 
 UNKNOWN = "no_such_option"
 
@@ -33,14 +33,15 @@ def check_proposer(
     Raises:
         AssertionError: names the claim that failed.
     """
+    (offer,) = make_registry(card).offers(ProposerCard)
     with claim(f"{label(card)}: reading its options"):
-        text = refusal_message(lambda: read_options(card, {**options, UNKNOWN: 1}), UsageError)
+        text = refusal_message(lambda: read_options(offer, {**options, UNKNOWN: 1}), UsageError)
     assert text is not None, (
         f"{label(card)}: its config {card.config} takes an unknown option; let it forbid extra fields"
     )
     assert UNKNOWN in text, f"{label(card)}: the refusal of an unknown option does not name it: {text}"
     with claim(f"{label(card)}: reading its options"):
-        config = read_options(card, options)
+        config = read_options(offer, options)
     if proposer is None:
         with claim(f"{label(card)}: making it"):
             proposer = import_dotted(card.target)(config, ProposerContext(vocab_size, max_seqs, card.num_tokens))

@@ -32,6 +32,8 @@ BASES = {
     "reasoning_parser": "dovetail.api.ReasoningParser",
 }
 """Kind of card → base class of its target; targets of other kinds are callables."""
+EXPERTS_BASE = "dovetail.nn.ExpertsKernel"
+"""For kernels of experts."""
 
 
 def imported_heavy_modules() -> list[str]:
@@ -91,9 +93,10 @@ def wrong_target(card: Card) -> str | None:
     except PluginError as error:
         return f"{where}: target: {error}"
     if card.kind in BASES:
-        base = import_dotted(":".join(BASES[card.kind].rsplit(".", 1)))
+        name = EXPERTS_BASE if "experts" in getattr(card, "kinds", ()) and card.kind == "kernel" else BASES[card.kind]
+        base = import_dotted(":".join(name.rsplit(".", 1)))
         if not (isinstance(target, type) and issubclass(target, base)):
-            return f"{where}: its target is not a subclass of {BASES[card.kind]}"
+            return f"{where}: its target is not a subclass of {name}"
         if abstract := sorted(getattr(target, "__abstractmethods__", ())):
             return f"{where}: its target lacks {', '.join(abstract)}"
     elif not callable(target):

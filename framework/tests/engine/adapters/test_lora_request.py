@@ -96,7 +96,7 @@ def test_the_highest_loader_that_reads_it_is_taken(tmp_path: Path) -> None:
     card = LoaderCard(
         name="other", recognises=("*.npz",), inspect=f"{adapter_folders.__name__}:inspect", target="o:load", rank=90
     )
-    assert find_adapter("a", str(write(tmp_path)), registry(card)).loader == "o:load"
+    assert find_adapter("a", str(write(tmp_path)), registry(card)).loader.target == "o:load"
 
 
 def _without_config(folder: Path) -> None:

@@ -230,7 +230,7 @@ def test_a_backend_that_gives_up_on_the_way_fails_the_run(manager: GrammarManage
         (PluginError("cannot import it", "reinstall"), "cannot import it; reinstall"),
         (
             ZeroDivisionError("by zero"),
-            "the grammar backend failed (ZeroDivisionError: by zero); report it to its authors",
+            "the grammar backend failed (ZeroDivisionError: by zero); ask for a simpler form",
         ),
     ],
 )

@@ -73,11 +73,33 @@ def test_a_window_needs_no_block_that_lies_wholly_before_it(computed: int, first
     assert seen[0] // 8 == first
 
 
+@pytest.mark.parametrize(("computed", "first"), [(0, 0), (99, 0), (100, 12), (107, 12), (199, 12), (200, 25)])
+def test_a_chunk_needs_no_block_before_its_own(computed: int, first: int) -> None:
+    group = KVCacheGroup(1, chunk=100)
+    assert group.first_visible_block(computed, 8) == first
+
+
+def test_a_chunk_is_planned_as_a_window_of_its_size() -> None:
+    for other in (KVCacheGroup(5000, window=128), KVCacheGroup(5000, chunk=128)):
+        assert plan_num_blocks([KVCacheGroup(1000), other], 4_000_000, **SIZES)[1] == 1 + 8 * (8 + 2) + 32
+
+
 @settings(max_examples=200, deadline=None)
-@given(window=st.integers(1, 40), block_size=st.sampled_from([1, 4, 16]), count=st.integers(2, 20))
-def test_without_a_limit_a_window_fits_wherever_it_stands(window: int, block_size: int, count: int) -> None:
-    group = KVCacheGroup(1, window=window)
+@given(
+    span=st.integers(1, 40),
+    chunked=st.booleans(),
+    block_size=st.sampled_from([1, 4, 16]),
+    count=st.integers(2, 20),
+    new=st.integers(1, 30),
+)
+def test_without_a_limit_what_is_seen_fits_wherever_it_stands(
+    span: int, chunked: bool, block_size: int, count: int, new: int
+) -> None:
+    group = KVCacheGroup(1, chunk=span) if chunked else KVCacheGroup(1, window=span)
+    for computed in range(3 * (span + block_size)):
+        held = -(-(computed + new) // block_size) - group.first_visible_block(computed, block_size)
+        assert held <= group.max_blocks_held(computed + new, new, block_size)
     if max_tokens_that_fit([group], [count], block_size=block_size) is None:
-        for computed in range(3 * (window + block_size)):  # the step that computes one token more
+        for computed in range(3 * (span + block_size)):  # the step that computes one token more
             held = computed // block_size - group.first_visible_block(computed, block_size) + 1
             assert held <= count - 1

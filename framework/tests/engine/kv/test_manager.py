@@ -13,7 +13,7 @@ from dovetail.engine.kv.pool import NULL_BLOCK
 from dovetail.engine.request.params import SamplingParams
 
 BLOCK = 4
-FULL, WINDOW = KVCacheGroup(1), KVCacheGroup(1, window=6)
+FULL, WINDOW, CHUNK = KVCacheGroup(1), KVCacheGroup(1, window=6), KVCacheGroup(1, chunk=6)
 
 
 def make(tokens: list[int], prefix_key: str = "", **params: int) -> Request:
@@ -154,18 +154,35 @@ def test_a_prefix_is_found_as_long_as_its_last_window_is() -> None:
     assert kv.find_prefix(make([*range(40), 1])).tokens == 40
 
 
+def test_where_a_chunk_begins_nothing_before_it_is_needed() -> None:
+    kv = manager(64, (KVCacheGroup(1, chunk=8),))
+    compute(kv, make(list(range(20))), chunk=4)
+    table = kv.find_prefix(make([*range(16), 99])).tables[0]
+    assert table == [NULL_BLOCK] * 4, "the next token begins a chunk"
+    table = kv.find_prefix(make([*range(20), 99])).tables[0]
+    assert table[:4] == [NULL_BLOCK] * 4
+    assert table[4] != NULL_BLOCK
+
+
+def test_without_groups_nothing_is_kept() -> None:
+    kv = manager(0, ())
+    assert compute(kv, make(list(range(20)))) == 0
+    assert compute(kv, make(list(range(20)))) == 0
+    assert (kv.is_unused, kv.usage, kv.queries) == (True, 0.0, 0)
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     prompts=st.lists(st.lists(st.integers(0, 1), min_size=1, max_size=30), min_size=1, max_size=12),
-    windows=st.booleans(),
+    groups=st.sampled_from([(FULL,), (FULL, WINDOW), (CHUNK,), (CHUNK, FULL, WINDOW)]),
     chunk=st.integers(1, 9),
     blocks=st.integers(9, 24),
 )
 def test_found_blocks_hold_what_would_have_been_computed(
-    prompts: list[list[int]], windows: bool, chunk: int, blocks: int
+    prompts: list[list[int]], groups: tuple[KVCacheGroup, ...], chunk: int, blocks: int
 ) -> None:
     """A cache that remembers what was written into each block, checked at each hit."""
-    kv = manager(blocks, (FULL, WINDOW) if windows else (FULL,))
+    kv = manager(blocks, groups)
     written: list[dict[int, tuple[int, ...]]] = [{} for _ in kv.groups]
     for prompt in prompts:
         request = make(prompt)

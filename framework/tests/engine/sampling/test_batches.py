@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dovetail.engine.sampling import SamplingMetadata, SamplingTables, build_sampling_metadata, sample
-from dovetail.engine.sampling.sampler import NO_TOKEN
+from dovetail.engine.sampling.sampler import CHUNK, NO_TOKEN, NOT_NUMBERS
 
 from .reference import CPU, make_request, step, tables_for, upload
 
@@ -88,10 +88,48 @@ def test_a_broken_line_breaks_no_other(value: float) -> None:
         some = logits.clone()
         some[broken] = value
         tokens = step(some, batch).tokens
-        assert tokens.min() >= (NO_TOKEN if value == -torch.inf else 0)
+        if value != value:
+            assert tokens[broken] == NOT_NUMBERS
+        else:
+            assert tokens.min() >= (NO_TOKEN if value == -torch.inf else NOT_NUMBERS)
         assert tokens.max() < 9001
         others = torch.arange(len(batch)) != broken
         assert torch.equal(tokens[others], whole[others])
+
+
+@pytest.mark.parametrize("nan", [torch.nan, -torch.nan])
+@pytest.mark.parametrize("sorts", [False, True])
+@pytest.mark.parametrize(("vocabulary", "dtype"), [(500, torch.float32), (9001, torch.bfloat16)])
+def test_one_logit_that_is_no_number_shows(vocabulary: int, dtype: torch.dtype, sorts: bool, nan: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    for kind in KINDS:
+        batch = [make_request([1, 2], [3], seed=i, **kind) for i in range(2 * CHUNK + 1)]
+        logits = torch.randn(len(batch), vocabulary, generator=generator).to(dtype)
+        broken = torch.arange(len(batch)) % 3 == 0
+        logits[broken, vocabulary - 7] = nan
+        sampled = step(logits, batch, tables_for(batch, vocabulary, sorts=sorts))
+        assert torch.equal(sampled.tokens == NOT_NUMBERS, broken), kind
+        assert sampled.inputs.min() >= 0
+        assert sampled.inputs.max() < vocabulary  # a step that has begun computes with them
+        assert torch.equal(sampled.inputs[~broken], sampled.tokens[~broken])
+
+
+@pytest.mark.parametrize("random", [False, True])
+def test_the_way_of_graphs_shows_what_is_no_number(random: bool) -> None:
+    batch = [make_request(seed=i, temperature=float(random and i % 2)) for i in range(9)]
+    logits = torch.randn(9, 5000, generator=torch.Generator().manual_seed(0))
+    logits[[1, 4], [0, 4999]] = torch.nan
+    tables = tables_for(batch, 5000)
+    metadata = SamplingMetadata(has_random=random)
+    sampled = sample(logits, torch.arange(9), torch.full((9,), 1), tables, metadata, None)
+    assert (sampled.tokens == NOT_NUMBERS).nonzero()[:, 0].tolist() == [1, 4]
+    assert sampled.inputs.min() >= 0
+
+
+def test_a_logit_that_is_no_number_and_forbidden_harms_nothing() -> None:
+    logits = torch.randn(1, 500, generator=torch.Generator().manual_seed(0))
+    logits[0, 3] = torch.nan  # the token that ends, which min_tokens forbids
+    assert step(logits, [make_request(min_tokens=9)]).tokens[0] >= 0
 
 
 def test_what_is_set_shows_after_a_flush_in_the_same_tensors() -> None:

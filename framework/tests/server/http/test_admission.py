@@ -131,7 +131,7 @@ def test_clients_are_told_and_those_who_leave_make_room(live: str, engine: FakeE
 
 @pytest.mark.parametrize("body", [{"prompt": ["a"] * 4}, {"prompt": "a", "n": 4}, {"prompt": "a", "best_of": 4}])
 def test_each_completion_counts(live: str, engine: FakeEngine, until, body: dict[str, object]) -> None:
-    engine.delay, engine.max_num_seqs, engine.max_num_queued_requests = 0.01, 4, 0
+    engine.delay, engine.max_num_seqs, engine.max_num_queued_requests = 0.05, 4, 0
     url = f"{live}/v1/completions"
     with ThreadPoolExecutor() as pool:
         running = pool.submit(httpx2.post, url, json={"prompt": "b", "max_tokens": 20, "ignore_eos": True})

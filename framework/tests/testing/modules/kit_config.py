@@ -29,6 +29,21 @@ class SmallConfig(ModelConfig):
         return (AttentionRequirement(features=frozenset({"sliding"} if self.window else ()), head_dim=self.head_dim),)
 
 
+class WholeConfig(SmallConfig):
+    """Of a model whose tokens see the whole prompt."""
+
+    def attention_requirements(self) -> tuple[AttentionRequirement, ...]:
+        features = {"bidirectional", *(("sliding",) if self.window else ())}
+        return (AttentionRequirement(features=frozenset(features), head_dim=self.head_dim),)
+
+
+class NarrowValues(SmallConfig):
+    """Announces values of another size than its layers have."""
+
+    def attention_requirements(self) -> tuple[AttentionRequirement, ...]:
+        return (AttentionRequirement(features=frozenset({"value_dim"}), head_dim=self.head_dim, value_dim=4),)
+
+
 class ForgottenWindow(SmallConfig):
     """Announces full attention whatever its layers ask for."""
 

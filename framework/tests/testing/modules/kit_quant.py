@@ -1,71 +1,64 @@
 """A format that keeps one scale a row, a kernel, and ways to get them wrong."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from pydantic import BaseModel
 from torch import Tensor
 
-from dovetail.api import CheckpointError, LayerKind, LazyTensor
-from dovetail.nn import AffineWeight, QuantFormat, StoredWeight, WeightKernel
+from dovetail.api import LayerKind, LazyTensor
+from dovetail.nn import (
+    AffineWeight,
+    Axis,
+    Components,
+    Field,
+    QuantFormat,
+    StoredWeight,
+    WeightKernel,
+    WeightName,
+    read_tensor,
+)
 
 
+@dataclass(frozen=True, eq=False)
 class RowWeight(StoredWeight):
-    type = "rows8"
+    codes: Tensor
+    scales: Tensor
 
-    def __init__(self, codes: Tensor, scales: Tensor) -> None:
-        self.codes, self.scales = codes, scales
-        self.shape = (codes.shape[0], codes.shape[1])
+    def fields(self) -> dict[str, Field]:
+        return {"codes": Field(self.codes, Axis(0), Axis(1)), "scales": Field(self.scales, Axis(0))}
 
-    def rows(self, start: int, stop: int, dtype: torch.dtype) -> Tensor:
-        return (self.codes[start:stop] * self.scales[start:stop, None]).to(dtype)
-
-    def take(self, ids: Tensor, dtype: torch.dtype) -> Tensor:
-        return (self.codes[ids] * self.scales[ids, None]).to(dtype)
-
-    def reorder(self, order: Tensor) -> StoredWeight:
-        return type(self)(self.codes[order], self.scales[order])
-
-    def to(self, device: torch.device) -> StoredWeight:
-        return type(self)(self.codes.to(device), self.scales.to(device))
-
-    @classmethod
-    def join(cls, parts: Sequence[StoredWeight]) -> StoredWeight | None:
-        rows = [p for p in parts if isinstance(p, RowWeight)]
-        return cls(torch.cat([p.codes for p in rows]), torch.cat([p.scales for p in rows]))
-
-    @property
-    def nbytes(self) -> int:
-        return self.codes.nbytes + self.scales.nbytes
+    def dequantize(self, dtype: torch.dtype) -> Tensor:
+        return (self.codes * self.scales[:, None]).to(dtype)
 
     def pack(self, packing: str) -> Any | None:
         return AffineWeight(self.codes, self.scales[:, None], None, 8, self.shape[1]) if packing == "affine" else None
 
 
 class RowFormat(QuantFormat):
-    components = ("weight", "scales")
     kept: type[RowWeight] = RowWeight
 
-    def load(self, tensors: Mapping[str, LazyTensor], device: torch.device, dtype: torch.dtype) -> StoredWeight:
-        for component in self.components:
-            lazy = tensors[component]
-            if tuple(lazy.read().shape) != lazy.shape:
-                raise CheckpointError(f"{lazy.name} is not {list(lazy.shape)}")
-        return self.kept(tensors["weight"].read().to(device), tensors["scales"].read().to(device))
+    def components(self, weight: WeightName) -> Components | None:
+        return Components((".weight", ".scales"), (".input_scale",))
 
-
-class Unordered(RowFormat):
-    """Reorders the codes and forgets the scales."""
-
-    class kept(RowWeight):  # noqa: N801
-        def reorder(self, order: Tensor) -> StoredWeight:
-            return type(self)(self.codes[order], self.scales)
+    def load(
+        self, weight: WeightName, tensors: Mapping[str, LazyTensor], device: torch.device, dtype: torch.dtype
+    ) -> StoredWeight:
+        n, k = tensors[".weight"].shape
+        codes, scales = read_tensor(tensors[".weight"]), read_tensor(tensors[".scales"], (n,))
+        given = tensors.get(".input_scale")
+        scale = None if given is None else read_tensor(given).to(device)
+        return self.kept((n, k), "rows8", codes.to(device), scales.to(device), input_scale=scale)
 
 
 class Unpacked(RowFormat):
     """Does not hand out the packing that it claims."""
 
+    @dataclass(frozen=True, eq=False)
     class kept(RowWeight):  # noqa: N801
         def pack(self, packing: str) -> None:
             return None
@@ -74,6 +67,7 @@ class Unpacked(RowFormat):
 class WrongPack(RowFormat):
     """Hands out a packing that stands for something else."""
 
+    @dataclass(frozen=True, eq=False)
     class kept(RowWeight):  # noqa: N801
         def pack(self, packing: str) -> Any | None:
             return AffineWeight(self.codes, self.scales[:, None] * 1.01, None, 8, self.shape[1])
@@ -82,6 +76,7 @@ class WrongPack(RowFormat):
 class Shifted(RowFormat):
     """Gives the wrong rows of a slice."""
 
+    @dataclass(frozen=True, eq=False)
     class kept(RowWeight):  # noqa: N801
         def rows(self, start: int, stop: int, dtype: torch.dtype) -> Tensor:
             return super().rows(0, self.shape[0], dtype).roll(1 if start else 0, 0)[start:stop]
@@ -90,19 +85,148 @@ class Shifted(RowFormat):
 class Swapped(RowFormat):
     """Joins the parts in the wrong order."""
 
+    @dataclass(frozen=True, eq=False)
     class kept(RowWeight):  # noqa: N801
         @classmethod
         def join(cls, parts: Sequence[StoredWeight]) -> StoredWeight | None:
             return super().join(parts[::-1][1:] + parts[-1:])
 
 
+class Lonely(RowFormat):
+    """Does not join the parts of one weight."""
+
+    @dataclass(frozen=True, eq=False)
+    class kept(RowWeight):  # noqa: N801
+        @classmethod
+        def join(cls, parts: Sequence[StoredWeight]) -> StoredWeight | None:
+            return None
+
+
 class Credulous(RowFormat):
     """Takes what the file holds for what was announced."""
 
-    def load(self, tensors: Mapping[str, LazyTensor], device: torch.device, dtype: torch.dtype) -> StoredWeight:
-        codes, scales = tensors["weight"].read(), tensors["scales"].read()
+    def load(
+        self, weight: WeightName, tensors: Mapping[str, LazyTensor], device: torch.device, dtype: torch.dtype
+    ) -> StoredWeight:
+        codes, scales = tensors[".weight"].read(), tensors[".scales"].read()
         rows = min(len(codes), len(scales))
-        return self.kept(codes[:rows], scales[:rows])
+        return self.kept((rows, codes.shape[1]), "rows8", codes[:rows], scales[:rows])
+
+
+class Unscaled(RowFormat):
+    """Leaves the scale of activations in the file."""
+
+    def load(self, *args: Any) -> StoredWeight:
+        return dataclasses.replace(super().load(*args), input_scale=None)
+
+
+class Unnamed(RowFormat):
+    """Does not name a tensor that it needs."""
+
+    def components(self, weight: WeightName) -> Components | None:
+        return Components((".weight",))
+
+
+class Misordered(RowFormat):
+    """Takes the scales' type for the weight's."""
+
+    def components(self, weight: WeightName) -> Components | None:
+        return Components((".scales", ".weight"))
+
+
+class Mandatory(RowFormat):
+    """Calls a tensor optional that it cannot do without."""
+
+    def components(self, weight: WeightName) -> Components | None:
+        return Components((".weight",), (".scales",))
+
+
+class Ignorant(RowFormat):
+    """Stores no weight at all."""
+
+    def components(self, weight: WeightName) -> Components | None:
+        return None
+
+
+# Wrong fields.
+
+
+class Forgotten(RowFormat):
+    """Does not say that its scales are tensors."""
+
+    @dataclass(frozen=True, eq=False)
+    class kept(RowWeight):  # noqa: N801
+        def fields(self) -> dict[str, Field]:
+            return {"codes": Field(self.codes, Axis(0), Axis(1))}
+
+
+class Hidden(RowFormat):
+    """Keeps a tensor where nobody sees it."""
+
+    @dataclass(frozen=True, eq=False)
+    class kept(RowWeight):  # noqa: N801
+        def __post_init__(self) -> None:
+            object.__setattr__(self, "cached", [self.codes.float()])
+
+
+class WideUnit(RowFormat):
+    """Says that two rows share a scale."""
+
+    @dataclass(frozen=True, eq=False)
+    class kept(RowWeight):  # noqa: N801
+        def fields(self) -> dict[str, Field]:
+            return {**super().fields(), "scales": Field(self.scales, Axis(0, 2))}
+
+
+class NoAxis(RowFormat):
+    """Says that the scales belong to all rows."""
+
+    @dataclass(frozen=True, eq=False)
+    class kept(RowWeight):  # noqa: N801
+        def fields(self) -> dict[str, Field]:
+            return {**super().fields(), "scales": Field(self.scales)}
+
+
+class WrongTensor(RowFormat):
+    """Says of the scales that they are the codes."""
+
+    @dataclass(frozen=True, eq=False)
+    class kept(RowWeight):  # noqa: N801
+        def fields(self) -> dict[str, Field]:
+            return {**super().fields(), "scales": Field(self.codes, Axis(0), Axis(1))}
+
+
+class SquareWeight(RowWeight):
+    """Scales of the columns, in a weight that has as many rows."""
+
+    def dequantize(self, dtype: torch.dtype) -> Tensor:
+        return (self.codes * self.scales).to(dtype)
+
+    def pack(self, packing: str) -> None:
+        return None
+
+
+class WrongSide(RowFormat):
+    """Says of the scales of columns that they are those of rows."""
+
+    kept = SquareWeight
+
+
+# With a configuration.
+
+
+class RowConfig(BaseModel):
+    ignore: tuple[str, ...] = ()
+    group: int
+
+
+class ConfiguredFormat(RowFormat):
+    """Leaves out the layers that its configuration ignores."""
+
+    config: RowConfig
+
+    def components(self, weight: WeightName) -> Components | None:
+        return None if weight.name in self.config.ignore else super().components(weight)
 
 
 class Product(WeightKernel):
@@ -146,6 +270,16 @@ class Contiguous(Product):
 
     def __call__(self, x: Tensor) -> Tensor:
         return super().__call__(torch.as_strided(x, x.shape, (x.shape[-1], 1)))
+
+
+class Disordered(Product):
+    """Overlooks the order of columns."""
+
+    def __init__(self, weight: StoredWeight, kind: LayerKind, device: torch.device, dtype: torch.dtype) -> None:
+        super().__init__(weight, kind, device, dtype)
+        packed = weight.pack("affine")
+        if packed is not None and packed.order is not None:
+            self.weight = self.weight[:, packed.order]
 
 
 class Picky(Product):

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from dovetail.api import AttentionRequirement, ModelCard, ModelConfig
+from dovetail.api import AttentionRequirement, ModelCard, ModelConfig, RopeParameters
 from dovetail.nn import CausalLM, Context, GatedMLP, Rope, Rotary, SelfAttention, Step
 
 CONFIG: dict[str, Any] = {
@@ -52,7 +52,7 @@ class Tiny(CausalLM):
     def __init__(self, c: TinyConfig, ctx: Context) -> None:
         super().__init__()
         self.embedding = ctx.embedding("embedding", c.vocab_size, c.hidden_size)
-        self.rotary = Rotary(HEAD_DIM, 1e4, None, max_position=1024, max_tokens=ctx.max_tokens)
+        self.rotary = Rotary(HEAD_DIM, RopeParameters(), max_position=1024, max_tokens=ctx.max_tokens)
         self.blocks = nn.ModuleList(
             Block(c, ctx, f"blocks.{i}", WINDOW if i % 2 else None) for i in range(c.num_hidden_layers)
         )

@@ -59,26 +59,25 @@ def test_defaults_follow_from_other_keys() -> None:
 @pytest.mark.parametrize(
     ("keys", "kind", "theta"),
     [
-        ({}, None, 10000.0),
-        ({"rope_theta": 5e5}, None, 5e5),
+        ({}, "default", 10000.0),
+        ({"rope_theta": 5e5}, "default", 5e5),
         ({"rope_theta": 5e5, "rope_scaling": {"type": "linear", "factor": 2.0}}, "linear", 5e5),
         ({"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 5e5}}, "linear", 5e5),
-        ({"rope_scaling": None, "rope_parameters": None}, None, 10000.0),
+        ({"rope_scaling": None, "rope_parameters": None}, "default", 10000.0),
         ({"rope_scaling": {"rope_type": "linear", "factor": 2.0, "rope_theta": 5e5}}, "linear", 5e5),
         ({"rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 5e5}}}, "default", 5e5),
-        ({"rope_theta": 5e5, "rope_scaling": {"type": None, "rope_type": None}}, None, 5e5),
-        ({"partial_rotary_factor": 1.0}, None, 10000.0),
+        ({"rope_theta": 5e5, "rope_scaling": {"type": None, "rope_type": None}}, "default", 5e5),
+        ({"partial_rotary_factor": 1.0}, "default", 10000.0),
     ],
 )
-def test_rope_keys_of_all_ages(keys: dict[str, object], kind: str | None, theta: float) -> None:
-    config = parsed(**keys)
-    assert config.rope_scaling.get("rope_type") == kind
-    assert config.rope_theta == theta
+def test_rope_keys_of_all_ages(keys: dict[str, object], kind: str, theta: float) -> None:
+    rope = parsed(**keys).rope_for(0)
+    assert (rope.rope_type, rope.rope_theta) == (kind, theta)
 
 
 @pytest.mark.parametrize(("window", "kept"), [(None, None), (9, 9), (127, 127), (128, None), (4096, None)])
 def test_a_window_as_long_as_the_context_is_none(window: int | None, kept: int | None) -> None:
-    assert parsed(sliding_window=window).window == kept
+    assert parsed(sliding_window=window).window(0) == kept
 
 
 @pytest.mark.parametrize(
@@ -86,7 +85,9 @@ def test_a_window_as_long_as_the_context_is_none(window: int | None, kept: int |
     [
         ({"num_key_value_heads": 3}, "not a multiple of num_key_value_heads 3"),
         ({"hidden_act": "gelu"}, "hidden_act 'gelu' is not supported"),
-        ({"rope_scaling": {"rope_type": "mrope"}}, "rope_type is 'mrope', wanted one of default, linear"),
+        ({"hidden_act": "mish"}, r"hidden_act: wanted one of silu, .* \(found 'mish'"),
+        ({"rope_scaling": {"rope_type": "spiral"}}, "rope_type is 'spiral', wanted one of default, linear"),
+        ({"rope_scaling": {"rope_type": "mrope"}}, "the type 'mrope' lacks mrope_section"),
         ({"rope_scaling": {"factor": 2.0}}, "factor 2.0 and names no rope_type"),
         ({"rope_scaling": {"type": "su", "long_factor": [1.0], "short_factor": [1.0]}}, "long_factor has 1 numbers"),
         ({"rope_scaling": "linear"}, "rope_scaling is 'linear', wanted an object"),
@@ -97,6 +98,11 @@ def test_a_window_as_long_as_the_context_is_none(window: int | None, kept: int |
         ({"rope_scaling": {"rope_type": "yarn"}}, "lacks factor"),
         ({"rope_scaling": {"rope_type": "llama3", "factor": 8}}, "lacks low_freq_factor, high_freq_factor"),
         ({"intermediate_size": None}, "intermediate_size: is missing"),
+        ({"layer_types": ["full_attention", "linear_attention"]}, "layer 1 is of the type 'linear_attention', which"),
+        (
+            {"sliding_window": 9, "rope_local_base_freq": 1e3, "layer_types": ["sliding_attention", "full_attention"]},
+            "rotary embeddings that differ between layers",
+        ),
     ],
 )
 def test_what_cannot_be_honoured_is_refused(keys: dict[str, object], told: str) -> None:
@@ -143,7 +149,7 @@ def test_lengths_that_scalings_were_made_for(scaling: dict[str, object] | None, 
 
 
 def test_a_window_holds_past_the_length_that_the_file_promises() -> None:
-    assert parsed(sliding_window=128, rope_scaling=LINEAR).window == 128
+    assert parsed(sliding_window=128, rope_scaling=LINEAR).window(1) == 128
 
 
 def test_biases_are_taken_where_the_checkpoint_brings_them() -> None:

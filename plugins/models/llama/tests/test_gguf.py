@@ -75,10 +75,10 @@ def test_config() -> None:
     assert config.architectures == ("LlamaForCausalLM",)
     assert (config.vocab_size, config.hidden_size, config.num_hidden_layers) == (61, 48, 2)
     assert (config.num_attention_heads, config.num_key_value_heads, config.head_dim) == (4, 2, 12)
-    assert (config.rope_theta, config.rms_norm_eps) == (100000.0, 1e-5)
+    assert (config.rope_for(0).rope_theta, config.rms_norm_eps) == (100000.0, 1e-5)
     assert not config.tie_word_embeddings
     assert config.attention_bias == config.mlp_bias == "optional"
-    assert config.rope_scaling == {}
+    assert config.rope_for(0).rope_type == "default"
 
 
 @pytest.mark.parametrize(
@@ -87,23 +87,16 @@ def test_config() -> None:
         ({"tied_embeddings": True}, {"tie_word_embeddings": True}),
         ({"llama.attention.head_count_kv": None}, {"num_key_value_heads": 4}),
         ({"llama.attention.key_length": 20, "llama.rope.dimension_count": 20}, {"head_dim": 20}),
-        ({"llama.attention.sliding_window": 9}, {"window": 9}),
-        (
-            {"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": 4.0},
-            {"rope_scaling": {"rope_type": "linear", "factor": 4.0}},
-        ),
+        ({"llama.attention.sliding_window": 9}, {"sliding_window": 9}),
         ({"llama.attention.head_count": [4, 4], "llama.attention.head_count_kv": [2, 2]}, {"num_key_value_heads": 2}),
-        ({"llama.attention.sliding_window": 0}, {"window": None}),
+        ({"llama.attention.sliding_window": 0}, {"sliding_window": None}),
     ],
 )
 def test_config_of_variants(changes: dict[str, Any], found: dict[str, Any]) -> None:
     metadata = {key: value for key, value in {**METADATA, **changes}.items() if value is not None}
     config = LlamaConfig.model_validate(NAMING.config("llama", metadata))
     for key, value in found.items():
-        got = getattr(config, key)
-        if isinstance(got, dict):
-            got = {k: v for k, v in got.items() if v is not None}
-        assert got == value, key
+        assert getattr(config, key) == value, key
 
 
 SCALED, YARN = "llama.rope.scaling.", {"llama.rope.scaling.type": "yarn", "llama.rope.scaling.factor": 4.0}
@@ -148,8 +141,8 @@ SCALED, YARN = "llama.rope.scaling.", {"llama.rope.scaling.type": "yarn", "llama
     ],
 )
 def test_rope_scaling_in_all_spellings(keys: dict[str, Any], scaling: dict[str, Any]) -> None:
-    config = LlamaConfig.model_validate(NAMING.config("llama", METADATA | keys))
-    assert config.rope_scaling == scaling
+    rope = LlamaConfig.model_validate(NAMING.config("llama", METADATA | keys)).rope_for(0)
+    assert rope.model_dump(exclude_defaults=True) == {"rope_theta": 100000.0, **scaling}
 
 
 @pytest.mark.parametrize(("most", "used", "other"), [(32, "short", "long"), (33, "long", "short")])

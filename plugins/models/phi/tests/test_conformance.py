@@ -35,7 +35,7 @@ def test_every_claim(changes: dict[str, Any]) -> None:
     ("keys", "told"),
     [
         ({"num_attention_heads": 5}, "hidden_size 48 .* 5"),
-        ({"num_key_value_heads": 3}, "3 key-value heads"),
+        ({"num_key_value_heads": 3}, "not a multiple of num_key_value_heads 3"),
         ({"hidden_act": "mish"}, "'mish'"),
         ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "'linear'"),
         ({"partial_rotary_factor": 0.25}, "is 3"),

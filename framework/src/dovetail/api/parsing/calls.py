@@ -57,20 +57,20 @@ class JsonToolParser(StreamingToolParser):
 
     Attributes:
         bare: the current calls have no marker before them.
+        start_markers: Markers before calls; empty if calls are bare.
+        optional_markers: Optional markers before bare calls.
+        end_markers: Markers after calls; one or none of them follows.
+        other_keys: Further keys that bare calls may have.
+        wrapper_keys: Keys of an object that contains the call itself.
     """
 
     start_markers: ClassVar[tuple[str, ...]] = ()
-    """Markers before calls; empty if calls are bare."""
     optional_markers: ClassVar[tuple[str, ...]] = ()
-    """Optional markers before bare calls."""
     end_markers: ClassVar[tuple[str, ...]] = ()
-    """Markers after calls; one or none of them follows."""
     name_keys: ClassVar[tuple[str, ...]] = ("name",)
     argument_keys: ClassVar[tuple[str, ...]] = ("arguments", "parameters")
     other_keys: ClassVar[tuple[str, ...]] = ("type", "id")
-    """Further keys that bare calls may have."""
     wrapper_keys: ClassVar[tuple[str, ...]] = ("function",)
-    """Keys of an object that contains the call itself."""
 
     bare = False
 

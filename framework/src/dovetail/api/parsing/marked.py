@@ -15,16 +15,19 @@ from dovetail.api.parsing.schemas import Types, dumps, json_value, parameter_typ
 
 
 class MarkedToolParser(StreamingToolParser):
-    """Calls that begin with a marker, a name and a second marker; the arguments follow."""
+    """Calls that begin with a marker, a name and a second marker; the arguments follow.
+
+    Attributes:
+        section_markers: Optional markers before one or several calls.
+        call_start: Marker before each call.
+        header_pattern: Pattern of what follows it, with the name as group ``name``; see :meth:`Reader.match`.
+        end_markers: Markers after calls and sections; any number of them may follow.
+    """
 
     section_markers: ClassVar[tuple[str, ...]] = ()
-    """Optional markers before one or several calls."""
     call_start: ClassVar[str]
-    """Marker before each call."""
     header_pattern: ClassVar[re.Pattern[str]]
-    """Pattern of what follows it, with the name as group ``name``; see :meth:`Reader.match`."""
     end_markers: ClassVar[tuple[str, ...]] = ()
-    """Markers after calls and sections; any number of them may follow."""
 
     def read(self) -> EventGenerator[None]:
         reader = self.reader
@@ -86,18 +89,21 @@ def read_object(reader: Reader) -> EventGenerator[None]:
 
 
 class ParameterToolParser(MarkedToolParser):
-    """Calls with arguments one by one between markers, mostly without quotation marks."""
+    """Calls with arguments one by one between markers, mostly without quotation marks.
+
+    Attributes:
+        parameter_start: Marker before each argument.
+        key_pattern: Pattern between it and the value, with the name as group ``key``; see :meth:`Reader.match`.
+        value_end: Marker after each value.
+        call_end: Marker after the arguments.
+        values_on_own_lines: Whether values are on separate lines.
+    """
 
     parameter_start: ClassVar[str]
-    """Marker before each argument."""
     key_pattern: ClassVar[re.Pattern[str]]
-    """Pattern between it and the value, with the name as group ``key``; see :meth:`Reader.match`."""
     value_end: ClassVar[str]
-    """Marker after each value."""
     call_end: ClassVar[str]
-    """Marker after the arguments."""
     values_on_own_lines: ClassVar[bool] = False
-    """Whether values are on separate lines."""
 
     def read_arguments(self, name: str) -> EventGenerator[None]:
         reader = self.reader

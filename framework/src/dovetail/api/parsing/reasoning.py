@@ -42,22 +42,24 @@ class TaggedReasoningParser(StreamingReasoningParser):
 
     A prompt that ends with the first marker means that the model starts inside its reasoning; one that ends with the
     end marker means that it does not reason. If reasoning is never closed, the whole output is reasoning.
+
+    Attributes:
+        start_markers: Markers that open reasoning; :meth:`reasoning_markers` returns the first.
+        end_markers: Markers that close it; likewise.
+        answer_markers: Markers before and after the answer, which are not part of it.
+        interrupt_markers: Markers that end unclosed reasoning, and are content themselves.
+        always_reasons: Whether the model reasons even without an opening marker in the output or the prompt.
+        after_start: White space that the model writes after the first marker.
+        after_end: White space that it writes after the last marker.
     """
 
     start_markers: ClassVar[tuple[str, ...]] = ("<think>",)
-    """Markers that open reasoning; :meth:`reasoning_markers` returns the first."""
     end_markers: ClassVar[tuple[str, ...]] = ("</think>",)
-    """Markers that close it; likewise."""
     answer_markers: ClassVar[tuple[str, str] | None] = None
-    """Markers before and after the answer, which are not part of it."""
     interrupt_markers: ClassVar[tuple[str, ...]] = ()
-    """Markers that end unclosed reasoning, and are content themselves."""
     always_reasons: ClassVar[bool] = False
-    """Whether the model reasons even without an opening marker in the output or the prompt."""
     after_start: ClassVar[str] = "\n"
-    """White space that the model writes after the first marker."""
     after_end: ClassVar[str] = "\n\n"
-    """White space that it writes after the last marker."""
 
     def read(self) -> EventGenerator[None]:
         reader, prompt = self.reader, self.prompt.rstrip()

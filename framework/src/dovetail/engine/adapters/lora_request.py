@@ -14,14 +14,15 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from dovetail.api.cards import Dotted, LoaderCard, SourceCard
+from dovetail.api.cards import LoaderCard, SourceCard
 from dovetail.api.checkpoint import Checkpoint
-from dovetail.api.errors import DovetailError, RequestError, UsageError
+from dovetail.api.errors import DovetailError, PluginError, RequestError, UsageError
 from dovetail.api.json_files import read_json
 from dovetail.api.text import join_names
+from dovetail.kernel.blame import wrong_answer
 from dovetail.kernel.checkpoints import ask_source
-from dovetail.kernel.choose import call_target
-from dovetail.kernel.plan import FrozenModel
+from dovetail.kernel.choose import call_target, make_part
+from dovetail.kernel.plan import FrozenModel, Part
 from dovetail.kernel.registry import Registry
 from dovetail.kernel.weight_files import matches
 
@@ -116,7 +117,7 @@ class AdapterSource(FrozenModel):
     origin: str
     config: dict[str, Any]
     checkpoint: Checkpoint
-    loader: Dotted
+    loader: Part
 
 
 def parse_lora_modules(values: Sequence[str]) -> list[LoraModule]:
@@ -208,14 +209,17 @@ def find_adapter(
         for offer in registry.offers(LoaderCard):
             matching = tuple(str(folder / file) for file in files if matches(file, offer.card.recognises))
             if matching:
-                checkpoint = call_target(offer, offer.card.inspect, str(folder), matching)
+                doing = f"to describe {folder}"
+                checkpoint = call_target(offer, offer.card.inspect, doing, str(folder), matching)
+                if not isinstance(checkpoint, Checkpoint):
+                    raise wrong_answer(offer, f"the files at {folder}", checkpoint, "a Checkpoint")
                 return AdapterSource(
                     name=name,
                     path=str(folder),
                     origin=path,
                     config=config,
                     checkpoint=checkpoint,
-                    loader=offer.card.target,
+                    loader=make_part(offer),
                 )
     except RequestError:
         raise
@@ -235,15 +239,22 @@ def _resolve(path: str, registry: Registry, download_dir: str | None, token: str
     """Resolve a reference to a folder, with the first source that knows it."""
     if not path:
         return None
+    fault: PluginError | None = None
     for offer in registry.offers(SourceCard):
-        found = ask_source(
-            offer,
-            path,
-            revision=None,
-            download_dir=download_dir,
-            patterns=(ADAPTER_WEIGHTS_PATTERN, ADAPTER_CONFIG_FILE),
-            token=token,
-        )
+        try:
+            found = ask_source(
+                offer,
+                path,
+                revision=None,
+                download_dir=download_dir,
+                patterns=(ADAPTER_WEIGHTS_PATTERN, ADAPTER_CONFIG_FILE),
+                token=token,
+            )
+        except PluginError as error:
+            fault = fault or error
+            continue
         if found is not None:
             return Path(found.path)
+    if fault is not None:
+        raise fault
     return None

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from weakref import ReferenceType, WeakKeyDictionary, WeakValueDictionary, ref
@@ -21,7 +21,8 @@ import torch
 from dovetail.api.errors import DovetailError, RequestError, UsageError
 from dovetail.engine.adapters.lora_request import ADAPTER_CONFIG_FILE, AdapterSource
 from dovetail.engine.engine_request import Request
-from dovetail.kernel.discovery import describe_error, import_dotted
+from dovetail.kernel.blame import describe_error
+from dovetail.nn.checked_parts import load_tensors
 from dovetail.nn.context import Context
 from dovetail.nn.lora import AdapterWeights, StackedAdapters
 from dovetail.nn.lora_loading import LoraTargets, read_adapter
@@ -80,15 +81,18 @@ class AdapterSlots:
     Args:
         ctx: that the model was built with.
         max_cpu_loras: adapters cached on the host; None for as many as there are slots.
+        rename: the model's translation of names; see :meth:`dovetail.nn.PoolingModel.rename`.
 
     Raises:
         UsageError: ``max_cpu_loras`` is lower than the number of slots. Adapters with a slot are always kept on the
             host.
     """
 
-    def __init__(self, ctx: Context, max_cpu_loras: int | None = None) -> None:
+    def __init__(
+        self, ctx: Context, max_cpu_loras: int | None = None, rename: Callable[[str], str | None] | None = None
+    ) -> None:
         slots = ctx.adapters.slots if ctx.adapters is not None else 0
-        self.targets = LoraTargets.of(ctx) if ctx.adapters is not None else None
+        self.targets = LoraTargets.of(ctx, rename) if ctx.adapters is not None else None
         self._stacks = _weak_stacks(ctx)
         self.max_cpu_loras = slots if max_cpu_loras is None else max_cpu_loras
         if self.max_cpu_loras < slots:
@@ -273,7 +277,7 @@ class AdapterSlots:
         source = known.source
         label = f"the adapter {source.name!r} ({source.path})"
         try:
-            tensors = list(import_dotted(source.loader)(source.checkpoint, {}, torch.device("cpu")))
+            tensors = list(load_tensors(source.loader, source.checkpoint, {}, torch.device("cpu")))
             return Adapter(source.name, known.key, read_adapter(label, source.config, tensors, self.targets))
         except RequestError:
             raise

@@ -14,7 +14,7 @@ import numpy as np
 from dovetail.api.grammar import Grammar, GrammarSource
 from dovetail.utils.process_memory import release_free_memory
 
-MAX_BYTES = 512 << 20
+MAX_BYTES = 256 << 20
 """Most memory for compiled grammars, used or not. Those in use may exceed it: by the last ones that were compiled, and by
 what they grow; then no others are compiled until some of them have ended.
 """

@@ -63,7 +63,7 @@ def _answer(validate: Callable[[GrammarSource], Any] | PluginError, line: str) -
         return {"problem": f"checking the format takes more than {MAX_BYTES >> 20} MiB", "hint": "make it simpler"}
     except BaseException as error:  # a panic of an extension module is no Exception
         kind = type(error).__name__
-        return {"problem": f"the grammar backend failed ({kind}: {error})"[:500], "hint": "report it to its authors"}
+        return {"problem": f"the grammar backend failed ({kind}: {error})"[:500], "hint": "ask for a simpler form"}
 
 
 def _data_bytes() -> int:

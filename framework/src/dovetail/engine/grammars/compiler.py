@@ -6,6 +6,7 @@ V: size of the logits' vocabulary.
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 import time
 import traceback
@@ -22,8 +23,11 @@ from dovetail.engine.grammars.cache import MAX_BYTES, CacheEntry, Compiled, Gram
 from dovetail.engine.grammars.checks import PARAM, build_grammar_source
 from dovetail.engine.grammars.mask_threads import MASK_SECONDS, MaskThreads
 from dovetail.engine.request.params import StructuredOutputs
+from dovetail.kernel.plan import Part
 from dovetail.utils.panics import reraise_control_flow
 from dovetail.utils.process_memory import release_free_memory, resident_bytes
+
+logger = logging.getLogger("dovetail.engine")
 
 ROOM_POLL_S = 0.02
 """Seconds between two looks whether grammars in use have left room for another one."""
@@ -43,6 +47,7 @@ class GrammarManager:
         threads: number of threads that compute masks. Backends release the GIL meanwhile.
         max_bytes: most memory for compiled grammars.
         mask_seconds: most time for the masks of one sequence; see :class:`MaskThreads`.
+        part: the backend's, for the log.
     """
 
     def __init__(
@@ -53,8 +58,10 @@ class GrammarManager:
         threads: int = 2,
         max_bytes: int = MAX_BYTES,
         mask_seconds: float = MASK_SECONDS,
+        part: Part | None = None,
     ) -> None:
         self._load_backend = load_backend
+        self.part = part
         self._loading = threading.Lock()
         self._backend: GrammarBackend | None = None
         self._newest: tuple[StructuredOutputs, GrammarSource] | None = None
@@ -286,6 +293,8 @@ class RequestGrammar:
         for all of them.
         """
         self._failure = _as_request_error(error)
+        if not isinstance(error, RequestError):
+            logger.error("the %s failed", self._manager.part or "grammar backend", exc_info=error)
         self._manager.cache.drop(self._entry)
 
     def _has_masks(self, draft: Sequence[int]) -> bool:
@@ -326,5 +335,5 @@ def _as_request_error(error: BaseException) -> RequestError:
     if isinstance(error, DovetailError):
         return RequestError(error.problem, error.hint, param=PARAM)
     return RequestError(
-        f"the grammar backend failed ({type(error).__name__}: {error})", "report it to its authors", param=PARAM
+        f"the grammar backend failed ({type(error).__name__}: {error})", "ask for a simpler form", param=PARAM
     )

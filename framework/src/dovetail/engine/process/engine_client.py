@@ -14,7 +14,7 @@ from dovetail.engine import messages as m
 from dovetail.engine.adapters.lora_request import AdapterSource, check_adapter_name, find_adapter, parse_lora_modules
 from dovetail.engine.args import EngineArgs
 from dovetail.engine.process.engine_child import EngineChild
-from dovetail.engine.process.failures import describe_exit, rebuild_error, restore_error
+from dovetail.engine.process.failures import describe_exit, log_failure, rebuild_error, restore_error
 from dovetail.kernel.plan import Plan
 from dovetail.kernel.registry import Registry
 from dovetail.utils.panics import reraise_control_flow
@@ -23,6 +23,10 @@ Progress = Callable[[int, int], None]
 STOP_SECONDS = 5.0
 LAST_MESSAGES_SECONDS = 0.2
 """After a process exits, wait this long for its last messages in the socket."""
+FAILED_WHILE_SERVING = "a step failed, and the log says why"
+"""What clients are told of an exception that ended the engine. What it says is for the operator: it may name plugins,
+their files and values.
+"""
 
 
 class EngineHandle(Protocol):
@@ -229,6 +233,9 @@ class EngineClient(ABC):
             case m.EngineInfo() as info:
                 self.info = info
                 self._ready.set_result(None)
+            case m.Failed() as failed if self._ready.done():
+                log_failure(failed)
+                self._mark_dead(EngineDeadError(FAILED_WHILE_SERVING))
             case m.Failed() as failed:
                 self._mark_dead(rebuild_error(failed))
 

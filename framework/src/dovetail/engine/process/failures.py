@@ -39,7 +39,14 @@ def rebuild_error(failed: m.Failed, where: str = "the engine") -> DovetailError:
         error.add_note(f"In {where}'s process:\n{failed.traceback}")  # seen with --debug
         return error
     logs.announce(failed.traceback, logging.ERROR)
-    return EngineDeadError(f"{where} failed: {failed.problem}", "this is a bug; the traceback stands above")
+    return EngineDeadError(f"{where} failed: {failed.problem}", "this is a bug in Dovetail; the traceback stands above")
+
+
+def log_failure(failed: m.Failed) -> None:
+    """Log the exception that ended a process that served, with its traceback."""
+    error = restore_error(failed.error, failed.problem, failed.hint)
+    logs.announce(failed.traceback, logging.ERROR)
+    logs.announce(f"error: the engine failed: {error or failed.problem}", logging.ERROR)
 
 
 def describe_exit(code: int) -> str:

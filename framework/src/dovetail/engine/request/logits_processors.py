@@ -8,7 +8,8 @@ from pydantic import BaseModel, ValidationError
 
 from dovetail.api.errors import RequestError
 from dovetail.engine.request.params import SamplingParams
-from dovetail.kernel.discovery import import_dotted
+from dovetail.kernel.blame import blame
+from dovetail.kernel.discovery import import_part
 from dovetail.kernel.plan import LogitsProcessorPlan, Plan, describe_validation_error
 
 PARAM = "logits_processors"
@@ -42,13 +43,14 @@ def read_arguments(processor: LogitsProcessorPlan, args: dict[str, Any]) -> dict
     """
     if processor.config is None:
         return args
-    config: type[BaseModel] = import_dotted(processor.config)
-    try:
-        return config.model_validate(args).model_dump()
-    except ValidationError as error:
-        faults = "; ".join(map(describe_validation_error, error.errors()))
-        raise RequestError(
-            f"logits_processors: the arguments of {processor.name}: {faults}",
-            f"it takes {', '.join(config.model_fields) or 'none'}",
-            param=PARAM,
-        ) from None
+    config: type[BaseModel] = import_part(processor, processor.config)
+    with blame(processor, f"to read arguments with {processor.config}"):
+        try:
+            return config.model_validate(args).model_dump()
+        except ValidationError as error:
+            faults = "; ".join(map(describe_validation_error, error.errors()))
+            raise RequestError(
+                f"logits_processors: the arguments of {processor.name}: {faults}",
+                f"it takes {', '.join(config.model_fields) or 'none'}",
+                param=PARAM,
+            ) from None

@@ -19,7 +19,9 @@ from dovetail.api.logits import LogitsProcessor, LogitsProcessorContext, LogitsR
 from dovetail.engine.engine_request import Request
 from dovetail.engine.request.logits_processors import PARAM, check_logits_processors, read_arguments
 from dovetail.engine.sampling.slots import Upload
-from dovetail.kernel.discovery import import_dotted, import_hint
+from dovetail.kernel.blame import blame, check_class
+from dovetail.kernel.discovery import import_dotted, import_hint, import_part
+from dovetail.kernel.interrupts import reraise_interrupt
 from dovetail.kernel.plan import LogitsProcessorPlan, Plan
 
 logger = logging.getLogger("dovetail.engine")
@@ -62,9 +64,11 @@ class LogitsProcessors:
     @staticmethod
     def _import(processor: LogitsProcessorPlan) -> Any:
         try:
-            return import_dotted(processor.target)
+            return (
+                import_part(processor, processor.target) if processor.distribution else import_dotted(processor.target)
+            )
         except PluginError as error:
-            if processor.name != processor.target:
+            if processor.distribution:
                 raise
             # The user's own, which the process that was started may have found on a path of its own.
             raise PluginError(error.problem, import_hint(processor.target.partition(":")[0])) from error.__cause__
@@ -73,20 +77,11 @@ class LogitsProcessors:
         if (made := self._made.get(processor.name)) is not None:
             return made
         kind = self._import(processor)
-        if not (isinstance(kind, type) and issubclass(kind, LogitsProcessor)):
-            raise PluginError(
-                f"the logits processor {processor.name}: {processor.target} is not a dovetail.api.LogitsProcessor",
-                "build it on that class",
-            )
-        try:
-            made = kind(self._context)
-        except Exception as error:
-            raise PluginError(
-                f"the logits processor {processor.name} cannot be made: {type(error).__name__}: {error}",
-                "report it to its authors",
-            ) from error
-        self._made[processor.name] = made
-        return made
+        check_class(processor, processor.target, kind, LogitsProcessor)
+        with blame(processor, "to start"):
+            new: LogitsProcessor = kind(self._context)
+        self._made[processor.name] = new
+        return new
 
 
 @dataclass(frozen=True)
@@ -118,9 +113,11 @@ class ProcessorCall:
             if changed.shape != given.shape or changed.dtype != given.dtype:
                 found = f"{changed.dtype} {list(changed.shape)}, wanted {given.dtype} {list(given.shape)}"
                 raise ValueError(f"apply() gave {found}")
-        except Exception as error:  # a plugin's fault is no reason to fail requests that do not need it
-            name = type(self.processor).__name__
-            logger.exception("the logits processor %s failed", name)
+        except BaseException as error:  # a plugin's fault is no reason to fail requests that do not need it
+            reraise_interrupt(error)
+            kind = type(self.processor)
+            name = kind.__name__
+            logger.exception("the logits processor %s of %s failed", name, kind.__module__)
             for request in self.requests:
                 request.failure = f"the logits processor {name} failed: {type(error).__name__}"
             changed = torch.full_like(scores[: len(self.requests)], -torch.inf)

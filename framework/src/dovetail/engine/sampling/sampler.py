@@ -29,6 +29,8 @@ from dovetail.engine.sampling.top_p_radix import draw_filtered
 
 NO_TOKEN = -1
 """The result where every token was forbidden."""
+NOT_NUMBERS = -2
+"""The result where a logit of an allowed token is NaN, so that no token is the likeliest, and none can be drawn."""
 CHUNK = 64
 """Lines that are sampled at a time. Their integer weights take 8 bytes a token, 64 MiB for 64 lines of 128k."""
 
@@ -38,12 +40,16 @@ class Sampled:
     """The sampler's result.
 
     Attributes:
-        tokens: int64 ``[L]``, in the vocabulary; :data:`NO_TOKEN` where everything was forbidden.
+        tokens: int64 ``[L]``, in the vocabulary; :data:`NO_TOKEN` where everything was forbidden, and
+            :data:`NOT_NUMBERS` where the logits are none.
+        inputs: int64 ``[L]``, the same with some token of the vocabulary for the lines without one: what a step that
+            follows at once computes with.
         logprobs: of the unchanged logits, or of the processed ones, as ``--logprobs-mode`` says; None if no line needs
             them.
     """
 
     tokens: Tensor
+    inputs: Tensor
     logprobs: Logprobs | None
 
 
@@ -55,19 +61,22 @@ class Lines:
         scores: ``[L, V]``.
         floats, numbers: their rows of the tables.
         uniforms: int64 ``[L]``.
+        top: ``[L, 1]``, the greatest score of each line, NaN if there is one; set once they are drawn.
     """
 
     scores: Tensor
     floats: Tensor
     numbers: Tensor
     uniforms: Tensor
+    top: Tensor | None = None
 
     def weights(self, scores: Tensor, min_p: bool) -> Tensor:
         """Integer weights of scores that include each line's greatest; see
         :func:`~dovetail.engine.sampling.draw.compute_weights`.
         """
         floors = self.numbers[:, columns.MIN_P] if min_p else None
-        return compute_weights(scores, scores.amax(-1, keepdim=True), self.floats[:, columns.TEMPERATURE], floors)
+        self.top = scores.amax(-1, keepdim=True)
+        return compute_weights(scores, self.top, self.floats[:, columns.TEMPERATURE], floors)
 
 
 DrawFunction = Callable[[Lines], Tensor]
@@ -101,7 +110,7 @@ def sample(
         scores = _process_logits(logits, rows, tables, metadata, edits)
         if metadata.bias or edits is not None:
             forbidden = scores.amax(-1) == -torch.inf
-    tokens = _choose(scores, rows, positions, tables, metadata)
+    tokens, not_numbers = _choose(scores, rows, positions, tables, metadata)
     if metadata.penalised_lines is not None:
         theirs, chosen, places = _select_lines(metadata.penalised_lines, tables, rows, tokens, positions)
         slots = tables.numbers[:, columns.COUNTS].index_select(0, theirs)
@@ -115,7 +124,8 @@ def sample(
             shown = apply_draw(scores, floats, numbers, has_filters=metadata.has_filters)
         normalize = tables.logprobs_mode.endswith("logprobs")
         logprobs = compute_logprobs(shown, tokens, metadata.logprobs, normalize=normalize)
-    return Sampled(tokens if forbidden is None else tokens.masked_fill(forbidden, NO_TOKEN), logprobs)
+    found = tokens.masked_fill(not_numbers, NOT_NUMBERS)
+    return Sampled(found if forbidden is None else found.masked_fill_(forbidden, NO_TOKEN), tokens, logprobs)
 
 
 def _process_logits(
@@ -150,14 +160,20 @@ def _process_logits(
 
 def _choose(
     scores: Tensor, rows: Tensor, positions: Tensor, tables: SamplingTables, metadata: SamplingMetadata
-) -> Tensor:
+) -> tuple[Tensor, Tensor]:
+    """The tokens, int64 ``[L]``, and the lines with NaN, bool ``[L]``. Both greedy and random sampling find each line's
+    greatest score, which is NaN there, so that costs a look at L scores.
+    """
     if not metadata.has_random:
-        return greedy(scores)
+        tokens = greedy(scores)
+        return tokens, _chose_nan(scores, tokens)
     floats, numbers = tables.floats.index_select(0, rows), tables.numbers.index_select(0, rows)
     every = Lines(scores, floats, numbers, uniform(numbers[:, columns.SEED], positions))
     if metadata.size is None:
         # Greedy lines draw too, and then take the likeliest all the same: one graph serves every mixture.
-        return torch.where(floats[:, columns.TEMPERATURE] > 0, _draw_in_chunks(every, _draw_full), greedy(scores))
+        likeliest = greedy(scores)
+        drawn, _ = _draw_in_chunks(every, _draw_full)
+        return torch.where(floats[:, columns.TEMPERATURE] > 0, drawn, likeliest), _chose_nan(scores, likeliest)
 
     vocabulary = scores.shape[1]
     small_top_k = partial(_draw_small_top_k, width=min(metadata.width, vocabulary))
@@ -174,16 +190,22 @@ def _choose(
         if group is not None and group.lines is None:
             return _draw_in_chunks(every, draw_lines)
     tokens = greedy(scores)
+    not_numbers = _chose_nan(scores, tokens)
     for group, draw_lines in drawing:
         if group is not None:
             lines = _get_line_index(group, tables, tokens)
-            tokens.index_copy_(0, lines, _draw_in_chunks(every, draw_lines, lines))
-    return tokens
+            tokens.index_copy_(0, lines, _draw_in_chunks(every, draw_lines, lines)[0])
+    return tokens, not_numbers
 
 
-def _draw_in_chunks(every: Lines, draw_lines: DrawFunction, lines: Tensor | None = None) -> Tensor:
-    """Run ``draw_lines`` on some lines, or all, in chunks."""
-    parts = []
+def _chose_nan(scores: Tensor, likeliest: Tensor) -> Tensor:
+    """The lines that hold NaN, bool ``[L]``: there the likeliest token is one of them."""
+    return scores.gather(1, likeliest[:, None])[:, 0].isnan()
+
+
+def _draw_in_chunks(every: Lines, draw_lines: DrawFunction, lines: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Run ``draw_lines`` on some lines, or all, in chunks. The tokens, and which of these lines hold NaN."""
+    parts, tops = [], []
     count = len(every.scores) if lines is None else len(lines)
     for start in range(0, count, CHUNK):
         parameters = (every.scores, every.floats, every.numbers, every.uniforms)
@@ -191,8 +213,13 @@ def _draw_in_chunks(every: Lines, draw_lines: DrawFunction, lines: Tensor | None
             some = [values[start : start + CHUNK] for values in parameters]
         else:
             some = [values.index_select(0, lines[start : start + CHUNK]) for values in parameters]
-        parts.append(draw_lines(Lines(some[0].float(), *some[1:])))
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
+        chunk = Lines(some[0].float(), *some[1:])
+        parts.append(draw_lines(chunk))
+        assert chunk.top is not None, "weights() was not called"
+        tops.append(chunk.top)
+    if len(parts) == 1:
+        return parts[0], tops[0][:, 0].isnan()
+    return torch.cat(parts), torch.cat(tops)[:, 0].isnan()
 
 
 def _draw_full(lines: Lines) -> Tensor:

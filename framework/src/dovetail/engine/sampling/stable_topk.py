@@ -27,7 +27,8 @@ def stable_topk(scores: Tensor, width: int) -> tuple[Tensor, Tensor]:
         width: 1 to V.
 
     Returns:
-        Scores, float32 ``[L, width]``, and ids, int64 ``[L, width]``. Ids are in the vocabulary even where scores are NaN.
+        Scores, float32 ``[L, width]``, and ids, int64 ``[L, width]``. NaN comes first. Ids are in the vocabulary even
+            where scores are NaN.
     """
     lines, vocabulary = scores.shape
     if width * BLOCK * 2 > vocabulary:
@@ -46,7 +47,8 @@ def stable_topk(scores: Tensor, width: int) -> tuple[Tensor, Tensor]:
 def _stable_top_places(scores: Tensor, ids: Tensor, width: int) -> tuple[Tensor, Tensor]:
     """Places and ids (which may be in any order) of the first ``width`` of each line by score, then by id."""
     # An int64 that orders as (score, -id): the bits of a float order as integers once those of negative ones are turned around. + 0.0 makes -0 a 0.
-    bits = (scores + 0.0).view(torch.int32)
+    # NaN has a sign, too, and 0 / 0 gives one with the bit set.
+    bits = (scores + 0.0).masked_fill_(scores.isnan(), torch.nan).view(torch.int32)
     keys = ((bits ^ ((bits >> 31) & 0x7FFFFFFF)).to(torch.int64) << 32) - ids
     place = keys.topk(width).indices
     return place, ids.expand_as(keys).gather(1, place)

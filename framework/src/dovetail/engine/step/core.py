@@ -116,7 +116,7 @@ class EngineCore:
             max_num_seqs=self.max_seqs,
             budget=str(self.memory_budget),
             kernels=dict(self.runner.reader.used),
-            device=self.runner.platform.describe(),
+            device=self.runner.describe_device(),
         )
 
     def _plan_memory(self, plan: Plan) -> tuple[list[int], MemoryBudget]:
@@ -131,11 +131,11 @@ class EngineCore:
             groups += self.speculation.groups
             weights += self.speculation.weight_bytes
             activations += self.speculation.activation_bytes()
-        memory = runner.platform.memory()
+        memory = runner.device_memory()
         if args.kv_cache_memory_bytes is not None:
             room = args.kv_cache_memory_bytes
         else:
-            room = runner.platform.kv_cache_bytes(args.gpu_memory_utilization, activations + graphs)
+            room = runner.cache_room(args.gpu_memory_utilization, activations + graphs)
         counts = plan_num_blocks(
             groups,
             room,

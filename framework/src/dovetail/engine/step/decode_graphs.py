@@ -132,7 +132,7 @@ class DecodeGraphRunner:
             if metadata is not None:
                 made.sampled = sample(made.logits, rows, totals, self.sampling, metadata, None)
                 made.logits = None
-                self.last_tokens.index_copy_(0, rows, made.sampled.tokens)
+                self.last_tokens.index_copy_(0, rows, made.sampled.inputs)
 
         if not self.capture:
             made.run = work

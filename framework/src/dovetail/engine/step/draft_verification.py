@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from dovetail.engine.engine_request import Request
 from dovetail.engine.request.outputs import FinishReason
-from dovetail.engine.sampling.sampler import NO_TOKEN
 from dovetail.engine.step.input_batch import InputBatch
 
 
@@ -30,7 +29,7 @@ def verify_draft(
     reason: FinishReason | None = None
     stop: int | None = None
     for guess, token in zip([*draft, None], sampled, strict=True):
-        if token == NO_TOKEN:
+        if token < 0:  # NO_TOKEN or NOT_NUMBERS
             reason = "error"
             break
         batch.append(request, token)

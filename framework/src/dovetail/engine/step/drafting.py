@@ -18,8 +18,10 @@ from dataclasses import dataclass
 from dovetail.api.proposer import DraftRequest, Proposer, ProposerContext
 from dovetail.engine.engine_request import Request
 from dovetail.engine.kv.groups import KVCacheGroup
-from dovetail.kernel.discovery import import_dotted
-from dovetail.kernel.plan import Plan
+from dovetail.kernel.blame import blame, check_class
+from dovetail.kernel.discovery import import_part
+from dovetail.kernel.interrupts import reraise_interrupt
+from dovetail.kernel.plan import Part, Plan
 
 logger = logging.getLogger("dovetail.engine")
 
@@ -139,9 +141,13 @@ class Speculation:
         num_tokens: maximum length of a draft.
         vocab_size: of the model.
         max_tokens: of one step. Drafts must not take tokens from other requests.
+        part: the proposer's, for the log.
     """
 
-    def __init__(self, proposer: Proposer, num_tokens: int, vocab_size: int, max_tokens: int) -> None:
+    def __init__(
+        self, proposer: Proposer, num_tokens: int, vocab_size: int, max_tokens: int, part: Part | None = None
+    ) -> None:
+        self.part = part
         self.proposer = proposer
         self.num_tokens = num_tokens
         self.vocab_size = vocab_size
@@ -157,7 +163,8 @@ class Speculation:
         if plan.proposer is None:
             return None
         assert plan.proposer_config_class is not None
-        config = import_dotted(plan.proposer_config_class).model_validate(plan.proposer_config)
+        part = plan.proposer.part
+        config_class = import_part(part, plan.proposer_config_class)
         context = EngineProposerContext(
             vocab_size=vocab_size,
             max_seqs=max_seqs,
@@ -167,8 +174,12 @@ class Speculation:
             max_tokens=max_tokens,
             eager=eager,
         )
-        proposer: Proposer = import_dotted(plan.proposer.part.target)(config, context)
-        return cls(proposer, plan.num_speculative_tokens, vocab_size, max_tokens)
+        proposer_class: type[Proposer] = import_part(part, part.target)
+        check_class(part, part.target, proposer_class, Proposer)
+        with blame(part, "to start"):
+            config = config_class.model_validate(plan.proposer_config)
+            proposer = proposer_class(config, context)
+        return cls(proposer, plan.num_speculative_tokens, vocab_size, max_tokens, part)
 
     # -- memory
 
@@ -213,9 +224,10 @@ class Speculation:
             return
         try:
             guesses = self._propose(sequences)
-        except Exception:
+        except BaseException as error:
+            reraise_interrupt(error)
             # The device may be out of memory, or a plugin broken; either is no reason to fail requests that do not need it.
-            logger.exception("speculative decoding is off: the proposer failed")
+            logger.exception("speculative decoding is off: the %s failed", self.part or "proposer")
             self.disabled = True
             return
         # Guesses get what streams leave of a step.
@@ -230,7 +242,12 @@ class Speculation:
     def forget(self, request: Request) -> None:
         """Drop the state of a request that has ended."""
         if self._draft_records.pop(request, None) is not None and not self.disabled:
-            self.proposer.forget([request.id])
+            try:
+                self.proposer.forget([request.id])
+            except BaseException as error:
+                reraise_interrupt(error)
+                logger.exception("speculative decoding is off: the %s failed", self.part or "proposer")
+                self.disabled = True
 
     def _max_draft_tokens(self, request: Request) -> int:
         # A prompt that is not computed yet has no next token, and a preempted request must be recomputed first.
@@ -252,6 +269,8 @@ class Speculation:
 
     def _propose(self, sequences: Sequence[DraftRequest]) -> list[list[int]]:
         guesses = self.proposer.propose(sequences)
+        if not isinstance(guesses, list):
+            raise TypeError(f"{type(guesses).__name__} proposed, wanted a list with the tokens of each sequence")
         if len(guesses) != len(sequences):
             raise ValueError(f"{len(guesses)} guesses for {len(sequences)} sequences")
         for sequence, guess in zip(sequences, guesses, strict=True):

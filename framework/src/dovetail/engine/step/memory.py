@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from dovetail.api.errors import ResolutionError
 from dovetail.api.text import one_line
+from dovetail.kernel.blame import is_out_of_memory
 
 if TYPE_CHECKING:
     from dovetail.nn.platform import Memory
@@ -49,8 +50,6 @@ def format_gib(count: int) -> str:
     return f"{count / 2**30:.2f} GiB"
 
 
-NO_MEMORY = ("can't allocate memory", "out of memory", "not enough memory", "Storage size calculation overflowed")
-"""What torch says in a ``RuntimeError`` if there is no memory, besides raising ``OutOfMemoryError``."""
 LESS = "take a smaller or quantized model, or lower --max-model-len, --max-num-batched-tokens, --max-num-seqs or --max-loras"
 
 
@@ -64,7 +63,7 @@ def explain_out_of_memory(model: str) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError) and not any(words in str(error) for words in NO_MEMORY):
+        if not is_out_of_memory(error):
             raise
         reason = one_line(str(error).strip().partition("\n")[0] or "MemoryError", 200)
         raise ResolutionError(f"memory ran out while {model} was loaded ({reason})", LESS) from error

@@ -9,6 +9,7 @@ import numpy as np
 
 from dovetail.engine.engine_request import Request
 from dovetail.engine.messages import StepSizeHistogram, TokenLogprobs, TokenOutput
+from dovetail.engine.sampling.sampler import NOT_NUMBERS
 from dovetail.engine.step.draft_verification import verify_draft
 from dovetail.engine.step.input_batch import InputBatch
 from dovetail.engine.step.pooler import PooledVectors
@@ -17,6 +18,8 @@ from dovetail.engine.step.runner import LaunchedStep, PromptLogprobsPart
 NO_ALLOWED_TOKEN = (
     "no token may be chosen: what the request allows, forbids and asks for as a form leaves none; relax one of them"
 )
+
+NAN_LOGITS = "the model's logits are not numbers (NaN); a dtype of a larger range may help (--dtype)"
 
 NOT_FINITE = "the vector holds numbers that are not finite; a dtype of a larger range may help (--dtype)"
 
@@ -89,7 +92,9 @@ class OutputCollector:
             self.num_draft_tokens += len(draft)
             self.num_accepted_tokens += max(kept - 1, 0)
         output = TokenOutput(id=request.id, token_ids=sampled[:kept], finish_reason=reason, stop_reason=stop)
-        if reason == "error":
+        if reason == "error" and sampled[kept] == NOT_NUMBERS:
+            output.error = NAN_LOGITS
+        elif reason == "error":
             output.error, output.is_request_error = request.failure or NO_ALLOWED_TOKEN, request.failure is None
         if first:
             output.cached_tokens = request.num_cached_tokens or 0

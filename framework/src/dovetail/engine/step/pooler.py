@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from dovetail.api.cards import Task
 from dovetail.engine.engine_request import Request
 from dovetail.engine.request.pooling_params import PoolingParams
 from dovetail.engine.step.input_batch import StepWork
+from dovetail.kernel.blame import blame, wrong_answer
 from dovetail.kernel.plan import Plan
 from dovetail.nn.model import PoolingModel
 from dovetail.nn.platform import Platform
@@ -49,6 +51,7 @@ class Pooler:
     """
 
     def __init__(self, plan: Plan, platform: Platform, dtype: torch.dtype) -> None:
+        self.part = plan.model_part.part
         self.platform = platform
         self.dtype = dtype
         self.multi_label = plan.config.get("problem_type") == MULTI_LABEL
@@ -130,7 +133,11 @@ class Pooler:
             values = self._truncate(vectors, pooling_params)
             activated = F.normalize(values, dim=-1)
         else:
-            values = model.pooled_logits(vectors.to(self.dtype)).float()
+            with blame(self.part, "to compute the logits of vectors (pooled_logits)"):
+                found: Any = model.pooled_logits(vectors.to(self.dtype))
+            if not (isinstance(found, Tensor) and found.ndim == 2 and len(found) == len(vectors)):
+                raise wrong_answer(self.part, "pooled_logits()", found, f"logits [{len(vectors)}, K]")
+            values = found.float()
             activated = self._probabilities(values)
         return PooledVectors(requests, self.platform.fetch(self._select_activation(activated, values, pooling_params)))
 

@@ -17,7 +17,8 @@ from dovetail.engine.sampling.logits_processors import LogitsProcessors
 from dovetail.engine.setup import load_tokenizer
 from dovetail.engine.step.input_batch import StepWork
 from dovetail.engine.step.runner import ModelRunner
-from dovetail.kernel.discovery import import_dotted
+from dovetail.kernel.blame import blame, check_class
+from dovetail.kernel.discovery import import_part
 from dovetail.kernel.plan import Plan
 
 
@@ -29,11 +30,13 @@ class RequestResources:
     """
 
     def __init__(self, plan: Plan, runner: ModelRunner, max_cpu_loras: int | None) -> None:
-        self.adapters = AdapterSlots(runner.ctx, max_cpu_loras)
+        self.adapters = AdapterSlots(runner.ctx, max_cpu_loras, runner.model.rename)
         self.plan = plan
         self.vocab_size = runner.config.vocab_size
         self.eos_ids = sorted(find_eos_token_ids(plan))
-        self.grammars = GrammarManager(self._load_grammar_backend, self.vocab_size, self.eos_ids)
+        self.grammars = GrammarManager(
+            self._load_grammar_backend, self.vocab_size, self.eos_ids, part=plan.grammar.part if plan.grammar else None
+        )
         self.logits_processors = LogitsProcessors(plan, LogitsProcessorContext(self.vocab_size, runner.device))
         self._compiling: list[Request] = []
 
@@ -41,8 +44,11 @@ class RequestResources:
         """Load the backend with its tokenizer. Called when the first request needs a grammar."""
         if self.plan.grammar is None:
             raise no_backend_error()
-        backend: type[GrammarBackend] = import_dotted(self.plan.grammar.part.target)
-        return backend(load_tokenizer(self.plan).backend, self.vocab_size, self.eos_ids)
+        part, tokenizer = self.plan.grammar.part, load_tokenizer(self.plan).backend
+        backend: type[GrammarBackend] = import_part(part, part.target)
+        check_class(part, part.target, backend, GrammarBackend)
+        with blame(part, "to read the tokenizer"):
+            return backend(tokenizer, self.vocab_size, self.eos_ids)
 
     def attach(self, request: Request, new: NewRequest) -> None:
         """Assign the adapter and start compiling the grammar of a new request.

@@ -5,7 +5,7 @@ Letters: T tokens of a step, L logit rows, V vocabulary, C channels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,14 +25,18 @@ from dovetail.engine.step.input_batch import InputBatch, StepWork
 from dovetail.engine.step.layer_checks import check_attention_layers
 from dovetail.engine.step.memory import check_random_weights, count_elements
 from dovetail.engine.step.pooler import PooledVectors, Pooler
-from dovetail.kernel.discovery import import_dotted
-from dovetail.kernel.plan import Plan
+from dovetail.kernel.blame import blame, check_class, wrong_answer
+from dovetail.kernel.discovery import import_part
+from dovetail.kernel.interrupts import watch_interrupts
+from dovetail.kernel.plan import Part, Plan
 from dovetail.nn.attention import AttentionBackend, group_layers
+from dovetail.nn.checked_parts import CheckedClasses, CheckedNaming, checked_rename, load_tensors
 from dovetail.nn.context import Context
+from dovetail.nn.experts import Experts
 from dovetail.nn.loading import Progress, WeightChoice, WeightReader
-from dovetail.nn.model import CausalLM
+from dovetail.nn.model import CausalLM, PoolingModel
 from dovetail.nn.ops import Ops
-from dovetail.nn.platform import Platform
+from dovetail.nn.platform import Memory, Platform
 from dovetail.nn.step import KVIndex, Step
 
 PROMPT_LOGPROBS_CHUNK = 256
@@ -111,13 +115,12 @@ class ModelRunner:
     ) -> None:
         self.plan = plan
         self.dtype: torch.dtype = getattr(torch, plan.dtype)
-        self.platform: Platform = import_dotted(plan.platform.part.target)()
-        self.device = self.platform.device
         self.block_size = block_size
-        backend: type[AttentionBackend] = import_dotted(plan.attention.part.target)
-        self.attention = backend(
-            device=self.device, dtype=self.dtype, kv_dtype=getattr(torch, plan.kv_dtype), block_size=block_size
-        )
+        self._using_attention = blame(plan.attention.part, "to prepare a step")
+        self._computing = blame(plan.model_part.part, "to compute a step (forward)")
+        self._computing_logits = blame(plan.model_part.part, "to compute logits")
+        with watch_interrupts():
+            self._open_device()
         self.max_loras, self.max_lora_rank = max_loras, max_lora_rank
         self.config = plan.build_model_config()
         self.pooler = Pooler(plan, self.platform, self.dtype)
@@ -125,20 +128,45 @@ class ModelRunner:
         self._last_tokens: Tensor | None = None
         self._decode: DecodeGraphRunner | None = None
 
+    def _open_device(self) -> None:
+        platform, attention = self.plan.platform.part, self.plan.attention.part
+        self.platform: Platform = _construct(platform, Platform, "to open its device")
+        self.device = self.platform.device
+        self.attention: AttentionBackend = _construct(
+            attention,
+            AttentionBackend,
+            f"to start on {self.device}",
+            device=self.device,
+            dtype=self.dtype,
+            kv_dtype=getattr(torch, self.plan.kv_dtype),
+            block_size=self.block_size,
+        )
+
     def load_model(self, progress: Progress | None = None) -> None:
         """Build the model and load its weights."""
+        with watch_interrupts():
+            self._load_model(progress)
+
+    def _load_model(self, progress: Progress | None) -> None:
+        platform = self.plan.platform.part
+        with blame(platform, "to list its operations"):
+            operations = self.platform.operations()
+        if not isinstance(operations, Mapping):
+            raise wrong_answer(platform, "operations()", operations, "a mapping of names to functions")
         self.ctx = Context(
             device=self.device,
             dtype=self.dtype,
-            ops=Ops(self.platform.operations()),
+            ops=Ops(operations),
             attention=self.attention,
             max_tokens=self.plan.max_model_len,
             max_loras=self.max_loras,
             max_lora_rank=self.max_lora_rank,
         )
-        model_class: type[Any] = import_dotted(self.plan.model_part.part.target)
+        base = CausalLM if "generate" in self.plan.tasks else PoolingModel
         with torch.inference_mode():
-            self.model: CausalLM = model_class(self.config, self.ctx)
+            self.model: CausalLM = _construct(
+                self.plan.model_part.part, base, "to build its layers", self.config, self.ctx
+            )
             check_attention_layers(self.model, self.ctx, self.plan)
             self.model.to(self.device).eval()
             self._load(progress)
@@ -149,30 +177,57 @@ class ModelRunner:
         del self.model, self.ctx, self.reader
 
     def _load(self, progress: Progress | None) -> None:
-        plan = self.plan
+        plan, checked = self.plan, CheckedClasses()
         choices = [
             WeightChoice(
                 w.kind,
                 w.type,
-                import_dotted(w.format.part.target),
-                [(k.name, import_dotted(k.target)) for k in w.kernels],
+                checked.format(w.format.part),
+                [(k.name, checked.kernel(k)) for k in w.kernels],
                 plan.build_quantization_config(w),
             )
             for w in plan.weights
         ]
-        naming = import_dotted(plan.naming) if plan.naming else None
-        self.reader = WeightReader(self.ctx, choices, plan.config, naming, self.model.rename)
+        model = plan.model_part.part
+        naming = CheckedNaming(model, import_part(model, plan.naming)) if plan.naming else None
+        self.reader = WeightReader(self.ctx, choices, plan.config, naming, checked_rename(model, self.model.rename))
         expected = self.reader.expected()
         if not plan.checkpoint.files:
             nbytes = count_elements(expected.values()) * self.dtype.itemsize
-            check_random_weights(nbytes, self.platform.memory(), plan.checkpoint.config_file)
-        tensors = import_dotted(plan.loader.part.target)(plan.checkpoint, expected, self.device)
+            check_random_weights(nbytes, self.device_memory(), plan.checkpoint.config_file)
+        tensors = load_tensors(plan.loader.part, plan.checkpoint, expected, self.device)
         self.reader.load(tensors, progress)
-        self.platform.release()
+        with blame(plan.platform.part, "to release memory"):
+            self.platform.release()
 
     @property
     def weight_bytes(self) -> int:
         return sum(layer.nbytes for layer in dict.fromkeys(self.ctx.layers.values()))
+
+    # -- the device
+
+    def device_memory(self) -> Memory:
+        """The device's memory now."""
+        part = self.plan.platform.part
+        with blame(part, "to tell how much memory there is"):
+            found = self.platform.memory()
+        if not isinstance(found, Memory):
+            raise wrong_answer(part, "memory()", found, "a Memory")
+        return found
+
+    def cache_room(self, utilization: float, reserved: int) -> int:
+        """Bytes for the KV cache; see :meth:`dovetail.nn.Platform.kv_cache_bytes`."""
+        part = self.plan.platform.part
+        with blame(part, "to tell how much memory the KV cache may take"):
+            found = self.platform.kv_cache_bytes(utilization, reserved)
+        if type(found) is not int:
+            raise wrong_answer(part, "kv_cache_bytes()", found, "a number of bytes")
+        return found
+
+    def describe_device(self) -> str:
+        """One line for logs."""
+        with blame(self.plan.platform.part, "to describe its device"):
+            return str(self.platform.describe())
 
     # -- the KV cache
 
@@ -182,21 +237,22 @@ class ModelRunner:
         """
         groups = group_layers(self.ctx.attention_layers)
         self._specs = [group.specs for group in groups]
+        cached = [group for group in groups if group.spec.causal]
+        with blame(self.plan.attention.part, "to tell the size of a block of its cache"):
+            sizes = [sum(self.attention.block_bytes(layer.spec) for layer in group.layers) for group in cached]
         return [
-            KVCacheGroup(
-                sum(self.attention.block_bytes(layer.spec) for layer in group.layers),
-                group.spec.window,
-                chunk=group.spec.chunk,
-            )
-            for group in groups
-            if group.spec.causal
+            KVCacheGroup(size, group.spec.window, chunk=group.spec.chunk)
+            for group, size in zip(cached, sizes, strict=True)
         ]
 
     def allocate(self, counts: list[int]) -> None:
         """Allocate a cache for every layer that has one of its own, with its group's number of blocks."""
         for layer in self.ctx.attention_layers:
-            if layer.spec.causal and layer.source is None:
-                layer.cache = self.attention.allocate(layer.spec, counts[layer.group])
+            if not layer.spec.causal or layer.source is not None:
+                continue
+            count = counts[layer.group]
+            with blame(self.plan.attention.part, f"to allocate {count} blocks of its cache"):
+                layer.cache = self.attention.allocate(layer.spec, count)
 
     def free_cache(self) -> None:
         for layer in self.ctx.attention_layers:
@@ -206,18 +262,21 @@ class ModelRunner:
         """An estimate of the maximum memory of a step of this many tokens, besides weights and cache.
 
         At the widest place of a block, three tensors are alive: its input, its parts, and the output of its largest
-        layer. Measured with a model of 135 million parameters and steps of 512 and 1,024 tokens, these took 22 MiB and
+        layer. Experts have a row for each of a token's experts, which they add in float32. Measured with a model of 135 million parameters and steps of 512 and 1,024 tokens, these took 22 MiB and
         43 MiB; the estimate is 21 and 42. Sampling adds the logits of all requests in float32, and more for those that
         are sampled at a time.
         """
-        linear = (layer for layer in self.ctx.layers.values() if layer.kind == "linear")
-        widest = max((sum(rows for rows, _ in layer.local_parts().values()) for layer in linear), default=0)
-        tokens = max_tokens * self.dtype.itemsize * (8 * self.config.hidden_size + 2 * widest)
+        layers = dict.fromkeys(self.ctx.layers.values())
+        linear = (2 * sum(rows for rows, _ in x.local_parts().values()) for x in layers if x.kind == "linear")
+        experts = (x.top_k * (3 * x.inner + 3 * x.channels) for x in layers if isinstance(x, Experts))
+        widest = max((*linear, *experts), default=0)
+        tokens = max_tokens * self.dtype.itemsize * (8 * self.config.hidden_size + widest)
         if self.plan.pooling is not None:  # hidden states in float32, of which means are made
             tokens += max_tokens * 4 * self.config.hidden_size
         length = self.plan.max_model_len
         specs = [spec for group in self._specs for spec in group]
-        attention = max((self.attention.workspace_bytes(spec, max_tokens, length) for spec in specs), default=0)
+        with blame(self.plan.attention.part, "to tell the memory that a step needs"):
+            attention = max((self.attention.workspace_bytes(spec, max_tokens, length) for spec in specs), default=0)
         rows = min(max_seqs, max_tokens)
         scores = self.config.vocab_size * (rows * (self.dtype.itemsize + 4) + min(rows, CHUNK) * DRAWING_BYTES)
         return tokens + attention + scores
@@ -240,13 +299,15 @@ class ModelRunner:
             self._last_tokens = torch.zeros(rows, dtype=torch.int64, device=self.device)
         if self.platform.supports_graphs:
             assert self._last_tokens is not None
+            with blame(self.plan.attention.part, "to tell the lengths of captured steps"):
+                lengths = tuple(self.attention.capture_lengths(max_len))
             self._decode = DecodeGraphRunner(
                 self.platform,
                 self._forward,
                 batch,
                 sampling,
                 self._last_tokens,
-                self.attention.capture_lengths(max_len),
+                lengths,
                 capture=not eager,
             )
 
@@ -259,14 +320,30 @@ class ModelRunner:
         if uncached := len(self._specs) - len(step.kv):
             requests = len(step.seq_lens)
             step.kv += tuple(KVIndex.empty(requests, self.device) for _ in range(uncached))
-        for index, specs in zip(step.kv, self._specs, strict=True):
-            index.metadata = self.attention.prepare(step, index, specs)
+        with self._using_attention:
+            for index, specs in zip(step.kv, self._specs, strict=True):
+                index.metadata = self.attention.prepare(step, index, specs)
         if self.ctx.adapters is not None:
             self.ctx.adapters.begin_step(step)
-        return self.model(step)
+        with self._computing:
+            hidden: Any = self.model(step)
+        count = step.tokens.shape[0]
+        if not (isinstance(hidden, Tensor) and hidden.ndim == 2 and hidden.shape[0] == count):
+            raise wrong_answer(self.plan.model_part.part, "forward()", hidden, f"hidden states [{count}, C]")
+        return hidden
+
+    def _compute_logits(self, hidden: Tensor) -> Tensor:
+        """``[L, C]`` → ``[L, V]``, contiguous."""
+        with self._computing_logits:
+            logits: Any = self.model.logits(hidden)
+        wanted = (hidden.shape[0], self.config.vocab_size)
+        if not (isinstance(logits, Tensor) and logits.shape == wanted and logits.is_floating_point()):
+            part = self.plan.model_part.part
+            raise wrong_answer(part, "logits()", logits, f"floating-point scores {list(wanted)}")
+        return logits.contiguous()
 
     def _forward(self, step: Step) -> Tensor:
-        return self.model.logits(self.compute_hidden_states(step)[step.logits_indices])
+        return self._compute_logits(self.compute_hidden_states(step)[step.logits_indices])
 
     @torch.inference_mode()
     def launch(
@@ -291,7 +368,7 @@ class ModelRunner:
             prompt = self._prompt_logprobs(work, hidden)
             pooled = self.pooler.pool(self.model, work, hidden) if work.pooled_indices else ()
             sampled = None
-            logits = self.model.logits(hidden[step.logits_indices]) if work.sampled_requests else None
+            logits = self._compute_logits(hidden[step.logits_indices]) if work.sampled_requests else None
         count = sum(1 + len(d) for d in work.drafts)
         self._mark_device_tokens(work)
         if sampled is None:
@@ -301,7 +378,7 @@ class ModelRunner:
             sampled = sample(logits[:count], rows, positions, self.sampling, metadata, edits() if edits else None)
             if self._last_tokens is not None and not any(work.drafts):
                 # A request that got no token ends; the step after it may have begun, and must have some token to compute.
-                self._last_tokens.index_copy_(0, rows, sampled.tokens.clamp(min=0))
+                self._last_tokens.index_copy_(0, rows, sampled.inputs)
         logprobs = None if sampled.logprobs is None else self._fetch(sampled.logprobs)
         return LaunchedStep(work, self.platform.fetch(sampled.tokens[:count]), logprobs, prompt, pooled)
 
@@ -333,10 +410,22 @@ class ModelRunner:
                     stop = min(first + PROMPT_LOGPROBS_CHUNK, last)
                     targets = request.tokens[first + 1 : stop + 1]
                     offset = begin - (total - count)
-                    logits = self.model.logits(hidden[offset + first : offset + stop])
+                    logits = self._compute_logits(hidden[offset + first : offset + stop])
                     ids = self.platform.upload(np.asarray(targets, np.int64))
                     found.append(
                         PromptLogprobsPart(request, first, targets, self._fetch(compute_logprobs(logits, ids, top)))
                     )
             begin += count
         return found
+
+
+def _construct(part: Part, base: type, doing: str, *arguments: Any, **options: Any) -> Any:
+    """Build an object of the class that a part of the Plan names.
+
+    Raises:
+        PluginError: it cannot be imported, is no subclass of ``base``, or its constructor fails.
+    """
+    found = import_part(part, part.target)
+    check_class(part, part.target, found, base)
+    with blame(part, doing):
+        return found(*arguments, **options)

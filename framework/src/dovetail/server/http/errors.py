@@ -84,7 +84,9 @@ class ApiError(Exception):
 def engine_dead_error(reason: str = "") -> ApiError:
     """The error when the engine has ended."""
     because = f": {reason}" if reason else ""
-    return ApiError(503, f"the engine is not running{because}", code="engine_dead")
+    record = current_request.get()
+    id = f"; the request id is {record.id}" if record is not None else ""
+    return ApiError(503, f"the engine is not running{because}{id}", code="engine_dead")
 
 
 def engine_error(problem: str | None) -> ApiError:

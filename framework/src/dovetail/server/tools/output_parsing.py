@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -10,6 +11,7 @@ from dovetail.api import (
     CallArguments,
     CallBegin,
     Content,
+    PluginError,
     Reasoning,
     ReasoningEvent,
     ReasoningParser,
@@ -17,8 +19,10 @@ from dovetail.api import (
     ToolParser,
 )
 from dovetail.engine.templates.facts import TemplateFacts
-from dovetail.kernel.discovery import import_dotted
+from dovetail.kernel.blame import blame, wrong_answer
+from dovetail.kernel.discovery import import_part
 from dovetail.kernel.parsers import first_match
+from dovetail.kernel.plan import Part
 from dovetail.server.engine_protocol import ServedPlan
 from dovetail.server.tools.forced_calls import ForcedCalls
 from dovetail.server.tools.tool_choice import ToolSelection
@@ -45,6 +49,9 @@ class ToolCallArguments:
     text: str
 
 
+NO_BLAME = nullcontext()
+"""For parsers of the framework."""
+
 OutputEvent = Reasoning | Content | ToolCallBegin | ToolCallArguments
 
 
@@ -66,6 +73,8 @@ class OutputParsing:
     prompt: str = ""
     include_reasoning: bool = True
     special_tokens: tuple[str, ...] = ()
+    parts: tuple[Part | None, Part | None] = (None, None)
+    """Of the parsers of reasoning and of tools, where they are a plugin's."""
 
     @cached_property
     def is_plain(self) -> bool:
@@ -86,8 +95,13 @@ class OutputParser:
 
     def __init__(self, parsing: OutputParsing) -> None:
         self._parsing = parsing
-        self._reasoning = parsing.reasoning(parsing.prompt) if parsing.reasoning else None
-        self._tools = parsing.tools(parsing.selection.callable) if parsing.tools else None
+        self._reading, self._calling = (
+            blame(part, "to parse an output") if part else NO_BLAME for part in parsing.parts
+        )
+        with self._reading:
+            self._reasoning = parsing.reasoning(parsing.prompt) if parsing.reasoning else None
+        with self._calling:
+            self._tools = parsing.tools(parsing.selection.callable) if parsing.tools else None
         self._skipping_call = False
         self.calls = 0
 
@@ -95,13 +109,17 @@ class OutputParser:
         """Parse the next piece of text. Returns the events that are complete."""
         if self._reasoning is None:
             return self._read_content(text, last=False)
-        return self._filter_reasoning(self._read_reasoning(self._reasoning.feed(text), last=False))
+        with self._reading:
+            found = list(self._reasoning.feed(text))
+        return self._filter_reasoning(self._read_reasoning(found, last=False))
 
     def finish(self) -> list[OutputEvent]:
         """Parse what was held back, at the end of the output."""
         if self._reasoning is None:
             return self._read_content("", last=True)
-        return self._filter_reasoning(self._read_reasoning(self._reasoning.finish(), last=True))
+        with self._reading:
+            found = list(self._reasoning.finish())
+        return self._filter_reasoning(self._read_reasoning(found, last=True))
 
     def _filter_reasoning(self, events: list[OutputEvent]) -> list[OutputEvent]:
         if self._parsing.include_reasoning:
@@ -113,16 +131,19 @@ class OutputParser:
         for event in found:
             if isinstance(event, Reasoning):
                 events.append(event)
-            else:
+            elif isinstance(event, Content):
                 events += self._read_content(event.text, last=False)
+            else:
+                raise self._wrong_event(self._parsing.parts[0], event, "Reasoning and Content")
         return events + self._read_content("", last=True) if last else events
 
     def _read_content(self, text: str, *, last: bool) -> list[OutputEvent]:
         if self._tools is None:
             return [Content(text)] if text else []
-        events = [*self._tools.feed(text)] if text else []
-        if last:
-            events += self._tools.finish()
+        with self._calling:
+            events = [*self._tools.feed(text)] if text else []
+            if last:
+                events += self._tools.finish()
         return [shown for event in events if (shown := self._number_call(event)) is not None]
 
     def _number_call(self, event: ToolEvent) -> OutputEvent | None:
@@ -133,11 +154,20 @@ class OutputParser:
                     return None
                 assert self._tools is not None
                 self.calls += 1
-                return ToolCallBegin(self.calls - 1, self._tools.call_id(self.calls - 1, name), name)
+                with self._calling:
+                    call_id = self._tools.call_id(self.calls - 1, name)
+                return ToolCallBegin(self.calls - 1, call_id, name)
             case CallArguments(text):
                 return None if self._skipping_call else ToolCallArguments(self.calls - 1, text)
             case Content():
                 return event
+            case _:
+                raise self._wrong_event(self._parsing.parts[1], event, "CallBegin, CallArguments and Content")
+
+    @staticmethod
+    def _wrong_event(part: Part | None, event: object, wanted: str) -> PluginError:
+        assert part is not None, f"a parser of the framework gave {event!r}"
+        return wrong_answer(part, "an output", event, f"{wanted} of dovetail.api")
 
 
 @dataclass
@@ -187,15 +217,16 @@ def find_output_parsing(
     """
     reasoning = first_match(plan.reasoning_parsers, facts.matches)
     tools = first_match(plan.tool_parsers, facts.matches) if selection.callable else None
-    parser: type[ToolParser] | None = import_dotted(tools.part.target) if tools else None
+    parser: type[ToolParser] | None = import_part(tools.part, tools.part.target) if tools else None
     # Without candidates, parsing is off, and only what is forced is read.
     calls_as_json = parser is None and bool(plan.tool_parsers and selection.callable) and not facts.shows_tools
     if calls_as_json or (selection.forced and (parser is None or parser.call_format(selection.callable) is None)):
         parser, tools = ForcedCalls, None
     return OutputParsing(
-        reasoning=import_dotted(reasoning.part.target) if reasoning else None,
+        reasoning=import_part(reasoning.part, reasoning.part.target) if reasoning else None,
         tools=parser,
         selection=selection,
         include_reasoning=include_reasoning,
         special_tokens=tuple(token for found in (reasoning, tools) if found for token in found.special_tokens),
+        parts=(reasoning.part if reasoning else None, tools.part if tools else None),
     )

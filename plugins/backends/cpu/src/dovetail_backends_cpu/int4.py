@@ -34,8 +34,9 @@ class Int4Kernel(WeightKernel):
     def unsupported_reason(cls, weight: StoredWeight, kind: LayerKind) -> str | None:
         if weight.shape[0] % ROWS:
             return f"{weight.shape[0]} rows are not a multiple of {ROWS}"
-        row = weight.reorder(torch.zeros(1, dtype=torch.int64)).pack("affine")
-        assert row is not None
+        row: AffineWeight | None = weight.first_rows().pack("affine")
+        if row is None:
+            return f"this weight of type {weight.type} has no packing affine"
         if row.group not in GROUPS:
             return f"groups of {row.group} columns, wanted one of {', '.join(map(str, GROUPS))}"
         if row.codes.dtype == torch.uint8 and row.bits == 8:
@@ -47,6 +48,7 @@ class Int4Kernel(WeightKernel):
         assert packed is not None
         self.n, self.k = weight.shape
         self.group = packed.group
+        self.order = packed.order
         scales = packed.scales.float()  # [N, G]
         mins = torch.zeros_like(scales) if packed.mins is None else packed.mins.float()
         codes = packed.codes
@@ -61,7 +63,8 @@ class Int4Kernel(WeightKernel):
         self.planes.append(_plane(codes, scales, mins + 8 * scales))
 
     def __call__(self, x: Tensor) -> Tensor:
-        flat = x.reshape(-1, self.k).contiguous()
+        flat = x.reshape(-1, self.k)
+        flat = flat.contiguous() if self.order is None else flat[:, self.order]
         product = torch.ops.aten._weight_int4pack_mm_for_cpu
         out, *others = (product(flat, codes, self.group, scales) for codes, scales in self.planes)
         for other in others:
@@ -70,7 +73,8 @@ class Int4Kernel(WeightKernel):
 
     @property
     def nbytes(self) -> int:
-        return sum(codes.nbytes + scales.nbytes for codes, scales in self.planes)
+        order = 0 if self.order is None else self.order.nbytes
+        return order + sum(codes.nbytes + scales.nbytes for codes, scales in self.planes)
 
 
 def _plane(codes: Tensor, scales: Tensor, zeros: Tensor) -> tuple[Tensor, Tensor]:

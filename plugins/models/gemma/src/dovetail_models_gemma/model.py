@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from dovetail.nn import CausalLM, Context, GatedMLP, Rope, Rotary, SelfAttention, Step
+from dovetail.nn import CausalLM, Context, GatedMLP, LayerNorm, RMSNorm, Rope, Rotary, SelfAttention, Step
 from dovetail_models_gemma.config import Gemma2Config, GemmaConfig
 
 
@@ -20,7 +20,7 @@ class GemmaBlock(nn.Module):
         super().__init__()
         name = f"model.layers.{layer}"
 
-        def norm(part: str) -> nn.Module:
+        def norm(part: str) -> RMSNorm | LayerNorm:
             return ctx.norm(f"{name}.{part}", c.hidden_size, c.rms_norm_eps, offset=c.norm_offset, wide=True)
 
         second = isinstance(c, Gemma2Config)
@@ -33,7 +33,7 @@ class GemmaBlock(nn.Module):
             num_kv_heads=c.num_key_value_heads,
             head_dim=c.head_dim,
             window=c.window(layer),
-            softcap=c.attn_logit_softcapping if second else None,
+            softcap=c.attn_logit_softcapping if isinstance(c, Gemma2Config) else None,
             bias=c.attention_bias,
             out_bias=c.attention_bias,
             scale=c.scale,
@@ -59,7 +59,7 @@ class GemmaForCausalLM(CausalLM):
         self.embedding = ctx.embedding("model.embed_tokens", c.vocab_size, c.hidden_size)
         self.scale = float(torch.tensor(c.hidden_size**0.5, dtype=ctx.dtype))  # rounded, as it was in training
         self.rotary = Rotary(
-            c.head_dim, c.rope_theta, None, max_position=c.max_position_embeddings, max_tokens=ctx.max_tokens
+            c.rotary_dim(0), c.rope_for(0), max_position=c.max_position_embeddings, max_tokens=ctx.max_tokens
         )
         self.blocks = nn.ModuleList(GemmaBlock(c, ctx, layer) for layer in range(c.num_hidden_layers))
         self.norm = ctx.norm("model.norm", c.hidden_size, c.rms_norm_eps, offset=c.norm_offset, wide=True)

@@ -15,8 +15,9 @@ from dovetail_models_llama.config import LlamaConfig
 class LlamaBlock(nn.Module):
     """One layer: ``[T, C]`` → ``[T, C]``, with the residual as a separate tensor."""
 
-    def __init__(self, c: LlamaConfig, ctx: Context, name: str) -> None:
+    def __init__(self, c: LlamaConfig, ctx: Context, layer: int) -> None:
         super().__init__()
+        name = f"model.layers.{layer}"
         self.input_norm = ctx.norm(f"{name}.input_layernorm", c.hidden_size, c.rms_norm_eps)
         self.attention = SelfAttention(
             ctx,
@@ -25,7 +26,7 @@ class LlamaBlock(nn.Module):
             num_heads=c.num_attention_heads,
             num_kv_heads=c.num_key_value_heads,
             head_dim=c.head_dim,
-            window=c.window,
+            window=c.window(layer),
             bias=c.attention_bias,
             out_bias=c.attention_bias,
             scale=c.attention_multiplier,
@@ -52,14 +53,10 @@ class LlamaForCausalLM(CausalLM):
         super().__init__()
         self.embedding = ctx.embedding("model.embed_tokens", c.vocab_size, c.hidden_size)
         self.rotary = Rotary(
-            c.head_dim,
-            c.rope_theta,
-            c.rope_scaling,
-            max_position=c.max_position_embeddings,
-            max_tokens=ctx.max_tokens,
+            c.rotary_dim(0), c.rope_for(0), max_position=c.max_position_embeddings, max_tokens=ctx.max_tokens
         )
         self._expect_rope_factors(c, ctx)
-        self.blocks = nn.ModuleList(LlamaBlock(c, ctx, f"model.layers.{i}") for i in range(c.num_hidden_layers))
+        self.blocks = nn.ModuleList(LlamaBlock(c, ctx, i) for i in range(c.num_hidden_layers))
         self.norm = ctx.norm("model.norm", c.hidden_size, c.rms_norm_eps)
         self.head = ctx.head(
             "lm_head", c.hidden_size, c.vocab_size, tied=self.embedding if c.tie_word_embeddings else None
@@ -71,10 +68,10 @@ class LlamaForCausalLM(CausalLM):
         """Require the tensors in which GGUF files store Llama 3.1's frequency scaling and the two lists of
         ``longrope``.
         """
-        shape, scaling = (c.head_dim // 2,), c.rope_scaling
+        shape, rope = (c.head_dim // 2,), c.rope_for(0)
         ctx.vector("rope_freqs.weight", shape, self.rotary.divide_frequencies, required=False, dtype=torch.float32)
-        if scaling.get("rope_type") == "longrope" and "long_factor" not in scaling:
-            original = scaling.get("original_max_position_embeddings", c.max_position_embeddings)
+        if rope.rope_type == "longrope" and rope.long_factor is None:
+            original = rope.original_max_position_embeddings or c.max_position_embeddings
             used, other = ("long", "short") if ctx.max_tokens > original else ("short", "long")
             ctx.vector(f"rope_factors_{used}.weight", shape, self.rotary.divide_frequencies, dtype=torch.float32)
             ctx.ignore(f"rope_factors_{other}.weight")

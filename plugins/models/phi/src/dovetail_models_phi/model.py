@@ -34,7 +34,7 @@ class PhiBlock(nn.Module):
             norm_names=("q_layernorm", "k_layernorm"),
         )
         self.mlp = MLP(
-            ctx, f"{name}.mlp", c.hidden_size, c.intermediate_size, activation=c.activation, names=("fc1", "fc2")
+            ctx, f"{name}.mlp", c.hidden_size, c.intermediate_size, activation=c.hidden_act, names=("fc1", "fc2")
         )
 
     def forward(self, x: Tensor, residual: Tensor | None, rope: Rope, step: Step) -> tuple[Tensor, Tensor]:
@@ -50,7 +50,7 @@ class PhiForCausalLM(CausalLM):
         super().__init__()
         self.embedding = ctx.embedding("model.embed_tokens", c.vocab_size, c.hidden_size)
         self.rotary = Rotary(
-            c.rotary_dim, c.rope_theta, None, max_position=c.max_position_embeddings, max_tokens=ctx.max_tokens
+            c.rotary_dim(0), c.rope_for(0), max_position=c.max_position_embeddings, max_tokens=ctx.max_tokens
         )
         self.blocks = nn.ModuleList(PhiBlock(c, ctx, layer) for layer in range(c.num_hidden_layers))
         self.norm = ctx.norm("model.final_layernorm", c.hidden_size, c.layer_norm_eps, kind="layer", bias=True)

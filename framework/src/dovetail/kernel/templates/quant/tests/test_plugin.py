@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from dovetail.api import CheckpointError
+from dovetail.nn import WeightName
 from dovetail.testing import WeightSample, check_format, check_registration, lazy_tensors
 
 import PLUGIN_MODULE
@@ -19,7 +20,7 @@ def sample(rows: int, columns: int) -> WeightSample:
     codes = torch.randint(-128, 128, (rows, columns), generator=generator, dtype=torch.int8)
     scales = torch.rand(rows, generator=generator)
     weight, scale = lazy_tensors({"layer.weight": codes, "layer.weight_scale": scales})
-    return WeightSample({"weight": weight, "weight_scale": scale}, codes.float() * scales[:, None])
+    return WeightSample({".weight": weight, ".weight_scale": scale}, codes.float() * scales[:, None])
 
 
 def test_registration() -> None:
@@ -32,6 +33,6 @@ def test_every_claim() -> None:
 
 def test_scales_of_another_number_are_refused() -> None:
     weight, scale = lazy_tensors({"layer.weight": torch.ones(3, 4).char(), "layer.weight_scale": torch.ones(2)})
-    reader = PLUGIN_CLASSFormat({})
-    with pytest.raises(CheckpointError, match=r"layer\.weight_scale holds 2 scales, wanted 3"):
-        reader.load({"weight": weight, "weight_scale": scale}, torch.device("cpu"), torch.float32)
+    tensors = {".weight": weight, ".weight_scale": scale}
+    with pytest.raises(CheckpointError, match=r"layer\.weight_scale is \[2\], wanted \[3\]"):
+        PLUGIN_CLASSFormat({}).load(WeightName("layer", "linear"), tensors, torch.device("cpu"), torch.float32)

@@ -7,7 +7,7 @@ Letters: T tokens, C channels.
 
 from __future__ import annotations
 
-from dovetail.nn import CausalLM, Context, GatedMLP, Rope, Rotary, SelfAttention, Step
+from dovetail.nn import CausalLM, Context, GatedMLP, LayerRotary, Rope, SelfAttention, Step
 from torch import Tensor, nn
 
 from PLUGIN_MODULE.config import PLUGIN_CLASSConfig
@@ -16,8 +16,10 @@ from PLUGIN_MODULE.config import PLUGIN_CLASSConfig
 class Block(nn.Module):
     """One layer: ``[T, C]`` → ``[T, C]``."""
 
-    def __init__(self, c: PLUGIN_CLASSConfig, ctx: Context, name: str) -> None:
+    def __init__(self, c: PLUGIN_CLASSConfig, ctx: Context, layer: int) -> None:
         super().__init__()
+        name = f"model.layers.{layer}"
+        self.layer_type = c.layer_types[layer]
         self.attention_norm = ctx.norm(f"{name}.input_layernorm", c.hidden_size, c.rms_norm_eps)
         self.attention = SelfAttention(
             ctx,
@@ -26,7 +28,7 @@ class Block(nn.Module):
             num_heads=c.num_attention_heads,
             num_kv_heads=c.num_key_value_heads,
             head_dim=c.head_dim,
-            window=c.sliding_window,
+            window=c.window(layer),
         )
         self.mlp_norm = ctx.norm(f"{name}.post_attention_layernorm", c.hidden_size, c.rms_norm_eps)
         self.mlp = GatedMLP(ctx, f"{name}.mlp", c.hidden_size, c.intermediate_size)
@@ -43,18 +45,16 @@ class PLUGIN_CLASSForCausalLM(CausalLM):
     def __init__(self, c: PLUGIN_CLASSConfig, ctx: Context) -> None:
         super().__init__()
         self.embedding = ctx.embedding("model.embed_tokens", c.vocab_size, c.hidden_size)
-        self.rotary = Rotary(
-            c.head_dim, c.rope_theta, None, max_position=c.max_position_embeddings, max_tokens=ctx.max_tokens
-        )
-        self.blocks = nn.ModuleList(Block(c, ctx, f"model.layers.{i}") for i in range(c.num_hidden_layers))
+        self.rotary = LayerRotary(c, max_tokens=ctx.max_tokens)
+        self.blocks = nn.ModuleList(Block(c, ctx, i) for i in range(c.num_hidden_layers))
         self.norm = ctx.norm("model.norm", c.hidden_size, c.rms_norm_eps)
         tied = self.embedding if c.tie_word_embeddings else None
         self.head = ctx.head("lm_head", c.hidden_size, c.vocab_size, tied=tied)
 
     def forward(self, step: Step) -> Tensor:
         x: Tensor = self.embedding(step.tokens)  # [T, C]
-        rope = self.rotary(step.positions, x.dtype)
+        ropes = self.rotary(step.positions, x.dtype)
         for block in self.blocks:
-            x = block(x, rope, step)
+            x = block(x, ropes[block.layer_type], step)
         out: Tensor = self.norm(x)
         return out

@@ -1,0 +1,243 @@
+"""The configuration that nearly all decoders share: heads, activation, windows, layer types and rotary embeddings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, TypeGuard
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from dovetail.api.bounds import MAX_HEAD_DIM, MAX_LAYERS, HeadCount, HeadDim, Positions, Size
+from dovetail.api.cards import AttentionFeature
+from dovetail.api.config import AttentionRequirement, ModelConfig
+from dovetail.api.rope import LayerType, RopeParameters, read_rope, scaled_length
+from dovetail.api.text import quote_foreign
+
+ACTIVATIONS = {
+    "silu": "silu",
+    "swish": "silu",
+    "gelu": "gelu",
+    "gelu_python": "gelu",
+    "gelu_tanh": "gelu_tanh",
+    "gelu_new": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "gelu_accurate": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_python_tanh": "gelu_tanh",
+    "gelu_quick": "gelu_quick",
+    "quick_gelu": "gelu_quick",
+    "relu": "relu",
+    "relu2": "relu2",
+    "relu_squared": "relu2",
+}
+"""Name in a file → name here. Functions that only differ in how they are rounded have one name."""
+
+
+def _read_activation(name: Any) -> Any:
+    if not isinstance(name, str) or name not in ACTIVATIONS:
+        raise ValueError(f"wanted one of {', '.join(ACTIVATIONS)}")
+    return ACTIVATIONS[name]
+
+
+Activation = Annotated[
+    Literal["silu", "gelu", "gelu_tanh", "gelu_quick", "relu", "relu2"], BeforeValidator(_read_activation)
+]
+"""The function between the two products of an MLP: ``gelu`` with the error function, ``gelu_tanh`` with its
+approximation, ``gelu_quick`` with ``x * sigmoid(1.702 * x)``, ``relu2`` the square of ``relu``.
+"""
+
+FEATURES: dict[str, AttentionFeature] = {"chunked_attention": "chunked", "linear_attention": "recurrent"}
+"""Layer type → feature of attention, of those for which the window does not decide."""
+
+
+class DecoderConfig(ModelConfig):
+    """Configuration of a decoder with multi-head attention and an MLP. A model's own class adds its other keys, and
+    refuses what it does not support.
+
+    Besides ``aliases``, a model's class may set these class attributes:
+
+    - ``supported_layer_types``: the values of ``layer_types`` that its layers implement. Others are refused.
+
+    - ``rotary``: False for models without rotary embeddings. Then ``rope`` is empty.
+
+    - ``rope_defaults``: parameters of the rotary embedding where the file is silent, in the form of
+      ``rope_parameters``: ``{"rope_theta": 1e6}``, or an object for each layer type.
+    """
+
+    aliases: ClassVar[Mapping[str, str]] = {
+        "n_head": "num_attention_heads",
+        "n_heads": "num_attention_heads",
+        "num_heads": "num_attention_heads",
+        "num_kv_heads": "num_key_value_heads",
+        "n_inner": "intermediate_size",
+        "ffn_dim": "intermediate_size",
+        "ffn_hidden_size": "intermediate_size",
+        "hidden_activation": "hidden_act",
+        "activation_function": "hidden_act",
+    }
+    supported_layer_types: ClassVar[tuple[LayerType, ...]] = ("full_attention", "sliding_attention")
+    rotary: ClassVar[bool] = True
+    rope_defaults: ClassVar[Mapping[str, Any]] = {}
+
+    num_attention_heads: HeadCount
+    num_key_value_heads: HeadCount
+    """As many as query heads, where the file has none."""
+    head_dim: HeadDim
+    """``hidden_size / num_attention_heads``, where the file has none."""
+    intermediate_size: Size
+    """Rows of the MLP's first product."""
+    hidden_act: Activation = "silu"
+    """``silu``, ``gelu``, ``gelu_tanh``, ``gelu_quick``, ``relu`` or ``relu2``, whatever the file calls it."""
+    sliding_window: Positions | None = None
+    """Tokens that a layer with a window sees, its own included. None where ``use_sliding_window`` is false."""
+    layer_types: tuple[str, ...] = Field(default=(), strict=False, max_length=MAX_LAYERS)
+    """One for each layer. Where the file has none, all layers are ``sliding_attention`` if there is a window, and
+    ``full_attention`` otherwise; with ``sliding_window_pattern`` n, every nth layer is full, and with
+    ``use_sliding_window``, the first ``max_window_layers`` are.
+    """
+    rope: dict[str, RopeParameters] = {}
+    """Layer type → its rotary embedding; ``""`` for all types that are not a key. :func:`read_rope` makes it of what
+    files have.
+    """
+
+    @classmethod
+    def prepare(cls, data: dict[str, Any]) -> dict[str, Any]:
+        """See :meth:`ModelConfig.prepare`: completes the fields that have no default in files, and reads ``rope``. A
+        subclass sets what decides these before it calls this.
+        """
+        for key in ("num_key_value_heads", "head_dim", "sliding_window"):
+            if type(data.get(key)) is int and data[key] == 0:  # as some files write none
+                del data[key]
+        if data.get("use_sliding_window") is False:
+            data.pop("sliding_window", None)
+        heads, hidden = data.get("num_attention_heads"), data.get("hidden_size")
+        if heads is None or hidden is None:  # which is told, and not what would follow from them
+            return {**data, "num_key_value_heads": 1, "head_dim": 2, "rope": {}}
+        data.setdefault("num_key_value_heads", heads)
+        # Of nonsense there is nothing to divide; the fields themselves say what is wrong with it.
+        if "head_dim" not in data and _is_count(heads) and _is_count(hidden):
+            if hidden % heads:
+                raise ValueError(
+                    f"hidden_size {hidden} is not a multiple of num_attention_heads {heads}, and there is no head_dim"
+                )
+            data["head_dim"] = hidden // heads
+        if "layer_types" not in data:
+            data["layer_types"] = _usual_layer_types(data)
+        types = data["layer_types"]
+        named = isinstance(types, (list, tuple)) and all(isinstance(kind, str) for kind in types)
+        head_dim = data.get("head_dim")
+        readable = cls.rotary and named and _is_count(head_dim) and head_dim <= MAX_HEAD_DIM
+        data["rope"] = read_rope(data, types, cls.rope_defaults) if readable else {}
+        return data
+
+    @model_validator(mode="after")
+    def _check_decoder(self) -> DecoderConfig:
+        if self.num_attention_heads % self.num_key_value_heads:
+            raise ValueError(
+                f"num_attention_heads {self.num_attention_heads} is not a multiple of num_key_value_heads {self.num_key_value_heads}"
+            )
+        if len(self.layer_types) != self.num_hidden_layers:
+            raise ValueError(
+                f"layer_types has {len(self.layer_types)} entries, wanted one for each of {self.num_hidden_layers} layers"
+            )
+        for layer, kind in enumerate(self.layer_types):
+            if kind not in self.supported_layer_types:
+                raise ValueError(
+                    f"layer {layer} is of the type {quote_foreign(kind)}, which is not supported, only {', '.join(self.supported_layer_types)}"
+                )
+        if "sliding_attention" in self.layer_types and self.sliding_window is None:
+            raise ValueError("layer_types has 'sliding_attention', and there is no sliding_window")
+        for rope in self.rope.values():
+            self._check_rope(rope)
+        return self
+
+    def _check_rope(self, rope: RopeParameters) -> None:
+        channels = _rotated(self.head_dim, rope)
+        if channels == 0 or channels % 2:
+            part = f" times the partial_rotary_factor {rope.partial_rotary_factor}" if channels != self.head_dim else ""
+            raise ValueError(
+                f"head_dim {self.head_dim}{part} is {channels} channels, wanted an even number: rotary embeddings turn pairs"
+            )
+        if rope.rope_type == "dynamic" and channels == 2:
+            raise ValueError(
+                "a rotary embedding of the type 'dynamic' has 2 channels, wanted more: it scales those between"
+            )
+        for key, divisors in (("long_factor", rope.long_factor), ("short_factor", rope.short_factor)):
+            if divisors is not None and len(divisors) != channels // 2:
+                raise ValueError(
+                    f"{key} has {len(divisors)} numbers, wanted {channels // 2}: one for each pair of channels"
+                )
+
+    def rope_for(self, layer: int) -> RopeParameters:
+        """The rotary embedding of a layer.
+
+        Raises:
+            KeyError: it has none.
+        """
+        kind = self.layer_types[layer]
+        return self.rope[kind if kind in self.rope else ""]
+
+    def rotary_dim(self, layer: int) -> int:
+        """How many channels of each head are rotated, an even number."""
+        return _rotated(self.head_dim, self.rope_for(layer))
+
+    def window(self, layer: int) -> int | None:
+        """The window of a layer, in tokens, or None if it sees the whole context: it has no window, or one that is not
+        shorter than the longest context.
+        """
+        shorter = self.layer_types[layer] == "sliding_attention" and self.sliding_window is not None
+        return self.sliding_window if shorter and (self.sliding_window or 0) < self.longest_context() else None
+
+    def context_length(self) -> int:
+        """A scaling with its original length is served completely, whatever max_position_embeddings says."""
+        named = any(rope.original_max_position_embeddings for rope in self.rope.values())
+        return self.longest_context() if named else self.max_position_embeddings
+
+    def longest_context(self) -> int:
+        """The longest sequence that the RoPE scaling of any layer may have been made for."""
+        lengths = [scaled_length(self.max_position_embeddings, rope) for rope in self.rope.values()]
+        return max(lengths, default=self.max_position_embeddings)
+
+    def attention_features(self, layer: int) -> frozenset[AttentionFeature]:
+        """What a layer asks of the attention backend, from its type and window. A model whose layers ask for more, such
+        as ``softcap``, adds that.
+        """
+        if (feature := FEATURES.get(self.layer_types[layer])) is not None:
+            return frozenset({feature})
+        return frozenset() if self.window(layer) is None else frozenset({"sliding"})
+
+    def attention_requirements(self) -> tuple[AttentionRequirement, ...]:
+        """One entry for each distinct kind of attention layer, from :meth:`attention_features`."""
+        kinds = dict.fromkeys(map(self.attention_features, range(self.num_hidden_layers)))
+        return tuple(AttentionRequirement(features=features, head_dim=self.head_dim) for features in kinds)
+
+
+def _usual_layer_types(data: Mapping[str, Any]) -> tuple[str, ...]:
+    """The layer types of a file without ``layer_types``; none if its number of layers makes no sense."""
+    layers = data.get("num_hidden_layers")
+    if not _is_count(layers) or layers > MAX_LAYERS:
+        return ()
+    if data.get("sliding_window") is None:
+        return ("full_attention",) * layers
+    full, pattern = (_whole(data, key) for key in ("max_window_layers", "sliding_window_pattern"))
+    if data.get("use_sliding_window") is not True:
+        full = 0
+    return tuple(
+        "full_attention" if layer < full or (pattern and (layer + 1) % pattern == 0) else "sliding_attention"
+        for layer in range(layers)
+    )
+
+
+def _whole(data: Mapping[str, Any], key: str) -> int:
+    value = data.get(key, 0)
+    if type(value) is not int or value < 0:
+        raise ValueError(f"{key} is {quote_foreign(value)}, wanted a whole number, or layer_types")
+    return value
+
+
+def _rotated(head_dim: int, rope: RopeParameters) -> int:
+    return int(head_dim * rope.partial_rotary_factor)
+
+
+def _is_count(value: Any) -> TypeGuard[int]:
+    return type(value) is int and value > 0

@@ -1,0 +1,166 @@
+"""Names the plugin whose code failed: what it is, the distribution it came from, what it was doing, and a way out.
+
+Every call of a plugin's code is made within :func:`blame`, so an error in it ends in one line about that plugin,
+whatever it raises. What it returns is checked where it arrives, with :func:`wrong_answer` for anything else than was
+agreed, so that a wrong value does not fail later in code that is not to blame. No torch.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from types import TracebackType
+from typing import Any, Protocol
+
+import pluggy
+from pydantic import ValidationError
+
+from dovetail.api.errors import DovetailError, PluginError
+from dovetail.api.text import one_line, quote_foreign
+from dovetail.kernel.interrupts import is_interrupt, raise_if_pressed
+
+FRAMEWORK = "dovetail"
+"""The distribution of the framework's own parts."""
+NO_MEMORY = ("can't allocate memory", "out of memory", "not enough memory", "Storage size calculation overflowed")
+"""What torch says in a ``RuntimeError`` if there is no memory, besides raising ``OutOfMemoryError``."""
+SHARED_PACKAGES = sys.stdlib_module_names | {"dovetail", "torch", "numpy", "pydantic", "pydantic_core", "pluggy"}
+"""Packages that run in every plugin's calls: the last line outside of these is where an author looks first."""
+MAX_FAULTS = 4
+"""Faults of one card or configuration that a message lists."""
+
+
+class Blamed(Protocol):
+    """A part of a plugin: an offer of the registry, or a part of the Plan. As text it is its kind and name, and its
+    distribution with the version in brackets.
+    """
+
+    @property
+    def distribution(self) -> str:
+        """Empty for what the user named as ``module:attribute``."""
+        ...
+
+
+class Blame:
+    """A context manager for calls of one part's code; see :func:`blame`. It can be entered any number of times."""
+
+    __slots__ = ("doing", "part")
+
+    def __init__(self, part: Blamed, doing: str) -> None:
+        self.part = part
+        self.doing = doing
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None and is_fault(error):
+            raise_if_pressed()  # what Ctrl-C was turned into is no fault
+            raise PluginError(
+                f"the {self.part} failed {self.doing}: {describe_error(error)}{describe_place(error)}",
+                way_out(self.part),
+            ) from error
+
+
+def blame(part: Blamed, doing: str) -> Blame:
+    """Call a part's code within this.
+
+    Args:
+        doing: what it was asked for, with the tensor, layer or file, to follow "failed": ``to read the tensor x``.
+
+    Raises:
+        PluginError: the code raised anything else than a :class:`~dovetail.api.DovetailError`, the user's Ctrl-C, or
+            an error for lack of memory, all of which pass unchanged.
+    """
+    return Blame(part, doing)
+
+
+def is_fault(error: BaseException) -> bool:
+    """Whether an error that a plugin's code raised is its fault: neither an error for users, nor the user's Ctrl-C,
+    nor a lack of memory, nor the end of a generator.
+    """
+    return not (isinstance(error, (DovetailError, GeneratorExit)) or is_interrupt(error) or is_out_of_memory(error))
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the host's or the device's memory ran out."""
+    if isinstance(error, MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in NO_MEMORY)
+
+
+def wrong_answer(part: Blamed, what: str, found: Any, wanted: str) -> PluginError:
+    """The error for a part that returned something else than was agreed.
+
+    Args:
+        what: was called or asked for, such as ``attention_requirements()``.
+        found: what came, of which the type is told.
+        wanted: what was agreed.
+    """
+    return PluginError(f"the {part} answered {what} with {describe_type(found)}, wanted {wanted}", way_out(part))
+
+
+def check_class(part: Blamed, dotted: str, found: Any, *bases: type) -> None:
+    """
+    Raises:
+        PluginError: what a card names is not a subclass of one of the bases, or lacks methods.
+    """
+    names = " or ".join(f"{base.__module__.rpartition('.')[0]}.{base.__name__}" for base in bases)
+    if not (isinstance(found, type) and issubclass(found, bases)):
+        raise PluginError(f"the {part}: {dotted} is no subclass of {names}", way_out(part))
+    if lacking := sorted(getattr(found, "__abstractmethods__", ())):
+        raise PluginError(f"the {part}: {dotted} lacks {', '.join(lacking)} of {names}", way_out(part))
+
+
+def way_out(part: Blamed) -> str:
+    """What the user can do about a part that fails."""
+    if part.distribution == FRAMEWORK:
+        return "this is a bug in Dovetail; --debug shows the traceback"
+    if not part.distribution:
+        return "correct it; --debug shows the traceback"
+    return f"update it, or leave it out with --plugins=-{part.distribution}; --debug shows the traceback"
+
+
+def describe_type(value: Any) -> str:
+    """The type of a value that a plugin returned; of a tensor also its dtype and shape."""
+    name = "None" if value is None else type(value).__name__
+    dtype, shape = getattr(value, "dtype", None), getattr(value, "shape", None)
+    return f"{name} of {dtype} {list(shape)}" if isinstance(shape, tuple) else name
+
+
+def describe_error(error: BaseException) -> str:
+    """Describe an error in a line, for a list of errors."""
+    if isinstance(error, PluginError):
+        return str(error)
+    if isinstance(error, ValidationError):  # a card with a typo: say which field, not pydantic's whole report
+        faults = error.errors()
+        told = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}{_found(e['type'], e['input'])}" for e in faults]
+        more = f"; and {len(told) - MAX_FAULTS} more" if len(told) > MAX_FAULTS else ""
+        return f"{_title(error)} is malformed: {'; '.join(told[:MAX_FAULTS])}{more}"
+    lines = str(error).strip().splitlines() or [""]
+    if isinstance(error, pluggy.PluginValidationError):  # which says in its last line what is wrong
+        return f"{lines[0]}: {lines[-1]}"
+    return f"{type(error).__name__}: {one_line(lines[0], 400)}".rstrip(": ")
+
+
+def _found(kind: str, value: Any) -> str:
+    """The value at fault. Where a field is missing or too many, the message says so, and the value says nothing."""
+    return "" if kind in ("missing", "extra_forbidden") else f" (found {quote_foreign(value, 60)})"
+
+
+def _title(error: ValidationError) -> str:
+    """The class that could not be built, with the name that cards note (:class:`dovetail.api.cards.Card`)."""
+    return " ".join([error.title, *getattr(error, "__notes__", ())])
+
+
+def describe_place(error: BaseException) -> str:
+    """Where an error was raised, in brackets: the innermost line outside of :data:`SHARED_PACKAGES`; empty if there is
+    none. A part's code calls that of other parts, as a model calls kernels, so it may be in another package.
+    """
+    place = ""
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        module = frame.f_globals.get("__name__")
+        if isinstance(module, str) and module.partition(".")[0] not in SHARED_PACKAGES:
+            place = f" (in {module}, line {line})"
+    return place

@@ -1,0 +1,31 @@
+"""The configuration of Mixtral, read from ``config.json``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field, model_validator
+
+from dovetail.api import DecoderConfig, Epsilon
+
+ExpertCount = Annotated[int, Field(gt=0, le=4096)]
+
+
+class MixtralConfig(DecoderConfig):
+    """Keys of MixtralConfig in transformers, with their defaults. ``intermediate_size`` is that of each expert."""
+
+    rope_defaults: ClassVar[dict[str, Any]] = {"rope_theta": 1e6}
+
+    num_local_experts: ExpertCount = 8
+    num_experts_per_tok: ExpertCount = 2
+    rms_norm_eps: Epsilon = 1e-5
+
+    @model_validator(mode="after")
+    def _check_mixtral(self) -> MixtralConfig:
+        if self.num_experts_per_tok > self.num_local_experts:
+            raise ValueError(
+                f"num_experts_per_tok {self.num_experts_per_tok} is more than num_local_experts {self.num_local_experts}"
+            )
+        if len({self.rope_for(layer) for layer in range(self.num_hidden_layers)}) > 1:
+            raise ValueError("rotary embeddings that differ between layers are not supported")
+        return self

@@ -1,0 +1,210 @@
+"""Parts of plugins that are broken, each in one way. They build on real ones, and are right in everything else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from dovetail_backends_cpu.attention import SdpaAttention
+from dovetail_backends_cpu.platform import CpuPlatform
+from dovetail_loaders_safetensors.inspection import inspect
+from dovetail_loaders_safetensors.loading import load
+from dovetail_models_llama.config import LlamaConfig
+from dovetail_models_llama.model import LlamaForCausalLM
+from pydantic import BaseModel, model_validator
+
+from dovetail.api import AttentionRequirement, Checkpoint, LazyTensor, Proposer
+from dovetail.nn.dense import DenseFormat, DenseKernel
+
+__all__ = ["inspect", "load"]
+
+
+class Cracked(BaseException):
+    """As a panic of a compiled library: no ``Exception``."""
+
+
+def fail(*_: Any, **__: Any) -> Any:
+    raise Cracked("the shell is cracked")
+
+
+def give_list(*_: Any, **__: Any) -> Any:
+    return ["shell"]
+
+
+def leave(*_: Any, **__: Any) -> Any:
+    raise SystemExit(7)
+
+
+def press(*_: Any, **__: Any) -> Any:
+    raise KeyboardInterrupt
+
+
+# Configurations.
+
+
+class StumblingConfig(LlamaConfig):
+    @model_validator(mode="after")
+    def _stumble(self) -> StumblingConfig:
+        raise KeyError("shell")
+
+
+class SilentConfig(LlamaConfig):
+    def attention_requirements(self) -> tuple[AttentionRequirement, ...]:
+        raise Cracked("which attention?")
+
+
+class WordyConfig(LlamaConfig):
+    def attention_requirements(self) -> Any:
+        return "full"
+
+
+class EndlessConfig(LlamaConfig):
+    def longest_context(self) -> Any:
+        return float("inf")
+
+
+# Loaders.
+
+
+def load_nothing(checkpoint: Checkpoint, expected: Any, device: torch.device) -> Any:
+    return None
+
+
+def load_pairs(checkpoint: Checkpoint, expected: Any, device: torch.device) -> Iterator[Any]:
+    for lazy in load(checkpoint, expected, device):
+        yield lazy.name, lazy.read()
+
+
+def load_half(checkpoint: Checkpoint, expected: Any, device: torch.device) -> Iterator[LazyTensor]:
+    yield next(load(checkpoint, expected, device))
+    raise OSError("the disk is gone")
+
+
+def load_unreadable(checkpoint: Checkpoint, expected: Any, device: torch.device) -> Iterator[LazyTensor]:
+    for lazy in load(checkpoint, expected, device):
+        yield replace(lazy, read=fail) if "layers.1.mlp.up" in lazy.name else lazy
+
+
+def load_flat(checkpoint: Checkpoint, expected: Any, device: torch.device) -> Iterator[LazyTensor]:
+    for lazy in load(checkpoint, expected, device):
+        yield replace(lazy, read=lambda lazy=lazy: lazy.read().flatten())
+
+
+# Formats and kernels.
+
+
+class FormatOfNothing(DenseFormat):
+    def load(self, tensors: Mapping[str, LazyTensor], *arguments: Any) -> Any:
+        return None
+
+
+class FailingFormat(DenseFormat):
+    def load(self, tensors: Mapping[str, LazyTensor], *arguments: Any) -> Any:
+        fail()
+
+
+class FailingKernel(DenseKernel):
+    def __init__(self, *arguments: Any) -> None:
+        fail()
+
+
+class ListingKernel(DenseKernel):
+    unsupported_reason = classmethod(give_list)
+
+
+class UnpreparedKernel(DenseKernel):
+    def process_after_loading(self) -> None:
+        leave()
+
+
+# Platforms and attention.
+
+
+class FailingPlatform(CpuPlatform):
+    def __init__(self) -> None:
+        fail()
+
+
+class ForgetfulPlatform(CpuPlatform):
+    def memory(self) -> Any:
+        return 2**30
+
+
+class FailingAttention(SdpaAttention):
+    def __init__(self, **options: Any) -> None:
+        fail()
+
+
+class RoomlessAttention(SdpaAttention):
+    def allocate(self, *arguments: Any) -> Any:
+        fail()
+
+
+class NoAttention:
+    """No backend."""
+
+
+# Models.
+
+
+class UnbuiltModel(LlamaForCausalLM):
+    def __init__(self, c: LlamaConfig, ctx: Any) -> None:
+        super().__init__(c, ctx)
+        fail()
+
+
+class NoModel(torch.nn.Module):
+    def __init__(self, c: LlamaConfig, ctx: Any) -> None:
+        super().__init__()
+
+
+class StumblingModel(LlamaForCausalLM):
+    """Fails in the third step of a request whose prompt has 5 tokens."""
+
+    def forward(self, step: Any) -> torch.Tensor:
+        if int(step.positions.max()) == 6:
+            fail()
+        return super().forward(step)
+
+
+class PairModel(LlamaForCausalLM):
+    def forward(self, step: Any) -> Any:
+        return super().forward(step), None
+
+
+class ShortModel(LlamaForCausalLM):
+    def forward(self, step: Any) -> torch.Tensor:
+        return super().forward(step)[:-1]
+
+
+class NarrowModel(LlamaForCausalLM):
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        return super().logits(hidden)[:, :-1]
+
+
+class NanModel(LlamaForCausalLM):
+    """The logits after the token 7 are no numbers."""
+
+    def forward(self, step: Any) -> torch.Tensor:
+        hidden = super().forward(step)
+        return torch.where((step.tokens == 7)[:, None], torch.nan, hidden)
+
+
+# Proposers.
+
+
+class Options(BaseModel):
+    """None."""
+
+
+class FailingProposer(Proposer):
+    def __init__(self, config: Any, context: Any) -> None:
+        fail()
+
+    def propose(self, sequences: Any) -> Any:
+        return []
+
+    def forget(self, ids: Any) -> None:
+        pass

@@ -1,0 +1,348 @@
+"""Plugins that are broken, each in one way: the culprit is named with its distribution, one line says what to do, and the rest lives."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from dovetail_models_llama import dovetail_register_models
+
+from dovetail import LLM, SamplingParams
+from dovetail.api import (
+    AttentionCard,
+    Card,
+    DovetailError,
+    LoaderCard,
+    NamingCard,
+    PlatformCard,
+    PluginError,
+    ProposerCard,
+    QuantFormatCard,
+    QuantKernelCard,
+    SourceCard,
+)
+from dovetail.cli.main import main
+from dovetail.kernel.discovery import discover
+from dovetail.kernel.plan import Part
+from dovetail.kernel.registry import Registry
+from dovetail.nn.checked_parts import CheckedNaming
+from framework.tests.kernel.fakes import Site, plugin
+
+from ..serving import serving, until
+from ..tiny import write_checkpoint
+from . import broken_parts
+
+HERE = broken_parts.__name__
+GREEDY = SamplingParams(temperature=0, max_tokens=4, ignore_eos=True)
+FLOATS = ("float32", "bfloat16", "float16")
+TOP = 1000
+"""A rank above all others, so that the broken part is taken."""
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_checkpoint(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture
+def install(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Have commands of this process find some cards beside the installed plugins, from the distribution ``broken-nut``."""
+    installed = discover()
+
+    def put(*cards: Card) -> None:
+        registry = Registry([*installed, plugin("broken-nut", *cards, version="3.1")])
+        monkeypatch.setattr(Registry, "load", lambda **_: registry)
+
+    return put
+
+
+def model(target: str = "", config: str = "", **changes: Any) -> tuple[Card, dict[str, Any]]:
+    """Llama under another name, with a broken class; and the options with which it is taken."""
+    (llama,) = dovetail_register_models()
+    update = {"target": f"{HERE}:{target}" if target else llama.target}
+    update |= {"config": f"{HERE}:{config}" if config else llama.config}
+    card = llama.model_copy(update={"name": "nut", "architectures": ("NutForCausalLM",), **update, **changes})
+    return card, {"hf_overrides": {"architectures": ["NutForCausalLM"]}}
+
+
+def loader(target: str = "load", inspect: str = "inspect", **options: Any) -> tuple[Card, dict[str, Any]]:
+    recognises = ("*.safetensors",)
+    card = LoaderCard(
+        name="nut", rank=TOP, recognises=recognises, inspect=f"{HERE}:{inspect}", target=f"{HERE}:{target}"
+    )
+    return card, options
+
+
+def format_(target: str) -> tuple[Card, dict[str, Any]]:
+    types = dict.fromkeys(FLOATS, ("dense",))
+    return QuantFormatCard(name="nut", rank=TOP, target=f"{HERE}:{target}", types=types), {}
+
+
+def kernel(target: str, **claims: Any) -> tuple[Card, dict[str, Any]]:
+    return (
+        QuantKernelCard(
+            name="nut", rank=TOP, target=f"{HERE}:{target}", packings=("dense",), devices=("*",), dtypes=FLOATS,
+            kinds=("linear", "head", "embedding"), **claims,
+        ),
+        {},
+    )  # fmt: skip
+
+
+def attention(target: str, **options: Any) -> tuple[Card, dict[str, Any]]:
+    card = AttentionCard(name="nut", rank=TOP, target=f"{HERE}:{target}", devices=("cpu",), dtypes=FLOATS)
+    return card, options
+
+
+def platform(target: str, probe: str | None = None) -> tuple[Card, dict[str, Any]]:
+    card = PlatformCard(name="nut", device="cpu", target=f"{HERE}:{target}", probe=probe and f"{HERE}:{probe}")
+    return card, {"device": "nut"}
+
+
+CRACKED = "Cracked: the shell is cracked (in tests.engine.broken_parts, line "
+
+# Found when the Plan is made.
+UNPLANNABLE: dict[str, tuple[tuple[Card, dict[str, Any]], str]] = {
+    "a config that is not there": (model(config="Nowhere"), f"the model nut (broken-nut 3.1): cannot import {HERE}:N"),
+    "a config that is none": (model(config="NoModel"), "(broken-nut 3.1): NoModel is no subclass of dovetail.api"),
+    "a validator": (model(config="StumblingConfig"), "nut (broken-nut 3.1) failed to read "),
+    "attention_requirements": (
+        model(config="SilentConfig"),
+        "nut (broken-nut 3.1) failed to say which attention it needs (attention_requirements): Cracked: which attention?",
+    ),
+    "attention_requirements of a wrong type": (
+        model(config="WordyConfig"),
+        "nut (broken-nut 3.1) answered attention_requirements() with str, wanted a tuple of AttentionRequirement",
+    ),
+    "longest_context of a wrong type": (
+        model(config="EndlessConfig"),
+        "nut (broken-nut 3.1) answered longest_context() with float, wanted a number of tokens",
+    ),
+    "an inspector that was asked for": (
+        loader(inspect="fail", load_format="nut"),
+        f"the loader nut (broken-nut 3.1) failed to describe {{}}: {CRACKED}",
+    ),
+    "an inspector of a wrong type": (
+        loader(inspect="give_list", load_format="nut"),
+        "the loader nut (broken-nut 3.1) answered the files at {} with list, wanted a Checkpoint",
+    ),
+    "an inspector that leaves": (loader(inspect="leave", load_format="nut"), "failed to describe {}: SystemExit: 7"),
+    "an inspector that interrupts": (
+        loader(inspect="press", load_format="nut"),
+        "failed to describe {}: KeyboardInterrupt",
+    ),
+}
+
+# Found when the model is built and loaded.
+UNLOADABLE: dict[str, tuple[tuple[Card, dict[str, Any]], str]] = {
+    "a loader that is not there": (loader("nowhere"), f"the loader nut (broken-nut 3.1): cannot import {HERE}:nowhere"),
+    "a loader that fails": (loader("fail"), f"the loader nut (broken-nut 3.1) failed to open the weights of {{}}: {CRACKED}"),
+    "a loader that returns None": (loader("load_nothing"), "failed to open the weights of {}: TypeError"),
+    "a loader that gives pairs": (loader("load_pairs"), "answered the weights of {} with tuple, wanted a LazyTensor"),
+    "a loader that stops": (loader("load_half"), "failed to list the tensors of {}: OSError: the disk is gone"),
+    "a tensor that cannot be read": (
+        loader("load_unreadable"),
+        f"the loader nut (broken-nut 3.1) failed to read the tensor model.layers.1.mlp.up_proj.weight: {CRACKED}",
+    ),
+    "a tensor of another shape": (loader("load_flat"), "with Tensor of torch.float32 ["),
+    "a format that loads nothing": (format_("FormatOfNothing"), "the format nut (broken-nut 3.1) answered load() of "),
+    "a format that fails": (format_("FailingFormat"), "the format nut (broken-nut 3.1) failed to load model."),
+    "a format that is none": (format_("NoModel"), "NoModel is no subclass of dovetail.nn.QuantFormat"),
+    "a kernel that fails": (kernel("FailingKernel"), "the kernel nut (broken-nut 3.1) failed to take a weight of type"),
+    "a kernel with a wrong reason": (kernel("ListingKernel"), "answered unsupported_reason() with list, wanted a text"),
+    "a kernel that leaves": (kernel("UnpreparedKernel"), "(broken-nut 3.1) failed to prepare a weight: SystemExit: 7"),
+    "a platform that fails": (platform("FailingPlatform"), f"the platform nut (broken-nut 3.1) failed to open its device: {CRACKED}"),
+    "memory of a wrong type": (platform("ForgetfulPlatform"), "answered memory() with int, wanted a Memory"),
+    "attention that fails": (attention("FailingAttention"), "the attention nut (broken-nut 3.1) failed to start on cpu"),
+    "attention without room": (attention("RoomlessAttention"), "(broken-nut 3.1) failed to allocate "),
+    "attention that is none": (attention("NoAttention"), "NoAttention is no subclass of dovetail.nn.AttentionBackend"),
+    "a model that cannot be built": (model("UnbuiltModel"), f"the model nut (broken-nut 3.1) failed to build its layers: {CRACKED}"),
+    "a model that is none": (model("NoModel"), "NoModel is no subclass of dovetail.nn.CausalLM"),
+    "hidden states of a wrong type": (model("PairModel"), "answered forward() with tuple, wanted hidden states [8, C]"),
+    "too few hidden states": (model("ShortModel"), "answered forward() with Tensor of torch.float32 [7, 48], wanted"),
+    "too few logits": (model("NarrowModel"), "answered logits() with Tensor of torch.float32 [1, 255], wanted"),
+    "a proposer": (
+        (
+            ProposerCard(name="nut", target=f"{HERE}:FailingProposer", config=f"{HERE}:Options"),
+            {"speculative_config": {"method": "nut"}},
+        ),
+        f"the proposer nut (broken-nut 3.1) failed to start: {CRACKED}",
+    ),
+}  # fmt: skip
+
+WAY_OUT = "; update it, or leave it out with --plugins=-broken-nut"
+
+
+def start(checkpoint: Path, **options: Any) -> LLM:
+    return LLM(str(checkpoint), max_model_len=64, kv_cache_memory_bytes=2**20, **options)
+
+
+def check(error: DovetailError, told: str, checkpoint: Path) -> None:
+    assert type(error) is PluginError
+    assert error.exit_code == 1
+    text = str(error)
+    assert told.format(checkpoint) in text
+    assert "broken-nut" in text
+    assert WAY_OUT in text
+    assert "\n" not in text
+    assert not re.search(r"\bbug\b|report", text)
+
+
+@pytest.mark.parametrize("fault", UNPLANNABLE)
+def test_what_the_plan_needs(install: Any, checkpoint: Path, capsys: pytest.CaptureFixture[str], fault: str) -> None:
+    (card, options), told = UNPLANNABLE[fault]
+    install(card)
+    with pytest.raises(PluginError) as failure:
+        start(checkpoint, **options)
+    check(failure.value, told, checkpoint)
+    flags = ["--load-format", "nut"] if "load_format" in options else []
+    if "hf_overrides" in options:
+        flags = ["--hf-overrides", '{"architectures": ["NutForCausalLM"]}']
+    capsys.readouterr()
+    assert main(["plan", str(checkpoint), *flags]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == f"error: {failure.value}"
+
+
+@pytest.mark.parametrize("fault", UNLOADABLE)
+def test_what_the_engine_needs(install: Any, checkpoint: Path, fault: str) -> None:
+    (card, options), told = UNLOADABLE[fault]
+    install(card)
+    with pytest.raises(PluginError) as failure:
+        start(checkpoint, **options)
+    check(failure.value, told, checkpoint)
+
+
+def test_a_naming_that_fails(install: Any, checkpoint: Path) -> None:
+    part = Part(kind="model", name="nut", distribution="broken-nut", version="3.1", target="n:N")
+
+    class Naming:
+        config = rename = row_order = staticmethod(broken_parts.fail)
+
+    naming = CheckedNaming(part, Naming())
+    for call in (lambda: naming.rename("a.b"), lambda: naming.row_order("a.b", {}), lambda: naming.config("x", {})):
+        with pytest.raises(PluginError) as failure:
+            call()
+        check(failure.value, CRACKED, checkpoint)
+    Naming.rename = staticmethod(broken_parts.give_list)
+    with pytest.raises(PluginError, match=r"answered rename\('a\.b'\) with list, wanted a name or None"):
+        naming.rename("a.b")
+
+
+def test_one_that_fails_in_the_third_step(install: Any, checkpoint: Path) -> None:
+    card, options = model("StumblingModel")
+    install(card)
+    llm = start(checkpoint, **options)
+    with pytest.raises(PluginError) as failure:
+        llm.generate([{"prompt_token_ids": [1, 2, 3, 4, 5]}], GREEDY)
+    check(failure.value, f"the model nut (broken-nut 3.1) failed to compute a step (forward): {CRACKED}", checkpoint)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_logits_that_are_no_numbers_end_their_request_alone(install: Any, checkpoint: Path, temperature: float) -> None:
+    card, options = model("NanModel")
+    install(card)
+    llm = start(checkpoint, **options)
+    params = SamplingParams(temperature=temperature, max_tokens=3, ignore_eos=True, seed=5)
+    prompts = [{"prompt_token_ids": [1, 2, last]} for last in (3, 7, 4)]
+    alone = [output.outputs[0].token_ids for output in llm.generate(prompts[::2], params)]
+    first, broken, last = (output.outputs[0] for output in llm.generate(prompts, params))
+    assert [first.token_ids, last.token_ids] == alone
+    assert (broken.token_ids, broken.finish_reason) == ([], "error")
+    assert "the model's logits are not numbers (NaN)" in str(broken.error)
+
+
+# The rest lives.
+
+BROKEN_SOURCE = SourceCard(name="nut", rank=TOP, target=f"{HERE}:fail")
+
+
+@pytest.mark.parametrize("how", ["fail", "give_list", "leave", "press"])
+def test_sources_and_loaders_that_fail_are_left_out_with_a_warning(
+    install: Any, checkpoint: Path, capsys: pytest.CaptureFixture[str], how: str
+) -> None:
+    install(SourceCard(name="nut", rank=TOP, target=f"{HERE}:{how}"), loader(inspect=how)[0])
+    assert main(["plan", str(checkpoint)]) == 0
+    said = capsys.readouterr()
+    warnings = said.err.splitlines()
+    assert [line.partition(" (broken-nut 3.1) ")[0] for line in warnings] == [
+        "warning: the source nut",
+        "warning: the loader nut",
+    ]
+    assert all(WAY_OUT in line for line in warnings)
+    assert re.search(r"loader +safetensors .*\n +not nut \(broken-nut\): it is broken: ", said.out)
+
+
+def test_a_source_that_fails_is_named_where_no_other_knows_the_reference(
+    install: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    install(BROKEN_SOURCE)
+    assert main(["plan", "nowhere-at-all"]) == 1
+    assert capsys.readouterr().err.startswith("error: the source nut (broken-nut 3.1) failed to resolve ")
+
+
+@pytest.mark.parametrize(("probe", "told"), [("fail", "(Cracked: the shell"), ("give_list", "(it answered with list")])
+def test_a_probe_that_fails_is_an_objection(
+    install: Any, checkpoint: Path, capsys: pytest.CaptureFixture[str], probe: str, told: str
+) -> None:
+    install(platform("FailingPlatform", probe)[0])
+    assert main(["plan", str(checkpoint)]) == 0
+    assert f"not nut (broken-nut): its probe failed {told}" in capsys.readouterr().out
+    assert main(["plan", str(checkpoint), "--device", "nut"]) == 1
+    assert "a fault of broken-nut 3.1" in capsys.readouterr().err
+
+
+def test_with_all_of_them_installed_the_others_run(install: Any, checkpoint: Path) -> None:
+    install()
+    wanted = start(checkpoint).generate([{"prompt_token_ids": [1, 2, 3]}], GREEDY)[0].outputs[0].token_ids
+    naming = {"box": NamingCard(architectures=("nut",), target=f"{HERE}:fail")}
+    cards = [
+        BROKEN_SOURCE, loader(inspect="fail")[0], model("UnbuiltModel", "StumblingConfig", naming=naming)[0],
+        platform("FailingPlatform", "fail")[0], kernel("FailingKernel", probe=f"{HERE}:fail")[0],
+    ]  # fmt: skip
+    install(*cards)
+    assert start(checkpoint).generate([{"prompt_token_ids": [1, 2, 3]}], GREEDY)[0].outputs[0].token_ids == wanted
+
+
+# In a server.
+
+PLUGIN = """
+from dovetail.api import hookimpl
+import dovetail_models_llama
+
+@hookimpl
+def dovetail_register_models():
+    (card,) = dovetail_models_llama.dovetail_register_models()
+    update = dict(name="nut", architectures=("NutForCausalLM",), target="tests.engine.broken_parts:StumblingModel")
+    return [card.model_copy(update=update)]
+"""
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    folder = tmp_path / "site"
+    folder.mkdir()
+    return Site(folder)
+
+
+def test_a_server_tells_its_operator_and_not_its_clients(site: Site, checkpoint: Path) -> None:
+    site.add("broken-nut", PLUGIN, version="3.1")
+    path = f"{site.folder}:{Path.cwd()}"
+    overrides = ("--hf-overrides", '{"architectures": ["NutForCausalLM"]}')
+    with serving(str(checkpoint), *overrides, "--max-model-len", "64", PYTHONPATH=path) as server:
+
+        def ask(*prompt: int) -> httpx2.Response:
+            body = {"prompt": prompt, "max_tokens": 4, "temperature": 0, "ignore_eos": True}
+            return httpx2.post(f"{server.url}/v1/completions", json=body, timeout=60)
+
+        assert ask(1, 2).status_code == 200
+        answer = ask(1, 2, 3, 4, 5)
+        assert answer.status_code >= 500
+        assert "the request id is " in answer.text
+        assert not re.search("nut|shell|Traceback|broken_parts", answer.text)
+        until(lambda: any("it is being started again" in line for line in server.log))
+        log = "".join(server.log)
+    assert "the model nut (broken-nut 3.1) failed to compute a step (forward): Cracked: the shell is cracked" in log
+    assert "bug in Dovetail" not in log
