@@ -155,7 +155,7 @@ def truncated_container(folder: Path) -> None:
 CHECKPOINTS: dict[str, tuple[Break, str]] = {
     "an unknown architecture": (
         configured(architectures=["WalnutForCausalLM"]),
-        r"wanted a model plugin for the architecture WalnutForCausalLM, found nothing that fits \(llama: offers .*\); install ",
+        r"wanted a model plugin for the architecture WalnutForCausalLM, found nothing that fits \(\d+ architectures, the nearest .*LlamaForCausalLM.*\); install ",
     ),
     "no architecture": (
         configured(architectures=...),
@@ -221,7 +221,7 @@ CHECKPOINTS: dict[str, tuple[Break, str]] = {
     ),
     "a GGUF without a key": (
         lambda folder: container(folder, block_count=None),
-        r"the GGUF metadata lacks the key llama\.block_count; convert the model again, or give",
+        r"llama: the GGUF metadata lacks the key llama\.block_count; mixtral: .* convert the model again, or give",
     ),
     "weights quantized by a method that nobody reads": (
         configured(quantization_config={"quant_method": "gptq", "bits": 4}),

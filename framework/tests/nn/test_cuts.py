@@ -133,7 +133,7 @@ class Mixture(nn.Module):
         super().__init__()
         self.router = ctx.linear(f"{name}.router", s.channels, s.experts)
         names = [(f"{name}.{e}.gate", f"{name}.{e}.up", f"{name}.{e}.down") for e in range(s.experts)]
-        self.experts = ctx.experts(names, s.channels, s.inner)
+        self.experts = ctx.experts(names, s.channels, s.inner, 2)
         self.route = ctx.ops.route
 
     def forward(self, x: Tensor) -> Tensor:
@@ -360,7 +360,7 @@ def test_a_cut_within_a_group_is_refused_with_the_weight() -> None:
         build(shape, tensors, Parallel(1, 2))
     assert str(refused.value) == (
         "blocks.0.attention.out: a weight of type int8 cannot be cut at columns 12 and 24 of 24: 8 of them are stored "
-        "together; use a number of devices that its groups can be divided by"
+        "together; use a number of devices that its groups can be divided by, or a checkpoint in another format"
     )
 
 
@@ -432,7 +432,7 @@ def test_layers_of_one_device_do_what_plain_ones_do() -> None:
     own = ctx.linear("own", 24, 8, cut=RowCut({"own": ((0, 4),)}))
     head = ctx.head("head", 24, 31, tied=table)
     attention = SelfAttention(ctx, "a", channels=24, num_heads=6, num_kv_heads=2, head_dim=8)
-    experts = ctx.experts([("g", "u", "d"), ("g2", "u2", "d2")], 24, 8)
+    experts = ctx.experts([("g", "u", "d"), ("g2", "u2", "d2")], 24, 8, 2)
     shapes = WeightReader(ctx, choices(), {}).expected()
     load(ctx, {name: torch.randn(shape) for name, shape in shapes.items()})
     x, ids = torch.randn(3, 24), torch.tensor([1, 2, 3])

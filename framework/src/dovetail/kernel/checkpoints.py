@@ -272,7 +272,7 @@ def find_model_config(
     """The configuration in the Hugging Face form, with the text model's keys at the top, and the model whose naming
     translated it, if one did.
 
-    A container may have one name for several architectures, as GGUF has for models with and without experts. The first
+    A container may have one name for several architectures, with experts and without. The first
     model whose naming does not refuse the metadata reads them.
     """
     offers = [] if checkpoint.naming is None else _naming_offers(checkpoint, registry)

@@ -150,6 +150,8 @@ def find_model(
             and checkpoint.architecture not in card.naming[checkpoint.naming].architectures
         ):
             return f"cannot read the {checkpoint.naming} architecture {checkpoint.architecture!r}"
+        if translator and architecture in translator.card.architectures and card != translator.card:
+            return f"{translator.name} reads this {checkpoint.naming} metadata"
         return None
 
     offer, choice = choose(

@@ -131,7 +131,7 @@ class CodebookKernel(_TableKernel):
 
 
 class Float4Kernel(_TableKernel):
-    """MXFP4 and NVFP4."""
+    """4-bit floats with scales by group."""
 
     packing = "float4"
 

@@ -245,7 +245,7 @@ class WeightReader:
             faults.append(f"missing: {join_names(missing)}")
         if unexpected:
             faults.append(f"unexpected: {join_names(unexpected)}")
-        if not missing and (wrong := self._find_wrong_shapes()):
+        if wrong := self._find_wrong_shapes(bool(missing)):
             faults.append(f"of the wrong shape: {join_names(wrong)}")
         if faults:
             raise CheckpointError(
@@ -415,7 +415,7 @@ class WeightReader:
             tensors = {suffix: _transposed(lazy) for suffix, lazy in tensors.items()}
         return fit.choice, tensors
 
-    def _find_wrong_shapes(self) -> list[str]:
+    def _find_wrong_shapes(self, missing: bool) -> list[str]:
         ctx, wrong = self.ctx, []
 
         def check(name: str, found: tuple[int, ...], wanted: tuple[int, ...]) -> None:
@@ -439,6 +439,8 @@ class WeightReader:
                 wrong += [
                     f"{lazy.name} is {list(lazy.shape)}, wanted one of each of {stack[0]} experts" for lazy in uneven
                 ]
+                continue
+            if missing and self._fit(name) is None:  # what it lacks is told
                 continue
             choice, tensors = self._matrix(name, 0 if stack else None)
             weight, first = WeightName(name, self._kinds[name]), next(iter(tensors.values()))

@@ -60,7 +60,7 @@ class AffineWeight:
         bits: the codes fit in this many bits: unsigned if uint8, two's complement if int8.
         group: columns that share a scale; ``G * group == K``.
         order: int64 ``[K]``, the columns of the weight in the order in which they are stored, so that those of a group
-            are neighbours (GPTQ's ``desc_act``); None if that is their own order.
+            are neighbours (``desc_act``); None if that is their own order.
     """
 
     codes: Tensor
@@ -92,7 +92,7 @@ class ScaledFloatWeight:
 class CodebookWeight:
     """The packing ``codebook``: ``w[n, k] = scales[n, k // group] * codebook[codes[n, k]]``.
 
-    NF4 and FP4 of bitsandbytes, GGUF's IQ4, and any format with up to 8 bits whose levels are not evenly spaced.
+    NF4 and FP4 (Dettmers et al., 2023), and any format with up to 8 bits whose levels are not evenly spaced.
 
     Attributes:
         codes: uint8 ``[N, K]``.
@@ -117,8 +117,8 @@ is the sign.
 
 @dataclass(frozen=True)
 class Float4Weight:
-    """The packing ``float4``: ``w[n, k] = scale * scales[n, k // group] * e2m1(codes[n, k])``, as in MXFP4 (groups of
-    32, scales that are powers of two) and NVFP4 (groups of 16, scales in 8-bit floats, one more for the whole matrix).
+    """The packing ``float4``: ``w[n, k] = scale * scales[n, k // group] * e2m1(codes[n, k])``, as in OCP's microscaling (groups of
+    32, scales that are powers of two) and in the form with two levels of scales (groups of 16, scales in 8-bit floats, one more for the whole matrix).
 
     Attributes:
         codes: uint8 ``[N, K / 2]``, two an entry; the even column is in the low half.

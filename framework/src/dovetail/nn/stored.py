@@ -26,7 +26,7 @@ class Axis:
     (or columns).
 
     One number an element has 1 and 1; a scale that 32 columns share has the unit 32; 8 rows packed in an integer have
-    the unit 8; GGUF's blocks of 32 weights in 18 bytes have the unit 32 and 18 entries. The last unit may be incomplete.
+    the unit 8; blocks of 32 weights in 18 bytes have the unit 32 and 18 entries. The last unit may be incomplete.
     """
 
     dim: int

@@ -34,5 +34,6 @@ def test_every_claim() -> None:
 def test_scales_of_another_number_are_refused() -> None:
     weight, scale = lazy_tensors({"layer.weight": torch.ones(3, 4).char(), "layer.weight_scale": torch.ones(2)})
     tensors = {".weight": weight, ".weight_scale": scale}
+    name, cpu = WeightName("layer", "linear"), torch.device("cpu")
     with pytest.raises(CheckpointError, match=r"layer\.weight_scale is \[2\], wanted \[3\]"):
-        PLUGIN_CLASSFormat({}).load(WeightName("layer", "linear"), tensors, torch.device("cpu"), torch.float32)
+        PLUGIN_CLASSFormat({}).load(name, tensors, cpu, torch.float32)

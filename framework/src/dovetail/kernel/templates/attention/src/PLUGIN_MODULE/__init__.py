@@ -14,8 +14,8 @@ def dovetail_register_attention() -> list[AttentionCard]:
             target="PLUGIN_MODULE.attention:PLUGIN_CLASSAttention",
             devices=("*",),
             dtypes=("float32", "bfloat16", "float16"),
-            # What layers may ask for beside causal attention over everything; dovetail.nn.AttentionSpec explains each. A model
-            # that needs one that is not here gets another backend.
+            # What layers may ask for beside causal attention over everything; dovetail.nn.AttentionSpec explains each.
+            # A model that needs one that is not here gets another backend.
             features=("sliding", "shared_cache"),
             # Raise it to PORTABLE or TUNED once it is faster than what others bring: `auto` takes the highest.
             rank=REFERENCE,
