@@ -507,7 +507,7 @@ def experts(count: int = 3, **options: Any) -> tuple[Context, Callable[[], Exper
     """A layer of experts ``[6, 4]`` whose checkpoints may stack them, and what its kernel got."""
     ctx = context(**options)
     names = [(f"e.{i}.gate", f"e.{i}.up", f"e.{i}.down") for i in range(count)]
-    layer = ctx.experts(names, 4, 6)
+    layer = ctx.experts(names, 4, 6, 2)
     ctx.stored_together("e.gate_up", [(gate, up) for gate, up, _ in names])
     ctx.stored_together("e.down", [(down,) for _, _, down in names])
 
