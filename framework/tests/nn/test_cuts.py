@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 import pytest
@@ -154,7 +155,7 @@ class Block(nn.Module):
             bias=s.biases,
             out_bias=s.biases,
             names=("qkv", "out") if s.fused else ("q", "k", "v", "out"),
-            qk_norm=(lambda name, channels, cut: ctx.norm(name, channels, 1e-6, cut=cut)) if s.norm_by else None,
+            qk_norm=partial(ctx.norm, eps=1e-6) if s.norm_by else None,
             norm_by=s.norm_by or "head",
         )
         if s.together:

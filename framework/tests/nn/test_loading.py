@@ -461,7 +461,7 @@ def test_cuts_are_those_of_the_matrix_and_copied() -> None:
     rows = ctx.linear("a", 6, 8, cut=RowCut({"a": ((2, 4), (6, 8))}))
     load(ctx, tensors, SCALED)
     assert torch.equal(matrix(rows), torch.cat([dense[2:4], dense[6:8]]))
-    ctx = context()
+    ctx = context(parallel=Parallel(1, 2))
     columns = ctx.linear("a", 6, 8, cut=ColumnCut(((3, 6),)))
     load(ctx, tensors, SCALED)
     assert torch.equal(matrix(columns), dense[:, 3:])
@@ -473,7 +473,7 @@ def test_cuts_are_those_of_the_matrix_and_copied() -> None:
 
 def test_a_cut_within_a_group_is_refused_by_name() -> None:
     tensors, _ = scaled(8, 6)
-    ctx = context()
+    ctx = context(parallel=Parallel(0, 2))
     ctx.linear("a", 6, 8, cut=RowCut({"a": ((0, 3),)}))
     with pytest.raises(CheckpointError, match=r"^a: a weight of type int8 cannot be cut at rows 0 and 3 of 8"):
         load(ctx, tensors, SCALED)

@@ -1,13 +1,15 @@
 """check_platform: what passes, and what each wrong platform is told."""
 
+from dataclasses import replace
 from typing import Any
 from unittest import SkipTest
 
 import pytest
+import torch
 
 from dovetail.api import PlatformCard
 from dovetail.nn.ops import REFERENCES
-from dovetail.testing import check_platform
+from dovetail.testing import OperationSample, check_platform
 from dovetail.testing.harness import one_thread
 from dovetail.testing.invariance import ARGUMENTS
 from dovetail.testing.platforms import SAMPLES
@@ -40,9 +42,28 @@ def test_a_platform_that_is_not_batch_invariant_is_told() -> None:
         check_platform(card("Crowded", dtypes=("float32",)))
 
 
+HALVE = {"package.halve": OperationSample(lambda x: x / 2, lambda dtype: [(torch.randn(9, 8).to(dtype),)])}
+
+
+@one_thread()
+def test_an_operation_of_a_plugin_is_compared_with_the_reference_that_is_given() -> None:
+    check_platform(card("OfPlugin", dtypes=("float32",)), HALVE)
+    third = {"package.halve": replace(HALVE["package.halve"], reference=lambda x: x / 3)}
+    with pytest.raises(
+        AssertionError, match=r"operation package\.halve in float32: differs from the reference by 0\.5"
+    ):
+        check_platform(card("OfPlugin", dtypes=("float32",)), third)
+    with pytest.raises(AssertionError, match=r"package\.halve in float32, which a plugin adds: give check_platform"):
+        check_platform(card("OfPlugin", dtypes=("float32",)))
+    with pytest.raises(AssertionError, match=r"invariant: package\.halve in float32 gives rows 0 to 0 other bits"):
+        check_platform(card("OfPluginCrowded", dtypes=("float32",)), HALVE)
+
+
 @pytest.mark.parametrize(
     ("wrong", "told"),
     [
+        (card("RoundsFirst"), "claims the operation rms_norm in bfloat16: differs from the reference"),
+        (card("StaysWide"), "claims the operation softcap in bfloat16: the result is torch.float32"),
         (card("OnePercent"), "claims the operation silu_mul in float32: differs from the reference by 0.01"),
         (card("InPlace"), "an argument is changed"),
         (card("Inventive"), "claims the operations no_such_operation"),

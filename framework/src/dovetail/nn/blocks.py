@@ -14,9 +14,9 @@ from dovetail.nn.parallel import ColumnCut, Range, RowCut
 from dovetail.nn.rotary import Rope
 from dovetail.nn.step import Step
 
-QKNorm = Callable[[str, int, Range | None], nn.Module]
-"""Makes the norm of queries or keys from its checkpoint name, its number of channels, and the ``cut`` of
-:meth:`dovetail.nn.Context.norm`.
+QKNorm = Callable[..., nn.Module]
+"""Makes the norm of queries or keys from its checkpoint name and its number of channels, and where it is over all heads
+from the ``cut`` of :meth:`dovetail.nn.Context.norm`, such as ``partial(ctx.norm, eps=1e-6)``.
 """
 
 
@@ -97,8 +97,11 @@ class SelfAttention(nn.Module):
         self.norm_by = norm_by
         self.norms = nn.ModuleList()
         if qk_norm is not None:
-            over = ((d, None), (d, None)) if norm_by == "head" else ((q, own_q), (kv, own_kv))
-            self.norms.extend(qk_norm(f"{name}.{n}", *sizes) for n, sizes in zip(norm_names, over, strict=True))
+            query, key = (f"{name}.{part}" for part in norm_names)
+            if norm_by == "head":
+                self.norms.extend((qk_norm(query, d), qk_norm(key, d)))
+            else:
+                self.norms.extend((qk_norm(query, q, cut=own_q), qk_norm(key, kv, cut=own_kv)))
 
     def forward(self, x: Tensor, rope: Rope | None, step: Step) -> Tensor:
         qkv = self.qkv(x).view(x.shape[0], -1, self.head_dim)  # [T, H + 2 * K, D]

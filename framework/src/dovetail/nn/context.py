@@ -268,7 +268,7 @@ class Context:
         Args:
             channels: of the whole norm.
             bias: of a layer norm, which has one more tensor then.
-            offset: added to the stored scale.
+            offset: added to the stored scale, in the dtype in which that is applied.
             wide: the scale is applied in float32, before the result is rounded. Layer norms always do that.
             cut: the channels that this rank has, as many as any other, of a norm over those of all ranks (OLMo 2's norms
                 of queries and keys). None for a norm of which every rank has all channels.

@@ -22,8 +22,8 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """Root-mean-square normalisation (Zhang and Sennrich, 2019) in float32: x ``[..., C]``, weight ``[C]`` → ``[..., C]``
     in x's dtype.
 
-    The weight is applied in its own dtype: one in float32 to what was not rounded yet (as Gemma does), any other to the
-    numbers rounded to x's dtype (as Llama does).
+    The weight is applied in its own dtype: one in float32 to what was not rounded yet, one in x's dtype to the numbers
+    rounded to it. Models are trained with either.
     """
     wide = x.float()
     normed = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
@@ -208,7 +208,7 @@ class Ops:
 
     Args:
         claimed: name → implementation with the reference's signature. Names with a dot are of operations that plugins
-            add (:meth:`find`).
+            add (:meth:`find`); a platform may claim one whose plugin is not installed.
 
     Raises:
         PluginError: a claimed name is not an operation.
@@ -240,10 +240,26 @@ class Ops:
         Args:
             name: ``package.operation``.
             reference: slow and simple; its signature is the operation's.
+
+        Raises:
+            PluginError: the name has no package.
         """
+        if "." not in name:
+            raise PluginError(
+                f"a model asks for the operation {name!r}", "those of plugins are named package.operation"
+            )
         return self._claimed.get(name, reference)
 
     def activation(self, name: str, *, gated: bool = False) -> Callable[[Tensor], Tensor]:
-        """An activation by the name of its operation; ``gated`` for its product with what is beside it."""
+        """An activation by the name of its operation; ``gated`` for its product with what is beside it.
+
+        Raises:
+            PluginError: there is no such activation.
+        """
+        known = [activation.__name__ for activation in ACTIVATIONS]
+        if name not in known:
+            raise PluginError(
+                f"a model asks for the activation {name!r}, which does not exist", f"known: {', '.join(known)}"
+            )
         found: Callable[[Tensor], Tensor] = getattr(self, f"{name}_mul" if gated else name)
         return found

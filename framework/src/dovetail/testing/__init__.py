@@ -23,7 +23,7 @@ from dovetail.testing.models import check_model
 from dovetail.testing.packings import AffineSample, sample_weights, unpack_affine
 from dovetail.testing.parity import check_parity
 from dovetail.testing.parsers import check_reasoning_parser, check_tool_parser
-from dovetail.testing.platforms import check_platform
+from dovetail.testing.platforms import OperationSample, check_platform
 from dovetail.testing.proposers import check_proposer
 from dovetail.testing.quantization import check_kernel, sample_experts
 from dovetail.testing.ranks import run_ranks
@@ -41,6 +41,7 @@ __all__ = [
     "AffineSample",
     "BlockTables",
     "GrammarSample",
+    "OperationSample",
     "ReasoningSample",
     "ReferenceAttention",
     "ReferencePlatform",

@@ -162,7 +162,8 @@ def random_checkpoint(
     for name, layer in ctx.layers.items():
         if isinstance(layer, Head) and layer.tied is not None and not optional:
             continue
-        tensors[f"{name}.weight"] = noise(*layer.parts[name]) * layer.parts[name][1] ** -0.5
+        weight = noise(*layer.parts[name]) * layer.parts[name][1] ** -0.5  # [N, K]
+        tensors[f"{name}.weight"] = weight.t().contiguous() if name in ctx.transposed else weight
     for name, bias in ctx.biases.items():
         if bias.required or optional:
             tensors[name] = 0.1 * noise(bias.layer.parts[bias.part][0])

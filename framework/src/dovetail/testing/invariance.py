@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from dovetail.nn import AttentionBackend, AttentionSpec, Platform
-from dovetail.nn.ops import Ops
+from dovetail.nn.ops import ACTIVATIONS, Ops
 from dovetail.testing.attention_layers import LayerInputs, LayerUnderTest, draw_sinks
 from dovetail.testing.comparison import dtype_of
 from dovetail.testing.harness import BlockTables
@@ -32,6 +32,15 @@ def _ropes(dtype: torch.dtype) -> tuple[Any, ...]:
     return _random(TOKENS, 5, 80).to(dtype), angles.cos(), angles.sin()
 
 
+def _rows(dtype: torch.dtype) -> tuple[Any, ...]:
+    """No multiple of a vector's length, so that it shows if a row's place in the tensor matters."""
+    return (4 * _random(TOKENS, 1000).to(dtype),)
+
+
+def _gated(dtype: torch.dtype) -> tuple[Any, ...]:
+    return (4 * _random(TOKENS, 2 * 1000).to(dtype),)
+
+
 ARGUMENTS: dict[str, Callable[[torch.dtype], tuple[Any, ...]]] = {
     "rms_norm": lambda dtype: (_random(TOKENS, 576).to(dtype), _random(576).to(dtype), 1e-5),
     "add_rms_norm": lambda dtype: (
@@ -40,11 +49,20 @@ ARGUMENTS: dict[str, Callable[[torch.dtype], tuple[Any, ...]]] = {
         _random(576).to(dtype),
         1e-5,
     ),
+    "layer_norm": lambda dtype: (_random(TOKENS, 577).to(dtype), _random(577), _random(578)[1:], 1e-5),
+    "add_layer_norm": lambda dtype: (
+        _random(TOKENS, 577).to(dtype),
+        _random(TOKENS, 578)[:, 1:].to(dtype),
+        _random(577),
+        _random(578)[1:],
+        1e-5,
+    ),
     "rope": _ropes,
-    # No multiple of a vector's length, so that it shows if a row's place in the tensor matters.
-    "silu_mul": lambda dtype: (4 * _random(TOKENS, 2 * 1000).to(dtype),),
-    "gelu_tanh_mul": lambda dtype: (4 * _random(TOKENS, 2 * 1000).to(dtype),),
+    "softcap": lambda dtype: (*_rows(dtype), 3.0),
+    "route": lambda dtype: (_random(TOKENS, 60).to(dtype), 4),
     "linear": lambda dtype: (_random(TOKENS, 576).to(dtype), _random(960, 576).to(dtype)),
+    **{activation.__name__: _rows for activation in ACTIVATIONS},
+    **{f"{activation.__name__}_mul": _gated for activation in ACTIVATIONS},
 }
 """Operation → arguments for its test; those that begin with T hold a row for each token."""
 
@@ -56,16 +74,28 @@ def check_operations_by_row(platform: Platform, dtype: str, text: str) -> None:
         AssertionError: names the operation, and the rows that differ.
     """
     ops = Ops(platform.operations())
+    for name, make in ARGUMENTS.items():
+        arguments = [a.to(platform.device) if isinstance(a, Tensor) else a for a in make(dtype_of(dtype))]
+        check_rows(getattr(ops, name), arguments, f"{text}: {name} in {dtype}")
+
+
+def check_rows(operation: Callable[..., Any], arguments: Sequence[Any], text: str) -> None:
+    """Check one operation.
+
+    Args:
+        arguments: tensors whose first dimension is that of the first one have a row for each token.
+
+    Raises:
+        AssertionError: names the rows that differ.
+    """
+    rows = len(arguments[0])
     with torch.inference_mode():
-        for name, make in ARGUMENTS.items():
-            arguments = [a.to(platform.device) if isinstance(a, Tensor) else a for a in make(dtype_of(dtype))]
-            operation = getattr(ops, name)
-            whole = _first(operation(*arguments))
-            for start, stop in SLICES:
-                part = [a[start:stop] if isinstance(a, Tensor) and len(a) == TOKENS else a for a in arguments]
-                assert torch.equal(_first(operation(*part)), whole[start:stop]), (
-                    f"{text}: {name} in {dtype} gives rows {start} to {stop - 1} other bits alone than among {TOKENS}"
-                )
+        whole = _first(operation(*arguments))
+        for start, stop in SLICES if rows == TOKENS else ((0, 1), (rows - 1, rows), (0, -(-rows // 2))):
+            part = [a[start:stop] if isinstance(a, Tensor) and len(a) == rows else a for a in arguments]
+            assert torch.equal(_first(operation(*part)), whole[start:stop]), (
+                f"{text} gives rows {start} to {stop - 1} other bits alone than among {rows}"
+            )
 
 
 def _first(answer: Any) -> Tensor:

@@ -20,7 +20,7 @@ FUNCTIONS = ("inspect", "probe", "validate_source")
 """Attributes of cards that name functions; the others name classes or objects."""
 HEAVY = ("torch", "transformers", "tensorflow", "jax", "triton")
 BASES = {
-    "model": "dovetail.nn.CausalLM",
+    "model": "dovetail.nn.PoolingModel",
     "format": "dovetail.nn.QuantFormat",
     "kernel": "dovetail.nn.WeightKernel",
     "attention": "dovetail.nn.AttentionBackend",
@@ -103,6 +103,9 @@ def wrong_target(card: Card) -> str | None:
             return f"{where}: its target lacks {', '.join(abstract)}"
     elif not callable(target):
         return f"{where}: its target is not callable"
+    if isinstance(card, ModelCard) and "generate" in card.tasks:
+        if not issubclass(target, import_dotted("dovetail.nn:CausalLM")):
+            return f"{where}: its target is not a subclass of dovetail.nn.CausalLM, which the task generate requires"
     if isinstance(card, (ModelCard, QuantFormatCard)) and card.config is not None:
         wanted = ModelConfig if isinstance(card, ModelCard) else BaseModel
         try:

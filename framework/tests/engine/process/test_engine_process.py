@@ -109,6 +109,21 @@ def test_what_ends_a_program_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
         run_engine(monkeypatch, KeyboardInterrupt(), new_request("bad"))
 
 
+def test_an_idle_engine_returns_freed_memory_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    returned: list[int] = []
+    poll = FakeSocket.poll
+
+    def quiet(self: FakeSocket, wait: int | None) -> bool:
+        return False if wait == engine_process.TRIM_MILLISECONDS else poll(self, wait)
+
+    monkeypatch.setattr(FakeSocket, "poll", quiet)
+    monkeypatch.setattr(engine_process, "release_free_memory", lambda: returned.append(1))
+    run_engine(monkeypatch, RuntimeError())
+    assert not returned  # nothing was done yet
+    run_engine(monkeypatch, RuntimeError(), new_request("one"))
+    assert returned == [1]
+
+
 @pytest.mark.parametrize("seed", [2**63, 2**64, -(2**64)])
 def test_numbers_beyond_the_tables_are_found_before_a_step(seed: int) -> None:
     request = Request(

@@ -7,13 +7,43 @@ import torch
 from torch import Tensor
 
 from dovetail.nn import Memory
-from dovetail.nn.ops import rms_norm, silu_mul
+from dovetail.nn.ops import ACTIVATIONS, REFERENCES, rms_norm, softcap
 from dovetail.testing import ReferencePlatform
+
+silu_mul = REFERENCES["silu_mul"]
 
 
 class Right(ReferencePlatform):
     def operations(self) -> Mapping[str, Callable[..., Any]]:
         return {"silu_mul": silu_mul, "rms_norm": rms_norm}
+
+
+class OfPlugin(ReferencePlatform):
+    """Claims an operation that a plugin adds."""
+
+    batch_invariant = True
+
+    def operations(self) -> Mapping[str, Callable[..., Any]]:
+        return {**Invariant().operations(), "package.halve": lambda x: x / 2}
+
+
+class OfPluginCrowded(OfPlugin):
+    def operations(self) -> Mapping[str, Callable[..., Any]]:
+        return {**super().operations(), "package.halve": lambda x: x / 2 * (1 + 1e-6 * (len(x) > 4))}
+
+
+class RoundsFirst(ReferencePlatform):
+    """Applies a scale in float32 to numbers that it has rounded."""
+
+    def operations(self) -> Mapping[str, Callable[..., Any]]:
+        return {"rms_norm": lambda x, weight, eps: rms_norm(x, weight.to(x.dtype), eps)}
+
+
+class StaysWide(ReferencePlatform):
+    """Forgets to round to the dtype of activations."""
+
+    def operations(self) -> Mapping[str, Callable[..., Any]]:
+        return {"softcap": lambda x, cap: softcap(x.float(), cap)}
 
 
 class OnePercent(ReferencePlatform):
@@ -29,14 +59,22 @@ class InPlace(ReferencePlatform):
         return {"rms_norm": norm}
 
 
+def by_rows(operation: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    return lambda x, *others: torch.stack([operation(row, *others) for row in x])
+
+
 class Invariant(ReferencePlatform):
-    """Claims that rows do not depend on each other. Its product sees to that one row at a time."""
+    """Claims that rows do not depend on each other. It sees to that one row at a time."""
 
     batch_invariant = True
 
     def operations(self) -> Mapping[str, Callable[..., Any]]:
-        # The element-wise operations are compared on one thread.
-        return {"linear": lambda x, weight: torch.stack([torch.mv(weight, row) for row in x])}
+        names = [activation.__name__ for activation in ACTIVATIONS]
+        elementwise = ["softcap", *names, *(f"{name}_mul" for name in names)]
+        return {
+            "linear": lambda x, weight: torch.stack([torch.mv(weight, row) for row in x]),
+            **{name: by_rows(REFERENCES[name]) for name in elementwise},
+        }
 
 
 class Crowded(Invariant):

@@ -10,8 +10,7 @@ from dovetail_backends_cuda.operations import OPERATIONS
 from dovetail.api import PlatformCard
 from dovetail.nn.ops import REFERENCES
 from dovetail.testing import check_attention, check_platform, check_registration
-from dovetail.testing.comparison import assert_close, tolerance
-from dovetail.testing.platforms import SAMPLES
+from dovetail.testing.platforms import SAMPLES, check_operation
 
 (ATTENTION,) = dovetail_backends_cuda.dovetail_register_attention()
 
@@ -39,11 +38,8 @@ def test_odd_head_sizes() -> None:
     check_attention(ATTENTION.model_copy(update={"devices": (device,), "probe": None, "head_dims": (20, 264)}))
 
 
-@pytest.mark.parametrize("name", ["rms_norm", "add_rms_norm"])
-def test_norms_do_the_same_on_any_device(name: str) -> None:
-    for dtype in (torch.float32, torch.bfloat16):
-        for arguments in SAMPLES[name](dtype):
-            found, wanted = OPERATIONS[name](*arguments), REFERENCES[name](*arguments)
-            pairs = zip(found, wanted, strict=True) if isinstance(wanted, tuple) else [(found, wanted)]
-            for ours, theirs in pairs:
-                assert_close(ours, theirs, tolerance(dtype, 2), name)
+@pytest.mark.parametrize("name", ["rms_norm", "add_rms_norm", "layer_norm", "add_layer_norm"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_norms_do_the_same_on_any_device(name: str, dtype: torch.dtype) -> None:
+    for arguments in SAMPLES[name](dtype):
+        check_operation(OPERATIONS[name], REFERENCES[name], arguments, torch.device("cpu"), name)

@@ -21,6 +21,7 @@ from dovetail.engine.process.ipc import exit_with_parent
 from dovetail.kernel.plan import Plan
 from dovetail.utils import logs
 from dovetail.utils.panics import reraise_control_flow
+from dovetail.utils.process_memory import release_free_memory
 
 if TYPE_CHECKING:
     from dovetail.engine.step.core import EngineCore
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger("dovetail.engine")
 
 NOT_TAKEN = "the engine could not take this request"
+TRIM_MILLISECONDS = 500
+"""Once the engine had nothing to do for so long, it returns freed memory to the system: what steps of many sizes leave
+behind adds up to hundreds of megabytes.
+"""
 STALL_MILLISECONDS = 2
 """Seconds between checks of requests that wait for something other than memory, such as a grammar that is being
 compiled.
@@ -65,11 +70,15 @@ def _run(socket: zmq.Socket[bytes], start: m.Start) -> None:
         core = EngineCore(plan, args, lambda done, total: socket.send(m.encode(m.Loading(done, total))))
     socket.send(m.encode(core.info))
     sent_stats = core.stats
+    trimmed = True
     while True:
         outputs: list[m.TokenOutput] = []
         # With nothing to do, sleep in the first receive; otherwise take what is there and go on.
         wait: int | None = 0
         if core.idle or core.is_sleeping:
+            if not trimmed and not socket.poll(TRIM_MILLISECONDS):
+                release_free_memory()
+                trimmed = True
             wait = None
         elif core.stalled:
             wait = STALL_MILLISECONDS
@@ -100,6 +109,7 @@ def _run(socket: zmq.Socket[bytes], start: m.Start) -> None:
                 case m.Stop():
                     return
         outputs += core.step()
+        trimmed &= not outputs
         stats = core.stats
         # Without outputs the API's process still learns of what changed: a request that left, say.
         if outputs or stats != sent_stats:

@@ -5,7 +5,7 @@ oneDNN's, which torch uses for bfloat16 anyway, has only one other path, for a s
 processor lacks instructions for bfloat16, oneDNN's product in that dtype does depend on the number of rows;
 :func:`is_row_invariant` detects that.) Its float32 product gets weights in column-major order: with row-major weights,
 torch 2.11 on an Intel Xeon depends on the number of rows too. Second, torch computes exponentials differently in whole
-vectors than after the last whole one, so the result depends on where a thread's share of a tensor begins.
+vectors than after the last whole one, so the result depends on where a thread's share of a tensor begins and ends.
 
 Letters: T rows, K columns, N output features, C channels.
 """
@@ -20,6 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dovetail.nn import ops
+
 GRAIN = 1 << 15
 """Minimum number of elements that torch gives to a thread of an elementwise operation, if there are enough for all
 threads.
@@ -30,6 +32,8 @@ many.
 """
 PIECE = 1 << 14
 """Up to this many elements are computed by a single thread."""
+VECTORS = 64
+"""Elements in a whole number of any processor's vectors, in pairs, as torch computes them: twice 32 of 16 bits."""
 
 
 def has_onednn() -> bool:
@@ -79,39 +83,67 @@ def is_row_invariant(dtype: torch.dtype, threads: int) -> bool:
         return all(torch.equal(F.linear(x[:n], weight), wanted[:n]) for n in counts)
 
 
-def make_gated(activation: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """``activation(gate) * up``, ``[..., 2 * C]`` → ``[..., C]``, computed so that a thread's share never begins inside
-    a vector.
+def apply_by_rows(function: Callable[..., Any], *inputs: Tensor) -> Tensor:
+    """An elementwise operation on ``[T, C]`` each, computed so that no element is in a thread's last, incomplete vector.
 
-    torch divides the work equally, so a number of rows that is a multiple of the number of threads gives each thread
-    whole rows. The remaining rows are computed in pieces that are too small to be divided, which begin at multiples of
-    any processor's vector size.
+    Rows are padded to whole vectors. torch divides the work equally, so a number of rows that is a multiple of the
+    number of threads gives each thread whole rows. The remaining rows are computed in pieces that are too small to be
+    divided.
+
+    Args:
+        function: called with a piece of each input, and with that of the result, which it writes, as ``out``.
     """
+    rows, channels = inputs[0].shape
+    if lacking := -channels % VECTORS:
+        inputs = tuple(F.pad(x, (0, lacking)) for x in inputs)
+    out = inputs[0].new_empty(rows, channels + lacking)
+    threads = torch.get_num_threads()
+    # torch's own threshold: below it, fewer threads share.
+    whole = rows // threads * threads if rows // threads * channels >= GRAIN else 0
+    if threads == 1 or rows * channels <= PIECE:
+        whole = rows
+    if whole:
+        function(*(x[:whole] for x in inputs), out=out[:whole])
+    height = max(1, PIECE // out.shape[1])
+    for top in range(whole, rows, height):
+        for left in range(0, out.shape[1], PIECE):
+            piece = slice(top, top + height), slice(left, left + PIECE)
+            function(*(x[piece] for x in inputs), out=out[piece])
+    return out[:, :channels].contiguous()
+
+
+def make_activation(activation: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """The batch-invariant form of an elementwise operation, ``[..., C]`` → ``[..., C]``."""
 
     def operation(x: Tensor) -> Tensor:
-        gate, up = x.reshape(-1, x.shape[-1]).chunk(2, -1)  # [T, C] each
-        rows, channels = gate.shape
-        threads = torch.get_num_threads()
-        if threads == 1 or rows * channels <= PIECE:
-            return (activation(gate) * up).view(*x.shape[:-1], channels)
-        out = x.new_empty(rows, channels)
-        # torch's own threshold: below it, fewer threads share.
-        whole = rows // threads * threads if rows // threads * channels >= GRAIN else 0
-        if whole:
-            torch.mul(activation(gate[:whole]), up[:whole], out=out[:whole])
-        height = max(1, PIECE // channels)
-        for top in range(whole, rows, height):
-            for left in range(0, channels, PIECE):
-                piece = slice(top, top + height), slice(left, left + PIECE)
-                torch.mul(activation(gate[piece]), up[piece], out=out[piece])
-        return out.view(*x.shape[:-1], channels)
+        return apply_by_rows(lambda x, out: out.copy_(activation(x)), x.reshape(-1, x.shape[-1])).view(x.shape)
 
     return operation
 
 
+def make_gated(activation: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """The batch-invariant form of ``activation(gate) * up``, ``[..., 2 * C]`` → ``[..., C]``."""
+
+    def operation(x: Tensor) -> Tensor:
+        gate, up = x.reshape(-1, x.shape[-1]).chunk(2, -1)  # [T, C] each
+        found = apply_by_rows(lambda gate, up, out: torch.mul(activation(gate), up, out=out), gate, up)
+        return found.view(*x.shape[:-1], gate.shape[1])
+
+    return operation
+
+
+def softcap(x: Tensor, cap: float) -> Tensor:
+    """``cap * tanh(x / cap)``, elementwise."""
+    return make_activation(partial(ops.softcap, cap=cap))(x)
+
+
+ACTIVATIONS = (ops.silu, ops.gelu, ops.gelu_tanh, ops.gelu_quick)
+"""Those with exponentials. The others are exact for every element, wherever it is."""
+
 OPERATIONS: Mapping[str, Callable[..., Any]] = {
     "linear": linear,
     "lay_out": lay_out,
-    "silu_mul": make_gated(F.silu),
-    "gelu_tanh_mul": make_gated(partial(F.gelu, approximate="tanh")),
+    "softcap": softcap,
+    **{activation.__name__: make_activation(activation) for activation in ACTIVATIONS},
+    **{f"{activation.__name__}_mul": make_gated(activation) for activation in ACTIVATIONS},
 }

@@ -33,14 +33,30 @@ _silu_mul = torch.cuda.jiterator._create_jit_fn(
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """One kernel, which rounds once, after the weight."""
-    return F.rms_norm(x, (x.shape[-1],), weight, eps)
+    """One kernel, which rounds once, after the weight; three for a weight of another dtype."""
+    if weight.dtype == x.dtype:
+        return F.rms_norm(x, (x.shape[-1],), weight, eps)
+    return F.rms_norm(x.float(), (x.shape[-1],), weight.float(), eps).to(x.dtype)
 
 
 def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """Two kernels."""
+    """One more than :func:`rms_norm`."""
     total = residual + x
     return rms_norm(total, weight, eps), total
+
+
+def layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
+    """One kernel in float32, and three otherwise."""
+    scale, shift = (None if vector is None else vector.float() for vector in (weight, bias))
+    return F.layer_norm(x.float(), (x.shape[-1],), scale, shift, eps).to(x.dtype)
+
+
+def add_layer_norm(
+    x: Tensor, residual: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
+) -> tuple[Tensor, Tensor]:
+    """One more than :func:`layer_norm`."""
+    total = residual + x
+    return layer_norm(total, weight, bias, eps), total
 
 
 def rope(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool = False) -> Tensor:
@@ -74,6 +90,8 @@ def silu_mul(x: Tensor) -> Tensor:
 OPERATIONS: dict[str, Callable[..., Any]] = {
     "rms_norm": rms_norm,
     "add_rms_norm": add_rms_norm,
+    "layer_norm": layer_norm,
+    "add_layer_norm": add_layer_norm,
     "rope": rope,
     "silu_mul": silu_mul,
 }

@@ -1,0 +1,82 @@
+"""The configurations of Gemma 1 and 2, read from ``config.json``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import Field, model_validator
+
+from dovetail.api import Activation, AttentionFeature, DecoderConfig, Epsilon, HeadDim, quote_foreign
+
+Positive = Annotated[float, Field(gt=0, le=2.0**27)]
+
+TANH = ("gelu", "gelu_pytorch_tanh", "gelu_tanh", "gelu_new")
+"""Names of the one activation that Gemma has. Old files write ``gelu`` and mean this one too."""
+FULL, SLIDING = "full_attention", "sliding_attention"
+
+
+class GemmaConfig(DecoderConfig):
+    """Keys of GemmaConfig in transformers, with their defaults."""
+
+    head_dim: HeadDim = 256
+    hidden_act: Activation = "gelu_tanh"
+    rms_norm_eps: Epsilon = 1e-6
+    attention_bias: bool = False
+    tie_word_embeddings: bool = True
+    norm_offset: float = 1.0
+    """Added to the stored scales of the norms. GGUF files have the sums."""
+
+    @classmethod
+    def prepare(cls, data: dict[str, Any]) -> dict[str, Any]:
+        activation = data.get("hidden_activation") or data.get("hidden_act") or TANH[0]
+        if activation not in TANH:
+            raise ValueError(f"the activation {quote_foreign(activation)} is not supported, only {', '.join(TANH)}")
+        if data.get("use_bidirectional_attention"):
+            raise ValueError("use_bidirectional_attention is not supported, only causal attention")
+        data["hidden_act"] = "gelu_tanh"
+        data.setdefault("head_dim", 256)
+        return super().prepare(data)
+
+    @model_validator(mode="after")
+    def _check_gemma(self) -> GemmaConfig:
+        kinds = {self.rope_for(layer) for layer in range(self.num_hidden_layers)}
+        if len(kinds) > 1 or (kind := self.rope_for(0)).rope_type != "default":
+            raise ValueError(f"the rotary embedding {kind.rope_type!r} is not supported, only one without scaling")
+        return self
+
+    @property
+    def scale(self) -> float:
+        """On the products of queries and keys."""
+        return self.head_dim**-0.5
+
+
+class Gemma2Config(GemmaConfig):
+    """Keys of Gemma2Config in transformers, with their defaults."""
+
+    query_pre_attn_scalar: Positive = 256.0
+    """Scores are divided by its square root."""
+    attn_logit_softcapping: Positive | None = None
+    final_logit_softcapping: Positive | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_gemma2(cls, data: Any) -> Any:
+        # Here a key with null means none, and only one that is missing means the default.
+        defaults = {"sliding_window": 4096, "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0}
+        return {**defaults, **data} if isinstance(data, dict) else data
+
+    @classmethod
+    def prepare(cls, data: dict[str, Any]) -> dict[str, Any]:
+        layers = data.get("num_hidden_layers")
+        if "layer_types" not in data and type(layers) is int and 0 < layers <= 10_000:
+            first = SLIDING if "sliding_window" in data else FULL
+            data["layer_types"] = tuple((first, FULL)[layer % 2] for layer in range(layers))
+        return super().prepare(data)
+
+    def attention_features(self, layer: int) -> frozenset[AttentionFeature]:
+        capped: frozenset[AttentionFeature] = frozenset({"softcap"} if self.attn_logit_softcapping else ())
+        return super().attention_features(layer) | capped
+
+    @property
+    def scale(self) -> float:
+        return self.query_pre_attn_scalar**-0.5
