@@ -260,7 +260,7 @@ def test_a_stack_of_experts_is_read_matrix_by_matrix(packed: bool) -> None:
     experts, inner, channels = 3, 64, 96
     ctx = context()
     names = [(f"e.{i}.gate", f"e.{i}.up", f"e.{i}.down") for i in range(experts)]
-    layer = ctx.experts(names, channels, inner, 1)
+    layer = ctx.experts(names, channels, inner, 2)
     ctx.stored_together("e.gate_up", [(gate, up) for gate, up, _ in names], alternating=True, transposed=True)
     ctx.stored_together("e.down", [(down,) for _, _, down in names], transposed=True)
     blocks, scales, dense = mxfp4(experts, 2 * inner, channels // 32)
