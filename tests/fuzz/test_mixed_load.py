@@ -23,7 +23,8 @@ MEGABYTES = 40
 def test_mixed_load(tmp_path: Path, slowness: Callable[[], float], minutes: int) -> None:
     folder = write_checkpoint(tmp_path / "tiny")
     template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
-    options = ("--chat-template", template, "--max-stored-responses", "50")
+    # A cache of few blocks, all of which are used within the first minute; a host gives it memory on first use.
+    options = ("--chat-template", template, "--max-stored-responses", "50", "--num-gpu-blocks-override", "1000")
     # oneDNN keeps the code that it makes for up to 1,024 shapes of products, and meets new ones for minutes.
     with serving(str(folder), *options, ONEDNN_PRIMITIVE_CACHE_CAPACITY="16") as server:
         seen = asyncio.run(run_load(server.url, server.process.pid, minutes))

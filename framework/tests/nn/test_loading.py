@@ -365,6 +365,22 @@ def test_a_weight_that_is_stored_twice_is_refused() -> None:
     assert "(unexpected: k.weight)" in refusal(ctx, {"qkv.weight": torch.ones(10, 4), "k.weight": torch.ones(2, 4)})
 
 
+def test_one_of_two_forms_is_too_many() -> None:
+    def model() -> tuple[Context, Linear]:
+        ctx = context()
+        layer = qkv(ctx)
+        ctx.stored_together("kv", ("k", "v"))
+        return ctx, layer
+
+    q, kv = torch.randn(6, 4), torch.randn(4, 4)
+    ctx, layer = model()
+    load(ctx, {"q.weight": q, "kv.weight": kv})
+    assert torch.equal(matrix(layer), torch.cat([q, kv]))
+    ctx, _ = model()
+    text = refusal(ctx, {"qkv.weight": torch.cat([q, kv]), "kv.weight": kv})
+    assert "unexpected: qkv.weight" in text
+
+
 @pytest.mark.parametrize(("required", "names"), [(True, "qkv.weight"), (False, "q.weight, k.weight, v.weight")])
 def test_what_is_missing_has_the_name_that_checkpoints_have(required: bool, names: str) -> None:
     ctx = context()

@@ -13,9 +13,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import ConfigDict, Field, ValidationError, model_validator
 
 from dovetail.api.bounds import MAX_HEAD_DIM, MAX_POSITIONS, HeadDim, Positions, integral
+from dovetail.api.documented import DocumentedModel
 from dovetail.api.text import join_names, quote_foreign
 
 LayerType = Literal["full_attention", "sliding_attention", "chunked_attention", "linear_attention"]
@@ -51,7 +52,7 @@ REQUIRED: dict[RopeType, tuple[str, ...]] = {
 """Value of ``rope_type`` → the parameters that it cannot do without."""
 
 
-class RopeParameters(BaseModel):
+class RopeParameters(DocumentedModel):
     """One rotary embedding. The names are those of ``rope_parameters`` in Hugging Face configurations."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)

@@ -118,7 +118,7 @@ class WeightReader:
             self._slices.setdefault(part, []).append(source)
         self._shared_biases = dict(self._find_shared_biases())
         self._opened: dict[str, Tensor] = {}
-        """Stacks of the layer that is being loaded, so that they are read once and not for each expert."""
+        """Biases of the layer that is being loaded which are stored together, so that they are read once."""
         self._kinds: dict[str, LayerKind] = {name: layer.kind for name, layer in ctx.layers.items()}
         for name, stored in ctx.together.items():
             self._kinds[name] = ctx.layers[stored.groups[0][0]].kind
@@ -127,6 +127,7 @@ class WeightReader:
         self._components: dict[str, tuple[Components | None, ...]] = {}
         """Weight → what each format expects of it. Formats are asked once, since a model may have 50,000 weights."""
         self._fits: dict[str, _Fit | None] = {}
+        self._sources: dict[str, _Source] = {}
 
     def expected(self) -> dict[str, tuple[int, ...]]:
         """The required tensors by Hugging Face name, with their shapes. For a weight it is the shape ``(N, K)``
@@ -168,7 +169,7 @@ class WeightReader:
             if isinstance(layer, Embedding):
                 layer.weight = None  # it was kept for a head that is tied to it
         # What is still in its file must not keep the file mapped.
-        for kept in (self.weights, self.plain, self._fits, self._components):
+        for kept in (self.weights, self.plain, self._fits, self._components, self._sources):
             kept.clear()
 
     # Names
@@ -288,9 +289,13 @@ class WeightReader:
         return False
 
     def _source(self, part: str) -> _Source:
-        """Where a part is stored."""
-        shared = self._slices.get(part, ()) if part not in self.weights else ()
-        return next((source for source in shared if source.name in self.weights), _Source(part))
+        """Where a part is stored, once all tensors are sorted."""
+        found = self._sources.get(part)
+        if found is None:
+            shared = self._slices.get(part, ()) if part not in self.weights else ()
+            found = next((source for source in shared if source.name in self.weights), None) or _Source(part)
+            self._sources[part] = found
+        return found
 
     def _missing_biases(self) -> list[str]:
         missing: dict[str, None] = {}
@@ -344,9 +349,10 @@ class WeightReader:
         unused = [lazy.name for fit in fits for lazy in fit.unknown]
         for name, stored in self.ctx.together.items():
             if name in self.weights:
-                twice = [part for group in stored.groups for part in group if part in self.weights]
-                unused += [lazy.name for part in twice for lazy in self.weights[part].values()]
-        return unused
+                places = {self._source(part).name: None for group in stored.groups for part in group}
+                others = [place for place in places if place != name and place in self.weights]
+                unused += [lazy.name for other in others for lazy in self.weights[other].values()]
+        return list(dict.fromkeys(unused))
 
     # Formats
 
@@ -493,30 +499,27 @@ class WeightReader:
                     weight = weight.reorder(torch.arange(start, stop, step))
                 else:
                     weight = weight.narrow(0, start, stop).compact()
-            if self.ctx.parallel.size == 1:
-                return weight
             return layer.cut_weight(part, weight).to(self.ctx.device)
 
     def _together(self, layer: WeightLayer) -> dict[str, StoredWeight] | None:
         """The weight of a layer that is stored as it is computed, all parts in one, which nothing has to cut."""
-        sources = [self._source(part) for part in layer.parts]
-        first = sources[0]
-        if len(sources) == 1 or layer.cut is not None or first.name not in self.ctx.together:
+        if len(layer.parts) == 1 or layer.cut is not None:
             return None
-        (group, *others), alternating = self.ctx.together[first.name].groups, self.ctx.together[first.name].alternating
-        if others or alternating or group != tuple(layer.parts) or any(source.name != first.name for source in sources):
+        (name, *others) = {self._source(part).name for part in layer.parts}
+        stored = self.ctx.together.get(name)
+        if others or stored is None or stored.stacked or stored.alternating or stored.groups != (tuple(layer.parts),):
             return None
-        return {group[0]: self._whole(first.name, None).to(self.ctx.device)}
+        return {stored.groups[0][0]: self._whole(name, None).to(self.ctx.device)}
 
     def _local_weights(self, layer: WeightLayer) -> dict[str, StoredWeight]:
         """This rank's parts of a layer, in order. Those that are stored in one tensor are read one after the other."""
         parts = layer.local_parts()
+        if len(parts) == 1:
+            return {part: self._stored(layer, part) for part in parts}
         by_tensor: dict[str, list[str]] = {}
         for part in parts:
             by_tensor.setdefault(self._source(part).name, []).append(part)
         found = {part: self._stored(layer, part) for stored in by_tensor.values() for part in stored}
-        if len(parts) < len(layer.parts):  # the others' experts need not stay in memory
-            found = {part: weight.compact() for part, weight in found.items()}
         return {part: found[part] for part in parts}
 
     def _finish(self, layer: WeightLayer) -> None:
@@ -646,9 +649,8 @@ def _expert(lazy: LazyTensor, index: int) -> LazyTensor:
 
     def read() -> Tensor:
         whole = lazy.read()
-        if (
-            whole.dim() < len(lazy.shape) and whole.shape[0] % lazy.shape[0] == 0
-        ):  # packed bytes, as rows of all experts
+        # Packed bytes come as rows of all experts.
+        if whole.dim() < len(lazy.shape) and whole.shape[0] % lazy.shape[0] == 0:
             whole = whole.unflatten(0, (lazy.shape[0], -1))
         if whole.shape[0] != lazy.shape[0]:
             raise CheckpointError(

@@ -221,6 +221,8 @@ class StoredWeight(ABC):
         """Dequantized rows ``[stop - start, K]``."""
         if start == stop:
             return self._none(dtype)
+        if (start, stop) == (0, self.shape[0]):
+            return self.dequantize(dtype)
         unit, size = self.row_unit, self.shape[0]
         first = start // unit * unit
         last = min(-(-stop // unit) * unit, size)

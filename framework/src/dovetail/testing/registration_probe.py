@@ -84,7 +84,9 @@ def examine(module_name: str) -> tuple[list[str], float]:
 
 
 def wrong_target(card: Card) -> str | None:
-    from dovetail.api import ModelCard, ModelConfig, PluginError
+    from pydantic import BaseModel
+
+    from dovetail.api import ModelCard, ModelConfig, PluginError, QuantFormatCard
     from dovetail.kernel.discovery import import_dotted
 
     where = f"{card.kind} {card.name!r}"
@@ -101,15 +103,18 @@ def wrong_target(card: Card) -> str | None:
             return f"{where}: its target lacks {', '.join(abstract)}"
     elif not callable(target):
         return f"{where}: its target is not callable"
-    if isinstance(card, ModelCard):
-        if "generate" in card.tasks and not issubclass(target, import_dotted("dovetail.nn:CausalLM")):
+    if isinstance(card, ModelCard) and "generate" in card.tasks:
+        if not issubclass(target, import_dotted("dovetail.nn:CausalLM")):
             return f"{where}: its target is not a subclass of dovetail.nn.CausalLM, which the task generate requires"
+    if isinstance(card, (ModelCard, QuantFormatCard)) and card.config is not None:
+        wanted = ModelConfig if isinstance(card, ModelCard) else BaseModel
         try:
             config = import_dotted(card.config)
         except PluginError:
             return None  # reported among the light names
-        if not (isinstance(config, type) and issubclass(config, ModelConfig)):
-            return f"{where}: its config is not a subclass of dovetail.api.ModelConfig"
+        if not (isinstance(config, type) and issubclass(config, wanted)):
+            name = "dovetail.api.ModelConfig" if wanted is ModelConfig else "pydantic.BaseModel"
+            return f"{where}: its config is not a subclass of {name}"
     return None
 
 

@@ -1,4 +1,4 @@
-from dovetail.api import AttentionCard, LoaderCard, ModelCard, PlatformCard, hookimpl
+from dovetail.api import AttentionCard, LoaderCard, ModelCard, PlatformCard, QuantFormatCard, hookimpl
 
 
 @hookimpl
@@ -25,3 +25,10 @@ def dovetail_register_loaders() -> list[LoaderCard]:
 @hookimpl
 def dovetail_register_platforms() -> list[PlatformCard]:
     return [PlatformCard(name="abstract", device="cpu", target="dovetail.nn:Platform", probe="no_such_module:probe")]
+
+
+@hookimpl
+def dovetail_register_quantization() -> list[QuantFormatCard]:
+    return [
+        QuantFormatCard(name="not-config", types={"int8": ()}, target="kit_quant:RowFormat", config="kit_config:TINY")
+    ]

@@ -35,7 +35,8 @@ def test_the_backend_does_the_same_without_its_kernel() -> None:
 
 def test_odd_head_sizes() -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    check_attention(ATTENTION.model_copy(update={"devices": (device,), "probe": None, "head_dims": (20, 264)}))
+    changes = {"features": ("sliding", "value_dim", "latent"), "head_dims": (20, 264, (276, 20))}
+    check_attention(ATTENTION.model_copy(update={"devices": (device,), "probe": None, **changes}))
 
 
 @pytest.mark.parametrize("name", ["rms_norm", "add_rms_norm", "layer_norm", "add_layer_norm"])
