@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import pytest
@@ -166,10 +167,7 @@ def test_norms_of_each_head(kind: Any) -> None:
         norms |= {"a.q_norm.bias": rand(D, seed=10), "a.k_norm.bias": rand(D, seed=11)}
 
     def make(ctx: Context) -> SelfAttention:
-        def norm(name: str, channels: int, *_: Any) -> Any:
-            return ctx.norm(name, channels, 1e-3, kind=kind, bias=kind == "layer")
-
-        return attention(qk_norm=norm)(ctx)
+        return attention(qk_norm=partial(ctx.norm, eps=1e-3, kind=kind, bias=kind == "layer"))(ctx)
 
     def norm(x: Tensor, name: str) -> Tensor:
         weight = norms[f"a.{name}_norm.weight"]
@@ -184,9 +182,7 @@ def test_norms_of_all_heads_together() -> None:
     norms = {"a.q_layernorm.weight": 1 + rand(H * D, seed=6), "a.k_layernorm.weight": 1 + rand(K * D, seed=7)}
 
     def make(ctx: Context) -> SelfAttention:
-        def norm(name: str, channels: int, *_: Any) -> Any:
-            return ctx.norm(name, channels, 1e-3)
-
+        norm = partial(ctx.norm, eps=1e-3)
         return attention(qk_norm=norm, norm_by="whole", norm_names=("q_layernorm", "k_layernorm"))(ctx)
 
     def norm(x: Tensor, name: str) -> Tensor:

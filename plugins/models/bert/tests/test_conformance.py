@@ -45,7 +45,7 @@ def test_labels_are_counted() -> None:
     ("keys", "told"),
     [
         ({"num_attention_heads": 5}, "hidden_size 48 is not a multiple of num_attention_heads 5"),
-        ({"hidden_act": "mish"}, "'mish'"),
+        ({"hidden_act": "mish"}, "hidden_act"),
         ({"is_decoder": True}, "is_decoder"),
         ({"position_embedding_type": "relative_key"}, "position_embedding_type 'relative_key' is not supported"),
         ({"intermediate_size": None}, "intermediate_size: is missing"),

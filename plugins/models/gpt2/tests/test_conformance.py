@@ -39,7 +39,7 @@ def test_keys_of_the_file_and_of_the_framework() -> None:
     ("keys", "told"),
     [
         ({"n_head": 5}, "hidden_size 48 is not a multiple of num_attention_heads 5"),
-        ({"activation_function": "mish"}, "'mish' is not one of gelu_new"),
+        ({"activation_function": "mish"}, "hidden_act"),
         ({"add_cross_attention": True}, "add_cross_attention is not supported"),
         ({"n_embd": None}, "hidden_size: is missing"),
     ],

@@ -38,7 +38,7 @@ class BertBlock(nn.Module):
             name,
             c.hidden_size,
             c.intermediate_size,
-            activation=c.activation,
+            activation=c.hidden_act,
             names=("intermediate.dense", "output.dense"),
         )
         self.out_norm = ctx.norm(f"{name}.output.LayerNorm", c.hidden_size, c.layer_norm_eps, kind="layer", bias=True)

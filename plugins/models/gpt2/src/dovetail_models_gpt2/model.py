@@ -36,7 +36,7 @@ class GPT2Block(nn.Module):
             f"{name}.mlp",
             c.hidden_size,
             c.intermediate_size,
-            activation=c.activation,
+            activation=c.hidden_act,
             names=("c_fc", "c_proj"),
             transposed=True,
         )
