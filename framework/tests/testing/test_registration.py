@@ -26,6 +26,7 @@ def test_a_small_plugin_registers_well() -> None:
             [
                 "model 'heavy': config kit_models:SmallConfig: importing it imports torch",
                 "model 'no-config': config kit_config:Missing: cannot import",
+                "model 'no-head': its target is not a subclass of dovetail.nn.CausalLM, which the task generate requires",
                 "model 'not-config': its config is not a subclass of dovetail.api.ModelConfig",
                 "format 'not-config': its config is not a subclass of pydantic.BaseModel",
                 "attention 'not-attention': its target is not a subclass of dovetail.nn.AttentionBackend",

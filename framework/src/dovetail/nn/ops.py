@@ -147,7 +147,7 @@ def route(
     Args:
         logits: ``[T, E]``, of the router.
         top_k: experts of a token, A.
-        scoring: ``softmax`` over all experts, or ``sigmoid`` of each (DeepSeek-V3).
+        scoring: ``softmax`` over all experts, or ``sigmoid`` of each.
         renormalize: whether a token's weights are divided by their sum.
         bias: float32 ``[E]``, added for the choice and not for the weights (DeepSeek-V3).
         groups, top_groups: the experts are in so many groups of neighbours, and a token's come from the best

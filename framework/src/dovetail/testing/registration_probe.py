@@ -103,11 +103,8 @@ def wrong_target(card: Card) -> str | None:
             return f"{where}: its target lacks {', '.join(abstract)}"
     elif not callable(target):
         return f"{where}: its target is not callable"
-    if (
-        isinstance(card, ModelCard)
-        and "generate" in card.tasks
-        and not issubclass(target, import_dotted("dovetail.nn:CausalLM"))
-    ):
+    generates = isinstance(card, ModelCard) and "generate" in card.tasks
+    if generates and not issubclass(target, import_dotted("dovetail.nn:CausalLM")):
         return f"{where}: its target is not a subclass of dovetail.nn.CausalLM, which the task generate requires"
     if isinstance(card, (ModelCard, QuantFormatCard)) and card.config is not None:
         wanted = ModelConfig if isinstance(card, ModelCard) else BaseModel

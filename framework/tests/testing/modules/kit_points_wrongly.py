@@ -6,6 +6,7 @@ def dovetail_register_models() -> list[ModelCard]:
     return [
         ModelCard(name="heavy", architectures=("A",), target="kit_models:Small", config="kit_models:SmallConfig"),
         ModelCard(name="no-config", architectures=("B",), target="kit_models:Small", config="kit_config:Missing"),
+        ModelCard(name="no-head", architectures=("D",), target="kit_models:Vectors", config="kit_models:SmallConfig"),
         ModelCard(name="not-config", architectures=("C",), target="kit_models:Small", config="kit_quant:RowWeight"),
     ]
 
