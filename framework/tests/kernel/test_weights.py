@@ -223,7 +223,9 @@ def test_a_format_that_was_asked_for_must_accept_the_configuration(folder: Path)
 
 def test_a_configuration_class_that_cannot_be_imported_is_a_reason(folder: Path) -> None:
     quantized(folder, bits=4)
-    with pytest.raises(ResolutionError, match=r"packed: cannot import no_such_module:Config"):
+    with pytest.raises(
+        ResolutionError, match=r"packed: the format packed \(more-0 1\.0\): cannot import no_such_module:Config"
+    ):
         plan(folder, packed(config="no_such_module:Config"), kernel("any"))
 
 

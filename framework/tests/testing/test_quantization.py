@@ -97,7 +97,7 @@ def test_the_dense_format_passes() -> None:
         (format_card("Forgotten"), "fields() does not name scales"),
         (format_card("Hidden"), "cached is no field of the dataclass"),
         (format_card("WideUnit"), "scales is [13], but 13 rows with Axis(dim=0, unit=2, entries=1) make 7"),
-        (format_card("NoAxis"), "rows 0 to 2, cut as fields() says: RuntimeError: The size of tensor a (2) must match"),
+        (format_card("NoAxis"), "cut as fields() says"),
         (format_card("WrongTensor"), "fields() names scales, which is another attribute's tensor"),
         (format_card(types={"rows8": ("affine",), "rows4": ()}), "claims the types rows4, for which no sample"),
         (format_card(types={"rows8": ("affine", "novel")}), "as novel: pack() gives None"),
