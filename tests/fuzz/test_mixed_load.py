@@ -12,8 +12,8 @@ from ..serving import serving
 from ..tiny import write_checkpoint
 from .mixed_load import run_load
 
-MEGABYTES = 40
-"""Growth that is no leak: heaps have holes."""
+MEGABYTES, ENGINE_MEGABYTES = 40, 400
+"""Growth that is no leak: heaps have holes, and the engine may be compiling hostile grammars when it is measured."""
 
 
 @pytest.mark.sweep
@@ -31,5 +31,7 @@ def test_mixed_load(tmp_path: Path, slowness: Callable[[], float], minutes: int)
         assert seen.longest_health < 1.0 * slowness(), seen
         assert 500 not in seen.statuses, seen
         assert not seen.unexpected, seen
-        assert max(seen.growth().values()) < MEGABYTES, seen
+        growth = seen.growth()
+        assert growth.pop("dovetail.engine.process.engine_process") < ENGINE_MEGABYTES, seen
+        assert max(growth.values()) < MEGABYTES, seen
         assert not any("Traceback" in line for line in server.log), server.log
