@@ -84,11 +84,11 @@ class SelfAttention(nn.Module):
             self.num_kv_heads,
             head_dim,
             head_dim**-0.5 if scale is None else scale,
-            window,
-            chunk,
-            softcap,
-            sinks is not None,
-            causal,
+            window=window,
+            chunk=chunk,
+            softcap=softcap,
+            sinks=sinks is not None,
+            causal=causal,
         )
         self.attention = ctx.attention(spec, sinks=None if sinks is None else f"{name}.{sinks}", cut=heads)
         self.head_dim = head_dim

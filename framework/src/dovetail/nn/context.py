@@ -151,14 +151,11 @@ class Context:
         rows = {parts: out_features} if isinstance(parts, str) else parts
         shapes = {part: (count, in_features) for part, count in rows.items()}
         layer = Linear(shapes, self.parallel, self._own_part(cut, shapes))
-        self._claim(layer)
+        self._claim(layer, bias)
         if self.adapters is not None:
             local = layer.local_parts()
             columns = next(iter(local.values()))[1]
             layer.lora = self.adapters.add_layer({part: shape[0] for part, shape in local.items()}, columns, layer.cut)
-        if bias:
-            for part in layer.parts:
-                self.biases[f"{part}.bias"] = BiasSlot(layer, part, required=bias is True)
         if transposed:
             self.transposed.update(layer.parts)
         if row_order is not None:
@@ -188,9 +185,7 @@ class Context:
         cut = self._vocabulary(name, out_features)
         assert tied is None or (out_features, in_features) in tied.parts.values(), "a tied head has the table's shape"
         layer = Head(name, in_features, out_features, tied, self.ops, softcap, self.parallel, cut)
-        self._claim(layer)
-        if bias:
-            self.biases[f"{name}.bias"] = BiasSlot(layer, name, required=bias is True)
+        self._claim(layer, bias)
         return layer
 
     def experts(
@@ -222,10 +217,7 @@ class Context:
         function = self.ops.activation(activation, gated=True) if isinstance(activation, str) else activation
         local = self.parallel.range(len(names))
         layer = Experts(names, channels, inner, top_k, function, self.parallel, local)
-        self._claim(layer)
-        if bias:
-            for part in layer.parts:
-                self.biases[f"{part}.bias"] = BiasSlot(layer, part, required=bias is True)
+        self._claim(layer, bias)
         return layer
 
     def stored_together(
@@ -366,7 +358,9 @@ class Context:
             assert cut.ranges.keys() <= shapes.keys(), f"cuts of parts that {', '.join(shapes)} does not have"
         return cut
 
-    def _claim(self, layer: WeightLayer) -> None:
+    def _claim(self, layer: WeightLayer, bias: Bias = False) -> None:
         for part in layer.parts:
             assert part not in self.layers, f"{part} is expected twice"
             self.layers[part] = layer
+            if bias:
+                self.biases[f"{part}.bias"] = BiasSlot(layer, part, required=bias is True)
