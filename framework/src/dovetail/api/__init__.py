@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from dovetail.api.hooks import PROJECT, hookimpl
     from dovetail.api.json_files import read_json
     from dovetail.api.logits import LogitsProcessor, LogitsProcessorContext, LogitsRow
+    from dovetail.api.naming import Metadata, TableNaming, rotary_halves
     from dovetail.api.parsers import (
         CallArguments,
         CallBegin,
@@ -117,6 +118,7 @@ __all__ = [
     "LogitsProcessorCard",
     "LogitsProcessorContext",
     "LogitsRow",
+    "Metadata",
     "ModelCard",
     "ModelConfig",
     "Naming",
@@ -141,6 +143,7 @@ __all__ = [
     "RopeParameters",
     "Size",
     "SourceCard",
+    "TableNaming",
     "Task",
     "TokenizerParts",
     "Tool",
@@ -158,6 +161,7 @@ __all__ = [
     "read_lines",
     "read_rope",
     "read_text",
+    "rotary_halves",
     "scaled_length",
 ]
 
@@ -223,6 +227,9 @@ _WHERE = {
     "LogitsProcessor": "logits",
     "LogitsProcessorContext": "logits",
     "LogitsRow": "logits",
+    "Metadata": "naming",
+    "TableNaming": "naming",
+    "rotary_halves": "naming",
     "CallArguments": "parsers",
     "CallBegin": "parsers",
     "CallFormat": "parsers",

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from dovetail_models_llama.gguf_keys import Keys, rope_scaling
+from dovetail.api import Metadata, TableNaming, rotary_halves
+from dovetail_models_llama.gguf_rope import rope_scaling
 
 ARCHITECTURES = {"granite": "GraniteForCausalLM", "mistral": "MistralForCausalLM"}
 
@@ -45,16 +46,18 @@ MULTIPLIERS = {
 }
 
 
-class LlamaNaming:
+class LlamaNaming(TableNaming):
     """Translates GGUF's ``llama`` and ``granite`` architectures; see :class:`dovetail.api.Naming`."""
 
+    outer, inner, block = TOP, LAYER, "blk"
+
     def config(self, architecture: str, metadata: Mapping[str, Any]) -> dict[str, Any]:
-        keys = Keys(architecture, metadata)
+        keys = Metadata("GGUF", architecture, metadata)
         heads, hidden = keys.require("attention.head_count"), keys.require("embedding_length")
         keys.expect("expert_count", 0, "a dense model", "install a plugin for its mixture-of-experts architecture")
         head_dim = keys.get("attention.key_length") or hidden // heads
         for key in ("rope.dimension_count", "attention.value_length"):
-            keys.expect(key, head_dim, f"the head size {head_dim}", "this variant needs a model plugin of its own")
+            keys.expect(key, head_dim, f"the head size {head_dim}")
         config = {
             "architectures": [ARCHITECTURES.get(architecture, "LlamaForCausalLM")],
             "model_type": architecture,
@@ -88,15 +91,6 @@ class LlamaNaming:
             )
         return config
 
-    def rename(self, name: str) -> str | None:
-        stem, _, component = name.rpartition(".")
-        if stem in TOP:
-            return f"{TOP[stem]}.{component}"
-        match = re.fullmatch(r"blk\.(\d+)\.(\w+)", stem)
-        if match and match[2] in LAYER:
-            return f"model.layers.{match[1]}.{LAYER[match[2]]}.{component}"
-        return name
-
     def row_order(self, name: str, config: Mapping[str, Any]) -> np.ndarray | None:
         """In GGUF, each rotary pair of q and k is two adjacent rows; the models here expect the two halves of a
         head.
@@ -105,8 +99,7 @@ class LlamaNaming:
         if match is None:
             return None
         heads = config["num_attention_heads"] if match[1] == "q" else config["num_key_value_heads"]
-        rows = np.arange(heads * config["head_dim"]).reshape(heads, config["head_dim"] // 2, 2)
-        return rows.transpose(0, 2, 1).reshape(-1)
+        return np.array(rotary_halves(heads, config["head_dim"]))
 
 
 NAMING = LlamaNaming()

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from dovetail.api import ConfigError
+from dovetail.api import Metadata, TableNaming, rotary_halves
 
 TOP = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 LAYER = {
@@ -25,70 +25,51 @@ LAYER = {
     "ffn_gate_inp": "block_sparse_moe.gate",
 }
 EXPERTS = {"ffn_gate": "w1", "ffn_up": "w3", "ffn_down": "w2"}
-VARIANT = "this variant needs a model plugin of its own"
 
 
-class MixtralNaming:
+class MixtralNaming(TableNaming):
     """Translates GGUF's ``llama`` architecture with experts; see :class:`dovetail.api.Naming`."""
 
+    outer, inner, block = TOP, LAYER, "blk"
+
     def config(self, architecture: str, metadata: Mapping[str, Any]) -> dict[str, Any]:
-        def get(key: str, default: Any = None) -> Any:
-            return metadata.get(f"{architecture}.{key}", default)
-
-        def require(key: str) -> Any:
-            if (value := get(key)) is None:
-                raise ConfigError(
-                    f"the GGUF metadata lacks the key {architecture}.{key}",
-                    "convert the model again, or give its config.json with --hf-config-path",
-                )
-            return value
-
-        def expect(key: str, default: Any, *wanted: Any) -> None:
-            if (value := get(key, default)) not in wanted:
-                raise ConfigError(f"the GGUF metadata says {architecture}.{key} = {value}, wanted {wanted[0]}", VARIANT)
-
-        if not get("expert_count"):
-            raise ConfigError(f"the GGUF metadata says {architecture}.expert_count = 0, wanted experts", VARIANT)
-        heads, hidden = require("attention.head_count"), require("embedding_length")
-        head_dim = get("attention.key_length") or hidden // heads
+        keys = Metadata("GGUF", architecture, metadata)
+        if not keys.get("expert_count"):
+            raise keys.refuse("expert_count", 0, "experts")
+        heads, hidden = keys.require("attention.head_count"), keys.require("embedding_length")
+        head_dim = keys.get("attention.key_length") or hidden // heads
         for key in ("rope.dimension_count", "attention.value_length"):
-            expect(key, head_dim, head_dim)
-        expect("rope.scaling.type", "none", "none", "linear")
-        expect("rope.scaling.factor", 1.0, 1.0, 0.0)
+            keys.expect(key, head_dim, str(head_dim))
+        if (kind := keys.get("rope.scaling.type", "none")) not in ("none", "linear"):
+            raise keys.refuse("rope.scaling.type", kind, "none")
+        if keys.get("rope.scaling.factor"):  # 0 means none
+            keys.expect("rope.scaling.factor", 1.0, "1.0")
         return {
             "architectures": ["MixtralForCausalLM"],
             "model_type": "mixtral",
-            "vocab_size": require("vocab_size"),
+            "vocab_size": keys.require("vocab_size"),
             "hidden_size": hidden,
-            "num_hidden_layers": require("block_count"),
+            "num_hidden_layers": keys.require("block_count"),
             "num_attention_heads": heads,
-            "num_key_value_heads": get("attention.head_count_kv", heads),
+            "num_key_value_heads": keys.get("attention.head_count_kv", heads),
             "head_dim": head_dim,
-            "intermediate_size": require("feed_forward_length"),
-            "num_local_experts": get("expert_count"),
-            "num_experts_per_tok": require("expert_used_count"),
-            "max_position_embeddings": require("context_length"),
-            "rms_norm_eps": require("attention.layer_norm_rms_epsilon"),
-            "rope_theta": get("rope.freq_base", 10000.0),
-            "sliding_window": get("attention.sliding_window") or None,
+            "intermediate_size": keys.require("feed_forward_length"),
+            "num_local_experts": keys.get("expert_count"),
+            "num_experts_per_tok": keys.require("expert_used_count"),
+            "max_position_embeddings": keys.require("context_length"),
+            "rms_norm_eps": keys.require("attention.layer_norm_rms_epsilon"),
+            "rope_theta": keys.get("rope.freq_base", 10000.0),
+            "sliding_window": keys.get("attention.sliding_window") or None,
             "tie_word_embeddings": bool(metadata.get("tied_embeddings")),
         }
 
     def rename(self, name: str) -> str | None:
-        stem, _, component = name.rpartition(".")
-        if stem in TOP:
-            return f"{TOP[stem]}.{component}"
-        match = re.fullmatch(r"blk\.(\d+)\.(\w+?)(_exps|\.\d+)?", stem)
-        if match is None:
-            return name
-        prefix, part, stacked = f"model.layers.{match[1]}", match[2], match[3]
-        if stacked is None:
-            return f"{prefix}.{LAYER[part]}.{component}" if part in LAYER else name
-        if part not in EXPERTS:
-            return name
+        match = re.fullmatch(r"blk\.(\d+)\.(ffn_\w+?)(_exps|\.\d+)\.(\w+)", name)
+        if match is None or match[2] not in EXPERTS:
+            return super().rename(name)
         # Files of 2023 have a tensor for each expert.
-        expert = "" if stacked == "_exps" else stacked
-        return f"{prefix}.block_sparse_moe.experts{expert}.{EXPERTS[part]}.{component}"
+        expert = "" if match[3] == "_exps" else match[3]
+        return f"{self.layers}.{match[1]}.block_sparse_moe.experts{expert}.{EXPERTS[match[2]]}.{match[4]}"
 
     def row_order(self, name: str, config: Mapping[str, Any]) -> np.ndarray | None:
         """In GGUF, each rotary pair of q and k is two adjacent rows; the model expects the two halves of a head."""
@@ -96,8 +77,7 @@ class MixtralNaming:
         if match is None:
             return None
         heads = config["num_attention_heads"] if match[1] == "q" else config["num_key_value_heads"]
-        rows = np.arange(heads * config["head_dim"]).reshape(heads, config["head_dim"] // 2, 2)
-        return rows.transpose(0, 2, 1).reshape(-1)
+        return np.array(rotary_halves(heads, config["head_dim"]))
 
 
 NAMING = MixtralNaming()

@@ -5,13 +5,10 @@ Source: the GGUF specification in the ggml repository and llama.cpp's conversion
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
-from dovetail.api import ConfigError
+from dovetail.api import Metadata, TableNaming
 
 TOP = {"token_embd": "model.embed_tokens", "output_norm": "model.final_layernorm", "output": "lm_head"}
 LAYER = {
@@ -25,47 +22,29 @@ LAYER = {
 }
 
 
-class PhiNaming:
+class PhiNaming(TableNaming):
     """Translates GGUF's ``phi2`` architecture; see :class:`dovetail.api.Naming`."""
 
-    def config(self, architecture: str, metadata: Mapping[str, Any]) -> dict[str, Any]:
-        def get(key: str, default: Any = None) -> Any:
-            value = metadata.get(f"{architecture}.{key}", default)
-            if value is None:
-                raise ConfigError(
-                    f"the GGUF metadata lacks the key {architecture}.{key}",
-                    "convert the model again, or give its config.json with --hf-config-path",
-                )
-            return value
+    outer, inner, block = TOP, LAYER, "blk"
 
-        hidden, heads = get("embedding_length"), get("attention.head_count")
+    def config(self, architecture: str, metadata: Mapping[str, Any]) -> dict[str, Any]:
+        keys = Metadata("GGUF", architecture, metadata)
+        hidden, heads = keys.require("embedding_length"), keys.require("attention.head_count")
         return {
             "architectures": ["PhiForCausalLM"],
             "model_type": architecture,
-            "vocab_size": get("vocab_size"),
+            "vocab_size": keys.require("vocab_size"),
             "hidden_size": hidden,
-            "num_hidden_layers": get("block_count"),
+            "num_hidden_layers": keys.require("block_count"),
             "num_attention_heads": heads,
-            "num_key_value_heads": get("attention.head_count_kv", heads),
-            "intermediate_size": get("feed_forward_length"),
-            "max_position_embeddings": get("context_length"),
-            "layer_norm_eps": get("attention.layer_norm_epsilon"),
-            "rope_theta": get("rope.freq_base", 10000.0),
-            "partial_rotary_factor": get("rope.dimension_count") / (hidden // heads),
+            "num_key_value_heads": keys.get("attention.head_count_kv", heads),
+            "intermediate_size": keys.require("feed_forward_length"),
+            "max_position_embeddings": keys.require("context_length"),
+            "layer_norm_eps": keys.require("attention.layer_norm_epsilon"),
+            "rope_theta": keys.get("rope.freq_base", 10000.0),
+            "partial_rotary_factor": keys.require("rope.dimension_count") / (hidden // heads),
             "tie_word_embeddings": bool(metadata.get("tied_embeddings")),
         }
-
-    def rename(self, name: str) -> str | None:
-        stem, _, component = name.rpartition(".")
-        if stem in TOP:
-            return f"{TOP[stem]}.{component}"
-        match = re.fullmatch(r"blk\.(\d+)\.(\w+)", stem)
-        if match and match[2] in LAYER:
-            return f"model.layers.{match[1]}.{LAYER[match[2]]}.{component}"
-        return name
-
-    def row_order(self, name: str, config: Mapping[str, Any]) -> np.ndarray | None:
-        return None
 
 
 NAMING = PhiNaming()
