@@ -42,7 +42,8 @@ from dovetail.nn import (
 from dovetail.nn.dense import DenseFormat, DenseKernel, DequantizeKernel
 from dovetail.nn.experts import EveryExpert, GroupedExperts
 from dovetail.nn.layers import CutRMSNorm
-from dovetail.nn.loading import WeightChoice, WeightReader
+from dovetail.nn.loading import WeightReader
+from dovetail.nn.placing import WeightChoice
 from dovetail.testing import ReferenceAttention, lazy_tensors, run_ranks, run_tokens
 
 CPU = torch.device("cpu")

@@ -16,9 +16,10 @@ from dovetail.nn import Context, Experts, ExpertsKernel, ExpertWeights, Ops, Sto
 from dovetail.nn.affine import AffineKernel
 from dovetail.nn.dense import DenseFormat, DenseKernel, DenseWeight
 from dovetail.nn.experts import EveryExpert, GroupedExperts
-from dovetail.nn.loading import WeightChoice, WeightReader
+from dovetail.nn.loading import WeightReader
 from dovetail.nn.lora_loading import LoraTargets, read_adapter
 from dovetail.nn.parallel import Parallel
+from dovetail.nn.placing import WeightChoice
 from dovetail.nn.weights import WeightKernel
 from dovetail.testing import ReferenceAttention, lazy_tensors, sample_experts, store_together
 from dovetail.testing.experts import compute_experts, every_case, make_experts

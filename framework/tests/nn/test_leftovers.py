@@ -11,8 +11,9 @@ from dovetail.api import CheckpointError, LazyTensor
 from dovetail.nn.context import Context
 from dovetail.nn.dense import DenseFormat, DenseKernel
 from dovetail.nn.leftovers import BUFFER, Leftovers
-from dovetail.nn.loading import WeightChoice, WeightReader
+from dovetail.nn.loading import WeightReader
 from dovetail.nn.ops import Ops
+from dovetail.nn.placing import WeightChoice
 from dovetail.testing import ReferenceAttention
 
 

@@ -30,7 +30,8 @@ from dovetail.nn import (
 )
 from dovetail.nn.dense import DenseFormat, DenseKernel, DequantizeKernel
 from dovetail.nn.layers import Linear
-from dovetail.nn.loading import WeightChoice, WeightReader
+from dovetail.nn.loading import WeightReader
+from dovetail.nn.placing import WeightChoice
 from dovetail.testing import lazy_tensors
 
 CPU = torch.device("cpu")

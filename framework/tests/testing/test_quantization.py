@@ -12,7 +12,8 @@ from dovetail.api import QuantFormatCard, QuantKernelCard
 from dovetail.builtin import dovetail_register_quantization
 from dovetail.nn import AffineWeight, CodebookWeight, Context, Float4Weight, Ops, ScaledFloatWeight
 from dovetail.nn.dense import DenseFormat, DenseKernel, DequantizeKernel
-from dovetail.nn.loading import WeightChoice, WeightReader
+from dovetail.nn.loading import WeightReader
+from dovetail.nn.placing import WeightChoice
 from dovetail.testing import (
     WeightSample,
     check_format,

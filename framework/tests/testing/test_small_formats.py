@@ -18,8 +18,9 @@ from dovetail.nn import Context, ExpertsKernel, ExpertWeights, Ops, StoredWeight
 from dovetail.nn.affine import AffineKernel
 from dovetail.nn.dense import DenseFormat, DequantizeKernel
 from dovetail.nn.float_kernels import CodebookKernel, Float4Kernel, ScaledFloatKernel
-from dovetail.nn.loading import WeightChoice, WeightReader
+from dovetail.nn.loading import WeightReader
 from dovetail.nn.packings import E2M1
+from dovetail.nn.placing import WeightChoice
 from dovetail.testing import WeightSample, check_format, lazy_tensors
 from dovetail.testing.packings import NF4
 

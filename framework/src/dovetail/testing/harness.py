@@ -30,7 +30,8 @@ from dovetail.nn import (
 from dovetail.nn.attention import group_layers
 from dovetail.nn.dense import DenseFormat, DenseKernel
 from dovetail.nn.experts import EveryExpert
-from dovetail.nn.loading import WeightChoice, WeightReader
+from dovetail.nn.loading import WeightReader
+from dovetail.nn.placing import WeightChoice
 from dovetail.testing.host_reads import host_reads_refused
 from dovetail.testing.reference import ReferenceAttention
 

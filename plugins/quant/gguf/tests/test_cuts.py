@@ -13,7 +13,8 @@ from dovetail.api import CheckpointError, LazyTensor
 from dovetail.nn import Context, GatedMLP, Ops, Parallel, SelfAttention
 from dovetail.nn.affine import AffineKernel
 from dovetail.nn.dense import DequantizeKernel
-from dovetail.nn.loading import WeightChoice, WeightReader
+from dovetail.nn.loading import WeightReader
+from dovetail.nn.placing import WeightChoice
 from dovetail.testing import ReferenceAttention, run_ranks
 
 from .blocks import ENCODED, gaussian_rows, lazy, oracle, random_rows

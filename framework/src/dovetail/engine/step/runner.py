@@ -33,9 +33,10 @@ from dovetail.nn.attention import AttentionBackend, group_layers
 from dovetail.nn.checked_parts import CheckedClasses, CheckedNaming, checked_rename, load_tensors
 from dovetail.nn.context import Context
 from dovetail.nn.experts import Experts
-from dovetail.nn.loading import Progress, WeightChoice, WeightReader
+from dovetail.nn.loading import Progress, WeightReader
 from dovetail.nn.model import CausalLM, PoolingModel
 from dovetail.nn.ops import Ops
+from dovetail.nn.placing import WeightChoice
 from dovetail.nn.platform import Memory, Platform
 from dovetail.nn.step import KVIndex, Step
 
