@@ -308,7 +308,7 @@ def test_debug_shows_the_traceback_of_the_engine_s_process_too(folder: Path) -> 
     assert done.returncode == 1
     assert done.stderr.startswith("Traceback (most recent call last):")
     assert "In the engine's process:" in done.stderr
-    assert "in _sort" in done.stderr
+    assert "in sort" in done.stderr
     assert done.stderr.splitlines()[-1].startswith(
         "error: the checkpoint does not hold the tensors that the model expects"
     )

@@ -35,6 +35,8 @@ def test_work_that_was_cancelled_before_it_began_is_not_done() -> None:
         dropped = asyncio.create_task(pool.run(lambda: done.append("dropped"), LARGE))
         await asyncio.sleep(0.01)
         dropped.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await dropped
         gate.set()
         await asyncio.gather(*held, pool.run(lambda: done.append("kept"), LARGE))
         assert done == ["kept"]

@@ -29,7 +29,8 @@ def full(path: str, files: tuple[str, ...]) -> Checkpoint:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(choose, "import_dotted", {"loaders:bare": bare, "loaders:full": full}.__getitem__)
+    targets = {"loaders:bare": bare, "loaders:full": full}
+    monkeypatch.setattr(choose, "import_part", lambda part, dotted: targets[dotted])
     for name in (
         "model/w.bare",
         "model/config.json",
