@@ -93,6 +93,21 @@ def test_a_row_has_the_same_bits_wherever_threads_divide_the_tensor(name: str, c
     torch.testing.assert_close(whole, reference(x), rtol=1e-4, atol=1e-4)
 
 
+def test_products_are_computed_with_few_numbers_of_rows() -> None:
+    counts = range(1, 2049)
+    rounded = [rows.round_rows(count) for count in counts]
+    assert rounded == sorted(rounded)
+    assert len(set(rounded)) < 100  # for each, oneDNN makes code and keeps it
+    assert all(count <= found <= max(count + 3, count * 17 / 16) for count, found in zip(counts, rounded, strict=True))
+    assert all(rows.round_rows(found) == found for found in rounded)
+
+
+@pytest.mark.parametrize("count", [0, 1, 5, 70])
+def test_a_product_has_as_many_rows_as_its_input(count: int) -> None:
+    x, weight = torch.randn(2, count, 64), torch.randn(33, 64)
+    torch.testing.assert_close(rows.linear(x, weight), x @ weight.T, rtol=1e-4, atol=1e-4)
+
+
 def test_a_processor_without_bfloat16_gets_the_product_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     x, weight = torch.randn(9, 64).bfloat16(), torch.randn(33, 64).bfloat16()
     wanted = (x.float() @ weight.float().T).bfloat16()
