@@ -1,5 +1,6 @@
 """What holds for the tests of all packages."""
 
+import gc
 import os
 import subprocess
 import sys
@@ -27,3 +28,16 @@ def slowness() -> Callable[[], float]:
         return max(1.0, (time.perf_counter() - started) / REFERENCE_SECONDS)
 
     return measure
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """Between files, as :func:`pytest_collection_finish`: what is left are modules, by the thousand."""
+    if nextitem is None or nextitem.path != item.path:
+        pytest_collection_finish()
+
+
+def pytest_collection_finish() -> None:
+    """What is there now stays until the end. Each full collection of garbage would look at all of it again, for a second."""
+    gc.collect()
+    gc.freeze()

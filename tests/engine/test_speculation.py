@@ -301,7 +301,7 @@ def test_forms_are_kept(checkpoint: Path, draft: bool) -> None:
 
 def test_draws_without_a_seed_follow_the_same_distribution(checkpoint: Path) -> None:
     """Chi-square of the second and third tokens, with the likeliest first guess and without."""
-    prompt, draws = [5, 6, 7, 8], 2000
+    prompt, draws = [5, 6, 7, 8], 1200
 
     def second_tokens(core: EngineCore) -> tuple[list[dict[int, int]], EngineCore]:
         params = SamplingParams(temperature=1.0, max_tokens=3, ignore_eos=True)
@@ -317,9 +317,9 @@ def test_draws_without_a_seed_follow_the_same_distribution(checkpoint: Path) -> 
         def _guess(self, sequence: DraftRequest) -> list[int]:
             return likeliest[: sequence.max_tokens]
 
-    without, _ = second_tokens(make_core(checkpoint, seed=1, max_num_seqs=64))
+    without, _ = second_tokens(make_core(checkpoint, seed=1, max_num_seqs=256))
     likeliest = [max(counts, key=lambda token: counts[token]) for counts in without]
-    guessed, core = second_tokens(guided(checkpoint, Likely(), tokens=2, seed=2, max_num_seqs=64))
+    guessed, core = second_tokens(guided(checkpoint, Likely(), tokens=2, seed=2, max_num_seqs=256))
     assert core.stats.num_accepted_tokens > 0.02 * draws
     for a, b in zip(without, guessed, strict=True):
         common = [t for t in a if a[t] + b.get(t, 0) >= 10]

@@ -37,7 +37,7 @@ def chi_square(counts: Tensor, probabilities: Tensor) -> float:
     return (statistic - degrees) / math.sqrt(2 * degrees)
 
 
-COUNT = 20_000
+COUNT, DRAWS = 20_000, 6_000
 SAME = torch.zeros(COUNT, dtype=torch.int64)
 RISING = torch.arange(COUNT)
 
@@ -73,7 +73,7 @@ def test_draws_follow_the_probabilities(params: dict[str, float]) -> None:
     probabilities[order] = chances / chances.sum()
     tables = tables_for([request], 300)
     counts = torch.zeros(300)
-    for start in range(0, COUNT, 2000):
+    for start in range(0, DRAWS, 2000):
         batch = [make_request([1] * (start + i), seed=11, **params) for i in range(2000)]
         counts += step(line.repeat(2000, 1), batch, tables, [0] * 2000).tokens.bincount(minlength=300)
     possible = probabilities > 0
