@@ -25,8 +25,7 @@ def test_mixed_load(tmp_path: Path, slowness: Callable[[], float], minutes: int)
     template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
     # A cache of few blocks, all of which are used within the first minute; a host gives it memory on first use.
     options = ("--chat-template", template, "--max-stored-responses", "50", "--num-gpu-blocks-override", "1000")
-    # oneDNN keeps the code that it makes for up to 1,024 shapes of products, and meets new ones for minutes.
-    with serving(str(folder), *options, ONEDNN_PRIMITIVE_CACHE_CAPACITY="16") as server:
+    with serving(str(folder), *options) as server:
         seen = asyncio.run(run_load(server.url, server.process.pid, minutes))
         assert seen.longest_health < 1.0 * slowness(), seen
         assert 500 not in seen.statuses, seen
