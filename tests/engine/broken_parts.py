@@ -132,6 +132,26 @@ class ForgetfulPlatform(CpuPlatform):
         return 2**30
 
 
+class HomelessPlatform(CpuPlatform):
+    def __init__(self) -> None:
+        self.device: Any = "cpu"
+
+
+class StuckPlatform(CpuPlatform):
+    def upload(self, values: Any) -> Any:
+        fail()
+
+
+class ForeignPlatform(CpuPlatform):
+    def upload(self, values: Any) -> Any:
+        return values
+
+
+class SilentPlatform(CpuPlatform):
+    def fetch(self, values: Any) -> Any:
+        return None
+
+
 class FailingAttention(SdpaAttention):
     def __init__(self, **options: Any) -> None:
         fail()

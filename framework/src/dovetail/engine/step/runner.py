@@ -20,6 +20,7 @@ from dovetail.engine.sampling.logprobs import Logprobs, compute_logprobs
 from dovetail.engine.sampling.metadata import SamplingMetadata
 from dovetail.engine.sampling.sampler import CHUNK, sample
 from dovetail.engine.sampling.tables import SamplingTables
+from dovetail.engine.step.checked_platform import open_platform
 from dovetail.engine.step.decode_graphs import DecodeGraphRunner
 from dovetail.engine.step.input_batch import InputBatch, StepWork
 from dovetail.engine.step.layer_checks import check_attention_layers
@@ -37,7 +38,7 @@ from dovetail.nn.loading import Progress, WeightReader
 from dovetail.nn.model import CausalLM, PoolingModel
 from dovetail.nn.ops import Ops
 from dovetail.nn.placing import WeightChoice
-from dovetail.nn.platform import Memory, Platform
+from dovetail.nn.platform import Memory
 from dovetail.nn.step import KVIndex, Step
 
 PROMPT_LOGPROBS_CHUNK = 256
@@ -131,7 +132,7 @@ class ModelRunner:
 
     def _open_device(self) -> None:
         platform, attention = self.plan.platform.part, self.plan.attention.part
-        self.platform: Platform = _construct(platform, Platform, "to open its device")
+        self.platform = open_platform(platform)
         self.device = self.platform.device
         self.attention: AttentionBackend = _construct(
             attention,
