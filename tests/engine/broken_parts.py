@@ -119,6 +119,11 @@ class UnpreparedKernel(DenseKernel):
         leave()
 
 
+class CrackingKernel(DenseKernel):
+    def __call__(self, x: Any) -> Any:
+        fail()
+
+
 # Platforms and attention.
 
 
@@ -154,6 +159,11 @@ class SilentPlatform(CpuPlatform):
 
 class FailingAttention(SdpaAttention):
     def __init__(self, **options: Any) -> None:
+        fail()
+
+
+class CrackingAttention(SdpaAttention):
+    def forward(self, *arguments: Any, **options: Any) -> Any:
         fail()
 
 

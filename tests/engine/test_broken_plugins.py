@@ -159,6 +159,14 @@ UNLOADABLE: dict[str, tuple[tuple[Card, dict[str, Any]], str]] = {
     "copies to the device that fail": (platform("StuckPlatform"), f"(broken-nut 3.1) failed to copy to its device (upload): {CRACKED}"),
     "copies to the device of a wrong type": (platform("ForeignPlatform"), "answered upload() with ndarray of float32 [257, 4], wanted a tensor"),
     "copies to the host of a wrong type": (platform("SilentPlatform"), "answered fetch() with None, wanted a function"),
+    "a kernel that fails in a step": (
+        kernel("CrackingKernel"),
+        "the kernel nut (broken-nut 3.1) failed as the model llama (dovetail-models-llama 0.1.0) was asked to compute",
+    ),
+    "attention that fails in a step": (
+        attention("CrackingAttention"),
+        "the attention nut (broken-nut 3.1) failed as the model llama (dovetail-models-llama 0.1.0) was asked to compute",
+    ),
     "attention that fails": (attention("FailingAttention"), "the attention nut (broken-nut 3.1) failed to start on cpu"),
     "attention without room": (attention("RoomlessAttention"), "(broken-nut 3.1) failed to allocate "),
     "attention that is none": (attention("NoAttention"), "NoAttention is no subclass of dovetail.nn.AttentionBackend"),

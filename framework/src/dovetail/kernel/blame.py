@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 import traceback
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Protocol
 
@@ -40,14 +41,24 @@ class Blamed(Protocol):
         ...
 
 
+class Named(Blamed, Protocol):
+    """A part of the Plan, whose code is known."""
+
+    @property
+    def target(self) -> str:
+        """``"module:attribute"``."""
+        ...
+
+
 class Blame:
     """A context manager for calls of one part's code; see :func:`blame`. It can be entered any number of times."""
 
-    __slots__ = ("doing", "part")
+    __slots__ = ("doing", "others", "part")
 
-    def __init__(self, part: Blamed, doing: str) -> None:
+    def __init__(self, part: Blamed, doing: str, others: Sequence[Named]) -> None:
         self.part = part
         self.doing = doing
+        self.others = others
 
     def __enter__(self) -> None:
         pass
@@ -57,23 +68,28 @@ class Blame:
     ) -> None:
         if error is not None and is_fault(error):
             raise_if_pressed()  # what Ctrl-C was turned into is no fault
-            raise PluginError(
-                f"the {self.part} failed {self.doing}: {describe_error(error)}{describe_place(error)}",
-                way_out(self.part),
-            ) from error
+            module, line = find_place(error)
+            place = f" (in {module}, line {line})" if module else ""
+            culprit, told = self.part, f"failed {self.doing}"
+            for other in self.others:
+                if other.distribution != self.part.distribution and _package(other.target) == _package(module):
+                    culprit, told = other, f"failed as the {self.part} was asked {self.doing}"
+            raise PluginError(f"the {culprit} {told}: {describe_error(error)}{place}", way_out(culprit)) from error
 
 
-def blame(part: Blamed, doing: str) -> Blame:
+def blame(part: Blamed, doing: str, others: Sequence[Named] = ()) -> Blame:
     """Call a part's code within this.
 
     Args:
         doing: what it was asked for, with the tensor, layer or file, to follow "failed": ``to read the tensor x``.
+        others: parts that this one calls, as a model calls kernels. The error is that of the one whose package it was
+            raised in.
 
     Raises:
         PluginError: the code raised anything else than a :class:`~dovetail.api.DovetailError`, the user's Ctrl-C, or
             an error for lack of memory, all of which pass unchanged.
     """
-    return Blame(part, doing)
+    return Blame(part, doing, others)
 
 
 def is_fault(error: BaseException) -> bool:
@@ -154,13 +170,18 @@ def _title(error: ValidationError) -> str:
     return " ".join([error.title, *getattr(error, "__notes__", ())])
 
 
-def describe_place(error: BaseException) -> str:
-    """Where an error was raised, in brackets: the innermost line outside of :data:`SHARED_PACKAGES`; empty if there is
-    none. A part's code calls that of other parts, as a model calls kernels, so it may be in another package.
+def find_place(error: BaseException) -> tuple[str, int]:
+    """Where an error was raised: module and line of the innermost frame outside of :data:`SHARED_PACKAGES`, an empty
+    name if there is none. A part's code calls that of other parts, so it may be in another package.
     """
-    place = ""
+    place = ("", 0)
     for frame, line in traceback.walk_tb(error.__traceback__):
         module = frame.f_globals.get("__name__")
-        if isinstance(module, str) and module.partition(".")[0] not in SHARED_PACKAGES:
-            place = f" (in {module}, line {line})"
+        if isinstance(module, str) and _package(module) not in SHARED_PACKAGES:
+            place = (module, line)
     return place
+
+
+def _package(dotted: str) -> str:
+    """The outermost package of a module, or of what it holds."""
+    return dotted.partition(":")[0].partition(".")[0]

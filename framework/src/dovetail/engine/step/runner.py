@@ -119,8 +119,9 @@ class ModelRunner:
         self.dtype: torch.dtype = getattr(torch, plan.dtype)
         self.block_size = block_size
         self._using_attention = blame(plan.attention.part, "to prepare a step")
-        self._computing = blame(plan.model_part.part, "to compute a step (forward)")
-        self._computing_logits = blame(plan.model_part.part, "to compute logits")
+        called = _parts_in_a_step(plan)
+        self._computing = blame(plan.model_part.part, "to compute a step (forward)", called)
+        self._computing_logits = blame(plan.model_part.part, "to compute logits", called)
         with watch_interrupts():
             self._open_device()
         self.max_loras, self.max_lora_rank = max_loras, max_lora_rank
@@ -419,6 +420,13 @@ class ModelRunner:
                     )
             begin += count
         return found
+
+
+def _parts_in_a_step(plan: Plan) -> list[Part]:
+    """Those whose code a model's ``forward`` calls."""
+    formats = [weights.format.part for weights in plan.weights]
+    kernels = [kernel for weights in plan.weights for kernel in weights.kernels]
+    return [plan.platform.part, plan.attention.part, *formats, *kernels]
 
 
 def _construct(part: Part, base: type, doing: str, *arguments: Any, **options: Any) -> Any:
