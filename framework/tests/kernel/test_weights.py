@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 import dovetail
 from dovetail.api import QuantFormatCard, ResolutionError
+from dovetail.cli.plan import render
 from dovetail.kernel.plan import describe_validation_errors
 
 from . import fakes
@@ -74,6 +75,14 @@ def test_types_of_installed_formats_that_nobody_reads_are_noted(folder: Path) ->
     assert plan(folder, packed).unread_types == {"int32": ("packed",)}
     configure(folder, quantization_config={"quant_method": "gptq"})
     assert plan(folder, packed, kernel("any")).unread_types == {}
+
+
+def test_a_type_of_floats_that_no_format_reads_is_told_as_such(folder: Path) -> None:
+    configure(folder, quantization_config={"quant_method": "fp8"})
+    weights(folder, float32=3, float8_e4m3fn=2, float8_e5m2=1, int64=4)
+    text = render(plan(folder, format_("small", ("float8_e4m3fn",), methods=("fp8",)), kernel("any")))
+    assert "tensors that no format reads as weights: 1 of type float8_e5m2" in text
+    assert "tensors beside weights: 4 of type int64 (scales" in text
 
 
 def test_a_name_from_a_file_is_never_that_of_a_distribution_to_install(folder: Path) -> None:

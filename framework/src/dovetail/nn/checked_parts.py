@@ -180,7 +180,8 @@ def _checked_weight(part: Part, weight: StoredWeight) -> StoredWeight:
 @cache
 def _weight_class(part: Part, found: type[StoredWeight]) -> type[StoredWeight]:
     attributes = {"_part": part, "__module__": found.__module__, "__doc__": found.__doc__}
-    return type(found)(found.__name__, (_CheckedWeight, found), attributes)
+    metaclass: Any = type(found)
+    return cast("type[StoredWeight]", metaclass(found.__name__, (_CheckedWeight, found), attributes))
 
 
 class _CheckedWeight:
