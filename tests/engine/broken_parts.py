@@ -16,7 +16,7 @@ from dovetail_models_llama.model import LlamaForCausalLM
 from pydantic import BaseModel, model_validator
 
 from dovetail.api import AttentionRequirement, Checkpoint, LazyTensor, Proposer
-from dovetail.nn.dense import DenseFormat, DenseKernel
+from dovetail.nn.dense import DenseFormat, DenseKernel, DenseWeight
 
 __all__ = ["inspect", "load"]
 
@@ -103,6 +103,19 @@ class FormatOfNothing(DenseFormat):
 class FailingFormat(DenseFormat):
     def load(self, tensors: Mapping[str, LazyTensor], *arguments: Any) -> Any:
         fail()
+
+
+class BareWeight(DenseWeight):
+    def dequantize(self, dtype: Any) -> Any:
+        fail()
+
+
+class BareFormat(DenseFormat):
+    """Its weights fail later, when a kernel takes them."""
+
+    def load(self, weight: Any, tensors: Mapping[str, LazyTensor], *arguments: Any) -> Any:
+        found = super().load(weight, tensors, *arguments)
+        return BareWeight.of(found.data, found.type)
 
 
 class FailingKernel(DenseKernel):

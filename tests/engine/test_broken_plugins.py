@@ -150,6 +150,9 @@ UNLOADABLE: dict[str, tuple[tuple[Card, dict[str, Any]], str]] = {
     "a format that loads nothing": (format_("FormatOfNothing"), "the format nut (broken-nut 3.1) answered load() of "),
     "a format that fails": (format_("FailingFormat"), "the format nut (broken-nut 3.1) failed to load model."),
     "a format that is none": (format_("NoModel"), "NoModel is no subclass of dovetail.nn.QuantFormat"),
+    "a weight that fails": (
+        format_("BareFormat"), "the format nut (broken-nut 3.1) failed to dequantize a weight of type float32 and shape ["
+    ),
     "a kernel that fails": (kernel("FailingKernel"), "the kernel nut (broken-nut 3.1) failed to take a weight of type"),
     "a kernel with a wrong reason": (kernel("ListingKernel"), "answered unsupported_reason() with list, wanted a text"),
     "a kernel that leaves": (kernel("UnpreparedKernel"), "(broken-nut 3.1) failed to prepare a weight: SystemExit: 7"),
@@ -264,6 +267,7 @@ def test_logits_that_are_no_numbers_end_their_request_alone(install: Any, checkp
     assert [first.token_ids, last.token_ids] == alone
     assert (broken.token_ids, broken.finish_reason) == ([], "error")
     assert "the model's logits are not numbers (NaN)" in str(broken.error)
+    assert "or the weights are damaged" in str(broken.error)
 
 
 # The rest lives.

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import pytest
-from pydantic import BaseModel, ConfigDict, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+import dovetail
 from dovetail.api import QuantFormatCard, ResolutionError
+from dovetail.cli.plan import render
+from dovetail.kernel.plan import describe_validation_errors
 
 from . import fakes
 from .fakes import format_, kernel
@@ -64,6 +68,52 @@ def test_whole_numbers_beside_weights_are_left_to_the_model(folder: Path) -> Non
         plan(folder)
 
 
+def test_types_of_installed_formats_that_nobody_reads_are_noted(folder: Path) -> None:
+    """Their tensors may be weights, if the files lack their quantization_config."""
+    weights(folder, float32=3, int32=6, int64=1)
+    packed = format_("packed", ("int32",), methods=("gptq",))
+    assert plan(folder, packed).unread_types == {"int32": ("packed",)}
+    configure(folder, quantization_config={"quant_method": "gptq"})
+    assert plan(folder, packed, kernel("any")).unread_types == {}
+
+
+def test_a_type_of_floats_that_no_format_reads_is_told_as_such(folder: Path) -> None:
+    configure(folder, quantization_config={"quant_method": "fp8"})
+    weights(folder, float32=3, float8_e4m3fn=2, float8_e5m2=1, int64=4)
+    text = render(plan(folder, format_("small", ("float8_e4m3fn",), methods=("fp8",)), kernel("any")))
+    assert "tensors that no format reads as weights: 1 of type float8_e5m2" in text
+    assert "tensors beside weights: 4 of type int64 (scales" in text
+
+
+def test_a_name_from_a_file_is_never_that_of_a_distribution_to_install(folder: Path) -> None:
+    """Whoever made the file may own a package of that name."""
+    configure(folder, quantization_config={"quant_method": "evil"})
+    weights(folder, int32=6)
+    with pytest.raises(ResolutionError) as failure:
+        plan(folder)
+    assert "'evil'" in str(failure.value)
+    assert not re.search(r"dovetail-\w+-evil|install evil", str(failure.value))
+
+
+def test_no_message_makes_the_name_of_a_distribution() -> None:
+    source = Path(dovetail.__file__).parent
+    made = re.compile(r"install dovetail-[\w-]*\{")
+    assert [str(file) for file in source.rglob("*.py") if made.search(file.read_text(encoding="utf-8"))] == []
+
+
+def test_what_the_members_of_a_union_say_is_one_sentence() -> None:
+    class Grouped(BaseModel):
+        size: Literal[-1] | Annotated[int, Field(gt=0)]
+        bits: dict[str, Annotated[int, Field(gt=0)]] = {}
+
+    with pytest.raises(ValidationError) as failure:
+        Grouped.model_validate({"size": 0, "bits": {"a": 0, "b": 0}})
+    assert describe_validation_errors(failure.value.errors()) == (
+        "size: Input should be -1, or greater than 0 (found 0); bits.a: Input should be greater than 0 (found 0); "
+        "bits.b: Input should be greater than 0 (found 0)"
+    )
+
+
 def test_a_type_that_no_kernel_multiplies_is_refused(folder: Path) -> None:
     with pytest.raises(
         ResolutionError,
@@ -78,7 +128,7 @@ def test_a_method_that_nobody_reads_says_what_to_install(folder: Path) -> None:
     weights(folder, int32=6, float16=3)
     with pytest.raises(
         ResolutionError,
-        match=r"^wanted a format for weights quantized by 'gptq', found awq; install dovetail-quant-gptq, or another plugin",
+        match=r"^wanted a format for weights quantized by 'gptq', found awq; install a plugin that reads 'gptq'$",
     ):
         plan(folder, format_("awq", ("int32",), methods=("awq",)))
     with pytest.raises(ResolutionError, match="'gptq', found none; note that the broken plugin cracked may offer it"):
@@ -137,7 +187,8 @@ def test_a_required_format_that_does_not_read_the_checkpoint_is_refused(folder: 
 
 def test_a_required_format_that_is_not_there_says_what_is(folder: Path) -> None:
     with pytest.raises(
-        ResolutionError, match=r"^--quantization awq was asked for, found the formats dense; install dovetail-quant-awq"
+        ResolutionError,
+        match=r"^--quantization awq was asked for, found the formats dense; install a plugin that offers the format 'awq'$",
     ):
         plan(folder, quantization="awq")
 
@@ -199,7 +250,7 @@ def test_what_a_configuration_refuses_is_the_reason(folder: Path, config: dict[s
     with pytest.raises(
         ResolutionError,
         match=rf"^wanted a format for weights quantized by 'packed', found none that fits \({reason}\); "
-        "check for newer versions",
+        "correct quantization_config",
     ):
         plan(folder, packed(), kernel("any"))
 

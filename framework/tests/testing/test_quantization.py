@@ -1,6 +1,7 @@
 """check_format and check_kernel: what passes, and what each wrong one is told."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 from unittest import SkipTest
 
@@ -10,7 +11,7 @@ from kit_quant import RowFormat
 
 from dovetail.api import QuantFormatCard, QuantKernelCard
 from dovetail.builtin import dovetail_register_quantization
-from dovetail.nn import AffineWeight, CodebookWeight, Context, Float4Weight, Ops, ScaledFloatWeight
+from dovetail.nn import AffineWeight, CodebookWeight, Context, Float4Weight, Ops, ScaledFloatWeight, TwoLevelScales
 from dovetail.nn.dense import DenseFormat, DenseKernel, DequantizeKernel
 from dovetail.nn.loading import WeightReader
 from dovetail.nn.placing import WeightChoice
@@ -22,7 +23,7 @@ from dovetail.testing import (
     sample_weights,
     unpack_affine,
 )
-from dovetail.testing.packings import unpack_codebook, unpack_float4, unpack_scaled_float
+from dovetail.testing.packings import unpack_codebook
 
 BUILTIN = {f"{card.kind} {card.name}": card for card in dovetail_register_quantization()}
 
@@ -91,6 +92,11 @@ def test_the_dense_format_passes() -> None:
         (format_card("Swapped"), "join() does not give its parts back"),
         (format_card("Lonely"), "join() declines the parts of one weight"),
         (format_card("Credulous"), "with a row less than announced is not refused"),
+        (
+            format_card("AnyScales"),
+            "a .scales of type int32 is not refused (see the arguments of dovetail.nn.read_tens",
+        ),
+        (format_card("BrokenScales"), "a .scales in which a number is nan is not refused"),
         (format_card("Unnamed"), "components() does not name .scales"),
         (format_card("Misordered"), "the first required component is .scales, whose type is float32"),
         (format_card("Mandatory"), "without .scales, which components() calls optional: KeyError: '.scales'"),
@@ -121,6 +127,15 @@ def test_fields_of_the_right_length_on_the_wrong_side_are_found_by_a_cut() -> No
 def test_a_scale_of_activations_that_is_lost_is_missed() -> None:
     with pytest.raises(AssertionError, match="it has no input_scale, but the sample has one"):
         check_format(format_card("Unscaled"), [row_sample(input_scale=torch.tensor(0.5))])
+
+
+def test_a_sample_may_have_no_packing() -> None:
+    sample = row_sample()
+    check_format(format_card("Unpacked"), [replace(sample, packings=())])
+    with pytest.raises(AssertionError, match="as affine: pack\\(\\) gives one, but the sample says"):
+        check_format(format_card(), [replace(sample, packings=())])
+    with pytest.raises(AssertionError, match="the packings novel, which the card does not list"):
+        check_format(format_card(), [replace(sample, packings=("novel",))])
 
 
 def test_a_wrong_dequantization_is_said() -> None:
@@ -215,41 +230,53 @@ def test_samples_in_two_levels_are_near_their_flat_likes() -> None:
     torch.testing.assert_close(split.dense(torch.float32), flat.dense(torch.float32), rtol=0, atol=0.05)
 
 
+WHOLE = {"codes": torch.full((2, 8), 15, dtype=torch.uint8), "scales": torch.ones(2, 2), "mins": None, "bits": 4}
+
+
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"bits": 3}, "do not fit in 3 bits"),
-        ({"group": 5}, "does not divide"),
-        ({"scales": torch.ones(2, 3)}, "affine scales are"),
-        ({"codes": torch.ones(2, 8)}, "wanted uint8 or int8"),
+        ({"group": 5}, "a group of 5 columns does not divide 8 columns"),
+        ({"group": 0}, "a group of 0 columns"),
+        ({"scales": torch.ones(2, 3)}, r"affine scales: the shape is \[2, 3\], wanted \[2, 2\]"),
+        ({"mins": torch.ones(2, 2).int()}, "affine mins: the dtype is int32, wanted float16 or float32"),
+        ({"codes": torch.ones(2, 8)}, "affine codes: the dtype is float32, wanted uint8 or int8"),
+        ({"codes": torch.ones(8).char()}, "wanted a matrix"),
+        ({"bits": 9}, "9 bits, wanted 1 to 8"),
+        ({"order": torch.arange(8).int()}, "an affine order: the dtype is int32, wanted int64"),
+        ({"order": torch.arange(7)}, r"an affine order: the shape is \[7\]"),
     ],
 )
 def test_a_malformed_affine_packing_is_refused(changes: dict[str, Any], told: str) -> None:
-    whole = {"codes": torch.full((2, 8), 15, dtype=torch.uint8), "scales": torch.ones(2, 2), "mins": None, "bits": 4}
-    with pytest.raises(AssertionError, match=told):
-        unpack_affine(AffineWeight(**{"group": 4, **whole, **changes}))
+    with pytest.raises(ValueError, match=told):
+        AffineWeight(**{"group": 4, **WHOLE, **changes})
 
 
 @pytest.mark.parametrize(
-    ("order", "told"),
-    [(torch.arange(8).int(), "wanted int64"), (torch.zeros(8).long(), "does not name each of 8 columns")],
+    ("changes", "told"),
+    [({"bits": 3}, "do not fit in 3 bits"), ({"order": torch.zeros(8).long()}, "does not name each of 8 columns")],
 )
-def test_a_malformed_order_is_refused(order: torch.Tensor, told: str) -> None:
-    codes = torch.zeros(2, 8, dtype=torch.uint8)
+def test_wrong_codes_of_a_packing_fail_in_the_kit(changes: dict[str, Any], told: str) -> None:
     with pytest.raises(AssertionError, match=told):
-        unpack_affine(AffineWeight(codes, torch.ones(2, 2), None, 4, 4, order))
+        unpack_affine(AffineWeight(**{"group": 4, **WHOLE, **changes}))
 
 
 def test_malformed_packings_of_floats_are_refused() -> None:
     values, codes = torch.ones(4, 8).to(torch.float8_e4m3fn), torch.full((4, 8), 15, dtype=torch.uint8)
-    for found, told in (
-        (lambda: unpack_scaled_float(ScaledFloatWeight(values.half(), torch.ones(1, 1), (4, 8))), "8-bit"),
-        (lambda: unpack_scaled_float(ScaledFloatWeight(values, torch.ones(1, 1).half(), (4, 8))), "wanted float32"),
-        (lambda: unpack_scaled_float(ScaledFloatWeight(values, torch.ones(1, 1), (3, 8))), r"wanted \[2, 1\]"),
-        (lambda: unpack_codebook(CodebookWeight(codes, torch.ones(8), torch.ones(4, 1), 3, 8)), "fit in 3 bits"),
-        (lambda: unpack_codebook(CodebookWeight(codes, torch.ones(15), torch.ones(4, 1), 4, 8)), "a codebook is"),
-        (lambda: unpack_float4(Float4Weight(codes, torch.ones(4, 2), 5)), "does not divide"),
-        (lambda: unpack_float4(Float4Weight(codes, torch.ones(4, 2), 8, None, torch.ones(1).half())), "activations"),
+    one, wrong = torch.ones(1, 1), torch.ones(1).half()
+    for make, told in (
+        (lambda: ScaledFloatWeight(values.half(), one, (4, 8)), "8-bit"),
+        (lambda: ScaledFloatWeight(values, one.half(), (4, 8)), "wanted float32"),
+        (lambda: ScaledFloatWeight(values, one, (3, 8)), r"wanted \[2, 1\]"),
+        (lambda: ScaledFloatWeight(values, one, (0, 8)), "at least one row"),
+        (lambda: CodebookWeight(codes, torch.ones(15), torch.ones(4, 1), 4, 8), r"a codebook: the shape is \[15\]"),
+        (lambda: CodebookWeight(codes, torch.ones(16), torch.ones(4, 3), 4, 4), r"codebook scales: .* wanted \[4, 2\]"),
+        (lambda: Float4Weight(codes, torch.ones(4, 2), 5), "does not divide 16 columns"),
+        (lambda: Float4Weight(codes, torch.ones(4, 2), 8, torch.ones(3)), r"\[3\], wanted one number or \[4\]"),
+        (lambda: Float4Weight(codes, torch.ones(4, 2), 8, None, wrong), "activations: the dtype is float16"),
+        (lambda: TwoLevelScales(torch.ones(4, 3), codes), "S a divisor of 8"),
     ):
-        with pytest.raises(AssertionError, match=told):
-            found()
+        with pytest.raises(ValueError, match=told):
+            make()
+    with pytest.raises(AssertionError, match="fit in 3 bits"):
+        unpack_codebook(CodebookWeight(codes, torch.ones(8), torch.ones(4, 1), 3, 8))

@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from dovetail.api.hooks import PROJECT, hookimpl
     from dovetail.api.json_files import read_json
     from dovetail.api.logits import LogitsProcessor, LogitsProcessorContext, LogitsRow
+    from dovetail.api.module_names import ModuleNames
     from dovetail.api.naming import Metadata, TableNaming, rotary_halves
     from dovetail.api.parsers import (
         CallArguments,
@@ -121,6 +122,7 @@ __all__ = [
     "Metadata",
     "ModelCard",
     "ModelConfig",
+    "ModuleNames",
     "Naming",
     "NamingCard",
     "ParserCard",
@@ -227,6 +229,7 @@ _WHERE = {
     "LogitsProcessor": "logits",
     "LogitsProcessorContext": "logits",
     "LogitsRow": "logits",
+    "ModuleNames": "module_names",
     "Metadata": "naming",
     "TableNaming": "naming",
     "rotary_halves": "naming",

@@ -86,11 +86,13 @@ def render(plan: Plan, template: str | None = None) -> str:
     lines += _parser_lines("tool parser", plan.tool_parsers, template)
     lines += _parser_lines("reasoning", plan.reasoning_parsers, template)
     lines += _speculation_lines(plan)
-    others = []
+    others: list[str] = []
+    unread: list[str] = []
     for type_, count in plan.checkpoint.tensor_types.items():
         planned = [weight for weight in plan.weights if weight.type == type_]
         if not planned:
-            others.append(f"{count} of type {type_}")
+            beside = type_.startswith(("int", "uint", "bool"))
+            (others if beside else unread).append(f"{count} of type {type_}")
             continue
         lines += ["", f"weights of type {type_} ({count} tensors)"]
         for weight in planned:
@@ -103,6 +105,8 @@ def render(plan: Plan, template: str | None = None) -> str:
             lines += [f"{'':<14} not {r.name}: {r.reason}" for r in weight.rejected]
     if others:  # what formats read beside a weight's own tensor, and what nobody reads
         lines += ["", f"tensors beside weights: {', '.join(others)} (scales, saved masks, position ids)"]
+    if unread:
+        lines += ["", f"tensors that no format reads as weights: {', '.join(unread)}"]
     return "\n".join(lines)
 
 

@@ -5,6 +5,8 @@ The engine process and every worker get a Plan and import what it names; they ne
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 M = TypeVar("M", bound=ModelConfig)
+UNION_MEMBER = re.compile(r"int|float|str|bool|none|bytes|constrained-\w+|\w+\[.*\]|\w+\(.*\)")
+"""How pydantic names the members of a union, at the end of an error's place."""
 
 
 class FrozenModel(BaseModel):
@@ -139,6 +143,8 @@ class Plan(FrozenModel):
     attention_requirements: tuple[AttentionRequirement, ...]
     """What the backend was chosen for: the model's layers must not ask it for more."""
     weights: tuple[WeightPlan, ...]
+    unread_types: dict[str, tuple[str, ...]] = {}
+    """Stored type that none of the formats reads → installed ones that would, with another ``quantization_config``."""
     grammar: Choice | None = None
     """The grammar backend for structured output; None if none is installed."""
     grammar_validate: Dotted | None = None
@@ -213,11 +219,28 @@ def _validate(config_class: type[M], config: dict[str, Any], file: str) -> M:
     try:
         return config_class.model_validate(config)
     except ValidationError as error:
-        faults = "; ".join(map(describe_validation_error, error.errors()))
+        faults = describe_validation_errors(error.errors())
     raise ConfigError(
         f"{config_class.__name__} cannot be read from {file or 'the configuration'}: {faults}",
         "correct the file, or override keys with --hf-overrides",
     )
+
+
+def describe_validation_errors(errors: Sequence[ErrorDetails]) -> str:
+    """Describe what is wrong with a configuration. What the members of a union say of one value is one sentence."""
+    told: dict[Any, list[ErrorDetails]] = {}
+    for place, error in enumerate(errors):
+        *field, last = error["loc"] or ("",)
+        member = bool(field) and isinstance(last, str) and UNION_MEMBER.fullmatch(last) is not None
+        told.setdefault(tuple(field) if member else place, []).append(error)
+    sentences = []
+    for first, *others in told.values():
+        if others:
+            wanted = [other["msg"].removeprefix("Input should be ") for other in others]
+            joined = ", or ".join([first["msg"], *dict.fromkeys(wanted)])
+            first = {**first, "loc": first["loc"][:-1], "msg": joined}
+        sentences.append(describe_validation_error(first))
+    return "; ".join(sentences)
 
 
 def describe_validation_error(error: ErrorDetails) -> str:

@@ -36,7 +36,7 @@ from dovetail.kernel.plan import Choice, Plan, validate_config
 from dovetail.kernel.registry import Offer, Registry
 from dovetail.kernel.speculation import find_speculation
 from dovetail.kernel.tasks import find_pooling, find_tasks
-from dovetail.kernel.weights import find_weights
+from dovetail.kernel.weights import find_unread, find_weights
 
 KV_ALIASES = {"fp8": "float8_e4m3fn", "fp8_e4m3": "float8_e4m3fn", "fp8_e5m2": "float8_e5m2"}
 """Names of dtypes in ``--kv-cache-dtype``."""
@@ -97,6 +97,7 @@ def _resolve(options: PlanOptions, registry: Registry) -> Plan:
         attention=attention,
         attention_requirements=requirements,
         weights=weights,
+        unread_types=find_unread(checkpoint, weights, registry),
         grammar=grammar,
         grammar_validate=grammar_offer.card.validate_source if grammar_offer else None,
         grammar_kinds=grammar_offer.card.kinds if grammar_offer else (),

@@ -10,12 +10,12 @@ from pydantic import BaseModel, ValidationError
 from dovetail.api.cards import LayerKind, QuantFormatCard, QuantKernelCard
 from dovetail.api.checkpoint import Checkpoint
 from dovetail.api.errors import ResolutionError
-from dovetail.api.text import join_names
+from dovetail.api.text import join_names, quote_foreign
 from dovetail.kernel.blame import describe_error
 from dovetail.kernel.choose import choose, make_part, run_probe, supports_device
 from dovetail.kernel.discovery import import_part
 from dovetail.kernel.options import PlanOptions
-from dovetail.kernel.plan import Choice, Part, RejectedCandidate, WeightPlan, describe_validation_error
+from dovetail.kernel.plan import Choice, Part, RejectedCandidate, WeightPlan, describe_validation_errors
 from dovetail.kernel.registry import Offer, Registry
 
 WEIGHT_KINDS: tuple[LayerKind, ...] = ("linear", "head", "embedding")
@@ -46,7 +46,7 @@ def find_weights(
         raise ResolutionError(
             f"wanted a format for weights quantized by {method!r}, found {', '.join(known) or 'none'}",
             registry.explain_missing(QuantFormatCard.kind)
-            or f"install dovetail-quant-{method}, or another plugin that reads it",
+            or f"install a plugin that reads {quote_foreign(method, 40)}",
         )
     refused = {
         o.name: reason for o in offers if _is_for(o.card, method) and (reason := _refuse_config(o, quantization))
@@ -55,7 +55,8 @@ def find_weights(
         raise ResolutionError(
             f"wanted a format for weights quantized by {method!r}, found none that fits "
             f"({'; '.join(f'{name}: {refused[name]}' for name in readers)})",
-            f"check for newer versions of these formats, or install another plugin that reads {method}",
+            f"correct quantization_config in config.json if it is wrong; otherwise look for a newer version of the format, or for another "
+            f"plugin that reads {quote_foreign(method, 40)}",
         )
     asked = _requested_format(options.quantization, registry)
     plans: list[WeightPlan] = []
@@ -102,6 +103,21 @@ def find_weights(
     return tuple(plans)
 
 
+def find_unread(
+    checkpoint: Checkpoint, weights: Sequence[WeightPlan], registry: Registry
+) -> dict[str, tuple[str, ...]]:
+    """Stored type that no format of a Plan reads → the installed formats that would, if the configuration named their
+    method. Such tensors may be those of weights, if files lack their ``quantization_config``.
+    """
+    read = {weight.type for weight in weights}
+    found = {
+        type_: tuple(offer.name for offer in registry.offers(QuantFormatCard) if type_ in offer.card.types)
+        for type_ in checkpoint.tensor_types
+        if type_ not in read
+    }
+    return {type_: names for type_, names in found.items() if names}
+
+
 def _is_for(card: QuantFormatCard, method: str | None) -> bool:
     """Whether a format may read checkpoints quantized by a method. Formats without one also read what such checkpoints
     leave in plain tensors: norms, biases, some layers.
@@ -117,7 +133,7 @@ def _refuse_config(offer: Offer[QuantFormatCard], quantization: dict[str, Any]) 
         config_class: type[BaseModel] = import_part(offer, config)
         config_class.model_validate(quantization)
     except ValidationError as error:
-        return "; ".join(map(describe_validation_error, error.errors()))
+        return describe_validation_errors(error.errors())
     except Exception as error:  # its module, or a validator that met a value it did not expect
         return describe_error(error)
     return None
@@ -139,7 +155,7 @@ def _requested_format(name: str | None, registry: Registry) -> Offer[QuantFormat
         raise ResolutionError(
             f"--quantization {name} was asked for, found the formats {known or 'none'}",
             registry.explain_missing(QuantFormatCard.kind)
-            or f"install dovetail-quant-{name}, or another plugin that offers it",
+            or f"install a plugin that offers the format {quote_foreign(name, 40)}",
         )
     return found
 

@@ -1,22 +1,23 @@
-"""Loaders, namings, formats and kernels of plugins, called such that their errors and wrong answers name the plugin.
+"""Loaders, namings, formats with their weights, and kernels of plugins, called such that their errors and wrong answers name the plugin.
 
 The code that loads weights knows nothing of plugins' distributions: it gets these in place of what the Plan names.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import fields, replace
+from functools import cache
 from typing import Any, cast
 
 import torch
 
 from dovetail.api.checkpoint import Checkpoint, LazyTensor, Naming
-from dovetail.kernel.blame import blame, check_class, wrong_answer
+from dovetail.kernel.blame import Blame, blame, check_class, wrong_answer
 from dovetail.kernel.discovery import import_part
 from dovetail.kernel.plan import Part
 from dovetail.nn.experts import ExpertsKernel, ExpertWeights
-from dovetail.nn.stored import StoredWeight
+from dovetail.nn.stored import Field, StoredWeight
 from dovetail.nn.weights import Components, QuantFormat, WeightKernel, WeightName
 
 
@@ -156,7 +157,7 @@ class _CheckedFormat:
             found: Any = super().load(weight, tensors, *arguments)  # type: ignore[misc]
         if not isinstance(found, StoredWeight):
             raise wrong_answer(self.part, f"load() of {names}", found, "a StoredWeight")
-        return found
+        return _checked_weight(self.part, found)
 
     def shape(self, weight: WeightName, tensors: Mapping[str, LazyTensor]) -> tuple[int, ...]:
         names = ", ".join(lazy.name for lazy in tensors.values())
@@ -165,6 +166,76 @@ class _CheckedFormat:
         if not _is_shape(found):
             raise wrong_answer(self.part, f"shape() of {names}", found, "a tuple of numbers")
         return cast("tuple[int, ...]", found)
+
+
+def _checked_weight(part: Part, weight: StoredWeight) -> StoredWeight:
+    """A weight that blames its format. It is of a subclass, so what is cut from it or joined with it is as well."""
+    if isinstance(weight, _CheckedWeight):
+        return weight
+    with blame(part, f"to copy {_describe(weight)}"):
+        made: Any = _weight_class(part, type(weight))
+        return cast("StoredWeight", made(**{f.name: getattr(weight, f.name) for f in fields(weight)}))
+
+
+@cache
+def _weight_class(part: Part, found: type[StoredWeight]) -> type[StoredWeight]:
+    attributes = {"_part": part, "__module__": found.__module__, "__doc__": found.__doc__}
+    metaclass: Any = type(found)
+    return cast("type[StoredWeight]", metaclass(found.__name__, (_CheckedWeight, found), attributes))
+
+
+class _CheckedWeight:
+    """What is called of a weight by the framework and by kernels, which may come from others."""
+
+    _part: Part
+
+    def _blame(self, doing: str) -> Blame:
+        return blame(self._part, f"{doing} {_describe(cast('StoredWeight', self))}")
+
+    def fields(self) -> Mapping[str, Field]:
+        with self._blame("to name the tensors of"):
+            found: Any = super().fields()  # type: ignore[misc]  # of the weight, as below
+        if not (isinstance(found, Mapping) and all(isinstance(value, Field) for value in found.values())):
+            raise wrong_answer(self._part, "fields()", found, "a Field for each name")
+        return found
+
+    def dequantize(self, dtype: torch.dtype) -> torch.Tensor:
+        with self._blame("to dequantize"):
+            found: Any = super().dequantize(dtype)  # type: ignore[misc]
+        shape = cast("StoredWeight", self).shape
+        if not (isinstance(found, torch.Tensor) and found.dtype == dtype and tuple(found.shape) == tuple(shape)):
+            raise wrong_answer(self._part, "dequantize()", found, f"a tensor of {dtype} {list(shape)}")
+        return found
+
+    def pack(self, packing: str) -> Any | None:
+        with self._blame(f"to make the packing {packing} of"):
+            return super().pack(packing)  # type: ignore[misc]
+
+    def take(self, ids: torch.Tensor, dtype: torch.dtype) -> Any:
+        with self._blame("to take rows of"):
+            return super().take(ids, dtype)  # type: ignore[misc]
+
+    def narrow(self, dim: int, start: int, stop: int) -> Any:
+        with self._blame("to cut"):
+            return super().narrow(dim, start, stop)  # type: ignore[misc]
+
+    def reorder(self, order: torch.Tensor, dim: int = 0) -> Any:
+        with self._blame("to reorder"):
+            return super().reorder(order, dim)  # type: ignore[misc]
+
+    def to(self, device: torch.device) -> Any:
+        with self._blame("to move"):
+            return super().to(device)  # type: ignore[misc]
+
+    def compact(self) -> Any:
+        with self._blame("to copy"):
+            return super().compact()  # type: ignore[misc]
+
+    @classmethod
+    def join(cls, parts: Sequence[StoredWeight]) -> StoredWeight | None:
+        with blame(cls._part, f"to join {_describe(parts[0])} with others"):
+            found: StoredWeight | None = super().join(parts)  # type: ignore[misc]
+        return None if found is None else _checked_weight(cls._part, found)
 
 
 class _CheckedKernel:

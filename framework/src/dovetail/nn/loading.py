@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,7 @@ class WeightReader:
         config: the model's configuration as a dict (what a naming's row orders depend on).
         naming: translates tensor names, if the container has its own.
         rename: the model's own translation of names; see :meth:`dovetail.nn.PoolingModel.rename`.
+        unread: as in :class:`dovetail.nn.placing.TensorPlaces`.
     """
 
     def __init__(
@@ -44,13 +46,16 @@ class WeightReader:
         config: Mapping[str, Any],
         naming: Naming | None = None,
         rename: Callable[[str], str | None] | None = None,
+        unread: Mapping[str, Sequence[str]] = MappingProxyType({}),
     ) -> None:
         self.ctx = ctx
         self.choices = list(choices)
         self.config = config
         self.naming = naming
         translate = rename if naming is None else naming.rename
-        self.places = TensorPlaces(ctx, self.choices, translate or _unchanged, translated=naming is not None)
+        self.places = TensorPlaces(
+            ctx, self.choices, translate or _unchanged, translated=naming is not None, unread=unread
+        )
         self.used: dict[str, int] = {}
         """Kernel name → number of weights that it serves, for the log."""
         self._opened: dict[str, Tensor] = {}

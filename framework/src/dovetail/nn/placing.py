@@ -5,9 +5,11 @@ Nothing is read here. What is missing, left over or misshapen is told before the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
+from itertools import islice
+from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor
@@ -24,6 +26,8 @@ from dovetail.nn.weights import Components, QuantFormat, WeightKernel, WeightNam
 
 FLOATS = ("float64", "float32", "bfloat16", "float16")
 """Stored types of full-precision checkpoints."""
+MOST_REASONS = 3
+"""Formats, or weights, of which a message says why they do not fit."""
 Tensors = dict[str, LazyTensor]
 """Component → its tensor."""
 Rename = Callable[[str], str | None]
@@ -38,6 +42,7 @@ class WeightChoice:
         format: its class.
         kernels: (name, class), best first.
         config: for the format, as in :class:`dovetail.nn.QuantFormat`.
+        name: of the format, for messages; that of its class if there is none.
     """
 
     kind: LayerKind
@@ -45,6 +50,11 @@ class WeightChoice:
     format: type[QuantFormat]
     kernels: Sequence[tuple[str, type[WeightKernel] | type[ExpertsKernel]]]
     config: Any = field(default_factory=dict)
+    name: str = ""
+
+    @property
+    def format_name(self) -> str:
+        return self.name or self.format.__name__
 
 
 @dataclass(frozen=True)
@@ -84,6 +94,8 @@ class TensorPlaces:
         choices: of the Plan, best format first.
         rename: a tensor's name in the checkpoint → the one that the model expects; None for one that is left out.
         translated: the checkpoint is a container with names of its own, so its weights are not transposed.
+        unread: stored type that no format of the Plan reads → installed formats that would with another
+            ``quantization_config``.
 
     Attributes:
         formats: one object of each class.
@@ -92,15 +104,26 @@ class TensorPlaces:
         plain: name of a plain tensor → it.
     """
 
-    def __init__(self, ctx: Context, choices: Sequence[WeightChoice], rename: Rename, *, translated: bool) -> None:
+    def __init__(
+        self,
+        ctx: Context,
+        choices: Sequence[WeightChoice],
+        rename: Rename,
+        *,
+        translated: bool,
+        unread: Mapping[str, Sequence[str]] = MappingProxyType({}),
+    ) -> None:
         self.ctx = ctx
         self.choices = choices
+        self.unread = unread
         self.rename = rename
         self.translated = translated
         self.formats: dict[type[QuantFormat], QuantFormat] = {}
+        self._format_kinds: dict[type[QuantFormat], set[LayerKind]] = {}
         for choice in self.choices:
             if choice.format not in self.formats:
                 self.formats[choice.format] = choice.format(choice.config)
+            self._format_kinds.setdefault(choice.format, set()).add(choice.kind)
         self.weights: dict[str, Tensors] = {}
         self.plain: dict[str, LazyTensor] = {}
         self.leftovers = Leftovers()
@@ -194,7 +217,9 @@ class TensorPlaces:
     def sort(self, tensors: Iterable[LazyTensor]) -> None:
         ctx = self.ctx
         suffixes = self._suffixes()
-        unexpected = [lazy.name for lazy in tensors if not self._place(lazy, suffixes)]
+        strange = [lazy for lazy in tensors if not self._place(lazy, suffixes)]
+        unread = [lazy for lazy in strange if lazy.type in self.unread]
+        unexpected = [lazy.name for lazy in strange]
         self.leftovers.log()
         missing = [n for n, slot in ctx.vectors.items() if slot.required and n not in self.plain]
         missing += self._missing_biases()
@@ -208,11 +233,30 @@ class TensorPlaces:
         if wrong := self._find_wrong_shapes(bool(missing)):
             faults.append(f"of the wrong shape: {join_names(wrong)}")
         if faults:
+            reasons = self._unread_reasons(unread) or (self._lacking_reasons() if missing else [])
             raise CheckpointError(
-                f"the checkpoint does not hold the tensors that the model expects ({'; '.join(faults)})",
-                "the architecture or its configuration does not match these files, or a file is missing: compare config.json, or force "
-                "another architecture with --hf-overrides",
+                f"the checkpoint does not hold the tensors that the model expects ({'; '.join(faults)})"
+                + _join_reasons(reasons),
+                "config.json has no quantization_config for these tensors; if you know it, give it with --hf-overrides"
+                if unread
+                else "the tensors and config.json's quantization_config disagree, or a file is missing"
+                if reasons and not unexpected and not wrong
+                else "the architecture or its configuration does not match these files, or a file is missing: compare config.json, or "
+                "force another architecture with --hf-overrides",
             )
+
+    def _unread_reasons(self, unread: Sequence[LazyTensor]) -> list[str]:
+        """Which formats would read tensors that the model does not expect."""
+        first = {lazy.type: lazy.name for lazy in reversed(unread)}
+        return [
+            f"tensors of type {type_} such as {name} are those of the format {' or '.join(self.unread[type_])}"
+            for type_, name in first.items()
+        ]
+
+    def _lacking_reasons(self) -> list[str]:
+        """Why no format reads the weights of which a part is there, for the first few of them."""
+        found = (self._explain(name)[:1] for name in self.weights if self._fit(name) is None)
+        return [reason for reasons in islice(found, MOST_REASONS) for reason in reasons]
 
     def _place(self, lazy: LazyTensor, suffixes: Sequence[str]) -> bool:
         """Whether a tensor is the model's, or may be left out."""
@@ -316,9 +360,35 @@ class TensorPlaces:
         found = self._components.get(name)
         if found is None:
             weight = WeightName(name, self.kinds[name])
-            found = tuple(quant_format.components(weight) for quant_format in self.formats.values())
+            found = tuple(
+                reader.components(weight) if weight.kind in self._format_kinds[kind] else None
+                for kind, reader in self.formats.items()
+            )
             self._components[name] = found
         return found
+
+    def _explain(self, name: str) -> list[str]:
+        """For each format that reads weights of this kind, why it does not read this one. The nearest come first."""
+        tensors, layouts = self.weights[name], dict(zip(self.formats, self._layouts(name), strict=True))
+        types: dict[tuple[str, type[QuantFormat]], list[str]] = {}
+        for choice in self.choices:
+            if choice.kind == self.kinds[name]:
+                types.setdefault((choice.format_name, choice.format), []).append(choice.stored_type)
+        reasons: list[tuple[tuple[int, int, int], str]] = []
+        there = ", ".join(lazy.name for lazy in tensors.values())
+        for (told, quant_format), known in types.items():
+            components = layouts[quant_format]
+            if components is None:
+                reasons.append(((0, 0, 0), f"{told} leaves {name} out by its configuration, but found {there}"))
+                continue
+            lacking = [suffix for suffix in components.required if _component(tensors, suffix) is None]
+            first, count = _component(tensors, components.required[0]), len(lacking) - len(components.required)
+            if first is not None and first.type not in known:
+                wants = f"{' or '.join(known)} for {components.required[0] or 'it'}, found {first.type}"
+                reasons.append(((2, len(lacking), count), f"{told} wants {wants}"))
+            elif lacking and count:
+                reasons.append(((1, len(lacking), count), f"{told} wants {', '.join(lacking)} beside {there}"))
+        return [reason for _, reason in sorted(reasons, key=lambda entry: entry[0])]
 
     def _candidates(self, name: str) -> Iterator[tuple[WeightChoice, Components]]:
         """The choices that may read a weight, best first."""
@@ -352,8 +422,9 @@ class TensorPlaces:
             return found
         names = ", ".join(f"{t.name} ({t.type})" for t in self.weights[name].values())
         raise ResolutionError(
-            f"wanted a format for the {self.kinds[name]} layer made of {names}, found none in the plan",
-            "see dovetail plan",
+            f"wanted a format for the {self.kinds[name]} layer made of {names}, found none in the plan"
+            + _join_reasons(self._explain(name)),
+            "the tensors and config.json's quantization_config disagree, or this layer needs another format; see dovetail plan",
         )
 
     def matrix(self, name: str, expert: int | None = None) -> tuple[WeightChoice, Tensors]:
@@ -412,6 +483,11 @@ class TensorPlaces:
         for kept in (self.weights, self.plain, self._fits, self._components, self._sources):
             kept.clear()
         self._stack = None
+
+
+def _join_reasons(reasons: Sequence[str]) -> str:
+    """To follow what was found."""
+    return f": {'; '.join(reasons[:MOST_REASONS])}" if reasons else ""
 
 
 def _component(tensors: Tensors, suffix: str) -> LazyTensor | None:

@@ -91,7 +91,8 @@ class StoredWeight(ABC):
 
     def pack(self, packing: str) -> Any | None:
         """This weight in a packing that the format's card lists for its type, such as ``affine``
-        (:class:`dovetail.nn.AffineWeight`), or None.
+        (:class:`dovetail.nn.AffineWeight`). None for a packing that it does not list, and for a weight that cannot be
+        converted exactly, which the reference kernel then multiplies.
         """
         return None
 

@@ -6,7 +6,7 @@ Letters: N rows (output features, or vocabulary), K columns (input features), T 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,18 +47,29 @@ class Components:
     optional: tuple[str, ...] = ()
 
 
-def read_tensor(lazy: LazyTensor, shape: tuple[int, ...] | None = None) -> Tensor:
-    """Read a tensor whose stored type is a torch dtype.
+def read_tensor(
+    lazy: LazyTensor,
+    shape: tuple[int, ...] | None = None,
+    *,
+    dtypes: Sequence[torch.dtype] = (),
+    finite: bool = False,
+    below: int | None = None,
+) -> Tensor:
+    """Read a tensor whose stored type is a torch dtype. What its format wants of it is said here, since a file may
+    hold anything.
 
     Args:
         shape: which the other tensors of its weight call for; None for any. Dimensions of size 1 may be missing or
             more, since formats write scales in either way.
+        dtypes: of which it has to be one; empty for any.
+        finite: it has to be of a floating-point dtype, without NaN and infinities, as scales are.
+        below: it has to be of integers from 0 up that are less than this, as indices are; None for any.
 
     Returns:
         The tensor in that shape.
 
     Raises:
-        CheckpointError: it is not as announced, or not of this shape; names the tensor.
+        CheckpointError: it is not as announced, or not as wanted; names the tensor.
     """
     value, dtype = lazy.read(), getattr(torch, lazy.type, None)
     if tuple(value.shape) != lazy.shape or (isinstance(dtype, torch.dtype) and value.dtype != dtype):
@@ -67,14 +78,31 @@ def read_tensor(lazy: LazyTensor, shape: tuple[int, ...] | None = None) -> Tenso
             f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}",
             "the file is damaged or its loader is at fault; download it again or update the loader",
         )
-    if shape is None:
-        return value
-    if _wide(lazy.shape) != _wide(shape):
+    floating = value.is_floating_point()
+    if (dtypes and value.dtype not in dtypes) or (finite and not floating) or (below is not None and floating):
+        names = " or ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
+        wanted = names or ("a floating-point one" if finite else "one of integers")
+        raise CheckpointError(f"tensor {lazy.name} is of type {lazy.type}, wanted {wanted}", MISMATCH)
+    if shape is not None and _wide(lazy.shape) != _wide(shape):
         raise CheckpointError(
-            f"tensor {lazy.name} is {list(lazy.shape)}, wanted {list(shape)}, as the other tensors of its weight say",
-            "the file is damaged, or its quantization_config belongs to another one; download it again",
+            f"tensor {lazy.name} is {list(lazy.shape)}, wanted {list(shape)}, as its quantization_config and the other "
+            "tensors of its weight say",
+            MISMATCH,
         )
-    return value.reshape(shape)
+    if finite and not bool(value.float().isfinite().all()):
+        raise CheckpointError(
+            f"tensor {lazy.name} holds a number that is infinite or not a number (NaN)",
+            "the file is damaged, or the model was broken before it was quantized; download it again",
+        )
+    if below is not None and value.numel() and not 0 <= int(value.min()) <= int(value.max()) < below:
+        raise CheckpointError(
+            f"tensor {lazy.name} holds numbers from {int(value.min())} to {int(value.max())}, wanted 0 to {below - 1}",
+            MISMATCH,
+        )
+    return value if shape is None else value.reshape(shape)
+
+
+MISMATCH = "the file is damaged, or its quantization_config belongs to another one; download it again"
 
 
 def _wide(shape: tuple[int, ...]) -> list[int]:
@@ -94,7 +122,8 @@ class QuantFormat(ABC):
 
     def components(self, weight: WeightName) -> Components | None:
         """The tensors of a weight, for this configuration and this layer. None if the format does not store this
-        weight, because the configuration leaves it out (``ignore``, ``modules_to_not_convert``).
+        weight, because the configuration leaves it out (``ignore``, ``modules_to_not_convert``). Only asked for kinds of
+        layers that the format's card claims.
 
         The Plan's formats are asked in the order of their rank. The first one all of whose required tensors are there,
         and whose card lists the first one's type, reads the weight.
@@ -105,7 +134,8 @@ class QuantFormat(ABC):
     def load(
         self, weight: WeightName, tensors: Mapping[str, LazyTensor], device: torch.device, dtype: torch.dtype
     ) -> StoredWeight:
-        """Read one weight.
+        """Read one weight. What it raises or returns wrongly, and later the weight itself, is told as this format's
+        fault.
 
         Args:
             tensors: by component. Optional ones may lack. Experts that are stacked in one tensor are read one by one,
@@ -134,8 +164,8 @@ class WeightKernel(ABC):
 
     For the kinds ``linear`` and ``head``, :meth:`__call__` maps x ``[T, K]`` to ``x @ w.T`` ``[T, N]``; for
     ``embedding`` it maps ids ``[T]`` to rows ``[T, K]``. The kernel may repack the weight once, and should then not
-    keep a reference to the original. It finds the scale of activations, if the checkpoint has one, in the weight's
-    packing or in :attr:`dovetail.nn.StoredWeight.input_scale`.
+    keep a reference to the original. A kernel that quantizes activations finds their scale, if the checkpoint has one,
+    in the weight's packing or in :attr:`dovetail.nn.StoredWeight.input_scale`; one that does not leaves it alone.
 
     Attributes:
         ops: the platform's operations, set by the loader of the weight; until then the references.

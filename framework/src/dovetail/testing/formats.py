@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -20,7 +20,7 @@ from dovetail.api import Checkpoint, CheckpointError, LazyTensor, QuantFormatCar
 from dovetail.kernel.discovery import import_dotted
 from dovetail.kernel.options import PlanOptions
 from dovetail.kernel.weights import find_weights
-from dovetail.nn import QuantFormat, StoredWeight, WeightName
+from dovetail.nn import Components, QuantFormat, StoredWeight, WeightName
 from dovetail.nn.stored import SIDES
 from dovetail.testing.comparison import assert_close, dtype_of, label, tolerance
 from dovetail.testing.packings import UNPACK
@@ -41,12 +41,14 @@ class WeightSample:
         dense: the matrix ``[N, K]``, float32, from another source than the format itself.
         config: the checkpoint's ``quantization_config``.
         input_scale: the scale of activations that is stored with it.
+        packings: that this weight can be converted to; None for all that the card lists for its type.
     """
 
     tensors: Mapping[str, LazyTensor]
     dense: Tensor
     config: Mapping[str, Any] = field(default_factory=dict)
     input_scale: Tensor | None = None
+    packings: Sequence[str] | None = None
 
     @property
     def type(self) -> str:
@@ -65,8 +67,9 @@ def check_format(
     For each claimed type: its components and its shape without reading, its dequantization against the sample's, that
     its fields are all of its tensors and are cut where they say, and that slices, gathered, reordered, joined and cut
     weights all equal those of the whole; that the weight and parts of it convert to each claimed packing with the same
-    matrix and the scale of activations; that tensors which contradict their description are refused by name. Then it
-    checks that resolution refuses types that are not claimed.
+    matrix and the scale of activations; that tensors which contradict their description are refused by name, and so
+    are tensors beside the first one that are of another type, or of floats of which one is infinite or not a number.
+    Then it checks that resolution refuses types that are not claimed.
 
     Args:
         samples: at least one for each claimed type; small, with an unusual number of rows, such as 37, and a few groups
@@ -295,8 +298,15 @@ def _check_packings(
     limit: float,
     text: str,
 ) -> None:
-    for packing in card.types[sample.type]:
+    listed = card.types[sample.type]
+    wanted = listed if sample.packings is None else sample.packings
+    unknown = sorted(set(wanted) - set(listed))
+    assert not unknown, f"{text}: the sample has the packings {', '.join(unknown)}, which the card does not list"
+    for packing in listed:
         claimed = f"{text} as {packing}"
+        if packing not in wanted:
+            assert weight.pack(packing) is None, f"{claimed}: pack() gives one, but the sample says that there is none"
+            continue
         assert weight.pack(packing) is not None, f"{claimed}: pack() gives None"
         assert packing in known, f"{claimed}: the kit cannot read that packing; give unpack={{{packing!r}: …}}"
         for cut in (weight, _half(weight, 0), _half(weight, 1)):
@@ -333,11 +343,47 @@ def _check_damage(card: QuantFormatCard, sample: WeightSample, text: str) -> Non
     for component, tensor in sample.tensors.items():
         whole = tensor.read()
         damaged = replace(tensor, read=partial(_identity, whole[:-1] if whole.dim() else whole[None]))
-        tensors = {**sample.tensors, component: damaged}
-        load = partial(_reader(card, sample).load, _weight_name(card), tensors, CPU, torch.float32)
+        _check_refused(card, sample, component, damaged, f"{text}: a {component} with a row less than announced")
+    # The first one's type chose the format, and its values are not looked at: there may be too many.
+    first = _components(card, sample).required[0]
+    for component in sample.tensors:
+        if component != first:
+            for what, damaged in _damages(sample.tensors[component]):
+                _check_refused(card, sample, component, damaged, f"{text}: a {component} {what}")
+
+
+def _components(card: QuantFormatCard, sample: WeightSample) -> Components:
+    found = _reader(card, sample).components(_weight_name(card))
+    assert found is not None
+    return found
+
+
+def _damages(tensor: LazyTensor) -> Iterator[tuple[str, LazyTensor]]:
+    """What is wrong, and a tensor of the same shape in which it is."""
+    value = tensor.read()
+    floating = value.is_floating_point()
+    dtypes = (torch.int32,) if floating else (torch.float32, torch.int32 if value.dtype == torch.int16 else torch.int16)
+    for dtype in dtypes:
+        name = str(dtype).removeprefix("torch.")
+        other = replace(tensor, type=name, read=partial(_identity, value.float().to(dtype)))
+        yield f"of type {name}", other
+    if floating and value.numel():
+        for number in (math.nan, math.inf):
+            wide = value.float().reshape(-1).clone()
+            wide[-1] = number
+            broken = wide.to(value.dtype).view(value.shape)
+            if not bool(broken.float().isfinite().all()):  # some types have no infinity
+                yield f"in which a number is {number}", replace(tensor, read=partial(_identity, broken))
+
+
+def _check_refused(card: QuantFormatCard, sample: WeightSample, component: str, damaged: LazyTensor, what: str) -> None:
+    tensors = {**sample.tensors, component: damaged}
+    load = partial(_reader(card, sample).load, _weight_name(card), tensors, CPU, torch.float32)
+    with claim(what):
         refused = refusal_message(load, CheckpointError)
-        assert refused is not None, f"{text}: a {component} with a row less than announced is not refused"
-        assert tensor.name in refused, f"{text}: a truncated {component} is refused without its name: {refused}"
+    assert refused is not None, f"{what} is not refused (see the arguments of dovetail.nn.read_tensor)"
+    assert damaged.name in refused, f"{what} is refused without its name: {refused}"
+    assert "\n" not in refused, f"{what} is refused in several lines: {refused}"
 
 
 def _identity(value: Tensor) -> Tensor:

@@ -74,6 +74,6 @@ class AwqFormat(QuantFormat):
         n, k = self.shape(weight, tensors)
         count = k // self.config.group_size
         codes = read_tensor(tensors[".qweight"]).to(device)
-        zeros = read_tensor(tensors[".qzeros"], (count, n // 8)).to(device)
-        scales = read_tensor(tensors[".scales"], (count, n)).to(device)
+        zeros = read_tensor(tensors[".qzeros"], (count, n // 8), dtypes=(torch.int32,)).to(device)
+        scales = read_tensor(tensors[".scales"], (count, n), finite=True).to(device)
         return AwqWeight((n, k), tensors[".qweight"].type, codes, zeros, scales, self.config.group_size)

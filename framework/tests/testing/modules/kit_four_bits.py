@@ -76,12 +76,12 @@ class Nf4Format(QuantFormat):
         state = self._state(tensors)
         (n, k), group = state["shape"], state["blocksize"]
         codes = read_tensor(tensors[".weight"], (n * k // 2,)).view(n, k // 2).to(device)
-        scales = read_tensor(tensors[".weight.absmax"], (n * k // group,)).view(n, k // group).to(device)
-        levels = read_tensor(tensors[".weight.quant_map"], (16,)).to(device)
+        scales = read_tensor(tensors[".weight.absmax"], (n * k // group,), finite=True).view(n, k // group).to(device)
+        levels = read_tensor(tensors[".weight.quant_map"], (16,), finite=True).to(device)
         return Nf4Weight((n, k), tensors[".weight"].type, codes, scales, levels, group)
 
     def _state(self, tensors: Mapping[str, LazyTensor]) -> dict:
-        return json.loads(bytes(read_tensor(tensors[STATE]).tolist()))
+        return json.loads(bytes(read_tensor(tensors[STATE], dtypes=(torch.uint8,)).tolist()))
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,5 +126,5 @@ class Mxfp4Format(QuantFormat):
     ) -> StoredWeight:
         n, k = self.shape(weight, tensors)
         blocks = read_tensor(tensors["_blocks"], (n, k // 32, 16)).to(device)
-        scales = read_tensor(tensors["_scales"], (n, k // 32)).to(device)
+        scales = read_tensor(tensors["_scales"], (n, k // 32), dtypes=(torch.uint8,)).to(device)
         return Mxfp4Weight((n, k), tensors["_blocks"].type, blocks, scales)

@@ -60,12 +60,12 @@ class Fp8Format(QuantFormat):
         n, k = tensors[".weight"].shape
         if self.config.weight_block_size:
             block = self.config.weight_block_size
-            scales = read_tensor(tensors[".weight_scale_inv"], (-(-n // block[0]), -(-k // block[1])))
+            scales = read_tensor(tensors[".weight_scale_inv"], (-(-n // block[0]), -(-k // block[1])), finite=True)
         else:
             lazy = tensors[".weight_scale"]
             one = all(size == 1 for size in lazy.shape)
             block = (0, 0) if one else (1, 0)
-            scales = read_tensor(lazy, (1, 1) if one else (n, 1))
+            scales = read_tensor(lazy, (1, 1) if one else (n, 1), finite=True)
         given = tensors.get(".input_scale")
         return Fp8Weight(
             shape=(n, k),
@@ -73,5 +73,5 @@ class Fp8Format(QuantFormat):
             values=read_tensor(tensors[".weight"]).to(device),
             scales=scales.float().to(device),
             block=block,
-            input_scale=None if given is None else read_tensor(given, (1,)).float().to(device),
+            input_scale=None if given is None else read_tensor(given, (1,), finite=True).float().to(device),
         )

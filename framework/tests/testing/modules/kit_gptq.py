@@ -101,9 +101,11 @@ class GptqFormat(QuantFormat):
         group = k if self.config.group_size == -1 else self.config.group_size
         count = -(-k // group)
         codes = read_tensor(tensors[".qweight"])
-        zeros = read_tensor(tensors[".qzeros"], (count, n * self.config.bits // 32))
-        scales = read_tensor(tensors[".scales"], (count, n))
-        groups = read_tensor(tensors[".g_idx"], (k,)) if ".g_idx" in tensors else None
+        zeros = read_tensor(tensors[".qzeros"], (count, n * self.config.bits // 32), dtypes=(torch.int32,))
+        scales = read_tensor(tensors[".scales"], (count, n), finite=True)
+        groups = None
+        if ".g_idx" in tensors:
+            groups = read_tensor(tensors[".g_idx"], (k,), dtypes=(torch.int32,), below=count)
         if groups is not None and torch.equal(groups, torch.arange(k, dtype=groups.dtype) // group):
             groups = None
         offset = 1 if self.config.checkpoint_format == "gptq" else 0

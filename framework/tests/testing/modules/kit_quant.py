@@ -49,9 +49,9 @@ class RowFormat(QuantFormat):
         self, weight: WeightName, tensors: Mapping[str, LazyTensor], device: torch.device, dtype: torch.dtype
     ) -> StoredWeight:
         n, k = tensors[".weight"].shape
-        codes, scales = read_tensor(tensors[".weight"]), read_tensor(tensors[".scales"], (n,))
+        codes, scales = read_tensor(tensors[".weight"]), read_tensor(tensors[".scales"], (n,), finite=True)
         given = tensors.get(".input_scale")
-        scale = None if given is None else read_tensor(given).to(device)
+        scale = None if given is None else read_tensor(given, finite=True).to(device)
         return self.kept((n, k), "rows8", codes.to(device), scales.to(device), input_scale=scale)
 
 
@@ -111,6 +111,25 @@ class Credulous(RowFormat):
         codes, scales = tensors[".weight"].read(), tensors[".scales"].read()
         rows = min(len(codes), len(scales))
         return self.kept((rows, codes.shape[1]), "rows8", codes[:rows], scales[:rows])
+
+
+class AnyScales(RowFormat):
+    """Takes scales of any type, and any number."""
+
+    finite = False
+
+    def load(
+        self, weight: WeightName, tensors: Mapping[str, LazyTensor], device: torch.device, dtype: torch.dtype
+    ) -> StoredWeight:
+        (n, k), codes = tensors[".weight"].shape, read_tensor(tensors[".weight"])
+        dtypes = (torch.float32,) if self.finite else ()
+        return self.kept((n, k), "rows8", codes, read_tensor(tensors[".scales"], (n,), dtypes=dtypes).float())
+
+
+class BrokenScales(AnyScales):
+    """Takes any number of the right type."""
+
+    finite = True
 
 
 class Unscaled(RowFormat):

@@ -19,9 +19,11 @@ NO_ALLOWED_TOKEN = (
     "no token may be chosen: what the request allows, forbids and asks for as a form leaves none; relax one of them"
 )
 
-NAN_LOGITS = "the model's logits are not numbers (NaN); a dtype of a larger range may help (--dtype)"
+NAN_LOGITS = (
+    "the model's logits are not numbers (NaN); a dtype of a larger range may help (--dtype), or the weights are damaged"
+)
 
-NOT_FINITE = "the vector holds numbers that are not finite; a dtype of a larger range may help (--dtype)"
+NOT_FINITE = "the vector holds numbers that are not finite; a dtype of a larger range may help (--dtype), or the weights are damaged"
 
 
 class OutputCollector:

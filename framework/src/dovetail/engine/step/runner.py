@@ -188,12 +188,14 @@ class ModelRunner:
                 checked.format(w.format.part),
                 [(k.name, checked.kernel(k)) for k in w.kernels],
                 plan.build_quantization_config(w),
+                w.format.part.name,
             )
             for w in plan.weights
         ]
         model = plan.model_part.part
         naming = CheckedNaming(model, import_part(model, plan.naming)) if plan.naming else None
-        self.reader = WeightReader(self.ctx, choices, plan.config, naming, checked_rename(model, self.model.rename))
+        rename = checked_rename(model, self.model.rename)
+        self.reader = WeightReader(self.ctx, choices, plan.config, naming, rename, plan.unread_types)
         expected = self.reader.expected()
         if not plan.checkpoint.files:
             nbytes = count_elements(expected.values()) * self.dtype.itemsize

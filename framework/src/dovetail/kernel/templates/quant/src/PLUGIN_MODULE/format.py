@@ -49,5 +49,5 @@ class PLUGIN_CLASSFormat(QuantFormat):
     ) -> PLUGIN_CLASSWeight:
         n, k = tensors[".weight"].shape
         codes = read_tensor(tensors[".weight"]).to(device)
-        scales = read_tensor(tensors[".weight_scale"], (n,)).float().to(device)
+        scales = read_tensor(tensors[".weight_scale"], (n,), finite=True).float().to(device)
         return PLUGIN_CLASSWeight((n, k), "int8", codes, scales)
