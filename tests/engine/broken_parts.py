@@ -132,6 +132,10 @@ class UnpreparedKernel(DenseKernel):
         leave()
 
 
+class WordyKernel(DenseKernel):
+    nbytes: Any = "many"
+
+
 class CrackingKernel(DenseKernel):
     def __call__(self, x: Any) -> Any:
         fail()

@@ -162,6 +162,7 @@ UNLOADABLE: dict[str, tuple[tuple[Card, dict[str, Any]], str]] = {
     "copies to the device that fail": (platform("StuckPlatform"), f"(broken-nut 3.1) failed to copy to its device (upload): {CRACKED}"),
     "copies to the device of a wrong type": (platform("ForeignPlatform"), "answered upload() with ndarray of float32 [257, 4], wanted a tensor"),
     "copies to the host of a wrong type": (platform("SilentPlatform"), "answered fetch() with None, wanted a function"),
+    "a kernel's memory of a wrong type": (kernel("WordyKernel"), "answered nbytes with str, wanted a number of bytes"),
     "a kernel that fails in a step": (
         kernel("CrackingKernel"),
         "the kernel nut (broken-nut 3.1) failed as the model llama (dovetail-models-llama 0.1.0) was asked to compute",

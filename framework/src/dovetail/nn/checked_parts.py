@@ -10,6 +10,7 @@ from dataclasses import fields, replace
 from functools import cache
 from typing import Any, cast
 
+import numpy as np
 import torch
 
 from dovetail.api.checkpoint import Checkpoint, LazyTensor, Naming
@@ -100,10 +101,15 @@ class CheckedNaming:
     def row_order(self, name: str, config: Mapping[str, Any]) -> Any | None:
         """
         Raises:
-            PluginError: it fails.
+            PluginError: it fails, or answers with no permutation.
         """
         with blame(self.part, f"to say the order of the rows of {name}"):
-            return self.naming.row_order(name, config)
+            found: Any = self.naming.row_order(name, config)
+            order = np.asarray([] if found is None else found)
+        # An empty one is of floats.
+        if order.size and not (order.dtype.kind == "i" and np.array_equal(np.sort(order), np.arange(len(order)))):
+            raise wrong_answer(self.part, f"row_order() of {name}", found, "each row's number once, or None")
+        return found
 
 
 class CheckedClasses:
@@ -157,6 +163,8 @@ class _CheckedFormat:
             found: Any = super().load(weight, tensors, *arguments)  # type: ignore[misc]
         if not isinstance(found, StoredWeight):
             raise wrong_answer(self.part, f"load() of {names}", found, "a StoredWeight")
+        if not (_is_shape(found.shape) and len(found.shape) == 2):
+            raise wrong_answer(self.part, f"load() of {names}", found, "a weight whose shape is two numbers")
         return _checked_weight(self.part, found)
 
     def shape(self, weight: WeightName, tensors: Mapping[str, LazyTensor]) -> tuple[int, ...]:
@@ -256,6 +264,14 @@ class _CheckedKernel:
     def process_after_loading(self) -> None:
         with blame(self.part, "to prepare a weight"):
             super().process_after_loading()  # type: ignore[misc]
+
+    @property
+    def nbytes(self) -> int:
+        with blame(self.part, "to tell its memory (nbytes)"):
+            found: Any = super().nbytes  # type: ignore[misc]
+        if not isinstance(found, int):
+            raise wrong_answer(self.part, "nbytes", found, "a number of bytes")
+        return found
 
 
 def _describe(weight: StoredWeight | ExpertWeights) -> str:

@@ -46,6 +46,11 @@ class Components:
     required: tuple[str, ...] = (".weight",)
     optional: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        for names in (self.required, self.optional):
+            if not (isinstance(names, tuple) and all(isinstance(name, str) for name in names)):
+                raise TypeError(f"wanted tuples of names, found {names!r}")
+
 
 def read_tensor(
     lazy: LazyTensor,
