@@ -278,10 +278,9 @@ def check_cuts(case: Case) -> None:
     sizes = (2, 3)
     builds = {size: partial(empty_model, card, config, max_tokens=LENGTH, parallel=Parallel(0, size)) for size in sizes}
     with claim(f"{label(card)} on several devices"):
-        fitting = [size for size, build in builds.items() if refusal_message(build, UsageError) is None]
-    if not fitting:
+        size = next((size for size, build in builds.items() if refusal_message(build, UsageError) is None), None)
+    if size is None:
         return
-    size = fitting[0]
     text = f"{label(card)} on {size} devices"
     _check_shares(card, config, size, text)
     tokens, required = case.prompt(), case.tensors
