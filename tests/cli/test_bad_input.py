@@ -254,9 +254,9 @@ def test_tensors_that_are_missing_unexpected_or_misshapen_are_all_named(folder: 
         }
     )(folder)
     done = serve(folder)
-    refused(done, r"the checkpoint does not hold the tensors that the model expects \(missing: ")
-    missing, unexpected, wrong = re.search(
-        r"missing: (.*); unexpected: (.*); of the wrong shape: (.*)\); the architecture or its configuration does not match",
+    refused(done, r"the checkpoint does not hold the tensors that the model expects \(of the wrong shape: ")
+    wrong, missing, unexpected = re.search(
+        r"of the wrong shape: (.*); missing: (.*); unexpected: (.*)\); the architecture or its configuration does not match",
         done.stderr,
     ).groups()  # type: ignore[union-attr]
     assert set(missing.split(", ")) == {

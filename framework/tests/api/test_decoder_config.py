@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import pytest
-from pydantic import ValidationError
+from pydantic import ValidationError, model_validator
 
 from dovetail.api import DecoderConfig, LayerType, ModelConfig, RopeParameters
 from dovetail.kernel.plan import validate_config
@@ -504,3 +504,17 @@ def test_layer_types_that_a_model_does_not_have_are_refused() -> None:
         ValidationError, match="'linear_attention', which is not supported, only full_attention, sliding_attention"
     ):
         Defaults.model_validate({**TINY, "layer_types": [LINEAR] * 4})
+
+
+class WindowByDefault(AnyDecoder):
+    """Whose files have a window unless they say null."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_window(cls, data: dict[str, Any]) -> dict[str, Any]:
+        return {"sliding_window": 16, **data}
+
+
+@pytest.mark.parametrize(("keys", "window"), [({}, 16), ({"sliding_window": None}, None), ({"sliding_window": 8}, 8)])
+def test_a_model_can_tell_null_from_no_key(keys: dict[str, Any], window: int | None) -> None:
+    assert WindowByDefault.model_validate({**TINY, **keys}).sliding_window == window

@@ -10,7 +10,7 @@ import torch
 from dovetail.api import CheckpointError, LazyTensor
 from dovetail.nn.context import Context
 from dovetail.nn.dense import DenseFormat, DenseKernel
-from dovetail.nn.leftovers import BUFFER, Leftovers
+from dovetail.nn.leftovers import BUFFER, EMPTY, Leftovers
 from dovetail.nn.loading import WeightReader
 from dovetail.nn.ops import Ops
 from dovetail.nn.placing import WeightChoice
@@ -43,6 +43,13 @@ def test_buffers(name: str, shape: tuple[int, ...]) -> None:
     leftovers = Leftovers()
     assert leftovers.take(name, lazy(name, *shape))
     assert leftovers.names == {BUFFER: [name]}
+
+
+def test_tensors_without_elements() -> None:
+    leftovers = Leftovers()
+    assert leftovers.take("mlp.shared_experts.down_proj.weight", lazy("given", 8, 0))
+    assert not leftovers.take("mlp.shared_experts.down_proj.weight", lazy("given", 8, 1))
+    assert leftovers.names == {EMPTY: ["given"]}
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
 
@@ -166,3 +167,9 @@ def test_operations_of_plugins_are_found_by_name() -> None:
 def test_an_activation_that_is_none_is_refused() -> None:
     with pytest.raises(PluginError, match="activation 'rms_norm', which does not exist; known: silu, gelu"):
         Ops().activation("rms_norm")
+
+
+@pytest.mark.parametrize("name", REFERENCES)
+def test_the_class_says_what_an_operation_takes(name: str) -> None:
+    assert inspect.signature(getattr(Ops, name)) == inspect.signature(REFERENCES[name])
+    assert inspect.getdoc(getattr(Ops, name)) == inspect.getdoc(REFERENCES[name])

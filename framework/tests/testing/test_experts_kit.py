@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from dovetail.api import ModelCard, QuantKernelCard
 from dovetail.testing import check_kernel, check_model, random_checkpoint, sample_experts, sample_weights
-from dovetail.testing.models import check_forms, check_layer_kinds
+from dovetail.testing.models import Case, check_dtypes, check_forms, check_layer_kinds
 from dovetail.testing.registration_probe import wrong_target
 
 
@@ -109,7 +109,14 @@ def test_the_target_of_a_card_is_of_its_kind() -> None:
 
 @pytest.mark.parametrize("target", ["Mixture", "Stacked"])
 def test_a_right_model_passes(target: str) -> None:
-    check_model(model_card(target, dtypes=("float32",)), TINY)
+    check_model(model_card(target), TINY)
+
+
+def test_experts_that_rounding_chooses_are_no_fault_of_a_model() -> None:
+    check_dtypes(Case(model_card("Undecided"), TINY))
+    told = "model 'small' claims float16: the logits of its router, in call 1 of 1: differs"
+    with pytest.raises(AssertionError, match=told):
+        check_dtypes(Case(model_card("Misrouting"), TINY))
 
 
 def test_a_checkpoint_is_made_in_the_only_form_that_there_is() -> None:
@@ -122,14 +129,17 @@ def test_a_checkpoint_is_made_in_the_only_form_that_there_is() -> None:
 def test_a_form_that_cannot_be_read_is_said() -> None:
     told = r"model 'small': a checkpoint with ups, ups_bias: CheckpointError: .*missing: .*experts\.0\.up\.weight"
     with pytest.raises(AssertionError, match=told):
-        check_forms(model_card("Dropping"), TINY)
+        check_forms(Case(model_card("Dropping"), TINY))
 
 
 def test_kinds_of_layers_are_compared_with_the_card() -> None:
-    check_layer_kinds(model_card(), TINY)
+    def check(card: ModelCard) -> None:
+        check_layer_kinds(card, [Case(card, TINY)])
+
+    check(model_card())
     with pytest.raises(AssertionError, match=r"experts\.0\.gate is of the kind experts, which its card does not list"):
-        check_layer_kinds(model_card(layer_kinds=("linear", "head", "embedding")), TINY)
+        check(model_card(layer_kinds=("linear", "head", "embedding")))
     with pytest.raises(
         AssertionError, match="lists layers of the kind experts, but no configuration given here has them"
     ):
-        check_layer_kinds(model_card().model_copy(update={"target": "kit_models:Small"}), TINY)
+        check(model_card().model_copy(update={"target": "kit_models:Small"}))

@@ -94,6 +94,13 @@ def test_what_is_wrong_is_said(wrong: ModelCard, told: str) -> None:
     assert told in str(failure.value)
 
 
+def test_the_configuration_that_fails_is_named() -> None:
+    with pytest.raises(
+        AssertionError, match=r"announces.*\(configuration 2 of 2, with tie_word_embeddings True, window 7\)$"
+    ):
+        check_model(card(config="ForgottenWindow", attention=()), TINY, {"tie_word_embeddings": True, **SLIDING})
+
+
 READING = [
     (card("Reading"), "whether a tensor is true"),
     (card("Listing"), "a list of a tensor's numbers"),

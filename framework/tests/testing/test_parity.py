@@ -1,6 +1,9 @@
 """check_parity: a model against its original in plain torch."""
 
+import json
 import sys
+from pathlib import Path
+from typing import Any, ClassVar
 from unittest import SkipTest
 
 import pytest
@@ -74,6 +77,31 @@ class MoreTensors(Original):
         self.norm = nn.RMSNorm(c["hidden_size"])
 
 
+class Saved(Original):
+    """Writes a checkpoint with other names than it has in memory, and with keys that it was not given."""
+
+    written: ClassVar[dict] = {}
+
+    def __init__(self, c: dict) -> None:
+        super().__init__(c)
+        self.config = c
+
+    def state_dict(self, *args: Any, **keys: Any) -> dict[str, Tensor]:
+        return {f"memory.{name}": value for name, value in super().state_dict(*args, **keys).items()}
+
+    def save_pretrained(self, folder: str) -> None:
+        save_file = pytest.importorskip("safetensors.torch").save_file
+        save_file(super().state_dict(), Path(folder) / "model.safetensors")
+        config = {**self.config, "architectures": ["Theirs"], **self.written}
+        (Path(folder) / "config.json").write_text(json.dumps(config))
+
+
+class WithoutWindow(Saved):
+    """Takes a file's window for none, and writes that."""
+
+    written: ClassVar[dict] = {"window": None}
+
+
 class Constant(Original):
     def forward(self, ids: Tensor) -> Tensor:
         return super().forward(torch.zeros_like(ids[:, :1])).expand(1, ids.shape[1], -1)
@@ -81,6 +109,12 @@ class Constant(Original):
 
 def test_equal_results_pass() -> None:
     check_parity(CARD, TINY, Original)
+
+
+def test_what_an_original_saves_is_its_checkpoint() -> None:
+    check_parity(CARD, TINY, Saved)
+    with pytest.raises(AssertionError, match=r"as it was given, .* \(window differ\): differs"):
+        check_parity(CARD, {**TINY, "window": 5}, WithoutWindow)
 
 
 @pytest.mark.parametrize(

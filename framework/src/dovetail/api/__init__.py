@@ -73,6 +73,7 @@ if TYPE_CHECKING:
     )
     from dovetail.api.proposer import DraftOptions, DraftRequest, Proposer, ProposerContext
     from dovetail.api.rope import LayerType, RopeParameters, read_rope, scaled_length
+    from dovetail.api.routing import check_routing
     from dovetail.api.text import decode_text, join_names, one_line, quote_foreign, read_lines, read_text
 
 __all__ = [
@@ -153,6 +154,7 @@ __all__ = [
     "ToolParser",
     "ToolParserCard",
     "UsageError",
+    "check_routing",
     "decode_text",
     "hookimpl",
     "join_names",
@@ -251,6 +253,7 @@ _WHERE = {
     "RopeParameters": "rope",
     "read_rope": "rope",
     "scaled_length": "rope",
+    "check_routing": "routing",
     "decode_text": "text",
     "join_names": "text",
     "one_line": "text",

@@ -138,7 +138,8 @@ class ModelConfig(DocumentedModel):
 
         Args:
             data: the file's keys, which may be changed: ``text_config`` merged, aliases under the fields' names, no
-                nulls. Their types are not checked yet.
+                nulls. Their types are not checked yet. A model for which null means something else than no key reads
+                the file before that, in a validator of its own with ``mode="before"``.
 
         Raises:
             ValueError: a value is not supported.

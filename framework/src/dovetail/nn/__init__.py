@@ -1,8 +1,8 @@
 """Building blocks for models, and the interfaces for quantization, attention and platforms."""
 
 from dovetail.nn.attention import Attention, AttentionBackend, AttentionSpec
-from dovetail.nn.blocks import MLP, GatedMLP, SelfAttention
-from dovetail.nn.context import Context
+from dovetail.nn.blocks import MLP, GatedMLP, QKNorm, SelfAttention
+from dovetail.nn.context import Bias, Context
 from dovetail.nn.experts import Experts, ExpertsKernel, ExpertWeights
 from dovetail.nn.layers import Embedding, Head, LayerNorm, Linear, RMSNorm
 from dovetail.nn.model import CausalLM, PoolingModel
@@ -22,6 +22,7 @@ __all__ = [
     "AttentionBackend",
     "AttentionSpec",
     "Axis",
+    "Bias",
     "CausalLM",
     "CodebookWeight",
     "ColumnCut",
@@ -46,6 +47,7 @@ __all__ = [
     "Parallel",
     "Platform",
     "PoolingModel",
+    "QKNorm",
     "QuantFormat",
     "RMSNorm",
     "Rope",

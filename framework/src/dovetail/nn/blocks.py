@@ -28,7 +28,7 @@ class SelfAttention(nn.Module):
         name: checkpoint prefix, such as ``model.layers.0.self_attn``.
         window, chunk, softcap, causal: as in :class:`dovetail.nn.AttentionSpec`.
         sinks: checkpoint name of the sinks below ``name``, or None.
-        bias: q, k and v have biases; see :data:`dovetail.nn.context.Bias`.
+        bias: q, k and v have biases; see :data:`dovetail.nn.Bias`.
         out_bias: the output projection has one.
         scale: defaults to ``head_dim ** -0.5``.
         interleaved: rotary pairs are adjacent channels.

@@ -11,6 +11,8 @@ from dovetail.api.checkpoint import LazyTensor
 logger = logging.getLogger("dovetail.nn")
 
 BUFFER = "saved buffers"
+EMPTY = "tensors without elements"
+"""Such as those of no shared experts."""
 BUFFERS = re.compile(
     r"(?:^|\.)(?:inv_freq|original_inv_freq|freqs_cis|rope\.freqs|rotary\w*\.(?:cos|sin)|cos_cached|sin_cached"
     r"|position_ids|token_type_ids|masked_bias|causal_mask|attn_mask|attention_mask|num_batches_tracked)$"
@@ -67,11 +69,13 @@ class Leftovers:
         for kind, names in self.names.items():
             more = ", …" if len(names) > MOST_NAMES else ""
             parts.append(f"{kind}: {len(names)} ({', '.join(names[:MOST_NAMES])}{more})")
-        level = logging.INFO if set(self.names) == {BUFFER} else logging.WARNING
+        level = logging.INFO if set(self.names) <= {BUFFER, EMPTY} else logging.WARNING
         count = sum(map(len, self.names.values()))
         logger.log(level, "left out %d tensors that are no part of the model; %s", count, "; ".join(parts))
 
     def _kind(self, name: str, tensor: LazyTensor, ignored: Iterable[str]) -> str | None:
+        if 0 in tensor.shape:
+            return EMPTY
         if BUFFERS.search(name) or (MASKS.search(name) and len(tensor.shape) > 1) or name.endswith(tuple(ignored)):
             return BUFFER
         return next((kind for kind, pattern in OF_TRAINERS.items() if pattern.search(name)), None)

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dovetail.api.errors import PluginError
+from dovetail.api.routing import check_routing
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -159,7 +160,13 @@ def route(
         ids int64 ``[T, A]``, each at most once, in falling order of the scores with ``bias``; and weights float32
             ``[T, A]``. Which of several experts with the same score is chosen is the platform's affair, but does not depend on other
             tokens.
+
+    Raises:
+        ValueError: so many experts cannot be chosen (see :func:`dovetail.api.check_routing`), or the scoring is another.
     """
+    if scoring not in ("softmax", "sigmoid"):
+        raise ValueError(f"scoring is {scoring!r}, wanted softmax or sigmoid")
+    check_routing(logits.shape[-1], top_k, groups, top_groups, bias=bias is not None)
     wide = logits.float()
     scores = wide.softmax(-1) if scoring == "softmax" else wide.sigmoid()
     choice = scores if bias is None else scores + bias
@@ -204,7 +211,8 @@ REFERENCES: dict[str, Callable[..., Any]] = {operation.__name__: operation for o
 
 
 class Ops:
-    """The operations of one platform.
+    """The operations of one platform. The class itself has the references, so ``help(Ops.route)`` says what ``route``
+    takes and gives, whatever a platform replaces it with.
 
     Args:
         claimed: name → implementation with the reference's signature. Names with a dot are of operations that plugins
@@ -231,8 +239,8 @@ class Ops:
                 f"the platform claims the operations {', '.join(unknown)}, which do not exist",
                 f"known: {', '.join(REFERENCES)}; those of plugins are named package.operation",
             )
-        for name, reference in REFERENCES.items():
-            setattr(self, name, self._claimed.get(name, reference))
+        for name in REFERENCES.keys() & self._claimed.keys():
+            setattr(self, name, self._claimed[name])
 
     def find(self, name: str, reference: Callable[..., Any]) -> Callable[..., Any]:
         """The platform's implementation of an operation that a plugin adds, or else the plugin's own.
@@ -263,3 +271,7 @@ class Ops:
             )
         found: Callable[[Tensor], Tensor] = getattr(self, f"{name}_mul" if gated else name)
         return found
+
+
+for _name, _reference in REFERENCES.items():
+    setattr(Ops, _name, staticmethod(_reference))

@@ -226,12 +226,13 @@ class TensorPlaces:
         missing += self._missing_weights()
         unexpected += self._unused_tensors()
         faults = []
+        # A wrong shape often says why others are missing or left over: a number in the configuration is wrong.
+        if wrong := self._find_wrong_shapes(bool(missing)):
+            faults.append(f"of the wrong shape: {join_names(wrong)}")
         if missing:
             faults.append(f"missing: {join_names(missing)}")
         if unexpected:
             faults.append(f"unexpected: {join_names(unexpected)}")
-        if wrong := self._find_wrong_shapes(bool(missing)):
-            faults.append(f"of the wrong shape: {join_names(wrong)}")
         if faults:
             reasons = self._unread_reasons(unread) or (self._lacking_reasons() if missing else [])
             raise CheckpointError(

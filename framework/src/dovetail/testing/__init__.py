@@ -21,7 +21,7 @@ from dovetail.testing.loaders import check_loader
 from dovetail.testing.logits_processors import check_logits_processor
 from dovetail.testing.models import check_model
 from dovetail.testing.packings import AffineSample, sample_weights, unpack_affine
-from dovetail.testing.parity import check_parity
+from dovetail.testing.parity import Original, check_parity
 from dovetail.testing.parsers import check_reasoning_parser, check_tool_parser
 from dovetail.testing.platforms import OperationSample, check_platform
 from dovetail.testing.proposers import check_proposer
@@ -42,6 +42,7 @@ __all__ = [
     "BlockTables",
     "GrammarSample",
     "OperationSample",
+    "Original",
     "ReasoningSample",
     "ReferenceAttention",
     "ReferencePlatform",

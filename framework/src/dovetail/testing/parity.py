@@ -6,17 +6,18 @@ Letters: T tokens, V vocabulary, C channels.
 from __future__ import annotations
 
 import json
+import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from unittest import SkipTest
 
 import torch
 from torch import Tensor, nn
 
-from dovetail.api import ModelCard
+from dovetail.api import ModelCard, join_names
 from dovetail.nn import CausalLM
 from dovetail.testing.comparison import assert_close, label
 from dovetail.testing.harness import build_model, one_thread, parse_config, run_tokens
@@ -25,8 +26,13 @@ from dovetail.testing.resolution import claim
 TOKENS = 96
 """Of the compared prompt, unless the configuration's context is shorter."""
 Original = Callable[[dict[str, Any]], nn.Module]
-"""Makes the original model from a configuration. Its ``state_dict`` has the checkpoint's names. Called with ids
-``[1, T]``, it gives an object with ``logits`` ``[1, T, V]`` (or ``last_hidden_state`` ``[1, T, C]``), or that tensor.
+"""Makes the original model from a configuration.
+
+Its argument is the caller's configuration, ``architectures`` among its keys, as a dictionary of its own. Its result has
+any weights, which are replaced by random ones. Called with ids int64 ``[1, T]``, the result gives an object with
+``logits`` ``[1, T, V]`` (of a model without a head, ``last_hidden_state`` ``[1, T, C]``), or that tensor. If it has
+``save_pretrained``, as models of transformers have, its checkpoint is what that writes; otherwise its ``state_dict``,
+whose names are those that the plugin expects.
 """
 
 
@@ -44,31 +50,37 @@ def check_parity(
     a model without a head, its hidden states).
 
     The tensors and the configuration go through a checkpoint that transformers writes, so their names are those of
-    published files.
+    published files. transformers also writes keys that many published files lack, so the model is built a second time
+    from the configuration as it was given: its defaults are compared with the original's, too.
 
     Args:
-        config: keys of ``config.json``, small. The original's class completes it.
+        config: keys of ``config.json``, small. The original's class completes it, and the model must accept it as it is.
         original: name of the original's class in transformers; by default the configuration's architecture, or else the
-            card's first. Or a function that makes the original, if transformers does not have it.
+            card's first. Or a function that makes the original, see :data:`dovetail.testing.Original`:
+            ``lambda config: Original(OriginalConfig(**config))``.
         seed: of the weights and the prompt.
         limit: on the relative error of a token's logits.
         chunks: sizes of the chunks in which the prompt is computed, each compared; None computes it at once.
 
     Raises:
-        AssertionError: the results differ; or the original's checkpoint or configuration is refused.
+        AssertionError: the results differ; or the original's checkpoint, its configuration or the given one is refused.
         SkipTest: transformers is not installed, or does not have the class.
     """
     named = [*config.get("architectures", ()), *card.architectures]
-    theirs, whole, tensors = (
-        _write_by_hand(original, {"architectures": named[:1], **config}, seed)
-        if callable(original)
-        else _write_with_transformers(original or named[0], config, seed)
-    )
-    if original is not None and not set(whole.get("architectures") or ()) & set(card.architectures):
-        whole["architectures"] = named[:1]
+    given = {"architectures": named[:1], **config}
+    theirs = original(dict(given)) if callable(original) else _make_with_transformers(original or named[0], config)
+    theirs = theirs.eval()
+    _randomize(theirs, seed)
+    written, tensors = _write(theirs)
+    if written is not None and not set(written.get("architectures") or ()) & set(card.architectures):
+        written["architectures"] = named[:1]
     who = f"{label(card)} and the original implementation, {type(theirs).__name__}"
+    whole = given if written is None else written
     with claim(f"{label(card)} refuses what the original implementation writes"):
         length = min(TOKENS, parse_config(card, whole).context_length())
+    with claim(f"{label(card)} refuses the configuration that check_parity was given"):
+        length = min(length, parse_config(card, given).context_length())
+    with claim(f"{label(card)} refuses what the original implementation writes"):
         model, ctx = build_model(card, whole, tensors, max_tokens=length)
     tokens = torch.randint(
         parse_config(card, whole).vocab_size, (length,), generator=torch.Generator().manual_seed(seed)
@@ -82,6 +94,17 @@ def check_parity(
     for size in chunks:
         text = f"{who}: the results of a prompt {'whole' if size is None else f'in chunks of {size}'}"
         assert_close(run_tokens(model, ctx, tokens.tolist(), size), expected, limit, text)
+    if written is None:
+        return
+    read, as_given = parse_config(card, whole), parse_config(card, given)
+    differing = [name for name in type(read).model_fields if getattr(read, name) != getattr(as_given, name)]
+    text = (
+        f"{who}: the results with the configuration as it was given, and not as transformers completed it "
+        f"({join_names(differing)} differ)"
+    )
+    with claim(text):
+        model, ctx = build_model(card, given, tensors, max_tokens=length)
+    assert_close(run_tokens(model, ctx, tokens.tolist()), expected, limit, text)
 
 
 def _results(output: Any, logits: bool) -> Tensor:
@@ -90,18 +113,23 @@ def _results(output: Any, logits: bool) -> Tensor:
     return found
 
 
-def _write_by_hand(
-    make: Original, config: dict[str, Any], seed: int
-) -> tuple[nn.Module, dict[str, Any], dict[str, Tensor]]:
-    model = make(dict(config)).eval()
-    _randomize(model, seed)
-    return model, config, dict(model.state_dict())
+def _write(model: nn.Module) -> tuple[dict[str, Any] | None, dict[str, Tensor]]:
+    """The original's ``config.json`` (None if it writes none) and its tensors, as in a published checkpoint."""
+    if not hasattr(model, "save_pretrained"):
+        return None, dict(model.state_dict())
+    if (transformers := sys.modules.get("transformers")) is not None:
+        cast(Any, transformers).utils.logging.disable_progress_bar()
+    load_file = import_module("safetensors.torch").load_file
+    with tempfile.TemporaryDirectory() as folder:
+        cast(Any, model).save_pretrained(folder)
+        file = Path(folder) / "config.json"
+        written = json.loads(file.read_text()) if file.is_file() else None
+        tensors = {k: v for file in sorted(Path(folder).glob("*.safetensors")) for k, v in load_file(file).items()}
+    return written, tensors
 
 
-def _write_with_transformers(
-    name: str, config: Mapping[str, Any], seed: int
-) -> tuple[nn.Module, dict[str, Any], dict[str, Tensor]]:
-    """The original, its ``config.json`` and its tensors, as in a published checkpoint.
+def _make_with_transformers(name: str, config: Mapping[str, Any]) -> nn.Module:
+    """The original.
 
     Raises:
         SkipTest: transformers is not installed, or does not have the class.
@@ -117,15 +145,8 @@ def _write_with_transformers(
             "or give check_parity a function that makes it"
         )
     known = {key: value for key, value in config.items() if key not in ("architectures", "model_type")}
-    model = cls(cls.config_class(**known, attn_implementation="eager")).eval()
-    _randomize(model, seed)
-    transformers.utils.logging.disable_progress_bar()
-    load_file = import_module("safetensors.torch").load_file
-    with tempfile.TemporaryDirectory() as folder:
-        model.save_pretrained(folder)
-        written = json.loads((Path(folder) / "config.json").read_text())
-        tensors = {k: v for file in sorted(Path(folder).glob("*.safetensors")) for k, v in load_file(file).items()}
-    return model, written, tensors
+    model: nn.Module = cls(cls.config_class(**known, attn_implementation="eager"))
+    return model
 
 
 def _randomize(model: nn.Module, seed: int) -> None:

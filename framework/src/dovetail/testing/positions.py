@@ -23,7 +23,6 @@ from dovetail.testing.harness import (
     build_model,
     one_thread,
     parse_config,
-    random_checkpoint,
     run_tokens,
 )
 
@@ -58,15 +57,19 @@ class _Nothing(AttentionBackend):
         return q.new_zeros(q.shape[0], q.shape[1], spec.values)
 
 
-def check_positions(card: ModelCard, config: Mapping[str, Any], positions: Positions) -> None:
+def check_positions(
+    card: ModelCard, config: Mapping[str, Any], positions: Positions, tensors: Mapping[str, Tensor]
+) -> None:
     """Check that queries and keys depend on their token's position in all layers, in some, or in none; and, unless in
     none, that the order of earlier tokens changes a later one's result.
+
+    Args:
+        tensors: a checkpoint.
 
     Raises:
         AssertionError: names the layers.
     """
     who = label(card)
-    tensors = random_checkpoint(card, config)
     model, ctx = build_model(card, config, tensors, max_tokens=LENGTH, attention=_Nothing)
     if not ctx.attention_layers:
         return

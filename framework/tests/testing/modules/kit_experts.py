@@ -34,6 +34,24 @@ class Mixture(Small):
         return super().logits(hidden + self.experts(hidden, *self.route(self.router(hidden), 2)))
 
 
+class Undecided(Mixture):
+    """Its router's scores are so close that half precision rounds them to the same number."""
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        scores = self.router(hidden)
+        scores = 4 * scores[:, :1] + 0.002 * scores
+        return super(Mixture, self).logits(hidden + self.experts(hidden, *self.route(scores, 2)))
+
+
+class Misrouting(Mixture):
+    """Takes the experts in the wrong order in one dtype."""
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        scores = self.router(hidden)
+        scores = scores.flip(-1) if scores.dtype == torch.float16 else scores
+        return super(Mixture, self).logits(hidden + self.experts(hidden, *self.route(scores, 2)))
+
+
 class Stacked(Mixture):
     """Checkpoints have stacks alone."""
 

@@ -65,7 +65,7 @@ def test_a_window_as_long_as_the_context_is_none(window: int | None, kept: int |
         ({"num_key_value_heads": 3}, "not a multiple of num_key_value_heads 3"),
         ({"hidden_act": "wave"}, "hidden_act"),
         ({"rope_scaling": {"type": "twist", "factor": 2.0}}, "rope_type"),
-        ({"num_experts_per_tok": 4}, "num_experts_per_tok 4 is more than num_local_experts 3"),
+        ({"num_experts_per_tok": 4}, "num_experts_per_tok is 4, more than num_local_experts, which is 3"),
         ({"head_dim": 9}, "head_dim 9 is 9 channels, wanted an even number"),
         ({"num_local_experts": 0}, "num_local_experts: Input should be greater than 0"),
         ({"intermediate_size": None}, "intermediate_size: is missing"),

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, model_validator
 
-from dovetail.api import DecoderConfig, Epsilon
+from dovetail.api import DecoderConfig, Epsilon, check_routing
 
 ExpertCount = Annotated[int, Field(gt=0, le=4096)]
 
@@ -22,10 +22,9 @@ class MixtralConfig(DecoderConfig):
 
     @model_validator(mode="after")
     def _check_mixtral(self) -> MixtralConfig:
-        if self.num_experts_per_tok > self.num_local_experts:
-            raise ValueError(
-                f"num_experts_per_tok {self.num_experts_per_tok} is more than num_local_experts {self.num_local_experts}"
-            )
+        check_routing(
+            self.num_local_experts, self.num_experts_per_tok, names=("num_local_experts", "num_experts_per_tok")
+        )
         if len({self.rope_for(layer) for layer in range(self.num_hidden_layers)}) > 1:
             raise ValueError("rotary embeddings that differ between layers are not supported")
         return self
