@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import re
@@ -17,6 +19,9 @@ import pytest
 
 from dovetail.cli.main import COMMANDS, main
 from dovetail.cli.plugins import MANY
+from dovetail.kernel.options import PlanOptions
+from dovetail.kernel.registry import Registry
+from dovetail.kernel.resolve import resolve
 
 from ..kernel.fakes import Site, offering
 
@@ -342,12 +347,31 @@ def test_plan_shows_every_choice(walnut: Site, checkpoint: Path, capsys: Out) ->
     for line in (
         "loader         shells (walnut-pack 1.0): rank 50, the only one that fits",
         "attention      nutty (walnut-pack 1.0): rank 50, the only one that fits",
-        "weights of type float32 (3 tensors)",
-        "  linear       format dense, kernel dense (dovetail ",
-        " not affine: takes affine",
+        "type float32, 3 tensors\n  format       dense (dovetail ",
+        "): rank 50, the only one that fits\n    linear, head, embedding: kernel dense (dovetail ",
+        ", rank 50), else dequantize (dovetail ",
+        "\n  for other weights or layers: affine, ",
     ):
         assert line in out
+    assert "takes affine" not in out
+    assert out.count("scaled-float") == 1
     assert "a plugin that prints" not in out
+
+
+def test_plan_tells_all_with_verbose(walnut: Site, checkpoint: Path, capsys: Out) -> None:
+    assert run("plan", str(checkpoint), ONLY, "--verbose") == 0
+    out = capsys.readouterr().out
+    assert "    linear: not affine: takes affine\n" in out
+    assert "    embedding: not affine: takes affine\n" in out
+    assert "for other weights" not in out
+
+
+def test_the_text_of_a_plan_is_what_plan_prints(walnut: Site, checkpoint: Path, capsys: Out) -> None:
+    assert run("plan", str(checkpoint), ONLY) == 0
+    printed = capsys.readouterr().out
+    with contextlib.redirect_stdout(io.StringIO()):  # a plugin prints
+        plan = resolve(PlanOptions(model=str(checkpoint)), Registry.load(plugins="walnut-pack"))
+    assert f"{plan}\n" == printed
 
 
 def test_plan_as_json(walnut: Site, checkpoint: Path, capsys: Out) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,44 @@ def test_each_type_has_its_format_and_kernels_in_order_of_rank(folder: Path) -> 
         "matmul": "takes dense",
     }
     assert {r.name: r.reason for r in head.format.rejected} == {"dense": "reads bfloat16, float32"}
+
+
+def test_a_kernel_that_the_machine_or_the_dtype_keeps_out_is_told_once(folder: Path) -> None:
+    weights(folder, float32=3, int64=1, q4=1)
+    found = plan(
+        folder,
+        format_("packed", ("q4",), ("ints",), kinds=("linear", "head")),
+        format_("strict", ("q4",), rank=40),
+        kernel("any", rank=0),
+        kernel("absent", rank=100, probe=f"{fakes.__name__}:absent"),
+        kernel("other", "others"),
+        kernel("half", "ints", rank=100, dtypes=("float16",)),
+    )
+    text = str(found)
+    assert text.count("absent") == text.count("half") == 1
+    assert re.search(r"^  not half \(.*\): takes activations in float16, not float32$", text, re.MULTILINE)
+    assert re.search(r"^  for other weights or layers: other; ", text, re.MULTILINE)
+    assert "\n\nno format reads 1 tensor of type int64: " in text
+    # The format's own reason, and of the others only those that might have read the type.
+    assert re.search(
+        r"type q4, 1 tensor\n  format       packed \(.*\): rank 50, highest of 2 that fit$", text, re.MULTILINE
+    )
+    assert re.search(
+        r"  format       strict \(.*\): rank 40, for weights that are made of other tensors than packed reads$",
+        text,
+        re.MULTILINE,
+    )
+    assert "not strict" in text
+    assert "not dense" not in text
+
+
+def test_kernels_of_equal_rank_are_a_warning(folder: Path) -> None:
+    weights(folder, float32=3)
+    kernels = [kernel(name, rank=90, kinds=("linear", "head")) for name in ("beta", "alpha")]
+    found = plan(folder, *kernels)
+    (warning,) = found.warnings
+    assert re.match(r"kernel alpha \(.*\) and kernel beta \(.*\) fit equally well; they are tried by name, ", warning)
+    assert not plan(folder, kernels[0], kernel("gamma", rank=89)).warnings
 
 
 def test_a_type_that_nobody_reads_is_refused(folder: Path) -> None:

@@ -38,6 +38,8 @@ class Part(FrozenModel):
     distribution: str
     version: str
     target: Dotted
+    rank: int = 0
+    """Of its card."""
 
     def __str__(self) -> str:
         return f"{self.kind} {self.name}" + (f" ({self.distribution} {self.version})" if self.distribution else "")
@@ -49,6 +51,8 @@ class RejectedCandidate(FrozenModel):
     name: str
     distribution: str
     reason: str
+    unrelated: bool = False
+    """Whether it is for other weights or layers than this one, and so says nothing of the machine or the options."""
 
 
 class Choice(FrozenModel):
@@ -161,6 +165,12 @@ class Plan(FrozenModel):
     draft: Plan | None = None
     """The Plan of its draft model, if it has one."""
     warnings: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        """What ``dovetail plan`` prints. Without the chat template, which decides about parsers, their candidates."""
+        from dovetail.kernel.plan_text import render
+
+        return render(self)
 
     @property
     def computes_whole_prompts(self) -> bool:
