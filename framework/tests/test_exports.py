@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from types import ModuleType
 
 import pytest
 
@@ -19,6 +20,14 @@ def test_every_name_is_there(name: str) -> None:
 @pytest.mark.parametrize("name", dovetail.api.__all__)
 def test_every_name_of_the_api_is_there(name: str) -> None:
     assert getattr(dovetail.api, name) is not None
+
+
+@pytest.mark.parametrize("module", [dovetail, dovetail.api], ids=lambda m: m.__name__)
+def test_dir_lists_every_name(module: ModuleType) -> None:
+    """In a new process: here others have imported what the names stand for."""
+    code = f"import {module.__name__} as module; print(*dir(module))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert set(module.__all__) <= set(done.stdout.split()), done.stderr
 
 
 def test_names_that_are_not_there_are_refused() -> None:

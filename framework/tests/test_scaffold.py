@@ -87,19 +87,22 @@ def test_a_new_plugin_is_found(tmp_path: Path, kind: str, card: str) -> None:
 
 
 def readme_commands(package: Path) -> list[str]:
+    """The commands of its README for an environment of its own."""
     blocks = re.findall(r"^```sh\n(.*?)^```$", (package / "README.md").read_text(), re.MULTILINE | re.DOTALL)
-    return "".join(blocks).splitlines()
+    install, environment, *rest = blocks
+    return "".join((environment, install, *rest)).splitlines()
 
 
 @pytest.mark.parametrize("kind", TEMPLATES)
 def test_the_readme_begins_with_torch_for_a_cpu_and_the_framework(tmp_path: Path, kind: str) -> None:
     commands = readme_commands(scaffold(kind, "my-thing", tmp_path))
-    assert commands[:5] == [
+    assert commands[:6] == [
         "python3 -m venv .venv",
-        ".venv/bin/pip install torch --index-url https://download.pytorch.org/whl/cpu",
-        f".venv/bin/pip install {shlex.quote(framework_source() or 'dovetail~=0.1')}",
-        ".venv/bin/pip install -e '.[test]'",
-        ".venv/bin/pytest",
+        ". .venv/bin/activate",
+        "pip install torch --index-url https://download.pytorch.org/whl/cpu",
+        f"pip install {shlex.quote(framework_source() or 'dovetail~=0.1')}",
+        "pip install -e '.[test]'",
+        "pytest",
     ]
     # None names something that an empty environment does not have.
     assert not [command for command in commands if "path/to" in command or "PLUGIN_" in command]
@@ -143,13 +146,16 @@ def test_the_commands_of_the_readme_work_in_an_empty_environment(tmp_path: Path)
         "PIP_DISABLE_PIP_VERSION_CHECK": "1",
     }
     site = sysconfig.get_path("purelib")
+    activate = ""
     for number, command in enumerate(readme_commands(package)):
-        if command.startswith(".venv/bin/pip install build"):  # from here on an index is needed
+        if command.startswith("pip install build"):  # from here on an index is needed
             break
-        if command == ".venv/bin/pytest":  # whose script is in the other environment
-            command = ".venv/bin/python -m pytest"
+        if command.startswith(". "):
+            activate = f"{command} && "
+        if command == "pytest":  # whose script is in the other environment
+            command = "python -m pytest"
         done = subprocess.run(
-            command, shell=True, cwd=package, env=environment, capture_output=True, text=True, timeout=300
+            activate + command, shell=True, cwd=package, env=environment, capture_output=True, text=True, timeout=300
         )
         assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
         if number == 0:
@@ -157,7 +163,7 @@ def test_the_commands_of_the_readme_work_in_an_empty_environment(tmp_path: Path)
             # Not as an addition to the path that its own .pth files would be read from: only what they name.
             lines = [site, *(line for file in Path(site).glob("*.pth") for line in file.read_text().splitlines())]
             (folder / "outside.pth").write_text("\n".join(line for line in lines if not line.startswith("import")))
-    assert command.startswith(".venv/bin/pip install build")
+    assert command.startswith("pip install build")
 
 
 @pytest.mark.parametrize("name", ["x", "my-thing", LONG])

@@ -193,6 +193,64 @@ def test_commands_in_shell_blocks_parse() -> None:
     assert seen > 20
 
 
+PROGRAMS = (
+    "cat",
+    "cd",
+    "claude",
+    "curl",
+    "dovetail",
+    "echo",
+    "export",
+    "llm",
+    "make",
+    "pip",
+    "pytest",
+    "python",
+    "python3",
+    "twine",
+    "zcat",
+)
+"""What a line of a shell block may begin with, besides a comment and ``.``, which activates an environment."""
+
+
+def stray_lines(block: str) -> list[str]:
+    """Lines that begin no command, and comments with another command behind them: a block that was wrapped as prose."""
+    faults, continued = [], False
+    for line in block.splitlines():
+        words = [word for word in line.split() if not re.match(r"\w+=", word)]
+        name = words[0].removeprefix(".venv/bin/") if words else ""
+        begins = not words or name in (".", *PROGRAMS) or name.startswith("#")
+        swallowed = re.search(rf"#.*\sdovetail (?:{'|'.join(COMMANDS)})\b", line) or re.search(
+            r"#.*\s\.venv/bin/", line
+        )
+        if swallowed or not (begins or continued):
+            faults.append(line)
+        continued = line.endswith("\\")
+    return faults
+
+
+def test_each_line_of_a_shell_block_is_a_command() -> None:
+    documents = [path for path in texts() if path.suffix == ".md"]
+    faults = {
+        str(page.relative_to(ROOT)): stray
+        for page in documents
+        if (stray := [line for block in blocks(page, "sh") for line in stray_lines(block)])
+    }
+    assert not faults
+
+
+@pytest.mark.parametrize(
+    ("block", "faults"),
+    [
+        ("dovetail chat  # talk\nA=b dovetail serve \\\n  --port 9000\n# a comment\n\n.venv/bin/pytest\n", 0),
+        ("dovetail chat     # the embedded default dovetail chat --url\nhttp://127.0.0.1:8000   # a server\n", 2),
+        ("dovetail run-batch -i a -o b dovetail\nrun-batch -i a\n", 1),
+    ],
+)
+def test_a_block_that_was_wrapped_as_prose_is_seen(block: str, faults: int) -> None:
+    assert len(stray_lines(block)) == faults
+
+
 def option_strings(made: CommandParser) -> set[str]:
     found: set[str] = {"--help"}
     for action in made._actions:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import re
@@ -17,6 +19,9 @@ import pytest
 
 from dovetail.cli.main import COMMANDS, main
 from dovetail.cli.plugins import MANY
+from dovetail.kernel.options import PlanOptions
+from dovetail.kernel.registry import Registry
+from dovetail.kernel.resolve import resolve
 
 from ..kernel.fakes import Site, offering
 
@@ -128,6 +133,18 @@ def test_no_command_shows_the_help_and_is_wrong_usage(capsys: Out) -> None:
             ["plan", "--block-size", "x"],
             "error: argument --block-size: invalid int value: 'x'; see dovetail plan --help",
         ),
+        (
+            ["complete", "tiny", "Hi there"],
+            "error: unknown arguments: Hi there; the text to continue is given with --prompt; see dovetail complete --help",
+        ),
+        (
+            ["complete", "Hello", "--model", "tiny"],
+            "error: two models were named, Hello and --model tiny; name one; the text to continue is given with --prompt",
+        ),
+        (
+            ["complete", "--prmpt", "x"],
+            "error: unknown arguments: --prmpt",
+        ),
         (["plugins"], "error: the following arguments are required: ACTION; see dovetail plugins --help"),
         (["plugins", "show"], "error: the following arguments are required: name; see dovetail plugins show --help"),
         (["plugins", "list", "--plugins", "a:b:c"], "error: cannot read the plugin filter term 'a:b:c'; write"),
@@ -224,7 +241,7 @@ def test_list_shows_what_is_wrong(walnut: Site, capsys: Out) -> None:
     assert "  denied: excluded by the plugin filter\n" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", ["walnut", "walnut-pack", "Walnut_Pack", "walnut-pack:main"])
+@pytest.mark.parametrize("name", ["walnut-pack", "Walnut_Pack", "walnut-pack:main"])
 def test_show_finds_plugins_and_what_they_offer(walnut: Site, capsys: Out, name: str) -> None:
     assert run("plugins", "show", name) == 0
     out = capsys.readouterr().out
@@ -233,6 +250,23 @@ def test_show_finds_plugins_and_what_they_offer(walnut: Site, capsys: Out, name:
     (found,) = answer(capsys, "plugins", "show", name, "--json")
     assert found["version"] == "1.0"
     assert len(found["cards"]) == 4
+
+
+def test_show_of_a_card_leaves_the_others_out(walnut: Site, capsys: Out) -> None:
+    walnut.add("other", offering("walnut"))
+    assert run("plugins", "show", "tree") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:3] == [
+        "platform tree",
+        "  plugin         walnut-pack 1.0: a fake, walnut-pack",
+        "  summary        grows",
+    ]
+    assert not [line for line in lines[1:] if line and not line.startswith("  ")]
+    found = answer(capsys, "plugins", "show", "walnut", "--json")
+    assert {(f["distribution"], c["kind"], c["name"]) for f in found for c in f["cards"]} == {
+        ("other", "model", "walnut"),
+        ("walnut-pack", "model", "walnut"),
+    }
 
 
 def test_show_says_what_there_is_instead(walnut: Site, capsys: Out) -> None:
@@ -255,6 +289,18 @@ def test_doctor_passes_where_all_is_well(walnut: Site, capsys: Out) -> None:
     assert {f["severity"] for f in found["findings"]} <= {"note"}
     assert run("plugins", "doctor", ONLY) == 0
     assert capsys.readouterr().out.splitlines()[-1].endswith(" plugins load")
+
+
+def test_doctor_passes_where_only_other_parts_are_missing(walnut: Site, capsys: Out) -> None:
+    """A new plugin alone in its environment."""
+    healthy(walnut)
+    walnut.add("lonely", offering("walnut").replace("m:C", "walnut_parts:Config"))
+    assert run("plugins", "doctor", "--plugins=lonely") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition(";")[0] for line in lines if line.startswith("warning")] == [
+        "warning: platforms: none is available, and a model needs one",
+        "warning: loaders: none is installed, and a server needs one",
+    ]
 
 
 def test_doctor_names_what_is_broken_and_fails(walnut: Site, capsys: Out) -> None:
@@ -301,12 +347,31 @@ def test_plan_shows_every_choice(walnut: Site, checkpoint: Path, capsys: Out) ->
     for line in (
         "loader         shells (walnut-pack 1.0): rank 50, the only one that fits",
         "attention      nutty (walnut-pack 1.0): rank 50, the only one that fits",
-        "weights of type float32 (3 tensors)",
-        "  linear       format dense, kernel dense (dovetail ",
-        " not affine: takes affine",
+        "type float32, 3 tensors\n  format       dense (dovetail ",
+        "): rank 50, the only one that fits\n    linear, head, embedding: kernel dense (dovetail ",
+        ", rank 50), else dequantize (dovetail ",
+        "\n  for other weights or layers: affine, ",
     ):
         assert line in out
+    assert "takes affine" not in out
+    assert out.count("scaled-float") == 1
     assert "a plugin that prints" not in out
+
+
+def test_plan_tells_all_with_verbose(walnut: Site, checkpoint: Path, capsys: Out) -> None:
+    assert run("plan", str(checkpoint), ONLY, "--verbose") == 0
+    out = capsys.readouterr().out
+    assert "    linear: not affine: takes affine\n" in out
+    assert "    embedding: not affine: takes affine\n" in out
+    assert "for other weights" not in out
+
+
+def test_the_text_of_a_plan_is_what_plan_prints(walnut: Site, checkpoint: Path, capsys: Out) -> None:
+    assert run("plan", str(checkpoint), ONLY) == 0
+    printed = capsys.readouterr().out
+    with contextlib.redirect_stdout(io.StringIO()):  # a plugin prints
+        plan = resolve(PlanOptions(model=str(checkpoint)), Registry.load(plugins="walnut-pack"))
+    assert f"{plan}\n" == printed
 
 
 def test_plan_as_json(walnut: Site, checkpoint: Path, capsys: Out) -> None:

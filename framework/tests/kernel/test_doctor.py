@@ -84,16 +84,16 @@ def test_a_platform_that_is_absent_is_a_note_unless_it_is_the_only_one() -> None
     assert told(plugin("some", gpu)) == [note]
     cards = [c for c in HEALTHY.cards if c.kind != "platform"]
     assert told(plugin("some", gpu, *cards), healthy=False) == [
-        "error: platforms: none is available; install a backend plugin",
+        "warning: platforms: none is available, and a model needs one; install a backend plugin",
         note,
     ]
 
 
 def test_an_empty_installation_lacks_everything() -> None:
     assert told(healthy=False) == [
-        "error: platforms: none is available; install a backend plugin",
-        "error: models: none is installed; install a model plugin",
-        "error: loaders: none is installed; install a loader plugin",
+        "warning: platforms: none is available, and a model needs one; install a backend plugin",
+        "warning: models: none is installed, and a server needs one; install a model plugin",
+        "warning: loaders: none is installed, and a server needs one; install a loader plugin",
     ]
 
 

@@ -51,6 +51,44 @@ def test_each_type_has_its_format_and_kernels_in_order_of_rank(folder: Path) -> 
     assert {r.name: r.reason for r in head.format.rejected} == {"dense": "reads bfloat16, float32"}
 
 
+def test_a_kernel_that_the_machine_or_the_dtype_keeps_out_is_told_once(folder: Path) -> None:
+    weights(folder, float32=3, int64=1, q4=1)
+    found = plan(
+        folder,
+        format_("packed", ("q4",), ("ints",), kinds=("linear", "head")),
+        format_("strict", ("q4",), rank=40),
+        kernel("any", rank=0),
+        kernel("absent", rank=100, probe=f"{fakes.__name__}:absent"),
+        kernel("other", "others"),
+        kernel("half", "ints", rank=100, dtypes=("float16",)),
+    )
+    text = str(found)
+    assert text.count("absent") == text.count("half") == 1
+    assert re.search(r"^  not half \(.*\): takes activations in float16, not float32$", text, re.MULTILINE)
+    assert re.search(r"^  for other weights or layers: other; ", text, re.MULTILINE)
+    assert "\n\nbeside weights: 1 tensor of type int64 (scales" in text
+    # The format's own reason, and of the others only those that might have read the type.
+    assert re.search(
+        r"type q4, 1 tensor\n  format       packed \(.*\): rank 50, highest of 2 that fit$", text, re.MULTILINE
+    )
+    assert re.search(
+        r"  format       strict \(.*\): rank 40, for weights that are made of other tensors than packed reads$",
+        text,
+        re.MULTILINE,
+    )
+    assert "not strict" in text
+    assert "not dense" not in text
+
+
+def test_kernels_of_equal_rank_are_a_warning(folder: Path) -> None:
+    weights(folder, float32=3)
+    kernels = [kernel(name, rank=90, kinds=("linear", "head")) for name in ("beta", "alpha")]
+    found = plan(folder, *kernels)
+    (warning,) = found.warnings
+    assert re.match(r"kernel alpha \(.*\) and kernel beta \(.*\) fit equally well; they are tried by name, ", warning)
+    assert not plan(folder, kernels[0], kernel("gamma", rank=89)).warnings
+
+
 def test_a_type_that_nobody_reads_is_refused(folder: Path) -> None:
     weights(folder, float32=3, q9=7)
     with pytest.raises(
@@ -81,8 +119,8 @@ def test_a_type_of_floats_that_no_format_reads_is_told_as_such(folder: Path) -> 
     configure(folder, quantization_config={"quant_method": "fp8"})
     weights(folder, float32=3, float8_e4m3fn=2, float8_e5m2=1, int64=4)
     text = render(plan(folder, format_("small", ("float8_e4m3fn",), methods=("fp8",)), kernel("any")))
-    assert "tensors that no format reads as weights: 1 of type float8_e5m2" in text
-    assert "tensors beside weights: 4 of type int64 (scales" in text
+    assert "\nno format reads 1 tensor of type float8_e5m2: weights of it are refused" in text
+    assert "\nbeside weights: 4 tensors of type int64 (scales" in text
 
 
 def test_a_name_from_a_file_is_never_that_of_a_distribution_to_install(folder: Path) -> None:

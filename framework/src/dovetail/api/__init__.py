@@ -267,3 +267,7 @@ def __getattr__(name: str) -> Any:
     if name not in _WHERE:
         raise AttributeError(f"module 'dovetail.api' has no attribute {name!r}")
     return getattr(import_module(f"dovetail.api.{_WHERE[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

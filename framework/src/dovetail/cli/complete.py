@@ -16,6 +16,9 @@ from dovetail.cli.connection import (
 )
 from dovetail.utils.arguments import use_foreign_options
 
+TEXT_HINT = "the text to continue is given with --prompt"
+"""For who gives it as an argument, where the model belongs."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_server_flags(parser)
@@ -23,11 +26,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_parameter_flags(parser)
     add_engine_flags(parser, short=False)
     use_foreign_options(parser, "chat")
+    parser.set_defaults(unknown_hint=TEXT_HINT)
 
 
 def run(args: argparse.Namespace) -> int:
     from dovetail.client.complete import run_completion
 
-    args.model = find_model_name(args)
+    args.model = find_model_name(args, hint=f"name one; {TEXT_HINT}")
     with connect_server(args) as server:
         return run_completion(server.url, args.prompt, server.model, server.api_key, **read_parameters(args))

@@ -124,15 +124,18 @@ def refuse_key(args: argparse.Namespace) -> None:
         raise UsageError("--api-key is for the server at --url, and there is none", "give both, or neither")
 
 
-def find_model_name(args: argparse.Namespace) -> str | None:
+def find_model_name(args: argparse.Namespace, hint: str = "name one") -> str | None:
     """The model, given as a positional argument or with ``--model`` (``model_flag``).
+
+    Args:
+        hint: what to do where two were given.
 
     Raises:
         UsageError: two models were given.
     """
     model: str | None = args.model or args.model_flag
     if args.model_flag and args.model_flag != model:
-        raise UsageError(f"two models were named, {model} and --model {args.model_flag}", "name one")
+        raise UsageError(f"two models were named, {model} and --model {args.model_flag}", hint)
     return model
 
 

@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def build_parser(complete: Collection[str]) -> CommandParser:
-    """The parser of all commands.
+    """The parser of all commands. One may set the default ``unknown_hint``: what to do about words that no argument takes.
 
     Args:
         complete: the commands that also get their arguments; their modules are imported for that.
@@ -85,7 +85,10 @@ def _run(argv: list[str], command: str | None) -> int:
         prog = f"dovetail {args.command}" if args.command else "dovetail"
         from dovetail.cli.parsing.foreign import show_unknown
 
-        raise UsageError(f"unknown arguments: {show_unknown(unknown, parser, args)}", f"see {prog} --help")
+        hint = f"see {prog} --help"
+        if not all(word.startswith("-") for word in unknown) and (meant := getattr(args, "unknown_hint", None)):
+            hint = f"{meant}; {hint}"
+        raise UsageError(f"unknown arguments: {show_unknown(unknown, parser, args)}", hint)
     if args.version:
         from importlib.metadata import version
 

@@ -10,11 +10,13 @@ import shutil
 import sys
 import textwrap
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from packaging.utils import canonicalize_name
 
+from dovetail.api.cards import Card
 from dovetail.api.errors import UsageError
 from dovetail.kernel.discovery import Plugin
 from dovetail.kernel.registry import Registry
@@ -39,8 +41,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     list_.add_argument(
         "--all", action="store_true", help=f"a line for each part, also where a plugin has more than {MANY} of a kind"
     )
-    show = actions.add_parser("show", parents=[shared], help="everything about one plugin or one card")
-    show.add_argument("name", help="a distribution, or the name of something that a plugin offers")
+    show = actions.add_parser(
+        "show", parents=[shared], help="everything about one card, or about a plugin and all of its cards"
+    )
+    show.add_argument("name", help="the name of something that a plugin offers, or a distribution")
     actions.add_parser("doctor", parents=[shared], help="what is broken, and what to do; exits 1 if anything is")
     new = actions.add_parser("new", parents=[shared], help="write a new plugin package, with tests that pass")
     new.add_argument(
@@ -59,7 +63,8 @@ def run(args: argparse.Namespace) -> int:
     return actions[args.action](args, registry)
 
 
-def _plugin_facts(plugin: Plugin) -> dict[str, Any]:
+def _plugin_facts(plugin: Plugin, cards: Sequence[Card] | None = None) -> dict[str, Any]:
+    """What is told of a plugin, and of these of its cards, by default of all."""
     return {
         "name": plugin.name,
         "distribution": plugin.distribution,
@@ -68,7 +73,7 @@ def _plugin_facts(plugin: Plugin) -> dict[str, Any]:
         "status": plugin.status,
         "reason": plugin.reason,
         "summary": plugin.summary,
-        "cards": [{"kind": c.kind, **c.model_dump(mode="json")} for c in plugin.cards],
+        "cards": [{"kind": c.kind, **c.model_dump(mode="json")} for c in (plugin.cards if cards is None else cards)],
     }
 
 
@@ -121,10 +126,12 @@ def _show(args: argparse.Namespace, registry: Registry) -> int:
     found = [
         _plugin_facts(plugin)
         for plugin in registry.plugins
-        if args.name == plugin.name
-        or wanted == canonicalize_name(plugin.distribution)
-        or any(args.name == c.name for c in plugin.cards)
+        if args.name == plugin.name or wanted == canonicalize_name(plugin.distribution)
     ]
+    only_cards = not found
+    if only_cards:
+        by_plugin = ((plugin, [card for card in plugin.cards if card.name == args.name]) for plugin in registry.plugins)
+        found = [_plugin_facts(plugin, cards) for plugin, cards in by_plugin if cards]
     if not found:
         known = sorted({p.distribution for p in registry.plugins} | {c.name for p in registry.plugins for c in p.cards})
         near = difflib.get_close_matches(args.name, known, NEAREST, cutoff=0.0)
@@ -139,16 +146,26 @@ def _show(args: argparse.Namespace, registry: Registry) -> int:
     for facts in found:
         cards = facts.pop("cards")
         for key, value in facts.items():
-            if value:
+            if value and not only_cards:
                 _print(f"{key:<14} {value}")
-        for card in cards:
-            _print(f"\n{card.pop('kind')} {card.pop('name')}")
+        for number, card in enumerate(cards):
+            if number or not only_cards:
+                print()
+            _print(f"{card.pop('kind')} {card.pop('name')}")
+            if only_cards:
+                _print(f"  {'plugin':<14} {_describe_plugin(facts)}")
             for key, value in card.items():
                 if value not in (None, "", [], {}):
                     shown = ", ".join(map(str, value)) if isinstance(value, (list, dict)) else value
                     _print(f"  {key:<14} {shown}")
         print()
     return 0
+
+
+def _describe_plugin(facts: dict[str, Any]) -> str:
+    """A plugin in a line."""
+    state = "" if facts["status"] == "ok" else f" ({facts['status']}: {facts['reason']})"
+    return f"{facts['distribution']} {facts['version']}: {facts['summary']}{state}"
 
 
 def _doctor(args: argparse.Namespace, registry: Registry) -> int:

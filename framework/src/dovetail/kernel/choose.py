@@ -43,6 +43,7 @@ def make_part(offer: Offer[Any]) -> Part:
         distribution=offer.distribution,
         version=offer.version,
         target=offer.card.target,
+        rank=offer.card.rank,
     )
 
 

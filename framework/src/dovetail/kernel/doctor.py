@@ -95,13 +95,21 @@ def examine(registry: Registry) -> list[Finding]:
         available += run_probe(offer.card.probe) is None
     if not available:
         findings.append(
-            Finding(severity="error", subject="platforms", problem="none is available", hint="install a backend plugin")
+            Finding(
+                severity="warning",
+                subject="platforms",
+                problem="none is available, and a model needs one",
+                hint="install a backend plugin",
+            )
         )
     for card_class, what in ((ModelCard, "model"), (LoaderCard, "loader")):
         if not registry.offers(card_class):
             findings.append(
                 Finding(
-                    severity="error", subject=f"{what}s", problem="none is installed", hint=f"install a {what} plugin"
+                    severity="warning",
+                    subject=f"{what}s",
+                    problem="none is installed, and a server needs one",
+                    hint=f"install a {what} plugin",
                 )
             )
     order: dict[Severity, int] = {"error": 0, "warning": 1, "note": 2}

@@ -10,13 +10,11 @@ from dovetail.api.cards import ParserCard
 from dovetail.api.errors import PluginError
 from dovetail.kernel.choose import choose, make_part
 from dovetail.kernel.options import AUTO
-from dovetail.kernel.plan import ParserPlan
+from dovetail.kernel.plan import ANY, ParserPlan
 from dovetail.kernel.registry import Registry
 
 NONE = "none"
 """The name that turns parsing off."""
-ANY = ("",)
-"""A pattern that matches every template."""
 
 C = TypeVar("C", bound=ParserCard)
 
@@ -51,17 +49,6 @@ def find_parsers(
             ) from None
         found.append(ParserPlan(part=make_part(offer), recognises=recognises, special_tokens=offer.card.special_tokens))
     return tuple(found)
-
-
-def recognise(candidates: tuple[ParserPlan, ...], template: str) -> ParserPlan | None:
-    """The first candidate that recognises the format in a chat template.
-
-    The patterns of a card can take long for a template that was made for that. For templates of strangers, look for
-    :func:`all_patterns` where it does no harm, and call :func:`first_match`.
-    """
-    return next(
-        (found for found in candidates if any(re.search(pattern, template) for pattern in found.recognises)), None
-    )
 
 
 def all_patterns(*candidates: tuple[ParserPlan, ...]) -> tuple[str, ...]:

@@ -48,7 +48,7 @@ TEMPLATES: dict[str, Template] = {
         "The architecture PLUGIN_CLASSForCausalLM",
         "A decoder to start from: put the keys of your `config.json` into `config.py`, your layers and their checkpoint names into "
         "`model.py`, and a comparison with the original implementation into the tests.",
-        "To compare with the original implementation, `.venv/bin/pip install transformers`, and name its class in the tests. With a loader and a "
+        "To compare with the original implementation, `pip install transformers`, and name its class in the tests. With a loader and a "
         "backend beside it, `dovetail serve MODEL` takes it for a model whose `config.json` names PLUGIN_CLASSForCausalLM.",
     ),
     "loader": Template(

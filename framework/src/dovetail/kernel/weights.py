@@ -80,12 +80,20 @@ def find_weights(
         format_offer, format_choice = choose(
             "format", QuantFormatCard, registry, reads, explicit=explicit, wanted=wanted, warnings=warnings
         )
+        related = {o.name for o in offers if type_ in o.card.types and _is_for(o.card, method)}
+        rejected = tuple(r.model_copy(update={"unrelated": r.name not in related}) for r in format_choice.rejected)
         others = [] if explicit else [o for o in offers if o != format_offer and reads(o.card) is None]
         for offer in (format_offer, *sorted(others, key=lambda o: (-o.card.rank, o.name))):
             formats.add(offer.name)
-            choice = format_choice.model_copy(update={"part": make_part(offer)})
+            part = make_part(offer)
+            reason = format_choice.reason
+            if offer is not format_offer:
+                reason = (
+                    f"rank {offer.card.rank}, for weights that are made of other tensors than {format_offer.name} reads"
+                )
+            choice = format_choice.model_copy(update={"part": part, "reason": reason, "rejected": rejected})
             plans += [
-                _weight_plan(kind, type_, offer, choice, device, dtype, registry)
+                _weight_plan(kind, type_, offer, choice, device, dtype, registry, warnings)
                 for kind in kinds
                 if kind in offer.card.kinds
             ]
@@ -168,25 +176,28 @@ def _weight_plan(
     device: str,
     dtype: str,
     registry: Registry,
+    warnings: list[str],
 ) -> WeightPlan:
     packings = {type_, *format_offer.card.types[type_], "*"}
     kernels: list[Part] = []
     rejected: list[RejectedCandidate] = []
     for offer in registry.offers(QuantKernelCard):
         card = offer.card
-        reason = None
+        reason, unrelated = None, False
         if not packings & set(card.packings):
-            reason = f"takes {', '.join(card.packings)}"
+            reason, unrelated = f"takes {', '.join(card.packings)}", True
         elif not supports_device(card.devices, device):
             reason = f"runs on {', '.join(card.devices)}"
         elif dtype not in card.dtypes:
             reason = f"takes activations in {', '.join(card.dtypes)}, not {dtype}"
         elif kind not in card.kinds:
-            reason = f"serves {', '.join(card.kinds)} layers"
+            reason, unrelated = f"serves {', '.join(card.kinds)} layers", True
         else:
             reason = run_probe(card.probe)
         if reason:
-            rejected.append(RejectedCandidate(name=offer.name, distribution=offer.distribution, reason=reason))
+            rejected.append(
+                RejectedCandidate(name=offer.name, distribution=offer.distribution, reason=reason, unrelated=unrelated)
+            )
         else:
             kernels.append(make_part(offer))
     if not kernels:
@@ -195,6 +206,14 @@ def _weight_plan(
             f"({'; '.join(f'{r.name}: {r.reason}' for r in rejected)})",
             registry.explain_missing(QuantKernelCard.kind) or "install a kernel plugin that covers it",
         )
+    ties = [kernel for kernel in kernels[1:] if kernel.rank == kernels[0].rank]
+    if ties:
+        warning = (
+            f"{' and '.join(map(str, (kernels[0], *ties)))} fit equally well; they are tried by name, "
+            f"leave one out with --plugins to be sure (-kernel:{ties[0].distribution})"
+        )
+        if warning not in warnings:  # of another kind of layer, or another type
+            warnings.append(warning)
     return WeightPlan(
         kind=kind,
         type=type_,

@@ -71,6 +71,15 @@ def test_signal_ends_it_in_order(start) -> None:
     assert (code, out, err) == (0, "stopped\n", "")
 
 
+def test_its_log_says_that_a_signal_stops_it(start) -> None:
+    server = start(log_level="info")
+    server.ready()
+    server.process.send_signal(signal.SIGINT)
+    code, _, err = server.end()
+    assert code == 0
+    assert "stopping: SIGINT; running requests may finish, another signal ends them\n" in err
+
+
 def test_running_requests_end_or_are_told(start, until) -> None:
     server = start(shutdown_timeout=2)
     url = server.ready()

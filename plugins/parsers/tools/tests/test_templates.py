@@ -14,7 +14,8 @@ import pytest
 from dovetail.api import CallArguments, CallBegin, RequestError, ToolParserCard
 from dovetail.engine.templates.chat_template import render
 from dovetail.kernel.discovery import import_dotted
-from dovetail.kernel.parsers import find_parsers, recognise
+from dovetail.kernel.parsers import find_parsers
+from dovetail.kernel.plan import recognise
 from dovetail.testing import make_registry
 
 DATA = Path(__file__).parent / "data"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 import threading
@@ -11,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 T = TypeVar("T")
+logger = logging.getLogger("dovetail.server")
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -30,7 +32,7 @@ class Signals:
         if threading.current_thread() is threading.main_thread():
             self._handled = True
             for number in SIGNALS:
-                asyncio.get_running_loop().add_signal_handler(number, self.deliver, number)
+                asyncio.get_running_loop().add_signal_handler(number, self._handle, number)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -42,6 +44,15 @@ class Signals:
             for number in SIGNALS:
                 asyncio.get_running_loop().remove_signal_handler(number)
             self._handled = False
+
+    def _handle(self, number: int) -> None:
+        if self.first.is_set():
+            logger.info("stopping at once: %s again", signal.Signals(number).name)
+        else:
+            logger.info(
+                "stopping: %s; running requests may finish, another signal ends them", signal.Signals(number).name
+            )
+        self.deliver(number)
 
     def deliver(self, number: int = signal.SIGTERM) -> None:
         self.number = self.number or number
