@@ -144,7 +144,7 @@ def test_one_that_fails_ends_its_requests_alone(checkpoint: Path, device: bool) 
         ("unmakable", "failed to start: ValueError: no such file"),
         ("stranger", "is no subclass of dovetail.api.LogitsProcessor"),
     ):
-        with pytest.raises(RequestError, match=reason):
+        with pytest.raises(PluginError, match=reason):
             core.add(NewRequest("late", [1], params(name)))
     assert core.idle
 

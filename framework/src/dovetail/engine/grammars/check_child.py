@@ -1,7 +1,7 @@
 """The process that checks formats: ``python -P -m dovetail.engine.grammars.check_child TARGET``.
 
 It reads one JSON object a line (``kind``, ``text``) and answers each with one: ``notices``, or ``problem`` and ``hint``
-of the error, and whether a backend is broken (``broken``). With ``last`` it ends after this answer.
+of the error, whether a backend is broken (``broken``), and what it raised (``cause``). With ``last`` it ends after this answer.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from dovetail.api.grammar import GrammarSource
 from dovetail.kernel.discovery import import_dotted
 from dovetail.utils.process_memory import release_free_memory, resident_bytes
 
+BACKEND_FAILED = ("the grammar backend failed on this form", "ask for a simpler one; the server's log says more")
+"""Problem and hint for a form on which a backend raises or panics. What it says is for the log."""
 MAX_CPU_S = 3
 """Most time of the processor for one check. The kernel ends the process after it."""
 MAX_BYTES = 448 << 20
@@ -62,8 +64,8 @@ def _answer(validate: Callable[[GrammarSource], Any] | PluginError, line: str) -
     except MemoryError:
         return {"problem": f"checking the format takes more than {MAX_BYTES >> 20} MiB", "hint": "make it simpler"}
     except BaseException as error:  # a panic of an extension module is no Exception
-        kind = type(error).__name__
-        return {"problem": f"the grammar backend failed ({kind}: {error})"[:500], "hint": "ask for a simpler form"}
+        problem, hint = BACKEND_FAILED
+        return {"problem": problem, "hint": hint, "cause": f"{type(error).__name__}: {error}"[:500]}
 
 
 def _data_bytes() -> int:

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import select
 import signal
@@ -24,6 +25,8 @@ from dovetail.engine.grammars.check_child import MAX_BYTES, MAX_CPU_S
 from dovetail.engine.grammars.checks import PARAM, as_text, build_grammar_source
 from dovetail.engine.request.params import StructuredOutputs
 from dovetail.python_path import child_environment, python_command
+
+logger = logging.getLogger("dovetail.engine")
 
 START_S = 60.0
 QUICK_S = 0.5
@@ -166,6 +169,8 @@ class GrammarChecker:
             answer: dict[str, Any] = process.check(source, seconds)
         except RequestError as error:
             answer = {"problem": error.problem, "hint": error.hint}
+        if (cause := answer.get("cause")) is not None:
+            logger.error("the grammar backend's %s failed: %s", self._target, cause)
         self._answers[key] = answer
         while len(self._answers) > KEPT_ANSWERS:
             with contextlib.suppress(KeyError):  # two threads

@@ -20,6 +20,7 @@ import numpy as np
 from dovetail.api.errors import DovetailError, RequestError
 from dovetail.api.grammar import GrammarBackend, GrammarSource, GrammarState
 from dovetail.engine.grammars.cache import MAX_BYTES, CacheEntry, Compiled, GrammarCache
+from dovetail.engine.grammars.check_child import BACKEND_FAILED
 from dovetail.engine.grammars.checks import PARAM, build_grammar_source
 from dovetail.engine.grammars.mask_threads import MASK_SECONDS, MaskThreads
 from dovetail.engine.request.params import StructuredOutputs
@@ -182,7 +183,7 @@ class RequestGrammar:
         self._masks: dict[tuple[int, ...], np.ndarray] = {}
         """Tokens after the accepted ones → the mask at that position."""
         self._pending_fills: list[Future[None]] = []
-        self._failure: RequestError | None = None
+        self._failure: DovetailError | None = None
 
     @property
     def ready(self) -> bool:
@@ -194,7 +195,7 @@ class RequestGrammar:
         return bool(wait([self._compiled], timeout).done)
 
     @property
-    def failure(self) -> RequestError | None:
+    def failure(self) -> DovetailError | None:
         """Why the request cannot continue: the grammar did not compile, or it exceeded the backend's limits later.
 
         After a failure :meth:`masks` allows every token and :meth:`accept` rejects every token; the engine ends the
@@ -292,7 +293,7 @@ class RequestGrammar:
         """End with an error. The grammar is forgotten: its sequences share automata, which may have reached their limit
         for all of them.
         """
-        self._failure = _as_request_error(error)
+        self._failure = _as_failure(error)
         if not isinstance(error, RequestError):
             logger.error("the %s failed", self._manager.part or "grammar backend", exc_info=error)
         self._manager.cache.drop(self._entry)
@@ -328,12 +329,10 @@ def _prefixes(draft: Sequence[int]) -> list[tuple[int, ...]]:
     return [tuple(draft[:i]) for i in range(len(draft) + 1)]
 
 
-def _as_request_error(error: BaseException) -> RequestError:
-    """Convert a backend's error to an error of the request."""
+def _as_failure(error: BaseException) -> DovetailError:
+    """What the request is told. What a plugin raised is for the log alone."""
     if isinstance(error, RequestError):
         return error
     if isinstance(error, DovetailError):
-        return RequestError(error.problem, error.hint, param=PARAM)
-    return RequestError(
-        f"the grammar backend failed ({type(error).__name__}: {error})", "ask for a simpler form", param=PARAM
-    )
+        return DovetailError("the grammar backend cannot be used", "the server's log says why")
+    return RequestError(*BACKEND_FAILED, param=PARAM)

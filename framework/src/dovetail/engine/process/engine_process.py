@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import zmq
 
-from dovetail.api.errors import DovetailError, RequestError
+from dovetail.api.errors import DovetailError, PluginError, RequestError
 from dovetail.engine import messages as m
 from dovetail.engine.args import EngineArgs
 from dovetail.engine.process.failures import build_failed_message, describe_error
@@ -94,6 +94,9 @@ def _run(socket: zmq.Socket[bytes], start: m.Start) -> None:
                             m.TokenOutput(name, [], "error", None, str(error), is_request_error=True)
                             for name in message.ids
                         ]
+                    except PluginError as error:  # what a plugin says is for the operator, not for clients
+                        logger.error("the request %s could not be taken: %s", message.id, error)
+                        outputs += [m.TokenOutput(name, [], "error", None, NOT_TAKEN) for name in message.ids]
                     except BaseException as error:  # of this request's own data, so it ends this request alone
                         reraise_control_flow(error)
                         logger.error("the request %s could not be taken", message.id, exc_info=error)

@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dovetail.api.errors import PluginError, RequestError
+from dovetail.api.errors import PluginError
 from dovetail.api.logits import LogitsProcessor, LogitsProcessorContext, LogitsRow
 from dovetail.engine.engine_request import Request
-from dovetail.engine.request.logits_processors import PARAM, check_logits_processors, read_arguments
+from dovetail.engine.request.logits_processors import check_logits_processors, read_arguments
 from dovetail.engine.sampling.slots import Upload
 from dovetail.kernel.blame import blame, check_class
 from dovetail.kernel.discovery import import_dotted, import_hint, import_part
@@ -47,15 +47,13 @@ class LogitsProcessors:
         """Give a request the processors that it names, and those for all requests that it does not name.
 
         Raises:
-            RequestError: one is not available.
+            RequestError: there is none of a name, or its arguments are not valid.
+            PluginError: one cannot be created.
         """
         named = check_logits_processors(request.params, self._plan)
         own = {processor.name for processor, _ in named}
         calls = [*(call for call in self._everywhere if call[0].name not in own), *named]
-        try:
-            made = [self._get(processor) for processor, _ in calls]
-        except PluginError as error:  # which ends this request alone
-            raise RequestError(error.problem, error.hint, param=PARAM) from error
+        made = [self._get(processor) for processor, _ in calls]
         request.logits_processors = [
             (processor, LogitsRow(request.id, args, request.tokens, request.num_prompt_tokens))
             for processor, (_, args) in zip(made, calls, strict=True)

@@ -11,7 +11,7 @@ from functools import partial
 
 import torch
 
-from dovetail.api.errors import RequestError, ResolutionError
+from dovetail.api.errors import DovetailError, RequestError, ResolutionError
 from dovetail.engine.adapters.lora_request import AdapterSource
 from dovetail.engine.args import EngineArgs
 from dovetail.engine.engine_request import Request
@@ -309,9 +309,10 @@ class EngineCore:
     def _is_active(self, request: Request) -> bool:
         return self.requests.get(request.id) is request
 
-    def _reject(self, request: Request, error: RequestError) -> TokenOutput:
+    def _reject(self, request: Request, error: DovetailError) -> TokenOutput:
         self._remove_request(request)
-        return TokenOutput(id=request.id, token_ids=[], finish_reason="error", error=str(error), is_request_error=True)
+        own = isinstance(error, RequestError)
+        return TokenOutput(id=request.id, token_ids=[], finish_reason="error", error=str(error), is_request_error=own)
 
     # -- steps
 

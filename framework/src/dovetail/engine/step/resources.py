@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from dovetail.api.errors import RequestError
+from dovetail.api.errors import DovetailError, RequestError
 from dovetail.api.grammar import GrammarBackend
 from dovetail.api.logits import LogitsProcessorContext
 from dovetail.engine.adapters.lora_slots import AdapterSlots
@@ -68,7 +68,7 @@ class RequestResources:
             request.grammar = self.grammars.compile(request.params.structured_outputs)
             self._compiling.append(request)
 
-    def pop_failed(self) -> list[tuple[Request, RequestError]]:
+    def pop_failed(self) -> list[tuple[Request, DovetailError]]:
         """Requests whose grammar did not compile, each returned once. They may have been aborted meanwhile."""
         if not self._compiling:
             return []
@@ -115,7 +115,8 @@ class RequestResources:
         # The grammar is not asked about what ends an output.
         followed = output.finish_reason is not None or grammar.accept(output.token_ids)
         if grammar.failure is not None:  # then nothing kept the newest tokens within the form
-            output.finish_reason, output.error, output.is_request_error = "error", str(grammar.failure), True
+            output.finish_reason, output.error = "error", str(grammar.failure)
+            output.is_request_error = isinstance(grammar.failure, RequestError)
         elif not followed:
             output.finish_reason, output.error = "error", "the output left its grammar, which is a fault of the engine"
         if output.finish_reason == "error":

@@ -11,6 +11,8 @@ import threading
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
+from dovetail.kernel.interrupts import set_handled
+
 T = TypeVar("T")
 logger = logging.getLogger("dovetail.server")
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -31,6 +33,7 @@ class Signals:
     def __enter__(self) -> Signals:
         if threading.current_thread() is threading.main_thread():
             self._handled = True
+            set_handled(True)
             for number in SIGNALS:
                 asyncio.get_running_loop().add_signal_handler(number, self._handle, number)
         return self
@@ -44,6 +47,7 @@ class Signals:
             for number in SIGNALS:
                 asyncio.get_running_loop().remove_signal_handler(number)
             self._handled = False
+            set_handled(False)
 
     def _handle(self, number: int) -> None:
         if self.first.is_set():
