@@ -63,6 +63,10 @@ BROKEN = {
         hook("return [" + CARD.replace('"m:M"', '"m.M"') + "]"),
         r"^ModelCard 'x' is malformed: target: .* \(found 'm\.M'\)$",
     ),
+    "cannot_say_why": (
+        "class Odd(Exception):\n    def __str__(self):\n        raise ValueError\n\nraise Odd",
+        r"^Odd$",
+    ),
     "offers_twice": (hook(f"return [{CARD}, {CARD}]"), r"^offers the model 'x' twice$"),
 }
 

@@ -103,7 +103,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether the host's or the device's memory ran out."""
     if isinstance(error, MemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in NO_MEMORY)
+    return isinstance(error, RuntimeError) and any(words in _message(error) for words in NO_MEMORY)
 
 
 def wrong_answer(part: Blamed, what: str, found: Any, wanted: str) -> PluginError:
@@ -154,10 +154,18 @@ def describe_error(error: BaseException) -> str:
         told = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}{_found(e['type'], e['input'])}" for e in faults]
         more = f"; and {len(told) - MAX_FAULTS} more" if len(told) > MAX_FAULTS else ""
         return f"{_title(error)} is malformed: {'; '.join(told[:MAX_FAULTS])}{more}"
-    lines = str(error).strip().splitlines() or [""]
+    lines = _message(error).strip().splitlines() or [""]
     if isinstance(error, pluggy.PluginValidationError):  # which says in its last line what is wrong
         return f"{lines[0]}: {lines[-1]}"
     return f"{type(error).__name__}: {one_line(lines[0], 400)}".rstrip(": ")
+
+
+def _message(error: BaseException) -> str:
+    """The error's own text, empty if it cannot be told: exceptions of plugins are plugins' code, too."""
+    try:
+        return str(error)
+    except Exception:
+        return ""
 
 
 def _found(kind: str, value: Any) -> str:

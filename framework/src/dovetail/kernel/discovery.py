@@ -10,7 +10,6 @@ import contextlib
 import fnmatch
 import importlib
 import importlib.metadata
-import io
 import os
 import re
 import sys
@@ -221,7 +220,7 @@ def discover(filter: PluginFilter | None = None) -> list[Plugin]:
 
 def _register(manager: pluggy.PluginManager, plugin: Plugin, filter: PluginFilter, version: str) -> None:
     # A plugin may print, or leave by sys.exit, while it is imported; neither is its to do here.
-    with contextlib.redirect_stdout(io.StringIO()):
+    with open(os.devnull, "w", encoding="utf-8") as nowhere, contextlib.redirect_stdout(nowhere):
         try:
             if reason := incompatibility(plugin.entry, version):
                 plugin.quarantine(reason)
