@@ -43,12 +43,12 @@ class FakeDevice(Platform):
         return there.numpy
 
     def capture(self, work: Callable[[], None]) -> Callable[[], None]:
-        type(self).captured += 1
+        FakeDevice.captured += 1
         with torch.inference_mode():
             work()  # as devices do to get ready, with all that it writes
 
         def replay() -> None:
-            type(self).replayed += 1
+            FakeDevice.replayed += 1
             with torch.inference_mode():
                 work()
 

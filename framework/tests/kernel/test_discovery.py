@@ -107,6 +107,7 @@ INTERRUPT = "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.
 SWALLOWED = "\n".join(["try:", *(f"    {line}" for line in INTERRUPT.splitlines()), "except BaseException: pass"])
 
 
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("source", [INTERRUPT, SWALLOWED], ids=["raised", "swallowed"])
 def test_ctrl_c_is_no_fault_of_a_plugin(site: Site, source: str) -> None:
     before = signal.getsignal(signal.SIGINT)

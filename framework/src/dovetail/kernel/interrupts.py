@@ -51,17 +51,19 @@ def watch_interrupts() -> Iterator[None]:
 
 def is_interrupt(error: BaseException) -> bool:
     """Whether an exception is the user's Ctrl-C. Where nobody watches, every ``KeyboardInterrupt`` of the main thread
-    is taken for it, unless signals raise nothing there (:func:`set_handled`) or are ignored, as in the engine's process.
+    is taken for it, unless signals raise nothing there (:func:`set_handled`).
     """
     if not isinstance(error, KeyboardInterrupt) or threading.current_thread() is not threading.main_thread():
         return False
-    if _State.handled or signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    if _State.handled:
         return False
     return _State.pressed or not _State.watching
 
 
 def set_handled(handled: bool) -> None:
-    """Say whether Ctrl-C has a handler that raises nothing, as in a server."""
+    """Say whether Ctrl-C raises nothing: it has a handler of its own, as in a server, or is ignored, as in an engine's
+    process.
+    """
     _State.handled = handled
 
 

@@ -16,6 +16,7 @@ import zmq.asyncio
 
 from dovetail.api.errors import DovetailError
 from dovetail.engine.process.private_folder import create_private_folders, describe_places
+from dovetail.kernel.interrupts import set_handled
 
 IPC = "ipc://"
 SOCKET_NAME = "socket"
@@ -91,6 +92,7 @@ def exit_with_parent(address: str) -> None:
     """
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
+    set_handled(True)
 
     def follow() -> None:
         while os.read(0, 1):  # past Python's buffer, whose lock would be held at exit
