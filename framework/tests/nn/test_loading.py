@@ -3,30 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from dovetail.api import CheckpointError, LazyTensor, ResolutionError
+from dovetail.api import CheckpointError, LazyTensor
 from dovetail.nn import (
-    Axis,
     ColumnCut,
-    Components,
     Context,
     ExpertsKernel,
     ExpertWeights,
-    Field,
-    Ops,
     Parallel,
-    QuantFormat,
     RowCut,
     StoredWeight,
     WeightName,
-    read_tensor,
 )
 from dovetail.nn.dense import DenseFormat, DenseKernel, DequantizeKernel
 from dovetail.nn.layers import Linear
@@ -34,36 +27,19 @@ from dovetail.nn.loading import WeightReader
 from dovetail.nn.placing import WeightChoice
 from dovetail.testing import lazy_tensors
 
-CPU = torch.device("cpu")
-
-
-def context(**options: Any) -> Context:
-    return Context(device=CPU, dtype=torch.float32, ops=Ops(), attention=None, max_tokens=1, **options)  # type: ignore[arg-type]
-
-
-DENSE = [
-    WeightChoice(kind, "float32", DenseFormat, [("dense", DenseKernel)]) for kind in ("linear", "head", "embedding")
-]
-
-
-def load(
-    ctx: Context, tensors: Mapping[str, Tensor] | Sequence[LazyTensor], *choices: WeightChoice, **options: Any
-) -> WeightReader:
-    reader = WeightReader(ctx, [*choices, *DENSE], {}, **options)
-    reader.load(lazy_tensors(tensors) if isinstance(tensors, Mapping) else tensors)
-    return reader
-
-
-def refusal(ctx: Context, tensors: Mapping[str, Tensor], *choices: WeightChoice, **options: Any) -> str:
-    with pytest.raises(CheckpointError) as error:
-        load(ctx, tensors, *choices, **options)
-    return error.value.problem
-
-
-def matrix(layer: Linear) -> Tensor:
-    """The matrix that a layer multiplies by."""
-    eye = torch.eye(next(iter(layer.local_parts().values()))[1])
-    return torch.cat([kernel(eye) for kernel in layer.kernels], -1).T
+from .loading_parts import (
+    DENSE,
+    KERNELS,
+    SCALED,
+    ScaledFormat,
+    ScaledWeight,
+    StackedFormat,
+    context,
+    load,
+    matrix,
+    refusal,
+    scaled,
+)
 
 
 def test_progress_goes_by_the_weights_sizes() -> None:
@@ -75,60 +51,6 @@ def test_progress_goes_by_the_weights_sizes() -> None:
     tensors = lazy_tensors({"small.weight": torch.zeros(2, 4), "large.weight": torch.zeros(10, 8)})
     reader.load(tensors, lambda done, total: told.append((done, total)))
     assert told == [(0, 88), (8, 88), (88, 88)]
-
-
-# A format of several tensors, whose names have dots.
-
-
-@dataclass(frozen=True, eq=False)
-class ScaledWeight(StoredWeight):
-    """Codes int8 ``[N, K]``, and a scale for every two rows."""
-
-    codes: Tensor
-    scales: Tensor
-
-    def fields(self) -> dict[str, Field]:
-        return {"codes": Field(self.codes, Axis(0), Axis(1)), "scales": Field(self.scales, Axis(0, 2))}
-
-    def dequantize(self, dtype: torch.dtype) -> Tensor:
-        return (self.codes * self.scales.repeat_interleave(2)[: self.shape[0], None]).to(dtype)
-
-
-class ScaledFormat(QuantFormat):
-    """Its configuration is the names of the layers that it does not store."""
-
-    asked = 0
-    suffixes: tuple[str, ...] = (".weight", ".weight.quant_state.scales")
-
-    def components(self, weight: WeightName) -> Components | None:
-        type(self).asked += 1
-        return None if weight.name in self.config else Components(self.suffixes, (".g_idx",))
-
-    def load(
-        self, weight: WeightName, tensors: Mapping[str, LazyTensor], device: torch.device, dtype: torch.dtype
-    ) -> StoredWeight:
-        assert list(tensors)[:2] == list(self.suffixes)
-        codes, scales = (tensors[suffix] for suffix in self.suffixes)
-        n, k = codes.shape
-        return ScaledWeight((n, k), codes.type, read_tensor(codes), read_tensor(scales, (-(-n // 2),)))
-
-
-class StackedFormat(ScaledFormat):
-    suffixes = ("_codes", "_scales")
-
-
-KERNELS = [("dequantize", DequantizeKernel)]
-SCALED = WeightChoice("linear", "int8", ScaledFormat, KERNELS, ())
-
-
-def scaled(
-    n: int, k: int, name: str = "a", infix: str = ".weight.quant_state.scales"
-) -> tuple[dict[str, Tensor], Tensor]:
-    """The tensors of a weight, and its matrix."""
-    torch.manual_seed(n + k)
-    codes, scales = torch.randint(-9, 9, (n, k), dtype=torch.int8), torch.rand(-(-n // 2))
-    dense = codes * scales.repeat_interleave(2)[:n, None]
-    return {f"{name}{infix}": scales, f"{name}.weight": codes}, dense
 
 
 def test_components_may_have_dots_and_come_in_any_order() -> None:
@@ -199,204 +121,6 @@ def test_formats_are_asked_once_for_each_weight() -> None:
     asked = ScaledFormat.asked
     load(ctx, tensors, SCALED, WeightChoice("head", "int8", ScaledFormat, KERNELS, ()))
     assert ScaledFormat.asked - asked == 20
-
-
-# What is missing, and what is too much.
-
-
-def test_a_missing_component_is_named_with_its_tensor() -> None:
-    tensors, _ = scaled(5, 4)
-    ctx = context()
-    ctx.linear("a", 4, 5)
-    text = refusal(ctx, {"a.weight": tensors["a.weight"]}, SCALED)
-    assert "(missing: a.weight.quant_state.scales)" in text
-    text = refusal(ctx, {"a.weight.quant_state.scales": tensors["a.weight.quant_state.scales"]}, SCALED)
-    assert "(missing: a.weight)" in text
-
-
-def test_all_missing_components_are_named() -> None:
-    class Three(ScaledFormat):
-        suffixes = (".codes", ".scales", ".zeros")
-
-    ctx = context()
-    ctx.linear("a", 4, 5)
-    choice = WeightChoice("linear", "int8", Three, KERNELS, ())
-    text = refusal(ctx, {"a.codes": torch.ones(5, 4).char()}, choice)
-    assert "(missing: a.scales, a.zeros)" in text
-    assert "(missing: a.weight)" in refusal(ctx, {}, choice)
-
-
-def test_tensors_that_the_format_does_not_know_are_unexpected() -> None:
-    tensors, _ = scaled(5, 4)
-    ctx = context()
-    ctx.linear("a", 4, 5)
-    ctx.linear("b", 4, 3)
-    given = {**tensors, "b.weight": torch.ones(3, 4), "b.g_idx": torch.ones(4).int(), "a.mystery": torch.ones(1)}
-    assert "(unexpected: a.mystery, b.g_idx)" in refusal(ctx, given, dataclasses.replace(SCALED, config=("b",)))
-
-
-def test_a_type_that_no_format_of_the_plan_reads_is_named() -> None:
-    ctx = context()
-    ctx.linear("a", 4, 5)
-    with pytest.raises(
-        ResolutionError, match=r"for the linear layer made of a\.weight \(int16\), found none in the plan"
-    ):
-        load(ctx, {"a.weight": torch.ones(5, 4).short()}, SCALED)
-
-
-def test_why_no_format_reads_a_weight_is_said_nearest_first() -> None:
-    tensors, _ = scaled(5, 4)
-    scale = "a.weight.quant_state.scales"
-    for given, choice, told in (
-        (
-            {"a.weight": torch.ones(5, 4).short(), scale: tensors[scale]},
-            SCALED,
-            "found none in the plan: scaled wants int8 for .weight, found int16; DenseFormat wants float32 for .weight, ",
-        ),
-        (
-            tensors,
-            dataclasses.replace(SCALED, config=("a",)),
-            "scaled leaves a out by its configuration, but found a.w",
-        ),
-    ):
-        ctx = context()
-        ctx.linear("a", 4, 5)
-        with pytest.raises(ResolutionError) as error:
-            load(ctx, given, dataclasses.replace(choice, name="scaled"))
-        assert told in error.value.problem
-
-
-def test_a_missing_component_is_told_with_its_format_and_no_advice_about_the_architecture() -> None:
-    tensors, _ = scaled(5, 4)
-    ctx = context()
-    ctx.linear("a", 4, 5)
-    with pytest.raises(CheckpointError) as error:
-        load(ctx, {"a.weight": tensors["a.weight"]}, SCALED)
-    assert error.value.problem.endswith("): ScaledFormat wants .weight.quant_state.scales beside a.weight")
-    assert "quantization_config disagree" in error.value.hint
-    assert "architecture" not in error.value.hint
-
-
-def test_a_layer_that_is_left_out_by_the_configuration_but_quantized_is_told() -> None:
-    class Packed(ScaledFormat):
-        suffixes = (".codes", ".scales")
-
-    ctx = context()
-    ctx.linear("a", 4, 5)
-    ctx.linear("b", 4, 5)
-    parts = {".codes": torch.ones(5, 4).char(), ".scales": torch.ones(3)}
-    tensors = {name + suffix: value for name in "ab" for suffix, value in parts.items()}
-    choice = WeightChoice("linear", "int8", Packed, KERNELS, ("b",), "packed")
-    text = refusal(ctx, tensors, choice)
-    assert "(missing: b.weight): packed leaves b out by its configuration, but found b.codes, b.scales" in text
-
-
-def test_tensors_of_a_format_that_the_configuration_does_not_name_are_recognised() -> None:
-    ctx = context()
-    ctx.linear("a", 4, 5)
-    tensors = {"a.qweight": torch.ones(5, 4).int(), "a.scales": torch.ones(5)}
-    with pytest.raises(CheckpointError) as error:
-        load(ctx, tensors, unread={"int32": ("packed", "other")})
-    assert "): tensors of type int32 such as a.qweight are those of the format packed or other" in error.value.problem
-    assert "no quantization_config" in error.value.hint
-    assert "those of the format" not in refusal(ctx, tensors)
-
-
-def test_formats_are_not_asked_for_kinds_that_they_do_not_claim() -> None:
-    class Strict(ScaledFormat):
-        def components(self, weight: WeightName) -> Components | None:
-            assert weight.kind == "linear"
-            return super().components(weight)
-
-    tensors, dense = scaled(5, 4)
-    ctx = context()
-    ctx.embedding("e", 3, 4)
-    layer = ctx.linear("a", 4, 5)
-    load(ctx, {**tensors, "e.weight": torch.ones(3, 4)}, WeightChoice("linear", "int8", Strict, KERNELS, ()))
-    assert torch.equal(matrix(layer), dense)
-
-
-@pytest.mark.parametrize(
-    ("value", "wants", "told"),
-    [
-        (torch.ones(3).int(), {"finite": True}, "tensor a is of type int32, wanted a floating-point one"),
-        (torch.tensor([1, torch.nan]), {"finite": True}, "tensor a holds a number that is infinite or not a number"),
-        (torch.tensor([torch.inf]).half(), {"finite": True}, "tensor a holds a number that is infinite"),
-        (torch.ones(3).short(), {"dtypes": (torch.int32,)}, "tensor a is of type int16, wanted int32"),
-        (torch.ones(3), {"below": 2}, "tensor a is of type float32, wanted one of integers"),
-        (torch.tensor([-1, 1]), {"below": 2}, "tensor a holds numbers from -1 to 1, wanted 0 to 1"),
-        (torch.tensor([0, 2]), {"below": 2}, "tensor a holds numbers from 0 to 2, wanted 0 to 1"),
-        (torch.ones(4), {"shape": (3,)}, "as its quantization_config and the other tensors of its weight say"),
-    ],
-)
-def test_what_a_tensor_has_to_be_is_checked(value: Tensor, wants: dict[str, Any], told: str) -> None:
-    (lazy,) = lazy_tensors({"a": value})
-    with pytest.raises(CheckpointError) as error:
-        read_tensor(lazy, **wants)
-    assert told in error.value.problem
-
-
-def test_a_tensor_that_is_as_wanted_is_read() -> None:
-    for value, wants in (
-        (torch.ones(2, 1), {"finite": True, "shape": (2,)}),
-        (torch.tensor([0, 1]), {"below": 2, "dtypes": (torch.int32, torch.int64)}),
-        (torch.ones(2).to(torch.float8_e4m3fn), {"finite": True}),
-    ):
-        (lazy,) = lazy_tensors({"a": value})
-        assert read_tensor(lazy, **wants).shape == (2,)
-
-
-def test_auxiliary_tensors_may_have_any_dtype() -> None:
-    tensors, dense = scaled(4, 4)
-    ctx = context()
-    layer = ctx.linear("a", 4, 4)
-    tensors["a.weight.quant_state.scales"] = torch.tensor([1.0, 2.0]).to(torch.float8_e8m0fnu)
-
-    class Float8(ScaledFormat):
-        def load(self, weight: WeightName, tensors: Mapping[str, LazyTensor], *args: Any) -> StoredWeight:
-            scales = tensors[self.suffixes[1]]
-            wide = lazy_tensors({scales.name: scales.read().float()})[0]
-            return super().load(weight, {**tensors, self.suffixes[1]: wide}, *args)
-
-    load(ctx, tensors, WeightChoice("linear", "int8", Float8, KERNELS, ()))
-    assert torch.equal(matrix(layer), tensors["a.weight"] * torch.tensor([1.0, 1.0, 2.0, 2.0])[:, None])
-    assert dense.shape == (4, 4)
-
-
-def test_wrong_shapes_are_all_named() -> None:
-    tensors, _ = scaled(5, 4)
-    ctx = context()
-    ctx.linear("a", 4, 7, bias=True)
-    ctx.linear("b", 4, 3)
-    ctx.norm("n", 6, 1e-6)
-    given = {**tensors, "a.bias": torch.ones(3), "b.weight": torch.ones(4, 3), "n.weight": torch.ones(5)}
-    text = refusal(ctx, given, SCALED)
-    for fault in (
-        "a.bias is [3], wanted [7]",
-        "a.weight is [5, 4], wanted [7, 4]",
-        "b.weight is [4, 3], wanted [3, 4]",
-        "n.weight is [5], wanted [6]",
-    ):
-        assert fault in text
-
-
-def test_a_plain_tensor_that_is_not_as_announced_is_named() -> None:
-    ctx = context()
-    ctx.norm("n", 6, 1e-6)
-    lazy = LazyTensor("n.weight", (6,), "float32", lambda: torch.ones(5))
-    with pytest.raises(
-        CheckpointError, match=r"tensor n\.weight was announced as float32 \[6\], but reads as float32 \[5\]"
-    ):
-        load(ctx, [lazy])
-
-
-def test_damage_within_a_weight_is_named() -> None:
-    tensors, _ = scaled(6, 4)
-    tensors["a.weight.quant_state.scales"] = torch.ones(5)
-    ctx = context()
-    ctx.linear("a", 4, 6)
-    with pytest.raises(CheckpointError, match=r"tensor a\.weight\.quant_state\.scales is \[5\], wanted \[3\]"):
-        load(ctx, tensors, SCALED)
 
 
 # Weights that are stored together.
