@@ -6,7 +6,7 @@ Letters: T tokens, H query heads, K key-value heads, D head dimension, V channel
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from dovetail.api.cards import APART, AttentionFeature
+from dovetail.nn.rotary import Rope
 from dovetail.nn.step import KVIndex, Step
 
 
@@ -194,6 +195,35 @@ class AttentionBackend(ABC):
             ``[T, H, V]`` in q's dtype.
         """
 
+    def forward_rotated(
+        self,
+        qk: Tensor,
+        v: Tensor,
+        rope: Rope,
+        interleaved: bool,
+        rotate: Callable[..., Tensor],
+        cache: Any,
+        step: Step,
+        index: KVIndex,
+        spec: AttentionSpec,
+        sinks: Tensor | None = None,
+    ) -> Tensor:
+        """:meth:`forward` with queries and keys that have yet to be rotated. By default ``rotate`` does that first. A backend may do it
+        while it writes the cache, which saves a kernel.
+
+        Args:
+            qk: ``[T, H + K, D]``, queries, then keys.
+            v: ``[T, K, D]``.
+            rope, interleaved: as in :func:`dovetail.nn.ops.rope`.
+            rotate: the platform's :func:`dovetail.nn.ops.rope`.
+
+        Returns:
+            ``[T, H, D]`` in qk's dtype.
+        """
+        qk = rotate(qk, rope.cos, rope.sin, interleaved)
+        heads = spec.num_heads
+        return self.forward(qk[:, :heads], qk[:, heads:], v, cache, step, index, spec, sinks)
+
 
 class Attention(nn.Module):
     """One layer's attention, with its KV cache.
@@ -233,6 +263,15 @@ class Attention(nn.Module):
     def forward(self, q: Tensor, k: Tensor | None, v: Tensor | None, step: Step) -> Tensor:
         cache = self.cache if self.source is None else self.source.cache
         return self.backend.forward(q, k, v, cache, step, step.kv[self.group], self.spec, self.sinks)
+
+    def forward_rotated(
+        self, qk: Tensor, v: Tensor, rope: Rope, interleaved: bool, rotate: Callable[..., Tensor], step: Step
+    ) -> Tensor:
+        """As :meth:`AttentionBackend.forward_rotated`, for a layer with keys and values of its own."""
+        index = step.kv[self.group]
+        return self.backend.forward_rotated(
+            qk, v, rope, interleaved, rotate, self.cache, step, index, self.spec, self.sinks
+        )
 
 
 def _cache_of(spec: AttentionSpec) -> tuple[Any, ...]:

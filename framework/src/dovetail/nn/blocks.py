@@ -107,9 +107,11 @@ class SelfAttention(nn.Module):
         qkv = self.qkv(x).view(x.shape[0], -1, self.head_dim)  # [T, H + 2 * K, D]
         turned = self.num_heads + self.num_kv_heads
         qk = self._norm(qkv[:, :turned]) if self.norms else qkv[:, :turned]
-        if rope is not None:  # q and k are rotated in the same way, so they are rotated together
-            qk = self.rope(qk, rope.cos, rope.sin, self.interleaved)
-        attended = self.attention(qk[:, : self.num_heads], qk[:, self.num_heads :], qkv[:, turned:], step)  # [T, H, D]
+        v = qkv[:, turned:]
+        if rope is None:
+            attended = self.attention(qk[:, : self.num_heads], qk[:, self.num_heads :], v, step)  # [T, H, D]
+        else:
+            attended = self.attention.forward_rotated(qk, v, rope, self.interleaved, self.rope, step)
         out: Tensor = self.out(attended.flatten(-2))
         return out
 

@@ -1,10 +1,11 @@
-"""NVIDIA GPUs: a platform and paged attention from torch operations. Registration only, nothing heavy."""
+"""NVIDIA GPUs: a platform, paged attention, and products of a few tokens. Registration only, nothing heavy."""
 
 from __future__ import annotations
 
-from dovetail.api import PORTABLE, AttentionCard, PlatformCard, hookimpl
+from dovetail.api import PORTABLE, TUNED, AttentionCard, PlatformCard, QuantKernelCard, hookimpl
 
 _DTYPES = ("bfloat16", "float16", "float32")
+_HALVES = ("bfloat16", "float16")
 
 
 @hookimpl
@@ -44,5 +45,32 @@ def dovetail_register_attention() -> list[AttentionCard]:
             ),
             probe="dovetail_backends_cuda.probes:cuda",
             rank=PORTABLE,
+        ),
+        AttentionCard(
+            name="cuda-paged",
+            summary="paged attention in Triton where each request decodes one token, otherwise as cuda-torch",
+            target="dovetail_backends_cuda.paged:PagedAttention",
+            devices=("cuda",),
+            dtypes=_HALVES,
+            features=("sliding", "softcap", "sinks", "shared_cache"),
+            head_dims=(64, 80, 96, 128, 256),
+            probe="dovetail_backends_cuda.probes:triton",
+            rank=TUNED,
+        ),
+    ]
+
+
+@hookimpl
+def dovetail_register_quantization() -> list[QuantKernelCard]:
+    return [
+        QuantKernelCard(
+            name="cuda-small-batch",
+            summary="products of up to 64 tokens in Triton, of more by the library",
+            target="dovetail_backends_cuda.products:SmallBatchKernel",
+            packings=("dense",),
+            devices=("cuda",),
+            dtypes=_HALVES,
+            probe="dovetail_backends_cuda.probes:triton",
+            rank=TUNED,
         )
     ]

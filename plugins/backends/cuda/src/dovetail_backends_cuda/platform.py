@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from dovetail.nn import Memory, Platform
+from dovetail_backends_cuda import probes
 from dovetail_backends_cuda.operations import OPERATIONS
 
 
@@ -43,7 +44,11 @@ class CudaPlatform(Platform):
         return max(0, int(memory.total * utilization) - used - reserved)
 
     def operations(self) -> Mapping[str, Callable[..., Any]]:
-        return OPERATIONS
+        if probes.triton() is not None:
+            return OPERATIONS
+        from dovetail_backends_cuda import pointwise  # imports Triton
+
+        return {**OPERATIONS, **pointwise.OPERATIONS}
 
     def describe(self) -> str:
         facts = torch.cuda.get_device_properties(self.device)

@@ -8,6 +8,7 @@ import runpy
 from importlib.util import find_spec
 from pathlib import Path
 
+AMPERE = (8, 0)
 LIBRARY = "libnvidia-ml.so.1" if os.name != "nt" else "nvml.dll"
 
 
@@ -16,6 +17,18 @@ def cuda() -> str | None:
     if os.environ.get("CUDA_VISIBLE_DEVICES", "all").strip() in ("", "-1"):
         return "CUDA_VISIBLE_DEVICES hides every GPU"
     return torch_lacks_cuda() or no_gpu()
+
+
+def triton() -> str | None:
+    """Why Triton's kernels cannot run, or None."""
+    if reason := cuda():
+        return reason
+    if find_spec("triton") is None:
+        return "triton is not installed"
+    oldest = min(_capabilities())
+    if oldest < AMPERE:
+        return f"a GPU has compute capability {oldest[0]}.{oldest[1]}, wanted {AMPERE[0]}.{AMPERE[1]} or above"
+    return None
 
 
 def torch_lacks_cuda() -> str | None:
@@ -42,5 +55,22 @@ def no_gpu() -> str | None:
         if code := nvml.nvmlDeviceGetCount_v2(ctypes.byref(count)):
             return f"the NVIDIA driver does not list its GPUs (NVML error {code})"
         return None if count.value else "the NVIDIA driver has no GPU"
+    finally:
+        nvml.nvmlShutdown()
+
+
+def _capabilities() -> list[tuple[int, int]]:
+    """Compute capability of each GPU of a machine that has some."""
+    nvml = ctypes.CDLL(LIBRARY)
+    nvml.nvmlInit_v2()
+    try:
+        count, found = ctypes.c_uint(), []
+        nvml.nvmlDeviceGetCount_v2(ctypes.byref(count))
+        for index in range(count.value):
+            handle, major, minor = ctypes.c_void_p(), ctypes.c_int(), ctypes.c_int()
+            nvml.nvmlDeviceGetHandleByIndex_v2(index, ctypes.byref(handle))
+            if not nvml.nvmlDeviceGetCudaComputeCapability(handle, ctypes.byref(major), ctypes.byref(minor)):
+                found.append((major.value, minor.value))
+        return found or [AMPERE]  # what does not tell is not refused
     finally:
         nvml.nvmlShutdown()

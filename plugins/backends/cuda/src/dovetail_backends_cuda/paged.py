@@ -1,0 +1,182 @@
+"""Paged attention whose decode steps read the blocks where they are, in Triton.
+
+Steps in which a request has several new tokens gather the blocks and use torch's FlashAttention 2, as :mod:`dovetail_backends_cuda.attention`
+does; both share the cache's layout.
+
+Letters: R requests, T tokens, H query heads, K key-value heads, G = H / K, D head dimension, C blocks of the grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+
+from dovetail.nn import AttentionSpec, KVIndex, Rope, Step
+from dovetail_backends_cuda import launch
+from dovetail_backends_cuda.attention import GatherAttention
+from dovetail_backends_cuda.paged_kernels import decode_kernel, merge_kernel, plan_kernel, write_kernel
+
+TILE = 64
+"""Tokens of a tile."""
+BLOCKS_PER_PROCESSOR = 2
+STAGES = 5
+"""Of the loop over tiles. The block table's entries, which the loads of keys need, take some of them: with 3, one tile is in flight."""
+WRITTEN_HEADS = 16
+"""Heads of a token that one block writes."""
+
+
+@dataclass(frozen=True)
+class DecodePlan:
+    """The work of a decode step, on the device.
+
+    Attributes:
+        tiles: int32 ``[R + 1]``, as :func:`dovetail_backends_cuda.paged_kernels.plan_kernel` says.
+        parts, sizes: as its sister kernels say; of the widest layer of the group, and overwritten by each.
+        grid: C.
+    """
+
+    tiles: Tensor
+    parts: Tensor
+    sizes: Tensor
+    grid: int
+
+
+class PagedAttention(GatherAttention):
+    """Work of a captured step follows the lengths on the device, whatever the bound."""
+
+    def capture_lengths(self, max_len: int) -> tuple[int, ...]:
+        return (max_len,)
+
+    def workspace_bytes(self, spec: AttentionSpec, tokens: int, length: int) -> int:
+        parts = 2 * self._grid * spec.num_heads // spec.num_kv_heads * (spec.head_dim + 1) * torch.float32.itemsize
+        return super().workspace_bytes(spec, tokens, length) + parts
+
+    @property
+    def _grid(self) -> int:
+        return BLOCKS_PER_PROCESSOR * launch.processors(self.device)
+
+    def prepare(self, step: Step, index: KVIndex, specs: frozenset[AttentionSpec]) -> Any:
+        if step.max_query_len > 1:
+            return super().prepare(step, index, specs)
+        spec = next(iter(specs))  # all see the same
+        requests = len(step.seq_lens)
+        tiles = torch.empty(requests + 1, dtype=torch.int32, device=self.device)
+        plan_kernel[(1,)](
+            step.seq_lens, tiles, requests, window=spec.window or 0, tile=TILE, request_block=_request_block(requests), num_warps=4
+        )
+        group = max(spec.num_heads // spec.num_kv_heads for spec in specs)
+        parts = torch.empty(
+            2 * self._grid, group, max(spec.head_dim for spec in specs), dtype=torch.float32, device=self.device
+        )
+        return DecodePlan(tiles, parts, torch.empty(parts.shape[:2], dtype=torch.float32, device=self.device), self._grid)
+
+    def forward(
+        self,
+        q: Tensor,
+        k: Tensor | None,
+        v: Tensor | None,
+        cache: Tensor | None,
+        step: Step,
+        index: KVIndex,
+        spec: AttentionSpec,
+        sinks: Tensor | None = None,
+    ) -> Tensor:
+        assert cache is not None, "every layer that this backend takes has a cache"
+        if k is not None:
+            assert v is not None
+            self._write(None, k, v, None, False, cache, index)
+        if not isinstance(index.metadata, DecodePlan):
+            return super().forward(q, None, None, cache, step, index, spec, sinks)
+        return decode(q, cache, step.seq_lens, index.block_tables, index.metadata, spec, sinks, self.block_size)
+
+    def forward_rotated(
+        self,
+        qk: Tensor,
+        v: Tensor,
+        rope: Rope,
+        interleaved: bool,
+        rotate: Callable[..., Tensor],
+        cache: Tensor,
+        step: Step,
+        index: KVIndex,
+        spec: AttentionSpec,
+        sinks: Tensor | None = None,
+    ) -> Tensor:
+        """One kernel rotates queries and keys and writes keys and values."""
+        q, k = qk[:, : spec.num_heads], qk[:, spec.num_heads :]
+        q = self._write(q, k, v, rope, interleaved, cache, index)
+        return self.forward(q, None, None, cache, step, index, spec, sinks)
+
+    def _write(
+        self, q: Tensor | None, k: Tensor, v: Tensor, rope: Rope | None, interleaved: bool, cache: Tensor, index: KVIndex
+    ) -> Tensor:
+        """Write keys and values; the queries, rotated as the keys are."""
+        tokens, kv_heads, dim = k.shape
+        k, v = _adjacent(k), _adjacent(v)
+        q = k[:, :0] if q is None else _adjacent(q)
+        heads = q.shape[1]
+        turned = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+        cos, sin = (k, k) if rope is None else (rope.cos, rope.sin)
+        if rope is not None:
+            assert cos.stride() == sin.stride(), "angles of one step are made alike"
+            assert cos.stride(1) == 1
+        grid = (tokens, triton.cdiv(heads + 2 * kv_heads, WRITTEN_HEADS))
+        write_kernel[grid](
+            q, k, v, cos, sin, index.slot_mapping, turned, cache, q.stride(0), k.stride(0), v.stride(0), cos.stride(0),
+            heads, kv_heads, dim, dim // 2, 0 if rope is None else cos.shape[1], interleaved, WRITTEN_HEADS, triton.next_power_of_2(dim // 2),
+            num_warps=4, **launch.options(k.device),
+        )  # fmt: skip
+        return turned
+
+
+def decode(
+    q: Tensor,
+    cache: Tensor,
+    lengths: Tensor,
+    tables: Tensor,
+    plan: DecodePlan,
+    spec: AttentionSpec,
+    sinks: Tensor | None,
+    block_size: int,
+) -> Tensor:
+    """Attention of one token of each request, ``[R, H, D]`` → ``[R, H, D]``.
+
+    Args:
+        q: the heads of a token are adjacent.
+        cache: ``[blocks, block_size, K * D + K * D]``.
+        lengths: int32 ``[R]``.
+        tables: int32 ``[R, B]``.
+    """
+    q = _adjacent(q)
+    requests, heads, dim = q.shape
+    group_block = max(16, triton.next_power_of_2(heads // spec.num_kv_heads))
+    dim_block = triton.next_power_of_2(dim)
+    out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+    window, has_sinks, options = spec.window or 0, sinks is not None, launch.options(q.device)
+    assert tables.stride(1) == 1
+    decode_kernel[(plan.grid,)](
+        q, cache, tables, lengths, plan.tiles, sinks, out, plan.parts, plan.sizes, requests, tables.stride(0), q.stride(0),
+        spec.scale, spec.softcap or 1.0, heads, spec.num_kv_heads, dim, group_block, dim_block, block_size, window,
+        spec.softcap is not None, has_sinks, TILE, _request_block(requests), STAGES if dim_block <= 128 else 3,
+        num_warps=4, **options,
+    )  # fmt: skip
+    merge_kernel[(requests, spec.num_kv_heads)](
+        lengths, plan.tiles, sinks, out, plan.parts, plan.sizes, requests, plan.grid, heads, spec.num_kv_heads, dim,
+        triton.next_power_of_2(heads // spec.num_kv_heads), dim_block, window, has_sinks, TILE, num_warps=4, **options,
+    )  # fmt: skip
+    return out
+
+
+def _request_block(requests: int) -> int:
+    """In few sizes, because each is another kernel."""
+    return next((size for size in (16, 64, 256) if size >= requests), triton.next_power_of_2(requests))
+
+
+def _adjacent(x: Tensor) -> Tensor:
+    """With the heads of a token side by side in memory."""
+    return x if x.stride(2) == 1 and (x.stride(1) == x.shape[2] or x.shape[1] <= 1) else x.contiguous()

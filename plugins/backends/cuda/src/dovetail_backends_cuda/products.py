@@ -1,0 +1,240 @@
+# mypy: allow-untyped-defs
+"""Products of a few tokens with a large matrix, which are bound by reading it once.
+
+- Up to 4 tokens (:func:`multiply_few`): a block has a few rows of the matrix, all of whose numbers it requests at once and keeps in registers.
+- Up to 64 (:func:`multiply_some`): tensor cores, with tiles that the tensor memory accelerator (TMA) fetches several stages ahead.
+- Above: the library's product.
+
+The first two start to read the matrix before the kernels before them have ended (:mod:`dovetail_backends_cuda.launch`).
+
+Letters: M tokens, N rows, K columns.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
+from triton.tools.tensor_descriptor import TensorDescriptor
+
+from dovetail.api import LayerKind
+from dovetail.nn import StoredWeight, WeightKernel
+from dovetail_backends_cuda import launch
+
+FEW = 4
+"""Most tokens of :func:`multiply_few`."""
+SOME = 64
+"""Most tokens of :func:`multiply_some`."""
+MOST_PARTS = 8
+"""Parts of a row, each of one load for every row of a block."""
+LONGEST_PART = 4096
+ALIGNMENT = 8
+"""Columns: rows begin at multiples of 16 bytes."""
+PREFETCH = 512
+"""Columns of a block's rows that are fetched into the level-2 cache while the kernel before still runs."""
+
+
+@triton.jit
+def _load_part(weight, rows, columns, count: tl.constexpr, part: tl.constexpr, k: tl.constexpr, width: tl.constexpr, whole: tl.constexpr):
+    at = part * width + columns
+    pointers = weight + rows[:, None] * k + at[None, :]
+    if whole:
+        return tl.load(pointers, eviction_policy="evict_first")
+    return tl.load(pointers, mask=(at < k)[None, :] & (rows < count)[:, None], other=0.0, eviction_policy="evict_first")
+
+
+@triton.jit
+def _multiply_part(w, x, columns, part: tl.constexpr, k: tl.constexpr, width: tl.constexpr):
+    at = part * width + columns
+    return w.to(tl.float32) * tl.load(x + at, mask=at < k, other=0.0).to(tl.float32)[None, :]
+
+
+@triton.jit
+def _few_kernel(
+    x, weight, out, stride,
+    tokens: tl.constexpr, count: tl.constexpr, k: tl.constexpr, rows: tl.constexpr, width: tl.constexpr, whole: tl.constexpr, dependent: tl.constexpr,
+):  # fmt: skip
+    parts: tl.constexpr = (k + width - 1) // width
+    tl.static_assert(parts <= 8)
+    n = (tl.program_id(0) * rows + tl.arange(0, rows)).to(tl.int64)
+    columns = tl.arange(0, width)
+    if dependent:
+        gdc_launch_dependents()
+    # One variable for each part, because all loads have to be on their way before the first is used.
+    w0 = _load_part(weight, n, columns, count, 0, k, width, whole)
+    if parts > 1:
+        w1 = _load_part(weight, n, columns, count, 1, k, width, whole)
+    if parts > 2:
+        w2 = _load_part(weight, n, columns, count, 2, k, width, whole)
+    if parts > 3:
+        w3 = _load_part(weight, n, columns, count, 3, k, width, whole)
+    if parts > 4:
+        w4 = _load_part(weight, n, columns, count, 4, k, width, whole)
+    if parts > 5:
+        w5 = _load_part(weight, n, columns, count, 5, k, width, whole)
+    if parts > 6:
+        w6 = _load_part(weight, n, columns, count, 6, k, width, whole)
+    if parts > 7:
+        w7 = _load_part(weight, n, columns, count, 7, k, width, whole)
+    if dependent:
+        gdc_wait()
+    for token in tl.static_range(tokens):
+        own = x + token * stride
+        sums = _multiply_part(w0, own, columns, 0, k, width)
+        if parts > 1:
+            sums += _multiply_part(w1, own, columns, 1, k, width)
+        if parts > 2:
+            sums += _multiply_part(w2, own, columns, 2, k, width)
+        if parts > 3:
+            sums += _multiply_part(w3, own, columns, 3, k, width)
+        if parts > 4:
+            sums += _multiply_part(w4, own, columns, 4, k, width)
+        if parts > 5:
+            sums += _multiply_part(w5, own, columns, 5, k, width)
+        if parts > 6:
+            sums += _multiply_part(w6, own, columns, 6, k, width)
+        if parts > 7:
+            sums += _multiply_part(w7, own, columns, 7, k, width)
+        tl.store(out + token * count + n, tl.sum(sums, 1).to(out.dtype.element_ty), mask=n < count)
+
+
+def multiply_few(x: Tensor, weight: Tensor) -> Tensor:
+    """``x @ weight.T`` in float32, rounded once.
+
+    Args:
+        x: ``[M, K]`` with adjacent columns, 1 to :data:`FEW` tokens.
+        weight: ``[N, K]``, contiguous; K up to ``MOST_PARTS * LONGEST_PART``.
+    """
+    tokens, k = x.shape
+    n = weight.shape[0]
+    width = triton.next_power_of_2(k) if k <= LONGEST_PART else LONGEST_PART // 2
+    if triton.cdiv(k, width) > MOST_PARTS:
+        width = LONGEST_PART
+    rows = 2 if k > 2 * LONGEST_PART else 4 if k > 1024 else 8
+    out = torch.empty(tokens, n, dtype=x.dtype, device=x.device)
+    _few_kernel[(triton.cdiv(n, rows),)](
+        x, weight, out, x.stride(0), tokens, n, k, rows, width, k % width == 0 and n % rows == 0,
+        num_warps=4, num_stages=1, **launch.options(x.device),
+    )  # fmt: skip
+    return out
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """How :func:`multiply_some` divides its work.
+
+    Attributes:
+        rows: of the matrix, for each block.
+        columns: of a stage.
+        stages: in flight at once; what they take of a processor's 227 KiB decides how many blocks it runs.
+    """
+
+    rows: int
+    columns: int
+    stages: int
+
+
+def choose_tiling(tokens: int, n: int) -> Tiling:
+    """For ``tokens`` of 16, 32 or 64, measured with the shapes of Llama-3.1-8B on an H200: long matrices pay for wide tiles, since each
+    block reads all tokens, and short ones want as many blocks as there are processors.
+    """
+    if tokens < 64:
+        return Tiling(32, 128, 8 if tokens == 16 else 6)
+    if n <= 4096:
+        return Tiling(32, 128, 5)
+    return Tiling(64, 128, 4) if n <= 8192 else Tiling(128, 128, 4)
+
+
+@triton.jit(do_not_specialize=["tokens"])
+def _some_kernel(
+    x_tiles, weight_tiles, weight, out, tokens,
+    count: tl.constexpr, k: tl.constexpr, block: tl.constexpr, rows: tl.constexpr, columns: tl.constexpr, prefetch: tl.constexpr, stages: tl.constexpr,
+    dependent: tl.constexpr,
+):  # fmt: skip
+    first = tl.program_id(0) * rows
+    if dependent:
+        gdc_launch_dependents()
+        if prefetch > 0:
+            own = tl.minimum(first + tl.arange(0, rows), count - 1).to(tl.int64)
+            lines = (weight + own[:, None] * k + (tl.arange(0, prefetch // 64) * 64)[None, :]).to(tl.int64)
+            tl.inline_asm_elementwise(
+                "prefetch.global.L2 [$1]; mov.b32 $0, 0;", "=r,l", [lines], dtype=tl.int32, is_pure=False, pack=1
+            )
+        gdc_wait()
+    sums = tl.zeros((block, rows), tl.float32)
+    for at in tl.range(0, k, columns, num_stages=stages):
+        sums = tl.dot(x_tiles.load([0, at]), weight_tiles.load([first, at]).T, sums)
+    m = tl.arange(0, block)
+    n = first + tl.arange(0, rows)
+    there = (m < tokens)[:, None] & (n < count)[None, :]
+    tl.store(out + m[:, None].to(tl.int64) * count + n[None, :], sums.to(out.dtype.element_ty), mask=there)
+
+
+class TiledMatrix:
+    """A matrix ``[N, K]`` with the descriptors of its tiles, which are made once."""
+
+    def __init__(self, weight: Tensor) -> None:
+        self.weight = weight
+        self._tiles: dict[Tiling, TensorDescriptor] = {}
+
+    def tiles(self, tiling: Tiling) -> TensorDescriptor:
+        if tiling not in self._tiles:
+            self._tiles[tiling] = _describe(self.weight, tiling.rows, tiling.columns)
+        return self._tiles[tiling]
+
+
+def _describe(x: Tensor, rows: int, columns: int) -> TensorDescriptor:
+    return TensorDescriptor(x, list(x.shape), list(x.stride()), [rows, columns])
+
+
+def multiply_some(x: Tensor, matrix: TiledMatrix, tiling: Tiling | None = None) -> Tensor:
+    """``x @ weight.T`` with sums in float32, rounded once.
+
+    Args:
+        x: ``[M, K]``, contiguous, 1 to :data:`SOME` tokens; K is a multiple of :data:`ALIGNMENT`.
+    """
+    tokens, k = x.shape
+    n = matrix.weight.shape[0]
+    block = max(16, triton.next_power_of_2(tokens))
+    tiling = tiling or choose_tiling(block, n)
+    out = torch.empty(tokens, n, dtype=x.dtype, device=x.device)
+    _some_kernel[(triton.cdiv(n, tiling.rows),)](
+        _describe(x, block, tiling.columns), matrix.tiles(tiling), matrix.weight, out, tokens,
+        n, k, block, tiling.rows, tiling.columns, PREFETCH if k >= PREFETCH else 0, tiling.stages,
+        num_warps=4, **launch.options(x.device),
+    )  # fmt: skip
+    return out
+
+
+class SmallBatchKernel(WeightKernel):
+    """A product with a weight in the activations' dtype, by one of three ways, which the number of tokens decides."""
+
+    @classmethod
+    def unsupported_reason(cls, weight: StoredWeight, kind: LayerKind) -> str | None:
+        k = weight.shape[1]
+        if k % ALIGNMENT:
+            return f"{k} columns are not a multiple of {ALIGNMENT}"
+        if k > MOST_PARTS * LONGEST_PART:
+            return f"{k} columns are more than {MOST_PARTS * LONGEST_PART}"
+        return None
+
+    def __init__(self, weight: StoredWeight, kind: LayerKind, device: torch.device, dtype: torch.dtype) -> None:
+        self.matrix = TiledMatrix(weight.dense(dtype).to(device).contiguous())
+        # Before Hopper there is no TMA. (Triton's interpreter needs none.)
+        self.some = SOME if device.type != "cuda" or launch.capability(device) >= (9, 0) else FEW
+
+    def __call__(self, x: Tensor) -> Tensor:
+        tokens = x.shape[0]
+        if 0 < tokens <= FEW:
+            return multiply_few(x if x.stride(1) == 1 else x.contiguous(), self.matrix.weight)
+        if 0 < tokens <= self.some:
+            return multiply_some(x.contiguous(), self.matrix)
+        return self.ops.linear(x, self.matrix.weight)
+
+    @property
+    def nbytes(self) -> int:
+        return self.matrix.weight.nbytes
