@@ -160,10 +160,11 @@ class GatedMLP(nn.Module):
         else:
             self.gate_up = ctx.linear(dict.fromkeys(parts, inner), channels, bias=bias, cut="rows")
         self.down = ctx.linear(f"{name}.{names[-1]}", inner, channels, bias=bias, cut="columns")
+        self.operation = f"{activation}_mul"
         self.activation = ctx.ops.activation(activation, gated=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.down(self.activation(self.gate_up(x)))
+        out: Tensor = self.down(self.gate_up.gated(x, self.operation, self.activation))
         return out
 
 

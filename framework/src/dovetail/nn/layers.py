@@ -122,6 +122,16 @@ class Linear(WeightLayer):
             out = self.parallel.communicator.all_reduce(out)
         return out if self.bias is None else out + self.bias
 
+    def gated(self, x: Tensor, name: str, gate: Callable[[Tensor], Tensor]) -> Tensor:
+        """``gate(self(x))``, ``[T, N / 2]``, computed by the kernel where nothing is between its product and the gate.
+
+        Args:
+            name, gate: as in :meth:`dovetail.nn.WeightKernel.multiply_gated`.
+        """
+        if len(self.kernels) > 1 or self.lora is not None or self.bias is not None or isinstance(self.cut, ColumnCut):
+            return gate(self(x))
+        return self.kernels[0].multiply_gated(x, name, gate)
+
     @property
     def nbytes(self) -> int:
         return super().nbytes + (0 if self.lora is None else self.lora.nbytes)

@@ -6,7 +6,7 @@ Letters: N rows (output features, or vocabulary), K columns (input features), T 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -194,6 +194,16 @@ class WeightKernel(ABC):
 
     @abstractmethod
     def __call__(self, x: Tensor) -> Tensor: ...
+
+    def multiply_gated(self, x: Tensor, name: str, gate: Callable[[Tensor], Tensor]) -> Tensor:
+        """``gate(self(x))``, for a weight whose first half of rows gives gate, and whose second gives up. A kernel that knows the
+        operation may compute it before it writes the product, which saves a kernel.
+
+        Args:
+            name: of the operation in :mod:`dovetail.nn.ops`, such as ``silu_mul``.
+            gate: the platform's implementation of it.
+        """
+        return gate(self(x))
 
     @property
     @abstractmethod

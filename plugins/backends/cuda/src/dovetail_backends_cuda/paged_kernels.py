@@ -55,11 +55,14 @@ def write_kernel(
     if dependent:
         gdc_launch_dependents()
         gdc_wait()
-    # The two channels of a pair; those that are not rotated are paired with their neighbours.
+    # The two channels of a pair. How those that are not rotated are paired does not matter.
     a, b = 2 * j, 2 * j + 1
     if not interleaved:
-        a = tl.where(j < rotated, j, a)
-        b = tl.where(j < rotated, j + rotated, b)
+        if rotated == 0 or rotated == pairs:
+            a, b = j, j + pairs
+        else:
+            a = tl.where(j < rotated, j, a)
+            b = tl.where(j < rotated, j + rotated, b)
     there = (j < pairs) & (h < heads + 2 * kv_heads)
     is_q = there & (h < heads)
     is_k = there & (h >= heads) & (h < heads + kv_heads)

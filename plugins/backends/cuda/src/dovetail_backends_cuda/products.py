@@ -12,6 +12,7 @@ Letters: M tokens, N rows, K columns.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -39,7 +40,7 @@ PREFETCH = 512
 
 
 @triton.jit
-def _load_part(weight, rows, columns, count: tl.constexpr, part: tl.constexpr, k: tl.constexpr, width: tl.constexpr, whole: tl.constexpr):
+def _load_part(weight, rows, columns, count, part: tl.constexpr, k: tl.constexpr, width: tl.constexpr, whole: tl.constexpr):
     at = part * width + columns
     pointers = weight + rows[:, None] * k + at[None, :]
     if whole:
@@ -55,69 +56,86 @@ def _multiply_part(w, x, columns, part: tl.constexpr, k: tl.constexpr, width: tl
 
 @triton.jit
 def _few_kernel(
-    x, weight, out, stride,
-    tokens: tl.constexpr, count: tl.constexpr, k: tl.constexpr, rows: tl.constexpr, width: tl.constexpr, whole: tl.constexpr, dependent: tl.constexpr,
+    x, weight, out, count, stride,
+    tokens: tl.constexpr, k: tl.constexpr, rows: tl.constexpr, width: tl.constexpr, whole: tl.constexpr, gated: tl.constexpr,
+    dependent: tl.constexpr,
 ):  # fmt: skip
+    """``count`` rows of ``weight``, or twice as many where ``gated``."""
     parts: tl.constexpr = (k + width - 1) // width
     tl.static_assert(parts <= 8)
-    n = (tl.program_id(0) * rows + tl.arange(0, rows)).to(tl.int64)
+    n = tl.program_id(0) * rows + tl.arange(0, rows)
+    own, last = n.to(tl.int64), count
+    if gated:
+        # A row of gate, its row of up, the next of gate, and so on.
+        both = tl.arange(0, 2 * rows)
+        row = tl.program_id(0) * rows + both // 2
+        own = tl.where(row < count, row + both % 2 * count, 2 * count).to(tl.int64)
+        last = 2 * count
     columns = tl.arange(0, width)
     if dependent:
         gdc_launch_dependents()
     # One variable for each part, because all loads have to be on their way before the first is used.
-    w0 = _load_part(weight, n, columns, count, 0, k, width, whole)
+    w0 = _load_part(weight, own, columns, last, 0, k, width, whole)
     if parts > 1:
-        w1 = _load_part(weight, n, columns, count, 1, k, width, whole)
+        w1 = _load_part(weight, own, columns, last, 1, k, width, whole)
     if parts > 2:
-        w2 = _load_part(weight, n, columns, count, 2, k, width, whole)
+        w2 = _load_part(weight, own, columns, last, 2, k, width, whole)
     if parts > 3:
-        w3 = _load_part(weight, n, columns, count, 3, k, width, whole)
+        w3 = _load_part(weight, own, columns, last, 3, k, width, whole)
     if parts > 4:
-        w4 = _load_part(weight, n, columns, count, 4, k, width, whole)
+        w4 = _load_part(weight, own, columns, last, 4, k, width, whole)
     if parts > 5:
-        w5 = _load_part(weight, n, columns, count, 5, k, width, whole)
+        w5 = _load_part(weight, own, columns, last, 5, k, width, whole)
     if parts > 6:
-        w6 = _load_part(weight, n, columns, count, 6, k, width, whole)
+        w6 = _load_part(weight, own, columns, last, 6, k, width, whole)
     if parts > 7:
-        w7 = _load_part(weight, n, columns, count, 7, k, width, whole)
+        w7 = _load_part(weight, own, columns, last, 7, k, width, whole)
     if dependent:
         gdc_wait()
     for token in tl.static_range(tokens):
-        own = x + token * stride
-        sums = _multiply_part(w0, own, columns, 0, k, width)
+        token_x = x + token * stride
+        sums = _multiply_part(w0, token_x, columns, 0, k, width)
         if parts > 1:
-            sums += _multiply_part(w1, own, columns, 1, k, width)
+            sums += _multiply_part(w1, token_x, columns, 1, k, width)
         if parts > 2:
-            sums += _multiply_part(w2, own, columns, 2, k, width)
+            sums += _multiply_part(w2, token_x, columns, 2, k, width)
         if parts > 3:
-            sums += _multiply_part(w3, own, columns, 3, k, width)
+            sums += _multiply_part(w3, token_x, columns, 3, k, width)
         if parts > 4:
-            sums += _multiply_part(w4, own, columns, 4, k, width)
+            sums += _multiply_part(w4, token_x, columns, 4, k, width)
         if parts > 5:
-            sums += _multiply_part(w5, own, columns, 5, k, width)
+            sums += _multiply_part(w5, token_x, columns, 5, k, width)
         if parts > 6:
-            sums += _multiply_part(w6, own, columns, 6, k, width)
+            sums += _multiply_part(w6, token_x, columns, 6, k, width)
         if parts > 7:
-            sums += _multiply_part(w7, own, columns, 7, k, width)
-        tl.store(out + token * count + n, tl.sum(sums, 1).to(out.dtype.element_ty), mask=n < count)
+            sums += _multiply_part(w7, token_x, columns, 7, k, width)
+        y = tl.sum(sums, 1)
+        if gated:
+            gate, up = tl.split(tl.reshape(y, (rows, 2)))
+            y = gate / (1 + tl.exp(-gate)) * up
+        tl.store(out + token * count + n, y.to(out.dtype.element_ty), mask=n < count)
 
 
-def multiply_few(x: Tensor, weight: Tensor) -> Tensor:
-    """``x @ weight.T`` in float32, rounded once.
+def multiply_few(x: Tensor, weight: Tensor, gated: bool = False) -> Tensor:
+    """``x @ weight.T`` with sums in float32, rounded once.
 
     Args:
         x: ``[M, K]`` with adjacent columns, 1 to :data:`FEW` tokens.
         weight: ``[N, K]``, contiguous; K up to ``MOST_PARTS * LONGEST_PART``.
+        gated: the result is ``silu(gate) * up``, ``[M, N / 2]``, where gate is the product with the first half of the rows, up that
+            with the second. It is rounded once, too.
     """
     tokens, k = x.shape
-    n = weight.shape[0]
+    n = weight.shape[0] // 2 if gated else weight.shape[0]
     width = triton.next_power_of_2(k) if k <= LONGEST_PART else LONGEST_PART // 2
     if triton.cdiv(k, width) > MOST_PARTS:
         width = LONGEST_PART
     rows = 2 if k > 2 * LONGEST_PART else 4 if k > 1024 else 8
+    if gated and k > LONGEST_PART:  # as many registers
+        rows //= 2
     out = torch.empty(tokens, n, dtype=x.dtype, device=x.device)
     _few_kernel[(triton.cdiv(n, rows),)](
-        x, weight, out, x.stride(0), tokens, n, k, rows, width, k % width == 0 and n % rows == 0,
+        x, weight, out, n, x.stride(0), tokens, k, rows, width, k % width == 0 and n % rows == 0, gated,
         num_warps=4, num_stages=1, **launch.options(x.device),
     )  # fmt: skip
     return out
@@ -131,11 +149,13 @@ class Tiling:
         rows: of the matrix, for each block.
         columns: of a stage.
         stages: in flight at once; what they take of a processor's 227 KiB decides how many blocks it runs.
+        weight_first: rows of the matrix take the place of rows in the tensor cores' products, so that few tokens waste none.
     """
 
     rows: int
     columns: int
     stages: int
+    weight_first: bool = False
 
 
 def choose_tiling(tokens: int, n: int) -> Tiling:
@@ -149,12 +169,20 @@ def choose_tiling(tokens: int, n: int) -> Tiling:
     return Tiling(64, 128, 4) if n <= 8192 else Tiling(128, 128, 4)
 
 
+@triton.jit
+def _add_product(w, x, sums, weight_first: tl.constexpr):
+    if weight_first:
+        return tl.dot(w, x.T, sums)
+    return tl.dot(x, w.T, sums)
+
+
 @triton.jit(do_not_specialize=["tokens"])
 def _some_kernel(
-    x_tiles, weight_tiles, weight, out, tokens,
-    count: tl.constexpr, k: tl.constexpr, block: tl.constexpr, rows: tl.constexpr, columns: tl.constexpr, prefetch: tl.constexpr, stages: tl.constexpr,
-    dependent: tl.constexpr,
+    x_tiles, weight_tiles, weight, out, tokens, count,
+    k: tl.constexpr, block: tl.constexpr, rows: tl.constexpr, columns: tl.constexpr, prefetch: tl.constexpr, stages: tl.constexpr,
+    weight_first: tl.constexpr, gated: tl.constexpr, dependent: tl.constexpr,
 ):  # fmt: skip
+    """``count`` rows of ``weight``, or twice as many where ``gated``."""
     first = tl.program_id(0) * rows
     if dependent:
         gdc_launch_dependents()
@@ -165,9 +193,21 @@ def _some_kernel(
                 "prefetch.global.L2 [$1]; mov.b32 $0, 0;", "=r,l", [lines], dtype=tl.int32, is_pure=False, pack=1
             )
         gdc_wait()
-    sums = tl.zeros((block, rows), tl.float32)
+    if weight_first:
+        sums = tl.zeros((rows, block), tl.float32)
+        ups = tl.zeros((rows, block), tl.float32)
+    else:
+        sums = tl.zeros((block, rows), tl.float32)
+        ups = tl.zeros((block, rows), tl.float32)
     for at in tl.range(0, k, columns, num_stages=stages):
-        sums = tl.dot(x_tiles.load([0, at]), weight_tiles.load([first, at]).T, sums)
+        x = x_tiles.load([0, at])
+        sums = _add_product(weight_tiles.load([first, at]), x, sums, weight_first)
+        if gated:
+            ups = _add_product(weight_tiles.load([first + count, at]), x, ups, weight_first)
+    if gated:
+        sums = sums / (1 + tl.exp(-sums)) * ups
+    if weight_first:
+        sums = sums.T
     m = tl.arange(0, block)
     n = first + tl.arange(0, rows)
     there = (m < tokens)[:, None] & (n < count)[None, :]
@@ -179,32 +219,37 @@ class TiledMatrix:
 
     def __init__(self, weight: Tensor) -> None:
         self.weight = weight
-        self._tiles: dict[Tiling, TensorDescriptor] = {}
+        self._tiles: dict[tuple[int, int], TensorDescriptor] = {}
 
-    def tiles(self, tiling: Tiling) -> TensorDescriptor:
-        if tiling not in self._tiles:
-            self._tiles[tiling] = _describe(self.weight, tiling.rows, tiling.columns)
-        return self._tiles[tiling]
+    def tiles(self, rows: int, columns: int) -> TensorDescriptor:
+        if (rows, columns) not in self._tiles:
+            self._tiles[rows, columns] = _describe(self.weight, rows, columns)
+        return self._tiles[rows, columns]
 
 
 def _describe(x: Tensor, rows: int, columns: int) -> TensorDescriptor:
     return TensorDescriptor(x, list(x.shape), list(x.stride()), [rows, columns])
 
 
-def multiply_some(x: Tensor, matrix: TiledMatrix, tiling: Tiling | None = None) -> Tensor:
+def multiply_some(x: Tensor, matrix: TiledMatrix, gated: bool = False, tiling: Tiling | None = None) -> Tensor:
     """``x @ weight.T`` with sums in float32, rounded once.
 
     Args:
         x: ``[M, K]``, contiguous, 1 to :data:`SOME` tokens; K is a multiple of :data:`ALIGNMENT`.
+        gated: as in :func:`multiply_few`.
+        tiling: None to choose it. Where ``gated``, a block has half of its rows of gate and of up each.
     """
     tokens, k = x.shape
     n = matrix.weight.shape[0]
     block = max(16, triton.next_power_of_2(tokens))
     tiling = tiling or choose_tiling(block, n)
+    rows = tiling.rows
+    if gated:
+        n, rows = n // 2, rows // 2
     out = torch.empty(tokens, n, dtype=x.dtype, device=x.device)
-    _some_kernel[(triton.cdiv(n, tiling.rows),)](
-        _describe(x, block, tiling.columns), matrix.tiles(tiling), matrix.weight, out, tokens,
-        n, k, block, tiling.rows, tiling.columns, PREFETCH if k >= PREFETCH else 0, tiling.stages,
+    _some_kernel[(triton.cdiv(n, rows),)](
+        _describe(x, block, tiling.columns), matrix.tiles(rows, tiling.columns), matrix.weight, out, tokens, n,
+        k, block, rows, tiling.columns, PREFETCH if k >= PREFETCH else 0, tiling.stages, tiling.weight_first, gated,
         num_warps=4, **launch.options(x.device),
     )  # fmt: skip
     return out
@@ -228,11 +273,19 @@ class SmallBatchKernel(WeightKernel):
         self.some = SOME if device.type != "cuda" or launch.capability(device) >= (9, 0) else FEW
 
     def __call__(self, x: Tensor) -> Tensor:
+        return self._multiply(x, False)
+
+    def multiply_gated(self, x: Tensor, name: str, gate: Callable[[Tensor], Tensor]) -> Tensor:
+        if name != "silu_mul" or not 0 < x.shape[0] <= self.some:
+            return gate(self(x))
+        return self._multiply(x, True)
+
+    def _multiply(self, x: Tensor, gated: bool) -> Tensor:
         tokens = x.shape[0]
         if 0 < tokens <= FEW:
-            return multiply_few(x if x.stride(1) == 1 else x.contiguous(), self.matrix.weight)
+            return multiply_few(x if x.stride(1) == 1 else x.contiguous(), self.matrix.weight, gated)
         if 0 < tokens <= self.some:
-            return multiply_some(x.contiguous(), self.matrix)
+            return multiply_some(x.contiguous(), self.matrix, gated)
         return self.ops.linear(x, self.matrix.weight)
 
     @property
