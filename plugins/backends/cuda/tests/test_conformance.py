@@ -12,7 +12,7 @@ from dovetail.nn.ops import REFERENCES
 from dovetail.testing import check_attention, check_platform, check_registration
 from dovetail.testing.platforms import SAMPLES, check_operation
 
-(ATTENTION,) = dovetail_backends_cuda.dovetail_register_attention()
+ATTENTION = next(card for card in dovetail_backends_cuda.dovetail_register_attention() if card.name == "cuda-torch")
 
 
 def test_registration() -> None:

@@ -67,13 +67,21 @@ class PagedAttention(GatherAttention):
         requests = len(step.seq_lens)
         tiles = torch.empty(requests + 1, dtype=torch.int32, device=self.device)
         plan_kernel[(1,)](
-            step.seq_lens, tiles, requests, window=spec.window or 0, tile=TILE, request_block=_request_block(requests), num_warps=4
+            step.seq_lens,
+            tiles,
+            requests,
+            window=spec.window or 0,
+            tile=TILE,
+            request_block=_request_block(requests),
+            num_warps=4,
         )
         group = max(spec.num_heads // spec.num_kv_heads for spec in specs)
         parts = torch.empty(
             2 * self._grid, group, max(spec.head_dim for spec in specs), dtype=torch.float32, device=self.device
         )
-        return DecodePlan(tiles, parts, torch.empty(parts.shape[:2], dtype=torch.float32, device=self.device), self._grid)
+        return DecodePlan(
+            tiles, parts, torch.empty(parts.shape[:2], dtype=torch.float32, device=self.device), self._grid
+        )
 
     def forward(
         self,
@@ -113,7 +121,14 @@ class PagedAttention(GatherAttention):
         return self.forward(q, None, None, cache, step, index, spec, sinks)
 
     def _write(
-        self, q: Tensor | None, k: Tensor, v: Tensor, rope: Rope | None, interleaved: bool, cache: Tensor, index: KVIndex
+        self,
+        q: Tensor | None,
+        k: Tensor,
+        v: Tensor,
+        rope: Rope | None,
+        interleaved: bool,
+        cache: Tensor,
+        index: KVIndex,
     ) -> Tensor:
         """Write keys and values; the queries, rotated as the keys are."""
         tokens, kv_heads, dim = k.shape

@@ -91,7 +91,7 @@ def write_kernel(
     tl.store(row + b, y.to(cache.dtype.element_ty), mask=is_k | is_v)
 
 
-@triton.jit(do_not_specialize=["requests"])
+@triton.jit(do_not_specialize=["requests", "table_stride"])
 def decode_kernel(
     q, cache, tables, lengths, tiles, sinks, out, parts, sizes, requests, table_stride, q_stride, scale, cap,
     heads: tl.constexpr, kv_heads: tl.constexpr, dim: tl.constexpr, group_block: tl.constexpr, dim_block: tl.constexpr,
@@ -148,7 +148,7 @@ def decode_kernel(
         if not capped:
             query = (query.to(tl.float32) * (scale * LOG2_E)).to(q.dtype.element_ty)
         m = tl.full((group_block,), float("-inf"), tl.float32)
-        l = tl.zeros((group_block,), tl.float32)
+        mass = tl.zeros((group_block,), tl.float32)
         sums = tl.zeros((group_block, dim_block), tl.float32)
         table = tables + request.to(tl.int64) * table_stride
         for t in tl.range(first + skipped, stop + skipped, num_stages=stages):
@@ -170,18 +170,18 @@ def decode_kernel(
             largest = tl.maximum(m, tl.max(scores, 1))
             p = tl.exp2(scores - largest[:, None])
             shrink = tl.exp2(m - largest)
-            l = l * shrink + tl.sum(p, 1)
+            mass = mass * shrink + tl.sum(p, 1)
             sums = sums * shrink[:, None] + tl.dot(p.to(values.dtype), values, input_precision="ieee")
             m = largest
         if (first == 0) & (stop == count):
             if has_sinks:
-                l += tl.exp2(tl.load(sinks + head * group + g, mask=g < group, other=0.0) * LOG2_E - m)
+                mass += tl.exp2(tl.load(sinks + head * group + g, mask=g < group, other=0.0) * LOG2_E - m)
             own = out + request.to(tl.int64) * (heads * dim) + rows * dim + d[None, :]
-            tl.store(own, (sums / l[:, None]).to(out.dtype.element_ty), mask=is_row)
+            tl.store(own, (sums / mass[:, None]).to(out.dtype.element_ty), mask=is_row)
         else:
             slot = 2 * c + tl.where(first > 0, 0, 1)
-            tl.store(parts + (slot * group + g)[:, None] * dim + d[None, :], sums / l[:, None], mask=is_row)
-            tl.store(sizes + slot * group + g, m + tl.log2(l), mask=g < group)
+            tl.store(parts + (slot * group + g)[:, None] * dim + d[None, :], sums / mass[:, None], mask=is_row)
+            tl.store(sizes + slot * group + g, m + tl.log2(mass), mask=g < group)
         at += stop - first
         if at >= start + count * kv_heads:
             request += 1
@@ -222,7 +222,7 @@ def merge_kernel(
         part = g[:, None] * dim + d[None, :]
         m = tl.load(sizes + (2 * first + 1) * group + g, mask=g < group, other=0.0)
         sums = tl.load(parts + (2 * first + 1) * (group * dim) + part, mask=is_row, other=0.0)
-        l = tl.full((group_block,), 1.0, tl.float32)
+        mass = tl.full((group_block,), 1.0, tl.float32)
         for c in range(first + 1, last + 1):
             size = tl.load(sizes + 2 * c * group + g, mask=g < group, other=0.0)
             more = tl.load(parts + 2 * c * (group * dim) + part, mask=is_row, other=0.0)
@@ -230,9 +230,9 @@ def merge_kernel(
             shrink = tl.exp2(m - largest)
             weight = tl.exp2(size - largest)
             sums = sums * shrink[:, None] + more * weight[:, None]
-            l = l * shrink + weight
+            mass = mass * shrink + weight
             m = largest
         if has_sinks:
-            l += tl.exp2(tl.load(sinks + head * group + g, mask=g < group, other=0.0) * LOG2_E - m)
+            mass += tl.exp2(tl.load(sinks + head * group + g, mask=g < group, other=0.0) * LOG2_E - m)
         own = out + request.to(tl.int64) * (heads * dim) + (head * group + g)[:, None] * dim + d[None, :]
-        tl.store(own, (sums / l[:, None]).to(out.dtype.element_ty), mask=is_row)
+        tl.store(own, (sums / mass[:, None]).to(out.dtype.element_ty), mask=is_row)

@@ -51,7 +51,10 @@ def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tup
     channels = x.shape[-1]
     if x.dim() != 2 or channels > LARGEST_NORM or x.stride(1) != 1 or residual.stride(1) != 1 or not x.shape[0]:
         return operations.add_rms_norm(x, residual, weight, eps)
-    out, total = torch.empty(x.shape, dtype=x.dtype, device=x.device), torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    out, total = (
+        torch.empty(x.shape, dtype=x.dtype, device=x.device),
+        torch.empty(x.shape, dtype=x.dtype, device=x.device),
+    )
     _add_norm_kernel[(x.shape[0],)](
         x, residual, weight, out, total, x.stride(0), residual.stride(0), eps, channels, triton.next_power_of_2(channels),
         num_warps=8 if channels > 1024 else 4, **launch.options(x.device),

@@ -40,7 +40,9 @@ PREFETCH = 512
 
 
 @triton.jit
-def _load_part(weight, rows, columns, count, part: tl.constexpr, k: tl.constexpr, width: tl.constexpr, whole: tl.constexpr):
+def _load_part(
+    weight, rows, columns, count, part: tl.constexpr, k: tl.constexpr, width: tl.constexpr, whole: tl.constexpr
+):
     at = part * width + columns
     pointers = weight + rows[:, None] * k + at[None, :]
     if whole:
@@ -136,7 +138,7 @@ def multiply_few(x: Tensor, weight: Tensor, gated: bool = False) -> Tensor:
     out = torch.empty(tokens, n, dtype=x.dtype, device=x.device)
     _few_kernel[(triton.cdiv(n, rows),)](
         x, weight, out, n, x.stride(0), tokens, k, rows, width, k % width == 0 and n % rows == 0, gated,
-        num_warps=4, num_stages=1, **launch.options(x.device),
+        num_warps=4 if tokens == 1 else 8, num_stages=1, **launch.options(x.device),
     )  # fmt: skip
     return out
 
@@ -173,7 +175,8 @@ def choose_tiling(tokens: int, n: int) -> Tiling:
 def _add_product(w, x, sums, weight_first: tl.constexpr):
     if weight_first:
         return tl.dot(w, x.T, sums)
-    return tl.dot(x, w.T, sums)
+    else:  # Triton compiles what follows a return, too
+        return tl.dot(x, w.T, sums)
 
 
 @triton.jit(do_not_specialize=["tokens"])

@@ -1,0 +1,34 @@
+"""Norms and gates in Triton. Without a GPU, in its interpreter."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from dovetail.nn.ops import REFERENCES
+from dovetail.testing.platforms import SAMPLES, check_operation
+
+pytest.importorskip("triton")
+
+from dovetail_backends_cuda.pointwise import OPERATIONS
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@pytest.mark.parametrize("name", sorted(OPERATIONS))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_they_do_what_the_references_do(name: str, dtype: torch.dtype) -> None:
+    for arguments in SAMPLES[name](dtype):
+        check_operation(OPERATIONS[name], REFERENCES[name], arguments, DEVICE, name)
+
+
+def test_views_and_stacks_are_taken() -> None:
+    wide = torch.randn(6, 320, generator=torch.Generator().manual_seed(0))
+    part, weight = wide[:, 100:180], torch.ones(80)
+    check_operation(
+        OPERATIONS["add_rms_norm"], REFERENCES["add_rms_norm"], (part, wide[:, :80], weight, 1e-5), DEVICE, "views"
+    )
+    stack = wide.view(2, 3, 320)
+    check_operation(
+        OPERATIONS["add_rms_norm"], REFERENCES["add_rms_norm"], (stack, stack, torch.ones(320), 1e-5), DEVICE, "stack"
+    )
