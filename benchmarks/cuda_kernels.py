@@ -26,7 +26,7 @@ from dovetail_backends_cuda.paged import PagedAttention
 from dovetail_backends_cuda.products import SOME, TiledMatrix, Tiling, choose_tiling, multiply_few, multiply_some
 from torch import Tensor
 
-from dovetail.nn import AttentionSpec, KVIndex, Ops, Rope, Step
+from dovetail.nn import AttentionSpec, KVIndex, Ops, Rope, Rotation, Step
 
 BF16 = torch.bfloat16
 CUDA = torch.device("cuda")
@@ -217,7 +217,7 @@ def measure_attention(args: argparse.Namespace) -> None:
     for requests, length in SCENES:
         spec, step, qkv, positions = attention_scene(requests, length)
         angles = positions[:, None].float() * 500000.0 ** (-torch.arange(DIM // 2, device=CUDA) / (DIM // 2))
-        rope = Rope(angles.cos().to(BF16), angles.sin().to(BF16))
+        rotation = Rotation(Rope(angles.cos().to(BF16), angles.sin().to(BF16)), False, operations.rope)
         own = 2 * requests * length * KV_HEADS * DIM * 2
         blocks = 1 + requests * -(-length // 16)
         caches = [random(blocks, 16, 2 * KV_HEADS * DIM) for _ in range(max(1, min(8, COLD_BYTES // own)))]
@@ -225,9 +225,7 @@ def measure_attention(args: argparse.Namespace) -> None:
         heads = HEADS + KV_HEADS
 
         def attend(backend: GatherAttention, cache: Tensor) -> Tensor:
-            return backend.forward_rotated(
-                qkv[:, :heads], qkv[:, heads:], rope, False, operations.rope, cache, step, index, spec
-            )
+            return backend.forward_rotated(qkv[:, :heads], qkv[:, heads:], rotation, cache, step, index, spec)
 
         read = int(step.seq_lens.sum()) * KV_HEADS * DIM * 4
         index.metadata = gather.prepare(step, index, frozenset({spec}))

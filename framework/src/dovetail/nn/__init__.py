@@ -1,6 +1,6 @@
 """Building blocks for models, and the interfaces for quantization, attention and platforms."""
 
-from dovetail.nn.attention import Attention, AttentionBackend, AttentionSpec
+from dovetail.nn.attention import Attention, AttentionBackend, AttentionSpec, Rotation
 from dovetail.nn.blocks import MLP, GatedMLP, QKNorm, SelfAttention
 from dovetail.nn.context import Bias, Context
 from dovetail.nn.experts import Experts, ExpertsKernel, ExpertWeights
@@ -13,7 +13,7 @@ from dovetail.nn.platform import Memory, Platform
 from dovetail.nn.rotary import LayerRotary, Rope, Rotary
 from dovetail.nn.step import HostLengths, KVIndex, Step
 from dovetail.nn.stored import Axis, Field, StoredWeight
-from dovetail.nn.weights import Components, QuantFormat, WeightKernel, WeightName, read_tensor
+from dovetail.nn.weights import Components, Gate, QuantFormat, WeightKernel, WeightName, read_tensor
 
 __all__ = [
     "MLP",
@@ -35,6 +35,7 @@ __all__ = [
     "ExpertsKernel",
     "Field",
     "Float4Weight",
+    "Gate",
     "GatedMLP",
     "Head",
     "HostLengths",
@@ -52,6 +53,7 @@ __all__ = [
     "RMSNorm",
     "Rope",
     "Rotary",
+    "Rotation",
     "RowCut",
     "ScaledFloatWeight",
     "SelfAttention",

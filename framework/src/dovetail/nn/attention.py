@@ -101,6 +101,23 @@ class AttentionSpec:
         return range(first, length if self.window is None else min(length, position + self.window))
 
 
+@dataclass(frozen=True)
+class Rotation:
+    """A rotary embedding that has yet to be applied: ``rotation(x)`` does it.
+
+    Attributes:
+        rope, interleaved: as in :func:`dovetail.nn.ops.rope`.
+        rotate: the platform's implementation of that.
+    """
+
+    rope: Rope
+    interleaved: bool
+    rotate: Callable[..., Tensor]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.rotate(x, self.rope.cos, self.rope.sin, self.interleaved)
+
+
 class AttentionBackend(ABC):
     """Owns the KV cache's layout, the metadata of a step, and the kernels.
 
@@ -199,28 +216,24 @@ class AttentionBackend(ABC):
         self,
         qk: Tensor,
         v: Tensor,
-        rope: Rope,
-        interleaved: bool,
-        rotate: Callable[..., Tensor],
+        rotation: Rotation,
         cache: Any,
         step: Step,
         index: KVIndex,
         spec: AttentionSpec,
         sinks: Tensor | None = None,
     ) -> Tensor:
-        """:meth:`forward` with queries and keys that have yet to be rotated. By default ``rotate`` does that first. A backend may do it
-        while it writes the cache, which saves a kernel.
+        """:meth:`forward` with queries and keys that have yet to be rotated. By default the platform's operation does that first. A
+        backend may do it while it writes the cache, which saves a kernel.
 
         Args:
             qk: ``[T, H + K, D]``, queries, then keys.
             v: ``[T, K, D]``.
-            rope, interleaved: as in :func:`dovetail.nn.ops.rope`.
-            rotate: the platform's :func:`dovetail.nn.ops.rope`.
 
         Returns:
             ``[T, H, D]`` in qk's dtype.
         """
-        qk = rotate(qk, rope.cos, rope.sin, interleaved)
+        qk = rotation(qk)
         heads = spec.num_heads
         return self.forward(qk[:, :heads], qk[:, heads:], v, cache, step, index, spec, sinks)
 
@@ -260,18 +273,20 @@ class Attention(nn.Module):
     def source(self) -> Attention | None:
         return self._source[0] if self._source else None
 
-    def forward(self, q: Tensor, k: Tensor | None, v: Tensor | None, step: Step) -> Tensor:
-        cache = self.cache if self.source is None else self.source.cache
-        return self.backend.forward(q, k, v, cache, step, step.kv[self.group], self.spec, self.sinks)
-
-    def forward_rotated(
-        self, qk: Tensor, v: Tensor, rope: Rope, interleaved: bool, rotate: Callable[..., Tensor], step: Step
+    def forward(
+        self, q: Tensor, k: Tensor | None, v: Tensor | None, step: Step, rotation: Rotation | None = None
     ) -> Tensor:
-        """As :meth:`AttentionBackend.forward_rotated`, for a layer with keys and values of its own."""
-        index = step.kv[self.group]
-        return self.backend.forward_rotated(
-            qk, v, rope, interleaved, rotate, self.cache, step, index, self.spec, self.sinks
-        )
+        """
+        Args:
+            q, k, v: as in :meth:`AttentionBackend.forward`. With a rotation, queries and keys are yet to be rotated, and are side by side in
+                q ``[T, H + K, D]``; k is None.
+        """
+        cache, index = self.cache if self.source is None else self.source.cache, step.kv[self.group]
+        if rotation is None:
+            return self.backend.forward(q, k, v, cache, step, index, self.spec, self.sinks)
+        assert k is None, "keys that have yet to be rotated come with the queries"
+        assert v is not None, "a layer whose keys are rotated has values"
+        return self.backend.forward_rotated(q, v, rotation, cache, step, index, self.spec, self.sinks)
 
 
 def _cache_of(spec: AttentionSpec) -> tuple[Any, ...]:

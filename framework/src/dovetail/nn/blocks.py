@@ -8,11 +8,12 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from dovetail.nn.attention import AttentionSpec
+from dovetail.nn.attention import AttentionSpec, Rotation
 from dovetail.nn.context import Bias, Context
 from dovetail.nn.parallel import ColumnCut, Range, RowCut
 from dovetail.nn.rotary import Rope
 from dovetail.nn.step import Step
+from dovetail.nn.weights import Gate
 
 QKNorm = Callable[..., nn.Module]
 """Makes the norm of queries or keys from its checkpoint name and its number of channels, and where it is over all heads
@@ -111,7 +112,7 @@ class SelfAttention(nn.Module):
         if rope is None:
             attended = self.attention(qk[:, : self.num_heads], qk[:, self.num_heads :], v, step)  # [T, H, D]
         else:
-            attended = self.attention.forward_rotated(qk, v, rope, self.interleaved, self.rope, step)
+            attended = self.attention(qk, None, v, step, Rotation(rope, self.interleaved, self.rope))
         out: Tensor = self.out(attended.flatten(-2))
         return out
 
@@ -160,11 +161,10 @@ class GatedMLP(nn.Module):
         else:
             self.gate_up = ctx.linear(dict.fromkeys(parts, inner), channels, bias=bias, cut="rows")
         self.down = ctx.linear(f"{name}.{names[-1]}", inner, channels, bias=bias, cut="columns")
-        self.operation = f"{activation}_mul"
-        self.activation = ctx.ops.activation(activation, gated=True)
+        self.gate = Gate(f"{activation}_mul", ctx.ops.activation(activation, gated=True))
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.down(self.gate_up.gated(x, self.operation, self.activation))
+        out: Tensor = self.down(self.gate_up(x, self.gate))
         return out
 
 

@@ -15,7 +15,7 @@ from dovetail.nn.lora import StackedLayerAdapters
 from dovetail.nn.ops import Ops
 from dovetail.nn.parallel import ColumnCut, Cut, Parallel, Range, RowCut, length, take
 from dovetail.nn.stored import StoredWeight
-from dovetail.nn.weights import WeightKernel
+from dovetail.nn.weights import Gate, WeightKernel
 
 MakeKernel = Callable[[StoredWeight, LayerKind], WeightKernel]
 
@@ -111,7 +111,14 @@ class Linear(WeightLayer):
         if self.lora is not None:
             self.lora.allocate()
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, gate: Gate | None = None) -> Tensor:
+        """
+        Args:
+            gate: applied to the whole result, by the kernel where nothing is between.
+        """
+        last = self.lora is None and self.bias is None and not isinstance(self.cut, ColumnCut)
+        if gate is not None and last and len(self.kernels) == 1:
+            return self.kernels[0].multiply_gated(x, gate)
         if len(self.kernels) == 1:
             out = self.kernels[0](x)
         else:
@@ -120,17 +127,9 @@ class Linear(WeightLayer):
             out = self.lora.add(out, x)
         if isinstance(self.cut, ColumnCut):
             out = self.parallel.communicator.all_reduce(out)
-        return out if self.bias is None else out + self.bias
-
-    def gated(self, x: Tensor, name: str, gate: Callable[[Tensor], Tensor]) -> Tensor:
-        """``gate(self(x))``, ``[T, N / 2]``, computed by the kernel where nothing is between its product and the gate.
-
-        Args:
-            name, gate: as in :meth:`dovetail.nn.WeightKernel.multiply_gated`.
-        """
-        if len(self.kernels) > 1 or self.lora is not None or self.bias is not None or isinstance(self.cut, ColumnCut):
-            return gate(self(x))
-        return self.kernels[0].multiply_gated(x, name, gate)
+        if self.bias is not None:
+            out = out + self.bias
+        return out if gate is None else gate(out)
 
     @property
     def nbytes(self) -> int:

@@ -164,6 +164,22 @@ def unpacked_reason(weight: StoredWeight, packing: str) -> str | None:
     return f"this weight of type {weight.type} has no packing {packing}" if packed is None else None
 
 
+@dataclass(frozen=True)
+class Gate:
+    """An activation of gate, times up, which are side by side in a product: ``[..., 2 * C]`` → ``[..., C]``.
+
+    Attributes:
+        name: of the operation in :mod:`dovetail.nn.ops`, such as ``silu_mul``.
+        compute: the platform's implementation of it.
+    """
+
+    name: str
+    compute: Callable[[Tensor], Tensor]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.compute(x)
+
+
 class WeightKernel(ABC):
     """Multiplies by one weight.
 
@@ -195,13 +211,9 @@ class WeightKernel(ABC):
     @abstractmethod
     def __call__(self, x: Tensor) -> Tensor: ...
 
-    def multiply_gated(self, x: Tensor, name: str, gate: Callable[[Tensor], Tensor]) -> Tensor:
+    def multiply_gated(self, x: Tensor, gate: Gate) -> Tensor:
         """``gate(self(x))``, for a weight whose first half of rows gives gate, and whose second gives up. A kernel that knows the
         operation may compute it before it writes the product, which saves a kernel.
-
-        Args:
-            name: of the operation in :mod:`dovetail.nn.ops`, such as ``silu_mul``.
-            gate: the platform's implementation of it.
         """
         return gate(self(x))
 

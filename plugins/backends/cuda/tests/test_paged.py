@@ -8,7 +8,7 @@ import pytest
 import torch
 from dovetail_backends_cuda.attention import GatherAttention
 
-from dovetail.nn import Ops, Rope
+from dovetail.nn import Ops, Rope, Rotation
 from dovetail.testing import check_attention
 from dovetail.testing.comparison import assert_close, tolerance
 
@@ -96,7 +96,7 @@ def test_rotation_and_write_are_those_of_the_operations(rotated: int, interleave
         index = each.step.kv[0]
         index.metadata = each.backend.prepare(each.step, index, frozenset({each.spec}))
         out = each.backend.forward_rotated(
-            qkv[:, :22], qkv[:, 22:], rope, interleaved, Ops.rope, each.cache, each.step, index, each.spec
+            qkv[:, :22], qkv[:, 22:], Rotation(rope, interleaved, Ops.rope), each.cache, each.step, index, each.spec
         )
         found.append((out, each.cache))
     for a, b in zip(*found, strict=True):

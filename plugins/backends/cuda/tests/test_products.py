@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dovetail.nn import Ops
+from dovetail.nn import Gate, Ops
 from dovetail.nn.dense import DenseWeight
 from dovetail.testing import check_kernel
 from dovetail.testing.comparison import assert_close, tolerance
@@ -70,14 +70,14 @@ def test_the_kernel_gates_every_number_of_tokens(tokens: int, gated: bool) -> No
     dtype = DTYPES[0]
     x, weight = draw(tokens, 96, 80, dtype)
     kernel = SmallBatchKernel(DenseWeight.of(weight, "bfloat16"), "linear", DEVICE, dtype)
-    found = kernel.multiply_gated(x, "silu_mul", Ops.silu_mul) if gated else kernel(x)
+    found = kernel.multiply_gated(x, Gate("silu_mul", Ops.silu_mul)) if gated else kernel(x)
     check(found, x, weight, gated)
 
 
 def test_another_gate_is_left_to_its_operation() -> None:
     x, weight = draw(2, 96, 80, DTYPES[0])
     kernel = SmallBatchKernel(DenseWeight.of(weight, "bfloat16"), "linear", DEVICE, DTYPES[0])
-    found = kernel.multiply_gated(x, "gelu_mul", Ops.gelu_mul)
+    found = kernel.multiply_gated(x, Gate("gelu_mul", Ops.gelu_mul))
     assert_close(found, Ops.gelu_mul(x.double() @ weight.double().T), tolerance(x.dtype, 3), "gelu")
 
 

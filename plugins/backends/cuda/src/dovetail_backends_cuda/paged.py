@@ -8,7 +8,6 @@ Letters: R requests, T tokens, H query heads, K key-value heads, G = H / K, D he
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +15,7 @@ import torch
 import triton
 from torch import Tensor
 
-from dovetail.nn import AttentionSpec, KVIndex, Rope, Step
+from dovetail.nn import AttentionSpec, KVIndex, Rotation, Step
 from dovetail_backends_cuda import launch
 from dovetail_backends_cuda.attention import GatherAttention
 from dovetail_backends_cuda.paged_kernels import decode_kernel, merge_kernel, plan_kernel, write_kernel
@@ -97,7 +96,7 @@ class PagedAttention(GatherAttention):
         assert cache is not None, "every layer that this backend takes has a cache"
         if k is not None:
             assert v is not None
-            self._write(None, k, v, None, False, cache, index)
+            self._write(None, k, v, None, cache, index)
         if not isinstance(index.metadata, DecodePlan):
             return super().forward(q, None, None, cache, step, index, spec, sinks)
         return decode(q, cache, step.seq_lens, index.block_tables, index.metadata, spec, sinks, self.block_size)
@@ -106,9 +105,7 @@ class PagedAttention(GatherAttention):
         self,
         qk: Tensor,
         v: Tensor,
-        rope: Rope,
-        interleaved: bool,
-        rotate: Callable[..., Tensor],
+        rotation: Rotation,
         cache: Tensor,
         step: Step,
         index: KVIndex,
@@ -117,18 +114,11 @@ class PagedAttention(GatherAttention):
     ) -> Tensor:
         """One kernel rotates queries and keys and writes keys and values."""
         q, k = qk[:, : spec.num_heads], qk[:, spec.num_heads :]
-        q = self._write(q, k, v, rope, interleaved, cache, index)
+        q = self._write(q, k, v, rotation, cache, index)
         return self.forward(q, None, None, cache, step, index, spec, sinks)
 
     def _write(
-        self,
-        q: Tensor | None,
-        k: Tensor,
-        v: Tensor,
-        rope: Rope | None,
-        interleaved: bool,
-        cache: Tensor,
-        index: KVIndex,
+        self, q: Tensor | None, k: Tensor, v: Tensor, rotation: Rotation | None, cache: Tensor, index: KVIndex
     ) -> Tensor:
         """Write keys and values; the queries, rotated as the keys are."""
         tokens, kv_heads, dim = k.shape
@@ -136,14 +126,15 @@ class PagedAttention(GatherAttention):
         q = k[:, :0] if q is None else _adjacent(q)
         heads = q.shape[1]
         turned = torch.empty(q.shape, dtype=q.dtype, device=q.device)
-        cos, sin = (k, k) if rope is None else (rope.cos, rope.sin)
-        if rope is not None:
+        cos, sin, interleaved = k, k, False
+        if rotation is not None:
+            cos, sin, interleaved = rotation.rope.cos, rotation.rope.sin, rotation.interleaved
             assert cos.stride() == sin.stride(), "angles of one step are made alike"
             assert cos.stride(1) == 1
         grid = (tokens, triton.cdiv(heads + 2 * kv_heads, WRITTEN_HEADS))
         write_kernel[grid](
             q, k, v, cos, sin, index.slot_mapping, turned, cache, q.stride(0), k.stride(0), v.stride(0), cos.stride(0),
-            heads, kv_heads, dim, dim // 2, 0 if rope is None else cos.shape[1], interleaved, WRITTEN_HEADS, triton.next_power_of_2(dim // 2),
+            heads, kv_heads, dim, dim // 2, 0 if rotation is None else cos.shape[1], interleaved, WRITTEN_HEADS, triton.next_power_of_2(dim // 2),
             num_warps=4, **launch.options(k.device),
         )  # fmt: skip
         return turned

@@ -12,7 +12,6 @@ Letters: M tokens, N rows, K columns.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -23,7 +22,7 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from dovetail.api import LayerKind
-from dovetail.nn import StoredWeight, WeightKernel
+from dovetail.nn import Gate, StoredWeight, WeightKernel
 from dovetail_backends_cuda import launch
 
 FEW = 4
@@ -278,8 +277,8 @@ class SmallBatchKernel(WeightKernel):
     def __call__(self, x: Tensor) -> Tensor:
         return self._multiply(x, False)
 
-    def multiply_gated(self, x: Tensor, name: str, gate: Callable[[Tensor], Tensor]) -> Tensor:
-        if name != "silu_mul" or not 0 < x.shape[0] <= self.some:
+    def multiply_gated(self, x: Tensor, gate: Gate) -> Tensor:
+        if gate.name != "silu_mul" or not 0 < x.shape[0] <= self.some:
             return gate(self(x))
         return self._multiply(x, True)
 
