@@ -195,8 +195,8 @@ class Head(Linear):
     def tied(self) -> Embedding | None:
         return self._tied[0] if self._tied else None
 
-    def forward(self, x: Tensor) -> Tensor:
-        logits = super().forward(x)
+    def forward(self, x: Tensor, gate: Gate | None = None) -> Tensor:
+        logits = super().forward(x, gate)
         if isinstance(self.cut, RowCut):
             logits = self.parallel.communicator.all_gather(logits, self.sizes)
         return logits if self.softcap is None else self.ops.softcap(logits, self.softcap)
