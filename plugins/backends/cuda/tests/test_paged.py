@@ -68,15 +68,15 @@ def test_shares_of_the_work_give_the_same_as_whole_requests(spec: dict[str, Any]
     assert_close(other.run(other.captured(512)), scene.run(scene.step), tolerance(dtype, 2), str(spec))
 
 
-@pytest.mark.parametrize("grid", [1, 2, 7, 1000])
+@pytest.mark.parametrize("extra", [1, 2, 7, 1000])
 @pytest.mark.parametrize("lengths", [[1], [300], [1, 1, 1], [300] * 3, [65, 1, 400]], ids=str)
-def test_any_number_of_blocks_shares_any_work(grid: int, lengths: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_any_number_of_parts_gives_the_same(extra: int, lengths: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     dtype = DTYPES[0]
     scene = decode(lengths, DEVICE, dtype, num_heads=4, num_kv_heads=2, head_dim=16)
     wanted = scene.run(scene.step)
-    monkeypatch.setattr(paged.PagedAttention, "_grid", grid)
+    monkeypatch.setattr(paged.PagedAttention, "_extra", extra)
     other = paged_scene(scene)
-    assert_close(other.run(other.captured(512)), wanted, tolerance(dtype, 2), f"{grid} blocks")
+    assert_close(other.run(other.captured(512)), wanted, tolerance(dtype, 2), f"{extra} parts")
 
 
 @pytest.mark.parametrize("rotated", [16, 8])

@@ -33,8 +33,12 @@ def processors(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 3
 
 
-def options(device: torch.device) -> dict[str, Any]:
-    """The keyword arguments of a launch: the kernel's ``dependent``, and what goes with it."""
-    if DEPENDENT and capability(device) >= FIRST_WITH_DEPENDENT_LAUNCH:
+def options(device: torch.device, dependent: bool = True) -> dict[str, Any]:
+    """The keyword arguments of a launch: the kernel's ``dependent``, and what goes with it.
+
+    Args:
+        dependent: whether it is wanted here.
+    """
+    if dependent and DEPENDENT and capability(device) >= FIRST_WITH_DEPENDENT_LAUNCH:
         return {"dependent": True, "launch_pdl": True}
     return {"dependent": False}

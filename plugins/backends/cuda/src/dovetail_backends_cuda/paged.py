@@ -3,7 +3,7 @@
 Steps in which a request has several new tokens gather the blocks and use torch's FlashAttention 2, as :mod:`dovetail_backends_cuda.attention`
 does; both share the cache's layout.
 
-Letters: R requests, T tokens, H query heads, K key-value heads, G = H / K, D head dimension, C blocks of the grid.
+Letters: R requests, T tokens, H query heads, K key-value heads, G = H / K, D head dimension, E most parts beyond the first of a pair of request and head.
 """
 
 from __future__ import annotations
@@ -18,13 +18,22 @@ from torch import Tensor
 from dovetail.nn import AttentionSpec, KVIndex, Rotation, Step
 from dovetail_backends_cuda import launch
 from dovetail_backends_cuda.attention import GatherAttention
-from dovetail_backends_cuda.paged_kernels import decode_kernel, merge_kernel, plan_kernel, write_kernel
+from dovetail_backends_cuda.paged_kernels import decode_kernel, plan_kernel, write_kernel
 
-TILE = 64
+TILE = 32
 """Tokens of a tile."""
-BLOCKS_PER_PROCESSOR = 2
-STAGES = 5
+LEAST_TILES = 2
+"""Of a part of a request, if it has them."""
+BLOCKS_PER_PROCESSOR = 4
+WARPS = 2
+STAGES = 7
 """Of the loop over tiles. The block table's entries, which the loads of keys need, take some of them: with 3, one tile is in flight."""
+DEPENDENT_PAIRS = 2
+"""Pairs of request and head for each processor, up to which attention is launched dependently: with more it was slower so, 256 requests of
+208 tokens on an H200 by a sixth.
+"""
+MERGED = 4096
+"""Numbers of parts that are read at once when they are added up."""
 WRITTEN_HEADS = 16
 """Heads of a token that one block writes."""
 
@@ -34,15 +43,16 @@ class DecodePlan:
     """The work of a decode step, on the device.
 
     Attributes:
-        tiles: int32 ``[R + 1]``, as :func:`dovetail_backends_cuda.paged_kernels.plan_kernel` says.
-        parts, sizes: as its sister kernels say; of the widest layer of the group, and overwritten by each.
-        grid: C.
+        plan, arrived, parts, sizes: as :mod:`dovetail_backends_cuda.paged_kernels` says, for the widest layer of the group. Each layer
+            overwrites what the one before left.
+        extra: E.
     """
 
-    tiles: Tensor
+    plan: Tensor
+    arrived: Tensor
     parts: Tensor
     sizes: Tensor
-    grid: int
+    extra: int
 
 
 class PagedAttention(GatherAttention):
@@ -52,11 +62,11 @@ class PagedAttention(GatherAttention):
         return (max_len,)
 
     def workspace_bytes(self, spec: AttentionSpec, tokens: int, length: int) -> int:
-        parts = 2 * self._grid * spec.num_heads // spec.num_kv_heads * (spec.head_dim + 1) * torch.float32.itemsize
+        parts = 2 * self._extra * spec.num_heads // spec.num_kv_heads * (spec.head_dim + 1) * torch.float32.itemsize
         return super().workspace_bytes(spec, tokens, length) + parts
 
     @property
-    def _grid(self) -> int:
+    def _extra(self) -> int:
         return BLOCKS_PER_PROCESSOR * launch.processors(self.device)
 
     def prepare(self, step: Step, index: KVIndex, specs: frozenset[AttentionSpec]) -> Any:
@@ -64,23 +74,19 @@ class PagedAttention(GatherAttention):
             return super().prepare(step, index, specs)
         spec = next(iter(specs))  # all see the same
         requests = len(step.seq_lens)
-        tiles = torch.empty(requests + 1, dtype=torch.int32, device=self.device)
+        ints, floats = (
+            {"dtype": torch.int32, "device": self.device},
+            {"dtype": torch.float32, "device": self.device},
+        )
+        plan, arrived = torch.empty(requests + 2, **ints), torch.empty(self._extra, **ints)
         plan_kernel[(1,)](
-            step.seq_lens,
-            tiles,
-            requests,
-            window=spec.window or 0,
-            tile=TILE,
-            request_block=_request_block(requests),
-            num_warps=4,
-        )
+            step.seq_lens, plan, arrived, requests, max(spec.num_kv_heads for spec in specs),
+            spec.window or 0, TILE, LEAST_TILES, self._extra, _request_block(requests), triton.next_power_of_2(self._extra), num_warps=4,
+        )  # fmt: skip
         group = max(spec.num_heads // spec.num_kv_heads for spec in specs)
-        parts = torch.empty(
-            2 * self._grid, group, max(spec.head_dim for spec in specs), dtype=torch.float32, device=self.device
-        )
-        return DecodePlan(
-            tiles, parts, torch.empty(parts.shape[:2], dtype=torch.float32, device=self.device), self._grid
-        )
+        slots = (2 * self._extra, group)
+        parts = torch.empty(*slots, max(spec.head_dim for spec in specs), **floats)
+        return DecodePlan(plan, arrived, parts, torch.empty(slots, **floats), self._extra)
 
     def forward(
         self,
@@ -160,20 +166,18 @@ def decode(
     """
     q = _adjacent(q)
     requests, heads, dim = q.shape
-    group_block = max(16, triton.next_power_of_2(heads // spec.num_kv_heads))
+    group = triton.next_power_of_2(heads // spec.num_kv_heads)
     dim_block = triton.next_power_of_2(dim)
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
-    window, has_sinks, options = spec.window or 0, sinks is not None, launch.options(q.device)
+    pairs = requests * spec.num_kv_heads
+    dependent = pairs <= DEPENDENT_PAIRS * launch.processors(q.device)
     assert tables.stride(1) == 1
-    decode_kernel[(plan.grid,)](
-        q, cache, tables, lengths, plan.tiles, sinks, out, plan.parts, plan.sizes, requests, tables.stride(0), q.stride(0),
-        spec.scale, spec.softcap or 1.0, heads, spec.num_kv_heads, dim, group_block, dim_block, block_size, window,
-        spec.softcap is not None, has_sinks, TILE, _request_block(requests), STAGES if dim_block <= 128 else 3,
-        num_warps=4, **options,
-    )  # fmt: skip
-    merge_kernel[(requests, spec.num_kv_heads)](
-        lengths, plan.tiles, sinks, out, plan.parts, plan.sizes, requests, plan.grid, heads, spec.num_kv_heads, dim,
-        triton.next_power_of_2(heads // spec.num_kv_heads), dim_block, window, has_sinks, TILE, num_warps=4, **options,
+    decode_kernel[(plan.extra + pairs,)](
+        q, cache, tables, lengths, plan.plan, plan.arrived, sinks, out, plan.parts, plan.sizes, requests, tables.stride(0), q.stride(0),
+        spec.scale, spec.softcap or 1.0, heads, spec.num_kv_heads, dim, max(16, group), dim_block,
+        block_size, spec.window or 0, spec.softcap is not None, sinks is not None, TILE, LEAST_TILES,
+        plan.extra, _request_block(requests), group, min(16, max(1, MERGED // (group * dim_block))), STAGES if dim_block <= 128 else 4,
+        num_warps=WARPS, **launch.options(q.device, dependent),
     )  # fmt: skip
     return out
 

@@ -1,14 +1,15 @@
 # mypy: allow-untyped-defs
 """Triton kernels of paged attention: writing a step's keys and values, and attention of one new token of each request.
 
-The work of the latter differs from request to request and is only known on the device, while a captured grid is fixed. So all pairs of
-a request and a key-value head are laid end to end, each in tiles of some tokens, and every block of the grid takes the same share of all
-tiles ("stream-K", Osama et al., 2023; "Flash-Decoding", Dao et al., 2023; the softmax is computed online, Milakov and Gimelshein, 2018).
-A pair within one block's share is finished by it; of the others, each block writes its part, and a second kernel merges the parts.
+The work of the latter differs from request to request and is only known on the device, while a captured grid is fixed. Each pair of a
+request and a key-value head is one block's work, unless there are too few pairs to keep the device busy, or some requests are much longer
+than others: then the longer ones are divided into parts ("Flash-Decoding", Dao et al., 2023; the softmax is computed online, Milakov and
+Gimelshein, 2018). The grid has a block for each pair, and some for parts beyond the first, of which those without work end at once. Of
+the parts of a pair, the block that ends last adds them up, always in the same order.
 
 The cache of a layer is ``[blocks, block_size, K * D + K * D]``: a token's keys, then its values.
 
-Letters: R requests, T tokens, H query heads, K key-value heads, G = H / K, D head dimension, C blocks of the grid.
+Letters: R requests, T tokens, H query heads, K key-value heads, G = H / K, D head dimension, E most parts beyond the first.
 """
 
 from __future__ import annotations
@@ -20,17 +21,33 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 LOG2_E = tl.constexpr(1.4426950408889634)
 
 
-@triton.jit(do_not_specialize=["requests"])
-def plan_kernel(lengths, tiles, requests, window: tl.constexpr, tile: tl.constexpr, request_block: tl.constexpr):
-    """``tiles[r]``: the number of tiles of one head of all requests before ``r``; int32 ``[R + 1]``. One block."""
+@triton.jit(do_not_specialize=["requests", "kv_heads"])
+def plan_kernel(
+    lengths, plan, arrived, requests, kv_heads,
+    window: tl.constexpr, tile: tl.constexpr, least: tl.constexpr, extra: tl.constexpr, request_block: tl.constexpr, extra_block: tl.constexpr,
+):  # fmt: skip
+    """Divides the requests into parts, so that there are fewer than E beyond the first. One block.
+
+    Args:
+        plan: int32 ``[R + 2]``: at ``r`` the parts beyond the first of one head of all requests before ``r``, then the most tiles of a part.
+        arrived: int32 ``[E]``, set to 0.
+        kv_heads: K, of the layer that has most.
+        least: the most tiles of a part are not fewer than these.
+        extra: E.
+    """
     r = tl.arange(0, request_block)
     length = tl.load(lengths + r, mask=r < requests, other=0)
     first = length * 0
     if window > 0:
         first = tl.maximum(length - window, 0) // tile
-    counts = (length + tile - 1) // tile - first
-    tl.store(tiles + 1 + r, tl.cumsum(counts, 0), mask=r < requests)
-    tl.store(tiles + r, r * 0, mask=r == 0)
+    count = (length + tile - 1) // tile - first
+    most = tl.maximum((tl.sum(count, 0) * kv_heads + extra - 1) // extra, least)
+    more = tl.maximum((count + most - 1) // most - 1, 0)
+    tl.store(plan + 1 + r, tl.cumsum(more, 0), mask=r < requests)
+    tl.store(plan + r, r * 0, mask=r == 0)
+    tl.store(plan + requests + 1, most)
+    e = tl.arange(0, extra_block)
+    tl.store(arrived + e, e * 0, mask=e < extra)
 
 
 @triton.jit
@@ -54,6 +71,12 @@ def write_kernel(
     j = tl.arange(0, pair_block)[None, :]
     if dependent:
         gdc_launch_dependents()
+    # Slots and angles belong to the step, and were there before its first layer.
+    slot = tl.load(slots + t)
+    if rotated > 0:
+        c = tl.load(cos + t * angle_stride + j, mask=j < rotated, other=1.0).to(tl.float32)
+        s = tl.load(sin + t * angle_stride + j, mask=j < rotated, other=0.0).to(tl.float32)
+    if dependent:
         gdc_wait()
     # The two channels of a pair. How those that are not rotated are paired does not matter.
     a, b = 2 * j, 2 * j + 1
@@ -77,8 +100,6 @@ def write_kernel(
         y += tl.load(q + own_q + b, mask=is_q, other=0.0)
     if rotated > 0:
         turn = (is_q | is_k) & (j < rotated)
-        c = tl.load(cos + t * angle_stride + j, mask=j < rotated, other=1.0).to(tl.float32)
-        s = tl.load(sin + t * angle_stride + j, mask=j < rotated, other=0.0).to(tl.float32)
         wide_x, wide_y = x.to(tl.float32), y.to(tl.float32)
         x = tl.where(turn, (wide_x * c - wide_y * s).to(x.dtype), x)
         y = tl.where(turn, (wide_y * c + wide_x * s).to(y.dtype), y)
@@ -86,153 +107,146 @@ def write_kernel(
         out = turned + t * heads * dim + h * dim
         tl.store(out + a, x, mask=is_q)
         tl.store(out + b, y, mask=is_q)
-    row = cache + tl.load(slots + t) * (2 * kv_heads * dim) + (h - heads) * dim  # values follow the keys there as here
+    row = cache + slot * (2 * kv_heads * dim) + (h - heads) * dim  # values follow the keys there as here
     tl.store(row + a, x.to(cache.dtype.element_ty), mask=is_k | is_v)
     tl.store(row + b, y.to(cache.dtype.element_ty), mask=is_k | is_v)
 
 
 @triton.jit(do_not_specialize=["requests", "table_stride"])
 def decode_kernel(
-    q, cache, tables, lengths, tiles, sinks, out, parts, sizes, requests, table_stride, q_stride, scale, cap,
+    q, cache, tables, lengths, plan, arrived, sinks, out, parts, sizes, requests, table_stride, q_stride, scale, cap,
     heads: tl.constexpr, kv_heads: tl.constexpr, dim: tl.constexpr, group_block: tl.constexpr, dim_block: tl.constexpr,
-    block_size: tl.constexpr, window: tl.constexpr, capped: tl.constexpr, has_sinks: tl.constexpr, tile: tl.constexpr,
-    request_block: tl.constexpr, stages: tl.constexpr, dependent: tl.constexpr,
+    block_size: tl.constexpr, window: tl.constexpr, capped: tl.constexpr, has_sinks: tl.constexpr, tile: tl.constexpr, least: tl.constexpr,
+    extra: tl.constexpr, request_block: tl.constexpr, merge_group: tl.constexpr, merge_parts: tl.constexpr, stages: tl.constexpr,
+    dependent: tl.constexpr,
 ):  # fmt: skip
-    """A block's share of attention of one token of each request.
+    """Attention of one token of each request. Grid ``[E + R * K]``.
 
     Args:
         q: ``[R, H, D]``; the heads of a token are adjacent.
         tables: int32 ``[R, B]``.
         lengths: int32 ``[R]``, each at least 1.
-        tiles: from :func:`plan_kernel`.
-        out: ``[R, H, D]``, contiguous: of pairs that one block finishes.
-        parts: float32 ``[2 * C, G, D]``: of the last pair and of the first pair that a block has a part of, in this order of need: slot
-            ``2 c`` where the pair began in a block before, ``2 c + 1`` where it begins in this one.
-        sizes: float32 ``[2 * C, G]``: the base-2 logarithms of the parts' sums of exponentials.
+        plan, arrived: from :func:`plan_kernel`; the latter is 0 again at the end.
+        out: ``[R, H, D]``, contiguous.
+        parts: float32 ``[2 * E, G, D]``: parts beyond the first, then first ones.
+        sizes: float32 ``[2 * E, G]``: the base-2 logarithms of the parts' sums of exponentials.
+        merge_parts: parts that are read at once when they are added up.
     """
     group: tl.constexpr = heads // kv_heads
-    c = tl.program_id(0).to(tl.int64)
+    c = tl.program_id(0)
     g = tl.arange(0, group_block)
     d = tl.arange(0, dim_block)
     n = tl.arange(0, tile)
-    r = tl.arange(0, request_block)
     if dependent:
         gdc_launch_dependents()
-    # Lengths, tables and tiles belong to the step, and were there before its first layer.
-    total = tl.load(tiles + requests).to(tl.int64) * kv_heads
-    share = tl.minimum(tl.num_programs(0).to(tl.int64), total)  # blocks that have work
-    if c >= share:
-        # Even those have to wait: the next kernel takes their end for that of all before it.
-        if dependent:
-            gdc_wait()
-        return
-    at = (c * total // share).to(tl.int32)
-    end = ((c + 1) * total // share).to(tl.int32)
-    before = tl.load(tiles + 1 + r, mask=r < requests, other=2147483647 // kv_heads) * kv_heads
-    request = tl.sum((before <= at).to(tl.int32), 0)
-    if dependent:
-        gdc_wait()
-    while at < end:
-        start = tl.load(tiles + request) * kv_heads
-        length = tl.load(lengths + request)
-        skipped = length * 0
-        if window > 0:
-            skipped = tl.maximum(length - window, 0) // tile
-        count = (length + tile - 1) // tile - skipped
-        head = (at - start) // count
-        first = at - start - head * count
-        stop = tl.minimum(count, first + end - at)
-        rows = (head * group + g)[:, None]
-        is_row = (g < group)[:, None] & (d < dim)[None, :]
-        query = tl.load(q + request.to(tl.int64) * q_stride + rows * dim + d[None, :], mask=is_row, other=0.0)
-        if not capped:
-            query = (query.to(tl.float32) * (scale * LOG2_E)).to(q.dtype.element_ty)
-        m = tl.full((group_block,), float("-inf"), tl.float32)
-        mass = tl.zeros((group_block,), tl.float32)
-        sums = tl.zeros((group_block, dim_block), tl.float32)
-        table = tables + request.to(tl.int64) * table_stride
-        for t in tl.range(first + skipped, stop + skipped, num_stages=stages):
-            position = t * tile + n
-            seen = position < length
-            block = tl.load(table + position // block_size, mask=seen, other=0).to(tl.int64)
-            row = (block * block_size + position % block_size) * (2 * kv_heads * dim) + head * dim
-            if window > 0:
-                seen = seen & (position >= length - window)
-            keys = tl.load(cache + row[None, :] + d[:, None], mask=seen[None, :] & (d < dim)[:, None], other=0.0)
-            values = tl.load(
-                cache + kv_heads * dim + row[:, None] + d[None, :], mask=seen[:, None] & (d < dim)[None, :], other=0.0
-            )
-            scores = tl.dot(query, keys, input_precision="ieee")
-            if capped:
-                scaled = scores * (scale / cap)
-                scores = (2 / (1 + tl.exp2(scaled * (-2 * LOG2_E))) - 1) * (cap * LOG2_E)  # cap * tanh
-            scores = tl.where(seen[None, :], scores, float("-inf"))
-            largest = tl.maximum(m, tl.max(scores, 1))
-            p = tl.exp2(scores - largest[:, None])
-            shrink = tl.exp2(m - largest)
-            mass = mass * shrink + tl.sum(p, 1)
-            sums = sums * shrink[:, None] + tl.dot(p.to(values.dtype), values, input_precision="ieee")
-            m = largest
-        if (first == 0) & (stop == count):
-            if has_sinks:
-                mass += tl.exp2(tl.load(sinks + head * group + g, mask=g < group, other=0.0) * LOG2_E - m)
-            own = out + request.to(tl.int64) * (heads * dim) + rows * dim + d[None, :]
-            tl.store(own, (sums / mass[:, None]).to(out.dtype.element_ty), mask=is_row)
-        else:
-            slot = 2 * c + tl.where(first > 0, 0, 1)
-            tl.store(parts + (slot * group + g)[:, None] * dim + d[None, :], sums / mass[:, None], mask=is_row)
-            tl.store(sizes + slot * group + g, m + tl.log2(mass), mask=g < group)
-        at += stop - first
-        if at >= start + count * kv_heads:
-            request += 1
-
-
-@triton.jit(do_not_specialize=["requests", "grid"])
-def merge_kernel(
-    lengths, tiles, sinks, out, parts, sizes, requests, grid,
-    heads: tl.constexpr, kv_heads: tl.constexpr, dim: tl.constexpr, group_block: tl.constexpr, dim_block: tl.constexpr,
-    window: tl.constexpr, has_sinks: tl.constexpr, tile: tl.constexpr, dependent: tl.constexpr,
-):  # fmt: skip
-    """Adds the parts of one pair of a request and a key-value head, where several blocks had them. Grid ``[R, K]``.
-
-    Args:
-        grid: C, the blocks of :func:`decode_kernel`; the others are those that it had.
-    """
-    group: tl.constexpr = heads // kv_heads
-    request = tl.program_id(0)
-    head = tl.program_id(1)
-    if dependent:
-        gdc_launch_dependents()
-    total = tl.load(tiles + requests).to(tl.int64) * kv_heads
+    # Lengths, tables and plan belong to the step, and were there before its first layer.
+    most = tl.load(plan + requests + 1)
+    if (c < extra) & (c >= tl.load(plan + requests) * kv_heads):
+        return  # without waiting, which those of the first parts do
+    if c < extra:
+        r = tl.arange(0, request_block)
+        before = tl.load(plan + 1 + r, mask=r < requests, other=2147483647 // kv_heads) * kv_heads
+        request = tl.sum((before <= c).to(tl.int32), 0)
+    else:
+        request = (c - extra) // kv_heads
     length = tl.load(lengths + request)
+    own_extra = tl.load(plan + request) * kv_heads
     skipped = length * 0
     if window > 0:
         skipped = tl.maximum(length - window, 0) // tile
     count = (length + tile - 1) // tile - skipped
-    start = tl.load(tiles + request).to(tl.int64) * kv_heads + head * count
-    share = tl.minimum(total * 0 + grid, total)
-    first = ((start + 1) * share - 1) // total  # the blocks that have the first tile and the last
-    last = ((start + count) * share - 1) // total
+    divided = (count + most - 1) // most
+    if c < extra:
+        head = (c - own_extra) // (divided - 1)
+        part = (c - own_extra) % (divided - 1) + 1
+    else:
+        head = (c - extra) % kv_heads
+        part = c * 0
+    size = (count + divided - 1) // divided
+    first = skipped + part * size
+    stop = tl.minimum(skipped + count, first + size)
+    table = tables + request.to(tl.int64) * table_stride
     if dependent:
+        # Into the level-2 cache. The new token's row is still to be written, and is read after that.
+        soon = tl.minimum(first * tile + tl.arange(0, least * tile), length - 1)
+        soon_block = tl.load(table + soon // block_size).to(tl.int64)
+        soon_row = cache + (soon_block * block_size + soon % block_size) * (2 * kv_heads * dim) + head * dim
+        lines_of_row: tl.constexpr = (dim_block + 63) // 64
+        lines = (soon_row[:, None] + (tl.arange(0, lines_of_row) * 64)[None, :]).to(tl.int64)
+        fetch: tl.constexpr = "prefetch.global.L2 [$1]; mov.b32 $0, 0;"
+        tl.inline_asm_elementwise(fetch, "=r,l", [lines], dtype=tl.int32, is_pure=False, pack=1)
+        lines += kv_heads * dim * (cache.dtype.element_ty.primitive_bitwidth // 8)
+        tl.inline_asm_elementwise(fetch, "=r,l", [lines], dtype=tl.int32, is_pure=False, pack=1)
         gdc_wait()
-    if first < last:
-        g = tl.arange(0, group_block)
-        d = tl.arange(0, dim_block)
-        is_row = (g < group)[:, None] & (d < dim)[None, :]
-        part = g[:, None] * dim + d[None, :]
-        m = tl.load(sizes + (2 * first + 1) * group + g, mask=g < group, other=0.0)
-        sums = tl.load(parts + (2 * first + 1) * (group * dim) + part, mask=is_row, other=0.0)
-        mass = tl.full((group_block,), 1.0, tl.float32)
-        for c in range(first + 1, last + 1):
-            size = tl.load(sizes + 2 * c * group + g, mask=g < group, other=0.0)
-            more = tl.load(parts + 2 * c * (group * dim) + part, mask=is_row, other=0.0)
-            largest = tl.maximum(m, size)
-            shrink = tl.exp2(m - largest)
-            weight = tl.exp2(size - largest)
-            sums = sums * shrink[:, None] + more * weight[:, None]
-            mass = mass * shrink + weight
-            m = largest
+    rows = (head * group + g)[:, None]
+    is_row = (g < group)[:, None] & (d < dim)[None, :]
+    query = tl.load(q + request.to(tl.int64) * q_stride + rows * dim + d[None, :], mask=is_row, other=0.0)
+    if not capped:
+        query = (query.to(tl.float32) * (scale * LOG2_E)).to(q.dtype.element_ty)
+    m = tl.full((group_block,), float("-inf"), tl.float32)
+    mass = tl.zeros((group_block,), tl.float32)
+    sums = tl.zeros((group_block, dim_block), tl.float32)
+    for t in tl.range(first, stop, num_stages=stages):
+        position = t * tile + n
+        seen = position < length
+        block = tl.load(table + position // block_size, mask=seen, other=0).to(tl.int64)
+        row = (block * block_size + position % block_size) * (2 * kv_heads * dim) + head * dim
+        if window > 0:
+            seen = seen & (position >= length - window)
+        keys = tl.load(cache + row[None, :] + d[:, None], mask=seen[None, :] & (d < dim)[:, None], other=0.0)
+        values = tl.load(
+            cache + kv_heads * dim + row[:, None] + d[None, :], mask=seen[:, None] & (d < dim)[None, :], other=0.0
+        )
+        scores = tl.dot(query, keys, input_precision="ieee")
+        if capped:
+            scaled = scores * (scale / cap)
+            scores = (2 / (1 + tl.exp2(scaled * (-2 * LOG2_E))) - 1) * (cap * LOG2_E)  # cap * tanh
+        scores = tl.where(seen[None, :], scores, float("-inf"))
+        largest = tl.maximum(m, tl.max(scores, 1))
+        p = tl.exp2(scores - largest[:, None])
+        shrink = tl.exp2(m - largest)
+        mass = mass * shrink + tl.sum(p, 1)
+        sums = sums * shrink[:, None] + tl.dot(p.to(values.dtype), values, input_precision="ieee")
+        m = largest
+    result = out + request.to(tl.int64) * (heads * dim)
+    if divided == 1:
         if has_sinks:
             mass += tl.exp2(tl.load(sinks + head * group + g, mask=g < group, other=0.0) * LOG2_E - m)
-        own = out + request.to(tl.int64) * (heads * dim) + (head * group + g)[:, None] * dim + d[None, :]
-        tl.store(own, (sums / mass[:, None]).to(out.dtype.element_ty), mask=is_row)
+        tl.store(result + rows * dim + d[None, :], (sums / mass[:, None]).to(out.dtype.element_ty), mask=is_row)
+    else:
+        pair = own_extra + head * (divided - 1)  # the place of its second part
+        slot = tl.where(part == 0, extra + pair, pair + part - 1)
+        tl.store(parts + (slot * group + g)[:, None] * dim + d[None, :], sums / mass[:, None], mask=is_row)
+        tl.store(sizes + slot * group + g, m + tl.log2(mass), mask=g < group)
+        tl.debug_barrier()  # all of the block's threads have stored before one of them tells so
+        if tl.atomic_add(arrived + pair, 1, sem="acq_rel") == divided - 1:
+            i = tl.arange(0, merge_group)
+            top = tl.full((merge_group,), float("-inf"), tl.float32)
+            whole = tl.zeros((merge_group,), tl.float32)
+            total = tl.zeros((merge_group, dim_block), tl.float32)
+            for begin in range(0, divided, merge_parts):
+                at = begin + tl.arange(0, merge_parts)
+                slots = tl.where(at == 0, extra + pair, pair + at - 1)[:, None] * group + i[None, :]  # [parts, G]
+                there = (at < divided)[:, None] & (i < group)[None, :]
+                # Not from the level-1 cache, which may hold what was there before.
+                logs = tl.load(sizes + slots, mask=there, other=float("-inf"), cache_modifier=".cg")
+                more = tl.load(
+                    parts + slots[:, :, None] * dim + d[None, None, :],
+                    mask=there[:, :, None] & (d < dim)[None, None, :],
+                    other=0.0,
+                    cache_modifier=".cg",
+                )
+                logs = tl.where((i < group)[None, :], logs, 0.0)
+                old = top
+                top = tl.maximum(old, tl.max(logs, 0))
+                fade = tl.exp2(old - top)
+                weights = tl.exp2(logs - top[None, :])
+                whole = whole * fade + tl.sum(weights, 0)
+                total = total * fade[:, None] + tl.sum(more * weights[:, :, None], 0)
+            if has_sinks:
+                sink = tl.load(sinks + head * group + i, mask=i < group, other=0.0)
+                whole += tl.exp2(sink * LOG2_E - top)
+            own = result + (head * group + i)[:, None] * dim + d[None, :]
+            is_own = (i < group)[:, None] & (d < dim)[None, :]
+            tl.store(own, (total / whole[:, None]).to(out.dtype.element_ty), mask=is_own)
+            tl.store(arrived + pair, 0)

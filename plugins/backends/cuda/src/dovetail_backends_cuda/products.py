@@ -1,7 +1,7 @@
 # mypy: allow-untyped-defs
 """Products of a few tokens with a large matrix, which are bound by reading it once.
 
-- Up to 4 tokens (:func:`multiply_few`): a block has a few rows of the matrix, all of whose numbers it requests at once and keeps in registers.
+- Of one token (:func:`multiply_one`): a block has a few rows of the matrix, all of whose numbers it requests at once and keeps in registers.
 - Up to 64 (:func:`multiply_some`): tensor cores, with tiles that the tensor memory accelerator (TMA) fetches several stages ahead.
 - Above: the library's product.
 
@@ -25,8 +25,6 @@ from dovetail.api import LayerKind
 from dovetail.nn import Gate, StoredWeight, WeightKernel
 from dovetail_backends_cuda import launch
 
-FEW = 4
-"""Most tokens of :func:`multiply_few`."""
 SOME = 64
 """Most tokens of :func:`multiply_some`."""
 MOST_PARTS = 8
@@ -56,9 +54,9 @@ def _multiply_part(w, x, columns, part: tl.constexpr, k: tl.constexpr, width: tl
 
 
 @triton.jit
-def _few_kernel(
-    x, weight, out, count, stride,
-    tokens: tl.constexpr, k: tl.constexpr, rows: tl.constexpr, width: tl.constexpr, whole: tl.constexpr, gated: tl.constexpr,
+def _one_kernel(
+    x, weight, out, count,
+    k: tl.constexpr, rows: tl.constexpr, width: tl.constexpr, whole: tl.constexpr, gated: tl.constexpr,
     dependent: tl.constexpr,
 ):  # fmt: skip
     """``count`` rows of ``weight``, or twice as many where ``gated``."""
@@ -93,40 +91,38 @@ def _few_kernel(
         w7 = _load_part(weight, own, columns, last, 7, k, width, whole)
     if dependent:
         gdc_wait()
-    for token in tl.static_range(tokens):
-        token_x = x + token * stride
-        sums = _multiply_part(w0, token_x, columns, 0, k, width)
-        if parts > 1:
-            sums += _multiply_part(w1, token_x, columns, 1, k, width)
-        if parts > 2:
-            sums += _multiply_part(w2, token_x, columns, 2, k, width)
-        if parts > 3:
-            sums += _multiply_part(w3, token_x, columns, 3, k, width)
-        if parts > 4:
-            sums += _multiply_part(w4, token_x, columns, 4, k, width)
-        if parts > 5:
-            sums += _multiply_part(w5, token_x, columns, 5, k, width)
-        if parts > 6:
-            sums += _multiply_part(w6, token_x, columns, 6, k, width)
-        if parts > 7:
-            sums += _multiply_part(w7, token_x, columns, 7, k, width)
-        y = tl.sum(sums, 1)
-        if gated:
-            gate, up = tl.split(tl.reshape(y, (rows, 2)))
-            y = gate / (1 + tl.exp(-gate)) * up
-        tl.store(out + token * count + n, y.to(out.dtype.element_ty), mask=n < count)
+    sums = _multiply_part(w0, x, columns, 0, k, width)
+    if parts > 1:
+        sums += _multiply_part(w1, x, columns, 1, k, width)
+    if parts > 2:
+        sums += _multiply_part(w2, x, columns, 2, k, width)
+    if parts > 3:
+        sums += _multiply_part(w3, x, columns, 3, k, width)
+    if parts > 4:
+        sums += _multiply_part(w4, x, columns, 4, k, width)
+    if parts > 5:
+        sums += _multiply_part(w5, x, columns, 5, k, width)
+    if parts > 6:
+        sums += _multiply_part(w6, x, columns, 6, k, width)
+    if parts > 7:
+        sums += _multiply_part(w7, x, columns, 7, k, width)
+    y = tl.sum(sums, 1)
+    if gated:
+        gate, up = tl.split(tl.reshape(y, (rows, 2)))
+        y = gate / (1 + tl.exp(-gate)) * up
+    tl.store(out + n, y.to(out.dtype.element_ty), mask=n < count)
 
 
-def multiply_few(x: Tensor, weight: Tensor, gated: bool = False) -> Tensor:
+def multiply_one(x: Tensor, weight: Tensor, gated: bool = False) -> Tensor:
     """``x @ weight.T`` with sums in float32, rounded once.
 
     Args:
-        x: ``[M, K]`` with adjacent columns, 1 to :data:`FEW` tokens.
+        x: ``[1, K]``, contiguous.
         weight: ``[N, K]``, contiguous; K up to ``MOST_PARTS * LONGEST_PART``.
-        gated: the result is ``silu(gate) * up``, ``[M, N / 2]``, where gate is the product with the first half of the rows, up that
+        gated: the result is ``silu(gate) * up``, ``[1, N / 2]``, where gate is the product with the first half of the rows, up that
             with the second. It is rounded once, too.
     """
-    tokens, k = x.shape
+    k = x.shape[1]
     n = weight.shape[0] // 2 if gated else weight.shape[0]
     width = triton.next_power_of_2(k) if k <= LONGEST_PART else LONGEST_PART // 2
     if triton.cdiv(k, width) > MOST_PARTS:
@@ -134,10 +130,10 @@ def multiply_few(x: Tensor, weight: Tensor, gated: bool = False) -> Tensor:
     rows = 2 if k > 2 * LONGEST_PART else 4 if k > 1024 else 8
     if gated and k > LONGEST_PART:  # as many registers
         rows //= 2
-    out = torch.empty(tokens, n, dtype=x.dtype, device=x.device)
-    _few_kernel[(triton.cdiv(n, rows),)](
-        x, weight, out, n, x.stride(0), tokens, k, rows, width, k % width == 0 and n % rows == 0, gated,
-        num_warps=4 if tokens == 1 else 8, num_stages=1, **launch.options(x.device),
+    out = torch.empty(1, n, dtype=x.dtype, device=x.device)
+    _one_kernel[(triton.cdiv(n, rows),)](
+        x, weight, out, n, k, rows, width, k % width == 0 and n % rows == 0, gated,
+        num_warps=4, num_stages=1, **launch.options(x.device),
     )  # fmt: skip
     return out
 
@@ -159,15 +155,30 @@ class Tiling:
     weight_first: bool = False
 
 
-def choose_tiling(tokens: int, n: int) -> Tiling:
-    """For ``tokens`` of 16, 32 or 64, measured with the shapes of Llama-3.1-8B on an H200: long matrices pay for wide tiles, since each
-    block reads all tokens, and short ones want as many blocks as there are processors.
+def choose_tiling(tokens: int, n: int, gated: bool) -> Tiling:
+    """For ``tokens`` of 16, 32 or 64: what took least time with 16 and 64 in a chain of products of each shape of Llama-3.1-8B in bfloat16 on
+    an H200. Beside cuBLAS, in µs:
+
+    ========================  ================  ================
+    N x K                     16 tokens         64 tokens
+    ========================  ================  ================
+    6144 x 4096               15.8, 15.9        16.7, 16.2
+    4096 x 4096               9.5, 12.5         11.0, 11.6
+    28672 x 4096, gated       55.9, 56.1 + 3.2  59.4, 60.9 + 4.9
+    4096 x 14336              28.9, 31.2        32.4, 35.0
+    128256 x 4096             238.6, 243.7      250.3, 271.5
+    ========================  ================  ================
+
+    (cuBLAS's gate is a kernel of its own.) Long matrices pay for wide tiles, since each block reads all tokens. A gated block divides its rows
+    among two products, of which each needs 64 where rows come first.
     """
-    if tokens < 64:
-        return Tiling(32, 128, 8 if tokens == 16 else 6)
-    if n <= 4096:
-        return Tiling(32, 128, 5)
-    return Tiling(64, 128, 4) if n <= 8192 else Tiling(128, 128, 4)
+    if gated or n > 8192:
+        return Tiling(128, 128, 5, weight_first=True) if tokens < 64 else Tiling(128, 128, 4)
+    return (
+        Tiling(64, 256, 5 if tokens == 16 else 4, weight_first=True)
+        if tokens < 64
+        else Tiling(64, 128, 6, weight_first=True)
+    )
 
 
 @triton.jit
@@ -238,13 +249,13 @@ def multiply_some(x: Tensor, matrix: TiledMatrix, gated: bool = False, tiling: T
 
     Args:
         x: ``[M, K]``, contiguous, 1 to :data:`SOME` tokens; K is a multiple of :data:`ALIGNMENT`.
-        gated: as in :func:`multiply_few`.
+        gated: as in :func:`multiply_one`.
         tiling: None to choose it. Where ``gated``, a block has half of its rows of gate and of up each.
     """
     tokens, k = x.shape
     n = matrix.weight.shape[0]
     block = max(16, triton.next_power_of_2(tokens))
-    tiling = tiling or choose_tiling(block, n)
+    tiling = tiling or choose_tiling(block, n, gated)
     rows = tiling.rows
     if gated:
         n, rows = n // 2, rows // 2
@@ -272,7 +283,7 @@ class SmallBatchKernel(WeightKernel):
     def __init__(self, weight: StoredWeight, kind: LayerKind, device: torch.device, dtype: torch.dtype) -> None:
         self.matrix = TiledMatrix(weight.dense(dtype).to(device).contiguous())
         # Before Hopper there is no TMA. (Triton's interpreter needs none.)
-        self.some = SOME if device.type != "cuda" or launch.capability(device) >= (9, 0) else FEW
+        self.some = SOME if device.type != "cuda" or launch.capability(device) >= (9, 0) else 1
 
     def __call__(self, x: Tensor) -> Tensor:
         return self._multiply(x, False)
@@ -284,8 +295,8 @@ class SmallBatchKernel(WeightKernel):
 
     def _multiply(self, x: Tensor, gated: bool) -> Tensor:
         tokens = x.shape[0]
-        if 0 < tokens <= FEW:
-            return multiply_few(x if x.stride(1) == 1 else x.contiguous(), self.matrix.weight, gated)
+        if tokens == 1:
+            return multiply_one(x.contiguous(), self.matrix.weight, gated)
         if 0 < tokens <= self.some:
             return multiply_some(x.contiguous(), self.matrix, gated)
         return self.ops.linear(x, self.matrix.weight)

@@ -1,0 +1,22 @@
+"""Kernels compile for a GPU, with or without one."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("triton")
+
+
+def test_the_kernels_compile() -> None:
+    # In a process of its own, because Triton decides at import whether it interprets.
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    script = Path(__file__).with_name("compile_kernels.py")
+    done = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    kernels = "_add_norm_kernel _one_kernel _silu_mul_kernel _some_kernel decode_kernel plan_kernel write_kernel"
+    assert done.stdout.split() == kernels.split()
