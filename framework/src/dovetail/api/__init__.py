@@ -53,6 +53,7 @@ if TYPE_CHECKING:
         UsageError,
     )
     from dovetail.api.files import open_regular
+    from dovetail.api.gguf_naming import GGUFNaming
     from dovetail.api.grammar import Grammar, GrammarBackend, GrammarKind, GrammarSource, GrammarState
     from dovetail.api.hooks import PROJECT, hookimpl
     from dovetail.api.json_files import read_json
@@ -103,6 +104,7 @@ __all__ = [
     "DraftRequest",
     "EngineDeadError",
     "Epsilon",
+    "GGUFNaming",
     "Grammar",
     "GrammarBackend",
     "GrammarCard",
@@ -233,6 +235,7 @@ _WHERE = {
     "LogitsRow": "logits",
     "ModuleNames": "module_names",
     "Metadata": "naming",
+    "GGUFNaming": "gguf_naming",
     "TableNaming": "naming",
     "rotary_halves": "naming",
     "CallArguments": "parsers",

@@ -98,7 +98,7 @@ class CheckedNaming:
         with blame(self.part, f"to translate the metadata of {architecture}"):
             return self.naming.config(architecture, metadata)
 
-    def row_order(self, name: str, config: Mapping[str, Any]) -> Any | None:
+    def row_order(self, name: str, config: Mapping[str, Any]) -> np.ndarray | None:
         """
         Raises:
             PluginError: it fails, or answers with no permutation.
@@ -109,7 +109,7 @@ class CheckedNaming:
         # An empty one is of floats.
         if order.size and not (order.dtype.kind == "i" and np.array_equal(np.sort(order), np.arange(len(order)))):
             raise wrong_answer(self.part, f"row_order() of {name}", found, "each row's number once, or None")
-        return found
+        return None if found is None else order
 
 
 class CheckedClasses:

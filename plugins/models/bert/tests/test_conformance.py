@@ -36,9 +36,9 @@ def test_every_claim_of_the_classifier() -> None:
 
 
 def test_labels_are_counted() -> None:
-    assert BertConfig.model_validate(TINY).labels == 2
-    assert BertConfig.model_validate({**TINY, "num_labels": 5}).labels == 5
-    assert BertConfig.model_validate({**TINY, "id2label": {"0": "a", "1": "b", "2": "c"}}).labels == 3
+    assert BertConfig.model_validate(TINY).num_labels == 2
+    assert BertConfig.model_validate({**TINY, "num_labels": 5}).num_labels == 5
+    assert BertConfig.model_validate({**TINY, "id2label": {"0": "a", "1": "b", "2": "c"}}).num_labels == 3
 
 
 @pytest.mark.parametrize(

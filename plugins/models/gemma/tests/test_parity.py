@@ -96,6 +96,6 @@ def test_the_factor_on_embeddings_is_rounded_to_their_dtype() -> None:
     _, card, config, tensors, tokens = prepared("1")
     model, _ = build_model(card, config, tensors, dtype="bfloat16")
     theirs = reference(*CASES["1"]).bfloat16()
-    assert model.scale != 60**0.5
+    assert model.embedding_multiplier != 60**0.5
     wanted = theirs.get_input_embeddings()(tokens)
-    assert torch.equal(model.embedding(tokens) * model.scale, wanted)
+    assert torch.equal(model.embedding(tokens) * model.embedding_multiplier, wanted)

@@ -16,13 +16,9 @@ class BertConfig(DecoderConfig):
     type_vocab_size: Size = 2
     hidden_act: Activation = "gelu"
     layer_norm_eps: Epsilon = 1e-12
-    labels: Size = 2
-    """``num_labels``, or the size of ``id2label``."""
 
     @classmethod
     def prepare(cls, data: dict[str, Any]) -> dict[str, Any]:
-        names = data.get("id2label")
-        data["labels"] = data.get("num_labels") or (len(names) if isinstance(names, dict) else 0) or 2
         if data.get("is_decoder") or data.get("add_cross_attention"):
             raise ValueError("is_decoder and add_cross_attention are not supported, only encoders")
         if (kind := data.get("position_embedding_type", "absolute")) != "absolute":

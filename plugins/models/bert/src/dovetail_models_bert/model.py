@@ -86,7 +86,7 @@ class BertForSequenceClassification(BertModel):
     def __init__(self, c: BertConfig, ctx: Context) -> None:
         super().__init__(c, ctx)
         self.pooler = ctx.linear("pooler.dense", c.hidden_size, c.hidden_size, bias=True)
-        self.classifier = ctx.linear("classifier", c.hidden_size, c.labels, bias=True)
+        self.classifier = ctx.linear("classifier", c.hidden_size, c.num_labels, bias=True)
 
     def pooled_logits(self, pooled: Tensor) -> Tensor:
         logits: Tensor = self.classifier(torch.tanh(self.pooler(pooled)))
