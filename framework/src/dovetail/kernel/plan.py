@@ -360,11 +360,11 @@ def _choice_lines(choice: Choice, verbose: bool) -> list[str]:
 
 def _weight_lines(plan: Plan, verbose: bool) -> list[str]:
     """Of each stored type what can read and multiply weights of it. How many of its tensors are weights, and of which
-    kinds of layers, is known when they are loaded.
+    kinds of layers, is known when the model is built.
     """
     lines = [
         "",
-        "weights        what may read and multiply them, by type; which tensors are weights, and of which layers, is known when they are loaded",
+        "weights        what may read and multiply them, by type; which tensors are weights, and of which layers, dovetail plan --weights tells",
     ]
     unread: list[str] = []
     beside: list[str] = []
