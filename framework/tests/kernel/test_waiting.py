@@ -29,8 +29,14 @@ SLOW = 0.2
 """What a plugin is given here, and then takes twice."""
 
 
+def watchers() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "dovetail-waiting"]
+
+
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    for watcher in watchers():  # of an earlier test, which sleeps for as long as it was told then
+        watcher.join()
     monkeypatch.setattr(waiting, "SECONDS", SLOW)
 
 
@@ -56,11 +62,11 @@ def test_the_framework_s_own_parts_cannot_be_left_out(capfd: pytest.CaptureFixtu
 
 def test_the_thread_ends_when_nothing_is_waited_for() -> None:
     with wait_for(PART, "its probe"):
-        (watcher,) = [t for t in threading.enumerate() if t.name == "dovetail-waiting"]
+        (watcher,) = watchers()
     watcher.join(20 * SLOW)
     assert not watcher.is_alive()
     with wait_for(PART, "its probe"):  # and another one starts
-        assert [t for t in threading.enumerate() if t.name == "dovetail-waiting"]
+        assert len(watchers()) == 1
 
 
 def test_regular_expressions_let_no_other_thread_run() -> None:
