@@ -142,6 +142,10 @@ def test_no_command_shows_the_help_and_is_wrong_usage(capsys: Out) -> None:
             "error: two models were named, Hello and --model tiny; name one; the text to continue is given with --prompt",
         ),
         (
+            ["chat", "tiny", "Hi there"],
+            "error: unknown arguments: Hi there; a question is given with --prompt; see dovetail chat --help",
+        ),
+        (
             ["complete", "--prmpt", "x"],
             "error: unknown arguments: --prmpt",
         ),

@@ -14,10 +14,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from dovetail.api.errors import UsageError
+from dovetail.api.text import quote_foreign
 from dovetail.engine.args import EngineArgs
 from dovetail.python_path import child_environment, python_command
 from dovetail.server.settings import API_KEY_VARIABLE, FOREIGN_KEY_VARIABLE
 from dovetail.utils.flags import add_flags, read_flags
+from dovetail.utils.terminal import say
 
 PARAMETERS = {"temperature": float, "top_p": float, "top_k": int, "max_tokens": int, "seed": int}
 """Sampling parameters with a flag, in the commands that generate text."""
@@ -137,6 +139,23 @@ def find_model_name(args: argparse.Namespace, hint: str = "name one") -> str | N
     if args.model_flag and args.model_flag != model:
         raise UsageError(f"two models were named, {model} and --model {args.model_flag}", hint)
     return model
+
+
+@contextlib.contextmanager
+def explain_model(args: argparse.Namespace, hint: str) -> Iterator[None]:
+    """Context manager around :func:`connect_server`: if the model that should be started is no path or repository, and may
+    be a text that was meant for it, say so after the server's error.
+
+    Args:
+        hint: how the text is given.
+    """
+    try:
+        yield
+    except SystemExit as leaving:
+        model: str | None = args.model
+        if leaving.code and model and args.prompt is None and "/" not in model and not os.path.exists(model):
+            say(f"note: {quote_foreign(model)} stands where the model belongs; {hint}")
+        raise
 
 
 def find_api_key(args: argparse.Namespace) -> str | None:

@@ -20,6 +20,7 @@ from dovetail.kernel.choose import call_target, choose, make_part
 from dovetail.kernel.options import AUTO, Overrides, PlanOptions
 from dovetail.kernel.plan import Choice, RejectedCandidate
 from dovetail.kernel.registry import Offer, Registry
+from dovetail.kernel.waiting import wait_for
 from dovetail.kernel.weight_files import WeightFiles
 
 SIDE_FILES = ("*.json", "*.jinja", "tokenizer.model", "*.tiktoken", "*.txt")
@@ -168,7 +169,9 @@ def inspect_files(offer: Offer[LoaderCard], path: str | Path, files: WeightFiles
     Raises:
         PluginError: it failed, or returned something else.
     """
-    checkpoint = call_target(offer, offer.card.inspect, f"to describe {path}", str(path), files.paths(offer.card))
+    paths = files.paths(offer.card)
+    with wait_for(offer, f"its description of {path}"):
+        checkpoint = call_target(offer, offer.card.inspect, f"to describe {path}", str(path), paths)
     if isinstance(checkpoint, Checkpoint):
         return checkpoint
     raise wrong_answer(offer, f"the files at {path}", checkpoint, "a Checkpoint")
@@ -290,7 +293,8 @@ def find_model_config(
     for offer in offers:
         target = f"{offer.card.naming[checkpoint.naming].target}.config"
         try:
-            config = call_target(offer, target, doing, checkpoint.architecture, checkpoint.metadata)
+            with wait_for(offer, f"its translation of the {checkpoint.naming} metadata"):
+                config = call_target(offer, target, doing, checkpoint.architecture, checkpoint.metadata)
         except ConfigError as error:
             refusals.append((offer.name, error))
             continue

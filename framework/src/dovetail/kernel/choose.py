@@ -15,6 +15,7 @@ from dovetail.kernel.interrupts import is_interrupt
 from dovetail.kernel.options import AUTO
 from dovetail.kernel.plan import Choice, Part, RejectedCandidate
 from dovetail.kernel.registry import Offer, Registry
+from dovetail.kernel.waiting import wait_for
 
 C = TypeVar("C", bound=Card)
 
@@ -122,7 +123,8 @@ def choose(
 
 
 def _find_objection(offer: Offer[C], objection: Callable[[C], str | None]) -> str | None:
-    reason = objection(offer.card)
+    with wait_for(offer, "its probe"):  # the rest of an objection compares cards
+        reason = objection(offer.card)
     if reason is not None and reason.startswith(BROKEN_PROBE):
         return f"{reason}, a fault of {offer.distribution} {offer.version}"
     return reason

@@ -44,6 +44,7 @@ from dovetail.api.cards import (
 from dovetail.api.errors import PluginError, UsageError
 from dovetail.kernel.blame import FRAMEWORK, Blamed, describe_error, way_out
 from dovetail.kernel.interrupts import is_interrupt, raise_if_pressed, watch_interrupts
+from dovetail.kernel.waiting import wait_for
 
 GROUP = "dovetail.plugins"
 PLUGINS_VARIABLE = "DOVETAIL_PLUGINS"
@@ -86,6 +87,9 @@ class Plugin:
     """Time to import and register."""
     imports_torch: bool = False
     """Whether torch was imported with it, and was not there before."""
+
+    def __str__(self) -> str:
+        return f"plugin {self.entry.name} ({self.distribution} {self.version})"
 
     @cached_property
     def summary(self) -> str:
@@ -225,15 +229,16 @@ def _register(manager: pluggy.PluginManager, plugin: Plugin, filter: PluginFilte
             if reason := incompatibility(plugin.entry, version):
                 plugin.quarantine(reason)
                 return
-            module = plugin.entry.load()
+            with wait_for(plugin, "its import"):
+                module = plugin.entry.load()
             if manager.is_registered(module):
                 raise PluginError(
                     f"its module {plugin.entry.value} is registered by {manager.get_name(module)} already"
                 )
-            manager.register(module, plugin.name)
-            plugin.cards = [
-                card for card in _collect(manager, module) if filter.permits(plugin.distribution, card.kind)
-            ]
+            with wait_for(plugin, "its registration"):
+                manager.register(module, plugin.name)
+                cards = _collect(manager, module)
+            plugin.cards = [card for card in cards if filter.permits(plugin.distribution, card.kind)]
         except BaseException as error:  # SystemExit, or what a compiled module panics with
             if is_interrupt(error):
                 raise
@@ -312,7 +317,8 @@ def import_part(part: Blamed, dotted: str) -> Any:
         PluginError: as :func:`import_dotted`, with the part and its distribution.
     """
     try:
-        return import_dotted(dotted)
+        with wait_for(part, f"the import of {dotted.partition(':')[0]}"):
+            return import_dotted(dotted)
     except PluginError as error:
         raise PluginError(f"the {part}: {error.problem}", way_out(part)) from error.__cause__
 

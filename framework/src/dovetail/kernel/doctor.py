@@ -17,6 +17,7 @@ from dovetail.kernel.choose import BROKEN_PROBE, run_probe
 from dovetail.kernel.discovery import Plugin, import_dotted
 from dovetail.kernel.interrupts import reraise_interrupt, watch_interrupts
 from dovetail.kernel.registry import Registry
+from dovetail.kernel.waiting import wait_for
 
 Severity = Literal["error", "warning", "note"]
 
@@ -92,7 +93,8 @@ def examine(registry: Registry) -> list[Finding]:
                     findings += examine_card(plugin, card)
     available = 0
     for offer in registry.offers(PlatformCard):
-        available += run_probe(offer.card.probe) is None
+        with wait_for(offer, "its probe"):
+            available += run_probe(offer.card.probe) is None
     if not available:
         findings.append(
             Finding(
@@ -125,7 +127,8 @@ def _examine_torch_free(plugin: Plugin, card: Card) -> Iterator[Finding]:
         found = _missing_module(plugin, card, dotted)
         if found is None:
             try:
-                fault = _fault_of(card, field, import_dotted(dotted))
+                with wait_for(plugin, f"the import of {dotted.partition(':')[0]}"):
+                    fault = _fault_of(card, field, import_dotted(dotted))
             except PluginError as error:
                 fault = error.problem
             if fault is not None:
@@ -150,8 +153,9 @@ def _examine_targets(plugin: Plugin, card: Card) -> Iterator[Finding]:
 
 
 def _missing_module(plugin: Plugin, card: Card, dotted: str) -> Finding | None:
-    if _module_exists(dotted):
-        return None
+    with wait_for(plugin, f"the import of {dotted.partition(':')[0]}"):  # of the packages that it is in
+        if _module_exists(dotted):
+            return None
     problem = f"the {card.kind} {card.name} names {dotted}, and there is no such module"
     return Finding(severity="error", subject=plugin.name, problem=problem, hint="reinstall or update it")
 
@@ -171,7 +175,8 @@ def _fault_of(card: Card, field: str, found: Any) -> str | None:
 
 
 def _examine_probe(plugin: Plugin, card: Card) -> Iterator[Finding]:
-    reason = run_probe(getattr(card, "probe", None))
+    with wait_for(plugin, f"the probe of {card.name}"):
+        reason = run_probe(getattr(card, "probe", None))
     if reason is None:
         return
     if reason.startswith(BROKEN_PROBE):

@@ -17,6 +17,7 @@ from dovetail.kernel.discovery import import_part
 from dovetail.kernel.options import PlanOptions
 from dovetail.kernel.plan import Choice, Part, RejectedCandidate, WeightPlan, describe_validation_errors
 from dovetail.kernel.registry import Offer, Registry
+from dovetail.kernel.waiting import wait_for
 
 WEIGHT_KINDS: tuple[LayerKind, ...] = ("linear", "head", "embedding")
 
@@ -139,7 +140,8 @@ def _refuse_config(offer: Offer[QuantFormatCard], quantization: dict[str, Any]) 
         return None
     try:
         config_class: type[BaseModel] = import_part(offer, config)
-        config_class.model_validate(quantization)
+        with wait_for(offer, "its check of quantization_config"):
+            config_class.model_validate(quantization)
     except ValidationError as error:
         return describe_validation_errors(error.errors())
     except Exception as error:  # its module, or a validator that met a value it did not expect
@@ -193,7 +195,8 @@ def _weight_plan(
         elif kind not in card.kinds:
             reason, unrelated = f"serves {', '.join(card.kinds)} layers", True
         else:
-            reason = run_probe(card.probe)
+            with wait_for(offer, "its probe"):
+                reason = run_probe(card.probe)
         if reason:
             rejected.append(
                 RejectedCandidate(name=offer.name, distribution=offer.distribution, reason=reason, unrelated=unrelated)

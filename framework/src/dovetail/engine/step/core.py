@@ -52,6 +52,8 @@ from dovetail.kernel.plan import Plan
 from dovetail.nn.loading import Progress
 
 WARM_UP = SamplingParams(max_tokens=2, temperature=0, ignore_eos=True)
+STEP_TOKENS = 2048
+"""Tokens computed in one step, if the options do not say."""
 
 
 class EngineCore:
@@ -500,17 +502,17 @@ class EngineCore:
 
 
 def find_max_step_tokens(plan: Plan, args: EngineArgs) -> int:
-    """Tokens computed in one step: ``--max-num-batched-tokens``, whose default is raised to the longest prompt for a
-    model that computes prompts whole.
+    """Tokens computed in one step: ``--max-num-batched-tokens``, of which the default is raised to the longest prompt
+    for a model that computes prompts whole.
 
     Raises:
         ResolutionError: it was set, and is too small for that.
     """
     most = args.max_num_batched_tokens
+    if most is None:
+        return max(STEP_TOKENS, plan.max_model_len) if plan.computes_whole_prompts else STEP_TOKENS
     if not plan.computes_whole_prompts or most >= plan.max_model_len:
         return most
-    if most == EngineArgs.model_fields["max_num_batched_tokens"].default:
-        return plan.max_model_len
     raise ResolutionError(
         f"--max-num-batched-tokens is {most}, and {plan.model} computes each prompt in one step, of up to {plan.max_model_len} tokens",
         "raise it to that, or lower --max-model-len",

@@ -5,7 +5,7 @@ Letters: T tokens of a step, L logit rows, V vocabulary, C channels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dovetail.api.checkpoint import LazyTensor
 from dovetail.engine.engine_request import Request
 from dovetail.engine.kv.groups import KVCacheGroup
 from dovetail.engine.sampling.edits import LogitEdits
@@ -201,9 +202,13 @@ class ModelRunner:
             nbytes = count_elements(expected.values()) * self.dtype.itemsize
             check_random_weights(nbytes, self.device_memory(), plan.checkpoint.config_file)
         tensors = load_tensors(plan.loader.part, plan.checkpoint, expected, self.device)
-        self.reader.load(tensors, progress)
+        self.read_weights(tensors, progress)
         with blame(plan.platform.part, "to release memory"):
             self.platform.release()
+
+    def read_weights(self, tensors: Iterable[LazyTensor], progress: Progress | None) -> None:
+        """Read the checkpoint's tensors into the layers."""
+        self.reader.load(tensors, progress)
 
     @property
     def weight_bytes(self) -> int:
