@@ -5,6 +5,8 @@ card is selected. The conformance kit (``dovetail.testing``) tests every claim o
 refused.
 
 Attributes named ``target``, ``probe``, ``inspect`` or ``config`` are dotted names, ``"package.module:attribute"``.
+A probe is ``() -> str | None``: why the part cannot run on this machine, or None if it can. An empty text is no reason:
+it counts as a probe that failed, as an exception does, and the part is not taken.
 """
 
 from __future__ import annotations
@@ -80,14 +82,17 @@ class Card(DocumentedModel):
 class NamingCard(DocumentedModel):
     """How a model family's tensors and metadata are named in a container with its own naming."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # Of a model's card it is a field, and is checked there again.
+    model_config = ConfigDict(frozen=True, extra="forbid", revalidate_instances="always")
 
     architectures: tuple[str, ...]
     """The container's own architecture names that this family covers. If several families cover one, the first whose
     naming does not refuse the metadata reads them.
     """
     target: Dotted
-    """A :class:`dovetail.api.Naming`; its module must not import torch."""
+    """A :class:`dovetail.api.Naming`: an instance and not its class, such as ``"package.names:NAMING"`` with
+    ``NAMING = Names()``. Its module must not import torch.
+    """
 
 
 class ModelCard(Card):
@@ -261,7 +266,7 @@ class SourceCard(Card):
     """A meaning of model references.
 
     ``target`` is ``resolve(reference: str | None, *, revision, download_dir, patterns, token) -> str | ResolvedModel | None``: the path of the
-    checkpoint (a folder or a file), or None when the reference is not of this source's kind. ``reference`` is None when the user
+    checkpoint (an existing folder or file), or None when the reference is not of this source's kind. ``reference`` is None when the user
     named no model. ``token`` is the secret of ``--hf-token``: a text, True for one that is kept on the machine, or None; it must not be shown.
     A source that knows which sampling parameters suit the model answers with a :class:`dovetail.api.ResolvedModel`.
     """

@@ -129,7 +129,10 @@ class ModelConfig(DocumentedModel):
                 read.setdefault(field, read[key])
         if isinstance(dtype := read.get("dtype"), str):
             read["dtype"] = dtype.removeprefix("torch.")
-        return cls.prepare(read)
+        prepared: Any = cls.prepare(read)
+        if not isinstance(prepared, dict):  # no fault of the file, as a ValueError would be
+            raise TypeError(f"{cls.__name__}.prepare() returned {type(prepared).__name__}, wanted the dict of keys")
+        return prepared
 
     @classmethod
     def prepare(cls, data: dict[str, Any]) -> dict[str, Any]:

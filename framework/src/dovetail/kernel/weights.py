@@ -9,9 +9,9 @@ from pydantic import BaseModel, ValidationError
 
 from dovetail.api.cards import LayerKind, QuantFormatCard, QuantKernelCard
 from dovetail.api.checkpoint import Checkpoint
-from dovetail.api.errors import ResolutionError
+from dovetail.api.errors import DovetailError, PluginError, ResolutionError
 from dovetail.api.text import join_names, quote_foreign
-from dovetail.kernel.blame import describe_error
+from dovetail.kernel.blame import blame, check_class
 from dovetail.kernel.choose import choose, make_part, run_probe, supports_device
 from dovetail.kernel.discovery import import_part
 from dovetail.kernel.options import PlanOptions
@@ -48,9 +48,21 @@ def find_weights(
             registry.explain_missing(QuantFormatCard.kind)
             or f"install a plugin that reads {quote_foreign(method, 40)}",
         )
-    refused = {
-        o.name: reason for o in offers if _is_for(o.card, method) and (reason := _refuse_config(o, quantization))
-    }
+    refused: dict[str, str] = {}
+    broken: dict[str, PluginError] = {}
+    for offer in offers:
+        if not _is_for(offer.card, method):
+            continue
+        try:
+            if reason := _refuse_config(offer, quantization):
+                refused[offer.name] = reason
+        except PluginError as error:
+            broken[offer.name] = error
+            refused[offer.name] = f"it is broken: {error.problem}"
+    for name in readers:
+        # Where it is why there is no other, or was asked for, it is told in place of what is wrong with the files.
+        if name in broken and (refused.keys() >= set(readers) or name == options.quantization):
+            raise broken[name]
     if method is not None and refused.keys() >= set(readers):
         raise ResolutionError(
             f"wanted a format for weights quantized by {method!r}, found none that fits "
@@ -71,6 +83,9 @@ def find_weights(
             return refused.get(card.name)
 
         unread = all(reads(o.card) for o in offers)
+        for offer in offers if unread else ():
+            if offer.name in broken and type_ in offer.card.types:
+                raise broken[offer.name]
         # Masks and position ids, and what accompanies quantized weights: a weight of this type is refused when it is loaded.
         if unread and ((plans and _counts(type_)) or readers):
             continue
@@ -97,6 +112,7 @@ def find_weights(
                 for kind in kinds
                 if kind in offer.card.kinds
             ]
+    warnings += [str(broken[o.name]) for o in offers if o.name in broken and o.card.types.keys() & checkpoint.tensor_types]
     if method is not None and not formats & set(readers):
         raise ResolutionError(
             f"wanted weights quantized by {method!r}, as the configuration says, found tensors of type "
@@ -134,16 +150,29 @@ def _is_for(card: QuantFormatCard, method: str | None) -> bool:
 
 
 def _refuse_config(offer: Offer[QuantFormatCard], quantization: dict[str, Any]) -> str | None:
-    """Why a format's own class refuses the checkpoint's ``quantization_config``; an empty one if there is none."""
+    """Why a format's own class refuses the checkpoint's ``quantization_config``; an empty one if there is none.
+
+    Raises:
+        PluginError: the class cannot be imported, is none of a configuration, or raises anything else than a refusal.
+    """
     if (config := offer.card.config) is None:
         return None
+    config_class = import_part(offer, config)
+    check_class(offer, config, config_class, BaseModel)
     try:
-        config_class: type[BaseModel] = import_part(offer, config)
+        with blame(offer, f"to read the quantization_config with {config_class.__name__}"):
+            return _validate(config_class, quantization)
+    except PluginError:
+        raise
+    except DovetailError as error:
+        return error.problem
+
+
+def _validate(config_class: type[BaseModel], quantization: dict[str, Any]) -> str | None:
+    try:
         config_class.model_validate(quantization)
     except ValidationError as error:
         return describe_validation_errors(error.errors())
-    except Exception as error:  # its module, or a validator that met a value it did not expect
-        return describe_error(error)
     return None
 
 

@@ -214,7 +214,15 @@ class TensorPlaces:
         stored = self.ctx.together.get(name)
         return name if stored is not None and stored.stacked else f"{name}.weight"
 
-    def sort(self, tensors: Iterable[LazyTensor]) -> None:
+    def sort(self, tensors: Iterable[LazyTensor], doubt: str = "") -> None:
+        """Find the place of every tensor.
+
+        Args:
+            doubt: as in :meth:`dovetail.nn.loading.WeightReader.load`.
+
+        Raises:
+            CheckpointError: tensors are missing, unexpected or misshapen.
+        """
         ctx = self.ctx
         suffixes = self._suffixes()
         strange = [lazy for lazy in tensors if not self._place(lazy, suffixes)]
@@ -235,15 +243,18 @@ class TensorPlaces:
             faults.append(f"unexpected: {join_names(unexpected)}")
         if faults:
             reasons = self._unread_reasons(unread) or (self._lacking_reasons() if missing else [])
-            raise CheckpointError(
-                f"the checkpoint does not hold the tensors that the model expects ({'; '.join(faults)})"
-                + _join_reasons(reasons),
+            hint = (
                 "config.json has no quantization_config for these tensors; if you know it, give it with --hf-overrides"
                 if unread
                 else "the tensors and config.json's quantization_config disagree, or a file is missing"
                 if reasons and not unexpected and not wrong
                 else "the architecture or its configuration does not match these files, or a file is missing: compare config.json, or "
-                "force another architecture with --hf-overrides",
+                "force another architecture with --hf-overrides"
+            )
+            raise CheckpointError(
+                f"the checkpoint does not hold the tensors that the model expects ({'; '.join(faults)})"
+                + _join_reasons(reasons),
+                f"{hint}; {doubt}" if doubt and missing else hint,
             )
 
     def _unread_reasons(self, unread: Sequence[LazyTensor]) -> list[str]:
