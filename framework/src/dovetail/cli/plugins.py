@@ -166,7 +166,7 @@ def _show(args: argparse.Namespace, registry: Registry) -> int:
                 _print(f"  {'plugin':<14} {_describe_plugin(facts)}")
             for key, value in card.items():
                 if value not in (None, "", [], {}):
-                    shown = ", ".join(map(str, value)) if isinstance(value, (list, dict)) else value
+                    shown = ", ".join(map(str, value)) if isinstance(value, (list, dict)) else _one_line(str(value))
                     _print(f"  {key:<14} {shown}")
         print()
     return 0
@@ -175,7 +175,7 @@ def _show(args: argparse.Namespace, registry: Registry) -> int:
 def _describe_plugin(facts: dict[str, Any]) -> str:
     """A plugin in a line."""
     state = "" if facts["status"] == "ok" else f" ({facts['status']}: {facts['reason']})"
-    return f"{facts['distribution']} {facts['version']}: {facts['summary']}{state}"
+    return f"{facts['distribution']} {facts['version']}: {_one_line(facts['summary'])}{state}"
 
 
 def _doctor(args: argparse.Namespace, registry: Registry) -> int:

@@ -303,9 +303,7 @@ def _check_card(base: type[Card], given: Card) -> Card:
             if isinstance(error, AttributeError) and name not in vars(given):
                 continue  # it is missing, as the check will say
             told = "" if name == "name" else f" {fields.get('name')!r}"
-            raise PluginError(
-                f"the {name} of {base.__name__}{told} cannot be read: {describe_error(error)}"
-            ) from error
+            raise PluginError(f"the {name} of {base.__name__}{told} cannot be read: {describe_error(error)}") from error
     return base(**fields)
 
 

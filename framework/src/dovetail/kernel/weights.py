@@ -59,10 +59,10 @@ def find_weights(
         except PluginError as error:
             broken[offer.name] = error
             refused[offer.name] = f"it is broken: {error.problem}"
-    for name in readers:
-        # Where it is why there is no other, or was asked for, it is told in place of what is wrong with the files.
-        if name in broken and (refused.keys() >= set(readers) or name == options.quantization):
-            raise broken[name]
+    # Where it was asked for, or is why there is no other, it is told, and not what seems wrong with the files.
+    needed = [options.quantization, *(readers if refused.keys() >= set(readers) else ())]
+    if fault := next((broken[name] for name in needed if name in broken), None):
+        raise fault
     if method is not None and refused.keys() >= set(readers):
         raise ResolutionError(
             f"wanted a format for weights quantized by {method!r}, found none that fits "
@@ -83,12 +83,13 @@ def find_weights(
             return refused.get(card.name)
 
         unread = all(reads(o.card) for o in offers)
-        for offer in offers if unread else ():
-            if offer.name in broken and type_ in offer.card.types:
-                raise broken[offer.name]
         # Masks and position ids, and what accompanies quantized weights: a weight of this type is refused when it is loaded.
         if unread and ((plans and _counts(type_)) or readers):
             continue
+        if unread and (
+            fault := next((broken[o.name] for o in offers if o.name in broken and type_ in o.card.types), None)
+        ):
+            raise fault
         wanted = f"a format that reads {count} tensors of type {type_!r} in {checkpoint.path}"
         # Norms, and what was left alone, have other types than the one that was asked for.
         explicit = asked.name if asked and reads(asked.card) is None else None
@@ -112,7 +113,9 @@ def find_weights(
                 for kind in kinds
                 if kind in offer.card.kinds
             ]
-    warnings += [str(broken[o.name]) for o in offers if o.name in broken and o.card.types.keys() & checkpoint.tensor_types]
+    warnings += [
+        str(broken[o.name]) for o in offers if o.name in broken and o.card.types.keys() & checkpoint.tensor_types
+    ]
     if method is not None and not formats & set(readers):
         raise ResolutionError(
             f"wanted weights quantized by {method!r}, as the configuration says, found tensors of type "
