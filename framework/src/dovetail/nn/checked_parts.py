@@ -53,32 +53,34 @@ def load_tensors(
         if not (isinstance(lazy, LazyTensor) and isinstance(lazy.name, str) and _is_shape(lazy.shape)):
             raise wrong_answer(part, f"the weights of {path}", lazy, "a LazyTensor with a name and a shape")
         if lazy.name in seen:
-            raise _differing(part, f"gave the tensor {one_line(lazy.name)} of {path} twice")
+            raise PluginError(f"the {part} gave the tensor {one_line(lazy.name)} of {path} twice", way_out(part))
         if not isinstance(lazy.type, str) or (counted and lazy.type not in counted):
             types = join_names(list(counted)) or "a name"
-            told = f"the type {quote_foreign(lazy.type, 60)}, and its inspect() counted {types}"
-            raise _differing(part, f"gave the tensor {one_line(lazy.name)} of {path} {told}")
+            raise PluginError(
+                f"the {part} gave the tensor {one_line(lazy.name)} of {path} the type {quote_foreign(lazy.type, 60)}, and "
+                f"its inspect() counted {types}",
+                way_out(part),
+            )
         seen.add(lazy.name)
         given[lazy.type] += 1
         yield LazyTensor(lazy.name, lazy.shape, lazy.type, _checked_read(part, lazy))
     # A loader without files has as many as the model expects.
     for type_, count in counted.items() if checkpoint.files else ():
         if given[type_] != count:
-            told = f"gave {given[type_]} tensors of type {type_} of {path}, and its inspect() counted {count}"
-            raise _differing(part, told)
+            raise PluginError(
+                f"the {part} gave {given[type_]} tensors of type {type_} of {path}, and its inspect() counted {count}, "
+                "unless the files have changed since",
+                way_out(part),
+            )
 
 
 _END = object()
 
 
-def _differing(part: Part, told: str) -> PluginError:
-    return PluginError(f"the {part} {told}", f"start again if the files have changed; otherwise {way_out(part)}")
-
-
 def describe_doubt(part: Part, checkpoint: Checkpoint) -> str:
-    """Who else may be to blame where a checkpoint lacks tensors: its loader."""
-    out = f" (--plugins=-{part.distribution} leaves it out)" if part.distribution else ""
-    return f"or {checkpoint.path} holds them, and the {part} did not give them{out}"
+    """Who is to blame where a model's tensors are missing: the files or their loader, which nobody else can tell."""
+    out = f" (--plugins=-{part.distribution} leaves it out)"
+    return f"{checkpoint.path} lacks them, or the {part} did not give them under their names{out}"
 
 
 def _is_shape(shape: Any) -> bool:

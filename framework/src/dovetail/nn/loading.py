@@ -72,7 +72,7 @@ class WeightReader:
         """Load all tensors.
 
         Args:
-            doubt: who may be to blame if they do not fit, besides the files; to end a hint.
+            doubt: who is to blame if tensors are missing, the files or another; for the error.
 
         Raises:
             CheckpointError: tensors are missing, unexpected or misshapen; the error names all of them.

@@ -243,18 +243,16 @@ class TensorPlaces:
             faults.append(f"unexpected: {join_names(unexpected)}")
         if faults:
             reasons = self._unread_reasons(unread) or (self._lacking_reasons() if missing else [])
-            hint = (
+            raise CheckpointError(
+                f"the checkpoint does not hold the tensors that the model expects ({'; '.join(faults)})"
+                + _join_reasons(reasons)
+                + (f"; {doubt}" if doubt and missing else ""),
                 "config.json has no quantization_config for these tensors; if you know it, give it with --hf-overrides"
                 if unread
                 else "the tensors and config.json's quantization_config disagree, or a file is missing"
                 if reasons and not unexpected and not wrong
                 else "the architecture or its configuration does not match these files, or a file is missing: compare config.json, or "
-                "force another architecture with --hf-overrides"
-            )
-            raise CheckpointError(
-                f"the checkpoint does not hold the tensors that the model expects ({'; '.join(faults)})"
-                + _join_reasons(reasons),
-                f"{hint}; {doubt}" if doubt and missing else hint,
+                "force another architecture with --hf-overrides",
             )
 
     def _unread_reasons(self, unread: Sequence[LazyTensor]) -> list[str]:
