@@ -146,7 +146,8 @@ UNLOADABLE: dict[str, tuple[tuple[Card, dict[str, Any]], str]] = {
     "a loader that repeats": (loader("load_twice"), "the loader nut (broken-nut 3.1) gave the tensor model.norm.weight of {} twice"),
     "a loader that omits": (
         loader("load_fewer"),
-        "the loader nut (broken-nut 3.1) gave 20 tensors of type float32 of {}, and its inspect() counted 21",
+        "the loader nut (broken-nut 3.1) gave 29 tensors of type float32 of {}, without model.norm.weight, and its "
+        "inspect() counted 30; the files must not",
     ),
     "a loader of another type": (
         loader("load_mistyped"),

@@ -133,7 +133,8 @@ class LoaderCard(Card):
 
     ``inspect(path: str, files: tuple[str, ...]) -> Checkpoint`` describes what is there without torch; ``target`` is a
     callable ``(checkpoint: Checkpoint, expected: Mapping[str, tuple[int, ...]], device: torch.device) ->
-    Iterable[LazyTensor]`` that the engine process calls. ``expected`` maps the Hugging Face name of every required
+    Iterable[LazyTensor]`` that the engine process calls. It yields every tensor once: of files, as many of each type as
+    ``inspect`` counted, whether the model needs them or not. ``expected`` maps the Hugging Face name of every required
     tensor to its logical shape, and ``device`` is where all tensors go. Most loaders need neither, because the files
     describe their tensors, but a loader may read directly to the device.
     """

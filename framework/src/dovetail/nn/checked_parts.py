@@ -24,6 +24,8 @@ from dovetail.nn.experts import ExpertsKernel, ExpertWeights
 from dovetail.nn.stored import Field, StoredWeight
 from dovetail.nn.weights import Components, QuantFormat, WeightKernel, WeightName
 
+_END = object()
+
 
 def load_tensors(
     part: Part, checkpoint: Checkpoint, expected: Mapping[str, tuple[int, ...]], device: torch.device
@@ -67,14 +69,14 @@ def load_tensors(
     # A loader without files has as many as the model expects.
     for type_, count in counted.items() if checkpoint.files else ():
         if given[type_] != count:
+            absent = [name for name in expected if name not in seen]
+            known = len(absent) == sum(counted.values()) - len(seen)  # otherwise some are stored in another form
+            without = f", without {join_names(absent)}" if known else ""
             raise PluginError(
-                f"the {part} gave {given[type_]} tensors of type {type_} of {path}, and its inspect() counted {count}, "
-                "unless the files have changed since",
+                f"the {part} gave {given[type_]} tensors of type {type_} of {path}{without}, and its inspect() counted "
+                f"{count}; the files must not change meanwhile",
                 way_out(part),
             )
-
-
-_END = object()
 
 
 def describe_doubt(part: Part, checkpoint: Checkpoint) -> str:
