@@ -134,6 +134,11 @@ class FormatOfNothing(DenseFormat):
         return None
 
 
+class UnmadeFormat(DenseFormat):
+    def __init__(self, *arguments: Any) -> None:
+        fail()
+
+
 class FailingFormat(DenseFormat):
     def load(self, tensors: Mapping[str, LazyTensor], *arguments: Any) -> Any:
         fail()

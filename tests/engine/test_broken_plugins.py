@@ -161,6 +161,9 @@ UNLOADABLE: dict[str, tuple[tuple[Card, dict[str, Any]], str]] = {
     ),
     "a tensor of another shape": (loader("load_flat"), "with Tensor of torch.float32 ["),
     "a format that loads nothing": (format_("FormatOfNothing"), "the format nut (broken-nut 3.1) answered load() of "),
+    "a format that cannot be made": (
+        format_("UnmadeFormat"), f"the format nut (broken-nut 3.1) failed to read the quantization_config: {CRACKED}"
+    ),
     "a format that fails": (format_("FailingFormat"), "the format nut (broken-nut 3.1) failed to load model."),
     "a format that is none": (format_("NoModel"), "NoModel is no subclass of dovetail.nn.QuantFormat"),
     "a weight that fails": (
