@@ -33,6 +33,10 @@ def give_list(*_: Any, **__: Any) -> Any:
     return ["shell"]
 
 
+def give_nothing(*_: Any, **__: Any) -> Any:
+    return ""
+
+
 def leave(*_: Any, **__: Any) -> Any:
     raise SystemExit(7)
 
@@ -92,12 +96,47 @@ def load_flat(checkpoint: Checkpoint, expected: Any, device: torch.device) -> It
         yield replace(lazy, read=lambda lazy=lazy: lazy.read().flatten())
 
 
+def load_gap(checkpoint: Checkpoint, expected: Any, device: torch.device) -> Iterator[Any]:
+    first, *others = load(checkpoint, expected, device)
+    yield from (first, None, *others)
+
+
+def load_twice(checkpoint: Checkpoint, expected: Any, device: torch.device) -> Iterator[LazyTensor]:
+    for lazy in load(checkpoint, expected, device):
+        yield from [lazy] * (2 if lazy.name == "model.norm.weight" else 1)
+
+
+def load_fewer(checkpoint: Checkpoint, expected: Any, device: torch.device) -> Iterator[LazyTensor]:
+    yield from (lazy for lazy in load(checkpoint, expected, device) if lazy.name != "model.norm.weight")
+
+
+def load_renamed(checkpoint: Checkpoint, expected: Any, device: torch.device) -> Iterator[LazyTensor]:
+    for lazy in load(checkpoint, expected, device):
+        yield replace(lazy, name=lazy.name.replace("model.norm", "model.nutty"))
+
+
+def load_mistyped(checkpoint: Checkpoint, expected: Any, device: torch.device) -> Iterator[LazyTensor]:
+    for lazy in load(checkpoint, expected, device):
+        yield replace(lazy, type="nut4") if lazy.name == "model.norm.weight" else lazy
+
+
+def load_untyped(checkpoint: Checkpoint, expected: Any, device: torch.device) -> Iterator[LazyTensor]:
+    for lazy in load(checkpoint, expected, device):
+        untyped: Any = torch.float32
+        yield replace(lazy, type=untyped)
+
+
 # Formats and kernels.
 
 
 class FormatOfNothing(DenseFormat):
     def load(self, tensors: Mapping[str, LazyTensor], *arguments: Any) -> Any:
         return None
+
+
+class UnmadeFormat(DenseFormat):
+    def __init__(self, *arguments: Any) -> None:
+        fail()
 
 
 class FailingFormat(DenseFormat):
@@ -127,6 +166,12 @@ class ListingKernel(DenseKernel):
     unsupported_reason = classmethod(give_list)
 
 
+class MuteKernel(DenseKernel):
+    @classmethod
+    def unsupported_reason(cls, *_: Any) -> str | None:
+        return ""
+
+
 class UnpreparedKernel(DenseKernel):
     def process_after_loading(self) -> None:
         leave()
@@ -152,6 +197,11 @@ class FailingPlatform(CpuPlatform):
 class ForgetfulPlatform(CpuPlatform):
     def memory(self) -> Any:
         return 2**30
+
+
+class IndebtedPlatform(CpuPlatform):
+    def kv_cache_bytes(self, utilization: float, reserved: int) -> int:
+        return -(2**20)
 
 
 class HomelessPlatform(CpuPlatform):
@@ -187,6 +237,16 @@ class CrackingAttention(SdpaAttention):
 class RoomlessAttention(SdpaAttention):
     def allocate(self, *arguments: Any) -> Any:
         fail()
+
+
+class IndebtedAttention(SdpaAttention):
+    def block_bytes(self, spec: Any) -> int:
+        return -super().block_bytes(spec)
+
+
+class EagerAttention(SdpaAttention):
+    def workspace_bytes(self, *arguments: Any) -> Any:
+        return 0.5
 
 
 class NoAttention:

@@ -245,6 +245,15 @@ def test_list_shows_what_is_wrong(walnut: Site, capsys: Out) -> None:
     assert "  denied: excluded by the plugin filter\n" in capsys.readouterr().out
 
 
+def test_a_summary_of_several_lines_is_one(walnut: Site, capsys: Out) -> None:
+    walnut.add("wordy", offering("long").replace("target=", "summary='grows\\n  in\\ttrees\\x1b[2J', target="))
+    assert run("plugins", "list") == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "in trees" in line]
+    assert line == "  model      long             rank 50   grows in trees\\x1b[2J"
+    assert run("plugins", "show", "long") == 0
+    assert "\n  summary        grows in trees\\x1b[2J\n" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("name", ["walnut-pack", "Walnut_Pack", "walnut-pack:main"])
 def test_show_finds_plugins_and_what_they_offer(walnut: Site, capsys: Out, name: str) -> None:
     assert run("plugins", "show", name) == 0

@@ -136,6 +136,10 @@ def lists() -> list[str]:
     return ["no"]
 
 
+def says_nothing() -> str:
+    return " "
+
+
 @pytest.mark.parametrize(
     ("card", "told_of_it"),
     [
@@ -153,6 +157,10 @@ def lists() -> list[str]:
         ),
         (
             model("x", **REAL, naming={"box": NamingCard(architectures=("x",), target=f"{__name__}:Silent")}),
+            "is a class, wanted an instance of it",
+        ),
+        (
+            model("x", **REAL, naming={"box": NamingCard(architectures=("x",), target=f"{__name__}:NAMED")}),
             "lacks config, rename, row_order",
         ),
         (
@@ -162,6 +170,10 @@ def lists() -> list[str]:
         (
             fakes.attention("x", probe=f"{__name__}:lists").model_copy(update={"target": "json:loads"}),
             "its probe failed (it answered with list, wanted a text or None)",
+        ),
+        (
+            fakes.attention("x", probe=f"{__name__}:says_nothing").model_copy(update={"target": "json:loads"}),
+            "its probe failed (it answered with an empty text, wanted a text or None)",
         ),
     ],
 )

@@ -5,6 +5,8 @@ card is selected. The conformance kit (``dovetail.testing``) tests every claim o
 refused.
 
 Attributes named ``target``, ``probe``, ``inspect`` or ``config`` are dotted names, ``"package.module:attribute"``.
+A probe is ``() -> str | None``: why the part cannot run on this machine, or None if it can. An empty text is no reason:
+it counts as a probe that failed, as an exception does, and the part is not taken.
 """
 
 from __future__ import annotations
@@ -80,14 +82,17 @@ class Card(DocumentedModel):
 class NamingCard(DocumentedModel):
     """How a model family's tensors and metadata are named in a container with its own naming."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # Of a model's card it is a field, and is checked there again.
+    model_config = ConfigDict(frozen=True, extra="forbid", revalidate_instances="always")
 
     architectures: tuple[str, ...]
     """The container's own architecture names that this family covers. If several families cover one, the first whose
     naming does not refuse the metadata reads them.
     """
     target: Dotted
-    """A :class:`dovetail.api.Naming`; its module must not import torch."""
+    """A :class:`dovetail.api.Naming`: an instance and not its class, such as ``"package.names:NAMING"`` with
+    ``NAMING = Names()``. Its module must not import torch.
+    """
 
 
 class ModelCard(Card):
@@ -128,7 +133,8 @@ class LoaderCard(Card):
 
     ``inspect(path: str, files: tuple[str, ...]) -> Checkpoint`` describes what is there without torch; ``target`` is a
     callable ``(checkpoint: Checkpoint, expected: Mapping[str, tuple[int, ...]], device: torch.device) ->
-    Iterable[LazyTensor]`` that the engine process calls. ``expected`` maps the Hugging Face name of every required
+    Iterable[LazyTensor]`` that the engine process calls. It yields every tensor once: of files, as many of each type as
+    ``inspect`` counted, whether the model needs them or not. ``expected`` maps the Hugging Face name of every required
     tensor to its logical shape, and ``device`` is where all tensors go. Most loaders need neither, because the files
     describe their tensors, but a loader may read directly to the device.
     """
@@ -261,7 +267,7 @@ class SourceCard(Card):
     """A meaning of model references.
 
     ``target`` is ``resolve(reference: str | None, *, revision, download_dir, patterns, token) -> str | ResolvedModel | None``: the path of the
-    checkpoint (a folder or a file), or None when the reference is not of this source's kind. ``reference`` is None when the user
+    checkpoint (an existing folder or file), or None when the reference is not of this source's kind. ``reference`` is None when the user
     named no model. ``token`` is the secret of ``--hf-token``: a text, True for one that is kept on the machine, or None; it must not be shown.
     A source that knows which sampling parameters suit the model answers with a :class:`dovetail.api.ResolvedModel`.
     """

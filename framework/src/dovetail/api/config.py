@@ -133,7 +133,10 @@ class ModelConfig(DocumentedModel):
             read["dtype"] = dtype.removeprefix("torch.")
         if isinstance(labels := read.get("id2label"), dict) and labels:
             read.setdefault("num_labels", len(labels))
-        return cls.prepare(read)
+        prepared: Any = cls.prepare(read)
+        if not isinstance(prepared, dict):  # no fault of the file, as a ValueError would be
+            raise TypeError(f"{cls.__name__}.prepare() returned {type(prepared).__name__}, wanted the dict of keys")
+        return prepared
 
     @classmethod
     def prepare(cls, data: dict[str, Any]) -> dict[str, Any]:

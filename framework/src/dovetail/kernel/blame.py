@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from types import TracebackType
 from typing import Any, Protocol
 
@@ -139,9 +139,21 @@ def way_out(part: Blamed) -> str:
 
 
 def describe_type(value: Any) -> str:
-    """The type of a value that a plugin returned; of a tensor also its dtype and shape."""
+    """The type of a value that a plugin returned; of a tensor also its dtype and shape, and of a number its value. A
+    coroutine is closed, so that nobody is warned that it was never awaited.
+    """
     name = "None" if value is None else type(value).__name__
-    dtype, shape = getattr(value, "dtype", None), getattr(value, "shape", None)
+    if isinstance(value, Coroutine):
+        value.close()
+        return f"{name} (of an async def, and nothing is awaited here)"
+    if isinstance(value, str) and not value.strip():
+        return "an empty text"
+    if type(value) in (bool, int, float):
+        return f"{name} {quote_foreign(value, 40)}"
+    try:
+        dtype, shape = getattr(value, "dtype", None), getattr(value, "shape", None)
+    except Exception:  # its attributes are the plugin's code, too
+        return name
     return f"{name} of {dtype} {list(shape)}" if isinstance(shape, tuple) else name
 
 

@@ -131,8 +131,8 @@ def _find_objection(offer: Offer[C], objection: Callable[[C], str | None]) -> st
 
 
 def run_probe(probe: str | None) -> str | None:
-    """Run a probe. Returns its objection. Where it fails, or answers with anything but a text or None, that is the
-    objection, and the resolution goes on.
+    """Run a probe. Returns its objection. Where it fails, or answers with anything but a reason or None, that is the
+    objection, and the resolution goes on. An empty text is no reason.
     """
     if probe is None:
         return None
@@ -142,7 +142,7 @@ def run_probe(probe: str | None) -> str | None:
         if is_interrupt(error):
             raise
         return f"{BROKEN_PROBE} ({describe_error(error)})"
-    if answer is None or isinstance(answer, str):
+    if answer is None or (isinstance(answer, str) and answer.strip()):
         return answer
     return f"{BROKEN_PROBE} (it answered with {describe_type(answer)}, wanted a text or None)"
 

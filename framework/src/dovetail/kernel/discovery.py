@@ -42,7 +42,7 @@ from dovetail.api.cards import (
     ToolParserCard,
 )
 from dovetail.api.errors import PluginError, UsageError
-from dovetail.kernel.blame import FRAMEWORK, Blamed, describe_error, way_out
+from dovetail.kernel.blame import FRAMEWORK, Blamed, describe_error, describe_type, way_out
 from dovetail.kernel.interrupts import is_interrupt, raise_if_pressed, watch_interrupts
 from dovetail.kernel.waiting import wait_for
 
@@ -277,17 +277,39 @@ def _collect(manager: pluggy.PluginManager, module: Any) -> list[Card]:
         found = True
         answer = getattr(module, attribute)()
         if not isinstance(answer, Sequence) or isinstance(answer, str):
-            raise PluginError(f"{hook} answered with {type(answer).__name__}, not a list of cards")
-        for card in answer:
-            if not isinstance(card, HOOKS[hook]):
+            raise PluginError(f"{hook} answered with {describe_type(answer)}, not a list of cards")
+        for given in answer:
+            base = next((known for known in HOOKS[hook] if isinstance(given, known)), None)
+            if base is None:
                 expected = " or ".join(c.__name__ for c in HOOKS[hook])
-                raise PluginError(f"{hook} answered with {type(card).__name__} where {expected} is wanted")
+                raise PluginError(f"{hook} answered with {type(given).__name__} where {expected} is wanted")
+            card = _check_card(base, given)
             if any(other.kind == card.kind and other.name == card.name for other in cards):
                 raise PluginError(f"offers the {card.kind} {card.name!r} twice")
             cards.append(card)
     if not found:
         raise PluginError("implements no hook", "mark its functions with dovetail.api.hookimpl")
     return cards
+
+
+def _check_card(base: type[Card], given: Card) -> Card:
+    """The card, of the type that the hook names, with fields that were checked: one may be made past the checks of its
+    class (``model_construct``, ``model_copy``), or be of a subclass that computes its attributes.
+
+    Raises:
+        PluginError: an attribute cannot be read.
+        ValidationError: it is malformed.
+    """
+    fields: dict[str, Any] = {}
+    for name in base.model_fields:
+        try:
+            fields[name] = getattr(given, name)
+        except Exception as error:
+            if isinstance(error, AttributeError) and name not in vars(given):
+                continue  # it is missing, as the check will say
+            told = "" if name == "name" else f" {fields.get('name')!r}"
+            raise PluginError(f"the {name} of {base.__name__}{told} cannot be read: {describe_error(error)}") from error
+    return base(**fields)
 
 
 def import_dotted(dotted: str) -> Any:

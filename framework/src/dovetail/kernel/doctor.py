@@ -13,6 +13,7 @@ from dovetail.api.cards import Card, LoaderCard, ModelCard, ParserCard, Platform
 from dovetail.api.config import ModelConfig
 from dovetail.api.errors import PluginError
 from dovetail.kernel.blame import describe_type
+from dovetail.kernel.checkpoints import naming_fault
 from dovetail.kernel.choose import BROKEN_PROBE, run_probe
 from dovetail.kernel.discovery import Plugin, import_dotted
 from dovetail.kernel.interrupts import reraise_interrupt, watch_interrupts
@@ -167,8 +168,7 @@ def _fault_of(card: Card, field: str, found: Any) -> str | None:
         if not (isinstance(found, type) and issubclass(found, base)):
             return f"is no subclass of {base.__name__}"
     elif field.startswith("naming"):
-        lacking = [name for name in ("config", "rename", "row_order") if not callable(getattr(found, name, None))]
-        return f"lacks {', '.join(lacking)}" if lacking else None
+        return naming_fault(found)
     elif not callable(found):
         return f"is {describe_type(found)}, and cannot be called"
     return None

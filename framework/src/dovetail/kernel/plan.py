@@ -198,7 +198,10 @@ class Plan(FrozenModel):
         given = self.config.get("quantization_config") or {}
         if weights.config is None:
             return given
-        return import_part(weights.format.part, weights.config).model_validate(given)
+        part = weights.format.part
+        config_class = import_part(part, weights.config)
+        with blame(part, f"to read the quantization_config with {config_class.__name__}"):
+            return config_class.model_validate(given)
 
     def build_model_config(self) -> ModelConfig:
         """The configuration as the model's own class. It was validated when the Plan was made."""

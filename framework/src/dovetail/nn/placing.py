@@ -214,7 +214,15 @@ class TensorPlaces:
         stored = self.ctx.together.get(name)
         return name if stored is not None and stored.stacked else f"{name}.weight"
 
-    def sort(self, tensors: Iterable[LazyTensor]) -> None:
+    def sort(self, tensors: Iterable[LazyTensor], doubt: str = "") -> None:
+        """Find the place of every tensor.
+
+        Args:
+            doubt: as in :meth:`dovetail.nn.loading.WeightReader.load`.
+
+        Raises:
+            CheckpointError: tensors are missing, unexpected or misshapen.
+        """
         ctx = self.ctx
         suffixes = self._suffixes()
         strange = [lazy for lazy in tensors if not self._place(lazy, suffixes)]
@@ -237,7 +245,8 @@ class TensorPlaces:
             reasons = self._unread_reasons(unread) or (self._lacking_reasons() if missing else [])
             raise CheckpointError(
                 f"the checkpoint does not hold the tensors that the model expects ({'; '.join(faults)})"
-                + _join_reasons(reasons),
+                + _join_reasons(reasons)
+                + (f"; {doubt}" if doubt and missing else ""),
                 "config.json has no quantization_config for these tensors; if you know it, give it with --hf-overrides"
                 if unread
                 else "the tensors and config.json's quantization_config disagree, or a file is missing"
