@@ -41,6 +41,7 @@ def run(args: argparse.Namespace) -> int:
     args.model = find_model_name(args)
     engine_args, settings = read_flags(EngineArgs, args), read_flags(ServerSettings, args)
     logs.configure(settings.log_format, settings.log_level, config_file=settings.log_config_file)
+    logs.show_tracebacks(args.debug)
     say_notices(args)
     say_variables()
     return _serve(engine_args, settings) if settings.api_server_count == 1 else _serve_processes(engine_args, settings)

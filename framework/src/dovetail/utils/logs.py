@@ -29,6 +29,7 @@ FAILURE_SECONDS = 60.0
 
 logger = logging.getLogger("dovetail")
 _find_request_id: Callable[[], str] = str
+_tracebacks_wanted = False
 
 
 def configure(
@@ -91,6 +92,17 @@ def follow_parent() -> None:
 def writes_json() -> bool:
     """Whether logs are JSON."""
     return any(isinstance(handler.formatter, JsonFormatter) for handler in logging.getLogger().handlers)
+
+
+def show_tracebacks(wanted: bool) -> None:
+    """Say whether to show the tracebacks of errors that tell in a line what is wrong (``--debug``)."""
+    global _tracebacks_wanted
+    _tracebacks_wanted = wanted
+
+
+def shows_tracebacks() -> bool:
+    """Whether they are to be shown: with ``--debug``, and in a log that holds everything (``--log-level debug``)."""
+    return _tracebacks_wanted or logger.isEnabledFor(logging.DEBUG)
 
 
 def announce(text: str, level: int = logging.INFO, *, output: bool = False) -> None:
