@@ -85,7 +85,10 @@ class Supervisor(Generic[E]):
                 await self._restart(fault)
             except BaseException as error:  # whatever it was, there is no engine: the server ends, and says why
                 reraise_control_flow(error)
-                self._end(f"{self.engine.dead_reason}; starting it again failed", f"{fault}; starting it again failed: {error}")
+                self._end(
+                    f"{self.engine.dead_reason}; starting it again failed",
+                    f"{fault}; starting it again failed: {error}",
+                )
                 return
             self._on_change()
         fault = await self.engine.ended()
