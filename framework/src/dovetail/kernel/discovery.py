@@ -44,6 +44,7 @@ from dovetail.api.cards import (
 from dovetail.api.errors import PluginError, UsageError
 from dovetail.kernel.blame import FRAMEWORK, Blamed, describe_error, way_out
 from dovetail.kernel.interrupts import is_interrupt, raise_if_pressed, watch_interrupts
+from dovetail.kernel.streams import keep_streams
 
 GROUP = "dovetail.plugins"
 PLUGINS_VARIABLE = "DOVETAIL_PLUGINS"
@@ -225,7 +226,8 @@ def _register(manager: pluggy.PluginManager, plugin: Plugin, filter: PluginFilte
             if reason := incompatibility(plugin.entry, version):
                 plugin.quarantine(reason)
                 return
-            module = plugin.entry.load()
+            with keep_streams():
+                module = plugin.entry.load()
             if manager.is_registered(module):
                 raise PluginError(
                     f"its module {plugin.entry.value} is registered by {manager.get_name(module)} already"
@@ -293,7 +295,8 @@ def import_dotted(dotted: str) -> Any:
     """
     module_name, _, attribute = dotted.partition(":")
     try:
-        found: Any = importlib.import_module(module_name)
+        with keep_streams():
+            found: Any = importlib.import_module(module_name)
         for part in attribute.split("."):
             found = getattr(found, part)
     except BaseException as error:
