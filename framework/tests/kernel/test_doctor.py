@@ -205,7 +205,7 @@ from dovetail.api import PlatformCard, hookimpl
 
 @hookimpl
 def dovetail_register_platforms():
-    return [PlatformCard(name="{0}", devices=("cpu",), target="json:loads", probe="{0}:probe")]
+    return [PlatformCard(name="{0}", device="cpu", target="json:loads", probe="{0}:probe")]
 """
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Iterator
@@ -21,32 +22,38 @@ def keep_streams() -> Iterator[None]:
     Raises:
         PluginError: it closed one.
     """
-    before = {name: stream for name in NAMES if (stream := getattr(sys, name)) is not None and not stream.closed}
+    before = {name: stream for name in NAMES if not _is_closed(stream := getattr(sys, name))}
     numbers = {name: _file_number(stream) for name, stream in before.items()}
     closed: list[str] = []
     try:
         yield
     finally:
-        for name, stream in before.items():
-            if stream.closed:
-                closed.append(name)
-                if getattr(sys, name) is stream and (opened := _open(numbers[name])) is not None:
-                    setattr(sys, name, opened)
+        closed = [name for name, stream in before.items() if _is_closed(stream)]
+        for name in closed:
+            if _is_closed(before[name]):  # and was not opened under another name
+                _open(before[name], numbers[name])
     if closed:
         raise PluginError(f"it closed sys.{closed[0]}")
 
 
+def _is_closed(stream: TextIO | None) -> bool:
+    # What others put in place of a stream may have nothing but write().
+    return stream is None or bool(getattr(stream, "closed", False))
+
+
 def _file_number(stream: TextIO) -> int | None:
-    with suppress(OSError, ValueError):  # a stream in memory has none
+    with suppress(OSError, ValueError, AttributeError):  # a stream in memory has none
         return stream.fileno()
     return None
 
 
-def _open(number: int | None) -> TextIO | None:
-    """A stream to an open file; None if it was closed, too, as everything but the process's own files is."""
-    if number is None:
-        return None
+def _open(stream: TextIO, number: int | None) -> None:
+    """Open the same object again, which others hold, too; unless its file was closed with it, as of everything but the
+    process's own streams.
+    """
+    if number is None or not isinstance(stream, io.TextIOWrapper):
+        return
     with suppress(OSError):
         os.fstat(number)
-        return open(number, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False)
-    return None
+        binary = io.BufferedWriter(io.FileIO(number, "w", closefd=False))
+        io.TextIOWrapper.__init__(stream, binary, "utf-8", "backslashreplace", line_buffering=True)
