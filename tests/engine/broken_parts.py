@@ -15,8 +15,9 @@ from dovetail_models_llama.config import LlamaConfig
 from dovetail_models_llama.model import LlamaForCausalLM
 from pydantic import BaseModel, model_validator
 
-from dovetail.api import AttentionRequirement, Checkpoint, LazyTensor, Proposer
+from dovetail.api import AttentionRequirement, Checkpoint, LazyTensor, Proposer, RequestError
 from dovetail.nn.dense import DenseFormat, DenseKernel, DenseWeight
+from dovetail.nn.ops import rms_norm
 
 __all__ = ["inspect", "load"]
 
@@ -186,6 +187,21 @@ class CrackingKernel(DenseKernel):
         fail()
 
 
+class ShortKernel(DenseKernel):
+    def __call__(self, x: Any) -> Any:
+        return super().__call__(x)[..., 1:]
+
+
+class WideKernel(DenseKernel):
+    def __call__(self, x: Any) -> Any:
+        return super().__call__(x).double()
+
+
+class AbsentKernel(DenseKernel):
+    def __call__(self, x: Any) -> Any:
+        return super().__call__(x).to("meta")
+
+
 # Platforms and attention.
 
 
@@ -227,6 +243,21 @@ class SilentPlatform(CpuPlatform):
 class FailingAttention(SdpaAttention):
     def __init__(self, **options: Any) -> None:
         fail()
+
+
+class FlatAttention(SdpaAttention):
+    def forward(self, *arguments: Any, **options: Any) -> Any:
+        return super().forward(*arguments, **options).flatten(1)
+
+
+class WideOperations(CpuPlatform):
+    def operations(self) -> Any:
+        return {**super().operations(), "rms_norm": lambda *arguments: rms_norm(*arguments).double()}
+
+
+class LoneOperations(CpuPlatform):
+    def operations(self) -> Any:
+        return {**super().operations(), "add_rms_norm": lambda x, _, *others: rms_norm(x, *others)}
 
 
 class CrackingAttention(SdpaAttention):
@@ -274,6 +305,18 @@ class StumblingModel(LlamaForCausalLM):
         if int(step.positions.max()) == 6:
             fail()
         return super().forward(step)
+
+
+class PickyModel(LlamaForCausalLM):
+    """Raises what is for users."""
+
+    def forward(self, step: Any) -> Any:
+        raise RequestError("no such shell", "take another")
+
+
+class HungryModel(LlamaForCausalLM):
+    def forward(self, step: Any) -> Any:
+        raise MemoryError
 
 
 class PairModel(LlamaForCausalLM):

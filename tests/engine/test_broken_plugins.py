@@ -23,7 +23,9 @@ from dovetail.api import (
     ProposerCard,
     QuantFormatCard,
     QuantKernelCard,
+    ReasoningParserCard,
     SourceCard,
+    ToolParserCard,
 )
 from dovetail.cli.main import main
 from dovetail.kernel.discovery import discover
@@ -196,6 +198,20 @@ UNLOADABLE: dict[str, tuple[tuple[Card, dict[str, Any]], str]] = {
         attention("CrackingAttention"),
         "the attention nut (broken-nut 3.1) failed as the model llama (dovetail-models-llama 0.1.0) was asked to compute",
     ),
+    "a kernel of another shape": (
+        kernel("ShortKernel"),
+        "the kernel nut (broken-nut 3.1) answered the rows of model.embed_tokens with Tensor of torch.float32 [8, 47], wanted a tensor of torch.float32 [8, 48]",
+    ),
+    "a kernel of another dtype": (kernel("WideKernel"), "answered the rows of model.embed_tokens with Tensor of torch.float64 [8, 48], wanted a tensor of torch.float32"),
+    "a kernel on another device": (kernel("AbsentKernel"), "with Tensor of torch.float32 [8, 48] on meta, wanted a tensor of torch.float32 [8, 48] on cpu"),
+    "attention of another shape": (
+        attention("FlatAttention"),
+        "the attention nut (broken-nut 3.1) answered forward() of the layer blocks.0.attention.attention with Tensor of torch.float32 [8, 48], wanted a tensor of torch.float32 [8, 6, 8]",
+    ),
+    "an operation of another dtype": (platform("WideOperations"), "the platform nut (broken-nut 3.1) answered rms_norm() with Tensor of torch.float64 [8, 48], wanted a tensor of torch.float32"),
+    "an operation of another kind": (platform("LoneOperations"), "answered add_rms_norm() with Tensor of torch.float32 [8, 48], wanted 2 tensors"),
+    "a model that raises what is for users": (model("PickyModel"), "the model nut (broken-nut 3.1) failed to compute a step (forward): RequestError: no such shell; take another (in"),
+    "a model without memory of the host": (model("HungryModel"), "the model nut (broken-nut 3.1) failed to compute a step (forward): MemoryError (in"),
     "attention that fails": (attention("FailingAttention"), "the attention nut (broken-nut 3.1) failed to start on cpu"),
     "attention without room": (attention("RoomlessAttention"), "(broken-nut 3.1) failed to allocate "),
     "attention that is none": (attention("NoAttention"), "NoAttention is no subclass of dovetail.nn.AttentionBackend"),
@@ -367,6 +383,25 @@ def test_with_all_of_them_installed_the_others_run(install: Any, checkpoint: Pat
 
 # In a server.
 
+
+@pytest.mark.parametrize(
+    ("card", "flag", "target", "told"),
+    [
+        (ToolParserCard, "--tool-call-parser", "none_such:Parser", "cannot import none_such:Parser: ModuleNotFoundError"),
+        (ReasoningParserCard, "--reasoning-parser", f"{HERE}:NoModel", "NoModel is no subclass of dovetail.api.ReasoningParser"),
+    ],
+)  # fmt: skip
+def test_a_parser_that_was_chosen_by_name_is_imported_at_the_start(
+    install: Any, checkpoint: Path, capsys: pytest.CaptureFixture[str], card: Any, flag: str, target: str, told: str
+) -> None:
+    install(card(name="nut", recognises=("<nut>",), target=target))
+    assert main(["serve", str(checkpoint), flag, "nut", "--port", "0"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: the {card.kind} nut (broken-nut 3.1): ")
+    assert told in line
+    assert line.endswith(WAY_OUT + "; --debug shows the traceback")
+
+
 PLUGIN = """
 from dovetail.api import hookimpl
 import dovetail_models_llama
@@ -396,12 +431,19 @@ def test_a_server_tells_its_operator_and_not_its_clients(site: Site, checkpoint:
             body = {"prompt": prompt, "max_tokens": 4, "temperature": 0, "ignore_eos": True}
             return httpx2.post(f"{server.url}/v1/completions", json=body, timeout=60)
 
-        assert ask(1, 2).status_code == 200
-        answer = ask(1, 2, 3, 4, 5)
-        assert answer.status_code >= 500
-        assert "the request id is " in answer.text
-        assert not re.search("nut|shell|Traceback|broken_parts", answer.text)
-        until(lambda: any("it is being started again" in line for line in server.log))
-        log = "".join(server.log)
-    assert "the model nut (broken-nut 3.1) failed to compute a step (forward): Cracked: the shell is cracked" in log
+        for told in ("it is being started again", "it died again"):
+            until(lambda: ask(1, 2).status_code == 200)
+            answer = ask(1, 2, 3, 4, 5)
+            assert answer.status_code >= 500
+            assert "the request id is " in answer.text
+            assert not re.search("nut|shell|Traceback|broken_parts", answer.text)
+            until(lambda told=told: any(told in line for line in server.log))
+    fault = "the model nut (broken-nut 3.1) failed to compute a step (forward): Cracked: the shell is cracked (in "
+    (died,) = (line for line in server.log if "it is being started again" in line)
+    assert f"the engine died: {fault}" in died
+    (last,) = (line for line in server.log if line.startswith("error: "))
+    assert last.startswith(f"error: the engine ended while serving: it died again: {fault}")
+    assert WAY_OUT in last
+    log = "".join(server.log)
     assert "bug in Dovetail" not in log
+    assert "Traceback" not in log

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -207,3 +208,36 @@ def test_who_imports_torch_is_told(site: Site) -> None:
             env=os.environ | {"PYTHONPATH": str(site.folder)}, capture_output=True, text=True, timeout=120,
         )  # fmt: skip
         assert wanted in done.stdout, done.stdout + done.stderr
+
+
+PLATFORM = """
+import sys
+from pathlib import Path
+from dovetail.api import PlatformCard, hookimpl
+
+@hookimpl
+def dovetail_register_platforms():
+    return [PlatformCard(name="{0}", device="cpu", target="json:loads", probe="{0}:probe")]
+"""
+
+
+def test_what_plugins_do_to_the_command_itself_is_told_and_survived(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    for name, sin in (
+        ("press", "def probe():\n    raise KeyboardInterrupt\n"),
+        ("out", "sys.stdout.close()\n"),
+        ("err", "sys.stderr.close()\n"),
+        ("outer", "sys.__stdout__.close()\n"),
+        ("late", "def probe():\n    sys.stderr.close()\n"),
+    ):
+        site.add(name, PLATFORM.format(name) + sin)
+    command = [sys.executable, "-m", "dovetail", "plugins", "doctor", "--plugins", "press,out,err,outer,late"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(tmp_path), *sys.path))}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 1
+    lines = done.stdout.splitlines()
+    for name, stream in (("out", "stdout"), ("err", "stderr"), ("outer", "__stdout__")):
+        assert f"error: {name}:main: it closed sys.{stream}; update, repair or uninstall it" in lines
+    for name, reason in (("press", "KeyboardInterrupt"), ("late", "it closed sys.stderr")):
+        assert f"error: {name}:main: the platform {name}: its probe failed ({reason}); update it" in lines
+    assert "Traceback" not in done.stderr

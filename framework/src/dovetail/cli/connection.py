@@ -101,7 +101,7 @@ def connect_server(args: argparse.Namespace) -> Iterator[ServerConnection]:
         return
     refuse_key(args)
     seedless = argparse.Namespace(**{k: v for k, v in vars(args).items() if k != "seed"})
-    with start_server(read_flags(EngineArgs, seedless)) as url:
+    with start_server(read_flags(EngineArgs, seedless), debug=args.debug) as url:
         yield ServerConnection(url)
 
 
@@ -164,8 +164,11 @@ def find_api_key(args: argparse.Namespace) -> str | None:
 
 
 @contextlib.contextmanager
-def start_server(args: EngineArgs) -> Iterator[str]:
+def start_server(args: EngineArgs, *, debug: bool = False) -> Iterator[str]:
     """Context manager: start a server on a free loopback port, and return its URL.
+
+    Args:
+        debug: it shows tracebacks.
 
     Raises:
         SystemExit: it did not start, and has printed the reason; with its exit code.
@@ -176,6 +179,7 @@ def start_server(args: EngineArgs) -> Iterator[str]:
         signal.signal(number, lambda number, _: sys.exit(128 + number))
     flags = ["--port", str(port), "--exit-with-stdin", *build_flags(args)]
     flags += ["--log-level", "warning"]  # log lines about requests would be mixed with the answers
+    flags += ["--debug"] * debug
     # The pipe to it closes when this process ends in any way. It has its own session, so that Ctrl+C stops an answer
     # and not the server. Which would close it to us.
     environment = {k: v for k, v in child_environment().items() if k not in (API_KEY_VARIABLE, FOREIGN_KEY_VARIABLE)}

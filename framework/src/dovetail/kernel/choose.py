@@ -15,6 +15,7 @@ from dovetail.kernel.interrupts import is_interrupt
 from dovetail.kernel.options import AUTO
 from dovetail.kernel.plan import Choice, Part, RejectedCandidate
 from dovetail.kernel.registry import Offer, Registry
+from dovetail.kernel.streams import keep_streams
 from dovetail.kernel.waiting import wait_for
 
 C = TypeVar("C", bound=Card)
@@ -137,7 +138,9 @@ def run_probe(probe: str | None) -> str | None:
     if probe is None:
         return None
     try:
-        answer = import_dotted(probe)()
+        function = import_dotted(probe)
+        with keep_streams():
+            answer = function()
     except BaseException as error:
         if is_interrupt(error):
             raise

@@ -44,6 +44,7 @@ from dovetail.api.cards import (
 from dovetail.api.errors import PluginError, UsageError
 from dovetail.kernel.blame import FRAMEWORK, Blamed, describe_error, describe_type, way_out
 from dovetail.kernel.interrupts import is_interrupt, raise_if_pressed, watch_interrupts
+from dovetail.kernel.streams import keep_streams
 from dovetail.kernel.waiting import wait_for
 
 GROUP = "dovetail.plugins"
@@ -229,7 +230,7 @@ def _register(manager: pluggy.PluginManager, plugin: Plugin, filter: PluginFilte
             if reason := incompatibility(plugin.entry, version):
                 plugin.quarantine(reason)
                 return
-            with wait_for(plugin, "its import"):
+            with wait_for(plugin, "its import"), keep_streams():
                 module = plugin.entry.load()
             if manager.is_registered(module):
                 raise PluginError(
@@ -320,7 +321,8 @@ def import_dotted(dotted: str) -> Any:
     """
     module_name, _, attribute = dotted.partition(":")
     try:
-        found: Any = importlib.import_module(module_name)
+        with keep_streams():
+            found: Any = importlib.import_module(module_name)
         for part in attribute.split("."):
             found = getattr(found, part)
     except BaseException as error:

@@ -92,10 +92,10 @@ def examine(registry: Registry) -> list[Finding]:
             for plugin in registry.plugins:
                 for card in plugin.cards:
                     findings += examine_card(plugin, card)
-    available = 0
-    for offer in registry.offers(PlatformCard):
-        with wait_for(offer, "its probe"):
-            available += run_probe(offer.card.probe) is None
+        available = 0
+        for offer in registry.offers(PlatformCard):
+            with wait_for(offer, "its probe"):
+                available += run_probe(offer.card.probe) is None
     if not available:
         findings.append(
             Finding(

@@ -242,6 +242,11 @@ class Ops:
         for name in REFERENCES.keys() & self._claimed.keys():
             setattr(self, name, self._claimed[name])
 
+    @property
+    def claimed(self) -> Mapping[str, Callable[..., Any]]:
+        """What the platform replaces: name → implementation."""
+        return self._claimed
+
     def find(self, name: str, reference: Callable[..., Any]) -> Callable[..., Any]:
         """The platform's implementation of an operation that a plugin adds, or else the plugin's own.
 

@@ -40,6 +40,7 @@ from dovetail.engine.sampling.tables import SamplingTables
 from dovetail.engine.step.drafting import Speculation
 from dovetail.engine.step.input_batch import InputBatch, StepWork
 from dovetail.engine.step.memory import MemoryBudget, format_gib
+from dovetail.engine.step.output_checks import checked_outputs
 from dovetail.engine.step.output_collector import OutputCollector
 from dovetail.engine.step.overview import describe_cache, overview
 from dovetail.engine.step.prefill_limiter import PrefillLimiter
@@ -213,10 +214,14 @@ class EngineCore:
         self._warm_up()
 
     def _warm_up(self) -> None:
-        """Run one short request, so that the first user does not wait for libraries to initialise."""
+        """Run one short request, so that the first user does not wait for libraries to initialise, and a part that
+        computes something else than was agreed is named at once.
+        """
         pooling = None if "generate" in self.plan.tasks else PoolingParams()
         prompt = [0] * min(8, self.max_model_len - 1)
         self.add(NewRequest(f"warm-up-{os.getpid()}", prompt, WARM_UP, pooling=pooling))
+        with checked_outputs(self.runner.model, self.runner.ctx, self.plan):
+            self.step()
         while not self.idle:
             self.step()
         self.kv.reset_prefix_cache()

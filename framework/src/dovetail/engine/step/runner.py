@@ -120,10 +120,10 @@ class ModelRunner:
         self.plan = plan
         self.dtype: torch.dtype = getattr(torch, plan.dtype)
         self.block_size = block_size
-        self._using_attention = blame(plan.attention.part, "to prepare a step")
+        self._using_attention = blame(plan.attention.part, "to prepare a step", in_step=True)
         called = _parts_in_a_step(plan)
-        self._computing = blame(plan.model_part.part, "to compute a step (forward)", called)
-        self._computing_logits = blame(plan.model_part.part, "to compute logits", called)
+        self._computing = blame(plan.model_part.part, "to compute a step (forward)", called, in_step=True)
+        self._computing_logits = blame(plan.model_part.part, "to compute logits", called, in_step=True)
         with watch_interrupts():
             self._open_device()
         self.max_loras, self.max_lora_rank = max_loras, max_lora_rank
