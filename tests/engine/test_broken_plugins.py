@@ -64,7 +64,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def model(target: str = "", config: str = "", **changes: Any) -> tuple[Card, dict[str, Any]]:
     """Llama under another name, with a broken class; and the options with which it is taken."""
-    (llama,) = dovetail_register_models()
+    llama, *_ = dovetail_register_models()
     update = {"target": f"{HERE}:{target}" if target else llama.target}
     update |= {"config": f"{HERE}:{config}" if config else llama.config}
     card = llama.model_copy(update={"name": "nut", "architectures": ("NutForCausalLM",), **update, **changes})
@@ -408,7 +408,7 @@ import dovetail_models_llama
 
 @hookimpl
 def dovetail_register_models():
-    (card,) = dovetail_models_llama.dovetail_register_models()
+    card, *_ = dovetail_models_llama.dovetail_register_models()
     update = dict(name="nut", architectures=("NutForCausalLM",), target="tests.engine.broken_parts:StumblingModel")
     return [card.model_copy(update=update)]
 """

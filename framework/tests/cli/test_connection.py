@@ -44,7 +44,7 @@ def test_a_text_where_the_model_belongs(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     @contextlib.contextmanager
-    def fail(args: EngineArgs) -> Iterator[str]:
+    def fail(args: EngineArgs, debug: bool) -> Iterator[str]:
         raise SystemExit(1)
         yield ""
 

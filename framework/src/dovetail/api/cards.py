@@ -105,7 +105,13 @@ class ModelCard(Card):
     kind: ClassVar[str] = "model"
 
     architectures: tuple[str, ...] = Field(min_length=1)
-    """Names as in ``architectures`` of ``config.json``."""
+    """Names as in ``architectures`` of ``config.json``. A card may have patterns with ``*``, and then serves whatever
+    matches and its ``accepts`` does not object to; give it a low rank, so that one with the name is preferred.
+    """
+    accepts: Dotted | None = None
+    """For a card with patterns: ``(architecture: str, config: dict) -> str | None`` returns None if the model can be
+    served, otherwise why it cannot. Its module must not import torch.
+    """
     target: Dotted
     """The model's class; imported only in the engine."""
     config: Dotted

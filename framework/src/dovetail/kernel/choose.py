@@ -131,16 +131,16 @@ def _find_objection(offer: Offer[C], objection: Callable[[C], str | None]) -> st
     return reason
 
 
-def run_probe(probe: str | None) -> str | None:
-    """Run a probe. Returns its objection. Where it fails, or answers with anything but a reason or None, that is the
-    objection, and the resolution goes on. An empty text is no reason.
+def run_probe(probe: str | None, *arguments: Any) -> str | None:
+    """Run a probe with its arguments. Returns its objection. Where it fails, or answers with anything but a reason or
+    None, that is the objection, and the resolution goes on. An empty text is no reason.
     """
     if probe is None:
         return None
     try:
         function = import_dotted(probe)
         with keep_streams():
-            answer = function()
+            answer = function(*arguments)
     except BaseException as error:
         if is_interrupt(error):
             raise

@@ -188,7 +188,7 @@ def _examine_probe(plugin: Plugin, card: Card) -> Iterator[Finding]:
 
 def named_objects(card: Card) -> list[tuple[str, str]]:
     """Every ``module:attribute`` that a card names, with the field that names it."""
-    fields = ("target", "config", "inspect", "probe", "validate_source")
+    fields = ("target", "config", "inspect", "probe", "accepts", "validate_source")
     names: list[tuple[str, str]] = [(field, value) for field in fields if (value := getattr(card, field, None))]
     if isinstance(card, ModelCard):
         names += [(f"naming of {container}", naming.target) for container, naming in card.naming.items()]

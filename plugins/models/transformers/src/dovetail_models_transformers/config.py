@@ -17,7 +17,7 @@ class TransformersConfig(DecoderConfig):
 
     rotary: ClassVar[bool] = False
 
-    hidden_act: str = ""
+    hidden_act: str = ""  # type: ignore[assignment]  # whatever transformers knows
     original: dict[str, Any] = {}
 
     @model_validator(mode="before")
