@@ -188,6 +188,11 @@ class TransformersForCausalLM(CausalLM):
         _look_at(model, self.call)
         self._replace(model, c, ctx)
         _compute_buffers(model, ctx.device)
+        for (
+            module
+        ) in model.modules():  # what has no numbers cannot be moved to a device, and is assigned when it is read
+            for held in (module._parameters, module._buffers):
+                held.update(dict.fromkeys(name for name, value in held.items() if value is not None and value.is_meta))
         self.trunk = model.get_decoder()
         self.given = Given()
         model.set_submodule(next(name for name, module in model.named_modules() if module is self.trunk), self.given)
