@@ -1,4 +1,4 @@
-"""GGUF's names for Gemma 2's metadata and tensors.
+"""GGUF's names for Gemma 2's and 3's metadata and tensors.
 
 Source: the GGUF specification in the ggml repository and llama.cpp's conversion of this architecture.
 """
@@ -10,8 +10,8 @@ from typing import Any
 
 from dovetail.api import GGUFNaming, Metadata
 
-LARGEST = 46
-"""Layers of the 27B model. No key says the scale of its scores, which is not that of the others."""
+LARGEST, LARGEST_3 = 46, 62
+"""Layers of the 27B models. No key says the scale of their scores, which is not that of the others."""
 
 
 class GemmaNaming(GGUFNaming):
@@ -36,4 +36,26 @@ class GemmaNaming(GGUFNaming):
         }
 
 
+class Gemma3Naming(GemmaNaming):
+    """Translates GGUF's ``gemma3`` architecture."""
+
+    architectures = {"gemma3": "Gemma3ForCausalLM"}
+    inner = GemmaNaming.inner | GGUFNaming.qk_norms
+
+    def more(self, keys: Metadata, config: Mapping[str, Any]) -> dict[str, Any]:
+        more = super().more(keys, config)
+        largest = config["num_hidden_layers"] == LARGEST_3
+        return more | {
+            "sliding_window": keys.get("attention.sliding_window", 4096),
+            "rope_theta": keys.get("rope.freq_base", 1e6),
+            "rope_local_base_freq": keys.get("rope.freq_base_swa", 1e4),
+            "query_pre_attn_scalar": config["hidden_size"] / config["num_attention_heads"]
+            if largest
+            else config["head_dim"],
+            "attn_logit_softcapping": keys.get("attn_logit_softcapping"),
+            "final_logit_softcapping": keys.get("final_logit_softcapping"),
+        }
+
+
 NAMING = GemmaNaming()
+NAMING_3 = Gemma3Naming()

@@ -1,7 +1,8 @@
 """Gemma: blocks as Llama's, with norms of the form ``1 + w`` that are computed in float32, a gate with GELU, and
-embeddings that are multiplied by the root of their size (Gemma team, 2024).
+embeddings that are multiplied by the root of their size (Gemma team, 2024 and 2025).
 
 Gemma 2 adds norms after attention and MLP, soft caps on scores and logits, and a sliding window in every second layer.
+Gemma 3 has norms of queries and keys in place of the caps, and a window in five of six layers, with angles of its own.
 """
 
 from __future__ import annotations
@@ -10,13 +11,14 @@ from functools import partial
 
 import torch
 
-from dovetail.nn import CausalDecoder, Context, GatedMLP, PreNormBlock, SelfAttention
-from dovetail_models_gemma.config import Gemma2Config, GemmaConfig
+from dovetail.nn import CausalDecoder, Context, Decoder, GatedMLP, PreNormBlock, SelfAttention, SequenceClassifier
+from dovetail_models_gemma.config import Gemma2Config, Gemma3Config, GemmaConfig
 
 
 def make_block(c: GemmaConfig, ctx: Context, name: str, layer: int) -> PreNormBlock:
     second = isinstance(c, Gemma2Config)
-    make = partial(ctx.norm, channels=c.hidden_size, eps=c.rms_norm_eps, offset=c.norm_offset, wide=True)
+    norm = partial(ctx.norm, eps=c.rms_norm_eps, offset=c.norm_offset, wide=True)
+    make = partial(norm, channels=c.hidden_size)
     attention = SelfAttention(
         ctx,
         f"{name}.self_attn",
@@ -29,6 +31,7 @@ def make_block(c: GemmaConfig, ctx: Context, name: str, layer: int) -> PreNormBl
         bias=c.attention_bias,
         out_bias=c.attention_bias,
         scale=c.scale,
+        qk_norm=norm if isinstance(c, Gemma3Config) else None,
     )
     return PreNormBlock(
         make(f"{name}.input_layernorm"),
@@ -40,7 +43,7 @@ def make_block(c: GemmaConfig, ctx: Context, name: str, layer: int) -> PreNormBl
     )
 
 
-class GemmaForCausalLM(CausalDecoder):
+class GemmaModel(Decoder):
     def __init__(self, c: GemmaConfig, ctx: Context) -> None:
         super().__init__(
             c,
@@ -51,3 +54,23 @@ class GemmaForCausalLM(CausalDecoder):
             # Rounded, as it was in training.
             embedding_multiplier=float(torch.tensor(c.hidden_size**0.5, dtype=ctx.dtype)),
         )
+
+
+class GemmaForCausalLM(CausalDecoder, GemmaModel): ...
+
+
+class Gemma3ForConditionalGeneration(GemmaForCausalLM):
+    """The language model of a checkpoint that also has one of images, for text alone."""
+
+    def rename(self, name: str) -> str | None:
+        if name.startswith(
+            ("vision_tower.", "multi_modal_projector.", "model.vision_tower.", "model.multi_modal_projector.")
+        ):
+            return None
+        for prefix in ("language_model.model.", "model.language_model."):
+            if name.startswith(prefix):
+                return f"model.{name.removeprefix(prefix)}"
+        return super().rename(name.removeprefix("language_model."))
+
+
+class GemmaForSequenceClassification(SequenceClassifier, GemmaModel): ...
