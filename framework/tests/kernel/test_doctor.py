@@ -238,6 +238,6 @@ def test_what_plugins_do_to_the_command_itself_is_told_and_survived(tmp_path: Pa
     lines = done.stdout.splitlines()
     for name, stream in (("out", "stdout"), ("err", "stderr"), ("outer", "__stdout__")):
         assert f"error: {name}:main: it closed sys.{stream}; update, repair or uninstall it" in lines
-    for name, reason in (("press", "KeyboardInterrupt"), ("late", "it closed sys.stderr")):
+    for name, reason in (("press", "KeyboardInterrupt"), ("late", "it closed sys.stdout and sys.stderr")):
         assert f"error: {name}:main: the platform {name}: its probe failed ({reason}); update it" in lines
     assert "Traceback" not in done.stderr

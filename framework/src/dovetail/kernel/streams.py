@@ -33,7 +33,8 @@ def keep_streams() -> Iterator[None]:
             if _is_closed(before[name]):  # and was not opened under another name
                 _open(before[name], numbers[name])
     if closed:
-        raise PluginError(f"it closed sys.{closed[0]}")
+        plain = [name for name in closed if name.strip("_") == name or name.strip("_") not in closed]
+        raise PluginError(f"it closed {' and '.join(f'sys.{name}' for name in plain)}")
 
 
 def _is_closed(stream: TextIO | None) -> bool:
