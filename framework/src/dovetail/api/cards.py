@@ -118,7 +118,8 @@ class ModelCard(Card):
     """A subclass of :class:`dovetail.api.ModelConfig`; its module must not import torch."""
     tasks: tuple[Task, ...] = ("generate",)
     """Tasks that it serves. Any model can serve ``embed`` (``--convert embed``); a card claims it if the model was
-    trained for it. ``classify`` and ``score`` require that the class has ``pooled_logits``.
+    trained for it. ``classify`` and ``score`` require that the class has ``pooled_logits``; of a card with both, a configuration
+    with one label serves them, and one with several ``classify`` alone.
     """
     pooling: PoolingType = "last"
     """How hidden states become one vector, if neither the checkpoint's files nor the user says."""
