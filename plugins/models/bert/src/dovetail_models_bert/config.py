@@ -48,3 +48,6 @@ class RobertaConfig(BertConfig):
 
     def context_length(self) -> int:
         return self.max_position_embeddings - self.position_offset
+
+    def longest_context(self) -> int:
+        return self.context_length()
