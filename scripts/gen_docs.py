@@ -42,7 +42,7 @@ VARIABLES = {
     "DOVETAIL_API_KEY": "API keys of `dovetail serve`, with commas between them; the key that `dovetail chat --url` shows.",
     "VLLM_API_KEY": "vLLM's name of the first: read where no other key is given.",
     "DOVETAIL_LOG": "How the processes that a server starts log: format and level, with a comma between them. The server sets it for them.",
-    "DOVETAIL_TRACEBACKS": "1 where the processes that a server starts log tracebacks, as with `--debug`. The server sets it for them.",
+    "DOVETAIL_TRACEBACKS": "Whether these processes log the tracebacks of plugins' faults: 1 or empty. `--debug` sets it for them.",
     "DOVETAIL_PLUGINS": "Which plugins take part, in the form of `--plugins`, which overrides it.",
     "DOVETAIL_CPU_KVCACHE_SPACE": "GiB that the CPU platform gives to the KV cache (default 4); less where that much is not free. "
     "Memory is taken as the cache fills.",
