@@ -449,6 +449,8 @@ class TensorPlaces:
             tensors = {suffix: _expert(lazy, expert) for suffix, lazy in self._stack[1].items()}
         if not self.translated and name in self.ctx.transposed and fit.choice.stored_type in FLOATS:
             tensors = {suffix: _transposed(lazy) for suffix, lazy in tensors.items()}
+        if fit.choice.stored_type in FLOATS and self._stored_shape(name)[-2] == 1:
+            tensors = {suffix: _as_row(lazy) for suffix, lazy in tensors.items()}
         return fit.choice, tensors
 
     def _find_wrong_shapes(self, missing: bool) -> list[str]:
@@ -529,6 +531,13 @@ def _transposed(lazy: LazyTensor) -> LazyTensor:
     if len(lazy.shape) != 2:
         return lazy
     return replace(lazy, shape=lazy.shape[::-1], read=lambda: lazy.read().t())
+
+
+def _as_row(lazy: LazyTensor) -> LazyTensor:
+    """A matrix of one row ``[1, K]`` that some containers store as ``[K]``; anything else as it is."""
+    if len(lazy.shape) != 1:
+        return lazy
+    return replace(lazy, shape=(1, *lazy.shape), read=lambda: lazy.read().unsqueeze(0))
 
 
 def is_tied(layer: WeightLayer) -> bool:
