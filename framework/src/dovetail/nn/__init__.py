@@ -13,7 +13,7 @@ from dovetail.nn.decoders import (
     SequenceClassifier,
 )
 from dovetail.nn.experts import Experts, ExpertsKernel, ExpertWeights
-from dovetail.nn.layers import Embedding, Head, LayerNorm, Linear, RMSNorm
+from dovetail.nn.layers import Embedding, Head, HeadSections, LayerNorm, Linear, RMSNorm
 from dovetail.nn.mixtures import Mixture
 from dovetail.nn.model import CausalLM, PoolingModel
 from dovetail.nn.ops import Ops
@@ -50,6 +50,7 @@ __all__ = [
     "Float4Weight",
     "GatedMLP",
     "Head",
+    "HeadSections",
     "HostLengths",
     "KVIndex",
     "LayerNorm",

@@ -135,6 +135,8 @@ class Decoder(PoolingModel):
     Attributes:
         names: class attribute, for checkpoints with others. Those of a decoder without its head lack the prefix, and
             are read, too.
+        further_layers: class attribute, whether checkpoints may have layers past the last one. They predict further
+            tokens (multi-token prediction; Gloeckle et al., 2024), and are left out.
 
     Args:
         block: makes a block from its checkpoint name, such as ``model.layers.0``, and its index. A block takes
@@ -147,6 +149,7 @@ class Decoder(PoolingModel):
     """
 
     names: ClassVar[DecoderNames] = DecoderNames()
+    further_layers: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -178,7 +181,10 @@ class Decoder(PoolingModel):
 
     def rename(self, name: str) -> str | None:
         missing = name.partition(".")[0] in self.names.below
-        return f"{self.names.prefix}.{name}" if missing else name
+        found = f"{self.names.prefix}.{name}" if missing else name
+        layer = found.removeprefix(f"{self.names.prefix}.{self.names.layers}.").partition(".")[0]
+        further = self.further_layers and layer.isdecimal() and int(layer) >= len(self.blocks)
+        return None if further else found
 
     def embed(self, step: Step) -> Tensor:
         """What the first block reads, ``[T, C]``."""

@@ -187,6 +187,11 @@ def linear(x: Tensor, weight: Tensor) -> Tensor:
     return F.linear(x, weight)
 
 
+def linear_by_head(x: Tensor, weight: Tensor) -> Tensor:
+    """Each head's own product: x ``[T, H, K]``, weight ``[H, N, K]`` of the same dtype, any strides → ``[T, H, N]``."""
+    return torch.einsum("thk,hnk->thn", x, weight)
+
+
 def lay_out(weight: Tensor) -> Tensor:
     """The weight ``[N, K]`` with the memory layout (strides) that ``linear`` is fastest with. Values and shape are
     unchanged.
@@ -203,6 +208,7 @@ _OPERATIONS: tuple[Callable[..., Any], ...] = (
     softcap,
     route,
     linear,
+    linear_by_head,
     lay_out,
     *ACTIVATIONS,
     *map(_gated, ACTIVATIONS),
@@ -230,6 +236,7 @@ class Ops:
     softcap: Callable[[Tensor, float], Tensor]
     route: Callable[..., tuple[Tensor, Tensor]]
     linear: Callable[[Tensor, Tensor], Tensor]
+    linear_by_head: Callable[[Tensor, Tensor], Tensor]
     lay_out: Callable[[Tensor], Tensor]
 
     def __init__(self, claimed: Mapping[str, Callable[..., Any]] | None = None) -> None:
