@@ -45,7 +45,7 @@ def test_every_claim() -> None:
     check_model(V3, TINY)
 
 
-@pytest.mark.parametrize("name", CARDS.keys() - {V2.name, V3.name})
+@pytest.mark.parametrize("name", sorted(CARDS.keys() - {V2.name, V3.name}))
 def test_every_claim_of_other_tasks(name: str) -> None:
     few = {"n_routed_experts": 4, "n_group": 2, "topk_group": 1, "num_experts_per_tok": 2, "num_labels": 3}
     check_model(CARDS[name], TINY | few)
