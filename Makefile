@@ -9,8 +9,9 @@ STAMP := .venv/.installed
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -q --no-compile
 unexport PYTHONDONTWRITEBYTECODE
 SITE := .venv/lib/python3.*/site-packages
-# A process for each core; a file's tests, which share servers and models, stay in one.
-TESTS := $(BIN)/python -m pytest -n logical --dist loadfile
+# A process for each core; a file's tests, which share servers and models, stay in one. Files go to them in the order of the arguments, and not those
+# with the most tests first: the longest ones have few.
+TESTS := $(BIN)/python -m pytest -n logical --dist loadfile --no-loadscope-reorder
 # One after the other, those that measure time.
 ALONE := $(BIN)/python -m pytest
 MEASURING := $(shell grep -rl --include='*.py' pytest.mark.alone framework/tests plugins tests)
@@ -63,9 +64,9 @@ docs: install
 	$(BIN)/python scripts/gen_docs.py
 
 # The tests of each plugin run among these, with it and the framework alone (tests/repository/test_rules.py).
-# The repository's own come first: the plugins' tests take minutes in one file, and at the end the other cores would wait for them.
+# Those of whole servers and of the repository come first, some of them minutes in one file; the framework's files keep all cores busy to the end.
 test: lint
-	$(TESTS) -m "not sweep and not alone" tests/repository framework/tests tests
+	$(TESTS) -m "not sweep and not alone" tests framework/tests
 	$(ALONE) -m "alone and not sweep" $(MEASURING)
 
 test-all: lint

@@ -9,8 +9,10 @@ from collections.abc import Callable
 
 import pytest
 
-# Set before torch is imported anywhere: at the tests' small shapes its threads only wait for each other, and on a busy machine a minute's work takes an hour.
+# Both are set before torch is imported anywhere. At the tests' small shapes its threads only wait for each other, and on a busy machine a minute's work takes an hour.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Tests of several threads take a third of the processor time if those sleep while they wait for each other.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 REFERENCE = ("-c", "import pydantic.main")
 REFERENCE_SECONDS = 0.1

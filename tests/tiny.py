@@ -35,7 +35,7 @@ def write_checkpoint(folder: Path, **changes: Any) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config))
     torch.manual_seed(0)
-    (card,) = dovetail_register_models()
+    card, *_ = dovetail_register_models()
     # Large enough that likeliest tokens differ clearly, and greedy decoding does not hang on rounding.
     tensors = {
         name: tensor if tensor.ndim == 1 else tensor * (0.3 / tensor.std())

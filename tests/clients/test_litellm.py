@@ -6,10 +6,8 @@ from typing import Any
 
 import pytest
 
-litellm = pytest.importorskip("litellm")
-
-from ..serving import Server  # noqa: E402
-from .shared import ANSWER, CONVERSATION, KEY, MODEL, Weather  # noqa: E402
+from ..serving import Server
+from .shared import ANSWER, CONVERSATION, KEY, MODEL, Weather
 
 TOOLS: Any = [
     {
@@ -23,8 +21,14 @@ TOOLS: Any = [
 ]
 
 
+@pytest.fixture(scope="module")
+def litellm() -> Any:
+    """The module. It takes 7 seconds to import, which not every process has to spend that collects tests."""
+    return pytest.importorskip("litellm")
+
+
 @pytest.fixture(params=["openai", "anthropic"])
-def way(server: Server, request: pytest.FixtureRequest) -> dict[str, Any]:
+def way(litellm: Any, server: Server, request: pytest.FixtureRequest) -> dict[str, Any]:
     """The arguments that lead to the server by either API."""
     litellm.suppress_debug_info = True
     base = server.url + ("/v1" if request.param == "openai" else "")
@@ -38,7 +42,7 @@ def way(server: Server, request: pytest.FixtureRequest) -> dict[str, Any]:
     }
 
 
-def test_a_stream_is_the_whole_answer(way: dict[str, Any]) -> None:
+def test_a_stream_is_the_whole_answer(litellm: Any, way: dict[str, Any]) -> None:
     whole = litellm.completion(**way)
     assert whole.choices[0].message.content == ANSWER
     assert whole.choices[0].finish_reason == "stop"
@@ -49,7 +53,7 @@ def test_a_stream_is_the_whole_answer(way: dict[str, Any]) -> None:
     assert litellm.stream_chunk_builder(chunks).usage.completion_tokens == whole.usage.completion_tokens
 
 
-def test_a_call_and_its_result(way: dict[str, Any]) -> None:
+def test_a_call_and_its_result(litellm: Any, way: dict[str, Any]) -> None:
     asked = {**way, "max_tokens": 40, "tools": TOOLS, "tool_choice": "required", "parallel_tool_calls": False}
     message = litellm.completion(**asked).choices[0].message
     (call,) = message.tool_calls
@@ -59,7 +63,7 @@ def test_a_call_and_its_result(way: dict[str, Any]) -> None:
     assert answer.choices[0].finish_reason in ("stop", "length", "tool_calls")
 
 
-def test_errors_are_those_of_the_library(way: dict[str, Any]) -> None:
+def test_errors_are_those_of_the_library(litellm: Any, way: dict[str, Any]) -> None:
     with pytest.raises(litellm.AuthenticationError):
         litellm.completion(**{**way, "api_key": "wrong"})
     with pytest.raises(litellm.NotFoundError):
@@ -70,7 +74,7 @@ def test_errors_are_those_of_the_library(way: dict[str, Any]) -> None:
 
 @pytest.mark.sweep
 @pytest.mark.parametrize("provider", ["hosted_vllm", "text-completion-openai", "custom_openai"])
-def test_other_ways_to_name_the_server(server: Server, provider: str) -> None:
+def test_other_ways_to_name_the_server(litellm: Any, server: Server, provider: str) -> None:
     where = {"model": f"{provider}/{MODEL}", "api_base": f"{server.url}/v1", "api_key": KEY, "max_tokens": 2}
     if provider == "text-completion-openai":
         assert litellm.text_completion(prompt="1, 2, 3,", **where).choices[0].text
@@ -78,7 +82,7 @@ def test_other_ways_to_name_the_server(server: Server, provider: str) -> None:
         assert litellm.completion(messages=CONVERSATION, **where).choices[0].message.content
 
 
-def test_embeddings(embedder: Server) -> None:
+def test_embeddings(litellm: Any, embedder: Server) -> None:
     made = litellm.embedding(
         model=f"openai/{MODEL}", api_base=f"{embedder.url}/v1", api_key=KEY, input=["a", "b"], encoding_format="float"
     )

@@ -15,8 +15,9 @@ from dovetail_models_llama.config import LlamaConfig
 from dovetail_models_llama.model import LlamaForCausalLM
 from pydantic import BaseModel, model_validator
 
-from dovetail.api import AttentionRequirement, Checkpoint, LazyTensor, Proposer
+from dovetail.api import AttentionRequirement, Checkpoint, LazyTensor, Proposer, RequestError
 from dovetail.nn.dense import DenseFormat, DenseKernel, DenseWeight
+from dovetail.nn.ops import rms_norm
 
 __all__ = ["inspect", "load"]
 
@@ -31,6 +32,10 @@ def fail(*_: Any, **__: Any) -> Any:
 
 def give_list(*_: Any, **__: Any) -> Any:
     return ["shell"]
+
+
+def give_nothing(*_: Any, **__: Any) -> Any:
+    return ""
 
 
 def leave(*_: Any, **__: Any) -> Any:
@@ -92,12 +97,47 @@ def load_flat(checkpoint: Checkpoint, expected: Any, device: torch.device) -> It
         yield replace(lazy, read=lambda lazy=lazy: lazy.read().flatten())
 
 
+def load_gap(checkpoint: Checkpoint, expected: Any, device: torch.device) -> Iterator[Any]:
+    first, *others = load(checkpoint, expected, device)
+    yield from (first, None, *others)
+
+
+def load_twice(checkpoint: Checkpoint, expected: Any, device: torch.device) -> Iterator[LazyTensor]:
+    for lazy in load(checkpoint, expected, device):
+        yield from [lazy] * (2 if lazy.name == "model.norm.weight" else 1)
+
+
+def load_fewer(checkpoint: Checkpoint, expected: Any, device: torch.device) -> Iterator[LazyTensor]:
+    yield from (lazy for lazy in load(checkpoint, expected, device) if lazy.name != "model.norm.weight")
+
+
+def load_renamed(checkpoint: Checkpoint, expected: Any, device: torch.device) -> Iterator[LazyTensor]:
+    for lazy in load(checkpoint, expected, device):
+        yield replace(lazy, name=lazy.name.replace("model.norm", "model.nutty"))
+
+
+def load_mistyped(checkpoint: Checkpoint, expected: Any, device: torch.device) -> Iterator[LazyTensor]:
+    for lazy in load(checkpoint, expected, device):
+        yield replace(lazy, type="nut4") if lazy.name == "model.norm.weight" else lazy
+
+
+def load_untyped(checkpoint: Checkpoint, expected: Any, device: torch.device) -> Iterator[LazyTensor]:
+    for lazy in load(checkpoint, expected, device):
+        untyped: Any = torch.float32
+        yield replace(lazy, type=untyped)
+
+
 # Formats and kernels.
 
 
 class FormatOfNothing(DenseFormat):
     def load(self, tensors: Mapping[str, LazyTensor], *arguments: Any) -> Any:
         return None
+
+
+class UnmadeFormat(DenseFormat):
+    def __init__(self, *arguments: Any) -> None:
+        fail()
 
 
 class FailingFormat(DenseFormat):
@@ -127,6 +167,12 @@ class ListingKernel(DenseKernel):
     unsupported_reason = classmethod(give_list)
 
 
+class MuteKernel(DenseKernel):
+    @classmethod
+    def unsupported_reason(cls, *_: Any) -> str | None:
+        return ""
+
+
 class UnpreparedKernel(DenseKernel):
     def process_after_loading(self) -> None:
         leave()
@@ -141,6 +187,21 @@ class CrackingKernel(DenseKernel):
         fail()
 
 
+class ShortKernel(DenseKernel):
+    def __call__(self, x: Any) -> Any:
+        return super().__call__(x)[..., 1:]
+
+
+class WideKernel(DenseKernel):
+    def __call__(self, x: Any) -> Any:
+        return super().__call__(x).double()
+
+
+class AbsentKernel(DenseKernel):
+    def __call__(self, x: Any) -> Any:
+        return super().__call__(x).to("meta")
+
+
 # Platforms and attention.
 
 
@@ -152,6 +213,11 @@ class FailingPlatform(CpuPlatform):
 class ForgetfulPlatform(CpuPlatform):
     def memory(self) -> Any:
         return 2**30
+
+
+class IndebtedPlatform(CpuPlatform):
+    def kv_cache_bytes(self, utilization: float, reserved: int) -> int:
+        return -(2**20)
 
 
 class HomelessPlatform(CpuPlatform):
@@ -179,6 +245,21 @@ class FailingAttention(SdpaAttention):
         fail()
 
 
+class FlatAttention(SdpaAttention):
+    def forward(self, *arguments: Any, **options: Any) -> Any:
+        return super().forward(*arguments, **options).flatten(1)
+
+
+class WideOperations(CpuPlatform):
+    def operations(self) -> Any:
+        return {**super().operations(), "rms_norm": lambda *arguments: rms_norm(*arguments).double()}
+
+
+class LoneOperations(CpuPlatform):
+    def operations(self) -> Any:
+        return {**super().operations(), "add_rms_norm": lambda x, _, *others: rms_norm(x, *others)}
+
+
 class CrackingAttention(SdpaAttention):
     def forward(self, *arguments: Any, **options: Any) -> Any:
         fail()
@@ -187,6 +268,16 @@ class CrackingAttention(SdpaAttention):
 class RoomlessAttention(SdpaAttention):
     def allocate(self, *arguments: Any) -> Any:
         fail()
+
+
+class IndebtedAttention(SdpaAttention):
+    def block_bytes(self, spec: Any) -> int:
+        return -super().block_bytes(spec)
+
+
+class EagerAttention(SdpaAttention):
+    def workspace_bytes(self, *arguments: Any) -> Any:
+        return 0.5
 
 
 class NoAttention:
@@ -214,6 +305,18 @@ class StumblingModel(LlamaForCausalLM):
         if int(step.positions.max()) == 6:
             fail()
         return super().forward(step)
+
+
+class PickyModel(LlamaForCausalLM):
+    """Raises what is for users."""
+
+    def forward(self, step: Any) -> Any:
+        raise RequestError("no such shell", "take another")
+
+
+class HungryModel(LlamaForCausalLM):
+    def forward(self, step: Any) -> Any:
+        raise MemoryError
 
 
 class PairModel(LlamaForCausalLM):

@@ -48,6 +48,22 @@ class Narrow(LogitsProcessor):
         return logits[:, :-1]
 
 
+class Spoiler(LogitsProcessor):
+    """Divides 0 by 0 from the second token on, in the logits that it was given."""
+
+    def apply(self, logits: Tensor, rows: Sequence[LogitsRow]) -> None:
+        for line, row in enumerate(rows):
+            if row.output:
+                logits[line, 3] = torch.nan
+
+
+class Healer(LogitsProcessor):
+    """Makes numbers of what is none."""
+
+    def apply(self, logits: Tensor, rows: Sequence[LogitsRow]) -> Tensor:
+        return logits.nan_to_num()
+
+
 class Unmakable(Mirror):
     def __init__(self, context: object) -> None:
         raise ValueError("no such file")

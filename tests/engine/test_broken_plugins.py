@@ -14,6 +14,7 @@ from dovetail import LLM, SamplingParams
 from dovetail.api import (
     AttentionCard,
     Card,
+    CheckpointError,
     DovetailError,
     LoaderCard,
     NamingCard,
@@ -22,7 +23,9 @@ from dovetail.api import (
     ProposerCard,
     QuantFormatCard,
     QuantKernelCard,
+    ReasoningParserCard,
     SourceCard,
+    ToolParserCard,
 )
 from dovetail.cli.main import main
 from dovetail.kernel.discovery import discover
@@ -61,7 +64,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def model(target: str = "", config: str = "", **changes: Any) -> tuple[Card, dict[str, Any]]:
     """Llama under another name, with a broken class; and the options with which it is taken."""
-    (llama,) = dovetail_register_models()
+    llama, *_ = dovetail_register_models()
     update = {"target": f"{HERE}:{target}" if target else llama.target}
     update |= {"config": f"{HERE}:{config}" if config else llama.config}
     card = llama.model_copy(update={"name": "nut", "architectures": ("NutForCausalLM",), **update, **changes})
@@ -118,7 +121,7 @@ UNPLANNABLE: dict[str, tuple[tuple[Card, dict[str, Any]], str]] = {
     ),
     "longest_context of a wrong type": (
         model(config="EndlessConfig"),
-        "nut (broken-nut 3.1) answered longest_context() with float, wanted a number of tokens",
+        "nut (broken-nut 3.1) answered longest_context() with float inf, wanted a number of tokens",
     ),
     "an inspector that was asked for": (
         loader(inspect="fail", load_format="nut"),
@@ -141,6 +144,18 @@ UNLOADABLE: dict[str, tuple[tuple[Card, dict[str, Any]], str]] = {
     "a loader that fails": (loader("fail"), f"the loader nut (broken-nut 3.1) failed to open the weights of {{}}: {CRACKED}"),
     "a loader that returns None": (loader("load_nothing"), "failed to open the weights of {}: TypeError"),
     "a loader that gives pairs": (loader("load_pairs"), "answered the weights of {} with tuple, wanted a LazyTensor"),
+    "a loader that gives None": (loader("load_gap"), "answered the weights of {} with None, wanted a LazyTensor"),
+    "a loader that repeats": (loader("load_twice"), "the loader nut (broken-nut 3.1) gave the tensor model.norm.weight of {} twice"),
+    "a loader that omits": (
+        loader("load_fewer"),
+        "the loader nut (broken-nut 3.1) gave 29 tensors of type float32 of {}, without model.norm.weight, and its "
+        "inspect() counted 30; the files must not",
+    ),
+    "a loader of another type": (
+        loader("load_mistyped"),
+        "nut (broken-nut 3.1) gave the tensor model.norm.weight of {} the type 'nut4', and its inspect() counted float32",
+    ),
+    "a loader of no type": (loader("load_untyped"), "of {} the type torch.float32, and its inspect() counted float32"),
     "a loader that stops": (loader("load_half"), "failed to list the tensors of {}: OSError: the disk is gone"),
     "a tensor that cannot be read": (
         loader("load_unreadable"),
@@ -148,6 +163,9 @@ UNLOADABLE: dict[str, tuple[tuple[Card, dict[str, Any]], str]] = {
     ),
     "a tensor of another shape": (loader("load_flat"), "with Tensor of torch.float32 ["),
     "a format that loads nothing": (format_("FormatOfNothing"), "the format nut (broken-nut 3.1) answered load() of "),
+    "a format that cannot be made": (
+        format_("UnmadeFormat"), f"the format nut (broken-nut 3.1) failed to read the quantization_config: {CRACKED}"
+    ),
     "a format that fails": (format_("FailingFormat"), "the format nut (broken-nut 3.1) failed to load model."),
     "a format that is none": (format_("NoModel"), "NoModel is no subclass of dovetail.nn.QuantFormat"),
     "a weight that fails": (
@@ -155,9 +173,18 @@ UNLOADABLE: dict[str, tuple[tuple[Card, dict[str, Any]], str]] = {
     ),
     "a kernel that fails": (kernel("FailingKernel"), "the kernel nut (broken-nut 3.1) failed to take a weight of type"),
     "a kernel with a wrong reason": (kernel("ListingKernel"), "answered unsupported_reason() with list, wanted a text"),
+    "a kernel with an empty reason": (
+        kernel("MuteKernel"), "answered unsupported_reason() with an empty text, wanted a text or None"
+    ),
     "a kernel that leaves": (kernel("UnpreparedKernel"), "(broken-nut 3.1) failed to prepare a weight: SystemExit: 7"),
     "a platform that fails": (platform("FailingPlatform"), f"the platform nut (broken-nut 3.1) failed to open its device: {CRACKED}"),
-    "memory of a wrong type": (platform("ForgetfulPlatform"), "answered memory() with int, wanted a Memory"),
+    "memory of a wrong type": (platform("ForgetfulPlatform"), "answered memory() with int 1073741824, wanted a Memory"),
+    "room below zero": (
+        (platform("IndebtedPlatform")[0], {"device": "nut", "kv_cache_memory_bytes": None}),
+        "the platform nut (broken-nut 3.1) answered kv_cache_bytes() with int -1048576, wanted a number of bytes, 0 or more",
+    ),
+    "blocks below zero": (attention("IndebtedAttention"), "the attention nut (broken-nut 3.1) answered block_bytes() with int -"),
+    "half a byte": (attention("EagerAttention"), "answered workspace_bytes() with float 0.5, wanted a number of bytes"),
     "a device of a wrong type": (platform("HomelessPlatform"), "answered device with str, wanted a torch.device"),
     "copies to the device that fail": (platform("StuckPlatform"), f"(broken-nut 3.1) failed to copy to its device (upload): {CRACKED}"),
     "copies to the device of a wrong type": (platform("ForeignPlatform"), "answered upload() with ndarray of float32 [257, 4], wanted a tensor"),
@@ -171,6 +198,20 @@ UNLOADABLE: dict[str, tuple[tuple[Card, dict[str, Any]], str]] = {
         attention("CrackingAttention"),
         "the attention nut (broken-nut 3.1) failed as the model llama (dovetail-models-llama 0.1.0) was asked to compute",
     ),
+    "a kernel of another shape": (
+        kernel("ShortKernel"),
+        "the kernel nut (broken-nut 3.1) answered the rows of model.embed_tokens with Tensor of torch.float32 [8, 47], wanted a tensor of torch.float32 [8, 48]",
+    ),
+    "a kernel of another dtype": (kernel("WideKernel"), "answered the rows of model.embed_tokens with Tensor of torch.float64 [8, 48], wanted a tensor of torch.float32"),
+    "a kernel on another device": (kernel("AbsentKernel"), "with Tensor of torch.float32 [8, 48] on meta, wanted a tensor of torch.float32 [8, 48] on cpu"),
+    "attention of another shape": (
+        attention("FlatAttention"),
+        "the attention nut (broken-nut 3.1) answered forward() of the layer blocks.0.attention.attention with Tensor of torch.float32 [8, 48], wanted a tensor of torch.float32 [8, 6, 8]",
+    ),
+    "an operation of another dtype": (platform("WideOperations"), "the platform nut (broken-nut 3.1) answered rms_norm() with Tensor of torch.float64 [8, 48], wanted a tensor of torch.float32"),
+    "an operation of another kind": (platform("LoneOperations"), "answered add_rms_norm() with Tensor of torch.float32 [8, 48], wanted 2 tensors"),
+    "a model that raises what is for users": (model("PickyModel"), "the model nut (broken-nut 3.1) failed to compute a step (forward): RequestError: no such shell; take another (in"),
+    "a model without memory of the host": (model("HungryModel"), "the model nut (broken-nut 3.1) failed to compute a step (forward): MemoryError (in"),
     "attention that fails": (attention("FailingAttention"), "the attention nut (broken-nut 3.1) failed to start on cpu"),
     "attention without room": (attention("RoomlessAttention"), "(broken-nut 3.1) failed to allocate "),
     "attention that is none": (attention("NoAttention"), "NoAttention is no subclass of dovetail.nn.AttentionBackend"),
@@ -192,7 +233,7 @@ WAY_OUT = "; update it, or leave it out with --plugins=-broken-nut"
 
 
 def start(checkpoint: Path, **options: Any) -> LLM:
-    return LLM(str(checkpoint), max_model_len=64, kv_cache_memory_bytes=2**20, **options)
+    return LLM(str(checkpoint), max_model_len=64, **{"kv_cache_memory_bytes": 2**20, **options})
 
 
 def check(error: DovetailError, told: str, checkpoint: Path) -> None:
@@ -229,6 +270,16 @@ def test_what_the_engine_needs(install: Any, checkpoint: Path, fault: str) -> No
     with pytest.raises(PluginError) as failure:
         start(checkpoint, **options)
     check(failure.value, told, checkpoint)
+
+
+def test_a_loader_that_renames_is_named_beside_the_files(install: Any, checkpoint: Path) -> None:
+    """Nobody knows which of the two it is."""
+    install(loader("load_renamed")[0])
+    with pytest.raises(CheckpointError) as failure:
+        start(checkpoint)
+    assert "(missing: model.norm.weight; unexpected: model.nutty.weight)" in failure.value.problem
+    told = f"{checkpoint} lacks them, or the loader nut (broken-nut 3.1) did not give them under their names"
+    assert failure.value.problem.endswith(f"; {told} (--plugins=-broken-nut leaves it out)")
 
 
 def test_a_naming_that_fails(install: Any, checkpoint: Path) -> None:
@@ -300,7 +351,14 @@ def test_a_source_that_fails_is_named_where_no_other_knows_the_reference(
     assert capsys.readouterr().err.startswith("error: the source nut (broken-nut 3.1) failed to resolve ")
 
 
-@pytest.mark.parametrize(("probe", "told"), [("fail", "(Cracked: the shell"), ("give_list", "(it answered with list")])
+@pytest.mark.parametrize(
+    ("probe", "told"),
+    [
+        ("fail", "(Cracked: the shell"),
+        ("give_list", "(it answered with list"),
+        ("give_nothing", "(it answered with an empty text, wanted"),
+    ],
+)
 def test_a_probe_that_fails_is_an_objection(
     install: Any, checkpoint: Path, capsys: pytest.CaptureFixture[str], probe: str, told: str
 ) -> None:
@@ -325,13 +383,32 @@ def test_with_all_of_them_installed_the_others_run(install: Any, checkpoint: Pat
 
 # In a server.
 
+
+@pytest.mark.parametrize(
+    ("card", "flag", "target", "told"),
+    [
+        (ToolParserCard, "--tool-call-parser", "none_such:Parser", "cannot import none_such:Parser: ModuleNotFoundError"),
+        (ReasoningParserCard, "--reasoning-parser", f"{HERE}:NoModel", "NoModel is no subclass of dovetail.api.ReasoningParser"),
+    ],
+)  # fmt: skip
+def test_a_parser_that_was_chosen_by_name_is_imported_at_the_start(
+    install: Any, checkpoint: Path, capsys: pytest.CaptureFixture[str], card: Any, flag: str, target: str, told: str
+) -> None:
+    install(card(name="nut", recognises=("<nut>",), target=target))
+    assert main(["serve", str(checkpoint), flag, "nut", "--port", "0"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: the {card.kind} nut (broken-nut 3.1): ")
+    assert told in line
+    assert line.endswith(WAY_OUT + "; --debug shows the traceback")
+
+
 PLUGIN = """
 from dovetail.api import hookimpl
 import dovetail_models_llama
 
 @hookimpl
 def dovetail_register_models():
-    (card,) = dovetail_models_llama.dovetail_register_models()
+    card, *_ = dovetail_models_llama.dovetail_register_models()
     update = dict(name="nut", architectures=("NutForCausalLM",), target="tests.engine.broken_parts:StumblingModel")
     return [card.model_copy(update=update)]
 """
@@ -354,12 +431,19 @@ def test_a_server_tells_its_operator_and_not_its_clients(site: Site, checkpoint:
             body = {"prompt": prompt, "max_tokens": 4, "temperature": 0, "ignore_eos": True}
             return httpx2.post(f"{server.url}/v1/completions", json=body, timeout=60)
 
-        assert ask(1, 2).status_code == 200
-        answer = ask(1, 2, 3, 4, 5)
-        assert answer.status_code >= 500
-        assert "the request id is " in answer.text
-        assert not re.search("nut|shell|Traceback|broken_parts", answer.text)
-        until(lambda: any("it is being started again" in line for line in server.log))
-        log = "".join(server.log)
-    assert "the model nut (broken-nut 3.1) failed to compute a step (forward): Cracked: the shell is cracked" in log
+        for told in ("it is being started again", "it died again"):
+            until(lambda: ask(1, 2).status_code == 200)
+            answer = ask(1, 2, 3, 4, 5)
+            assert answer.status_code >= 500
+            assert "the request id is " in answer.text
+            assert not re.search("nut|shell|Traceback|broken_parts", answer.text)
+            until(lambda told=told: any(told in line for line in server.log))
+    fault = "the model nut (broken-nut 3.1) failed to compute a step (forward): Cracked: the shell is cracked (in "
+    (died,) = (line for line in server.log if "it is being started again" in line)
+    assert f"the engine died: {fault}" in died
+    (last,) = (line for line in server.log if line.startswith("error: "))
+    assert last.startswith(f"error: the engine ended while serving: it died again: {fault}")
+    assert WAY_OUT in last
+    log = "".join(server.log)
     assert "bug in Dovetail" not in log
+    assert "Traceback" not in log

@@ -6,11 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from dovetail import LLM, SamplingParams
-from dovetail.api import PluginError, RequestError, UsageError
+from dovetail.api import LogitsProcessorContext, LogitsRow, PluginError, RequestError, UsageError
 from dovetail.engine.args import EngineArgs
 from dovetail.engine.messages import NewRequest
+from dovetail.engine.request.logits_processors import NamedProcessor
+from dovetail.engine.sampling.logits_processors import ProcessorCall
 from dovetail.engine.setup import make_plan
 from dovetail.engine.step.core import EngineCore
 from dovetail.kernel.plan import LogitsProcessorPlan, Plan
@@ -20,7 +23,8 @@ from ..tiny import write_checkpoint
 from . import processors
 from .processors import Ladder
 
-NAMES = ("Ladder", "Mirror", "Broken", "Narrow", "Unmakable", "Stranger")
+NAMES = ("Ladder", "Mirror", "Broken", "Narrow", "Spoiler", "Healer", "Unmakable", "Stranger")
+WAY_OUT = "update it, or leave it out with --plugins=-acme-processors; --debug shows the traceback"
 LOOKUP = {"method": "ngram", "num_speculative_tokens": 4, "prompt_lookup_min": 1}
 
 
@@ -31,7 +35,12 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def offering(plan: Plan) -> Plan:
     """The plan with every processor of this folder, as plugins would bring them."""
-    offered = tuple(LogitsProcessorPlan(name=n.lower(), target=f"{processors.__name__}:{n}") for n in NAMES)
+    offered = tuple(
+        LogitsProcessorPlan(
+            name=n.lower(), target=f"{processors.__name__}:{n}", distribution="acme-processors", version="2.0"
+        )
+        for n in NAMES
+    )
     return plan.model_copy(update={"logits_processors": offered})
 
 
@@ -123,8 +132,46 @@ def test_they_run_in_the_requests_order_and_before_what_is_forbidden(checkpoint:
     assert "forb" in str(found["contradicts"][1]) or "allow" in str(found["contradicts"][1])
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_one_that_makes_nan_is_named_in_place_of_the_model(
+    checkpoint: Path, temperature: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    args = EngineArgs(model=str(checkpoint), max_num_seqs=8, block_size=4)
+    core = EngineCore(offering(make_plan(args)), args)
+    found = run(
+        core,
+        [
+            NewRequest("first", [1, 2], params("spoiler", temperature=temperature)),
+            NewRequest("second", [1, 2], params("mirror", "spoiler", "mirror", temperature=temperature)),
+            NewRequest("healed", [1, 2], params("spoiler", "healer", temperature=temperature, count=3)),
+            NewRequest("plain", [1, 2], params(temperature=temperature, count=3)),
+        ],
+    )
+    error = "the logits processor spoiler made logits that are not numbers (NaN)"
+    assert [(len(found[name][0]), found[name][1]) for name in ("first", "second")] == [(1, error)] * 2
+    assert [(len(found[name][0]), found[name][1]) for name in ("healed", "plain")] == [(3, None)] * 2
+    told = {record.getMessage() for record in caplog.records}
+    assert told == {
+        "the logits processor spoiler (acme-processors 2.0) made logits that are not numbers (NaN) of numbers; "
+        + WAY_OUT
+    }
+
+
+def test_nan_of_the_model_is_no_processor_s_fault() -> None:
+    plan = LogitsProcessorPlan(name="mirror", target=f"{processors.__name__}:Mirror")
+    scores = torch.zeros(3, 4)
+    scores[1, 2] = torch.nan
+    for kind, made in ((processors.Mirror, [False, False]), (processors.Spoiler, [False, True])):
+        named = NamedProcessor(plan, kind(LogitsProcessorContext(4, scores.device)))
+        rows = [LogitsRow("a", {}, [1, 2], 1), LogitsRow("b", {}, [1, 2], 1)]
+        call = ProcessorCall(named, 0, torch.tensor([1, 2]), [], rows)
+        assert call.apply(scores).tolist() == made
+
+
 @pytest.mark.parametrize("device", [False, True])
-def test_one_that_fails_ends_its_requests_alone(checkpoint: Path, device: bool) -> None:
+def test_one_that_fails_ends_its_requests_alone(
+    checkpoint: Path, device: bool, caplog: pytest.LogCaptureFixture
+) -> None:
     args = EngineArgs(model=str(checkpoint), max_num_seqs=8, block_size=4)
     plan = offering(make_plan(args))
     core = EngineCore(on_device(plan) if device else plan, args)
@@ -137,8 +184,20 @@ def test_one_that_fails_ends_its_requests_alone(checkpoint: Path, device: bool) 
         ],
     )
     tokens, error = found["broken"]
-    assert (len(tokens), error) == (2, "the logits processor Broken failed: ZeroDivisionError")
-    assert found["narrow"] == ([], "the logits processor Narrow failed: ValueError")
+    assert (len(tokens), error) == (2, "the logits processor broken failed")
+    assert found["narrow"] == ([], "the logits processor narrow failed")
+    logged = {record.getMessage(): record.exc_info for record in caplog.records}
+    (told,) = (line for line in logged if "secret detail" in line)
+    assert told.startswith(
+        "the logits processor broken (acme-processors 2.0) failed to change logits (apply): ZeroDivisionError:"
+    )
+    assert told.endswith(WAY_OUT)
+    (told,) = (line for line in logged if "narrow" in line)
+    assert (
+        "the logits processor narrow (acme-processors 2.0) answered apply() with Tensor of torch.float32 [1, 255], wanted"
+        in told
+    )
+    assert not any(logged.values()), "tracebacks are shown with --debug alone"
     assert found["ladder"] == ([3, 4, 5], None)
     for name, reason in (
         ("unmakable", "failed to start: ValueError: no such file"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import re
 from pathlib import Path
@@ -40,6 +41,9 @@ ARGUMENTS: dict[str, Any] = {
     "text": "the Jackal",
 }
 
+facts_of = functools.cache(find_facts)
+"""Finding them takes longer than anything else here."""
+
 
 def content(words: tuple[str, ...], *, in_parts: bool) -> Any:
     return [{"type": "text", "text": word} for word in words] if in_parts else " ".join(words)
@@ -49,7 +53,7 @@ def told(name: str, turns: list[dict[str, Any]], *, with_tools: bool) -> str:
     """The prompt of a conversation, as the server makes it."""
     template = TEMPLATES[name]
     selection = ToolSelection(in_prompt=[TOOL]) if with_tools else ToolSelection()
-    facts = find_facts(template)
+    facts = facts_of(template)
     messages = build_template_messages(list(map(ChatMessage.model_validate, turns)), template, facts, selection, None)
     tools = [{"type": "function", "function": TOOL}] if with_tools and facts.shows_tools else None
     return render(template, messages, tools=tools, variables=VARIABLES)

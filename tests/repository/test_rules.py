@@ -212,8 +212,14 @@ def forbidden_words() -> set[str]:
     return (found | set(ELSEWHERE)) - set(GENERIC)
 
 
-NAMED_ON_PURPOSE = {("test_plugin.py", "llamaforcausallm"), ("parity.py", "safetensors")}
-"""The original that the model template is compared with, and the library that writes what transformers saves."""
+NAMED_ON_PURPOSE = {
+    ("test_plugin.py", "llamaforcausallm"),
+    ("parity.py", "safetensors"),
+    ("gguf_naming.py", "gguf"),
+}
+"""The original that the model template is compared with, the library that writes what transformers saves, and the names
+that every family's package shares of a container.
+"""
 
 
 def framework_texts() -> list[Path]:

@@ -142,6 +142,10 @@ def test_no_command_shows_the_help_and_is_wrong_usage(capsys: Out) -> None:
             "error: two models were named, Hello and --model tiny; name one; the text to continue is given with --prompt",
         ),
         (
+            ["chat", "tiny", "Hi there"],
+            "error: unknown arguments: Hi there; a question is given with --prompt; see dovetail chat --help",
+        ),
+        (
             ["complete", "--prmpt", "x"],
             "error: unknown arguments: --prmpt",
         ),
@@ -239,6 +243,15 @@ def test_list_shows_what_is_wrong(walnut: Site, capsys: Out) -> None:
     assert "in conflict" not in out + err
     assert run("plugins", "list", "--plugins", "-other") == 0
     assert "  denied: excluded by the plugin filter\n" in capsys.readouterr().out
+
+
+def test_a_summary_of_several_lines_is_one(walnut: Site, capsys: Out) -> None:
+    walnut.add("wordy", offering("long").replace("target=", "summary='grows\\n  in\\ttrees\\x1b[2J', target="))
+    assert run("plugins", "list") == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "in trees" in line]
+    assert line == "  model      long             rank 50   grows in trees\\x1b[2J"
+    assert run("plugins", "show", "long") == 0
+    assert "\n  summary        grows in trees\\x1b[2J\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", ["walnut-pack", "Walnut_Pack", "walnut-pack:main"])

@@ -224,6 +224,12 @@ class BoxNaming:
         size = metadata["size"]
         return {"architectures": ["TinyForCausalLM"], "vocab_size": size, "hidden_size": size, "num_hidden_layers": 1}
 
+    def rename(self, name: str) -> str | None:
+        return name
+
+    def row_order(self, name: str, config: Mapping[str, Any]) -> Any | None:
+        return None
+
 
 NAMING = BoxNaming()
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from dovetail.api import (
     NamingCard,
     PluginError,
     ResolutionError,
+    ResolvedModel,
     SourceCard,
     UsageError,
 )
@@ -49,16 +52,47 @@ def test_a_source_may_bring_a_generation_configuration_that_yields_to_the_checkp
     assert plan(folder, parts=parts).checkpoint.generation_config == {"temperature": 0.2, "top_k": 5}
 
 
-def test_a_source_that_answers_with_something_else_is_named(folder: Path) -> None:
-    with pytest.raises(
-        PluginError,
-        match=r"^the source folder \(base 1\.0\) answered a reference with list, wanted a path, a ResolvedModel or None; update it, or leave",
-    ):
-        plan(folder, parts={"source": SourceCard(name="folder", target=f"{__name__}:several")})
+@pytest.mark.parametrize(
+    ("target", "told"),
+    [
+        ("several", "answered a reference with list, wanted a path, a ResolvedModel or None; update it, or leave"),
+        (
+            "later",
+            r"answered a reference with coroutine \(of an async def, and nothing is awaited here\), wanted a path",
+        ),
+        (
+            "empty",
+            r"answered '.*' with the path '', and nothing is there; wanted None for what it does not know; update",
+        ),
+        (
+            "elsewhere",
+            r"answered '.*' with the path '/nowhere/at/all', and nothing is there; wanted None .*; update it",
+        ),
+    ],
+)
+@pytest.mark.filterwarnings("error")
+def test_a_source_that_answers_with_something_else_is_named(folder: Path, target: str, told: str) -> None:
+    card = SourceCard(name="wild", rank=90, target=f"{__name__}:{target}")
+    with pytest.raises(PluginError, match=rf"^the source wild \(base 1\.0\) {told}"):
+        plan(folder, parts={"source": card})
+    (warning,) = plan(folder, card).warnings  # another source knows it
+    assert re.match(rf"the source wild \(more-0 1\.0\) {told}", warning)
 
 
 def several(reference: str | None, **_: Any) -> list[str]:
     return [str(reference)]
+
+
+async def later(reference: str | None, **_: Any) -> str | None:
+    return reference
+
+
+def empty(reference: str | None, **_: Any) -> str:
+    return ""
+
+
+def elsewhere(reference: str | None, **_: Any) -> ResolvedModel:
+    return ResolvedModel("/nowhere/at/all")
 
 
 # Loaders.
@@ -112,10 +146,9 @@ def test_a_folder_without_weights_says_what_is_in_it(folder: Path) -> None:
         plan(folder)
 
 
-@pytest.mark.parametrize("reference", ["/dev/null", "nowhere"])
-def test_what_is_neither_a_folder_nor_a_file_is_refused(reference: str) -> None:
-    with pytest.raises(CheckpointError, match=f"^cannot read {reference} "):
-        plan(reference)
+def test_what_is_neither_a_folder_nor_a_file_is_refused() -> None:
+    with pytest.raises(CheckpointError, match=r"^cannot read /dev/null "):
+        plan("/dev/null")
 
 
 # The configuration.
@@ -180,12 +213,25 @@ class StumblingConfig(fakes.TinyConfig):
         return cls(**obj)
 
 
-def test_a_configuration_class_that_stumbles_is_named_with_the_file(folder: Path) -> None:
+class SilentConfig(fakes.TinyConfig):
+    @classmethod
+    def prepare(cls, data: dict[str, Any]) -> dict[str, Any]:
+        super().prepare(data)  # type: ignore[return]
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("StumblingConfig", "TypeError: unsupported operand"),
+        ("SilentConfig", r"TypeError: SilentConfig\.prepare\(\) returned NoneType, wanted the dict of keys"),
+    ],
+)
+def test_a_configuration_class_that_stumbles_is_named_with_the_file(folder: Path, name: str, told: str) -> None:
     with pytest.raises(
         PluginError,
-        match=r"^the model tiny \(base 1\.0\) failed to read .*config\.json with StumblingConfig: TypeError: unsupported operand .*; update it",
+        match=rf"^the model tiny \(base 1\.0\) failed to read .*config\.json with {name}: {told}.*; update it",
     ):
-        plan(folder, parts={"model": model("tiny", config=f"{__name__}:StumblingConfig")})
+        plan(folder, parts={"model": model("tiny", config=f"{__name__}:{name}")})
 
 
 def test_another_configuration_can_be_named(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -338,12 +384,18 @@ def test_an_architecture_that_cannot_read_the_container_s_names_is_refused(folde
         plan(folder, elm, parts=BOXED, hf_overrides={"architectures": ["Elm"]})
 
 
-def test_a_translation_that_fails_is_named(folder: Path) -> None:
-    bad = model("tiny", naming={"box": NamingCard(architectures=("tiny",), target=f"{__name__}:BAD_NAMING")})
-    with pytest.raises(
-        PluginError,
-        match=r"^the model tiny \(base 1\.0\) failed to translate the box metadata of .*: KeyError: 'depth' ",
-    ):
+@pytest.mark.parametrize(
+    ("target", "told"),
+    [
+        ("CARELESS", " failed to translate the box metadata of .*: KeyError: 'depth' "),
+        ("HASTY", " answered the box metadata of .* with list, wanted a dict; "),
+        ("Careless", rf": {__name__}:Careless is a class, wanted an instance of it; update it, or leave it out with "),
+        ("CARELESS.size", rf": {__name__}:CARELESS\.size lacks config, rename, row_order; update it, or leave it out"),
+    ],
+)
+def test_a_naming_that_is_none_or_fails_is_named(folder: Path, target: str, told: str) -> None:
+    bad = model("tiny", naming={"box": NamingCard(architectures=("tiny",), target=f"{__name__}:{target}")})
+    with pytest.raises(PluginError, match=rf"^the model tiny \(base 1\.0\){told}"):
         plan(folder, parts={**BOXED, "model": bad})
 
 
@@ -363,25 +415,34 @@ def test_the_first_model_that_does_not_refuse_the_metadata_reads_them(folder: Pa
         plan(folder, other, parts={**BOXED, "model": choosy})
 
 
-class Choosy:
+class Choosy(fakes.BoxNaming):
     """Refuses all sizes but one."""
 
     def __init__(self, size: int) -> None:
         self.size = size
 
-    def config(self, architecture: str, metadata: dict[str, Any]) -> dict[str, Any]:
+    def config(self, architecture: str, metadata: Mapping[str, Any]) -> dict[str, Any]:
         raise ConfigError(f"the metadata say size = {metadata['size']}, wanted {self.size}", "make it smaller")
 
 
 CHOOSY, OTHER = Choosy(8), Choosy(9)
 
 
-class BAD_NAMING:  # noqa: N801 - it stands for an instance
+class Careless(fakes.BoxNaming):
     """Asks for what the metadata lack."""
 
-    @staticmethod
-    def config(architecture: str, metadata: dict[str, Any]) -> dict[str, Any]:
+    size = 16
+
+    def config(self, architecture: str, metadata: Mapping[str, Any]) -> dict[str, Any]:
         return {"num_hidden_layers": metadata["depth"]}
+
+
+class Hasty(fakes.BoxNaming):
+    def config(self, architecture: str, metadata: Mapping[str, Any]) -> Any:
+        return list(metadata)
+
+
+CARELESS, HASTY = Careless(), Hasty()
 
 
 # The tokenizer.

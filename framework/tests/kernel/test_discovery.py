@@ -46,7 +46,7 @@ BROKEN = {
     "takes_arguments": (hook("return []", "config"), r"dovetail_register_models.*\{'config'\} are declared"),
     "raises_in_the_hook": (hook("1 / 0"), r"^ZeroDivisionError: division by zero$"),
     "leaves_in_the_hook": (hook("raise SystemExit"), r"^SystemExit$"),
-    "answers_none": (hook("return None"), r"^dovetail_register_models answered with NoneType, not a list of cards$"),
+    "answers_none": (hook("return None"), r"^dovetail_register_models answered with None, not a list of cards$"),
     "answers_a_text": (hook('return "llama"'), r"answered with str, not a list of cards$"),
     "answers_lazily": (hook(f"yield {CARD}"), r"answered with generator, not a list of cards$"),
     "answers_a_card": (hook(f"return {CARD}"), r"answered with ModelCard, not a list of cards$"),
@@ -67,10 +67,29 @@ BROKEN = {
         "class Odd(Exception):\n    def __str__(self):\n        raise ValueError\n\nraise Odd",
         r"^Odd$",
     ),
+    "answers_later": (
+        hook("return []").replace("def dovetail", "async def dovetail"),
+        r"^dovetail_register_models answered with coroutine \(of an async def, and nothing is awaited here\), not a list",
+    ),
+    "skips_the_checks": (
+        hook('return [ModelCard.model_construct(name="x", architectures="X", target="m:M")]'),
+        r"^ModelCard 'x' is malformed: architectures: .*tuple \(found 'X'\); config: Field required$",
+    ),
+    "skips_the_checks_of_a_naming": (
+        hook(f"return [{CARD[:-1]}, naming={{'box': NamingCard.model_construct(target='N')}})]"),
+        r"^ModelCard 'x' is malformed: naming\.box\.architectures: Field required; naming\.box\.target: .* \(found 'N'\)$",
+    ),
+    "raises_in_a_card": (
+        "from dovetail.api import *\nclass Shy(ModelCard):\n    def __getattribute__(self, name):\n"
+        "        if name == 'rank': raise LookupError('gone')\n        return super().__getattribute__(name)\n\n"
+        + hook("return [" + CARD.replace("ModelCard", "Shy") + "]"),
+        r"^the rank of ModelCard 'x' cannot be read: LookupError: gone$",
+    ),
     "offers_twice": (hook(f"return [{CARD}, {CARD}]"), r"^offers the model 'x' twice$"),
 }
 
 
+@pytest.mark.filterwarnings("error")  # such as that a coroutine was never awaited
 @pytest.mark.parametrize("fault", BROKEN)
 def test_a_broken_plugin_is_quarantined_and_harms_no_other(site: Site, fault: str) -> None:
     source, reason = BROKEN[fault]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -136,6 +137,10 @@ def lists() -> list[str]:
     return ["no"]
 
 
+def says_nothing() -> str:
+    return " "
+
+
 @pytest.mark.parametrize(
     ("card", "told_of_it"),
     [
@@ -153,6 +158,10 @@ def lists() -> list[str]:
         ),
         (
             model("x", **REAL, naming={"box": NamingCard(architectures=("x",), target=f"{__name__}:Silent")}),
+            "is a class, wanted an instance of it",
+        ),
+        (
+            model("x", **REAL, naming={"box": NamingCard(architectures=("x",), target=f"{__name__}:NAMED")}),
             "lacks config, rename, row_order",
         ),
         (
@@ -162,6 +171,10 @@ def lists() -> list[str]:
         (
             fakes.attention("x", probe=f"{__name__}:lists").model_copy(update={"target": "json:loads"}),
             "its probe failed (it answered with list, wanted a text or None)",
+        ),
+        (
+            fakes.attention("x", probe=f"{__name__}:says_nothing").model_copy(update={"target": "json:loads"}),
+            "its probe failed (it answered with an empty text, wanted a text or None)",
         ),
     ],
 )
@@ -195,3 +208,36 @@ def test_who_imports_torch_is_told(site: Site) -> None:
             env=os.environ | {"PYTHONPATH": str(site.folder)}, capture_output=True, text=True, timeout=120,
         )  # fmt: skip
         assert wanted in done.stdout, done.stdout + done.stderr
+
+
+PLATFORM = """
+import sys
+from pathlib import Path
+from dovetail.api import PlatformCard, hookimpl
+
+@hookimpl
+def dovetail_register_platforms():
+    return [PlatformCard(name="{0}", device="cpu", target="json:loads", probe="{0}:probe")]
+"""
+
+
+def test_what_plugins_do_to_the_command_itself_is_told_and_survived(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    for name, sin in (
+        ("press", "def probe():\n    raise KeyboardInterrupt\n"),
+        ("out", "sys.stdout.close()\n"),
+        ("err", "sys.stderr.close()\n"),
+        ("outer", "sys.__stdout__.close()\n"),
+        ("late", "def probe():\n    sys.stderr.close()\n"),
+    ):
+        site.add(name, PLATFORM.format(name) + sin)
+    command = [sys.executable, "-m", "dovetail", "plugins", "doctor", "--plugins", "press,out,err,outer,late"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(tmp_path), *sys.path))}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 1
+    lines = done.stdout.splitlines()
+    for name, stream in (("out", "stdout"), ("err", "stderr"), ("outer", "__stdout__")):
+        assert f"error: {name}:main: it closed sys.{stream}; update, repair or uninstall it" in lines
+    for name, reason in (("press", "KeyboardInterrupt"), ("late", "it closed sys.stdout and sys.stderr")):
+        assert f"error: {name}:main: the platform {name}: its probe failed ({reason}); update it" in lines
+    assert "Traceback" not in done.stderr

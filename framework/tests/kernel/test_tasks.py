@@ -68,6 +68,15 @@ def test_tasks(checkpoint: Checkpoint, offered: ModelCard, options: dict[str, An
         assert (f"--{name} {value}" in reason) == (value != "none")
 
 
+@pytest.mark.parametrize(("labels", "tasks"), [(1, ("classify", "score")), (2, ("classify",))])
+def test_one_label_is_a_score(checkpoint: Checkpoint, labels: int, tasks: tuple[str, ...]) -> None:
+    card = CLASSIFIER.model_copy(update={"tasks": ("classify", "score")})
+    assert find_tasks(PlanOptions(), card, checkpoint, labels=labels)[0] == tasks
+    if labels > 1:
+        with pytest.raises(ResolutionError, match=r"offers classify(;|$)"):
+            find_tasks(PlanOptions(task="score"), card, checkpoint, labels=labels)
+
+
 @pytest.mark.parametrize(
     ("offered", "options", "kind", "words"),
     [

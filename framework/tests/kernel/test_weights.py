@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pytest
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 import dovetail
-from dovetail.api import QuantFormatCard, ResolutionError
+from dovetail.api import PluginError, QuantFormatCard, ResolutionError
 from dovetail.cli.plan import render
 from dovetail.kernel.plan import describe_validation_errors
 
@@ -280,7 +280,6 @@ def test_a_format_s_configuration_is_read_by_its_class(folder: Path) -> None:
         ({}, "packed: bits: is missing"),
         ({"bits": "four"}, r"packed: bits: Input should be a valid integer.* \(found 'four'\)"),
         ({"bits": 4, "group_size": 0}, r"packed: group_size: groups have a size \(found 0\)"),
-        ({"bits": 4, "group_size": 2048}, "packed: KeyError: 2048"),
     ],
 )
 def test_what_a_configuration_refuses_is_the_reason(folder: Path, config: dict[str, Any], reason: str) -> None:
@@ -310,12 +309,39 @@ def test_a_format_that_was_asked_for_must_accept_the_configuration(folder: Path)
         plan(folder, packed(), kernel("any"), quantization="packed")
 
 
-def test_a_configuration_class_that_cannot_be_imported_is_a_reason(folder: Path) -> None:
-    quantized(folder, bits=4)
-    with pytest.raises(
-        ResolutionError, match=r"packed: the format packed \(more-0 1\.0\): cannot import no_such_module:Config"
-    ):
-        plan(folder, packed(config="no_such_module:Config"), kernel("any"))
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        (CONFIG, " failed to read the quantization_config with PackedConfig: KeyError: 2048 "),
+        ("no_such_module:Config", ": cannot import no_such_module:Config: ModuleNotFoundError"),
+        (f"{fakes.__name__}:NAMING", rf": {fakes.__name__}:NAMING is no subclass of pydantic\.BaseModel"),
+    ],
+)
+def test_a_configuration_class_that_fails_is_its_format_s_fault(folder: Path, config: str, told: str) -> None:
+    quantized(folder, bits=4, group_size=2048)
+    bad = packed(config=config)
+    for options in ({}, {"quantization": "packed"}):
+        with pytest.raises(PluginError, match=rf"^the format packed \(more-0 1\.0\){told}.*--plugins=-more-0"):
+            plan(folder, bad, kernel("any"), **options)
+    found = plan(folder, bad, packed("lenient", config=None, rank=10), kernel("any"))
+    assert [w.format.part.name for w in found.weights if (w.kind, w.type) == ("linear", "int32")] == ["lenient"]
+    (_, warning) = found.warnings  # two kernels fit equally well
+    assert re.match(rf"the format packed \(more-0 1\.0\){told}", warning)
+
+
+def test_a_format_without_methods_whose_configuration_class_fails_is_named(folder: Path) -> None:
+    weights(folder, float32=3, q4=2)
+    needs = format_("needs", ("q4",), config=f"{__name__}:FailingConfig")
+    for options in ({}, {"quantization": "needs"}):
+        with pytest.raises(PluginError, match=r"^the format needs \(more-0 1\.0\) failed to read .*: SystemExit: 3"):
+            plan(folder, needs, kernel("any"), **options)
+
+
+class FailingConfig(BaseModel):
+    @model_validator(mode="before")
+    @classmethod
+    def _fail(cls, data: Any) -> Any:
+        fakes.leaving()
 
 
 def test_a_format_without_methods_must_do_without_a_configuration(folder: Path) -> None:

@@ -566,3 +566,26 @@ def test_the_reference_of_experts_is_cut_as_well() -> None:
         found.append(mixture.experts.kernel(x, ids, shares))
     assert found[0].abs().sum() > 0
     assert not found[1].any()
+
+
+@pytest.mark.parametrize("size", [1, 2])
+@pytest.mark.parametrize("stored", [dict, quantized])
+def test_sections_of_heads_are_dequantized_and_cut(stored: Callable[..., dict[str, Tensor]], size: int) -> None:
+    """A weight that is multiplied head by head, and from either side."""
+    heads, sizes, columns = 4, (6, 2), 16
+    generator = torch.Generator().manual_seed(0)
+    dense = torch.randn(heads * sum(sizes), columns, generator=generator)
+    keys, values = dense.unflatten(0, (heads, -1)).split(sizes, 1)
+    for rank in range(size):
+        ctx = make_context(Parallel(rank, size))
+        cut = ctx.parallel.heads(heads, heads)
+        layer = ctx.head_sections("kv_b", sizes, columns, cut)
+        load(ctx, stored({"kv_b.weight": dense}))
+        own = slice(*cut.q)
+        for section, wanted in zip(layer.sections, (keys[own], values[own]), strict=True):
+            torch.testing.assert_close(section, wanted, rtol=0, atol=0.02)
+        assert layer.nbytes == 4 * dense.numel() // size
+        x = torch.randn(3, heads // size, sizes[0], generator=generator)
+        wanted = torch.stack([x[:, head] @ keys[own][head] for head in range(heads // size)], 1)
+        found = ctx.ops.linear_by_head(x, layer.sections[0].mT)
+        torch.testing.assert_close(found, wanted, rtol=0, atol=0.1 if stored is quantized else 1e-5)

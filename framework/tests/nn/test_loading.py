@@ -238,6 +238,16 @@ def test_full_precision_matrices_may_be_transposed() -> None:
     assert "a.weight is [4, 6], wanted [6, 4]" in refusal(ctx, {"a.weight": torch.ones(6, 4)})
 
 
+def test_a_matrix_of_one_row_may_be_stored_as_a_vector() -> None:
+    ctx = context()
+    layer = ctx.linear("a", 4, 1)
+    load(ctx, {"a.weight": torch.arange(4.0)})
+    assert torch.equal(matrix(layer), torch.arange(4.0)[None])
+    ctx = context()
+    ctx.linear("a", 4, 1)
+    assert "a.weight is [1, 5], wanted [1, 4]" in refusal(ctx, {"a.weight": torch.ones(5)})
+
+
 def test_quantized_matrices_are_not_transposed_nor_are_their_scales() -> None:
     class Wide(ScaledFormat):
         """Scales that look like a full-precision matrix."""

@@ -36,6 +36,7 @@ def make_targets(dtype: torch.dtype, rename: Rename | None = None) -> LoraTarget
     )
     embedding = ctx.embedding("model.embed_tokens", 20, K)
     ctx.linear(PARTS, K)
+    ctx.head_sections("model.layers.0.kv_b_proj", (3, 2), K, ctx.parallel.heads(4, 4))
     ctx.head("lm_head", K, 20, tied=embedding)
     return LoraTargets.of(ctx, rename)
 
@@ -144,6 +145,13 @@ def test_configurations_that_are_refused(config: dict[str, Any], reason: str) ->
                 "base_model.model.lm_head.lora_B.weight": torch.zeros(20, 4),
             },
             "modules that take no adapter, being no linear layers: lm_head",
+        ),
+        (
+            {
+                "base_model.model.model.layers.0.kv_b_proj.lora_A.weight": torch.zeros(4, K),
+                "base_model.model.model.layers.0.kv_b_proj.lora_B.weight": torch.zeros(20, 4),
+            },
+            "modules that take no adapter, being no linear layers: model.layers.0.kv_b_proj",
         ),
         (
             {

@@ -53,6 +53,7 @@ if TYPE_CHECKING:
         UsageError,
     )
     from dovetail.api.files import open_regular
+    from dovetail.api.gguf_naming import GGUFNaming
     from dovetail.api.grammar import Grammar, GrammarBackend, GrammarKind, GrammarSource, GrammarState
     from dovetail.api.hooks import PROJECT, hookimpl
     from dovetail.api.json_files import read_json
@@ -74,9 +75,11 @@ if TYPE_CHECKING:
     from dovetail.api.proposer import DraftOptions, DraftRequest, Proposer, ProposerContext
     from dovetail.api.rope import LayerType, RopeParameters, read_rope, scaled_length
     from dovetail.api.routing import check_routing
+    from dovetail.api.shards import DOWNLOAD_AGAIN, ModelFiles, read_index, select_files
     from dovetail.api.text import decode_text, join_names, one_line, quote_foreign, read_lines, read_text
 
 __all__ = [
+    "DOWNLOAD_AGAIN",
     "PORTABLE",
     "PROJECT",
     "REFERENCE",
@@ -103,6 +106,7 @@ __all__ = [
     "DraftRequest",
     "EngineDeadError",
     "Epsilon",
+    "GGUFNaming",
     "Grammar",
     "GrammarBackend",
     "GrammarCard",
@@ -123,6 +127,7 @@ __all__ = [
     "Metadata",
     "ModelCard",
     "ModelConfig",
+    "ModelFiles",
     "ModuleNames",
     "Naming",
     "NamingCard",
@@ -161,12 +166,14 @@ __all__ = [
     "one_line",
     "open_regular",
     "quote_foreign",
+    "read_index",
     "read_json",
     "read_lines",
     "read_rope",
     "read_text",
     "rotary_halves",
     "scaled_length",
+    "select_files",
 ]
 
 _WHERE = {
@@ -233,6 +240,7 @@ _WHERE = {
     "LogitsRow": "logits",
     "ModuleNames": "module_names",
     "Metadata": "naming",
+    "GGUFNaming": "gguf_naming",
     "TableNaming": "naming",
     "rotary_halves": "naming",
     "CallArguments": "parsers",
@@ -254,6 +262,10 @@ _WHERE = {
     "read_rope": "rope",
     "scaled_length": "rope",
     "check_routing": "routing",
+    "DOWNLOAD_AGAIN": "shards",
+    "ModelFiles": "shards",
+    "read_index": "shards",
+    "select_files": "shards",
     "decode_text": "text",
     "join_names": "text",
     "one_line": "text",

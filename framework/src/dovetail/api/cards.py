@@ -5,6 +5,8 @@ card is selected. The conformance kit (``dovetail.testing``) tests every claim o
 refused.
 
 Attributes named ``target``, ``probe``, ``inspect`` or ``config`` are dotted names, ``"package.module:attribute"``.
+A probe is ``() -> str | None``: why the part cannot run on this machine, or None if it can. An empty text is no reason:
+it counts as a probe that failed, as an exception does, and the part is not taken.
 """
 
 from __future__ import annotations
@@ -80,14 +82,17 @@ class Card(DocumentedModel):
 class NamingCard(DocumentedModel):
     """How a model family's tensors and metadata are named in a container with its own naming."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # Of a model's card it is a field, and is checked there again.
+    model_config = ConfigDict(frozen=True, extra="forbid", revalidate_instances="always")
 
     architectures: tuple[str, ...]
     """The container's own architecture names that this family covers. If several families cover one, the first whose
     naming does not refuse the metadata reads them.
     """
     target: Dotted
-    """A :class:`dovetail.api.Naming`; its module must not import torch."""
+    """A :class:`dovetail.api.Naming`: an instance and not its class, such as ``"package.names:NAMING"`` with
+    ``NAMING = Names()``. Its module must not import torch.
+    """
 
 
 class ModelCard(Card):
@@ -100,14 +105,21 @@ class ModelCard(Card):
     kind: ClassVar[str] = "model"
 
     architectures: tuple[str, ...] = Field(min_length=1)
-    """Names as in ``architectures`` of ``config.json``."""
+    """Names as in ``architectures`` of ``config.json``. A card may have patterns with ``*``, and then serves whatever
+    matches and its ``accepts`` does not object to; give it a low rank, so that one with the name is preferred.
+    """
+    accepts: Dotted | None = None
+    """For a card with patterns: ``(architecture: str, config: dict) -> str | None`` returns None if the model can be
+    served, otherwise why it cannot. Its module must not import torch.
+    """
     target: Dotted
     """The model's class; imported only in the engine."""
     config: Dotted
     """A subclass of :class:`dovetail.api.ModelConfig`; its module must not import torch."""
     tasks: tuple[Task, ...] = ("generate",)
     """Tasks that it serves. Any model can serve ``embed`` (``--convert embed``); a card claims it if the model was
-    trained for it. ``classify`` and ``score`` require that the class has ``pooled_logits``.
+    trained for it. ``classify`` and ``score`` require that the class has ``pooled_logits``; of a card with both, a configuration
+    with one label serves them, and one with several ``classify`` alone.
     """
     pooling: PoolingType = "last"
     """How hidden states become one vector, if neither the checkpoint's files nor the user says."""
@@ -128,7 +140,8 @@ class LoaderCard(Card):
 
     ``inspect(path: str, files: tuple[str, ...]) -> Checkpoint`` describes what is there without torch; ``target`` is a
     callable ``(checkpoint: Checkpoint, expected: Mapping[str, tuple[int, ...]], device: torch.device) ->
-    Iterable[LazyTensor]`` that the engine process calls. ``expected`` maps the Hugging Face name of every required
+    Iterable[LazyTensor]`` that the engine process calls. It yields every tensor once: of files, as many of each type as
+    ``inspect`` counted, whether the model needs them or not. ``expected`` maps the Hugging Face name of every required
     tensor to its logical shape, and ``device`` is where all tensors go. Most loaders need neither, because the files
     describe their tensors, but a loader may read directly to the device.
     """
@@ -261,7 +274,7 @@ class SourceCard(Card):
     """A meaning of model references.
 
     ``target`` is ``resolve(reference: str | None, *, revision, download_dir, patterns, token) -> str | ResolvedModel | None``: the path of the
-    checkpoint (a folder or a file), or None when the reference is not of this source's kind. ``reference`` is None when the user
+    checkpoint (an existing folder or file), or None when the reference is not of this source's kind. ``reference`` is None when the user
     named no model. ``token`` is the secret of ``--hf-token``: a text, True for one that is kept on the machine, or None; it must not be shown.
     A source that knows which sampling parameters suit the model answers with a :class:`dovetail.api.ResolvedModel`.
     """

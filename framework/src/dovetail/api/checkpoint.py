@@ -57,7 +57,9 @@ class Checkpoint(DocumentedModel):
     needs later.
     """
     tensor_types: dict[str, int] = {}
-    """Stored type (a torch dtype's name, or a quantized type's) → number of tensors."""
+    """Stored type (a torch dtype's name, or a quantized type's) → number of tensors. If there are files, the loader
+    yields as many.
+    """
     generation_config: dict[str, Any] = {}
     """Default sampling parameters and end-of-sequence ids, as in ``generation_config.json``."""
     tokenizer: Dotted = HF_TOKENIZER

@@ -111,6 +111,8 @@ class ModelConfig(DocumentedModel):
     bos_token_id: int | None = None
     eos_token_id: int | list[int] | None = None
     quantization_config: dict[str, Any] | None = None
+    num_labels: Size = 2
+    """Of a classifier; the size of ``id2label`` where the file has that and not this."""
 
     @model_validator(mode="before")
     @classmethod
@@ -129,7 +131,12 @@ class ModelConfig(DocumentedModel):
                 read.setdefault(field, read[key])
         if isinstance(dtype := read.get("dtype"), str):
             read["dtype"] = dtype.removeprefix("torch.")
-        return cls.prepare(read)
+        if isinstance(labels := read.get("id2label"), dict) and labels:
+            read.setdefault("num_labels", len(labels))
+        prepared: Any = cls.prepare(read)
+        if not isinstance(prepared, dict):  # no fault of the file, as a ValueError would be
+            raise TypeError(f"{cls.__name__}.prepare() returned {type(prepared).__name__}, wanted the dict of keys")
+        return prepared
 
     @classmethod
     def prepare(cls, data: dict[str, Any]) -> dict[str, Any]:

@@ -168,6 +168,10 @@ class DecoderConfig(ModelConfig):
                     f"{key} has {len(divisors)} numbers, wanted {channels // 2}: one for each pair of channels"
                 )
 
+    def has_rope(self, layer: int) -> bool:
+        """Whether a layer has a rotary embedding. By default those whose type has one in ``rope``."""
+        return bool({self.layer_types[layer], ""} & set(self.rope))
+
     def rope_for(self, layer: int) -> RopeParameters:
         """The rotary embedding of a layer.
 

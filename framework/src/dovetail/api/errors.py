@@ -39,7 +39,13 @@ class UsageError(DovetailError):
 
 
 class PluginError(DovetailError):
-    """A plugin broke the rules of its hook or card."""
+    """A plugin broke the rules of its hook or card.
+
+    Attributes:
+        culprit: the part of a plugin that the message names, where the engine found one; plugins leave it alone.
+    """
+
+    culprit: str = ""
 
 
 class ResolutionError(DovetailError):

@@ -10,8 +10,9 @@ devices. What a card names by ``"module:attribute"`` is imported only when it is
 selected; ``inspect``, ``config`` and ``naming``, which are torch-free, during the selection; and a ``probe`` if its
 card is a candidate.
 
-If an implementation raises, or returns anything but a list of the right cards, its plugin is quarantined: the others
-work, and ``dovetail plugins doctor`` names it.
+If an implementation raises, is an ``async def``, or returns anything but a list of the right cards, its plugin is
+quarantined: the others work, and ``dovetail plugins doctor`` names it. The fields of cards are checked again, whatever
+they were made with.
 """
 
 from __future__ import annotations

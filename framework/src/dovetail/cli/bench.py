@@ -90,4 +90,4 @@ def _startup(args: argparse.Namespace) -> int:
     from dovetail.client.bench.startup import run_startup
 
     engine = read_flags(EngineArgs, args)
-    return run_startup(lambda: start_server(engine), read_flags(StartupOptions, args))
+    return run_startup(lambda: start_server(engine, debug=args.debug), read_flags(StartupOptions, args))

@@ -9,10 +9,14 @@ from dovetail.cli.connection import (
     add_parameter_flags,
     add_server_flags,
     connect_server,
+    explain_model,
     find_model_name,
     read_parameters,
 )
 from dovetail.utils.arguments import use_foreign_options
+
+TEXT_HINT = "a question is given with --prompt"
+"""For who gives it as an argument, where the model belongs."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,11 +26,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_parameter_flags(parser)
     add_engine_flags(parser, short=False)
     use_foreign_options(parser, "chat")
+    parser.set_defaults(unknown_hint=TEXT_HINT)
 
 
 def run(args: argparse.Namespace) -> int:
     from dovetail.client.chat import run_chat
 
-    args.model = find_model_name(args)
-    with connect_server(args) as server:
+    args.model = find_model_name(args, hint=f"name one; {TEXT_HINT}")
+    with explain_model(args, TEXT_HINT), connect_server(args) as server:
         return run_chat(server.url, server.model, server.api_key, args.system, args.prompt, **read_parameters(args))

@@ -11,6 +11,7 @@ from dovetail.cli.connection import (
     add_parameter_flags,
     add_server_flags,
     connect_server,
+    explain_model,
     find_model_name,
     read_parameters,
 )
@@ -33,5 +34,5 @@ def run(args: argparse.Namespace) -> int:
     from dovetail.client.complete import run_completion
 
     args.model = find_model_name(args, hint=f"name one; {TEXT_HINT}")
-    with connect_server(args) as server:
+    with explain_model(args, TEXT_HINT), connect_server(args) as server:
         return run_completion(server.url, args.prompt, server.model, server.api_key, **read_parameters(args))

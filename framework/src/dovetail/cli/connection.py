@@ -14,10 +14,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from dovetail.api.errors import UsageError
+from dovetail.api.text import quote_foreign
 from dovetail.engine.args import EngineArgs
 from dovetail.python_path import child_environment, python_command
 from dovetail.server.settings import API_KEY_VARIABLE, FOREIGN_KEY_VARIABLE
 from dovetail.utils.flags import add_flags, read_flags
+from dovetail.utils.terminal import say
 
 PARAMETERS = {"temperature": float, "top_p": float, "top_k": int, "max_tokens": int, "seed": int}
 """Sampling parameters with a flag, in the commands that generate text."""
@@ -99,7 +101,7 @@ def connect_server(args: argparse.Namespace) -> Iterator[ServerConnection]:
         return
     refuse_key(args)
     seedless = argparse.Namespace(**{k: v for k, v in vars(args).items() if k != "seed"})
-    with start_server(read_flags(EngineArgs, seedless)) as url:
+    with start_server(read_flags(EngineArgs, seedless), debug=args.debug) as url:
         yield ServerConnection(url)
 
 
@@ -139,14 +141,34 @@ def find_model_name(args: argparse.Namespace, hint: str = "name one") -> str | N
     return model
 
 
+@contextlib.contextmanager
+def explain_model(args: argparse.Namespace, hint: str) -> Iterator[None]:
+    """Context manager around :func:`connect_server`: if the model that should be started is no path or repository, and may
+    be a text that was meant for it, say so after the server's error.
+
+    Args:
+        hint: how the text is given.
+    """
+    try:
+        yield
+    except SystemExit as leaving:
+        model: str | None = args.model
+        if leaving.code and model and args.prompt is None and "/" not in model and not os.path.exists(model):
+            say(f"note: {quote_foreign(model)} stands where the model belongs; {hint}")
+        raise
+
+
 def find_api_key(args: argparse.Namespace) -> str | None:
     """The API key for the server at ``--url``."""
     return args.api_key or os.environ.get(API_KEY_VARIABLE) or os.environ.get(FOREIGN_KEY_VARIABLE)
 
 
 @contextlib.contextmanager
-def start_server(args: EngineArgs) -> Iterator[str]:
+def start_server(args: EngineArgs, *, debug: bool = False) -> Iterator[str]:
     """Context manager: start a server on a free loopback port, and return its URL.
+
+    Args:
+        debug: it shows tracebacks.
 
     Raises:
         SystemExit: it did not start, and has printed the reason; with its exit code.
@@ -157,6 +179,7 @@ def start_server(args: EngineArgs) -> Iterator[str]:
         signal.signal(number, lambda number, _: sys.exit(128 + number))
     flags = ["--port", str(port), "--exit-with-stdin", *build_flags(args)]
     flags += ["--log-level", "warning"]  # log lines about requests would be mixed with the answers
+    flags += ["--debug"] * debug
     # The pipe to it closes when this process ends in any way. It has its own session, so that Ctrl+C stops an answer
     # and not the server. Which would close it to us.
     environment = {k: v for k, v in child_environment().items() if k not in (API_KEY_VARIABLE, FOREIGN_KEY_VARIABLE)}

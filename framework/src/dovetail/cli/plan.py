@@ -22,7 +22,13 @@ from dovetail.utils.terminal import printable_json, printable_line, printable_li
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
-    parser.add_argument("--json", action="store_true", help="print the plan as JSON")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="print the plan as JSON")
+    form.add_argument(
+        "--weights",
+        action="store_true",
+        help="also build the model, and print how many of its weights each format reads, and of which tensors; no weight is read",
+    )
     parser.add_argument(
         "--verbose", action="store_true", help="with every candidate that was not selected, and the reason for each"
     )
@@ -46,13 +52,20 @@ def run(args: argparse.Namespace) -> int:
     with contextlib.redirect_stdout(sys.stderr):  # plugins may print while they are imported
         plan = resolve(options, registry)
         template = None if args.json else find_template(plan, getattr(args, "chat_template", None))
+        weights = _describe_weights(plan, options.block_size) if args.weights else []
     if args.json:
         print(printable_json(plan.model_dump_json(indent=2)))
     else:
-        print(printable_lines(render(plan, template, verbose=args.verbose)))
+        print(printable_lines("\n".join([render(plan, template, verbose=args.verbose), *weights])))
     for warning in plan.warnings:
         print(f"warning: {printable_line(str(warning))}", file=sys.stderr)
     return 0
+
+
+def _describe_weights(plan: Plan, block_size: int) -> list[str]:
+    from dovetail.engine.step.weight_groups import WeightCounter
+
+    return WeightCounter(plan, block_size).describe()
 
 
 def find_template(plan: Plan, chat_template: str | None) -> str | None:

@@ -86,6 +86,15 @@ def _print(text: str) -> None:
     print(printable_lines(text))
 
 
+def _print_line(text: str) -> None:
+    print(printable_line(text))
+
+
+def _one_line(summary: str) -> str:
+    """What is meant to be a line, which an author may have wrapped."""
+    return " ".join(summary.split())
+
+
 def _list(args: argparse.Namespace, registry: Registry) -> int:
     conflicted = {(c.kind, c.name) for c in registry.conflicts}
     if args.json:
@@ -96,17 +105,18 @@ def _list(args: argparse.Namespace, registry: Registry) -> int:
         _print_json({"plugins": [_plugin_facts(p) for p in registry.plugins], "conflicts": conflicts})
         return 0
     for plugin in registry.plugins:
-        _print(f"{plugin.distribution} {plugin.version}  {plugin.summary}")
+        _print_line(f"{plugin.distribution} {plugin.version}  {_one_line(plugin.summary)}")
         if plugin.status != "ok":
-            _print(f"  {plugin.status}: {plugin.reason}")
+            _print_line(f"  {plugin.status}: {plugin.reason}")
         counts = Counter(card.kind for card in plugin.cards)
         for card in plugin.cards:
             note = "  (in conflict, not used)" if (card.kind, card.name) in conflicted else ""
             if args.all or counts[card.kind] <= MANY or note:
-                _print(f"  {card.kind:<10} {card.name:<16} rank {card.rank:<4} {card.summary}{note}")
+                summary = _one_line(card.summary)
+                _print_line(f"  {card.kind:<10} {card.name:<16} rank {card.rank:<4} {summary}{note}")
         for kind, count in counts.items():
             if count > MANY and not args.all:
-                _print(_names_line(kind, [card.name for card in plugin.cards if card.kind == kind]))
+                _print_line(_names_line(kind, [card.name for card in plugin.cards if card.kind == kind]))
     for conflict in registry.conflicts:
         print(printable_line(f"warning: {conflict}, so neither is used; {conflict.hint}"), file=sys.stderr)
     return 0
@@ -156,7 +166,7 @@ def _show(args: argparse.Namespace, registry: Registry) -> int:
                 _print(f"  {'plugin':<14} {_describe_plugin(facts)}")
             for key, value in card.items():
                 if value not in (None, "", [], {}):
-                    shown = ", ".join(map(str, value)) if isinstance(value, (list, dict)) else value
+                    shown = ", ".join(map(str, value)) if isinstance(value, (list, dict)) else _one_line(str(value))
                     _print(f"  {key:<14} {shown}")
         print()
     return 0
@@ -165,7 +175,7 @@ def _show(args: argparse.Namespace, registry: Registry) -> int:
 def _describe_plugin(facts: dict[str, Any]) -> str:
     """A plugin in a line."""
     state = "" if facts["status"] == "ok" else f" ({facts['status']}: {facts['reason']})"
-    return f"{facts['distribution']} {facts['version']}: {facts['summary']}{state}"
+    return f"{facts['distribution']} {facts['version']}: {_one_line(facts['summary'])}{state}"
 
 
 def _doctor(args: argparse.Namespace, registry: Registry) -> int:

@@ -149,7 +149,9 @@ async def _client(args: argparse.Namespace) -> AsyncIterator[httpx2.AsyncClient]
     from dovetail.cli.serve import engine_factory
     from dovetail.server.processes.in_process import serve_in_process
     from dovetail.server.settings import ServerSettings
+    from dovetail.utils import logs
 
+    logs.show_tracebacks(args.debug)
     say_variables()
     # --api-key is for the server at --url; only this process uses the one here.
     answers = argparse.Namespace(**{name: value for name, value in vars(args).items() if name in ANSWER_SETTINGS})

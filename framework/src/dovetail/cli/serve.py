@@ -41,6 +41,7 @@ def run(args: argparse.Namespace) -> int:
     args.model = find_model_name(args)
     engine_args, settings = read_flags(EngineArgs, args), read_flags(ServerSettings, args)
     logs.configure(settings.log_format, settings.log_level, config_file=settings.log_config_file)
+    logs.show_tracebacks(args.debug)
     say_notices(args)
     say_variables()
     return _serve(engine_args, settings) if settings.api_server_count == 1 else _serve_processes(engine_args, settings)
@@ -56,8 +57,10 @@ def _serve_processes(args: EngineArgs, settings: ServerSettings) -> int:
     from dovetail.engine.setup import make_plan
     from dovetail.server.processes.hub import serve_processes
     from dovetail.server.processes.relay import RelayedEngine
+    from dovetail.server.tools.output_parsing import check_parsers
 
     plan = make_plan(args)
+    check_parsers(plan)
     return serve_processes(link_factory(RelayedEngine, plan, args), settings, plan, args)
 
 
@@ -65,12 +68,15 @@ def engine_factory(args: EngineArgs) -> Callable[[], Awaitable[AsyncEngine]]:
     """Return a function that loads the model and logs the result. It may be called again to reload.
 
     Raises:
-        DovetailError: the options do not resolve.
+        DovetailError: the options do not resolve, or a parser that they name cannot be imported.
     """
     from dovetail.engine.process.async_engine import AsyncEngine
     from dovetail.engine.setup import make_plan
+    from dovetail.server.tools.output_parsing import check_parsers
 
-    return link_factory(AsyncEngine, make_plan(args), args)
+    plan = make_plan(args)
+    check_parsers(plan)
+    return link_factory(AsyncEngine, plan, args)
 
 
 def link_factory(kind: type[L], plan: Plan, args: EngineArgs) -> Callable[[], Awaitable[L]]:

@@ -34,11 +34,11 @@ class EngineArgs(PlanOptions):
     max_num_seqs: Annotated[int, BeforeValidator(parse_token_count)] = Field(
         default=256, gt=0, le=65536, description="requests that run at once"
     )
-    max_num_batched_tokens: Annotated[int, BeforeValidator(parse_token_count)] = Field(
-        default=2048,
+    max_num_batched_tokens: Annotated[int | None, BeforeValidator(parse_token_count)] = Field(
+        default=None,
         gt=0,
-        description="tokens computed in one step; longer prompts are computed in chunks. Models whose tokens see the whole "
-        "prompt compute it in one step: for them at least --max-model-len, which is the default then",
+        description="tokens computed in one step (default: 2048); longer prompts are computed in chunks. Models whose tokens see "
+        "the whole prompt compute it in one step: for them at least --max-model-len, which is the default if it is more",
     )
     max_num_queued_requests: int | None = Field(
         default=None, ge=0, description="refuse requests past so many that wait (HTTP 429); without it, none is refused"

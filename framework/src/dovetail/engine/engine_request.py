@@ -14,8 +14,9 @@ from dovetail.engine.text.bad_words import NO_BAD_WORDS, BadWords
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from dovetail.api.logits import LogitsProcessor, LogitsRow
+    from dovetail.api.logits import LogitsRow
     from dovetail.engine.grammars.compiler import RequestGrammar
+    from dovetail.engine.request.logits_processors import NamedProcessor
     from dovetail.engine.request.pooling_params import PoolingParams
 
 
@@ -86,7 +87,7 @@ class Request:
     lora_slot: int = 0
     bad_words: BadWords = NO_BAD_WORDS
     grammar: RequestGrammar | None = None
-    logits_processors: list[tuple[LogitsProcessor, LogitsRow]] = field(default_factory=list)
+    logits_processors: list[tuple[NamedProcessor, LogitsRow]] = field(default_factory=list)
     failure: str | None = None
     pooling_params: PoolingParams | None = None
     pooling_state: Tensor | None = None

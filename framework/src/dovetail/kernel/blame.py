@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from types import TracebackType
 from typing import Any, Protocol
 
@@ -53,12 +53,13 @@ class Named(Blamed, Protocol):
 class Blame:
     """A context manager for calls of one part's code; see :func:`blame`. It can be entered any number of times."""
 
-    __slots__ = ("doing", "others", "part")
+    __slots__ = ("doing", "in_step", "others", "part")
 
-    def __init__(self, part: Blamed, doing: str, others: Sequence[Named]) -> None:
+    def __init__(self, part: Blamed, doing: str, others: Sequence[Named], in_step: bool) -> None:
         self.part = part
         self.doing = doing
         self.others = others
+        self.in_step = in_step
 
     def __enter__(self) -> None:
         pass
@@ -66,30 +67,52 @@ class Blame:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is not None and is_fault(error):
+        if error is not None and (is_fault(error) or (self.in_step and _is_fault_of_step(error))):
             raise_if_pressed()  # what Ctrl-C was turned into is no fault
-            module, line = find_place(error)
-            place = f" (in {module}, line {line})" if module else ""
-            culprit, told = self.part, f"failed {self.doing}"
-            for other in self.others:
-                if other.distribution != self.part.distribution and _package(other.target) == _package(module):
-                    culprit, told = other, f"failed as the {self.part} was asked {self.doing}"
-            raise PluginError(f"the {culprit} {told}: {describe_error(error)}{place}", way_out(culprit)) from error
+            raise accuse(error, self.part, self.doing, self.others) from error
 
 
-def blame(part: Blamed, doing: str, others: Sequence[Named] = ()) -> Blame:
+def blame(part: Blamed, doing: str, others: Sequence[Named] = (), *, in_step: bool = False) -> Blame:
     """Call a part's code within this.
 
     Args:
         doing: what it was asked for, with the tensor, layer or file, to follow "failed": ``to read the tensor x``.
         others: parts that this one calls, as a model calls kernels. The error is that of the one whose package it was
             raised in.
+        in_step: the code runs in a step, where nobody is told what a plugin raises for users: a
+            :class:`~dovetail.api.DovetailError` that names no part, and a ``MemoryError``, are faults, too.
 
     Raises:
         PluginError: the code raised anything else than a :class:`~dovetail.api.DovetailError`, the user's Ctrl-C, or
             an error for lack of memory, all of which pass unchanged.
     """
-    return Blame(part, doing, others)
+    return Blame(part, doing, others, in_step)
+
+
+def accuse(error: BaseException, part: Blamed, doing: str, others: Sequence[Named] = ()) -> PluginError:
+    """The error that :func:`blame` raises for what a part's code raised; the same error if it names a culprit already."""
+    if isinstance(error, PluginError) and error.culprit:
+        return error
+    module, line = find_place(error)
+    place = f" (in {module}, line {line})" if module else ""
+    culprit, told = part, f"failed {doing}"
+    for other in others:
+        if other.distribution != part.distribution and _package(other.target) == _package(module):
+            culprit, told = other, f"failed as the {part} was asked {doing}"
+    found = fault_of(culprit, f"{told}: {describe_error(error)}{place}")
+    found.__cause__ = error
+    return found
+
+
+def fault_of(part: Blamed, fault: str) -> PluginError:
+    """The error for a part, with a way out.
+
+    Args:
+        fault: what it did, which follows its name.
+    """
+    found = PluginError(f"the {part} {fault}", way_out(part))
+    found.culprit = str(part)
+    return found
 
 
 def is_fault(error: BaseException) -> bool:
@@ -97,6 +120,12 @@ def is_fault(error: BaseException) -> bool:
     nor a lack of memory, nor the end of a generator.
     """
     return not (isinstance(error, (DovetailError, GeneratorExit)) or is_interrupt(error) or is_out_of_memory(error))
+
+
+def _is_fault_of_step(error: BaseException) -> bool:
+    if isinstance(error, DovetailError):
+        return not (isinstance(error, PluginError) and error.culprit)
+    return isinstance(error, MemoryError)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -114,7 +143,7 @@ def wrong_answer(part: Blamed, what: str, found: Any, wanted: str) -> PluginErro
         found: what came, of which the type is told.
         wanted: what was agreed.
     """
-    return PluginError(f"the {part} answered {what} with {describe_type(found)}, wanted {wanted}", way_out(part))
+    return fault_of(part, f"answered {what} with {describe_type(found)}, wanted {wanted}")
 
 
 def check_class(part: Blamed, dotted: str, found: Any, *bases: type) -> None:
@@ -139,9 +168,21 @@ def way_out(part: Blamed) -> str:
 
 
 def describe_type(value: Any) -> str:
-    """The type of a value that a plugin returned; of a tensor also its dtype and shape."""
+    """The type of a value that a plugin returned; of a tensor also its dtype and shape, and of a number its value. A
+    coroutine is closed, so that nobody is warned that it was never awaited.
+    """
     name = "None" if value is None else type(value).__name__
-    dtype, shape = getattr(value, "dtype", None), getattr(value, "shape", None)
+    if isinstance(value, Coroutine):
+        value.close()
+        return f"{name} (of an async def, and nothing is awaited here)"
+    if isinstance(value, str) and not value.strip():
+        return "an empty text"
+    if type(value) in (bool, int, float):
+        return f"{name} {quote_foreign(value, 40)}"
+    try:
+        dtype, shape = getattr(value, "dtype", None), getattr(value, "shape", None)
+    except Exception:  # its attributes are the plugin's code, too
+        return name
     return f"{name} of {dtype} {list(shape)}" if isinstance(shape, tuple) else name
 
 

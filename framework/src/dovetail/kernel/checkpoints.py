@@ -10,16 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from dovetail.api.cards import LoaderCard, ModelCard, SourceCard
-from dovetail.api.checkpoint import HF_TOKENIZER, Checkpoint, ResolvedModel
+from dovetail.api.checkpoint import HF_TOKENIZER, Checkpoint, Naming, ResolvedModel
 from dovetail.api.config import merge_text_config
 from dovetail.api.errors import CheckpointError, ConfigError, PluginError, ResolutionError, UsageError
 from dovetail.api.json_files import read_json
 from dovetail.api.text import join_names, quote_foreign
-from dovetail.kernel.blame import wrong_answer
+from dovetail.kernel.blame import Blamed, blame, way_out, wrong_answer
 from dovetail.kernel.choose import call_target, choose, make_part
+from dovetail.kernel.discovery import import_part
 from dovetail.kernel.options import AUTO, Overrides, PlanOptions
 from dovetail.kernel.plan import Choice, RejectedCandidate
 from dovetail.kernel.registry import Offer, Registry
+from dovetail.kernel.waiting import wait_for
 from dovetail.kernel.weight_files import WeightFiles
 
 SIDE_FILES = ("*.json", "*.jinja", "tokenizer.model", "*.tiktoken", "*.txt")
@@ -38,12 +40,13 @@ def ask_source(
     """Call a source with a reference. Returns None if the reference is not of its kind.
 
     Raises:
-        PluginError: it failed, or returned something else.
+        PluginError: it failed, or returned something else, or a path where nothing is.
     """
+    asked = quote_foreign(reference) if reference else "the default model"
     found = call_target(
         offer,
         offer.card.target,
-        f"to resolve {quote_foreign(reference)}" if reference else "to resolve the default model",
+        f"to resolve {asked}",
         reference,
         revision=revision,
         download_dir=download_dir,
@@ -52,13 +55,21 @@ def ask_source(
     )
     if isinstance(found, (str, os.PathLike)):
         found = ResolvedModel(os.fspath(found))
-    if found is None or (
+    if found is None:
+        return None
+    if not (
         isinstance(found, ResolvedModel)
         and isinstance(found.path, str)
         and isinstance(found.generation_config, Mapping)
     ):
-        return found
-    raise wrong_answer(offer, "a reference", found, "a path, a ResolvedModel or None")
+        raise wrong_answer(offer, "a reference", found, "a path, a ResolvedModel or None")
+    if not found.path or not os.path.lexists(found.path):  # the working folder is no answer, either
+        raise PluginError(
+            f"the {offer} answered {asked} with the path {quote_foreign(found.path)}, and nothing is there; wanted None "
+            "for what it does not know",
+            way_out(offer),
+        )
+    return found
 
 
 def find_source(options: PlanOptions, registry: Registry, warnings: list[str]) -> tuple[Choice, ResolvedModel]:
@@ -168,7 +179,9 @@ def inspect_files(offer: Offer[LoaderCard], path: str | Path, files: WeightFiles
     Raises:
         PluginError: it failed, or returned something else.
     """
-    checkpoint = call_target(offer, offer.card.inspect, f"to describe {path}", str(path), files.paths(offer.card))
+    paths = files.paths(offer.card)
+    with wait_for(offer, f"its description of {path}"):
+        checkpoint = call_target(offer, offer.card.inspect, f"to describe {path}", str(path), paths)
     if isinstance(checkpoint, Checkpoint):
         return checkpoint
     raise wrong_answer(offer, f"the files at {path}", checkpoint, "a Checkpoint")
@@ -225,7 +238,7 @@ def _locate_tokenizer(options: PlanOptions, registry: Registry) -> Path:
         except PluginError as error:
             fault = fault or error
             continue
-        if found is not None and Path(found.path).exists():
+        if found is not None:
             return Path(found.path)
     raise fault or missing
 
@@ -288,9 +301,10 @@ def find_model_config(
     refusals: list[tuple[str, ConfigError]] = []
     doing = f"to translate the {checkpoint.naming} metadata of {checkpoint.path}"
     for offer in offers:
-        target = f"{offer.card.naming[checkpoint.naming].target}.config"
+        naming = find_naming(offer, offer.card.naming[checkpoint.naming].target)
         try:
-            config = call_target(offer, target, doing, checkpoint.architecture, checkpoint.metadata)
+            with wait_for(offer, f"its translation of the {checkpoint.naming} metadata"), blame(offer, doing):
+                config: Any = naming.config(checkpoint.architecture or "", checkpoint.metadata)
         except ConfigError as error:
             refusals.append((offer.name, error))
             continue
@@ -301,6 +315,28 @@ def find_model_config(
     if not others:
         raise first
     raise ConfigError("; ".join(f"{name}: {refused.problem}" for name, refused in refusals), first.hint)
+
+
+def find_naming(part: Blamed, dotted: str) -> Naming:
+    """Import a model's naming.
+
+    Raises:
+        PluginError: it cannot be imported, or is none.
+    """
+    found: Naming = import_part(part, dotted)
+    with blame(part, f"to give the methods of {dotted}"):
+        fault = naming_fault(found)
+    if fault:
+        raise PluginError(f"the {part}: {dotted} {fault}", way_out(part))
+    return found
+
+
+def naming_fault(found: Any) -> str | None:
+    """Why an object is no :class:`~dovetail.api.Naming`, or None."""
+    if isinstance(found, type):
+        return "is a class, wanted an instance of it"
+    lacking = [name for name in ("config", "rename", "row_order") if not callable(getattr(found, name, None))]
+    return f"lacks {', '.join(lacking)}" if lacking else None
 
 
 def _naming_offers(checkpoint: Checkpoint, registry: Registry) -> list[Offer[ModelCard]]:

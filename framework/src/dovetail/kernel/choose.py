@@ -15,6 +15,8 @@ from dovetail.kernel.interrupts import is_interrupt
 from dovetail.kernel.options import AUTO
 from dovetail.kernel.plan import Choice, Part, RejectedCandidate
 from dovetail.kernel.registry import Offer, Registry
+from dovetail.kernel.streams import keep_streams
+from dovetail.kernel.waiting import wait_for
 
 C = TypeVar("C", bound=Card)
 
@@ -122,25 +124,28 @@ def choose(
 
 
 def _find_objection(offer: Offer[C], objection: Callable[[C], str | None]) -> str | None:
-    reason = objection(offer.card)
+    with wait_for(offer, "its probe"):  # the rest of an objection compares cards
+        reason = objection(offer.card)
     if reason is not None and reason.startswith(BROKEN_PROBE):
         return f"{reason}, a fault of {offer.distribution} {offer.version}"
     return reason
 
 
-def run_probe(probe: str | None) -> str | None:
-    """Run a probe. Returns its objection. Where it fails, or answers with anything but a text or None, that is the
-    objection, and the resolution goes on.
+def run_probe(probe: str | None, *arguments: Any) -> str | None:
+    """Run a probe with its arguments. Returns its objection. Where it fails, or answers with anything but a reason or
+    None, that is the objection, and the resolution goes on. An empty text is no reason.
     """
     if probe is None:
         return None
     try:
-        answer = import_dotted(probe)()
+        function = import_dotted(probe)
+        with keep_streams():
+            answer = function(*arguments)
     except BaseException as error:
         if is_interrupt(error):
             raise
         return f"{BROKEN_PROBE} ({describe_error(error)})"
-    if answer is None or isinstance(answer, str):
+    if answer is None or (isinstance(answer, str) and answer.strip()):
         return answer
     return f"{BROKEN_PROBE} (it answered with {describe_type(answer)}, wanted a text or None)"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dovetail.api.config import AttentionRequirement, ModelConfig
 from dovetail.kernel.blame import Blamed, blame, wrong_answer
+from dovetail.kernel.waiting import wait_for
 
 
 def attention_requirements(config: ModelConfig, part: Blamed) -> tuple[AttentionRequirement, ...]:
@@ -15,7 +16,10 @@ def attention_requirements(config: ModelConfig, part: Blamed) -> tuple[Attention
     Raises:
         PluginError: the method fails, or returns anything else.
     """
-    with blame(part, "to say which attention it needs (attention_requirements)"):
+    with (
+        blame(part, "to say which attention it needs (attention_requirements)"),
+        wait_for(part, "attention_requirements()"),
+    ):
         found = config.attention_requirements()
     if isinstance(found, (tuple, list)) and all(isinstance(each, AttentionRequirement) for each in found):
         return tuple(found)
@@ -31,7 +35,10 @@ def context_lengths(config: ModelConfig, part: Blamed) -> tuple[int, int]:
     Raises:
         PluginError: a method fails, or returns anything else.
     """
-    with blame(part, "to say how long its context is (context_length, longest_context)"):
+    with (
+        blame(part, "to say how long its context is (context_length, longest_context)"),
+        wait_for(part, "context_length() or longest_context()"),
+    ):
         found = config.context_length(), config.longest_context()
     for name, length in zip(("context_length()", "longest_context()"), found, strict=True):
         if type(length) is not int:

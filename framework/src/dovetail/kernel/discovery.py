@@ -42,8 +42,10 @@ from dovetail.api.cards import (
     ToolParserCard,
 )
 from dovetail.api.errors import PluginError, UsageError
-from dovetail.kernel.blame import FRAMEWORK, Blamed, describe_error, way_out
+from dovetail.kernel.blame import FRAMEWORK, Blamed, describe_error, describe_type, way_out
 from dovetail.kernel.interrupts import is_interrupt, raise_if_pressed, watch_interrupts
+from dovetail.kernel.streams import keep_streams
+from dovetail.kernel.waiting import wait_for
 
 GROUP = "dovetail.plugins"
 PLUGINS_VARIABLE = "DOVETAIL_PLUGINS"
@@ -86,6 +88,9 @@ class Plugin:
     """Time to import and register."""
     imports_torch: bool = False
     """Whether torch was imported with it, and was not there before."""
+
+    def __str__(self) -> str:
+        return f"plugin {self.entry.name} ({self.distribution} {self.version})"
 
     @cached_property
     def summary(self) -> str:
@@ -225,15 +230,16 @@ def _register(manager: pluggy.PluginManager, plugin: Plugin, filter: PluginFilte
             if reason := incompatibility(plugin.entry, version):
                 plugin.quarantine(reason)
                 return
-            module = plugin.entry.load()
+            with wait_for(plugin, "its import"), keep_streams():
+                module = plugin.entry.load()
             if manager.is_registered(module):
                 raise PluginError(
                     f"its module {plugin.entry.value} is registered by {manager.get_name(module)} already"
                 )
-            manager.register(module, plugin.name)
-            plugin.cards = [
-                card for card in _collect(manager, module) if filter.permits(plugin.distribution, card.kind)
-            ]
+            with wait_for(plugin, "its registration"):
+                manager.register(module, plugin.name)
+                cards = _collect(manager, module)
+            plugin.cards = [card for card in cards if filter.permits(plugin.distribution, card.kind)]
         except BaseException as error:  # SystemExit, or what a compiled module panics with
             if is_interrupt(error):
                 raise
@@ -272,17 +278,39 @@ def _collect(manager: pluggy.PluginManager, module: Any) -> list[Card]:
         found = True
         answer = getattr(module, attribute)()
         if not isinstance(answer, Sequence) or isinstance(answer, str):
-            raise PluginError(f"{hook} answered with {type(answer).__name__}, not a list of cards")
-        for card in answer:
-            if not isinstance(card, HOOKS[hook]):
+            raise PluginError(f"{hook} answered with {describe_type(answer)}, not a list of cards")
+        for given in answer:
+            base = next((known for known in HOOKS[hook] if isinstance(given, known)), None)
+            if base is None:
                 expected = " or ".join(c.__name__ for c in HOOKS[hook])
-                raise PluginError(f"{hook} answered with {type(card).__name__} where {expected} is wanted")
+                raise PluginError(f"{hook} answered with {type(given).__name__} where {expected} is wanted")
+            card = _check_card(base, given)
             if any(other.kind == card.kind and other.name == card.name for other in cards):
                 raise PluginError(f"offers the {card.kind} {card.name!r} twice")
             cards.append(card)
     if not found:
         raise PluginError("implements no hook", "mark its functions with dovetail.api.hookimpl")
     return cards
+
+
+def _check_card(base: type[Card], given: Card) -> Card:
+    """The card, of the type that the hook names, with fields that were checked: one may be made past the checks of its
+    class (``model_construct``, ``model_copy``), or be of a subclass that computes its attributes.
+
+    Raises:
+        PluginError: an attribute cannot be read.
+        ValidationError: it is malformed.
+    """
+    fields: dict[str, Any] = {}
+    for name in base.model_fields:
+        try:
+            fields[name] = getattr(given, name)
+        except Exception as error:
+            if isinstance(error, AttributeError) and name not in vars(given):
+                continue  # it is missing, as the check will say
+            told = "" if name == "name" else f" {fields.get('name')!r}"
+            raise PluginError(f"the {name} of {base.__name__}{told} cannot be read: {describe_error(error)}") from error
+    return base(**fields)
 
 
 def import_dotted(dotted: str) -> Any:
@@ -293,7 +321,8 @@ def import_dotted(dotted: str) -> Any:
     """
     module_name, _, attribute = dotted.partition(":")
     try:
-        found: Any = importlib.import_module(module_name)
+        with keep_streams():
+            found: Any = importlib.import_module(module_name)
         for part in attribute.split("."):
             found = getattr(found, part)
     except BaseException as error:
@@ -312,7 +341,8 @@ def import_part(part: Blamed, dotted: str) -> Any:
         PluginError: as :func:`import_dotted`, with the part and its distribution.
     """
     try:
-        return import_dotted(dotted)
+        with wait_for(part, f"the import of {dotted.partition(':')[0]}"):
+            return import_dotted(dotted)
     except PluginError as error:
         raise PluginError(f"the {part}: {error.problem}", way_out(part)) from error.__cause__
 

@@ -13,10 +13,12 @@ from dovetail.api.cards import Card, LoaderCard, ModelCard, ParserCard, Platform
 from dovetail.api.config import ModelConfig
 from dovetail.api.errors import PluginError
 from dovetail.kernel.blame import describe_type
+from dovetail.kernel.checkpoints import naming_fault
 from dovetail.kernel.choose import BROKEN_PROBE, run_probe
 from dovetail.kernel.discovery import Plugin, import_dotted
 from dovetail.kernel.interrupts import reraise_interrupt, watch_interrupts
 from dovetail.kernel.registry import Registry
+from dovetail.kernel.waiting import wait_for
 
 Severity = Literal["error", "warning", "note"]
 
@@ -90,9 +92,10 @@ def examine(registry: Registry) -> list[Finding]:
             for plugin in registry.plugins:
                 for card in plugin.cards:
                     findings += examine_card(plugin, card)
-    available = 0
-    for offer in registry.offers(PlatformCard):
-        available += run_probe(offer.card.probe) is None
+        available = 0
+        for offer in registry.offers(PlatformCard):
+            with wait_for(offer, "its probe"):
+                available += run_probe(offer.card.probe) is None
     if not available:
         findings.append(
             Finding(
@@ -125,7 +128,8 @@ def _examine_torch_free(plugin: Plugin, card: Card) -> Iterator[Finding]:
         found = _missing_module(plugin, card, dotted)
         if found is None:
             try:
-                fault = _fault_of(card, field, import_dotted(dotted))
+                with wait_for(plugin, f"the import of {dotted.partition(':')[0]}"):
+                    fault = _fault_of(card, field, import_dotted(dotted))
             except PluginError as error:
                 fault = error.problem
             if fault is not None:
@@ -150,8 +154,9 @@ def _examine_targets(plugin: Plugin, card: Card) -> Iterator[Finding]:
 
 
 def _missing_module(plugin: Plugin, card: Card, dotted: str) -> Finding | None:
-    if _module_exists(dotted):
-        return None
+    with wait_for(plugin, f"the import of {dotted.partition(':')[0]}"):  # of the packages that it is in
+        if _module_exists(dotted):
+            return None
     problem = f"the {card.kind} {card.name} names {dotted}, and there is no such module"
     return Finding(severity="error", subject=plugin.name, problem=problem, hint="reinstall or update it")
 
@@ -163,15 +168,15 @@ def _fault_of(card: Card, field: str, found: Any) -> str | None:
         if not (isinstance(found, type) and issubclass(found, base)):
             return f"is no subclass of {base.__name__}"
     elif field.startswith("naming"):
-        lacking = [name for name in ("config", "rename", "row_order") if not callable(getattr(found, name, None))]
-        return f"lacks {', '.join(lacking)}" if lacking else None
+        return naming_fault(found)
     elif not callable(found):
         return f"is {describe_type(found)}, and cannot be called"
     return None
 
 
 def _examine_probe(plugin: Plugin, card: Card) -> Iterator[Finding]:
-    reason = run_probe(getattr(card, "probe", None))
+    with wait_for(plugin, f"the probe of {card.name}"):
+        reason = run_probe(getattr(card, "probe", None))
     if reason is None:
         return
     if reason.startswith(BROKEN_PROBE):
@@ -183,7 +188,7 @@ def _examine_probe(plugin: Plugin, card: Card) -> Iterator[Finding]:
 
 def named_objects(card: Card) -> list[tuple[str, str]]:
     """Every ``module:attribute`` that a card names, with the field that names it."""
-    fields = ("target", "config", "inspect", "probe", "validate_source")
+    fields = ("target", "config", "inspect", "probe", "accepts", "validate_source")
     names: list[tuple[str, str]] = [(field, value) for field in fields if (value := getattr(card, field, None))]
     if isinstance(card, ModelCard):
         names += [(f"naming of {container}", naming.target) for container, naming in card.naming.items()]

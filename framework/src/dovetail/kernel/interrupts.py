@@ -77,6 +77,11 @@ def raise_if_pressed() -> None:
         raise KeyboardInterrupt
 
 
+def was_pressed() -> bool:
+    """Whether the user has pressed Ctrl-C since :func:`watch_interrupts` began."""
+    return _State.pressed
+
+
 def reraise_interrupt(error: BaseException) -> None:
     """
     Raises:

@@ -93,6 +93,10 @@ class PlanOptions(BaseModel):
         "lines: HF_TOKEN keeps it to yourself",
     )
     download_dir: str | None = Field(default=None, description="where hub downloads are kept")
+    model_impl: str = Field(
+        default=AUTO,
+        description="the model plugin by name; native takes none that serves architectures which it does not name, and auto prefers others",
+    )
     load_format: str = Field(default=AUTO, description="the loader that reads the weights")
     runner: Literal["auto", "generate", "pooling"] = Field(
         default="auto", description="run the model for text or for vectors; auto does what it was made for"

@@ -8,10 +8,12 @@ from typing import TypeVar
 
 from dovetail.api.cards import ParserCard
 from dovetail.api.errors import PluginError
+from dovetail.api.text import one_line
 from dovetail.kernel.choose import choose, make_part
 from dovetail.kernel.options import AUTO
 from dovetail.kernel.plan import ANY, ParserPlan
 from dovetail.kernel.registry import Registry
+from dovetail.kernel.waiting import wait_for
 
 NONE = "none"
 """The name that turns parsing off."""
@@ -42,7 +44,8 @@ def find_parsers(
         recognises = offer.card.recognises if explicit == AUTO else ANY
         try:
             for pattern in recognises:
-                re.compile(pattern)
+                with wait_for(offer, f"its pattern {one_line(pattern, 100)}"):
+                    re.compile(pattern)
         except re.error as error:
             raise PluginError(
                 f"the {offer} recognises {pattern!r}, which is no regular expression: {error}", "update the plugin"

@@ -19,6 +19,7 @@ from dovetail.api.grammar import GrammarKind
 from dovetail.api.text import quote_foreign
 from dovetail.kernel.blame import Blamed, blame, check_class, wrong_answer
 from dovetail.kernel.discovery import import_part
+from dovetail.kernel.waiting import wait_for
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -197,7 +198,10 @@ class Plan(FrozenModel):
         given = self.config.get("quantization_config") or {}
         if weights.config is None:
             return given
-        return import_part(weights.format.part, weights.config).model_validate(given)
+        part = weights.format.part
+        config_class = import_part(part, weights.config)
+        with blame(part, f"to read the quantization_config with {config_class.__name__}"):
+            return config_class.model_validate(given)
 
     def build_model_config(self) -> ModelConfig:
         """The configuration as the model's own class. It was validated when the Plan was made."""
@@ -221,7 +225,10 @@ def validate_config(config_class: type[M], config: dict[str, Any], file: str, pa
     if part is None:
         return _validate(config_class, config, file)
     check_class(part, getattr(config_class, "__name__", "its config"), config_class, ModelConfig)
-    with blame(part, f"to read {file or 'the configuration'} with {config_class.__name__}"):
+    with (
+        blame(part, f"to read {file or 'the configuration'} with {config_class.__name__}"),
+        wait_for(part, config_class.__name__),
+    ):
         found = _validate(config_class, config, file)
     if not isinstance(found, config_class):
         raise wrong_answer(part, f"{config_class.__name__}.model_validate()", found, f"a {config_class.__name__}")
@@ -276,9 +283,11 @@ def recognise(candidates: tuple[ParserPlan, ...], template: str) -> ParserPlan |
     :func:`~dovetail.kernel.parsers.all_patterns` where it does no harm, and call
     :func:`~dovetail.kernel.parsers.first_match`.
     """
-    return next(
-        (found for found in candidates if any(re.search(pattern, template) for pattern in found.recognises)), None
-    )
+    for found in candidates:
+        with wait_for(found.part, "its search in the chat template"):
+            if any(re.search(pattern, template) for pattern in found.recognises):
+                return found
+    return None
 
 
 def render(plan: Plan, template: str | None = None, *, verbose: bool = False) -> str:
@@ -354,11 +363,11 @@ def _choice_lines(choice: Choice, verbose: bool) -> list[str]:
 
 def _weight_lines(plan: Plan, verbose: bool) -> list[str]:
     """Of each stored type what can read and multiply weights of it. How many of its tensors are weights, and of which
-    kinds of layers, is known when they are loaded.
+    kinds of layers, is known when the model is built.
     """
     lines = [
         "",
-        "weights        what may read and multiply them, by type; which tensors are weights, and of which layers, is known when they are loaded",
+        "weights        what may read and multiply them, by type; which tensors are weights, and of which layers, dovetail plan --weights tells",
     ]
     unread: list[str] = []
     beside: list[str] = []

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,8 @@ from dovetail.kernel.weights import find_unread, find_weights
 
 KV_ALIASES = {"fp8": "float8_e4m3fn", "fp8_e4m3": "float8_e4m3fn", "fp8_e5m2": "float8_e5m2"}
 """Names of dtypes in ``--kv-cache-dtype``."""
+NATIVE = "native"
+"""Value of ``--model-impl``."""
 NEAREST = 5
 """How many architectures are told where the wanted one is not offered."""
 
@@ -58,13 +61,14 @@ def _resolve(options: PlanOptions, registry: Registry) -> Plan:
     checkpoint = checkpoint.model_copy(update={"generation_config": generation_config})
     config, naming_offer = find_model_config(checkpoint, options, registry)
     config = apply_overrides(config, options.hf_overrides)
-    model_offer, model, architecture = find_model(config, checkpoint, registry, naming_offer, warnings)
+    model_offer, model, architecture = find_model(config, checkpoint, options, registry, naming_offer, warnings)
     card = model_offer.card
     config_class: type[ModelConfig] = import_part(model_offer, card.config)
     parsed = validate_config(config_class, config, checkpoint.config_file or checkpoint.path, model_offer)
     check_layers(parsed, checkpoint)
     requirements = find_attention_requirements(parsed, model_offer)
-    tasks, tasks_reason = find_tasks(options, card, checkpoint, can_generate=not _are_bidirectional(requirements))
+    can_generate = not _are_bidirectional(requirements)
+    tasks, tasks_reason = find_tasks(options, card, checkpoint, can_generate=can_generate, labels=parsed.num_labels)
     pooling = find_pooling(options, card, checkpoint, config, tasks)
     platform_offer, platform = find_platform(options, registry, warnings)
     dtype = find_dtype(options, parsed, card, platform_offer.card)
@@ -114,6 +118,7 @@ def _resolve(options: PlanOptions, registry: Registry) -> Plan:
 def find_model(
     config: dict[str, Any],
     checkpoint: Checkpoint,
+    options: PlanOptions,
     registry: Registry,
     translator: Offer[ModelCard] | None,
     warnings: list[str],
@@ -129,20 +134,27 @@ def find_model(
             f"{checkpoint.config_file or checkpoint.path} names no architectures",
             'name one with --hf-overrides \'{"architectures": ["…"]}\' (dovetail plugins list shows what is installed)',
         )
-    offered = {a for o in registry.offers(ModelCard) for a in o.card.architectures}
+    cards = [offer.card for offer in registry.offers(ModelCard)]
+    offered = {a for card in cards for a in card.architectures if "*" not in a}
     architecture = next((a for a in named if a in offered), named[0])
-    if len(offered) > NEAREST and architecture not in offered:
+    if len(offered) > NEAREST and not any(_unserved(card, architecture, config) is None for card in cards):
         near = difflib.get_close_matches(architecture, sorted(offered), NEAREST, cutoff=0.0)
         raise ResolutionError(
             f"wanted a model plugin for the architecture {one_line(architecture)}, found nothing that fits "
-            f"({len(offered)} architectures, the nearest {', '.join(near)})",
+            f"({len(offered)} architectures, the nearest {', '.join(near)}"
+            + "".join(
+                f"; {card.name}: {_unserved(card, architecture, config)}" for card in cards if _has_patterns(card)
+            )
+            + ")",
             registry.explain_missing(ModelCard.kind)
             or "install a plugin that covers it (dovetail plugins list shows what is there)",
         )
 
     def objection(card: ModelCard) -> str | None:
-        if architecture not in card.architectures:
-            return f"offers {join_names(card.architectures, 4)}"
+        if reason := _unserved(card, architecture, config):
+            return reason
+        if options.model_impl == NATIVE and architecture not in card.architectures:
+            return f"does not name the architecture, and --model-impl {NATIVE} was asked for"
         if checkpoint.naming and checkpoint.naming not in card.naming:
             return f"cannot read tensors named as in {checkpoint.naming}"
         if (
@@ -160,11 +172,25 @@ def find_model(
         ModelCard,
         registry,
         objection,
+        explicit=None if options.model_impl == NATIVE else options.model_impl,
         wanted=f"a model plugin for the architecture {architecture}",
         warnings=warnings,
     )
     reason = f"offers {architecture}; {choice.reason}"
     return offer, choice.model_copy(update={"reason": reason}), architecture
+
+
+def _has_patterns(card: ModelCard) -> bool:
+    return any("*" in name for name in card.architectures)
+
+
+def _unserved(card: ModelCard, architecture: str, config: dict[str, Any]) -> str | None:
+    """Why a card does not serve an architecture, or None."""
+    if architecture in card.architectures:
+        return None
+    if any(fnmatchcase(architecture, name) for name in card.architectures if "*" in name):
+        return run_probe(card.accepts, architecture, config)
+    return f"offers {join_names(card.architectures, 4)}"
 
 
 def check_layers(config: ModelConfig, checkpoint: Checkpoint) -> None:

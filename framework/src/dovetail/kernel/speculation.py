@@ -21,6 +21,7 @@ from dovetail.kernel.discovery import import_part
 from dovetail.kernel.options import PlanOptions
 from dovetail.kernel.plan import Plan, describe_validation_error
 from dovetail.kernel.registry import Offer, Registry
+from dovetail.kernel.waiting import wait_for
 
 FLAG = "--speculative-config"
 EXAMPLE = f'write for example {FLAG} \'{{"model": "org/a-small-model", "num_speculative_tokens": 4}}\''
@@ -93,7 +94,7 @@ def read_options(offer: Offer[ProposerCard], given: dict[str, Any]) -> BaseModel
     card = offer.card
     found: type[BaseModel] = import_part(offer, card.config)
     check_class(offer, card.config, found, DraftOptions if card.model else BaseModel)
-    with blame(offer, f"to read its options with {card.config}"):
+    with blame(offer, f"to read its options with {card.config}"), wait_for(offer, found.__name__):
         try:
             return found.model_validate(given)
         except ValidationError as error:

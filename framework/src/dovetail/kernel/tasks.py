@@ -25,20 +25,23 @@ TYPE_KEYS, NORMALIZE_KEYS = ("pooling_type", "seq_pooling_type"), ("normalize", 
 
 
 def find_tasks(
-    options: PlanOptions, card: ModelCard, checkpoint: Checkpoint, *, can_generate: bool = True
+    options: PlanOptions, card: ModelCard, checkpoint: Checkpoint, *, can_generate: bool = True, labels: int = 1
 ) -> tuple[tuple[Task, ...], str]:
     """The tasks that the model serves, and why.
 
     Args:
         can_generate: false if its configuration makes every token see the whole prompt, whatever the card says.
+        labels: of its configuration. Of a card for labels and scores, one label is a score, and several are none.
 
     Raises:
         UsageError: the options contradict each other.
         ResolutionError: the model cannot do what they require.
     """
     runner, reason = _requested_runner(options, checkpoint)
-    vectors = tuple(task for task in card.tasks if task != "generate")
-    offered = card.tasks if can_generate else vectors
+    of_labels = {"score"} if labels > 1 and "classify" in card.tasks else set()
+    served = tuple(task for task in card.tasks if task not in of_labels)
+    vectors = tuple(task for task in served if task != "generate")
+    offered = served if can_generate else vectors
     if runner == AUTO and not offered:
         runner, reason = "pooling", WHOLE_PROMPTS
     if runner == AUTO:
@@ -59,7 +62,7 @@ def find_tasks(
         if not can_generate:
             kept += f"; with this configuration {WHOLE_PROMPTS}"
         raise ResolutionError(
-            f"wanted {asked} ({reason}), and the model {card.name} offers {', '.join(card.tasks)}{kept}",
+            f"wanted {asked} ({reason}), and the model {card.name} offers {', '.join(served)}{kept}",
             "take a model that was trained for it; only embeddings can be had of any model, with --convert embed",
         )
     if options.speculative_config is not None and "generate" not in tasks:

@@ -9,14 +9,15 @@ from pydantic import BaseModel, ValidationError
 
 from dovetail.api.cards import LayerKind, QuantFormatCard, QuantKernelCard
 from dovetail.api.checkpoint import Checkpoint
-from dovetail.api.errors import ResolutionError
+from dovetail.api.errors import DovetailError, PluginError, ResolutionError
 from dovetail.api.text import join_names, quote_foreign
-from dovetail.kernel.blame import describe_error
+from dovetail.kernel.blame import blame, check_class
 from dovetail.kernel.choose import choose, make_part, run_probe, supports_device
 from dovetail.kernel.discovery import import_part
 from dovetail.kernel.options import PlanOptions
 from dovetail.kernel.plan import Choice, Part, RejectedCandidate, WeightPlan, describe_validation_errors
 from dovetail.kernel.registry import Offer, Registry
+from dovetail.kernel.waiting import wait_for
 
 WEIGHT_KINDS: tuple[LayerKind, ...] = ("linear", "head", "embedding")
 
@@ -48,9 +49,21 @@ def find_weights(
             registry.explain_missing(QuantFormatCard.kind)
             or f"install a plugin that reads {quote_foreign(method, 40)}",
         )
-    refused = {
-        o.name: reason for o in offers if _is_for(o.card, method) and (reason := _refuse_config(o, quantization))
-    }
+    refused: dict[str, str] = {}
+    broken: dict[str, PluginError] = {}
+    for offer in offers:
+        if not _is_for(offer.card, method):
+            continue
+        try:
+            if reason := _refuse_config(offer, quantization):
+                refused[offer.name] = reason
+        except PluginError as error:
+            broken[offer.name] = error
+            refused[offer.name] = f"it is broken: {error.problem}"
+    # Where it was asked for, or is why there is no other, it is told, and not what seems wrong with the files.
+    needed = [options.quantization, *(readers if refused.keys() >= set(readers) else ())]
+    if fault := next((broken[name] for name in needed if name in broken), None):
+        raise fault
     if method is not None and refused.keys() >= set(readers):
         raise ResolutionError(
             f"wanted a format for weights quantized by {method!r}, found none that fits "
@@ -74,6 +87,10 @@ def find_weights(
         # Masks and position ids, and what accompanies quantized weights: a weight of this type is refused when it is loaded.
         if unread and ((plans and _counts(type_)) or readers):
             continue
+        if unread and (
+            fault := next((broken[o.name] for o in offers if o.name in broken and type_ in o.card.types), None)
+        ):
+            raise fault
         wanted = f"a format that reads {count} tensors of type {type_!r} in {checkpoint.path}"
         # Norms, and what was left alone, have other types than the one that was asked for.
         explicit = asked.name if asked and reads(asked.card) is None else None
@@ -97,6 +114,9 @@ def find_weights(
                 for kind in kinds
                 if kind in offer.card.kinds
             ]
+    warnings += [
+        str(broken[o.name]) for o in offers if o.name in broken and o.card.types.keys() & checkpoint.tensor_types
+    ]
     if method is not None and not formats & set(readers):
         raise ResolutionError(
             f"wanted weights quantized by {method!r}, as the configuration says, found tensors of type "
@@ -134,16 +154,30 @@ def _is_for(card: QuantFormatCard, method: str | None) -> bool:
 
 
 def _refuse_config(offer: Offer[QuantFormatCard], quantization: dict[str, Any]) -> str | None:
-    """Why a format's own class refuses the checkpoint's ``quantization_config``; an empty one if there is none."""
+    """Why a format's own class refuses the checkpoint's ``quantization_config``; an empty one if there is none.
+
+    Raises:
+        PluginError: the class cannot be imported, is none of a configuration, or raises anything else than a refusal.
+    """
     if (config := offer.card.config) is None:
         return None
+    config_class = import_part(offer, config)
+    check_class(offer, config, config_class, BaseModel)
     try:
-        config_class: type[BaseModel] = import_part(offer, config)
+        doing = f"to read the quantization_config with {config_class.__name__}"
+        with wait_for(offer, "its check of quantization_config"), blame(offer, doing):
+            return _validate(config_class, quantization)
+    except PluginError:
+        raise
+    except DovetailError as error:
+        return error.problem
+
+
+def _validate(config_class: type[BaseModel], quantization: dict[str, Any]) -> str | None:
+    try:
         config_class.model_validate(quantization)
     except ValidationError as error:
         return describe_validation_errors(error.errors())
-    except Exception as error:  # its module, or a validator that met a value it did not expect
-        return describe_error(error)
     return None
 
 
@@ -193,7 +227,8 @@ def _weight_plan(
         elif kind not in card.kinds:
             reason, unrelated = f"serves {', '.join(card.kinds)} layers", True
         else:
-            reason = run_probe(card.probe)
+            with wait_for(offer, "its probe"):
+                reason = run_probe(card.probe)
         if reason:
             rejected.append(
                 RejectedCandidate(name=offer.name, distribution=offer.distribution, reason=reason, unrelated=unrelated)

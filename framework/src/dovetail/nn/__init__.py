@@ -3,8 +3,18 @@
 from dovetail.nn.attention import Attention, AttentionBackend, AttentionSpec, Rotation
 from dovetail.nn.blocks import MLP, GatedMLP, QKNorm, SelfAttention
 from dovetail.nn.context import Bias, Context
+from dovetail.nn.decoders import (
+    CausalDecoder,
+    Decoder,
+    DecoderNames,
+    ParallelBlock,
+    PostNormBlock,
+    PreNormBlock,
+    SequenceClassifier,
+)
 from dovetail.nn.experts import Experts, ExpertsKernel, ExpertWeights
-from dovetail.nn.layers import Embedding, Head, LayerNorm, Linear, RMSNorm
+from dovetail.nn.layers import Embedding, Head, HeadSections, LayerNorm, Linear, RMSNorm
+from dovetail.nn.mixtures import Mixture
 from dovetail.nn.model import CausalLM, PoolingModel
 from dovetail.nn.ops import Ops
 from dovetail.nn.packings import AffineWeight, CodebookWeight, Float4Weight, ScaledFloatWeight, TwoLevelScales
@@ -23,12 +33,15 @@ __all__ = [
     "AttentionSpec",
     "Axis",
     "Bias",
+    "CausalDecoder",
     "CausalLM",
     "CodebookWeight",
     "ColumnCut",
     "Communicator",
     "Components",
     "Context",
+    "Decoder",
+    "DecoderNames",
     "Embedding",
     "ExpertWeights",
     "Experts",
@@ -38,16 +51,21 @@ __all__ = [
     "Gate",
     "GatedMLP",
     "Head",
+    "HeadSections",
     "HostLengths",
     "KVIndex",
     "LayerNorm",
     "LayerRotary",
     "Linear",
     "Memory",
+    "Mixture",
     "Ops",
     "Parallel",
+    "ParallelBlock",
     "Platform",
     "PoolingModel",
+    "PostNormBlock",
+    "PreNormBlock",
     "QKNorm",
     "QuantFormat",
     "RMSNorm",
@@ -57,6 +75,7 @@ __all__ = [
     "RowCut",
     "ScaledFloatWeight",
     "SelfAttention",
+    "SequenceClassifier",
     "Step",
     "StoredWeight",
     "TwoLevelScales",

@@ -8,6 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -60,7 +61,7 @@ class AttentionSpec:
             assert self.num_kv_heads == 1, "all heads share a latent row"
             assert self.values <= self.head_dim, "the values are a part of a latent row"
 
-    @property
+    @cached_property
     def features(self) -> frozenset[AttentionFeature]:
         """What it asks for beside causal attention over everything, as cards claim it."""
         present: dict[AttentionFeature, bool] = {

@@ -96,6 +96,7 @@ class SelfAttention(nn.Module):
         self.interleaved = interleaved
         self.rope = ctx.ops.rope
         self.norm_by = norm_by
+        self.has_norms = qk_norm is not None  # asked in every step, where a look at the list would take longer
         self.norms = nn.ModuleList()
         if qk_norm is not None:
             query, key = (f"{name}.{part}" for part in norm_names)
@@ -107,7 +108,7 @@ class SelfAttention(nn.Module):
     def forward(self, x: Tensor, rope: Rope | None, step: Step) -> Tensor:
         qkv = self.qkv(x).view(x.shape[0], -1, self.head_dim)  # [T, H + 2 * K, D]
         turned = self.num_heads + self.num_kv_heads
-        qk = self._norm(qkv[:, :turned]) if self.norms else qkv[:, :turned]
+        qk = self._norm(qkv[:, :turned]) if self.has_norms else qkv[:, :turned]
         v = qkv[:, turned:]
         if rope is None:
             attended = self.attention(qk[:, : self.num_heads], qk[:, self.num_heads :], v, step)  # [T, H, D]

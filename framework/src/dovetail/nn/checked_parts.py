@@ -5,8 +5,9 @@ The code that loads weights knows nothing of plugins' distributions: it gets the
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import fields
 from functools import cache
 from typing import Any, cast
 
@@ -14,12 +15,16 @@ import numpy as np
 import torch
 
 from dovetail.api.checkpoint import Checkpoint, LazyTensor, Naming
-from dovetail.kernel.blame import Blame, blame, check_class, wrong_answer
+from dovetail.api.errors import PluginError
+from dovetail.api.text import join_names, one_line, quote_foreign
+from dovetail.kernel.blame import Blame, blame, check_class, way_out, wrong_answer
 from dovetail.kernel.discovery import import_part
 from dovetail.kernel.plan import Part
 from dovetail.nn.experts import ExpertsKernel, ExpertWeights
 from dovetail.nn.stored import Field, StoredWeight
 from dovetail.nn.weights import Components, QuantFormat, WeightKernel, WeightName
+
+_END = object()
 
 
 def load_tensors(
@@ -32,29 +37,60 @@ def load_tensors(
         checkpoint, expected, device: as on :class:`dovetail.api.LoaderCard`.
 
     Raises:
-        PluginError: the loader fails, or yields anything but lazy tensors.
+        PluginError: the loader fails, yields anything but lazy tensors, or others than its ``inspect`` counted: a name
+            twice, a type that was not there, or of a type more or fewer.
     """
     load = import_part(part, part.target)
-    doing = f"to open the weights of {checkpoint.path}"
-    with blame(part, doing):
+    path, counted = checkpoint.path, checkpoint.tensor_types
+    with blame(part, f"to open the weights of {path}"):
         found = iter(load(checkpoint, expected, device))
-    listing = blame(part, f"to list the tensors of {checkpoint.path}")
+    listing = blame(part, f"to list the tensors of {path}")
+    seen: set[str] = set()
+    given: Counter[str] = Counter()
     while True:
         with listing:
-            lazy = next(found, None)
-        if lazy is None:
-            return
+            lazy: Any = next(found, _END)
+        if lazy is _END:
+            break
         if not (isinstance(lazy, LazyTensor) and isinstance(lazy.name, str) and _is_shape(lazy.shape)):
-            raise wrong_answer(part, f"the weights of {checkpoint.path}", lazy, "a LazyTensor with a name and a shape")
-        yield replace(lazy, read=_checked_read(part, lazy))
+            raise wrong_answer(part, f"the weights of {path}", lazy, "a LazyTensor with a name and a shape")
+        if lazy.name in seen:
+            raise PluginError(f"the {part} gave the tensor {one_line(lazy.name)} of {path} twice", way_out(part))
+        if not isinstance(lazy.type, str) or (counted and lazy.type not in counted):
+            types = join_names(list(counted)) or "a name"
+            raise PluginError(
+                f"the {part} gave the tensor {one_line(lazy.name)} of {path} the type {quote_foreign(lazy.type, 60)}, and "
+                f"its inspect() counted {types}",
+                way_out(part),
+            )
+        seen.add(lazy.name)
+        given[lazy.type] += 1
+        yield LazyTensor(lazy.name, lazy.shape, lazy.type, _checked_read(part, lazy))
+    # A loader without files has as many as the model expects.
+    for type_, count in counted.items() if checkpoint.files else ():
+        if given[type_] != count:
+            absent = [name for name in expected if name not in seen]
+            known = len(absent) == sum(counted.values()) - len(seen)  # otherwise some are stored in another form
+            without = f", without {join_names(absent)}" if known else ""
+            raise PluginError(
+                f"the {part} gave {given[type_]} tensors of type {type_} of {path}{without}, and its inspect() counted "
+                f"{count}; the files must not change meanwhile",
+                way_out(part),
+            )
+
+
+def describe_doubt(part: Part, checkpoint: Checkpoint) -> str:
+    """Who is to blame where a model's tensors are missing: the files or their loader, which nobody else can tell."""
+    out = f" (--plugins=-{part.distribution} leaves it out)"
+    return f"{checkpoint.path} lacks them, or the {part} did not give them under their names{out}"
 
 
 def _is_shape(shape: Any) -> bool:
-    return isinstance(shape, tuple) and all(isinstance(size, int) for size in shape)
+    return isinstance(shape, tuple) and all(isinstance(size, int) and size >= 0 for size in shape)
 
 
 def _checked_read(part: Part, lazy: LazyTensor) -> Callable[[], torch.Tensor]:
-    dtype = getattr(torch, lazy.type, None) if isinstance(lazy.type, str) else None
+    dtype = getattr(torch, lazy.type, None)
     plain = isinstance(dtype, torch.dtype)  # otherwise it is packed, as only its format knows
 
     def read() -> torch.Tensor:
@@ -98,7 +134,7 @@ class CheckedNaming:
         with blame(self.part, f"to translate the metadata of {architecture}"):
             return self.naming.config(architecture, metadata)
 
-    def row_order(self, name: str, config: Mapping[str, Any]) -> Any | None:
+    def row_order(self, name: str, config: Mapping[str, Any]) -> np.ndarray | None:
         """
         Raises:
             PluginError: it fails, or answers with no permutation.
@@ -109,7 +145,7 @@ class CheckedNaming:
         # An empty one is of floats.
         if order.size and not (order.dtype.kind == "i" and np.array_equal(np.sort(order), np.arange(len(order)))):
             raise wrong_answer(self.part, f"row_order() of {name}", found, "each row's number once, or None")
-        return found
+        return None if found is None else order
 
 
 class CheckedClasses:
@@ -253,7 +289,7 @@ class _CheckedKernel:
     def unsupported_reason(cls, weight: StoredWeight | ExpertWeights, *arguments: Any) -> str | None:
         with blame(cls.part, f"to look at {_describe(weight)}"):
             found: Any = super().unsupported_reason(weight, *arguments)  # type: ignore[misc]
-        if found is None or isinstance(found, str):
+        if found is None or (isinstance(found, str) and found.strip()):
             return found
         raise wrong_answer(cls.part, "unsupported_reason()", found, "a text or None")
 
@@ -269,7 +305,7 @@ class _CheckedKernel:
     def nbytes(self) -> int:
         with blame(self.part, "to tell its memory (nbytes)"):
             found: Any = super().nbytes  # type: ignore[misc]
-        if not isinstance(found, int):
+        if not isinstance(found, int) or found < 0:
             raise wrong_answer(self.part, "nbytes", found, "a number of bytes")
         return found
 

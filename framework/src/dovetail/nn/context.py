@@ -16,7 +16,7 @@ from torch import Tensor
 from dovetail.api.errors import UsageError
 from dovetail.nn.attention import Attention, AttentionBackend, AttentionSpec
 from dovetail.nn.experts import Activation, Experts
-from dovetail.nn.layers import CutRMSNorm, Embedding, Head, LayerNorm, Linear, RMSNorm, WeightLayer
+from dovetail.nn.layers import CutRMSNorm, Embedding, Head, HeadSections, LayerNorm, Linear, RMSNorm, WeightLayer
 from dovetail.nn.lora import StackedAdapters
 from dovetail.nn.ops import Ops
 from dovetail.nn.parallel import ColumnCut, Cut, HeadCut, Parallel, Range, RowCut
@@ -161,6 +161,19 @@ class Context:
         if row_order is not None:
             (part,) = layer.parts
             self.row_orders[part] = row_order
+        return layer
+
+    def head_sections(self, name: str, sizes: Sequence[int], in_features: int, heads: HeadCut) -> HeadSections:
+        """A weight that is multiplied head by head; see :class:`dovetail.nn.layers.HeadSections`.
+
+        Args:
+            sizes: rows of each section of a head; the weight has as many times their sum as there are heads.
+            heads: which this rank has, from :meth:`dovetail.nn.Parallel.heads`.
+        """
+        rows = sum(sizes)
+        own = RowCut({name: ((heads.q[0] * rows, heads.q[1] * rows),)}) if self.parallel.size > 1 else None
+        layer = HeadSections(name, heads.total, sizes, in_features, self.dtype, self.parallel, own)
+        self._claim(layer)
         return layer
 
     def embedding(self, name: str, rows: int, columns: int, *, cut: bool = True) -> Embedding:

@@ -5,7 +5,7 @@ Letters: T tokens, N output features, K input features, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -134,6 +134,43 @@ class Linear(WeightLayer):
     @property
     def nbytes(self) -> int:
         return super().nbytes + (0 if self.lora is None else self.lora.nbytes)
+
+
+class HeadSections(WeightLayer):
+    """A weight whose rows belong to heads, and within each head to sections, each of which the model multiplies by
+    itself, and from either side: :meth:`dovetail.nn.Ops.linear_by_head` takes a section ``[H, n, K]`` or its transpose.
+    (DeepSeek-V2's projection of latent rows to keys and values, which is absorbed into queries and results.)
+
+    No format's packing can be multiplied from either side, so the weight is dequantized when it is loaded. It takes no
+    LoRA adapter.
+
+    Attributes:
+        sections: of this rank's heads, ``[H, n, K]`` each, in the dtype of activations, once it is loaded.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        heads: int,
+        sizes: Sequence[int],
+        columns: int,
+        dtype: torch.dtype,
+        parallel: Parallel | None = None,
+        cut: Cut = None,
+    ) -> None:
+        super().__init__({name: (heads * sum(sizes), columns)}, parallel, cut)
+        self.sizes = tuple(sizes)
+        self.dtype = dtype
+        self.sections: tuple[Tensor, ...] = ()
+
+    def finish(self, weights: Mapping[str, StoredWeight], make_kernel: MakeKernel) -> None:
+        (weight,) = weights.values()
+        by_head = weight.dense(self.dtype).unflatten(0, (-1, sum(self.sizes)))  # [H, sum of sizes, K]
+        self.sections = tuple(part.contiguous() for part in by_head.split(self.sizes, 1))
+
+    @property
+    def nbytes(self) -> int:
+        return sum(part.nbytes for part in self.sections)
 
 
 class Embedding(WeightLayer):

@@ -68,13 +68,16 @@ class WeightReader:
         """
         return self.places.expected()
 
-    def load(self, tensors: Iterable[LazyTensor], progress: Progress | None = None) -> None:
+    def load(self, tensors: Iterable[LazyTensor], progress: Progress | None = None, doubt: str = "") -> None:
         """Load all tensors.
+
+        Args:
+            doubt: who is to blame if tensors are missing, the files or another; for the error.
 
         Raises:
             CheckpointError: tensors are missing, unexpected or misshapen; the error names all of them.
         """
-        self.places.sort(tensors)
+        self.places.sort(tensors, doubt)
         sizes = self._sizes()
         layers, total, done = list(sizes), sum(sizes.values()), 0
         if progress:

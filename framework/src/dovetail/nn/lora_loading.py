@@ -21,6 +21,7 @@ from dovetail.api.checkpoint import LazyTensor
 from dovetail.api.errors import RequestError
 from dovetail.api.text import join_names, one_line, quote_foreign
 from dovetail.nn.context import Context
+from dovetail.nn.layers import Linear
 from dovetail.nn.lora import AdapterWeights
 from dovetail.nn.module_patterns import ModulePatterns
 
@@ -109,7 +110,8 @@ class LoraTargets:
     def of(cls, ctx: Context, rename: Rename | None = None) -> LoraTargets:
         """The targets of a model that was built with slots."""
         assert ctx.adapters is not None
-        linear = {n: layer.parts[n] for n, layer in ctx.layers.items() if layer.kind == "linear"}
+        layers = {n: layer for n, layer in ctx.layers.items() if layer.kind == "linear" and isinstance(layer, Linear)}
+        linear = {n: layer.parts[n] for n, layer in layers.items()}
         experts = {n for n, layer in ctx.layers.items() if layer.kind == "experts"}
         other = frozenset(ctx.layers.keys() - linear.keys() - experts)
         stacks = {n for n, stored in ctx.together.items() if experts.intersection(*stored.groups[:1])}

@@ -187,6 +187,11 @@ def linear(x: Tensor, weight: Tensor) -> Tensor:
     return F.linear(x, weight)
 
 
+def linear_by_head(x: Tensor, weight: Tensor) -> Tensor:
+    """Each head's own product: x ``[T, H, K]``, weight ``[H, N, K]`` of the same dtype, any strides → ``[T, H, N]``."""
+    return torch.einsum("thk,hnk->thn", x, weight)
+
+
 def lay_out(weight: Tensor) -> Tensor:
     """The weight ``[N, K]`` with the memory layout (strides) that ``linear`` is fastest with. Values and shape are
     unchanged.
@@ -203,6 +208,7 @@ _OPERATIONS: tuple[Callable[..., Any], ...] = (
     softcap,
     route,
     linear,
+    linear_by_head,
     lay_out,
     *ACTIVATIONS,
     *map(_gated, ACTIVATIONS),
@@ -230,6 +236,7 @@ class Ops:
     softcap: Callable[[Tensor, float], Tensor]
     route: Callable[..., tuple[Tensor, Tensor]]
     linear: Callable[[Tensor, Tensor], Tensor]
+    linear_by_head: Callable[[Tensor, Tensor], Tensor]
     lay_out: Callable[[Tensor], Tensor]
 
     def __init__(self, claimed: Mapping[str, Callable[..., Any]] | None = None) -> None:
@@ -241,6 +248,11 @@ class Ops:
             )
         for name in REFERENCES.keys() & self._claimed.keys():
             setattr(self, name, self._claimed[name])
+
+    @property
+    def claimed(self) -> Mapping[str, Callable[..., Any]]:
+        """What the platform replaces: name → implementation."""
+        return self._claimed
 
     def find(self, name: str, reference: Callable[..., Any]) -> Callable[..., Any]:
         """The platform's implementation of an operation that a plugin adds, or else the plugin's own.

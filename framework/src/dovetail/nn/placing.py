@@ -214,7 +214,15 @@ class TensorPlaces:
         stored = self.ctx.together.get(name)
         return name if stored is not None and stored.stacked else f"{name}.weight"
 
-    def sort(self, tensors: Iterable[LazyTensor]) -> None:
+    def sort(self, tensors: Iterable[LazyTensor], doubt: str = "") -> None:
+        """Find the place of every tensor.
+
+        Args:
+            doubt: as in :meth:`dovetail.nn.loading.WeightReader.load`.
+
+        Raises:
+            CheckpointError: tensors are missing, unexpected or misshapen.
+        """
         ctx = self.ctx
         suffixes = self._suffixes()
         strange = [lazy for lazy in tensors if not self._place(lazy, suffixes)]
@@ -237,7 +245,8 @@ class TensorPlaces:
             reasons = self._unread_reasons(unread) or (self._lacking_reasons() if missing else [])
             raise CheckpointError(
                 f"the checkpoint does not hold the tensors that the model expects ({'; '.join(faults)})"
-                + _join_reasons(reasons),
+                + _join_reasons(reasons)
+                + (f"; {doubt}" if doubt and missing else ""),
                 "config.json has no quantization_config for these tensors; if you know it, give it with --hf-overrides"
                 if unread
                 else "the tensors and config.json's quantization_config disagree, or a file is missing"
@@ -440,6 +449,8 @@ class TensorPlaces:
             tensors = {suffix: _expert(lazy, expert) for suffix, lazy in self._stack[1].items()}
         if not self.translated and name in self.ctx.transposed and fit.choice.stored_type in FLOATS:
             tensors = {suffix: _transposed(lazy) for suffix, lazy in tensors.items()}
+        if fit.choice.stored_type in FLOATS and self._stored_shape(name)[-2] == 1:
+            tensors = {suffix: _as_row(lazy) for suffix, lazy in tensors.items()}
         return fit.choice, tensors
 
     def _find_wrong_shapes(self, missing: bool) -> list[str]:
@@ -520,6 +531,13 @@ def _transposed(lazy: LazyTensor) -> LazyTensor:
     if len(lazy.shape) != 2:
         return lazy
     return replace(lazy, shape=lazy.shape[::-1], read=lambda: lazy.read().t())
+
+
+def _as_row(lazy: LazyTensor) -> LazyTensor:
+    """A matrix of one row ``[1, K]`` that some containers store as ``[K]``; anything else as it is."""
+    if len(lazy.shape) != 1:
+        return lazy
+    return replace(lazy, shape=(1, *lazy.shape), read=lambda: lazy.read().unsqueeze(0))
 
 
 def is_tied(layer: WeightLayer) -> bool:

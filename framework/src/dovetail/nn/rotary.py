@@ -66,7 +66,7 @@ class LayerRotary(nn.Module):
         """Layer type → its place in :attr:`rotaries`."""
         distinct: list[RopeParameters] = []
         for layer, kind in enumerate(config.layer_types):
-            if kind in self.index or not {kind, ""} & set(config.rope):
+            if kind in self.index or not config.has_rope(layer):
                 continue
             parameters = config.rope_for(layer)
             if parameters not in distinct:
@@ -74,6 +74,12 @@ class LayerRotary(nn.Module):
                 dim, max_position = config.rotary_dim(layer), config.max_position_embeddings
                 self.rotaries.append(Rotary(dim, parameters, max_position=max_position, max_tokens=max_tokens))
             self.index[kind] = distinct.index(parameters)
+
+    def divide_frequencies(self, factors: Tensor) -> None:
+        """Divide all frequencies by factors ``[R]`` from a checkpoint."""
+        for rotary in self.rotaries:
+            assert isinstance(rotary, Rotary)
+            rotary.divide_frequencies(factors)
 
     def forward(self, positions: Tensor, dtype: torch.dtype) -> dict[str, Rope]:
         """Layer type → the angles of positions (int64 ``[T]``), as :class:`Rotary` computes them."""

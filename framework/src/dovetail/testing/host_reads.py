@@ -57,18 +57,39 @@ class HostReadError(AssertionError):
 
 
 class _Watch:
-    """Whether reads are refused now."""
+    """Refuses reads while it is entered, except inside of layers that lift it.
+
+    Lifted, it leaves its modes: each operation under them takes several times as long, and most are in such layers.
+    """
 
     def __init__(self) -> None:
         self.lifted = 0
+        self.modes = ExitStack()
+
+    def __enter__(self) -> _Watch:
+        self.modes.enter_context(_Functions(self))
+        self.modes.enter_context(_Operations(self))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.modes.close()
+
+    def lift(self, *_: object) -> None:
+        if not self.lifted:
+            self.modes.close()
+        self.lifted += 1
+
+    def put_back(self, *_: object) -> None:
+        self.lifted -= 1
+        if not self.lifted:
+            self.__enter__()
 
     def refuse(self, what: str) -> None:
-        if not self.lifted:
-            raise HostReadError(
-                f"{_line(sys._getframe(2))}: reads {what} on the host; a step that is captured as a graph cannot do that, "
-                "and every other one waits for the device: compute it with tensors, or take it from the step "
-                "(max_query_len, max_seq_len) or the configuration"
-            )
+        raise HostReadError(
+            f"{_line(sys._getframe(2))}: reads {what} on the host; a step that is captured as a graph cannot do that, "
+            "and every other one waits for the device: compute it with tensors, or take it from the step "
+            "(max_query_len, max_seq_len) or the configuration"
+        )
 
 
 class _Operations(TorchDispatchMode):
@@ -77,6 +98,11 @@ class _Operations(TorchDispatchMode):
     def __init__(self, watch: _Watch) -> None:
         super().__init__()
         self.watch = watch
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Nothing is compiled here, and torch would import its compiler to leave these calls out of it: for seconds."""
+        return False
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -169,18 +195,9 @@ def host_reads_refused(ctx: Context) -> Iterator[None]:
 
     Attention layers and layers with weights may read, because what they run is the backend's and the kernels' code.
     """
-    watch = _Watch()
-
-    def lift(*_: Any) -> None:
-        watch.lifted += 1
-
-    def put_back(*_: Any) -> None:
-        watch.lifted -= 1
-
     with ExitStack() as stack:
+        watch = stack.enter_context(_Watch())
         for layer in dict.fromkeys((*ctx.attention_layers, *ctx.layers.values())):
-            stack.callback(layer.register_forward_pre_hook(lift).remove)
-            stack.callback(layer.register_forward_hook(put_back, always_call=True).remove)
-        stack.enter_context(_Functions(watch))
-        stack.enter_context(_Operations(watch))
+            stack.callback(layer.register_forward_pre_hook(watch.lift).remove)
+            stack.callback(layer.register_forward_hook(watch.put_back, always_call=True).remove)
         yield

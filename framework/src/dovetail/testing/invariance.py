@@ -61,6 +61,7 @@ ARGUMENTS: dict[str, Callable[[torch.dtype], tuple[Any, ...]]] = {
     "softcap": lambda dtype: (*_rows(dtype), 3.0),
     "route": lambda dtype: (_random(TOKENS, 60).to(dtype), 4),
     "linear": lambda dtype: (_random(TOKENS, 576).to(dtype), _random(960, 576).to(dtype)),
+    "linear_by_head": lambda dtype: (_random(TOKENS, 2, 192).to(dtype), _random(2, 320, 192).to(dtype)),
     **{activation.__name__: _rows for activation in ACTIVATIONS},
     **{f"{activation.__name__}_mul": _gated for activation in ACTIVATIONS},
 }

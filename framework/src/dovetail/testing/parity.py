@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from dovetail.api import ModelCard, join_names
-from dovetail.nn import CausalLM
+from dovetail.nn import CausalLM, Context, PoolingModel
 from dovetail.testing.comparison import assert_close, label
 from dovetail.testing.harness import build_model, one_thread, parse_config, run_tokens
 from dovetail.testing.resolution import claim
@@ -30,7 +30,8 @@ Original = Callable[[dict[str, Any]], nn.Module]
 
 Its argument is the caller's configuration, ``architectures`` among its keys, as a dictionary of its own. Its result has
 any weights, which are replaced by random ones. Called with ids int64 ``[1, T]``, the result gives an object with
-``logits`` ``[1, T, V]`` (of a model without a head, ``last_hidden_state`` ``[1, T, C]``), or that tensor. If it has
+``logits`` ``[1, T, V]`` (``[1, K]`` of a classifier; of a model without a head, ``last_hidden_state`` ``[1, T, C]``), or
+that tensor. If it has
 ``save_pretrained``, as models of transformers have, its checkpoint is what that writes; otherwise its ``state_dict``,
 whose names are those that the plugin expects.
 """
@@ -47,7 +48,7 @@ def check_parity(
     chunks: Sequence[int | None] = (None, 7),
 ) -> None:
     """Compare a model with its original implementation: random weights, one prompt, every token's logits in float32 (of
-    a model without a head, its hidden states).
+    a model without a head, its hidden states; of a classifier, the labels' logits of the prompt).
 
     The tensors and the configuration go through a checkpoint that transformers writes, so their names are those of
     published files. transformers also writes keys that many published files lack, so the model is built a second time
@@ -85,15 +86,17 @@ def check_parity(
     tokens = torch.randint(
         parse_config(card, whole).vocab_size, (length,), generator=torch.Generator().manual_seed(seed)
     )
+    labels = bool({"classify", "score"} & set(card.tasks))
     with torch.inference_mode():
-        expected = _results(theirs(tokens[None]), isinstance(model, CausalLM))[0].float()
+        expected = _results(theirs(tokens[None]), labels or isinstance(model, CausalLM)).float()
+    expected = expected if labels else expected[0]
     assert torch.isfinite(expected).all(), f"{who}: the original's results are not all finite"
-    assert (expected[0] - expected[-1]).norm() > 0.01 * expected[0].norm(), (
+    assert labels or (expected[0] - expected[-1]).norm() > 0.01 * expected[0].norm(), (
         f"{who}: the original gives all tokens the same results, so a difference would not show"
     )
     for size in chunks:
         text = f"{who}: the results of a prompt {'whole' if size is None else f'in chunks of {size}'}"
-        assert_close(run_tokens(model, ctx, tokens.tolist(), size), expected, limit, text)
+        assert_close(_run(card, model, ctx, tokens, size), expected, limit, text)
     if written is None:
         return
     read, as_given = parse_config(card, whole), parse_config(card, given)
@@ -104,7 +107,16 @@ def check_parity(
     )
     with claim(text):
         model, ctx = build_model(card, given, tensors, max_tokens=length)
-    assert_close(run_tokens(model, ctx, tokens.tolist()), expected, limit, text)
+    assert_close(_run(card, model, ctx, tokens, None), expected, limit, text)
+
+
+def _run(card: ModelCard, model: PoolingModel, ctx: Context, tokens: Tensor, chunk: int | None) -> Tensor:
+    """What is compared: logits or hidden states of each token, or the labels' logits of the prompt."""
+    found = run_tokens(model, ctx, tokens.tolist(), chunk)
+    if not {"classify", "score"} & set(card.tasks):
+        return found
+    pooled = {"cls": found[:1], "last": found[-1:], "mean": found.mean(0, keepdim=True)}[card.pooling]
+    return model.pooled_logits(pooled)
 
 
 def _results(output: Any, logits: bool) -> Tensor:

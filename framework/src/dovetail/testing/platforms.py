@@ -110,6 +110,14 @@ def _products(dtype: torch.dtype) -> list[Arguments]:
     ]
 
 
+def _products_by_head(dtype: torch.dtype) -> list[Arguments]:
+    found: list[Arguments] = []
+    for t, h, k, n in ((1, 3, 64, 33), (7, 2, 80, 96), (33, 4, 192, 64)):
+        x, weight = _random(t, h, k).to(dtype), _random(h, n, k).to(dtype)
+        found += [(x, weight), (x, weight.mT.contiguous().mT)]
+    return found
+
+
 def _weights(dtype: torch.dtype) -> list[Arguments]:
     return [(weight,) for _, weight in _products(dtype)]
 
@@ -127,6 +135,7 @@ SAMPLES: dict[str, Callable[[torch.dtype], list[Arguments]]] = {
     "softcap": _capped,
     "route": _routes,
     "linear": _products,
+    "linear_by_head": _products_by_head,
     "lay_out": _weights,
     **{activation.__name__: _rows for activation in ACTIVATIONS},
     **{f"{activation.__name__}_mul": _gated for activation in ACTIVATIONS},

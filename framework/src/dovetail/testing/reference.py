@@ -80,18 +80,14 @@ class ReferenceAttention(AttentionBackend):
                 held, slots = (k, v), torch.arange(start, stop, device=self.device)
             else:
                 held, slots = cache, self.slots(index.block_tables[request], length)
+            # Of each token, also of those that none of the step's tokens sees: [length, H, D] and [length, H, V].
+            taken = [_as_bytes(x)[slots].view(x.dtype).to(self.compute_dtype) for x in held]
+            keys, values = taken if len(taken) == 2 else (taken[0], taken[0][..., : spec.values])
+            ratio = spec.num_heads // spec.num_kv_heads
+            keys, values = keys.repeat_interleave(ratio, 1), values.repeat_interleave(ratio, 1)
             for token in range(start, stop):
-                seen = slots[self.visible(spec, int(step.positions[token]), length)]  # [S]
-                taken = [_as_bytes(x)[seen].view(x.dtype).to(self.compute_dtype) for x in held]
-                keys, values = taken if len(taken) == 2 else (taken[0], taken[0][..., : spec.values])
-                ratio = spec.num_heads // spec.num_kv_heads
-                out[token] = self.attend(
-                    q[token].to(self.compute_dtype),
-                    keys.repeat_interleave(ratio, 1),
-                    values.repeat_interleave(ratio, 1),
-                    spec,
-                    sinks,
-                )
+                seen = self.visible(spec, int(step.positions[token]), length)
+                out[token] = self.attend(q[token].to(self.compute_dtype), keys[seen], values[seen], spec, sinks)
         return out
 
     def write(

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from dovetail.api import Card
 
-FUNCTIONS = ("inspect", "probe", "validate_source")
+FUNCTIONS = ("inspect", "probe", "accepts", "validate_source")
 """Attributes of cards that name functions; the others name classes or objects."""
 HEAVY = ("torch", "transformers", "tensorflow", "jax", "triton")
 BASES = {
@@ -42,7 +42,7 @@ def imported_heavy_modules() -> list[str]:
 
 def torch_free_names(card: Card) -> Iterator[tuple[str, str]]:
     """The names on a card that must be importable without torch: (attribute, dotted name)."""
-    for attribute in ("config", "inspect", "probe", "validate_source"):
+    for attribute in ("config", "inspect", "probe", "accepts", "validate_source"):
         if (dotted := getattr(card, attribute, None)) is not None:
             yield attribute, dotted
     if card.kind.endswith("_parser"):

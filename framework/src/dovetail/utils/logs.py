@@ -23,6 +23,8 @@ Level = Literal["debug", "info", "warning", "error", "critical"]
 
 LOG_VARIABLE = "DOVETAIL_LOG"
 """How the processes that a server starts learn of its format, its level, and its file if there is one, with commas between them."""
+TRACEBACKS_VARIABLE = "DOVETAIL_TRACEBACKS"
+"""How they learn of ``--debug``: 1, or empty."""
 
 FAILURE_SECONDS = 60.0
 """Least time between two lines about a log that cannot be written."""
@@ -91,6 +93,27 @@ def follow_parent() -> None:
 def writes_json() -> bool:
     """Whether logs are JSON."""
     return any(isinstance(handler.formatter, JsonFormatter) for handler in logging.getLogger().handlers)
+
+
+def show_tracebacks(wanted: bool) -> None:
+    """Say whether to show the tracebacks of errors that tell in a line what is wrong (``--debug``)."""
+    os.environ[TRACEBACKS_VARIABLE] = "1" if wanted else ""
+
+
+def shows_tracebacks() -> bool:
+    """Whether they are to be shown: with ``--debug``, and in a log that holds everything (``--log-level debug``)."""
+    return bool(os.environ.get(TRACEBACKS_VARIABLE)) or logger.isEnabledFor(logging.DEBUG)
+
+
+def report_fault(fault: BaseException, context: str = "", log: str = "dovetail.engine") -> None:
+    """Log an error that tells in a line what is wrong, as a plugin's fault does; its traceback where it was asked for.
+
+    Args:
+        context: what became of it, which the error follows.
+        log: the logger's name.
+    """
+    text = f"{context}: {fault}" if context else str(fault)
+    logging.getLogger(log).error("%s", text, exc_info=fault if shows_tracebacks() else None)
 
 
 def announce(text: str, level: int = logging.INFO, *, output: bool = False) -> None:

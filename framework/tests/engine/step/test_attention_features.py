@@ -184,6 +184,8 @@ def test_steps_hold_the_longest_prompt(tmp_path: Path) -> None:
         ResolutionError, match=r"--max-num-batched-tokens is 50, and .* in one step, of up to 96 tokens"
     ):
         EngineCore(plan, make_args(max_num_batched_tokens=50))
+    with pytest.raises(ResolutionError, match=r"--max-num-batched-tokens is 2048, and .* of up to 5000 tokens"):
+        EngineCore(long, make_args(max_num_batched_tokens=2048))  # which was asked for, though it is the usual number
 
 
 def test_such_a_model_does_not_generate(tmp_path: Path) -> None:

@@ -165,7 +165,7 @@ def test_a_server_that_logs_json_writes_nothing_else_to_its_log() -> None:
         process.communicate()
     assert {"dovetail", "dovetail.requests", "uvicorn.error"} <= {line["logger"] for line in lines}
     (death,) = (line for line in lines if line["message"].startswith("the engine died"))
-    assert death["level"] == "warning"
+    assert death["level"] == "error"
 
 
 @pytest.mark.parametrize(("given", "written"), [("json,warning", ["wé"]), ("json,info", ["ï", "wé"]), ("?,?", None)])

@@ -73,6 +73,7 @@ class Invariant(ReferencePlatform):
         elementwise = ["softcap", *names, *(f"{name}_mul" for name in names)]
         return {
             "linear": lambda x, weight: torch.stack([torch.mv(weight, row) for row in x]),
+            "linear_by_head": by_rows(lambda x, weight: torch.einsum("hk,hnk->hn", x, weight)),
             **{name: by_rows(REFERENCES[name]) for name in elementwise},
         }
 

@@ -6,12 +6,12 @@ from typing import Any
 
 import dovetail_models_bert
 import pytest
-from dovetail_models_bert.config import BertConfig
+from dovetail_models_bert.config import BertConfig, RobertaConfig
 
 from dovetail.api import ConfigError
 from dovetail.testing import build_model, check_model, check_registration
 
-ENCODER, CLASSIFIER = dovetail_models_bert.dovetail_register_models()
+ENCODER, CLASSIFIER, ROBERTA, CROSS_ENCODER = dovetail_models_bert.dovetail_register_models()
 
 TINY: dict[str, Any] = {
     "vocab_size": 61,
@@ -35,10 +35,20 @@ def test_every_claim_of_the_classifier() -> None:
     check_model(CLASSIFIER, TINY, {**TINY, "num_labels": 3})
 
 
+def test_every_claim_of_roberta() -> None:
+    check_model(ROBERTA, TINY, {**TINY, "pad_token_id": 0})
+    check_model(CROSS_ENCODER, {**TINY, "num_labels": 1}, {**TINY, "num_labels": 3})
+
+
+def test_positions_of_roberta_begin_after_the_padding() -> None:
+    assert RobertaConfig.model_validate({**TINY, "max_position_embeddings": 130}).context_length() == 128
+    assert RobertaConfig.model_validate({**TINY, "pad_token_id": 0}).position_offset == 1
+
+
 def test_labels_are_counted() -> None:
-    assert BertConfig.model_validate(TINY).labels == 2
-    assert BertConfig.model_validate({**TINY, "num_labels": 5}).labels == 5
-    assert BertConfig.model_validate({**TINY, "id2label": {"0": "a", "1": "b", "2": "c"}}).labels == 3
+    assert BertConfig.model_validate(TINY).num_labels == 2
+    assert BertConfig.model_validate({**TINY, "num_labels": 5}).num_labels == 5
+    assert BertConfig.model_validate({**TINY, "id2label": {"0": "a", "1": "b", "2": "c"}}).num_labels == 3
 
 
 @pytest.mark.parametrize(

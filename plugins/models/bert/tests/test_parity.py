@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from dovetail_models_bert import dovetail_register_models
 
-from dovetail.testing import build_model, run_batch, run_tokens
+from dovetail.testing import build_model, check_parity, run_batch, run_tokens
 from dovetail.testing.comparison import relative_error, tolerance
 
 transformers = pytest.importorskip("transformers")
 
-ENCODER, CLASSIFIER = dovetail_register_models()
+ENCODER, CLASSIFIER, ROBERTA, CROSS_ENCODER = dovetail_register_models()
 
 BASE: dict[str, Any] = {
     "vocab_size": 97,
@@ -113,3 +114,39 @@ def test_names_in_all_forms() -> None:
     wanted = run_tokens(*build_model(ENCODER, config, tensors), tokens)
     for form in (bare, old, tensors | saved):
         assert torch.equal(run_tokens(*build_model(ENCODER, config, form), tokens), wanted)
+
+
+SMALL = {
+    "vocab_size": 97,
+    "hidden_size": 64,
+    "intermediate_size": 112,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 130,
+}
+
+
+def with_positions(name: str) -> Callable[[dict[str, Any]], torch.nn.Module]:
+    """The original with the positions of prompts without padding, whose token would move those after it."""
+
+    def make(given: dict[str, Any]) -> torch.nn.Module:
+        cls = getattr(transformers, name)
+        model = cls(cls.config_class(**{key: value for key, value in given.items() if key != "architectures"}))
+        forward, first = model.forward, model.config.pad_token_id + 1
+        model.forward = lambda ids: forward(ids, position_ids=torch.arange(first, first + ids.shape[1])[None])
+        return model
+
+    return make
+
+
+@pytest.mark.parametrize(("name", "padding"), [("XLMRobertaModel", 1), ("RobertaModel", 0)])
+def test_hidden_states_of_roberta(name: str, padding: int) -> None:
+    config = {**SMALL, "architectures": [name], "pad_token_id": padding, "type_vocab_size": 1}
+    check_parity(ROBERTA, config, with_positions(name), chunks=(None,))
+
+
+@pytest.mark.parametrize("labels", [1, 3])
+@pytest.mark.parametrize("name", ["XLMRobertaForSequenceClassification", "RobertaForSequenceClassification"])
+def test_labels_and_scores_of_roberta(name: str, labels: int) -> None:
+    config = {**SMALL, "architectures": [name], "pad_token_id": 1, "num_labels": labels}
+    check_parity(CROSS_ENCODER, config, with_positions(name), chunks=(None,))

@@ -6,12 +6,13 @@ from typing import Any
 
 import dovetail_models_gemma
 import pytest
+import torch
 from dovetail_models_gemma.config import Gemma2Config, GemmaConfig
 
-from dovetail.api import ConfigError
-from dovetail.testing import build_model, check_model, check_registration
+from dovetail.api import ConfigError, ModelCard
+from dovetail.testing import build_model, check_model, check_registration, random_checkpoint, run_tokens
 
-GEMMA, GEMMA2 = dovetail_models_gemma.dovetail_register_models()
+GEMMA, GEMMA2, GEMMA3, MULTIMODAL, CLASSIFIER = dovetail_models_gemma.dovetail_register_models()
 
 TINY: dict[str, Any] = {
     "vocab_size": 61,
@@ -35,6 +36,22 @@ def test_every_claim_of_the_first() -> None:
 
 def test_every_claim_of_the_second() -> None:
     check_model(GEMMA2, {**TINY, "sliding_window": 9}, {**TINY, "attn_logit_softcapping": None})
+
+
+@pytest.mark.parametrize("card", [GEMMA3, MULTIMODAL, CLASSIFIER], ids=lambda card: card.name)
+def test_every_claim_of_the_third(card: ModelCard) -> None:
+    check_model(card, {**TINY, "sliding_window": 9, "sliding_window_pattern": 2, "attn_logit_softcapping": 3.0})
+
+
+def test_the_text_model_of_a_multimodal_checkpoint() -> None:
+    tensors = random_checkpoint(MULTIMODAL, TINY)
+    text = {key: value for key, value in TINY.items() if key != "vocab_size"}
+    wanted = run_tokens(*build_model(MULTIMODAL, TINY, tensors), [1, 2, 3])
+    for prefix in ("language_model.model.", "model.language_model."):
+        stored = {name.replace("model.", prefix, 1): value for name, value in tensors.items()}
+        stored |= {"vision_tower.x.weight": torch.ones(2), "multi_modal_projector.y": torch.ones(2)}
+        model, ctx = build_model(MULTIMODAL, {"text_config": text, "vocab_size": 61}, stored)
+        assert torch.equal(run_tokens(model, ctx, [1, 2, 3]), wanted)
 
 
 def test_a_missing_key_is_the_default_and_null_is_none() -> None:

@@ -7,13 +7,13 @@ from typing import Any
 import dovetail_models_gemma
 import pytest
 import torch
-from dovetail_models_gemma.config import Gemma2Config
-from dovetail_models_gemma.gguf import NAMING
+from dovetail_models_gemma.config import Gemma2Config, Gemma3Config
+from dovetail_models_gemma.gguf import NAMING, NAMING_3
 
 from dovetail.api import ConfigError
 from dovetail.testing import build_model, empty_model, random_checkpoint, run_tokens
 
-_, CARD = dovetail_models_gemma.dovetail_register_models()
+_, CARD, THIRD, *_ = dovetail_models_gemma.dovetail_register_models()
 
 METADATA: dict[str, Any] = {
     "gemma2.vocab_size": 61,
@@ -69,6 +69,21 @@ def test_config() -> None:
     assert largest.scale == 12**-0.5
     with pytest.raises(ConfigError, match=r"lacks the key gemma2\.block_count"):
         NAMING.config("gemma2", {key: value for key, value in METADATA.items() if "block_count" not in key})
+
+
+def test_gemma_3() -> None:
+    metadata = {key.replace("gemma2", "gemma3"): value for key, value in METADATA.items() if "softcapping" not in key}
+    layer = (*LAYER, "attn_q_norm.weight", "attn_k_norm.weight")
+    names = [*TOP, *(f"blk.{index}.{name}" for index in range(2) for name in layer)]
+    config = NAMING_3.config("gemma3", metadata)
+    assert {NAMING_3.rename(name) for name in names} == set(random_checkpoint(THIRD, config))
+    read = Gemma3Config.model_validate(config | {"num_hidden_layers": 6})
+    assert [read.window(index) for index in (0, 4, 5)] == [9, 9, None]
+    assert [read.rope_for(index).rope_theta for index in (0, 5)] == [1e4, 1e6]
+    assert (read.scale, read.attn_logit_softcapping) == (16**-0.5, None)
+    assert (
+        Gemma3Config.model_validate(NAMING_3.config("gemma3", metadata | {"gemma3.block_count": 62})).scale == 12**-0.5
+    )
 
 
 def test_norms_of_these_files_have_the_1_added() -> None:

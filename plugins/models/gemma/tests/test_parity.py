@@ -8,7 +8,7 @@ import pytest
 import torch
 from dovetail_models_gemma import dovetail_register_models
 
-from dovetail.testing import build_model, run_tokens
+from dovetail.testing import build_model, check_parity, run_tokens
 from dovetail.testing.comparison import relative_error, tolerance
 
 transformers = pytest.importorskip("transformers")
@@ -96,6 +96,39 @@ def test_the_factor_on_embeddings_is_rounded_to_their_dtype() -> None:
     _, card, config, tensors, tokens = prepared("1")
     model, _ = build_model(card, config, tensors, dtype="bfloat16")
     theirs = reference(*CASES["1"]).bfloat16()
-    assert model.scale != 60**0.5
+    assert model.embedding_multiplier != 60**0.5
     wanted = theirs.get_input_embeddings()(tokens)
-    assert torch.equal(model.embedding(tokens) * model.scale, wanted)
+    assert torch.equal(model.embedding(tokens) * model.embedding_multiplier, wanted)
+
+
+SMALL = {key: value for key, value in BASE.items() if key not in ("initializer_range", "attn_implementation")}
+PATTERN = {"num_hidden_layers": 4, "sliding_window": 9, "sliding_window_pattern": 3}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        PATTERN,
+        {
+            **PATTERN,
+            "rope_scaling": {"rope_type": "linear", "factor": 8.0},
+            "rope_theta": 5e4,
+            "rope_local_base_freq": 700.0,
+        },
+        {"query_pre_attn_scalar": 5, "tie_word_embeddings": False, "attention_bias": True},
+        {
+            "final_logit_softcapping": 5.0,
+            "sliding_window": 9,
+            "layer_types": ["full_attention", "sliding_attention"] * 2,
+            "num_hidden_layers": 4,
+        },
+    ],
+    ids=lambda changes: " ".join(changes) or "usual",
+)
+def test_gemma_3(changes: dict[str, Any]) -> None:
+    check_parity(CARDS["Gemma3ForCausalLM"], {**SMALL, **changes})
+
+
+def test_labels() -> None:
+    check_parity(CARDS["Gemma3TextForSequenceClassification"], {**SMALL, **PATTERN, "num_labels": 3})

@@ -31,7 +31,7 @@ LAYER = ("attn_norm", "attn_qkv", "attn_output", "ffn_norm", "ffn_up", "ffn_down
 def test_the_names_are_those_that_the_model_expects() -> None:
     names = [*TOP, *(f"blk.{i}.{name}.{part}" for i in range(2) for name in LAYER for part in ("weight", "bias"))]
     assert {NAMING.rename(name) for name in names} == set(random_checkpoint(CARD, NAMING.config("gpt2", METADATA)))
-    assert NAMING.rename("blk.0.attn_qkv.bias") == "h.0.attn.c_attn.bias"
+    assert NAMING.rename("blk.0.attn_qkv.bias") == "transformer.h.0.attn.c_attn.bias"
     assert NAMING.rename("blk.0.ffn_gate.weight") == "blk.0.ffn_gate.weight"
 
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 from dovetail_models_llama.config import LlamaConfig
 
-from dovetail.api import CheckpointError, ConfigError
+from dovetail.api import CheckpointError, ConfigError, ModelCard
 from dovetail.testing import build_model, check_model, check_registration, random_checkpoint, run_tokens
 
-(CARD,) = dovetail_models_llama.dovetail_register_models()
+CARD, EMBEDDING, CLASSIFIER = dovetail_models_llama.dovetail_register_models()
 
 TINY = {
     "vocab_size": 61,
@@ -37,6 +37,11 @@ def test_registration() -> None:
 )
 def test_every_claim(changes: dict[str, object]) -> None:
     check_model(CARD, {**TINY, **changes}, {**TINY, **changes, "sliding_window": 9})
+
+
+@pytest.mark.parametrize("card", [EMBEDDING, CLASSIFIER], ids=lambda card: card.name)
+def test_every_claim_of_other_tasks(card: ModelCard) -> None:
+    check_model(card, {**TINY, "num_labels": 3}, {**TINY, "sliding_window": 9})
 
 
 def test_frequency_factors_of_a_checkpoint_are_taken() -> None:

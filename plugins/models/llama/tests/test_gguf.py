@@ -14,7 +14,7 @@ from dovetail_models_llama.gguf import NAMING
 from dovetail.api import CheckpointError, ConfigError
 from dovetail.testing import build_model, empty_model, random_checkpoint
 
-(CARD,) = dovetail_models_llama.dovetail_register_models()
+CARD, *_ = dovetail_models_llama.dovetail_register_models()
 
 METADATA: dict[str, Any] = {
     "llama.vocab_size": 61,
@@ -156,7 +156,7 @@ def test_lists_of_longrope_are_tensors(most: int, used: str, other: str) -> None
     factors = {f"rope_factors_{name}.weight": torch.full((6,), 2.0 if name == used else 8.0) for name in (used, other)}
     model, _ = build_model(CARD, config, tensors | factors, max_tokens=most)
     plain, _ = build_model(CARD, NAMING.config("llama", METADATA), tensors)
-    assert torch.equal(model.rotary.inverse, plain.rotary.inverse / 2)
+    assert torch.equal(model.rotary.rotaries[0].inverse, plain.rotary.rotaries[0].inverse / 2)
 
 
 @pytest.mark.parametrize("name", ["llama", "granite"])
@@ -226,7 +226,7 @@ def test_row_order_undoes_the_container_s(part: str, heads: int) -> None:
     for component in ("weight", "bias"):
         order = NAMING.row_order(f"model.layers.0.self_attn.{part}_proj.{component}", config)
         assert order is not None
-        assert torch.equal(as_stored(weight, heads)[torch.from_numpy(order)], weight)
+        assert torch.equal(as_stored(weight, heads)[torch.tensor(order)], weight)
 
 
 @pytest.mark.parametrize("name", ["self_attn.v_proj", "self_attn.o_proj", "mlp.up_proj", "input_layernorm"])

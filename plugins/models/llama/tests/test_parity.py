@@ -8,11 +8,11 @@ import pytest
 import torch
 from dovetail_models_llama import dovetail_register_models
 
-from dovetail.testing import build_model, run_tokens
+from dovetail.testing import build_model, check_parity, run_tokens
 
 transformers = pytest.importorskip("transformers")
 
-(CARD,) = dovetail_register_models()
+CARD, EMBEDDING, CLASSIFIER = dovetail_register_models()
 
 BASE: dict[str, Any] = {
     "vocab_size": 97,
@@ -25,6 +25,7 @@ BASE: dict[str, Any] = {
     "initializer_range": 0.15,
     "attn_implementation": "eager",
 }
+SMALL = {key: value for key, value in BASE.items() if key not in ("initializer_range", "attn_implementation")}
 LLAMA3 = {
     "rope_type": "llama3",
     "rope_theta": 500000.0,
@@ -123,3 +124,18 @@ def test_logits_equal_those_of_transformers(case: str) -> None:
     model, ctx = build_model(CARD, config, tensors, max_tokens=len(tokens))
     for chunks in (None, 64, [1, 130, 1, 1, 67]):
         torch.testing.assert_close(run_tokens(model, ctx, tokens.tolist(), chunks), wanted, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["LlamaModel", "MistralModel"])
+def test_hidden_states_without_a_head(name: str) -> None:
+    check_parity(EMBEDDING, {"architectures": [name], **SMALL})
+
+
+@pytest.mark.parametrize("labels", [1, 5])
+def test_labels(labels: int) -> None:
+    check_parity(CLASSIFIER, {**SMALL, "num_labels": labels})
+    with_names = {
+        "architectures": ["MistralForSequenceClassification"],
+        "id2label": {str(i): f"L{i}" for i in range(labels)},
+    }
+    check_parity(CLASSIFIER, {**SMALL, **with_names, "sliding_window": 9})

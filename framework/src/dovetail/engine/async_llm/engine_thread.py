@@ -9,7 +9,7 @@ import threading
 from collections.abc import Coroutine
 from typing import Any, TypeVar, cast
 
-from dovetail.api.errors import EngineDeadError
+from dovetail.api.errors import DovetailError, EngineDeadError
 from dovetail.engine.adapters.lora_request import LoRARequest, needs_loading
 from dovetail.engine.args import EngineArgs
 from dovetail.engine.output.pooled import Pooled
@@ -40,6 +40,10 @@ class _Engine(AsyncEngine):
                 args.allow_special_tokens_in_content,
             )
         return cls(plan, args, cast(Tokenizer, found))  # the detokenization code accepts None
+
+    def _mark_dead(self, error: DovetailError, fault: str = "") -> None:
+        # Who calls is the operator.
+        super()._mark_dead(EngineDeadError(f"the engine failed: {fault}") if fault else error)
 
 
 class EngineThread:

@@ -6,7 +6,6 @@ V: size of the logits' vocabulary.
 from __future__ import annotations
 
 import contextlib
-import logging
 import threading
 import time
 import traceback
@@ -24,11 +23,11 @@ from dovetail.engine.grammars.check_child import BACKEND_FAILED
 from dovetail.engine.grammars.checks import PARAM, build_grammar_source
 from dovetail.engine.grammars.mask_threads import MASK_SECONDS, MaskThreads
 from dovetail.engine.request.params import StructuredOutputs
+from dovetail.kernel.blame import accuse
 from dovetail.kernel.plan import Part
+from dovetail.utils import logs
 from dovetail.utils.panics import reraise_control_flow
 from dovetail.utils.process_memory import release_free_memory, resident_bytes
-
-logger = logging.getLogger("dovetail.engine")
 
 ROOM_POLL_S = 0.02
 """Seconds between two looks whether grammars in use have left room for another one."""
@@ -295,7 +294,8 @@ class RequestGrammar:
         """
         self._failure = _as_failure(error)
         if not isinstance(error, RequestError):
-            logger.error("the %s failed", self._manager.part or "grammar backend", exc_info=error)
+            part = self._manager.part
+            logs.report_fault(error if part is None else accuse(error, part, "to compile or follow a grammar"))
         self._manager.cache.drop(self._entry)
 
     def _has_masks(self, draft: Sequence[int]) -> bool:

@@ -14,7 +14,7 @@ from dovetail.engine import messages as m
 from dovetail.engine.adapters.lora_request import AdapterSource, check_adapter_name, find_adapter, parse_lora_modules
 from dovetail.engine.args import EngineArgs
 from dovetail.engine.process.engine_child import EngineChild
-from dovetail.engine.process.failures import describe_exit, log_failure, rebuild_error, restore_error
+from dovetail.engine.process.failures import describe_exit, explain_failure, rebuild_error, restore_error
 from dovetail.kernel.plan import Plan
 from dovetail.kernel.registry import Registry
 from dovetail.utils.panics import reraise_control_flow
@@ -52,7 +52,8 @@ class EngineClient(ABC):
         stats: the engine's statistics after its newest step.
         adapters: the LoRA adapters that requests may name: name → source.
         sleeping: whether a part of the engine sleeps (:meth:`sleep`).
-        dead_reason: why the engine has ended, once :attr:`alive` is False.
+        dead_reason: why the engine has ended, once :attr:`alive` is False, as clients may be told.
+        fault: the same for the operator. It may name plugins, their files and values.
     """
 
     def __init__(self, plan: Plan, args: EngineArgs) -> None:
@@ -62,7 +63,7 @@ class EngineClient(ABC):
         self.stats = m.EngineStats()
         self.adapters: dict[str, str] = {}
         self.sleeping = False
-        self.dead_reason = ""
+        self.dead_reason = self.fault = ""
         self._calls: dict[int, asyncio.Future[Any]] = {}
         self._num_calls = 0
         self._dead_event = asyncio.Event()
@@ -120,9 +121,9 @@ class EngineClient(ABC):
         return not self.dead_reason
 
     async def ended(self) -> str:
-        """Wait until the engine has ended. Returns the reason."""
+        """Wait until the engine has ended. Returns the reason, for the operator."""
         await self._dead_event.wait()
-        return self.dead_reason
+        return self.fault
 
     async def call(self, operation: str, *arguments: Any) -> Any:
         """Run one of the engine's operations (:data:`~dovetail.engine.messages.OPERATIONS`), and wait for its result.
@@ -234,8 +235,7 @@ class EngineClient(ABC):
                 self.info = info
                 self._ready.set_result(None)
             case m.Failed() as failed if self._ready.done():
-                log_failure(failed)
-                self._mark_dead(EngineDeadError(FAILED_WHILE_SERVING))
+                self._mark_dead(EngineDeadError(FAILED_WHILE_SERVING), explain_failure(failed))
             case m.Failed() as failed:
                 self._mark_dead(rebuild_error(failed))
 
@@ -264,8 +264,9 @@ class EngineClient(ABC):
                 ),
             )
 
-    def _mark_dead(self, error: DovetailError) -> None:
+    def _mark_dead(self, error: DovetailError, fault: str = "") -> None:
         if self.alive:
+            self.fault = fault or str(error)
             self._fail_waiting(error)
             self._dead_event.set()
 

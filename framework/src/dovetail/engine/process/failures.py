@@ -10,6 +10,8 @@ from dovetail.api.errors import DovetailError, EngineDeadError
 from dovetail.engine import messages as m
 from dovetail.utils import logs
 
+BUG = "this is a bug in Dovetail; the traceback stands above"
+
 
 def describe_error(error: BaseException) -> tuple[str, str, str]:
     """Convert an exception to the form of :attr:`dovetail.engine.messages.Answer.failure`."""
@@ -39,14 +41,17 @@ def rebuild_error(failed: m.Failed, where: str = "the engine") -> DovetailError:
         error.add_note(f"In {where}'s process:\n{failed.traceback}")  # seen with --debug
         return error
     logs.announce(failed.traceback, logging.ERROR)
-    return EngineDeadError(f"{where} failed: {failed.problem}", "this is a bug in Dovetail; the traceback stands above")
+    return EngineDeadError(f"{where} failed: {failed.problem}", BUG)
 
 
-def log_failure(failed: m.Failed) -> None:
-    """Log the exception that ended a process that served, with its traceback."""
+def explain_failure(failed: m.Failed) -> str:
+    """Why a process ended that served, for its operator. The traceback is logged if it was asked for, and of an
+    exception that is none of our errors in any case.
+    """
     error = restore_error(failed.error, failed.problem, failed.hint)
-    logs.announce(failed.traceback, logging.ERROR)
-    logs.announce(f"error: the engine failed: {error or failed.problem}", logging.ERROR)
+    if error is None or logs.shows_tracebacks():
+        logs.announce(failed.traceback, logging.ERROR)
+    return f"{failed.problem}; {BUG}" if error is None else str(error)
 
 
 def describe_exit(code: int) -> str:

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
 from dovetail.api.errors import RequestError
+from dovetail.api.logits import LogitsProcessor
 from dovetail.engine.request.params import SamplingParams
 from dovetail.kernel.blame import blame
 from dovetail.kernel.discovery import import_part
 from dovetail.kernel.plan import LogitsProcessorPlan, Plan, describe_validation_error
 
 PARAM = "logits_processors"
+
+
+@dataclass(frozen=True, eq=False)
+class NamedProcessor:
+    """A logits processor of the engine, with what the Plan says of it."""
+
+    plan: LogitsProcessorPlan
+    processor: LogitsProcessor
 
 
 def check_logits_processors(params: SamplingParams, plan: Plan) -> list[tuple[LogitsProcessorPlan, dict[str, Any]]]:

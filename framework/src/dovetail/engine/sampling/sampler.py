@@ -30,7 +30,10 @@ from dovetail.engine.sampling.top_p_radix import draw_filtered
 NO_TOKEN = -1
 """The result where every token was forbidden."""
 NOT_NUMBERS = -2
-"""The result where a logit of an allowed token is NaN, so that no token is the likeliest, and none can be drawn."""
+"""The result where a logit of an allowed token is NaN, so that no token is the likeliest, and none can be drawn. Where
+the model gave numbers, and the request's logits processor at place p made NaN of them, the result is ``NOT_NUMBERS - 1 -
+p``.
+"""
 CHUNK = 64
 """Lines that are sampled at a time. Their integer weights take 8 bytes a token, 64 MiB for 64 lines of 128k."""
 
@@ -105,9 +108,9 @@ def sample(
         edits: from :func:`~dovetail.engine.sampling.edits.build_logit_edits` for these lines.
     """
     assert metadata.size in (None, logits.shape[0]), "the metadata is made from one request for each line"
-    scores, forbidden = logits, None
+    scores, forbidden, makers = logits, None, None
     if metadata.bias or metadata.penalties or edits is not None:
-        scores = _process_logits(logits, rows, tables, metadata, edits)
+        scores, makers = _process_logits(logits, rows, tables, metadata, edits)
         if metadata.bias or edits is not None:
             forbidden = scores.amax(-1) == -torch.inf
     tokens, not_numbers = _choose(scores, rows, positions, tables, metadata)
@@ -124,20 +127,30 @@ def sample(
             shown = apply_draw(scores, floats, numbers, has_filters=metadata.has_filters)
         normalize = tables.logprobs_mode.endswith("logprobs")
         logprobs = compute_logprobs(shown, tokens, metadata.logprobs, normalize=normalize)
-    found = tokens.masked_fill(not_numbers, NOT_NUMBERS)
+    if makers is None:
+        found = tokens.masked_fill(not_numbers, NOT_NUMBERS)
+    else:
+        found = torch.where(not_numbers, NOT_NUMBERS - makers, tokens)
     return Sampled(found if forbidden is None else found.masked_fill_(forbidden, NO_TOKEN), tokens, logprobs)
 
 
 def _process_logits(
     logits: Tensor, rows: Tensor, tables: SamplingTables, metadata: SamplingMetadata, edits: LogitEdits | None
-) -> Tensor:
-    """Scores after bias, penalties and edits, in float32. They are a copy if the logits are still needed."""
-    scores = logits.float()
+) -> tuple[Tensor, Tensor | None]:
+    """Scores after bias, penalties and edits, in float32; they are a copy if the logits are still needed. And which
+    logits processors made NaN, int64 ``[L]``: the place of each line's among its request's, from 1; 0 for none. None
+    where there are no processors.
+    """
+    scores, makers = logits.float(), None
     if scores is logits and metadata.logprobs is not None:
         scores = logits.clone()
     if edits is not None:
         for call in edits.processors:
-            call.apply(scores)
+            made = call.apply(scores)
+            if makers is None:
+                makers = torch.zeros(len(scores), dtype=torch.int64, device=scores.device)
+            theirs = makers.index_select(0, call.lines)
+            makers.index_copy_(0, call.lines, torch.where(made, call.place + 1, theirs))
     if metadata.biased_lines is not None:
         lines = _get_line_index(metadata.biased_lines, tables, rows)
         slots = tables.numbers[:, columns.BIAS].index_select(0, rows.index_select(0, lines))
@@ -155,7 +168,7 @@ def _process_logits(
         tables.counts.penalise(scores, lines, slots, penalties, None if edits is None else edits.draft_tokens)
     if edits is not None:
         edits.apply(scores)
-    return scores
+    return scores, makers
 
 
 def _choose(

@@ -25,8 +25,8 @@ def open_platform(part: Part) -> Platform:
     check_class(part, part.target, found, Platform)
     attributes = {
         "part": part,
-        "uploading": blame(part, "to copy to its device (upload)"),
-        "fetching": blame(part, "to copy to the host (fetch)"),
+        "uploading": blame(part, "to copy to its device (upload)", in_step=True),
+        "fetching": blame(part, "to copy to the host (fetch)", in_step=True),
         "__module__": found.__module__,
         "__doc__": found.__doc__,
     }

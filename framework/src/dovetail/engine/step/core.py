@@ -40,6 +40,7 @@ from dovetail.engine.sampling.tables import SamplingTables
 from dovetail.engine.step.drafting import Speculation
 from dovetail.engine.step.input_batch import InputBatch, StepWork
 from dovetail.engine.step.memory import MemoryBudget, format_gib
+from dovetail.engine.step.output_checks import checked_outputs
 from dovetail.engine.step.output_collector import OutputCollector
 from dovetail.engine.step.overview import describe_cache, overview
 from dovetail.engine.step.prefill_limiter import PrefillLimiter
@@ -52,6 +53,8 @@ from dovetail.kernel.plan import Plan
 from dovetail.nn.loading import Progress
 
 WARM_UP = SamplingParams(max_tokens=2, temperature=0, ignore_eos=True)
+STEP_TOKENS = 2048
+"""Tokens computed in one step, if the options do not say."""
 
 
 class EngineCore:
@@ -211,10 +214,14 @@ class EngineCore:
         self._warm_up()
 
     def _warm_up(self) -> None:
-        """Run one short request, so that the first user does not wait for libraries to initialise."""
+        """Run one short request, so that the first user does not wait for libraries to initialise, and a part that
+        computes something else than was agreed is named at once.
+        """
         pooling = None if "generate" in self.plan.tasks else PoolingParams()
         prompt = [0] * min(8, self.max_model_len - 1)
         self.add(NewRequest(f"warm-up-{os.getpid()}", prompt, WARM_UP, pooling=pooling))
+        with checked_outputs(self.runner.model, self.runner.ctx, self.plan):
+            self.step()
         while not self.idle:
             self.step()
         self.kv.reset_prefix_cache()
@@ -500,17 +507,17 @@ class EngineCore:
 
 
 def find_max_step_tokens(plan: Plan, args: EngineArgs) -> int:
-    """Tokens computed in one step: ``--max-num-batched-tokens``, whose default is raised to the longest prompt for a
-    model that computes prompts whole.
+    """Tokens computed in one step: ``--max-num-batched-tokens``, of which the default is raised to the longest prompt
+    for a model that computes prompts whole.
 
     Raises:
         ResolutionError: it was set, and is too small for that.
     """
     most = args.max_num_batched_tokens
+    if most is None:
+        return max(STEP_TOKENS, plan.max_model_len) if plan.computes_whole_prompts else STEP_TOKENS
     if not plan.computes_whole_prompts or most >= plan.max_model_len:
         return most
-    if most == EngineArgs.model_fields["max_num_batched_tokens"].default:
-        return plan.max_model_len
     raise ResolutionError(
         f"--max-num-batched-tokens is {most}, and {plan.model} computes each prompt in one step, of up to {plan.max_model_len} tokens",
         "raise it to that, or lower --max-model-len",

@@ -29,7 +29,7 @@ def verify_draft(
     reason: FinishReason | None = None
     stop: int | None = None
     for guess, token in zip([*draft, None], sampled, strict=True):
-        if token < 0:  # NO_TOKEN or NOT_NUMBERS
+        if token < 0:  # NO_TOKEN, NOT_NUMBERS or below
             reason = "error"
             break
         batch.append(request, token)

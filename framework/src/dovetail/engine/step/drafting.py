@@ -10,7 +10,6 @@ sampling.
 
 from __future__ import annotations
 
-import logging
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,12 +17,11 @@ from dataclasses import dataclass
 from dovetail.api.proposer import DraftRequest, Proposer, ProposerContext
 from dovetail.engine.engine_request import Request
 from dovetail.engine.kv.groups import KVCacheGroup
-from dovetail.kernel.blame import blame, check_class
+from dovetail.kernel.blame import accuse, blame, check_class
 from dovetail.kernel.discovery import import_part
 from dovetail.kernel.interrupts import reraise_interrupt
 from dovetail.kernel.plan import Part, Plan
-
-logger = logging.getLogger("dovetail.engine")
+from dovetail.utils import logs
 
 MAX_MISSES = 3
 """Consecutive drafts without an accepted token before a request pauses drafting. Prompt lookup in source code gives
@@ -227,8 +225,7 @@ class Speculation:
         except BaseException as error:
             reraise_interrupt(error)
             # The device may be out of memory, or a plugin broken; either is no reason to fail requests that do not need it.
-            logger.exception("speculative decoding is off: the %s failed", self.part or "proposer")
-            self.disabled = True
+            self._turn_off(error)
             return
         # Guesses get what streams leave of a step.
         spare = self.max_tokens - len(requests)
@@ -246,8 +243,12 @@ class Speculation:
                 self.proposer.forget([request.id])
             except BaseException as error:
                 reraise_interrupt(error)
-                logger.exception("speculative decoding is off: the %s failed", self.part or "proposer")
-                self.disabled = True
+                self._turn_off(error)
+
+    def _turn_off(self, error: BaseException) -> None:
+        self.disabled = True
+        fault = error if self.part is None else accuse(error, self.part, "to propose tokens")
+        logs.report_fault(fault, "speculative decoding is off")
 
     def _max_draft_tokens(self, request: Request) -> int:
         # A prompt that is not computed yet has no next token, and a preempted request must be recomputed first.

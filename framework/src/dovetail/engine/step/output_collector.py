@@ -14,6 +14,8 @@ from dovetail.engine.step.draft_verification import verify_draft
 from dovetail.engine.step.input_batch import InputBatch
 from dovetail.engine.step.pooler import PooledVectors
 from dovetail.engine.step.runner import LaunchedStep, PromptLogprobsPart
+from dovetail.kernel.blame import fault_of
+from dovetail.utils import logs
 
 NO_ALLOWED_TOKEN = (
     "no token may be chosen: what the request allows, forbids and asks for as a form leaves none; relax one of them"
@@ -94,8 +96,8 @@ class OutputCollector:
             self.num_draft_tokens += len(draft)
             self.num_accepted_tokens += max(kept - 1, 0)
         output = TokenOutput(id=request.id, token_ids=sampled[:kept], finish_reason=reason, stop_reason=stop)
-        if reason == "error" and sampled[kept] == NOT_NUMBERS:
-            output.error = NAN_LOGITS
+        if reason == "error" and sampled[kept] <= NOT_NUMBERS:
+            output.error = _explain_nan(request, NOT_NUMBERS - sampled[kept])
         elif reason == "error":
             output.error, output.is_request_error = request.failure or NO_ALLOWED_TOKEN, request.failure is None
         if first:
@@ -104,6 +106,19 @@ class OutputCollector:
             if request.params.prompt_logprobs is not None:
                 output.prompt_logprobs = request.prompt_logprobs
         return kept, output
+
+
+def _explain_nan(request: Request, maker: int) -> str:
+    """Why a request ends whose logits are NaN, for its client. Its operator is told the plugin.
+
+    Args:
+        maker: the place of the logits processor that made them, from 1; 0 if the model did.
+    """
+    if not maker:
+        return NAN_LOGITS
+    plan = request.logits_processors[maker - 1][0].plan
+    logs.report_fault(fault_of(plan, "made logits that are not numbers (NaN) of numbers"))
+    return f"the logits processor {plan.name} made logits that are not numbers (NaN)"
 
 
 def _timing(request: Request) -> tuple[float, float]:

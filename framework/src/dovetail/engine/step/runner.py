@@ -5,7 +5,7 @@ Letters: T tokens of a step, L logit rows, V vocabulary, C channels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dovetail.api.checkpoint import LazyTensor
 from dovetail.engine.engine_request import Request
 from dovetail.engine.kv.groups import KVCacheGroup
 from dovetail.engine.sampling.edits import LogitEdits
@@ -27,11 +28,12 @@ from dovetail.engine.step.layer_checks import check_attention_layers
 from dovetail.engine.step.memory import check_random_weights, count_elements
 from dovetail.engine.step.pooler import PooledVectors, Pooler
 from dovetail.kernel.blame import blame, check_class, wrong_answer
+from dovetail.kernel.checkpoints import find_naming
 from dovetail.kernel.discovery import import_part
 from dovetail.kernel.interrupts import watch_interrupts
 from dovetail.kernel.plan import Part, Plan
 from dovetail.nn.attention import AttentionBackend, group_layers
-from dovetail.nn.checked_parts import CheckedClasses, CheckedNaming, checked_rename, load_tensors
+from dovetail.nn.checked_parts import CheckedClasses, CheckedNaming, checked_rename, describe_doubt, load_tensors
 from dovetail.nn.context import Context
 from dovetail.nn.experts import Experts
 from dovetail.nn.loading import Progress, WeightReader
@@ -118,10 +120,10 @@ class ModelRunner:
         self.plan = plan
         self.dtype: torch.dtype = getattr(torch, plan.dtype)
         self.block_size = block_size
-        self._using_attention = blame(plan.attention.part, "to prepare a step")
+        self._using_attention = blame(plan.attention.part, "to prepare a step", in_step=True)
         called = _parts_in_a_step(plan)
-        self._computing = blame(plan.model_part.part, "to compute a step (forward)", called)
-        self._computing_logits = blame(plan.model_part.part, "to compute logits", called)
+        self._computing = blame(plan.model_part.part, "to compute a step (forward)", called, in_step=True)
+        self._computing_logits = blame(plan.model_part.part, "to compute logits", called, in_step=True)
         with watch_interrupts():
             self._open_device()
         self.max_loras, self.max_lora_rank = max_loras, max_lora_rank
@@ -193,7 +195,7 @@ class ModelRunner:
             for w in plan.weights
         ]
         model = plan.model_part.part
-        naming = CheckedNaming(model, import_part(model, plan.naming)) if plan.naming else None
+        naming = CheckedNaming(model, find_naming(model, plan.naming)) if plan.naming else None
         rename = checked_rename(model, self.model.rename)
         self.reader = WeightReader(self.ctx, choices, plan.config, naming, rename, plan.unread_types)
         expected = self.reader.expected()
@@ -201,9 +203,13 @@ class ModelRunner:
             nbytes = count_elements(expected.values()) * self.dtype.itemsize
             check_random_weights(nbytes, self.device_memory(), plan.checkpoint.config_file)
         tensors = load_tensors(plan.loader.part, plan.checkpoint, expected, self.device)
-        self.reader.load(tensors, progress)
+        self.read_weights(tensors, progress)
         with blame(plan.platform.part, "to release memory"):
             self.platform.release()
+
+    def read_weights(self, tensors: Iterable[LazyTensor], progress: Progress | None) -> None:
+        """Read the checkpoint's tensors into the layers."""
+        self.reader.load(tensors, progress, describe_doubt(self.plan.loader.part, self.plan.checkpoint))
 
     @property
     def weight_bytes(self) -> int:
@@ -225,9 +231,7 @@ class ModelRunner:
         part = self.plan.platform.part
         with blame(part, "to tell how much memory the KV cache may take"):
             found = self.platform.kv_cache_bytes(utilization, reserved)
-        if type(found) is not int:
-            raise wrong_answer(part, "kv_cache_bytes()", found, "a number of bytes")
-        return found
+        return _check_bytes(part, "kv_cache_bytes()", found)
 
     def describe_device(self) -> str:
         """One line for logs."""
@@ -243,8 +247,10 @@ class ModelRunner:
         groups = group_layers(self.ctx.attention_layers)
         self._specs = [group.specs for group in groups]
         cached = [group for group in groups if group.spec.causal]
-        with blame(self.plan.attention.part, "to tell the size of a block of its cache"):
-            sizes = [sum(self.attention.block_bytes(layer.spec) for layer in group.layers) for group in cached]
+        part = self.plan.attention.part
+        with blame(part, "to tell the size of a block of its cache"):
+            found = [[self.attention.block_bytes(layer.spec) for layer in group.layers] for group in cached]
+        sizes = [sum(_check_bytes(part, "block_bytes()", size) for size in layers) for layers in found]
         return [
             KVCacheGroup(size, group.spec.window, chunk=group.spec.chunk)
             for group, size in zip(cached, sizes, strict=True)
@@ -280,8 +286,10 @@ class ModelRunner:
             tokens += max_tokens * 4 * self.config.hidden_size
         length = self.plan.max_model_len
         specs = [spec for group in self._specs for spec in group]
-        with blame(self.plan.attention.part, "to tell the memory that a step needs"):
-            attention = max((self.attention.workspace_bytes(spec, max_tokens, length) for spec in specs), default=0)
+        part = self.plan.attention.part
+        with blame(part, "to tell the memory that a step needs"):
+            found = [self.attention.workspace_bytes(spec, max_tokens, length) for spec in specs]
+        attention = max((_check_bytes(part, "workspace_bytes()", size) for size in found), default=0)
         rows = min(max_seqs, max_tokens)
         scores = self.config.vocab_size * (rows * (self.dtype.itemsize + 4) + min(rows, CHUNK) * DRAWING_BYTES)
         return tokens + attention + scores
@@ -429,6 +437,12 @@ def _parts_in_a_step(plan: Plan) -> list[Part]:
     formats = [weights.format.part for weights in plan.weights]
     kernels = [kernel for weights in plan.weights for kernel in weights.kernels]
     return [plan.platform.part, plan.attention.part, *formats, *kernels]
+
+
+def _check_bytes(part: Part, what: str, found: Any) -> int:
+    if type(found) is not int or found < 0:
+        raise wrong_answer(part, what, found, "a number of bytes, 0 or more")
+    return found
 
 
 def _construct(part: Part, base: type, doing: str, *arguments: Any, **options: Any) -> Any:

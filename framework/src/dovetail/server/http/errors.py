@@ -11,9 +11,10 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.types import Scope
 
-from dovetail.api.errors import EngineDeadError, RequestError
+from dovetail.api.errors import DovetailError, EngineDeadError, RequestError
 from dovetail.server.http.error_formats import anthropic_error, is_anthropic_route, openai_error
 from dovetail.server.observe.request_records import current_request
+from dovetail.utils import logs
 
 logger = logging.getLogger("dovetail.server")
 
@@ -134,7 +135,10 @@ def to_api_error(error: BaseException, request_id: str = "") -> ApiError:
         return engine_dead_error(error.problem)
     if isinstance(error, HTTPException):
         return ApiError(error.status_code, str(error.detail), headers=error.headers)
-    logger.error("request %s failed", request_id or "(no id)", exc_info=error)
+    if isinstance(error, DovetailError):  # a plugin's fault, which it names
+        logs.report_fault(error, f"request {request_id or '(no id)'} failed", "dovetail.server")
+    else:
+        logger.error("request %s failed", request_id or "(no id)", exc_info=error)
     return ApiError(500, f"internal error; the server's log has it under the request id {request_id}")
 
 

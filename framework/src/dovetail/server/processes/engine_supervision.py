@@ -69,31 +69,37 @@ class Supervisor(Generic[E]):
         self._make_engine = make_engine
         self._on_change = on_change
         self._restarts_left = MAX_RESTARTS
-        self._final_reason = ""
+        self._final_reason = self._final_fault = ""
         self._watching = asyncio.create_task(self._watch())
 
     async def ended(self) -> str:
-        """Wait until there is no engine and there will be none. Returns the reason."""
+        """Wait until there is no engine and there will be none. Returns the reason, for the operator."""
         await asyncio.wait({self._watching})
-        return self.dead_reason
+        return self._final_fault or self.dead_reason
 
     async def _watch(self) -> None:
         while self._restarts_left:
-            reason = await self.engine.ended()
+            fault = await self.engine.ended()
             self._on_change()
             try:
-                await self._restart(reason)
+                await self._restart(fault)
             except BaseException as error:  # whatever it was, there is no engine: the server ends, and says why
                 reraise_control_flow(error)
-                self._final_reason = f"{reason}; starting it again failed: {error}"
-                self._on_change()
+                self._end(
+                    f"{self.engine.dead_reason}; starting it again failed",
+                    f"{fault}; starting it again failed: {error}",
+                )
                 return
             self._on_change()
-        self._final_reason = f"it died again: {await self.engine.ended()}"
+        fault = await self.engine.ended()
+        self._end(f"it died again: {self.engine.dead_reason}", f"it died again: {fault}")
+
+    def _end(self, reason: str, fault: str) -> None:
+        self._final_reason, self._final_fault = reason, fault
         self._on_change()
 
-    async def _restart(self, reason: str) -> None:
-        announce(f"the engine died: {reason}; it is being started again", logging.WARNING)
+    async def _restart(self, fault: str) -> None:
+        announce(f"the engine died: {fault}; it is being started again", logging.ERROR)
         started = time.monotonic()
         await self.engine.stop()
         engine = await self._make_engine()

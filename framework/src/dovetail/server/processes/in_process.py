@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 
 import httpx2
 
+from dovetail.api.errors import DovetailError, EngineDeadError
 from dovetail.server.app import build_app
 from dovetail.server.processes.engine_supervision import MakeEngine, SupervisedEngine
 from dovetail.server.rendering.pool import TemplatePool
@@ -22,6 +23,7 @@ async def serve_in_process(make_engine: MakeEngine, settings: ServerSettings) ->
 
     Raises:
         DovetailError: the engine cannot be made.
+        EngineDeadError: it ended while serving, and so did its replacement; in place of what the client made of that.
     """
     with TemplatePool(settings) as templates:
         engine = SupervisedEngine(await make_engine(), make_engine)
@@ -30,5 +32,9 @@ async def serve_in_process(make_engine: MakeEngine, settings: ServerSettings) ->
             transport = httpx2.ASGITransport(build_app(engine, settings, renderer=templates))
             async with httpx2.AsyncClient(transport=transport, base_url="http://in-process", timeout=None) as client:
                 yield client
+        except DovetailError as error:
+            if engine.alive or engine.restarting:
+                raise
+            raise EngineDeadError(f"the engine ended while serving: {await engine.ended()}") from error
         finally:
             await engine.stop()

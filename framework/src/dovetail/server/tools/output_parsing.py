@@ -19,10 +19,10 @@ from dovetail.api import (
     ToolParser,
 )
 from dovetail.engine.templates.facts import TemplateFacts
-from dovetail.kernel.blame import blame, wrong_answer
+from dovetail.kernel.blame import blame, check_class, wrong_answer
 from dovetail.kernel.discovery import import_part
 from dovetail.kernel.parsers import first_match
-from dovetail.kernel.plan import Part
+from dovetail.kernel.plan import ANY, Part
 from dovetail.server.engine_protocol import ServedPlan
 from dovetail.server.tools.forced_calls import ForcedCalls
 from dovetail.server.tools.tool_choice import ToolSelection
@@ -205,6 +205,18 @@ def join_events(events: Iterable[OutputEvent]) -> ParsedOutput:
             case ToolCallArguments(index, piece):
                 calls[index][1].append(piece)
     return ParsedOutput("".join(reasoning), "".join(content), [(call, "".join(pieces)) for call, pieces in calls])
+
+
+def check_parsers(plan: ServedPlan) -> None:
+    """Import the parsers that were chosen by name. Others wait for a chat template that they recognise.
+
+    Raises:
+        PluginError: one cannot be imported, or is none; with its plugin.
+    """
+    for parsers, base in ((plan.tool_parsers, ToolParser), (plan.reasoning_parsers, ReasoningParser)):
+        for parser in parsers:
+            if parser.recognises == ANY:
+                check_class(parser.part, parser.part.target, import_part(parser.part, parser.part.target), base)
 
 
 def find_output_parsing(

@@ -94,6 +94,7 @@ OWN_VALUES = (
     OwnValue("max_model_len", ("-1",), text_or_number, "`auto`"),
     OwnValue("dtype", tuple(DTYPES), dtype_name, "the long names"),
     OwnValue("kv_cache_dtype", tuple(DTYPES), dtype_name, "the long names"),
+    OwnValue("model_impl", ("vllm",), one_of(vllm="native"), "`native`: only packages that name the architecture"),
     OwnValue("task", tuple(TASKS), one_of(**TASKS), "`embed`"),
     OwnValue("quantization", ("…_marlin",), repacked, "the format without the name of a kernel"),
     OwnValue(

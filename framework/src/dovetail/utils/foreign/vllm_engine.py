@@ -66,13 +66,6 @@ MODEL = Table(
         reason="only config.json is read, or the metadata of a weight file",
         instead="name a checkpoint in the form of transformers",
     ),
-    accept(
-        "model-impl",
-        "architectures come from installed plugins",
-        only=("auto", "vllm"),
-        reason="architectures come from installed plugins, and not from that library",
-        instead="leave it out; dovetail plugins list shows what is there",
-    ),
     refuse(
         "model-weights",
         "weights are read from where the model is",

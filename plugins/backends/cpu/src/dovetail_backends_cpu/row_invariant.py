@@ -58,6 +58,11 @@ def linear(x: Tensor, weight: Tensor) -> Tensor:
     return out[:rows].to(x.dtype).view(*x.shape[:-1], len(weight))
 
 
+def linear_by_head(x: Tensor, weight: Tensor) -> Tensor:
+    """:func:`linear` of each head: x ``[T, H, K]``, weight ``[H, N, K]`` → ``[T, H, N]``."""
+    return torch.stack([linear(x[:, head], one) for head, one in enumerate(weight)], 1)
+
+
 def round_rows(rows: int) -> int:
     """How many rows are computed for so many.
 
@@ -162,6 +167,7 @@ ACTIVATIONS = (ops.silu, ops.gelu, ops.gelu_tanh, ops.gelu_quick)
 
 OPERATIONS: Mapping[str, Callable[..., Any]] = {
     "linear": linear,
+    "linear_by_head": linear_by_head,
     "lay_out": lay_out,
     "softcap": softcap,
     **{activation.__name__: make_activation(activation) for activation in ACTIVATIONS},

@@ -33,6 +33,8 @@ large enough not to cost speed: slices that stay in the 60 MB level-2 cache took
 SCORE_BYTES = 1 << 28
 """Maximum bytes of scores of the plain products, unless one token has more."""
 STEPS_PER_OCTAVE = 4
+FLASH_FEATURES = frozenset({"sliding", "shared_cache"})
+"""Of a spec, for torch's FlashAttention."""
 
 
 class GatherAttention(AttentionBackend):
@@ -99,24 +101,24 @@ class GatherAttention(AttentionBackend):
             assert v is not None
             whole: list[WholeSlice] = index.metadata
             return torch.cat([whole_attention(q[p.tokens], k[p.request], v[p.request], p, spec, sinks) for p in whole])
-        keys, values = _split(cache.flatten(0, 1), spec)
+        keys, values = _split(cache, spec)
         if k is not None:
             keys.index_copy_(0, index.slot_mapping, k)
         if v is not None:
             values.index_copy_(0, index.slot_mapping, v)
         slices: list[Slice] = index.metadata
+        fits = self._fits(spec)
         found = []
         for part in slices:
-            keys, values = _split(cache.flatten(1).index_select(0, part.blocks).view(-1, cache.shape[2]), spec)
-            if self._fits(spec):
+            keys, values = _split(cache.flatten(1).index_select(0, part.blocks), spec)
+            if fits:
                 found.append(flash_attention(q[part.tokens], keys, values, part, spec))
             else:
                 found.append(plain_attention(q[part.tokens], keys, values, part, spec, sinks))
         return found[0] if len(found) == 1 else torch.cat(found)
 
     def _fits(self, spec: AttentionSpec) -> bool:
-        known = spec.features <= {"sliding", "shared_cache"}
-        return known and self._flash and spec.head_dim % 8 == 0 and spec.head_dim <= 256
+        return self._flash and spec.features <= FLASH_FEATURES and spec.head_dim % 8 == 0 and spec.head_dim <= 256
 
 
 def _row_size(spec: AttentionSpec) -> int:
@@ -124,12 +126,19 @@ def _row_size(spec: AttentionSpec) -> int:
     return spec.head_dim if spec.latent else spec.num_kv_heads * (spec.head_dim + spec.values)
 
 
-def _split(rows: Tensor, spec: AttentionSpec) -> tuple[Tensor, Tensor]:
-    """Views of rows as keys ``[N, K, D]`` and values ``[N, K, V]``; the values of latent rows are a part of the keys."""
+def _split(stored: Tensor, spec: AttentionSpec) -> tuple[Tensor, Tensor]:
+    """Views of the rows of tokens, in blocks of any number, as keys ``[N, K, D]`` and values ``[N, K, V]``; the values
+    of latent rows are a part of the keys.
+
+    Every layer of every step calls it twice. Where keys and values have one size, it takes two calls of torch.
+    """
     if spec.latent:
-        keys = rows[:, None]
+        keys = stored.view(-1, 1, spec.head_dim)
         return keys, keys[..., : spec.values]
-    size = spec.num_kv_heads * spec.head_dim
+    if spec.values == spec.head_dim:
+        keys, values = stored.view(-1, 2 * spec.num_kv_heads, spec.head_dim).chunk(2, 1)
+        return keys, values
+    rows, size = stored.view(-1, _row_size(spec)), spec.num_kv_heads * spec.head_dim
     return rows[:, :size].unflatten(1, (-1, spec.head_dim)), rows[:, size:].unflatten(1, (-1, spec.values))
 
 

@@ -66,10 +66,10 @@ def rope(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool = False) -> Tens
     cos, sin = cos[:, None].to(x.dtype), sin[:, None].to(x.dtype)  # [T, 1, R]
     half = _halves(x.device, x.dtype)
     if interleaved:
-        a, b = x.unflatten(-1, (-1, 2)).split(1, -1)  # [T, H, R, 1]
+        a, b = x.unflatten(-1, (-1, 2)).chunk(2, -1)  # [T, H, R, 1]
         turned: Tensor = _rotate(a, b, cos[..., None], sin[..., None], half)  # [T, H, R, 2]
     else:
-        a, b = x.unflatten(-1, (2, -1)).split(1, -2)  # [T, H, 1, R]
+        a, b = x.unflatten(-1, (2, -1)).chunk(2, -2)  # [T, H, 1, R]
         turned = _rotate(a, b, cos[:, :, None], sin[:, :, None], half[:, None])  # [T, H, 2, R]
     return turned.flatten(-2)
 

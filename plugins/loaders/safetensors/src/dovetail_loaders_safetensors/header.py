@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dovetail.api import CheckpointError, one_line, open_regular, quote_foreign
+from dovetail.api import DOWNLOAD_AGAIN, CheckpointError, one_line, open_regular, quote_foreign
 
 MAX_HEADER, MAX_VALUES = 2**25, 2**21
 """Most bytes of a header, and most values in it. The format allows 100 MB, which could take gigabytes to read; 100,000
@@ -46,8 +46,6 @@ DTYPES: dict[str, tuple[str, int]] = {
     "F4": ("float4_e2m1fn_x2", 4),
 }
 """The format's dtype → torch's, and the bits of one element."""
-
-DOWNLOAD_AGAIN = "the file is damaged or its download did not finish: fetch it again"
 
 
 @dataclass(frozen=True, slots=True)

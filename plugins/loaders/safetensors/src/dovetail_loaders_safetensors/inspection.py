@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from dovetail.api import Checkpoint, CheckpointError, quote_foreign
-from dovetail_loaders_safetensors.files import read_index, select
+from dovetail.api import Checkpoint, CheckpointError, quote_foreign, read_index, select_files
 from dovetail_loaders_safetensors.header import TensorInfo, read_header
 
+OTHERS = ("consolidated", "adapter_model", "optimizer", "ema")
 INDEX_KEY = "index"
 """Key of the index's path in a checkpoint's metadata."""
 
@@ -27,7 +27,7 @@ def inspect(path: str, files: tuple[str, ...]) -> Checkpoint:
     where = Path(path)
     folder = where.parent if where.is_file() else where
     names = [Path(file).name for file in files] or [where.name]
-    selection = select(folder, names)
+    selection = select_files(folder, names, "model.safetensors", OTHERS)
     chosen = tuple(str(folder / name) for name in selection.files)
     types = Counter(tensor.type for _, tensor in tensors_of(chosen, selection.index))
     metadata = {INDEX_KEY: selection.index} if selection.index else {}

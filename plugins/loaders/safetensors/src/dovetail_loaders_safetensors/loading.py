@@ -10,8 +10,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from dovetail.api import Checkpoint, CheckpointError, LazyTensor, one_line
-from dovetail_loaders_safetensors.header import DOWNLOAD_AGAIN
+from dovetail.api import DOWNLOAD_AGAIN, Checkpoint, CheckpointError, LazyTensor, one_line
 from dovetail_loaders_safetensors.inspection import INDEX_KEY, tensors_of
 
 

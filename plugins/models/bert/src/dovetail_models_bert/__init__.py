@@ -1,4 +1,4 @@
-"""BERT: registration only, nothing heavy."""
+"""BERT and RoBERTa: registration only, nothing heavy."""
 
 from __future__ import annotations
 
@@ -26,6 +26,32 @@ def dovetail_register_models() -> list[ModelCard]:
             target="dovetail_models_bert.model:BertForSequenceClassification",
             config="dovetail_models_bert.config:BertConfig",
             tasks=("classify",),
+            pooling="cls",
+            attention=("bidirectional",),
+            layer_kinds=("linear", "embedding"),
+        ),
+        ModelCard(
+            name="roberta",
+            summary="RoBERTa and XLM-RoBERTa encoders for embeddings: BGE-M3, multilingual E5 and others",
+            architectures=("XLMRobertaModel", "RobertaModel", "CamembertModel"),
+            target="dovetail_models_bert.model:RobertaModel",
+            config="dovetail_models_bert.config:RobertaConfig",
+            tasks=("embed",),
+            pooling="cls",
+            attention=("bidirectional",),
+            layer_kinds=("linear", "embedding"),
+        ),
+        ModelCard(
+            name="roberta-classifier",
+            summary="RoBERTa with a head for labels, or for the score of a pair of texts (cross-encoders such as bge-reranker)",
+            architectures=(
+                "XLMRobertaForSequenceClassification",
+                "RobertaForSequenceClassification",
+                "CamembertForSequenceClassification",
+            ),
+            target="dovetail_models_bert.model:RobertaForSequenceClassification",
+            config="dovetail_models_bert.config:RobertaConfig",
+            tasks=("score", "classify"),
             pooling="cls",
             attention=("bidirectional",),
             layer_kinds=("linear", "embedding"),

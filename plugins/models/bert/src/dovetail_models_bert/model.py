@@ -1,4 +1,4 @@
-"""BERT: post-norm blocks of attention in both directions and an MLP, with learned positions (Devlin et al., 2019)."""
+"""BERT and RoBERTa: post-norm blocks of attention in both directions and an MLP, with learned positions (Devlin et al., 2019)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from dovetail.nn import MLP, Context, PoolingModel, SelfAttention, Step
-from dovetail_models_bert.config import BertConfig
+from dovetail_models_bert.config import BertConfig, RobertaConfig
 
 OLD_NAMES = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
 """Ends of names in the first checkpoints."""
@@ -51,6 +51,7 @@ class BertBlock(nn.Module):
 class BertModel(PoolingModel):
     """All tokens are of the first type: prompts are single texts."""
 
+    prefix = "bert."
     leaves_out: tuple[str, ...] = ("cls.", "pooler.", "classifier.")
     """Heads of checkpoints that this model does not use."""
 
@@ -64,17 +65,18 @@ class BertModel(PoolingModel):
         )
         self.norm = ctx.norm(f"{name}.LayerNorm", c.hidden_size, c.layer_norm_eps, kind="layer", bias=True)
         self.blocks = nn.ModuleList(BertBlock(c, ctx, layer) for layer in range(c.num_hidden_layers))
+        self.position_offset = c.position_offset
 
     def rename(self, name: str) -> str | None:
-        """Checkpoints with a head have the prefix ``bert.``, those without have none."""
-        name = name.removeprefix("bert.")
+        """Checkpoints with a head have a prefix, those without have none."""
+        name = name.removeprefix(self.prefix)
         for old, new in OLD_NAMES.items():
             name = name.removesuffix(old) + new if name.endswith(old) else name
         return None if name.startswith(self.leaves_out) else name
 
     def forward(self, step: Step) -> Tensor:
         types = self.types(torch.zeros_like(step.tokens))
-        x = self.norm(self.words(step.tokens) + types + self.positions(step.positions))
+        x = self.norm(self.words(step.tokens) + types + self.positions(step.positions + self.position_offset))
         for block in self.blocks:
             x = block(x, step)
         return x
@@ -86,8 +88,28 @@ class BertForSequenceClassification(BertModel):
     def __init__(self, c: BertConfig, ctx: Context) -> None:
         super().__init__(c, ctx)
         self.pooler = ctx.linear("pooler.dense", c.hidden_size, c.hidden_size, bias=True)
-        self.classifier = ctx.linear("classifier", c.hidden_size, c.labels, bias=True)
+        self.classifier = ctx.linear("classifier", c.hidden_size, c.num_labels, bias=True)
 
     def pooled_logits(self, pooled: Tensor) -> Tensor:
         logits: Tensor = self.classifier(torch.tanh(self.pooler(pooled)))
+        return logits
+
+
+class RobertaModel(BertModel):
+    """BERT's layers; positions are numbered from another one (Liu et al., 2019; XLM-R: Conneau et al., 2020)."""
+
+    prefix = "roberta."
+    leaves_out: tuple[str, ...] = ("lm_head.", "pooler.", "classifier.")
+
+
+class RobertaForSequenceClassification(RobertaModel):
+    leaves_out = ("lm_head.", "pooler.")
+
+    def __init__(self, c: RobertaConfig, ctx: Context) -> None:
+        super().__init__(c, ctx)
+        self.dense = ctx.linear("classifier.dense", c.hidden_size, c.hidden_size, bias=True)
+        self.out = ctx.linear("classifier.out_proj", c.hidden_size, c.num_labels, bias=True)
+
+    def pooled_logits(self, pooled: Tensor) -> Tensor:
+        logits: Tensor = self.out(torch.tanh(self.dense(pooled)))
         return logits

@@ -1,4 +1,4 @@
-"""Gemma 1 and 2: registration only, nothing heavy."""
+"""Gemma 1 to 3: registration only, nothing heavy."""
 
 from __future__ import annotations
 
@@ -23,5 +23,32 @@ def dovetail_register_models() -> list[ModelCard]:
             config="dovetail_models_gemma.config:Gemma2Config",
             attention=("sliding", "softcap"),
             naming={"gguf": NamingCard(architectures=("gemma2",), target="dovetail_models_gemma.gguf:NAMING")},
+        ),
+        ModelCard(
+            name="gemma3",
+            summary="Gemma 3 for text: norms of queries and keys, and a sliding window in five of six layers",
+            architectures=("Gemma3ForCausalLM",),
+            target="dovetail_models_gemma.model:GemmaForCausalLM",
+            config="dovetail_models_gemma.config:Gemma3Config",
+            attention=("sliding", "softcap"),
+            naming={"gguf": NamingCard(architectures=("gemma3",), target="dovetail_models_gemma.gguf:NAMING_3")},
+        ),
+        ModelCard(
+            name="gemma3-text-of-multimodal",
+            summary="the language model of Gemma 3 checkpoints that also see images",
+            architectures=("Gemma3ForConditionalGeneration",),
+            target="dovetail_models_gemma.model:Gemma3ForConditionalGeneration",
+            config="dovetail_models_gemma.config:Gemma3Config",
+            attention=("sliding", "softcap"),
+        ),
+        ModelCard(
+            name="gemma3-classifier",
+            summary="Gemma 3 with a head for the labels of a text",
+            architectures=("Gemma3TextForSequenceClassification",),
+            target="dovetail_models_gemma.model:GemmaForSequenceClassification",
+            config="dovetail_models_gemma.config:Gemma3Config",
+            tasks=("classify",),
+            attention=("sliding", "softcap"),
+            layer_kinds=("linear", "embedding"),
         ),
     ]

@@ -1,12 +1,12 @@
-"""The configurations of Gemma 1 and 2, read from ``config.json``."""
+"""The configurations of Gemma 1 to 3, read from ``config.json``."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, model_validator
 
-from dovetail.api import Activation, AttentionFeature, DecoderConfig, Epsilon, HeadDim, quote_foreign
+from dovetail.api import Activation, AttentionFeature, DecoderConfig, Epsilon, HeadDim, Positions, quote_foreign
 
 Positive = Annotated[float, Field(gt=0, le=2.0**27)]
 
@@ -17,6 +17,9 @@ FULL, SLIDING = "full_attention", "sliding_attention"
 
 class GemmaConfig(DecoderConfig):
     """Keys of GemmaConfig in transformers, with their defaults."""
+
+    scaled: ClassVar[bool] = False
+    """Whether rotary embeddings may be scaled, and may differ between layers."""
 
     head_dim: HeadDim = 256
     hidden_act: Activation = "gelu_tanh"
@@ -39,6 +42,8 @@ class GemmaConfig(DecoderConfig):
 
     @model_validator(mode="after")
     def _check_gemma(self) -> GemmaConfig:
+        if self.scaled:
+            return self
         kinds = {self.rope_for(layer) for layer in range(self.num_hidden_layers)}
         if len(kinds) > 1 or (kind := self.rope_for(0)).rope_type != "default":
             raise ValueError(f"the rotary embedding {kind.rope_type!r} is not supported, only one without scaling")
@@ -53,6 +58,12 @@ class GemmaConfig(DecoderConfig):
 class Gemma2Config(GemmaConfig):
     """Keys of Gemma2Config in transformers, with their defaults."""
 
+    absent: ClassVar[dict[str, Any]] = {
+        "sliding_window": 4096,
+        "attn_logit_softcapping": 50.0,
+        "final_logit_softcapping": 30.0,
+    }
+    """Values of keys that are missing. A key with null means none here, and not the default."""
     query_pre_attn_scalar: Positive = 256.0
     """Scores are divided by its square root."""
     attn_logit_softcapping: Positive | None = None
@@ -61,9 +72,10 @@ class Gemma2Config(GemmaConfig):
     @model_validator(mode="before")
     @classmethod
     def _read_gemma2(cls, data: Any) -> Any:
-        # Here a key with null means none, and only one that is missing means the default.
-        defaults = {"sliding_window": 4096, "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0}
-        return {**defaults, **data} if isinstance(data, dict) else data
+        if not isinstance(data, dict):
+            return data
+        text = data.get("text_config")
+        return {**cls.absent, **data, **({"text_config": {**cls.absent, **text}} if isinstance(text, dict) else {})}
 
     @classmethod
     def prepare(cls, data: dict[str, Any]) -> dict[str, Any]:
@@ -80,3 +92,22 @@ class Gemma2Config(GemmaConfig):
     @property
     def scale(self) -> float:
         return self.query_pre_attn_scalar**-0.5
+
+
+class Gemma3Config(Gemma2Config):
+    """Keys of Gemma3TextConfig in transformers, with their defaults."""
+
+    scaled = True
+    absent = {"sliding_window": 4096}
+    rope_defaults: ClassVar[dict[str, Any]] = {FULL: {"rope_theta": 1e6}, SLIDING: {"rope_theta": 1e4}}
+
+    max_position_embeddings: Positions = 131072
+
+    @classmethod
+    def prepare(cls, data: dict[str, Any]) -> dict[str, Any]:
+        layers, pattern = data.get("num_hidden_layers"), data.get("sliding_window_pattern", 6)
+        if type(pattern) is not int or pattern < 1:
+            raise ValueError(f"sliding_window_pattern is {quote_foreign(pattern)}, wanted a positive number of layers")
+        if "layer_types" not in data and type(layers) is int and 0 < layers <= 10_000:
+            data["layer_types"] = tuple(SLIDING if (layer + 1) % pattern else FULL for layer in range(layers))
+        return super().prepare(data)

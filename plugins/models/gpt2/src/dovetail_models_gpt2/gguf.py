@@ -10,7 +10,12 @@ from typing import Any
 
 from dovetail.api import Metadata, TableNaming
 
-TOP = {"token_embd": "wte", "position_embd": "wpe", "output_norm": "ln_f", "output": "lm_head"}
+TOP = {
+    "token_embd": "transformer.wte",
+    "position_embd": "transformer.wpe",
+    "output_norm": "transformer.ln_f",
+    "output": "lm_head",
+}
 LAYER = {
     "attn_norm": "ln_1",
     "attn_qkv": "attn.c_attn",
@@ -25,7 +30,7 @@ class GPT2Naming(TableNaming):
     """Translates GGUF's ``gpt2`` architecture; see :class:`dovetail.api.Naming`."""
 
     outer, inner, block = TOP, LAYER, "blk"
-    layers = "h"
+    layers = "transformer.h"
 
     def config(self, architecture: str, metadata: Mapping[str, Any]) -> dict[str, Any]:
         keys = Metadata("GGUF", architecture, metadata)

@@ -20,5 +20,25 @@ def dovetail_register_models() -> list[ModelCard]:
                     architectures=("llama", "mistral", "granite"), target="dovetail_models_llama.gguf:NAMING"
                 )
             },
-        )
+        ),
+        ModelCard(
+            name="llama-embedding",
+            summary="the same without a head, such as e5-mistral",
+            architectures=("LlamaModel", "MistralModel"),
+            target="dovetail_models_llama.model:LlamaModel",
+            config="dovetail_models_llama.config:LlamaConfig",
+            tasks=("embed",),
+            attention=("sliding",),
+            layer_kinds=("linear", "embedding"),
+        ),
+        ModelCard(
+            name="llama-classifier",
+            summary="the same with a head for the labels of a text",
+            architectures=("LlamaForSequenceClassification", "MistralForSequenceClassification"),
+            target="dovetail_models_llama.model:LlamaForSequenceClassification",
+            config="dovetail_models_llama.config:LlamaConfig",
+            tasks=("classify",),
+            attention=("sliding",),
+            layer_kinds=("linear", "embedding"),
+        ),
     ]

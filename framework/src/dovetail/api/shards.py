@@ -1,4 +1,4 @@
-"""Finds the files of a folder that belong to the model."""
+"""For loaders: the files of a folder that belong to the model, of one or of many with an index."""
 
 from __future__ import annotations
 
@@ -8,20 +8,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dovetail.api import CheckpointError, quote_foreign, read_text
-from dovetail_loaders_safetensors.header import DOWNLOAD_AGAIN
+from dovetail.api.errors import CheckpointError
+from dovetail.api.text import quote_foreign, read_text
 
-INDEX = ".safetensors.index.json"
-SINGLE = "model.safetensors"
-SHARD = re.compile(r"(.+)-(\d+)-of-(\d+)(\.safetensors)", re.IGNORECASE)
+DOWNLOAD_AGAIN = "the file is damaged or its download did not finish: fetch it again"
+INDEX = ".index.json"
+"""After the name of the file that it stands for."""
+SHARD = re.compile(r"(.+)-(\d+)-of-(\d+)(\.\w+)")
 MAX_INDEX, MAX_FILE_NAME = 2**25, 255
 """Most bytes of an index, and of a file's name."""
-OTHERS = ("consolidated", "adapter_model", "optimizer", "ema")
-"""Prefixes of files that hold the same weights under other names, or no weights of the model."""
 
 
 @dataclass(frozen=True)
-class Selection:
+class ModelFiles:
     """The files of a model.
 
     Attributes:
@@ -33,27 +32,36 @@ class Selection:
     index: str | None = None
 
 
-def select(folder: Path, names: Sequence[str]) -> Selection:
+def select_files(folder: Path, names: Sequence[str], single: str, others: tuple[str, ...]) -> ModelFiles:
     """The files that belong to the model: those of the index; else a complete set of numbered shards; else the file
     with the usual name; else all except those that usually accompany a model.
+
+    Args:
+        names: of the files in the folder that the loader reads.
+        single: the usual name of a file that has the whole model, such as ``model.safetensors``. An index has the name
+            of a file with the same ending, and ``.index.json``.
+        others: beginnings, in lower case, of names of files that hold the same weights under other names, or no weights
+            of the model.
 
     Raises:
         CheckpointError: one of the files is missing, or an index is malformed.
     """
-    customary = SINGLE + ".index.json"
-    for index in sorted(folder.glob(f"*{INDEX}"), key=lambda file: (file.name != customary, file.name)):
+    customary = single + INDEX
+    for index in sorted(
+        folder.glob(f"*{Path(single).suffix}{INDEX}"), key=lambda file: (file.name != customary, file.name)
+    ):
         wanted = sorted(set(read_index(index).values()))
         if set(wanted) & set(names):  # otherwise it speaks of other files
-            return Selection(_check_present(folder, wanted, f"as {index} lists them"), str(index))
-    own = [name for name in sorted(names) if not name.lower().startswith(OTHERS)] or sorted(names)
+            return ModelFiles(_check_present(folder, wanted, f"as {index} lists them"), str(index))
+    own = [name for name in sorted(names) if not name.lower().startswith(others)] or sorted(names)
     if shard := next((m for m in map(SHARD.fullmatch, own) if m), None):
         stem, _, count, suffix = shard.groups()
         # Names with an absurd count of shards are not trusted with a list of that length.
         if 0 < int(count) <= 10_000:
             wanted = [f"{stem}-{i:0{len(count)}}-of-{count}{suffix}" for i in range(1, int(count) + 1)]
-            return Selection(_check_present(folder, wanted, f"since {shard[0]} is one of {int(count)}"))
-    single = next((name for name in own if name.lower() == SINGLE), None)
-    return Selection([single] if single else own)
+            return ModelFiles(_check_present(folder, wanted, f"since {shard[0]} is one of {int(count)}"))
+    usual = next((name for name in own if name.lower() == single), None)
+    return ModelFiles([usual] if usual else own)
 
 
 def read_index(index: Path) -> Mapping[str, str]:

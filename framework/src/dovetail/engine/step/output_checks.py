@@ -1,0 +1,155 @@
+"""Compares what kernels, the attention backend and a platform's operations compute with what was agreed: once, in the
+first step of an engine, so that no later step is slower for it.
+
+What has another shape, dtype or device fails somewhere else if at all, where its plugin is no longer to be seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dovetail.api.errors import PluginError
+from dovetail.kernel.blame import Blamed, describe_type, fault_of
+from dovetail.kernel.plan import Plan
+from dovetail.nn.attention import Attention
+from dovetail.nn.context import Context
+from dovetail.nn.experts import Experts
+from dovetail.nn.layers import WeightLayer
+from dovetail.nn.ops import REFERENCES
+
+
+@contextmanager
+def checked_outputs(model: nn.Module, ctx: Context, plan: Plan) -> Iterator[None]:
+    """A context manager for one step, in which everything that the model calls is checked.
+
+    Raises:
+        PluginError: a result is not as agreed; names the part, the layer, what was wanted and what was found.
+    """
+    with ExitStack() as undo:
+
+        def put(holder: Any, name: str, value: Any) -> None:
+            undo.callback(setattr, holder, name, getattr(holder, name))
+            setattr(holder, name, value)
+
+        for layer in dict.fromkeys(ctx.layers.values()):
+            if isinstance(layer, Experts):
+                put(layer, "kernel", _Checked(layer.kernel, _expect_experts(layer)))
+            else:
+                put(layer, "kernels", _check_kernels(layer, ctx.dtype))
+        names = {id(module): name for name, module in model.named_modules()}
+        for number, attention in enumerate(ctx.attention_layers):
+            name = names.get(id(attention)) or f"number {number}"
+            put(attention, "backend", _CheckedBackend(attention, plan.attention.part, name))
+        operations = {
+            id(function): _check_operation(name, function, plan.platform.part)
+            for name, function in ctx.ops.claimed.items()
+            if name in REFERENCES
+        }
+        for holder in (ctx.ops, *model.modules()):  # modules keep some of them
+            for name, value in list(vars(holder).items()):
+                if id(value) in operations:
+                    put(holder, name, operations[id(value)])
+        yield
+
+
+class _Checked:
+    """A kernel whose results are checked."""
+
+    def __init__(self, kernel: Any, check: Callable[[Any, Any, tuple[Any, ...]], None]) -> None:
+        self._kernel = kernel
+        self._check = check
+
+    def __call__(self, *arguments: Any) -> Any:
+        found = self._kernel(*arguments)
+        self._check(getattr(self._kernel, "part", None), found, arguments)
+        return found
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._kernel, name)
+
+
+class _CheckedBackend:
+    def __init__(self, layer: Attention, part: Blamed, name: str) -> None:
+        self._backend, self._spec = layer.backend, layer.spec
+        self._part, self._name = part, name
+
+    def forward(self, q: Tensor, *arguments: Any) -> Any:
+        found = self._backend.forward(q, *arguments)
+        wanted = (q.shape[0], self._spec.num_heads, self._spec.values)
+        _require(self._part, f"forward() of the layer {self._name}", found, wanted, q.dtype, q.device)
+        return found
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backend, name)
+
+
+def _check_kernels(layer: WeightLayer, dtype: torch.dtype) -> list[Any]:
+    shapes = layer.local_parts()
+    each: list[tuple[tuple[str, ...], int, int]]
+    if len(layer.kernels) == len(shapes):
+        each = [((part,), rows, columns) for part, (rows, columns) in shapes.items()]
+    else:  # joined
+        columns = next(iter(shapes.values()))[1]
+        each = [(tuple(shapes), sum(rows for rows, _ in shapes.values()), columns)]
+    return [
+        _Checked(kernel, _expect_rows(layer.kind, names, rows, columns, dtype))
+        for kernel, (names, rows, columns) in zip(layer.kernels, each, strict=True)
+    ]
+
+
+def _expect_rows(
+    kind: str, names: tuple[str, ...], rows: int, columns: int, dtype: torch.dtype
+) -> Callable[[Any, Any, tuple[Any, ...]], None]:
+    def check(part: Blamed | None, found: Any, arguments: tuple[Any, ...]) -> None:
+        (x,) = arguments
+        what = f"the {'rows' if kind == 'embedding' else 'product'} of {', '.join(names)}"
+        if kind == "embedding":
+            _require(part, what, found, (*x.shape, columns), dtype, x.device)
+        else:
+            _require(part, what, found, (*x.shape[:-1], rows), x.dtype, x.device)
+
+    return check
+
+
+def _expect_experts(layer: Experts) -> Callable[[Any, Any, tuple[Any, ...]], None]:
+    def check(part: Blamed | None, found: Any, arguments: tuple[Any, ...]) -> None:
+        x = arguments[0]
+        _require(part, f"the product of the experts {layer.names[0][0]}, …", found, tuple(x.shape), x.dtype, x.device)
+
+    return check
+
+
+def _check_operation(name: str, function: Callable[..., Any], part: Blamed) -> Callable[..., Any]:
+    reference = REFERENCES[name]
+
+    def checked(*arguments: Any, **options: Any) -> Any:
+        found = function(*arguments, **options)
+        wanted = reference(*arguments, **options)
+        if not isinstance(wanted, tuple):
+            _require(part, f"{name}()", found, tuple(wanted.shape), wanted.dtype, wanted.device)
+            return found
+        if not (isinstance(found, tuple) and len(found) == len(wanted)):
+            raise fault_of(part, f"answered {name}() with {describe_type(found)}, wanted {len(wanted)} tensors")
+        for place, (one, right) in enumerate(zip(found, wanted, strict=True)):
+            _require(part, f"{name}()[{place}]", one, tuple(right.shape), right.dtype, right.device)
+        return found
+
+    return checked
+
+
+def _require(
+    part: Blamed | None, what: str, found: Any, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device
+) -> None:
+    if isinstance(found, Tensor) and (tuple(found.shape), found.dtype, found.device) == (shape, dtype, device):
+        return
+    wanted, was = f"a tensor of {dtype} {list(shape)}", describe_type(found)
+    if isinstance(found, Tensor) and found.device != device:
+        wanted, was = f"{wanted} on {device}", f"{was} on {found.device}"
+    if part is None:  # the tests' own
+        raise PluginError(f"a kernel answered {what} with {was}, wanted {wanted}")
+    raise fault_of(part, f"answered {what} with {was}, wanted {wanted}")

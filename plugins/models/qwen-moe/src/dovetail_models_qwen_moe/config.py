@@ -1,0 +1,106 @@
+"""The configurations of Qwen 2 and 3 with experts, read from ``config.json``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field, model_validator
+
+from dovetail.api import DecoderConfig, Epsilon, Positions, Size, check_routing
+
+Count = Annotated[int, Field(gt=0, le=4096)]
+
+
+class QwenMoeConfig(DecoderConfig):
+    """Keys that Qwen2MoeConfig and Qwen3MoeConfig have in common in transformers, with their defaults."""
+
+    aliases: ClassVar[dict[str, str]] = {"num_local_experts": "num_experts"}
+    missing: ClassVar[dict[str, Any]]
+    """Values of keys for which null means something else than no key: no window, and as many key-value heads as query
+    heads.
+    """
+
+    max_position_embeddings: Positions = 32768
+    rms_norm_eps: Epsilon = 1e-6
+    use_sliding_window: bool = False
+    is_causal: bool = True
+    num_experts: Count
+    num_experts_per_tok: Count
+    moe_intermediate_size: Size
+    norm_topk_prob: bool = False
+    decoder_sparse_step: int = Field(default=1, gt=0)
+    """Each so-manieth layer has experts."""
+    mlp_only_layers: tuple[int, ...] = Field(default=(), strict=False)
+    """Layers that have none in any case."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_qwen(cls, data: Any) -> Any:
+        return {**cls.missing, **data} if isinstance(data, dict) else data
+
+    @classmethod
+    def prepare(cls, data: dict[str, Any]) -> dict[str, Any]:
+        data.setdefault("use_sliding_window", False)
+        return super().prepare(data)
+
+    @model_validator(mode="after")
+    def _check_qwen(self) -> QwenMoeConfig:
+        check_routing(self.num_experts, self.num_experts_per_tok, names=("num_experts", "num_experts_per_tok"))
+        if not self.is_causal:
+            raise ValueError("is_causal is false, which is not supported, only causal attention")
+        for rope in self.rope.values():
+            if rope.partial_rotary_factor != 1.0:
+                raise ValueError(f"partial_rotary_factor {rope.partial_rotary_factor} is not supported, only 1")
+            if rope.rope_type == "longrope" and rope.long_factor is None:
+                raise ValueError("the rotary embedding of the type 'longrope' lacks long_factor and short_factor")
+        return self
+
+    def has_experts(self, layer: int) -> bool:
+        return layer not in self.mlp_only_layers and (layer + 1) % self.decoder_sparse_step == 0
+
+
+class Qwen2MoeConfig(QwenMoeConfig):
+    """Keys of Qwen2MoeConfig in transformers, with their defaults."""
+
+    missing = {"sliding_window": 4096, "num_key_value_heads": 16}
+
+    num_experts: Count = 60
+    num_experts_per_tok: Count = 4
+    moe_intermediate_size: Size = 1408
+    shared_expert_intermediate_size: Size = 5632
+    qkv_bias: bool = True
+    max_window_layers: int = Field(default=28, ge=0)
+    """Of so many layers, every second has the window, from the first. ``layer_types`` replaces it."""
+
+    @classmethod
+    def prepare(cls, data: dict[str, Any]) -> dict[str, Any]:
+        layers, windows = data.get("num_hidden_layers"), data.setdefault("max_window_layers", 28)
+        usual = data.get("use_sliding_window") is True and "layer_types" not in data
+        if usual and type(layers) is int and 0 < layers <= 10_000 and type(windows) is int:
+            sees = ("sliding_attention", "full_attention")
+            data["layer_types"] = tuple(sees[layer % 2 if layer < windows else 1] for layer in range(layers))
+        return super().prepare(data)
+
+
+class Qwen3MoeConfig(QwenMoeConfig):
+    """Keys of Qwen3MoeConfig in transformers, with their defaults. Either all layers have the window or none."""
+
+    missing = {"sliding_window": 4096, "num_key_value_heads": 4}
+
+    num_experts: Count = 128
+    num_experts_per_tok: Count = 8
+    moe_intermediate_size: Size = 768
+    attention_bias: bool = False
+
+    @classmethod
+    def prepare(cls, data: dict[str, Any]) -> dict[str, Any]:
+        data.pop("max_window_layers", None)  # which published files have, and no layer follows
+        return super().prepare(data)
+
+    @model_validator(mode="after")
+    def _check_windows(self) -> Qwen3MoeConfig:
+        if self.sliding_window is not None and set(self.layer_types) != {"sliding_attention"}:
+            raise ValueError(
+                "use_sliding_window is true and layer_types leaves out layers: all have the window, or none"
+            )
+        return self

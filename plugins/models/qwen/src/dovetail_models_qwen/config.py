@@ -1,0 +1,60 @@
+"""The configurations of Qwen 2 and 3, read from ``config.json``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field, model_validator
+
+from dovetail.api import AttentionFeature, DecoderConfig, Epsilon, HeadDim, Positions
+
+
+class Qwen2Config(DecoderConfig):
+    """Keys of Qwen2Config in transformers, with their defaults."""
+
+    max_position_embeddings: Positions = 32768
+    rms_norm_eps: Epsilon = 1e-6
+    use_sliding_window: bool = False
+    max_window_layers: int = Field(default=28, ge=0)
+    """So many layers see everything, and those after them have the window. ``layer_types`` replaces it."""
+    is_causal: bool = True
+    """False for embeddings of which every token sees the whole text."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_qwen(cls, data: Any) -> Any:
+        # A key that is missing means the default. Null means no window, and as many key-value heads as query heads.
+        return {"sliding_window": 4096, "num_key_value_heads": 32, **data} if isinstance(data, dict) else data
+
+    @classmethod
+    def prepare(cls, data: dict[str, Any]) -> dict[str, Any]:
+        data.setdefault("use_sliding_window", False)
+        data.setdefault("max_window_layers", 28)
+        return super().prepare(data)
+
+    @model_validator(mode="after")
+    def _check_qwen(self) -> Qwen2Config:
+        for rope in self.rope.values():
+            if rope.partial_rotary_factor != 1.0:
+                raise ValueError(f"partial_rotary_factor {rope.partial_rotary_factor} is not supported, only 1")
+            if rope.rope_type == "longrope" and rope.long_factor is None:
+                raise ValueError("the rotary embedding of the type 'longrope' lacks long_factor and short_factor")
+        if not self.is_causal and "sliding_attention" in self.layer_types:
+            raise ValueError("is_causal is false and a layer has a window, which is not supported together")
+        return self
+
+    def attention_features(self, layer: int) -> frozenset[AttentionFeature]:
+        sight: frozenset[AttentionFeature] = frozenset() if self.is_causal else frozenset({"bidirectional"})
+        return super().attention_features(layer) | sight
+
+
+class Qwen3Config(Qwen2Config):
+    """Keys of Qwen3Config in transformers, with their defaults."""
+
+    head_dim: HeadDim = 128
+    attention_bias: bool = False
+
+    @classmethod
+    def prepare(cls, data: dict[str, Any]) -> dict[str, Any]:
+        data.setdefault("head_dim", 128)
+        return super().prepare(data)
