@@ -12,9 +12,10 @@ import pytest
 pytest.importorskip("triton")
 
 
-def test_the_kernels_compile() -> None:
+def test_the_kernels_compile(tmp_path: Path) -> None:
     # In a process of its own, because Triton decides at import whether it interprets.
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    environment["TRITON_CACHE_DIR"] = str(tmp_path)
     script = Path(__file__).with_name("compile_kernels.py")
     done = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr

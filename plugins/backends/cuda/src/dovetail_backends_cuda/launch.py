@@ -4,8 +4,8 @@ Programmatic dependent launch (NVIDIA, CUDA programming guide, "Programmatic Dep
 blocks while the kernel before it still runs. They fetch what no kernel of this step writes (weights, above all), and then wait for all
 that came before. So in a chain of small kernels, the memory is not idle between them.
 
-The rules that make it safe: every kernel here waits before it reads what another one may have written, and before it writes anything. Only
-kernels that wait are launched so. A kernel of another library in the chain is launched in the ordinary way, which waits for everything.
+The rules that make it safe: every kernel here waits before it reads what another one may have written, and before it writes anything. A block
+without work may end at once where others of its kernel wait. Only kernels that wait are launched so. A kernel of another library in the chain is launched in the ordinary way, which waits for everything.
 """
 
 from __future__ import annotations

@@ -74,19 +74,17 @@ class PagedAttention(GatherAttention):
             return super().prepare(step, index, specs)
         spec = next(iter(specs))  # all see the same
         requests = len(step.seq_lens)
-        ints, floats = (
-            {"dtype": torch.int32, "device": self.device},
-            {"dtype": torch.float32, "device": self.device},
-        )
-        plan, arrived = torch.empty(requests + 2, **ints), torch.empty(self._extra, **ints)
+        plan = torch.empty(requests + 2, dtype=torch.int32, device=self.device)
+        arrived = torch.empty(self._extra, dtype=torch.int32, device=self.device)
         plan_kernel[(1,)](
             step.seq_lens, plan, arrived, requests, max(spec.num_kv_heads for spec in specs),
             spec.window or 0, TILE, LEAST_TILES, self._extra, _request_block(requests), triton.next_power_of_2(self._extra), num_warps=4,
         )  # fmt: skip
         group = max(spec.num_heads // spec.num_kv_heads for spec in specs)
-        slots = (2 * self._extra, group)
-        parts = torch.empty(*slots, max(spec.head_dim for spec in specs), **floats)
-        return DecodePlan(plan, arrived, parts, torch.empty(slots, **floats), self._extra)
+        widest = max(spec.head_dim for spec in specs)
+        parts = torch.empty(2 * self._extra, group, widest, dtype=torch.float32, device=self.device)
+        sizes = torch.empty(2 * self._extra, group, dtype=torch.float32, device=self.device)
+        return DecodePlan(plan, arrived, parts, sizes, self._extra)
 
     def forward(
         self,
