@@ -432,7 +432,7 @@ def test_a_server_tells_its_operator_and_not_its_clients(site: Site, checkpoint:
             return httpx2.post(f"{server.url}/v1/completions", json=body, timeout=60)
 
         for told in ("it is being started again", "it died again"):
-            until(lambda: ask(1, 2).status_code == 200)
+            until(lambda: ask(1, 2).status_code == 200, 120)
             answer = ask(1, 2, 3, 4, 5)
             assert answer.status_code >= 500
             assert "the request id is " in answer.text
