@@ -17,7 +17,7 @@ from pydantic import BaseModel, model_validator
 
 from dovetail.api import AttentionRequirement, Checkpoint, LazyTensor, Proposer, RequestError
 from dovetail.nn.dense import DenseFormat, DenseKernel, DenseWeight
-from dovetail.nn.ops import rms_norm
+from dovetail.nn.ops import Ops, rms_norm
 
 __all__ = ["inspect", "load"]
 
@@ -202,6 +202,11 @@ class AbsentKernel(DenseKernel):
         return super().__call__(x).to("meta")
 
 
+class NarrowGateKernel(DenseKernel):
+    def multiply_gated(self, *arguments: Any) -> Any:
+        return super().multiply_gated(*arguments)[:, 1:]
+
+
 # Platforms and attention.
 
 
@@ -248,6 +253,16 @@ class FailingAttention(SdpaAttention):
 class FlatAttention(SdpaAttention):
     def forward(self, *arguments: Any, **options: Any) -> Any:
         return super().forward(*arguments, **options).flatten(1)
+
+
+class FlatRotatingAttention(SdpaAttention):
+    def forward_rotated(self, *arguments: Any, **options: Any) -> Any:
+        return super().forward_rotated(*arguments, **options).flatten(1)
+
+
+class WideGates(CpuPlatform):
+    def operations(self) -> Any:
+        return {**super().operations(), "silu_mul": lambda x: Ops.silu_mul(x).double()}
 
 
 class WideOperations(CpuPlatform):

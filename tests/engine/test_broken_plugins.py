@@ -204,6 +204,9 @@ UNLOADABLE: dict[str, tuple[tuple[Card, dict[str, Any]], str]] = {
     ),
     "a kernel of another dtype": (kernel("WideKernel"), "answered the rows of model.embed_tokens with Tensor of torch.float64 [8, 48], wanted a tensor of torch.float32"),
     "a kernel on another device": (kernel("AbsentKernel"), "with Tensor of torch.float32 [8, 48] on meta, wanted a tensor of torch.float32 [8, 48] on cpu"),
+    "a kernel whose gated product has another shape": (kernel("NarrowGateKernel"), "the kernel nut (broken-nut 3.1) answered the product of model.layers.0.mlp.gate_proj, model.layers.0.mlp.up_proj with"),
+    "attention that rotates, of another shape": (attention("FlatRotatingAttention"), "answered forward_rotated() of the layer blocks.0.attention.attention with Tensor of torch.float32 [8, 48]"),
+    "a gate of another dtype": (platform("WideGates"), "the platform nut (broken-nut 3.1) answered silu_mul() with Tensor of torch.float64"),
     "attention of another shape": (
         attention("FlatAttention"),
         "the attention nut (broken-nut 3.1) answered forward() of the layer blocks.0.attention.attention with Tensor of torch.float32 [8, 48], wanted a tensor of torch.float32 [8, 6, 8]",

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from dovetail.api import ModelCard
-from dovetail.nn import AttentionBackend, AttentionSpec, Context, KVIndex, PoolingModel, Step
+from dovetail.nn import Attention, AttentionBackend, AttentionSpec, Context, KVIndex, PoolingModel, Step
 from dovetail.nn.attention import group_layers
 from dovetail.testing.comparison import label, relative_error
 from dovetail.testing.harness import (
@@ -103,8 +103,11 @@ def _queries_and_keys(
     """What each attention layer is given for tokens at these positions."""
     found: dict[int, tuple[Tensor, Tensor | None]] = {}
 
-    def record(layer: int, module: Any, arguments: tuple[Any, ...]) -> None:
-        found[layer] = arguments[:2]
+    def record(layer: int, module: Attention, arguments: tuple[Any, ...]) -> None:
+        q, k, _, _, *rotation = arguments
+        if rotation:  # which is for the backend to do
+            q, k = rotation[0](q).split((module.spec.num_heads, module.spec.num_kv_heads), 1)
+        found[layer] = q, k
 
     specs = [group.spec for group in group_layers(ctx.attention_layers)]
     step = BlockTables([TOKENS], ctx.backend.block_size).step({0: [1] * TOKENS}, ctx.device, specs)

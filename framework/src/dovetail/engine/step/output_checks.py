@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from dataclasses import replace
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,11 +17,12 @@ from torch import Tensor, nn
 from dovetail.api.errors import PluginError
 from dovetail.kernel.blame import Blamed, describe_type, fault_of
 from dovetail.kernel.plan import Plan
-from dovetail.nn.attention import Attention
+from dovetail.nn.attention import Attention, AttentionBackend
 from dovetail.nn.context import Context
 from dovetail.nn.experts import Experts
 from dovetail.nn.layers import WeightLayer
 from dovetail.nn.ops import REFERENCES
+from dovetail.nn.weights import Gate, WeightKernel
 
 
 @contextmanager
@@ -54,6 +56,8 @@ def checked_outputs(model: nn.Module, ctx: Context, plan: Plan) -> Iterator[None
             for name, value in list(vars(holder).items()):
                 if id(value) in operations:
                     put(holder, name, operations[id(value)])
+                elif isinstance(value, Gate) and id(value.compute) in operations:
+                    put(holder, name, replace(value, compute=operations[id(value.compute)]))
         yield
 
 
@@ -73,6 +77,30 @@ class _Checked:
         return getattr(self._kernel, name)
 
 
+class _CheckedProduct(_Checked):
+    """A kernel of one weight.
+
+    Args:
+        check_gated: of a product with its gate inside.
+    """
+
+    def __init__(
+        self,
+        kernel: Any,
+        check: Callable[[Any, Any, tuple[Any, ...]], None],
+        check_gated: Callable[[Any, Any, tuple[Any, ...]], None],
+    ) -> None:
+        super().__init__(kernel, check)
+        self._check_gated = check_gated
+
+    def multiply_gated(self, x: Tensor, gate: Gate) -> Any:
+        if type(self._kernel).multiply_gated is WeightKernel.multiply_gated:
+            return gate(self(x))
+        found = self._kernel.multiply_gated(x, gate)
+        self._check_gated(getattr(self._kernel, "part", None), found, (x,))
+        return found
+
+
 class _CheckedBackend:
     def __init__(self, layer: Attention, part: Blamed, name: str) -> None:
         self._backend, self._spec = layer.backend, layer.spec
@@ -80,9 +108,19 @@ class _CheckedBackend:
 
     def forward(self, q: Tensor, *arguments: Any) -> Any:
         found = self._backend.forward(q, *arguments)
-        wanted = (q.shape[0], self._spec.num_heads, self._spec.values)
-        _require(self._part, f"forward() of the layer {self._name}", found, wanted, q.dtype, q.device)
+        self._require("forward", found, q)
         return found
+
+    def forward_rotated(self, qk: Tensor, *arguments: Any) -> Any:
+        if type(self._backend).forward_rotated is AttentionBackend.forward_rotated:
+            return AttentionBackend.forward_rotated(cast("AttentionBackend", self), qk, *arguments)
+        found = self._backend.forward_rotated(qk, *arguments)
+        self._require("forward_rotated", found, qk)
+        return found
+
+    def _require(self, method: str, found: Any, q: Tensor) -> None:
+        wanted = (q.shape[0], self._spec.num_heads, self._spec.values)
+        _require(self._part, f"{method}() of the layer {self._name}", found, wanted, q.dtype, q.device)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._backend, name)
@@ -97,7 +135,11 @@ def _check_kernels(layer: WeightLayer, dtype: torch.dtype) -> list[Any]:
         columns = next(iter(shapes.values()))[1]
         each = [(tuple(shapes), sum(rows for rows, _ in shapes.values()), columns)]
     return [
-        _Checked(kernel, _expect_rows(layer.kind, names, rows, columns, dtype))
+        _CheckedProduct(
+            kernel,
+            _expect_rows(layer.kind, names, rows, columns, dtype),
+            _expect_rows(layer.kind, names, rows // 2, columns, dtype),
+        )
         for kernel, (names, rows, columns) in zip(layer.kernels, each, strict=True)
     ]
 
