@@ -15,7 +15,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, Literal, get_args
 
-from dovetail.api.errors import UsageError
+from dovetail.api.errors import DovetailError, UsageError
 from dovetail.utils.terminal import printable_json, printable_line, printable_lines, say
 
 Format = Literal["text", "json"]
@@ -112,7 +112,8 @@ def report_fault(fault: BaseException, context: str = "", log: str = "dovetail.e
         context: what became of it, which the error follows.
         log: the logger's name.
     """
-    text = f"{context}: {fault}" if context else str(fault)
+    said = str(fault) if isinstance(fault, DovetailError) else f"{type(fault).__name__}: {fault}"
+    text = f"{context}: {said}" if context else said
     logging.getLogger(log).error("%s", text, exc_info=fault if shows_tracebacks() else None)
 
 

@@ -15,7 +15,7 @@ from .. import attention_models
 from ..attention_models import make_plan
 
 LAYERS = [{}, {}]
-TYPES = {"float32": 12, "float16": 1}
+TYPES = {"float32": 13, "float16": 1}
 
 
 def _refuse() -> torch.Tensor:
