@@ -9,7 +9,7 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from ..forked import forks
 from ..tiny import CONFIG, write_checkpoint
 
 DOVETAIL = Path(sys.executable).with_name("dovetail")
@@ -26,15 +27,18 @@ SECONDS = 60
 Q_PROJ = "model.layers.1.self_attn.q_proj.weight"
 
 
-def serve(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [DOVETAIL, "serve", *arguments, *([] if "--port" in arguments else ["--port", "0"])],
-        env=os.environ | {"HF_HUB_OFFLINE": "1"} | environment,
-        capture_output=True,
-        text=True,
-        timeout=SECONDS,
-        stdin=subprocess.DEVNULL,
-    )
+Serve = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="module")
+def serve() -> Iterator[Serve]:
+    with forks(HF_HUB_OFFLINE="1") as running:
+
+        def run(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+            port = () if "--port" in arguments else ("--port", "0")
+            return running.run([DOVETAIL, "serve", *arguments, *port], seconds=SECONDS, **environment)
+
+        yield run
 
 
 def refused(done: subprocess.CompletedProcess[str], told: str, code: int = 1) -> None:
@@ -231,7 +235,7 @@ CHECKPOINTS: dict[str, tuple[Break, str]] = {
 
 
 @pytest.mark.parametrize("fault", CHECKPOINTS)
-def test_a_checkpoint_with(folder: Path, fault: str) -> None:
+def test_a_checkpoint_with(serve: Serve, folder: Path, fault: str) -> None:
     change, told = CHECKPOINTS[fault]
     change(folder)
     refused(serve(folder), told)
@@ -240,7 +244,7 @@ def test_a_checkpoint_with(folder: Path, fault: str) -> None:
 # What only the engine's process can see comes through as the same one line.
 
 
-def test_tensors_that_are_missing_unexpected_or_misshapen_are_all_named(folder: Path) -> None:
+def test_tensors_that_are_missing_unexpected_or_misshapen_are_all_named(serve: Serve, folder: Path) -> None:
     tensors(
         **{
             Q_PROJ: torch.zeros(48, 40),
@@ -276,7 +280,7 @@ def test_tensors_that_are_missing_unexpected_or_misshapen_are_all_named(folder: 
         assert f"{name} is {found}, wanted {wanted}" in wrong
 
 
-def test_a_context_that_the_cache_cannot_hold(folder: Path) -> None:
+def test_a_context_that_the_cache_cannot_hold(serve: Serve, folder: Path) -> None:
     # 512 tokens take 192 KiB here.
     done = serve(folder, "--max-model-len", "512", DOVETAIL_CPU_KVCACHE_SPACE="0.0001")
     refused(
@@ -285,24 +289,24 @@ def test_a_context_that_the_cache_cannot_hold(folder: Path) -> None:
     )
 
 
-def test_a_cache_of_nonsense(folder: Path) -> None:
+def test_a_cache_of_nonsense(serve: Serve, folder: Path) -> None:
     done = serve(folder, DOVETAIL_CPU_KVCACHE_SPACE="plenty")
     refused(done, r"DOVETAIL_CPU_KVCACHE_SPACE is 'plenty', wanted a number of GiB above 0; for example 4", code=2)
 
 
-def test_no_tokenizer(folder: Path) -> None:
+def test_no_tokenizer(serve: Serve, folder: Path) -> None:
     (folder / "tokenizer.json").unlink()
     refused(
         serve(folder), r"wanted tokenizer\.json in \S+, found none.*; complete the download, or name another tokenizer"
     )
 
 
-def test_a_malformed_tokenizer(folder: Path) -> None:
+def test_a_malformed_tokenizer(serve: Serve, folder: Path) -> None:
     (folder / "tokenizer.json").write_text("{}")
     refused(serve(folder), r"\S+tokenizer\.json cannot be read: .*; fetch it again")
 
 
-def test_debug_shows_the_traceback_of_the_engine_s_process_too(folder: Path) -> None:
+def test_debug_shows_the_traceback_of_the_engine_s_process_too(serve: Serve, folder: Path) -> None:
     tensors(**{Q_PROJ: torch.zeros(48, 40)})(folder)
     done = serve(folder, "--debug")
     assert done.returncode == 1
@@ -335,7 +339,7 @@ def test_debug_shows_the_traceback_of_the_engine_s_process_too(folder: Path) -> 
         ("/dev/null", "cannot read /dev/null .*; give a folder or a weight file"),
     ],
 )
-def test_a_reference_that_leads_nowhere(reference: str, told: str, tmp_path: Path) -> None:
+def test_a_reference_that_leads_nowhere(serve: Serve, reference: str, told: str, tmp_path: Path) -> None:
     refused(serve(reference, HF_HOME=str(tmp_path)), told)
 
 
@@ -378,12 +382,12 @@ CHOICES = {
 
 
 @pytest.mark.parametrize("option", OPTIONS)
-def test_wrong_usage(tiny: Path, option: str) -> None:
+def test_wrong_usage(serve: Serve, tiny: Path, option: str) -> None:
     refused(serve(tiny, *option.split(" ")), OPTIONS[option], code=2)
 
 
 @pytest.mark.parametrize("option", CHOICES)
-def test_a_choice_that_does_not_fit(tiny: Path, option: str) -> None:
+def test_a_choice_that_does_not_fit(serve: Serve, tiny: Path, option: str) -> None:
     refused(serve(tiny, *option.split(" ")), CHOICES[option])
 
 
@@ -404,11 +408,11 @@ def test_a_choice_that_does_not_fit(tiny: Path, option: str) -> None:
         (("--chat-template", "./nowhere.jinja"), r".*\./nowhere\.jinja", 1),
     ],
 )
-def test_defaults_that_do_not_hold(tiny: Path, options: tuple[str, ...], told: str, code: int) -> None:
+def test_defaults_that_do_not_hold(serve: Serve, tiny: Path, options: tuple[str, ...], told: str, code: int) -> None:
     refused(serve(tiny, *options), told, code)
 
 
-def test_a_port_in_use_is_known_before_the_model_loads(tiny: Path, folder: Path) -> None:
+def test_a_port_in_use_is_known_before_the_model_loads(serve: Serve, tiny: Path, folder: Path) -> None:
     # The weights are broken in a way that only loading them shows.
     tensors(**{Q_PROJ: torch.zeros(48, 40)})(folder)
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -417,7 +421,9 @@ def test_a_port_in_use_is_known_before_the_model_loads(tiny: Path, folder: Path)
     refused(done, rf"port {port} on 127\.0\.0\.1 is in use; stop what listens there, or choose another with --port")
 
 
-def test_every_command_refuses_alike(folder: Path) -> None:
+@pytest.mark.parametrize("command", ["plan", "serve"])
+def test_every_command_refuses_alike(folder: Path, command: str) -> None:
+    """Started as users start it, while the others are forks."""
     (folder / "config.json").unlink()
-    done = subprocess.run([DOVETAIL, "plan", folder], capture_output=True, text=True, timeout=SECONDS)
+    done = subprocess.run([DOVETAIL, command, folder], capture_output=True, text=True, timeout=SECONDS)
     refused(done, r"wanted config\.json in \S+, found none; complete the download")

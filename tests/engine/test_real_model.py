@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 from pathlib import Path
 from typing import Any
@@ -37,10 +38,15 @@ def llm() -> LLM:
 @pytest.fixture(scope="module")
 def reference(llm: LLM) -> Any:
     transformers = pytest.importorskip("transformers")
+    gguf = pytest.importorskip("gguf")
     file = Path(llm.plan.checkpoint.path)
-    return transformers.AutoModelForCausalLM.from_pretrained(
-        file.parent, gguf_file=file.name, dtype=torch.float32, attn_implementation="eager"
-    ).eval()
+    with pytest.MonkeyPatch.context() as patch:
+        # transformers reads the file twice, and makes the table of names for each of the tensors: most of the time that loading takes.
+        for name in ("GGUFReader", "get_tensor_name_map"):
+            patch.setattr(gguf, name, functools.cache(getattr(gguf, name)))
+        return transformers.AutoModelForCausalLM.from_pretrained(
+            file.parent, gguf_file=file.name, dtype=torch.float32, attn_implementation="eager"
+        ).eval()
 
 
 @torch.inference_mode()
