@@ -10,7 +10,7 @@ import torch
 from dovetail.api import CheckpointError, LazyTensor
 from dovetail.nn.context import Context
 from dovetail.nn.dense import DenseFormat, DenseKernel
-from dovetail.nn.leftovers import BUFFER, EMPTY, Leftovers
+from dovetail.nn.leftovers import BUFFER, EMPTY, FURTHER, Leftovers
 from dovetail.nn.loading import WeightReader
 from dovetail.nn.ops import Ops
 from dovetail.nn.placing import WeightChoice
@@ -43,6 +43,21 @@ def test_buffers(name: str, shape: tuple[int, ...]) -> None:
     leftovers = Leftovers()
     assert leftovers.take(name, lazy(name, *shape))
     assert leftovers.names == {BUFFER: [name]}
+
+
+def test_layers_past_the_last_one() -> None:
+    leftovers = Leftovers()
+    names = ["model.layers.2.mlp.weight", "model.layers.10.mlp.weight", "_orig_mod.model.layers.2.norm.weight"]
+    assert all(leftovers.take(name, lazy(name, 4), layers={"model.layers": 2}) for name in names)
+    assert leftovers.names == {FURTHER: names}
+    for name in (
+        "model.layers.1.mlp.weight",
+        "layers.2.mlp.weight",
+        "model.layers.two.weight",
+        "model.layers.2b.weight",
+    ):
+        assert not leftovers.take(name, lazy(name, 4), layers={"model.layers": 2})
+    assert not leftovers.take(names[0], lazy(names[0], 4))
 
 
 def test_tensors_without_elements() -> None:

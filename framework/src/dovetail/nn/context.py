@@ -90,6 +90,7 @@ class Context:
         transposed: names of weights that full-precision Hugging Face checkpoints store as ``[K, N]``.
         vectors: checkpoint name of a plain tensor → where it goes.
         ignored: endings of names of tensors that the model ignores.
+        further_layers: checkpoint name of a model's layers → the number from which on it ignores them.
         attention_layers: in the order of creation, which is the order of their KV caches.
         adapters: the LoRA slots of all linear layers, ``max_loras`` of them with ranks of up to ``max_lora_rank``; None
             for ``max_loras`` 0.
@@ -120,6 +121,7 @@ class Context:
         self.vectors: dict[str, VectorSlot] = {}
         self.biases: dict[str, BiasSlot] = {}
         self.ignored: list[str] = []
+        self.further_layers: dict[str, int] = {}
         self.attention_layers: list[Attention] = []
         self.adapters = StackedAdapters(max_loras, max_lora_rank, ops, device, dtype) if max_loras else None
 
@@ -354,6 +356,12 @@ class Context:
         although the model computes them.
         """
         self.ignored += endings
+
+    def ignore_layers(self, name: str, first: int) -> None:
+        """Ignore checkpoint tensors of the layers ``<name>.<number>`` from number ``first`` on, such as those that
+        predict further tokens.
+        """
+        self.further_layers[name] = first
 
     def _vocabulary(self, name: str, rows: int) -> Cut:
         # What has fewer rows than ranks (types of tokens) is small enough for each to have it.

@@ -170,6 +170,8 @@ class Decoder(PoolingModel):
         layers = range(c.num_hidden_layers)
         self.rope_types = [c.layer_types[layer] if c.has_rope(layer) else None for layer in layers]
         self.blocks = nn.ModuleList(block(f"{prefix}{self.names.layers}.{layer}", layer) for layer in layers)
+        if self.further_layers:
+            ctx.ignore_layers(f"{prefix}{self.names.layers}", c.num_hidden_layers)
         self.norm = norm(f"{prefix}{self.names.norm}", c.hidden_size)
         self.embedding_multiplier = embedding_multiplier
         self.logits_multiplier = logits_multiplier
@@ -181,10 +183,7 @@ class Decoder(PoolingModel):
 
     def rename(self, name: str) -> str | None:
         missing = name.partition(".")[0] in self.names.below
-        found = f"{self.names.prefix}.{name}" if missing else name
-        layer = found.removeprefix(f"{self.names.prefix}.{self.names.layers}.").partition(".")[0]
-        further = self.further_layers and layer.isdecimal() and int(layer) >= len(self.blocks)
-        return None if further else found
+        return f"{self.names.prefix}.{name}" if missing else name
 
     def embed(self, step: Step) -> Tensor:
         """What the first block reads, ``[T, C]``."""

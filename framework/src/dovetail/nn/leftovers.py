@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 
 from dovetail.api.checkpoint import LazyTensor
 
@@ -13,6 +14,7 @@ logger = logging.getLogger("dovetail.nn")
 BUFFER = "saved buffers"
 EMPTY = "tensors without elements"
 """Such as those of no shared experts."""
+FURTHER = "layers past the last one"
 BUFFERS = re.compile(
     r"(?:^|\.)(?:inv_freq|original_inv_freq|freqs_cis|rope\.freqs|rotary\w*\.(?:cos|sin)|cos_cached|sin_cached"
     r"|position_ids|token_type_ids|masked_bias|causal_mask|attn_mask|attention_mask|num_batches_tracked)$"
@@ -49,14 +51,23 @@ class Leftovers:
     def __init__(self) -> None:
         self.names: dict[str, list[str]] = {}
 
-    def take(self, name: str, tensor: LazyTensor, ignored: Iterable[str] = ()) -> bool:
+    def take(
+        self,
+        name: str,
+        tensor: LazyTensor,
+        ignored: Iterable[str] = (),
+        layers: Mapping[str, int] = MappingProxyType({}),
+    ) -> bool:
         """Whether a tensor that the model does not expect may be ignored. If so, its name is recorded.
 
         Args:
             name: in Hugging Face's spelling.
             ignored: endings of names that the model itself ignores.
+            layers: name of the model's layers → the number from which on it ignores them.
         """
-        kind = self._kind(without_wrappers(name), tensor, ignored)
+        name = without_wrappers(name)
+        further = any(_is_of_layer(name, prefix, first) for prefix, first in layers.items())
+        kind = FURTHER if further else self._kind(name, tensor, ignored)
         if kind is not None:
             self.names.setdefault(kind, []).append(tensor.name)
         return kind is not None
@@ -69,7 +80,7 @@ class Leftovers:
         for kind, names in self.names.items():
             more = ", …" if len(names) > MOST_NAMES else ""
             parts.append(f"{kind}: {len(names)} ({', '.join(names[:MOST_NAMES])}{more})")
-        level = logging.INFO if set(self.names) <= {BUFFER, EMPTY} else logging.WARNING
+        level = logging.INFO if set(self.names) <= {BUFFER, EMPTY, FURTHER} else logging.WARNING
         count = sum(map(len, self.names.values()))
         logger.log(level, "left out %d tensors that are no part of the model; %s", count, "; ".join(parts))
 
@@ -79,3 +90,9 @@ class Leftovers:
         if BUFFERS.search(name) or (MASKS.search(name) and len(tensor.shape) > 1) or name.endswith(tuple(ignored)):
             return BUFFER
         return next((kind for kind, pattern in OF_TRAINERS.items() if pattern.search(name)), None)
+
+
+def _is_of_layer(name: str, prefix: str, first: int) -> bool:
+    """Whether a tensor is of one of the layers ``<prefix>.<number>`` from number ``first`` on."""
+    number = name.removeprefix(f"{prefix}.").partition(".")[0]
+    return name.startswith(f"{prefix}.") and number.isdecimal() and int(number) >= first

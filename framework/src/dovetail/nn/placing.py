@@ -276,7 +276,7 @@ class TensorPlaces:
             if found is None or self._take(found, lazy, suffixes):
                 return True
         assert found is not None
-        return self.leftovers.take(found, lazy, self.ctx.ignored)
+        return self.leftovers.take(found, lazy, self.ctx.ignored, self.ctx.further_layers)
 
     def _suffixes(self) -> tuple[str, ...]:
         """Every component that a format may ask for, longest first."""
