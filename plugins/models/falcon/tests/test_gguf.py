@@ -33,7 +33,11 @@ PLAIN = ("attn_qkv", "attn_output", "ffn_up", "ffn_down")
 
 @pytest.mark.parametrize(
     ("metadata", "more", "norms"),
-    [(METADATA, {}, NORMS), (GROUPS, {}, NORMS), (GROUPS, {"num_ln_in_parallel_attn": 2}, ("attn_norm", "attn_norm_2"))],
+    [
+        (METADATA, {}, NORMS),
+        (GROUPS, {}, NORMS),
+        (GROUPS, {"num_ln_in_parallel_attn": 2}, ("attn_norm", "attn_norm_2")),
+    ],
 )
 def test_the_names_are_those_that_the_model_expects(
     metadata: dict[str, Any], more: dict[str, Any], norms: tuple[str, ...]

@@ -77,6 +77,7 @@ def test_null_key_value_heads_are_as_many_as_heads() -> None:
         ("phi", {"hidden_act": "mish"}, "'mish'"),
         ("phi", {"rope_scaling": {"type": "linear", "factor": 2.0}}, "'linear'"),
         ("phi", {"partial_rotary_factor": 0.25}, "is 3"),
+        ("phi", {"sliding_window": 9}, "'sliding_attention'"),
         ("phi", {"intermediate_size": None}, "intermediate_size: is missing"),
         ("phi3", {"rope_scaling": {"type": "yarn", "factor": 2.0}}, "'yarn' is not supported, only 'default' and"),
         ("phi3", {"rope_scaling": {**LONGROPE, "long_factor": [1.0]}}, "long_factor has 1 numbers, wanted 6"),

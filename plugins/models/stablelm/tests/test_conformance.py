@@ -41,7 +41,13 @@ def test_every_claim_of_the_others(card: ModelCard) -> None:
 
 def test_defaults() -> None:
     config = StableLmConfig.model_validate(
-        {"vocab_size": 61, "hidden_size": 1024, "intermediate_size": 80, "num_hidden_layers": 2, "num_attention_heads": 32}
+        {
+            "vocab_size": 61,
+            "hidden_size": 1024,
+            "intermediate_size": 80,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 32,
+        }
     )
     assert (config.num_key_value_heads, config.max_position_embeddings, config.rotary_dim(0)) == (32, 4096, 8)
 

@@ -42,7 +42,9 @@ def test_config() -> None:
     config = Starcoder2Config.model_validate(NAMING.config("starcoder2", METADATA))
     assert (config.num_key_value_heads, config.rope_for(0).rope_theta, config.window(0)) == (2, 500.0, None)
     assert config.tie_word_embeddings
-    windowed = NAMING.config("starcoder2", METADATA | {"starcoder2.attention.sliding_window": 9, "tied_embeddings": False})
+    windowed = NAMING.config(
+        "starcoder2", METADATA | {"starcoder2.attention.sliding_window": 9, "tied_embeddings": False}
+    )
     other = Starcoder2Config.model_validate(windowed)
     assert (other.window(0), other.tie_word_embeddings) == (9, False)
     with pytest.raises(ConfigError, match=r"lacks the key starcoder2\.block_count"):

@@ -46,7 +46,7 @@ class FalconConfig(DecoderConfig):
         if new:
             data.setdefault("num_ln_in_parallel_attn", 2)
         if type(hidden := data.get("hidden_size")) is int:
-            data.setdefault("intermediate_size", 4 * hidden)
+            data["intermediate_size"] = data.get("ffn_hidden_size", 4 * hidden)  # which has no other name
         return super().prepare(data)
 
     @model_validator(mode="after")

@@ -43,6 +43,7 @@ class FalconNaming(GGUFNaming):
             "new_decoder_architecture": new,
             "num_ln_in_parallel_attn": 2 if two else 1,
             "mlp_norm": "input_layernorm",
+            "ffn_hidden_size": config["intermediate_size"],
         }
 
 

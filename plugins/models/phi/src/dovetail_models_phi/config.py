@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from dovetail.api import Activation, DecoderConfig, Epsilon, Positions, check_routing
+from dovetail.api import Activation, DecoderConfig, Epsilon, LayerType, Positions, check_routing
 
 ExpertCount = Annotated[int, Field(gt=0, le=4096)]
 Noise = Annotated[float, Field(ge=0, le=2.0**27)]
@@ -21,6 +21,7 @@ LONG = "longrope"
 class PhiConfig(DecoderConfig):
     """Keys of PhiConfig in transformers, with their defaults."""
 
+    supported_layer_types: ClassVar[tuple[LayerType, ...]] = ("full_attention",)
     rope_defaults: ClassVar[dict[str, Any]] = {"partial_rotary_factor": 0.5}
 
     hidden_act: Activation = "gelu_tanh"
