@@ -129,6 +129,13 @@ def test_a_band_without_width_is_a_step() -> None:
     assert factor == 1.0
 
 
+@pytest.mark.parametrize(("most", "factor"), [(32, 1.1), (33, 1.3)])
+def test_longrope_may_have_a_factor_for_each_list(most: int, factor: float) -> None:
+    rope = {"rope_type": "longrope", LENGTH: 32, "attention_factor": 2.0, "short_mscale": 1.1, "long_mscale": 1.3}
+    (read,) = read_rope({"rope_scaling": rope}).values()
+    assert frequencies(8, read, 64, most)[1] == factor
+
+
 def test_longrope_of_one_token_has_a_factor() -> None:
     assert frequencies(32, RopeParameters(rope_type="longrope", **{LENGTH: 1}), 64, 64)[1] == 1.0
 

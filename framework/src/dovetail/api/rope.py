@@ -89,6 +89,10 @@ class RopeParameters(DocumentedModel):
     """
     short_factor: Divisors | None = None
     """``longrope``: the same for contexts within the original length."""
+    long_mscale: Number | None = None
+    """``longrope``: the factor on cos and sin for contexts past the original length; None for ``attention_factor``."""
+    short_mscale: Number | None = None
+    """``longrope``: the same for contexts within the original length."""
     partial_rotary_factor: Part = 1.0
     """The part of a head's channels that is rotated."""
     sections: Sections = ()

@@ -35,6 +35,8 @@ class SelfAttention(nn.Module):
         interleaved: rotary pairs are adjacent channels.
         names: of q, k, v and output projection below ``name``; or of qkv, in one tensor, and output projection.
         transposed: full-precision checkpoints store the projections as ``[in, out]``.
+        grouped: full-precision checkpoints store the rows of qkv, in one tensor, by key-value head: the rows of its query
+            heads, then its own, then those of its values.
         qk_norm: makes the norms before the rotary embedding, which are named by ``norm_names`` below ``name``.
         norm_by: ``head``: one norm over the channels of each head; ``whole``: over those of all heads together.
     """
@@ -59,6 +61,7 @@ class SelfAttention(nn.Module):
         interleaved: bool = False,
         names: tuple[str, str, str, str] | tuple[str, str] = ("q_proj", "k_proj", "v_proj", "o_proj"),
         transposed: bool = False,
+        grouped: bool = False,
         qk_norm: QKNorm | None = None,
         norm_names: tuple[str, str] = ("q_norm", "k_norm"),
         norm_by: Literal["head", "whole"] = "head",
@@ -75,7 +78,8 @@ class SelfAttention(nn.Module):
         else:
             rows = dict(zip(parts, (q, kv, kv), strict=True))
             ranges = dict(zip(parts, ((own_q,), (own_kv,), (own_kv,)), strict=True))
-        self.qkv = ctx.linear(rows, channels, bias=bias, cut=RowCut(ranges), transposed=transposed)
+        order = _grouped_rows(num_heads, num_kv_heads, head_dim) if grouped else None
+        self.qkv = ctx.linear(rows, channels, bias=bias, cut=RowCut(ranges), transposed=transposed, row_order=order)
         self.out = ctx.linear(
             f"{name}.{names[-1]}", q, channels, bias=out_bias, cut=ColumnCut((own_q,)), transposed=transposed
         )
@@ -124,6 +128,12 @@ class SelfAttention(nn.Module):
         else:
             normed = [norm(part) for norm, part in zip(self.norms, parts, strict=True)]
         return torch.cat(normed, 1)
+
+
+def _grouped_rows(num_heads: int, num_kv_heads: int, head_dim: int) -> Tensor:
+    """Where the rows of q, k and v, one after the other, are among rows that are stored by key-value head."""
+    stored = torch.arange((num_heads + 2 * num_kv_heads) * head_dim).view(num_kv_heads, -1, head_dim)
+    return torch.cat([stored[:, :-2].flatten(), stored[:, -2].flatten(), stored[:, -1].flatten()])
 
 
 def _scaled(heads: Range, size: int) -> Range:

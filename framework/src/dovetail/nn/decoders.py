@@ -9,11 +9,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from dovetail.api.config import ModelConfig
 from dovetail.api.decoder_config import DecoderConfig
-from dovetail.nn.context import Context, Norm
+from dovetail.nn.context import Bias, Context, Norm
 from dovetail.nn.model import CausalLM, PoolingModel
 from dovetail.nn.rotary import LayerRotary, Rope
 from dovetail.nn.step import Step
@@ -143,7 +144,7 @@ class Decoder(PoolingModel):
             ``(x, residual, rope, step)`` and returns the new x and residual, whose sum is the block's output.
         norm: makes the last norm, from its checkpoint name and its number of channels.
         embedding_multiplier: on the embedding.
-        head_bias: the head, of a model that has one, has a bias.
+        head_bias: the head, of a model that has one, has a bias; see :data:`dovetail.nn.Bias`.
         softcap: of the logits; see :class:`dovetail.nn.Head`.
         logits_multiplier: on the logits.
     """
@@ -159,7 +160,7 @@ class Decoder(PoolingModel):
         norm: Callable[[str, int], Norm],
         *,
         embedding_multiplier: float = 1.0,
-        head_bias: bool = False,
+        head_bias: Bias = False,
         softcap: float | None = None,
         logits_multiplier: float = 1.0,
     ) -> None:
@@ -177,7 +178,20 @@ class Decoder(PoolingModel):
         self.logits_multiplier = logits_multiplier
         self.make_head(c, ctx, bias=head_bias, softcap=softcap)
 
-    def make_head(self, c: ModelConfig, ctx: Context, *, bias: bool, softcap: float | None) -> None:
+    def expect_rope_factors(self, c: DecoderConfig, ctx: Context) -> None:
+        """Expect the tensors in which GGUF files store what divides the frequencies, of a model whose layers have one
+        rotary embedding: ``rope_freqs``, which may lack, for Llama 3.1's scaling; the two lists of a ``longrope`` whose
+        parameters have none.
+        """
+        shape, rope = (c.rotary_dim(0) // 2,), c.rope_for(0)
+        ctx.vector("rope_freqs.weight", shape, self.rotary.divide_frequencies, required=False, dtype=torch.float32)
+        if rope.rope_type == "longrope" and rope.long_factor is None:
+            original = rope.original_max_position_embeddings or c.max_position_embeddings
+            used, other = ("long", "short") if ctx.max_tokens > original else ("short", "long")
+            ctx.vector(f"rope_factors_{used}.weight", shape, self.rotary.divide_frequencies, dtype=torch.float32)
+            ctx.ignore(f"rope_factors_{other}.weight")
+
+    def make_head(self, c: ModelConfig, ctx: Context, *, bias: Bias, softcap: float | None) -> None:
         """Make what follows the last norm: nothing here, and a head that the checkpoint has is left out."""
         ctx.ignore(f"{self.names.head}.weight", f"{self.names.head}.bias")
 
@@ -204,7 +218,7 @@ class Decoder(PoolingModel):
 class CausalDecoder(Decoder, CausalLM):
     """A decoder with a head for the vocabulary: by itself, with the arguments of :class:`Decoder`, or put before one."""
 
-    def make_head(self, c: ModelConfig, ctx: Context, *, bias: bool, softcap: float | None) -> None:
+    def make_head(self, c: ModelConfig, ctx: Context, *, bias: Bias, softcap: float | None) -> None:
         tied = self.embedding if c.tie_word_embeddings else None
         self.head = ctx.head(self.names.head, c.hidden_size, c.vocab_size, tied=tied, bias=bias, softcap=softcap)
 
@@ -224,7 +238,7 @@ class SequenceClassifier(Decoder):
 
     classifier: ClassVar[str] = "score"
 
-    def make_head(self, c: ModelConfig, ctx: Context, *, bias: bool, softcap: float | None) -> None:
+    def make_head(self, c: ModelConfig, ctx: Context, *, bias: Bias, softcap: float | None) -> None:
         super().make_head(c, ctx, bias=bias, softcap=softcap)
         self.score = ctx.linear(self.classifier, c.hidden_size, c.num_labels)
 

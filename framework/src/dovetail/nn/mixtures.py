@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Literal
 
@@ -29,6 +30,8 @@ class Mixture(nn.Module):
         names: of gate, up and down below each expert.
         scoring, renormalize, groups, top_groups, scale: as in :meth:`dovetail.nn.Ops.route`.
         correction: name below ``name`` of the bias that is added for the choice alone, or None.
+        weigh: gives the weights ``[T, A]`` of the chosen experts from the router's logits ``[T, E]`` and their ids
+            ``[T, A]``, in falling order of the logits, in place of those that ``scoring`` gives; or None.
         shared: gives ``[T, C]`` of every token, which is added; or None.
         shared_gate: name below ``name`` of a product with one row, whose sigmoid multiplies ``shared``; or None.
     """
@@ -57,6 +60,7 @@ class Mixture(nn.Module):
         top_groups: int = 1,
         scale: float = 1.0,
         correction: str | None = None,
+        weigh: Callable[[Tensor, Tensor], Tensor] | None = None,
         shared: nn.Module | None = None,
         shared_gate: str | None = None,
     ) -> None:
@@ -91,12 +95,15 @@ class Mixture(nn.Module):
             top_groups=top_groups,
             scale=scale,
         )
+        self.weigh = weigh
         self.shared = shared
         self.shared_gate = None if shared_gate is None else ctx.linear(f"{name}.{shared_gate}", channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         logits = nn.functional.linear(x.float(), self.gate) if self.router is None else self.router(x)  # [T, E]
         ids, weights = self.route(logits, bias=self.correction)
+        if self.weigh is not None:
+            weights = self.weigh(logits, ids)
         out: Tensor = self.experts(x, ids, weights)
         if self.shared is None:
             return out

@@ -155,9 +155,11 @@ def _longrope(base: Tensor, parameters: RopeParameters, max_position: int, max_t
     contains the divisors.
     """
     original = parameters.original_max_position_embeddings or max_position
-    divisors = parameters.long_factor if max_tokens > original else parameters.short_factor
+    long = max_tokens > original
+    divisors = parameters.long_factor if long else parameters.short_factor
     inverse = base if divisors is None else base / torch.tensor(divisors, dtype=torch.float32)
-    attention = parameters.attention_factor
+    attention = parameters.long_mscale if long else parameters.short_mscale
+    attention = parameters.attention_factor if attention is None else attention
     if attention is None:
         # Some files write the factor, the others the two lengths.
         factor = parameters.factor or max_position / original

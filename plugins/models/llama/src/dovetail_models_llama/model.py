@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from functools import partial
 
-import torch
-
 from dovetail.nn import CausalDecoder, Context, Decoder, GatedMLP, PreNormBlock, SelfAttention, SequenceClassifier
 from dovetail_models_llama.config import LlamaConfig
 
@@ -45,19 +43,7 @@ class LlamaModel(Decoder):
             embedding_multiplier=c.embedding_multiplier,
             logits_multiplier=1.0 / c.logits_scaling,
         )
-        self._expect_rope_factors(c, ctx)
-
-    def _expect_rope_factors(self, c: LlamaConfig, ctx: Context) -> None:
-        """Require the tensors in which GGUF files store Llama 3.1's frequency scaling and the two lists of
-        ``longrope``.
-        """
-        shape, rope = (c.head_dim // 2,), c.rope_for(0)
-        ctx.vector("rope_freqs.weight", shape, self.rotary.divide_frequencies, required=False, dtype=torch.float32)
-        if rope.rope_type == "longrope" and rope.long_factor is None:
-            original = rope.original_max_position_embeddings or c.max_position_embeddings
-            used, other = ("long", "short") if ctx.max_tokens > original else ("short", "long")
-            ctx.vector(f"rope_factors_{used}.weight", shape, self.rotary.divide_frequencies, dtype=torch.float32)
-            ctx.ignore(f"rope_factors_{other}.weight")
+        self.expect_rope_factors(c, ctx)
 
 
 class LlamaForCausalLM(CausalDecoder, LlamaModel): ...
