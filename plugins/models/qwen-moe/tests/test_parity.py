@@ -21,9 +21,9 @@ SMALL: dict[str, Any] = {
     "hidden_size": 64,
     "intermediate_size": 112,
     "moe_intermediate_size": 40,
-    "num_experts": 7,
+    "num_experts": 5,
     "num_experts_per_tok": 3,
-    "num_hidden_layers": 4,
+    "num_hidden_layers": 3,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "max_position_embeddings": 128,
@@ -59,9 +59,9 @@ CASES: dict[str, dict[str, Any]] = {
     "published": PUBLISHED,
     "weights that add up to 1": {"norm_topk_prob": True},
     "one expert": {"num_experts_per_tok": 1},
-    "all experts": {"num_experts_per_tok": 7},
+    "all experts": {"num_experts_per_tok": 5},
     "experts in every second layer": {"decoder_sparse_step": 2},
-    "layers without experts": {"mlp_only_layers": [0, 3, 9]},
+    "layers without experts": {"mlp_only_layers": [0, 2, 9]},
     "both": {"decoder_sparse_step": 2, "mlp_only_layers": [1]},
     "tied": {"tie_word_embeddings": True},
     "wide heads": {"head_dim": 24},
@@ -80,11 +80,11 @@ CASES: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("name", BOTH)
 @pytest.mark.parametrize("case", CASES)
 def test_logits(name: str, case: str) -> None:
-    check_parity(CARDS[name], {**SMALL, **SHARED, **CASES[case]})
+    check_parity(CARDS[name], {**SMALL, **SHARED, **CASES[case]}, chunks=(None, 40))
 
 
 def test_what_only_one_of_them_has() -> None:
-    mixed = ["full_attention", "full_attention", "sliding_attention", "sliding_attention"]
+    mixed = ["full_attention", "sliding_attention", "sliding_attention"]
     check_parity(CARDS["qwen2-moe"], {**SMALL, **SHARED, **WINDOW, "layer_types": mixed})
     check_parity(CARDS["qwen2-moe"], {**SMALL, **SHARED, "qkv_bias": False})
     check_parity(CARDS["qwen3-moe"], {**SMALL, "attention_bias": True})
@@ -135,7 +135,7 @@ def test_experts_in_stacks_and_one_by_one(name: str) -> None:
         wanted = theirs(torch.tensor([tokens])).logits[0]
     stacked = dict(theirs.state_dict())
     separate = split(stacked)
-    assert "model.layers.0.mlp.experts.6.down_proj.weight" in separate
+    assert "model.layers.0.mlp.experts.4.down_proj.weight" in separate
     for tensors in (stacked, separate):
         found = run_tokens(*build_model(CARDS[name], theirs.config.to_dict(), tensors), tokens)
         torch.testing.assert_close(found, wanted, rtol=0, atol=1e-4)

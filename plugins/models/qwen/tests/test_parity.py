@@ -78,7 +78,7 @@ CASES: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("case", CASES)
 def test_logits(name: str, case: str) -> None:
     usual = {"head_dim": 16} if name == "qwen3" else {}
-    check_parity(CARDS[name], {**SMALL, **usual, **CASES[case]})
+    check_parity(CARDS[name], {**SMALL, **usual, **CASES[case]}, chunks=(None, 40))
 
 
 def test_what_only_the_third_has() -> None:
