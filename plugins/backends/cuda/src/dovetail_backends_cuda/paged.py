@@ -22,16 +22,12 @@ from dovetail_backends_cuda.paged_kernels import decode_kernel, plan_kernel, wri
 
 TILE = 32
 """Tokens of a tile."""
-LEAST_TILES = 2
+LEAST_TILES = 1
 """Of a part of a request, if it has them."""
 BLOCKS_PER_PROCESSOR = 4
 WARPS = 2
-STAGES = 7
+STAGES = 5
 """Of the loop over tiles. The block table's entries, which the loads of keys need, take some of them: with 3, one tile is in flight."""
-DEPENDENT_PAIRS = 2
-"""Pairs of request and head for each processor, up to which attention is launched dependently: with more it was slower so, 256 requests of
-208 tokens on an H200 by a sixth.
-"""
 MERGED = 4096
 """Numbers of parts that are read at once when they are added up."""
 WRITTEN_HEADS = 16
@@ -168,14 +164,13 @@ def decode(
     dim_block = triton.next_power_of_2(dim)
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     pairs = requests * spec.num_kv_heads
-    dependent = pairs <= DEPENDENT_PAIRS * launch.processors(q.device)
     assert tables.stride(1) == 1
     decode_kernel[(plan.extra + pairs,)](
         q, cache, tables, lengths, plan.plan, plan.arrived, sinks, out, plan.parts, plan.sizes, requests, tables.stride(0), q.stride(0),
         spec.scale, spec.softcap or 1.0, heads, spec.num_kv_heads, dim, max(16, group), dim_block,
         block_size, spec.window or 0, spec.softcap is not None, sinks is not None, TILE, LEAST_TILES,
         plan.extra, _request_block(requests), group, min(16, max(1, MERGED // (group * dim_block))), STAGES if dim_block <= 128 else 4,
-        num_warps=WARPS, **launch.options(q.device, dependent),
+        num_warps=WARPS, **launch.options(q.device),
     )  # fmt: skip
     return out
 
