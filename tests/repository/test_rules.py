@@ -160,6 +160,7 @@ GENERIC = {
     "openai": "whose API the server speaks, and whose library its clients use",
     "cpu": "torch's word for the host, which every platform has beside its device",
     "torch": "the library that the framework is written with",
+    "transformers": "the library whose checkpoints and tokenizers are read, and models compared with",
     "llama3": "the value that published configurations give for a scaling of rotary frequencies",
 }
 """Words on first-party cards that the framework may use, and why."""

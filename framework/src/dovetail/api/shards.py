@@ -38,7 +38,7 @@ def select_files(folder: Path, names: Sequence[str], single: str, others: tuple[
 
     Args:
         names: of the files in the folder that the loader reads.
-        single: the usual name of a file that has the whole model, such as ``model.safetensors``. An index has the name
+        single: the usual name of a file that has the whole model, such as ``model.bin``. An index has the name
             of a file with the same ending, and ``.index.json``.
         others: beginnings, in lower case, of names of files that hold the same weights under other names, or no weights
             of the model.

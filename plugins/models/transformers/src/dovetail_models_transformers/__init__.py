@@ -15,7 +15,7 @@ def dovetail_register_models() -> list[ModelCard]:
             accepts="dovetail_models_transformers.names:unsupported_reason",
             target="dovetail_models_transformers.model:TransformersForCausalLM",
             config="dovetail_models_transformers.config:TransformersConfig",
-            attention=("sliding", "softcap", "sinks"),
+            attention=("sliding", "softcap"),
             layer_kinds=("linear", "head", "embedding", "experts"),
             rank=0,
         )

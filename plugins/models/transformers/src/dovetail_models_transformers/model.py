@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM
 from transformers.conversion_mapping import get_model_conversion_mapping
 
-from dovetail.api import ConfigError
+from dovetail.api import ConfigError, UsageError
 from dovetail.nn import Attention, AttentionSpec, CausalLM, Context, Embedding, Linear, Step
 from dovetail_models_transformers.config import TransformersConfig
 from dovetail_models_transformers.experts import StackedExperts, expert_names, is_stack, read_expert_name
@@ -172,12 +172,13 @@ class TransformersForCausalLM(CausalLM):
 
     Raises:
         ConfigError: it does not take an attention function, or asks it for something that the engine does not have.
+        UsageError: there are several devices.
     """
 
     def __init__(self, c: TransformersConfig, ctx: Context) -> None:
         super().__init__()
         if ctx.parallel.size > 1:
-            raise ConfigError("the code of transformers is not cut for several devices", "use one device")
+            raise UsageError("the code of transformers is not cut for several devices", "use one device")
         self.call = Call()
         AttentionInterface.register(NAME, self.call)
         model = _build(c, ctx.dtype)
