@@ -159,7 +159,7 @@ def truncated_container(folder: Path) -> None:
 CHECKPOINTS: dict[str, tuple[Break, str]] = {
     "an unknown architecture": (
         configured(architectures=["WalnutForCausalLM"]),
-        r"wanted a model plugin for the architecture WalnutForCausalLM, found nothing that fits \(\d+ architectures, the nearest .*LlamaForCausalLM.*\); install ",
+        r"wanted a model plugin for the architecture WalnutForCausalLM, found nothing that fits \(\d+ architectures, the nearest .*ForCausalLM; transformers: .* has no WalnutForCausalLM .*\); install ",
     ),
     "no architecture": (
         configured(architectures=...),
@@ -374,7 +374,7 @@ CHOICES = {
     "--load-format gguf": r"the loader 'gguf' was asked for but does not fit: reads \*\.gguf; found .*; leave the choice to auto",
     "--quantization nope": "--quantization nope was asked for, found the formats .*gguf.*; install a plugin that offers the format 'nope'",
     "--quantization gguf": "--quantization gguf was asked for, but the checkpoint is read by dense; leave --quantization out",
-    "--plugins -dovetail-models-llama": r"wanted a model plugin .* note that the plugin filter \(--plugins or DOVETAIL_PLUGINS\) leaves out dovetail-models-llama",
+    "--plugins -dovetail-models-llama,-dovetail-models-transformers": r"wanted a model plugin .* note that the plugin filter \(--plugins or DOVETAIL_PLUGINS\) leaves out dovetail-models-llama",
     "--tokenizer ./nowhere": r"wanted a tokenizer at \./nowhere, found nothing there; correct --tokenizer",
     "--hf-config-path ./nowhere": r"wanted a configuration at \./nowhere, found none; correct --hf-config-path",
     "--host nowhere.invalid": "the host nowhere.invalid has no address on this machine; choose another with --host",

@@ -36,7 +36,7 @@ class AttentionSpec:
             one step, and no cache is kept.
         value_dim: channels of a value where they are not ``head_dim``.
         latent: one row of ``head_dim`` channels serves all heads as key, and its first ``value_dim`` channels as value
-            (DeepSeek-V2's latent attention, with the projections absorbed); ``num_kv_heads`` is 1.
+            (multi-head latent attention, arXiv:2405.04434, with the projections absorbed); ``num_kv_heads`` is 1.
         shared_cache: the layer has no keys and values of its own, and reads those that another layer, which sees the
             same positions, wrote in this step and before.
     """

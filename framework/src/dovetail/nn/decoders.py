@@ -179,7 +179,7 @@ class Decoder(PoolingModel):
         self.make_head(c, ctx, bias=head_bias, softcap=softcap)
 
     def expect_rope_factors(self, c: DecoderConfig, ctx: Context) -> None:
-        """Expect the tensors in which GGUF files store what divides the frequencies, of a model whose layers have one
+        """Expect the tensors in which some containers store what divides the frequencies, of a model whose layers have one
         rotary embedding: ``rope_freqs``, which may lack, for Llama 3.1's scaling; the two lists of a ``longrope`` whose
         parameters have none.
         """

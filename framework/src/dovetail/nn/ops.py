@@ -150,10 +150,10 @@ def route(
         top_k: experts of a token, A.
         scoring: ``softmax`` over all experts, or ``sigmoid`` of each.
         renormalize: whether a token's weights are divided by their sum.
-        bias: float32 ``[E]``, added for the choice and not for the weights (DeepSeek-V3).
+        bias: float32 ``[E]``, added for the choice and not for the weights (arXiv:2412.19437).
         groups, top_groups: the experts are in so many groups of neighbours, and a token's come from the best
             ``top_groups``; a group is as good as its two best experts together with ``bias``, and as its best one without
-            (DeepSeek-V3 and V2).
+            (arXiv:2412.19437 and 2405.04434).
         scale: on the weights.
 
     Returns:
