@@ -180,7 +180,7 @@ class Decoder(PoolingModel):
 
     def expect_rope_factors(self, c: DecoderConfig, ctx: Context) -> None:
         """Expect the tensors in which some containers store what divides the frequencies, of a model whose layers have one
-        rotary embedding: ``rope_freqs``, which may lack, for Llama 3.1's scaling; the two lists of a ``longrope`` whose
+        rotary embedding: ``rope_freqs``, which may lack, for the scaling ``llama3``; the two lists of a ``longrope`` whose
         parameters have none.
         """
         shape, rope = (c.rotary_dim(0) // 2,), c.rope_for(0)

@@ -139,7 +139,7 @@ class Linear(WeightLayer):
 class HeadSections(WeightLayer):
     """A weight whose rows belong to heads, and within each head to sections, each of which the model multiplies by
     itself, and from either side: :meth:`dovetail.nn.Ops.linear_by_head` takes a section ``[H, n, K]`` or its transpose.
-    (DeepSeek-V2's projection of latent rows to keys and values, which is absorbed into queries and results.)
+    (multi-head latent attention's projection of latent rows to keys and values, which is absorbed into queries and results.)
 
     No format's packing can be multiplied from either side, so the weight is dequantized when it is loaded. It takes no
     LoRA adapter.
