@@ -69,7 +69,7 @@ class LatentConfig(DecoderConfig):
         return super().prepare(data)
 
     @model_validator(mode="after")
-    def _check_deepseek(self) -> DeepseekV2Config:
+    def _check_deepseek(self) -> LatentConfig:
         if self.num_key_value_heads != self.num_attention_heads:
             raise ValueError(
                 f"num_key_value_heads is {self.num_key_value_heads}, wanted num_attention_heads, which is "
