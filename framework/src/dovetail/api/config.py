@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, get_origin
 
 from pydantic import ConfigDict, Field, field_serializer, model_validator
 
@@ -129,6 +129,9 @@ class ModelConfig(DocumentedModel):
         for key, field in aliases.items():
             if key in read and key not in cls.model_fields:
                 read.setdefault(field, read[key])
+        for name, field in cls.model_fields.items():  # JSON has lists alone
+            if get_origin(field.annotation) is tuple and isinstance(read.get(name), list):
+                read[name] = tuple(read[name])
         if isinstance(dtype := read.get("dtype"), str):
             read["dtype"] = dtype.removeprefix("torch.")
         if isinstance(labels := read.get("id2label"), dict) and labels:

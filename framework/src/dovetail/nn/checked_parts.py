@@ -21,6 +21,7 @@ from dovetail.kernel.blame import Blame, blame, check_class, way_out, wrong_answ
 from dovetail.kernel.discovery import import_part
 from dovetail.kernel.plan import Part
 from dovetail.nn.experts import ExpertsKernel, ExpertWeights
+from dovetail.nn.packings import PACKINGS
 from dovetail.nn.stored import Field, StoredWeight
 from dovetail.nn.weights import Components, QuantFormat, WeightKernel, WeightName
 
@@ -253,7 +254,11 @@ class _CheckedWeight:
 
     def pack(self, packing: str) -> Any | None:
         with self._blame(f"to make the packing {packing} of"):
-            return super().pack(packing)  # type: ignore[misc]
+            found: Any = super().pack(packing)  # type: ignore[misc]
+        wanted = PACKINGS.get(packing)
+        if wanted is not None and not (found is None or isinstance(found, wanted)):
+            raise wrong_answer(self._part, f"pack({packing!r})", found, f"{wanted.__name__} or None")
+        return found
 
     def take(self, ids: torch.Tensor, dtype: torch.dtype) -> Any:
         with self._blame("to take rows of"):

@@ -208,8 +208,13 @@ class Decoder(PoolingModel):
         x = self.embed(step)
         ropes = self.rotary(step.positions, x.dtype)
         residual: Tensor | None = None
-        for kind, block in zip(self.rope_types, self.blocks, strict=True):
-            x, residual = block(x, residual, None if kind is None else ropes[kind], step)
+        for index, (kind, block) in enumerate(zip(self.rope_types, self.blocks, strict=True)):
+            made = block(x, residual, None if kind is None else ropes[kind], step)
+            if type(made) is not tuple:
+                raise TypeError(
+                    f"block {index}, a {type(block).__name__}, returned {type(made).__name__}, wanted (x, residual)"
+                )
+            x, residual = made
         assert residual is not None
         out: Tensor = self.norm.add(x, residual)[0]
         return out

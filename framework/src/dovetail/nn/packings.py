@@ -253,3 +253,12 @@ def _group_shape(packing: str, n: int, k: int, group: int) -> tuple[int, int]:
 def _check_input_scale(scale: Tensor | None) -> None:
     if scale is not None:
         _check_dtype("the scale of activations", scale, (torch.float32,))
+
+
+PACKINGS: dict[str, type] = {
+    "affine": AffineWeight,
+    "scaled_float": ScaledFloatWeight,
+    "codebook": CodebookWeight,
+    "float4": Float4Weight,
+}
+"""Name of a shared packing → its class. Plugins may have packings of their own besides."""

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dovetail.api.cards import LayerKind
 from dovetail.api.checkpoint import LazyTensor
-from dovetail.api.errors import CheckpointError, ResolutionError
+from dovetail.api.errors import CheckpointError, PluginError, ResolutionError
 from dovetail.api.text import join_names
 from dovetail.nn.context import Context
 from dovetail.nn.experts import ExpertsKernel
@@ -431,8 +431,14 @@ class TensorPlaces:
         if (found := self._fit(name)) is not None:
             return found
         names = ", ".join(f"{t.name} ({t.type})" for t in self.weights[name].values())
+        kind = self.kinds[name]
+        if kind not in {choice.kind for choice in self.choices}:
+            raise PluginError(
+                f"the layer made of {names} is of the kind {kind}, which the model's card does not list in layer_kinds",
+                "update the plugin that offers the model",
+            )
         raise ResolutionError(
-            f"wanted a format for the {self.kinds[name]} layer made of {names}, found none in the plan"
+            f"wanted a format for the {kind} layer made of {names}, found none in the plan"
             + _join_reasons(self._explain(name)),
             "the tensors and config.json's quantization_config disagree, or this layer needs another format; see dovetail plan",
         )
