@@ -129,8 +129,9 @@ class ModelConfig(DocumentedModel):
         for key, field in aliases.items():
             if key in read and key not in cls.model_fields:
                 read.setdefault(field, read[key])
-        for name, field in cls.model_fields.items():  # JSON has lists alone
-            if get_origin(field.annotation) is tuple and isinstance(read.get(name), list):
+        for name, info in cls.model_fields.items():  # JSON has lists alone
+            annotation: Any = info.annotation
+            if get_origin(annotation) is tuple and isinstance(read.get(name), list):
                 read[name] = tuple(read[name])
         if isinstance(dtype := read.get("dtype"), str):
             read["dtype"] = dtype.removeprefix("torch.")

@@ -28,6 +28,8 @@ class Mixture(nn.Module):
         router_bias: it has a bias.
         wide: the router is multiplied in float32, and is never quantized.
         names: of gate, up and down below each expert.
+        alternating, transposed: of stacks, as in :meth:`dovetail.nn.Context.stored_together`; alternating are the rows of
+            ``gate_up_proj``.
         scoring, renormalize, groups, top_groups, scale: as in :meth:`dovetail.nn.Ops.route`.
         correction: name below ``name`` of the bias that is added for the choice alone, or None.
         weigh: gives the weights ``[T, A]`` of the chosen experts from the router's logits ``[T, E]`` and their ids
@@ -54,6 +56,8 @@ class Mixture(nn.Module):
         router_bias: Bias = False,
         wide: bool = False,
         names: tuple[str, str, str] = ("gate_proj", "up_proj", "down_proj"),
+        alternating: bool = False,
+        transposed: bool = False,
         scoring: Literal["softmax", "sigmoid"] = "softmax",
         renormalize: bool = True,
         groups: int = 1,
@@ -81,11 +85,12 @@ class Mixture(nn.Module):
             (f"{prefix}.{e}.{names[0]}", f"{prefix}.{e}.{names[1]}", f"{prefix}.{e}.{names[2]}") for e in range(experts)
         ]
         self.experts = ctx.experts(parts, channels, inner, top_k, activation=activation, bias=bias)
-        ctx.stored_together(f"{prefix}.gate_up_proj", [[gate, up] for gate, up, _ in parts])
+        stack = partial(ctx.stored_together, transposed=transposed)
+        stack(f"{prefix}.gate_up_proj", [[gate, up] for gate, up, _ in parts], alternating=alternating)
         for index, part in enumerate(names):
-            ctx.stored_together(f"{prefix}.{part}", [[expert[index]] for expert in parts])
+            stack(f"{prefix}.{part}", [[expert[index]] for expert in parts])
         if "down_proj" not in names:
-            ctx.stored_together(f"{prefix}.down_proj", [[down] for _, _, down in parts])
+            stack(f"{prefix}.down_proj", [[down] for _, _, down in parts])
         self.route = partial(
             ctx.ops.route,
             top_k=top_k,

@@ -5,12 +5,12 @@ from __future__ import annotations
 import dovetail_models_llama
 import pytest
 import torch
-from dovetail_models_llama.config import LlamaConfig
+from dovetail_models_llama.config import LlamaConfig, SmolLM3Config
 
 from dovetail.api import CheckpointError, ConfigError, ModelCard
 from dovetail.testing import build_model, check_model, check_registration, random_checkpoint, run_tokens
 
-CARD, EMBEDDING, CLASSIFIER = dovetail_models_llama.dovetail_register_models()
+CARD, EMBEDDING, CLASSIFIER, *SMOLLM3 = dovetail_models_llama.dovetail_register_models()
 
 TINY = {
     "vocab_size": 61,
@@ -42,6 +42,13 @@ def test_every_claim(changes: dict[str, object]) -> None:
 @pytest.mark.parametrize("card", [EMBEDDING, CLASSIFIER], ids=lambda card: card.name)
 def test_every_claim_of_other_tasks(card: ModelCard) -> None:
     check_model(card, {**TINY, "num_labels": 3}, {**TINY, "sliding_window": 9})
+
+
+@pytest.mark.parametrize("card", SMOLLM3, ids=lambda card: card.name)
+def test_every_claim_with_layers_without_positions(card: ModelCard) -> None:
+    keys = {**TINY, "no_rope_layer_interval": 2}
+    window = {"use_sliding_window": True, "sliding_window": 9, "tie_word_embeddings": False, "attention_bias": True}
+    check_model(card, keys, {**keys, **window}, positions="some")
 
 
 def test_frequency_factors_of_a_checkpoint_are_taken() -> None:
@@ -176,3 +183,51 @@ def test_biases_are_taken_where_the_checkpoint_brings_them() -> None:
     assert not torch.allclose(logits(keys, plain), filled)
     with pytest.raises(CheckpointError, match=r"unexpected: .*q_proj\.bias"):
         build_model(CARD, TINY, some)
+
+
+def smollm3(**changes: object) -> SmolLM3Config:
+    return SmolLM3Config.model_validate({**TINY, "num_hidden_layers": 4, **changes})
+
+
+@pytest.mark.parametrize(
+    ("keys", "turned", "windows"),
+    [
+        ({}, [True, True, True, False], [None] * 4),
+        ({"no_rope_layer_interval": 2}, [True, False, True, False], [None] * 4),
+        ({"no_rope_layers": [0, 1, 1, 1, 0]}, [False, True, True, True], [None] * 4),
+        ({"sliding_window": 9}, [True, True, True, False], [None] * 4),
+        ({"sliding_window": 9, "use_sliding_window": True}, [True, True, True, False], [None, None, None, 9]),
+    ],
+)
+def test_layers_without_positions(keys: dict[str, object], turned: list[bool], windows: list[int | None]) -> None:
+    config = smollm3(**keys)
+    assert ([config.has_rope(i) for i in range(4)], [config.window(i) for i in range(4)]) == (turned, windows)
+
+
+def test_defaults_of_smollm3() -> None:
+    sizes = {key: TINY[key] for key in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers")}
+    config = SmolLM3Config.model_validate({**sizes, "num_attention_heads": 8})
+    assert (config.num_key_value_heads, config.tie_word_embeddings, config.max_position_embeddings) == (4, True, 32768)
+    assert config.rope_for(0).rope_theta == 2e6
+    assert smollm3(num_key_value_heads=None).num_key_value_heads == 4
+    assert (
+        SmolLM3Config.model_validate(
+            {**sizes, "num_attention_heads": 8, "num_key_value_heads": None}
+        ).num_key_value_heads
+        == 8
+    )
+
+
+@pytest.mark.parametrize(
+    ("keys", "told"),
+    [
+        ({"no_rope_layers": [1]}, "no_rope_layers has 1 entries, wanted one for each of 2 layers"),
+        ({"no_rope_layers": ["no", "yes"]}, "no_rope_layers"),
+        ({"no_rope_layer_interval": 0}, "no_rope_layer_interval: Input should be greater than 0"),
+        ({"sliding_window": 9, "layer_types": ["sliding_attention"] * 2}, "there is no sliding_window"),
+        ({"hidden_act": "gelu"}, "hidden_act 'gelu' is not supported"),
+    ],
+)
+def test_what_smollm3_cannot_honour_is_refused(keys: dict[str, object], told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        build_model(SMOLLM3[0], {**TINY, **keys}, {})

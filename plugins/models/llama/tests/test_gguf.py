@@ -8,7 +8,7 @@ from typing import Any
 import dovetail_models_llama
 import pytest
 import torch
-from dovetail_models_llama.config import LlamaConfig
+from dovetail_models_llama.config import LlamaConfig, SmolLM3Config
 from dovetail_models_llama.gguf import NAMING
 
 from dovetail.api import CheckpointError, ConfigError
@@ -190,6 +190,15 @@ def test_config_of_granite() -> None:
     assert config.architectures == ("GraniteForCausalLM",)
     assert (config.embedding_multiplier, config.residual_multiplier) == (12.0, 0.22)
     assert (config.attention_multiplier, config.logits_scaling) == (0.0156, 8.0)
+
+
+def test_config_of_smollm3() -> None:
+    metadata = {key.replace("llama.", "smollm3."): value for key, value in METADATA.items()}
+    config = SmolLM3Config.model_validate(NAMING.config("smollm3", metadata | {"smollm3.block_count": 8}))
+    assert config.architectures == ("SmolLM3ForCausalLM",)
+    assert [config.has_rope(layer) for layer in range(8)] == [True, True, True, False] * 2
+    assert (config.num_key_value_heads, config.rope_for(0).rope_theta, config.attention_bias) == (2, 1e5, "optional")
+    assert NAMING.row_order("model.layers.3.self_attn.k_proj.weight", NAMING.config("smollm3", metadata)) is not None
 
 
 @pytest.mark.parametrize(

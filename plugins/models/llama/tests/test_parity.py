@@ -12,7 +12,7 @@ from dovetail.testing import build_model, check_parity, run_tokens
 
 transformers = pytest.importorskip("transformers")
 
-CARD, EMBEDDING, CLASSIFIER = dovetail_register_models()
+CARD, EMBEDDING, CLASSIFIER, *SMOLLM3 = dovetail_register_models()
 
 BASE: dict[str, Any] = {
     "vocab_size": 97,
@@ -139,3 +139,42 @@ def test_labels(labels: int) -> None:
         "id2label": {str(i): f"L{i}" for i in range(labels)},
     }
     check_parity(CLASSIFIER, {**SMALL, **with_names, "sliding_window": 9})
+
+
+PUBLISHED = {
+    "attention_bias": False,
+    "bos_token_id": None,
+    "layer_types": ["full_attention"] * 3,
+    "max_window_layers": 28,
+    "mlp_bias": False,
+    "no_rope_layer_interval": 4,
+    "no_rope_layers": [1, 0, 1],
+    "rope_scaling": None,
+    "rope_theta": 5000000.0,
+    "sliding_window": None,
+    "use_sliding_window": False,
+}
+"""What the file of SmolLM3-3B has."""
+SMALL_3 = {**SMALL, "pad_token_id": None}
+NO_ROPE = {"no_rope_layer_interval": 2}
+WINDOW = {"use_sliding_window": True, "sliding_window": 9}
+SMOLLM3_CASES: dict[str, dict[str, Any]] = {
+    "usual": {},
+    "published": PUBLISHED,
+    "interval": NO_ROPE,
+    "no rotary embeddings": {"no_rope_layer_interval": 1},
+    "window without positions": {**NO_ROPE, **WINDOW},
+    "window elsewhere": {**WINDOW, "layer_types": ["sliding_attention", "full_attention", "full_attention"]},
+    "biases": {**NO_ROPE, "attention_bias": True, "mlp_bias": True, "tie_word_embeddings": False},
+    "yarn": {**NO_ROPE, "rope_scaling": {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}},
+}
+
+
+@pytest.mark.parametrize("case", SMOLLM3_CASES)
+def test_layers_without_positions(case: str) -> None:
+    check_parity(SMOLLM3[0], {**SMALL_3, **SMOLLM3_CASES[case]})
+
+
+def test_other_tasks_with_layers_without_positions() -> None:
+    check_parity(SMOLLM3[1], {**SMALL_3, **NO_ROPE})
+    check_parity(SMOLLM3[2], {**SMALL_3, **NO_ROPE, "num_labels": 5})

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from dovetail.api import DecoderConfig, Epsilon
+from dovetail.api import DecoderConfig, Epsilon, Positions
 
 Multiplier = Annotated[float, Field(gt=0, le=2.0**27)]
 
@@ -43,3 +43,48 @@ class LlamaConfig(DecoderConfig):
         if first.partial_rotary_factor != 1.0:
             raise ValueError(f"partial_rotary_factor {first.partial_rotary_factor} is not supported, only 1")
         return self
+
+
+class SmolLM3Config(LlamaConfig):
+    """Keys of SmolLM3Config in transformers, with their defaults. Where the file has no ``layer_types``, layers without
+    a rotary embedding have the window.
+    """
+
+    rope_defaults: ClassVar[dict[str, Any]] = {"rope_theta": 2e6}
+
+    max_position_embeddings: Positions = 32768
+    tie_word_embeddings: bool = True
+    use_sliding_window: bool = False
+    no_rope_layer_interval: int = Field(default=4, gt=0)
+    """Each so-manieth layer has no rotary embedding."""
+    no_rope_layers: tuple[int, ...] = Field(default=(), strict=False)
+    """One for each layer, 0 for those without a rotary embedding; in place of the interval."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_smollm3(cls, data: Any) -> Any:
+        # Null is as many key-value heads as query heads.
+        return {"num_key_value_heads": 4, **data} if isinstance(data, dict) else data
+
+    @classmethod
+    def prepare(cls, data: dict[str, Any]) -> dict[str, Any]:
+        layers, interval = data.get("num_hidden_layers"), data.get("no_rope_layer_interval", 4)
+        if type(layers) is int and 0 < layers <= 10_000 and type(interval) is int and interval > 0:
+            turned = data.setdefault("no_rope_layers", [int((layer + 1) % interval != 0) for layer in range(layers)])
+            windowed = data.get("use_sliding_window") is True and "sliding_window" in data
+            if "layer_types" not in data and isinstance(turned, list) and len(turned) >= layers:
+                types = ("sliding_attention" if windowed else "full_attention", "full_attention")
+                data["layer_types"] = tuple(types[bool(flag)] for flag in turned[:layers])
+        data.setdefault("use_sliding_window", False)
+        return super().prepare(data)
+
+    @model_validator(mode="after")
+    def _check_smollm3(self) -> SmolLM3Config:
+        if (found := len(self.no_rope_layers)) < self.num_hidden_layers:
+            raise ValueError(
+                f"no_rope_layers has {found} entries, wanted one for each of {self.num_hidden_layers} layers"
+            )
+        return self
+
+    def has_rope(self, layer: int) -> bool:
+        return self.no_rope_layers[layer] != 0

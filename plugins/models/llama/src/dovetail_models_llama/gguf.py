@@ -19,9 +19,17 @@ MULTIPLIERS = {
 
 
 class LlamaNaming(GGUFNaming):
-    """Translates GGUF's ``llama`` and ``granite`` architectures; see :class:`dovetail.api.Naming`."""
+    """Translates GGUF's ``llama``, ``granite`` and ``smollm3`` architectures; see :class:`dovetail.api.Naming`.
 
-    architectures = {"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM", "granite": "GraniteForCausalLM"}
+    In a ``smollm3`` every fourth layer has no rotary embedding, which no key says.
+    """
+
+    architectures = {
+        "llama": "LlamaForCausalLM",
+        "mistral": "MistralForCausalLM",
+        "granite": "GraniteForCausalLM",
+        "smollm3": "SmolLM3ForCausalLM",
+    }
     adjacent = True
     outer = GGUFNaming.outer | {
         "rope_freqs": "rope_freqs",

@@ -1,6 +1,7 @@
 """Llama: pre-norm blocks of rotary grouped-query attention and a gated MLP (Touvron et al., 2023).
 
-Mistral adds a sliding window, Granite four scalar multipliers; everything else is configuration.
+Mistral adds a sliding window, Granite four scalar multipliers, and SmolLM 3 layers without positions (Yang et al.,
+2025); everything else is configuration.
 """
 
 from __future__ import annotations
