@@ -1,11 +1,12 @@
 """What holds for the tests of all packages."""
 
 import gc
+import logging
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -30,6 +31,28 @@ def slowness() -> Callable[[], float]:
         return max(1.0, (time.perf_counter() - started) / REFERENCE_SECONDS)
 
     return measure
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _logs_as_they_were() -> Iterator[None]:
+    """What a file's tests set up of logging, as commands do that run in this process, ends with the file."""
+    loggers = [each for each in logging.root.manager.loggerDict.values() if isinstance(each, logging.Logger)]
+    before = {each: (list(each.handlers), each.level, each.propagate, each.disabled) for each in loggers}
+    root = list(logging.root.handlers), logging.root.level
+    yield
+    for each in logging.root.manager.loggerDict.values():
+        if isinstance(each, logging.Logger):
+            each.handlers, each.level, each.propagate, each.disabled = before.get(
+                each, ([], logging.NOTSET, True, False)
+            )
+    # pytest has handlers of its own there, others in each of a test's phases.
+    logging.root.handlers = [
+        handler
+        for handler in logging.root.handlers
+        if handler in root[0] or type(handler).__module__.startswith("_pytest")
+    ]
+    logging.root.setLevel(root[1])
+    logging.root.manager._clear_cache()  # type: ignore[attr-defined]
 
 
 @pytest.hookimpl(trylast=True)

@@ -18,7 +18,7 @@ import httpx2
 import pytest
 from server_fakes import WORDS, FakeEngine
 
-from dovetail.api.errors import DovetailError, UsageError
+from dovetail.api.errors import DovetailError, EngineDeadError, UsageError
 from dovetail.cli.main import main
 from dovetail.client import batch as batches
 from dovetail.client.batch import Batch, Tally
@@ -187,9 +187,8 @@ def test_a_dead_engine_ends_the_batch_and_what_was_served_stays(
             await Batch(client, output, tally, lambda: None).run(read_requests(encoded(lines)), 1)
 
     lines, tally = [line(str(i)) for i in range(6)], Tally()
-    with pytest.raises(
-        ClientError, match="the server serves no more: the engine is not running: the process was killed"
-    ):
+    told = "the engine ended while serving: the process was killed; starting it again failed: there is no second one"
+    with pytest.raises(EngineDeadError, match=told):
         asyncio.run(work())
     assert tally.served == 3
     assert list(entries(tmp_path / "out")) == ["0", "1", "2"]

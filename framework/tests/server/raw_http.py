@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import socket
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,11 +49,13 @@ def exchange(url: str, *sent: bytes, methods: tuple[str, ...] = ("GET",), count:
     with connect(url) as sock:
         for part in sent:
             sock.sendall(part)
-        while part := sock.recv(1 << 16):
-            received += part
-            found, complete = read_answers(received, list(methods))
-            if complete and len(found) == count and not end:
-                break
+        # A server that closes while a body is still on its way resets the connection, after its answer.
+        with suppress(ConnectionResetError):
+            while part := sock.recv(1 << 16):
+                received += part
+                found, complete = read_answers(received, list(methods))
+                if complete and len(found) == count and not end:
+                    break
     return found
 
 
