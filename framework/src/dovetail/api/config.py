@@ -129,10 +129,6 @@ class ModelConfig(DocumentedModel):
         for key, field in aliases.items():
             if key in read and key not in cls.model_fields:
                 read.setdefault(field, read[key])
-        for name, info in cls.model_fields.items():  # JSON has lists alone
-            annotation: Any = info.annotation
-            if get_origin(annotation) is tuple and isinstance(read.get(name), list):
-                read[name] = tuple(read[name])
         if isinstance(dtype := read.get("dtype"), str):
             read["dtype"] = dtype.removeprefix("torch.")
         if isinstance(labels := read.get("id2label"), dict) and labels:
@@ -140,6 +136,10 @@ class ModelConfig(DocumentedModel):
         prepared: Any = cls.prepare(read)
         if not isinstance(prepared, dict):  # no fault of the file, as a ValueError would be
             raise TypeError(f"{cls.__name__}.prepare() returned {type(prepared).__name__}, wanted the dict of keys")
+        for name, info in cls.model_fields.items():  # JSON has lists alone
+            annotation: Any = info.annotation
+            if get_origin(annotation) is tuple and isinstance(prepared.get(name), list):
+                prepared[name] = tuple(prepared[name])
         return prepared
 
     @classmethod
