@@ -161,6 +161,7 @@ GENERIC = {
     "cpu": "torch's word for the host, which every platform has beside its device",
     "torch": "the library that the framework is written with",
     "transformers": "the library whose checkpoints and tokenizers are read, and models compared with",
+    "cohere": "whose rerank API the server speaks",
     "llama3": "the value that published configurations give for a scaling of rotary frequencies",
 }
 """Words on first-party cards that the framework may use, and why."""
