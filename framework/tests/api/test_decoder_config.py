@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 import pytest
 from pydantic import ValidationError, model_validator
 
-from dovetail.api import DecoderConfig, LayerType, ModelConfig, RopeParameters
+from dovetail.api import DecoderConfig, LayerType, ModelConfig, RopeParameters, every_nth_full
 from dovetail.kernel.plan import validate_config
 
 FULL, SLIDING, CHUNKED, LINEAR = "full_attention", "sliding_attention", "chunked_attention", "linear_attention"
@@ -518,3 +519,60 @@ class WindowByDefault(AnyDecoder):
 @pytest.mark.parametrize(("keys", "window"), [({}, 16), ({"sliding_window": None}, None), ({"sliding_window": 8}, 8)])
 def test_a_model_can_tell_null_from_no_key(keys: dict[str, Any], window: int | None) -> None:
     assert WindowByDefault.model_validate({**TINY, **keys}).sliding_window == window
+
+
+# What classes say of all files of their models.
+
+
+class Windowed(DecoderConfig):
+    if_missing: ClassVar[dict[str, Any]] = {"sliding_window": 32, "num_key_value_heads": 2}
+    partial_rotary: ClassVar[bool] = False
+    one_rope: ClassVar[bool] = True
+
+    @classmethod
+    def usual_layer_types(cls, data: Mapping[str, Any], layers: int) -> Iterable[str]:
+        return every_nth_full(data.get("sliding_window_pattern", 2), layers)
+
+
+@pytest.mark.parametrize(
+    ("keys", "window", "heads"),
+    [
+        ({}, 32, 2),
+        ({"sliding_window": None, "layer_types": [FULL] * 4}, None, 2),
+        ({"num_key_value_heads": None}, 32, 4),
+        ({"num_kv_heads": 1}, 32, 1),
+        ({"text_config": {"sliding_window": 9}}, 9, 2),
+    ],
+)
+def test_a_missing_key_is_not_null(keys: dict[str, Any], window: int | None, heads: int) -> None:
+    config = Windowed.model_validate({**TINY, **keys})
+    assert (config.sliding_window, config.num_key_value_heads) == (window, heads)
+
+
+def test_layer_types_that_a_file_leaves_out() -> None:
+    assert Windowed.model_validate(TINY).layer_types == (SLIDING, FULL) * 2
+    assert Windowed.model_validate({**TINY, "sliding_window_pattern": 1}).layer_types == (FULL,) * 4
+    assert Windowed.model_validate({**TINY, "layer_types": [FULL] * 4}).layer_types == (FULL,) * 4
+    for pattern in (0, True, "2"):
+        with pytest.raises(ValidationError, match=r"sliding_window_pattern is .*, wanted a positive number of layers"):
+            Windowed.model_validate({**TINY, "sliding_window_pattern": pattern})
+
+
+@pytest.mark.parametrize(
+    ("keys", "told"),
+    [
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor 0.5 is not supported, only 1"),
+        ({"rope_theta": 1e6, "rope_local_base_freq": 1e4}, "rotary embeddings that differ between layers"),
+        ({"rope_scaling": {"type": "longrope", "factor": 4.0}}, "lacks long_factor and short_factor"),
+    ],
+)
+def test_rotary_embeddings_that_a_model_does_not_have(keys: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValidationError, match=told):
+        Windowed.model_validate({**TINY, **keys})
+
+
+def test_lists_of_fields_that_are_tuples() -> None:
+    class Listed(DecoderConfig):
+        sizes: tuple[int, ...] = ()
+
+    assert Listed.model_validate({**TINY, "sizes": [1, 2]}).sizes == (1, 2)

@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dovetail.api.bounds import Epsilon, HeadCount, HeadDim, LayerCount, Positions, Size
+    from dovetail.api.bounds import MAX_LAYERS, Epsilon, HeadCount, HeadDim, LayerCount, Positions, Size
     from dovetail.api.cards import (
         PORTABLE,
         REFERENCE,
@@ -38,9 +38,10 @@ if TYPE_CHECKING:
         Task,
         ToolParserCard,
     )
+    from dovetail.api.cards_of_decoders import decoder_cards
     from dovetail.api.checkpoint import Checkpoint, LazyTensor, Naming, ResolvedModel, TokenizerParts
     from dovetail.api.config import AttentionRequirement, ModelConfig
-    from dovetail.api.decoder_config import Activation, DecoderConfig
+    from dovetail.api.decoder_config import Activation, DecoderConfig, every_nth_full
     from dovetail.api.errors import (
         CheckpointError,
         ConfigError,
@@ -80,6 +81,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DOWNLOAD_AGAIN",
+    "MAX_LAYERS",
     "PORTABLE",
     "PROJECT",
     "REFERENCE",
@@ -161,6 +163,8 @@ __all__ = [
     "UsageError",
     "check_routing",
     "decode_text",
+    "decoder_cards",
+    "every_nth_full",
     "hookimpl",
     "join_names",
     "one_line",
@@ -241,6 +245,9 @@ _WHERE = {
     "ModuleNames": "module_names",
     "Metadata": "naming",
     "GGUFNaming": "gguf_naming",
+    "decoder_cards": "cards_of_decoders",
+    "every_nth_full": "decoder_config",
+    "MAX_LAYERS": "bounds",
     "TableNaming": "naming",
     "rotary_halves": "naming",
     "CallArguments": "parsers",

@@ -93,11 +93,15 @@ class ModelConfig(DocumentedModel):
 
     The class attribute ``aliases`` names keys of older files: key → field. A subclass names those that its models have
     besides; those of its bases stay. A value under the field's own name wins.
+
+    The class attribute ``if_missing`` has values of keys that a file lacks, for models in whose files null means something
+    else than no key.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=(), strict=True, allow_inf_nan=False)
 
     aliases: ClassVar[Mapping[str, str]] = ALIASES
+    if_missing: ClassVar[Mapping[str, Any]] = {}
 
     architectures: tuple[str, ...] = Field(default=(), strict=False)
     model_type: str = ""
@@ -125,10 +129,13 @@ class ModelConfig(DocumentedModel):
         aliases: dict[str, str] = {}
         for base in cls.__mro__:  # the most special class first
             aliases = {**aliases, **{k: v for k, v in vars(base).get("aliases", {}).items() if k not in aliases}}
-        read = {k: integral(v) for k, v in merge_text_config(data, aliases).items() if v is not None}
+        merged = merge_text_config(data, aliases)
+        read = {k: integral(v) for k, v in merged.items() if v is not None}
         for key, field in aliases.items():
             if key in read and key not in cls.model_fields:
                 read.setdefault(field, read[key])
+        given = {aliases.get(key, key) for key in merged} | merged.keys()
+        read |= {key: value for key, value in cls.if_missing.items() if key not in given}
         if isinstance(dtype := read.get("dtype"), str):
             read["dtype"] = dtype.removeprefix("torch.")
         if isinstance(labels := read.get("id2label"), dict) and labels:
@@ -149,8 +156,7 @@ class ModelConfig(DocumentedModel):
 
         Args:
             data: the file's keys, which may be changed: ``text_config`` merged, aliases under the fields' names, no
-                nulls. Their types are not checked yet. A model for which null means something else than no key reads
-                the file before that, in a validator of its own with ``mode="before"``.
+                nulls. Their types are not checked yet.
 
         Raises:
             ValueError: a value is not supported.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, ClassVar, Literal, TypeGuard
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -62,6 +62,13 @@ class DecoderConfig(ModelConfig):
 
     - ``rope_defaults``: parameters of the rotary embedding where the file is silent, in the form of
       ``rope_parameters``: ``{"rope_theta": 1e6}``, or an object for each layer type.
+
+    - ``partial_rotary``: False for models whose heads are rotated whole. Another factor is refused then.
+
+    - ``one_rope``: True for models whose layers all have the same rotary embedding. Several are refused then.
+
+    - ``rope_tensors``: True for models that read the lists of a ``longrope`` without them from the checkpoint
+      (:meth:`dovetail.nn.Decoder.expect_rope_factors`). For others its lists are required.
     """
 
     aliases: ClassVar[Mapping[str, str]] = {
@@ -78,6 +85,9 @@ class DecoderConfig(ModelConfig):
     supported_layer_types: ClassVar[tuple[LayerType, ...]] = ("full_attention", "sliding_attention")
     rotary: ClassVar[bool] = True
     rope_defaults: ClassVar[Mapping[str, Any]] = {}
+    partial_rotary: ClassVar[bool] = True
+    one_rope: ClassVar[bool] = False
+    rope_tensors: ClassVar[bool] = False
 
     num_attention_heads: HeadCount
     num_key_value_heads: HeadCount
@@ -121,14 +131,38 @@ class DecoderConfig(ModelConfig):
                     f"hidden_size {hidden} is not a multiple of num_attention_heads {heads}, and there is no head_dim"
                 )
             data["head_dim"] = hidden // heads
-        if "layer_types" not in data:
-            data["layer_types"] = _usual_layer_types(data)
+        if "layer_types" not in data:  # of a number of layers that makes no sense, there are none
+            layers = data.get("num_hidden_layers")
+            data["layer_types"] = ()
+            if _is_count(layers) and layers <= MAX_LAYERS:
+                data["layer_types"] = tuple(cls.usual_layer_types(data, layers))
         types = data["layer_types"]
         named = isinstance(types, (list, tuple)) and all(isinstance(kind, str) for kind in types)
         head_dim = data.get("head_dim")
         readable = cls.rotary and named and _is_count(head_dim) and head_dim <= MAX_HEAD_DIM
         data["rope"] = read_rope(data, types, cls.rope_defaults) if readable else {}
         return data
+
+    @classmethod
+    def usual_layer_types(cls, data: Mapping[str, Any], layers: int) -> Iterable[str]:
+        """The layer types of a file without ``layer_types``; see there. A model with other rules overrides this.
+
+        Args:
+            data: as in :meth:`prepare`.
+            layers: their number.
+
+        Raises:
+            ValueError: a value that decides them is not supported.
+        """
+        if data.get("sliding_window") is None:
+            return ("full_attention",) * layers
+        full, pattern = (_whole(data, key) for key in ("max_window_layers", "sliding_window_pattern"))
+        if data.get("use_sliding_window") is not True:
+            full = 0
+        return tuple(
+            "full_attention" if layer < full or (pattern and (layer + 1) % pattern == 0) else "sliding_attention"
+            for layer in range(layers)
+        )
 
     @model_validator(mode="after")
     def _check_decoder(self) -> DecoderConfig:
@@ -147,11 +181,17 @@ class DecoderConfig(ModelConfig):
                 )
         if "sliding_attention" in self.layer_types and self.sliding_window is None:
             raise ValueError("layer_types has 'sliding_attention', and there is no sliding_window")
+        if self.one_rope and len(set(self.rope.values())) > 1:
+            raise ValueError("rotary embeddings that differ between layers are not supported")
         for rope in self.rope.values():
             self._check_rope(rope)
         return self
 
     def _check_rope(self, rope: RopeParameters) -> None:
+        if not self.partial_rotary and rope.partial_rotary_factor != 1.0:
+            raise ValueError(f"partial_rotary_factor {rope.partial_rotary_factor} is not supported, only 1")
+        if rope.rope_type == "longrope" and rope.long_factor is None and not self.rope_tensors:
+            raise ValueError("the rotary embedding of the type 'longrope' lacks long_factor and short_factor")
         channels = _rotated(self.head_dim, rope)
         if channels == 0 or channels % 2:
             part = f" times the partial_rotary_factor {rope.partial_rotary_factor}" if channels != self.head_dim else ""
@@ -216,20 +256,15 @@ class DecoderConfig(ModelConfig):
         return tuple(AttentionRequirement(features=features, head_dim=self.head_dim) for features in kinds)
 
 
-def _usual_layer_types(data: Mapping[str, Any]) -> tuple[str, ...]:
-    """The layer types of a file without ``layer_types``; none if its number of layers makes no sense."""
-    layers = data.get("num_hidden_layers")
-    if not _is_count(layers) or layers > MAX_LAYERS:
-        return ()
-    if data.get("sliding_window") is None:
-        return ("full_attention",) * layers
-    full, pattern = (_whole(data, key) for key in ("max_window_layers", "sliding_window_pattern"))
-    if data.get("use_sliding_window") is not True:
-        full = 0
-    return tuple(
-        "full_attention" if layer < full or (pattern and (layer + 1) % pattern == 0) else "sliding_attention"
-        for layer in range(layers)
-    )
+def every_nth_full(n: Any, layers: int) -> tuple[LayerType, ...]:
+    """The types of so many layers, of which every ``n``th sees the whole context and the others have a window.
+
+    Raises:
+        ValueError: n is no positive number of layers.
+    """
+    if type(n) is not int or n < 1:
+        raise ValueError(f"sliding_window_pattern is {quote_foreign(n)}, wanted a positive number of layers")
+    return tuple("sliding_attention" if (layer + 1) % n else "full_attention" for layer in range(layers))
 
 
 def _whole(data: Mapping[str, Any], key: str) -> int:

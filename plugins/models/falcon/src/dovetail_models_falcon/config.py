@@ -15,6 +15,7 @@ class FalconConfig(DecoderConfig):
 
     aliases: ClassVar[Mapping[str, str]] = {"activation": "hidden_act", "n_embed": "hidden_size"}
     supported_layer_types: ClassVar[tuple[LayerType, ...]] = ("full_attention",)
+    partial_rotary: ClassVar[bool] = False
 
     hidden_act: Activation = "gelu"
     layer_norm_epsilon: Epsilon = 1e-5
@@ -55,8 +56,6 @@ class FalconConfig(DecoderConfig):
             raise ValueError("alibi is not supported, only rotary embeddings")
         if self.head_dim * self.num_attention_heads != self.hidden_size:
             raise ValueError(f"head_dim {self.head_dim} is not hidden_size / num_attention_heads")
-        if (part := self.rope_for(0).partial_rotary_factor) != 1.0:
-            raise ValueError(f"partial_rotary_factor {part} is not supported, only 1")
         norms = self.num_ln_in_parallel_attn
         if self.new_decoder_architecture:
             if not self.parallel_attn:

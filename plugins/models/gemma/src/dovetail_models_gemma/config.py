@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, model_validator
 
-from dovetail.api import Activation, AttentionFeature, DecoderConfig, Epsilon, HeadDim, Positions, quote_foreign
+from dovetail.api import (
+    Activation,
+    AttentionFeature,
+    DecoderConfig,
+    Epsilon,
+    HeadDim,
+    Positions,
+    every_nth_full,
+    quote_foreign,
+)
 
 Positive = Annotated[float, Field(gt=0, le=2.0**27)]
 
@@ -58,32 +68,19 @@ class GemmaConfig(DecoderConfig):
 class Gemma2Config(GemmaConfig):
     """Keys of Gemma2Config in transformers, with their defaults."""
 
-    absent: ClassVar[dict[str, Any]] = {
+    if_missing: ClassVar[dict[str, Any]] = {
         "sliding_window": 4096,
         "attn_logit_softcapping": 50.0,
         "final_logit_softcapping": 30.0,
     }
-    """Values of keys that are missing. A key with null means none here, and not the default."""
     query_pre_attn_scalar: Positive = 256.0
     """Scores are divided by its square root."""
     attn_logit_softcapping: Positive | None = None
     final_logit_softcapping: Positive | None = None
 
-    @model_validator(mode="before")
     @classmethod
-    def _read_gemma2(cls, data: Any) -> Any:
-        if not isinstance(data, dict):
-            return data
-        text = data.get("text_config")
-        return {**cls.absent, **data, **({"text_config": {**cls.absent, **text}} if isinstance(text, dict) else {})}
-
-    @classmethod
-    def prepare(cls, data: dict[str, Any]) -> dict[str, Any]:
-        layers = data.get("num_hidden_layers")
-        if "layer_types" not in data and type(layers) is int and 0 < layers <= 10_000:
-            first = SLIDING if "sliding_window" in data else FULL
-            data["layer_types"] = tuple((first, FULL)[layer % 2] for layer in range(layers))
-        return super().prepare(data)
+    def usual_layer_types(cls, data: Mapping[str, Any], layers: int) -> Iterable[str]:
+        return every_nth_full(2 if "sliding_window" in data else 1, layers)
 
     def attention_features(self, layer: int) -> frozenset[AttentionFeature]:
         capped: frozenset[AttentionFeature] = frozenset({"softcap"} if self.attn_logit_softcapping else ())
@@ -98,16 +95,11 @@ class Gemma3Config(Gemma2Config):
     """Keys of Gemma3TextConfig in transformers, with their defaults."""
 
     scaled = True
-    absent = {"sliding_window": 4096}
+    if_missing: ClassVar[dict[str, Any]] = {"sliding_window": 4096}
     rope_defaults: ClassVar[dict[str, Any]] = {FULL: {"rope_theta": 1e6}, SLIDING: {"rope_theta": 1e4}}
 
     max_position_embeddings: Positions = 131072
 
     @classmethod
-    def prepare(cls, data: dict[str, Any]) -> dict[str, Any]:
-        layers, pattern = data.get("num_hidden_layers"), data.get("sliding_window_pattern", 6)
-        if type(pattern) is not int or pattern < 1:
-            raise ValueError(f"sliding_window_pattern is {quote_foreign(pattern)}, wanted a positive number of layers")
-        if "layer_types" not in data and type(layers) is int and 0 < layers <= 10_000:
-            data["layer_types"] = tuple(SLIDING if (layer + 1) % pattern else FULL for layer in range(layers))
-        return super().prepare(data)
+    def usual_layer_types(cls, data: Mapping[str, Any], layers: int) -> Iterable[str]:
+        return every_nth_full(data.get("sliding_window_pattern", 6), layers)

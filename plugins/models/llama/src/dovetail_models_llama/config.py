@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from dovetail.api import DecoderConfig, Epsilon, Positions
+from dovetail.api import MAX_LAYERS, DecoderConfig, Epsilon, Positions
 
 Multiplier = Annotated[float, Field(gt=0, le=2.0**27)]
 
@@ -16,6 +17,10 @@ Bias = bool | Literal["optional"]
 
 class LlamaConfig(DecoderConfig):
     """Keys of LlamaConfig, MistralConfig and GraniteConfig in transformers, with their defaults."""
+
+    partial_rotary: ClassVar[bool] = False
+    one_rope: ClassVar[bool] = True
+    rope_tensors: ClassVar[bool] = True
 
     rms_norm_eps: Epsilon = 1e-6
     attention_bias: Bias = False
@@ -37,11 +42,6 @@ class LlamaConfig(DecoderConfig):
     def _check_llama(self) -> LlamaConfig:
         if self.hidden_act != "silu":
             raise ValueError(f"hidden_act {self.hidden_act!r} is not supported, only silu")
-        first, *others = dict.fromkeys(map(self.rope_for, range(self.num_hidden_layers)))
-        if others:
-            raise ValueError("rotary embeddings that differ between layers are not supported")
-        if first.partial_rotary_factor != 1.0:
-            raise ValueError(f"partial_rotary_factor {first.partial_rotary_factor} is not supported, only 1")
         return self
 
 
@@ -50,6 +50,7 @@ class SmolLM3Config(LlamaConfig):
     a rotary embedding have the window.
     """
 
+    if_missing: ClassVar[dict[str, Any]] = {"num_key_value_heads": 4}
     rope_defaults: ClassVar[dict[str, Any]] = {"rope_theta": 2e6}
 
     max_position_embeddings: Positions = 32768
@@ -60,23 +61,21 @@ class SmolLM3Config(LlamaConfig):
     no_rope_layers: tuple[int, ...] = Field(default=(), strict=False)
     """One for each layer, 0 for those without a rotary embedding; in place of the interval."""
 
-    @model_validator(mode="before")
-    @classmethod
-    def _read_smollm3(cls, data: Any) -> Any:
-        # Null is as many key-value heads as query heads.
-        return {"num_key_value_heads": 4, **data} if isinstance(data, dict) else data
-
     @classmethod
     def prepare(cls, data: dict[str, Any]) -> dict[str, Any]:
         layers, interval = data.get("num_hidden_layers"), data.get("no_rope_layer_interval", 4)
-        if type(layers) is int and 0 < layers <= 10_000 and type(interval) is int and interval > 0:
-            turned = data.setdefault("no_rope_layers", [int((layer + 1) % interval != 0) for layer in range(layers)])
-            windowed = data.get("use_sliding_window") is True and "sliding_window" in data
-            if "layer_types" not in data and isinstance(turned, list) and len(turned) >= layers:
-                types = ("sliding_attention" if windowed else "full_attention", "full_attention")
-                data["layer_types"] = tuple(types[bool(flag)] for flag in turned[:layers])
+        if type(layers) is int and 0 < layers <= MAX_LAYERS and type(interval) is int and interval > 0:
+            data.setdefault("no_rope_layers", [int((layer + 1) % interval != 0) for layer in range(layers)])
         data.setdefault("use_sliding_window", False)
         return super().prepare(data)
+
+    @classmethod
+    def usual_layer_types(cls, data: Mapping[str, Any], layers: int) -> Iterable[str]:
+        windowed = data["use_sliding_window"] is True and "sliding_window" in data
+        turned = data.get("no_rope_layers")
+        if not windowed or not isinstance(turned, list) or len(turned) < layers:
+            return ("full_attention",) * layers
+        return tuple(("sliding_attention", "full_attention")[bool(flag)] for flag in turned[:layers])
 
     @model_validator(mode="after")
     def _check_smollm3(self) -> SmolLM3Config:

@@ -15,6 +15,8 @@ class MixtralConfig(DecoderConfig):
     """Keys of MixtralConfig in transformers, with their defaults. ``intermediate_size`` is that of each expert."""
 
     rope_defaults: ClassVar[dict[str, Any]] = {"rope_theta": 1e6}
+    partial_rotary: ClassVar[bool] = False
+    one_rope: ClassVar[bool] = True
 
     num_local_experts: ExpertCount = 8
     num_experts_per_tok: ExpertCount = 2
@@ -25,6 +27,4 @@ class MixtralConfig(DecoderConfig):
         check_routing(
             self.num_local_experts, self.num_experts_per_tok, names=("num_local_experts", "num_experts_per_tok")
         )
-        if len({self.rope_for(layer) for layer in range(self.num_hidden_layers)}) > 1:
-            raise ValueError("rotary embeddings that differ between layers are not supported")
         return self

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
-from pydantic import model_validator
-
-from dovetail.api import DecoderConfig, Epsilon, quote_foreign
+from dovetail.api import DecoderConfig, Epsilon, every_nth_full, quote_foreign
 
 FULL, SLIDING = "full_attention", "sliding_attention"
 THETA = 500000.0
@@ -15,17 +14,10 @@ THETA = 500000.0
 class OlmoConfig(DecoderConfig):
     """Keys that Olmo2Config and Olmo3Config have in common in transformers, with their defaults."""
 
+    partial_rotary: ClassVar[bool] = False
+
     rms_norm_eps: Epsilon = 1e-5
     attention_bias: bool = False
-
-    @model_validator(mode="after")
-    def _check_olmo(self) -> OlmoConfig:
-        for rope in self.rope.values():
-            if rope.partial_rotary_factor != 1.0:
-                raise ValueError(f"partial_rotary_factor {rope.partial_rotary_factor} is not supported, only 1")
-            if rope.rope_type == "longrope" and rope.long_factor is None:
-                raise ValueError("the rotary embedding of the type 'longrope' lacks long_factor and short_factor")
-        return self
 
 
 class Olmo2Config(OlmoConfig):
@@ -41,19 +33,12 @@ class Olmo2Config(OlmoConfig):
 class Olmo3Config(OlmoConfig):
     """Keys of Olmo3Config in transformers, with their defaults. ``rope_scaling`` is of layers without a window."""
 
+    if_missing: ClassVar[dict[str, Any]] = {"sliding_window": 4096}
     rope_defaults: ClassVar[dict[str, Any]] = {FULL: {"rope_theta": THETA}, SLIDING: {"rope_theta": THETA}}
-
-    @model_validator(mode="before")
-    @classmethod
-    def _read_olmo3(cls, data: Any) -> Any:
-        # Null is no window, and not the default.
-        return {"sliding_window": 4096, **data} if isinstance(data, dict) else data
 
     @classmethod
     def prepare(cls, data: dict[str, Any]) -> dict[str, Any]:
-        layers, theta, rope = (data.get(key) for key in ("num_hidden_layers", "rope_theta", "rope_parameters"))
-        if "layer_types" not in data and type(layers) is int and 0 < layers <= 10_000:
-            data["layer_types"] = tuple(SLIDING if (layer + 1) % 4 else FULL for layer in range(layers))
+        theta, rope = data.get("rope_theta"), data.get("rope_parameters")
         if theta not in (None, THETA):
             raise ValueError(
                 f"rope_theta is {quote_foreign(theta)}, and does not say of which layers: wanted rope_parameters with "
@@ -64,3 +49,7 @@ class Olmo3Config(OlmoConfig):
                 f"rope_parameters does not say of which layers it is: wanted objects for {FULL} and {SLIDING}"
             )
         return super().prepare(data)
+
+    @classmethod
+    def usual_layer_types(cls, data: Mapping[str, Any], layers: int) -> Iterable[str]:
+        return every_nth_full(4, layers)

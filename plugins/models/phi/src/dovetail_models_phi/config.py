@@ -40,14 +40,14 @@ class LongDecoderConfig(DecoderConfig):
     long ones, or without scaling.
     """
 
+    one_rope: ClassVar[bool] = True
+    rope_tensors: ClassVar[bool] = True
+
     rms_norm_eps: Epsilon = 1e-5
 
     @model_validator(mode="after")
     def _check_rotary(self) -> LongDecoderConfig:
-        first, *others = dict.fromkeys(map(self.rope_for, range(self.num_hidden_layers)))
-        if others:
-            raise ValueError("rotary embeddings that differ between layers are not supported")
-        if (kind := first.rope_type) not in (USUAL, LONG):
+        if (kind := self.rope_for(0).rope_type) not in (USUAL, LONG):
             raise ValueError(f"the rotary embedding {kind!r} is not supported, only {USUAL!r} and {LONG!r}")
         return self
 
@@ -70,7 +70,9 @@ class Phi3Config(LongDecoderConfig):
 class PhimoeConfig(LongDecoderConfig):
     """Keys of PhimoeConfig in transformers, with their defaults. ``intermediate_size`` is that of each expert."""
 
+    if_missing: ClassVar[dict[str, Any]] = {"num_key_value_heads": 8}
     rope_defaults: ClassVar[dict[str, Any]] = {"rope_theta": 1e6}
+    partial_rotary: ClassVar[bool] = False
 
     max_position_embeddings: Positions = 131072
     attention_bias: Bias = False
@@ -80,12 +82,6 @@ class PhimoeConfig(LongDecoderConfig):
     router_jitter_noise: Noise = 0.01
     """How far a router's logit may be below the largest, relatively and halved, to share the weight with it."""
 
-    @model_validator(mode="before")
-    @classmethod
-    def _read_phimoe(cls, data: Any) -> Any:
-        # Null means one for each query head, and only a key that is missing means the default.
-        return {"num_key_value_heads": 8, **data} if isinstance(data, dict) else data
-
     @model_validator(mode="after")
     def _check_phimoe(self) -> PhimoeConfig:
         names = ("num_local_experts", "num_experts_per_tok")
@@ -93,8 +89,6 @@ class PhimoeConfig(LongDecoderConfig):
         if self.num_experts_per_tok != 2:
             raise ValueError(f"num_experts_per_tok is {self.num_experts_per_tok}, wanted 2: the router chooses two")
         rope = self.rope_for(0)
-        if rope.partial_rotary_factor != 1.0:
-            raise ValueError(f"partial_rotary_factor {rope.partial_rotary_factor} is not supported, only 1")
         if rope.rope_type == LONG and (rope.long_mscale is None or rope.short_mscale is None):
             raise ValueError(f"the rotary embedding {LONG!r} lacks long_mscale or short_mscale")
         return self

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, model_validator
@@ -15,10 +16,7 @@ class QwenMoeConfig(DecoderConfig):
     """Keys that Qwen2MoeConfig and Qwen3MoeConfig have in common in transformers, with their defaults."""
 
     aliases: ClassVar[dict[str, str]] = {"num_local_experts": "num_experts"}
-    missing: ClassVar[dict[str, Any]]
-    """Values of keys for which null means something else than no key: no window, and as many key-value heads as query
-    heads.
-    """
+    partial_rotary: ClassVar[bool] = False
 
     max_position_embeddings: Positions = 32768
     rms_norm_eps: Epsilon = 1e-6
@@ -33,11 +31,6 @@ class QwenMoeConfig(DecoderConfig):
     mlp_only_layers: tuple[int, ...] = Field(default=(), strict=False)
     """Layers that have none in any case."""
 
-    @model_validator(mode="before")
-    @classmethod
-    def _read_qwen(cls, data: Any) -> Any:
-        return {**cls.missing, **data} if isinstance(data, dict) else data
-
     @classmethod
     def prepare(cls, data: dict[str, Any]) -> dict[str, Any]:
         data.setdefault("use_sliding_window", False)
@@ -48,11 +41,6 @@ class QwenMoeConfig(DecoderConfig):
         check_routing(self.num_experts, self.num_experts_per_tok, names=("num_experts", "num_experts_per_tok"))
         if not self.is_causal:
             raise ValueError("is_causal is false, which is not supported, only causal attention")
-        for rope in self.rope.values():
-            if rope.partial_rotary_factor != 1.0:
-                raise ValueError(f"partial_rotary_factor {rope.partial_rotary_factor} is not supported, only 1")
-            if rope.rope_type == "longrope" and rope.long_factor is None:
-                raise ValueError("the rotary embedding of the type 'longrope' lacks long_factor and short_factor")
         return self
 
     def has_experts(self, layer: int) -> bool:
@@ -62,7 +50,7 @@ class QwenMoeConfig(DecoderConfig):
 class Qwen2MoeConfig(QwenMoeConfig):
     """Keys of Qwen2MoeConfig in transformers, with their defaults."""
 
-    missing = {"sliding_window": 4096, "num_key_value_heads": 16}
+    if_missing: ClassVar[dict[str, Any]] = {"sliding_window": 4096, "num_key_value_heads": 16}
 
     num_experts: Count = 60
     num_experts_per_tok: Count = 4
@@ -73,19 +61,18 @@ class Qwen2MoeConfig(QwenMoeConfig):
     """Of so many layers, every second has the window, from the first. ``layer_types`` replaces it."""
 
     @classmethod
-    def prepare(cls, data: dict[str, Any]) -> dict[str, Any]:
-        layers, windows = data.get("num_hidden_layers"), data.setdefault("max_window_layers", 28)
-        usual = data.get("use_sliding_window") is True and "layer_types" not in data
-        if usual and type(layers) is int and 0 < layers <= 10_000 and type(windows) is int:
-            sees = ("sliding_attention", "full_attention")
-            data["layer_types"] = tuple(sees[layer % 2 if layer < windows else 1] for layer in range(layers))
-        return super().prepare(data)
+    def usual_layer_types(cls, data: Mapping[str, Any], layers: int) -> Iterable[str]:
+        windows = data.get("max_window_layers", 28)
+        if data["use_sliding_window"] is not True or type(windows) is not int:
+            return super().usual_layer_types(data, layers)
+        sees = ("sliding_attention", "full_attention")
+        return tuple(sees[layer % 2 if layer < windows else 1] for layer in range(layers))
 
 
 class Qwen3MoeConfig(QwenMoeConfig):
     """Keys of Qwen3MoeConfig in transformers, with their defaults. Either all layers have the window or none."""
 
-    missing = {"sliding_window": 4096, "num_key_value_heads": 4}
+    if_missing: ClassVar[dict[str, Any]] = {"sliding_window": 4096, "num_key_value_heads": 4}
 
     num_experts: Count = 128
     num_experts_per_tok: Count = 8

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field, model_validator
 
@@ -12,6 +12,9 @@ from dovetail.api import AttentionFeature, DecoderConfig, Epsilon, HeadDim, Posi
 class Qwen2Config(DecoderConfig):
     """Keys of Qwen2Config in transformers, with their defaults."""
 
+    if_missing: ClassVar[dict[str, Any]] = {"sliding_window": 4096, "num_key_value_heads": 32}
+    partial_rotary: ClassVar[bool] = False
+
     max_position_embeddings: Positions = 32768
     rms_norm_eps: Epsilon = 1e-6
     use_sliding_window: bool = False
@@ -19,12 +22,6 @@ class Qwen2Config(DecoderConfig):
     """So many layers see everything, and those after them have the window. ``layer_types`` replaces it."""
     is_causal: bool = True
     """False for embeddings of which every token sees the whole text."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _read_qwen(cls, data: Any) -> Any:
-        # A key that is missing means the default. Null means no window, and as many key-value heads as query heads.
-        return {"sliding_window": 4096, "num_key_value_heads": 32, **data} if isinstance(data, dict) else data
 
     @classmethod
     def prepare(cls, data: dict[str, Any]) -> dict[str, Any]:
@@ -34,11 +31,6 @@ class Qwen2Config(DecoderConfig):
 
     @model_validator(mode="after")
     def _check_qwen(self) -> Qwen2Config:
-        for rope in self.rope.values():
-            if rope.partial_rotary_factor != 1.0:
-                raise ValueError(f"partial_rotary_factor {rope.partial_rotary_factor} is not supported, only 1")
-            if rope.rope_type == "longrope" and rope.long_factor is None:
-                raise ValueError("the rotary embedding of the type 'longrope' lacks long_factor and short_factor")
         if not self.is_causal and "sliding_attention" in self.layer_types:
             raise ValueError("is_causal is false and a layer has a window, which is not supported together")
         return self

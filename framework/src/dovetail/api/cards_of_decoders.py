@@ -1,0 +1,63 @@
+"""The cards that nearly every decoder has: its blocks with three heads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from dovetail.api.cards import ModelCard, NamingCard
+
+Form = Literal["ForCausalLM", "Model", "ForSequenceClassification"]
+FORMS: tuple[Form, ...] = ("ForCausalLM", "Model", "ForSequenceClassification")
+
+
+def decoder_cards(
+    name: str,
+    summary: str,
+    stem: str,
+    *,
+    target: str,
+    config: str,
+    experts: bool = False,
+    forms: tuple[Form, ...] = FORMS,
+    naming: Mapping[str, NamingCard] | None = None,
+    headless: Mapping[str, Any] | None = None,
+    **fields: Any,
+) -> list[ModelCard]:
+    """The cards of a decoder as a language model, of its blocks without a head for embeddings, and with one for the
+    labels of a text: NAME, NAME-embedding and NAME-classifier.
+
+    Args:
+        stem: of the architectures' names: ``Qwen2`` for ``Qwen2ForCausalLM``, ``Qwen2Model`` and
+            ``Qwen2ForSequenceClassification``.
+        target: module and stem of the three classes, such as ``my_package.model:Qwen``.
+        experts: there are layers with experts.
+        forms: which of the three there are.
+        naming: of the language model.
+        headless: fields of the others alone, or in the place of ``fields``.
+        fields: of all cards.
+    """
+    kinds = ("linear", "embedding", *(("experts",) if experts else ()))
+    own: dict[Form, dict[str, Any]] = {
+        "ForCausalLM": {
+            "name": name,
+            "summary": summary,
+            "layer_kinds": (*kinds, "head"),
+            "naming": dict(naming or {}),
+        },
+        "Model": {"name": f"{name}-embedding", "summary": f"{summary}; without a head", "tasks": ("embed",)},
+        "ForSequenceClassification": {
+            "name": f"{name}-classifier",
+            "summary": f"{summary}; with a head for the labels of a text",
+            "tasks": ("classify",),
+        },
+    }
+    return [
+        ModelCard(
+            architectures=(f"{stem}{form}",),
+            target=f"{target}{form}",
+            config=config,
+            **(fields | ({} if form == "ForCausalLM" else {"layer_kinds": kinds, **(headless or {})}) | own[form]),
+        )
+        for form in forms
+    ]
