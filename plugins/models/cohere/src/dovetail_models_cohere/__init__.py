@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dovetail.api import AttentionFeature, ModelCard, NamingCard, hookimpl
+from dovetail.api import AttentionFeature, ModelCard, NamingCard, decoder_cards, hookimpl
 
 
 @hookimpl
@@ -13,28 +13,15 @@ def dovetail_register_models() -> list[ModelCard]:
     ]
 
 
-def _cards(name: str, gguf: str, summary: str, attention: tuple[AttentionFeature, ...]) -> list[ModelCard]:
-    """One generation, with a head and without."""
-    package, config = "dovetail_models_cohere", f"dovetail_models_cohere.config:{name}Config"
-    naming = NamingCard(architectures=(gguf,), target=f"{package}.gguf:{name.upper()}_NAMING")
-    return [
-        ModelCard(
-            name=name.lower(),
-            summary=summary,
-            architectures=(f"{name}ForCausalLM",),
-            target=f"{package}.model:CohereForCausalLM",
-            config=config,
-            attention=attention,
-            naming={"gguf": naming},
-        ),
-        ModelCard(
-            name=f"{name.lower()}-embedding",
-            summary=f"{summary}; without a head",
-            architectures=(f"{name}Model",),
-            target=f"{package}.model:CohereModel",
-            config=config,
-            tasks=("embed",),
-            attention=attention,
-            layer_kinds=("linear", "embedding"),
-        ),
-    ]
+def _cards(stem: str, gguf: str, summary: str, attention: tuple[AttentionFeature, ...]) -> list[ModelCard]:
+    target = f"dovetail_models_cohere.gguf:{stem.upper()}_NAMING"
+    return decoder_cards(
+        stem.lower(),
+        summary,
+        stem,
+        target="dovetail_models_cohere.model:Cohere",
+        config=f"dovetail_models_cohere.config:{stem}Config",
+        forms=("ForCausalLM", "Model"),
+        attention=attention,
+        naming={"gguf": NamingCard(architectures=(gguf,), target=target)},
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dovetail.api import ModelCard, NamingCard, hookimpl
+from dovetail.api import ModelCard, NamingCard, decoder_cards, hookimpl
 
 
 @hookimpl
@@ -41,33 +41,13 @@ def dovetail_register_models() -> list[ModelCard]:
             attention=("sliding",),
             layer_kinds=("linear", "embedding"),
         ),
-        ModelCard(
-            name="smollm3",
-            summary="SmolLM 3: layers without rotary embeddings between those with them",
-            architectures=("SmolLM3ForCausalLM",),
-            target="dovetail_models_llama.model:LlamaForCausalLM",
+        *decoder_cards(
+            "smollm3",
+            "SmolLM 3: layers without rotary embeddings between those with them",
+            "SmolLM3",
+            target="dovetail_models_llama.model:Llama",
             config="dovetail_models_llama.config:SmolLM3Config",
             attention=("sliding",),
             naming={"gguf": NamingCard(architectures=("smollm3",), target="dovetail_models_llama.gguf:NAMING")},
-        ),
-        ModelCard(
-            name="smollm3-embedding",
-            summary="SmolLM 3 without a head",
-            architectures=("SmolLM3Model",),
-            target="dovetail_models_llama.model:LlamaModel",
-            config="dovetail_models_llama.config:SmolLM3Config",
-            tasks=("embed",),
-            attention=("sliding",),
-            layer_kinds=("linear", "embedding"),
-        ),
-        ModelCard(
-            name="smollm3-classifier",
-            summary="SmolLM 3 with a head for the labels of a text",
-            architectures=("SmolLM3ForSequenceClassification",),
-            target="dovetail_models_llama.model:LlamaForSequenceClassification",
-            config="dovetail_models_llama.config:SmolLM3Config",
-            tasks=("classify",),
-            attention=("sliding",),
-            layer_kinds=("linear", "embedding"),
         ),
     ]

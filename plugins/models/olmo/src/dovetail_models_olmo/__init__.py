@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dovetail.api import AttentionFeature, ModelCard, NamingCard, hookimpl
+from dovetail.api import AttentionFeature, ModelCard, NamingCard, decoder_cards, hookimpl
 
 
 @hookimpl
@@ -14,37 +14,13 @@ def dovetail_register_models() -> list[ModelCard]:
 
 
 def _cards(generation: str, summary: str, attention: tuple[AttentionFeature, ...]) -> list[ModelCard]:
-    """One generation as a language model, without a head, and with one for labels."""
-    model, config = "dovetail_models_olmo.model", f"dovetail_models_olmo.config:Olmo{generation}Config"
-    naming = NamingCard(architectures=("olmo2",), target=f"dovetail_models_olmo.gguf:OLMO{generation}_NAMING")
-    return [
-        ModelCard(
-            name=f"olmo{generation}",
-            summary=summary,
-            architectures=(f"Olmo{generation}ForCausalLM",),
-            target=f"{model}:OlmoForCausalLM",
-            config=config,
-            attention=attention,
-            naming={"gguf": naming},
-        ),
-        ModelCard(
-            name=f"olmo{generation}-embedding",
-            summary=f"{summary}, without a head",
-            architectures=(f"Olmo{generation}Model",),
-            target=f"{model}:OlmoModel",
-            config=config,
-            tasks=("embed",),
-            attention=attention,
-            layer_kinds=("linear", "embedding"),
-        ),
-        ModelCard(
-            name=f"olmo{generation}-classifier",
-            summary=f"{summary}, with a head for the labels of a text",
-            architectures=(f"Olmo{generation}ForSequenceClassification",),
-            target=f"{model}:OlmoForSequenceClassification",
-            config=config,
-            tasks=("classify",),
-            attention=attention,
-            layer_kinds=("linear", "embedding"),
-        ),
-    ]
+    target = f"dovetail_models_olmo.gguf:OLMO{generation}_NAMING"
+    return decoder_cards(
+        f"olmo{generation}",
+        summary,
+        f"Olmo{generation}",
+        target="dovetail_models_olmo.model:Olmo",
+        config=f"dovetail_models_olmo.config:Olmo{generation}Config",
+        attention=attention,
+        naming={"gguf": NamingCard(architectures=("olmo2",), target=target)},
+    )

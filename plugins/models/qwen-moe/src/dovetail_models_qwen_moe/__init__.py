@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dovetail.api import ModelCard, NamingCard, hookimpl
+from dovetail.api import ModelCard, NamingCard, decoder_cards, hookimpl
 
 
 @hookimpl
@@ -11,40 +11,14 @@ def dovetail_register_models() -> list[ModelCard]:
 
 
 def _cards(generation: str, summary: str) -> list[ModelCard]:
-    """One generation as a language model, without a head, and with one for labels."""
-    model, config = "dovetail_models_qwen_moe.model", f"dovetail_models_qwen_moe.config:Qwen{generation}MoeConfig"
-    naming = NamingCard(
-        architectures=(f"qwen{generation}moe",), target=f"dovetail_models_qwen_moe.gguf:QWEN{generation}_NAMING"
+    target = f"dovetail_models_qwen_moe.gguf:QWEN{generation}_NAMING"
+    return decoder_cards(
+        f"qwen{generation}-moe",
+        summary,
+        f"Qwen{generation}Moe",
+        target="dovetail_models_qwen_moe.model:QwenMoe",
+        config=f"dovetail_models_qwen_moe.config:Qwen{generation}MoeConfig",
+        experts=True,
+        attention=("sliding",),
+        naming={"gguf": NamingCard(architectures=(f"qwen{generation}moe",), target=target)},
     )
-    return [
-        ModelCard(
-            name=f"qwen{generation}-moe",
-            summary=summary,
-            architectures=(f"Qwen{generation}MoeForCausalLM",),
-            target=f"{model}:QwenMoeForCausalLM",
-            config=config,
-            attention=("sliding",),
-            layer_kinds=("linear", "head", "embedding", "experts"),
-            naming={"gguf": naming},
-        ),
-        ModelCard(
-            name=f"qwen{generation}-moe-embedding",
-            summary=f"{summary}, without a head",
-            architectures=(f"Qwen{generation}MoeModel",),
-            target=f"{model}:QwenMoeModel",
-            config=config,
-            tasks=("embed",),
-            attention=("sliding",),
-            layer_kinds=("linear", "embedding", "experts"),
-        ),
-        ModelCard(
-            name=f"qwen{generation}-moe-classifier",
-            summary=f"{summary}, with a head for the labels of a text",
-            architectures=(f"Qwen{generation}MoeForSequenceClassification",),
-            target=f"{model}:QwenMoeForSequenceClassification",
-            config=config,
-            tasks=("classify",),
-            attention=("sliding",),
-            layer_kinds=("linear", "embedding", "experts"),
-        ),
-    ]
