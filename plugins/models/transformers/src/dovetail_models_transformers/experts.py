@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -50,6 +50,12 @@ def read_expert_name(name: str, transforms: Sequence[Any], stacks: Collection[st
             part = "down_proj" if target == "down_proj" else PARTS[index]
             return f"{stack}.{match[2]}.{part}.{match[4]}"
     return None
+
+
+def gated(x: Tensor, activation: Callable[[Tensor], Tensor]) -> Tensor:
+    """``activation(gate) * up`` of both side by side."""
+    gate, up = x.chunk(2, -1)
+    return activation(gate) * up
 
 
 class StackedExperts(nn.Module):

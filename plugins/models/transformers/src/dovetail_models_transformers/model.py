@@ -10,7 +10,6 @@ Letters: T tokens, C channels, H query heads, K key-value heads, D head dimensio
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -22,7 +21,7 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from dovetail.api import ConfigError, UsageError
 from dovetail.nn import Attention, AttentionSpec, CausalLM, Context, Embedding, Linear, Step
 from dovetail_models_transformers.config import TransformersConfig
-from dovetail_models_transformers.experts import StackedExperts, expert_names, is_stack, read_expert_name
+from dovetail_models_transformers.experts import StackedExperts, expert_names, gated, is_stack, read_expert_name
 
 NAME = "dovetail"
 WITHOUT_EFFECT = frozenset(
@@ -51,6 +50,8 @@ class Call:
         step: the step that is computed; None while the model is looked at.
         layers: the module that calls → the engine's layer.
         specs: the module that calls → what it asks for.
+        sinks: the module that calls → its sinks, of those that have some.
+        top_k: a stack of experts → the experts of a token.
     """
 
     def __init__(self) -> None:
@@ -58,6 +59,7 @@ class Call:
         self.layers: dict[nn.Module, Attention] = {}
         self.specs: dict[nn.Module, AttentionSpec] = {}
         self.sinks: dict[nn.Module, Tensor] = {}
+        self.top_k: dict[nn.Module, int] = {}
 
     def __call__(
         self,
@@ -117,6 +119,11 @@ class Call:
         if sinks is not None:
             self.sinks[module] = sinks
         return query.new_empty(1, query.shape[2], query.shape[1], values)
+
+    def look_at_experts(self, module: nn.Module, x: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
+        """In place of experts while a model is looked at; ids ``[T, A]``."""
+        self.top_k[module] = ids.shape[-1]
+        return x
 
 
 class Flat(nn.Module):
@@ -205,7 +212,9 @@ class TransformersForCausalLM(CausalLM):
         for name, module in list(model.named_modules()):
             if name in self.stacks:
                 names, (count, inner, channels) = expert_names(name, module), _stack_shape(module)
-                layer = ctx.experts(names, channels, inner, top_k=_top_k(c), activation=_activation(c))
+                # Some bound their gate.
+                activation = getattr(module, "_apply_gate", None) or partial(gated, activation=module.act_fn)
+                layer = ctx.experts(names, channels, inner, self.call.top_k[module], activation=activation)
                 ctx.stored_together(f"{name}.gate_up_proj", [[gate, up] for gate, up, _ in names])
                 ctx.stored_together(f"{name}.down_proj", [[down] for _, _, down in names])
                 model.set_submodule(name, StackedExperts(layer, count))
@@ -288,9 +297,9 @@ def _build(c: TransformersConfig, dtype: torch.dtype) -> Any:
 def _look_at(model: Any, call: Call) -> None:
     tokens = torch.zeros(1, 3, dtype=torch.long, device="meta")
     positions = torch.zeros(1, 3, dtype=torch.long, device="meta")
-    stacks = [(module, module.forward) for module in model.modules() if is_stack(module)]
-    for module, _ in stacks:  # their code reads on the host which experts were chosen
-        module.forward = lambda x, *_: x
+    stacks = [module for module in model.modules() if is_stack(module)]
+    for module in stacks:  # their code reads on the host which experts were chosen
+        module.forward = partial(call.look_at_experts, module)
     try:
         with torch.no_grad():
             model(input_ids=tokens, position_ids=positions, use_cache=False)
@@ -302,7 +311,7 @@ def _look_at(model: Any, call: Call) -> None:
             HINT,
         ) from error
     finally:
-        for module, _ in stacks:
+        for module in stacks:
             del module.forward
     if not call.specs:
         raise ConfigError(f"{type(model).__name__} of transformers does not call its attention function", HINT)
@@ -340,14 +349,3 @@ def _assign(module: nn.Module, name: str, value: Tensor) -> None:
 def _stack_shape(module: Any) -> tuple[int, int, int]:
     count, channels, inner = module.down_proj.shape
     return count, inner, channels
-
-
-def _top_k(c: TransformersConfig) -> int:
-    for key in ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_top_k", "top_k_experts"):
-        if isinstance(found := c.original.get(key), int):
-            return found
-    return 1
-
-
-def _activation(c: TransformersConfig) -> Callable[[Tensor], Tensor] | str:
-    return c.hidden_act or "silu"
