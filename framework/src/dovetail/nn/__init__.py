@@ -1,7 +1,7 @@
 """Building blocks for models, and the interfaces for quantization, attention and platforms."""
 
 from dovetail.nn.attention import Attention, AttentionBackend, AttentionSpec, Rotation
-from dovetail.nn.blocks import MLP, GatedMLP, QKNorm, SelfAttention
+from dovetail.nn.blocks import MLP, GatedMLP, HeadNorms, QKNorm, SelfAttention
 from dovetail.nn.context import Bias, Context
 from dovetail.nn.decoders import (
     CausalDecoder,
@@ -51,6 +51,7 @@ __all__ = [
     "Gate",
     "GatedMLP",
     "Head",
+    "HeadNorms",
     "HeadSections",
     "HostLengths",
     "KVIndex",

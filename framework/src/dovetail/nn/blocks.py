@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from functools import partial
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from dovetail.api.decoder_config import DecoderConfig
 from dovetail.nn.attention import AttentionSpec, Rotation
 from dovetail.nn.context import Bias, Context
 from dovetail.nn.parallel import ColumnCut, Range, RowCut
@@ -109,6 +111,23 @@ class SelfAttention(nn.Module):
             else:
                 self.norms.extend((qk_norm(query, q, cut=own_q), qk_norm(key, kv, cut=own_kv)))
 
+    @classmethod
+    def from_config(cls, c: DecoderConfig, ctx: Context, name: str, layer: int, **own: Any) -> SelfAttention:
+        """A layer with the channels, heads, head size and window that the configuration has.
+
+        Args:
+            name: as in the constructor.
+            own: its other arguments, or others in place of those.
+        """
+        usual = {
+            "channels": c.hidden_size,
+            "num_heads": c.num_attention_heads,
+            "num_kv_heads": c.num_key_value_heads,
+            "head_dim": c.head_dim,
+            "window": c.window(layer),
+        }
+        return cls(ctx, name, **(usual | own))
+
     def forward(self, x: Tensor, rope: Rope | None, step: Step) -> Tensor:
         qkv = self.qkv(x).view(x.shape[0], -1, self.head_dim)  # [T, H + 2 * K, D]
         turned = self.num_heads + self.num_kv_heads
@@ -134,6 +153,44 @@ def _grouped_rows(num_heads: int, num_kv_heads: int, head_dim: int) -> Tensor:
     """Where the rows of q, k and v, one after the other, are among rows that are stored by key-value head."""
     stored = torch.arange((num_heads + 2 * num_kv_heads) * head_dim).view(num_kv_heads, -1, head_dim)
     return torch.cat([stored[:, :-2].flatten(), stored[:, -2].flatten(), stored[:, -1].flatten()])
+
+
+class HeadNorms(nn.Module):
+    """A layer norm of each head with a scale of its own, for ``norm_by="whole"``: ``[T, H * D]`` → ``[T, H * D]``,
+    computed in float32.
+
+    Args:
+        name: checkpoint name; the scales are one tensor ``[H, D]``.
+        channels: of all heads of all ranks.
+        separate: the scale of each head is a tensor, ``norms.0.weight`` and so on below ``name``.
+        cut: the channels that this rank has.
+    """
+
+    def __init__(
+        self, ctx: Context, name: str, channels: int, *, cut: Range, head_dim: int, eps: float, separate: bool = False
+    ) -> None:
+        super().__init__()
+        self.eps, self.norm = eps, ctx.ops.layer_norm
+        own = range(cut[0] // head_dim, cut[1] // head_dim)
+        self.weight = torch.empty(len(own), head_dim, dtype=torch.float32, device=ctx.device)
+
+        def assign(value: Tensor, head: int) -> None:
+            if head in own:
+                self.weight[head - own.start] = value
+
+        def assign_all(value: Tensor) -> None:
+            self.weight.copy_(value[own.start : own.stop])
+
+        if not separate:
+            ctx.vector(f"{name}.weight", (channels // head_dim, head_dim), assign_all, dtype=torch.float32)
+            return
+        for head in range(channels // head_dim):
+            ctx.vector(f"{name}.norms.{head}.weight", (head_dim,), partial(assign, head=head), dtype=torch.float32)
+
+    def forward(self, x: Tensor) -> Tensor:
+        heads = x.float().unflatten(-1, (-1, self.weight.shape[-1]))  # [T, H, D]
+        out: Tensor = self.norm(heads, None, None, self.eps) * self.weight
+        return out.flatten(-2).to(x.dtype)
 
 
 def _scaled(heads: Range, size: int) -> Range:

@@ -69,6 +69,7 @@ class Mixture(nn.Module):
         shared_gate: str | None = None,
     ) -> None:
         super().__init__()
+        self.linear = ctx.ops.linear
         self.router: nn.Module | None = None
         if wide:
             assert not router_bias, "a router in float32 has no bias"
@@ -105,7 +106,7 @@ class Mixture(nn.Module):
         self.shared_gate = None if shared_gate is None else ctx.linear(f"{name}.{shared_gate}", channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        logits = nn.functional.linear(x.float(), self.gate) if self.router is None else self.router(x)  # [T, E]
+        logits = self.linear(x.float(), self.gate) if self.router is None else self.router(x)  # [T, E]
         ids, weights = self.route(logits, bias=self.correction)
         if self.weigh is not None:
             weights = self.weigh(logits, ids)

@@ -8,49 +8,16 @@ from __future__ import annotations
 
 from functools import partial
 
-import torch.nn.functional as F
-from torch import Tensor, nn
-
-from dovetail.nn import CausalDecoder, Context, Decoder, GatedMLP, ParallelBlock, SelfAttention
+from dovetail.nn import CausalDecoder, Context, Decoder, GatedMLP, HeadNorms, ParallelBlock, SelfAttention
 from dovetail_models_cohere.config import CohereConfig
 
 
-class HeadNorms(nn.Module):
-    """A layer norm of each head with scales of its own: ``[T, H * D]`` → ``[T, H * D]``.
-
-    Args:
-        channels: of all heads of all ranks.
-        cut: the channels that this rank has.
-    """
-
-    weight: Tensor
-
-    def __init__(
-        self, ctx: Context, name: str, channels: int, *, cut: tuple[int, int], head_dim: int, eps: float
-    ) -> None:
-        super().__init__()
-        self.head_dim, self.eps = head_dim, eps
-        own = slice(cut[0] // head_dim, cut[1] // head_dim)
-
-        def assign(value: Tensor) -> None:
-            self.weight = value[own].float().clone()  # [H, D]
-
-        ctx.vector(f"{name}.weight", (channels // head_dim, head_dim), assign)
-
-    def forward(self, x: Tensor) -> Tensor:
-        heads = x.unflatten(-1, (-1, self.head_dim)).float()  # [T, H, D]
-        return (F.layer_norm(heads, heads.shape[-1:], eps=self.eps) * self.weight).to(x.dtype).flatten(-2)
-
-
 def make_block(c: CohereConfig, ctx: Context, name: str, layer: int) -> ParallelBlock:
-    attention = SelfAttention(
+    attention = SelfAttention.from_config(
+        c,
         ctx,
         f"{name}.self_attn",
-        channels=c.hidden_size,
-        num_heads=c.num_attention_heads,
-        num_kv_heads=c.num_key_value_heads,
-        head_dim=c.head_dim,
-        window=c.window(layer),
+        layer,
         bias=c.attention_bias,
         out_bias=c.attention_bias,
         interleaved=True,

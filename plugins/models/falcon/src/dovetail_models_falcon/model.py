@@ -22,13 +22,11 @@ from dovetail_models_falcon.config import FalconConfig
 
 def make_block(c: FalconConfig, ctx: Context, name: str, layer: int) -> PreNormBlock | ParallelBlock:
     norm = partial(ctx.norm, channels=c.hidden_size, eps=c.layer_norm_epsilon, kind="layer", bias=True)
-    attention = SelfAttention(
+    attention = SelfAttention.from_config(
+        c,
         ctx,
         f"{name}.self_attention",
-        channels=c.hidden_size,
-        num_heads=c.num_attention_heads,
-        num_kv_heads=c.num_key_value_heads,
-        head_dim=c.head_dim,
+        layer,
         bias=c.bias,
         out_bias=c.bias,
         names=("query_key_value", "dense"),

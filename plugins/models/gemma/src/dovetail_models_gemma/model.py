@@ -19,14 +19,11 @@ def make_block(c: GemmaConfig, ctx: Context, name: str, layer: int) -> PreNormBl
     second = isinstance(c, Gemma2Config)
     norm = partial(ctx.norm, eps=c.rms_norm_eps, offset=c.norm_offset, wide=True)
     make = partial(norm, channels=c.hidden_size)
-    attention = SelfAttention(
+    attention = SelfAttention.from_config(
+        c,
         ctx,
         f"{name}.self_attn",
-        channels=c.hidden_size,
-        num_heads=c.num_attention_heads,
-        num_kv_heads=c.num_key_value_heads,
-        head_dim=c.head_dim,
-        window=c.window(layer),
+        layer,
         softcap=c.attn_logit_softcapping if isinstance(c, Gemma2Config) else None,
         bias=c.attention_bias,
         out_bias=c.attention_bias,

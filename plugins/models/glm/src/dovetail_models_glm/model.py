@@ -13,27 +13,10 @@ from dovetail.nn import (
     GatedMLP,
     Mixture,
     PreNormBlock,
-    QKNorm,
     SelfAttention,
     SequenceClassifier,
 )
 from dovetail_models_glm.config import GlmConfig, GlmMoeConfig
-
-
-def make_attention(
-    c: GlmConfig, ctx: Context, name: str, *, interleaved: bool, qk_norm: QKNorm | None = None
-) -> SelfAttention:
-    return SelfAttention(
-        ctx,
-        f"{name}.self_attn",
-        channels=c.hidden_size,
-        num_heads=c.num_attention_heads,
-        num_kv_heads=c.num_key_value_heads,
-        head_dim=c.head_dim,
-        bias=c.attention_bias,
-        interleaved=interleaved,
-        qk_norm=qk_norm,
-    )
 
 
 def make_block(c: GlmConfig, ctx: Context, name: str, layer: int, *, post_norms: bool = False) -> PreNormBlock:
@@ -42,7 +25,7 @@ def make_block(c: GlmConfig, ctx: Context, name: str, layer: int, *, post_norms:
     mlp = GatedMLP(ctx, f"{name}.mlp", c.hidden_size, c.intermediate_size, activation=c.hidden_act, names=names)
     return PreNormBlock(
         norm(f"{name}.input_layernorm"),
-        make_attention(c, ctx, name, interleaved=True),
+        SelfAttention.from_config(c, ctx, f"{name}.self_attn", layer, bias=c.attention_bias, interleaved=True),
         norm(f"{name}.post_attention_layernorm"),
         mlp,
         attended_norm=norm(f"{name}.post_self_attn_layernorm") if post_norms else None,
@@ -83,7 +66,9 @@ def make_moe_block(c: GlmMoeConfig, ctx: Context, name: str, layer: int) -> PreN
         mlp = make_mixture(c, ctx, f"{name}.mlp")
     return PreNormBlock(
         norm(f"{name}.input_layernorm", c.hidden_size),
-        make_attention(c, ctx, name, interleaved=False, qk_norm=norm if c.use_qk_norm else None),
+        SelfAttention.from_config(
+            c, ctx, f"{name}.self_attn", layer, bias=c.attention_bias, qk_norm=norm if c.use_qk_norm else None
+        ),
         norm(f"{name}.post_attention_layernorm", c.hidden_size),
         mlp,
     )

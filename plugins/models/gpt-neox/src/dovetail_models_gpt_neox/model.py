@@ -22,13 +22,11 @@ from dovetail_models_gpt_neox.config import GPTNeoXConfig
 
 def make_block(c: GPTNeoXConfig, ctx: Context, name: str, layer: int) -> PreNormBlock | ParallelBlock:
     norm = partial(ctx.norm, channels=c.hidden_size, eps=c.layer_norm_eps, kind="layer", bias=True)
-    attention = SelfAttention(
+    attention = SelfAttention.from_config(
+        c,
         ctx,
         f"{name}.attention",
-        channels=c.hidden_size,
-        num_heads=c.num_attention_heads,
-        num_kv_heads=c.num_attention_heads,
-        head_dim=c.head_dim,
+        layer,
         bias=c.attention_bias,
         out_bias=c.attention_bias,
         names=("query_key_value", "dense"),

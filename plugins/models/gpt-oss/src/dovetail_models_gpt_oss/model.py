@@ -31,14 +31,11 @@ def clamped_swiglu(x: Tensor, limit: float, alpha: float) -> Tensor:
 
 def make_block(c: GptOssConfig, ctx: Context, name: str, layer: int) -> PreNormBlock:
     norm = partial(ctx.norm, channels=c.hidden_size, eps=c.rms_norm_eps, wide=True)
-    attention = SelfAttention(
+    attention = SelfAttention.from_config(
+        c,
         ctx,
         f"{name}.self_attn",
-        channels=c.hidden_size,
-        num_heads=c.num_attention_heads,
-        num_kv_heads=c.num_key_value_heads,
-        head_dim=c.head_dim,
-        window=c.window(layer),
+        layer,
         sinks="sinks",
         bias=c.attention_bias,
         out_bias=c.attention_bias,

@@ -14,13 +14,12 @@ from dovetail_models_gpt2.config import GPT2Config
 
 def make_block(c: GPT2Config, ctx: Context, name: str, layer: int) -> PreNormBlock:
     norm = partial(ctx.norm, eps=c.layer_norm_epsilon, kind="layer", bias=True)
-    attention = SelfAttention(
+    attention = SelfAttention.from_config(
+        c,
         ctx,
         f"{name}.attn",
-        channels=c.hidden_size,
-        num_heads=c.num_attention_heads,
+        layer,
         num_kv_heads=c.num_attention_heads,
-        head_dim=c.head_dim,
         bias=True,
         out_bias=True,
         scale=c.scale(layer),

@@ -13,14 +13,11 @@ from dovetail_models_llama.config import LlamaConfig
 
 
 def make_block(c: LlamaConfig, ctx: Context, name: str, layer: int) -> PreNormBlock:
-    attention = SelfAttention(
+    attention = SelfAttention.from_config(
+        c,
         ctx,
         f"{name}.self_attn",
-        channels=c.hidden_size,
-        num_heads=c.num_attention_heads,
-        num_kv_heads=c.num_key_value_heads,
-        head_dim=c.head_dim,
-        window=c.window(layer),
+        layer,
         bias=c.attention_bias,
         out_bias=c.attention_bias,
         scale=c.attention_multiplier,

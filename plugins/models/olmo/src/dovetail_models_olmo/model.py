@@ -12,14 +12,11 @@ from dovetail_models_olmo.config import OlmoConfig
 
 def make_block(c: OlmoConfig, ctx: Context, name: str, layer: int) -> PostNormBlock:
     norm = partial(ctx.norm, eps=c.rms_norm_eps, wide=True)
-    attention = SelfAttention(
+    attention = SelfAttention.from_config(
+        c,
         ctx,
         f"{name}.self_attn",
-        channels=c.hidden_size,
-        num_heads=c.num_attention_heads,
-        num_kv_heads=c.num_key_value_heads,
-        head_dim=c.head_dim,
-        window=c.window(layer),
+        layer,
         bias=c.attention_bias,
         out_bias=c.attention_bias,
         qk_norm=norm,

@@ -30,13 +30,11 @@ from dovetail_models_phi.config import Phi3Config, PhiConfig, PhimoeConfig
 
 def make_phi_block(c: PhiConfig, ctx: Context, name: str, layer: int) -> ParallelBlock:
     norm = partial(ctx.norm, eps=c.layer_norm_eps, kind="layer", bias=True)
-    attention = SelfAttention(
+    attention = SelfAttention.from_config(
+        c,
         ctx,
         f"{name}.self_attn",
-        channels=c.hidden_size,
-        num_heads=c.num_attention_heads,
-        num_kv_heads=c.num_key_value_heads,
-        head_dim=c.head_dim,
+        layer,
         bias=True,
         out_bias=True,
         names=("q_proj", "k_proj", "v_proj", "dense"),
@@ -62,14 +60,11 @@ class PhiForSequenceClassification(SequenceClassifier, PhiModel): ...
 
 
 def make_phi3_block(c: Phi3Config, ctx: Context, name: str, layer: int) -> PreNormBlock:
-    attention = SelfAttention(
+    attention = SelfAttention.from_config(
+        c,
         ctx,
         f"{name}.self_attn",
-        channels=c.hidden_size,
-        num_heads=c.num_attention_heads,
-        num_kv_heads=c.num_key_value_heads,
-        head_dim=c.head_dim,
-        window=c.window(layer),
+        layer,
         names=("qkv_proj", "o_proj"),
     )
     names = ("gate_up_proj", "down_proj")
@@ -117,14 +112,11 @@ def sparsemixer_weights(logits: Tensor, ids: Tensor, jitter: float) -> Tensor:
 
 def make_phimoe_block(c: PhimoeConfig, ctx: Context, name: str, layer: int) -> PreNormBlock:
     norm = partial(ctx.norm, channels=c.hidden_size, eps=c.rms_norm_eps, kind="layer", bias=True)
-    attention = SelfAttention(
+    attention = SelfAttention.from_config(
+        c,
         ctx,
         f"{name}.self_attn",
-        channels=c.hidden_size,
-        num_heads=c.num_attention_heads,
-        num_kv_heads=c.num_key_value_heads,
-        head_dim=c.head_dim,
-        window=c.window(layer),
+        layer,
         bias=c.attention_bias,
         out_bias=c.attention_bias,
     )

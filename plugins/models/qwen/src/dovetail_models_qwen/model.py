@@ -16,14 +16,11 @@ def make_block(c: Qwen2Config, ctx: Context, name: str, layer: int) -> PreNormBl
     own: dict[str, Any] = {"bias": True}
     if isinstance(c, Qwen3Config):
         own = {"bias": c.attention_bias, "out_bias": c.attention_bias, "qk_norm": norm}
-    attention = SelfAttention(
+    attention = SelfAttention.from_config(
+        c,
         ctx,
         f"{name}.self_attn",
-        channels=c.hidden_size,
-        num_heads=c.num_attention_heads,
-        num_kv_heads=c.num_key_value_heads,
-        head_dim=c.head_dim,
-        window=c.window(layer),
+        layer,
         causal=c.is_causal,
         **own,
     )

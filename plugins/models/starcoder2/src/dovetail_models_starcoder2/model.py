@@ -10,14 +10,11 @@ from dovetail_models_starcoder2.config import Starcoder2Config
 
 def make_block(c: Starcoder2Config, ctx: Context, name: str, layer: int) -> PreNormBlock:
     norm = partial(ctx.norm, channels=c.hidden_size, eps=c.norm_epsilon, kind="layer", bias=True)
-    attention = SelfAttention(
+    attention = SelfAttention.from_config(
+        c,
         ctx,
         f"{name}.self_attn",
-        channels=c.hidden_size,
-        num_heads=c.num_attention_heads,
-        num_kv_heads=c.num_key_value_heads,
-        head_dim=c.head_dim,
-        window=c.window(layer),
+        layer,
         bias=c.use_bias,
         out_bias=c.use_bias,
     )

@@ -14,14 +14,11 @@ from PLUGIN_MODULE.config import PLUGIN_CLASSConfig
 
 def make_block(c: PLUGIN_CLASSConfig, ctx: Context, name: str, layer: int) -> PreNormBlock:
     """One layer; ``name`` is its checkpoint prefix, such as ``model.layers.0``."""
-    attention = SelfAttention(
+    attention = SelfAttention.from_config(
+        c,
         ctx,
         f"{name}.self_attn",
-        channels=c.hidden_size,
-        num_heads=c.num_attention_heads,
-        num_kv_heads=c.num_key_value_heads,
-        head_dim=c.head_dim,
-        window=c.window(layer),
+        layer,
     )
     return PreNormBlock(
         ctx.norm(f"{name}.input_layernorm", c.hidden_size, c.rms_norm_eps),
