@@ -24,8 +24,8 @@ from dovetail.api.checkpoint import HF_TOKENIZER
 from dovetail.kernel.checkpoints import apply_overrides
 
 from . import fakes
-from .fakes import loader, model, source
-from .installation import CONFIG, configure, plan, reasons
+from .fakes import format_, kernel, loader, model, source
+from .installation import CONFIG, configure, plan, reasons, weights
 
 # Sources.
 
@@ -243,6 +243,20 @@ def test_another_configuration_can_be_named(folder: Path, tmp_path_factory: pyte
         assert found.checkpoint.config_file == str(other / "config.json")
     (folder / "config.json").unlink()
     assert plan(folder, hf_config_path=str(other)).max_model_len == 99
+
+
+def test_older_checkpoints_have_their_quantization_in_a_file_of_its_own(folder: Path) -> None:
+    weights(folder, int32=2)
+    packed = format_("packed", ("int32",), methods=("gptq", "gptaq"), config_files=("quantize_config.json",))
+    parts = (packed, kernel("any"))
+    with pytest.raises(ResolutionError, match="'int32'"):
+        plan(folder, *parts)
+    (folder / "quantize_config.json").write_text(json.dumps({"bits": 4}))
+    assert plan(folder, *parts).config["quantization_config"] == {"bits": 4, "quant_method": "gptq"}
+    (folder / "quantize_config.json").write_text(json.dumps({"bits": 4, "quant_method": "gptaq"}))
+    assert plan(folder, *parts).config["quantization_config"]["quant_method"] == "gptaq"
+    configure(folder, quantization_config={"bits": 8, "quant_method": "gptq"})
+    assert plan(folder, *parts).config["quantization_config"]["bits"] == 8
 
 
 def test_another_configuration_that_is_not_there_is_refused(folder: Path) -> None:

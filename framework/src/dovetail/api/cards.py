@@ -186,6 +186,10 @@ class QuantFormatCard(Card):
     """A pydantic model of the checkpoint's ``quantization_config``, whose module must not import torch. What it refuses
     is the reason why this format does not fit. Without it, the format gets the configuration as it is in the file.
     """
+    config_files: tuple[str, ...] = ()
+    """Files beside ``config.json`` that hold the ``quantization_config`` of older checkpoints, whose ``config.json`` has
+    none. Their ``quant_method`` is the first of ``methods``, if they name none.
+    """
 
 
 class QuantKernelCard(Card):

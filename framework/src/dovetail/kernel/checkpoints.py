@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dovetail.api.cards import LoaderCard, ModelCard, SourceCard
+from dovetail.api.cards import LoaderCard, ModelCard, QuantFormatCard, SourceCard
 from dovetail.api.checkpoint import HF_TOKENIZER, Checkpoint, Naming, ResolvedModel
 from dovetail.api.config import merge_text_config
 from dovetail.api.errors import CheckpointError, ConfigError, PluginError, ResolutionError, UsageError
@@ -169,7 +169,8 @@ def find_checkpoint(
         update["generation_config"] = _read_generation_config(folder / "generation_config.json")
     if options.hf_config_path or checkpoint.naming is None:
         file = _config_file(options.hf_config_path, folder)
-        update |= {"config": read_json(file, dict), "config_file": str(file)}
+        config = _add_quantization(read_json(file, dict), folder, registry)
+        update |= {"config": config, "config_file": str(file)}
     return choice, checkpoint.model_copy(update=update)
 
 
@@ -185,6 +186,20 @@ def inspect_files(offer: Offer[LoaderCard], path: str | Path, files: WeightFiles
     if isinstance(checkpoint, Checkpoint):
         return checkpoint
     raise wrong_answer(offer, f"the files at {path}", checkpoint, "a Checkpoint")
+
+
+def _add_quantization(config: dict[str, Any], folder: Path, registry: Registry) -> dict[str, Any]:
+    """The configuration with a ``quantization_config`` that older checkpoints have in a file of its own."""
+    if config.get("quantization_config") is not None:
+        return config
+    for offer in registry.offers(QuantFormatCard):
+        for name in offer.card.config_files:
+            if found := read_json(folder / name, dict):
+                return {
+                    **config,
+                    "quantization_config": {"quant_method": next(iter(offer.card.methods), None), **found},
+                }
+    return config
 
 
 def _read_generation_config(file: Path) -> dict[str, Any]:

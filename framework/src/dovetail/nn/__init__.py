@@ -13,6 +13,7 @@ from dovetail.nn.decoders import (
     SequenceClassifier,
 )
 from dovetail.nn.experts import Experts, ExpertsKernel, ExpertWeights
+from dovetail.nn.grouped import Codes, GroupedWeight, packed_axis, unpack_integers
 from dovetail.nn.layers import Embedding, Head, HeadSections, LayerNorm, Linear, RMSNorm
 from dovetail.nn.mixtures import Mixture
 from dovetail.nn.model import CausalLM, PoolingModel
@@ -36,6 +37,7 @@ __all__ = [
     "CausalDecoder",
     "CausalLM",
     "CodebookWeight",
+    "Codes",
     "ColumnCut",
     "Communicator",
     "Components",
@@ -50,6 +52,7 @@ __all__ = [
     "Float4Weight",
     "Gate",
     "GatedMLP",
+    "GroupedWeight",
     "Head",
     "HeadNorms",
     "HeadSections",
@@ -82,5 +85,7 @@ __all__ = [
     "TwoLevelScales",
     "WeightKernel",
     "WeightName",
+    "packed_axis",
     "read_tensor",
+    "unpack_integers",
 ]

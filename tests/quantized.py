@@ -1,0 +1,99 @@
+"""Matrices rounded to a format's numbers, with the tensors that its checkpoints have for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+GROUP = 32
+Tensors = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to store matrices.
+
+    Attributes:
+        config: its ``quantization_config``.
+        quantize: a matrix ``[N, K]`` → its tensors by component, and the matrix that they stand for.
+    """
+
+    config: dict[str, Any]
+    quantize: Callable[[Tensor], tuple[Tensors, Tensor]]
+
+
+def pack(codes: Tensor, bits: int, dim: int) -> Tensor:
+    """Codes one after the other in 32-bit words, lowest bits first."""
+    flat = codes.movedim(dim, -1).numpy().astype(np.uint8)
+    wide = np.unpackbits(flat[..., None], axis=-1, bitorder="little")[..., :bits]
+    words = np.packbits(wide.reshape(*flat.shape[:-1], -1), axis=-1, bitorder="little").view("<i4")
+    return torch.from_numpy(words.copy()).movedim(-1, dim).contiguous()
+
+
+def round_to_groups(matrix: Tensor, bits: int, sym: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Codes ``[N, K]``, scales and zero-points ``[N, G]``, and the matrix."""
+    parts = matrix.unflatten(1, (-1, GROUP))
+    top = (1 << bits) - 1
+    low, high = parts.amin(-1), parts.amax(-1)
+    if sym:
+        high = torch.maximum(-low, high)
+        low = -high
+    scales = ((high - low) / top).half()
+    zeros = torch.full_like(scales, (top + 1) // 2) if sym else (-low / scales).round().clamp(1, top).half()
+    codes = (parts / scales[..., None] + zeros[..., None]).round().clamp(0, top)
+    dense = (codes - zeros[..., None]) * scales[..., None].float()
+    return codes.flatten(1).to(torch.uint8), scales, zeros.to(torch.uint8), dense.flatten(1)
+
+
+def gptq(bits: int, sym: bool = True, act_order: bool = False) -> Method:
+    def quantize(matrix: Tensor) -> tuple[Tensors, Tensor]:
+        order = torch.arange(matrix.shape[1])
+        if act_order:  # the same for layers of one input, as it is there
+            order = torch.randperm(matrix.shape[1], generator=torch.Generator().manual_seed(0))
+        codes, scales, zeros, dense = round_to_groups(matrix[:, order], bits, sym)
+        back = order.argsort()
+        tensors = {
+            ".qweight": pack(codes[:, back].t(), bits, 0),
+            ".qzeros": pack(zeros.t() - 1, bits, 1),
+            ".scales": scales.t().contiguous(),
+            ".g_idx": (back // GROUP).int(),
+        }
+        return tensors, dense[:, back]
+
+    return Method(
+        {"quant_method": "gptq", "bits": bits, "group_size": GROUP, "desc_act": act_order, "sym": sym}, quantize
+    )
+
+
+def awq(version: str) -> Method:
+    def quantize(matrix: Tensor) -> tuple[Tensors, Tensor]:
+        codes, scales, zeros, dense = round_to_groups(matrix, 4, sym=False)
+        if version == "gemm":
+            even_first = [0, 2, 4, 6, 1, 3, 5, 7]
+            codes, zeros = (part.t().unflatten(1, (-1, 8))[..., even_first].flatten(1) for part in (codes, zeros))
+            return {
+                ".qweight": pack(codes, 4, 1),
+                ".qzeros": pack(zeros, 4, 1),
+                ".scales": scales.t().contiguous(),
+            }, dense
+        width = 32  # of scales: 4 words of 8, for groups of 32
+        zeros, scales = (torch.nn.functional.pad(part, (0, width - part.shape[1])) for part in (zeros, scales))
+        return {".qweight": pack(codes, 4, 1), ".qzeros": pack(zeros, 4, 1), ".scales": scales}, dense
+
+    return Method(
+        {"quant_method": "awq", "bits": 4, "group_size": GROUP, "version": version, "zero_point": True}, quantize
+    )
+
+
+METHODS: dict[str, Method] = {
+    "gptq": gptq(4),
+    "gptq, 3 bits, zero-points": gptq(3, sym=False),
+    "gptq, 8 bits, act-order": gptq(8, act_order=True),
+    "awq": awq("gemm"),
+    "awq, gemv": awq("gemv"),
+}
