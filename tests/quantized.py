@@ -90,10 +90,27 @@ def awq(version: str) -> Method:
     )
 
 
+def fp8(block: tuple[int, int] | None) -> Method:
+    def quantize(matrix: Tensor) -> tuple[Tensors, Tensor]:
+        rows, columns = block or (1, matrix.shape[1])
+        parts = matrix.unflatten(1, (-1, columns)).unflatten(0, (-1, rows))  # [N / rows, rows, K / columns, columns]
+        scales = parts.abs().amax((1, 3), keepdim=True) / 448
+        values = (parts / scales).to(torch.float8_e4m3fn)
+        stored = {
+            ".weight": values.reshape(matrix.shape),
+            ".weight_scale_inv" if block else ".weight_scale": scales[:, 0, :, 0],
+        }
+        return stored, (values.float() * scales).reshape(matrix.shape)
+
+    return Method({"quant_method": "fp8", "activation_scheme": "dynamic", "weight_block_size": block}, quantize)
+
+
 METHODS: dict[str, Method] = {
     "gptq": gptq(4),
     "gptq, 3 bits, zero-points": gptq(3, sym=False),
     "gptq, 8 bits, act-order": gptq(8, act_order=True),
     "awq": awq("gemm"),
     "awq, gemv": awq("gemv"),
+    "fp8": fp8(None),
+    "fp8, blocks": fp8((16, 32)),
 }
