@@ -105,12 +105,37 @@ def fp8(block: tuple[int, int] | None) -> Method:
     return Method({"quant_method": "fp8", "activation_scheme": "dynamic", "weight_block_size": block}, quantize)
 
 
+def compressed(storage: str, **weights: Any) -> Method:
+    """Of compressed-tensors; all but the head and a mixture's router."""
+
+    def quantize(matrix: Tensor) -> tuple[Tensors, Tensor]:
+        if storage == "pack-quantized":
+            codes, scales, zeros, dense = round_to_groups(matrix, weights["num_bits"], weights["symmetric"])
+            stored = {
+                ".weight_packed": pack(codes, weights["num_bits"], 1),
+                ".weight_scale": scales,
+                ".weight_shape": torch.tensor(matrix.shape),
+            }
+            return stored if weights["symmetric"] else stored | {
+                ".weight_zero_point": pack(zeros, weights["num_bits"], 0)
+            }, dense
+        scales = matrix.abs().amax(1, keepdim=True) / 127
+        values = (matrix / scales).round().to(torch.int8)
+        return {".weight": values, ".weight_scale": scales}, values * scales
+
+    group = {"targets": ["Linear"], "weights": {"type": "int", **weights}}
+    config = {"quant_method": "compressed-tensors", "format": storage, "config_groups": {"group_0": group}}
+    return Method({**config, "ignore": ["lm_head", "re:.*gate$"]}, quantize)
+
+
 METHODS: dict[str, Method] = {
     "gptq": gptq(4),
     "gptq, 3 bits, zero-points": gptq(3, sym=False),
     "gptq, 8 bits, act-order": gptq(8, act_order=True),
     "awq": awq("gemm"),
     "awq, gemv": awq("gemv"),
+    "compressed-tensors": compressed("pack-quantized", num_bits=4, strategy="group", group_size=GROUP, symmetric=False),
+    "compressed-tensors, INT8": compressed("int-quantized", num_bits=8, strategy="channel"),
     "fp8": fp8(None),
     "fp8, blocks": fp8((16, 32)),
 }

@@ -60,7 +60,7 @@ def test_tokens(tmp_path: Path, name: str) -> None:
     assert tokens(quantized) == tokens(dense)
 
 
-@pytest.mark.parametrize("name", ["gptq", "awq", "fp8", "fp8, blocks"])
+@pytest.mark.parametrize("name", ["gptq", "awq", "compressed-tensors", "fp8", "fp8, blocks"])
 def test_tokens_of_experts(tmp_path: Path, name: str) -> None:
     quantized, dense = write_both(tmp_path, EXPERTS, METHODS[name])
     assert tokens(quantized) == tokens(dense)

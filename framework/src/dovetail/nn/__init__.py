@@ -22,7 +22,7 @@ from dovetail.nn.packings import AffineWeight, CodebookWeight, Float4Weight, Sca
 from dovetail.nn.parallel import ColumnCut, Communicator, Parallel, RowCut
 from dovetail.nn.platform import Memory, Platform
 from dovetail.nn.rotary import LayerRotary, Rope, Rotary
-from dovetail.nn.scaled import ScaledWeight, read_scales
+from dovetail.nn.scaled import MicroscaledWeight, ScaledWeight, read_microscales, read_scales
 from dovetail.nn.step import HostLengths, KVIndex, Step
 from dovetail.nn.stored import Axis, Field, StoredWeight
 from dovetail.nn.weights import Components, Gate, QuantFormat, WeightKernel, WeightName, read_tensor
@@ -63,6 +63,7 @@ __all__ = [
     "LayerRotary",
     "Linear",
     "Memory",
+    "MicroscaledWeight",
     "Mixture",
     "Ops",
     "Parallel",
@@ -88,6 +89,7 @@ __all__ = [
     "WeightKernel",
     "WeightName",
     "packed_axis",
+    "read_microscales",
     "read_scales",
     "read_tensor",
     "unpack_integers",
