@@ -128,6 +128,21 @@ def compressed(storage: str, **weights: Any) -> Method:
     return Method({**config, "ignore": ["lm_head", "re:.*gate$"]}, quantize)
 
 
+def mxfp4(matrix: Tensor) -> tuple[Tensors, Tensor]:
+    """Of gpt-oss; matrices may be stacked ``[E, N, K]``."""
+    positive = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0])
+    levels = torch.cat([positive, -positive])
+    parts = matrix.unflatten(-1, (-1, 32))
+    exponents = (parts.abs().amax(-1) / 6).log2().ceil()
+    codes = (parts / exponents.exp2()[..., None])[..., None].sub(levels).abs().argmin(-1)
+    dense = levels[codes] * exponents.exp2()[..., None]
+    stored = {
+        "_blocks": (codes[..., ::2] | codes[..., 1::2] << 4).to(torch.uint8),
+        "_scales": (exponents + 127).to(torch.uint8),
+    }
+    return stored, dense.flatten(-2)
+
+
 METHODS: dict[str, Method] = {
     "gptq": gptq(4),
     "gptq, 3 bits, zero-points": gptq(3, sym=False),

@@ -8,15 +8,16 @@ from typing import Any
 
 import pytest
 import torch
+from dovetail_models_gpt_oss import dovetail_register_models as gpt_oss_cards
 from dovetail_models_llama import dovetail_register_models as llama_cards
 from dovetail_models_mixtral import dovetail_register_models as mixtral_cards
 from safetensors.torch import save_file
 from torch import Tensor
 
 from dovetail import LLM, SamplingParams
-from dovetail.testing import random_checkpoint
+from dovetail.testing import empty_model, random_checkpoint, store_together
 
-from ..quantized import METHODS, Method
+from ..quantized import METHODS, Method, mxfp4
 from ..tiny import CONFIG, write_tokenizer
 
 SIZES = {**CONFIG, "hidden_size": 64, "num_attention_heads": 4, "intermediate_size": 96, "num_hidden_layers": 2}
@@ -64,3 +65,25 @@ def test_tokens(tmp_path: Path, name: str) -> None:
 def test_tokens_of_experts(tmp_path: Path, name: str) -> None:
     quantized, dense = write_both(tmp_path, EXPERTS, METHODS[name])
     assert tokens(quantized) == tokens(dense)
+
+
+def test_tokens_of_stacked_experts_in_4_bit_floats(tmp_path: Path) -> None:
+    """In full precision the stacks of gpt-oss are transposed, in MXFP4 they are not."""
+    config = {**EXPERTS, "architectures": ["GptOssForCausalLM"], "model_type": "gpt_oss", "head_dim": 16}
+    card, *_ = gpt_oss_cards()
+    torch.manual_seed(0)
+    stored, dense = {}, {}
+    _, ctx = empty_model(card, config)
+    whole = random_checkpoint(card, config)
+    for layer in range(config["num_hidden_layers"]):
+        for stack in ("gate_up_proj", "down_proj"):
+            whole = store_together(ctx, f"model.layers.{layer}.mlp.experts.{stack}", whole)
+    for name, value in whole.items():
+        if not name.endswith(("experts.gate_up_proj", "experts.down_proj")):
+            stored[name] = dense[name] = value
+            continue
+        parts, matrices = mxfp4(value.mT)
+        dense[name] = matrices.mT.contiguous()
+        stored |= {name + part: tensor for part, tensor in parts.items()}
+    quantized = write(tmp_path / "quantized", {**config, "quantization_config": {"quant_method": "mxfp4"}}, stored)
+    assert tokens(quantized) == tokens(write(tmp_path / "dense", config, dense))
