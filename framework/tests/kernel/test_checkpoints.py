@@ -259,6 +259,17 @@ def test_older_checkpoints_have_their_quantization_in_a_file_of_its_own(folder: 
     assert plan(folder, *parts).config["quantization_config"]["bits"] == 8
 
 
+def test_who_quantized_a_checkpoint_may_stand_for_the_method(folder: Path) -> None:
+    weights(folder, int32=2)
+    parts = (format_("packed", ("int32",), methods=("tool",)), kernel("any"))
+    configure(folder, quantization_config={"bits": 4, "producer": {"name": "tool", "version": "0.31"}})
+    assert plan(folder, *parts).config["quantization_config"]["quant_method"] == "tool"
+    for producer in ({"name": "another"}, {"name": ["tool"]}, "tool"):
+        configure(folder, quantization_config={"bits": 4, "producer": producer})
+        with pytest.raises(ResolutionError, match="'int32'"):
+            plan(folder, *parts)
+
+
 def test_another_configuration_that_is_not_there_is_refused(folder: Path) -> None:
     for path in (folder / "nowhere", folder / "nowhere.json"):
         with pytest.raises(

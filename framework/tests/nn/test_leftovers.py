@@ -10,7 +10,7 @@ import torch
 from dovetail.api import CheckpointError, LazyTensor
 from dovetail.nn.context import Context
 from dovetail.nn.dense import DenseFormat, DenseKernel
-from dovetail.nn.leftovers import BUFFER, EMPTY, FURTHER, Leftovers
+from dovetail.nn.leftovers import BUFFER, EMPTY, FURTHER, OF_CACHE, Leftovers
 from dovetail.nn.loading import WeightReader
 from dovetail.nn.ops import Ops
 from dovetail.nn.placing import WeightChoice
@@ -43,6 +43,29 @@ def test_buffers(name: str, shape: tuple[int, ...]) -> None:
     leftovers = Leftovers()
     assert leftovers.take(name, lazy(name, *shape))
     assert leftovers.names == {BUFFER: [name]}
+
+
+@pytest.mark.parametrize(
+    "ending",
+    [
+        "k_scale",
+        "v_scale",
+        "kv_scale",
+        "q_scale",
+        "prob_scale",
+        "attn.k_scale",
+        "k_zero_point",
+        "k_proj.k_scale",
+        "v_proj.v_scale",
+        "k_proj.output_scale",
+    ],
+)
+def test_scales_of_a_quantized_cache(ending: str) -> None:
+    leftovers, name = Leftovers(), f"model.layers.3.self_attn.{ending}"
+    assert leftovers.take(name, lazy(name, 1))
+    assert leftovers.names == {OF_CACHE: [name]}
+    for other in ("model.layers.3.mlp.k_scale", f"{name}s", "model.layers.3.self_attn.k_proj.weight_scale"):
+        assert not leftovers.take(other, lazy(other, 1))
 
 
 def test_layers_past_the_last_one() -> None:

@@ -189,17 +189,23 @@ def inspect_files(offer: Offer[LoaderCard], path: str | Path, files: WeightFiles
 
 
 def _add_quantization(config: dict[str, Any], folder: Path, registry: Registry) -> dict[str, Any]:
-    """The configuration with a ``quantization_config`` that older checkpoints have in a file of its own."""
-    if config.get("quantization_config") is not None:
-        return config
-    for offer in registry.offers(QuantFormatCard):
-        for name in offer.card.config_files:
-            if found := read_json(folder / name, dict):
-                return {
-                    **config,
-                    "quantization_config": {"quant_method": next(iter(offer.card.methods), None), **found},
-                }
-    return config
+    """The configuration with a ``quantization_config`` that older checkpoints have in a file of its own, and with its
+    ``quant_method`` where the file only names the tool that quantized it (``producer``).
+    """
+    cards = [offer.card for offer in registry.offers(QuantFormatCard)]
+    found = config.get("quantization_config")
+    usual = None
+    if found is None:
+        files = ((name, card.methods) for card in cards for name in card.config_files)
+        found, usual = next(
+            ((read, methods) for name, methods in files if (read := read_json(folder / name, dict))), (None, ())
+        )
+    if not isinstance(found, dict) or found.get("quant_method") is not None:
+        return config if found is None else {**config, "quantization_config": found}
+    producer = found.get("producer")
+    tool = producer.get("name") if isinstance(producer, dict) else None
+    methods = [method for card in cards for method in card.methods if method == tool] or list(usual or ())
+    return {**config, "quantization_config": {**found, "quant_method": methods[0]} if methods else found}
 
 
 def _read_generation_config(file: Path) -> dict[str, Any]:

@@ -15,12 +15,17 @@ BUFFER = "saved buffers"
 EMPTY = "tensors without elements"
 """Such as those of no shared experts."""
 FURTHER = "layers past the last one"
+OF_CACHE = "scales of a quantized KV cache"
 BUFFERS = re.compile(
     r"(?:^|\.)(?:inv_freq|original_inv_freq|freqs_cis|rope\.freqs|rotary\w*\.(?:cos|sin)|cos_cached|sin_cached"
     r"|position_ids|token_type_ids|masked_bias|causal_mask|attn_mask|attention_mask|num_batches_tracked)$"
 )
 MASKS = re.compile(r"(?:^|\.)(?:attn|attention|self_attn|self_attention)\.bias$")
 """A name that old attention layers use for their causal mask. A bias has one dimension, a mask has two or more."""
+CACHE_SCALES = re.compile(
+    r"\.(?:self_attn|attn|attention)\.(?:(?:attn\.)?(?:[kqv]|kv|prob)_(?:scale|zero_point)|[kqv]_proj\.(?:[kv]_scale|output_scale))$"
+)
+"""The cache keeps the model's dtype, and needs none."""
 OF_TRAINERS = {
     "heads of trainers": re.compile(
         r"^(?:model\.|pretrained_model\.)?(?:v_head|value_head|reward_head|critic|critic_head|q_heads?|ilql_heads|score|classifier)\."
@@ -80,7 +85,7 @@ class Leftovers:
         for kind, names in self.names.items():
             more = ", …" if len(names) > MOST_NAMES else ""
             parts.append(f"{kind}: {len(names)} ({', '.join(names[:MOST_NAMES])}{more})")
-        level = logging.INFO if set(self.names) <= {BUFFER, EMPTY, FURTHER} else logging.WARNING
+        level = logging.INFO if set(self.names) <= {BUFFER, EMPTY, FURTHER, OF_CACHE} else logging.WARNING
         count = sum(map(len, self.names.values()))
         logger.log(level, "left out %d tensors that are no part of the model; %s", count, "; ".join(parts))
 
@@ -89,6 +94,8 @@ class Leftovers:
             return EMPTY
         if BUFFERS.search(name) or (MASKS.search(name) and len(tensor.shape) > 1) or name.endswith(tuple(ignored)):
             return BUFFER
+        if CACHE_SCALES.search(name):
+            return OF_CACHE
         return next((kind for kind, pattern in OF_TRAINERS.items() if pattern.search(name)), None)
 
 
