@@ -13,7 +13,7 @@ from dovetail.nn.decoders import (
     SequenceClassifier,
 )
 from dovetail.nn.experts import Experts, ExpertsKernel, ExpertWeights
-from dovetail.nn.grouped import Codes, GroupedWeight, packed_axis, unpack_integers
+from dovetail.nn.grouped import Codes, GroupedWeight, PackedWeight, packed_axis, unpack_integers
 from dovetail.nn.layers import Embedding, Head, HeadSections, LayerNorm, Linear, RMSNorm
 from dovetail.nn.mixtures import Mixture
 from dovetail.nn.model import CausalLM, PoolingModel
@@ -66,6 +66,7 @@ __all__ = [
     "MicroscaledWeight",
     "Mixture",
     "Ops",
+    "PackedWeight",
     "Parallel",
     "ParallelBlock",
     "Platform",

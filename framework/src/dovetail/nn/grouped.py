@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from dovetail.nn.packings import HALF_OR_SINGLE, AffineWeight
-from dovetail.nn.stored import Axis, StoredWeight
+from dovetail.nn.stored import Axis, Field, StoredWeight
 
 WORD = 32
 
@@ -123,3 +123,34 @@ class GroupedWeight(StoredWeight):
 
     def _width(self, found: Codes) -> int:
         return self.shape[1] if found.scales.shape[1] == 1 else self.group
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class PackedWeight(GroupedWeight):
+    """A matrix whose codes are packed along the columns.
+
+    Attributes:
+        words: the codes, int32 ``[N, K * bits / 32]``.
+        scales: ``[N, G]``.
+        zeros: the zero-points, of any dtype, ``[N, G]``; None if all are in the middle of the codes.
+    """
+
+    words: Tensor
+    scales: Tensor
+    zeros: Tensor | None
+
+    def fields(self) -> dict[str, Field]:
+        shared = Axis(1, self.group) if self.groups is None and self.scales.shape[1] > 1 else None
+        found = {
+            "words": Field(self.words, rows=Axis(0), columns=packed_axis(1, self.bits)),
+            "scales": Field(self.scales, rows=Axis(0), columns=shared),
+        }
+        if self.zeros is not None:
+            found["zeros"] = Field(self.zeros, rows=Axis(0), columns=shared)
+        if self.groups is not None:
+            found["groups"] = Field(self.groups, columns=Axis(0))
+        return found
+
+    def unpack(self) -> Codes:
+        zeros = 1 << (self.bits - 1) if self.zeros is None else self.zeros.float()
+        return Codes(unpack_integers(self.words, self.bits, 1), self.scales, zeros)

@@ -22,6 +22,7 @@ from dovetail.nn import (
     Components,
     Field,
     GroupedWeight,
+    PackedWeight,
     QuantFormat,
     WeightName,
     packed_axis,
@@ -70,33 +71,6 @@ class GemmWeight(GroupedWeight):
         return Codes(unpack_even_first(self.words).t(), self.scales.t(), zeros)
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class GemvWeight(GroupedWeight):
-    """A weight that is packed for GEMV, along the columns.
-
-    Attributes:
-        words: the codes, int32 ``[N, K / 8]``.
-        scales: ``[N, G]``.
-        zeros: the zero-points, uint8 ``[N, G]``; None if all are in the middle of the codes.
-    """
-
-    words: Tensor
-    scales: Tensor
-    zeros: Tensor | None
-
-    def fields(self) -> dict[str, Field]:
-        shared = Axis(1, self.group) if self.scales.shape[1] > 1 else None
-        found = {
-            "words": Field(self.words, rows=Axis(0), columns=packed_axis(1, BITS)),
-            "scales": Field(self.scales, rows=Axis(0), columns=shared),
-        }
-        return found if self.zeros is None else found | {"zeros": Field(self.zeros, rows=Axis(0), columns=shared)}
-
-    def unpack(self) -> Codes:
-        zeros = MIDDLE if self.zeros is None else self.zeros.float()
-        return Codes(unpack_integers(self.words, BITS, 1), self.scales, zeros)
-
-
 class AwqFormat(QuantFormat):
     """Reads AWQ's weights in either packing."""
 
@@ -137,7 +111,7 @@ class AwqFormat(QuantFormat):
 
     def _load_gemv(
         self, tensors: Mapping[str, LazyTensor], words: Tensor, shape: tuple[int, int], group: int
-    ) -> GemvWeight:
+    ) -> PackedWeight:
         """Scales and zero-points without what pads them to whole words, and to more of those for small groups."""
         (n, k), count = shape, -(-shape[1] // group)
         width = -(-count // PACKED)
@@ -148,7 +122,7 @@ class AwqFormat(QuantFormat):
             stored = unpack_integers(read_tensor(tensors[".qzeros"], (n, width), dtypes=INTS), BITS, 1)[:, :count]
             if bool((stored != MIDDLE).any()):
                 zeros = stored.contiguous().to(words.device)
-        return GemvWeight(
+        return PackedWeight(
             shape=(n, k),
             type="int32",
             bits=BITS,

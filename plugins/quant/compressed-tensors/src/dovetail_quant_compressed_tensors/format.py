@@ -19,6 +19,7 @@ from dovetail.nn import (
     Field,
     GroupedWeight,
     MicroscaledWeight,
+    PackedWeight,
     QuantFormat,
     ScaledWeight,
     StoredWeight,
@@ -38,39 +39,6 @@ ZERO_OF_INPUTS = ".input_zero_point"
 OF_ACTIVATIONS = (*SCALES_OF_INPUTS, ZERO_OF_INPUTS)
 FLOAT4 = ("nvfp4-pack-quantized", "mxfp4-pack-quantized")
 SCALES = (torch.float16, torch.bfloat16, torch.float32)
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class PackedWeight(GroupedWeight):
-    """Integers that are packed along the columns, and their zero-points along the rows.
-
-    Attributes:
-        words: the codes, int32 ``[N, K * bits / 32]``.
-        scales: ``[N, G]``.
-        zeros: the zero-points, int32 ``[N * bits / 32, G]``; None if all are in the middle of the codes.
-    """
-
-    words: Tensor
-    scales: Tensor
-    zeros: Tensor | None
-
-    def fields(self) -> dict[str, Field]:
-        shared = Axis(1, self.group) if self.groups is None and self.scales.shape[1] > 1 else None
-        found = {
-            "words": Field(self.words, rows=Axis(0), columns=packed_axis(1, self.bits)),
-            "scales": Field(self.scales, rows=Axis(0), columns=shared),
-        }
-        if self.zeros is not None:
-            found["zeros"] = Field(self.zeros, rows=packed_axis(0, self.bits), columns=shared)
-        if self.groups is not None:
-            found["groups"] = Field(self.groups, columns=Axis(0))
-        return found
-
-    def unpack(self) -> Codes:
-        zeros: Tensor | int = 1 << (self.bits - 1)
-        if self.zeros is not None:
-            zeros = unpack_integers(self.zeros, self.bits, 0)[: self.shape[0]].float()
-        return Codes(unpack_integers(self.words, self.bits, 1), self.scales, zeros)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -181,7 +149,8 @@ class CompressedTensorsFormat(QuantFormat):
         zeros, groups = None, None
         if not weights.symmetric:
             words = packed_axis(0, weights.num_bits).length(n)
-            zeros = read_tensor(tensors[".weight_zero_point"], (words, count), dtypes=(torch.int32,))
+            packed = read_tensor(tensors[".weight_zero_point"], (words, count), dtypes=(torch.int32,))
+            zeros = unpack_integers(packed, weights.num_bits, 0)[:n]
         if weights.ordered:
             groups = read_tensor(tensors[".weight_g_idx"], (k,), dtypes=(torch.int32, torch.int64), below=count).int()
         return PackedWeight(
