@@ -228,8 +228,8 @@ CHECKPOINTS: dict[str, tuple[Break, str]] = {
         r"llama: the GGUF metadata lacks the key llama\.block_count; mixtral: .* convert the model again, or give",
     ),
     "weights quantized by a method that nobody reads": (
-        configured(quantization_config={"quant_method": "gptq", "bits": 4}),
-        r"wanted a format for weights quantized by 'gptq', found .*; install a plugin that reads 'gptq'",
+        configured(quantization_config={"quant_method": "quip", "bits": 4}),
+        r"wanted a format for weights quantized by 'quip', found .*; install a plugin that reads 'quip'; the formats of this project are called dovetail-quant-NAME",
     ),
 }
 
@@ -372,7 +372,7 @@ CHOICES = {
     "--kv-cache-dtype float7": r"wanted attention on cpu in float32 \(.*, KV cache in float7\), found .* keeps the KV cache in .*, not in float7",
     "--load-format nope": "wanted the loader 'nope', found .*safetensors.*; install the plugin",
     "--load-format gguf": r"the loader 'gguf' was asked for but does not fit: reads \*\.gguf; found .*; leave the choice to auto",
-    "--quantization nope": "--quantization nope was asked for, found the formats .*gguf.*; install a plugin that offers the format 'nope'",
+    "--quantization nope": "--quantization nope was asked for, found the formats .*gguf.*; install a plugin that offers the format 'nope'; the formats .*",
     "--quantization gguf": "--quantization gguf was asked for, but the checkpoint is read by dense; leave --quantization out",
     "--plugins -dovetail-models-llama,-dovetail-models-transformers": r"wanted a model plugin .* note that the plugin filter \(--plugins or DOVETAIL_PLUGINS\) leaves out dovetail-models-llama",
     "--tokenizer ./nowhere": r"wanted a tokenizer at \./nowhere, found nothing there; correct --tokenizer",

@@ -15,6 +15,7 @@ from pathlib import Path
 from unittest import SkipTest
 
 import pytest
+import torch
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -162,6 +163,7 @@ GENERIC = {
     "torch": "the library that the framework is written with",
     "transformers": "the library whose checkpoints and tokenizers are read, and models compared with",
     "cohere": "whose rerank API the server speaks",
+    "fp8": "a dtype of the KV cache, as users write it",
     "llama3": "the value that published configurations give for a scaling of rotary frequencies",
 }
 """Words on first-party cards that the framework may use, and why."""
@@ -204,7 +206,8 @@ def card_words(card: Card) -> Iterator[str]:
             yield container
             yield from naming.architectures
     if isinstance(card, QuantFormatCard):
-        yield from (*card.types, *card.methods)
+        yield from (name for name in card.types if not isinstance(getattr(torch, name, None), torch.dtype))
+        yield from card.methods
     if isinstance(card, PlatformCard):
         yield card.device
 
@@ -296,6 +299,7 @@ from importlib.metadata import entry_points
 found = sorted({e.dist.name for e in entry_points(group="dovetail.plugins")})
 assert found == sorted(["dovetail", sys.argv[2]]), found
 import pytest
+import torch
 sys.exit(pytest.main(sys.argv[3:]))
 """
 

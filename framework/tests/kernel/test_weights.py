@@ -166,7 +166,7 @@ def test_a_method_that_nobody_reads_says_what_to_install(folder: Path) -> None:
     weights(folder, int32=6, float16=3)
     with pytest.raises(
         ResolutionError,
-        match=r"^wanted a format for weights quantized by 'gptq', found awq; install a plugin that reads 'gptq'$",
+        match=r"^wanted a format for weights quantized by 'gptq', found awq; install a plugin that reads 'gptq'; the formats of this project are called dovetail-quant-NAME$",
     ):
         plan(folder, format_("awq", ("int32",), methods=("awq",)))
     with pytest.raises(ResolutionError, match="'gptq', found none; note that the broken plugin cracked may offer it"):
@@ -226,7 +226,7 @@ def test_a_required_format_that_does_not_read_the_checkpoint_is_refused(folder: 
 def test_a_required_format_that_is_not_there_says_what_is(folder: Path) -> None:
     with pytest.raises(
         ResolutionError,
-        match=r"^--quantization awq was asked for, found the formats dense; install a plugin that offers the format 'awq'$",
+        match=r"^--quantization awq was asked for, found the formats dense; install a plugin that offers the format 'awq'; the formats of this project are called dovetail-quant-NAME$",
     ):
         plan(folder, quantization="awq")
 

@@ -28,9 +28,9 @@ def decoder_cards(
     labels of a text: NAME, NAME-embedding and NAME-classifier.
 
     Args:
-        stem: of the architectures' names: ``Qwen2`` for ``Qwen2ForCausalLM``, ``Qwen2Model`` and
-            ``Qwen2ForSequenceClassification``.
-        target: module and stem of the three classes, such as ``my_package.model:Qwen``.
+        stem: of the architectures' names: ``Tiny2`` for ``Tiny2ForCausalLM``, ``Tiny2Model`` and
+            ``Tiny2ForSequenceClassification``.
+        target: module and stem of the three classes, such as ``my_package.model:Tiny``.
         experts: there are layers with experts.
         forms: which of the three there are.
         naming: of the language model.

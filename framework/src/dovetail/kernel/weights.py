@@ -19,6 +19,8 @@ from dovetail.kernel.plan import Choice, Part, RejectedCandidate, WeightPlan, de
 from dovetail.kernel.registry import Offer, Registry
 from dovetail.kernel.waiting import wait_for
 
+OWN_FORMATS = "the formats of this project are called dovetail-quant-NAME"
+"""A file may name any method, so what it names is never called a distribution to install."""
 WEIGHT_KINDS: tuple[LayerKind, ...] = ("linear", "head", "embedding")
 
 
@@ -47,7 +49,7 @@ def find_weights(
         raise ResolutionError(
             f"wanted a format for weights quantized by {method!r}, found {', '.join(known) or 'none'}",
             registry.explain_missing(QuantFormatCard.kind)
-            or f"install a plugin that reads {quote_foreign(method, 40)}",
+            or f"install a plugin that reads {quote_foreign(method, 40)}; {OWN_FORMATS}",
         )
     refused: dict[str, str] = {}
     broken: dict[str, PluginError] = {}
@@ -197,7 +199,7 @@ def _requested_format(name: str | None, registry: Registry) -> Offer[QuantFormat
         raise ResolutionError(
             f"--quantization {name} was asked for, found the formats {known or 'none'}",
             registry.explain_missing(QuantFormatCard.kind)
-            or f"install a plugin that offers the format {quote_foreign(name, 40)}",
+            or f"install a plugin that offers the format {quote_foreign(name, 40)}; {OWN_FORMATS}",
         )
     return found
 

@@ -1,4 +1,4 @@
-"""Weights of small integers with a scale for each group of columns: what GPTQ, AWQ and others have in common.
+"""Weights of small integers with a scale for each group of columns: what most integer formats have in common.
 
 Letters: N rows, K columns, G groups in a row.
 """

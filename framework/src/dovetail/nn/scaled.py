@@ -1,5 +1,5 @@
-"""Weights of 8-bit numbers with a scale for the matrix, for each row, or for each block (FP8 and INT8 in many formats), and
-of 4-bit floats with scales for groups.
+"""Weights of 8-bit numbers with a scale for the matrix, for each row, or for each block, and of 4-bit floats with scales
+for groups.
 
 Letters: N rows, K columns.
 """
@@ -85,7 +85,8 @@ def read_scales(lazy: LazyTensor, shape: tuple[int, int], block: Block | None = 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class MicroscaledWeight(StoredWeight):
-    """A matrix of 4-bit floats (E2M1) whose groups of columns share a small scale, as in OCP's microscaling (MXFP4) and in NVFP4.
+    """A matrix of 4-bit floats (E2M1) whose groups of columns share a small scale: OCP's microscaling, and the form with two
+    levels of scales.
 
     Attributes:
         codes: uint8 ``[N, K / 2]``, two an entry; the even column is in the low half.
