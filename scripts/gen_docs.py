@@ -22,6 +22,8 @@ from typing import Any
 
 from foreign_docs import foreign_page
 
+from dovetail import builtin
+from dovetail.api import QuantFormatCard, QuantKernelCard
 from dovetail.cli import bench, chat, complete, completion, plan, plugins, run_batch, serve
 from dovetail.cli.main import COMMANDS
 from dovetail.cli.parsing import option_groups
@@ -466,12 +468,22 @@ def models_page() -> str:
 
 
 def model_packages() -> list[Path]:
-    return [path for path in PROJECTS if path.parent.name == "models"]
+    return packages_of("models")
+
+
+def packages_of(kind: str) -> list[Path]:
+    return [path for path in PROJECTS if path.parent.name == kind]
+
+
+def package_cards(path: Path, hook: str) -> list[Any]:
+    """What a package registers by a hook; nothing if it has none."""
+    (package,) = (p for p in (path / "src").iterdir() if p.is_dir() and p.suffix != ".egg-info")
+    register = getattr(importlib.import_module(package.name), hook, None)
+    return register() if register else []
 
 
 def architecture_rows(path: Path) -> Iterator[tuple[str, str, str, str]]:
-    (package,) = (p for p in (path / "src").iterdir() if p.is_dir() and p.suffix != ".egg-info")
-    for card in importlib.import_module(package.name).dovetail_register_models():
+    for card in package_cards(path, "dovetail_register_models"):
         containers = ", ".join(code(name) for naming in card.naming.values() for name in naming.architectures)
         for name in card.architectures:
             yield code(name), ", ".join(card.tasks), code(path.name), containers
@@ -489,6 +501,50 @@ def package_row(path: Path) -> tuple[str, str, str, str]:
     return code(path.name), str(lines), ", ".join(files), ", ".join(map(code, sorted(shared)))
 
 
+# quantization.md
+
+
+LAYERS = ("linear", "experts", "head", "embedding")
+
+
+def quantization_page() -> str:
+    cards = [(path.name, card) for path in PROJECTS for card in package_cards(path, "dovetail_register_quantization")]
+    cards += [("dovetail", card) for card in builtin.dovetail_register_quantization()]
+    formats = [(name, card) for name, card in cards if isinstance(card, QuantFormatCard)]
+    kernels = [(name, card) for name, card in cards if isinstance(card, QuantKernelCard)]
+    out = [NOTE.format(source="the cards of formats and kernels"), "# Quantization"]
+    out.append(
+        "Checkpoints that are quantized are served as they are: `quantization_config` says by which method, and for each weight the first format reads it "
+        "whose tensors are all there. Layers that a format does not claim, or that a file has in full precision, are read by `dense`. "
+        "`dovetail plan MODEL --weights` shows what reads and multiplies each kind of layer, and why. The README of each package says which "
+        "variants it reads, and which it refuses."
+    )
+    heads = ("`quant_method`", "format", "package", "stored types → packings", *LAYERS)
+    out.append(table(heads, sorted(format_row(*entry) for entry in formats)))
+    out.append(
+        "## Kernels\n\nA kernel multiplies a packing, whatever format it comes from. The one with the highest rank that takes a weight is used; the "
+        "reference dequantizes a few rows at a time, on every device. Portable kernels are made of torch's operations."
+    )
+    heads = ("packings", "kernel", "package", "devices", "dtypes", "layers", "rank")
+    out.append(table(heads, sorted(kernel_row(*entry) for entry in kernels)))
+    return "\n\n".join(out) + "\n"
+
+
+def format_row(package: str, card: QuantFormatCard) -> tuple[str, ...]:
+    packings: dict[str, list[str]] = {}
+    for name, found in card.types.items():
+        packings.setdefault(", ".join(found) or "none", []).append(name)
+    types = "; ".join(f"{', '.join(map(code, names))} → {found}" for found, names in packings.items())
+    claims = ("yes" if kind in card.kinds else "full precision" for kind in LAYERS)
+    return ", ".join(map(code, card.methods)) or "any", code(card.name), code(package), types, *claims
+
+
+def kernel_row(package: str, card: QuantKernelCard) -> tuple[str, ...]:
+    lists = (card.packings, card.devices, card.dtypes, card.kinds)
+    packings, devices, dtypes, kinds = (", ".join(map(code, names)) for names in lists)
+    return packings, code(card.name), code(package), devices, dtypes, kinds, str(card.rank)
+
+
 def coming_page() -> str:
     return foreign_page(NOTE.format(source="the tables in dovetail.utils.foreign"), table)
 
@@ -498,6 +554,7 @@ PAGES = {
     "options.md": options_page,
     "structure.md": structure_page,
     "models.md": models_page,
+    "quantization.md": quantization_page,
     "coming-from-vllm.md": coming_page,
 }
 
