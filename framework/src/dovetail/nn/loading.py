@@ -19,7 +19,7 @@ from dovetail.api.errors import CheckpointError, ResolutionError
 from dovetail.nn.context import Context
 from dovetail.nn.experts import Experts, ExpertsKernel
 from dovetail.nn.layers import Embedding, Head, WeightLayer
-from dovetail.nn.placing import TensorPlaces, WeightChoice
+from dovetail.nn.placing import UNKNOWN, Suspects, TensorPlaces, WeightChoice
 from dovetail.nn.stored import StoredWeight
 from dovetail.nn.weights import WeightKernel, WeightName, read_tensor
 
@@ -68,16 +68,15 @@ class WeightReader:
         """
         return self.places.expected()
 
-    def load(self, tensors: Iterable[LazyTensor], progress: Progress | None = None, doubt: str = "") -> None:
+    def load(
+        self, tensors: Iterable[LazyTensor], progress: Progress | None = None, suspects: Suspects = UNKNOWN
+    ) -> None:
         """Load all tensors.
-
-        Args:
-            doubt: who is to blame if tensors are missing, the files or another; for the error.
 
         Raises:
             CheckpointError: tensors are missing, unexpected or misshapen; the error names all of them.
         """
-        self.places.sort(tensors, doubt)
+        self.places.sort(tensors, suspects)
         sizes = self._sizes()
         layers, total, done = list(sizes), sum(sizes.values()), 0
         if progress:
