@@ -43,6 +43,7 @@ from dovetail.testing.positions import Positions, check_positions
 from dovetail.testing.ranks import run_ranks
 from dovetail.testing.resolution import assert_refused, claim, refusal_message
 from dovetail.testing.routing import Choice, RoutingRecorder
+from dovetail.testing.unused import check_all_is_used
 
 LENGTH = 37
 EVERY_DTYPE: tuple[DType, ...] = ("float64", "float32", "bfloat16", "float16")
@@ -111,7 +112,8 @@ def check_model(card: ModelCard, *configs: Mapping[str, Any], positions: Positio
 
     Checks that each claimed architecture's name and each claimed dtype builds and runs; that a prompt gives the same
     logits whole, in chunks, token by token, and in a batch with others; that the model's own code reads no tensor on the
-    host; that layers know the positions of tokens; that they require the attention that the configuration announces, and
+    host; that outputs depend on every layer and tensor that checkpoints must have; that layers know the positions of
+    tokens; that they require the attention that the configuration announces, and
     that the configurations together require every claimed feature; that layers are of the kinds that the card lists; that
     a checkpoint gives the same logits in every form in which its weights may be stored together; that tensors which are
     missing, unexpected or misshapen are refused by name; that there is a head for each claimed task; that two or three
@@ -146,6 +148,8 @@ def check_model(card: ModelCard, *configs: Mapping[str, Any], positions: Positio
             check_tensors(case)
             check_forms(case)
             check_tasks(case)
+            with claim(f"{label(card)}: what its layers compute"):
+                check_all_is_used(card, case.config)
             check_cuts(case)
         except HostReadError as read:
             raise AssertionError(f"{label(card)}: {read}") from None
