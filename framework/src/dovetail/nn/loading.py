@@ -83,7 +83,7 @@ class WeightReader:
             progress(0, total)
         for name, slot in self.ctx.vectors.items():
             if name in self.places.plain:
-                slot.assign(self._plain(name, slot.dtype))
+                slot.assign(self._plain(name, slot.dtype, slot.shape))
         for layer in layers:
             self._finish(layer)
             self._opened.clear()
@@ -111,9 +111,9 @@ class WeightReader:
         order = self.naming.row_order(name, self.config)
         return None if order is None else torch.from_numpy(np.asarray(order, dtype=np.int64))
 
-    def _plain(self, name: str, dtype: torch.dtype | None = None) -> Tensor:
+    def _plain(self, name: str, dtype: torch.dtype | None = None, shape: tuple[int, ...] | None = None) -> Tensor:
         lazy = self.places.plain[name]
-        value = read_tensor(lazy)
+        value = read_tensor(lazy, shape)
         if not value.is_floating_point():
             raise CheckpointError(
                 f"tensor {lazy.name} is of type {lazy.type}, wanted a floating-point one", "check the file"

@@ -22,7 +22,7 @@ from dovetail.nn.context import Context
 from dovetail.nn.experts import ExpertsKernel
 from dovetail.nn.layers import Head, WeightLayer
 from dovetail.nn.leftovers import Leftovers, without_wrappers
-from dovetail.nn.weights import Components, QuantFormat, WeightKernel, WeightName
+from dovetail.nn.weights import Components, QuantFormat, WeightKernel, WeightName, wide
 
 FLOATS = ("float64", "float32", "bfloat16", "float16")
 """Stored types of full-precision checkpoints."""
@@ -484,7 +484,8 @@ class TensorPlaces:
 
         for name, lazy in self.plain.items():
             if name in ctx.vectors:
-                check(lazy.name, lazy.shape, ctx.vectors[name].shape)
+                shape = ctx.vectors[name].shape
+                check(lazy.name, shape if wide(lazy.shape) == wide(shape) else lazy.shape, shape)
             elif name in ctx.biases:
                 check(lazy.name, lazy.shape, self._bias_shape(ctx.biases[name].part))
             else:
