@@ -11,8 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 import dovetail
 from dovetail.api import PluginError, QuantFormatCard, ResolutionError
-from dovetail.cli.plan import render
 from dovetail.kernel.plan import describe_validation_errors
+from dovetail.kernel.plan_text import render
 
 from . import fakes
 from .fakes import format_, kernel
@@ -62,7 +62,7 @@ def test_a_kernel_that_the_machine_or_the_dtype_keeps_out_is_told_once(folder: P
         kernel("other", "others"),
         kernel("half", "ints", rank=100, dtypes=("float16",)),
     )
-    text = str(found)
+    text = render(found)
     assert text.count("absent") == text.count("half") == 1
     assert re.search(r"^  not half \(.*\): takes activations in float16, not float32$", text, re.MULTILINE)
     assert re.search(r"^  for other weights or layers: other; ", text, re.MULTILINE)
