@@ -123,6 +123,19 @@ def test_a_type_of_floats_that_no_format_reads_is_told_as_such(folder: Path) -> 
     assert "\nbeside weights: 4 tensors of type int64 (scales" in text
 
 
+def test_tensors_of_a_quantized_checkpoint_are_not_counted_as_weights(folder: Path) -> None:
+    """Their scales may have any type, and only the built model knows which they are."""
+    weights(folder, float32=3)
+    told = " (scales, zero points, norms and biases among them are no weights)"
+    small = format_("small", ("float8_e4m3fn",), methods=("fp8",))
+    assert told not in render(plan(folder, small, kernel("any")))
+    weights(folder, float32=3, float8_e4m3fn=2)
+    configure(folder, quantization_config={"quant_method": "fp8"})
+    text = render(plan(folder, small, kernel("any")))
+    assert f"\ntype float32, 3 tensors{told}\n" in text
+    assert f"\ntype float8_e4m3fn, 2 tensors{told}\n" in text
+
+
 def test_a_name_from_a_file_is_never_that_of_a_distribution_to_install(folder: Path) -> None:
     """Whoever made the file may own a package of that name."""
     configure(folder, quantization_config={"quant_method": "evil"})

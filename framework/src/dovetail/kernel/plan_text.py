@@ -83,12 +83,14 @@ def _choice_lines(choice: Choice, verbose: bool) -> list[str]:
 
 def _weight_lines(plan: Plan, verbose: bool) -> list[str]:
     """Of each stored type what can read and multiply weights of it. How many of its tensors are weights, and of which
-    kinds of layers, is known when the model is built.
+    kinds of layers, is known when the model is built; until then, no tensor is counted as a weight.
     """
     lines = [
         "",
-        "weights        what may read and multiply them, by type; which tensors are weights, and of which layers, dovetail plan --weights tells",
+        "weights        what may read and multiply them, by type of tensor; which tensors are weights, and of which layers, dovetail plan "
+        "--weights tells",
     ]
+    quantized = bool(plan.config.get("quantization_config"))
     unread: list[str] = []
     beside: list[str] = []
     for type_, count in plan.checkpoint.tensor_types.items():
@@ -97,7 +99,8 @@ def _weight_lines(plan: Plan, verbose: bool) -> list[str]:
             whole = type_.startswith(("int", "uint", "bool"))
             (beside if whole else unread).append(f"{_tensors(count)} of type {type_}")
             continue
-        lines += ["", f"type {type_}, {_tensors(count)}"]
+        others = " (scales, zero points, norms and biases among them are no weights)" if quantized else ""
+        lines += ["", f"type {type_}, {_tensors(count)}{others}"]
         for format_ in dict.fromkeys(weight.format.part for weight in planned):
             own = [weight for weight in planned if weight.format.part == format_]
             lines.append(
