@@ -62,6 +62,12 @@ def test_a_right_model_passes(right: ModelCard) -> None:
             card("Idle", layer_kinds=("linear", "head", "embedding", "experts")),
             "its outputs do not depend on idle.a, idle.b, dropped, experts.0.gate, idle.norm.weight, which checkpoints must",
         ),
+        (card("Speechless"), "the model Speechless answered forward() with None, wanted hidden states [T, C]"),
+        (card("Relisting"), "the model small answered rename("),
+        (
+            card(config="Wordy"),
+            "the model small answered attention_requirements() with str, wanted a tuple of AttentionRequirement",
+        ),
         (card("NoHalf"), "claims float16: NotImplementedError: no float16 here"),
         (card("Inexact"), "claims bfloat16: its logits: differs"),
         (card("Silent"), "head borrows the embedding although tie_word_embeddings is false"),

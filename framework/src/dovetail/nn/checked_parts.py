@@ -190,6 +190,33 @@ class CheckedClasses:
         return self._made[part.target]
 
 
+def check_components(part: Part, weight: WeightName, found: Any) -> Components | None:
+    """What a format's ``components`` gave, if it is as agreed.
+
+    Raises:
+        PluginError: it is not. So for the others.
+    """
+    if found is None or isinstance(found, Components):
+        return found
+    raise wrong_answer(part, f"components() of {weight.name}", found, "Components or None")
+
+
+def check_shape(part: Part, names: str, found: Any) -> tuple[int, ...]:
+    """What a format's ``shape`` gave for tensors of these names."""
+    if _is_shape(found):
+        return cast("tuple[int, ...]", found)
+    raise wrong_answer(part, f"shape() of {names}", found, "a tuple of numbers")
+
+
+def check_loaded(part: Part, names: str, found: Any) -> StoredWeight:
+    """What a format's ``load`` gave for tensors of these names."""
+    if not isinstance(found, StoredWeight):
+        raise wrong_answer(part, f"load() of {names}", found, "a StoredWeight")
+    if not (_is_shape(found.shape) and len(found.shape) == 2):
+        raise wrong_answer(part, f"load() of {names}", found, "a weight whose shape is two numbers")
+    return found
+
+
 @contextmanager
 def _named_in_refusals(
     part: Part, weight: WeightName, tensors: Mapping[str, LazyTensor]
@@ -224,27 +251,19 @@ class _CheckedFormat:
     def components(self, weight: WeightName) -> Components | None:
         with blame(self.part, f"to name the tensors of {weight.name}"):
             found: Any = super().components(weight)  # type: ignore[misc]  # of the format
-        if not (found is None or isinstance(found, Components)):
-            raise wrong_answer(self.part, f"components() of {weight.name}", found, "Components or None")
-        return found
+        return check_components(self.part, weight, found)
 
     def load(self, weight: WeightName, tensors: Mapping[str, LazyTensor], *arguments: Any) -> StoredWeight:
         names = ", ".join(lazy.name for lazy in tensors.values())
         with blame(self.part, f"to load {names}"), _named_in_refusals(self.part, weight, tensors) as own:
             found: Any = super().load(weight, own, *arguments)  # type: ignore[misc]
-        if not isinstance(found, StoredWeight):
-            raise wrong_answer(self.part, f"load() of {names}", found, "a StoredWeight")
-        if not (_is_shape(found.shape) and len(found.shape) == 2):
-            raise wrong_answer(self.part, f"load() of {names}", found, "a weight whose shape is two numbers")
-        return _checked_weight(self.part, found)
+        return _checked_weight(self.part, check_loaded(self.part, names, found))
 
     def shape(self, weight: WeightName, tensors: Mapping[str, LazyTensor]) -> tuple[int, ...]:
         names = ", ".join(lazy.name for lazy in tensors.values())
         with blame(self.part, f"to tell the shape of {names}"), _named_in_refusals(self.part, weight, tensors) as own:
             found: Any = super().shape(weight, own)  # type: ignore[misc]
-        if not _is_shape(found):
-            raise wrong_answer(self.part, f"shape() of {names}", found, "a tuple of numbers")
-        return cast("tuple[int, ...]", found)
+        return check_shape(self.part, names, found)
 
 
 def _checked_weight(part: Part, weight: StoredWeight) -> StoredWeight:

@@ -19,12 +19,15 @@ from dovetail.api import (
     ModelCard,
     ModelConfig,
     PlatformCard,
+    PluginError,
     UsageError,
 )
 from dovetail.api.text import join_names
+from dovetail.kernel.config_facts import attention_requirements
 from dovetail.kernel.options import PlanOptions
 from dovetail.kernel.resolve import find_dtype
 from dovetail.nn import CausalLM, Context, Head, Parallel, PoolingModel
+from dovetail.nn.checked_parts import checked_rename
 from dovetail.nn.loading import WeightReader
 from dovetail.testing.comparison import assert_close, dtype_of, label, tolerance
 from dovetail.testing.harness import (
@@ -41,7 +44,7 @@ from dovetail.testing.harness import (
 from dovetail.testing.host_reads import HostReadError, host_reads_refused
 from dovetail.testing.positions import Positions, check_positions
 from dovetail.testing.ranks import run_ranks
-from dovetail.testing.resolution import assert_refused, claim, refusal_message
+from dovetail.testing.resolution import assert_refused, claim, part_of, refusal_message
 from dovetail.testing.routing import Choice, RoutingRecorder
 from dovetail.testing.unused import check_all_is_used
 
@@ -67,7 +70,7 @@ class Case:
     @cached_property
     def requirements(self) -> tuple[AttentionRequirement, ...]:
         with claim(f"{label(self.card)}: its configuration accepts {dict(self.config)}"):
-            return self.parsed.attention_requirements()
+            return attention_requirements(self.parsed, part_of(self.card))
 
     @cached_property
     def empty(self) -> tuple[PoolingModel, Context]:
@@ -153,6 +156,8 @@ def check_model(card: ModelCard, *configs: Mapping[str, Any], positions: Positio
             check_cuts(case)
         except HostReadError as read:
             raise AssertionError(f"{label(card)}: {read}") from None
+        except PluginError as error:  # of the checks that the engine makes
+            raise AssertionError(f"{label(card)}: {error.problem}") from error
         except AssertionError as failure:
             own = [f"{key} {value!r}" for key, value in case.config.items() if configs[0].get(key, ...) != value]
             which = f"configuration {number} of {len(cases)}{', with ' if own else ''}{join_names(own)}"
@@ -336,7 +341,7 @@ def check_tensors(case: Case) -> None:
 
     def refused(changed: Mapping[str, Any], name: str, what: str) -> None:
         # What is refused is refused before the first tensor is read, so the model stays as empty as it is.
-        reader = WeightReader(ctx, choices, dict(case.config), rename=model.rename)
+        reader = WeightReader(ctx, choices, dict(case.config), rename=checked_rename(part_of(card), model.rename))
         text = refusal_message(partial(reader.load, list(changed.values())), CheckpointError)
         assert text is not None, f"{label(card)}: {what} is not refused"
         # Lists in messages are cut short, but never a list of one.

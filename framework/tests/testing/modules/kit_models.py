@@ -207,6 +207,20 @@ class QueriesTurned(Small):
             block.attention.rope = queries
 
 
+class Speechless(Small):
+    """Forgets to return."""
+
+    def forward(self, step: Step) -> Tensor:
+        super().forward(step)
+
+
+class Relisting(Small):
+    """Gives the parts of a name."""
+
+    def rename(self, name: str) -> str | None:
+        return name.split(".")
+
+
 class NoHalf(Small):
     """Does not compute in one of the dtypes that its card claims."""
 
