@@ -262,6 +262,30 @@ def test_a_name_that_cannot_be_a_package_s_is_refused_with_one_that_can(tmp_path
     assert not list(tmp_path.iterdir())
 
 
+def test_a_model_has_the_architecture_that_was_given(tmp_path: Path) -> None:
+    package = scaffold("model", "x", tmp_path, "FalconForCausalLM")
+    done = run(package, "-c", "import dovetail_model_x as m; print(m.dovetail_register_models()[0].architectures)")
+    assert done.stdout.strip() == "('FalconForCausalLM',)", done.stderr
+    assert "names FalconForCausalLM" in (package / "README.md").read_text()
+    done = run(package, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "registration or tied")
+    assert re.search(r"2 passed", done.stdout), done.stdout
+    (tmp_path / "usual").mkdir()
+    usual = scaffold("model", "my-thing", tmp_path / "usual") / "src" / "dovetail_model_my_thing" / "__init__.py"
+    assert 'architectures=("MyThingForCausalLM",)' in usual.read_text()
+
+
+@pytest.mark.parametrize("architecture", ["", "Llama ForCausalLM", "Llama*", "3B", "Café", 'X"', "X" * 65])
+def test_an_architecture_that_no_file_has_is_refused(tmp_path: Path, architecture: str) -> None:
+    with pytest.raises(UsageError, match="wanted an architecture of letters, digits and underscores"):
+        scaffold("model", "x", tmp_path, architecture)
+    assert not list(tmp_path.iterdir())
+
+
+def test_only_models_have_an_architecture(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--architecture is for the kind model, found loader"):
+        scaffold("loader", "x", tmp_path, "LlamaForCausalLM")
+
+
 def test_an_unknown_kind_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="found 'modle'; kinds: model, loader, quant, attention, platform"):
         scaffold("modle", "x", tmp_path)

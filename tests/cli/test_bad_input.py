@@ -258,9 +258,13 @@ def test_tensors_that_are_missing_unexpected_or_misshapen_are_all_named(serve: S
         }
     )(folder)
     done = serve(folder)
-    refused(done, r"the checkpoint does not hold the tensors that the model expects \(of the wrong shape: ")
+    refused(
+        done,
+        r"the checkpoint does not hold the tensors that the model llama \(dovetail-models-llama \S+\) expects \(of the wrong shape: ",
+    )
     wrong, missing, unexpected = re.search(
-        r"of the wrong shape: (.*); missing: (.*); unexpected: (.*)\); \S+ lacks them, or the loader safetensors .*\); the architecture or its ",
+        r"of the wrong shape: (.*); missing: (.*); unexpected: (.*)\); \S+ lacks them, the loader safetensors .*, or the model names "
+        r"them wrongly; the architecture or its ",
         done.stderr,
     ).groups()  # type: ignore[union-attr]
     assert set(missing.split(", ")) == {
@@ -314,7 +318,7 @@ def test_debug_shows_the_traceback_of_the_engine_s_process_too(serve: Serve, fol
     assert "In the engine's process:" in done.stderr
     assert "in sort" in done.stderr
     assert done.stderr.splitlines()[-1].startswith(
-        "error: the checkpoint does not hold the tensors that the model expects"
+        "error: the checkpoint does not hold the tensors that the model llama "
     )
 
 

@@ -16,6 +16,7 @@ from dovetail_models_llama.model import LlamaForCausalLM
 from pydantic import BaseModel, model_validator
 
 from dovetail.api import AttentionRequirement, Checkpoint, LazyTensor, Proposer, RequestError
+from dovetail.nn import Context
 from dovetail.nn.dense import DenseFormat, DenseKernel, DenseWeight
 from dovetail.nn.ops import Ops, rms_norm
 
@@ -68,6 +69,28 @@ class WordyConfig(LlamaConfig):
 class EndlessConfig(LlamaConfig):
     def longest_context(self) -> Any:
         return float("inf")
+
+
+# Models, by the tensors that their layers ask for.
+
+
+class Misnaming(LlamaForCausalLM):
+    def __init__(self, config: LlamaConfig, ctx: Context) -> None:
+        super().__init__(config, ctx)
+        ctx.vectors["model.shell.weight"] = ctx.vectors.pop("model.norm.weight")
+
+
+class Misshaping(LlamaForCausalLM):
+    def __init__(self, config: LlamaConfig, ctx: Context) -> None:
+        super().__init__(config, ctx)
+        norm = ctx.vectors["model.norm.weight"]
+        ctx.vectors["model.norm.weight"] = replace(norm, shape=(norm.shape[0] + 1,))
+
+
+class Omitting(LlamaForCausalLM):
+    def __init__(self, config: LlamaConfig, ctx: Context) -> None:
+        super().__init__(config, ctx)
+        del ctx.vectors["model.norm.weight"]
 
 
 # Loaders.

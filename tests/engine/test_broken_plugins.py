@@ -281,8 +281,31 @@ def test_a_loader_that_renames_is_named_beside_the_files(install: Any, checkpoin
     with pytest.raises(CheckpointError) as failure:
         start(checkpoint)
     assert "(missing: model.norm.weight; unexpected: model.nutty.weight)" in failure.value.problem
-    told = f"{checkpoint} lacks them, or the loader nut (broken-nut 3.1) did not give them under their names"
-    assert failure.value.problem.endswith(f"; {told} (--plugins=-broken-nut leaves it out)")
+    told = f"{checkpoint} lacks them, the loader nut (broken-nut 3.1) did not give them under their names"
+    assert failure.value.problem.endswith(
+        f"; {told} (--plugins=-broken-nut leaves it out), or the model names them wrongly"
+    )
+
+
+@pytest.mark.parametrize(
+    ("target", "told"),
+    [
+        ("Misnaming", "missing: model.shell.weight; unexpected: model.norm.weight"),
+        ("Misshaping", "of the wrong shape: model.norm.weight is [48], wanted [49]"),
+        ("Omitting", "unexpected: model.norm.weight"),
+    ],
+)
+def test_a_model_whose_layers_name_other_tensors_is_named(
+    install: Any, checkpoint: Path, target: str, told: str
+) -> None:
+    card, options = model(target)
+    install(card)
+    with pytest.raises(CheckpointError) as failure:
+        start(checkpoint, **options)
+    assert failure.value.problem.startswith(
+        f"the checkpoint does not hold the tensors that the model nut (broken-nut 3.1) expects ({told})"
+    )
+    assert failure.value.hint.endswith(", or update broken-nut, whose layers name the tensors")
 
 
 def test_a_naming_that_fails(install: Any, checkpoint: Path) -> None:

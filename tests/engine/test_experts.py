@@ -20,6 +20,7 @@ from dovetail.api import ConfigError, RequestError
 from dovetail.engine.args import EngineArgs
 from dovetail.engine.setup import make_plan
 from dovetail.engine.step.runner import ModelRunner
+from dovetail.kernel.plan_text import render
 from dovetail.testing import empty_model, random_checkpoint, store_together
 
 from ..tiny import write_tokenizer
@@ -101,7 +102,7 @@ def test_the_plan_has_kernels_of_experts(checkpoint: Path) -> None:
     kernels = {w.kind: [kernel.name for kernel in w.kernels] for w in plan.weights if w.type == "float32"}
     assert kernels["experts"] == ["grouped-experts", "every-expert"]
     assert "experts" not in {kernel for names in kernels.values() for kernel in names}
-    assert "    experts: kernel grouped-experts (dovetail " in str(plan)
+    assert "    experts: kernel grouped-experts (dovetail " in render(plan)
 
 
 def test_memory_counts_experts(checkpoint: Path) -> None:

@@ -11,8 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 import dovetail
 from dovetail.api import PluginError, QuantFormatCard, ResolutionError
-from dovetail.cli.plan import render
 from dovetail.kernel.plan import describe_validation_errors
+from dovetail.kernel.plan_text import render
 
 from . import fakes
 from .fakes import format_, kernel
@@ -62,7 +62,7 @@ def test_a_kernel_that_the_machine_or_the_dtype_keeps_out_is_told_once(folder: P
         kernel("other", "others"),
         kernel("half", "ints", rank=100, dtypes=("float16",)),
     )
-    text = str(found)
+    text = render(found)
     assert text.count("absent") == text.count("half") == 1
     assert re.search(r"^  not half \(.*\): takes activations in float16, not float32$", text, re.MULTILINE)
     assert re.search(r"^  for other weights or layers: other; ", text, re.MULTILINE)
@@ -121,6 +121,19 @@ def test_a_type_of_floats_that_no_format_reads_is_told_as_such(folder: Path) -> 
     text = render(plan(folder, format_("small", ("float8_e4m3fn",), methods=("fp8",)), kernel("any")))
     assert "\nno format reads 1 tensor of type float8_e5m2: weights of it are refused" in text
     assert "\nbeside weights: 4 tensors of type int64 (scales" in text
+
+
+def test_tensors_of_a_quantized_checkpoint_are_not_counted_as_weights(folder: Path) -> None:
+    """Their scales may have any type, and only the built model knows which they are."""
+    weights(folder, float32=3)
+    told = " (scales, zero points, norms and biases among them are no weights)"
+    small = format_("small", ("float8_e4m3fn",), methods=("fp8",))
+    assert told not in render(plan(folder, small, kernel("any")))
+    weights(folder, float32=3, float8_e4m3fn=2)
+    configure(folder, quantization_config={"quant_method": "fp8"})
+    text = render(plan(folder, small, kernel("any")))
+    assert f"\ntype float32, 3 tensors{told}\n" in text
+    assert f"\ntype float8_e4m3fn, 2 tensors{told}\n" in text
 
 
 def test_a_name_from_a_file_is_never_that_of_a_distribution_to_install(folder: Path) -> None:

@@ -83,16 +83,20 @@ def wanted(
     causal: bool = True,
     softcap: float | None = None,
     norm: Callable[[Tensor, str], Tensor] = lambda x, name: x,
+    norm_after: bool = False,
 ) -> Tensor:
     """The same, in plain torch. ``norm`` gets ``[T, heads, D]``."""
     q, k, v = (
         F.linear(INPUT, tensors[f"a.{n}_proj.weight"], tensors.get(f"a.{n}_proj.bias")).unflatten(-1, (-1, D))
         for n in "qkv"
     )
-    q, k = norm(q, "q"), norm(k, "k")
+    if not norm_after:
+        q, k = norm(q, "q"), norm(k, "k")
     if rotated:
         cos, sin = ANGLES[:T, None, : rotated // 2].cos(), ANGLES[:T, None, : rotated // 2].sin()
         q, k = (turn(x, cos, sin, rotated, interleaved) for x in (q, k))
+    if norm_after:
+        q, k = norm(q, "q"), norm(k, "k")
     k, v = (x.repeat_interleave(H // K, 1) for x in (k, v))
     scores = torch.einsum("qhd,khd->hqk", q, k) * scale
     if softcap is not None:
@@ -176,6 +180,30 @@ def test_norms_of_each_head(kind: Any) -> None:
         return F.layer_norm(x, (D,), weight, norms[f"a.{name}_norm.bias"], 1e-3)
 
     close(run(make, PROJECTIONS | norms, 4), wanted(rotated=4, norm=norm))
+
+
+@pytest.mark.parametrize("chunks", [None, 4])
+@pytest.mark.parametrize("rotated", [0, 4, D])
+@pytest.mark.parametrize("by", ["head", "whole"])
+def test_norms_after_the_rotary_embedding(by: Any, rotated: int, chunks: int | None) -> None:
+    sizes = {"q": D, "k": D} if by == "head" else {"q": H * D, "k": K * D}
+    norms = {f"a.{name}_norm.weight": 1 + 3 * rand(size, seed=size) for name, size in sizes.items()}
+
+    def make(ctx: Context) -> SelfAttention:
+        return attention(qk_norm=partial(ctx.norm, eps=1e-3), norm_by=by, norm_after=True)(ctx)
+
+    def norm(x: Tensor, name: str) -> Tensor:
+        weight = norms[f"a.{name}_norm.weight"]
+        flat = x if by == "head" else x.flatten(-2)
+        return F.rms_norm(flat, weight.shape, weight, 1e-3).reshape(x.shape)
+
+    found, expected = (
+        run(make, PROJECTIONS | norms, rotated, chunks),
+        partial(wanted, rotated=rotated, norm=norm),
+    )
+    close(found, expected(norm_after=True))
+    if rotated:
+        assert not torch.allclose(found, expected(), atol=1e-3)
 
 
 def test_norms_of_all_heads_together() -> None:

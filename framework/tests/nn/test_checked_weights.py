@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from dovetail.api import LazyTensor, PluginError
+from dovetail.api import CheckpointError, LazyTensor, PluginError
 from dovetail.kernel.blame import blame
 from dovetail.kernel.plan import Part
 from dovetail.nn import AffineWeight, Axis, Field, QuantFormat, StoredWeight, WeightName, read_tensor
 from dovetail.nn.affine import AffineKernel
 from dovetail.nn.checked_parts import CheckedClasses
-from dovetail.nn.dense import DequantizeKernel
+from dovetail.nn.dense import DenseWeight, DequantizeKernel
 from dovetail.testing import lazy_tensors
 
 CPU = torch.device("cpu")
@@ -94,6 +94,48 @@ def test_what_a_weight_does_wrong_is_its_format_s_fault(
     assert str(failure.value).startswith("the format nut (format-nut 3.1) ")
     assert told in str(failure.value)
     assert "--plugins=-format-nut" in str(failure.value)
+
+
+class Scaled(QuantFormat):
+    """A scale for each row, and what it wants of them."""
+
+    def load(
+        self, weight: WeightName, tensors: Mapping[str, LazyTensor], device: torch.device, dtype: torch.dtype
+    ) -> StoredWeight:
+        rows, columns = tensors[".weight"].shape
+        read_tensor(tensors[".scales"], (rows,), finite=True)
+        return DenseWeight.of(read_tensor(tensors[".weight"], (rows, columns)).to(dtype), "int8")
+
+    def shape(self, weight: WeightName, tensors: Mapping[str, LazyTensor]) -> tuple[int, ...]:
+        if len(tensors[".weight"].shape) != 2:
+            raise CheckpointError(f"tensor {tensors['.weight'].name} is no matrix", "convert it again")
+        return super().shape(weight, tensors)
+
+
+def test_a_format_that_its_tensors_do_not_fit_is_named_with_them() -> None:
+    reader = CheckedClasses().format(part("format", f"{__name__}:Scaled"))({})
+    name = WeightName("a", "linear")
+
+    def refusal(use: Callable[..., Any], *arguments: Any, **tensors: Any) -> CheckpointError:
+        lazies = {f".{key}": value for key, value in tensors.items()}
+        with pytest.raises(CheckpointError) as failure:
+            use(name, lazies, *arguments)
+        return failure.value
+
+    weights, scales, flat = lazy_tensors(
+        {"a.weight": torch.ones(4, 2).char(), "a.scales": torch.ones(3), "b.weight": torch.ones(4).char()}
+    )
+    found = refusal(reader.load, CPU, torch.float32, weight=weights, scales=scales)
+    who = "the format nut (format-nut 3.1) cannot read a: "
+    assert found.problem.startswith(f"{who}tensor a.scales is [3], wanted [4], as its quantization_config and ")
+    assert found.hint.endswith("download it again")
+    assert refusal(reader.shape, weight=flat).problem == f"{who}tensor b.weight is no matrix"
+
+    def cut_off() -> Tensor:
+        raise CheckpointError("the file ends early", "download it again")
+
+    damaged = refusal(reader.load, CPU, torch.float32, weight=weights, scales=replace(scales, read=cut_off))
+    assert damaged.problem == "the file ends early"
 
 
 def test_a_packing_that_is_none_is_no_fault_of_its_kernel() -> None:

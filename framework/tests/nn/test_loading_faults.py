@@ -208,6 +208,20 @@ def test_wrong_shapes_are_all_named() -> None:
         assert fault in text
 
 
+def test_a_vector_may_be_stored_as_a_row_or_a_column() -> None:
+    """As the correction biases of routers are."""
+    for shape in ((6,), (1, 6), (6, 1)):
+        ctx, found = context(), []
+        ctx.vector("gate.e_score_correction_bias", (6,), found.append, dtype=torch.float32)
+        load(ctx, {"gate.e_score_correction_bias": torch.arange(6.0).view(shape)})
+        assert [value.tolist() for value in found] == [[0.0, 1.0, 2.0, 3.0, 4.0, 5.0]]
+    for shape in ((2, 3), (1, 5), (6, 6)):
+        ctx = context()
+        ctx.vector("gate.e_score_correction_bias", (6,), lambda value: None)
+        text = refusal(ctx, {"gate.e_score_correction_bias": torch.ones(shape)})
+        assert f"gate.e_score_correction_bias is {list(shape)}, wanted [6]" in text
+
+
 def test_a_plain_tensor_that_is_not_as_announced_is_named() -> None:
     ctx = context()
     ctx.norm("n", 6, 1e-6)

@@ -65,12 +65,13 @@ def named(type_: str) -> Any:
         (kernel_card("InPlace"), "its arguments are changed"),
         (
             kernel_card("Wide"),
-            "claims experts in bfloat16 (here 5 of type affine [96, 64] on cpu, as they are): the result",
+            "claims experts in bfloat16 (here 5 of type affine [96, 64] on cpu, as they are): the kernel product answered a product "
+            "with Tensor of torch.float32 [1, 64], wanted a tensor of torch.bfloat16 [1, 64]",
         ),
         (kernel_card("Random"), "the same call gives other bits the second time"),
         (kernel_card("Picky"), "claims affine in experts layers, but declines all: takes no experts today"),
         (kernel_card(packings=("affine", "novel")), "claims novel, for which no experts are given"),
-        (kernel_card("NotACall"), "TypeError: Can't instantiate abstract class"),
+        (kernel_card("NotACall"), "kit_experts:NotACall lacks __call__, __init__, nbytes of dovetail.nn.ExpertsKernel"),
     ],
 )
 def test_what_is_wrong_with_a_kernel_is_said(wrong: QuantKernelCard, told: str) -> None:

@@ -37,10 +37,13 @@ def test_a_right_loader_passes(checkpoint: Path) -> None:
     [
         (card(recognises=("*.safe",)), "recognises *.safe, but nothing at"),
         (card("inspect_with_torch"), "inspect() imports torch"),
-        (card("inspect_blindly"), "inspect() counts {'float32': 3}, the loader yields"),
-        (card(target="load_twice"), "yields a.weight twice"),
-        (card(target="load_some"), "the loader yields {'float32': 1}"),
-        (card(target="load_turned"), "but reads as float32 [4, 3]"),
+        (card("inspect_blindly"), "the loader npz gave the tensor b.weight of "),
+        (card(target="load_twice"), "model.npz twice"),
+        (card(target="load_some"), "model.npz, without b.weight, c.bias, and its inspect() counted 2"),
+        (
+            card(target="load_turned"),
+            "the loader npz answered the tensor a.weight with Tensor of torch.float32 [4, 3], wanted torch.float32 [3, 4]",
+        ),
     ],
 )
 def test_what_is_wrong_is_said(checkpoint: Path, wrong: LoaderCard, told: str) -> None:

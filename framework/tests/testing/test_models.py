@@ -58,6 +58,16 @@ def test_a_right_model_passes(right: ModelCard) -> None:
         (card("HalfTurned"), "queries of the attention layers [1] of 2 do not depend on positions, wanted all"),
         (card("QueriesTurned"), "keys of the attention layers [0, 1] of 2 do not depend on positions, wanted all"),
         (card("Deaf"), "gives the same result if the tokens before it are in another order"),
+        (
+            card("Idle", layer_kinds=("linear", "head", "embedding", "experts")),
+            "its outputs do not depend on idle.a, idle.b, dropped, experts.0.gate, idle.norm.weight, which checkpoints must",
+        ),
+        (card("Speechless"), "the model Speechless answered forward() with None, wanted hidden states [T, C]"),
+        (card("Relisting"), "the model small answered rename("),
+        (
+            card(config="Wordy"),
+            "the model small answered attention_requirements() with str, wanted a tuple of AttentionRequirement",
+        ),
         (card("NoHalf"), "claims float16: NotImplementedError: no float16 here"),
         (card("Inexact"), "claims bfloat16: its logits: differs"),
         (card("Silent"), "head borrows the embedding although tie_word_embeddings is false"),

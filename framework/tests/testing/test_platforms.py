@@ -71,6 +71,7 @@ def test_an_operation_of_a_plugin_is_compared_with_the_reference_that_is_given()
         (card("Boundless"), "kv_cache_bytes() is out of memory's bounds"),
         (card("Shrinking"), "kv_cache_bytes() does not grow"),
         (card("Unreserving"), "where all memory is reserved"),
+        (card("Numbered"), "the platform under-test answered memory() with int 5, wanted a Memory"),
         (card("Overfull"), "memory() says 2 of 1 bytes free"),
         (card(default_dtype="bfloat16", dtypes=("float32",)), "its default dtype bfloat16 is not claimed"),
         (card(dtypes=("float32", "int4")), "claims int4"),

@@ -38,7 +38,7 @@ def test_one_that_is_made_already_is_taken() -> None:
         (card("Meddling"), "a sequence's tokens were changed"),
         (card("Strict"), "forgetting a sequence that it never saw: KeyError"),
         (card("Remembering"), "IndexError"),
-        (card("NoProposer"), "its target is not a dovetail.api.Proposer"),
+        (card("NoProposer"), "kit_proposer:NoProposer is no subclass of dovetail.api.Proposer"),
         (card("no_such_class"), "making it"),
         (card(config="kit_proposer:LooseOptions"), "takes an unknown option; let it forbid extra fields"),
         (card(config="kit_proposer:Right"), "is no subclass of pydantic.BaseModel"),

@@ -102,6 +102,12 @@ def test_the_dense_format_passes() -> None:
         (format_card("Mandatory"), "without .scales, which components() calls optional: KeyError: '.scales'"),
         (format_card("Ignorant"), "components() leaves out"),
         (format_card("Forgotten"), "fields() does not name scales"),
+        (format_card("Bare"), "the format rows answered load() of a.weight, a.scales with Tensor of torch.int8"),
+        (format_card("Lengthy"), "the format rows answered shape() of a.weight, a.scales with list, wanted a tuple of"),
+        (
+            format_card("Suffixed"),
+            "the format rows answered components() of model.layers.0.mlp.down_proj with tuple, wanted Components or None",
+        ),
         (format_card("Hidden"), "cached is no field of the dataclass"),
         (format_card("WideUnit"), "scales is [13], but 13 rows with Axis(dim=0, unit=2, entries=1) make 7"),
         (format_card("NoAxis"), "cut as fields() says"),
@@ -204,7 +210,17 @@ def test_a_right_kernel_passes() -> None:
         ),
         (kernel_card("OnePercent", kinds=("embedding",), dtypes=("float32",)), "claims embedding layers"),
         (kernel_card("InPlace"), "x is changed"),
-        (kernel_card("Wide"), "claims linear layers in bfloat16 (here affine [64, 128] on cpu): the result is float32"),
+        (
+            kernel_card("Wide"),
+            "claims linear layers in bfloat16 (here affine [64, 128] on cpu): the kernel product "
+            "answered a product with Tensor of torch.float32 [1, 64], wanted a tensor of torch.bfloat16 [1, 64]",
+        ),
+        (
+            kernel_card("Mute"),
+            "the kernel product answered unsupported_reason() with bool False, wanted a text or None",
+        ),
+        (kernel_card("Absent"), "the kernel product answered a product with None, wanted a tensor of torch.float32"),
+        (kernel_card("RowFormat"), "kit_quant:RowFormat is no subclass of dovetail.nn.WeightKernel"),
         (kernel_card("Contiguous"), "not contiguous"),
         (
             kernel_card("Disordered"),

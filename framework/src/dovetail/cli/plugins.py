@@ -52,6 +52,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="model, loader, quant, attention, platform, grammar, proposer, logits-processor, tool-parser or reasoning-parser",
     )
     new.add_argument("name", help="its name, such as my-model")
+    new.add_argument(
+        "--architecture",
+        help="of a model, as architectures in its config.json has it, such as LlamaForCausalLM (default: made from the name)",
+    )
     new.add_argument("--directory", type=Path, default=Path(), help="where to write it (default: here)")
 
 
@@ -201,7 +205,7 @@ def _doctor(args: argparse.Namespace, registry: Registry) -> int:
 def _new(args: argparse.Namespace) -> int:
     from dovetail.kernel.scaffold import scaffold
 
-    path = scaffold(args.kind, args.name, args.directory)
+    path = scaffold(args.kind, args.name, args.directory, args.architecture)
     if args.json:
         _print_json({"path": str(path)})
     else:

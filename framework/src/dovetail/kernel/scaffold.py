@@ -45,11 +45,11 @@ def _serve(options: str) -> str:
 
 TEMPLATES: dict[str, Template] = {
     "model": Template(
-        "The architecture PLUGIN_CLASSForCausalLM",
+        "The architecture PLUGIN_ARCHITECTURE",
         "A decoder to start from: put the keys of your `config.json` into `config.py`, your layers and their checkpoint names into "
         "`model.py`, and a comparison with the original implementation into the tests.",
         "To compare with the original implementation, `pip install transformers`, and name its class in the tests. With a loader and a "
-        "backend beside it, `dovetail serve MODEL` takes it for a model whose `config.json` names PLUGIN_CLASSForCausalLM.",
+        "backend beside it, `dovetail serve MODEL` takes it for a model whose `config.json` names PLUGIN_ARCHITECTURE.",
     ),
     "loader": Template(
         "A reader of weight files, PLUGIN_NAME",
@@ -107,28 +107,35 @@ TEMPLATES: dict[str, Template] = {
 
 NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 MAX_NAME = 32
+ARCHITECTURE = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+MAX_ARCHITECTURE = 64
 
 
-def scaffold(kind: str, name: str, directory: Path) -> Path:
+def scaffold(kind: str, name: str, directory: Path, architecture: str | None = None) -> Path:
     """Write the package ``dovetail-<kind>-<name>`` into a folder.
+
+    Args:
+        architecture: of a model, as in ``architectures`` of ``config.json``; one made from the name for None.
 
     Returns:
         The package's folder below ``directory``. It is created completely or not at all.
 
     Raises:
-        UsageError: the kind is unknown, the name cannot be a package's, ``directory`` is not a folder, or the package
-            exists already.
+        UsageError: the kind is unknown, the name cannot be a package's, the architecture no model's, ``directory`` is
+            not a folder, or the package exists already.
     """
     if kind not in TEMPLATES:
         raise UsageError(f"wanted a kind of plugin, found {kind!r}", f"kinds: {', '.join(TEMPLATES)}")
     check_name(name)
+    if architecture is not None:
+        check_architecture(kind, architecture)
     directory = Path(directory)
     if not directory.is_dir():
         raise UsageError(f"wanted a folder to write the package into, found none at {directory}", "make it first")
     target = directory / f"dovetail-{kind}-{name}"
     if target.exists():
         raise UsageError(f"{target} exists already", "choose another name, or move it away")
-    words = substitutions(kind, name)
+    words = substitutions(kind, name, architecture)
     draft = directory / f".{target.name}.{os.getpid()}"
     try:
         for path, text in template_files(kind):
@@ -160,13 +167,31 @@ def check_name(name: str) -> None:
     )
 
 
-def substitutions(kind: str, name: str) -> dict[str, str]:
+def check_architecture(kind: str, architecture: str) -> None:
+    """Check that a plugin of this kind can have an architecture, of this name.
+
+    Raises:
+        UsageError: it cannot.
+    """
+    if kind != "model":
+        raise UsageError(f"--architecture is for the kind model, found {kind}", "leave it out")
+    if not (ARCHITECTURE.fullmatch(architecture) and len(architecture) <= MAX_ARCHITECTURE):
+        raise UsageError(
+            "wanted an architecture of letters, digits and underscores that begins with a letter and has at most "
+            f"{MAX_ARCHITECTURE} characters, found {architecture!r}",
+            "give it as architectures in config.json has it, for example LlamaForCausalLM",
+        )
+
+
+def substitutions(kind: str, name: str, architecture: str | None = None) -> dict[str, str]:
     """Placeholder in the templates → its value."""
     template = TEMPLATES[kind]
     major, minor = importlib.metadata.version("dovetail").split(".")[:2]
+    class_name = "".join(part.capitalize() for part in name.split("-"))
     words = {
         "PLUGIN_NAME": name,
-        "PLUGIN_CLASS": "".join(part.capitalize() for part in name.split("-")),
+        "PLUGIN_CLASS": class_name,
+        "PLUGIN_ARCHITECTURE": architecture or f"{class_name}ForCausalLM",
         "PLUGIN_MODULE": f"dovetail_{kind}_{name}".replace("-", "_"),
         "PLUGIN_DISTRIBUTION": f"dovetail-{kind}-{name}",
         "PLUGIN_REQUIREMENT": f"dovetail~={major}.{minor}",

@@ -19,7 +19,7 @@ from dovetail.nn.mixtures import Mixture
 from dovetail.nn.model import CausalLM, PoolingModel
 from dovetail.nn.ops import Ops
 from dovetail.nn.packings import AffineWeight, CodebookWeight, Float4Weight, ScaledFloatWeight, TwoLevelScales
-from dovetail.nn.parallel import ColumnCut, Communicator, Parallel, RowCut
+from dovetail.nn.parallel import ColumnCut, Communicator, HeadCut, Parallel, Range, RowCut
 from dovetail.nn.platform import Memory, Platform
 from dovetail.nn.rotary import LayerRotary, Rope, Rotary
 from dovetail.nn.scaled import MicroscaledWeight, ScaledWeight, read_microscales, read_scales
@@ -55,6 +55,7 @@ __all__ = [
     "GatedMLP",
     "GroupedWeight",
     "Head",
+    "HeadCut",
     "HeadNorms",
     "HeadSections",
     "HostLengths",
@@ -76,6 +77,7 @@ __all__ = [
     "QKNorm",
     "QuantFormat",
     "RMSNorm",
+    "Range",
     "Rope",
     "Rotary",
     "Rotation",

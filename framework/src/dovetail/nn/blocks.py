@@ -39,7 +39,8 @@ class SelfAttention(nn.Module):
         transposed: full-precision checkpoints store the projections as ``[in, out]``.
         grouped: full-precision checkpoints store the rows of qkv, in one tensor, by key-value head: the rows of its query
             heads, then its own, then those of its values.
-        qk_norm: makes the norms before the rotary embedding, which are named by ``norm_names`` below ``name``.
+        qk_norm: makes the norms of queries and keys, which are named by ``norm_names`` below ``name``.
+        norm_after: the norms are after the rotary embedding, as Hunyuan's; otherwise before it.
         norm_by: ``head``: one norm over the channels of each head; ``whole``: over those of all heads together.
     """
 
@@ -67,6 +68,7 @@ class SelfAttention(nn.Module):
         qk_norm: QKNorm | None = None,
         norm_names: tuple[str, str] = ("q_norm", "k_norm"),
         norm_by: Literal["head", "whole"] = "head",
+        norm_after: bool = False,
     ) -> None:
         super().__init__()
         heads = ctx.parallel.heads(num_heads, num_kv_heads)
@@ -102,6 +104,8 @@ class SelfAttention(nn.Module):
         self.interleaved = interleaved
         self.rope = ctx.ops.rope
         self.norm_by = norm_by
+        assert qk_norm is not None or not norm_after, "norm_after says where the norms of qk_norm are"
+        self.norm_after = norm_after
         self.has_norms = qk_norm is not None  # asked in every step, where a look at the list would take longer
         self.norms = nn.ModuleList()
         if qk_norm is not None:
@@ -131,12 +135,16 @@ class SelfAttention(nn.Module):
     def forward(self, x: Tensor, rope: Rope | None, step: Step) -> Tensor:
         qkv = self.qkv(x).view(x.shape[0], -1, self.head_dim)  # [T, H + 2 * K, D]
         turned = self.num_heads + self.num_kv_heads
-        qk = self._norm(qkv[:, :turned]) if self.has_norms else qkv[:, :turned]
-        v = qkv[:, turned:]
-        if rope is None:
+        qk, v = qkv[:, :turned], qkv[:, turned:]
+        rotation = None if rope is None else Rotation(rope, self.interleaved, self.rope)
+        if rotation is not None and self.norm_after:  # so it cannot be left to the backend
+            qk, rotation = rotation(qk), None
+        if self.has_norms:
+            qk = self._norm(qk)
+        if rotation is None:
             attended = self.attention(qk[:, : self.num_heads], qk[:, self.num_heads :], v, step)  # [T, H, D]
         else:
-            attended = self.attention(qk, None, v, step, Rotation(rope, self.interleaved, self.rope))
+            attended = self.attention(qk, None, v, step, rotation)
         out: Tensor = self.out(attended.flatten(-2))
         return out
 

@@ -7,21 +7,23 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import fields
-from functools import cache
+from contextlib import contextmanager
+from dataclasses import fields, replace
+from functools import cache, partial
 from typing import Any, cast
 
 import numpy as np
 import torch
 
 from dovetail.api.checkpoint import Checkpoint, LazyTensor, Naming
-from dovetail.api.errors import PluginError
+from dovetail.api.errors import CheckpointError, PluginError
 from dovetail.api.text import join_names, one_line, quote_foreign
 from dovetail.kernel.blame import Blame, blame, check_class, way_out, wrong_answer
 from dovetail.kernel.discovery import import_part
 from dovetail.kernel.plan import Part
 from dovetail.nn.experts import ExpertsKernel, ExpertWeights
 from dovetail.nn.packings import PACKINGS
+from dovetail.nn.placing import Suspects
 from dovetail.nn.stored import Field, StoredWeight
 from dovetail.nn.weights import Components, QuantFormat, WeightKernel, WeightName
 
@@ -80,10 +82,18 @@ def load_tensors(
             )
 
 
-def describe_doubt(part: Part, checkpoint: Checkpoint) -> str:
-    """Who is to blame where a model's tensors are missing: the files or their loader, which nobody else can tell."""
-    out = f" (--plugins=-{part.distribution} leaves it out)"
-    return f"{checkpoint.path} lacks them, or the {part} did not give them under their names{out}"
+def find_suspects(model: Part, loader: Part, checkpoint: Checkpoint) -> Suspects:
+    """Who may be to blame if tensors are not those that a model expects: the files, their loader, or the model itself.
+    Nobody else can tell.
+    """
+    out = f" (--plugins=-{loader.distribution} leaves it out)"
+    change = f"update {model.distribution}" if model.distribution else "correct the model"
+    return Suspects(
+        f"the {model}",
+        f"{checkpoint.path} lacks them, the {loader} did not give them under their names{out}, or the model names them "
+        "wrongly",
+        f"{change}, whose layers name the tensors",
+    )
 
 
 def _is_shape(shape: Any) -> bool:
@@ -180,6 +190,57 @@ class CheckedClasses:
         return self._made[part.target]
 
 
+def check_components(part: Part, weight: WeightName, found: Any) -> Components | None:
+    """What a format's ``components`` gave, if it is as agreed.
+
+    Raises:
+        PluginError: it is not. So for the others.
+    """
+    if found is None or isinstance(found, Components):
+        return found
+    raise wrong_answer(part, f"components() of {weight.name}", found, "Components or None")
+
+
+def check_shape(part: Part, names: str, found: Any) -> tuple[int, ...]:
+    """What a format's ``shape`` gave for tensors of these names."""
+    if _is_shape(found):
+        return cast("tuple[int, ...]", found)
+    raise wrong_answer(part, f"shape() of {names}", found, "a tuple of numbers")
+
+
+def check_loaded(part: Part, names: str, found: Any) -> StoredWeight:
+    """What a format's ``load`` gave for tensors of these names."""
+    if not isinstance(found, StoredWeight):
+        raise wrong_answer(part, f"load() of {names}", found, "a StoredWeight")
+    if not (_is_shape(found.shape) and len(found.shape) == 2):
+        raise wrong_answer(part, f"load() of {names}", found, "a weight whose shape is two numbers")
+    return found
+
+
+@contextmanager
+def _named_in_refusals(
+    part: Part, weight: WeightName, tensors: Mapping[str, LazyTensor]
+) -> Iterator[Mapping[str, LazyTensor]]:
+    """Give a format its tensors, and name it in what it raises because they contradict each other or its configuration,
+    which it may have wrong. What reading raises is the file's, or its loader's, and passes.
+    """
+    of_files: list[CheckpointError] = []
+
+    def read(lazy: LazyTensor) -> torch.Tensor:
+        try:
+            return lazy.read()
+        except CheckpointError as error:
+            of_files.append(error)
+            raise
+
+    try:
+        yield {suffix: replace(lazy, read=partial(read, lazy)) for suffix, lazy in tensors.items()}
+    except CheckpointError as error:
+        if any(error is found for found in of_files):
+            raise
+        raise CheckpointError(f"the {part} cannot read {weight.name}: {error.problem}", error.hint) from error
+
+
 class _CheckedFormat:
     part: Part
 
@@ -190,27 +251,19 @@ class _CheckedFormat:
     def components(self, weight: WeightName) -> Components | None:
         with blame(self.part, f"to name the tensors of {weight.name}"):
             found: Any = super().components(weight)  # type: ignore[misc]  # of the format
-        if not (found is None or isinstance(found, Components)):
-            raise wrong_answer(self.part, f"components() of {weight.name}", found, "Components or None")
-        return found
+        return check_components(self.part, weight, found)
 
     def load(self, weight: WeightName, tensors: Mapping[str, LazyTensor], *arguments: Any) -> StoredWeight:
         names = ", ".join(lazy.name for lazy in tensors.values())
-        with blame(self.part, f"to load {names}"):
-            found: Any = super().load(weight, tensors, *arguments)  # type: ignore[misc]
-        if not isinstance(found, StoredWeight):
-            raise wrong_answer(self.part, f"load() of {names}", found, "a StoredWeight")
-        if not (_is_shape(found.shape) and len(found.shape) == 2):
-            raise wrong_answer(self.part, f"load() of {names}", found, "a weight whose shape is two numbers")
-        return _checked_weight(self.part, found)
+        with blame(self.part, f"to load {names}"), _named_in_refusals(self.part, weight, tensors) as own:
+            found: Any = super().load(weight, own, *arguments)  # type: ignore[misc]
+        return _checked_weight(self.part, check_loaded(self.part, names, found))
 
     def shape(self, weight: WeightName, tensors: Mapping[str, LazyTensor]) -> tuple[int, ...]:
         names = ", ".join(lazy.name for lazy in tensors.values())
-        with blame(self.part, f"to tell the shape of {names}"):
-            found: Any = super().shape(weight, tensors)  # type: ignore[misc]
-        if not _is_shape(found):
-            raise wrong_answer(self.part, f"shape() of {names}", found, "a tuple of numbers")
-        return cast("tuple[int, ...]", found)
+        with blame(self.part, f"to tell the shape of {names}"), _named_in_refusals(self.part, weight, tensors) as own:
+            found: Any = super().shape(weight, own)  # type: ignore[misc]
+        return check_shape(self.part, names, found)
 
 
 def _checked_weight(part: Part, weight: StoredWeight) -> StoredWeight:

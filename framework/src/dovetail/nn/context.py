@@ -33,7 +33,8 @@ class VectorSlot:
     """A plain tensor that a model expects (a norm's scale, a bias).
 
     Attributes:
-        shape: as the checkpoint must have it.
+        shape: which it gets. A checkpoint must have it, but for dimensions of size 1: routers' correction biases are
+            stored as ``[E]`` and as ``[1, E]``.
         assign: receives the tensor, on the device.
         required: a checkpoint without it is refused.
         dtype: to convert it to; None for that of the activations.

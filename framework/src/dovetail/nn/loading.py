@@ -19,7 +19,7 @@ from dovetail.api.errors import CheckpointError, ResolutionError
 from dovetail.nn.context import Context
 from dovetail.nn.experts import Experts, ExpertsKernel
 from dovetail.nn.layers import Embedding, Head, WeightLayer
-from dovetail.nn.placing import TensorPlaces, WeightChoice
+from dovetail.nn.placing import UNKNOWN, Suspects, TensorPlaces, WeightChoice
 from dovetail.nn.stored import StoredWeight
 from dovetail.nn.weights import WeightKernel, WeightName, read_tensor
 
@@ -68,23 +68,22 @@ class WeightReader:
         """
         return self.places.expected()
 
-    def load(self, tensors: Iterable[LazyTensor], progress: Progress | None = None, doubt: str = "") -> None:
+    def load(
+        self, tensors: Iterable[LazyTensor], progress: Progress | None = None, suspects: Suspects = UNKNOWN
+    ) -> None:
         """Load all tensors.
-
-        Args:
-            doubt: who is to blame if tensors are missing, the files or another; for the error.
 
         Raises:
             CheckpointError: tensors are missing, unexpected or misshapen; the error names all of them.
         """
-        self.places.sort(tensors, doubt)
+        self.places.sort(tensors, suspects)
         sizes = self._sizes()
         layers, total, done = list(sizes), sum(sizes.values()), 0
         if progress:
             progress(0, total)
         for name, slot in self.ctx.vectors.items():
             if name in self.places.plain:
-                slot.assign(self._plain(name, slot.dtype))
+                slot.assign(self._plain(name, slot.dtype, slot.shape))
         for layer in layers:
             self._finish(layer)
             self._opened.clear()
@@ -112,9 +111,9 @@ class WeightReader:
         order = self.naming.row_order(name, self.config)
         return None if order is None else torch.from_numpy(np.asarray(order, dtype=np.int64))
 
-    def _plain(self, name: str, dtype: torch.dtype | None = None) -> Tensor:
+    def _plain(self, name: str, dtype: torch.dtype | None = None, shape: tuple[int, ...] | None = None) -> Tensor:
         lazy = self.places.plain[name]
-        value = read_tensor(lazy)
+        value = read_tensor(lazy, shape)
         if not value.is_floating_point():
             raise CheckpointError(
                 f"tensor {lazy.name} is of type {lazy.type}, wanted a floating-point one", "check the file"

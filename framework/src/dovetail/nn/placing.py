@@ -22,7 +22,7 @@ from dovetail.nn.context import Context
 from dovetail.nn.experts import ExpertsKernel
 from dovetail.nn.layers import Head, WeightLayer
 from dovetail.nn.leftovers import Leftovers, without_wrappers
-from dovetail.nn.weights import Components, QuantFormat, WeightKernel, WeightName
+from dovetail.nn.weights import Components, QuantFormat, WeightKernel, WeightName, wide
 
 FLOATS = ("float64", "float32", "bfloat16", "float16")
 """Stored types of full-precision checkpoints."""
@@ -55,6 +55,24 @@ class WeightChoice:
     @property
     def format_name(self) -> str:
         return self.name or self.format.__name__
+
+
+@dataclass(frozen=True)
+class Suspects:
+    """Who may be at fault if a checkpoint's tensors are not those that the model expects, as the error tells it.
+
+    Attributes:
+        model: whose layers name the tensors.
+        missing: who else may be, if tensors are missing: the files, or what reads them.
+        way_out: what to do if it is the model.
+    """
+
+    model: str = "the model"
+    missing: str = ""
+    way_out: str = ""
+
+
+UNKNOWN = Suspects()
 
 
 @dataclass(frozen=True)
@@ -214,11 +232,8 @@ class TensorPlaces:
         stored = self.ctx.together.get(name)
         return name if stored is not None and stored.stacked else f"{name}.weight"
 
-    def sort(self, tensors: Iterable[LazyTensor], doubt: str = "") -> None:
+    def sort(self, tensors: Iterable[LazyTensor], suspects: Suspects = UNKNOWN) -> None:
         """Find the place of every tensor.
-
-        Args:
-            doubt: as in :meth:`dovetail.nn.loading.WeightReader.load`.
 
         Raises:
             CheckpointError: tensors are missing, unexpected or misshapen.
@@ -244,15 +259,16 @@ class TensorPlaces:
         if faults:
             reasons = self._unread_reasons(unread) or (self._lacking_reasons() if missing else [])
             raise CheckpointError(
-                f"the checkpoint does not hold the tensors that the model expects ({'; '.join(faults)})"
+                f"the checkpoint does not hold the tensors that {suspects.model} expects ({'; '.join(faults)})"
                 + _join_reasons(reasons)
-                + (f"; {doubt}" if doubt and missing else ""),
+                + (f"; {suspects.missing}" if suspects.missing and missing else ""),
                 "config.json has no quantization_config for these tensors; if you know it, give it with --hf-overrides"
                 if unread
                 else "the tensors and config.json's quantization_config disagree, or a file is missing"
                 if reasons and not unexpected and not wrong
                 else "the architecture or its configuration does not match these files, or a file is missing: compare config.json, or "
-                "force another architecture with --hf-overrides",
+                "force another architecture with --hf-overrides"
+                + (f", or {suspects.way_out}" if suspects.way_out else ""),
             )
 
     def _unread_reasons(self, unread: Sequence[LazyTensor]) -> list[str]:
@@ -468,7 +484,8 @@ class TensorPlaces:
 
         for name, lazy in self.plain.items():
             if name in ctx.vectors:
-                check(lazy.name, lazy.shape, ctx.vectors[name].shape)
+                shape = ctx.vectors[name].shape
+                check(lazy.name, shape if wide(lazy.shape) == wide(shape) else lazy.shape, shape)
             elif name in ctx.biases:
                 check(lazy.name, lazy.shape, self._bias_shape(ctx.biases[name].part))
             else:

@@ -88,7 +88,7 @@ def read_tensor(
         names = " or ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
         wanted = names or ("a floating-point one" if finite else "one of integers")
         raise CheckpointError(f"tensor {lazy.name} is of type {lazy.type}, wanted {wanted}", MISMATCH)
-    if shape is not None and _wide(lazy.shape) != _wide(shape):
+    if shape is not None and wide(lazy.shape) != wide(shape):
         raise CheckpointError(
             f"tensor {lazy.name} is {list(lazy.shape)}, wanted {list(shape)}, as its quantization_config and the other "
             "tensors of its weight say",
@@ -110,7 +110,8 @@ def read_tensor(
 MISMATCH = "the file is damaged, or its quantization_config belongs to another one; download it again"
 
 
-def _wide(shape: tuple[int, ...]) -> list[int]:
+def wide(shape: tuple[int, ...]) -> list[int]:
+    """A shape without dimensions of size 1, which files have or lack as they please."""
     return [size for size in shape if size != 1]
 
 

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from dovetail.api import LayerKind, QuantKernelCard
+from dovetail.engine.step.output_checks import check_tensor
 from dovetail.nn import ExpertsKernel, ExpertWeights, Ops, StoredWeight, WeightKernel
 from dovetail.nn.dense import DequantizeKernel
 from dovetail.testing.comparison import assert_close, dtype_of, label, tolerance
-from dovetail.testing.harness import dtype_name
-from dovetail.testing.resolution import claim
+from dovetail.testing.resolution import claim, part_of
 
 MakeMatrix = Callable[[int, int, int], StoredWeight]
 """Makes a matrix of so many rows and columns; the third number tells matrices of one shape apart."""
@@ -134,7 +134,7 @@ def _check_products(
             with torch.inference_mode():
                 found = made(*arguments)
                 again = made(*arguments)
-            assert found.dtype == x.dtype, f"{text}: the result is {dtype_name(found.dtype)}"
+            check_tensor(part_of(card), "a product", found, tuple(x.shape), x.dtype, given.device)
             changed = not torch.equal(given.cpu(), x) or not torch.equal(arguments[1].cpu(), ids)
             assert not changed, f"{text}: its arguments are changed"
             assert torch.equal(found, again), f"{text}: {what}: the same call gives other bits the second time"

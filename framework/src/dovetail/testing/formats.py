@@ -17,14 +17,16 @@ import torch
 from torch import Tensor
 
 from dovetail.api import Checkpoint, CheckpointError, LazyTensor, QuantFormatCard
+from dovetail.api.text import join_names
 from dovetail.kernel.discovery import import_dotted
 from dovetail.kernel.options import PlanOptions
 from dovetail.kernel.weights import find_weights
 from dovetail.nn import Components, QuantFormat, StoredWeight, WeightName
+from dovetail.nn.checked_parts import check_components, check_loaded, check_shape
 from dovetail.nn.stored import SIDES
 from dovetail.testing.comparison import assert_close, dtype_of, label, tolerance
 from dovetail.testing.packings import UNPACK
-from dovetail.testing.resolution import assert_refused, claim, make_registry, refusal_message
+from dovetail.testing.resolution import assert_refused, claim, make_registry, part_of, refusal_message
 
 CPU = torch.device("cpu")
 NAME = "model.layers.0.mlp.down_proj"
@@ -122,7 +124,7 @@ def _reader(card: QuantFormatCard, sample: WeightSample) -> QuantFormat:
 
 def _load(card: QuantFormatCard, sample: WeightSample, text: str) -> StoredWeight:
     reader, name = _reader(card, sample), _weight_name(card)
-    components = reader.components(name)
+    components = check_components(part_of(card), name, reader.components(name))
     assert components is not None, f"{text}: components() leaves out {name.name}"
     assert components.required, f"{text}: components() requires nothing"
     suffixes = (*components.required, *components.optional)
@@ -135,9 +137,10 @@ def _load(card: QuantFormatCard, sample: WeightSample, text: str) -> StoredWeigh
     found = sample.tensors[first].type
     assert found == sample.type, f"{text}: the first required component is {first}, whose type is {found}"
     tensors = {suffix: sample.tensors[suffix] for suffix in suffixes if suffix in sample.tensors}
-    shape, announced = tuple(sample.dense.shape), tuple(reader.shape(name, tensors))
+    names = join_names([lazy.name for lazy in tensors.values()])
+    shape, announced = tuple(sample.dense.shape), check_shape(part_of(card), names, reader.shape(name, tensors))
     assert announced == shape, f"{text}: shape() is {announced}, wanted {shape}"
-    weight = reader.load(name, tensors, CPU, torch.float32)
+    weight = check_loaded(part_of(card), names, reader.load(name, tensors, CPU, torch.float32))
     assert tuple(weight.shape) == shape, f"{text}: the weight is {weight.shape}, wanted {shape}"
     assert weight.type == sample.type, f"{text}: the weight's type is {weight.type!r}"
     assert weight.nbytes > 0, f"{text}: nbytes is {weight.nbytes}"

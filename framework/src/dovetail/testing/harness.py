@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dovetail.api import LayerKind, LazyTensor, ModelCard, ModelConfig
+from dovetail.api import LayerKind, LazyTensor, ModelCard, ModelConfig, PluginError
+from dovetail.kernel.blame import describe_type
 from dovetail.kernel.discovery import import_dotted
 from dovetail.kernel.plan import validate_config
 from dovetail.nn import (
@@ -28,12 +29,14 @@ from dovetail.nn import (
     Step,
 )
 from dovetail.nn.attention import group_layers
+from dovetail.nn.checked_parts import checked_rename
 from dovetail.nn.dense import DenseFormat, DenseKernel
 from dovetail.nn.experts import EveryExpert
 from dovetail.nn.loading import WeightReader
 from dovetail.nn.placing import WeightChoice
 from dovetail.testing.host_reads import host_reads_refused
 from dovetail.testing.reference import ReferenceAttention
+from dovetail.testing.resolution import part_of
 
 Checkpoint = Mapping[str, Tensor] | Sequence[LazyTensor]
 
@@ -140,7 +143,8 @@ def build_model(
         block_size=block_size,
         parallel=parallel,
     )
-    reader = WeightReader(ctx, choices or dense_choices(), dict(config), rename=model.rename)
+    rename = checked_rename(part_of(card), model.rename)
+    reader = WeightReader(ctx, choices or dense_choices(), dict(config), rename=rename)
     reader.load(lazy_tensors(tensors) if isinstance(tensors, Mapping) else tensors)
     return model, ctx
 
@@ -289,6 +293,9 @@ def run_batch(model: PoolingModel, ctx: Context, schedule: Sequence[Mapping[int,
     Returns:
         The logits of every token of every request: request → ``[tokens, V]``, float32; of a model that has none, the
             hidden states ``[tokens, C]``.
+
+    Raises:
+        PluginError: the model's ``forward`` gives no tensor.
     """
     totals: dict[int, int] = {}
     for new in schedule:
@@ -306,7 +313,10 @@ def run_batch(model: PoolingModel, ctx: Context, schedule: Sequence[Mapping[int,
             for index, group in zip(step.kv, groups, strict=True):
                 index.metadata = ctx.backend.prepare(step, index, group.specs)
             with host_reads_refused(ctx):
-                hidden = model(step)  # [T, C]
+                hidden: Any = model(step)  # [T, C]
+                if not isinstance(hidden, Tensor):
+                    who, found = type(model).__name__, describe_type(hidden)
+                    raise PluginError(f"the model {who} answered forward() with {found}, wanted hidden states [T, C]")
                 rows = hidden[step.logits_indices]
                 if isinstance(model, CausalLM):
                     rows = model.logits(rows)  # [T, V]

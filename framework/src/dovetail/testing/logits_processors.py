@@ -11,10 +11,11 @@ from torch import Tensor
 
 from dovetail.api import LogitsProcessor, LogitsProcessorCard, LogitsProcessorContext, LogitsRow, RequestError
 from dovetail.engine.request.logits_processors import read_arguments
+from dovetail.kernel.blame import check_class, describe_type
 from dovetail.kernel.discovery import import_dotted
 from dovetail.kernel.plan import LogitsProcessorPlan
 from dovetail.testing.comparison import label
-from dovetail.testing.resolution import claim, refusal_message
+from dovetail.testing.resolution import claim, part_of, refusal_message
 
 UNKNOWN = "no_such_argument"
 
@@ -58,9 +59,10 @@ def check_logits_processor(
 
 def _make(card: LogitsProcessorCard, vocab_size: int, device: str) -> LogitsProcessor:
     with claim(f"{label(card)}: making it"):
-        made = import_dotted(card.target)(LogitsProcessorContext(vocab_size, torch.device(device)))
-    assert isinstance(made, LogitsProcessor), f"{label(card)}: its target is not a dovetail.api.LogitsProcessor"
-    return made
+        made = import_dotted(card.target)
+        check_class(part_of(card), card.target, made, LogitsProcessor)
+        processor: LogitsProcessor = made(LogitsProcessorContext(vocab_size, torch.device(device)))
+    return processor
 
 
 def _exercise(
@@ -108,7 +110,7 @@ def _apply(
         changed = processor.apply(given, rows)
     changed = given if changed is None else changed
     assert [list(row.tokens) for row in rows] == before, f"{where}: a sequence's tokens were changed"
-    assert isinstance(changed, Tensor), f"{where}: apply() gave a {type(changed).__name__}, wanted logits or None"
+    assert isinstance(changed, Tensor), f"{where}: apply() gave {describe_type(changed)}, wanted logits or None"
     assert changed.shape == logits.shape, f"{where}: logits of {list(changed.shape)}, wanted {list(logits.shape)}"
     assert changed.dtype == logits.dtype, f"{where}: logits in {changed.dtype}, wanted {logits.dtype}"
     assert not (changed.isnan() | changed.isposinf()).any(), f"{where}: some logit is NaN or plus infinity"

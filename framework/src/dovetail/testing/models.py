@@ -19,12 +19,15 @@ from dovetail.api import (
     ModelCard,
     ModelConfig,
     PlatformCard,
+    PluginError,
     UsageError,
 )
 from dovetail.api.text import join_names
+from dovetail.kernel.config_facts import attention_requirements
 from dovetail.kernel.options import PlanOptions
 from dovetail.kernel.resolve import find_dtype
 from dovetail.nn import CausalLM, Context, Head, Parallel, PoolingModel
+from dovetail.nn.checked_parts import checked_rename
 from dovetail.nn.loading import WeightReader
 from dovetail.testing.comparison import assert_close, dtype_of, label, tolerance
 from dovetail.testing.harness import (
@@ -41,8 +44,9 @@ from dovetail.testing.harness import (
 from dovetail.testing.host_reads import HostReadError, host_reads_refused
 from dovetail.testing.positions import Positions, check_positions
 from dovetail.testing.ranks import run_ranks
-from dovetail.testing.resolution import assert_refused, claim, refusal_message
+from dovetail.testing.resolution import assert_refused, claim, part_of, refusal_message
 from dovetail.testing.routing import Choice, RoutingRecorder
+from dovetail.testing.unused import check_all_is_used
 
 LENGTH = 37
 EVERY_DTYPE: tuple[DType, ...] = ("float64", "float32", "bfloat16", "float16")
@@ -66,7 +70,7 @@ class Case:
     @cached_property
     def requirements(self) -> tuple[AttentionRequirement, ...]:
         with claim(f"{label(self.card)}: its configuration accepts {dict(self.config)}"):
-            return self.parsed.attention_requirements()
+            return attention_requirements(self.parsed, part_of(self.card))
 
     @cached_property
     def empty(self) -> tuple[PoolingModel, Context]:
@@ -111,7 +115,8 @@ def check_model(card: ModelCard, *configs: Mapping[str, Any], positions: Positio
 
     Checks that each claimed architecture's name and each claimed dtype builds and runs; that a prompt gives the same
     logits whole, in chunks, token by token, and in a batch with others; that the model's own code reads no tensor on the
-    host; that layers know the positions of tokens; that they require the attention that the configuration announces, and
+    host; that outputs depend on every layer and tensor that checkpoints must have; that layers know the positions of
+    tokens; that they require the attention that the configuration announces, and
     that the configurations together require every claimed feature; that layers are of the kinds that the card lists; that
     a checkpoint gives the same logits in every form in which its weights may be stored together; that tensors which are
     missing, unexpected or misshapen are refused by name; that there is a head for each claimed task; that two or three
@@ -146,9 +151,13 @@ def check_model(card: ModelCard, *configs: Mapping[str, Any], positions: Positio
             check_tensors(case)
             check_forms(case)
             check_tasks(case)
+            with claim(f"{label(card)}: what its layers compute"):
+                check_all_is_used(card, case.config)
             check_cuts(case)
         except HostReadError as read:
             raise AssertionError(f"{label(card)}: {read}") from None
+        except PluginError as error:  # of the checks that the engine makes
+            raise AssertionError(f"{label(card)}: {error.problem}") from error
         except AssertionError as failure:
             own = [f"{key} {value!r}" for key, value in case.config.items() if configs[0].get(key, ...) != value]
             which = f"configuration {number} of {len(cases)}{', with ' if own else ''}{join_names(own)}"
@@ -332,7 +341,7 @@ def check_tensors(case: Case) -> None:
 
     def refused(changed: Mapping[str, Any], name: str, what: str) -> None:
         # What is refused is refused before the first tensor is read, so the model stays as empty as it is.
-        reader = WeightReader(ctx, choices, dict(case.config), rename=model.rename)
+        reader = WeightReader(ctx, choices, dict(case.config), rename=checked_rename(part_of(card), model.rename))
         text = refusal_message(partial(reader.load, list(changed.values())), CheckpointError)
         assert text is not None, f"{label(card)}: {what} is not refused"
         # Lists in messages are cut short, but never a list of one.

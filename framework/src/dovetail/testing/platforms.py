@@ -15,14 +15,15 @@ import torch
 from torch import Tensor
 
 from dovetail.api import PlatformCard
-from dovetail.kernel.discovery import import_dotted
+from dovetail.engine.step.checked_platform import open_platform
+from dovetail.kernel.blame import wrong_answer
 from dovetail.kernel.options import PlanOptions
 from dovetail.kernel.resolve import find_platform
-from dovetail.nn import Platform
+from dovetail.nn import Memory, Platform
 from dovetail.nn.ops import ACTIVATIONS, REFERENCES, Ops, layer_norm, rms_norm
 from dovetail.testing.comparison import assert_close, dtype_of, label, tolerance
 from dovetail.testing.invariance import check_operations_by_row, check_rows
-from dovetail.testing.resolution import assert_refused, claim, make_registry, skip_unless_present
+from dovetail.testing.resolution import assert_refused, claim, make_registry, part_of, skip_unless_present
 
 Arguments = tuple[Any, ...]
 
@@ -163,7 +164,7 @@ def check_platform(card: PlatformCard, operations: Mapping[str, OperationSample]
     assert_refused(refused, f"{label(card)} does not claim no-such-device", "no-such-device")
     skip_unless_present(card, card.probe)
     with claim(f"{label(card)}: making its platform"):
-        platform: Platform = import_dotted(card.target)()
+        platform = open_platform(part_of(card))
     assert platform.device.type == card.device, (
         f"{label(card)} claims the device {card.device}, but is {platform.device}"
     )
@@ -179,6 +180,8 @@ def check_platform(card: PlatformCard, operations: Mapping[str, OperationSample]
 
 def _check_facts(card: PlatformCard, platform: Platform) -> None:
     memory = platform.memory()
+    if not isinstance(memory, Memory):
+        raise wrong_answer(part_of(card), "memory()", memory, "a Memory")
     assert 0 < memory.free <= memory.total, f"{label(card)}: memory() says {memory.free} of {memory.total} bytes free"
     shares = [platform.kv_cache_bytes(utilization, 0) for utilization in (0.1, 0.5, 0.9)]
     assert all(isinstance(share, int) for share in shares), f"{label(card)}: kv_cache_bytes() is not a whole number"

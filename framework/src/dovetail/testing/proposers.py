@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from dovetail.api import DraftRequest, Proposer, ProposerCard, ProposerContext, UsageError
+from dovetail.kernel.blame import check_class
 from dovetail.kernel.discovery import import_dotted
 from dovetail.kernel.speculation import read_options
 from dovetail.testing.comparison import label
-from dovetail.testing.resolution import claim, make_registry, refusal_message
+from dovetail.testing.resolution import claim, make_registry, part_of, refusal_message
 
 UNKNOWN = "no_such_option"
 
@@ -44,7 +45,9 @@ def check_proposer(
         config = read_options(offer, options)
     if proposer is None:
         with claim(f"{label(card)}: making it"):
-            proposer = import_dotted(card.target)(config, ProposerContext(vocab_size, max_seqs, card.num_tokens))
+            made = import_dotted(card.target)
+            check_class(part_of(card), card.target, made, Proposer)
+            proposer = made(config, ProposerContext(vocab_size, max_seqs, card.num_tokens))
     assert isinstance(proposer, Proposer), f"{label(card)}: its target is not a dovetail.api.Proposer"
     _exercise(card, proposer, vocab_size, max_seqs)
 

@@ -7,23 +7,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
 from dovetail.api import Checkpoint, Device, LayerKind, QuantFormatCard, QuantKernelCard
-from dovetail.kernel.discovery import import_dotted
+from dovetail.engine.step.output_checks import check_tensor
+from dovetail.kernel.blame import check_class
+from dovetail.kernel.discovery import import_part
 from dovetail.kernel.options import PlanOptions
 from dovetail.kernel.weights import find_weights
 from dovetail.nn import ExpertsKernel, ExpertWeights, StoredWeight, WeightKernel
+from dovetail.nn.checked_parts import CheckedClasses
 from dovetail.nn.dense import DenseWeight
 from dovetail.testing.attention import available_devices
 from dovetail.testing.comparison import assert_close, dtype_of, label, tolerance
 from dovetail.testing.experts import check_experts_kernel, make_experts
-from dovetail.testing.harness import dtype_name
 from dovetail.testing.packings import AffineSample, sample_weights
-from dovetail.testing.resolution import assert_refused, claim, make_registry, skip_unless_present
+from dovetail.testing.resolution import assert_refused, claim, make_registry, part_of, skip_unless_present
 
 FLOATS = ("float32", "bfloat16", "float16")
 
@@ -82,25 +84,27 @@ def check_kernel(
 
 
 def _check_experts(card: QuantKernelCard, given: Sequence[ExpertWeights], limits: Mapping[str, float]) -> None:
-    kernel: type[ExpertsKernel] = import_dotted(card.target)
+    kernel: type[ExpertsKernel] = _checked_kernel(card, ExpertsKernel)
     samples = list(given)
     for packing in card.packings:
         own = [e for e in given if all(_is_packed(w, packing) for w in (*e.gate, *e.up, *e.down))]
         tried = [*own, *sample_experts(packing)]
         assert tried, f"{label(card)} claims {packing}, for which no experts are given"
-        _check_reasons(card, [kernel.unsupported_reason(experts) for experts in tried], packing, "experts")
+        with claim(f"{label(card)} claims {packing}"):
+            _check_reasons(card, [kernel.unsupported_reason(experts) for experts in tried], packing, "experts")
         samples += sample_experts(packing)
     skip_unless_present(card, card.probe)
     check_experts_kernel(card, kernel, samples, available_devices(card.devices, label(card)), limits)
 
 
 def _check_matrices(card: QuantKernelCard, weights: Sequence[StoredWeight], limits: Mapping[str, float] | None) -> None:
-    kernel: type[WeightKernel] = import_dotted(card.target)
+    kernel: type[WeightKernel] = _checked_kernel(card, WeightKernel)
     for packing in card.packings:
         tried = [*(w for w in weights if _is_packed(w, packing)), *sample_weights(packing)]
         assert tried, f"{label(card)} claims {packing}, for which no weight is given"
         for kind in card.kinds:
-            _check_reasons(card, [kernel.unsupported_reason(weight, kind) for weight in tried], packing, kind)
+            with claim(f"{label(card)} claims {packing}"):
+                _check_reasons(card, [kernel.unsupported_reason(weight, kind) for weight in tried], packing, kind)
     skip_unless_present(card, card.probe)
     for device in available_devices(card.devices, label(card)):
         for weight in dict.fromkeys([*weights, *(w for p in card.packings for w in sample_weights(p))]):
@@ -110,14 +114,20 @@ def _check_matrices(card: QuantKernelCard, weights: Sequence[StoredWeight], limi
                     _check_product(card, kernel, weight, kind, dtype, device, limit)
 
 
+def _checked_kernel(card: QuantKernelCard, base: type) -> Any:
+    """The card's class, whose answers are checked as the engine checks them."""
+    with claim(label(card)):
+        part = part_of(card)
+        check_class(part, card.target, import_part(part, card.target), base)
+        return CheckedClasses().kernel(part)
+
+
 def _is_packed(weight: StoredWeight, packing: str) -> bool:
     return packing in ("*", weight.type) or weight.pack(packing) is not None
 
 
 def _check_reasons(card: QuantKernelCard, reasons: Sequence[str | None], packing: str, kind: LayerKind) -> None:
-    """Check that a kernel takes something in a claimed packing, and says why it does not take the rest."""
-    for reason in reasons:
-        assert reason is None or reason.strip(), f"{label(card)}: declines a weight without saying why"
+    """Check that a kernel takes something in a claimed packing."""
     assert None in reasons, (
         f"{label(card)} claims {packing} in {kind} layers, but declines all: {'; '.join(map(str, reasons))}"
     )
@@ -148,7 +158,8 @@ def _check_product(
             # What the products of a row of x are like; sums that happen to cancel are not held to a smaller error.
             typical = None if kind == "embedding" else x.double().norm(dim=-1) * exact.norm() / k**0.5
             shape = f"x {list(x.shape)}{'' if x.is_contiguous() else ', not contiguous'}"
-            assert found.dtype == dtype_of(dtype), f"{text}: the result is {dtype_name(found.dtype)}"
+            shape_of_result = (*x.shape, k) if kind == "embedding" else (*x.shape[:-1], n)
+            check_tensor(part_of(card), "a product", found, shape_of_result, dtype_of(dtype), given.device)
             assert torch.equal(given.cpu(), x), f"{text}: x is changed"
             assert_close(found, expected, limit, f"{text}: {shape}", typical)
 

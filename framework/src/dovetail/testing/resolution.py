@@ -8,11 +8,17 @@ from importlib.metadata import EntryPoint
 from typing import Any
 from unittest import SkipTest
 
-from dovetail.api import Card, DovetailError, ResolutionError
+from dovetail.api import Card, DovetailError, PluginError, ResolutionError
 from dovetail.kernel.choose import BROKEN_PROBE, run_probe
 from dovetail.kernel.discovery import GROUP, Plugin
+from dovetail.kernel.plan import Part
 from dovetail.kernel.registry import Registry
 from dovetail.testing.comparison import label
+
+
+def part_of(card: Any) -> Part:
+    """What a card offers, for the checks of the engine, whose errors then name the card."""
+    return Part(kind=card.kind, name=card.name, distribution="", version="", target=card.target)
 
 
 def make_registry(*cards: Card) -> Registry:
@@ -45,6 +51,8 @@ def claim(text: str) -> Iterator[None]:
         yield
     except (AssertionError, SkipTest):
         raise
+    except PluginError as error:  # which the checks of the engine raise
+        raise AssertionError(f"{text}: {error.problem}") from error
     except Exception as error:
         raise AssertionError(f"{text}: {type(error).__name__}: {error}") from error
 

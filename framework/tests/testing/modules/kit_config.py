@@ -51,6 +51,13 @@ class ForgottenWindow(SmallConfig):
         return (AttentionRequirement(head_dim=self.head_dim),)
 
 
+class Wordy(SmallConfig):
+    """Announces its attention in words."""
+
+    def attention_requirements(self) -> tuple[AttentionRequirement, ...]:
+        return "full"
+
+
 class Choosy(SmallConfig):
     """Refuses an architecture that its card claims."""
 

@@ -78,6 +78,23 @@ class Small(Vectors, CausalLM):
         )
 
 
+class Idle(Small):
+    """Makes layers that it never calls, or whose result it drops, and a norm."""
+
+    def __init__(self, c: SmallConfig, ctx: Context) -> None:
+        super().__init__(c, ctx)
+        self.idle = ctx.linear({"idle.a": 8, "idle.b": 8}, c.hidden_size, bias=True)
+        self.dropped = ctx.linear("dropped", c.hidden_size, 8)
+        self.norm = ctx.norm("idle.norm", c.hidden_size, 1e-5)
+        names = [(f"experts.{e}.gate", f"experts.{e}.up", f"experts.{e}.down") for e in range(4)]
+        self.experts = ctx.experts(names, c.hidden_size, 16, 2)
+
+    def forward(self, step: Step) -> Tensor:
+        x = super().forward(step)
+        self.dropped(x)
+        return x
+
+
 class Labelled(Vectors):
     """With a head for two labels."""
 
@@ -188,6 +205,20 @@ class QueriesTurned(Small):
                 return torch.cat((turn(qk, *rope)[:, :heads], qk[:, heads:]), 1)
 
             block.attention.rope = queries
+
+
+class Speechless(Small):
+    """Forgets to return."""
+
+    def forward(self, step: Step) -> Tensor:
+        super().forward(step)
+
+
+class Relisting(Small):
+    """Gives the parts of a name."""
+
+    def rename(self, name: str) -> str | None:
+        return name.split(".")
 
 
 class NoHalf(Small):

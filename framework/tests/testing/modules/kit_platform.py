@@ -111,6 +111,11 @@ class Unreserving(ReferencePlatform):
         return int(self.memory().total * utilization)
 
 
+class Numbered(ReferencePlatform):
+    def memory(self) -> Any:
+        return 5
+
+
 class Overfull(ReferencePlatform):
     def memory(self) -> Memory:
         return Memory(total=1, free=2)

@@ -179,6 +179,27 @@ class Forgotten(RowFormat):
             return {"codes": Field(self.codes, Axis(0), Axis(1))}
 
 
+class Bare(RowFormat):
+    """Gives a tensor in place of a weight."""
+
+    def load(self, weight: WeightName, tensors: Mapping[str, LazyTensor], *arguments: Any) -> Any:
+        return read_tensor(next(iter(tensors.values())))
+
+
+class Lengthy(RowFormat):
+    """Tells a shape as a list."""
+
+    def shape(self, weight: WeightName, tensors: Mapping[str, LazyTensor]) -> Any:
+        return list(super().shape(weight, tensors))
+
+
+class Suffixed(RowFormat):
+    """Names the components of a weight as they are."""
+
+    def components(self, weight: WeightName) -> Any:
+        return (".weight", ".scales")
+
+
 class Hidden(RowFormat):
     """Keeps a tensor where nobody sees it."""
 
@@ -299,6 +320,21 @@ class Disordered(Product):
         packed = weight.pack("affine")
         if packed is not None and packed.order is not None:
             self.weight = self.weight[:, packed.order]
+
+
+class Mute(Product):
+    """Says no, and not why."""
+
+    @classmethod
+    def unsupported_reason(cls, weight: StoredWeight, kind: LayerKind) -> Any:
+        return False
+
+
+class Absent(Product):
+    """Forgets to return."""
+
+    def __call__(self, x: Tensor) -> Any:
+        super().__call__(x)
 
 
 class Picky(Product):

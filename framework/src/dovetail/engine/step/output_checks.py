@@ -120,7 +120,7 @@ class _CheckedBackend:
 
     def _require(self, method: str, found: Any, q: Tensor) -> None:
         wanted = (q.shape[0], self._spec.num_heads, self._spec.values)
-        _require(self._part, f"{method}() of the layer {self._name}", found, wanted, q.dtype, q.device)
+        check_tensor(self._part, f"{method}() of the layer {self._name}", found, wanted, q.dtype, q.device)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._backend, name)
@@ -151,9 +151,9 @@ def _expect_rows(
         (x,) = arguments
         what = f"the {'rows' if kind == 'embedding' else 'product'} of {', '.join(names)}"
         if kind == "embedding":
-            _require(part, what, found, (*x.shape, columns), dtype, x.device)
+            check_tensor(part, what, found, (*x.shape, columns), dtype, x.device)
         else:
-            _require(part, what, found, (*x.shape[:-1], rows), x.dtype, x.device)
+            check_tensor(part, what, found, (*x.shape[:-1], rows), x.dtype, x.device)
 
     return check
 
@@ -161,7 +161,9 @@ def _expect_rows(
 def _expect_experts(layer: Experts) -> Callable[[Any, Any, tuple[Any, ...]], None]:
     def check(part: Blamed | None, found: Any, arguments: tuple[Any, ...]) -> None:
         x = arguments[0]
-        _require(part, f"the product of the experts {layer.names[0][0]}, …", found, tuple(x.shape), x.dtype, x.device)
+        check_tensor(
+            part, f"the product of the experts {layer.names[0][0]}, …", found, tuple(x.shape), x.dtype, x.device
+        )
 
     return check
 
@@ -173,20 +175,29 @@ def _check_operation(name: str, function: Callable[..., Any], part: Blamed) -> C
         found = function(*arguments, **options)
         wanted = reference(*arguments, **options)
         if not isinstance(wanted, tuple):
-            _require(part, f"{name}()", found, tuple(wanted.shape), wanted.dtype, wanted.device)
+            check_tensor(part, f"{name}()", found, tuple(wanted.shape), wanted.dtype, wanted.device)
             return found
         if not (isinstance(found, tuple) and len(found) == len(wanted)):
             raise fault_of(part, f"answered {name}() with {describe_type(found)}, wanted {len(wanted)} tensors")
         for place, (one, right) in enumerate(zip(found, wanted, strict=True)):
-            _require(part, f"{name}()[{place}]", one, tuple(right.shape), right.dtype, right.device)
+            check_tensor(part, f"{name}()[{place}]", one, tuple(right.shape), right.dtype, right.device)
         return found
 
     return checked
 
 
-def _require(
+def check_tensor(
     part: Blamed | None, what: str, found: Any, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device
 ) -> None:
+    """Check what a part computed.
+
+    Args:
+        part: None for a kernel of the tests' own.
+        what: was called or asked for.
+
+    Raises:
+        PluginError: it is no tensor of this shape, dtype and device.
+    """
     if isinstance(found, Tensor) and (tuple(found.shape), found.dtype, found.device) == (shape, dtype, device):
         return
     wanted, was = f"a tensor of {dtype} {list(shape)}", describe_type(found)

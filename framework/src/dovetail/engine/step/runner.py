@@ -33,7 +33,7 @@ from dovetail.kernel.discovery import import_part
 from dovetail.kernel.interrupts import watch_interrupts
 from dovetail.kernel.plan import Part, Plan
 from dovetail.nn.attention import AttentionBackend, group_layers
-from dovetail.nn.checked_parts import CheckedClasses, CheckedNaming, checked_rename, describe_doubt, load_tensors
+from dovetail.nn.checked_parts import CheckedClasses, CheckedNaming, checked_rename, find_suspects, load_tensors
 from dovetail.nn.context import Context
 from dovetail.nn.experts import Experts
 from dovetail.nn.loading import Progress, WeightReader
@@ -209,7 +209,8 @@ class ModelRunner:
 
     def read_weights(self, tensors: Iterable[LazyTensor], progress: Progress | None) -> None:
         """Read the checkpoint's tensors into the layers."""
-        self.reader.load(tensors, progress, describe_doubt(self.plan.loader.part, self.plan.checkpoint))
+        plan = self.plan
+        self.reader.load(tensors, progress, find_suspects(plan.model_part.part, plan.loader.part, plan.checkpoint))
 
     @property
     def weight_bytes(self) -> int:

@@ -11,7 +11,7 @@ def dovetail_register_models() -> list[ModelCard]:
         ModelCard(
             name="PLUGIN_NAME",
             summary="PLUGIN_SUMMARY",
-            architectures=("PLUGIN_CLASSForCausalLM",),
+            architectures=("PLUGIN_ARCHITECTURE",),
             target="PLUGIN_MODULE.model:PLUGIN_CLASSForCausalLM",
             config="PLUGIN_MODULE.config:PLUGIN_CLASSConfig",
             attention=("sliding",),
