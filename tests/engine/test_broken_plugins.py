@@ -29,7 +29,7 @@ from dovetail.api import (
 )
 from dovetail.cli.main import main
 from dovetail.kernel.discovery import discover
-from dovetail.kernel.plan import Part
+from dovetail.kernel.plan_parts import Part
 from dovetail.kernel.registry import Registry
 from dovetail.nn.checked_parts import CheckedNaming
 from framework.tests.kernel.fakes import Site, plugin

@@ -20,7 +20,7 @@ from dovetail.api import ConfigError, RequestError
 from dovetail.engine.args import EngineArgs
 from dovetail.engine.setup import make_plan
 from dovetail.engine.step.runner import ModelRunner
-from dovetail.kernel.plan_text import render
+from dovetail.kernel.plan import render
 from dovetail.testing import empty_model, random_checkpoint, store_together
 
 from ..tiny import write_tokenizer

@@ -16,7 +16,8 @@ from dovetail.engine.request.logits_processors import NamedProcessor
 from dovetail.engine.sampling.logits_processors import ProcessorCall
 from dovetail.engine.setup import make_plan
 from dovetail.engine.step.core import EngineCore
-from dovetail.kernel.plan import LogitsProcessorPlan, Plan
+from dovetail.kernel.plan import Plan
+from dovetail.kernel.plan_parts import LogitsProcessorPlan
 
 from ..fake_device import FakeAttention, FakeDevice
 from ..tiny import write_checkpoint

@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError, model_validator
 
 from dovetail.api import DecoderConfig, LayerType, ModelConfig, RopeParameters, every_nth_full
-from dovetail.kernel.plan import validate_config
+from dovetail.kernel.validation import validate_config
 
 FULL, SLIDING, CHUNKED, LINEAR = "full_attention", "sliding_attention", "chunked_attention", "linear_attention"
 

@@ -20,7 +20,6 @@ import pytest
 from dovetail.cli.main import COMMANDS, main
 from dovetail.cli.plugins import MANY
 from dovetail.kernel.options import PlanOptions
-from dovetail.kernel.plan_text import render
 from dovetail.kernel.registry import Registry
 from dovetail.kernel.resolve import resolve
 
@@ -385,7 +384,7 @@ def test_the_text_of_a_plan_is_what_plan_prints(walnut: Site, checkpoint: Path, 
     printed = capsys.readouterr().out
     with contextlib.redirect_stdout(io.StringIO()):  # a plugin prints
         plan = resolve(PlanOptions(model=str(checkpoint)), Registry.load(plugins="walnut-pack"))
-    assert f"{render(plan)}\n" == printed
+    assert f"{plan}\n" == printed
 
 
 def test_plan_as_json(walnut: Site, checkpoint: Path, capsys: Out) -> None:

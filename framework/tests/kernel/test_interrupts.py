@@ -10,7 +10,7 @@ import pytest
 from dovetail.api import PluginError
 from dovetail.kernel.blame import blame
 from dovetail.kernel.interrupts import is_interrupt, set_handled, watch_interrupts
-from dovetail.kernel.plan import Part
+from dovetail.kernel.plan_parts import Part
 
 PART = Part(kind="tool_parser", name="nut", distribution="broken-nut", version="3.1", target="nut:Parser")
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from dovetail.api import PluginError, ResolutionError
-from dovetail.kernel.plan import recognise
-from dovetail.kernel.plan_text import render
+from dovetail.kernel.plan import render
+from dovetail.kernel.plan_parts import recognise
 
 from .fakes import reasoning_parser, tool_parser
 from .installation import plan

@@ -9,8 +9,7 @@ import pytest
 from pydantic import BaseModel, ConfigDict, Field
 
 from dovetail.api import AttentionRequirement, DovetailError, PluginError, ProposerCard, ResolutionError, UsageError
-from dovetail.kernel.plan import Plan
-from dovetail.kernel.plan_text import render
+from dovetail.kernel.plan import Plan, render
 
 from .fakes import TinyConfig, attention, kernel, model
 from .installation import configure, plan, weights

@@ -11,7 +11,7 @@ import pytest
 
 from dovetail.api import Checkpoint, ConfigError, DovetailError, ModelCard, ResolutionError, UsageError
 from dovetail.kernel.options import PlanOptions
-from dovetail.kernel.plan import PoolingPlan
+from dovetail.kernel.plan_parts import PoolingPlan
 from dovetail.kernel.tasks import find_pooling, find_tasks
 from dovetail.sources import OTHER_FOLDERS
 

@@ -16,7 +16,7 @@ from dovetail.kernel import waiting
 from dovetail.kernel.discovery import discover
 from dovetail.kernel.interrupts import watch_interrupts
 from dovetail.kernel.options import PlanOptions
-from dovetail.kernel.plan import Part
+from dovetail.kernel.plan_parts import Part
 from dovetail.kernel.registry import Registry
 from dovetail.kernel.resolve import find_platform
 from dovetail.kernel.waiting import wait_for
@@ -73,7 +73,7 @@ def test_regular_expressions_let_no_other_thread_run() -> None:
     code = (
         "import resource; resource.setrlimit(resource.RLIMIT_CPU, (5, 5))\n"  # if nobody is told, it ends some time
         "from dovetail.kernel import waiting; waiting.SECONDS = 0.2\n"
-        "from dovetail.kernel.plan import ParserPlan, Part, recognise\n"
+        "from dovetail.kernel.plan_parts import ParserPlan, Part, recognise\n"
         "part = Part(kind='tool_parser', name='nut', distribution='broken-nut', version='3.1', target='nut:Parser')\n"
         "recognise((ParserPlan(part=part, recognises=('(x+x+)+y',)),), 'x' * 60)"
     )

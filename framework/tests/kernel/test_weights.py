@@ -11,8 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 import dovetail
 from dovetail.api import PluginError, QuantFormatCard, ResolutionError
-from dovetail.kernel.plan import describe_validation_errors
-from dovetail.kernel.plan_text import render
+from dovetail.kernel.plan import render
+from dovetail.kernel.validation import describe_validation_errors
 
 from . import fakes
 from .fakes import format_, kernel

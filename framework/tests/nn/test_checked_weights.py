@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dovetail.api import CheckpointError, LazyTensor, PluginError
 from dovetail.kernel.blame import blame
-from dovetail.kernel.plan import Part
+from dovetail.kernel.plan_parts import Part
 from dovetail.nn import AffineWeight, Axis, Field, QuantFormat, StoredWeight, WeightName, read_tensor
 from dovetail.nn.affine import AffineKernel
 from dovetail.nn.checked_parts import CheckedClasses

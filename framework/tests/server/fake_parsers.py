@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from dovetail.api import CallFormat, Tool
 from dovetail.api.parsing import JsonToolParser, TaggedReasoningParser
-from dovetail.kernel.plan import ParserPlan, Part
+from dovetail.kernel.plan_parts import ParserPlan, Part
 
 
 class Calls(JsonToolParser):

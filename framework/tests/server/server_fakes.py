@@ -27,7 +27,7 @@ from dovetail.engine.request.pooling_params import PoolingParams, check_pooling,
 from dovetail.engine.templates.calls import RenderCall, run_call
 from dovetail.engine.templates.facts import TemplateFacts, find_facts
 from dovetail.engine.templates.rendered_prompt import RenderedPrompt
-from dovetail.kernel.plan import ParserPlan, PoolingPlan
+from dovetail.kernel.plan_parts import ParserPlan, PoolingPlan
 from dovetail.server import app
 from dovetail.server.http.http_protocol import build_protocol_class
 from dovetail.server.settings import ServerSettings

@@ -13,7 +13,7 @@ import httpx2
 import pytest
 from server_fakes import FakeEngine, serving
 
-from dovetail.kernel.plan import PoolingPlan
+from dovetail.kernel.plan_parts import PoolingPlan
 from dovetail.server.app import build_app
 from dovetail.server.generate.sse import GenerationStreamResponse
 from dovetail.server.http.errors import server_stopping_error

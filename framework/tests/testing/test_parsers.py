@@ -49,7 +49,7 @@ def test_right_parsers_pass() -> None:
         (card("Misframed"), "written as its call format says"),
         (card("ShortOfFrames"), "its call format has 1 calls for 3 tools"),
         (card("Right", special_tokens=("<d>",)), "the special token <d> stands in no sample"),
-        (card("no_such_class"), "its target: PluginError"),
+        (card("no_such_class"), "its target: cannot import kit_parsers:no_such_class"),
     ],
 )
 def test_what_is_wrong_with_a_tool_parser_is_said(wrong: ToolParserCard, told: str) -> None:

@@ -11,8 +11,8 @@ from dovetail.cli.connection import add_model, find_model_name
 from dovetail.cli.parsing.foreign import say_variables
 from dovetail.engine.args import EngineArgs
 from dovetail.kernel.options import PlanOptions
-from dovetail.kernel.plan import ANY, Plan
-from dovetail.kernel.plan_text import render
+from dovetail.kernel.plan import Plan, render
+from dovetail.kernel.plan_parts import ANY
 from dovetail.kernel.registry import Registry
 from dovetail.kernel.resolve import resolve
 from dovetail.server.settings import ServerSettings

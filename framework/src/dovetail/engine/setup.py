@@ -15,7 +15,8 @@ from dovetail.kernel.blame import blame, wrong_answer
 from dovetail.kernel.checkpoints import find_tokenizer
 from dovetail.kernel.discovery import import_dotted, import_part
 from dovetail.kernel.options import PlanOptions
-from dovetail.kernel.plan import Part, Plan
+from dovetail.kernel.plan import Plan
+from dovetail.kernel.plan_parts import Part
 from dovetail.kernel.registry import Registry
 from dovetail.kernel.resolve import resolve
 from dovetail.utils import logs

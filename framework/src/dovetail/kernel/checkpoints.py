@@ -19,7 +19,7 @@ from dovetail.kernel.blame import Blamed, blame, way_out, wrong_answer
 from dovetail.kernel.choose import call_target, choose, make_part
 from dovetail.kernel.discovery import import_part
 from dovetail.kernel.options import AUTO, Overrides, PlanOptions
-from dovetail.kernel.plan import Choice, RejectedCandidate
+from dovetail.kernel.plan_parts import Choice, RejectedCandidate
 from dovetail.kernel.registry import Offer, Registry
 from dovetail.kernel.waiting import wait_for
 from dovetail.kernel.weight_files import WeightFiles

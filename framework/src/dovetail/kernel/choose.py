@@ -13,7 +13,7 @@ from dovetail.kernel.blame import blame, describe_error, describe_type
 from dovetail.kernel.discovery import import_dotted, import_part
 from dovetail.kernel.interrupts import is_interrupt
 from dovetail.kernel.options import AUTO
-from dovetail.kernel.plan import Choice, Part, RejectedCandidate
+from dovetail.kernel.plan_parts import Choice, Part, RejectedCandidate
 from dovetail.kernel.registry import Offer, Registry
 from dovetail.kernel.streams import keep_streams
 from dovetail.kernel.waiting import wait_for

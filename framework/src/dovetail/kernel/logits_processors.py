@@ -10,7 +10,7 @@ from dovetail.api.errors import UsageError
 from dovetail.api.text import join_names
 from dovetail.kernel.discovery import import_hint
 from dovetail.kernel.options import PlanOptions
-from dovetail.kernel.plan import LogitsProcessorPlan
+from dovetail.kernel.plan_parts import LogitsProcessorPlan
 from dovetail.kernel.registry import Registry
 
 FLAG = "--logits-processors"

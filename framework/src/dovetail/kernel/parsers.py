@@ -11,7 +11,7 @@ from dovetail.api.errors import PluginError
 from dovetail.api.text import one_line
 from dovetail.kernel.choose import choose, make_part
 from dovetail.kernel.options import AUTO
-from dovetail.kernel.plan import ANY, ParserPlan
+from dovetail.kernel.plan_parts import ANY, ParserPlan
 from dovetail.kernel.registry import Registry
 from dovetail.kernel.waiting import wait_for
 

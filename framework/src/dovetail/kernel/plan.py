@@ -5,124 +5,30 @@ The engine process and every worker get a Plan and import what it names; they ne
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Iterable
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
-from dovetail.api.cards import Dotted, DType, LayerKind, PoolingType, Task
+from dovetail.api.cards import Dotted, DType, Task
 from dovetail.api.checkpoint import Checkpoint
 from dovetail.api.config import AttentionRequirement, ModelConfig
-from dovetail.api.errors import ConfigError
 from dovetail.api.grammar import GrammarKind
-from dovetail.api.text import quote_foreign
-from dovetail.kernel.blame import Blamed, blame, check_class, wrong_answer
+from dovetail.kernel.blame import blame
 from dovetail.kernel.discovery import import_part
-from dovetail.kernel.waiting import wait_for
+from dovetail.kernel.plan_parts import (
+    ANY,
+    Choice,
+    FrozenModel,
+    LogitsProcessorPlan,
+    ParserPlan,
+    PoolingPlan,
+    RejectedCandidate,
+    WeightPlan,
+    recognise,
+)
+from dovetail.kernel.validation import validate_config
 
-if TYPE_CHECKING:
-    from pydantic_core import ErrorDetails
-
-M = TypeVar("M", bound=ModelConfig)
-UNION_MEMBER = re.compile(r"int|float|str|bool|none|bytes|constrained-\w+|\w+\[.*\]|\w+\(.*\)")
-"""How pydantic names the members of a union, at the end of an error's place."""
-
-ANY = ("",)
-"""A pattern that matches every template."""
-
-
-class FrozenModel(BaseModel):
-    # Published configurations hold Infinity, which must arrive in the engine's process as what it is.
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
-
-
-class Part(FrozenModel):
-    """One part of a plugin."""
-
-    kind: str = "part"
-    """Of its card."""
-    name: str
-    distribution: str
-    version: str
-    target: Dotted
-    rank: int = 0
-    """Of its card."""
-
-    def __str__(self) -> str:
-        return f"{self.kind} {self.name}" + (f" ({self.distribution} {self.version})" if self.distribution else "")
-
-
-class RejectedCandidate(FrozenModel):
-    """A candidate that was not selected."""
-
-    name: str
-    distribution: str
-    reason: str
-    unrelated: bool = False
-    """Whether it is for other weights or layers than this one, and so says nothing of the machine or the options."""
-
-
-class Choice(FrozenModel):
-    """The part selected for one role, the reason, and the rejected candidates with their reasons."""
-
-    role: str
-    part: Part
-    reason: str
-    rejected: tuple[RejectedCandidate, ...] = ()
-
-
-class WeightPlan(FrozenModel):
-    """How weights of one stored type are stored and multiplied, in one kind of layer."""
-
-    kind: LayerKind
-    type: str
-    format: Choice
-    config: Dotted | None = None
-    """What reads the checkpoint's ``quantization_config`` for the format; None if it gets it as it is."""
-    kernels: tuple[Part, ...]
-    """Kernels in order of rank. The first one that accepts a layer's shape is used."""
-    rejected: tuple[RejectedCandidate, ...] = ()
-
-
-class ParserPlan(FrozenModel):
-    """A candidate for a parser."""
-
-    part: Part
-    recognises: tuple[str, ...]
-    """Regular expressions. One of them must match in the chat template."""
-    special_tokens: tuple[str, ...] = ()
-    """Markers of its format that must stay in the text even if they are special tokens."""
-
-
-class LogitsProcessorPlan(FrozenModel):
-    """A logits processor that requests may name."""
-
-    name: str
-    distribution: str = ""
-    """Empty for a class that the user named as ``module:Class``."""
-    version: str = ""
-    target: Dotted
-    config: Dotted | None = None
-    """What reads the arguments of requests; None where it takes any."""
-    everywhere: bool = False
-    """Whether requests that do not name it get it, too."""
-
-    def __str__(self) -> str:
-        return f"logits processor {self.name}" + (f" ({self.distribution} {self.version})" if self.distribution else "")
-
-
-class PoolingPlan(FrozenModel):
-    """How the hidden states of a prompt become one vector."""
-
-    type: PoolingType
-    normalize: bool
-    """Whether embeddings are normalised to length 1."""
-    dimensions: tuple[int, ...] | None = None
-    """Dimensions that embeddings can be truncated to (Matryoshka): empty for any; None for none, because the model
-    was not trained for it.
-    """
-    reason: str
+MANY = 8
+"""How many rejected candidates of one role are shown."""
 
 
 class Plan(FrozenModel):
@@ -176,6 +82,10 @@ class Plan(FrozenModel):
     """The Plan of its draft model, if it has one."""
     warnings: tuple[str, ...] = ()
 
+    def __str__(self) -> str:
+        """What ``dovetail plan`` prints. Without the chat template, which decides about parsers, their candidates."""
+        return render(self)
+
     @property
     def computes_whole_prompts(self) -> bool:
         """Whether every token sees its whole prompt, which is computed in one step then, and of which no KV cache is
@@ -206,79 +116,151 @@ class Plan(FrozenModel):
         return found
 
 
-def validate_config(config_class: type[M], config: dict[str, Any], file: str, part: Blamed | None = None) -> M:
-    """Validate a configuration.
+def render(plan: Plan, template: str | None = None, *, verbose: bool = False) -> str:
+    """The plan as text.
 
     Args:
-        part: the model whose class it is; None if what it raises besides is the caller's to see.
-
-    Raises:
-        ConfigError: names every key at fault, and the file.
-        PluginError: the class is none of a configuration, or raises something else.
+        template: the model's chat template, which decides about parsers. None for their candidates.
+        verbose: with every candidate that was not selected, and its reason for each kind of layer.
     """
-    if part is None:
-        return _validate(config_class, config, file)
-    check_class(part, getattr(config_class, "__name__", "its config"), config_class, ModelConfig)
-    with (
-        blame(part, f"to read {file or 'the configuration'} with {config_class.__name__}"),
-        wait_for(part, config_class.__name__),
-    ):
-        found = _validate(config_class, config, file)
-    if not isinstance(found, config_class):
-        raise wrong_answer(part, f"{config_class.__name__}.model_validate()", found, f"a {config_class.__name__}")
-    return found
+    lines = [
+        f"model          {plan.model}",
+        f"architecture   {plan.architecture}",
+        f"tasks          {', '.join(plan.tasks)}: {plan.tasks_reason}",
+        *_pooling_lines(plan),
+        f"dtype          {plan.dtype}, KV cache {plan.kv_dtype}",
+        f"context        {plan.max_model_len} tokens",
+        "",
+    ]
+    for choice in plan.choices():
+        lines += _choice_lines(choice, verbose)
+    lines += _parser_lines("tool parser", plan.tool_parsers, template)
+    lines += _parser_lines("reasoning", plan.reasoning_parsers, template)
+    lines += _speculation_lines(plan, verbose)
+    lines += _weight_lines(plan, verbose)
+    return "\n".join(lines)
 
 
-def _validate(config_class: type[M], config: dict[str, Any], file: str) -> M:
-    try:
-        return config_class.model_validate(config)
-    except ValidationError as error:
-        faults = describe_validation_errors(error.errors())
-    raise ConfigError(
-        f"{config_class.__name__} cannot be read from {file or 'the configuration'}: {faults}",
-        "correct the file, or override keys with --hf-overrides",
+def _pooling_lines(plan: Plan) -> list[str]:
+    if (pooling := plan.pooling) is None:
+        return []
+    length = "normalised" if pooling.normalize else "not normalised"
+    return [f"pooling        {pooling.type}, {length}: {pooling.reason}"]
+
+
+def _parser_lines(role: str, candidates: tuple[ParserPlan, ...], template: str | None) -> list[str]:
+    if not candidates:
+        return [f"{role:<14} none"]
+    names = ", ".join(candidate.part.name for candidate in candidates)
+    if template is None and candidates[0].recognises != ANY:
+        return [f"{role:<14} the first that knows the chat template's notation: {names}"]
+    found = recognise(candidates, template or "")
+    if found is None:
+        return [f"{role:<14} none: the chat template shows no notation of {names}"]
+    why = (
+        "asked for by name" if candidates[0].recognises == ANY else "the first that knows the chat template's notation"
     )
+    return [f"{role:<14} {found.part.name} ({found.part.distribution} {found.part.version}): {why}"]
 
 
-def describe_validation_errors(errors: Sequence[ErrorDetails]) -> str:
-    """Describe what is wrong with a configuration. What the members of a union say of one value is one sentence."""
-    told: dict[Any, list[ErrorDetails]] = {}
-    for place, error in enumerate(errors):
-        *field, last = error["loc"] or ("",)
-        member = bool(field) and isinstance(last, str) and UNION_MEMBER.fullmatch(last) is not None
-        told.setdefault(tuple(field) if member else place, []).append(error)
-    sentences = []
-    for first, *others in told.values():
-        if others:
-            wanted = [other["msg"].removeprefix("Input should be ") for other in others]
-            joined = ", or ".join([first["msg"], *dict.fromkeys(wanted)])
-            first = {**first, "loc": first["loc"][:-1], "msg": joined}
-        sentences.append(describe_validation_error(first))
-    return "; ".join(sentences)
+def _speculation_lines(plan: Plan, verbose: bool) -> list[str]:
+    if plan.proposer is None:
+        return []
+    options = ", ".join(f"{name} {value}" for name, value in plan.proposer_config.items() if value is not None)
+    lines = [f"{'':<14}   up to {plan.num_speculative_tokens} tokens at a time; {options}".rstrip("; ")]
+    if plan.draft is not None:
+        lines += [
+            "",
+            "draft model",
+            *(f"  {line}".rstrip() for line in render(plan.draft, verbose=verbose).splitlines()),
+        ]
+    return lines
 
 
-def describe_validation_error(error: ErrorDetails) -> str:
-    """Describe one of pydantic's errors, for a list of errors."""
-    text = error["msg"].removeprefix("Value error, ")
-    if not error["loc"]:  # about several keys, which the text names
-        return text
-    key = ".".join(map(str, error["loc"]))
-    return (
-        f"{key}: is missing"
-        if error["type"] == "missing"
-        else f"{key}: {text} (found {quote_foreign(error['input'], 80)})"
-    )
+def _choice_lines(choice: Choice, verbose: bool) -> list[str]:
+    part = choice.part
+    lines = [f"{choice.role:<14} {part.name} ({part.distribution} {part.version}): {choice.reason}"]
+    shown = choice.rejected if verbose else choice.rejected[:MANY]
+    lines += [f"{'':<14}   not {r.name} ({r.distribution}): {r.reason}" for r in shown]
+    if more := len(choice.rejected) - len(shown):
+        lines.append(f"{'':<14}   and not {more} more, which --verbose lists")
+    return lines
 
 
-def recognise(candidates: tuple[ParserPlan, ...], template: str) -> ParserPlan | None:
-    """The first candidate that recognises the format in a chat template.
-
-    The patterns of a card can take long for a template that was made for that. For templates of strangers, look for
-    :func:`~dovetail.kernel.parsers.all_patterns` where it does no harm, and call
-    :func:`~dovetail.kernel.parsers.first_match`.
+def _weight_lines(plan: Plan, verbose: bool) -> list[str]:
+    """Of each stored type what can read and multiply weights of it. How many of its tensors are weights, and of which
+    kinds of layers, is known when the model is built; until then, no tensor is counted as a weight.
     """
-    for found in candidates:
-        with wait_for(found.part, "its search in the chat template"):
-            if any(re.search(pattern, template) for pattern in found.recognises):
-                return found
-    return None
+    lines = [
+        "",
+        "weights        what may read and multiply them, by type of tensor; which tensors are weights, and of which layers, dovetail plan "
+        "--weights tells",
+    ]
+    quantized = bool(plan.config.get("quantization_config"))
+    unread: list[str] = []
+    beside: list[str] = []
+    for type_, count in plan.checkpoint.tensor_types.items():
+        planned = [weight for weight in plan.weights if weight.type == type_]
+        if not planned:
+            whole = type_.startswith(("int", "uint", "bool"))
+            (beside if whole else unread).append(f"{_tensors(count)} of type {type_}")
+            continue
+        others = " (scales, zero points, norms and biases among them are no weights)" if quantized else ""
+        lines += ["", f"type {type_}, {_tensors(count)}{others}"]
+        for format_ in dict.fromkeys(weight.format.part for weight in planned):
+            own = [weight for weight in planned if weight.format.part == format_]
+            lines.append(
+                f"  format       {format_.name} ({format_.distribution} {format_.version}): {own[0].format.reason}"
+            )
+            lines += _kernel_lines(own)
+            if verbose:
+                lines += [f"    {w.kind}: not {r.name}: {r.reason}" for w in own for r in w.rejected]
+        refused = {r.name: r for weight in planned for r in weight.format.rejected}
+        if verbose:
+            lines += [f"{'':<14} not {r.name} ({r.distribution}): {r.reason}" for r in refused.values()]
+        else:
+            lines += [
+                f"{'':<14} not {r.name} ({r.distribution}): {r.reason}" for r in refused.values() if not r.unrelated
+            ]
+    if not verbose:
+        lines += _unused_kernels(plan.weights)
+    if beside:
+        lines += ["", f"beside weights: {', '.join(beside)} (scales, saved masks, position ids)"]
+    if unread:
+        lines += ["", f"no format reads {', '.join(unread)}: weights of it are refused"]
+    return lines
+
+
+def _tensors(count: int) -> str:
+    return "1 tensor" if count == 1 else f"{count} tensors"
+
+
+def _kernel_lines(planned: Iterable[WeightPlan]) -> list[str]:
+    """The kernels in the order in which they are tried; kinds of layers with the same ones share a line."""
+    kinds: dict[str, list[str]] = {}
+    for weight in planned:
+        kernels = ", else ".join(f"{k.name} ({k.distribution} {k.version}, rank {k.rank})" for k in weight.kernels)
+        kinds.setdefault(kernels, []).append(weight.kind)
+    return [f"    {', '.join(those)}: kernel {kernels}" for kernels, those in kinds.items()]
+
+
+def _unused_kernels(planned: Iterable[WeightPlan]) -> list[str]:
+    """Kernels that multiply none of the weights, each once: those for other weights and layers in a line."""
+    planned = tuple(planned)
+    used = {kernel.name for weight in planned for kernel in weight.kernels}
+    found: dict[str, list[RejectedCandidate]] = {}
+    for weight in planned:
+        for candidate in weight.rejected:
+            if candidate.name not in used:
+                found.setdefault(candidate.name, []).append(candidate)
+    lines, unrelated = [], []
+    for name, candidates in found.items():
+        # What keeps it from weights that it is for; for the others, there is no more to say.
+        reasons = dict.fromkeys(c.reason for c in candidates if not c.unrelated)
+        if reasons:
+            lines.append(f"  not {name} ({candidates[0].distribution}): {'; '.join(reasons)}")
+        else:
+            unrelated.append(name)
+    if unrelated:
+        lines.append(f"  for other weights or layers: {', '.join(unrelated)}; --verbose tells of each")
+    return ["", "kernels that multiply none of them", *lines] if lines else []

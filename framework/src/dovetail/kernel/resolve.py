@@ -33,10 +33,12 @@ from dovetail.kernel.interrupts import watch_interrupts
 from dovetail.kernel.logits_processors import find_logits_processors
 from dovetail.kernel.options import AUTO, PlanOptions
 from dovetail.kernel.parsers import find_parsers
-from dovetail.kernel.plan import Choice, Plan, validate_config
+from dovetail.kernel.plan import Plan
+from dovetail.kernel.plan_parts import Choice
 from dovetail.kernel.registry import Offer, Registry
 from dovetail.kernel.speculation import find_speculation
 from dovetail.kernel.tasks import find_pooling, find_tasks
+from dovetail.kernel.validation import validate_config
 from dovetail.kernel.weights import find_unread, find_weights
 
 KV_ALIASES = {"fp8": "float8_e4m3fn", "fp8_e4m3": "float8_e4m3fn", "fp8_e5m2": "float8_e5m2"}

@@ -19,8 +19,9 @@ from dovetail.kernel.choose import choose
 from dovetail.kernel.config_facts import attention_requirements
 from dovetail.kernel.discovery import import_part
 from dovetail.kernel.options import PlanOptions
-from dovetail.kernel.plan import Plan, describe_validation_error
+from dovetail.kernel.plan import Plan
 from dovetail.kernel.registry import Offer, Registry
+from dovetail.kernel.validation import describe_validation_error
 from dovetail.kernel.waiting import wait_for
 
 FLAG = "--speculative-config"

@@ -10,7 +10,7 @@ from dovetail.api.checkpoint import Checkpoint
 from dovetail.api.errors import ConfigError, ResolutionError, UsageError
 from dovetail.api.json_files import read_json
 from dovetail.kernel.options import AUTO, PlanOptions
-from dovetail.kernel.plan import PoolingPlan
+from dovetail.kernel.plan_parts import PoolingPlan
 
 MODULES_FILE = "modules.json"
 """The file in which sentence-transformers lists the parts of a model."""

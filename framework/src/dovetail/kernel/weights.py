@@ -15,8 +15,9 @@ from dovetail.kernel.blame import blame, check_class
 from dovetail.kernel.choose import choose, make_part, run_probe, supports_device
 from dovetail.kernel.discovery import import_part
 from dovetail.kernel.options import PlanOptions
-from dovetail.kernel.plan import Choice, Part, RejectedCandidate, WeightPlan, describe_validation_errors
+from dovetail.kernel.plan_parts import Choice, Part, RejectedCandidate, WeightPlan
 from dovetail.kernel.registry import Offer, Registry
+from dovetail.kernel.validation import describe_validation_errors
 from dovetail.kernel.waiting import wait_for
 
 OWN_FORMATS = "the formats of this project are called dovetail-quant-NAME"

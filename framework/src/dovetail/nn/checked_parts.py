@@ -20,7 +20,7 @@ from dovetail.api.errors import CheckpointError, PluginError
 from dovetail.api.text import join_names, one_line, quote_foreign
 from dovetail.kernel.blame import Blame, blame, check_class, way_out, wrong_answer
 from dovetail.kernel.discovery import import_part
-from dovetail.kernel.plan import Part
+from dovetail.kernel.plan_parts import Part
 from dovetail.nn.experts import ExpertsKernel, ExpertWeights
 from dovetail.nn.packings import PACKINGS
 from dovetail.nn.placing import Suspects

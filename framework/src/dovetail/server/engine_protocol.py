@@ -12,7 +12,7 @@ from dovetail.engine.request.outputs import Delta
 from dovetail.engine.request.params import SamplingParams
 from dovetail.engine.request.pooling_params import PoolingParams
 from dovetail.engine.templates.rendered_prompt import RenderedPrompt
-from dovetail.kernel.plan import ParserPlan, PoolingPlan
+from dovetail.kernel.plan_parts import ParserPlan, PoolingPlan
 
 
 class ServedPlan(Protocol):

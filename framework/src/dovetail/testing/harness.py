@@ -14,7 +14,7 @@ from torch import Tensor
 from dovetail.api import LayerKind, LazyTensor, ModelCard, ModelConfig, PluginError
 from dovetail.kernel.blame import describe_type
 from dovetail.kernel.discovery import import_dotted
-from dovetail.kernel.plan import validate_config
+from dovetail.kernel.validation import validate_config
 from dovetail.nn import (
     AttentionBackend,
     AttentionSpec,

@@ -13,7 +13,7 @@ from dovetail.api import LogitsProcessor, LogitsProcessorCard, LogitsProcessorCo
 from dovetail.engine.request.logits_processors import read_arguments
 from dovetail.kernel.blame import check_class, describe_type
 from dovetail.kernel.discovery import import_dotted
-from dovetail.kernel.plan import LogitsProcessorPlan
+from dovetail.kernel.plan_parts import LogitsProcessorPlan
 from dovetail.testing.comparison import label
 from dovetail.testing.resolution import claim, part_of, refusal_message
 

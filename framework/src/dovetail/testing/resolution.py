@@ -11,7 +11,7 @@ from unittest import SkipTest
 from dovetail.api import Card, DovetailError, PluginError, ResolutionError
 from dovetail.kernel.choose import BROKEN_PROBE, run_probe
 from dovetail.kernel.discovery import GROUP, Plugin
-from dovetail.kernel.plan import Part
+from dovetail.kernel.plan_parts import Part
 from dovetail.kernel.registry import Registry
 from dovetail.testing.comparison import label
 

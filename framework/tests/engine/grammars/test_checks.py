@@ -11,7 +11,8 @@ import pytest
 from dovetail.api import GrammarSource, RequestError
 from dovetail.engine.grammars.checks import as_text, build_grammar_source, check_structured_outputs, collected_notices
 from dovetail.engine.request.params import StructuredOutputs
-from dovetail.kernel.plan import Choice, Part, Plan
+from dovetail.kernel.plan import Plan
+from dovetail.kernel.plan_parts import Choice, Part
 
 PART = Part(name="slow", distribution="fake", version="1", target="fake:Backend")
 

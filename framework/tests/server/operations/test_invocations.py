@@ -8,7 +8,7 @@ import httpx2
 import pytest
 from server_fakes import FakeEngine, serving
 
-from dovetail.kernel.plan import PoolingPlan
+from dovetail.kernel.plan_parts import PoolingPlan
 from dovetail.server.settings import ServerSettings
 
 PATH = "/invocations"

@@ -13,7 +13,7 @@ import pytest
 from server_fakes import FakeEngine
 
 from dovetail.engine.output.pooled import Pooled
-from dovetail.kernel.plan import PoolingPlan
+from dovetail.kernel.plan_parts import PoolingPlan
 from dovetail.server.settings import ServerSettings
 
 EVERY_PATH = (

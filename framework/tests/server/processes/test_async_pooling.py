@@ -17,7 +17,7 @@ from dovetail.engine.args import EngineArgs
 from dovetail.engine.process.async_engine import AsyncEngine
 from dovetail.engine.request.params import SamplingParams
 from dovetail.engine.request.pooling_params import PoolingParams, floats
-from dovetail.kernel.plan import PoolingPlan
+from dovetail.kernel.plan_parts import PoolingPlan
 
 VECTOR = struct.pack("<3f", 1, 2, 3)
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from server_fakes import FakeEngine
 
-from dovetail.kernel.plan import PoolingPlan
+from dovetail.kernel.plan_parts import PoolingPlan
 from dovetail.server.messages.protocol import MessagesRequest
 from dovetail.server.pooling.protocol import EmbeddingRequest
 from dovetail.server.protocol.requests import ChatCompletionRequest, ChatMessage, CompletionRequest

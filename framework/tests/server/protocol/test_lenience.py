@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from server_fakes import FakeEngine
 
-from dovetail.kernel.plan import PoolingPlan
+from dovetail.kernel.plan_parts import PoolingPlan
 from dovetail.server.protocol import extra_fields
 from dovetail.server.settings import ServerSettings
 from dovetail.server.tools import provider_tools as hosted_tools

@@ -15,7 +15,7 @@ from dovetail.api import CallArguments, CallBegin, RequestError, ToolParserCard
 from dovetail.engine.templates.chat_template import render
 from dovetail.kernel.discovery import import_dotted
 from dovetail.kernel.parsers import find_parsers
-from dovetail.kernel.plan import recognise
+from dovetail.kernel.plan_parts import recognise
 from dovetail.testing import make_registry
 
 DATA = Path(__file__).parent / "data"

@@ -22,7 +22,7 @@ from dovetail.api.text import join_names
 from dovetail.kernel.blame import wrong_answer
 from dovetail.kernel.checkpoints import ask_source
 from dovetail.kernel.choose import call_target, make_part
-from dovetail.kernel.plan import FrozenModel, Part
+from dovetail.kernel.plan_parts import FrozenModel, Part
 from dovetail.kernel.registry import Registry
 from dovetail.kernel.weight_files import matches
 

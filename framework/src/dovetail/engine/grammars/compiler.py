@@ -24,7 +24,7 @@ from dovetail.engine.grammars.checks import PARAM, build_grammar_source
 from dovetail.engine.grammars.mask_threads import MASK_SECONDS, MaskThreads
 from dovetail.engine.request.params import StructuredOutputs
 from dovetail.kernel.blame import accuse
-from dovetail.kernel.plan import Part
+from dovetail.kernel.plan_parts import Part
 from dovetail.utils import logs
 from dovetail.utils.panics import reraise_control_flow
 from dovetail.utils.process_memory import release_free_memory, resident_bytes

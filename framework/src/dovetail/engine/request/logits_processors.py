@@ -12,7 +12,9 @@ from dovetail.api.logits import LogitsProcessor
 from dovetail.engine.request.params import SamplingParams
 from dovetail.kernel.blame import blame
 from dovetail.kernel.discovery import import_part
-from dovetail.kernel.plan import LogitsProcessorPlan, Plan, describe_validation_error
+from dovetail.kernel.plan import Plan
+from dovetail.kernel.plan_parts import LogitsProcessorPlan
+from dovetail.kernel.validation import describe_validation_error
 
 PARAM = "logits_processors"
 

@@ -14,7 +14,7 @@ from dovetail.api.cards import PoolingType, Task
 from dovetail.api.errors import RequestError
 from dovetail.engine.request.checks import ModelLimits, check_prompt
 from dovetail.engine.request.params import SamplingParams
-from dovetail.kernel.plan import PoolingPlan
+from dovetail.kernel.plan_parts import PoolingPlan
 
 T = TypeVar("T")
 

@@ -21,7 +21,8 @@ from dovetail.engine.sampling.slots import Upload
 from dovetail.kernel.blame import accuse, blame, check_class, wrong_answer
 from dovetail.kernel.discovery import import_dotted, import_hint, import_part
 from dovetail.kernel.interrupts import reraise_interrupt
-from dovetail.kernel.plan import LogitsProcessorPlan, Plan
+from dovetail.kernel.plan import Plan
+from dovetail.kernel.plan_parts import LogitsProcessorPlan
 from dovetail.utils import logs
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dovetail.kernel.blame import Blame, blame, check_class, wrong_answer
 from dovetail.kernel.discovery import import_part
-from dovetail.kernel.plan import Part
+from dovetail.kernel.plan_parts import Part
 from dovetail.nn.platform import Platform
 
 

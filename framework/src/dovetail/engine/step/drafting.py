@@ -20,7 +20,8 @@ from dovetail.engine.kv.groups import KVCacheGroup
 from dovetail.kernel.blame import accuse, blame, check_class
 from dovetail.kernel.discovery import import_part
 from dovetail.kernel.interrupts import reraise_interrupt
-from dovetail.kernel.plan import Part, Plan
+from dovetail.kernel.plan import Plan
+from dovetail.kernel.plan_parts import Part
 from dovetail.utils import logs
 
 MAX_MISSES = 3

@@ -31,7 +31,8 @@ from dovetail.kernel.blame import blame, check_class, wrong_answer
 from dovetail.kernel.checkpoints import find_naming
 from dovetail.kernel.discovery import import_part
 from dovetail.kernel.interrupts import watch_interrupts
-from dovetail.kernel.plan import Part, Plan
+from dovetail.kernel.plan import Plan
+from dovetail.kernel.plan_parts import Part
 from dovetail.nn.attention import AttentionBackend, group_layers
 from dovetail.nn.checked_parts import CheckedClasses, CheckedNaming, checked_rename, find_suspects, load_tensors
 from dovetail.nn.context import Context

@@ -22,7 +22,7 @@ from dovetail.engine.templates.facts import TemplateFacts
 from dovetail.kernel.blame import blame, check_class, wrong_answer
 from dovetail.kernel.discovery import import_part
 from dovetail.kernel.parsers import first_match
-from dovetail.kernel.plan import ANY, Part
+from dovetail.kernel.plan_parts import ANY, Part
 from dovetail.server.engine_protocol import ServedPlan
 from dovetail.server.tools.forced_calls import ForcedCalls
 from dovetail.server.tools.tool_choice import ToolSelection
