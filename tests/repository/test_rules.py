@@ -221,9 +221,11 @@ NAMED_ON_PURPOSE = {
     ("test_plugin.py", "llamaforcausallm"),
     ("parity.py", "safetensors"),
     ("gguf_naming.py", "gguf"),
+    ("mistral_naming.py", "mistral"),
+    ("vllm_engine.py", "mistral"),
 }
-"""The original that the model template is compared with, the library that writes what transformers saves, and the names
-that every family's package shares of a container.
+"""The original that the model template is compared with, the library that writes what transformers saves, the names
+that packages of families share of a container, and a value of vLLM's options.
 """
 
 

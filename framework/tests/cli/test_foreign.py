@@ -186,7 +186,7 @@ ACCEPTED = [
     "-tp 1", "--tensor-parallel-size=1", "-pp 1", "--trust-remote-code", "--enable-chunked-prefill", "--no-enable-chunked-prefill",
     "--enable-chunked-prefill true", "--disable-log-stats", "--swap-space 4", "-O3", "-O 3", "-O.level=3", "--compilation-config {}",
     "-cc.mode=3", "--compilation-config.cudagraph_mode NONE", "--distributed-executor-backend mp", "--enable-prompt-tokens-details",
-    "--tokenizer-mode auto", "--limit-mm-per-prompt image=4", "--limit-mm-per-prompt.image 4", "--language-model-only",
+    "--tokenizer-mode auto", "--tokenizer-mode mistral", "--limit-mm-per-prompt image=4", "--limit-mm-per-prompt.image 4", "--language-model-only",
     "--enable-sleep-mode", "--num-scheduler-steps 8", "--cudagraph-capture-sizes 1 2 4 --seed 1", "--d 0", "--log", "--ui-server",
 ]  # fmt: skip
 
@@ -207,7 +207,8 @@ def test_what_needs_nothing_is_accepted_with_one_line(options: str) -> None:
         ("serve -tp=2 --isq q4k", r"-tp 2: a model .* \(take .*\); --isq q4k: nothing is quantized while it is loaded; take"),
         ("serve --d 0,1", "--d 0,1: one process runs a model on one device"),
         ("serve --kv-transfer-config {\"a\":1}", "--kv-transfer-config .*: prompts and answers are computed by one engine"),
-        ("serve --tokenizer-mode mistral", "--tokenizer-mode mistral: there is one kind of tokenizer"),
+        ("serve --tokenizer-mode other", "--tokenizer-mode other: there is one kind of tokenizer"),
+        ("serve --config-format other", "--config-format other: configurations are read in the form of transformers"),
         ("serve --swap-space", "argument --swap-space: expected one argument; see dovetail serve --help"),
         ("bench latency --temperature 0", "--temperature 0: it is extra-body here, which dovetail bench latency does not have"),
         ("chat --disable-log-requests", "unrecognized arguments: --disable-log-requests"),

@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from dovetail.api.hooks import PROJECT, hookimpl
     from dovetail.api.json_files import read_json
     from dovetail.api.logits import LogitsProcessor, LogitsProcessorContext, LogitsRow
+    from dovetail.api.mistral_naming import MistralNaming, Params
     from dovetail.api.module_names import ModuleNames
     from dovetail.api.naming import Metadata, TableNaming, rotary_halves
     from dovetail.api.parsers import (
@@ -127,12 +128,14 @@ __all__ = [
     "LogitsProcessorContext",
     "LogitsRow",
     "Metadata",
+    "MistralNaming",
     "ModelCard",
     "ModelConfig",
     "ModelFiles",
     "ModuleNames",
     "Naming",
     "NamingCard",
+    "Params",
     "ParserCard",
     "PlatformCard",
     "PluginError",
@@ -242,6 +245,8 @@ _WHERE = {
     "LogitsProcessor": "logits",
     "LogitsProcessorContext": "logits",
     "LogitsRow": "logits",
+    "MistralNaming": "mistral_naming",
+    "Params": "mistral_naming",
     "ModuleNames": "module_names",
     "Metadata": "naming",
     "GGUFNaming": "gguf_naming",

@@ -156,6 +156,11 @@ class LoaderCard(Card):
     """The first bytes of its files, one character for each byte. A file that begins with them belongs to this
     loader, whatever its name, and to no other.
     """
+    accepts: Dotted | None = None
+    """For a loader whose patterns match files of others, too: ``(path: str, files: tuple[str, ...]) -> str | None``
+    gets what ``inspect`` gets, and returns None for files that it reads, otherwise why it does not. It is not asked if
+    ``--load-format`` names the loader. Its module must not import torch.
+    """
     inspect: Dotted
     """Describes a checkpoint; its module must not import torch."""
     target: Dotted

@@ -6,11 +6,10 @@ Source: the GGUF specification in the ggml repository, and the names that its co
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from dovetail.api.naming import Metadata, TableNaming, rotary_halves
+from dovetail.api.naming import Metadata, TableNaming
 
 YARN_KEYS = {
     "beta_fast": "rope.scaling.yarn_beta_fast",
@@ -27,7 +26,7 @@ class GGUFNaming(TableNaming):
         architectures: GGUF's name → that of ``config.json``.
         outer, inner: as in :class:`TableNaming`; a subclass adds to these or replaces some.
         qk_norms, experts: for ``inner`` of models that have norms of queries and keys, or a mixture of experts.
-        adjacent: each rotary pair of q and k is two adjacent rows, as the converters of some architectures write them.
+        adjacent: as in :class:`TableNaming`; the converters of some architectures write them so.
         norm_eps: GGUF's key of the norms' epsilon → that of ``config.json``.
     """
 
@@ -56,7 +55,6 @@ class GGUFNaming(TableNaming):
         "ffn_down_exps": "mlp.experts.down_proj",
     }
     architectures: ClassVar[Mapping[str, str]]
-    adjacent: ClassVar[bool] = False
     norm_eps: ClassVar[tuple[str, str]] = ("attention.layer_norm_rms_epsilon", "rms_norm_eps")
 
     def config(self, architecture: str, metadata: Mapping[str, Any]) -> dict[str, Any]:
@@ -98,16 +96,6 @@ class GGUFNaming(TableNaming):
             config: the keys that nearly all have.
         """
         return {}
-
-    def row_order(self, name: str, config: Mapping[str, Any]) -> Any | None:
-        """In files with ``adjacent``, each rotary pair of q and k is two adjacent rows; models expect the two halves of
-        a head.
-        """
-        match = re.search(r"\.self_attn\.([qk])_proj\.(weight|bias)$", name) if self.adjacent else None
-        if match is None:
-            return None
-        heads = config["num_attention_heads"] if match[1] == "q" else config["num_key_value_heads"]
-        return rotary_halves(heads, config["head_dim"])
 
 
 def rope_scaling(keys: Metadata) -> dict[str, Any] | None:

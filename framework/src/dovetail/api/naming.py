@@ -75,26 +75,35 @@ class TableNaming:
         inner: the container's name of a module of a layer → the model's below its layer.
         block: the container's name of the layers, before their number.
         layers: the model's.
+        adjacent: each rotary pair of q and k is two adjacent rows in the container; models expect the two halves of a
+            head.
     """
 
     outer: ClassVar[Mapping[str, str]]
     inner: ClassVar[Mapping[str, str]]
     block: ClassVar[str]
     layers: ClassVar[str] = "model.layers"
+    adjacent: ClassVar[bool] = False
 
     def rename(self, name: str) -> str | None:
         """The model's name; a name that no table has stays as it is, and is refused as unexpected."""
         stem, _, component = name.rpartition(".")
         if stem in self.outer:
             return f"{self.outer[stem]}.{component}"
-        match = re.fullmatch(rf"{self.block}\.(\d+)\.(\w+)", stem)
+        match = re.fullmatch(rf"{self.block}\.(\d+)\.([\w.]+)", stem)
         if match and match[2] in self.inner:
             return f"{self.layers}.{match[1]}.{self.inner[match[2]]}.{component}"
         return name
 
     def row_order(self, name: str, config: Mapping[str, Any]) -> Any | None:
-        """Rows are stored in the model's own order."""
-        return None
+        """The order of the rows of q and k, if the container has rotary pairs adjacent; all others are in the model's
+        own order.
+        """
+        match = re.search(r"\.self_attn\.([qk])_proj\.(weight|bias)$", name) if self.adjacent else None
+        if match is None:
+            return None
+        heads = config["num_attention_heads"] if match[1] == "q" else config["num_key_value_heads"]
+        return rotary_halves(heads, config["head_dim"])
 
 
 @lru_cache(maxsize=16)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import Any
 
 from dovetail.api.checkpoint import HF_TOKENIZER, TokenizerParts
@@ -10,6 +11,8 @@ from dovetail.api.errors import UsageError
 from dovetail.engine.args import EngineArgs
 from dovetail.engine.templates.chat_template import ContentFormatOption, load_template
 from dovetail.engine.text.hf_tokenizer import HFTokenizer, read_tokenizer_config
+from dovetail.engine.text.library_errors import explain_file_errors
+from dovetail.engine.text.pattern_costs import check_patterns
 from dovetail.engine.text.tokenizer import Tokenizer
 from dovetail.kernel.blame import blame, wrong_answer
 from dovetail.kernel.checkpoints import find_tokenizer
@@ -94,6 +97,7 @@ def _read_parts(reader: str, path: str, loader: Part | None = None) -> Tokenizer
         loader: of the weights, whose plugin has its readers in the same package.
 
     Raises:
+        CheckpointError: its regular expressions take too long.
         PluginError: it fails, or returns something else.
     """
     if reader == HF_TOKENIZER:  # the framework's own
@@ -109,4 +113,6 @@ def _read_parts(reader: str, path: str, loader: Part | None = None) -> Tokenizer
         found: Any = read(path)
     if not isinstance(found, TokenizerParts):
         raise wrong_answer(part, f"the tokenizer of {path}", found, "TokenizerParts")
+    with explain_file_errors(Path(path)):
+        check_patterns(found.backend, Path(path))
     return found

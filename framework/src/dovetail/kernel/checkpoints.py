@@ -16,7 +16,7 @@ from dovetail.api.errors import CheckpointError, ConfigError, PluginError, Resol
 from dovetail.api.json_files import read_json
 from dovetail.api.text import join_names, quote_foreign
 from dovetail.kernel.blame import Blamed, blame, way_out, wrong_answer
-from dovetail.kernel.choose import call_target, choose, make_part
+from dovetail.kernel.choose import call_target, choose, make_part, run_probe
 from dovetail.kernel.discovery import import_part
 from dovetail.kernel.options import AUTO, Overrides, PlanOptions
 from dovetail.kernel.plan_parts import Choice, RejectedCandidate
@@ -24,7 +24,7 @@ from dovetail.kernel.registry import Offer, Registry
 from dovetail.kernel.waiting import wait_for
 from dovetail.kernel.weight_files import WeightFiles
 
-SIDE_FILES = ("*.json", "*.jinja", "tokenizer.model", "*.tiktoken", "*.txt")
+SIDE_FILES = ("*.json", "*.jinja", "tokenizer.model", "tokenizer.model.*", "*.tiktoken", "*.txt")
 """File patterns of a hub download besides the weights."""
 
 
@@ -129,8 +129,10 @@ def find_checkpoint(
         if not card.recognises and options.load_format == AUTO:
             return f"reads no files, so it is taken only by --load-format {card.name}"
         # Who names both the loader and the file means this file, whatever it is called.
-        if not card.recognises or files.of(card) or (files.alone and options.load_format == card.name):
+        if not card.recognises or (files.alone and options.load_format == card.name):
             return None
+        if files.of(card):
+            return run_probe(card.accepts, path, files.paths(card)) if options.load_format == AUTO else None
         return f"reads {', '.join(card.recognises)}; found {join_names(names) or 'no files'}"
 
     if options.load_format == AUTO and loaders and all(map(objection, (o.card for o in loaders))):
@@ -280,7 +282,7 @@ def find_tokenizer(reference: str, registry: Registry) -> dict[str, Any]:
     files = WeightFiles(path, [o.card for o in offers])
     if not any(n.startswith("tokenizer") for n in files.names):
         for offer in offers:
-            if files.of(offer.card):
+            if files.of(offer.card) and not run_probe(offer.card.accepts, str(path), files.paths(offer.card)):
                 found = inspect_files(offer, path, files)
                 if found.tokenizer_path:
                     return {"tokenizer": found.tokenizer, "tokenizer_path": found.tokenizer_path}

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from functools import partial
 
@@ -115,6 +118,44 @@ def test_a_processor_without_bfloat16_gets_the_product_in_float32(monkeypatch: p
     found = rows.linear(x, weight)
     torch.testing.assert_close(found, wanted)
     assert torch.equal(rows.linear(x[3:4], weight), found[3:4])
+
+
+TILES = """
+import os
+import torch
+from dovetail_backends_cpu.platform import CpuPlatform
+from dovetail_backends_cpu.row_invariant import is_row_invariant, linear
+if not hasattr(torch.cpu, "_is_amx_tile_supported") or not torch.cpu._is_amx_tile_supported():
+    raise SystemExit("no tiles")
+CpuPlatform()
+torch.set_num_threads(2)
+assert is_row_invariant(torch.bfloat16, 2)
+generator = torch.Generator().manual_seed(0)
+x, weight = (torch.randn(n, 2048, generator=generator).bfloat16() for n in (9, 5632))
+with torch.inference_mode():
+    whole = linear(x, weight)
+    assert all(torch.equal(linear(x[:n], weight), whole[:n]) for n in range(1, 9))
+"""
+
+
+def test_a_processor_with_tiles_keeps_the_product_in_bfloat16() -> None:
+    environment = {name: value for name, value in os.environ.items() if name not in rows.ISA_VARIABLES}
+    done = subprocess.run([sys.executable, "-c", TILES], env=environment, capture_output=True, text=True, timeout=120)
+    if "no tiles" in done.stderr:
+        pytest.skip("this processor has no tiles")
+    assert done.returncode == 0, done.stderr
+
+
+def test_what_the_user_lets_onednn_use_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in rows.ISA_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(rows.torch.cpu, "_is_amx_tile_supported", lambda: True, raising=False)
+    monkeypatch.setenv("DNNL_MAX_CPU_ISA", "AVX2")
+    rows.avoid_tiles()
+    assert "ONEDNN_MAX_CPU_ISA" not in os.environ
+    monkeypatch.delenv("DNNL_MAX_CPU_ISA")
+    rows.avoid_tiles()
+    assert os.environ["ONEDNN_MAX_CPU_ISA"] == rows.WITHOUT_TILES
 
 
 def test_a_product_whose_rows_depend_on_their_number_does_not_agree(monkeypatch: pytest.MonkeyPatch) -> None:

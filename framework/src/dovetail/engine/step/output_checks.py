@@ -6,7 +6,7 @@ What has another shape, dtype or device fails somewhere else if at all, where it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any, cast
@@ -170,20 +170,40 @@ def _expect_experts(layer: Experts) -> Callable[[Any, Any, tuple[Any, ...]], Non
 
 def _check_operation(name: str, function: Callable[..., Any], part: Blamed) -> Callable[..., Any]:
     reference = REFERENCES[name]
+    known: dict[Hashable, Any] = {}
 
     def checked(*arguments: Any, **options: Any) -> Any:
         found = function(*arguments, **options)
-        wanted = reference(*arguments, **options)
-        if not isinstance(wanted, tuple):
-            check_tensor(part, f"{name}()", found, tuple(wanted.shape), wanted.dtype, wanted.device)
+        # Layers are alike, and the reference takes as long as what it is compared with.
+        key = _describe(arguments), _describe(tuple(options.items()))
+        if key not in known:
+            right = reference(*arguments, **options)
+            known[key] = [_outline(each) for each in right] if isinstance(right, tuple) else _outline(right)
+        wanted = known[key]
+        if not isinstance(wanted, list):
+            check_tensor(part, f"{name}()", found, *wanted)
             return found
         if not (isinstance(found, tuple) and len(found) == len(wanted)):
             raise fault_of(part, f"answered {name}() with {describe_type(found)}, wanted {len(wanted)} tensors")
-        for place, (one, right) in enumerate(zip(found, wanted, strict=True)):
-            check_tensor(part, f"{name}()[{place}]", one, tuple(right.shape), right.dtype, right.device)
+        for place, (one, outline) in enumerate(zip(found, wanted, strict=True)):
+            check_tensor(part, f"{name}()[{place}]", one, *outline)
         return found
 
     return checked
+
+
+def _outline(tensor: Tensor) -> tuple[tuple[int, ...], torch.dtype, torch.device]:
+    return tuple(tensor.shape), tensor.dtype, tensor.device
+
+
+def _describe(argument: Any) -> Hashable:
+    """What a result's shape and dtype can depend on. What may hold anything is like nothing else."""
+    if isinstance(argument, Tensor):
+        return _outline(argument)
+    if isinstance(argument, (tuple, list)):
+        return tuple(map(_describe, argument))
+    plain = (str, int, float, type(None), torch.dtype, torch.device)
+    return (type(argument), argument) if isinstance(argument, plain) else object()
 
 
 def check_tensor(

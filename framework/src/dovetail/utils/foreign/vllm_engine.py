@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from dovetail.api.errors import UsageError
 from dovetail.utils.foreign.option import Table, accept, alias, refuse
 from dovetail.utils.foreign.vllm_parallel import ONE_DEVICE, PARALLEL
 from dovetail.utils.foreign.vllm_speed import OWN_SCHEDULER, SPEED
 
 NO_VISION = "only text is served"
 OWN_MEMORY = "the memory of weights and cache is planned here from what is free"
+OWN_FILES = "mistral"
+"""vLLM's name for the form in which this company publishes models."""
 NOT_YET = "it is not built yet"
 
 
@@ -31,6 +34,21 @@ def structured_outputs(value: Any) -> dict[str, Any]:
     given = value if isinstance(value, Mapping) else vars(value)
     names = {"backend": "structured_outputs_backend", "reasoning_parser": "reasoning_parser"}
     return {ours: given[theirs] for theirs, ours in names.items() if given.get(theirs)}
+
+
+def config_format(value: Any) -> dict[str, Any]:
+    """
+    Raises:
+        UsageError: it is no form that is read.
+    """
+    if value in ("auto", "hf"):
+        return {}
+    if value == OWN_FILES:
+        return {"load_format": value}
+    raise UsageError(
+        f"--config-format {value}: configurations are read in the form of transformers, or as a loader's files have them",
+        "leave it out, or name a loader with --load-format",
+    )
 
 
 def attention(value: Any) -> dict[str, Any]:
@@ -55,16 +73,15 @@ MODEL = Table(
     accept(
         "tokenizer-mode",
         "the tokenizer is read from what lies in the checkpoint",
-        only=("auto", "slow", "hf", "fast"),
+        only=("auto", "slow", "hf", "fast", OWN_FILES),
         reason="there is one kind of tokenizer, read from tokenizer.json or a file that is converted to it",
         instead="leave it out",
     ),
-    accept(
+    alias(
         "config-format",
-        "config.json is read, or the metadata of a weight file",
-        only=("auto", "hf"),
-        reason="only config.json is read, or the metadata of a weight file",
-        instead="name a checkpoint in the form of transformers",
+        "",
+        convert=config_format,
+        detail=f"`{OWN_FILES}` becomes `--load-format {OWN_FILES}`; `auto` and `hf` need nothing",
     ),
     refuse(
         "model-weights",

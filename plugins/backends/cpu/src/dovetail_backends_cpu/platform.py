@@ -29,6 +29,7 @@ class CpuPlatform(Platform):
 
     def __init__(self) -> None:
         self.device = torch.device("cpu")
+        rows.avoid_tiles()
 
     def memory(self) -> Memory:
         host = psutil.virtual_memory()

@@ -2,8 +2,8 @@
 
 Two things in torch break that. First, MKL's float32 product uses other code for few rows, and splits them by threads.
 oneDNN's, which torch uses for bfloat16 anyway, has only one other path, for a single row, and is faster. (If a
-processor lacks instructions for bfloat16, oneDNN's product in that dtype does depend on the number of rows;
-:func:`is_row_invariant` detects that.) Its float32 product gets weights in column-major order: with row-major weights,
+processor lacks instructions for bfloat16, or computes with tiles (AMX), oneDNN's product in that dtype does depend on the
+number of rows: :func:`is_row_invariant` detects that, and :func:`avoid_tiles` keeps oneDNN from tiles.) Its float32 product gets weights in column-major order: with row-major weights,
 torch 2.11 on an Intel Xeon depends on the number of rows too. Second, torch computes exponentials differently in whole
 vectors than after the last whole one, so the result depends on where a thread's share of a tensor begins and ends.
 
@@ -12,6 +12,7 @@ Letters: T rows, K columns, N output features, C channels.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from functools import cache, partial
 from typing import Any
@@ -40,6 +41,21 @@ VECTORS = 64
 """Elements in a whole number of any processor's vectors, in pairs, as torch computes them: twice 32 of 16 bits."""
 
 
+ISA_VARIABLES = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
+"""Names of the variable that oneDNN reads once, before its first product."""
+WITHOUT_TILES = "AVX512_CORE_BF16"
+
+
+def avoid_tiles() -> None:
+    """Keep oneDNN from computing with tiles, if the processor has them, oneDNN has not begun to, and the user did not set
+    what it may use. Products in float32, from weights that are converted for each, would be the only invariant ones
+    otherwise, and take several times as long for few rows.
+    """
+    has_tiles: Callable[[], bool] = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    if has_tiles() and not any(name in os.environ for name in ISA_VARIABLES):
+        os.environ[ISA_VARIABLES[0]] = WITHOUT_TILES
+
+
 def has_onednn() -> bool:
     """Whether this torch has oneDNN, which the float32 product needs."""
     return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
@@ -51,7 +67,8 @@ def linear(x: Tensor, weight: Tensor) -> Tensor:
     rows = flat.shape[0]
     # In float16 the library's own product takes ten times as long as the one in float32, but for a single row.
     if not has_onednn() or (x.dtype == torch.bfloat16 and is_row_invariant(x.dtype, torch.get_num_threads())):
-        out = F.linear(flat if rows == 1 else _pad(flat), weight)
+        # A single row has other bits with large weights, and two rows take no longer.
+        out = F.linear(F.pad(flat, (0, 0, 0, 1)) if rows == 1 else _pad(flat), weight)
     else:
         turned = to_column_major(weight.float())
         out = torch.ops.mkldnn._linear_pointwise(_pad(flat.float()), turned, None, "none", [], "")

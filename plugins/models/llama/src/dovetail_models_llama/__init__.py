@@ -18,7 +18,8 @@ def dovetail_register_models() -> list[ModelCard]:
             naming={
                 "gguf": NamingCard(
                     architectures=("llama", "mistral", "granite"), target="dovetail_models_llama.gguf:NAMING"
-                )
+                ),
+                "mistral": NamingCard(architectures=("dense",), target="dovetail_models_llama.mistral:NAMING"),
             },
         ),
         ModelCard(

@@ -16,6 +16,9 @@ def dovetail_register_models() -> list[ModelCard]:
             config="dovetail_models_mixtral.config:MixtralConfig",
             attention=("sliding",),
             layer_kinds=("linear", "head", "embedding", "experts"),
-            naming={"gguf": NamingCard(architectures=("llama",), target="dovetail_models_mixtral.gguf:NAMING")},
+            naming={
+                "gguf": NamingCard(architectures=("llama",), target="dovetail_models_mixtral.gguf:NAMING"),
+                "mistral": NamingCard(architectures=("moe",), target="dovetail_models_mixtral.mistral:NAMING"),
+            },
         )
     ]
