@@ -46,6 +46,11 @@ Activation = Annotated[
 approximation, ``gelu_quick`` with ``x * sigmoid(1.702 * x)``, ``relu2`` the square of ``relu``.
 """
 
+WINDOW_RULES = ("use_sliding_window", "max_window_layers", "sliding_window_pattern")
+"""Keys that say which layers have a window, where there are no ``layer_types``."""
+WINDOW_KEYS = ("sliding_window", "layer_types", *WINDOW_RULES)
+"""Keys of windows, for ``unread`` of models that have none."""
+
 FEATURES: dict[str, AttentionFeature] = {"chunked_attention": "chunked", "linear_attention": "recurrent"}
 """Layer type → feature of attention, of those for which the window does not decide."""
 
@@ -64,6 +69,9 @@ class DecoderConfig(ModelConfig):
       ``rope_parameters``: ``{"rope_theta": 1e6}``, or an object for each layer type.
 
     - ``partial_rotary``: False for models whose heads are rotated whole. Another factor is refused then.
+
+    - ``bidirectional``: True for models whose layers may also see the tokens after (``is_causal`` of false). Others refuse
+      it.
 
     - ``one_rope``: True for models whose layers all have the same rotary embedding. Several are refused then.
 
@@ -85,6 +93,8 @@ class DecoderConfig(ModelConfig):
     supported_layer_types: ClassVar[tuple[LayerType, ...]] = ("full_attention", "sliding_attention")
     rotary: ClassVar[bool] = True
     rope_defaults: ClassVar[Mapping[str, Any]] = {}
+    if_null: ClassVar[Mapping[str, Any]] = {"is_causal": False}
+    bidirectional: ClassVar[bool] = False
     partial_rotary: ClassVar[bool] = True
     one_rope: ClassVar[bool] = False
     rope_tensors: ClassVar[bool] = False
@@ -105,6 +115,8 @@ class DecoderConfig(ModelConfig):
     ``full_attention`` otherwise; with ``sliding_window_pattern`` n, every nth layer is full, and with
     ``use_sliding_window``, the first ``max_window_layers`` are.
     """
+    is_causal: bool = True
+    """False if every token sees the whole text."""
     rope: dict[str, RopeParameters] = {}
     """Layer type → its rotary embedding; ``""`` for all types that are not a key. :func:`read_rope` makes it of what
     files have.
@@ -181,6 +193,8 @@ class DecoderConfig(ModelConfig):
                 )
         if "sliding_attention" in self.layer_types and self.sliding_window is None:
             raise ValueError("layer_types has 'sliding_attention', and there is no sliding_window")
+        if not self.is_causal and not self.bidirectional:
+            raise ValueError("is_causal is false, which is not supported, only causal attention")
         if self.one_rope and len(set(self.rope.values())) > 1:
             raise ValueError("rotary embeddings that differ between layers are not supported")
         for rope in self.rope.values():

@@ -21,7 +21,6 @@ class QwenMoeConfig(DecoderConfig):
     max_position_embeddings: Positions = 32768
     rms_norm_eps: Epsilon = 1e-6
     use_sliding_window: bool = False
-    is_causal: bool = True
     num_experts: Count
     num_experts_per_tok: Count
     moe_intermediate_size: Size
@@ -39,8 +38,6 @@ class QwenMoeConfig(DecoderConfig):
     @model_validator(mode="after")
     def _check_qwen(self) -> QwenMoeConfig:
         check_routing(self.num_experts, self.num_experts_per_tok, names=("num_experts", "num_experts_per_tok"))
-        if not self.is_causal:
-            raise ValueError("is_causal is false, which is not supported, only causal attention")
         return self
 
     def has_experts(self, layer: int) -> bool:
