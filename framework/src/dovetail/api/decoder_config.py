@@ -75,6 +75,9 @@ class DecoderConfig(ModelConfig):
 
     - ``one_rope``: True for models whose layers all have the same rotary embedding. Several are refused then.
 
+    - ``rope_mscales``: True for models that follow ``short_mscale`` and ``long_mscale`` of a ``longrope``. Others refuse
+      them.
+
     - ``rope_tensors``: True for models that read the lists of a ``longrope`` without them from the checkpoint
       (:meth:`dovetail.nn.Decoder.expect_rope_factors`). For others its lists are required.
     """
@@ -97,6 +100,7 @@ class DecoderConfig(ModelConfig):
     bidirectional: ClassVar[bool] = False
     partial_rotary: ClassVar[bool] = True
     one_rope: ClassVar[bool] = False
+    rope_mscales: ClassVar[bool] = False
     rope_tensors: ClassVar[bool] = False
 
     num_attention_heads: HeadCount
@@ -206,6 +210,8 @@ class DecoderConfig(ModelConfig):
             raise ValueError(f"partial_rotary_factor {rope.partial_rotary_factor} is not supported, only 1")
         if rope.rope_type == "longrope" and rope.long_factor is None and not self.rope_tensors:
             raise ValueError("the rotary embedding of the type 'longrope' lacks long_factor and short_factor")
+        if not self.rope_mscales and (rope.short_mscale, rope.long_mscale) != (None, None):
+            raise ValueError("short_mscale and long_mscale of the rotary embedding are not supported")
         channels = _rotated(self.head_dim, rope)
         if channels == 0 or channels % 2:
             part = f" times the partial_rotary_factor {rope.partial_rotary_factor}" if channels != self.head_dim else ""

@@ -85,6 +85,7 @@ def test_null_key_value_heads_are_as_many_as_heads() -> None:
         ("phimoe", {**EXPERTS, "num_experts_per_tok": 1}, "num_experts_per_tok is 1, wanted 2"),
         ("phimoe", {**EXPERTS, "num_local_experts": 1}, "num_experts_per_tok is 2, more than num_local_experts"),
         ("phimoe", {**EXPERTS, "partial_rotary_factor": 0.5}, "partial_rotary_factor 0.5 is not supported"),
+        ("phi3", {"rope_scaling": LONGROPE | MSCALES}, "short_mscale and long_mscale of the rotary embedding"),
         ("phimoe", {**EXPERTS, "rope_scaling": LONGROPE}, "'longrope' lacks long_mscale or short_mscale"),
         ("phimoe", {**EXPERTS, "rope_scaling": {"type": "linear", "factor": 2.0}}, "'linear' is not supported"),
     ],

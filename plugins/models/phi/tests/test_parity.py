@@ -57,6 +57,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "phi3, grouped": ("phi3", {"num_key_value_heads": 2, "tie_word_embeddings": True}),
     "phi3, wide heads": ("phi3", {"head_dim": 24, "hidden_act": "gelu", "rms_norm_eps": 1e-2}),
     "phi3, window": ("phi3", {"sliding_window": 23, "rope_theta": 500.0}),
+    "phi3, window, and keys of others": ("phi3", {"sliding_window": 23, "use_sliding_window": False}),
     "phi3, a part is rotated": ("phi3", {"partial_rotary_factor": 0.75, "num_key_value_heads": 1}),
     "phi3, long": ("phi3", longrope()),
     "phi3, short": ("phi3", longrope(original=128)),

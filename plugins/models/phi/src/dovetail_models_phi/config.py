@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from dovetail.api import Activation, DecoderConfig, Epsilon, LayerType, Positions, check_routing
+from dovetail.api import WINDOW_RULES, Activation, DecoderConfig, Epsilon, LayerType, Positions, check_routing
 
 ExpertCount = Annotated[int, Field(gt=0, le=4096)]
 Noise = Annotated[float, Field(ge=0, le=2.0**27)]
@@ -37,9 +37,10 @@ class PhiConfig(DecoderConfig):
 
 class LongDecoderConfig(DecoderConfig):
     """What Phi-3 and Phi-3.5-MoE have in common: rotary embeddings with a list of divisors for short contexts, and one for
-    long ones, or without scaling.
+    long ones, or without scaling. All layers have the window, or none.
     """
 
+    unread: ClassVar[tuple[str, ...]] = ("layer_types", *WINDOW_RULES)
     one_rope: ClassVar[bool] = True
     rope_tensors: ClassVar[bool] = True
 
@@ -73,6 +74,7 @@ class PhimoeConfig(LongDecoderConfig):
     if_missing: ClassVar[dict[str, Any]] = {"num_key_value_heads": 8}
     rope_defaults: ClassVar[dict[str, Any]] = {"rope_theta": 1e6}
     partial_rotary: ClassVar[bool] = False
+    rope_mscales: ClassVar[bool] = True
 
     max_position_embeddings: Positions = 131072
     attention_bias: Bias = False
