@@ -69,7 +69,9 @@ def test_a_window_as_long_as_the_context_is_none() -> None:
 
 
 def test_the_first_files_name_another_activation_than_they_mean() -> None:
-    GemmaConfig.model_validate({**TINY, "hidden_act": "gelu", "hidden_activation": None})
+    assert GemmaConfig.model_validate({**TINY, "hidden_act": "gelu", "hidden_activation": None}).hidden_act == "gelu_tanh"
+    assert GemmaConfig.model_validate({**TINY, "hidden_activation": "relu"}).hidden_act == "gelu_tanh"
+    assert Gemma2Config.model_validate({**TINY, "hidden_act": "relu"}).hidden_act == "gelu_tanh"
 
 
 @pytest.mark.parametrize(
@@ -77,8 +79,9 @@ def test_the_first_files_name_another_activation_than_they_mean() -> None:
     [
         ({"num_key_value_heads": 3}, "not a multiple of num_key_value_heads 3"),
         ({"head_dim": 11}, "head_dim 11"),
-        ({"hidden_activation": "silu"}, "'silu'"),
-        ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "'linear'"),
+        ({"hidden_activation": "mish"}, "'mish'"),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor 0.5 is not supported"),
+        ({"is_causal": False}, "is_causal is false"),
         ({"use_bidirectional_attention": True}, "use_bidirectional_attention is not supported"),
         ({"layer_types": ["full_attention"]}, "layer_types has 1 entries"),
         ({"layer_types": ["full_attention", "chunked_attention"]}, "'chunked_attention'"),

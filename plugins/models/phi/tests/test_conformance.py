@@ -75,7 +75,7 @@ def test_null_key_value_heads_are_as_many_as_heads() -> None:
         ("phi", {"num_attention_heads": 5}, "hidden_size 48 .* 5"),
         ("phi", {"num_key_value_heads": 3}, "not a multiple of num_key_value_heads 3"),
         ("phi", {"hidden_act": "mish"}, "'mish'"),
-        ("phi", {"rope_scaling": {"type": "linear", "factor": 2.0}}, "'linear'"),
+        ("phi", {"rope_scaling": {"type": "longrope"}}, "lacks long_factor and short_factor"),
         ("phi", {"partial_rotary_factor": 0.25}, "is 3"),
         ("phi", {"sliding_window": 9}, "'sliding_attention'"),
         ("phi", {"intermediate_size": None}, "intermediate_size: is missing"),

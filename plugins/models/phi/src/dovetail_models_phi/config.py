@@ -23,16 +23,11 @@ class PhiConfig(DecoderConfig):
 
     supported_layer_types: ClassVar[tuple[LayerType, ...]] = ("full_attention",)
     rope_defaults: ClassVar[dict[str, Any]] = {"partial_rotary_factor": 0.5}
+    one_rope: ClassVar[bool] = True
 
     hidden_act: Activation = "gelu_tanh"
     layer_norm_eps: Epsilon = 1e-5
     qk_layernorm: bool = False
-
-    @model_validator(mode="after")
-    def _check_phi(self) -> PhiConfig:
-        if (kind := self.rope_for(0).rope_type) != USUAL:
-            raise ValueError(f"the rotary embedding {kind!r} is not supported, only one without scaling")
-        return self
 
 
 class LongDecoderConfig(DecoderConfig):
