@@ -75,6 +75,10 @@ class DecoderConfig(ModelConfig):
 
     - ``one_rope``: True for models whose layers all have the same rotary embedding. Several are refused then.
 
+    - ``rope_by_type``: True for models whose ``rope_parameters`` are an object for each layer type. What does not say of
+      which layers it is is refused, and what their original reads otherwise in such objects: a scaling that only has a
+      ``type``, and a ``truncate`` of false.
+
     - ``rope_mscales``: True for models that follow ``short_mscale`` and ``long_mscale`` of a ``longrope``. Others refuse
       them.
 
@@ -100,6 +104,7 @@ class DecoderConfig(ModelConfig):
     bidirectional: ClassVar[bool] = False
     partial_rotary: ClassVar[bool] = True
     one_rope: ClassVar[bool] = False
+    rope_by_type: ClassVar[bool] = False
     rope_mscales: ClassVar[bool] = False
     rope_tensors: ClassVar[bool] = False
 
@@ -156,6 +161,8 @@ class DecoderConfig(ModelConfig):
         named = isinstance(types, (list, tuple)) and all(isinstance(kind, str) for kind in types)
         head_dim = data.get("head_dim")
         readable = cls.rotary and named and _is_count(head_dim) and head_dim <= MAX_HEAD_DIM
+        if cls.rope_by_type:
+            _check_types_of_rope(data)
         data["rope"] = read_rope(data, types, cls.rope_defaults) if readable else {}
         return data
 
@@ -210,6 +217,8 @@ class DecoderConfig(ModelConfig):
             raise ValueError(f"partial_rotary_factor {rope.partial_rotary_factor} is not supported, only 1")
         if rope.rope_type == "longrope" and rope.long_factor is None and not self.rope_tensors:
             raise ValueError("the rotary embedding of the type 'longrope' lacks long_factor and short_factor")
+        if self.rope_by_type and not rope.truncate:
+            raise ValueError("truncate of the rotary embedding is false, which is not supported, only true")
         if not self.rope_mscales and (rope.short_mscale, rope.long_mscale) != (None, None):
             raise ValueError("short_mscale and long_mscale of the rotary embedding are not supported")
         channels = _rotated(self.head_dim, rope)
@@ -274,6 +283,16 @@ class DecoderConfig(ModelConfig):
         """One entry for each distinct kind of attention layer, from :meth:`attention_features`."""
         kinds = dict.fromkeys(map(self.attention_features, range(self.num_hidden_layers)))
         return tuple(AttentionRequirement(features=features, head_dim=self.head_dim) for features in kinds)
+
+
+def _check_types_of_rope(data: Mapping[str, Any]) -> None:
+    whole, scaling = data.get("rope_parameters"), data.get("rope_scaling")
+    if isinstance(whole, Mapping) and whole and not any(isinstance(value, Mapping) for value in whole.values()):
+        raise ValueError(
+            "rope_parameters does not say of which layers it is: wanted an object for each of full_attention and sliding_attention"
+        )
+    if isinstance(scaling, Mapping) and "type" in scaling and "rope_type" not in scaling:
+        raise ValueError("rope_scaling has a type and no rope_type, wanted rope_type")
 
 
 def every_nth_full(n: Any, layers: int) -> tuple[LayerType, ...]:

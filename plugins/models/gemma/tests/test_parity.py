@@ -127,6 +127,7 @@ PATTERN = {"num_hidden_layers": 4, "sliding_window": 9, "sliding_window_pattern"
         {"query_pre_attn_scalar": 5, "tie_word_embeddings": False, "attention_bias": True},
         {
             "final_logit_softcapping": 5.0,
+            "attn_logit_softcapping": 3.0,  # which no layer follows
             "sliding_window": 9,
             "layer_types": ["full_attention", "sliding_attention"] * 2,
             "num_hidden_layers": 4,

@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field
 
 from dovetail.api import (
+    WINDOW_RULES,
     Activation,
     AttentionFeature,
     DecoderConfig,
@@ -60,7 +61,7 @@ class GemmaConfig(DecoderConfig):
 class Gemma2Config(GemmaConfig):
     """Keys of Gemma2Config in transformers, with their defaults."""
 
-    unread: ClassVar[tuple[str, ...]] = ()
+    unread: ClassVar[tuple[str, ...]] = WINDOW_RULES
     if_missing: ClassVar[dict[str, Any]] = {
         "sliding_window": 4096,
         "attn_logit_softcapping": 50.0,
@@ -92,7 +93,9 @@ class Gemma2Config(GemmaConfig):
 class Gemma3Config(Gemma2Config):
     """Keys of Gemma3TextConfig in transformers, with their defaults."""
 
+    unread: ClassVar[tuple[str, ...]] = ("attn_logit_softcapping", "use_sliding_window", "max_window_layers")
     one_rope: ClassVar[bool] = False
+    rope_by_type: ClassVar[bool] = True
     if_missing: ClassVar[dict[str, Any]] = {"sliding_window": 4096}
     rope_defaults: ClassVar[dict[str, Any]] = {FULL: {"rope_theta": 1e6}, SLIDING: {"rope_theta": 1e4}}
 

@@ -15,9 +15,13 @@ def dovetail_register_models() -> list[ModelCard]:
     return [
         llama.model_copy(update={"architectures": (*llama.architectures, "LLaMAForCausalLM")}),
         *others,
-        *_cards("Mistral", "Mistral, with its sliding window; e5-mistral", ("mistral", "llama"), attention=("sliding",)),
+        *_cards(
+            "Mistral", "Mistral, with its sliding window; e5-mistral", ("mistral", "llama"), attention=("sliding",)
+        ),
         *_cards("Granite", "Granite, with its four multipliers", forms=("ForCausalLM", "Model")),
-        *_cards("SmolLM3", "SmolLM 3: layers without rotary embeddings between those with them", attention=("sliding",)),
+        *_cards(
+            "SmolLM3", "SmolLM 3: layers without rotary embeddings between those with them", attention=("sliding",)
+        ),
     ]
 
 

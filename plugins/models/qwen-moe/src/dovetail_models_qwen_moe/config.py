@@ -47,6 +47,7 @@ class QwenMoeConfig(DecoderConfig):
 class Qwen2MoeConfig(QwenMoeConfig):
     """Keys of Qwen2MoeConfig in transformers, with their defaults."""
 
+    unread: ClassVar[tuple[str, ...]] = ("sliding_window_pattern",)
     if_missing: ClassVar[dict[str, Any]] = {"sliding_window": 4096, "num_key_value_heads": 16}
 
     num_experts: Count = 60
@@ -69,22 +70,10 @@ class Qwen2MoeConfig(QwenMoeConfig):
 class Qwen3MoeConfig(QwenMoeConfig):
     """Keys of Qwen3MoeConfig in transformers, with their defaults. Either all layers have the window or none."""
 
+    unread: ClassVar[tuple[str, ...]] = ("layer_types", "max_window_layers", "sliding_window_pattern")
     if_missing: ClassVar[dict[str, Any]] = {"sliding_window": 4096, "num_key_value_heads": 4}
 
     num_experts: Count = 128
     num_experts_per_tok: Count = 8
     moe_intermediate_size: Size = 768
     attention_bias: bool = False
-
-    @classmethod
-    def prepare(cls, data: dict[str, Any]) -> dict[str, Any]:
-        data.pop("max_window_layers", None)  # which published files have, and no layer follows
-        return super().prepare(data)
-
-    @model_validator(mode="after")
-    def _check_windows(self) -> Qwen3MoeConfig:
-        if self.sliding_window is not None and set(self.layer_types) != {"sliding_attention"}:
-            raise ValueError(
-                "use_sliding_window is true and layer_types leaves out layers: all have the window, or none"
-            )
-        return self

@@ -12,6 +12,7 @@ from dovetail.api import AttentionFeature, DecoderConfig, Epsilon, HeadDim, Posi
 class Qwen2Config(DecoderConfig):
     """Keys of Qwen2Config in transformers, with their defaults."""
 
+    unread: ClassVar[tuple[str, ...]] = ("sliding_window_pattern",)
     if_missing: ClassVar[dict[str, Any]] = {"sliding_window": 4096, "num_key_value_heads": 32}
     partial_rotary: ClassVar[bool] = False
     bidirectional: ClassVar[bool] = True
