@@ -56,7 +56,7 @@ ONE: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     ),
     "a length inside and beside": (
         {"rope_scaling": {"type": "su", **LISTS, LENGTH: 2048.0}, LENGTH: 4096},
-        {"rope_type": "longrope", **LISTS, LENGTH: 2048},
+        {"rope_type": "longrope", **LISTS, LENGTH: 4096},
     ),
     "a length, and nothing that needs it": ({LENGTH: 4096, **THETA}, THETA),
     "the newer object": ({"rope_parameters": {**X4, **THETA}}, {**X4, **THETA}),

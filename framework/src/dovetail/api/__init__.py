@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from dovetail.api.cards_of_decoders import decoder_cards
     from dovetail.api.checkpoint import Checkpoint, LazyTensor, Naming, ResolvedModel, TokenizerParts
     from dovetail.api.config import AttentionRequirement, ModelConfig
-    from dovetail.api.decoder_config import Activation, DecoderConfig, every_nth_full
+    from dovetail.api.decoder_config import WINDOW_KEYS, WINDOW_RULES, Activation, DecoderConfig, every_nth_full
     from dovetail.api.errors import (
         CheckpointError,
         ConfigError,
@@ -87,6 +87,8 @@ __all__ = [
     "PROJECT",
     "REFERENCE",
     "TUNED",
+    "WINDOW_KEYS",
+    "WINDOW_RULES",
     "Activation",
     "AttentionCard",
     "AttentionFeature",
@@ -252,6 +254,8 @@ _WHERE = {
     "GGUFNaming": "gguf_naming",
     "decoder_cards": "cards_of_decoders",
     "every_nth_full": "decoder_config",
+    "WINDOW_KEYS": "decoder_config",
+    "WINDOW_RULES": "decoder_config",
     "MAX_LAYERS": "bounds",
     "TableNaming": "naming",
     "rotary_halves": "naming",

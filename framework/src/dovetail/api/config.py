@@ -95,13 +95,19 @@ class ModelConfig(DocumentedModel):
     besides; those of its bases stay. A value under the field's own name wins.
 
     The class attribute ``if_missing`` has values of keys that a file lacks, for models in whose files null means something
-    else than no key.
+    else than no key. ``if_null`` has those of keys that are null, where null is another value than the default; those of
+    its bases stay.
+
+    The class attribute ``unread`` names keys that mean something to other models and nothing to this one. They are as if
+    the file did not have them.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=(), strict=True, allow_inf_nan=False)
 
     aliases: ClassVar[Mapping[str, str]] = ALIASES
     if_missing: ClassVar[Mapping[str, Any]] = {}
+    if_null: ClassVar[Mapping[str, Any]] = {}
+    unread: ClassVar[tuple[str, ...]] = ()
 
     architectures: tuple[str, ...] = Field(default=(), strict=False)
     model_type: str = ""
@@ -129,8 +135,12 @@ class ModelConfig(DocumentedModel):
         aliases: dict[str, str] = {}
         for base in cls.__mro__:  # the most special class first
             aliases = {**aliases, **{k: v for k, v in vars(base).get("aliases", {}).items() if k not in aliases}}
-        merged = merge_text_config(data, aliases)
-        read = {k: integral(v) for k, v in merged.items() if v is not None}
+        nulls: dict[str, Any] = {}
+        for base in reversed(cls.__mro__):
+            nulls |= vars(base).get("if_null", {})
+        merged = {k: v for k, v in merge_text_config(data, aliases).items() if k not in cls.unread}
+        read = {k: integral(nulls.get(k) if v is None else v) for k, v in merged.items()}
+        read = {k: v for k, v in read.items() if v is not None}
         for key, field in aliases.items():
             if key in read and key not in cls.model_fields:
                 read.setdefault(field, read[key])

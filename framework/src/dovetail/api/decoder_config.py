@@ -46,6 +46,11 @@ Activation = Annotated[
 approximation, ``gelu_quick`` with ``x * sigmoid(1.702 * x)``, ``relu2`` the square of ``relu``.
 """
 
+WINDOW_RULES = ("use_sliding_window", "max_window_layers", "sliding_window_pattern")
+"""Keys that say which layers have a window, where there are no ``layer_types``."""
+WINDOW_KEYS = ("sliding_window", "layer_types", *WINDOW_RULES)
+"""Keys of windows, for ``unread`` of models that have none."""
+
 FEATURES: dict[str, AttentionFeature] = {"chunked_attention": "chunked", "linear_attention": "recurrent"}
 """Layer type → feature of attention, of those for which the window does not decide."""
 
@@ -65,7 +70,17 @@ class DecoderConfig(ModelConfig):
 
     - ``partial_rotary``: False for models whose heads are rotated whole. Another factor is refused then.
 
+    - ``bidirectional``: True for models whose layers may also see the tokens after (``is_causal`` of false). Others refuse
+      it.
+
     - ``one_rope``: True for models whose layers all have the same rotary embedding. Several are refused then.
+
+    - ``rope_by_type``: True for models whose ``rope_parameters`` are an object for each layer type. What does not say of
+      which layers it is is refused, and what their original reads otherwise in such objects: a scaling that only has a
+      ``type``, and a ``truncate`` of false.
+
+    - ``rope_mscales``: True for models that follow ``short_mscale`` and ``long_mscale`` of a ``longrope``. Others refuse
+      them.
 
     - ``rope_tensors``: True for models that read the lists of a ``longrope`` without them from the checkpoint
       (:meth:`dovetail.nn.Decoder.expect_rope_factors`). For others its lists are required.
@@ -85,8 +100,12 @@ class DecoderConfig(ModelConfig):
     supported_layer_types: ClassVar[tuple[LayerType, ...]] = ("full_attention", "sliding_attention")
     rotary: ClassVar[bool] = True
     rope_defaults: ClassVar[Mapping[str, Any]] = {}
+    if_null: ClassVar[Mapping[str, Any]] = {"is_causal": False}
+    bidirectional: ClassVar[bool] = False
     partial_rotary: ClassVar[bool] = True
     one_rope: ClassVar[bool] = False
+    rope_by_type: ClassVar[bool] = False
+    rope_mscales: ClassVar[bool] = False
     rope_tensors: ClassVar[bool] = False
 
     num_attention_heads: HeadCount
@@ -105,6 +124,8 @@ class DecoderConfig(ModelConfig):
     ``full_attention`` otherwise; with ``sliding_window_pattern`` n, every nth layer is full, and with
     ``use_sliding_window``, the first ``max_window_layers`` are.
     """
+    is_causal: bool = True
+    """False if every token sees the whole text."""
     rope: dict[str, RopeParameters] = {}
     """Layer type → its rotary embedding; ``""`` for all types that are not a key. :func:`read_rope` makes it of what
     files have.
@@ -140,6 +161,8 @@ class DecoderConfig(ModelConfig):
         named = isinstance(types, (list, tuple)) and all(isinstance(kind, str) for kind in types)
         head_dim = data.get("head_dim")
         readable = cls.rotary and named and _is_count(head_dim) and head_dim <= MAX_HEAD_DIM
+        if cls.rope_by_type:
+            _check_types_of_rope(data)
         data["rope"] = read_rope(data, types, cls.rope_defaults) if readable else {}
         return data
 
@@ -181,6 +204,8 @@ class DecoderConfig(ModelConfig):
                 )
         if "sliding_attention" in self.layer_types and self.sliding_window is None:
             raise ValueError("layer_types has 'sliding_attention', and there is no sliding_window")
+        if not self.is_causal and not self.bidirectional:
+            raise ValueError("is_causal is false, which is not supported, only causal attention")
         if self.one_rope and len(set(self.rope.values())) > 1:
             raise ValueError("rotary embeddings that differ between layers are not supported")
         for rope in self.rope.values():
@@ -192,6 +217,10 @@ class DecoderConfig(ModelConfig):
             raise ValueError(f"partial_rotary_factor {rope.partial_rotary_factor} is not supported, only 1")
         if rope.rope_type == "longrope" and rope.long_factor is None and not self.rope_tensors:
             raise ValueError("the rotary embedding of the type 'longrope' lacks long_factor and short_factor")
+        if self.rope_by_type and not rope.truncate:
+            raise ValueError("truncate of the rotary embedding is false, which is not supported, only true")
+        if not self.rope_mscales and (rope.short_mscale, rope.long_mscale) != (None, None):
+            raise ValueError("short_mscale and long_mscale of the rotary embedding are not supported")
         channels = _rotated(self.head_dim, rope)
         if channels == 0 or channels % 2:
             part = f" times the partial_rotary_factor {rope.partial_rotary_factor}" if channels != self.head_dim else ""
@@ -254,6 +283,16 @@ class DecoderConfig(ModelConfig):
         """One entry for each distinct kind of attention layer, from :meth:`attention_features`."""
         kinds = dict.fromkeys(map(self.attention_features, range(self.num_hidden_layers)))
         return tuple(AttentionRequirement(features=features, head_dim=self.head_dim) for features in kinds)
+
+
+def _check_types_of_rope(data: Mapping[str, Any]) -> None:
+    whole, scaling = data.get("rope_parameters"), data.get("rope_scaling")
+    if isinstance(whole, Mapping) and whole and not any(isinstance(value, Mapping) for value in whole.values()):
+        raise ValueError(
+            "rope_parameters does not say of which layers it is: wanted an object for each of full_attention and sliding_attention"
+        )
+    if isinstance(scaling, Mapping) and "type" in scaling and "rope_type" not in scaling:
+        raise ValueError("rope_scaling has a type and no rope_type, wanted rope_type")
 
 
 def every_nth_full(n: Any, layers: int) -> tuple[LayerType, ...]:

@@ -213,7 +213,7 @@ def read_rope(
 
     - ``type`` for ``rope_type``, ``su`` for ``longrope``, and ``mrope`` for ``default`` with sections.
 
-    What is inside an object wins over what is beside it.
+    What is inside an object wins over what is beside it; but ``original_max_position_embeddings`` beside a flat one wins.
 
     Args:
         data: the configuration.
@@ -227,6 +227,7 @@ def read_rope(
         ValueError: a value is not supported, or nothing is said of a layer type while something is of others.
     """
     own, scalings = (_by_layer_type(data.get(key), key) for key in OBJECTS)
+    given = {*own, *scalings}
     usual = _by_layer_type(defaults, "rope_defaults")
     beside, local = _beside(data), _first(data, LOCAL_THETAS, "rope_theta")
     apart = {*own, *scalings, *usual} - {""} | ({SLIDING} if local else set())
@@ -244,13 +245,14 @@ def read_rope(
         if scaling:
             found = {key: value for key, value in found.items() if key in UNSCALED} | scaling.read()
         found = (model.read() if model else {}) | common | found
+        if LENGTH in common and kind not in apart:
+            found[LENGTH] = common[LENGTH]
         scales = "rope_type" in found and found["rope_type"][0] != "default"
         if not scales and found.get(LENGTH) == common.get(LENGTH):
             found.pop(LENGTH, None)  # it is of no scaling
         origin = scaling or parameters or model
         return _build(found, origin.where if origin else "the rotary embedding")
 
-    given = {*own, *scalings}
     kinds = [kind for kind in dict.fromkeys(layer_types) if kind != "linear_attention"]
     if not kinds:
         kinds = [*sorted(apart), *([""] if not given or "" in given else [])]

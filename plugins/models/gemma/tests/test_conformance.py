@@ -40,7 +40,7 @@ def test_every_claim_of_the_second() -> None:
 
 @pytest.mark.parametrize("card", [GEMMA3, MULTIMODAL, CLASSIFIER], ids=lambda card: card.name)
 def test_every_claim_of_the_third(card: ModelCard) -> None:
-    check_model(card, {**TINY, "sliding_window": 9, "sliding_window_pattern": 2, "attn_logit_softcapping": 3.0})
+    check_model(card, {**TINY, "sliding_window": 9, "sliding_window_pattern": 2})
 
 
 def test_the_text_model_of_a_multimodal_checkpoint() -> None:
@@ -69,7 +69,11 @@ def test_a_window_as_long_as_the_context_is_none() -> None:
 
 
 def test_the_first_files_name_another_activation_than_they_mean() -> None:
-    GemmaConfig.model_validate({**TINY, "hidden_act": "gelu", "hidden_activation": None})
+    assert (
+        GemmaConfig.model_validate({**TINY, "hidden_act": "gelu", "hidden_activation": None}).hidden_act == "gelu_tanh"
+    )
+    assert GemmaConfig.model_validate({**TINY, "hidden_activation": "relu"}).hidden_act == "gelu_tanh"
+    assert Gemma2Config.model_validate({**TINY, "hidden_act": "relu"}).hidden_act == "gelu_tanh"
 
 
 @pytest.mark.parametrize(
@@ -77,8 +81,9 @@ def test_the_first_files_name_another_activation_than_they_mean() -> None:
     [
         ({"num_key_value_heads": 3}, "not a multiple of num_key_value_heads 3"),
         ({"head_dim": 11}, "head_dim 11"),
-        ({"hidden_activation": "silu"}, "'silu'"),
-        ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "'linear'"),
+        ({"hidden_activation": "mish"}, "'mish'"),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor 0.5 is not supported"),
+        ({"is_causal": False}, "is_causal is false"),
         ({"use_bidirectional_attention": True}, "use_bidirectional_attention is not supported"),
         ({"layer_types": ["full_attention"]}, "layer_types has 1 entries"),
         ({"layer_types": ["full_attention", "chunked_attention"]}, "'chunked_attention'"),
@@ -89,3 +94,16 @@ def test_the_first_files_name_another_activation_than_they_mean() -> None:
 def test_what_cannot_be_honoured_is_refused(keys: dict[str, Any], told: str) -> None:
     with pytest.raises(ConfigError, match=told):
         build_model(GEMMA2, {**TINY, **keys}, {})
+
+
+@pytest.mark.parametrize(
+    ("keys", "told"),
+    [
+        ({"rope_parameters": {"rope_type": "default"}}, "rope_parameters does not say of which layers"),
+        ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_scaling has a type and no rope_type"),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 2.0, "truncate": False}}, "truncate of the rotary embedding"),
+    ],
+)
+def test_rotary_embeddings_that_the_third_reads_otherwise_are_refused(keys: dict[str, Any], told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        build_model(GEMMA3, {**TINY, **keys}, {})

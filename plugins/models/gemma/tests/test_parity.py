@@ -29,11 +29,19 @@ BASE: dict[str, Any] = {
 }
 CAPS = {"attn_logit_softcapping": 3.0, "final_logit_softcapping": 5.0, "query_pre_attn_scalar": 16}
 
+YARN = {"rope_type": "yarn", "rope_theta": 300.0, "factor": 4.0, "original_max_position_embeddings": 64}
+
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "1": ("Gemma", {}),
     "1, untied": ("Gemma", {"tie_word_embeddings": False}),
     "1, biases": ("Gemma", {"attention_bias": True}),
     "1, theta": ("Gemma", {"rope_parameters": {"rope_type": "default", "rope_theta": 300.0}}),
+    "1, gelu is its approximation": ("Gemma", {"hidden_act": "gelu"}),
+    "1, relu and linear": (
+        "Gemma",
+        {"hidden_act": "relu", "rope_parameters": {"rope_type": "linear", "rope_theta": 300.0, "factor": 4.0}},
+    ),
+    "2, exact gelu and yarn": ("Gemma2", {**CAPS, "hidden_activation": "gelu", "rope_parameters": YARN}),
     "2": ("Gemma2", {**CAPS, "sliding_window": 37}),
     "2, other scale": ("Gemma2", {**CAPS, "query_pre_attn_scalar": 4}),
     "2, no caps": ("Gemma2", {"attn_logit_softcapping": None, "final_logit_softcapping": None}),
@@ -119,6 +127,7 @@ PATTERN = {"num_hidden_layers": 4, "sliding_window": 9, "sliding_window_pattern"
         {"query_pre_attn_scalar": 5, "tie_word_embeddings": False, "attention_bias": True},
         {
             "final_logit_softcapping": 5.0,
+            "attn_logit_softcapping": 3.0,  # which no layer follows
             "sliding_window": 9,
             "layer_types": ["full_attention", "sliding_attention"] * 2,
             "num_hidden_layers": 4,

@@ -5,12 +5,14 @@ from __future__ import annotations
 import dovetail_models_llama
 import pytest
 import torch
-from dovetail_models_llama.config import LlamaConfig, SmolLM3Config
+from dovetail_models_llama.config import GraniteConfig, LlamaConfig, MistralConfig, SmolLM3Config
 
 from dovetail.api import CheckpointError, ConfigError, ModelCard
 from dovetail.testing import build_model, check_model, check_registration, random_checkpoint, run_tokens
 
-CARD, EMBEDDING, CLASSIFIER, *SMOLLM3 = dovetail_models_llama.dovetail_register_models()
+CARDS = {card.name: card for card in dovetail_models_llama.dovetail_register_models()}
+CARD, MISTRAL, GRANITE = (CARDS[name] for name in ("llama", "mistral", "granite"))
+SMOLLM3 = [card for name, card in CARDS.items() if name.startswith("smollm3")]
 
 TINY = {
     "vocab_size": 61,
@@ -27,21 +29,28 @@ def test_registration() -> None:
     check_registration(dovetail_models_llama)
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {},
-        {"tie_word_embeddings": True, "attention_bias": True, "mlp_bias": True, "head_dim": 20},
-        {"embedding_multiplier": 2.0, "residual_multiplier": 0.5, "attention_multiplier": 0.1, "logits_scaling": 3.0},
-    ],
-)
-def test_every_claim(changes: dict[str, object]) -> None:
-    check_model(CARD, {**TINY, **changes}, {**TINY, **changes, "sliding_window": 9})
+BIASED = {"tie_word_embeddings": True, "attention_bias": True, "mlp_bias": True, "head_dim": 20}
+MULTIPLIED = {
+    "embedding_multiplier": 2.0,
+    "residual_multiplier": 0.5,
+    "attention_multiplier": 0.1,
+    "logits_scaling": 3.0,
+}
 
 
-@pytest.mark.parametrize("card", [EMBEDDING, CLASSIFIER], ids=lambda card: card.name)
-def test_every_claim_of_other_tasks(card: ModelCard) -> None:
-    check_model(card, {**TINY, "num_labels": 3}, {**TINY, "sliding_window": 9})
+@pytest.mark.parametrize("name", ["llama", "llama-embedding", "llama-classifier"])
+def test_every_claim(name: str) -> None:
+    check_model(CARDS[name], {**TINY, "num_labels": 3}, {**TINY, **BIASED})
+
+
+@pytest.mark.parametrize("name", ["mistral", "mistral-embedding", "mistral-classifier"])
+def test_every_claim_with_a_window(name: str) -> None:
+    check_model(CARDS[name], {**TINY, "num_labels": 3}, {**TINY, "sliding_window": 9})
+
+
+@pytest.mark.parametrize("name", ["granite", "granite-embedding"])
+def test_every_claim_with_multipliers(name: str) -> None:
+    check_model(CARDS[name], {**TINY, **MULTIPLIED})
 
 
 @pytest.mark.parametrize("card", SMOLLM3, ids=lambda card: card.name)
@@ -57,6 +66,10 @@ def test_frequency_factors_of_a_checkpoint_are_taken() -> None:
     build_model(CARD, {**TINY, "tie_word_embeddings": True}, tensors)
 
 
+def windowed(**changes: object) -> MistralConfig:
+    return MistralConfig.model_validate({**TINY, **changes})
+
+
 def parsed(**changes: object) -> LlamaConfig:
     return LlamaConfig.model_validate({**TINY, **changes})
 
@@ -64,8 +77,10 @@ def parsed(**changes: object) -> LlamaConfig:
 def test_defaults_follow_from_other_keys() -> None:
     config = parsed(num_key_value_heads=None, head_dim=None)
     assert (config.num_key_value_heads, config.head_dim) == (4, 12)
-    assert parsed(architectures=["GraniteForCausalLM"]).attention_multiplier == 1.0
-    assert parsed().attention_multiplier is None
+    assert GraniteConfig.model_validate(TINY).attention_multiplier == 1.0
+    silent = MistralConfig.model_validate({**TINY, "num_attention_heads": 8, "num_key_value_heads": None})
+    assert (silent.num_key_value_heads, silent.sliding_window) == (8, 4096)
+    assert MistralConfig.model_validate({**TINY, "sliding_window": None}).sliding_window is None
 
 
 @pytest.mark.parametrize(
@@ -89,7 +104,7 @@ def test_rope_keys_of_all_ages(keys: dict[str, object], kind: str, theta: float)
 
 @pytest.mark.parametrize(("window", "kept"), [(None, None), (9, 9), (127, 127), (128, None), (4096, None)])
 def test_a_window_as_long_as_the_context_is_none(window: int | None, kept: int | None) -> None:
-    assert parsed(sliding_window=window).window(0) == kept
+    assert windowed(sliding_window=window).window(0) == kept
 
 
 @pytest.mark.parametrize(
@@ -110,11 +125,8 @@ def test_a_window_as_long_as_the_context_is_none(window: int | None, kept: int |
         ({"rope_scaling": {"rope_type": "yarn"}}, "lacks factor"),
         ({"rope_scaling": {"rope_type": "llama3", "factor": 8}}, "lacks low_freq_factor, high_freq_factor"),
         ({"intermediate_size": None}, "intermediate_size: is missing"),
-        ({"layer_types": ["full_attention", "linear_attention"]}, "layer 1 is of the type 'linear_attention', which"),
-        (
-            {"sliding_window": 9, "rope_local_base_freq": 1e3, "layer_types": ["sliding_attention", "full_attention"]},
-            "rotary embeddings that differ between layers",
-        ),
+        ({"is_causal": False}, "is_causal is false, which is not supported"),
+        ({"is_causal": None}, "is_causal is false, which is not supported"),
     ],
 )
 def test_what_cannot_be_honoured_is_refused(keys: dict[str, object], told: str) -> None:
@@ -161,7 +173,7 @@ def test_lengths_that_scalings_were_made_for(scaling: dict[str, object] | None, 
 
 
 def test_a_window_holds_past_the_length_that_the_file_promises() -> None:
-    assert parsed(sliding_window=128, rope_scaling=LINEAR).window(1) == 128
+    assert windowed(sliding_window=128, rope_scaling=LINEAR).window(1) == 128
 
 
 def test_biases_are_taken_where_the_checkpoint_brings_them() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import dovetail_models_llama
 import pytest
 import torch
-from dovetail_models_llama.config import LlamaConfig, SmolLM3Config
+from dovetail_models_llama.config import GraniteConfig, LlamaConfig, MistralConfig, SmolLM3Config
 from dovetail_models_llama.gguf import NAMING
 
 from dovetail.api import CheckpointError, ConfigError
@@ -87,7 +87,6 @@ def test_config() -> None:
         ({"tied_embeddings": True}, {"tie_word_embeddings": True}),
         ({"llama.attention.head_count_kv": None}, {"num_key_value_heads": 4}),
         ({"llama.attention.key_length": 20, "llama.rope.dimension_count": 20}, {"head_dim": 20}),
-        ({"llama.attention.sliding_window": 9}, {"sliding_window": 9}),
         ({"llama.attention.head_count": [4, 4], "llama.attention.head_count_kv": [2, 2]}, {"num_key_value_heads": 2}),
         ({"llama.attention.sliding_window": 0}, {"sliding_window": None}),
     ],
@@ -97,6 +96,11 @@ def test_config_of_variants(changes: dict[str, Any], found: dict[str, Any]) -> N
     config = LlamaConfig.model_validate(NAMING.config("llama", metadata))
     for key, value in found.items():
         assert getattr(config, key) == value, key
+
+
+def test_files_of_llama_with_a_window_are_of_mistral() -> None:
+    config = MistralConfig.model_validate(NAMING.config("llama", {**METADATA, "llama.attention.sliding_window": 9}))
+    assert (config.architectures, config.sliding_window) == (("MistralForCausalLM",), 9)
 
 
 SCALED, YARN = "llama.rope.scaling.", {"llama.rope.scaling.type": "yarn", "llama.rope.scaling.factor": 4.0}
@@ -159,16 +163,15 @@ def test_lists_of_longrope_are_tensors(most: int, used: str, other: str) -> None
     assert torch.equal(model.rotary.rotaries[0].inverse, plain.rotary.rotaries[0].inverse / 2)
 
 
-@pytest.mark.parametrize("name", ["llama", "granite"])
-def test_multipliers_that_a_file_leaves_out_or_sets_to_0_change_nothing(name: str) -> None:
-    metadata = {key.replace("llama.", f"{name}."): value for key, value in METADATA.items()}
+def test_multipliers_that_a_file_leaves_out_or_sets_to_0_change_nothing() -> None:
+    metadata = {key.replace("llama.", "granite."): value for key, value in METADATA.items()}
     for more in (
         {},
-        {f"{name}.{key}": 0.0 for key in ("embedding_scale", "residual_scale", "attention.scale", "logit_scale")},
+        {f"granite.{key}": 0.0 for key in ("embedding_scale", "residual_scale", "attention.scale", "logit_scale")},
     ):
-        config = LlamaConfig.model_validate(NAMING.config(name, metadata | more))
+        config = GraniteConfig.model_validate(NAMING.config("granite", metadata | more))
         assert (config.embedding_multiplier, config.residual_multiplier, config.logits_scaling) == (1.0, 1.0, 1.0)
-        assert config.attention_multiplier in (None, 12**-0.5)
+        assert config.attention_multiplier == 12**-0.5
 
 
 def test_granite_without_rotary_embeddings_is_refused() -> None:
@@ -186,7 +189,7 @@ def test_config_of_granite() -> None:
     metadata = {key.replace("llama.", "granite."): value for key, value in METADATA.items()}
     scalars = {"embedding_scale": 12.0, "residual_scale": 0.22, "attention.scale": 0.0156, "logit_scale": 8.0}
     metadata |= {f"granite.{key}": value for key, value in scalars.items()}
-    config = LlamaConfig.model_validate(NAMING.config("granite", metadata))
+    config = GraniteConfig.model_validate(NAMING.config("granite", metadata))
     assert config.architectures == ("GraniteForCausalLM",)
     assert (config.embedding_multiplier, config.residual_multiplier) == (12.0, 0.22)
     assert (config.attention_multiplier, config.logits_scaling) == (0.0156, 8.0)

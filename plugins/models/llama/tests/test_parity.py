@@ -12,7 +12,8 @@ from dovetail.testing import build_model, check_parity, run_tokens
 
 transformers = pytest.importorskip("transformers")
 
-CARD, EMBEDDING, CLASSIFIER, *SMOLLM3 = dovetail_register_models()
+CARDS = {card.name: card for card in dovetail_register_models()}
+SMOLLM3 = [card for name, card in CARDS.items() if name.startswith("smollm3")]
 
 BASE: dict[str, Any] = {
     "vocab_size": 97,
@@ -121,24 +122,39 @@ def test_logits_equal_those_of_transformers(case: str) -> None:
     tensors = dict(theirs.state_dict())
     if config["tie_word_embeddings"]:
         del tensors["lm_head.weight"]  # as saved checkpoints have it
-    model, ctx = build_model(CARD, config, tensors, max_tokens=len(tokens))
+    model, ctx = build_model(CARDS[family.lower()], config, tensors, max_tokens=len(tokens))
     for chunks in (None, 64, [1, 130, 1, 1, 67]):
         torch.testing.assert_close(run_tokens(model, ctx, tokens.tolist(), chunks), wanted, rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["LlamaModel", "MistralModel"])
+KEYS_OF_OTHERS = {
+    "sliding_window": 9,
+    "use_sliding_window": True,
+    "max_window_layers": 1,
+    "embedding_multiplier": 3.0,
+    "residual_multiplier": 0.5,
+    "attention_multiplier": 0.3,
+    "logits_scaling": 3.0,
+}
+
+
+def test_keys_that_only_other_models_have_change_nothing() -> None:
+    mixed = {"layer_types": ["sliding_attention", "full_attention", "full_attention"]}
+    check_parity(CARDS["llama"], {**SMALL, **KEYS_OF_OTHERS, **mixed})
+    check_parity(CARDS["mistral"], {**SMALL, **KEYS_OF_OTHERS, "use_sliding_window": False, **mixed})
+    check_parity(CARDS["granite"], {**SMALL, **KEYS_OF_OTHERS, **mixed})
+
+
+@pytest.mark.parametrize("name", ["llama", "mistral", "granite"])
 def test_hidden_states_without_a_head(name: str) -> None:
-    check_parity(EMBEDDING, {"architectures": [name], **SMALL})
+    check_parity(CARDS[f"{name}-embedding"], SMALL)
 
 
 @pytest.mark.parametrize("labels", [1, 5])
 def test_labels(labels: int) -> None:
-    check_parity(CLASSIFIER, {**SMALL, "num_labels": labels})
-    with_names = {
-        "architectures": ["MistralForSequenceClassification"],
-        "id2label": {str(i): f"L{i}" for i in range(labels)},
-    }
-    check_parity(CLASSIFIER, {**SMALL, **with_names, "sliding_window": 9})
+    check_parity(CARDS["llama-classifier"], {**SMALL, "num_labels": labels})
+    with_names = {"id2label": {str(i): f"L{i}" for i in range(labels)}}
+    check_parity(CARDS["mistral-classifier"], {**SMALL, **with_names, "sliding_window": 9})
 
 
 PUBLISHED = {

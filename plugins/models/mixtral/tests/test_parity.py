@@ -34,6 +34,11 @@ CASES: dict[str, dict[str, Any]] = {
     "one of eight": {"num_local_experts": 8, "num_experts_per_tok": 1},
     "all of three": {"num_local_experts": 3, "num_experts_per_tok": 3},
     "window": {"sliding_window": 37},
+    "window, and keys of others": {
+        "sliding_window": 37,
+        "use_sliding_window": False,
+        "layer_types": ["full_attention"] * 3,
+    },
     "tied": {"tie_word_embeddings": True},
     "wide heads": {"head_dim": 48},
     "theta": {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4}},

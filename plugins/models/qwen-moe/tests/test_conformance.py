@@ -85,8 +85,6 @@ def test_windows(keys: dict[str, Any], second: tuple[int | None, ...], third: tu
         ({"decoder_sparse_step": 0}, "decoder_sparse_step"),
         ({"mlp_only_layers": ["first"]}, "mlp_only_layers"),
         ({"is_causal": False}, "is_causal is false, which is not supported"),
-        ({**WINDOW, "layer_types": ["sliding_attention", "full_attention"]}, "all have the window, or none"),
-        ({"layer_types": ["sliding_attention"] * 2}, "there is no sliding_window"),
         ({"use_sliding_window": 1}, "use_sliding_window"),
         ({"intermediate_size": None}, "intermediate_size: is missing"),
     ],

@@ -88,6 +88,7 @@ def test_what_only_one_of_them_has() -> None:
     check_parity(CARDS["qwen2-moe"], {**SMALL, **SHARED, **WINDOW, "layer_types": mixed})
     check_parity(CARDS["qwen2-moe"], {**SMALL, **SHARED, "qkv_bias": False})
     check_parity(CARDS["qwen3-moe"], {**SMALL, "attention_bias": True})
+    check_parity(CARDS["qwen3-moe"], {**SMALL, **WINDOW, "layer_types": mixed})  # which no layer follows
 
 
 @pytest.mark.parametrize("name", BOTH)

@@ -29,6 +29,7 @@ LENGTH = {"original_max_position_embeddings": 16}
 CASES: dict[str, dict[str, Any]] = {
     "usual": {},
     "published": {"sliding_window": 23, "rope_theta": 500.0, "mlp_type": "default", "norm_type": "layer_norm"},
+    "window, and keys of others": {"sliding_window": 23, "use_sliding_window": False, "sliding_window_pattern": 2},
     "untied, no biases": {"tie_word_embeddings": False, "use_bias": False},
     "every head its own": {"num_key_value_heads": 4, "hidden_act": "gelu", "norm_epsilon": 1e-2},
     "wide heads": {"head_dim": 24},

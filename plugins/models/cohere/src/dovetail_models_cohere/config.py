@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from dovetail.api import DecoderConfig, Epsilon, Positions, every_nth_full
+from dovetail.api import WINDOW_KEYS, DecoderConfig, Epsilon, Positions, every_nth_full
 
 Multiplier = Annotated[float, Field(gt=0, le=2.0**27)]
 
@@ -15,6 +15,7 @@ Multiplier = Annotated[float, Field(gt=0, le=2.0**27)]
 class CohereConfig(DecoderConfig):
     """Keys of CohereConfig in transformers, with their defaults. No layer has a window."""
 
+    unread: ClassVar[tuple[str, ...]] = WINDOW_KEYS
     rope_defaults: ClassVar[dict[str, Any]] = {"rope_theta": 500000.0}
     partial_rotary: ClassVar[bool] = False
 
@@ -25,25 +26,15 @@ class CohereConfig(DecoderConfig):
     logit_scale: Multiplier = 0.0625
     use_qk_norm: bool = False
 
-    @classmethod
-    def prepare(cls, data: dict[str, Any]) -> dict[str, Any]:
-        for key in ("sliding_window", "layer_types"):
-            data.pop(key, None)
-        return super().prepare(data)
-
 
 class Cohere2Config(CohereConfig):
     """Keys of Cohere2Config in transformers, with their defaults. Layers with the window have rotary embeddings, and
     the others have no positions.
     """
 
+    unread: ClassVar[tuple[str, ...]] = ("use_qk_norm", "head_dim", "use_sliding_window", "max_window_layers")
     rope_defaults: ClassVar[dict[str, Any]] = {}
     if_missing: ClassVar[dict[str, Any]] = {"sliding_window": 4096}
-
-    @classmethod
-    def prepare(cls, data: dict[str, Any]) -> dict[str, Any]:
-        data["use_qk_norm"] = False  # which no layer reads here
-        return super(CohereConfig, cls).prepare(data)
 
     @classmethod
     def usual_layer_types(cls, data: Mapping[str, Any], layers: int) -> Iterable[str]:

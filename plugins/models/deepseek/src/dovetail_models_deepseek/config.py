@@ -30,8 +30,7 @@ class LatentConfig(DecoderConfig):
 
     aliases: ClassVar[dict[str, str]] = {"num_experts": "n_routed_experts", "num_local_experts": "n_routed_experts"}
     supported_layer_types: ClassVar[tuple[LayerType, ...]] = ("full_attention",)
-    nulls: ClassVar[dict[str, Any]] = {"q_lora_rank": 0}
-    """Keys whose null is another value than the default."""
+    if_null: ClassVar[dict[str, Any]] = {"q_lora_rank": 0}
 
     rms_norm_eps: Epsilon = 1e-6
     attention_bias: bool = False
@@ -55,13 +54,6 @@ class LatentConfig(DecoderConfig):
     first_k_dense_replace: int = Field(ge=0)
     moe_layer_freq: int = Field(default=1, gt=0)
     rope_interleave: bool = True
-
-    @model_validator(mode="before")
-    @classmethod
-    def _read_nulls(cls, data: Any) -> Any:
-        if not isinstance(data, dict):
-            return data
-        return data | {key: value for key, value in cls.nulls.items() if key in data and data[key] is None}
 
     @classmethod
     def prepare(cls, data: dict[str, Any]) -> dict[str, Any]:
@@ -132,7 +124,7 @@ class DeepseekV2Config(LatentConfig):
 class DeepseekV3Config(LatentConfig):
     """Keys of DeepseekV3Config in transformers, with their defaults, and those that published files have besides."""
 
-    nulls: ClassVar[dict[str, Any]] = {"q_lora_rank": 0, "norm_topk_prob": False, "rope_interleave": False}
+    if_null: ClassVar[dict[str, Any]] = {"norm_topk_prob": False, "rope_interleave": False}
 
     max_position_embeddings: Positions = 4096
     moe_intermediate_size: Size = 2048

@@ -14,6 +14,7 @@ class FalconConfig(DecoderConfig):
     """Keys of FalconConfig in transformers, with their defaults."""
 
     aliases: ClassVar[Mapping[str, str]] = {"activation": "hidden_act", "n_embed": "hidden_size"}
+    if_null: ClassVar[dict[str, Any]] = {"multi_query": False, "parallel_attn": False}
     supported_layer_types: ClassVar[tuple[LayerType, ...]] = ("full_attention",)
     partial_rotary: ClassVar[bool] = False
 
@@ -29,15 +30,6 @@ class FalconConfig(DecoderConfig):
     """2: attention and MLP each have a norm. The new architecture has them where the file is silent."""
     mlp_norm: Literal["ln_mlp", "input_layernorm"] = "ln_mlp"
     """Checkpoint name of the MLP's norm where attention has another; GGUF files have the name of the only one."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _read_falcon(cls, data: Any) -> Any:
-        # Null means false, and only a key that is missing means the default, which is true.
-        if not isinstance(data, dict):
-            return data
-        unset = [key for key in ("multi_query", "parallel_attn") if key in data and data[key] is None]
-        return {**data, **dict.fromkeys(unset, False)}
 
     @classmethod
     def prepare(cls, data: dict[str, Any]) -> dict[str, Any]:

@@ -30,7 +30,7 @@ def dovetail_register_models() -> list[ModelCard]:
             architectures=("Gemma3ForCausalLM",),
             target="dovetail_models_gemma.model:GemmaForCausalLM",
             config="dovetail_models_gemma.config:Gemma3Config",
-            attention=("sliding", "softcap"),
+            attention=("sliding",),
             naming={"gguf": NamingCard(architectures=("gemma3",), target="dovetail_models_gemma.gguf:NAMING_3")},
         ),
         ModelCard(
@@ -39,7 +39,7 @@ def dovetail_register_models() -> list[ModelCard]:
             architectures=("Gemma3ForConditionalGeneration",),
             target="dovetail_models_gemma.model:Gemma3ForConditionalGeneration",
             config="dovetail_models_gemma.config:Gemma3Config",
-            attention=("sliding", "softcap"),
+            attention=("sliding",),
         ),
         ModelCard(
             name="gemma3-classifier",
@@ -48,7 +48,7 @@ def dovetail_register_models() -> list[ModelCard]:
             target="dovetail_models_gemma.model:GemmaForSequenceClassification",
             config="dovetail_models_gemma.config:Gemma3Config",
             tasks=("classify",),
-            attention=("sliding", "softcap"),
+            attention=("sliding",),
             layer_kinds=("linear", "embedding"),
         ),
     ]

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, ClassVar
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from dovetail.api import (
+    WINDOW_RULES,
     Activation,
     AttentionFeature,
     DecoderConfig,
@@ -15,21 +16,19 @@ from dovetail.api import (
     HeadDim,
     Positions,
     every_nth_full,
-    quote_foreign,
 )
 
 Positive = Annotated[float, Field(gt=0, le=2.0**27)]
 
-TANH = ("gelu", "gelu_pytorch_tanh", "gelu_tanh", "gelu_new")
-"""Names of the one activation that Gemma has. Old files write ``gelu`` and mean this one too."""
 FULL, SLIDING = "full_attention", "sliding_attention"
 
 
 class GemmaConfig(DecoderConfig):
     """Keys of GemmaConfig in transformers, with their defaults."""
 
-    scaled: ClassVar[bool] = False
-    """Whether rotary embeddings may be scaled, and may differ between layers."""
+    unread: ClassVar[tuple[str, ...]] = ("hidden_activation",)
+    partial_rotary: ClassVar[bool] = False
+    one_rope: ClassVar[bool] = True
 
     head_dim: HeadDim = 256
     hidden_act: Activation = "gelu_tanh"
@@ -41,23 +40,17 @@ class GemmaConfig(DecoderConfig):
 
     @classmethod
     def prepare(cls, data: dict[str, Any]) -> dict[str, Any]:
-        activation = data.get("hidden_activation") or data.get("hidden_act") or TANH[0]
-        if activation not in TANH:
-            raise ValueError(f"the activation {quote_foreign(activation)} is not supported, only {', '.join(TANH)}")
         if data.get("use_bidirectional_attention"):
             raise ValueError("use_bidirectional_attention is not supported, only causal attention")
-        data["hidden_act"] = "gelu_tanh"
+        data["hidden_act"] = cls.activation(data)
         data.setdefault("head_dim", 256)
         return super().prepare(data)
 
-    @model_validator(mode="after")
-    def _check_gemma(self) -> GemmaConfig:
-        if self.scaled:
-            return self
-        kinds = {self.rope_for(layer) for layer in range(self.num_hidden_layers)}
-        if len(kinds) > 1 or (kind := self.rope_for(0)).rope_type != "default":
-            raise ValueError(f"the rotary embedding {kind.rope_type!r} is not supported, only one without scaling")
-        return self
+    @classmethod
+    def activation(cls, data: Mapping[str, Any]) -> Any:
+        """Old files write ``gelu``, and mean its approximation."""
+        name = data.get("hidden_act", "gelu_tanh")
+        return "gelu_tanh" if name == "gelu" else name
 
     @property
     def scale(self) -> float:
@@ -68,6 +61,7 @@ class GemmaConfig(DecoderConfig):
 class Gemma2Config(GemmaConfig):
     """Keys of Gemma2Config in transformers, with their defaults."""
 
+    unread: ClassVar[tuple[str, ...]] = WINDOW_RULES
     if_missing: ClassVar[dict[str, Any]] = {
         "sliding_window": 4096,
         "attn_logit_softcapping": 50.0,
@@ -77,6 +71,11 @@ class Gemma2Config(GemmaConfig):
     """Scores are divided by its square root."""
     attn_logit_softcapping: Positive | None = None
     final_logit_softcapping: Positive | None = None
+
+    @classmethod
+    def activation(cls, data: Mapping[str, Any]) -> Any:
+        """Only this key says it."""
+        return data.get("hidden_activation", "gelu_tanh")
 
     @classmethod
     def usual_layer_types(cls, data: Mapping[str, Any], layers: int) -> Iterable[str]:
@@ -94,7 +93,9 @@ class Gemma2Config(GemmaConfig):
 class Gemma3Config(Gemma2Config):
     """Keys of Gemma3TextConfig in transformers, with their defaults."""
 
-    scaled = True
+    unread: ClassVar[tuple[str, ...]] = ("attn_logit_softcapping", "use_sliding_window", "max_window_layers")
+    one_rope: ClassVar[bool] = False
+    rope_by_type: ClassVar[bool] = True
     if_missing: ClassVar[dict[str, Any]] = {"sliding_window": 4096}
     rope_defaults: ClassVar[dict[str, Any]] = {FULL: {"rope_theta": 1e6}, SLIDING: {"rope_theta": 1e4}}
 

@@ -52,7 +52,6 @@ class Gemma3Naming(GemmaNaming):
             "query_pre_attn_scalar": config["hidden_size"] / config["num_attention_heads"]
             if largest
             else config["head_dim"],
-            "attn_logit_softcapping": keys.get("attn_logit_softcapping"),
             "final_logit_softcapping": keys.get("final_logit_softcapping"),
         }
 

@@ -34,7 +34,7 @@ def make_block(c: GemmaConfig, ctx: Context, name: str, layer: int) -> PreNormBl
         make(f"{name}.input_layernorm"),
         attention,
         make(f"{name}.pre_feedforward_layernorm" if second else f"{name}.post_attention_layernorm"),
-        GatedMLP(ctx, f"{name}.mlp", c.hidden_size, c.intermediate_size, activation="gelu_tanh"),
+        GatedMLP(ctx, f"{name}.mlp", c.hidden_size, c.intermediate_size, activation=c.hidden_act),
         attended_norm=make(f"{name}.post_attention_layernorm") if second else None,
         out_norm=make(f"{name}.post_feedforward_layernorm") if second else None,
     )

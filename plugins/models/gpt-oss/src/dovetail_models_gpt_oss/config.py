@@ -7,7 +7,15 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, model_validator
 
-from dovetail.api import AttentionFeature, DecoderConfig, Epsilon, Positions, check_routing, every_nth_full
+from dovetail.api import (
+    WINDOW_RULES,
+    AttentionFeature,
+    DecoderConfig,
+    Epsilon,
+    Positions,
+    check_routing,
+    every_nth_full,
+)
 
 Count = Annotated[int, Field(gt=0, le=4096)]
 Positive = Annotated[float, Field(gt=0, le=2.0**27)]
@@ -22,6 +30,7 @@ class GptOssConfig(DecoderConfig):
     """
 
     aliases: ClassVar[dict[str, str]] = {"num_experts": "num_local_experts"}
+    unread: ClassVar[tuple[str, ...]] = WINDOW_RULES
     if_missing: ClassVar[dict[str, Any]] = {"sliding_window": 128, "num_key_value_heads": 8, "head_dim": 64}
     rope_defaults: ClassVar[dict[str, Any]] = {"rope_theta": 150000.0}
     partial_rotary: ClassVar[bool] = False

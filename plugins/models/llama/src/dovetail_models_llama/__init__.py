@@ -2,53 +2,49 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from dovetail.api import ModelCard, NamingCard, decoder_cards, hookimpl
+
+PACKAGE = "dovetail_models_llama"
 
 
 @hookimpl
 def dovetail_register_models() -> list[ModelCard]:
+    llama, *others = _cards("Llama", "LLaMA 1 to 3.x, Yi, SmolLM and others of the same block")
     return [
-        ModelCard(
-            name="llama",
-            summary="LLaMA 1 to 3.x, Mistral, Yi, Granite, SmolLM and others of the same block",
-            architectures=("LlamaForCausalLM", "LLaMAForCausalLM", "MistralForCausalLM", "GraniteForCausalLM"),
-            target="dovetail_models_llama.model:LlamaForCausalLM",
-            config="dovetail_models_llama.config:LlamaConfig",
+        llama.model_copy(update={"architectures": (*llama.architectures, "LLaMAForCausalLM")}),
+        *others,
+        *_cards(
+            "Mistral",
+            "Mistral, with its sliding window; e5-mistral",
+            ("mistral", "llama"),
+            mistral=NamingCard(architectures=("dense",), target=f"{PACKAGE}.mistral:NAMING"),
             attention=("sliding",),
-            naming={
-                "gguf": NamingCard(
-                    architectures=("llama", "mistral", "granite"), target="dovetail_models_llama.gguf:NAMING"
-                ),
-                "mistral": NamingCard(architectures=("dense",), target="dovetail_models_llama.mistral:NAMING"),
-            },
         ),
-        ModelCard(
-            name="llama-embedding",
-            summary="the same without a head, such as e5-mistral",
-            architectures=("LlamaModel", "MistralModel"),
-            target="dovetail_models_llama.model:LlamaModel",
-            config="dovetail_models_llama.config:LlamaConfig",
-            tasks=("embed",),
-            attention=("sliding",),
-            layer_kinds=("linear", "embedding"),
-        ),
-        ModelCard(
-            name="llama-classifier",
-            summary="the same with a head for the labels of a text",
-            architectures=("LlamaForSequenceClassification", "MistralForSequenceClassification"),
-            target="dovetail_models_llama.model:LlamaForSequenceClassification",
-            config="dovetail_models_llama.config:LlamaConfig",
-            tasks=("classify",),
-            attention=("sliding",),
-            layer_kinds=("linear", "embedding"),
-        ),
-        *decoder_cards(
-            "smollm3",
-            "SmolLM 3: layers without rotary embeddings between those with them",
-            "SmolLM3",
-            target="dovetail_models_llama.model:Llama",
-            config="dovetail_models_llama.config:SmolLM3Config",
-            attention=("sliding",),
-            naming={"gguf": NamingCard(architectures=("smollm3",), target="dovetail_models_llama.gguf:NAMING")},
+        *_cards("Granite", "Granite, with its four multipliers", forms=("ForCausalLM", "Model")),
+        *_cards(
+            "SmolLM3", "SmolLM 3: layers without rotary embeddings between those with them", attention=("sliding",)
         ),
     ]
+
+
+def _cards(
+    stem: str, summary: str, gguf: tuple[str, ...] = (), mistral: NamingCard | None = None, **more: Any
+) -> list[ModelCard]:
+    """
+    Args:
+        gguf: the architecture's names in GGUF, where they are others than its own.
+        mistral: of Mistral's own files.
+    """
+    name = stem.lower()
+    namings = {"gguf": NamingCard(architectures=gguf or (name,), target=f"{PACKAGE}.gguf:NAMING")}
+    return decoder_cards(
+        name,
+        summary,
+        stem,
+        target=f"{PACKAGE}.model:Llama",
+        config=f"{PACKAGE}.config:{stem}Config",
+        naming=namings | ({} if mistral is None else {"mistral": mistral}),
+        **more,
+    )

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from dovetail.api import MAX_LAYERS, DecoderConfig, Epsilon, Positions
+from dovetail.api import MAX_LAYERS, WINDOW_KEYS, WINDOW_RULES, DecoderConfig, Epsilon, Positions
 
 Multiplier = Annotated[float, Field(gt=0, le=2.0**27)]
 
@@ -16,8 +16,9 @@ Bias = bool | Literal["optional"]
 
 
 class LlamaConfig(DecoderConfig):
-    """Keys of LlamaConfig, MistralConfig and GraniteConfig in transformers, with their defaults."""
+    """Keys of LlamaConfig in transformers, with their defaults. No layer has a window."""
 
+    unread: ClassVar[tuple[str, ...]] = WINDOW_KEYS
     partial_rotary: ClassVar[bool] = False
     one_rope: ClassVar[bool] = True
     rope_tensors: ClassVar[bool] = True
@@ -25,18 +26,6 @@ class LlamaConfig(DecoderConfig):
     rms_norm_eps: Epsilon = 1e-6
     attention_bias: Bias = False
     mlp_bias: Bias = False
-    # Granite's scalar multipliers; None leaves the usual value.
-    embedding_multiplier: Multiplier = 1.0
-    residual_multiplier: Multiplier = 1.0
-    attention_multiplier: Multiplier | None = None
-    logits_scaling: Multiplier = 1.0
-
-    @classmethod
-    def prepare(cls, data: dict[str, Any]) -> dict[str, Any]:
-        names = data.get("architectures")
-        if data.get("model_type") == "granite" or (isinstance(names, list) and "GraniteForCausalLM" in names):
-            data.setdefault("attention_multiplier", 1.0)
-        return super().prepare(data)
 
     @model_validator(mode="after")
     def _check_llama(self) -> LlamaConfig:
@@ -45,11 +34,30 @@ class LlamaConfig(DecoderConfig):
         return self
 
 
+class MistralConfig(LlamaConfig):
+    """Keys of MistralConfig in transformers, with their defaults. All layers have the window, or none."""
+
+    unread: ClassVar[tuple[str, ...]] = ("layer_types", *WINDOW_RULES)
+    if_missing: ClassVar[dict[str, Any]] = {"sliding_window": 4096, "num_key_value_heads": 8}
+
+    max_position_embeddings: Positions = 131072
+
+
+class GraniteConfig(LlamaConfig):
+    """Keys of GraniteConfig in transformers, with their defaults."""
+
+    embedding_multiplier: Multiplier = 1.0
+    residual_multiplier: Multiplier = 1.0
+    attention_multiplier: Multiplier = 1.0
+    logits_scaling: Multiplier = 1.0
+
+
 class SmolLM3Config(LlamaConfig):
     """Keys of SmolLM3Config in transformers, with their defaults. Where the file has no ``layer_types``, layers without
     a rotary embedding have the window.
     """
 
+    unread: ClassVar[tuple[str, ...]] = ()
     if_missing: ClassVar[dict[str, Any]] = {"num_key_value_heads": 4}
     rope_defaults: ClassVar[dict[str, Any]] = {"rope_theta": 2e6}
 

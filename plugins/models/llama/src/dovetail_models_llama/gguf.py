@@ -47,6 +47,8 @@ class LlamaNaming(GGUFNaming):
         for key, name in MULTIPLIERS.items():
             if value := keys.get(name):  # 0 means none
                 more[key] = value
+        if keys.architecture == "llama" and keys.get("attention.sliding_window"):  # as some files of Mistral have it
+            more["architectures"] = ["MistralForCausalLM"]
         if keys.architecture == "granite":
             # Hugging Face's Granite multiplies by 1 where its configuration is silent; a GGUF file means the usual scale.
             more.setdefault("attention_multiplier", config["head_dim"] ** -0.5)

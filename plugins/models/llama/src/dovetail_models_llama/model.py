@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import partial
 
 from dovetail.nn import CausalDecoder, Context, Decoder, GatedMLP, PreNormBlock, SelfAttention, SequenceClassifier
-from dovetail_models_llama.config import LlamaConfig
+from dovetail_models_llama.config import GraniteConfig, LlamaConfig
 
 
 def make_block(c: LlamaConfig, ctx: Context, name: str, layer: int) -> PreNormBlock:
@@ -20,26 +20,29 @@ def make_block(c: LlamaConfig, ctx: Context, name: str, layer: int) -> PreNormBl
         layer,
         bias=c.attention_bias,
         out_bias=c.attention_bias,
-        scale=c.attention_multiplier,
+        scale=c.attention_multiplier if isinstance(c, GraniteConfig) else None,
     )
     return PreNormBlock(
         ctx.norm(f"{name}.input_layernorm", c.hidden_size, c.rms_norm_eps),
         attention,
         ctx.norm(f"{name}.post_attention_layernorm", c.hidden_size, c.rms_norm_eps),
         GatedMLP(ctx, f"{name}.mlp", c.hidden_size, c.intermediate_size, bias=c.mlp_bias),
-        multiplier=c.residual_multiplier,
+        multiplier=c.residual_multiplier if isinstance(c, GraniteConfig) else 1.0,
     )
 
 
 class LlamaModel(Decoder):
     def __init__(self, c: LlamaConfig, ctx: Context) -> None:
+        multipliers: dict[str, float] = {}
+        if isinstance(c, GraniteConfig):
+            multipliers["embedding_multiplier"] = c.embedding_multiplier
+            multipliers["logits_multiplier"] = 1.0 / c.logits_scaling
         super().__init__(
             c,
             ctx,
             partial(make_block, c, ctx),
             partial(ctx.norm, eps=c.rms_norm_eps),
-            embedding_multiplier=c.embedding_multiplier,
-            logits_multiplier=1.0 / c.logits_scaling,
+            **multipliers,
         )
         self.expect_rope_factors(c, ctx)
 

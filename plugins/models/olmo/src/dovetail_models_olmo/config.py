@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
-from dovetail.api import DecoderConfig, Epsilon, every_nth_full, quote_foreign
+from dovetail.api import WINDOW_KEYS, WINDOW_RULES, DecoderConfig, Epsilon, every_nth_full, quote_foreign
 
 FULL, SLIDING = "full_attention", "sliding_attention"
 THETA = 500000.0
@@ -23,30 +23,24 @@ class OlmoConfig(DecoderConfig):
 class Olmo2Config(OlmoConfig):
     """Keys of Olmo2Config in transformers, with their defaults. No layer has a window."""
 
-    @classmethod
-    def prepare(cls, data: dict[str, Any]) -> dict[str, Any]:
-        for key in ("sliding_window", "layer_types"):
-            data.pop(key, None)
-        return super().prepare(data)
+    unread: ClassVar[tuple[str, ...]] = WINDOW_KEYS
 
 
 class Olmo3Config(OlmoConfig):
     """Keys of Olmo3Config in transformers, with their defaults. ``rope_scaling`` is of layers without a window."""
 
+    unread: ClassVar[tuple[str, ...]] = WINDOW_RULES
     if_missing: ClassVar[dict[str, Any]] = {"sliding_window": 4096}
+    rope_by_type: ClassVar[bool] = True
     rope_defaults: ClassVar[dict[str, Any]] = {FULL: {"rope_theta": THETA}, SLIDING: {"rope_theta": THETA}}
 
     @classmethod
     def prepare(cls, data: dict[str, Any]) -> dict[str, Any]:
-        theta, rope = data.get("rope_theta"), data.get("rope_parameters")
+        theta = data.get("rope_theta")
         if theta not in (None, THETA):
             raise ValueError(
                 f"rope_theta is {quote_foreign(theta)}, and does not say of which layers: wanted rope_parameters with "
                 f"{FULL} and {SLIDING}"
-            )
-        if isinstance(rope, dict) and rope and not {FULL, SLIDING} & set(rope):
-            raise ValueError(
-                f"rope_parameters does not say of which layers it is: wanted objects for {FULL} and {SLIDING}"
             )
         return super().prepare(data)
 

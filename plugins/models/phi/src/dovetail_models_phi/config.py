@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from dovetail.api import Activation, DecoderConfig, Epsilon, LayerType, Positions, check_routing
+from dovetail.api import WINDOW_RULES, Activation, DecoderConfig, Epsilon, LayerType, Positions, check_routing
 
 ExpertCount = Annotated[int, Field(gt=0, le=4096)]
 Noise = Annotated[float, Field(ge=0, le=2.0**27)]
@@ -23,23 +23,19 @@ class PhiConfig(DecoderConfig):
 
     supported_layer_types: ClassVar[tuple[LayerType, ...]] = ("full_attention",)
     rope_defaults: ClassVar[dict[str, Any]] = {"partial_rotary_factor": 0.5}
+    one_rope: ClassVar[bool] = True
 
     hidden_act: Activation = "gelu_tanh"
     layer_norm_eps: Epsilon = 1e-5
     qk_layernorm: bool = False
 
-    @model_validator(mode="after")
-    def _check_phi(self) -> PhiConfig:
-        if (kind := self.rope_for(0).rope_type) != USUAL:
-            raise ValueError(f"the rotary embedding {kind!r} is not supported, only one without scaling")
-        return self
-
 
 class LongDecoderConfig(DecoderConfig):
     """What Phi-3 and Phi-3.5-MoE have in common: rotary embeddings with a list of divisors for short contexts, and one for
-    long ones, or without scaling.
+    long ones, or without scaling. All layers have the window, or none.
     """
 
+    unread: ClassVar[tuple[str, ...]] = ("layer_types", *WINDOW_RULES)
     one_rope: ClassVar[bool] = True
     rope_tensors: ClassVar[bool] = True
 
@@ -73,6 +69,7 @@ class PhimoeConfig(LongDecoderConfig):
     if_missing: ClassVar[dict[str, Any]] = {"num_key_value_heads": 8}
     rope_defaults: ClassVar[dict[str, Any]] = {"rope_theta": 1e6}
     partial_rotary: ClassVar[bool] = False
+    rope_mscales: ClassVar[bool] = True
 
     max_position_embeddings: Positions = 131072
     attention_bias: Bias = False

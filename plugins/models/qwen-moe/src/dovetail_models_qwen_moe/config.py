@@ -21,7 +21,6 @@ class QwenMoeConfig(DecoderConfig):
     max_position_embeddings: Positions = 32768
     rms_norm_eps: Epsilon = 1e-6
     use_sliding_window: bool = False
-    is_causal: bool = True
     num_experts: Count
     num_experts_per_tok: Count
     moe_intermediate_size: Size
@@ -39,8 +38,6 @@ class QwenMoeConfig(DecoderConfig):
     @model_validator(mode="after")
     def _check_qwen(self) -> QwenMoeConfig:
         check_routing(self.num_experts, self.num_experts_per_tok, names=("num_experts", "num_experts_per_tok"))
-        if not self.is_causal:
-            raise ValueError("is_causal is false, which is not supported, only causal attention")
         return self
 
     def has_experts(self, layer: int) -> bool:
@@ -50,6 +47,7 @@ class QwenMoeConfig(DecoderConfig):
 class Qwen2MoeConfig(QwenMoeConfig):
     """Keys of Qwen2MoeConfig in transformers, with their defaults."""
 
+    unread: ClassVar[tuple[str, ...]] = ("sliding_window_pattern",)
     if_missing: ClassVar[dict[str, Any]] = {"sliding_window": 4096, "num_key_value_heads": 16}
 
     num_experts: Count = 60
@@ -72,22 +70,10 @@ class Qwen2MoeConfig(QwenMoeConfig):
 class Qwen3MoeConfig(QwenMoeConfig):
     """Keys of Qwen3MoeConfig in transformers, with their defaults. Either all layers have the window or none."""
 
+    unread: ClassVar[tuple[str, ...]] = ("layer_types", "max_window_layers", "sliding_window_pattern")
     if_missing: ClassVar[dict[str, Any]] = {"sliding_window": 4096, "num_key_value_heads": 4}
 
     num_experts: Count = 128
     num_experts_per_tok: Count = 8
     moe_intermediate_size: Size = 768
     attention_bias: bool = False
-
-    @classmethod
-    def prepare(cls, data: dict[str, Any]) -> dict[str, Any]:
-        data.pop("max_window_layers", None)  # which published files have, and no layer follows
-        return super().prepare(data)
-
-    @model_validator(mode="after")
-    def _check_windows(self) -> Qwen3MoeConfig:
-        if self.sliding_window is not None and set(self.layer_types) != {"sliding_attention"}:
-            raise ValueError(
-                "use_sliding_window is true and layer_types leaves out layers: all have the window, or none"
-            )
-        return self

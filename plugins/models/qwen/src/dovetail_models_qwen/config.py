@@ -12,16 +12,16 @@ from dovetail.api import AttentionFeature, DecoderConfig, Epsilon, HeadDim, Posi
 class Qwen2Config(DecoderConfig):
     """Keys of Qwen2Config in transformers, with their defaults."""
 
+    unread: ClassVar[tuple[str, ...]] = ("sliding_window_pattern",)
     if_missing: ClassVar[dict[str, Any]] = {"sliding_window": 4096, "num_key_value_heads": 32}
     partial_rotary: ClassVar[bool] = False
+    bidirectional: ClassVar[bool] = True
 
     max_position_embeddings: Positions = 32768
     rms_norm_eps: Epsilon = 1e-6
     use_sliding_window: bool = False
     max_window_layers: int = Field(default=28, ge=0)
     """So many layers see everything, and those after them have the window. ``layer_types`` replaces it."""
-    is_causal: bool = True
-    """False for embeddings of which every token sees the whole text."""
 
     @classmethod
     def prepare(cls, data: dict[str, Any]) -> dict[str, Any]:

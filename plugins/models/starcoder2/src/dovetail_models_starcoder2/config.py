@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
-from dovetail.api import Activation, DecoderConfig, Epsilon, Positions
+from dovetail.api import WINDOW_RULES, Activation, DecoderConfig, Epsilon, Positions
 
 Bias = bool | Literal["optional"]
 """Whether layers have biases; ``optional``: those in the checkpoint."""
 
 
 class Starcoder2Config(DecoderConfig):
-    """Keys of Starcoder2Config in transformers, with their defaults."""
+    """Keys of Starcoder2Config in transformers, with their defaults. All layers have the window, or none."""
 
+    unread: ClassVar[tuple[str, ...]] = ("layer_types", *WINDOW_RULES)
     partial_rotary: ClassVar[bool] = False
     one_rope: ClassVar[bool] = True
 
