@@ -36,7 +36,7 @@ from dovetail.kernel.parsers import find_parsers
 from dovetail.kernel.plan import Choice, Plan, validate_config
 from dovetail.kernel.registry import Offer, Registry
 from dovetail.kernel.speculation import find_speculation
-from dovetail.kernel.tasks import find_pooling, find_tasks
+from dovetail.kernel.tasks import check_token_labels, find_pooling, find_tasks
 from dovetail.kernel.weights import find_unread, find_weights
 
 KV_ALIASES = {"fp8": "float8_e4m3fn", "fp8_e4m3": "float8_e4m3fn", "fp8_e5m2": "float8_e5m2"}
@@ -66,6 +66,7 @@ def _resolve(options: PlanOptions, registry: Registry) -> Plan:
     config_class: type[ModelConfig] = import_part(model_offer, card.config)
     parsed = validate_config(config_class, config, checkpoint.config_file or checkpoint.path, model_offer)
     check_layers(parsed, checkpoint)
+    check_token_labels(parsed, card)
     requirements = find_attention_requirements(parsed, model_offer)
     can_generate = not _are_bidirectional(requirements)
     tasks, tasks_reason = find_tasks(options, card, checkpoint, can_generate=can_generate, labels=parsed.num_labels)

@@ -7,6 +7,7 @@ from typing import Any, get_args
 
 from dovetail.api.cards import ModelCard, PoolingType, Task
 from dovetail.api.checkpoint import Checkpoint
+from dovetail.api.config import ModelConfig
 from dovetail.api.errors import ConfigError, ResolutionError, UsageError
 from dovetail.api.json_files import read_json
 from dovetail.kernel.options import AUTO, PlanOptions
@@ -89,6 +90,24 @@ def _requested_runner(options: PlanOptions, checkpoint: Checkpoint) -> tuple[str
     if _modules_file(checkpoint).is_file():
         return "pooling", f"{MODULES_FILE} makes it a model of sentence-transformers"
     return AUTO, "what the model was made for"
+
+
+def check_token_labels(config: ModelConfig, card: ModelCard) -> None:
+    """Refuse a configuration whose labels are tokens for a model that has no labels, or a head of its own for them.
+
+    Raises:
+        ConfigError: it is.
+    """
+    if not (config.classifier_from_token or config.classifier_token_ids):
+        return
+    if "classify" in card.tasks and "head" in card.layer_kinds:
+        return
+    raise ConfigError(
+        f"classifier_from_token names tokens for a classifier's labels, and the model {card.name} is for "
+        f"{', '.join(card.tasks)}{'' if 'classify' not in card.tasks else ' with a head of its own'}",
+        'name the architecture of a classifier, such as --hf-overrides \'{"architectures": '
+        '["Qwen3ForSequenceClassification"], …}\', or leave the key out',
+    )
 
 
 def find_pooling(

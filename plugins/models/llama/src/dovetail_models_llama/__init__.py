@@ -37,9 +37,8 @@ def dovetail_register_models() -> list[ModelCard]:
             architectures=("LlamaForSequenceClassification", "MistralForSequenceClassification"),
             target="dovetail_models_llama.model:LlamaForSequenceClassification",
             config="dovetail_models_llama.config:LlamaConfig",
-            tasks=("classify",),
+            tasks=("score", "classify"),
             attention=("sliding",),
-            layer_kinds=("linear", "embedding"),
         ),
         *decoder_cards(
             "smollm3",
