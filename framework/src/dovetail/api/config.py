@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal, Self, get_origin
 from pydantic import ConfigDict, Field, field_serializer, model_validator
 
 from dovetail.api.bounds import LayerCount, Positions, Size, TokenId, integral
-from dovetail.api.cards import APART, AttentionFeature
+from dovetail.api.cards import APART, AttentionFeature, PoolingType
 from dovetail.api.documented import DocumentedModel
 from dovetail.api.rope import ROPE_KEYS
 from dovetail.api.text import quote_foreign
@@ -197,6 +197,10 @@ class ModelConfig(DocumentedModel):
         A layer that asks for anything else is refused when the model is built.
         """
         raise NotImplementedError
+
+    def pooling(self) -> PoolingType | None:
+        """How hidden states become one vector, where the configuration says it; None for the card's way."""
+        return None
 
     def context_length(self) -> int:
         """The longest sequence, in tokens, unless the user sets another length."""

@@ -27,7 +27,7 @@ from dovetail.api.text import join_names, one_line
 from dovetail.kernel.blame import Blamed
 from dovetail.kernel.checkpoints import apply_overrides, find_checkpoint, find_model_config, find_source
 from dovetail.kernel.choose import choose, join_numbers, run_probe, supports_device
-from dovetail.kernel.config_facts import attention_requirements, context_lengths
+from dovetail.kernel.config_facts import attention_requirements, context_lengths, pooling_type
 from dovetail.kernel.discovery import import_part
 from dovetail.kernel.interrupts import watch_interrupts
 from dovetail.kernel.logits_processors import find_logits_processors
@@ -70,7 +70,7 @@ def _resolve(options: PlanOptions, registry: Registry) -> Plan:
     requirements = find_attention_requirements(parsed, model_offer)
     can_generate = not _are_bidirectional(requirements)
     tasks, tasks_reason = find_tasks(options, card, checkpoint, can_generate=can_generate, labels=parsed.num_labels)
-    pooling = find_pooling(options, card, checkpoint, config, tasks)
+    pooling = find_pooling(options, card, checkpoint, config, tasks, pooling_type(parsed, model_offer))
     platform_offer, platform = find_platform(options, registry, warnings)
     dtype = find_dtype(options, parsed, card, platform_offer.card)
     kv_dtype = (

@@ -111,10 +111,18 @@ def check_token_labels(config: ModelConfig, card: ModelCard) -> None:
 
 
 def find_pooling(
-    options: PlanOptions, card: ModelCard, checkpoint: Checkpoint, config: dict[str, Any], tasks: tuple[Task, ...]
+    options: PlanOptions,
+    card: ModelCard,
+    checkpoint: Checkpoint,
+    config: dict[str, Any],
+    tasks: tuple[Task, ...],
+    own: PoolingType | None = None,
 ) -> PoolingPlan | None:
-    """How vectors are made, by ``--pooler-config``, the files of sentence-transformers, and the model's card, in this
-    order.
+    """How vectors are made, by ``--pooler-config``, the files of sentence-transformers, the configuration, and the
+    model's card, in this order. The files are about embeddings: what heads for labels and scores read is the model's own.
+
+    Args:
+        own: what the configuration says.
 
     Raises:
         UsageError: ``--pooler-config`` cannot be read; names the key.
@@ -128,9 +136,9 @@ def find_pooling(
                 "add --convert embed, or leave it out",
             )
         return None
-    found: dict[str, Any] = {"type": card.pooling, "normalize": True}
-    sources = [f"the default of {card.name}"]
-    if (file := _modules_file(checkpoint)).is_file() and len(given) < len(found):
+    found: dict[str, Any] = {"type": own or card.pooling, "normalize": True}
+    sources = ["the configuration" if own else f"the default of {card.name}"]
+    if "embed" in tasks and (file := _modules_file(checkpoint)).is_file() and len(given) < len(found):
         found = _read_sentence_transformers(file)
         sources = [MODULES_FILE]
     if given:
