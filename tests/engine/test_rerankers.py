@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +98,22 @@ def test_a_converted_checkpoint_scores_the_same(original: tuple[Path, Any], tmp_
         [output.outputs.score for output in each.score(QUERY, DOCUMENTS, use_tqdm=False)] for each in (llm, reference)
     ]
     assert scores[0] == pytest.approx(scores[1], abs=1e-5)
+
+
+def test_the_files_of_sentence_transformers_are_enough(original: tuple[Path, Any], tmp_path: Path) -> None:
+    folder, model = original
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    kinds = {"": "base.modules.transformer.Transformer", "1_LogitScore": "cross_encoder.modules.logit_score.LogitScore"}
+    modules = [{"path": path, "type": f"sentence_transformers.{kind}"} for path, kind in kinds.items()]
+    (tmp_path / "modules.json").write_text(json.dumps(modules))
+    no, yes = LLM(folder, use_tqdm=False).get_tokenizer().convert_tokens_to_ids([NO, YES])
+    (tmp_path / "1_LogitScore").mkdir()
+    (tmp_path / "1_LogitScore" / "config.json").write_text(json.dumps({"true_token_id": yes, "false_token_id": no}))
+    llm = LLM(tmp_path, dtype="float32", use_tqdm=False)
+    assert llm.plan.tasks == ("score", "classify")
+    scores = [output.outputs.score for output in llm.score(QUERY, DOCUMENTS, use_tqdm=False)]
+    assert scores == pytest.approx(wanted(model, llm), abs=1e-5)
+    assert LLM(tmp_path, runner="generate", use_tqdm=False).plan.tasks == ("generate",)
 
 
 @pytest.mark.parametrize(

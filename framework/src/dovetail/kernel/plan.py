@@ -124,6 +124,10 @@ class PoolingPlan(FrozenModel):
     """Dimensions that embeddings can be truncated to (Matryoshka): empty for any; None for none, because the model
     was not trained for it.
     """
+    prompts: dict[str, str] = {}
+    """Name → text that belongs before the texts of embeddings, such as ``search_query: ``."""
+    default_prompt: str | None = None
+    """Which of them is used if a request names none."""
     reason: str
 
 
@@ -319,7 +323,11 @@ def _pooling_lines(plan: Plan) -> list[str]:
     if (pooling := plan.pooling) is None:
         return []
     length = "normalised" if pooling.normalize else "not normalised"
-    return [f"pooling        {pooling.type}, {length}: {pooling.reason}"]
+    lines = [f"pooling        {pooling.type}, {length}: {pooling.reason}"]
+    if pooling.prompts:
+        names = (f"{name} (default)" if name == pooling.default_prompt else name for name in pooling.prompts)
+        lines.append(f"prompts        {', '.join(names)}")
+    return lines
 
 
 def _parser_lines(role: str, candidates: tuple[ParserPlan, ...], template: str | None) -> list[str]:

@@ -36,7 +36,7 @@ from dovetail.kernel.parsers import find_parsers
 from dovetail.kernel.plan import Choice, Plan, validate_config
 from dovetail.kernel.registry import Offer, Registry
 from dovetail.kernel.speculation import find_speculation
-from dovetail.kernel.tasks import check_token_labels, find_pooling, find_tasks
+from dovetail.kernel.tasks import check_token_labels, find_pooling, find_tasks, find_token_score
 from dovetail.kernel.weights import find_unread, find_weights
 
 KV_ALIASES = {"fp8": "float8_e4m3fn", "fp8_e4m3": "float8_e4m3fn", "fp8_e5m2": "float8_e5m2"}
@@ -60,7 +60,7 @@ def _resolve(options: PlanOptions, registry: Registry) -> Plan:
     generation_config = {**found.generation_config, **checkpoint.generation_config}
     checkpoint = checkpoint.model_copy(update={"generation_config": generation_config})
     config, naming_offer = find_model_config(checkpoint, options, registry)
-    config = apply_overrides(config, options.hf_overrides)
+    config = apply_overrides(find_token_score(options, checkpoint, config), options.hf_overrides)
     model_offer, model, architecture = find_model(config, checkpoint, options, registry, naming_offer, warnings)
     card = model_offer.card
     config_class: type[ModelConfig] = import_part(model_offer, card.config)
