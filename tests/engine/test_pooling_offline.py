@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -73,6 +75,43 @@ def test_scores_are_cosines(llm: LLM) -> None:
     assert [output.outputs.score for output in pairs] == pytest.approx([one_with_many[1], 1], abs=1e-6)
     with pytest.raises(RequestError, match="2 texts and data_2 3"):
         llm.score(["a", "b"], ["a", "b", "c"])
+
+
+@pytest.fixture(scope="module")
+def prompted(tmp_path_factory: pytest.TempPathFactory) -> LLM:
+    folder = write_checkpoint(tmp_path_factory.mktemp("prompted"))
+    modules = [{"path": "", "type": "a.Transformer"}, {"path": "1_Pooling", "type": "a.Pooling"}]
+    (folder / "modules.json").write_text(json.dumps(modules))
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode": "mean"}))
+    prompts = {"prompts": {"query": "q: ", "passage": ""}, "default_prompt_name": "query"}
+    (folder / "config_sentence_transformers.json").write_text(json.dumps(prompts))
+    return LLM(folder, use_tqdm=False, max_num_seqs=8)
+
+
+def test_prompts_before_texts(prompted: LLM) -> None:
+    encode = prompted.get_tokenizer().encode
+
+    def ids(prompt: Any, **options: Any) -> list[int]:
+        (output,) = prompted.embed(prompt, use_tqdm=False, **options)
+        return output.prompt_token_ids
+
+    assert ids("Hello") == ids({"prompt": "Hello"}, prompt_name="query") == encode("q: Hello")
+    assert ids("Hello", prompt_name="passage") == ids(encode("Hello")) == encode("Hello")
+    assert ids("Hello there", truncate_prompt_tokens=8) == encode("q: Hello")
+    (output,) = prompted.encode("Hello", prompt_name="query", use_tqdm=False)
+    assert output.prompt_token_ids == encode("q: Hello")
+    (score,) = prompted.score("Hello", "Hello", use_tqdm=False)
+    assert score.prompt_token_ids == encode("q: Hello") * 2
+
+
+def test_prompts_that_there_are_none_of(prompted: LLM, llm: LLM) -> None:
+    with pytest.raises(RequestError, match="prompt_name is 'document', and the model has the prompts query, passage"):
+        prompted.embed("Hello", prompt_name="document")
+    with pytest.raises(RequestError, match="a prompt is a list of token ids"):
+        prompted.embed([[1, 2]], prompt_name="query")
+    with pytest.raises(RequestError, match="prompt_name is 'query', and the model has no prompts"):
+        llm.embed("Hello", prompt_name="query")
 
 
 def test_what_such_a_model_does_not_do(llm: LLM) -> None:

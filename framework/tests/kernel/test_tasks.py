@@ -12,7 +12,7 @@ import pytest
 from dovetail.api import Checkpoint, ConfigError, DovetailError, ModelCard, ResolutionError, UsageError
 from dovetail.kernel.options import PlanOptions
 from dovetail.kernel.plan_parts import PoolingPlan
-from dovetail.kernel.tasks import find_pooling, find_tasks
+from dovetail.kernel.tasks import find_pooling, find_tasks, find_token_score
 from dovetail.sources import OTHER_FOLDERS
 
 
@@ -30,7 +30,7 @@ def checkpoint(tmp_path: Path) -> Checkpoint:
     return Checkpoint(path=str(tmp_path), files=())
 
 
-def sentence_transformers(folder: Path, *kinds: str, **modes: bool) -> None:
+def sentence_transformers(folder: Path, *kinds: str, **modes: Any) -> None:
     modules = [
         {"idx": i, "path": f"{i}_{kind}" if i else "", "type": f"sentence_transformers.models.{kind}"}
         for i, kind in enumerate(kinds)
@@ -165,6 +165,94 @@ def test_files_that_ask_for_more(checkpoint: Checkpoint, kinds: tuple[str], mode
     with pytest.raises(ConfigError, match=word):
         pooling(checkpoint)
     assert pooling(checkpoint, pooling_type="last", normalize=True).type == "last", "the files are not asked then"
+
+
+@pytest.mark.parametrize(
+    ("mode", "type_"),
+    [("lasttoken", "last"), ("mean", "mean"), (["cls"], "cls"), ("max", None), (["cls", "mean"], None)],
+)
+def test_pooling_modes_by_name(checkpoint: Checkpoint, mode: Any, type_: str | None) -> None:
+    sentence_transformers(Path(checkpoint.path), "Transformer", "Pooling", pooling_mode=mode)
+    if type_ is None:
+        with pytest.raises(ConfigError, match=r"says pooling_mode .*, wanted one of lasttoken, mean, cls"):
+            pooling(checkpoint)
+    else:
+        assert pooling(checkpoint).type == type_
+
+
+def test_a_configuration_says_how_to_pool_before_the_card_and_after_the_files(checkpoint: Checkpoint) -> None:
+    def plan(*tasks: Any) -> PoolingPlan:
+        found = find_pooling(PlanOptions(), CLASSIFIER, checkpoint, {}, tasks, "mean")
+        assert found is not None
+        return found
+
+    assert (plan("embed").type, plan("embed").reason) == ("mean", "the configuration")
+    sentence_transformers(Path(checkpoint.path), "Transformer", "Pooling", pooling_mode="lasttoken")
+    assert (plan("embed").type, plan("classify").type) == ("last", "mean"), "the files are about embeddings"
+
+
+def prompts_file(checkpoint: Checkpoint, **content: Any) -> None:
+    (Path(checkpoint.path) / "config_sentence_transformers.json").write_text(json.dumps(content))
+
+
+def test_prompts(checkpoint: Checkpoint) -> None:
+    sentence_transformers(Path(checkpoint.path), "Transformer", "Pooling", pooling_mode="mean", include_prompt=True)
+    assert pooling(checkpoint).prompts == {}
+    prompts_file(checkpoint, prompts={"query": "search_query: ", "document": None}, default_prompt_name="query")
+    for found in (pooling(checkpoint), pooling(checkpoint, pooling_type="cls", normalize=True)):
+        assert (found.prompts, found.default_prompt) == ({"query": "search_query: ", "document": ""}, "query")
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ({"prompts": ["query"]}, "prompts is"),
+        ({"prompts": {"query": 1}}, "prompts is"),
+        ({"prompts": {"query": "q: "}, "default_prompt_name": "passage"}, "'passage' in .*, whose prompts are query"),
+        ({"prompts": {"query": "q: "}, "include_prompt": False}, "include_prompt false"),
+    ],
+)
+def test_prompts_that_are_none(checkpoint: Checkpoint, content: Any, told: str) -> None:
+    included = content.get("include_prompt", True)
+    sentence_transformers(Path(checkpoint.path), "Transformer", "Pooling", pooling_mode="mean", include_prompt=included)
+    prompts_file(checkpoint, **content)
+    with pytest.raises(ConfigError, match=told):
+        pooling(checkpoint)
+
+
+LANGUAGE_MODEL = {"architectures": ["NutForCausalLM"], "hidden_size": 8}
+
+
+def logit_score(checkpoint: Checkpoint, **content: Any) -> None:
+    folder = Path(checkpoint.path)
+    sentence_transformers(folder, "Transformer", "LogitScore")
+    (folder / "1_LogitScore").mkdir()
+    (folder / "1_LogitScore" / "config.json").write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("false", "ids", "method"), [(3, [3, 5], "from_2_way_softmax"), (None, [5], "no_post_processing")]
+)
+def test_a_score_of_tokens(checkpoint: Checkpoint, false: int | None, ids: list[int], method: str) -> None:
+    logit_score(checkpoint, true_token_id=5, false_token_id=false)
+    found = find_token_score(PlanOptions(), checkpoint, LANGUAGE_MODEL)
+    assert found == {
+        "architectures": ["NutForSequenceClassification"],
+        "hidden_size": 8,
+        "classifier_token_ids": ids,
+        "classifier_method": method,
+    }
+    for options in ({"runner": "generate"}, {"convert": "embed"}, {"hf_overrides": {"architectures": ["NutModel"]}}):
+        assert find_token_score(PlanOptions(**options), checkpoint, LANGUAGE_MODEL) == LANGUAGE_MODEL
+
+
+def test_a_score_of_tokens_that_cannot_be_read(checkpoint: Checkpoint) -> None:
+    logit_score(checkpoint, true_token_id="yes")
+    with pytest.raises(ConfigError, match=r"wanted true_token_id and false_token_id in .*1_LogitScore"):
+        find_token_score(PlanOptions(), checkpoint, LANGUAGE_MODEL)
+    (Path(checkpoint.path) / "1_LogitScore" / "config.json").write_text(json.dumps({"true_token_id": 5}))
+    with pytest.raises(ConfigError, match=r"is for a …ForCausalLM, and architectures is \['NutModel'\]"):
+        find_token_score(PlanOptions(), checkpoint, {"architectures": ["NutModel"]})
 
 
 def test_a_missing_pooling_file_is_named(checkpoint: Checkpoint) -> None:

@@ -17,6 +17,7 @@ HeadCount = Annotated[int, Field(gt=0, le=MAX_HEADS)]
 HeadDim = Annotated[int, Field(gt=0, le=MAX_HEAD_DIM)]
 Size = Annotated[int, Field(gt=0, le=MAX_SIZE)]
 """Rows or columns of a weight: a vocabulary, a hidden size."""
+TokenId = Annotated[int, Field(ge=0, lt=MAX_SIZE)]
 Positions = Annotated[int, Field(gt=0, le=MAX_POSITIONS)]
 """Tokens: a context, a window."""
 Epsilon = Annotated[float, Field(gt=0, lt=1)]

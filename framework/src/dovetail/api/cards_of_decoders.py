@@ -25,7 +25,8 @@ def decoder_cards(
     **fields: Any,
 ) -> list[ModelCard]:
     """The cards of a decoder as a language model, of its blocks without a head for embeddings, and with one for the
-    labels of a text: NAME, NAME-embedding and NAME-classifier.
+    labels of a text: NAME, NAME-embedding and NAME-classifier. With one label that is the score of a pair of texts, and the
+    labels may be tokens of the vocabulary (:class:`dovetail.nn.SequenceClassifier`).
 
     Args:
         stem: of the architectures' names: ``Tiny2`` for ``Tiny2ForCausalLM``, ``Tiny2Model`` and
@@ -49,7 +50,8 @@ def decoder_cards(
         "ForSequenceClassification": {
             "name": f"{name}-classifier",
             "summary": f"{summary}; with a head for the labels of a text",
-            "tasks": ("classify",),
+            "tasks": ("score", "classify"),
+            "layer_kinds": (*kinds, "head"),
         },
     }
     return [

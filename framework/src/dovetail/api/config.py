@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Self, get_origin
+from typing import Any, ClassVar, Literal, Self, get_origin
 
 from pydantic import ConfigDict, Field, field_serializer, model_validator
 
-from dovetail.api.bounds import LayerCount, Positions, Size, integral
-from dovetail.api.cards import APART, AttentionFeature
+from dovetail.api.bounds import LayerCount, Positions, Size, TokenId, integral
+from dovetail.api.cards import APART, AttentionFeature, PoolingType
 from dovetail.api.documented import DocumentedModel
 from dovetail.api.rope import ROPE_KEYS
 from dovetail.api.text import quote_foreign
@@ -36,6 +36,11 @@ OUTER_KEYS = (
     "torch_dtype",
 )
 """Keys that a text model's null leaves as they are in the whole model's configuration."""
+
+TokenLabels = Literal["no_post_processing", "from_2_way_softmax"]
+"""What the logits of tokens are to a classifier: those of a label each, or the logit of one label, the second token's, as
+of two that exclude each other: its logit less the first one's, whose logistic function is the softmax over both.
+"""
 
 
 class AttentionRequirement(DocumentedModel):
@@ -122,7 +127,19 @@ class ModelConfig(DocumentedModel):
     eos_token_id: int | list[int] | None = None
     quantization_config: dict[str, Any] | None = None
     num_labels: Size = 2
-    """Of a classifier; the size of ``id2label`` where the file has that and not this."""
+    """Of a classifier; the size of ``id2label`` where the file has that and not this. With tokens for labels, as many as
+    there are, or 1 with ``from_2_way_softmax``.
+    """
+    classifier_from_token: tuple[str, ...] = Field(default=(), strict=False)
+    """Of a classifier that has no head of its own: the tokens, as the vocabulary spells them, whose logits in the language
+    model's head are those of the labels.
+    """
+    classifier_token_ids: tuple[TokenId, ...] = Field(default=(), strict=False)
+    """The ids of these tokens. The engine asks the tokenizer for them."""
+    classifier_method: TokenLabels = "no_post_processing"
+    """What the logits of these tokens are. ``method`` in files; ``from_2_way_softmax`` where
+    ``is_original_qwen3_reranker`` is true.
+    """
 
     @model_validator(mode="before")
     @classmethod
@@ -150,6 +167,7 @@ class ModelConfig(DocumentedModel):
             read["dtype"] = dtype.removeprefix("torch.")
         if isinstance(labels := read.get("id2label"), dict) and labels:
             read.setdefault("num_labels", len(labels))
+        _read_token_labels(read)
         prepared: Any = cls.prepare(read)
         if not isinstance(prepared, dict):  # no fault of the file, as a ValueError would be
             raise TypeError(f"{cls.__name__}.prepare() returned {type(prepared).__name__}, wanted the dict of keys")
@@ -158,6 +176,17 @@ class ModelConfig(DocumentedModel):
             if get_origin(annotation) is tuple and isinstance(prepared.get(name), list):
                 prepared[name] = tuple(prepared[name])
         return prepared
+
+    @model_validator(mode="after")
+    def _check_token_labels(self) -> Self:
+        names, ids = self.classifier_from_token, self.classifier_token_ids
+        if names and ids and len(names) != len(ids):
+            raise ValueError(f"classifier_from_token has {len(names)} entries and classifier_token_ids {len(ids)}")
+        if self.classifier_method == "from_2_way_softmax" and (count := len(names or ids)) not in (0, 2):
+            raise ValueError(f"the method 'from_2_way_softmax' is of two tokens, found {count}")
+        if ids and max(ids) >= self.vocab_size:
+            raise ValueError(f"classifier_token_ids has {max(ids)}, and the vocabulary has {self.vocab_size} tokens")
+        return self
 
     @classmethod
     def prepare(cls, data: dict[str, Any]) -> dict[str, Any]:
@@ -179,6 +208,10 @@ class ModelConfig(DocumentedModel):
         """
         raise NotImplementedError
 
+    def pooling(self) -> PoolingType | None:
+        """How hidden states become one vector, where the configuration says it; None for the card's way."""
+        return None
+
     def context_length(self) -> int:
         """The longest sequence, in tokens, unless the user sets another length."""
         return self.max_position_embeddings
@@ -188,6 +221,22 @@ class ModelConfig(DocumentedModel):
         have been made for more than the files say (see :func:`scaled_length`).
         """
         return self.context_length()
+
+
+def _read_token_labels(data: dict[str, Any]) -> None:
+    """Complete the keys of a classifier whose labels are tokens."""
+    tokens = data.get("classifier_from_token") or data.get("classifier_token_ids")
+    two_way = data.get("is_original_qwen3_reranker") is True
+    if not tokens:
+        if two_way:
+            raise ValueError(
+                'is_original_qwen3_reranker is true and there is no classifier_from_token, wanted ["no", "yes"]'
+            )
+        return
+    usual = "from_2_way_softmax" if two_way else "no_post_processing"
+    method = data.setdefault("classifier_method", data.get("method", usual))
+    if isinstance(tokens, (list, tuple)):
+        data["num_labels"] = 1 if method == "from_2_way_softmax" else len(tokens)
 
 
 def merge_text_config(data: Mapping[str, Any], aliases: Mapping[str, str] = ALIASES) -> dict[str, Any]:

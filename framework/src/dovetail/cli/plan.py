@@ -52,6 +52,10 @@ def run(args: argparse.Namespace) -> int:
     registry = Registry.load(plugins=getattr(args, "plugins", None), prefer=getattr(args, "prefer", ()))
     with contextlib.redirect_stdout(sys.stderr):  # plugins may print while they are imported
         plan = resolve(options, registry)
+        if plan.config.get("classifier_from_token"):
+            from dovetail.engine.setup import find_token_labels
+
+            plan = find_token_labels(plan)
         template = None if args.json else find_template(plan, getattr(args, "chat_template", None))
         weights = _describe_weights(plan, options.block_size) if args.weights else []
     if args.json:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from dovetail.api.checkpoint import HF_TOKENIZER, TokenizerParts
-from dovetail.api.errors import UsageError
+from dovetail.api.errors import ConfigError, UsageError
+from dovetail.api.text import quote_foreign
 from dovetail.engine.args import EngineArgs
 from dovetail.engine.templates.chat_template import ContentFormatOption, load_template
 from dovetail.engine.text.hf_tokenizer import HFTokenizer, read_tokenizer_config
@@ -33,7 +34,7 @@ def make_plan(args: EngineArgs) -> Plan:
     """
     registry = Registry.load(plugins=args.plugins, prefer=args.prefer)
     options = PlanOptions(**{name: getattr(args, name) for name in PlanOptions.model_fields})
-    plan = resolve(options, registry)
+    plan = find_token_labels(resolve(options, registry))
     if args.cpu_offload_gb and plan.platform.part.name != "cpu":
         raise UsageError(
             f"--cpu-offload-gb is {args.cpu_offload_gb:g}, and weights of {plan.platform.part.name} are not moved to the host's memory",
@@ -46,6 +47,27 @@ def make_plan(args: EngineArgs) -> Plan:
     for note in (*notes, *plan.warnings):
         logs.announce(f"warning: {note}", logging.WARNING)
     return plan
+
+
+def find_token_labels(plan: Plan) -> Plan:
+    """The Plan with the ids of the tokens that are a classifier's labels, if there are any.
+
+    Raises:
+        ConfigError: the vocabulary lacks one of them.
+    """
+    tokens = plan.config.get("classifier_from_token")
+    if not tokens or plan.config.get("classifier_token_ids"):
+        return plan
+    ids = load_tokenizer(plan).convert_tokens_to_ids(tokens)
+    if None in ids:
+        raise ConfigError(
+            f"classifier_from_token has {quote_foreign(tokens[ids.index(None)])}, which the vocabulary of {plan.model} lacks",
+            "give tokens as the vocabulary spells them, which of some has ▁ or Ġ before words, or give their ids as classifier_token_ids",
+        )
+    config = {**plan.config, "classifier_token_ids": ids}
+    found = plan.model_copy(update={"config": config})
+    found.build_model_config()  # what it refuses of them is told here
+    return found
 
 
 def load_tokenizer(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
+from dovetail.api.cards import PoolingType
 from dovetail.api.config import AttentionRequirement, ModelConfig
 from dovetail.kernel.blame import Blamed, blame, wrong_answer
 from dovetail.kernel.waiting import wait_for
@@ -24,6 +27,22 @@ def attention_requirements(config: ModelConfig, part: Blamed) -> tuple[Attention
     if isinstance(found, (tuple, list)) and all(isinstance(each, AttentionRequirement) for each in found):
         return tuple(found)
     raise wrong_answer(part, "attention_requirements()", found, "a tuple of AttentionRequirement")
+
+
+def pooling_type(config: ModelConfig, part: Blamed) -> PoolingType | None:
+    """How hidden states become one vector, if the model's configuration says it.
+
+    Args:
+        part: the model that the configuration belongs to.
+
+    Raises:
+        PluginError: the method fails, or returns anything else.
+    """
+    with blame(part, "to say how it pools (pooling)"), wait_for(part, "pooling()"):
+        found = config.pooling()
+    if found is None or found in get_args(PoolingType):
+        return found
+    raise wrong_answer(part, "pooling()", found, f"one of {', '.join(get_args(PoolingType))}, or None")
 
 
 def context_lengths(config: ModelConfig, part: Blamed) -> tuple[int, int]:

@@ -145,7 +145,11 @@ def _pooling_lines(plan: Plan) -> list[str]:
     if (pooling := plan.pooling) is None:
         return []
     length = "normalised" if pooling.normalize else "not normalised"
-    return [f"pooling        {pooling.type}, {length}: {pooling.reason}"]
+    lines = [f"pooling        {pooling.type}, {length}: {pooling.reason}"]
+    if pooling.prompts:
+        names = (f"{name} (default)" if name == pooling.default_prompt else name for name in pooling.prompts)
+        lines.append(f"prompts        {', '.join(names)}")
+    return lines
 
 
 def _parser_lines(role: str, candidates: tuple[ParserPlan, ...], template: str | None) -> list[str]:

@@ -103,6 +103,10 @@ class PoolingPlan(FrozenModel):
     """Dimensions that embeddings can be truncated to (Matryoshka): empty for any; None for none, because the model
     was not trained for it.
     """
+    prompts: dict[str, str] = {}
+    """Name → text that belongs before the texts of embeddings, such as ``search_query: ``."""
+    default_prompt: str | None = None
+    """Which of them is used if a request names none."""
     reason: str
 
 

@@ -27,7 +27,7 @@ from dovetail.api.text import join_names, one_line
 from dovetail.kernel.blame import Blamed
 from dovetail.kernel.checkpoints import apply_overrides, find_checkpoint, find_model_config, find_source
 from dovetail.kernel.choose import choose, join_numbers, run_probe, supports_device
-from dovetail.kernel.config_facts import attention_requirements, context_lengths
+from dovetail.kernel.config_facts import attention_requirements, context_lengths, pooling_type
 from dovetail.kernel.discovery import import_part
 from dovetail.kernel.interrupts import watch_interrupts
 from dovetail.kernel.logits_processors import find_logits_processors
@@ -37,7 +37,7 @@ from dovetail.kernel.plan import Plan
 from dovetail.kernel.plan_parts import Choice
 from dovetail.kernel.registry import Offer, Registry
 from dovetail.kernel.speculation import find_speculation
-from dovetail.kernel.tasks import find_pooling, find_tasks
+from dovetail.kernel.tasks import check_token_labels, find_pooling, find_tasks, find_token_score
 from dovetail.kernel.validation import validate_config
 from dovetail.kernel.weights import find_unread, find_weights
 
@@ -62,16 +62,17 @@ def _resolve(options: PlanOptions, registry: Registry) -> Plan:
     generation_config = {**found.generation_config, **checkpoint.generation_config}
     checkpoint = checkpoint.model_copy(update={"generation_config": generation_config})
     config, naming_offer = find_model_config(checkpoint, options, registry)
-    config = apply_overrides(config, options.hf_overrides)
+    config = apply_overrides(find_token_score(options, checkpoint, config), options.hf_overrides)
     model_offer, model, architecture = find_model(config, checkpoint, options, registry, naming_offer, warnings)
     card = model_offer.card
     config_class: type[ModelConfig] = import_part(model_offer, card.config)
     parsed = validate_config(config_class, config, checkpoint.config_file or checkpoint.path, model_offer)
     check_layers(parsed, checkpoint)
+    check_token_labels(parsed, card)
     requirements = find_attention_requirements(parsed, model_offer)
     can_generate = not _are_bidirectional(requirements)
     tasks, tasks_reason = find_tasks(options, card, checkpoint, can_generate=can_generate, labels=parsed.num_labels)
-    pooling = find_pooling(options, card, checkpoint, config, tasks)
+    pooling = find_pooling(options, card, checkpoint, config, tasks, pooling_type(parsed, model_offer))
     platform_offer, platform = find_platform(options, registry, warnings)
     dtype = find_dtype(options, parsed, card, platform_offer.card)
     kv_dtype = (

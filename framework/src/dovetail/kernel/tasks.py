@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, get_args
 
 from dovetail.api.cards import ModelCard, PoolingType, Task
 from dovetail.api.checkpoint import Checkpoint
+from dovetail.api.config import ModelConfig
 from dovetail.api.errors import ConfigError, ResolutionError, UsageError
-from dovetail.api.json_files import read_json
 from dovetail.kernel.options import AUTO, PlanOptions
 from dovetail.kernel.plan_parts import PoolingPlan
+from dovetail.kernel.sentence_transformers import MODULES_FILE, has_modules, read_pooling, read_prompts, read_score
 
-MODULES_FILE = "modules.json"
-"""The file in which sentence-transformers lists the parts of a model."""
-MODES: dict[str, PoolingType] = {
-    "pooling_mode_lasttoken": "last",
-    "pooling_mode_mean_tokens": "mean",
-    "pooling_mode_cls_token": "cls",
-}
 WHOLE_PROMPTS = "every token sees the whole prompt, so it cannot generate"
 TYPE_KEYS, NORMALIZE_KEYS = ("pooling_type", "seq_pooling_type"), ("normalize", "use_activation")
 """Keys of ``--pooler-config``; the second of each is a newer name in vLLM."""
@@ -86,16 +79,57 @@ def _requested_runner(options: PlanOptions, checkpoint: Checkpoint) -> tuple[str
         raise UsageError(f"{' and '.join(asked)} contradict each other", "leave one of them out")
     if asked:
         return next(iter(asked.values())), " and ".join(asked)
-    if _modules_file(checkpoint).is_file():
+    if has_modules(checkpoint):
         return "pooling", f"{MODULES_FILE} makes it a model of sentence-transformers"
     return AUTO, "what the model was made for"
 
 
+def find_token_score(options: PlanOptions, checkpoint: Checkpoint, config: dict[str, Any]) -> dict[str, Any]:
+    """The configuration of a language model as that of a classifier, if sentence-transformers' files say that it scores
+    by the logits of tokens, and the options ask for nothing else.
+
+    Raises:
+        ConfigError: these files cannot be read.
+    """
+    scores = options.runner != "generate" and options.convert != "embed" and options.task in (AUTO, "classify", "score")
+    overrides = options.hf_overrides
+    said = (
+        () if callable(overrides) else {"architectures", "classifier_from_token", "classifier_token_ids"} & {*overrides}
+    )
+    return read_score(checkpoint, config) if scores and not said else config
+
+
+def check_token_labels(config: ModelConfig, card: ModelCard) -> None:
+    """Refuse a configuration whose labels are tokens for a model that has no labels, or a head of its own for them.
+
+    Raises:
+        ConfigError: it is.
+    """
+    if not (config.classifier_from_token or config.classifier_token_ids):
+        return
+    if "classify" in card.tasks and "head" in card.layer_kinds:
+        return
+    raise ConfigError(
+        f"classifier_from_token names tokens for a classifier's labels, and the model {card.name} is for "
+        f"{', '.join(card.tasks)}{'' if 'classify' not in card.tasks else ' with a head of its own'}",
+        'name the architecture of a classifier, such as --hf-overrides \'{"architectures": '
+        '["Qwen3ForSequenceClassification"], …}\', or leave the key out',
+    )
+
+
 def find_pooling(
-    options: PlanOptions, card: ModelCard, checkpoint: Checkpoint, config: dict[str, Any], tasks: tuple[Task, ...]
+    options: PlanOptions,
+    card: ModelCard,
+    checkpoint: Checkpoint,
+    config: dict[str, Any],
+    tasks: tuple[Task, ...],
+    own: PoolingType | None = None,
 ) -> PoolingPlan | None:
-    """How vectors are made, by ``--pooler-config``, the files of sentence-transformers, and the model's card, in this
-    order.
+    """How vectors are made, by ``--pooler-config``, the files of sentence-transformers, the configuration, and the
+    model's card, in this order. The files are about embeddings: what heads for labels and scores read is the model's own.
+
+    Args:
+        own: what the configuration says.
 
     Raises:
         UsageError: ``--pooler-config`` cannot be read; names the key.
@@ -109,14 +143,19 @@ def find_pooling(
                 "add --convert embed, or leave it out",
             )
         return None
-    found: dict[str, Any] = {"type": card.pooling, "normalize": True}
-    sources = [f"the default of {card.name}"]
-    if (file := _modules_file(checkpoint)).is_file() and len(given) < len(found):
-        found = _read_sentence_transformers(file)
-        sources = [MODULES_FILE]
+    found: dict[str, Any] = {"type": own or card.pooling, "normalize": True}
+    sources = ["the configuration" if own else f"the default of {card.name}"]
+    prompts: dict[str, Any] = {}
+    if "embed" in tasks and has_modules(checkpoint):
+        if len(given) < len(found):
+            found = read_pooling(checkpoint)
+            sources = [MODULES_FILE]
+        prompts = read_prompts(checkpoint)
     if given:
         sources = ["--pooler-config"] if len(given) == len(found) else ["--pooler-config", *sources]
-    return PoolingPlan(**{**found, **given}, dimensions=_matryoshka_dimensions(config), reason=", then ".join(sources))
+    return PoolingPlan(
+        **{**found, **prompts, **given}, dimensions=_matryoshka_dimensions(config), reason=", then ".join(sources)
+    )
 
 
 def _pooler_config(given: dict[str, Any]) -> dict[str, Any]:
@@ -133,45 +172,6 @@ def _pooler_config(given: dict[str, Any]) -> dict[str, Any]:
         if not fits:
             raise UsageError(f"--pooler-config: {key} is {value!r}", f"wanted {wanted}")
     return found
-
-
-def _modules_file(checkpoint: Checkpoint) -> Path:
-    where = Path(checkpoint.path)
-    return (where.parent if where.is_file() else where) / MODULES_FILE
-
-
-def _read_sentence_transformers(file: Path) -> dict[str, Any]:
-    """Read pooling and normalisation from the files of sentence-transformers."""
-    found: dict[str, Any] = {"normalize": False}
-    for module in read_json(file, list):
-        kind = str(module.get("type", "")).rpartition(".")[2] if isinstance(module, dict) else ""
-        if kind == "Pooling":
-            found["type"] = _read_pooling_mode(file.parent / str(module.get("path", "")) / "config.json")
-        elif kind == "Normalize":
-            found["normalize"] = True
-        elif kind != "Transformer":
-            raise ConfigError(
-                f"{file} lists a module of the type {kind or module!r}, wanted Transformer, Pooling and Normalize",
-                "say how to pool with --pooler-config, which leaves the module out, or run it with --runner generate",
-            )
-    if "type" not in found:
-        raise ConfigError(f"{file} lists no module of the type Pooling", "say how to pool with --pooler-config")
-    return found
-
-
-def _read_pooling_mode(file: Path) -> PoolingType:
-    config = read_json(file, dict)
-    if not config:
-        raise ConfigError(
-            f"wanted {file}, found none", "complete the download, or say how to pool with --pooler-config"
-        )
-    modes = [key for key, value in config.items() if key.startswith("pooling_mode_") and value is True]
-    if len(modes) == 1 and modes[0] in MODES:
-        return MODES[modes[0]]
-    raise ConfigError(
-        f"{file} asks for {' and '.join(modes) or 'no pooling mode'}, wanted one of {', '.join(MODES)}",
-        "say how to pool with --pooler-config",
-    )
 
 
 def _matryoshka_dimensions(config: dict[str, Any]) -> tuple[int, ...] | None:

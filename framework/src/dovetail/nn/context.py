@@ -16,7 +16,17 @@ from torch import Tensor
 from dovetail.api.errors import UsageError
 from dovetail.nn.attention import Attention, AttentionBackend, AttentionSpec
 from dovetail.nn.experts import Activation, Experts
-from dovetail.nn.layers import CutRMSNorm, Embedding, Head, HeadSections, LayerNorm, Linear, RMSNorm, WeightLayer
+from dovetail.nn.layers import (
+    CutRMSNorm,
+    Embedding,
+    Head,
+    HeadSections,
+    LayerNorm,
+    Linear,
+    RMSNorm,
+    TokenHead,
+    WeightLayer,
+)
 from dovetail.nn.lora import StackedAdapters
 from dovetail.nn.ops import Ops
 from dovetail.nn.parallel import ColumnCut, Cut, HeadCut, Parallel, Range, RowCut
@@ -194,13 +204,18 @@ class Context:
         tied: Embedding | None = None,
         bias: Bias = False,
         softcap: float | None = None,
+        tokens: Sequence[int] = (),
     ) -> Head:
         """The output head, cut by vocabulary. With ``tied`` it shares that table unless the checkpoint has a weight
         for it.
+
+        Args:
+            tokens: compute the logits of these tokens alone, in float32; empty for all.
         """
         cut = self._vocabulary(name, out_features)
         assert tied is None or (out_features, in_features) in tied.parts.values(), "a tied head has the table's shape"
-        layer = Head(name, in_features, out_features, tied, self.ops, softcap, self.parallel, cut)
+        arguments = (name, in_features, out_features, tied, self.ops, softcap, self.parallel, cut)
+        layer = TokenHead(tokens, *arguments) if tokens else Head(*arguments)
         self._claim(layer, bias)
         return layer
 

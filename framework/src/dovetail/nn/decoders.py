@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from dovetail.api.config import ModelConfig
 from dovetail.api.decoder_config import DecoderConfig
 from dovetail.nn.context import Bias, Context, Norm
+from dovetail.nn.layers import Linear
 from dovetail.nn.model import CausalLM, PoolingModel
 from dovetail.nn.rotary import LayerRotary, Rope
 from dovetail.nn.step import Step
@@ -237,6 +238,11 @@ class SequenceClassifier(Decoder):
 
         class MyForSequenceClassification(SequenceClassifier, MyModel): ...
 
+    With ``classifier_token_ids`` in the configuration there is no such head, and the labels' logits are those of tokens in
+    the language model's head, or of two tokens their difference; see ``classifier_method`` of
+    :class:`dovetail.api.ModelConfig`. So rerankers are read that were trained to answer with one of two words (Qwen3
+    Reranker; Zhang et al., 2025).
+
     Attributes:
         classifier: class attribute, the checkpoint name of that head.
     """
@@ -244,9 +250,19 @@ class SequenceClassifier(Decoder):
     classifier: ClassVar[str] = "score"
 
     def make_head(self, c: ModelConfig, ctx: Context, *, bias: Bias, softcap: float | None) -> None:
-        super().make_head(c, ctx, bias=bias, softcap=softcap)
-        self.score = ctx.linear(self.classifier, c.hidden_size, c.num_labels)
+        self.of_tokens = bool(c.classifier_token_ids)
+        self.two_way = c.classifier_method == "from_2_way_softmax"
+        if self.of_tokens:
+            tied = self.embedding if c.tie_word_embeddings else None
+            sizes = self.names.head, c.hidden_size, c.vocab_size
+            self.score: Linear = ctx.head(*sizes, tied=tied, bias=bias, softcap=softcap, tokens=c.classifier_token_ids)
+        else:
+            super().make_head(c, ctx, bias=bias, softcap=softcap)
+            self.score = ctx.linear(self.classifier, c.hidden_size, c.num_labels)
 
     def pooled_logits(self, pooled: Tensor) -> Tensor:
         out: Tensor = self.score(pooled)
-        return out
+        if not self.of_tokens:
+            return out
+        out = out if self.logits_multiplier == 1.0 else out * self.logits_multiplier
+        return out[:, 1:] - out[:, :1] if self.two_way else out

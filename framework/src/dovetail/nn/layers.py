@@ -6,6 +6,7 @@ Letters: T tokens, N output features, K input features, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -237,6 +238,49 @@ class Head(Linear):
         if isinstance(self.cut, RowCut):
             logits = self.parallel.communicator.all_gather(logits, self.sizes)
         return logits if self.softcap is None else self.ops.softcap(logits, self.softcap)
+
+
+class TokenHead(Head):
+    """The logits of a few tokens alone: hidden ``[T, K]`` → float32 logits ``[T, len(tokens)]``. Of the weight only these
+    tokens' rows are kept, dequantized. If it is cut by rows, the ranks' logits are added, each rank having those of its
+    rows.
+
+    Attributes:
+        tokens: their ids.
+    """
+
+    def __init__(self, tokens: Sequence[int], *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.tokens = torch.tensor(tokens)
+        self.kept = torch.empty(0)  # float32 [len(tokens), K]
+
+    def finish(self, weights: Mapping[str, StoredWeight], make_kernel: MakeKernel) -> None:
+        (weight,) = weights.values()
+        own, rows = self._own(weight.shape[0])
+        device = next(iter(weight.all_fields().values())).data.device
+        self.kept = weight.take(rows.to(device), torch.float32) * own.to(device)[:, None]
+
+    def forward(self, x: Tensor, gate: Gate | None = None) -> Tensor:
+        logits = x.float() @ self.kept.T
+        if self.bias is not None:
+            own, rows = (part.to(x.device) for part in self._own(len(self.bias)))
+            logits = logits + self.bias[rows].float() * own
+        if isinstance(self.cut, RowCut):
+            logits = self.parallel.communicator.all_reduce(logits)
+        return logits if self.softcap is None else self.ops.softcap(logits, self.softcap)
+
+    @property
+    def nbytes(self) -> int:
+        return self.kept.nbytes
+
+    def _own(self, rows: int) -> tuple[Tensor, Tensor]:
+        """Which of the tokens' rows this rank has, of its ``rows``, and their places there."""
+        start = 0
+        if isinstance(self.cut, RowCut):
+            (((start, _),),) = self.cut.ranges.values()
+        places = self.tokens - start
+        own = (places >= 0) & (places < rows)
+        return own, places.masked_fill(~own, 0)
 
 
 class RMSNorm(nn.Module):

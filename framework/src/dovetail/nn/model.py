@@ -29,7 +29,7 @@ class PoolingModel(nn.Module):
 
     def pooled_logits(self, pooled: Tensor) -> Tensor:
         """The logits of the model's own head for pooled vectors, which are not normalised, in the dtype of activations:
-        ``[P, C]`` → ``[P, K]``.
+        ``[P, C]`` → ``[P, K]``, which may be float32.
 
         Only models whose card claims ``classify``, with K labels, or ``score``, with K = 1, have this. The engine
         converts logits to probabilities.

@@ -17,7 +17,7 @@ from unittest import SkipTest
 import torch
 from torch import Tensor, nn
 
-from dovetail.api import ModelCard, join_names
+from dovetail.api import ModelCard, PoolingType, join_names
 from dovetail.nn import CausalLM, Context, PoolingModel
 from dovetail.testing.comparison import assert_close, label
 from dovetail.testing.harness import build_model, one_thread, parse_config, run_tokens
@@ -94,9 +94,10 @@ def check_parity(
     assert labels or (expected[0] - expected[-1]).norm() > 0.01 * expected[0].norm(), (
         f"{who}: the original gives all tokens the same results, so a difference would not show"
     )
+    pooling = parse_config(card, whole).pooling() or card.pooling
     for size in chunks:
         text = f"{who}: the results of a prompt {'whole' if size is None else f'in chunks of {size}'}"
-        assert_close(_run(card, model, ctx, tokens, size), expected, limit, text)
+        assert_close(_run(card, model, ctx, tokens, size, pooling), expected, limit, text)
     if written is None:
         return
     read, as_given = parse_config(card, whole), parse_config(card, given)
@@ -107,15 +108,17 @@ def check_parity(
     )
     with claim(text):
         model, ctx = build_model(card, given, tensors, max_tokens=length)
-    assert_close(_run(card, model, ctx, tokens, None), expected, limit, text)
+    assert_close(_run(card, model, ctx, tokens, None, as_given.pooling() or card.pooling), expected, limit, text)
 
 
-def _run(card: ModelCard, model: PoolingModel, ctx: Context, tokens: Tensor, chunk: int | None) -> Tensor:
+def _run(
+    card: ModelCard, model: PoolingModel, ctx: Context, tokens: Tensor, chunk: int | None, pooling: PoolingType
+) -> Tensor:
     """What is compared: logits or hidden states of each token, or the labels' logits of the prompt."""
     found = run_tokens(model, ctx, tokens.tolist(), chunk)
     if not {"classify", "score"} & set(card.tasks):
         return found
-    pooled = {"cls": found[:1], "last": found[-1:], "mean": found.mean(0, keepdim=True)}[card.pooling]
+    pooled = {"cls": found[:1], "last": found[-1:], "mean": found.mean(0, keepdim=True)}[pooling]
     return model.pooled_logits(pooled)
 
 

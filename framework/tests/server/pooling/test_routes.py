@@ -306,6 +306,35 @@ def test_classification(ask, engine: FakeEngine) -> None:
 # -- scores
 
 
+def test_prompts_before_texts(ask, embed, engine: FakeEngine) -> None:
+    engine.plan.pooling = PoolingPlan(
+        type="last", normalize=True, reason="", prompts={"query": "aa", "passage": ""}, default_prompt="query"
+    )
+    queried = vector([256, 97, 97, 98])
+    assert embed(input="b").json()["data"][0]["embedding"] == queried
+    assert embed(input=["b"], prompt_name="query").json()["data"][0]["embedding"] == queried
+    assert embed(input="b", prompt_name="passage").json()["data"][0]["embedding"] == vector(B)
+    assert embed(input=B).json()["data"][0]["embedding"] == vector(B), "token ids are whole"
+    score = ask("POST", "/score", json={"text_1": "b", "text_2": "b"}).json()
+    assert score["usage"]["total_tokens"] == 8
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        ({"input": "b", "prompt_name": "document"}, "the model has the prompts query"),
+        ({"input": [256, 97], "prompt_name": "query"}, "prompt_name is for texts in input"),
+        ({"messages": [{"role": "user", "content": "b"}], "prompt_name": "query"}, "prompt_name is for texts in input"),
+    ],
+)
+def test_prompts_that_do_not_fit(embed, engine: FakeEngine, body: dict[str, Any], told: str) -> None:
+    engine.plan.pooling = PoolingPlan(type="last", normalize=True, reason="", prompts={"query": "aa"})
+    answer = embed(**body)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == "prompt_name"
+    assert told in answer.json()["error"]["message"]
+
+
 def cosine_similarity(a: list[int], b: list[int]) -> float:
     return sum(x * y for x, y in zip(vector(a), vector(b), strict=True))
 

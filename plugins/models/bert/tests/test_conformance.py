@@ -11,7 +11,7 @@ from dovetail_models_bert.config import BertConfig, RobertaConfig
 from dovetail.api import ConfigError
 from dovetail.testing import build_model, check_model, check_registration
 
-ENCODER, CLASSIFIER, ROBERTA, CROSS_ENCODER = dovetail_models_bert.dovetail_register_models()
+ENCODER, CLASSIFIER, ROBERTA, CROSS_ENCODER, *_ = dovetail_models_bert.dovetail_register_models()
 
 TINY: dict[str, Any] = {
     "vocab_size": 61,

@@ -14,7 +14,7 @@ from dovetail.testing.comparison import relative_error, tolerance
 
 transformers = pytest.importorskip("transformers")
 
-ENCODER, CLASSIFIER, ROBERTA, CROSS_ENCODER = dovetail_register_models()
+ENCODER, CLASSIFIER, ROBERTA, CROSS_ENCODER, *_ = dovetail_register_models()
 
 BASE: dict[str, Any] = {
     "vocab_size": 97,

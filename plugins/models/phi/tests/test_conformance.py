@@ -6,10 +6,13 @@ from typing import Any
 
 import dovetail_models_phi
 import pytest
+import torch
 from dovetail_models_phi.config import Phi3Config, PhimoeConfig
+from torch import Tensor
 
 from dovetail.api import ConfigError, ModelCard
-from dovetail.testing import build_model, check_model, check_registration
+from dovetail.nn import Parallel
+from dovetail.testing import build_model, check_model, check_registration, random_checkpoint, run_ranks, run_tokens
 
 CARDS = {card.name: card for card in dovetail_models_phi.dovetail_register_models()}
 
@@ -40,6 +43,23 @@ CASES: dict[str, list[dict[str, Any]]] = {
         {**EXPERTS, "tie_word_embeddings": True, "rope_scaling": {**LONGROPE, **MSCALES}},
     ],
 }
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_labels_that_are_tokens_have_the_head_s_logits(tied: bool) -> None:
+    ids, tokens = [60, 3, 31], list(range(20))
+    config = {**TINY, "num_attention_heads": 4, "tie_word_embeddings": tied}
+    tensors = random_checkpoint(CARDS["phi"], config)
+    assert "lm_head.bias" in tensors
+    logits = run_tokens(*build_model(CARDS["phi"], config, tensors), tokens)
+
+    def label(parallel: Parallel | None = None) -> Tensor:
+        labels = {**config, "classifier_token_ids": ids}
+        model, ctx = build_model(CARDS["phi-classifier"], labels, tensors, parallel=parallel)
+        return model.pooled_logits(run_tokens(model, ctx, tokens))
+
+    for found in (label(), *run_ranks(2, label)):
+        torch.testing.assert_close(found, logits[:, ids], rtol=0, atol=1e-5)
 
 
 def test_registration() -> None:

@@ -40,6 +40,13 @@ def test_every_claim_of_other_tasks(card: ModelCard) -> None:
     check_model(card, {**TINY, **WINDOW, "num_labels": 3}, {**TINY, "is_causal": False})
 
 
+def test_every_claim_of_labels_that_are_tokens() -> None:
+    labels = {"classifier_token_ids": [3, 60, 31], "method": "no_post_processing"}
+    two = {"classifier_token_ids": [3, 60], "is_original_qwen3_reranker": True}
+    tied = {"tie_word_embeddings": True, "is_causal": False}
+    check_model(CARDS["qwen3-classifier"], {**TINY, **WINDOW, **labels}, {**TINY, **tied, **two})
+
+
 def test_keys_that_are_missing_have_the_original_s_values() -> None:
     short = {key: value for key, value in TINY.items() if key not in ("head_dim", "max_position_embeddings")}
     second, third = (cls.model_validate(short) for cls in (Qwen2Config, Qwen3Config))

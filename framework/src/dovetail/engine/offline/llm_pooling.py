@@ -26,7 +26,7 @@ from dovetail.engine.request.pooling_outputs import (
     PoolingRequestOutput,
     ScoringRequestOutput,
 )
-from dovetail.engine.request.pooling_params import PoolingParams, explain_missing_task, floats
+from dovetail.engine.request.pooling_params import PoolingParams, explain_missing_task, find_prompt, floats
 from dovetail.engine.step.core import EngineCore
 from dovetail.engine.text.tokenizer import Tokenizer
 from dovetail.kernel.plan import Plan
@@ -54,6 +54,7 @@ class PoolingMethods:
         use_tqdm: ProgressBar = True,
         pooling_params: Params = None,
         lora_request: LoRARequests = None,
+        prompt_name: str | None = None,
     ) -> list[EmbeddingRequestOutput]:
         """The embedding of each prompt, in ``outputs.embedding``.
 
@@ -63,6 +64,8 @@ class PoolingMethods:
             use_tqdm: show a progress bar; or what makes one.
             pooling_params: one for all, or one each; None for the model's defaults.
             lora_request: the LoRA adapter to run with, one for all or one (or None) each.
+            prompt_name: which of the model's prompts (``config_sentence_transformers.json``) is put before each text, such
+                as ``query``; None for its default, which most models do not have.
 
         Raises:
             RequestError: a prompt does not fit, or the model does not serve embeddings. The message names its tasks and
@@ -73,7 +76,7 @@ class PoolingMethods:
                 job.id, EmbeddingOutput(floats(each.vector)), job.prompt.token_ids, each.cached_tokens
             )
             for job, each in self._pool_prompts(
-                "embed", prompts, pooling_params, truncate_prompt_tokens, use_tqdm, lora_request
+                "embed", prompts, pooling_params, truncate_prompt_tokens, use_tqdm, lora_request, prompt_name
             )
         ]
 
@@ -109,6 +112,7 @@ class PoolingMethods:
         use_tqdm: ProgressBar = True,
         lora_request: LoRARequests = None,
         pooling_task: Task | None = None,
+        prompt_name: str | None = None,
     ) -> list[PoolingRequestOutput[PoolingOutput]]:
         """The vector of each prompt for any task, as a float32 tensor in ``outputs.data``. Arguments as for
         :meth:`embed`.
@@ -120,7 +124,7 @@ class PoolingMethods:
             RequestError: a prompt does not fit, or the model does not have the task.
         """
         found = self._pool_prompts(
-            pooling_task, prompts, pooling_params, truncate_prompt_tokens, use_tqdm, lora_request
+            pooling_task, prompts, pooling_params, truncate_prompt_tokens, use_tqdm, lora_request, prompt_name
         )
         return [
             PoolingRequestOutput(
@@ -170,10 +174,18 @@ class PoolingMethods:
         truncate: int | None,
         use_tqdm: ProgressBar,
         lora_request: LoRARequests,
+        prompt_name: str | None = None,
     ) -> list[tuple[PoolingJob, Pooled]]:
         if task is not None and task not in self.plan.tasks:
             raise RequestError(*explain_missing_task(self.plan, task))
-        read = read_prompts(prompts, self._tokenizer)
+        known: Task | None = task or ("embed" if "embed" in self.plan.tasks else self.plan.tasks[0])
+        read = read_prompts(prompts, self._tokenizer, find_prompt(self.plan.pooling, known, prompt_name))
+        if prompt_name is not None and any(each.text is None for each in read):
+            raise RequestError(
+                f"prompt_name is {prompt_name!r}, and a prompt is a list of token ids",
+                "give texts, or the ids of the whole text",
+                param="prompt_name",
+            )
         jobs, pooled = self._run_pooling(task, read, params, truncate, use_tqdm, lora_request)
         return list(zip(jobs, pooled, strict=True))
 

@@ -19,6 +19,7 @@ from dovetail.engine.request.pooling_params import (
     broadcast_pairs,
     check_pooling,
     cosine_similarity,
+    find_prompt,
     floats,
     resolve_pooling_params,
 )
@@ -152,7 +153,8 @@ def score_prompts(
         return [
             TokenizedPrompt(None, encode(text, limit, pair=other)) for text, other in broadcast_pairs(first, second)
         ]
-    return [TokenizedPrompt(None, encode(text, limit)) for text in (*first, *second)]
+    before = find_prompt(plan.pooling, "embed", None)
+    return [TokenizedPrompt(None, encode(before + text, limit)) for text in (*first, *second)]
 
 
 def score_outputs(

@@ -45,13 +45,14 @@ def require_tokenizer(tokenizer: Tokenizer | None, what: str) -> Tokenizer:
     return tokenizer
 
 
-def read_prompts(prompts: Any, tokenizer: Tokenizer | None) -> list[TokenizedPrompt]:
+def read_prompts(prompts: Any, tokenizer: Tokenizer | None, before: str = "") -> list[TokenizedPrompt]:
     """Read one prompt or many, in any of the accepted forms.
 
     Args:
         prompts: a text, a mapping with ``prompt`` or ``prompt_token_ids`` (and optional ``cache_salt``), a sequence of
             token ids, or a sequence of these. Sequences can have any ordered type: lists, tuples, arrays, tensors,
             generators.
+        before: put before each text, and not before token ids.
 
     Raises:
         RequestError: a prompt has none of these forms; says which.
@@ -62,13 +63,13 @@ def read_prompts(prompts: Any, tokenizer: Tokenizer | None) -> list[TokenizedPro
             raise RequestError(
                 f"prompts is a {type(prompts).__name__}", f"{PROMPT_FORMATS}, or a list of these", param="prompt"
             )
-        return [_read_prompt(prompts, 0, tokenizer)]
+        return [_read_prompt(prompts, 0, tokenizer, before)]
     if found and (ids := read_token_ids(found)) is not None:
         return [TokenizedPrompt(None, ids)]
-    return [_read_prompt(prompt, position, tokenizer) for position, prompt in enumerate(found)]
+    return [_read_prompt(prompt, position, tokenizer, before) for position, prompt in enumerate(found)]
 
 
-def _read_prompt(prompt: Any, position: int, tokenizer: Tokenizer | None) -> TokenizedPrompt:
+def _read_prompt(prompt: Any, position: int, tokenizer: Tokenizer | None, before: str) -> TokenizedPrompt:
     text, given, salt = prompt, None, None
     if isinstance(prompt, Mapping):
         if unknown := [str(key) for key, value in prompt.items() if key not in PROMPT_KEYS and value is not None]:
@@ -91,6 +92,7 @@ def _read_prompt(prompt: Any, position: int, tokenizer: Tokenizer | None) -> Tok
     elif (values := read_sequence(prompt)) and (ids := read_token_ids(values)) is not None:
         return TokenizedPrompt(None, ids)
     if isinstance(text, str):
+        text = before + text
         return TokenizedPrompt(text, require_tokenizer(tokenizer, "a prompt of text").encode(text), salt)
     raise RequestError(f"prompt {position} is a {type(prompt).__name__}", PROMPT_FORMATS, param="prompt")
 

@@ -126,6 +126,33 @@ def resolve_pooling_params(params: PoolingParams, plan: PoolingSetup) -> Pooling
     )
 
 
+def find_prompt(pooling: PoolingPlan | None, task: Task | None, name: str | None) -> str:
+    """The text that belongs before a text that is embedded; empty for none.
+
+    Args:
+        task: None for embeddings, if the model has them.
+        name: of one of the model's prompts; None for its default.
+
+    Raises:
+        RequestError: the model has no such prompt, or the task none at all.
+    """
+    known = {} if pooling is None or task not in (None, "embed") else pooling.prompts
+    if name is None:
+        name = pooling.default_prompt if pooling is not None and known else None
+        return "" if name is None else known[name]
+    if name in known:
+        return known[name]
+    if task not in (None, "embed"):
+        raise RequestError(
+            f"prompt_name is {name!r}, and only embeddings have prompts", "leave it out", param="prompt_name"
+        )
+    raise RequestError(
+        f"prompt_name is {name!r}, and the model has {'the prompts ' + ', '.join(known) if known else 'no prompts'}",
+        "take one of those" if known else "leave it out, and send the whole text",
+        param="prompt_name",
+    )
+
+
 def _check_dimensions(requested: int | None, task: Task, pooling: PoolingPlan) -> None:
     if requested is None:
         return

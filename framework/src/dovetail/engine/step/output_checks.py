@@ -127,6 +127,8 @@ class _CheckedBackend:
 
 
 def _check_kernels(layer: WeightLayer, dtype: torch.dtype) -> list[Any]:
+    if not layer.kernels:  # its weight was dequantized as it was loaded
+        return []
     shapes = layer.local_parts()
     each: list[tuple[tuple[str, ...], int, int]]
     if len(layer.kernels) == len(shapes):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from dovetail.api.cards import Task
-from dovetail.engine.request.pooling_params import PoolingParams
+from dovetail.engine.request.pooling_params import PoolingParams, find_prompt
 from dovetail.server.context import ServerContext
 from dovetail.server.generate.sampling_params import check_ids
 from dovetail.server.http.errors import CONTEXT_LENGTH_EXCEEDED, ApiError
@@ -49,16 +49,23 @@ def read_activation(body: PoolingFields, *, embeds: bool) -> bool | None:
     return found
 
 
-async def input_prompts(context: ServerContext, body: EmbeddingRequest | ClassificationRequest) -> list[list[int]]:
+async def input_prompts(
+    context: ServerContext, body: EmbeddingRequest | ClassificationRequest, task: Task
+) -> list[list[int]]:
     """The token ids of each input.
 
     Raises:
         ApiError: there is no input, or one does not fit.
+        RequestError: the model has no such prompt for texts.
     """
     if (body.input is None) == (body.messages is None):
         code = "missing_required_parameter" if body.input is None else "invalid_value"
         raise ApiError(400, "give input or messages, one of them", param="input", code=code)
     limit, side = _truncation_limit(context, body), body.truncation_side or "right"
+    name: str | None = getattr(body, "prompt_name", None)
+    before = find_prompt(context.engine.plan.pooling, task, name)
+    if name is not None and (body.input is None or not all(isinstance(each, str) for each in body.input)):
+        raise ApiError(400, "prompt_name is for texts in input", param="prompt_name", code="invalid_value")
     if body.messages is not None:
         prompts = [_truncate(await conversation_prompt(context, body, add_generation_prompt=False), limit, side)]
         return check_prompts(context, prompts, "messages")
@@ -67,7 +74,7 @@ async def input_prompts(context: ServerContext, body: EmbeddingRequest | Classif
 
     def read(each: str | list[int]) -> list[int]:
         if isinstance(each, str):
-            return _encode(context, each, limit, side, special)
+            return _encode(context, before + each, limit, side, special)
         return _truncate(_check_known_ids(context, each), limit, side)
 
     check_count(context, len(inputs), "input")
@@ -84,10 +91,12 @@ async def text_prompts(
     """
     limit, side = _truncation_limit(context, body), body.truncation_side or "right"
 
+    before = find_prompt(context.engine.plan.pooling, "embed", None)
+
     def read(both: tuple[str, str | None]) -> list[int]:
         text, pair = both
         if pair is None:
-            return _encode(context, text, limit, side, True, param)
+            return _encode(context, before + text, limit, side, True, param)
         check_text_length(context, (text, pair), param)
         return context.engine.tokenizer.encode_within(text, limit, pair=pair, side=side)
 

@@ -52,6 +52,9 @@ class EmbeddingRequest(PoolingFields, ConversationFields):
         None, ge=1, description="cut embeddings to so many numbers, if the model was trained for it"
     )
     normalize: bool | None = Field(None, description="older name of use_activation")
+    prompt_name: str | None = Field(
+        None, description="which of the model's prompts to put before each text, such as query (default: the model's)"
+    )
 
 
 class PoolingRequest(EmbeddingRequest):

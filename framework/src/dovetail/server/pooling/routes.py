@@ -50,7 +50,7 @@ async def _embed(
 ) -> Response:
     model, adapter = context.select_model(body.model)
     context.require_task(task)
-    job = pooling_job(context, body, await input_prompts(context, body), adapter)
+    job = pooling_job(context, body, await input_prompts(context, body, task), adapter)
     pooled = await compute_vectors(context, request, job, pooling_params(body, task))
     packed = body.encoding_format == "base64"
 
@@ -67,7 +67,7 @@ async def _classify(context: ServerContext, request: Request) -> Response:
     body = await read_body(request, ClassificationRequest)
     model, adapter = context.select_model(body.model)
     context.require_task("classify")
-    job = pooling_job(context, body, await input_prompts(context, body), adapter)
+    job = pooling_job(context, body, await input_prompts(context, body, "classify"), adapter)
     pooled = await compute_vectors(context, request, job, pooling_params(body, "classify"))
     labels = context.engine.plan.config.get("id2label") or {}
 

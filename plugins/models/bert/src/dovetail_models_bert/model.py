@@ -1,51 +1,88 @@
-"""BERT and RoBERTa: post-norm blocks of attention in both directions and an MLP, with learned positions (Devlin et al., 2019)."""
+"""BERT and RoBERTa: post-norm blocks of attention in both directions and an MLP, with learned positions (Devlin et al.,
+2019); and Nomic's, with rotary embeddings and a gated MLP (Nussbaum et al., 2024).
+"""
 
 from __future__ import annotations
+
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from dovetail.nn import MLP, Context, PoolingModel, SelfAttention, Step
-from dovetail_models_bert.config import BertConfig, RobertaConfig
+from dovetail.nn import MLP, Context, GatedMLP, LayerRotary, PoolingModel, Rope, SelfAttention, Step
+from dovetail_models_bert.config import BertConfig, NomicBertConfig, RobertaConfig
 
 OLD_NAMES = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
 """Ends of names in the first checkpoints."""
 
 
-class BertBlock(nn.Module):
-    """One layer: ``[T, C]`` → ``[T, C]``."""
+class EncoderBlock(nn.Module):
+    """``x = norm(x + attention(x))``, then ``norm(x + mlp(x))``: ``[T, C]`` → ``[T, C]``."""
 
-    def __init__(self, c: BertConfig, ctx: Context, layer: int) -> None:
+    def __init__(self, attention: SelfAttention, attended_norm: nn.Module, mlp: nn.Module, out_norm: nn.Module) -> None:
         super().__init__()
-        name = f"encoder.layer.{layer}"
-        self.attention = SelfAttention(
-            ctx,
-            f"{name}.attention",
-            channels=c.hidden_size,
-            num_heads=c.num_attention_heads,
-            num_kv_heads=c.num_attention_heads,
-            head_dim=c.head_dim,
-            causal=False,
-            bias=True,
-            out_bias=True,
-            names=("self.query", "self.key", "self.value", "output.dense"),
-        )
-        self.attended_norm = ctx.norm(
-            f"{name}.attention.output.LayerNorm", c.hidden_size, c.layer_norm_eps, kind="layer", bias=True
-        )
-        self.mlp = MLP(
-            ctx,
-            name,
-            c.hidden_size,
-            c.intermediate_size,
-            activation=c.hidden_act,
-            names=("intermediate.dense", "output.dense"),
-        )
-        self.out_norm = ctx.norm(f"{name}.output.LayerNorm", c.hidden_size, c.layer_norm_eps, kind="layer", bias=True)
+        self.attention = attention
+        self.attended_norm = attended_norm
+        self.mlp = mlp
+        self.out_norm = out_norm
 
-    def forward(self, x: Tensor, step: Step) -> Tensor:
-        x = self.attended_norm.add(self.attention(x, None, step), x)[0]
-        return self.out_norm.add(self.mlp(x), x)[0]
+    def forward(self, x: Tensor, rope: Rope | None, step: Step) -> Tensor:
+        x = self.attended_norm.add(self.attention(x, rope, step), x)[0]
+        out: Tensor = self.out_norm.add(self.mlp(x), x)[0]
+        return out
+
+
+def make_bert_block(c: BertConfig, ctx: Context, layer: int) -> EncoderBlock:
+    name, norm = f"encoder.layer.{layer}", partial(ctx.norm, eps=c.layer_norm_eps, kind="layer", bias=True)
+    attention = SelfAttention.from_config(
+        c,
+        ctx,
+        f"{name}.attention",
+        layer,
+        causal=False,
+        bias=True,
+        out_bias=True,
+        names=("self.query", "self.key", "self.value", "output.dense"),
+    )
+    mlp = MLP(
+        ctx,
+        name,
+        c.hidden_size,
+        c.intermediate_size,
+        activation=c.hidden_act,
+        names=("intermediate.dense", "output.dense"),
+    )
+    return EncoderBlock(
+        attention,
+        norm(f"{name}.attention.output.LayerNorm", c.hidden_size),
+        mlp,
+        norm(f"{name}.output.LayerNorm", c.hidden_size),
+    )
+
+
+def make_nomic_block(c: NomicBertConfig, ctx: Context, layer: int) -> EncoderBlock:
+    name, norm = f"encoder.layers.{layer}", partial(ctx.norm, eps=c.layer_norm_eps, kind="layer", bias=True)
+    attention = SelfAttention.from_config(
+        c,
+        ctx,
+        f"{name}.attn",
+        layer,
+        causal=False,
+        bias=c.qkv_proj_bias,
+        out_bias=c.qkv_proj_bias,
+        interleaved=c.rotary_emb_interleaved,
+        names=("Wqkv", "out_proj"),
+    )
+    mlp = GatedMLP(
+        ctx,
+        f"{name}.mlp",
+        c.hidden_size,
+        c.intermediate_size,
+        activation=c.hidden_act,
+        bias=c.mlp_fc1_bias,
+        names=("fc12", "fc11", "fc2"),
+    )
+    return EncoderBlock(attention, norm(f"{name}.norm1", c.hidden_size), mlp, norm(f"{name}.norm2", c.hidden_size))
 
 
 class BertModel(PoolingModel):
@@ -64,7 +101,7 @@ class BertModel(PoolingModel):
             f"{name}.position_embeddings", c.max_position_embeddings, c.hidden_size, cut=False
         )
         self.norm = ctx.norm(f"{name}.LayerNorm", c.hidden_size, c.layer_norm_eps, kind="layer", bias=True)
-        self.blocks = nn.ModuleList(BertBlock(c, ctx, layer) for layer in range(c.num_hidden_layers))
+        self.blocks = nn.ModuleList(make_bert_block(c, ctx, layer) for layer in range(c.num_hidden_layers))
         self.position_offset = c.position_offset
 
     def rename(self, name: str) -> str | None:
@@ -78,7 +115,7 @@ class BertModel(PoolingModel):
         types = self.types(torch.zeros_like(step.tokens))
         x = self.norm(self.words(step.tokens) + types + self.positions(step.positions + self.position_offset))
         for block in self.blocks:
-            x = block(x, step)
+            x = block(x, None, step)
         return x
 
 
@@ -113,3 +150,28 @@ class RobertaForSequenceClassification(RobertaModel):
     def pooled_logits(self, pooled: Tensor) -> Tensor:
         logits: Tensor = self.out(torch.tanh(self.dense(pooled)))
         return logits
+
+
+class NomicBertModel(PoolingModel):
+    """All tokens are of the first type, as in :class:`BertModel`."""
+
+    def __init__(self, c: NomicBertConfig, ctx: Context) -> None:
+        super().__init__()
+        self.words = ctx.embedding("embeddings.word_embeddings", c.vocab_size, c.hidden_size)
+        self.types = ctx.embedding("embeddings.token_type_embeddings", c.type_vocab_size, c.hidden_size, cut=False)
+        self.norm = ctx.norm("emb_ln", c.hidden_size, c.layer_norm_eps, kind="layer", bias=True)
+        self.rotary = LayerRotary(c, max_tokens=ctx.max_tokens)
+        self.rope_types = c.layer_types
+        self.blocks = nn.ModuleList(make_nomic_block(c, ctx, layer) for layer in range(c.num_hidden_layers))
+
+    def rename(self, name: str) -> str | None:
+        """Checkpoints with a head have a prefix, those without have none."""
+        name = name.removeprefix("nomic_bert.").removeprefix("bert.")
+        return None if name.startswith(("cls.", "pooler.", "classifier.")) else name
+
+    def forward(self, step: Step) -> Tensor:
+        x: Tensor = self.norm(self.words(step.tokens) + self.types(torch.zeros_like(step.tokens)))
+        ropes = self.rotary(step.positions, x.dtype)
+        for kind, block in zip(self.rope_types, self.blocks, strict=True):
+            x = block(x, ropes[kind], step)
+        return x

@@ -47,8 +47,7 @@ def dovetail_register_models() -> list[ModelCard]:
             architectures=("Gemma3TextForSequenceClassification",),
             target="dovetail_models_gemma.model:GemmaForSequenceClassification",
             config="dovetail_models_gemma.config:Gemma3Config",
-            tasks=("classify",),
+            tasks=("score", "classify"),
             attention=("sliding",),
-            layer_kinds=("linear", "embedding"),
         ),
     ]
