@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dovetail.api import PluginError
 from dovetail.engine.step import output_checks
-from dovetail.kernel.plan import Part
+from dovetail.kernel.plan_parts import Part
 
 PART = Part(kind="platform", name="strange", distribution="strange-parts", version="1", target="strange:Platform")
 
