@@ -9,9 +9,10 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from dovetail.nn import MLP, Context, GatedMLP, LayerRotary, PoolingModel, Rope, SelfAttention, Step
+from dovetail.nn import MLP, Context, GatedMLP, LayerNorm, LayerRotary, PoolingModel, RMSNorm, Rope, SelfAttention, Step
 from dovetail_models_bert.config import BertConfig, NomicBertConfig, RobertaConfig
 
+Norm = LayerNorm | RMSNorm
 OLD_NAMES = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
 """Ends of names in the first checkpoints."""
 
@@ -19,7 +20,7 @@ OLD_NAMES = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm
 class EncoderBlock(nn.Module):
     """``x = norm(x + attention(x))``, then ``norm(x + mlp(x))``: ``[T, C]`` → ``[T, C]``."""
 
-    def __init__(self, attention: SelfAttention, attended_norm: nn.Module, mlp: nn.Module, out_norm: nn.Module) -> None:
+    def __init__(self, attention: SelfAttention, attended_norm: Norm, mlp: nn.Module, out_norm: Norm) -> None:
         super().__init__()
         self.attention = attention
         self.attended_norm = attended_norm
@@ -28,8 +29,7 @@ class EncoderBlock(nn.Module):
 
     def forward(self, x: Tensor, rope: Rope | None, step: Step) -> Tensor:
         x = self.attended_norm.add(self.attention(x, rope, step), x)[0]
-        out: Tensor = self.out_norm.add(self.mlp(x), x)[0]
-        return out
+        return self.out_norm.add(self.mlp(x), x)[0]
 
 
 def make_bert_block(c: BertConfig, ctx: Context, layer: int) -> EncoderBlock:

@@ -32,7 +32,7 @@ def make_block(c: ModernBertConfig, ctx: Context, norm: Any, name: str, layer: i
         names=("Wi", "Wo"),
     )
     # The first reads the embedding, which has a norm of its own.
-    attention_norm = norm(f"{name}.attn_norm", c.hidden_size) if layer else nn.Identity()
+    attention_norm: Any = norm(f"{name}.attn_norm", c.hidden_size) if layer else nn.Identity()
     return PreNormBlock(attention_norm, attention, norm(f"{name}.mlp_norm", c.hidden_size), mlp)
 
 
