@@ -1,7 +1,7 @@
-"""``dovetail`` in forks of a process that has imported the server, for tests that run it many times: each takes a fifth of a start's time.
+"""Programs in forks of a process that has imported what they need, for tests that run one many times: each takes a fifth of a start's time.
 
-A fork is a process of its own as the command's is, with its arguments, environment, output and exit, but for what happens while modules are imported.
-Tests of that start the command itself.
+A fork is a process of its own as the program's is, with its arguments, environment, output and exit, but for what happens while modules are imported.
+Tests of that start the program itself.
 """
 
 from __future__ import annotations
@@ -17,13 +17,9 @@ from tempfile import TemporaryDirectory
 
 PARENT = """
 import gc, json, os, signal, sys
-import dovetail.cli.serve
-import dovetail.engine.process.async_engine
-import dovetail.engine.setup
-import dovetail.engine.text.hf_tokenizer
-import dovetail.server.processes.run
-from dovetail.cli.main import main
-
+imports, program = sys.argv[1:]
+names = {"__name__": "__main__"}
+exec(imports, names)
 gc.freeze()
 while True:
     if not (line := sys.stdin.readline()):
@@ -40,8 +36,33 @@ os.environ.update(request["environment"])
 os.chdir(request["folder"])
 sys.argv = request["command"]
 signal.alarm(request["seconds"])
-sys.exit(main())
+exec(program, names)
 """
+
+SERVER = """
+import sys
+import dovetail.cli.serve
+import dovetail.engine.process.async_engine
+import dovetail.engine.setup
+import dovetail.engine.text.hf_tokenizer
+import dovetail.server.processes.run
+from dovetail.cli.main import main
+"""
+DOVETAIL = "sys.exit(main())"
+
+KIT = """
+import contextlib, os, sys
+import pytest
+import dovetail.testing
+# This imports its parts.
+with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+    pytest.main(["--version", "-c", os.devnull])
+"""
+PYTEST = """
+sys.path[:0] = os.environ["PYTHONPATH"].split(os.pathsep)
+sys.exit(pytest.main(sys.argv[1:]))
+"""
+"""As ``python -m pytest``."""
 
 
 class Forks:
@@ -52,12 +73,13 @@ class Forks:
         self.folder = folder
 
     def run(
-        self, command: Sequence[str | Path], *, seconds: int = 60, **environment: str
+        self, command: Sequence[str | Path], *, seconds: int = 60, cwd: Path | None = None, **environment: str
     ) -> subprocess.CompletedProcess[str]:
         """One command, which begins with the program's name.
 
         Args:
             seconds: after which it is ended by SIGALRM.
+            cwd: its working directory; by default, this process's.
             environment: what is to be different in it.
         """
         words = list(map(str, command))
@@ -69,7 +91,7 @@ class Forks:
             "stdout": str(streams[0]),
             "stderr": str(streams[1]),
             "environment": environment,
-            "folder": os.getcwd(),
+            "folder": str(cwd or Path.cwd()),
             "seconds": seconds,
         }
         assert self.parent.stdin is not None
@@ -80,12 +102,17 @@ class Forks:
 
 
 @contextmanager
-def forks(**environment: str) -> Iterator[Forks]:
+def forks(
+    imports: str = SERVER, program: str = DOVETAIL, *, options: Sequence[str] = (), **environment: str
+) -> Iterator[Forks]:
     """
     Args:
+        imports: code that the parent runs once. It may not start threads, which forks would lack.
+        program: code that each fork runs, with the names of ``imports``.
+        options: of the interpreter.
         environment: what is to be different in it, for all commands.
     """
-    command = [sys.executable, "-c", PARENT]
+    command = [sys.executable, *options, "-c", PARENT, imports, program]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with (
         TemporaryDirectory() as folder,

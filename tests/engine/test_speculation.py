@@ -87,19 +87,21 @@ class Got:
     tokens: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprobs] = field(default_factory=list)
     end: tuple[Any, ...] = ()
+    prompt_logprobs: list[TokenLogprobs] = field(default_factory=list, compare=False)
 
 
-def run(core: EngineCore, requests: list[NewRequest], seed: int = 0) -> dict[str, Got]:
-    """Requests arriving a few at a time."""
-    rng, found, waiting = random.Random(seed), {r.id: Got() for r in requests}, list(requests)
+def run(core: EngineCore, requests: list[NewRequest], at_once: int | None = None) -> dict[str, Got]:
+    """Requests arriving a few at a time, or so many."""
+    rng, found, waiting = random.Random(0), {r.id: Got() for r in requests}, list(requests)
     while waiting or not core.idle:
-        for _ in range(rng.randint(0, 4)):
+        for _ in range(rng.randint(0, 4) if at_once is None else at_once):
             if waiting:
                 core.add(waiting.pop(0))
         for output in core.step():
             got = found[output.id]
             got.tokens += output.token_ids
             got.logprobs += output.logprobs or []
+            got.prompt_logprobs += output.prompt_logprobs or []
             got.end = (output.finish_reason, output.stop_reason)
     assert core.kv.is_unused
     assert core.requests == {}
@@ -305,7 +307,7 @@ def test_draws_without_a_seed_follow_the_same_distribution(checkpoint: Path) -> 
 
     def second_tokens(core: EngineCore) -> tuple[list[dict[int, int]], EngineCore]:
         params = SamplingParams(temperature=1.0, max_tokens=3, ignore_eos=True)
-        found = run(core, [NewRequest(str(i), prompt, params) for i in range(draws)])
+        found = run(core, [NewRequest(str(i), prompt, params) for i in range(draws)], at_once=draws)
         counts: list[dict[int, int]] = [{}, {}]
         for got in found.values():
             for place in (1, 2):
@@ -365,12 +367,15 @@ def assert_greedy(draft: Path, seen: list[tuple[list[int], list[int]]]) -> None:
     core = make_core(draft, max_num_seqs=64, enable_prefix_caching=False)
     guesses = [(tokens, guess) for tokens, guess in seen if guess]
     assert guesses
-    requests = [
-        NewRequest(str(i), tokens, SamplingParams(temperature=0, max_tokens=len(guess), ignore_eos=True))
-        for i, (tokens, guess) in enumerate(guesses)
-    ]
-    found = run(core, requests)
-    assert [found[r.id].tokens for r in requests] == [guess for _, guess in guesses]
+    # One step for each: all tokens of a guess but the last are given to it, and it says how likely they were.
+    params = SamplingParams(temperature=0, max_tokens=1, ignore_eos=True, prompt_logprobs=0)
+    requests = [NewRequest(str(i), tokens + guess[:-1], params) for i, (tokens, guess) in enumerate(guesses)]
+    found = run(core, requests, at_once=len(requests))
+    for request, (tokens, guess) in zip(requests, guesses, strict=True):
+        got = found[request.id]
+        assert got.tokens == guess[-1:]
+        # The first one is that of the second token.
+        assert [given.rank for given in got.prompt_logprobs[len(tokens) - 1 :]] == [1] * (len(guess) - 1)
 
 
 DRAFTS = {

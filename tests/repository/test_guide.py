@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from ..forked import KIT, PYTEST, Forks, forks
 from ..projects import ROOT
 
 PAGES = sorted((ROOT / "docs" / "plugins").glob("*.md"))
@@ -27,22 +28,21 @@ def example(page: Path) -> dict[str, str]:
     return found
 
 
+@pytest.fixture(scope="module")
+def tests() -> Iterator[Forks]:
+    # Others' plugins for pytest take longer to import than the example to run.
+    with forks(KIT, PYTEST, PYTHONDONTWRITEBYTECODE="1", PYTEST_DISABLE_PLUGIN_AUTOLOAD="1") as running:
+        yield running
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_the_example_of_a_page_passes_its_tests(page: Path, tmp_path: Path) -> None:
+def test_the_example_of_a_page_passes_its_tests(page: Path, tests: Forks, tmp_path: Path) -> None:
     files = example(page)
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text, encoding="utf-8")
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider", str(tmp_path)],
-        cwd=tmp_path,
-        # Others' plugins for pytest take longer to import than the example to run.
-        env=os.environ
-        | {"PYTHONPATH": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
-        capture_output=True,
-        text=True,
-        timeout=500,
-    )
+    command = ["pytest", "-q", "-rs", "-p", "no:cacheprovider", tmp_path]
+    done = tests.run(command, seconds=500, cwd=tmp_path, PYTHONPATH=str(tmp_path))
     assert done.returncode == 0, done.stdout + done.stderr
     skipped = re.findall(r"^SKIPPED.*", done.stdout, re.MULTILINE)
     assert all("transformers" in line for line in skipped), skipped

@@ -22,6 +22,7 @@ from packaging.utils import canonicalize_name
 from dovetail.api import REFERENCE, Card, ModelCard, PlatformCard, QuantFormatCard, QuantKernelCard
 from dovetail.testing import check_kernel
 
+from ..forked import KIT, Forks, forks
 from ..projects import EVERY, FRAMEWORK, FRAMEWORK_SOURCE, PLUGINS, ROOT, Package
 
 LIGHT = ("api", "kernel", "cli")
@@ -294,24 +295,38 @@ def make_site(folder: Path, names: set[str]) -> None:
                 link.symlink_to(Path(str(distribution.locate_file(top))))
 
 
+FRAMEWORK_ALONE = """
+import site, sys
+before = sys.path[:]
+site.addsitedir({site!r})
+"""
 ISOLATED = """
-import json, os, site, sys
-site.addsitedir(sys.argv[1])
 from importlib.metadata import entry_points
+sys.path[:] = before
+site.addsitedir(sys.argv[1])
 found = sorted({e.dist.name for e in entry_points(group="dovetail.plugins")})
 assert found == sorted(["dovetail", sys.argv[2]]), found
-import pytest
-import torch
 sys.exit(pytest.main(sys.argv[3:]))
 """
 
 
+@pytest.fixture(scope="module")
+def isolated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
+    """Forks of a process that sees, and has imported, nothing but what the framework brings: so does every plugin."""
+    site = tmp_path_factory.mktemp("framework") / "site"
+    make_site(site, distributions_for(FRAMEWORK))
+    # -I and -S leave out the environment's own packages, and PYTHON* variables with them.
+    imports = FRAMEWORK_ALONE.format(site=str(site)) + KIT
+    with forks(imports, ISOLATED, options=("-I", "-S"), OMP_NUM_THREADS="1") as running:
+        yield running
+
+
 @pytest.mark.parametrize("plugin", PLUGINS, ids=lambda p: p.name)
-def test_rule_4_a_plugin_s_tests_pass_with_it_and_the_framework_alone(plugin: Package, tmp_path: Path) -> None:
+def test_rule_4_a_plugin_s_tests_pass_with_it_and_the_framework_alone(
+    plugin: Package, isolated: Forks, tmp_path: Path
+) -> None:
     site = tmp_path / "site"
     make_site(site, distributions_for(plugin))
-    # -I and -S leave out the environment's own packages, and PYTHON* variables with them; no configuration is read from above.
-    command = [sys.executable, "-I", "-S", "-c", ISOLATED, str(site), plugin.name]
     options = [
         "-q",
         "-p",
@@ -322,14 +337,18 @@ def test_rule_4_a_plugin_s_tests_pass_with_it_and_the_framework_alone(plugin: Pa
         "-W",
         "ignore::pytest.PytestUnknownMarkWarning",
     ]
-    done = subprocess.run(
-        [*command, *options, "-c", os.devnull, f"--rootdir={plugin.path}", str(plugin.path / "tests")],
-        cwd=plugin.path,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    # No configuration is read from above.
+    command = [
+        "isolated",
+        site,
+        plugin.name,
+        *options,
+        "-c",
+        os.devnull,
+        f"--rootdir={plugin.path}",
+        plugin.path / "tests",
+    ]
+    done = isolated.run(command, seconds=300, cwd=plugin.path)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-3000:]
     assert re.search(r"\d+ passed", done.stdout)
 

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from dovetail.api import ModelCard, QuantKernelCard
 from dovetail.testing import check_kernel, check_model, random_checkpoint, sample_experts, sample_weights
 from dovetail.testing.models import Case, check_dtypes, check_forms, check_layer_kinds
-from dovetail.testing.registration_probe import wrong_target
+from dovetail.testing.registration import wrong_target
 
 
 def kernel_card(target: str = "Right", **claims: Any) -> QuantKernelCard:

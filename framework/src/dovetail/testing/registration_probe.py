@@ -19,21 +19,6 @@ if TYPE_CHECKING:
 FUNCTIONS = ("inspect", "probe", "accepts", "validate_source")
 """Attributes of cards that name functions; the others name classes or objects."""
 HEAVY = ("torch", "transformers", "tensorflow", "jax", "triton")
-BASES = {
-    "model": "dovetail.nn.PoolingModel",
-    "format": "dovetail.nn.QuantFormat",
-    "kernel": "dovetail.nn.WeightKernel",
-    "attention": "dovetail.nn.AttentionBackend",
-    "platform": "dovetail.nn.Platform",
-    "grammar": "dovetail.api.GrammarBackend",
-    "proposer": "dovetail.api.Proposer",
-    "logits_processor": "dovetail.api.LogitsProcessor",
-    "tool_parser": "dovetail.api.ToolParser",
-    "reasoning_parser": "dovetail.api.ReasoningParser",
-}
-"""Kind of card → base class of its target; targets of other kinds are callables."""
-EXPERTS_BASE = "dovetail.nn.ExpertsKernel"
-"""For kernels of experts."""
 
 
 def imported_heavy_modules() -> list[str]:
@@ -79,43 +64,7 @@ def examine(module_name: str) -> tuple[list[str], float]:
                 clean = False
             if attribute in FUNCTIONS and not callable(value):
                 faults.append(f"{where} is not callable")
-    faults += [fault for card in cards if (fault := wrong_target(card))]
     return faults, seconds
-
-
-def wrong_target(card: Card) -> str | None:
-    from pydantic import BaseModel
-
-    from dovetail.api import ModelCard, ModelConfig, PluginError, QuantFormatCard
-    from dovetail.kernel.discovery import import_dotted
-
-    where = f"{card.kind} {card.name!r}"
-    try:
-        target = import_dotted(card.target)  # type: ignore[attr-defined]
-    except PluginError as error:
-        return f"{where}: target: {error}"
-    if card.kind in BASES:
-        name = EXPERTS_BASE if "experts" in getattr(card, "kinds", ()) and card.kind == "kernel" else BASES[card.kind]
-        base = import_dotted(":".join(name.rsplit(".", 1)))
-        if not (isinstance(target, type) and issubclass(target, base)):
-            return f"{where}: its target is not a subclass of {name}"
-        if abstract := sorted(getattr(target, "__abstractmethods__", ())):
-            return f"{where}: its target lacks {', '.join(abstract)}"
-    elif not callable(target):
-        return f"{where}: its target is not callable"
-    generates = isinstance(card, ModelCard) and "generate" in card.tasks
-    if generates and not issubclass(target, import_dotted("dovetail.nn:CausalLM")):
-        return f"{where}: its target is not a subclass of dovetail.nn.CausalLM, which the task generate requires"
-    if isinstance(card, (ModelCard, QuantFormatCard)) and card.config is not None:
-        wanted = ModelConfig if isinstance(card, ModelCard) else BaseModel
-        try:
-            config = import_dotted(card.config)
-        except PluginError:
-            return None  # reported among the light names
-        if not (isinstance(config, type) and issubclass(config, wanted)):
-            name = "dovetail.api.ModelConfig" if wanted is ModelConfig else "pydantic.BaseModel"
-            return f"{where}: its config is not a subclass of {name}"
-    return None
 
 
 if __name__ == "__main__":

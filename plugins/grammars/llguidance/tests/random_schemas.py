@@ -102,6 +102,6 @@ def walk(found: Follower, rng: random.Random) -> str | None:
         token = rng.choice(closing if closing and rng.random() < 0.6 else allowed)
         assert found.accept(token)
         if token in (END, TURN):
-            return found.tokenizer.decode([found.tokenizer.token_to_id(token) for token in text])
+            return found.tokenizer.decode([found.ids[token] for token in text])
         text.append(token)
     return None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 from dovetail_grammars_llguidance.backend import Backend
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -22,17 +24,23 @@ def letters() -> Tokenizer:
     return tokenizer
 
 
+@cache
+def shared() -> tuple[Tokenizer, Backend, dict[str, int], dict[int, str]]:
+    """What sequences do not change: the tokenizer, a backend, and the tokens' ids and texts."""
+    tokenizer = letters()
+    ids = tokenizer.get_vocab()
+    return tokenizer, Backend(tokenizer, VOCAB_SIZE, [ids[END], ids[TURN]]), ids, {i: text for text, i in ids.items()}
+
+
 class Follower:
     """One sequence, its tokens by their texts."""
 
     def __init__(self, kind: GrammarKind, text: str) -> None:
-        self.tokenizer = letters()
-        ends = [self.tokenizer.token_to_id(END), self.tokenizer.token_to_id(TURN)]
-        self.backend = Backend(self.tokenizer, VOCAB_SIZE, ends)
-        self.state: GrammarState = self.backend.compile(GrammarSource(kind, text)).start()
+        self.tokenizer, backend, self.ids, self.texts = shared()
+        self.state: GrammarState = backend.compile(GrammarSource(kind, text)).start()
 
     def accept(self, *tokens: str) -> bool:
-        return all(self.state.accept(self.tokenizer.token_to_id(token)) for token in tokens)
+        return all(self.state.accept(self.ids[token]) for token in tokens)
 
     def spelt(self, text: str) -> list[str]:
         """The tokens of a text, byte by byte."""
@@ -40,10 +48,11 @@ class Follower:
         return [character for piece, _ in byte_decoder for character in piece]
 
     def allowed(self) -> set[str]:
-        return {self.tokenizer.id_to_token(i) for i in allowed(self.state, VOCAB_SIZE)}
+        return {self.texts[i] for i in allowed(self.state, VOCAB_SIZE)}
 
 
 def allowed(state: GrammarState, vocab_size: int) -> list[int]:
     mask = np.full(-(-vocab_size // 32), -1, dtype=np.int32)
     state.fill_mask(mask)
-    return [i for i in range(32 * len(mask)) if mask[i // 32] >> i % 32 & 1]
+    found: list[int] = np.unpackbits(mask.view(np.uint8), bitorder="little").nonzero()[0].tolist()
+    return found

@@ -12,6 +12,7 @@ import sys
 import sysconfig
 import tomllib
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,19 +20,26 @@ import pytest
 from dovetail.api import UsageError
 from dovetail.kernel.scaffold import MAX_NAME, TEMPLATES, framework_source, scaffold
 
-REPOSITORY = Path(__file__).parents[2]
+from ..forked import KIT, PYTEST, Forks, forks
+from ..projects import ROOT
+
 LONG = ("abcdefgh-" * 4)[:MAX_NAME].rstrip("-")
+
+
+# Others' plugins for pytest take longer to import than a new package's tests to run.
+QUICK = {"PYTHONDONTWRITEBYTECODE": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
 
 
 def run(package: Path, *command: str) -> subprocess.CompletedProcess[str]:
     """Run a module of this interpreter inside the package, with its sources and an installation record on the path."""
-    path = os.pathsep.join(map(str, (package / "src", installed(package))))
-    # Others' plugins for pytest take longer to import than a new package's tests to run.
-    quick = {"PYTHONDONTWRITEBYTECODE": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
-    environment = os.environ | quick | {"PYTHONPATH": path}
+    environment = os.environ | QUICK | {"PYTHONPATH": python_path(package)}
     return subprocess.run(
         [sys.executable, *command], cwd=package, env=environment, capture_output=True, text=True, timeout=300
     )
+
+
+def python_path(package: Path) -> str:
+    return os.pathsep.join(map(str, (package / "src", installed(package))))
 
 
 def installed(package: Path) -> Path:
@@ -48,10 +56,17 @@ def installed(package: Path) -> Path:
     return site
 
 
+@pytest.fixture(scope="module")
+def tests() -> Iterator[Forks]:
+    with forks(KIT, PYTEST, **QUICK) as running:
+        yield running
+
+
 @pytest.mark.parametrize("kind", TEMPLATES)
-def test_the_tests_of_a_new_plugin_pass(tmp_path: Path, kind: str) -> None:
+def test_the_tests_of_a_new_plugin_pass(tmp_path: Path, tests: Forks, kind: str) -> None:
     package = scaffold(kind, "my-thing", tmp_path)
-    done = run(package, "-m", "pytest", "-q", "-p", "no:cacheprovider")
+    command = ["pytest", "-q", "-p", "no:cacheprovider"]
+    done = tests.run(command, seconds=300, cwd=package, PYTHONPATH=python_path(package))
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(r"\d+ passed", done.stdout)
     assert "skipped" not in done.stdout
@@ -169,21 +184,23 @@ def test_the_commands_of_the_readme_work_in_an_empty_environment(tmp_path: Path)
 @pytest.mark.parametrize("name", ["x", "my-thing", LONG])
 def test_what_is_written_is_tidy(tmp_path: Path, name: str) -> None:
     pytest.importorskip("ruff")
-    for kind in TEMPLATES:
-        package = scaffold(kind, name, tmp_path)
-        for command in (("check", "--no-cache", "."), ("format", "--no-cache", "--check", ".")):
-            done = run(package, "-m", "ruff", *command)
-            assert done.returncode == 0, f"{kind} {name}: {done.stdout}{done.stderr}"
-        for file in package.rglob("*"):
-            if file.is_file():
-                assert "PLUGIN_" not in file.read_text() + file.name, f"{file} has a word left over"
+    packages = [scaffold(kind, name, tmp_path) for kind in TEMPLATES]
+    for command in (("check", "--no-cache"), ("format", "--no-cache", "--check")):
+        # Each with its own package's settings.
+        done = subprocess.run(
+            [sys.executable, "-m", "ruff", *command, *packages], cwd=tmp_path, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+    for file in tmp_path.rglob("*"):
+        if file.is_file():
+            assert "PLUGIN_" not in file.read_text() + file.name, f"{file} has a word left over"
 
 
 @pytest.mark.sweep
 def test_what_is_written_is_typed(tmp_path: Path) -> None:
     pytest.importorskip("mypy")
     sources = [str(scaffold(kind, "my-thing", tmp_path) / "src") for kind in TEMPLATES]
-    framework = str(REPOSITORY / "framework" / "src")
+    framework = str(ROOT / "framework" / "src")
     done = subprocess.run(
         [
             sys.executable,
@@ -220,14 +237,14 @@ def test_the_framework_s_wheel_brings_the_templates(tmp_path: Path) -> None:
     pytest.importorskip("hatchling")
     done = subprocess.run(
         [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)],
-        cwd=REPOSITORY / "framework",
+        cwd=ROOT / "framework",
         capture_output=True,
         text=True,
         timeout=300,
     )
     assert done.returncode == 0, done.stderr
     (wheel,) = tmp_path.glob("*.whl")
-    root = REPOSITORY / "framework" / "src"
+    root = ROOT / "framework" / "src"
     templates = root / "dovetail" / "kernel" / "templates"
     wanted = {str(f.relative_to(root)) for f in templates.rglob("*") if f.is_file() and "__pycache__" not in f.parts}
     assert wanted
@@ -237,7 +254,7 @@ def test_the_framework_s_wheel_brings_the_templates(tmp_path: Path) -> None:
 
 def test_the_requirement_is_this_version_s(tmp_path: Path) -> None:
     package = scaffold("model", "my-thing", tmp_path)
-    own = tomllib.loads((REPOSITORY / "framework" / "pyproject.toml").read_text())["project"]["version"]
+    own = tomllib.loads((ROOT / "framework" / "pyproject.toml").read_text())["project"]["version"]
     needs = tomllib.loads((package / "pyproject.toml").read_text())["project"]["dependencies"]
     assert f"dovetail~={'.'.join(own.split('.')[:2])}" in needs
 
