@@ -6,7 +6,6 @@ Source: the GGUF specification in the ggml repository, and the names that its co
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -103,11 +102,12 @@ class GGUFNaming(TableNaming):
         """In files with ``adjacent``, each rotary pair of q and k is two adjacent rows; models expect the two halves of
         a head.
         """
-        match = re.search(r"\.self_attn\.([qk])_proj\.(weight|bias)$", name) if self.adjacent else None
-        if match is None:
+        if not self.adjacent:
             return None
-        heads = config["num_attention_heads"] if match[1] == "q" else config["num_key_value_heads"]
-        return rotary_halves(heads, config["head_dim"])
+        for part, heads in (("attn_q", "num_attention_heads"), ("attn_k", "num_key_value_heads")):
+            if name.endswith((f".{self.inner[part]}.weight", f".{self.inner[part]}.bias")):
+                return rotary_halves(config[heads], config["head_dim"])
+        return None
 
 
 def rope_scaling(keys: Metadata) -> dict[str, Any] | None:
