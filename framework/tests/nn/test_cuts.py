@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from dovetail.api import LayerKind, LazyTensor
+from dovetail.api import LayerKind, LazyTensor, alibi_slopes
 from dovetail.api.errors import CheckpointError, UsageError
 from dovetail.nn import (
     MLP,
@@ -494,6 +494,20 @@ def test_sinks_are_those_of_the_ranks_heads() -> None:
             assert block.attention.sinks.shape == (block.attention.spec.num_heads,)
             found.append(block.attention.sinks)
         assert torch.equal(torch.cat(found), values)
+
+
+def test_slopes_are_those_of_the_ranks_heads() -> None:
+    slopes = alibi_slopes(6)
+    for size, kv in ((1, 2), (2, 2), (3, 1)):
+        found: list[float] = []
+        for rank in range(size):
+            ctx = make_context(Parallel(rank, size))
+            block = SelfAttention(ctx, "a", channels=24, num_heads=6, num_kv_heads=kv, head_dim=8, alibi_slopes=slopes)
+            found += block.attention.spec.alibi_slopes or ()
+            own = ctx.backend.alibi_slopes(block.attention.spec)
+            assert own is not None
+            assert own.tolist() == pytest.approx(found[-len(own) :])
+        assert tuple(found) == slopes
 
 
 def test_sinks_of_attention_that_is_not_cut_are_whole() -> None:
