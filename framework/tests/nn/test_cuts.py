@@ -523,6 +523,21 @@ def test_a_layer_norm_over_all_ranks_channels_is_refused() -> None:
         make_context(Parallel(0, 2)).norm("x", 8, 1e-6, kind="layer", cut=(0, 4))
 
 
+def test_rows_of_a_normalized_head_have_the_length_one() -> None:
+    weight, x = 3 * torch.randn(31, 24), torch.randn(5, 24)
+    parts = []
+    for size in (1, 2):
+        for rank in range(size):
+            ctx = make_context(Parallel(rank, size))
+            head = ctx.head("head", 24, 31, normalized=True)
+            load(ctx, {"head.weight": weight})
+            assert head.lengths is not None
+            parts.append(Linear.forward(head, x) / head.lengths)
+            if size == 1:
+                torch.testing.assert_close(head(x), x @ F.normalize(weight).T)
+    torch.testing.assert_close(torch.cat(parts[1:], 1), parts[0])
+
+
 def test_a_head_is_cut_although_its_table_is_not() -> None:
     table = torch.randn(31, 24)
     parts = []

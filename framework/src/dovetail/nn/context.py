@@ -193,13 +193,16 @@ class Context:
         tied: Embedding | None = None,
         bias: Bias = False,
         softcap: float | None = None,
+        normalized: bool = False,
     ) -> Head:
         """The output head, cut by vocabulary. With ``tied`` it shares that table unless the checkpoint has a weight
-        for it.
+        for it. ``softcap`` and ``normalized`` are as in :class:`dovetail.nn.Head`.
         """
         cut = self._vocabulary(name, out_features)
         assert tied is None or (out_features, in_features) in tied.parts.values(), "a tied head has the table's shape"
-        layer = Head(name, in_features, out_features, tied, self.ops, softcap, self.parallel, cut)
+        layer = Head(
+            name, in_features, out_features, tied, self.ops, softcap, self.parallel, cut, normalized=normalized
+        )
         self._claim(layer, bias)
         return layer
 

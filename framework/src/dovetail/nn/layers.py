@@ -17,6 +17,8 @@ from dovetail.nn.parallel import ColumnCut, Cut, Parallel, Range, RowCut, length
 from dovetail.nn.stored import StoredWeight
 from dovetail.nn.weights import Gate, WeightKernel
 
+NORMED_NUMBERS = 1 << 20
+"""Of a head's weight, how many are dequantized at once to compute the lengths of rows."""
 MakeKernel = Callable[[StoredWeight, LayerKind], WeightKernel]
 
 
@@ -206,6 +208,8 @@ class Head(Linear):
         sizes: rows of each rank where they are cut.
         tied: the embedding whose table it shares, or None.
         softcap: logits are ``softcap * tanh(logits / softcap)``; None for unbounded ones.
+        normalized: each row counts with the length 1. Rows stay as they are stored, in any format; logits are divided by
+            the rows' lengths, which are computed once, when the weight is loaded.
     """
 
     kind: LayerKind = "head"
@@ -220,8 +224,12 @@ class Head(Linear):
         softcap: float | None = None,
         parallel: Parallel | None = None,
         cut: Cut = None,
+        *,
+        normalized: bool = False,
     ) -> None:
         super().__init__({name: (rows, columns)}, parallel, cut)
+        self.normalized = normalized
+        self.lengths: Tensor | None = None  # float32, of this rank's rows
         self.sizes = self.parallel.sizes(rows, self.parallel.channel_unit(rows))
         # In a list, so that torch does not register the embedding a second time.
         self._tied = [tied] if tied is not None else []
@@ -232,8 +240,19 @@ class Head(Linear):
     def tied(self) -> Embedding | None:
         return self._tied[0] if self._tied else None
 
+    def finish(self, weights: Mapping[str, StoredWeight], make_kernel: MakeKernel) -> None:
+        if self.normalized:
+            (weight,) = weights.values()
+            count, columns = weight.shape
+            step = max(1, NORMED_NUMBERS // columns)
+            slices = (weight.rows(start, min(start + step, count), torch.float32) for start in range(0, count, step))
+            self.lengths = torch.cat([rows.norm(dim=-1) for rows in slices]).clamp_min(1e-12)
+        super().finish(weights, make_kernel)
+
     def forward(self, x: Tensor, gate: Gate | None = None) -> Tensor:
         logits = super().forward(x, gate)
+        if self.lengths is not None:
+            logits = (logits.float() / self.lengths).to(logits.dtype)
         if isinstance(self.cut, RowCut):
             logits = self.parallel.communicator.all_gather(logits, self.sizes)
         return logits if self.softcap is None else self.ops.softcap(logits, self.softcap)
