@@ -618,3 +618,15 @@ def test_sections_of_heads_are_dequantized_and_cut(stored: Callable[..., dict[st
         wanted = torch.stack([x[:, head] @ keys[own][head] for head in range(heads // size)], 1)
         found = ctx.ops.linear_by_head(x, layer.sections[0].mT)
         torch.testing.assert_close(found, wanted, rtol=0, atol=0.1 if stored is quantized else 1e-5)
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_a_stack_of_heads_is_cut(size: int) -> None:
+    stack = torch.randn(4, 6, 16)
+    for rank in range(size):
+        ctx = make_context(Parallel(rank, size))
+        cut = ctx.parallel.heads(4, 4)
+        layer = ctx.head_stack("k_b", 6, 16, cut)
+        load(ctx, {"k_b": stack})
+        assert torch.equal(layer.matrices, stack[slice(*cut.q)])
+        assert layer.nbytes == 4 * stack.numel() // size

@@ -13,7 +13,7 @@ from dovetail.nn.decoders import (
     SequenceClassifier,
 )
 from dovetail.nn.experts import Experts, ExpertsKernel, ExpertWeights
-from dovetail.nn.layers import Embedding, Head, HeadSections, LayerNorm, Linear, RMSNorm
+from dovetail.nn.layers import Embedding, Head, HeadSections, HeadStack, LayerNorm, Linear, RMSNorm
 from dovetail.nn.mixtures import Mixture
 from dovetail.nn.model import CausalLM, PoolingModel
 from dovetail.nn.ops import Ops
@@ -53,6 +53,7 @@ __all__ = [
     "Head",
     "HeadNorms",
     "HeadSections",
+    "HeadStack",
     "HostLengths",
     "KVIndex",
     "LayerNorm",

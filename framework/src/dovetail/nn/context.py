@@ -16,7 +16,17 @@ from torch import Tensor
 from dovetail.api.errors import UsageError
 from dovetail.nn.attention import Attention, AttentionBackend, AttentionSpec
 from dovetail.nn.experts import Activation, Experts
-from dovetail.nn.layers import CutRMSNorm, Embedding, Head, HeadSections, LayerNorm, Linear, RMSNorm, WeightLayer
+from dovetail.nn.layers import (
+    CutRMSNorm,
+    Embedding,
+    Head,
+    HeadSections,
+    HeadStack,
+    LayerNorm,
+    Linear,
+    RMSNorm,
+    WeightLayer,
+)
 from dovetail.nn.lora import StackedAdapters
 from dovetail.nn.ops import Ops
 from dovetail.nn.parallel import ColumnCut, Cut, HeadCut, Parallel, Range, RowCut
@@ -176,6 +186,17 @@ class Context:
         own = RowCut({name: ((heads.q[0] * rows, heads.q[1] * rows),)}) if self.parallel.size > 1 else None
         layer = HeadSections(name, heads.total, sizes, in_features, self.dtype, self.parallel, own)
         self._claim(layer)
+        return layer
+
+    def head_stack(self, name: str, rows: int, columns: int, heads: HeadCut) -> HeadStack:
+        """A matrix ``[rows, columns]`` of each head, stored as a stack; see :class:`dovetail.nn.layers.HeadStack`.
+
+        Args:
+            heads: which this rank has, from :meth:`dovetail.nn.Parallel.heads`.
+        """
+        layer = HeadStack(name, heads.total, rows, columns, self.dtype, self.parallel, heads.q)
+        self._claim(layer)
+        self.stored_together(name, [[part] for part in layer.parts], required=True)
         return layer
 
     def embedding(self, name: str, rows: int, columns: int, *, cut: bool = True) -> Embedding:

@@ -175,6 +175,34 @@ class HeadSections(WeightLayer):
         return sum(part.nbytes for part in self.sections)
 
 
+class HeadStack(WeightLayer):
+    """A matrix of each head, which checkpoints store as one stack ``[heads, rows, columns]``; otherwise as
+    :class:`HeadSections`.
+
+    Attributes:
+        matrices: of this rank's heads, ``[H, rows, columns]`` in the dtype of activations, once they are loaded.
+    """
+
+    matrices: Tensor
+
+    def __init__(
+        self, name: str, heads: int, rows: int, columns: int, dtype: torch.dtype, parallel: Parallel, own: Range
+    ) -> None:
+        super().__init__({f"{name}.{head}": (rows, columns) for head in range(heads)}, parallel)
+        self.own = own
+        self.dtype = dtype
+
+    def local_parts(self) -> dict[str, tuple[int, int]]:
+        return dict(list(self.parts.items())[slice(*self.own)])
+
+    def finish(self, weights: Mapping[str, StoredWeight], make_kernel: MakeKernel) -> None:
+        self.matrices = torch.stack([weight.dense(self.dtype) for weight in weights.values()])
+
+    @property
+    def nbytes(self) -> int:
+        return self.matrices.nbytes
+
+
 class Embedding(WeightLayer):
     """Rows of a table: ids ``[T]`` → ``[T, K]``. If it is cut by rows, each rank looks up what it has, and the results
     are added.
