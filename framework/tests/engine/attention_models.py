@@ -43,6 +43,8 @@ VOCABULARY, LONGEST, LABELS = 61, 96, 3
 def spec_of(entry: Mapping[str, Any]) -> AttentionSpec:
     """The attention of a layer that the configuration describes so."""
     numbers = {key: value for key, value in entry.items() if key != "source"}
+    if "alibi_slopes" in numbers:
+        numbers["alibi_slopes"] = tuple(numbers["alibi_slopes"])
     if entry.get("latent"):
         return AttentionSpec(H, 1, R + ROPE, (NOPE + ROPE) ** -0.5, value_dim=R, **numbers)
     return AttentionSpec(H, K, D, D**-0.5, shared_cache="source" in entry, **numbers)
@@ -259,6 +261,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, spec: AttentionSpec, sinks: Tensor |
     scores = torch.einsum("ihd,jhd->hij", q, k) * spec.scale
     if spec.softcap is not None:
         scores = spec.softcap * torch.tanh(scores / spec.softcap)
+    if spec.alibi_slopes is not None:
+        places = torch.arange(tokens)
+        scores = scores - torch.tensor(spec.alibi_slopes)[:, None, None] * (places[:, None] - places).abs()
     weights = scores.exp() * mask
     total = weights.sum(-1, keepdim=True)
     if sinks is not None:

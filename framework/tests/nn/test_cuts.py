@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from dovetail.api import LayerKind, LazyTensor
+from dovetail.api import LayerKind, LazyTensor, alibi_slopes
 from dovetail.api.errors import CheckpointError, UsageError
 from dovetail.nn import (
     MLP,
@@ -496,6 +496,20 @@ def test_sinks_are_those_of_the_ranks_heads() -> None:
         assert torch.equal(torch.cat(found), values)
 
 
+def test_slopes_are_those_of_the_ranks_heads() -> None:
+    slopes = alibi_slopes(6)
+    for size, kv in ((1, 2), (2, 2), (3, 1)):
+        found: list[float] = []
+        for rank in range(size):
+            ctx = make_context(Parallel(rank, size))
+            block = SelfAttention(ctx, "a", channels=24, num_heads=6, num_kv_heads=kv, head_dim=8, alibi_slopes=slopes)
+            found += block.attention.spec.alibi_slopes or ()
+            own = ctx.backend.alibi_slopes(block.attention.spec)
+            assert own is not None
+            assert own.tolist() == pytest.approx(found[-len(own) :])
+        assert tuple(found) == slopes
+
+
 def test_sinks_of_attention_that_is_not_cut_are_whole() -> None:
     ctx = make_context(Parallel(1, 2))
     layer: Attention = ctx.attention(AttentionSpec(6, 2, 8, 1.0, sinks=True), sinks="sinks")
@@ -507,6 +521,21 @@ def test_sinks_of_attention_that_is_not_cut_are_whole() -> None:
 def test_a_layer_norm_over_all_ranks_channels_is_refused() -> None:
     with pytest.raises(UsageError, match="the layer norm x over the channels of all devices"):
         make_context(Parallel(0, 2)).norm("x", 8, 1e-6, kind="layer", cut=(0, 4))
+
+
+def test_rows_of_a_normalized_head_have_the_length_one() -> None:
+    weight, x = 3 * torch.randn(31, 24), torch.randn(5, 24)
+    parts = []
+    for size in (1, 2):
+        for rank in range(size):
+            ctx = make_context(Parallel(rank, size))
+            head = ctx.head("head", 24, 31, normalized=True)
+            load(ctx, {"head.weight": weight})
+            assert head.lengths is not None
+            parts.append(Linear.forward(head, x) / head.lengths)
+            if size == 1:
+                torch.testing.assert_close(head(x), x @ F.normalize(weight).T)
+    torch.testing.assert_close(torch.cat(parts[1:], 1), parts[0])
 
 
 def test_a_head_is_cut_although_its_table_is_not() -> None:
@@ -589,3 +618,15 @@ def test_sections_of_heads_are_dequantized_and_cut(stored: Callable[..., dict[st
         wanted = torch.stack([x[:, head] @ keys[own][head] for head in range(heads // size)], 1)
         found = ctx.ops.linear_by_head(x, layer.sections[0].mT)
         torch.testing.assert_close(found, wanted, rtol=0, atol=0.1 if stored is quantized else 1e-5)
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_a_stack_of_heads_is_cut(size: int) -> None:
+    stack = torch.randn(4, 6, 16)
+    for rank in range(size):
+        ctx = make_context(Parallel(rank, size))
+        cut = ctx.parallel.heads(4, 4)
+        layer = ctx.head_stack("k_b", 6, 16, cut)
+        load(ctx, {"k_b": stack})
+        assert torch.equal(layer.matrices, stack[slice(*cut.q)])
+        assert layer.nbytes == 4 * stack.numel() // size

@@ -71,6 +71,9 @@ def test_what_is_wrong_is_said(target: str, told: str) -> None:
     [
         ("Uncapped", ("softcap",), "claims softcap attention"),
         ("Sinkless", ("sinks",), "claims sinks attention"),
+        ("Unbiased", ("alibi",), "claims alibi attention"),
+        ("OneSlope", ("alibi",), "claims alibi attention"),
+        ("BiasedFirst", ("softcap", "alibi"), "claims softcap+alibi attention"),
         ("Windowed", ("chunked",), "claims chunked attention"),
         ("Causal", ("bidirectional",), "claims bidirectional attention"),
         ("OneSided", ("sliding", "bidirectional"), "claims sliding+bidirectional attention"),
@@ -95,8 +98,8 @@ def test_only_what_goes_together_is_combined() -> None:
         ("sliding", "shared_cache"),
     }
     assert not pairs & {("sliding", "chunked"), ("sinks", "value_dim"), ("bidirectional", "latent")}
-    assert ("sliding", "softcap", "sinks", "bidirectional") in found, "as many as go together"
-    assert ("chunked", "softcap", "sinks", "latent", "shared_cache") in found, "the same from the other end"
+    assert ("sliding", "softcap", "sinks", "alibi", "bidirectional") in found, "as many as go together"
+    assert ("chunked", "softcap", "sinks", "alibi", "latent", "shared_cache") in found, "the same from the other end"
 
 
 def test_exclusive_names_claimed_features() -> None:

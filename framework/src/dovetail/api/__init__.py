@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dovetail.api.alibi import alibi_slopes
     from dovetail.api.bounds import MAX_LAYERS, Epsilon, HeadCount, HeadDim, LayerCount, Positions, Size
     from dovetail.api.cards import (
         PORTABLE,
@@ -166,6 +167,7 @@ __all__ = [
     "ToolParser",
     "ToolParserCard",
     "UsageError",
+    "alibi_slopes",
     "check_routing",
     "decode_text",
     "decoder_cards",
@@ -256,6 +258,7 @@ _WHERE = {
     "every_nth_full": "decoder_config",
     "WINDOW_KEYS": "decoder_config",
     "WINDOW_RULES": "decoder_config",
+    "alibi_slopes": "alibi",
     "MAX_LAYERS": "bounds",
     "TableNaming": "naming",
     "rotary_halves": "naming",

@@ -38,7 +38,16 @@ PoolingType = Literal["last", "mean", "cls"]
 """How a prompt is pooled: the hidden state of its last token, the mean over all tokens, or the first token's."""
 LayerKind = Literal["linear", "embedding", "head", "experts"]
 AttentionFeature = Literal[
-    "sliding", "chunked", "softcap", "sinks", "bidirectional", "value_dim", "latent", "shared_cache", "recurrent"
+    "sliding",
+    "chunked",
+    "softcap",
+    "sinks",
+    "alibi",
+    "bidirectional",
+    "value_dim",
+    "latent",
+    "shared_cache",
+    "recurrent",
 ]
 """What a layer may ask for beside causal attention over everything; :class:`dovetail.nn.AttentionSpec` explains
 each. ``recurrent`` layers keep a state of fixed size in place of a cache.

@@ -261,6 +261,12 @@ class DecoderConfig(ModelConfig):
         shorter = self.layer_types[layer] == "sliding_attention" and self.sliding_window is not None
         return self.sliding_window if shorter and (self.sliding_window or 0) < self.longest_context() else None
 
+    def slopes(self) -> tuple[float, ...] | None:
+        """How much each head's scores fall with distance, for a model with ALiBi (:func:`dovetail.api.alibi_slopes`), which
+        overrides this; None for others.
+        """
+        return None
+
     def context_length(self) -> int:
         """A scaling with its original length is served completely, whatever max_position_embeddings says."""
         named = any(rope.original_max_position_embeddings for rope in self.rope.values())
@@ -272,12 +278,17 @@ class DecoderConfig(ModelConfig):
         return max(lengths, default=self.max_position_embeddings)
 
     def attention_features(self, layer: int) -> frozenset[AttentionFeature]:
-        """What a layer asks of the attention backend, from its type and window. A model whose layers ask for more, such
-        as ``softcap``, adds that.
+        """What a layer asks of the attention backend, from its type, window and :meth:`slopes`. A model whose layers ask
+        for more, such as ``softcap``, adds that.
         """
         if (feature := FEATURES.get(self.layer_types[layer])) is not None:
             return frozenset({feature})
-        return frozenset() if self.window(layer) is None else frozenset({"sliding"})
+        found: set[AttentionFeature] = set()
+        if self.window(layer) is not None:
+            found.add("sliding")
+        if self.slopes() is not None:
+            found.add("alibi")
+        return frozenset(found)
 
     def attention_requirements(self) -> tuple[AttentionRequirement, ...]:
         """One entry for each distinct kind of attention layer, from :meth:`attention_features`."""

@@ -77,6 +77,7 @@ class TableNaming:
         layers: the model's.
         adjacent: each rotary pair of q and k is two adjacent rows in the container; models expect the two halves of a
             head.
+        rotated: the model's names of q and k below their layer.
     """
 
     outer: ClassVar[Mapping[str, str]]
@@ -84,6 +85,7 @@ class TableNaming:
     block: ClassVar[str]
     layers: ClassVar[str] = "model.layers"
     adjacent: ClassVar[bool] = False
+    rotated: ClassVar[tuple[str, str]] = ("self_attn.q_proj", "self_attn.k_proj")
 
     def rename(self, name: str) -> str | None:
         """The model's name; a name that no table has stays as it is, and is refused as unexpected."""
@@ -99,11 +101,11 @@ class TableNaming:
         """The order of the rows of q and k, if the container has rotary pairs adjacent; all others are in the model's
         own order.
         """
-        match = re.search(r"\.self_attn\.([qk])_proj\.(weight|bias)$", name) if self.adjacent else None
-        if match is None:
-            return None
-        heads = config["num_attention_heads"] if match[1] == "q" else config["num_key_value_heads"]
-        return rotary_halves(heads, config["head_dim"])
+        if self.adjacent:
+            for part, heads in zip(self.rotated, ("num_attention_heads", "num_key_value_heads"), strict=True):
+                if name.endswith((f".{part}.weight", f".{part}.bias")):
+                    return rotary_halves(config[heads], config["head_dim"])
+        return None
 
 
 @lru_cache(maxsize=16)

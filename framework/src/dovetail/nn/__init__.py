@@ -14,7 +14,7 @@ from dovetail.nn.decoders import (
 )
 from dovetail.nn.experts import Experts, ExpertsKernel, ExpertWeights
 from dovetail.nn.grouped import Codes, GroupedWeight, PackedWeight, packed_axis, unpack_integers
-from dovetail.nn.layers import Embedding, Head, HeadSections, LayerNorm, Linear, RMSNorm
+from dovetail.nn.layers import Embedding, Head, HeadSections, HeadStack, LayerNorm, Linear, RMSNorm
 from dovetail.nn.mixtures import Mixture
 from dovetail.nn.model import CausalLM, PoolingModel
 from dovetail.nn.ops import Ops
@@ -58,6 +58,7 @@ __all__ = [
     "HeadCut",
     "HeadNorms",
     "HeadSections",
+    "HeadStack",
     "HostLengths",
     "KVIndex",
     "LayerNorm",

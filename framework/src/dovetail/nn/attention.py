@@ -32,6 +32,8 @@ class AttentionSpec:
         chunk: positions are divided in chunks of this many tokens, and a token sees those of its own chunk up to itself.
         softcap: scores are ``softcap * tanh(score / softcap)`` before the softmax; None for unbounded ones.
         sinks: the softmax of each head has one more score, which is learned and has no value.
+        alibi_slopes: of each head of this rank; a score falls by ``slope * distance`` in tokens, after ``scale`` and
+            ``softcap`` (ALiBi, :func:`dovetail.api.alibi_slopes`). None for no such biases.
         causal: a token sees those before it and itself. Otherwise those after it, too: each request is computed whole in
             one step, and no cache is kept.
         value_dim: channels of a value where they are not ``head_dim``.
@@ -49,6 +51,7 @@ class AttentionSpec:
     chunk: int | None = None
     softcap: float | None = None
     sinks: bool = False
+    alibi_slopes: tuple[float, ...] | None = None
     causal: bool = True
     value_dim: int | None = None
     latent: bool = False
@@ -57,6 +60,8 @@ class AttentionSpec:
     def __post_init__(self) -> None:
         for apart in APART:
             assert not self.features >= apart, f"no layer is {' and '.join(sorted(apart))}"
+        if self.alibi_slopes is not None:
+            assert len(self.alibi_slopes) == self.num_heads, "each head has a slope"
         if self.latent:
             assert self.num_kv_heads == 1, "all heads share a latent row"
             assert self.values <= self.head_dim, "the values are a part of a latent row"
@@ -69,6 +74,7 @@ class AttentionSpec:
             "chunked": self.chunk is not None,
             "softcap": self.softcap is not None,
             "sinks": self.sinks,
+            "alibi": self.alibi_slopes is not None,
             "bidirectional": not self.causal,
             "value_dim": self.value_dim not in (None, self.head_dim) and not self.latent,
             "latent": self.latent,
@@ -134,6 +140,17 @@ class AttentionBackend(ABC):
         self.dtype = dtype
         self.kv_dtype = kv_dtype
         self.block_size = block_size
+        self._slopes: dict[tuple[float, ...], Tensor] = {}
+
+    def alibi_slopes(self, spec: AttentionSpec) -> Tensor | None:
+        """The slopes of a spec with ALiBi on the device, float32 ``[H]``, or None. :class:`Attention` asks for them first,
+        so that a graph that is captured copies nothing from the host.
+        """
+        if (slopes := spec.alibi_slopes) is None:
+            return None
+        if slopes not in self._slopes:
+            self._slopes[slopes] = torch.tensor(slopes, dtype=torch.float32, device=self.device)
+        return self._slopes[slopes]
 
     def is_batch_invariant(self, spec: AttentionSpec) -> bool:
         """Whether a token's result in such a layer is bitwise the same whatever else is in the batch, and however its
@@ -264,6 +281,8 @@ class Attention(nn.Module):
             )
         self.spec = spec
         self.backend = backend
+        if spec.alibi_slopes is not None:
+            backend.alibi_slopes(spec)
         # In a list, so that torch does not register the other layer a second time.
         self._source = [source] if source is not None else []
         self.group = 0

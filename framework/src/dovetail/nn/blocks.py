@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -31,6 +31,7 @@ class SelfAttention(nn.Module):
         name: checkpoint prefix, such as ``model.layers.0.self_attn``.
         window, chunk, softcap, causal: as in :class:`dovetail.nn.AttentionSpec`.
         sinks: checkpoint name of the sinks below ``name``, or None.
+        alibi_slopes: of the heads of all ranks, for a layer with ALiBi.
         bias: q, k and v have biases; see :data:`dovetail.nn.Bias`.
         out_bias: the output projection has one.
         scale: defaults to ``head_dim ** -0.5``.
@@ -39,6 +40,7 @@ class SelfAttention(nn.Module):
         transposed: full-precision checkpoints store the projections as ``[in, out]``.
         grouped: full-precision checkpoints store the rows of qkv, in one tensor, by key-value head: the rows of its query
             heads, then its own, then those of its values.
+        clip: queries, keys and values are cut off at this number and its negative; None for unbounded ones.
         qk_norm: makes the norms of queries and keys, which are named by ``norm_names`` below ``name``.
         norm_after: the norms are after the rotary embedding, as Hunyuan's; otherwise before it.
         norm_by: ``head``: one norm over the channels of each head; ``whole``: over those of all heads together.
@@ -58,6 +60,7 @@ class SelfAttention(nn.Module):
         softcap: float | None = None,
         causal: bool = True,
         sinks: str | None = None,
+        alibi_slopes: Sequence[float] | None = None,
         bias: Bias = False,
         out_bias: Bias = False,
         scale: float | None = None,
@@ -65,6 +68,7 @@ class SelfAttention(nn.Module):
         names: tuple[str, str, str, str] | tuple[str, str] = ("q_proj", "k_proj", "v_proj", "o_proj"),
         transposed: bool = False,
         grouped: bool = False,
+        clip: float | None = None,
         qk_norm: QKNorm | None = None,
         norm_names: tuple[str, str] = ("q_norm", "k_norm"),
         norm_by: Literal["head", "whole"] = "head",
@@ -97,11 +101,13 @@ class SelfAttention(nn.Module):
             chunk=chunk,
             softcap=softcap,
             sinks=sinks is not None,
+            alibi_slopes=None if alibi_slopes is None else tuple(alibi_slopes[slice(*heads.q)]),
             causal=causal,
         )
         self.attention = ctx.attention(spec, sinks=None if sinks is None else f"{name}.{sinks}", cut=heads)
         self.head_dim = head_dim
         self.interleaved = interleaved
+        self.clip = clip
         self.rope = ctx.ops.rope
         self.norm_by = norm_by
         assert qk_norm is not None or not norm_after, "norm_after says where the norms of qk_norm are"
@@ -117,7 +123,7 @@ class SelfAttention(nn.Module):
 
     @classmethod
     def from_config(cls, c: DecoderConfig, ctx: Context, name: str, layer: int, **own: Any) -> SelfAttention:
-        """A layer with the channels, heads, head size and window that the configuration has.
+        """A layer with the channels, heads, head size, window and slopes that the configuration has.
 
         Args:
             name: as in the constructor.
@@ -129,11 +135,14 @@ class SelfAttention(nn.Module):
             "num_kv_heads": c.num_key_value_heads,
             "head_dim": c.head_dim,
             "window": c.window(layer),
+            "alibi_slopes": c.slopes(),
         }
         return cls(ctx, name, **(usual | own))
 
     def forward(self, x: Tensor, rope: Rope | None, step: Step) -> Tensor:
         qkv = self.qkv(x).view(x.shape[0], -1, self.head_dim)  # [T, H + 2 * K, D]
+        if self.clip is not None:
+            qkv = qkv.clamp(-self.clip, self.clip)
         turned = self.num_heads + self.num_kv_heads
         qk, v = qkv[:, :turned], qkv[:, turned:]
         rotation = None if rope is None else Rotation(rope, self.interleaved, self.rope)

@@ -21,6 +21,7 @@ from dovetail.nn.layers import (
     Embedding,
     Head,
     HeadSections,
+    HeadStack,
     LayerNorm,
     Linear,
     RMSNorm,
@@ -189,6 +190,17 @@ class Context:
         self._claim(layer)
         return layer
 
+    def head_stack(self, name: str, rows: int, columns: int, heads: HeadCut) -> HeadStack:
+        """A matrix ``[rows, columns]`` of each head, stored as a stack; see :class:`dovetail.nn.layers.HeadStack`.
+
+        Args:
+            heads: which this rank has, from :meth:`dovetail.nn.Parallel.heads`.
+        """
+        layer = HeadStack(name, heads.total, rows, columns, self.dtype, self.parallel, heads.q)
+        self._claim(layer)
+        self.stored_together(name, [[part] for part in layer.parts], required=True)
+        return layer
+
     def embedding(self, name: str, rows: int, columns: int, *, cut: bool = True) -> Embedding:
         """A table of ``rows`` vectors, which the ranks share unless ``cut`` is false or there are fewer than ranks."""
         layer = Embedding(name, rows, columns, self.parallel, self._vocabulary(name, rows) if cut else None)
@@ -205,17 +217,19 @@ class Context:
         bias: Bias = False,
         softcap: float | None = None,
         tokens: Sequence[int] = (),
+        normalized: bool = False,
     ) -> Head:
         """The output head, cut by vocabulary. With ``tied`` it shares that table unless the checkpoint has a weight
-        for it.
+        for it. ``softcap`` and ``normalized`` are as in :class:`dovetail.nn.Head`.
 
         Args:
             tokens: compute the logits of these tokens alone, in float32; empty for all.
         """
         cut = self._vocabulary(name, out_features)
         assert tied is None or (out_features, in_features) in tied.parts.values(), "a tied head has the table's shape"
+        assert not (tokens and normalized), "the rows of single tokens count as they are"
         arguments = (name, in_features, out_features, tied, self.ops, softcap, self.parallel, cut)
-        layer = TokenHead(tokens, *arguments) if tokens else Head(*arguments)
+        layer = TokenHead(tokens, *arguments) if tokens else Head(*arguments, normalized=normalized)
         self._claim(layer, bias)
         return layer
 

@@ -18,6 +18,8 @@ from dovetail.nn.parallel import ColumnCut, Cut, Parallel, Range, RowCut, length
 from dovetail.nn.stored import StoredWeight
 from dovetail.nn.weights import Gate, WeightKernel
 
+NORMED_NUMBERS = 1 << 20
+"""Of a head's weight, how many are dequantized at once to compute the lengths of rows."""
 MakeKernel = Callable[[StoredWeight, LayerKind], WeightKernel]
 
 
@@ -174,6 +176,34 @@ class HeadSections(WeightLayer):
         return sum(part.nbytes for part in self.sections)
 
 
+class HeadStack(WeightLayer):
+    """A matrix of each head, which checkpoints store as one stack ``[heads, rows, columns]``; otherwise as
+    :class:`HeadSections`.
+
+    Attributes:
+        matrices: of this rank's heads, ``[H, rows, columns]`` in the dtype of activations, once they are loaded.
+    """
+
+    matrices: Tensor
+
+    def __init__(
+        self, name: str, heads: int, rows: int, columns: int, dtype: torch.dtype, parallel: Parallel, own: Range
+    ) -> None:
+        super().__init__({f"{name}.{head}": (rows, columns) for head in range(heads)}, parallel)
+        self.own = own
+        self.dtype = dtype
+
+    def local_parts(self) -> dict[str, tuple[int, int]]:
+        return dict(list(self.parts.items())[slice(*self.own)])
+
+    def finish(self, weights: Mapping[str, StoredWeight], make_kernel: MakeKernel) -> None:
+        self.matrices = torch.stack([weight.dense(self.dtype) for weight in weights.values()])
+
+    @property
+    def nbytes(self) -> int:
+        return self.matrices.nbytes
+
+
 class Embedding(WeightLayer):
     """Rows of a table: ids ``[T]`` → ``[T, K]``. If it is cut by rows, each rank looks up what it has, and the results
     are added.
@@ -207,6 +237,8 @@ class Head(Linear):
         sizes: rows of each rank where they are cut.
         tied: the embedding whose table it shares, or None.
         softcap: logits are ``softcap * tanh(logits / softcap)``; None for unbounded ones.
+        normalized: each row counts with the length 1. Rows stay as they are stored, in any format; logits are divided by
+            the rows' lengths, which are computed once, when the weight is loaded.
     """
 
     kind: LayerKind = "head"
@@ -221,8 +253,12 @@ class Head(Linear):
         softcap: float | None = None,
         parallel: Parallel | None = None,
         cut: Cut = None,
+        *,
+        normalized: bool = False,
     ) -> None:
         super().__init__({name: (rows, columns)}, parallel, cut)
+        self.normalized = normalized
+        self.lengths: Tensor | None = None  # float32, of this rank's rows
         self.sizes = self.parallel.sizes(rows, self.parallel.channel_unit(rows))
         # In a list, so that torch does not register the embedding a second time.
         self._tied = [tied] if tied is not None else []
@@ -233,8 +269,19 @@ class Head(Linear):
     def tied(self) -> Embedding | None:
         return self._tied[0] if self._tied else None
 
+    def finish(self, weights: Mapping[str, StoredWeight], make_kernel: MakeKernel) -> None:
+        if self.normalized:
+            (weight,) = weights.values()
+            count, columns = weight.shape
+            step = max(1, NORMED_NUMBERS // columns)
+            slices = (weight.rows(start, min(start + step, count), torch.float32) for start in range(0, count, step))
+            self.lengths = torch.cat([rows.norm(dim=-1) for rows in slices]).clamp_min(1e-12)
+        super().finish(weights, make_kernel)
+
     def forward(self, x: Tensor, gate: Gate | None = None) -> Tensor:
         logits = super().forward(x, gate)
+        if self.lengths is not None:
+            logits = (logits.float() / self.lengths).to(logits.dtype)
         if isinstance(self.cut, RowCut):
             logits = self.parallel.communicator.all_gather(logits, self.sizes)
         return logits if self.softcap is None else self.ops.softcap(logits, self.softcap)

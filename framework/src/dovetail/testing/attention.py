@@ -41,6 +41,8 @@ DTYPES = ("float32", "bfloat16", "float16")
 WINDOW, CHUNK = 11, 13
 SOFTCAP = 1.5
 """Small enough to bend the scores of random inputs, which are about one."""
+STEEPEST = 0.4
+"""Slope of the first head; that of the last one is a tenth of it. Random scores are about one, and neither hides the other."""
 
 LENGTHS = (44, 45, 40, 9, 26, 45)
 Schedule = tuple[tuple[tuple[int, int], ...], ...]
@@ -75,6 +77,7 @@ class Case:
 
     def spec(self, window: int = WINDOW, chunk: int = CHUNK) -> AttentionSpec:
         has, latent = set(self.features), "latent" in self.features
+        slopes = tuple(STEEPEST * 10 ** (-head / (self.num_heads - 1)) for head in range(self.num_heads))
         return AttentionSpec(
             num_heads=self.num_heads,
             num_kv_heads=1 if latent else self.num_kv_heads,
@@ -84,6 +87,7 @@ class Case:
             chunk=chunk if "chunked" in has else None,
             softcap=SOFTCAP if "softcap" in has else None,
             sinks="sinks" in has,
+            alibi_slopes=slopes if "alibi" in has else None,
             causal="bidirectional" not in has,
             value_dim=self.size[1] if latent or "value_dim" in has else None,
             latent=latent,

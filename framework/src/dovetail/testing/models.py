@@ -128,7 +128,7 @@ def check_model(card: ModelCard, *configs: Mapping[str, Any], positions: Positio
     Args:
         configs: as in ``config.json``, small; together they use every claimed feature of attention and kind of layer.
         positions: the attention layers whose queries and keys depend on their token's position, by a rotary embedding or
-            otherwise: ``all``; ``some``, as in models that have layers without; or ``none``.
+            otherwise, or whose scores do by ALiBi: ``all``; ``some``, as in models that have layers without; or ``none``.
 
     Raises:
         AssertionError: names the claim that failed.

@@ -60,8 +60,8 @@ class _Nothing(AttentionBackend):
 def check_positions(
     card: ModelCard, config: Mapping[str, Any], positions: Positions, tensors: Mapping[str, Tensor]
 ) -> None:
-    """Check that queries and keys depend on their token's position in all layers, in some, or in none; and, unless in
-    none, that the order of earlier tokens changes a later one's result.
+    """Check that queries and keys depend on their token's position in all layers, in some, or in none, where those with
+    ALiBi count as if they did; and, unless in none, that the order of earlier tokens changes a later one's result.
 
     Args:
         tensors: a checkpoint.
@@ -77,9 +77,10 @@ def check_positions(
     forward, backward = (_queries_and_keys(model, ctx, list(order)) for order in (counted, reversed(counted)))
     knowing: dict[str, list[int]] = {"queries": [], "keys": []}
     for layer, given in forward.items():
+        distances = ctx.attention_layers[layer].spec.alibi_slopes is not None
         for name, here, there in zip(knowing, given, backward[layer], strict=True):
-            # A layer that reads another's cache has no keys of its own.
-            if here is None or there is None or relative_error(there.flatten(), here.flatten()) > LEAST:
+            # A layer that reads another's cache has no keys of its own. With ALiBi it is the backend that knows.
+            if distances or here is None or there is None or relative_error(there.flatten(), here.flatten()) > LEAST:
                 knowing[name].append(layer)
     for name, layers in knowing.items():
         lacking = [layer for layer in forward if layer not in layers]

@@ -30,6 +30,7 @@ class ReferenceAttention(AttentionBackend):
         "chunked",
         "softcap",
         "sinks",
+        "alibi",
         "bidirectional",
         "value_dim",
         "latent",
@@ -86,8 +87,11 @@ class ReferenceAttention(AttentionBackend):
             ratio = spec.num_heads // spec.num_kv_heads
             keys, values = keys.repeat_interleave(ratio, 1), values.repeat_interleave(ratio, 1)
             for token in range(start, stop):
-                seen = self.visible(spec, int(step.positions[token]), length)
-                out[token] = self.attend(q[token].to(self.compute_dtype), keys[seen], values[seen], spec, sinks)
+                position = int(step.positions[token])
+                seen = self.visible(spec, position, length)
+                distances = (torch.arange(seen.start, seen.stop, device=self.device) - position).abs()
+                query = q[token].to(self.compute_dtype)
+                out[token] = self.attend(query, keys[seen], values[seen], distances, spec, sinks)
         return out
 
     def write(
@@ -110,11 +114,17 @@ class ReferenceAttention(AttentionBackend):
         seen = spec.visible(position, length)
         return slice(seen.start, seen.stop)
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, spec: AttentionSpec, sinks: Tensor | None) -> Tensor:
-        """One token's queries ``[H, D]`` over the keys ``[S, H, D]`` and values ``[S, H, V]`` that it sees: ``[H, V]``."""
+    def attend(
+        self, q: Tensor, k: Tensor, v: Tensor, distances: Tensor, spec: AttentionSpec, sinks: Tensor | None
+    ) -> Tensor:
+        """One token's queries ``[H, D]`` over the keys ``[S, H, D]`` and values ``[S, H, V]`` that it sees, which are so
+        many tokens away (int64 ``[S]``): ``[H, V]``.
+        """
         scores = torch.einsum("hd,shd->sh", q, k) * spec.scale
         if spec.softcap is not None:
             scores = spec.softcap * (scores / spec.softcap).tanh()
+        if (slopes := self.alibi_slopes(spec)) is not None:
+            scores = scores - slopes.to(scores) * distances[:, None]
         assert (sinks is not None) == spec.sinks
         if sinks is not None:  # one more score in each softmax, whose value is nothing
             scores = torch.cat([scores, sinks.to(scores)[None]])

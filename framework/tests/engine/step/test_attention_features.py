@@ -35,6 +35,7 @@ NEW = 6
 MODELS: dict[str, list[dict[str, Any]]] = {
     "softcaps and every second window": [{"window": 7, "softcap": 1.5}, {"softcap": 1.5}] * 2,
     "sinks": [{"window": 6, "sinks": True}, {"sinks": True}],
+    "slopes": [{"alibi_slopes": [0.5, 0.25, 0.125, 0.0625]}, {"alibi_slopes": [0.9, 0.1, 0.2, 0.3], "window": 9}, {}],
     "chunks": [{"chunk": 10}, {}, {"chunk": 10}],
     "shared caches": [{"window": 7}, {}, {"window": 7, "source": 0}, {"source": 1}, {"softcap": 1.5, "source": 1}],
     "values of another size": [{"value_dim": 12}, {}, {"value_dim": 12, "sinks": True, "window": 9}],
@@ -217,6 +218,7 @@ def test_layers_with_and_without_a_cache_are_not_mixed(tmp_path: Path) -> None:
     [
         ([{}, {"softcap": 1.5}], "softcap attention"),
         ([{"softcap": 1.5}, {"softcap": 1.5, "sinks": True}], "sinks attention"),
+        ([{}, {"alibi_slopes": [0.5] * 4}], "alibi attention"),
         ([{"window": 4}, {"chunk": 4}], "chunked attention"),
         ([{}, {"value_dim": 12}], "heads of 8 with values of 12"),
         ([{}, {"latent": True}], "heads of 20 with values of 16"),

@@ -57,9 +57,9 @@ class Contiguous(Right):
 class WrongHeads(Right):
     """Deals query heads out to key-value heads in turns."""
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, spec: AttentionSpec, sinks: Tensor | None) -> Tensor:
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, away: Tensor, spec: AttentionSpec, sinks: Any) -> Tensor:
         turns = torch.arange(spec.num_heads) % spec.num_kv_heads * (spec.num_heads // spec.num_kv_heads)
-        return super().attend(q, k[:, turns], v[:, turns], spec, sinks)
+        return super().attend(q, k[:, turns], v[:, turns], away, spec, sinks)
 
 
 class Mutating(Right):
@@ -89,8 +89,8 @@ class NoHalf(Right):
 class Large(Right):
     """Wrong for one of the claimed head sizes only."""
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, spec: AttentionSpec, sinks: Tensor | None) -> Tensor:
-        out = super().attend(q, k, v, spec, sinks)
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, away: Tensor, spec: AttentionSpec, sinks: Any) -> Tensor:
+        out = super().attend(q, k, v, away, spec, sinks)
         return out * 1.01 if spec.head_dim == 128 else out
 
 
@@ -157,6 +157,30 @@ class Sinkless(Forgetful):
     IGNORED = {"sinks": False}
 
 
+class Unbiased(Forgetful):
+    IGNORED = {"alibi_slopes": None}
+
+
+class OneSlope(Right):
+    """Gives all heads the slope of the first."""
+
+    def alibi_slopes(self, spec: AttentionSpec) -> Tensor | None:
+        slopes = super().alibi_slopes(spec)
+        return None if slopes is None else slopes[:1].expand(spec.num_heads)
+
+
+class BiasedFirst(Right):
+    """Bends the scores after their biases, where both come together."""
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, away: Tensor, spec: AttentionSpec, sinks: Any) -> Tensor:
+        slopes = self.alibi_slopes(spec)
+        if slopes is None or spec.softcap is None:
+            return super().attend(q, k, v, away, spec, sinks)
+        scores = torch.einsum("hd,shd->sh", q, k) * spec.scale - slopes.to(q) * away[:, None]
+        weights = (spec.softcap * (scores / spec.softcap).tanh()).softmax(0)
+        return torch.einsum("sh,shv->hv", weights, v)
+
+
 class Windowed(Right):
     """Takes a chunk for a window of its size."""
 
@@ -184,17 +208,17 @@ class OneSided(Right):
 class LastChannels(Right):
     """Takes the last channels of a latent row for its value."""
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, spec: AttentionSpec, sinks: Tensor | None) -> Tensor:
-        return super().attend(q, k, k[..., -spec.values :] if spec.latent else v, spec, sinks)
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, away: Tensor, spec: AttentionSpec, sinks: Any) -> Tensor:
+        return super().attend(q, k, k[..., -spec.values :] if spec.latent else v, away, spec, sinks)
 
 
 class CapsAfterSinks(Right):
     """Bends the sinks, too, where both come together."""
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, spec: AttentionSpec, sinks: Tensor | None) -> Tensor:
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, away: Tensor, spec: AttentionSpec, sinks: Any) -> Tensor:
         if sinks is not None and spec.softcap is not None:
             sinks = spec.softcap * (sinks / spec.softcap).tanh()
-        return super().attend(q, k, v, spec, sinks)
+        return super().attend(q, k, v, away, spec, sinks)
 
 
 class Owning(Right):

@@ -42,6 +42,8 @@ def test_a_step_without_lengths_does_what_one_with_lengths_does(device: str, win
         {"chunk": 1000},
         {"softcap": 1.5, "sinks": True, "window": 17},
         {"value_dim": 32, "softcap": 1.5},
+        {"alibi_slopes": (0.4, 0.3, 0.2, 0.1), "num_heads": 4, "window": 40},
+        {"alibi_slopes": (0.4, 0.3, 0.2, 0.1), "num_heads": 4, "chunk": 100},
         {"num_kv_heads": 1, "head_dim": 80, "value_dim": 64, "latent": True, "chunk": 40},
     ],
     ids=str,

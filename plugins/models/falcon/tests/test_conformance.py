@@ -20,6 +20,7 @@ TINY: dict[str, Any] = {
     "num_attention_heads": 4,
     "max_position_embeddings": 128,
 }
+BIASED: dict[str, Any] = {"alibi": True, "multi_query": False, "parallel_attn": False, "bias": True}
 NEW: dict[str, Any] = {"new_decoder_architecture": True, "num_kv_heads": 2}
 
 
@@ -28,12 +29,12 @@ def test_registration() -> None:
 
 
 def test_every_claim() -> None:
-    check_model(CARD, TINY, {**TINY, **NEW, "bias": True, "tie_word_embeddings": False})
+    check_model(CARD, TINY, {**TINY, **NEW, "bias": True, "tie_word_embeddings": False}, {**TINY, **BIASED})
 
 
 @pytest.mark.parametrize("card", [EMBEDDING, CLASSIFIER])
 def test_every_claim_of_the_others(card: ModelCard) -> None:
-    check_model(card, {**TINY, "multi_query": False, "parallel_attn": False})
+    check_model(card, {**TINY, **BIASED})
 
 
 def test_defaults() -> None:
@@ -48,7 +49,6 @@ def test_defaults() -> None:
 @pytest.mark.parametrize(
     ("keys", "told"),
     [
-        ({"alibi": True}, "alibi is not supported, only rotary embeddings"),
         ({"num_attention_heads": 5}, "hidden_size 48 .* 5"),
         ({**NEW, "num_kv_heads": 3}, "not a multiple of num_key_value_heads 3"),
         ({"multi_query": False, "num_kv_heads": 2}, "num_kv_heads is 2, wanted one for each head"),

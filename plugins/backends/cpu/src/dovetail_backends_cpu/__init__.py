@@ -37,6 +37,7 @@ def dovetail_register_attention() -> list[AttentionCard]:
                 "chunked",
                 "softcap",
                 "sinks",
+                "alibi",
                 "bidirectional",
                 "value_dim",
                 "latent",

@@ -1,5 +1,5 @@
 """Paged attention from torch operations: gather a request's blocks, then the fused CPU kernel, or plain products where
-scores are bent or there are sinks.
+scores are bent or biased or there are sinks.
 
 A token's result is bitwise the same whatever else is in the step and however its request is divided into chunks.
 torch's kernel (Dao et al., 2022, on tiles of 32 to 256 queries and :data:`CHUNK` keys, each item of batch, head and
@@ -84,12 +84,14 @@ class DecodeBatch:
         blocks: int64 ``[R * B]``.
         keys: L.
         mask: float32 ``[R, 1, 1, L]``, 0 for visible keys and -inf for others.
+        distances: float32 of that shape, in tokens; None if no layer asks for them.
     """
 
     tokens: Tensor
     blocks: Tensor
     keys: int
     mask: Tensor
+    distances: Tensor | None
 
 
 @dataclass
@@ -100,7 +102,7 @@ class PrefillTile:
         start, stop: their rows in the step.
         blocks: int64 ``[B]``.
         keys: L.
-        mask: ``[T, L]`` as above.
+        mask, distances: ``[T, L]`` as above.
     """
 
     start: int
@@ -108,6 +110,7 @@ class PrefillTile:
     blocks: Tensor
     keys: int
     mask: Tensor
+    distances: Tensor | None
 
 
 @dataclass
@@ -118,7 +121,7 @@ class WholeTile:
         start, stop: their rows in the step.
         request: the rows of its request.
         keys: L.
-        mask: ``[T, L]`` as above.
+        mask, distances: ``[T, L]`` as above.
     """
 
     start: int
@@ -126,6 +129,7 @@ class WholeTile:
     request: slice
     keys: int
     mask: Tensor
+    distances: Tensor | None
 
 
 @dataclass
@@ -164,9 +168,10 @@ class SdpaAttention(AttentionBackend):
         return True
 
     def workspace_bytes(self, spec: AttentionSpec, tokens: int, length: int) -> int:
-        """Masks, and for plain products scores, their softmax and a copy of it."""
+        """Masks and distances, and for plain products scores, their softmax and a copy of it."""
         heads_length = 4 * ROWS * spec.num_heads * length
-        return super().workspace_bytes(spec, tokens, length) + _is_plain(spec) * 3 * max(SCORE_BYTES, heads_length)
+        masks = super().workspace_bytes(spec, tokens, length) * (1 if spec.alibi_slopes is None else 2)
+        return masks + _is_plain(spec) * 3 * max(SCORE_BYTES, heads_length)
 
     def allocate(self, spec: AttentionSpec, blocks: int) -> tuple[Tensor, ...]:
         sizes = (spec.head_dim,) if spec.latent else (spec.head_dim, spec.values)
@@ -180,24 +185,25 @@ class SdpaAttention(AttentionBackend):
     def prepare(self, step: Step, index: KVIndex, specs: frozenset[AttentionSpec]) -> StepMetadata:
         assert step.lengths is not None, "the CPU records no graphs"
         spec = next(iter(specs))  # the layers of a group see the same
+        biased = any(spec.alibi_slopes is not None for spec in specs)
         work = StepMetadata(index.slot_mapping[index.slot_mapping % self.block_size == 0] // self.block_size)
         decodes: list[DecodeRequest] = []
         start = 0
         for request, (new, length) in enumerate(zip(step.lengths.query, step.lengths.total, strict=True)):
             if not spec.causal:
-                work.whole += _whole_tiles(start, length, spec.window)
+                work.whole += _whole_tiles(start, length, spec.window, biased)
             elif new == 1:
                 first, keys = span(length - 1, spec.window, self.block_size, spec.chunk)
                 decodes.append(DecodeRequest(start, request, length, first, keys))
             else:
-                work.tiles += self._tiles(index.block_tables[request], start, length - new, length, spec)
+                work.tiles += self._tiles(index.block_tables[request], start, length - new, length, spec, biased)
             start += new
         groups = _group_decodes(decodes, exactly=any(map(_is_plain, specs)))
-        work.decodes = [self._decodes(index.block_tables, group, spec) for group in groups]
+        work.decodes = [self._decodes(index.block_tables, group, spec, biased) for group in groups]
         return work
 
     def _tiles(
-        self, table: Tensor, start: int, first_position: int, length: int, spec: AttentionSpec
+        self, table: Tensor, start: int, first_position: int, length: int, spec: AttentionSpec, biased: bool
     ) -> Iterator[PrefillTile]:
         """The tiles of one request's tokens at positions ``first_position : length``, which begin at row ``start`` of the step."""
         position = first_position
@@ -209,17 +215,21 @@ class SdpaAttention(AttentionBackend):
             own, key = torch.arange(position, end)[:, None], torch.arange(first, first + keys)
             mask = _additive_mask(_visible_mask(key, own, spec))
             blocks = self._blocks(table[None], torch.tensor([first]), keys, torch.tensor([end]))
-            yield PrefillTile(start + position - first_position, start + end - first_position, blocks, keys, mask)
+            distances = (own - key).float() if biased else None
+            begin = start - first_position
+            yield PrefillTile(begin + position, begin + end, blocks, keys, mask, distances)
             position = end
 
-    def _decodes(self, tables: Tensor, group: list[DecodeRequest], spec: AttentionSpec) -> DecodeBatch:
+    def _decodes(self, tables: Tensor, group: list[DecodeRequest], spec: AttentionSpec, biased: bool) -> DecodeBatch:
         keys = max(d.keys for d in group)
         first = torch.tensor([d.first for d in group])
         lengths = torch.tensor([d.length for d in group])
-        seen = _visible_mask(first[:, None] + torch.arange(keys), lengths[:, None] - 1, spec)
+        key, own = first[:, None] + torch.arange(keys), lengths[:, None] - 1
+        seen = _visible_mask(key, own, spec)
         blocks = self._blocks(tables[[d.request for d in group]], first, keys, lengths)
         tokens = torch.tensor([d.token for d in group])
-        return DecodeBatch(tokens, blocks, keys, _additive_mask(seen)[:, None, None])
+        distances = (own - key).float()[:, None, None] if biased else None
+        return DecodeBatch(tokens, blocks, keys, _additive_mask(seen)[:, None, None], distances)
 
     def _blocks(self, tables: Tensor, first: Tensor, keys: int, lengths: Tensor) -> Tensor:
         """int64 ``[R * B]``: the blocks of ``keys`` tokens from ``first`` ``[R]`` on, 0 for those after ``lengths``
@@ -244,12 +254,14 @@ class SdpaAttention(AttentionBackend):
         num_kv_heads, ratio, dim = spec.num_kv_heads, spec.num_heads // spec.num_kv_heads, spec.head_dim
         work: StepMetadata = index.metadata
         out = q.new_empty(len(q), spec.num_heads, spec.values)
+        slopes = self.alibi_slopes(spec)
 
         def attend_tile(tile: PrefillTile | WholeTile, keys: Tensor, values: Tensor) -> None:  # [K, L, D] each
             rows = q[tile.start : tile.stop].float().view(-1, num_kv_heads, ratio, dim)
             queries = rows.permute(1, 2, 0, 3)  # [K, G, T, D]
             own_sinks = None if sinks is None else sinks.view(num_kv_heads, ratio, 1)
-            attended = _attend(queries, keys[:, None], values[:, None], tile.mask, spec, own_sinks)
+            biases = _biases(slopes, tile.distances, (num_kv_heads, ratio, 1))
+            attended = _attend(queries, keys[:, None], values[:, None], tile.mask, spec, own_sinks, biases)
             out[tile.start : tile.stop] = attended.permute(2, 0, 1, 3).reshape(-1, spec.num_heads, spec.values)
 
         if cache is None:
@@ -266,7 +278,8 @@ class SdpaAttention(AttentionBackend):
             queries = q[group.tokens].float().view(-1, num_kv_heads, ratio, dim)  # [R, K, G, D]
             keys, values = self._read(cache, group.blocks, queries.shape[0], group.keys, spec)  # [R, K, L, D]
             own_sinks = None if sinks is None else sinks.view(1, num_kv_heads, ratio)
-            attended = _attend(queries, keys, values, group.mask, spec, own_sinks)
+            biases = _biases(slopes, group.distances, (1, num_kv_heads, ratio))
+            attended = _attend(queries, keys, values, group.mask, spec, own_sinks, biases)
             out[group.tokens] = attended.reshape(-1, spec.num_heads, spec.values).to(q.dtype)
         for tile in work.tiles:
             attend_tile(tile, *(x[0] for x in self._read(cache, tile.blocks, 1, tile.keys, spec)))
@@ -297,7 +310,7 @@ class SdpaAttention(AttentionBackend):
         return found if len(found) == 2 else [found[0], found[0]]
 
 
-def _whole_tiles(start: int, length: int, window: int | None) -> Iterator[WholeTile]:
+def _whole_tiles(start: int, length: int, window: int | None, biased: bool) -> Iterator[WholeTile]:
     """The tiles of a request that is computed whole, whose first token is row ``start`` of the step."""
     keys = padded(length)
     key = torch.arange(keys)
@@ -307,7 +320,9 @@ def _whole_tiles(start: int, length: int, window: int | None) -> Iterator[WholeT
         seen = (key < length).expand(end - position, -1)
         if window is not None:
             seen = seen & ((key - own).abs() < window)
-        yield WholeTile(start + position, start + end, slice(start, start + length), keys, _additive_mask(seen))
+        distances = (key - own).abs().float() if biased else None
+        request = slice(start, start + length)
+        yield WholeTile(start + position, start + end, request, keys, _additive_mask(seen), distances)
 
 
 def _group_decodes(decodes: list[DecodeRequest], *, exactly: bool) -> list[list[DecodeRequest]]:
@@ -339,11 +354,50 @@ def _additive_mask(seen: Tensor) -> Tensor:
 
 def _is_plain(spec: AttentionSpec) -> bool:
     """Whether torch's kernel does not know it."""
-    return spec.softcap is not None or spec.sinks
+    return spec.softcap is not None or spec.sinks or spec.alibi_slopes is not None
+
+
+@dataclass(frozen=True)
+class Biases:
+    """What each score falls by: ``slopes * distances``, which would take as much memory as the scores.
+
+    Attributes:
+        slopes: broadcasts to ``[A, B, M]``.
+        distances: broadcasts to ``[A, B, M, L]``.
+    """
+
+    slopes: Tensor
+    distances: Tensor
+
+    def pad(self, missing: int) -> Biases:
+        """With so many more rows, where they differ."""
+        slopes = F.pad(self.slopes, (0, missing)) if self.slopes.shape[-1] > 1 else self.slopes
+        more = self.distances.shape[-2] > 1
+        return Biases(slopes, F.pad(self.distances, (0, 0, 0, missing)) if more else self.distances)
+
+    def of(self, rows: slice) -> Tensor:
+        """Of some of the rows."""
+        slopes = self.slopes[..., rows] if self.slopes.shape[-1] > 1 else self.slopes
+        distances = self.distances[..., rows, :] if self.distances.shape[-2] > 1 else self.distances
+        return slopes[..., None] * distances
+
+
+def _biases(slopes: Tensor | None, distances: Tensor | None, shape: tuple[int, ...]) -> Biases | None:
+    """Of a layer with slopes ``[H]``, in this shape."""
+    if slopes is None:
+        return None
+    assert distances is not None, "the metadata are of a group with this layer"
+    return Biases(slopes.view(shape), distances)
 
 
 def _attend(
-    queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor, spec: AttentionSpec, sinks: Tensor | None
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    mask: Tensor,
+    spec: AttentionSpec,
+    sinks: Tensor | None,
+    biases: Biases | None,
 ) -> Tensor:
     """Attention over two batch dimensions, ``[A, B, M, D]`` over ``[A, B or 1, L, D]``, values ``[A, B or 1, L, V or
     more]``; the mask broadcasts to ``[A, B, M, L]``, the sinks to ``[A, B, M]``: ``[A, B, M, V]``.
@@ -355,10 +409,12 @@ def _attend(
             mask = F.pad(mask, (0, 0, 0, missing))
         if sinks is not None and sinks.shape[-1] > 1:
             sinks = F.pad(sinks, (0, missing))
+        if biases is not None:
+            biases = biases.pad(missing)
     if items * heads == 1:
         queries, keys, values = (x.expand(2, -1, -1, -1) for x in (queries, keys, values))
     if _is_plain(spec):
-        attended = _attend_plainly(queries, keys, values[..., : spec.values], mask, spec, sinks)
+        attended = _attend_plainly(queries, keys, values[..., : spec.values], mask, spec, sinks, biases)
     else:
         mask = mask.expand(queries.shape[0], heads, rows + missing, -1)
         keys, values = (x.expand(-1, heads, -1, -1) for x in (keys, values))
@@ -372,7 +428,13 @@ def _attend(
 
 
 def _attend_plainly(
-    queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor, spec: AttentionSpec, sinks: Tensor | None
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    mask: Tensor,
+    spec: AttentionSpec,
+    sinks: Tensor | None,
+    biases: Biases | None,
 ) -> Tensor:
     """The same as products and a softmax, a part of the rows at a time."""
     items, heads, rows, _ = queries.shape
@@ -386,6 +448,8 @@ def _attend_plainly(
             for piece in scores.div_(spec.softcap).view(-1).split(PIECE):
                 piece.tanh_()
             scores.mul_(spec.softcap)
+        if biases is not None:
+            scores -= biases.of(part)
         scores += mask[..., part, :] if mask.shape[-2] > 1 else mask
         if sinks is not None:
             own = sinks[..., part] if sinks.shape[-1] > 1 else sinks

@@ -96,11 +96,14 @@ class GatherAttention(AttentionBackend):
         spec: AttentionSpec,
         sinks: Tensor | None = None,
     ) -> Tensor:
+        slopes = self.alibi_slopes(spec)
         if cache is None:
             assert k is not None
             assert v is not None
             whole: list[WholeSlice] = index.metadata
-            return torch.cat([whole_attention(q[p.tokens], k[p.request], v[p.request], p, spec, sinks) for p in whole])
+            return torch.cat(
+                [whole_attention(q[p.tokens], k[p.request], v[p.request], p, spec, sinks, slopes) for p in whole]
+            )
         keys, values = _split(cache, spec)
         if k is not None:
             keys.index_copy_(0, index.slot_mapping, k)
@@ -114,7 +117,7 @@ class GatherAttention(AttentionBackend):
             if fits:
                 found.append(flash_attention(q[part.tokens], keys, values, part, spec))
             else:
-                found.append(plain_attention(q[part.tokens], keys, values, part, spec, sinks))
+                found.append(plain_attention(q[part.tokens], keys, values, part, spec, sinks, slopes))
         return found[0] if len(found) == 1 else torch.cat(found)
 
     def _fits(self, spec: AttentionSpec) -> bool:

@@ -46,14 +46,20 @@ def flash_attention(q: Tensor, k: Tensor, v: Tensor, part: Slice, spec: Attentio
 
 
 def plain_attention(
-    q: Tensor, k: Tensor, v: Tensor, part: Slice, spec: AttentionSpec, sinks: Tensor | None = None
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    part: Slice,
+    spec: AttentionSpec,
+    sinks: Tensor | None = None,
+    slopes: Tensor | None = None,
 ) -> Tensor:
     """Products, a mask and a softmax in float32, for any head size on any device.
 
     Args:
         q: ``[R * T, H, D]``.
         k, v: ``[R * S, K, D]`` and ``[R * S, K, V]``.
-        sinks: ``[H]``, for a spec with them.
+        sinks, slopes: ``[H]``, for a spec with them.
 
     Returns:
         ``[R * T, H, V]`` in q's dtype.
@@ -73,11 +79,18 @@ def plain_attention(
         seen &= key >= (position // spec.chunk * spec.chunk - part.first[:, None])[..., None]
     # Stale values after the filled keys may be NaN, and 0 times NaN is NaN.
     values = values.masked_fill((key >= part.keys[:, None])[..., None, None], 0)
-    return _attend(queries, keys, values, seen, spec, sinks).to(q.dtype)
+    distances = None if slopes is None else own[..., None] - key
+    return _attend(queries, keys, values, seen, distances, spec, sinks, slopes).to(q.dtype)
 
 
 def whole_attention(
-    q: Tensor, k: Tensor, v: Tensor, part: WholeSlice, spec: AttentionSpec, sinks: Tensor | None = None
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    part: WholeSlice,
+    spec: AttentionSpec,
+    sinks: Tensor | None = None,
+    slopes: Tensor | None = None,
 ) -> Tensor:
     """The same for tokens of one request, with all of its keys and values, of which each sees those on both sides.
 
@@ -91,16 +104,31 @@ def whole_attention(
     seen = torch.ones(len(q), len(k), dtype=torch.bool, device=q.device)
     if spec.window is not None:
         seen = (key - own).abs() < spec.window
-    return _attend(queries, k.float()[None], v.float()[None], seen[None], spec, sinks).to(q.dtype)
+    distances = None if slopes is None else (key - own).abs()[None]
+    return _attend(queries, k.float()[None], v.float()[None], seen[None], distances, spec, sinks, slopes).to(q.dtype)
 
 
 def _attend(
-    queries: Tensor, keys: Tensor, values: Tensor, seen: Tensor, spec: AttentionSpec, sinks: Tensor | None
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    seen: Tensor,
+    distances: Tensor | None,
+    spec: AttentionSpec,
+    sinks: Tensor | None,
+    slopes: Tensor | None,
 ) -> Tensor:
-    """``[R, T, K, G, D]`` over ``[R, S, K, D]`` and ``[R, S, K, V]``, where seen ``[R, T, S]``: ``[R * T, H, V]``."""
+    """``[R, T, K, G, D]`` over ``[R, S, K, D]`` and ``[R, S, K, V]``, where seen ``[R, T, S]``: ``[R * T, H, V]``.
+
+    Args:
+        distances: int ``[R, T, S]``, for slopes.
+    """
     scores = torch.einsum("rtkgd,rskd->rkgts", queries, keys) * spec.scale
     if spec.softcap is not None:
         scores = spec.softcap * (scores / spec.softcap).tanh()
+    if slopes is not None:
+        assert distances is not None
+        scores -= slopes.view(1, spec.num_kv_heads, -1, 1, 1) * distances[:, None, None]
     scores = scores.masked_fill(~seen[:, None, None], float("-inf"))
     if sinks is not None:
         own = sinks.float().view(1, spec.num_kv_heads, -1, 1, 1).expand(*scores.shape[:-1], 1)

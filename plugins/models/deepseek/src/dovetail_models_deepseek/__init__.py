@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dovetail.api import ModelCard, decoder_cards, hookimpl
+from dovetail.api import ModelCard, NamingCard, decoder_cards, hookimpl
 
 
 @hookimpl
@@ -19,4 +19,7 @@ def _cards(version: str, summary: str) -> list[ModelCard]:
         config=f"dovetail_models_deepseek.config:Deepseek{version}Config",
         experts=True,
         attention=("latent",),
+        naming={
+            "gguf": NamingCard(architectures=("deepseek2",), target=f"dovetail_models_deepseek.gguf:{version}_NAMING")
+        },
     )

@@ -54,6 +54,10 @@ class LatentConfig(DecoderConfig):
     first_k_dense_replace: int = Field(ge=0)
     moe_layer_freq: int = Field(default=1, gt=0)
     rope_interleave: bool = True
+    up_projections: Literal["kv_b_proj", "k_b_proj, v_b_proj"] = "kv_b_proj"
+    """How the projections of latent rows to keys and values are stored; in newer GGUF files they are apart, a matrix of
+    each head, of which those of the keys are transposed.
+    """
 
     @classmethod
     def prepare(cls, data: dict[str, Any]) -> dict[str, Any]:

@@ -59,7 +59,12 @@ class LatentAttention(nn.Module):
         norm = partial(ctx.norm, eps=LATENT_EPS)
         self.query_norm = norm(f"{name}.q_a_layernorm", self.rank) if self.rank else None
         self.row_norm = norm(f"{name}.kv_a_layernorm", c.kv_lora_rank)
-        self.up = ctx.head_sections(f"{name}.kv_b_proj", (c.qk_nope_head_dim, c.v_head_dim), c.kv_lora_rank, heads)
+        self.apart = c.up_projections != "kv_b_proj"
+        if self.apart:
+            self.keys = ctx.head_stack(f"{name}.k_b_proj", c.kv_lora_rank, c.qk_nope_head_dim, heads)
+            self.values = ctx.head_stack(f"{name}.v_b_proj", c.v_head_dim, c.kv_lora_rank, heads)
+        else:
+            self.up = ctx.head_sections(f"{name}.kv_b_proj", (c.qk_nope_head_dim, c.v_head_dim), c.kv_lora_rank, heads)
         self.out = ctx.linear(
             f"{name}.o_proj",
             c.num_attention_heads * c.v_head_dim,
@@ -81,11 +86,18 @@ class LatentAttention(nn.Module):
         plain, turned = query.unflatten(-1, (-1, sum(self.head_sizes))).split(
             self.head_sizes, -1
         )  # [T, H, N], [T, H, P]
-        keys, values = self.up.sections  # [H, N, R], [H, V, R]
-        q = torch.cat((self.by_head(plain, keys.mT), self.rope(turned, rope.cos, rope.sin)), -1)  # [T, H, R + P]
+        keys, values = self._absorbed()
+        q = torch.cat((self.by_head(plain, keys), self.rope(turned, rope.cos, rope.sin)), -1)  # [T, H, R + P]
         attended = self.by_head(self.attention(q, row, None, step), values)  # [T, H, V]
         out: Tensor = self.out(attended.flatten(-2))
         return out
+
+    def _absorbed(self) -> tuple[Tensor, Tensor]:
+        """What turns queries into latent rows ``[H, R, N]``, and latent rows into values ``[H, V, R]``."""
+        if self.apart:
+            return self.keys.matrices, self.values.matrices
+        keys, values = self.up.sections  # [H, N, R], [H, V, R]
+        return keys.mT, values
 
 
 def make_mixture(c: LatentConfig, ctx: Context, name: str) -> Mixture:

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import model_validator
 
-from dovetail.api import Activation, DecoderConfig, Epsilon, LayerType
+from dovetail.api import Activation, DecoderConfig, Epsilon, LayerType, alibi_slopes
 
 
 class FalconConfig(DecoderConfig):
@@ -23,6 +23,7 @@ class FalconConfig(DecoderConfig):
     tie_word_embeddings: bool = True
     bias: bool = False
     alibi: bool = False
+    """Falcon-RW: scores fall with distance, and there are no rotary embeddings."""
     new_decoder_architecture: bool = False
     multi_query: bool = True
     parallel_attn: bool = True
@@ -40,12 +41,17 @@ class FalconConfig(DecoderConfig):
             data.setdefault("num_ln_in_parallel_attn", 2)
         if type(hidden := data.get("hidden_size")) is int:
             data["intermediate_size"] = data.get("ffn_hidden_size", 4 * hidden)  # which has no other name
-        return super().prepare(data)
+        data = super().prepare(data)
+        return {**data, "rope": {}} if data.get("alibi") is True else data
+
+    def slopes(self) -> tuple[float, ...] | None:
+        """Falcon scales the sum of products and biases."""
+        if not self.alibi:
+            return None
+        return tuple(slope * self.head_dim**-0.5 for slope in alibi_slopes(self.num_attention_heads))
 
     @model_validator(mode="after")
     def _check_falcon(self) -> FalconConfig:
-        if self.alibi:
-            raise ValueError("alibi is not supported, only rotary embeddings")
         if self.head_dim * self.num_attention_heads != self.hidden_size:
             raise ValueError(f"head_dim {self.head_dim} is not hidden_size / num_attention_heads")
         norms = self.num_ln_in_parallel_attn

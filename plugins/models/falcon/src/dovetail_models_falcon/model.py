@@ -1,5 +1,5 @@
 """Falcon: attention and an MLP that are added to the same input, with layer norms, and few key-value heads (Almazrouei et
-al., 2023).
+al., 2023); in Falcon-RW one after the other, with ALiBi (Penedo et al., 2023).
 """
 
 from __future__ import annotations
