@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
     from dovetail.api.logits import LogitsRow
     from dovetail.engine.grammars.compiler import RequestGrammar
+    from dovetail.engine.messages import ImageInput
     from dovetail.engine.request.logits_processors import NamedProcessor
     from dovetail.engine.request.pooling_params import PoolingParams
 
@@ -94,6 +96,8 @@ class Request:
     """Pooled state of the chunks so far, float32 ``[C]``, if pooling needs more than the last token."""
     kv_blocks: KVCacheBlocks | None = None
     """Its blocks in the KV cache."""
+    images: Sequence[ImageInput] = ()
+    """Of its prompt, in order."""
     prompt_logprobs: list[Any] = field(default_factory=list)
     """The logprobs computed so far."""
 

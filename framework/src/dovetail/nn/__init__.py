@@ -23,6 +23,7 @@ from dovetail.nn.platform import Memory, Platform
 from dovetail.nn.rotary import LayerRotary, Rope, Rotary
 from dovetail.nn.step import HostLengths, KVIndex, Step
 from dovetail.nn.stored import Axis, Field, StoredWeight
+from dovetail.nn.towers import PatchEmbedding, TowerAttention, TowerBlock
 from dovetail.nn.weights import Components, Gate, QuantFormat, WeightKernel, WeightName, read_tensor
 
 __all__ = [
@@ -63,6 +64,7 @@ __all__ = [
     "Ops",
     "Parallel",
     "ParallelBlock",
+    "PatchEmbedding",
     "Platform",
     "PoolingModel",
     "PostNormBlock",
@@ -79,6 +81,8 @@ __all__ = [
     "SequenceClassifier",
     "Step",
     "StoredWeight",
+    "TowerAttention",
+    "TowerBlock",
     "TwoLevelScales",
     "WeightKernel",
     "WeightName",

@@ -202,7 +202,7 @@ class Decoder(PoolingModel):
     def embed(self, step: Step) -> Tensor:
         """What the first block reads, ``[T, C]``."""
         x: Tensor = self.embedding(step.tokens)
-        return x if self.embedding_multiplier == 1.0 else x * self.embedding_multiplier
+        return step.merge_images(x if self.embedding_multiplier == 1.0 else x * self.embedding_multiplier)
 
     def forward(self, step: Step) -> Tensor:
         x = self.embed(step)

@@ -27,6 +27,19 @@ class PoolingModel(nn.Module):
         """Hidden states after the last norm, ``[T, C]``."""
         raise NotImplementedError
 
+    image_patches: int = 0
+    """Of a model that sees: the most rows that it computes for one image, by which memory is planned."""
+
+    def embed_image(self, **arrays: Tensor) -> Tensor:
+        """The embeddings of one image, ``[N, C]``: one for each token in the ``rows`` of
+        :class:`dovetail.api.ProcessedImage`. A model that sees takes :meth:`dovetail.nn.Step.merge_images` of the
+        vocabulary's embeddings; :class:`dovetail.nn.Decoder` does.
+
+        Args:
+            arrays: what the model's processor made of the image, on the device.
+        """
+        raise NotImplementedError
+
     def pooled_logits(self, pooled: Tensor) -> Tensor:
         """The logits of the model's own head for pooled vectors, which are not normalised, in the dtype of activations:
         ``[P, C]`` → ``[P, K]``.

@@ -128,7 +128,7 @@ class EngineCore:
         graphs = 0
         if runner.platform.supports_graphs and not args.enforce_eager:
             # All captured steps share the memory that the largest of them needs.
-            graphs = runner.activation_bytes(self.max_seqs, self.max_seqs)
+            graphs = runner.activation_bytes(self.max_seqs, self.max_seqs, images=False)
         groups, weights = [*runner.groups], runner.weight_bytes
         if self.speculation is not None:
             groups += self.speculation.groups
@@ -280,6 +280,7 @@ class EngineCore:
                 arrival_index=self._num_arrivals,
                 bad_words=bad_words,
                 pooling_params=pooling,
+                images=new.images or (),
             )
             if requests:
                 request.end_token_ids = requests[0].end_token_ids
@@ -428,6 +429,7 @@ class EngineCore:
         for request in self.scheduler.preempt_all():
             self._remove_from_batch(request)
         self.kv.reset_prefix_cache()
+        self.runner.forget_images()
         if self.speculation is not None:
             self.speculation.sleep(level)
         self.sleeper.sleep(level)
@@ -487,6 +489,7 @@ class EngineCore:
     def reset_prefix_cache(self) -> bool:
         """Empty the prefix cache. Running requests continue. Always succeeds."""
         self.kv.reset_prefix_cache()
+        self.runner.forget_images()  # what changes the weights asks for this, too
         return True
 
     def add_adapter(self, source: str) -> None:

@@ -102,6 +102,8 @@ class InputBatch:
         """Rows whose newest token is on the device, where the next step reads it."""
         self.num_pooling_requests = 0
         """Rows of pooling requests."""
+        self.num_image_requests = 0
+        """Rows of requests with images."""
         self._free = list(range(max_seqs - 1, -1, -1))
         self.tables: list[Tensor] = []
         self._changes: list[list[tuple[int, np.ndarray]]] = [[] for _ in range(groups)]
@@ -115,6 +117,7 @@ class InputBatch:
         self.tokens[row, : len(request.tokens)] = request.tokens
         self.num_host_tokens[row] = len(request.tokens)
         self.num_pooling_requests += request.pooling_params is not None
+        self.num_image_requests += bool(request.images)
 
     def remove(self, request: Request) -> None:
         row = request.row
@@ -128,6 +131,7 @@ class InputBatch:
             self.num_blocks[group, row] = self.num_out_of_window[group, row] = 0
         self.has_device_token[row] = False
         self.num_pooling_requests -= request.pooling_params is not None
+        self.num_image_requests -= bool(request.images)
         self._free.append(row)
         request.row = -1
 

@@ -173,8 +173,8 @@ CACHES = Table(
 )
 
 VISION = Table(
-    accept("limit-mm-per-prompt media-io-kwargs mm-processor-kwargs", NO_VISION, takes="json"),
-    accept("language-model-only", NO_VISION, takes="switch"),
+    accept("media-io-kwargs", "images are decoded in one way", takes="json"),
+    accept("language-model-only", "nothing of images is computed where none is sent", takes="switch"),
     accept(
         "mm-processor-cache-gb mm-processor-cache-type mm-shm-cache-max-object-size-mb mm-encoder-tp-mode "
         "mm-encoder-attn-backend mm-encoder-attn-dtype mm-tensor-ipc mm-ipc-gpu-memory-gb mm-hasher-algorithm "
@@ -187,8 +187,6 @@ VISION = Table(
         NO_VISION,
         takes="switch",
     ),
-    accept("allowed-local-media-path", f"{NO_VISION}: files are read for nobody"),
-    accept("allowed-media-domains", f"{NO_VISION}: files are read for nobody", takes="values"),
     refuse("enable-mm-embeds mm-encoder-only", NO_VISION, takes="switch"),
 )
 
