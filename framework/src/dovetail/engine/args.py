@@ -112,7 +112,7 @@ class EngineArgs(PlanOptions):
     )
     allowed_media_domains: list[str] = Field(
         default=[],
-        description="host that requests may have images fetched from, as in their addresses; give it once for each, none by default",
+        description="hosts that requests may have images fetched from, as in their addresses; none by default",
     )
     max_image_bytes: Annotated[int, BeforeValidator(parse_byte_count)] = Field(
         default=20 * 2**20,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from torch import Tensor, nn
 
 from dovetail.nn.layers import Head
@@ -30,13 +32,13 @@ class PoolingModel(nn.Module):
     image_patches: int = 0
     """Of a model that sees: the most rows that it computes for one image, by which memory is planned."""
 
-    def embed_image(self, **arrays: Tensor) -> Tensor:
+    def embed_image(self, arrays: Mapping[str, Tensor]) -> Tensor:
         """The embeddings of one image, ``[N, C]``: one for each token in the ``rows`` of
         :class:`dovetail.api.ProcessedImage`. A model that sees takes :meth:`dovetail.nn.Step.merge_images` of the
         vocabulary's embeddings; :class:`dovetail.nn.Decoder` does.
 
         Args:
-            arrays: what the model's processor made of the image, on the device.
+            arrays: what the model's processor made of the image, by name, on the device.
         """
         raise NotImplementedError
 

@@ -19,7 +19,7 @@ M = TypeVar("M", bound=BaseModel)
 HUMAN = ("max_model_len", "max_num_batched_tokens", "max_num_seqs")
 """Fields that accept numbers such as 32k."""
 SHORT = {"quantization": "-q"}
-MULTI_VALUE_FLAGS = ("served_model_name", "lora_modules", "logits_processors")
+MULTI_VALUE_FLAGS = ("served_model_name", "lora_modules", "logits_processors", "allowed_media_domains")
 """Flags that take several values at once, as users of other servers type them. Other lists repeat their flag: one that took several would swallow
 the model's name behind it."""
 

@@ -128,7 +128,7 @@ class ImageInputs:
         with blame(self._part, "to place images in a prompt"):
             placed, starts = self.processor.place(token_ids, [image for _, image in read])
         inputs = [
-            ImageInput(key, start, len(image.tokens), list(image.rows), dict(image.arrays), image.grid)
+            ImageInput(key, start, len(image.tokens), list(image.rows), dict(image.arrays))
             for (key, image), start in zip(read, starts, strict=True)
         ]
         return PromptWithImages(placed, inputs)
@@ -156,7 +156,7 @@ class ImageInputs:
             name: ImageArray(str(array.dtype), list(array.shape), array.tobytes())
             for name, array in processed.arrays.items()
         }
-        made = ProcessedImage(list(processed.tokens), processed.rows, arrays, processed.grid)
+        made = ProcessedImage(list(processed.tokens), processed.rows, arrays)
         self.cache.put(key, made)
         return key, made
 

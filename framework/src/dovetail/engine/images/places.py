@@ -108,10 +108,11 @@ def _read_file(url: str, rules: ImageRules) -> bytes:
 def _fetch(url: str, rules: ImageRules) -> bytes:
     import httpx2  # with the first image that is fetched
 
-    deadline = time.monotonic() + FETCH_SECONDS
     try:
+        target = httpx2.URL(url)
+        _check_host(target, rules)
         with httpx2.Client(follow_redirects=False, timeout=FETCH_SECONDS) as client:
-            target = httpx2.URL(url)
+            deadline = time.monotonic() + FETCH_SECONDS  # the client's certificates are read by now
             for _ in range(MAX_REDIRECTS + 1):
                 # Asked of the very object that the client connects by, for each place on the way.
                 _check_host(target, rules)

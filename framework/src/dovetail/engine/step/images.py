@@ -74,7 +74,7 @@ class ImageEmbedder:
             return found
         rows = sum(end - start for start, end in image.rows)
         with blame(self._part, "to embed an image (embed_image)", in_step=True):
-            made: Any = model.embed_image(**{name: self._upload(array) for name, array in image.arrays.items()})
+            made: Any = model.embed_image({name: self._upload(array) for name, array in image.arrays.items()})
         if not (isinstance(made, Tensor) and made.ndim == 2 and made.shape[0] == rows):
             raise wrong_answer(self._part, "embed_image()", made, f"embeddings [{rows}, C]")
         self._kept[image.key] = made

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from uuid import uuid4
 
+from dovetail.engine.messages import ImageInput
 from dovetail.engine.request.checks import truncate_prompt
 from dovetail.engine.request.params import SamplingParams
 from dovetail.server.context import ServerContext
@@ -39,11 +40,13 @@ async def make_job(
     prompts: list[list[int]],
     adapter: str | None = None,
     parsing: OutputParsing | None = None,
+    images: list[ImageInput] | None = None,
 ) -> Job:
     """Check a request against the model and the server, and build its job.
 
     Args:
         parsing: how the output is parsed. It may require an output format.
+        images: of the prompt, which is the only one then.
 
     Raises:
         ApiError, RequestError: the request cannot be served.
@@ -74,6 +77,7 @@ async def make_job(
         adapter=adapter,
         scoring=is_scoring(body),
         beams=read_beam_search(body, params),
+        images=images,
     )
 
 

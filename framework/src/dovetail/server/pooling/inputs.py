@@ -60,7 +60,9 @@ async def input_prompts(context: ServerContext, body: EmbeddingRequest | Classif
         raise ApiError(400, "give input or messages, one of them", param="input", code=code)
     limit, side = _truncation_limit(context, body), body.truncation_side or "right"
     if body.messages is not None:
-        prompts = [_truncate(await conversation_prompt(context, body, add_generation_prompt=False), limit, side)]
+        prompts = [
+            _truncate(await conversation_prompt(context, body, add_generation_prompt=False, images=False), limit, side)
+        ]
         return check_prompts(context, prompts, "messages")
     inputs: Sequence[str | list[int]] = body.input or []
     special = body.add_special_tokens is not False

@@ -9,7 +9,7 @@ from dovetail.utils.foreign.option import Table, accept, alias, refuse
 from dovetail.utils.foreign.vllm_parallel import ONE_DEVICE, PARALLEL
 from dovetail.utils.foreign.vllm_speed import OWN_SCHEDULER, SPEED
 
-NO_VISION = "only text is served"
+NO_VISION = "images are processed in one way"
 OWN_MEMORY = "the memory of weights and cache is planned here from what is free"
 NOT_YET = "it is not built yet"
 
@@ -80,7 +80,7 @@ MODEL = Table(
         "adapters hold the layers of a text model",
         takes="switch",
     ),
-    refuse("default-mm-loras", NO_VISION, takes="json"),
+    refuse("default-mm-loras", "adapters are chosen by requests", takes="json"),
     refuse(
         "long-lora-scaling-factors",
         "an adapter for longer contexts is not built",
@@ -176,7 +176,7 @@ VISION = Table(
     accept("media-io-kwargs", "images are decoded in one way", takes="json"),
     accept("language-model-only", "nothing of images is computed where none is sent", takes="switch"),
     accept(
-        "mm-processor-cache-gb mm-processor-cache-type mm-shm-cache-max-object-size-mb mm-encoder-tp-mode "
+        "mm-processor-cache-type mm-shm-cache-max-object-size-mb mm-encoder-tp-mode "
         "mm-encoder-attn-backend mm-encoder-attn-dtype mm-tensor-ipc mm-ipc-gpu-memory-gb mm-hasher-algorithm "
         "mm-encoder-fp8-scale-path mm-encoder-fp8-scale-save-margin mm-encoder-fp8-scale-save-path video-pruning-rate "
         "video-pruning-method image-input-type image-token-id image-input-shape image-feature-size",
@@ -187,7 +187,8 @@ VISION = Table(
         NO_VISION,
         takes="switch",
     ),
-    refuse("enable-mm-embeds mm-encoder-only", NO_VISION, takes="switch"),
+    accept("mm-processor-cache-gb", "DOVETAIL_MM_INPUT_CACHE_GIB is the size of the cache of images"),
+    refuse("enable-mm-embeds mm-encoder-only", "images are read, and their embeddings are not", takes="switch"),
 )
 
 STRUCTURE = Table(

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 
 import torch
@@ -96,8 +97,11 @@ class LlavaForConditionalGeneration(CausalDecoder):
             name = name.replace("vision_tower.", f"{TOWER}.", 1)
         return name
 
-    def embed_image(self, pixels: Tensor) -> Tensor:
-        """The embeddings of an image, float32 ``[3, size, size]``."""
-        seen = torch.cat(self.tower(pixels), -1)[self.skipped :]
+    def embed_image(self, arrays: Mapping[str, Tensor]) -> Tensor:
+        """
+        Args:
+            arrays: ``pixels``, float32 ``[3, size, size]``.
+        """
+        seen = torch.cat(self.tower(arrays["pixels"]), -1)[self.skipped :]
         out: Tensor = self.second(self.activation(self.first(seen)))
         return out

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import Field, ValidationError, field_validator
 
 from dovetail.api import ConfigError, ImageProcessor, ModelConfig, ProcessedImage
-from dovetail.pixels import Preprocessing, crop_center, read_length, read_pixels, resize
+from dovetail.pixels import Factor, Preprocessing, crop_center, read_length, read_pixels, resize
 from dovetail_models_llava.config import LlavaConfig
 
 
@@ -16,7 +16,7 @@ class ClipPreprocessing(Preprocessing):
     """Keys of CLIPImageProcessor in transformers, with their defaults."""
 
     image_mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
-    image_std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
+    image_std: tuple[Factor, Factor, Factor] = (0.26862954, 0.26130258, 0.27577711)
     size: int = 224
     """Of the shorter edge."""
     do_center_crop: bool = True
