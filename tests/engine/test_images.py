@@ -58,7 +58,10 @@ def test_every_form_of_an_image_gives_the_same(llm: LLM) -> None:
     assert see(llm, picture(1), text=rendered) == first
     assert see(llm, picture(2), text=rendered) != first
     (one,) = llm.generate(
-        {"prompt_token_ids": [IMAGE, *b"What is it?"], "multi_modal_data": {"image": picture(1)}},
+        {
+            "prompt_token_ids": llm.get_tokenizer().encode("<image>What is it?"),
+            "multi_modal_data": {"image": picture(1)},
+        },
         PARAMS,
         use_tqdm=False,
     )

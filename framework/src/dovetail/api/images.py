@@ -23,12 +23,17 @@ class ProcessedImage:
         tokens: what stands for it in the prompt, in place of the placeholder.
         rows: ranges ``(start, end)`` of ``tokens`` whose embeddings the model computes from ``arrays``, in order. The
             other tokens, such as line ends of a picture, have the embeddings of the vocabulary.
+        grid: for models whose rotary positions have axes (:attr:`dovetail.api.RopeParameters.sections`): time, height and
+            width of the grid that the rows form, the last fastest. The rows have the positions of their places in it,
+            from that of the first on, and the text after them goes on past its longest side. None if an image's tokens
+            are counted like those of a text.
         arrays: numpy arrays of any shapes, by name, for :meth:`dovetail.nn.PoolingModel.embed_image`.
     """
 
     tokens: Sequence[int]
     rows: Sequence[tuple[int, int]]
     arrays: Mapping[str, Any]
+    grid: tuple[int, int, int] | None = None
 
 
 class ImageProcessor(ABC):

@@ -13,6 +13,7 @@ from dovetail.engine.request.params import SamplingParams
 from dovetail.engine.text.bad_words import NO_BAD_WORDS, BadWords
 
 if TYPE_CHECKING:
+    from numpy import ndarray
     from torch import Tensor
 
     from dovetail.api.logits import LogitsRow
@@ -98,6 +99,10 @@ class Request:
     """Its blocks in the KV cache."""
     images: Sequence[ImageInput] = ()
     """Of its prompt, in order."""
+    rope_positions: ndarray | None = None
+    """int64 ``[3, P]``, of its prompt, where images have rotary positions of their own."""
+    rope_offset: int = 0
+    """What later tokens add to their positions for rotary ones."""
     prompt_logprobs: list[Any] = field(default_factory=list)
     """The logprobs computed so far."""
 

@@ -59,6 +59,7 @@ class ImageInput(msgspec.Struct, array_like=True, gc=False):
         start, length: the place of its tokens in the prompt.
         rows: ranges of those tokens, counted from ``start``, whose embeddings are the image's, in order.
         arrays: the model's inputs.
+        grid: see :class:`dovetail.api.ProcessedImage`.
     """
 
     key: bytes
@@ -66,6 +67,7 @@ class ImageInput(msgspec.Struct, array_like=True, gc=False):
     length: int
     rows: list[tuple[int, int]]
     arrays: dict[str, ImageArray]
+    grid: tuple[int, int, int] | None = None
 
 
 class NewRequest(Message):

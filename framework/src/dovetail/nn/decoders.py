@@ -206,7 +206,7 @@ class Decoder(PoolingModel):
 
     def forward(self, step: Step) -> Tensor:
         x = self.embed(step)
-        ropes = self.rotary(step.positions, x.dtype)
+        ropes = self.rotary(step.positions, x.dtype, step.rope_positions)
         residual: Tensor | None = None
         for index, (kind, block) in enumerate(zip(self.rope_types, self.blocks, strict=True)):
             made = block(x, residual, None if kind is None else ropes[kind], step)

@@ -29,8 +29,10 @@ class PoolingModel(nn.Module):
         """Hidden states after the last norm, ``[T, C]``."""
         raise NotImplementedError
 
-    image_patches: int = 0
-    """Of a model that sees: the most rows that it computes for one image, by which memory is planned."""
+    image_elements: int = 0
+    """Of a model that sees: the most elements of activations that are alive while it embeds an image, by which memory is
+    planned.
+    """
 
     def embed_image(self, arrays: Mapping[str, Tensor]) -> Tensor:
         """The embeddings of one image, ``[N, C]``: one for each token in the ``rows`` of

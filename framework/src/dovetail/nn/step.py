@@ -65,6 +65,8 @@ class Step:
         lengths: exact lengths; None in a step that is captured as a graph, whose lengths change from one replay to the
             next within ``max_seq_len``.
         adapters: int64 ``[T]``, the LoRA slot of each token, 0 for none; None where no token of the step has one.
+        rope_positions: int64 ``[3, T]``, positions for rotary embeddings with axes; None where they are ``positions`` on
+            each, as in every step without images.
         image_indices: int64 ``[N]``, the tokens whose embeddings are of an image; None where no token of the step has one.
         image_rows: ``[N, C]``, those embeddings, in the dtype of activations.
     """
@@ -79,6 +81,7 @@ class Step:
     max_seq_len: int
     lengths: HostLengths | None = None
     adapters: Tensor | None = None
+    rope_positions: Tensor | None = None
     image_indices: Tensor | None = None
     image_rows: Tensor | None = None
 

@@ -294,12 +294,14 @@ def run_batch(
     ctx: Context,
     schedule: Sequence[Mapping[int, Sequence[int]]],
     images: Mapping[int, Mapping[int, Tensor]] | None = None,
+    rope_positions: Tensor | None = None,
 ) -> dict[int, Tensor]:
     """Run steps with several requests. A read of a tensor on the host in the model's own code is refused.
 
     Args:
         schedule: for each step, the new tokens of each of its requests (numbered from 0).
         images: request → place of a token → its embedding of an image, ``[C]``.
+        rope_positions: int64 ``[3, T]``, of all tokens of the only request.
 
     Returns:
         The logits of every token of every request: request → ``[tokens, V]``, float32; of a model that has none, the
@@ -322,6 +324,8 @@ def run_batch(
                 index.metadata = ctx.backend.prepare(step, index, group.specs)
             if images:
                 _add_images(step, new, images)
+            if rope_positions is not None:
+                step.rope_positions = rope_positions[:, step.positions]
             with host_reads_refused(ctx):
                 hidden = model(step)  # [T, C]
                 rows = hidden[step.logits_indices]

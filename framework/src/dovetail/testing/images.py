@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 
 from dovetail.api import ImageProcessor, ModelCard, ProcessedImage
+from dovetail.engine.messages import ImageInput
+from dovetail.engine.step.rope_positions import find_rope_positions
 from dovetail.kernel.discovery import import_dotted
 from dovetail.nn import Context, PoolingModel
 from dovetail.testing.comparison import assert_close, label, tolerance
@@ -120,4 +122,10 @@ def _run(
         embedded |= dict(zip(places, rows[n], strict=True))
     size = chunk or len(tokens)
     schedule = [{0: tokens[at : at + size]} for at in range(0, len(tokens), size)]
-    return run_batch(model, ctx, schedule, {0: embedded})[0], starts[1]
+    inputs = [
+        ImageInput(b"", start, len(images[n].tokens), list(images[n].rows), {}, images[n].grid)
+        for start, n in zip(starts, which, strict=True)
+    ]
+    axes = find_rope_positions(len(tokens), inputs)
+    turned = None if axes is None else torch.from_numpy(axes[0])
+    return run_batch(model, ctx, schedule, {0: embedded}, turned)[0], starts[1]

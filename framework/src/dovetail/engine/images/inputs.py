@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +129,7 @@ class ImageInputs:
         with blame(self._part, "to place images in a prompt"):
             placed, starts = self.processor.place(token_ids, [image for _, image in read])
         inputs = [
-            ImageInput(key, start, len(image.tokens), list(image.rows), dict(image.arrays))
+            ImageInput(key, start, len(image.tokens), list(image.rows), dict(image.arrays), image.grid)
             for (key, image), start in zip(read, starts, strict=True)
         ]
         return PromptWithImages(placed, inputs)
@@ -152,11 +153,13 @@ class ImageInputs:
             processed: Any = self.processor.process(image)
         if not isinstance(processed, ProcessedImage) or not processed.rows:
             raise wrong_answer(self._part, "process()", processed, "a ProcessedImage with rows")
+        if (grid := processed.grid) is not None and prod(grid) != sum(end - start for start, end in processed.rows):
+            raise wrong_answer(self._part, "process()", grid, "a grid of as many places as there are rows")
         arrays = {
             name: ImageArray(str(array.dtype), list(array.shape), array.tobytes())
             for name, array in processed.arrays.items()
         }
-        made = ProcessedImage(list(processed.tokens), processed.rows, arrays)
+        made = ProcessedImage(list(processed.tokens), processed.rows, arrays, processed.grid)
         self.cache.put(key, made)
         return key, made
 

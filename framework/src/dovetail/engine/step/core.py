@@ -263,6 +263,11 @@ class EngineCore:
                 params.top_k = 0
             if params.max_tokens is not None:
                 limit = min(limit, len(new.prompt_token_ids) + params.max_tokens)
+        axes = None
+        if new.images and self.runner.has_rope_axes:
+            from dovetail.engine.step.rope_positions import find_rope_positions
+
+            axes = find_rope_positions(len(new.prompt_token_ids), new.images)
         # What the sequences share is there once: it may be large, and they may be many.
         tokens, bad_words = list(new.prompt_token_ids), BadWords(new.bad_words) if new.bad_words else NO_BAD_WORDS
         requests: list[Request] = []
@@ -282,6 +287,8 @@ class EngineCore:
                 pooling_params=pooling,
                 images=new.images or (),
             )
+            if axes is not None:
+                request.rope_positions, request.rope_offset = axes
             if requests:
                 request.end_token_ids = requests[0].end_token_ids
             else:

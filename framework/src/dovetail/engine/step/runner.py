@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from dovetail.api.checkpoint import LazyTensor
+from dovetail.api.rope import RopeParameters
 from dovetail.engine.engine_request import Request
 from dovetail.engine.kv.groups import KVCacheGroup
 from dovetail.engine.sampling.edits import LogitEdits
@@ -290,10 +291,9 @@ class ModelRunner:
         experts = (x.top_k * (3 * x.inner + 3 * x.channels) for x in layers if isinstance(x, Experts))
         widest = max((*linear, *experts), default=0)
         sees = images and self.plan.processor is not None
-        # An image's rows are computed before those of the step.
-        most = max(max_tokens, self.model.image_patches) if sees else max_tokens
-        tokens = most * self.dtype.itemsize * (8 * self.config.hidden_size + widest)
-        tokens += self._kept_image_bytes if sees else 0
+        tokens = max_tokens * self.dtype.itemsize * (8 * self.config.hidden_size + widest)
+        if sees:  # an image is embedded before the step's tokens are computed
+            tokens = max(tokens, self.model.image_elements * self.dtype.itemsize) + self._kept_image_bytes
         if self.plan.pooling is not None:  # hidden states in float32, of which means are made
             tokens += max_tokens * 4 * self.config.hidden_size
         length = self.plan.max_model_len
@@ -408,6 +408,12 @@ class ModelRunner:
                 self._last_tokens.index_copy_(0, rows, sampled.inputs)
         logprobs = None if sampled.logprobs is None else self._fetch(sampled.logprobs)
         return LaunchedStep(work, self.platform.fetch(sampled.tokens[:count]), logprobs, prompt, pooled)
+
+    @property
+    def has_rope_axes(self) -> bool:
+        """Whether rotary positions of images have axes."""
+        ropes: dict[str, RopeParameters] = getattr(self.config, "rope", {})
+        return any(rope.sections for rope in ropes.values())
 
     @property
     def _kept_image_bytes(self) -> int:

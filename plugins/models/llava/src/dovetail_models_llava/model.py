@@ -78,7 +78,8 @@ class LlavaForConditionalGeneration(CausalDecoder):
 
     def __init__(self, c: LlavaConfig, ctx: Context) -> None:
         super().__init__(c, ctx, partial(make_block, c, ctx), partial(ctx.norm, eps=c.rms_norm_eps))
-        self.image_patches = c.vision_config.num_patches + 1
+        tower = c.vision_config
+        self.image_elements = (tower.num_patches + 1) * (8 * tower.hidden_size + 2 * tower.intermediate_size)
         self.tower = ClipTower(c.vision_config, ctx, TOWER, c.feature_layers)
         self.skipped = int(c.vision_feature_select_strategy == "default")
         name, bias = "multi_modal_projector", c.multimodal_projector_bias
