@@ -1,4 +1,4 @@
-"""A tiny LLaVA with random weights, in a folder as checkpoints come."""
+"""Tiny models that see, with random weights, in folders as checkpoints come."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import dovetail_models_qwen_vl
 import numpy as np
 import tokenizers
 import torch
@@ -85,3 +86,17 @@ def encoded(image: Image.Image, kind: str = "PNG") -> bytes:
 
 def data_url(image: Image.Image, kind: str = "PNG") -> str:
     return f"data:image/{kind.lower()};base64,{base64.b64encode(encoded(image, kind)).decode()}"
+
+
+def write_axes_checkpoint(folder: Path, config: dict[str, Any]) -> Path:
+    """A tiny Qwen2.5-VL, whose images have rotary positions on three axes; without a tokenizer for its placeholders."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "preprocessor_config.json").write_text(
+        json.dumps({"patch_size": 4, "min_pixels": 256, "max_pixels": 1600})
+    )
+    (card,) = dovetail_models_qwen_vl.dovetail_register_models()
+    tensors = random_checkpoint(card, config)
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "model.safetensors")
+    write_tokenizer(folder)
+    return folder

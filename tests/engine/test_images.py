@@ -10,10 +10,18 @@ from typing import Any
 import pytest
 
 from dovetail.api import RequestError, UsageError
+from dovetail.engine.args import EngineArgs
+from dovetail.engine.images import make_image_inputs
+from dovetail.engine.images.inputs import PromptWithImages
+from dovetail.engine.messages import NewRequest
 from dovetail.engine.offline.llm import LLM
 from dovetail.engine.request.params import SamplingParams
+from dovetail.engine.setup import make_plan
+from dovetail.engine.step.core import EngineCore
+from dovetail.kernel.plan import Choice
+from tests.fake_device import FakeDevice
 from tests.tiny import write_checkpoint
-from tests.tiny_vision import IMAGE, IMAGE_TOKENS, data_url, picture, write_vision_checkpoint
+from tests.tiny_vision import IMAGE, IMAGE_TOKENS, data_url, picture, write_axes_checkpoint, write_vision_checkpoint
 
 pytest.importorskip("PIL")
 
@@ -165,3 +173,62 @@ def test_texts_import_nothing_of_images(folder: Path, tmp_path: Path, sees: bool
     assert done.returncode == 0, done.stderr
     found = eval(done.stdout.splitlines()[-1])
     assert [name for name in found if not name.startswith(tuple(allowed) or "-")] == []
+
+
+AXES: dict[str, Any] = {
+    "architectures": ["Qwen2_5_VLForConditionalGeneration"],
+    "vocab_size": 264,
+    "hidden_size": 48,
+    "intermediate_size": 80,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+    "rope_scaling": {"type": "mrope", "mrope_section": [1, 2, 3]},
+    "image_token_id": IMAGE,
+    "vision_config": {
+        "depth": 2,
+        "hidden_size": 32,
+        "intermediate_size": 40,
+        "num_heads": 2,
+        "patch_size": 4,
+        "window_size": 16,
+        "out_hidden_size": 48,
+        "fullatt_block_indexes": [1],
+    },
+}
+
+
+@pytest.mark.parametrize("axes", [False, True], ids=["llava", "axes"])
+def test_captured_steps_follow_images(folder: Path, tmp_path: Path, axes: bool) -> None:
+    """Text, which has usual positions, and prompts with images run in the same captured steps."""
+    model = write_axes_checkpoint(tmp_path, AXES) if axes else folder
+    args = EngineArgs(model=str(model), dtype="float32", max_num_seqs=4, block_size=8, max_num_batched_tokens=32)
+    plan = make_plan(args)
+    inputs = make_image_inputs(plan, args)
+    assert inputs is not None
+    prompts = [PromptWithImages([5, 6, 7, 8], [])]
+    prompts += [inputs.prepare([1, IMAGE, 3, IMAGE, 4], [picture(n), picture(n + 1)]) for n in range(2)]
+
+    def moved(choice: Choice, name: str) -> Choice:
+        target = f"{FakeDevice.__module__}:{name}"
+        return choice.model_copy(update={"part": choice.part.model_copy(update={"target": target})})
+
+    update = {"platform": moved(plan.platform, "FakeDevice"), "attention": moved(plan.attention, "FakeAttention")}
+    replayed = FakeDevice.replayed
+    results = []
+    for each in (plan, plan.model_copy(update=update)):
+        core = EngineCore(each, args)
+        for name, prompt in zip("abc", prompts, strict=True):
+            params = SamplingParams(temperature=0, max_tokens=12, ignore_eos=True, logprobs=0)
+            core.add(NewRequest(name, prompt.token_ids, params, images=prompt.images or None))
+        found: dict[str, list[float]] = {name: [] for name in "abc"}
+        while not core.idle:
+            for output in core.step():
+                assert output.error is None
+                found[output.id] += [position.logprobs[0] for position in output.logprobs or ()]
+        results.append(found)
+    assert FakeDevice.replayed > replayed
+    assert all(len(values) == 12 for values in results[0].values())
+    for name in "abc":
+        assert results[1][name] == pytest.approx(results[0][name], abs=1e-4)
