@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from dovetail.api import RequestError, UsageError
 from dovetail.engine.args import EngineArgs
+from dovetail.engine.async_llm.async_llm import AsyncLLM
 from dovetail.engine.images import make_image_inputs
 from dovetail.engine.images.inputs import PromptWithImages
 from dovetail.engine.messages import NewRequest
@@ -100,6 +102,24 @@ def test_preempted_prompts_see_their_images_again(folder: Path, llm: LLM) -> Non
     found = small.generate(prompts, long, use_tqdm=False)
     assert small.llm_engine.core.scheduler.preemptions > 0
     assert list(map(logprobs, found)) == list(map(logprobs, llm.generate(prompts, long, use_tqdm=False)))
+
+
+def test_async_scripts_see_images(folder: Path, llm: LLM) -> None:
+    prompt = {"prompt": "<image>What is it?", "multi_modal_data": {"image": picture(1)}}
+
+    async def ask() -> tuple[Any, str]:
+        async with AsyncLLM(EngineArgs(model=str(folder), dtype="float32", kv_cache_memory_bytes="4M")) as engine:
+            last = None
+            async for output in engine.generate(prompt, PARAMS):
+                last = output
+            params = SamplingParams(max_tokens=2, truncate_prompt_tokens=3)
+            with pytest.raises(RequestError, match="truncate_prompt_tokens is set for a prompt with images") as caught:
+                async for _ in engine.generate(prompt, params):
+                    pass
+            return last, str(caught.value)
+
+    output, _ = asyncio.run(ask())
+    assert logprobs(output) == pytest.approx(see(llm, picture(1)), abs=1e-5)
 
 
 def test_completions_of_one_prompt_see_the_same(llm: LLM) -> None:

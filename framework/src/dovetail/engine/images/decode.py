@@ -9,7 +9,7 @@ from dovetail.api.errors import UsageError
 from dovetail.engine.images.places import refuse
 from dovetail.engine.images.rules import ImageRules
 
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 """Those that clients send. Pillow knows many more, whose decoders nobody needs here and an attacker would look at."""
 
 

@@ -21,7 +21,7 @@ from dovetail.engine.offline.prompts import Prompt, TokenizedPrompt, read_prompt
 from dovetail.engine.offline.run import Job, OfflineRunner
 from dovetail.engine.offline.worker import Worker
 from dovetail.engine.output.processor import OutputProcessor
-from dovetail.engine.request.checks import ModelLimits, check_request, truncate_prompt
+from dovetail.engine.request.checks import ModelLimits, check_request, check_truncation_with_images, truncate_prompt
 from dovetail.engine.request.defaults import apply_defaults, sampling_defaults
 from dovetail.engine.request.logits_processors import check_logits_processors
 from dovetail.engine.request.model_config import ModelConfig
@@ -178,10 +178,7 @@ class LLMEngine:
             raise RequestError(
                 f"{self.plan.model} takes no images", "give it text, or take a model that sees", param="prompt"
             )
-        if params.truncate_prompt_tokens is not None:
-            raise RequestError(
-                "truncate_prompt_tokens is set for a prompt with images", "leave it out", param="truncate_prompt_tokens"
-            )
+        check_truncation_with_images(params)
         return self._images.prepare(prompt.token_ids, prompt.images)
 
     @property

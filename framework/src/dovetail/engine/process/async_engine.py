@@ -34,8 +34,8 @@ from dovetail.kernel.plan import Plan
 if TYPE_CHECKING:
     from dovetail.engine.images.inputs import PromptWithImages
 
-IMAGE_THREADS = 8
-"""Images that are fetched or decoded at once."""
+IMAGE_THREADS = 4
+"""Prompts whose images are fetched or decoded at once. Of the largest image, a thread takes half a gigabyte."""
 
 
 class AsyncEngine(EngineClient):
