@@ -48,6 +48,7 @@ VARIABLES = {
     "DOVETAIL_PLUGINS": "Which plugins take part, in the form of `--plugins`, which overrides it.",
     "DOVETAIL_CPU_KVCACHE_SPACE": "GiB that the CPU platform gives to the KV cache (default 4); less where that much is not free. "
     "Memory is taken as the cache fills.",
+    "DOVETAIL_MM_INPUT_CACHE_GIB": "GiB of processed images that each API process keeps, for prompts with the same ones (default 4); 0 for none.",
 }
 """Environment variable → what it does. Every constant called ``…_VARIABLE`` in the sources must be here."""
 

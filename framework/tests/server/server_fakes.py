@@ -18,6 +18,7 @@ from fastapi import FastAPI
 
 from dovetail.api.cards import Task
 from dovetail.api.errors import EngineDeadError, RequestError
+from dovetail.engine.images.inputs import PromptWithImages
 from dovetail.engine.messages import EngineStats, Overview, RequestStats
 from dovetail.engine.output.pooled import Pooled
 from dovetail.engine.request.checks import ModelLimits
@@ -174,6 +175,13 @@ class FakeEngine:
     adapters: dict[str, str] = field(default_factory=dict)
     calls: list[tuple[Any, ...]] = field(default_factory=list)
     cached_tokens: int = 3
+    image_placeholder: str | None = None
+    images: list[Any] = field(default_factory=list)
+    """What was asked to be placed."""
+
+    async def place_images(self, prompt_token_ids: list[int], images: Sequence[str]) -> PromptWithImages:
+        self.images += images
+        return PromptWithImages(prompt_token_ids, [])
 
     @property
     def alive(self) -> bool:
@@ -196,6 +204,7 @@ class FakeEngine:
         priority: int = 0,
         cache_salt: str | None = None,
         adapter: str | None = None,
+        images: Any = None,
     ) -> AsyncGenerator[list[Delta], None]:
         assert request_id not in self.running
         self.asked.append((prompt_token_ids, params))

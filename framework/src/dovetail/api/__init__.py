@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from dovetail.api.gguf_naming import GGUFNaming
     from dovetail.api.grammar import Grammar, GrammarBackend, GrammarKind, GrammarSource, GrammarState
     from dovetail.api.hooks import PROJECT, hookimpl
+    from dovetail.api.images import ImageProcessor, ProcessedImage
     from dovetail.api.json_files import read_json
     from dovetail.api.logits import LogitsProcessor, LogitsProcessorContext, LogitsRow
     from dovetail.api.mistral_naming import MistralNaming, Params
@@ -121,6 +122,7 @@ __all__ = [
     "GrammarState",
     "HeadCount",
     "HeadDim",
+    "ImageProcessor",
     "LayerCount",
     "LayerKind",
     "LayerType",
@@ -144,6 +146,7 @@ __all__ = [
     "PluginError",
     "PoolingType",
     "Positions",
+    "ProcessedImage",
     "Proposer",
     "ProposerCard",
     "ProposerContext",
@@ -245,6 +248,8 @@ _WHERE = {
     "GrammarState": "grammar",
     "PROJECT": "hooks",
     "hookimpl": "hooks",
+    "ImageProcessor": "images",
+    "ProcessedImage": "images",
     "read_json": "json_files",
     "LogitsProcessor": "logits",
     "LogitsProcessorContext": "logits",

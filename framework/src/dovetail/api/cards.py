@@ -138,6 +138,10 @@ class ModelCard(Card):
     """Every feature of attention that a configuration of this model may need."""
     layer_kinds: tuple[LayerKind, ...] = ("linear", "head", "embedding")
     """Kinds of layers with weights that it has."""
+    processor: Dotted | None = None
+    """For models that see: a :class:`dovetail.api.ImageProcessor`, whose module must not import torch. The model's class has
+    :meth:`dovetail.nn.PoolingModel.embed_image`.
+    """
     naming: dict[str, NamingCard] = {}
     """For containers whose tensors are not named as in Hugging Face checkpoints. The key is the loader's name of the
     container's naming.

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from dovetail.kernel.options import PlanOptions, parse_byte_count, parse_token_count
+from dovetail.kernel.options import PlanOptions, parse_byte_count, parse_media_limits, parse_token_count
 from dovetail.utils import logs
 from dovetail.utils.arguments import use_foreign_options
 from dovetail.utils.flags import add_flags, read_flags
@@ -100,6 +100,26 @@ class EngineArgs(PlanOptions):
         description="what the logprobs of outputs are: of the model's own distribution (raw), or of the one that a token was drawn "
         "from, after penalties, temperature and top-p (processed); logits are not normalized. Those of prompts are raw logprobs",
     )
+    limit_mm_per_prompt: Annotated[dict[str, int], BeforeValidator(parse_media_limits)] = Field(
+        default={}, description="most images of a prompt, as image=2 or JSON (default: 16)"
+    )
+    mm_processor_kwargs: dict[str, Any] = Field(
+        default={}, description="JSON object of keys of preprocessor_config.json, over those of the model's file"
+    )
+    allowed_local_media_path: str | None = Field(
+        default=None,
+        description="folder that requests may have images read from (file://…), with all that is in it; none by default",
+    )
+    allowed_media_domains: list[str] = Field(
+        default=[],
+        description="hosts that requests may have images fetched from, as in their addresses; none by default",
+    )
+    max_image_bytes: Annotated[int, BeforeValidator(parse_byte_count)] = Field(
+        default=20 * 2**20,
+        gt=0,
+        description="largest file of an image. What is sent within a request is also limited by --max-request-bytes",
+    )
+    max_image_pixels: int = Field(default=2**25, gt=0, description="most pixels of an image, width times height")
     enable_lora: bool = Field(default=False, description="accept LoRA adapters")
     max_loras: int = Field(default=4, gt=0, description="LoRA adapters that run in one batch")
     max_lora_rank: int = Field(default=16, gt=0, description="largest rank of a LoRA adapter")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -12,10 +13,12 @@ from dovetail.engine.request.params import SamplingParams
 from dovetail.engine.text.bad_words import NO_BAD_WORDS, BadWords
 
 if TYPE_CHECKING:
+    from numpy import ndarray
     from torch import Tensor
 
     from dovetail.api.logits import LogitsRow
     from dovetail.engine.grammars.compiler import RequestGrammar
+    from dovetail.engine.messages import ImageInput
     from dovetail.engine.request.logits_processors import NamedProcessor
     from dovetail.engine.request.pooling_params import PoolingParams
 
@@ -94,6 +97,12 @@ class Request:
     """Pooled state of the chunks so far, float32 ``[C]``, if pooling needs more than the last token."""
     kv_blocks: KVCacheBlocks | None = None
     """Its blocks in the KV cache."""
+    images: Sequence[ImageInput] = ()
+    """Of its prompt, in order."""
+    rope_positions: ndarray | None = None
+    """int64 ``[3, P]``, of its prompt, where images have rotary positions of their own."""
+    rope_offset: int = 0
+    """What later tokens add to their positions for rotary ones."""
     prompt_logprobs: list[Any] = field(default_factory=list)
     """The logprobs computed so far."""
 

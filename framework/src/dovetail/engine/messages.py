@@ -38,6 +38,38 @@ class Sibling(msgspec.Struct, array_like=True, gc=False):
     seed: int | None = None
 
 
+class ImageArray(msgspec.Struct, array_like=True, gc=False):
+    """An array that a model's processor made of an image.
+
+    Attributes:
+        dtype: numpy's name.
+        data: its elements in order, in the machine's byte order.
+    """
+
+    dtype: str
+    shape: list[int]
+    data: bytes
+
+
+class ImageInput(msgspec.Struct, array_like=True, gc=False):
+    """An image in a prompt.
+
+    Attributes:
+        key: names its content: images of equal keys have equal embeddings.
+        start, length: the place of its tokens in the prompt.
+        rows: ranges of those tokens, counted from ``start``, whose embeddings are the image's, in order.
+        arrays: the model's inputs.
+        grid: see :class:`dovetail.api.ProcessedImage`.
+    """
+
+    key: bytes
+    start: int
+    length: int
+    rows: list[tuple[int, int]]
+    arrays: dict[str, ImageArray]
+    grid: tuple[int, int, int] | None = None
+
+
 class NewRequest(Message):
     """To the engine: one sequence, or several of the same prompt and parameters, which are sent once for all of them.
 
@@ -50,6 +82,7 @@ class NewRequest(Message):
         pooling: compute a vector of the prompt, and sample nothing.
         siblings: the further sequences. They have the same parameters, except for the seed and ``prompt_logprobs``,
             which only the first has.
+        images: of the prompt, in order; None for none.
     """
 
     id: str
@@ -61,6 +94,7 @@ class NewRequest(Message):
     bad_words: list[list[int]] = []
     pooling: PoolingParams | None = None
     siblings: list[Sibling] = []
+    images: list[ImageInput] | None = None
 
     @property
     def ids(self) -> list[str]:

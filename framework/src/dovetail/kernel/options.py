@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Callable
@@ -47,6 +48,29 @@ def parse_byte_count(value: Any) -> Any:
     if not math.isfinite(count):
         raise ValueError(f"{value!r} is not a number of bytes; write 4G, 4GiB or 4294967296")
     return int(count)
+
+
+def parse_media_limits(value: Any) -> Any:
+    """``image=2`` and ``{"image": 2}`` as the latter; anything else as it is.
+
+    Raises:
+        ValueError: it limits something else than images, or to no number.
+    """
+    if isinstance(value, str):
+        try:
+            pairs = (part.split("=") for part in value.split(",")) if "{" not in value else json.loads(value).items()
+            value = {kind.strip(): int(count) for kind, count in pairs}
+        except (ValueError, TypeError, AttributeError):
+            raise ValueError(f"{value!r} is no limit; write image=2") from None
+    if isinstance(value, dict):
+        for kind, count in value.items():
+            if isinstance(count, dict) and "count" in count:
+                value = {**value, kind: count["count"]}
+        if unknown := [kind for kind, count in value.items() if kind != "image" and count != 0]:
+            raise ValueError(f"{', '.join(map(str, unknown))}: only images are read, so write image=2")
+        if any(type(count) is not int or count < 0 for count in value.values()):
+            raise ValueError("wanted numbers, 0 or more")
+    return value
 
 
 def parse_token(value: Any) -> Any:

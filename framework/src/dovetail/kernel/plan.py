@@ -46,6 +46,8 @@ class Plan(FrozenModel):
     """None if no task needs it."""
     config_class: Dotted
     naming: Dotted | None = None
+    processor: Dotted | None = None
+    """What prepares images for the model; None if it takes none."""
     dtype: DType
     kv_dtype: DType
     max_model_len: int

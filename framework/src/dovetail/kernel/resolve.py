@@ -94,6 +94,7 @@ def _resolve(options: PlanOptions, registry: Registry) -> Plan:
         pooling=pooling,
         config_class=card.config,
         naming=naming,
+        processor=card.processor,
         dtype=dtype,
         kv_dtype=kv_dtype,
         max_model_len=find_max_model_len(options, parsed, model_offer, warnings),

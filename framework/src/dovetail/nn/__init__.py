@@ -25,6 +25,7 @@ from dovetail.nn.rotary import LayerRotary, Rope, Rotary
 from dovetail.nn.scaled import MicroscaledWeight, ScaledWeight, read_microscales, read_scales
 from dovetail.nn.step import HostLengths, KVIndex, Step
 from dovetail.nn.stored import Axis, Field, StoredWeight
+from dovetail.nn.towers import PatchEmbedding, TowerAttention, TowerBlock
 from dovetail.nn.weights import Components, Gate, QuantFormat, WeightKernel, WeightName, read_tensor
 
 __all__ = [
@@ -71,6 +72,7 @@ __all__ = [
     "PackedWeight",
     "Parallel",
     "ParallelBlock",
+    "PatchEmbedding",
     "Platform",
     "PoolingModel",
     "PostNormBlock",
@@ -89,6 +91,8 @@ __all__ = [
     "SequenceClassifier",
     "Step",
     "StoredWeight",
+    "TowerAttention",
+    "TowerBlock",
     "TwoLevelScales",
     "WeightKernel",
     "WeightName",

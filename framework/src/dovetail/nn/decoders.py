@@ -203,11 +203,11 @@ class Decoder(PoolingModel):
     def embed(self, step: Step) -> Tensor:
         """What the first block reads, ``[T, C]``."""
         x: Tensor = self.embedding(step.tokens)
-        return x if self.embedding_multiplier == 1.0 else x * self.embedding_multiplier
+        return step.merge_images(x if self.embedding_multiplier == 1.0 else x * self.embedding_multiplier)
 
     def forward(self, step: Step) -> Tensor:
         x = self.embed(step)
-        ropes = self.rotary(step.positions, x.dtype)
+        ropes = self.rotary(step.positions, x.dtype, step.rope_positions)
         residual: Tensor | None = None
         for index, (kind, block) in enumerate(zip(self.rope_types, self.blocks, strict=True)):
             made = block(x, residual, None if kind is None else ropes[kind], step)

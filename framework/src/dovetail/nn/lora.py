@@ -144,6 +144,10 @@ class StackedAdapters:
         chosen = step.adapters
         self.unselected = None if chosen is None else (chosen[:, None] != self._numbers)[:, :, None]  # [T, S, 1]
 
+    def select_none(self) -> None:
+        """Until the next step, nothing has an adapter: for what is computed before one, such as images."""
+        self.unselected = None
+
     @torch.inference_mode()
     def write(self, slot: int, weights: AdapterWeights) -> None:
         """Replace the adapter in a slot, after all work that is already queued on the device.

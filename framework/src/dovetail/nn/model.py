@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from torch import Tensor, nn
 
 from dovetail.nn.layers import Head
@@ -25,6 +27,21 @@ class PoolingModel(nn.Module):
 
     def forward(self, step: Step) -> Tensor:
         """Hidden states after the last norm, ``[T, C]``."""
+        raise NotImplementedError
+
+    image_elements: int = 0
+    """Of a model that sees: the most elements of activations that are alive while it embeds an image, by which memory is
+    planned.
+    """
+
+    def embed_image(self, arrays: Mapping[str, Tensor]) -> Tensor:
+        """The embeddings of one image, ``[N, C]``: one for each token in the ``rows`` of
+        :class:`dovetail.api.ProcessedImage`. A model that sees takes :meth:`dovetail.nn.Step.merge_images` of the
+        vocabulary's embeddings; :class:`dovetail.nn.Decoder` does.
+
+        Args:
+            arrays: what the model's processor made of the image, by name, on the device.
+        """
         raise NotImplementedError
 
     def pooled_logits(self, pooled: Tensor) -> Tensor:

@@ -39,14 +39,25 @@ class Rotary(nn.Module):
         inverse, self.factor = frequencies(dim, parameters, max_position, max_tokens)
         self.register_buffer("inverse", inverse, persistent=False)
         self.inverse: Tensor  # [R]
+        axes = [axis % 3 for axis, count in enumerate(parameters.sections) for _ in range(count)]
+        self.register_buffer("axes", torch.tensor(axes, dtype=torch.int64) if axes else None, persistent=False)
+        self.axes: Tensor | None  # [R]
 
     def divide_frequencies(self, factors: Tensor) -> None:
         """Divide the frequencies by factors ``[R]`` from a checkpoint."""
         self.inverse = self.inverse / factors.to(self.inverse)
 
-    def forward(self, positions: Tensor, dtype: torch.dtype) -> Rope:
-        """Angles of positions (int64 ``[T]``) are computed in float32, and rounded once to the activations' dtype."""
-        angles = positions[:, None].float() * self.inverse  # [T, R]
+    def forward(self, positions: Tensor, dtype: torch.dtype, by_axis: Tensor | None = None) -> Rope:
+        """Angles of positions (int64 ``[T]``) are computed in float32, and rounded once to the activations' dtype.
+
+        Args:
+            by_axis: int64 ``[3, T]``, positions for a rotary embedding with sections: those frequencies take the positions
+                of their axis. Others take ``positions``.
+        """
+        turned = positions[:, None]
+        if by_axis is not None and self.axes is not None:
+            turned = by_axis.index_select(0, self.axes).T  # [T, R]
+        angles = turned.float() * self.inverse  # [T, R]
         return Rope((angles.cos() * self.factor).to(dtype), (angles.sin() * self.factor).to(dtype))
 
 
@@ -81,9 +92,9 @@ class LayerRotary(nn.Module):
             assert isinstance(rotary, Rotary)
             rotary.divide_frequencies(factors)
 
-    def forward(self, positions: Tensor, dtype: torch.dtype) -> dict[str, Rope]:
-        """Layer type → the angles of positions (int64 ``[T]``), as :class:`Rotary` computes them."""
-        angles = [rotary(positions, dtype) for rotary in self.rotaries]
+    def forward(self, positions: Tensor, dtype: torch.dtype, by_axis: Tensor | None = None) -> dict[str, Rope]:
+        """Layer type → the angles of positions (int64 ``[T]``, and ``[3, T]``), as :class:`Rotary` computes them."""
+        angles = [rotary(positions, dtype, by_axis) for rotary in self.rotaries]
         return {kind: angles[index] for kind, index in self.index.items()}
 
 

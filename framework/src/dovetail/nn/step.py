@@ -65,6 +65,10 @@ class Step:
         lengths: exact lengths; None in a step that is captured as a graph, whose lengths change from one replay to the
             next within ``max_seq_len``.
         adapters: int64 ``[T]``, the LoRA slot of each token, 0 for none; None where no token of the step has one.
+        rope_positions: int64 ``[3, T]``, positions for rotary embeddings with axes; None where they are ``positions`` on
+            each, as in every step without images.
+        image_indices: int64 ``[N]``, the tokens whose embeddings are of an image; None where no token of the step has one.
+        image_rows: ``[N, C]``, those embeddings, in the dtype of activations.
     """
 
     tokens: Tensor
@@ -77,3 +81,14 @@ class Step:
     max_seq_len: int
     lengths: HostLengths | None = None
     adapters: Tensor | None = None
+    rope_positions: Tensor | None = None
+    image_indices: Tensor | None = None
+    image_rows: Tensor | None = None
+
+    def merge_images(self, x: Tensor) -> Tensor:
+        """Embeddings of the step's tokens ``[T, C]``, with those of images in their places. Of a step without images, x
+        itself.
+        """
+        if self.image_indices is None or self.image_rows is None:
+            return x
+        return x.index_copy(0, self.image_indices, self.image_rows.to(x.dtype))

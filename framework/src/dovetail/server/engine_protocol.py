@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
-from typing import Any, Literal, Protocol
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from dovetail.api.cards import Task
-from dovetail.engine.messages import EngineStats, Overview
+from dovetail.engine.messages import EngineStats, ImageInput, Overview
 from dovetail.engine.output.pooled import Pooled
 from dovetail.engine.request.outputs import Delta
 from dovetail.engine.request.params import SamplingParams
 from dovetail.engine.request.pooling_params import PoolingParams
 from dovetail.engine.templates.rendered_prompt import RenderedPrompt
 from dovetail.kernel.plan_parts import ParserPlan, PoolingPlan
+
+if TYPE_CHECKING:
+    from dovetail.engine.images.inputs import PromptWithImages
 
 
 class ServedPlan(Protocol):
@@ -202,6 +205,7 @@ class ServedEngine(Protocol):
         priority: int = 0,
         cache_salt: str | None = None,
         adapter: str | None = None,
+        images: list[ImageInput] | None = None,
     ) -> AsyncGenerator[list[Delta], None]:
         """Yield the deltas of each step, until each of ``params.n`` completions has a finish reason.
 
@@ -210,6 +214,22 @@ class ServedEngine(Protocol):
         Raises:
             RequestError: the request cannot be served; raised before the first batch.
             EngineDeadError: the engine ended.
+        """
+        ...
+
+    @property
+    def image_placeholder(self) -> str | None:
+        """What stands for an image in a text for the model; None if it takes no images."""
+        ...
+
+    async def place_images(self, prompt_token_ids: list[int], images: Sequence[str]) -> PromptWithImages:
+        """Read and process images, and put them into a prompt with a placeholder for each.
+
+        Args:
+            images: URLs.
+
+        Raises:
+            RequestError: an image cannot be read, or there are not as many placeholders.
         """
         ...
 

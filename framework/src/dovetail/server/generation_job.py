@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from dovetail.engine.messages import ImageInput
 from dovetail.engine.request.params import BeamSearchParams, SamplingParams
 
 
@@ -15,6 +16,7 @@ class Job:
         id: unique; the engine's request ids are derived from it.
         scoring: only the prompts' logprobs are returned. The engine generates at least one token, which is dropped.
         beams: the beam search that makes the choices, if they are not sampled.
+        images: of the prompt, which is the only one then; None for none.
     """
 
     id: str
@@ -25,6 +27,7 @@ class Job:
     adapter: str | None = None
     scoring: bool = False
     beams: BeamSearchParams | None = None
+    images: list[ImageInput] | None = None
 
     @property
     def num_choices(self) -> int:

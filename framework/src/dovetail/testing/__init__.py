@@ -17,6 +17,7 @@ from dovetail.testing.harness import (
     run_tokens,
     store_together,
 )
+from dovetail.testing.images import check_images
 from dovetail.testing.loaders import check_loader
 from dovetail.testing.logits_processors import check_logits_processor
 from dovetail.testing.models import check_model
@@ -52,6 +53,7 @@ __all__ = [
     "check_attention",
     "check_format",
     "check_grammar",
+    "check_images",
     "check_kernel",
     "check_loader",
     "check_logits_processor",

@@ -283,12 +283,29 @@ class BlockTables:
         )
 
 
+def _add_images(step: Step, new: Iterable[int], images: Mapping[int, Mapping[int, Tensor]]) -> None:
+    owners = [request for request, count in zip(new, step.lengths.query, strict=True) for _ in range(count)]  # type: ignore[union-attr]
+    places = enumerate(zip(owners, step.positions.tolist(), strict=True))
+    found = {index: images[r][place] for index, (r, place) in places if place in images.get(r, {})}
+    if found:
+        step.image_indices = torch.tensor([*found], device=step.tokens.device)
+        step.image_rows = torch.stack([*found.values()])
+
+
 @one_thread()
-def run_batch(model: PoolingModel, ctx: Context, schedule: Sequence[Mapping[int, Sequence[int]]]) -> dict[int, Tensor]:
+def run_batch(
+    model: PoolingModel,
+    ctx: Context,
+    schedule: Sequence[Mapping[int, Sequence[int]]],
+    images: Mapping[int, Mapping[int, Tensor]] | None = None,
+    rope_positions: Tensor | None = None,
+) -> dict[int, Tensor]:
     """Run steps with several requests. A read of a tensor on the host in the model's own code is refused.
 
     Args:
         schedule: for each step, the new tokens of each of its requests (numbered from 0).
+        images: request → place of a token → its embedding of an image, ``[C]``.
+        rope_positions: int64 ``[3, T]``, of all tokens of the only request.
 
     Returns:
         The logits of every token of every request: request → ``[tokens, V]``, float32; of a model that has none, the
@@ -312,6 +329,10 @@ def run_batch(model: PoolingModel, ctx: Context, schedule: Sequence[Mapping[int,
             step = tables.step(new, ctx.device, [group.spec for group in groups])
             for index, group in zip(step.kv, groups, strict=True):
                 index.metadata = ctx.backend.prepare(step, index, group.specs)
+            if images:
+                _add_images(step, new, images)
+            if rope_positions is not None:
+                step.rope_positions = rope_positions[:, step.positions]
             with host_reads_refused(ctx):
                 hidden: Any = model(step)  # [T, C]
                 if not isinstance(hidden, Tensor):

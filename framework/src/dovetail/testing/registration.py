@@ -38,7 +38,7 @@ def check_registration(plugin: str | ModuleType, *, limit: float = 0.25) -> None
     """Import a plugin's module as discovery does, in a separate process; and its cards' targets, in this one.
 
     Checks that importing and registering takes at most ``limit`` seconds of processor time and imports neither torch
-    nor another framework; that what a card's ``config``, ``naming``, ``inspect``, ``probe``, ``accepts`` and ``validate_source``
+    nor another framework; that what a card's ``config``, ``processor``, ``naming``, ``inspect``, ``probe``, ``accepts`` and ``validate_source``
     name exists and is torch-free; and that every ``target`` exists and is of its card's class.
 
     Args:

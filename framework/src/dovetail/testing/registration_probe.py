@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 FUNCTIONS = ("inspect", "probe", "accepts", "validate_source")
 """Attributes of cards that name functions; the others name classes or objects."""
-HEAVY = ("torch", "transformers", "tensorflow", "jax", "triton")
+HEAVY = ("torch", "transformers", "tensorflow", "jax", "triton", "PIL")
 
 
 def imported_heavy_modules() -> list[str]:
@@ -27,7 +27,7 @@ def imported_heavy_modules() -> list[str]:
 
 def torch_free_names(card: Card) -> Iterator[tuple[str, str]]:
     """The names on a card that must be importable without torch: (attribute, dotted name)."""
-    for attribute in ("config", "inspect", "probe", "accepts", "validate_source"):
+    for attribute in ("config", "processor", "inspect", "probe", "accepts", "validate_source"):
         if (dotted := getattr(card, attribute, None)) is not None:
             yield attribute, dotted
     if card.kind.endswith("_parser"):

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from dovetail.api.errors import UsageError
-from dovetail.kernel.options import parse_byte_count, parse_token_count
+from dovetail.kernel.options import parse_byte_count, parse_media_limits, parse_token_count
 from dovetail.utils.arguments import json_object
 
 M = TypeVar("M", bound=BaseModel)
@@ -19,7 +19,7 @@ M = TypeVar("M", bound=BaseModel)
 HUMAN = ("max_model_len", "max_num_batched_tokens", "max_num_seqs")
 """Fields that accept numbers such as 32k."""
 SHORT = {"quantization": "-q"}
-MULTI_VALUE_FLAGS = ("served_model_name", "lora_modules", "logits_processors")
+MULTI_VALUE_FLAGS = ("served_model_name", "lora_modules", "logits_processors", "allowed_media_domains")
 """Flags that take several values at once, as users of other servers type them. Other lists repeat their flag: one that took several would swallow
 the model's name behind it."""
 
@@ -40,6 +40,15 @@ def human_bytes(text: str) -> int:
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
     return count
+
+
+def media_limits(text: str) -> dict[str, int]:
+    """Limits of images; see :func:`~dovetail.kernel.options.parse_media_limits`."""
+    try:
+        limits: dict[str, int] = parse_media_limits(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return limits
 
 
 def add_flags(
@@ -86,6 +95,10 @@ def _action(name: str, field: FieldInfo) -> dict[str, Any]:
     if name in HUMAN:
         return {"type": human_int, "metavar": "TOKENS" if name == "max_model_len" else "N"}
     if name == "kv_cache_memory_bytes":
+        return {"type": human_bytes, "metavar": "BYTES"}
+    if name == "limit_mm_per_prompt":
+        return {"type": media_limits, "metavar": "image=N"}
+    if name == "max_image_bytes":
         return {"type": human_bytes, "metavar": "BYTES"}
     if {str, bool} <= set(options):
         return {"nargs": "?", "const": True, "metavar": name.upper()}

@@ -7,7 +7,7 @@ import concurrent.futures
 import uuid
 import weakref
 from collections.abc import AsyncGenerator, Iterable
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Self
 
 from dovetail.api.errors import EngineDeadError, RequestError, UsageError
@@ -15,10 +15,11 @@ from dovetail.engine.adapters.lora_request import LoRARequest
 from dovetail.engine.args import EngineArgs
 from dovetail.engine.async_llm.awaitables import AsyncModelConfig, AsyncTokenizer
 from dovetail.engine.async_llm.engine_thread import EngineThread
+from dovetail.engine.messages import ImageInput
 from dovetail.engine.offline.prompts import Prompt, TokenizedPrompt, read_prompts, require_tokenizer
 from dovetail.engine.output.accumulator import OutputAccumulator
 from dovetail.engine.process.delta_queue import DeltaQueue
-from dovetail.engine.request.checks import truncate_prompt
+from dovetail.engine.request.checks import check_truncation_with_images, truncate_prompt
 from dovetail.engine.request.defaults import apply_defaults
 from dovetail.engine.request.outputs import RequestOutput
 from dovetail.engine.request.params import SamplingParams
@@ -119,11 +120,13 @@ class AsyncLLM:
         self._running[request_id] = loop, queue
         try:
             params = apply_defaults(sampling_params, self.default_params)
-            read = await self._read_prompt(prompt)
-            ids = truncate_prompt(read.token_ids, params, self._engine.max_model_len)
+            read = await self._read_prompt(prompt, images=True)
+            ids, images = await self._place_images(read, params)
             accumulator = OutputAccumulator(request_id, read.text, ids, params)
             running = self._thread.submit(
-                self._thread.forward(loop, queue, request_id, ids, params, priority, read.cache_salt, lora_request)
+                self._thread.forward(
+                    loop, queue, request_id, ids, params, priority, read.cache_salt, lora_request, images
+                )
             )
             try:
                 while not accumulator.finished:
@@ -206,8 +209,18 @@ class AsyncLLM:
                 param="priority",
             )
 
-    async def _read_prompt(self, prompt: Prompt) -> TokenizedPrompt:
-        read = await asyncio.to_thread(read_prompts, prompt, self._engine.tokenizer)
+    async def _place_images(
+        self, prompt: TokenizedPrompt, params: SamplingParams
+    ) -> tuple[list[int], list[ImageInput] | None]:
+        """A prompt's token ids as the engine gets them, and its images; None for none."""
+        if not prompt.images:
+            return truncate_prompt(prompt.token_ids, params, self._engine.max_model_len), None
+        check_truncation_with_images(params)
+        placed = await self._thread.run(self._engine.place_images(prompt.token_ids, prompt.images))
+        return placed.token_ids, placed.images
+
+    async def _read_prompt(self, prompt: Prompt, *, images: bool = False) -> TokenizedPrompt:
+        read = await asyncio.to_thread(partial(read_prompts, images=images), prompt, self._engine.tokenizer)
         if len(read) != 1:
             raise RequestError(f"{len(read)} prompts were given", "make one request for each", param="prompt")
         return read[0]

@@ -12,6 +12,7 @@ from typing import Any, TypeVar, cast
 from dovetail.api.errors import DovetailError, EngineDeadError
 from dovetail.engine.adapters.lora_request import LoRARequest, needs_loading
 from dovetail.engine.args import EngineArgs
+from dovetail.engine.messages import ImageInput
 from dovetail.engine.output.pooled import Pooled
 from dovetail.engine.process.async_engine import AsyncEngine
 from dovetail.engine.process.delta_queue import DeltaQueue
@@ -105,13 +106,20 @@ class EngineThread:
         priority: int,
         cache_salt: str | None,
         lora_request: LoRARequest | None,
+        images: list[ImageInput] | None = None,
     ) -> None:
         """Run a request in the engine's loop, and pass its deltas and errors to a queue of another loop."""
         with contextlib.suppress(RuntimeError):  # the other loop is closed: nobody waits for this any more
             try:
                 adapter = await self.load_adapter(lora_request)
                 deltas = self.engine.generate(
-                    request_id, prompt_token_ids, params, priority=priority, cache_salt=cache_salt, adapter=adapter
+                    request_id,
+                    prompt_token_ids,
+                    params,
+                    priority=priority,
+                    cache_salt=cache_salt,
+                    adapter=adapter,
+                    images=images,
                 )
                 async with contextlib.aclosing(deltas):
                     async for new in deltas:

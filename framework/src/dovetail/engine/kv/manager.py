@@ -1,6 +1,7 @@
 """The KV cache of requests: their blocks, and the prefix cache with its chain of block hashes.
 
-A full block has a hash of the previous block's hash and its own tokens; the first also of the request's ``prefix_key``.
+A full block has a hash of the previous block's hash, its own tokens and the images in it; the first also of the
+request's ``prefix_key``.
 Equal hashes mean equal prefixes, so a request can reuse blocks that others have computed.
 
 Letters: B entries of a block table.
@@ -122,9 +123,10 @@ class KVCacheManager:
             tokens = array("i", request.tokens[len(names) * size : count * size]).tobytes()
             step = size * array("i").itemsize
             for start in range(0, len(tokens), step):
-                parent = blake2b(
-                    parent + tokens[start : start + step], digest_size=DIGEST_BYTES, key=self._hash_key
-                ).digest()
+                content = parent + tokens[start : start + step]
+                if request.images:
+                    content += _name_images(request, len(names) * size, size)
+                parent = blake2b(content, digest_size=DIGEST_BYTES, key=self._hash_key).digest()
                 names.append(parent)
         return names if len(names) == count else names[:count]
 
@@ -232,3 +234,14 @@ class KVCacheManager:
         for pool, table, passed in zip(self.pools, held.tables, held.num_out_of_window, strict=True):
             pool.free_blocks(reversed(table[passed:]))
         request.kv_blocks = None
+
+
+def _name_images(request: Request, first: int, size: int) -> bytes:
+    """The keys of the images in a block of ``size`` tokens from ``first`` on, and where they begin: their placeholders are
+    equal tokens.
+    """
+    return b"".join(
+        image.key + (image.start - first).to_bytes(8, "little", signed=True)
+        for image in request.images
+        if image.start < first + size and image.start + image.length > first
+    )

@@ -97,7 +97,8 @@ class LLM(PoolingMethods):
 
         Args:
             prompts: a text, ``{"prompt": text}``, ``{"prompt_token_ids": ids}`` or a list of ids, or a list of such. A
-                mapping may hold a ``cache_salt``.
+                mapping may hold a ``cache_salt``, and of a model that sees ``multi_modal_data``: ``{"image": image}`` with
+                a ``PIL.Image.Image``, a URL, or a list of these. The text has the model's placeholder for each.
             sampling_params: one for all, or one each; None for the model's defaults.
             use_tqdm: show a progress bar; or a function that makes one.
             lora_request: the LoRA adapter to run with, one for all or one (or None) each; loaded when it is first named.
@@ -111,7 +112,8 @@ class LLM(PoolingMethods):
             RequestError: a prompt is empty, too long, or of no known shape, a parameter does not fit the model, or a
                 grammar does not compile. Nothing has been computed then.
         """
-        return self._run(read_prompts(prompts, self._tokenizer), sampling_params, use_tqdm, priority, lora_request)
+        read = read_prompts(prompts, self._tokenizer, images=True)
+        return self._run(read, sampling_params, use_tqdm, priority, lora_request)
 
     def chat(
         self,
@@ -130,6 +132,8 @@ class LLM(PoolingMethods):
         """Answer one conversation (a list of messages) or many (a list of such lists).
 
         Args:
+            messages: as in OpenAI's API. Contents may have images: ``{"type": "image_url", "image_url": {"url": …}}``, or
+                ``{"type": "image_pil", "image_pil": image}``.
             chat_template_content_format: the content format for the template: ``string``, ``openai`` (a list of parts)
                 or ``auto``; by default the option of that name.
 
@@ -139,6 +143,7 @@ class LLM(PoolingMethods):
         prompts = read_conversations(
             messages,
             self._tokenizer,
+            placeholder=self.llm_engine.image_placeholder,
             chat_template=chat_template,
             chat_template_content_format=chat_template_content_format,
             add_generation_prompt=add_generation_prompt,

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
 
@@ -14,13 +14,14 @@ from dovetail.api.errors import RequestError, UsageError
 from dovetail.engine.adapters.lora_request import LoRARequest
 from dovetail.engine.args import OFFLINE_DEFAULTS, EngineArgs
 from dovetail.engine.grammars.checks import build_grammar_source, check_structured_outputs
+from dovetail.engine.images import make_image_inputs
 from dovetail.engine.offline.adapters import OfflineAdapters
 from dovetail.engine.offline.cleanup import remember_platform
 from dovetail.engine.offline.prompts import Prompt, TokenizedPrompt, read_prompts, require_tokenizer
 from dovetail.engine.offline.run import Job, OfflineRunner
 from dovetail.engine.offline.worker import Worker
 from dovetail.engine.output.processor import OutputProcessor
-from dovetail.engine.request.checks import ModelLimits, check_request, truncate_prompt
+from dovetail.engine.request.checks import ModelLimits, check_request, check_truncation_with_images, truncate_prompt
 from dovetail.engine.request.defaults import apply_defaults, sampling_defaults
 from dovetail.engine.request.logits_processors import check_logits_processors
 from dovetail.engine.request.model_config import ModelConfig
@@ -32,6 +33,10 @@ from dovetail.engine.step.memory import explain_out_of_memory
 from dovetail.engine.text.hf_tokenizer import HFTokenizer
 from dovetail.utils import logs
 from dovetail.utils.foreign.variables import variable_notices
+
+if TYPE_CHECKING:
+    from dovetail.engine.images.inputs import PromptWithImages
+    from dovetail.engine.messages import ImageInput
 
 SLEEP_LEVELS = (1, 2)
 WAKE_TAGS = ("weights", "kv_cache")
@@ -71,6 +76,7 @@ class LLMEngine:
             )
         )
         self.default_params = sampling_defaults(self.plan, self.args)
+        self._images = make_image_inputs(self.plan, self.args)
         with tqdm(desc="Loading weights", unit="layer", disable=not use_tqdm, leave=False) as bar:
 
             def progress(done: int, total: int) -> None:
@@ -121,7 +127,7 @@ class LLMEngine:
                 "give SamplingParams; for vectors, call LLM.encode",
                 param="params",
             )
-        read = read_prompts(prompt, self.tokenizer)
+        read = read_prompts(prompt, self.tokenizer, images=True)
         if len(read) != 1:
             raise RequestError(f"{len(read)} prompts were given", "add one request for each", param="prompt")
         (job,) = self.build_jobs(read, [params], [priority or None], [lora_request])
@@ -154,12 +160,33 @@ class LLMEngine:
         adapters = [self.adapters.name(request) for request in lora_requests]
         jobs = []
         for prompt, each, priority, adapter in zip(prompts, whole, priorities, adapters, strict=True):
-            ids = truncate_prompt(prompt.token_ids, each, self.limits.max_model_len)
+            images: list[ImageInput] | None = None
+            if prompt.images:
+                placed = self._place_images(prompt, each)
+                ids, images = placed.token_ids, placed.images
+            else:
+                ids = truncate_prompt(prompt.token_ids, each, self.limits.max_model_len)
             check_request(ids, each, self.limits)
             if each.logits_processors:
                 check_logits_processors(each, self.plan)
-            jobs.append(Job(TokenizedPrompt(prompt.text, ids, prompt.cache_salt), each, priority or 0, adapter))
+            read = TokenizedPrompt(prompt.text, ids, prompt.cache_salt)
+            jobs.append(Job(read, each, priority or 0, adapter, images))
         return jobs
+
+    def _place_images(self, prompt: TokenizedPrompt, params: SamplingParams) -> PromptWithImages:
+        if self._images is None:
+            raise RequestError(
+                f"{self.plan.model} takes no images", "give it text, or take a model that sees", param="prompt"
+            )
+        check_truncation_with_images(params)
+        return self._images.prepare(prompt.token_ids, prompt.images)
+
+    @property
+    def image_placeholder(self) -> str:
+        """What stands for an image in a text for the model; empty if it takes none."""
+        if self._images is None or self.tokenizer is None:
+            return ""
+        return self._images.placeholder_text(self.tokenizer.id_to_token(self._images.processor.placeholder))
 
     def step(self) -> list[RequestOutput]:
         """Compute one step for all requests together.

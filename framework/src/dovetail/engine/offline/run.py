@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from dovetail.engine.messages import ImageInput
 from dovetail.engine.offline.prompts import TokenizedPrompt
 from dovetail.engine.output.accumulator import OutputAccumulator
 from dovetail.engine.output.processor import OutputProcessor
@@ -28,12 +29,14 @@ class Job:
     Attributes:
         priority: lower runs first.
         adapter: name of the LoRA adapter to run with.
+        images: of the prompt, whose token ids have their places.
     """
 
     prompt: TokenizedPrompt
     params: SamplingParams
     priority: int = 0
     adapter: str | None = None
+    images: list[ImageInput] | None = None
 
 
 class OfflineRunner:
@@ -69,6 +72,7 @@ class OfflineRunner:
             priority=job.priority,
             cache_salt=job.prompt.cache_salt,
             adapter=job.adapter,
+            images=job.images,
         )
         self._pending[request_id] = pending
         try:

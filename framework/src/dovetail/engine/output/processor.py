@@ -10,7 +10,7 @@ from typing import NamedTuple
 import msgspec
 
 from dovetail.api.errors import RequestError
-from dovetail.engine.messages import NewRequest, Sibling, TokenOutput
+from dovetail.engine.messages import ImageInput, NewRequest, Sibling, TokenOutput
 from dovetail.engine.output.best_of import BestOfCollector
 from dovetail.engine.output.completions import Completion
 from dovetail.engine.request.outputs import Delta
@@ -71,13 +71,14 @@ class OutputProcessor:
         cache_salt: str | None = None,
         adapter: str | None = None,
         prepared: Prepared | None = None,
+        images: list[ImageInput] | None = None,
     ) -> NewRequest:
         """The message for the engine, with a sequence for each of the ``n`` completions, or ``best_of`` if that is
         larger.
 
         Args:
             prepared: what :meth:`prepare` made of these parameters, if it was called before.
-            priority, cache_salt, adapter: see :class:`~dovetail.engine.messages.NewRequest`.
+            priority, cache_salt, adapter, images: see :class:`~dovetail.engine.messages.NewRequest`.
 
         Raises:
             RequestError: the id is in use, the parameters are not valid (they may have been changed since they were
@@ -99,7 +100,15 @@ class OutputProcessor:
         group.running = set(names)
         self._groups[request_id] = group
         return NewRequest(
-            names[0], prompt_token_ids, child, priority, cache_salt, adapter, bad_words, siblings=siblings
+            names[0],
+            prompt_token_ids,
+            child,
+            priority,
+            cache_salt,
+            adapter,
+            bad_words,
+            siblings=siblings,
+            images=images,
         )
 
     def prepare(self, params: SamplingParams) -> Prepared:

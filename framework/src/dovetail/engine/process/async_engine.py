@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
-from typing import Any, Self
+from collections.abc import AsyncGenerator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 
-from dovetail.api.errors import DovetailError, EngineDeadError
+from dovetail.api.errors import DovetailError, EngineDeadError, RequestError
 from dovetail.engine import messages as m
 from dovetail.engine.args import EngineArgs
 from dovetail.engine.grammars.check_process import GrammarChecker
 from dovetail.engine.grammars.checks import find_kind, find_validator, report_notices
+from dovetail.engine.images import make_image_inputs
 from dovetail.engine.output.delta_merger import DeltaMerger
 from dovetail.engine.output.pooled import Pooled
 from dovetail.engine.output.processor import OutputProcessor, prepares_quickly
@@ -27,6 +30,12 @@ from dovetail.engine.request.pooling_params import NO_SAMPLING, PoolingParams, c
 from dovetail.engine.setup import load_tokenizer
 from dovetail.engine.text.tokenizer import Tokenizer
 from dovetail.kernel.plan import Plan
+
+if TYPE_CHECKING:
+    from dovetail.engine.images.inputs import PromptWithImages
+
+IMAGE_THREADS = 4
+"""Prompts whose images are fetched or decoded at once. Of the largest image, a thread takes half a gigabyte."""
 
 
 class AsyncEngine(EngineClient):
@@ -53,6 +62,8 @@ class AsyncEngine(EngineClient):
         self._mergers: dict[str, DeltaMerger] = {}
         self._pooling_futures: dict[str, asyncio.Future[Pooled]] = {}
         self._checker: GrammarChecker | None = None
+        self._images = make_image_inputs(plan, args)
+        self._image_threads: ThreadPoolExecutor | None = None
 
     @classmethod
     async def _create(cls, plan: Plan, args: EngineArgs) -> Self:
@@ -100,6 +111,7 @@ class AsyncEngine(EngineClient):
         priority: int = 0,
         cache_salt: str | None = None,
         adapter: str | None = None,
+        images: list[m.ImageInput] | None = None,
     ) -> AsyncGenerator[list[Delta], None]:
         """Yield deltas until every completion has a finish reason. Leaving the iterator early aborts the request.
 
@@ -107,6 +119,7 @@ class AsyncEngine(EngineClient):
             priority: lower runs first, under ``--scheduling-policy priority``.
             cache_salt: share cached prefixes only with requests of the same salt.
             adapter: the LoRA adapter to run with.
+            images: of the prompt, from :meth:`place_images`.
 
         Raises:
             RequestError: the prompt or a parameter does not fit, or the output format is not supported.
@@ -132,6 +145,7 @@ class AsyncEngine(EngineClient):
             cache_salt=cache_salt,
             adapter=adapter,
             prepared=prepared,
+            images=images,
         )
         queue = self._delta_queues[request_id] = DeltaQueue()
         if self.args.stream_interval > 1:
@@ -151,6 +165,30 @@ class AsyncEngine(EngineClient):
             if (aborted := self._processor.abort(request_id)) and self.alive:
                 self._child.send(m.Abort(aborted))
 
+    @cached_property
+    def image_placeholder(self) -> str | None:
+        """What stands for an image in a text for the model; None if it takes no images."""
+        if self._images is None:
+            return None
+        return self._images.placeholder_text(self.tokenizer.id_to_token(self._images.processor.placeholder))
+
+    async def place_images(self, prompt_token_ids: list[int], images: Sequence[Any]) -> PromptWithImages:
+        """Read and process images, and put them into a prompt with a placeholder for each. Fetching and decoding have
+        threads of their own, so that neither the event loop nor short work waits for them.
+
+        Args:
+            images: as for :meth:`~dovetail.engine.images.inputs.ImageInputs.prepare`.
+
+        Raises:
+            RequestError: an image cannot be read, there are not as many placeholders, or the model takes none.
+        """
+        if self._images is None:
+            raise RequestError(f"{self.plan.model} takes no images", "send it text", param="messages")
+        if self._image_threads is None:
+            self._image_threads = ThreadPoolExecutor(IMAGE_THREADS, thread_name_prefix="dovetail-images")
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._image_threads, self._images.prepare, prompt_token_ids, images)
+
     async def _check_format(self, params: StructuredOutputs) -> StructuredOutputs:
         """Check a format beside the event loop. Returns it as it is sent to the engine.
 
@@ -167,6 +205,8 @@ class AsyncEngine(EngineClient):
     async def stop(self) -> None:
         if self._checker is not None:
             self._checker.close()
+        if self._image_threads is not None:
+            self._image_threads.shutdown(wait=False, cancel_futures=True)
         await super().stop()
 
     async def pool(

@@ -166,6 +166,17 @@ def truncate_prompt(prompt_token_ids: list[int], params: SamplingParams, max_mod
     return prompt_token_ids[-keep:]
 
 
+def check_truncation_with_images(params: SamplingParams) -> None:
+    """
+    Raises:
+        RequestError: a prompt with images is to be truncated, which could cut through one.
+    """
+    if params.truncate_prompt_tokens is not None:
+        raise RequestError(
+            "truncate_prompt_tokens is set for a prompt with images", "leave it out", param="truncate_prompt_tokens"
+        )
+
+
 def find_eos_token_ids(plan: Plan) -> frozenset[int]:
     """The end-of-sequence tokens of the model's configuration and of its generation configuration. Many chat models
     only name their end-of-turn token in the second.

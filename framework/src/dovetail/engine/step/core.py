@@ -128,7 +128,7 @@ class EngineCore:
         graphs = 0
         if runner.platform.supports_graphs and not args.enforce_eager:
             # All captured steps share the memory that the largest of them needs.
-            graphs = runner.activation_bytes(self.max_seqs, self.max_seqs)
+            graphs = runner.activation_bytes(self.max_seqs, self.max_seqs, images=False)
         groups, weights = [*runner.groups], runner.weight_bytes
         if self.speculation is not None:
             groups += self.speculation.groups
@@ -263,6 +263,11 @@ class EngineCore:
                 params.top_k = 0
             if params.max_tokens is not None:
                 limit = min(limit, len(new.prompt_token_ids) + params.max_tokens)
+        axes = None
+        if new.images and self.runner.has_rope_axes:
+            from dovetail.engine.step.rope_positions import find_rope_positions
+
+            axes = find_rope_positions(len(new.prompt_token_ids), new.images)
         # What the sequences share is there once: it may be large, and they may be many.
         tokens, bad_words = list(new.prompt_token_ids), BadWords(new.bad_words) if new.bad_words else NO_BAD_WORDS
         requests: list[Request] = []
@@ -280,7 +285,10 @@ class EngineCore:
                 arrival_index=self._num_arrivals,
                 bad_words=bad_words,
                 pooling_params=pooling,
+                images=new.images or (),
             )
+            if axes is not None:
+                request.rope_positions, request.rope_offset = axes
             if requests:
                 request.end_token_ids = requests[0].end_token_ids
             else:
@@ -428,6 +436,7 @@ class EngineCore:
         for request in self.scheduler.preempt_all():
             self._remove_from_batch(request)
         self.kv.reset_prefix_cache()
+        self.runner.forget_images()
         if self.speculation is not None:
             self.speculation.sleep(level)
         self.sleeper.sleep(level)
@@ -487,6 +496,7 @@ class EngineCore:
     def reset_prefix_cache(self) -> bool:
         """Empty the prefix cache. Running requests continue. Always succeeds."""
         self.kv.reset_prefix_cache()
+        self.runner.forget_images()  # what changes the weights asks for this, too
         return True
 
     def add_adapter(self, source: str) -> None:

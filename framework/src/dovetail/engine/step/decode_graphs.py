@@ -77,9 +77,9 @@ class DecodeGraphRunner:
         self.capture = capture
         self.padding_row = batch.tokens.shape[0]  # the row that pads
         self.sizes = build_capture_sizes(self.padding_row)
-        self.inputs = torch.zeros(3, self.padding_row, dtype=torch.int64, device=platform.device)
+        self.inputs = torch.zeros(4, self.padding_row, dtype=torch.int64, device=platform.device)
         self.arange = torch.arange(self.padding_row + 1, dtype=torch.int32, device=platform.device)
-        self._captured: dict[tuple[int, int, bool, SamplingMetadata | None], CapturedStep] = {}
+        self._captured: dict[tuple[int, int, bool, bool, SamplingMetadata | None], CapturedStep] = {}
 
     def run(
         self, work: StepWork, metadata: SamplingMetadata | None
@@ -95,16 +95,20 @@ class DecodeGraphRunner:
         count = len(work.rows)
         size = self.sizes[bisect_left(self.sizes, count)]
         bound = self.seq_len_buckets[bisect_left(self.seq_len_buckets, work.max_seq_len)]
-        inputs = np.zeros((3, size), np.int64)
+        inputs = np.zeros((4, size), np.int64)
         inputs[0], inputs[1] = self.padding_row, 1
         inputs[0, :count], inputs[1, :count] = work.rows, work.seq_lens
         adapted = False
         if any(r.lora_slot for r in work.requests):
             adapted = True
             inputs[2, :count] = [r.lora_slot for r in work.requests]
+        shifted = False
+        if self.batch.num_image_requests and any(r.rope_offset for r in work.requests):
+            shifted = True
+            inputs[3, :count] = [r.rope_offset for r in work.requests]
         self.batch.flush()
         self.inputs[:, :size].copy_(self.platform.upload(inputs))
-        key = (size, bound, adapted, metadata)
+        key = (size, bound, adapted, shifted, metadata)
         if key not in self._captured:
             self._captured[key] = self._capture_step(*key)
         captured = self._captured[key]
@@ -125,12 +129,14 @@ class DecodeGraphRunner:
         """Delete all captured graphs. Call this before tensors move."""
         self._captured.clear()
 
-    def _capture_step(self, size: int, bound: int, adapted: bool, metadata: SamplingMetadata | None) -> CapturedStep:
+    def _capture_step(
+        self, size: int, bound: int, adapted: bool, shifted: bool, metadata: SamplingMetadata | None
+    ) -> CapturedStep:
         made = CapturedStep(lambda: None)
 
         def work() -> None:
             rows, totals = self.inputs[0, :size], self.inputs[1, :size]
-            made.logits = self.forward(self._step(size, bound, adapted))
+            made.logits = self.forward(self._step(size, bound, adapted, shifted))
             if metadata is not None:
                 made.sampled = sample(made.logits, rows, totals, self.sampling, metadata, None)
                 made.logits = None
@@ -145,7 +151,7 @@ class DecodeGraphRunner:
         self.last_tokens.copy_(newest)
         return made
 
-    def _step(self, size: int, bound: int, adapted: bool) -> Step:
+    def _step(self, size: int, bound: int, adapted: bool, shifted: bool) -> Step:
         rows, totals = self.inputs[0, :size], self.inputs[1, :size]
         positions = totals - 1
         block = self.batch.block_size
@@ -164,4 +170,5 @@ class DecodeGraphRunner:
             max_query_len=1,
             max_seq_len=bound,
             adapters=self.inputs[2, :size] if adapted else None,
+            rope_positions=(positions + self.inputs[3, :size]).expand(3, -1) if shifted else None,
         )

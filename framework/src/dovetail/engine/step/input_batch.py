@@ -102,6 +102,8 @@ class InputBatch:
         """Rows whose newest token is on the device, where the next step reads it."""
         self.num_pooling_requests = 0
         """Rows of pooling requests."""
+        self.num_image_requests = 0
+        """Rows of requests with images."""
         self._free = list(range(max_seqs - 1, -1, -1))
         self.tables: list[Tensor] = []
         self._changes: list[list[tuple[int, np.ndarray]]] = [[] for _ in range(groups)]
@@ -115,6 +117,7 @@ class InputBatch:
         self.tokens[row, : len(request.tokens)] = request.tokens
         self.num_host_tokens[row] = len(request.tokens)
         self.num_pooling_requests += request.pooling_params is not None
+        self.num_image_requests += bool(request.images)
 
     def remove(self, request: Request) -> None:
         row = request.row
@@ -128,6 +131,7 @@ class InputBatch:
             self.num_blocks[group, row] = self.num_out_of_window[group, row] = 0
         self.has_device_token[row] = False
         self.num_pooling_requests -= request.pooling_params is not None
+        self.num_image_requests -= bool(request.images)
         self._free.append(row)
         request.row = -1
 
@@ -232,6 +236,9 @@ class InputBatch:
         if any(r.lora_slot for r in work.requests):
             each = np.fromiter((r.lora_slot for r in work.requests), np.int64, len(rows))
             adapters = put(np.repeat(each, counts))
+        axes = None
+        if self.num_image_requests and any(r.rope_positions is not None for r in work.requests):
+            axes = put(_rope_positions(work, positions, starts))
         step = Step(
             tokens=inputs,
             positions=put(positions),
@@ -243,6 +250,7 @@ class InputBatch:
             max_seq_len=work.max_seq_len,
             lengths=HostLengths(counts.tolist(), totals.tolist()),
             adapters=adapters,
+            rope_positions=axes,
         )
         return step, SamplingIndices(put(sampled_rows), put(places))
 
@@ -272,3 +280,21 @@ class InputBatch:
             values = values[::-1][newest]
             table.view(-1).index_copy_(0, self.platform.upload(places), self.platform.upload(values))
             changes.clear()
+
+
+def _rope_positions(work: StepWork, positions: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """Rotary positions of a step's tokens, int64 ``[3, T]``.
+
+    Args:
+        positions: int64 ``[T]``, within each request.
+        starts: ``[R + 1]``, of each request's tokens in the step.
+    """
+    found = np.stack([positions] * 3)
+    for request, start, end in zip(work.requests, starts[:-1].tolist(), starts[1:].tolist(), strict=True):
+        if request.rope_positions is None:
+            continue
+        first, of_prompt = int(positions[start]), request.rope_positions.shape[1]
+        seen = max(min(of_prompt - first, end - start), 0)
+        found[:, start : start + seen] = request.rope_positions[:, first : first + seen]
+        found[:, start + seen : end] += request.rope_offset
+    return found

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from dovetail.api.checkpoint import LazyTensor
+from dovetail.api.rope import RopeParameters
 from dovetail.engine.engine_request import Request
 from dovetail.engine.kv.groups import KVCacheGroup
 from dovetail.engine.sampling.edits import LogitEdits
@@ -44,8 +45,13 @@ from dovetail.nn.placing import WeightChoice
 from dovetail.nn.platform import Memory
 from dovetail.nn.step import KVIndex, Step
 
+if TYPE_CHECKING:
+    from dovetail.engine.step.images import ImageEmbedder
+
 PROMPT_LOGPROBS_CHUNK = 256
 """Prompt tokens whose logits are computed at a time, if a request needs their logprobs."""
+KEPT_IMAGE_ROWS = 4096
+"""Embeddings of images that are kept, for the next chunks of their prompts and for prompts with the same images."""
 DRAWING_BYTES = 50
 """Maximum bytes for each score while tokens are sampled with top-p over the whole vocabulary."""
 
@@ -131,6 +137,8 @@ class ModelRunner:
         self.config = plan.build_model_config()
         self.pooler = Pooler(plan, self.platform, self.dtype)
         self.load_model(progress)
+        self.images: ImageEmbedder | None = None
+        """Made with the first image."""
         self._last_tokens: Tensor | None = None
         self._decode: DecodeGraphRunner | None = None
 
@@ -180,6 +188,7 @@ class ModelRunner:
 
     def drop_model(self) -> None:
         """Free the model; :meth:`load_model` makes it again."""
+        self.images = None
         del self.model, self.ctx, self.reader
 
     def _load(self, progress: Progress | None) -> None:
@@ -271,7 +280,7 @@ class ModelRunner:
         for layer in self.ctx.attention_layers:
             layer.cache = None
 
-    def activation_bytes(self, max_tokens: int, max_seqs: int) -> int:
+    def activation_bytes(self, max_tokens: int, max_seqs: int, *, images: bool = True) -> int:
         """An estimate of the maximum memory of a step of this many tokens, besides weights and cache.
 
         At the widest place of a block, three tensors are alive: its input, its parts, and the output of its largest
@@ -283,7 +292,10 @@ class ModelRunner:
         linear = (2 * sum(rows for rows, _ in x.local_parts().values()) for x in layers if x.kind == "linear")
         experts = (x.top_k * (3 * x.inner + 3 * x.channels) for x in layers if isinstance(x, Experts))
         widest = max((*linear, *experts), default=0)
+        sees = images and self.plan.processor is not None
         tokens = max_tokens * self.dtype.itemsize * (8 * self.config.hidden_size + widest)
+        if sees:  # an image is embedded before the step's tokens are computed
+            tokens = max(tokens, self.model.image_elements * self.dtype.itemsize) + self._kept_image_bytes
         if self.plan.pooling is not None:  # hidden states in float32, of which means are made
             tokens += max_tokens * 4 * self.config.hidden_size
         length = self.plan.max_model_len
@@ -379,6 +391,8 @@ class ModelRunner:
             pooled: Sequence[PooledVectors] = ()
         else:
             step, places = self.batch.build_step(work, self._last_tokens if self._has_in_flight_tokens(work) else None)
+            if self.batch.num_image_requests:
+                self._embed_images(work, step)
             hidden = self.compute_hidden_states(step)
             prompt = self._prompt_logprobs(work, hidden)
             pooled = self.pooler.pool(self.model, work, hidden) if work.pooled_indices else ()
@@ -396,6 +410,33 @@ class ModelRunner:
                 self._last_tokens.index_copy_(0, rows, sampled.inputs)
         logprobs = None if sampled.logprobs is None else self._fetch(sampled.logprobs)
         return LaunchedStep(work, self.platform.fetch(sampled.tokens[:count]), logprobs, prompt, pooled)
+
+    @property
+    def has_rope_axes(self) -> bool:
+        """Whether rotary positions of images have axes."""
+        ropes: dict[str, RopeParameters] = getattr(self.config, "rope", {})
+        return any(rope.sections for rope in ropes.values())
+
+    @property
+    def _kept_image_bytes(self) -> int:
+        return KEPT_IMAGE_ROWS * self.config.hidden_size * self.dtype.itemsize
+
+    def forget_images(self) -> None:
+        """Free the embeddings of images. Prompts that still need some have them computed again."""
+        if self.images is not None:
+            self.images.forget()
+
+    def _embed_images(self, work: StepWork, step: Step) -> None:
+        """Add to a step the embeddings of the images that its tokens reach into."""
+        if self.images is None:
+            # With the first image, since most servers never see one.
+            from dovetail.engine.step.images import ImageEmbedder
+
+            self.images = ImageEmbedder(self.plan.model_part.part, self.platform, self._kept_image_bytes)
+        if self.ctx.adapters is not None:
+            self.ctx.adapters.select_none()
+        if (found := self.images.embed(self.model, work)) is not None:
+            step.image_indices, step.image_rows = found
 
     def _mark_device_tokens(self, work: StepWork) -> None:
         # Before edits() is called, not after: a request that ends meanwhile gives its row up, and the row's next owner must not take the token for its own.

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from dovetail.api.errors import RequestError
 from dovetail.api.text import quote_foreign
+from dovetail.engine.templates.image_parts import IMAGE_MARK, IMAGE_PART
 
 Message = dict[str, Any]
 """One message as in OpenAI's API: ``role``, ``content``, and optional ``tool_calls``, ``tool_call_id``, ``name``."""
@@ -93,6 +94,8 @@ def _read_part_text(part: Any) -> str:
         return part
     if _is_text_part(part):
         return str(part["text"])
+    if part == IMAGE_PART:
+        return IMAGE_MARK
     kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
     found = quote_foreign(kind)
     raise RequestError(f"this model's chat template takes text, found a part of type {found}", param="messages")

@@ -24,8 +24,8 @@ def router(context: ServerContext) -> APIRouter:
         body = await read_body(request, ChatCompletionRequest)
         model, adapter = context.select_model(body.model)
         context.require_task("generate")
-        prompt, parsing = await render_chat(context, body)
-        job = await make_job(context, body, [prompt], adapter, parsing)
+        prompt, parsing, images = await render_chat(context, body)
+        job = await make_job(context, body, [prompt], adapter, parsing, images)
         builder = ChatResponseBuilder(context, body, job, model, parsing)
         sent = await record_chat(context, request, body, builder) if body.store else builder
         return await respond(context, request, sent, stream=bool(body.stream))

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from uuid import uuid4
 
-from dovetail.engine.request.checks import truncate_prompt
+from dovetail.engine.messages import ImageInput
+from dovetail.engine.request.checks import check_truncation_with_images, truncate_prompt
 from dovetail.engine.request.params import SamplingParams
 from dovetail.server.context import ServerContext
 from dovetail.server.engine_protocol import ServedTokenizer
@@ -39,11 +40,13 @@ async def make_job(
     prompts: list[list[int]],
     adapter: str | None = None,
     parsing: OutputParsing | None = None,
+    images: list[ImageInput] | None = None,
 ) -> Job:
     """Check a request against the model and the server, and build its job.
 
     Args:
         parsing: how the output is parsed. It may require an output format.
+        images: of the prompt, which is the only one then.
 
     Raises:
         ApiError, RequestError: the request cannot be served.
@@ -61,7 +64,10 @@ async def make_job(
         param = "n" if params.num_sequences == params.n else "best_of"
         message = f"{len(prompts)} prompts with {param}={params.num_sequences} ask for more than {limit} completions, the server's limit"
         raise ApiError(400, message, param=param, code="invalid_value")
-    prompts = [truncate_prompt(prompt, params, engine.max_model_len) for prompt in prompts]
+    if images is None:
+        prompts = [truncate_prompt(prompt, params, engine.max_model_len) for prompt in prompts]
+    else:
+        check_truncation_with_images(params)
     for prompt in prompts:
         check_length(context, prompt, body)
     check_prompt_logprobs(context, body, params, sum(map(len, prompts)))
@@ -74,6 +80,7 @@ async def make_job(
         adapter=adapter,
         scoring=is_scoring(body),
         beams=read_beam_search(body, params),
+        images=images,
     )
 
 

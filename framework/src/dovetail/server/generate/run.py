@@ -96,6 +96,7 @@ def _run_prompt(context: ServerContext, job: Job, number: int) -> Batches:
         priority=job.priority,
         cache_salt=job.cache_salt,
         adapter=job.adapter,
+        images=job.images,
     )
 
 

@@ -52,8 +52,8 @@ def router(context: ServerContext) -> APIRouter:
         model, adapter = context.select_model(body.model)
         context.require_task("generate")
         chat = await context.convert(lambda: to_chat_request(body), len(body.messages))
-        prompt, parsing = await render_chat(context, chat)
-        job = await make_job(context, chat, [prompt], adapter, parsing)
+        prompt, parsing, images = await render_chat(context, chat)
+        job = await make_job(context, chat, [prompt], adapter, parsing, images)
         return await respond(context, request, MessageResponseBuilder(job, model, parsing), stream=bool(body.stream))
 
     @routes.post(

@@ -67,7 +67,9 @@ async def input_prompts(
     if name is not None and (body.input is None or not all(isinstance(each, str) for each in body.input)):
         raise ApiError(400, "prompt_name is for texts in input", param="prompt_name", code="invalid_value")
     if body.messages is not None:
-        prompts = [_truncate(await conversation_prompt(context, body, add_generation_prompt=False), limit, side)]
+        prompts = [
+            _truncate(await conversation_prompt(context, body, add_generation_prompt=False, images=False), limit, side)
+        ]
         return check_prompts(context, prompts, "messages")
     inputs: Sequence[str | list[int]] = body.input or []
     special = body.add_special_tokens is not False

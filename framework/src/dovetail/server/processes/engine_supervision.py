@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from typing import Any, Generic, Protocol, TypeVar
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from dovetail.api.errors import DovetailError, EngineDeadError
-from dovetail.engine.messages import EngineStats, Overview
+from dovetail.engine.messages import EngineStats, ImageInput, Overview
 from dovetail.engine.output.pooled import Pooled
 from dovetail.engine.request.outputs import Delta
 from dovetail.engine.request.params import SamplingParams
@@ -17,6 +17,9 @@ from dovetail.engine.request.pooling_params import PoolingParams
 from dovetail.server.engine_protocol import ServedEngine, ServedPlan, ServedTokenizer
 from dovetail.utils.logs import announce
 from dovetail.utils.panics import reraise_control_flow
+
+if TYPE_CHECKING:
+    from dovetail.engine.images.inputs import PromptWithImages
 
 MakeEngine = Callable[[], Awaitable[ServedEngine]]
 MAX_RESTARTS = 1
@@ -149,10 +152,24 @@ class SupervisedEngine(Supervisor[ServedEngine]):
         priority: int = 0,
         cache_salt: str | None = None,
         adapter: str | None = None,
+        images: list[ImageInput] | None = None,
     ) -> AsyncGenerator[list[Delta], None]:
         return self._current().generate(
-            request_id, prompt_token_ids, params, priority=priority, cache_salt=cache_salt, adapter=adapter
+            request_id,
+            prompt_token_ids,
+            params,
+            priority=priority,
+            cache_salt=cache_salt,
+            adapter=adapter,
+            images=images,
         )
+
+    @property
+    def image_placeholder(self) -> str | None:
+        return self.engine.image_placeholder
+
+    async def place_images(self, prompt_token_ids: list[int], images: Sequence[str]) -> PromptWithImages:
+        return await self._current().place_images(prompt_token_ids, images)
 
     async def pool(
         self,

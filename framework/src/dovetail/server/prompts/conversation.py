@@ -7,7 +7,8 @@ from typing import Any
 from pydantic import Field
 
 from dovetail.server.context import ServerContext
-from dovetail.server.prompts.render import chat_prompt_ids
+from dovetail.server.http.errors import ApiError
+from dovetail.server.prompts.render import chat_prompt_ids, find_images
 from dovetail.server.protocol.base import Body, Items
 from dovetail.server.protocol.body import validate_body
 from dovetail.server.protocol.requests import ChatCompletionRequest
@@ -41,12 +42,13 @@ class ConversationFields(Body):
 
 
 async def conversation_prompt(
-    context: ServerContext, body: ConversationFields, *, add_generation_prompt: bool
+    context: ServerContext, body: ConversationFields, *, add_generation_prompt: bool, images: bool = True
 ) -> list[int]:
     """The token ids of a body's conversation.
 
     Args:
         add_generation_prompt: whether to open the assistant's message, if the request does not say.
+        images: the conversation may have some.
 
     Raises:
         ApiError, RequestError: as on the chat route.
@@ -57,4 +59,7 @@ async def conversation_prompt(
     chat = await context.convert(
         lambda: validate_body(given, ChatCompletionRequest, context.settings), len(body.messages or ())
     )
+    if not images and find_images(context, chat):
+        message = "only the routes that generate read images; send text"
+        raise ApiError(400, message, param="messages", code="unsupported_value")
     return await chat_prompt_ids(context, chat)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from dovetail.api.errors import RequestError
+from dovetail.engine.messages import ImageInput
 from dovetail.engine.templates.calls import RenderCall
 from dovetail.engine.templates.facts import TemplateFacts
+from dovetail.engine.templates.image_parts import write_placeholders
 from dovetail.engine.templates.rendered_prompt import RenderedPrompt
 from dovetail.kernel.parsers import all_patterns
 from dovetail.server.context import ServerContext
@@ -19,6 +21,7 @@ from dovetail.server.http.error_fields import rename_error_fields
 from dovetail.server.http.errors import ApiError
 from dovetail.server.prompts.encoding import encode_prompt
 from dovetail.server.prompts.infilling import build_infill_prompt
+from dovetail.server.protocol.content import ImagePart
 from dovetail.server.protocol.requests import ChatCompletionRequest, CompletionRequest
 from dovetail.server.settings import RESERVED_TEMPLATE_KWARGS
 from dovetail.server.tools.legacy_functions import FIELD_NAMES, upgrade_request
@@ -33,13 +36,27 @@ PROMPT_TAIL_CHARS = 4096
 """Number of characters at a prompt's end that show whether it opens the reasoning."""
 
 
+class ChatPrompt(NamedTuple):
+    """A conversation as a prompt.
+
+    Attributes:
+        ids: with the tokens of images.
+        parsing: how to parse the output.
+        images: None for none.
+    """
+
+    ids: list[int]
+    parsing: OutputParsing
+    images: list[ImageInput] | None = None
+
+
 async def chat_prompt_ids(context: ServerContext, body: ChatCompletionRequest) -> list[int]:
     """The token ids of a conversation. Raises like :func:`render_chat`."""
-    return (await render_chat(context, body))[0]
+    return (await render_chat(context, body)).ids
 
 
-async def render_chat(context: ServerContext, body: ChatCompletionRequest) -> tuple[list[int], OutputParsing]:
-    """Render and encode the conversation. Returns the token ids, and how to parse the output.
+async def render_chat(context: ServerContext, body: ChatCompletionRequest) -> ChatPrompt:
+    """Render and encode the conversation.
 
     Raises:
         ApiError: the request contradicts itself, or brings its own template where that is not allowed.
@@ -51,6 +68,7 @@ async def render_chat(context: ServerContext, body: ChatCompletionRequest) -> tu
         raise ApiError(400, message, param="continue_final_message", code="invalid_value")
     add_generation_prompt = not continues if body.add_generation_prompt is None else body.add_generation_prompt
     tokenizer = context.engine.tokenizer
+    images = find_images(context, body)
     _check_template_allowed(context, body)
     kwargs = {**context.settings.default_chat_template_kwargs, **_template_kwargs(body)}
     body = upgrade_request(body)
@@ -75,12 +93,42 @@ async def render_chat(context: ServerContext, body: ChatCompletionRequest) -> tu
         return await context.renderer.render(call), parsing
 
     prompt, parsing = await while_connected(render())
+    if images:
+        prompt = write_placeholders(prompt, context.engine.image_placeholder or "")
     special, truncate = bool(body.add_special_tokens), body.truncate_prompt_tokens is not None
     ids = await context.run_in_worker(
         lambda: encode_prompt(context, prompt, add_special_tokens=special, param="messages", truncate=truncate),
         len(prompt.text),
     )
-    return ids, replace(parsing, prompt=prompt.text[-PROMPT_TAIL_CHARS:])
+    parsing = replace(parsing, prompt=prompt.text[-PROMPT_TAIL_CHARS:])
+    if not images:
+        return ChatPrompt(ids, parsing)
+    placed = await while_connected(context.engine.place_images(ids, images))
+    return ChatPrompt(placed.token_ids, parsing, placed.images)
+
+
+def find_images(context: ServerContext, body: ChatCompletionRequest) -> list[str]:
+    """The URLs of a conversation's images, in order.
+
+    Raises:
+        ApiError: the model takes none, or the request asks for what does not go with images.
+    """
+    urls = [
+        part.url
+        for message in body.messages
+        if isinstance(message.content, list)
+        for part in message.content
+        if isinstance(part, ImagePart)
+    ]
+    if not urls:
+        return urls
+    if context.engine.image_placeholder is None:
+        message = f"{context.engine.plan.model} takes no images; send it text"
+        raise ApiError(400, message, param="messages", code="unsupported_value")
+    for name in ("truncate_prompt_tokens", "use_beam_search"):
+        if getattr(body, name):
+            raise ApiError(400, f"{name} does not go with images; leave it out", param=name, code="unsupported_value")
+    return urls
 
 
 async def find_template_facts(context: ServerContext, template: str) -> TemplateFacts:

@@ -10,13 +10,12 @@ from pydantic import ValidationError
 from dovetail.server.context import ServerContext
 from dovetail.server.http.error_fields import rename_error_fields
 from dovetail.server.http.errors import CONTEXT_LENGTH_EXCEEDED, ApiError
-from dovetail.server.prompts.render import render_chat
+from dovetail.server.prompts.render import ChatPrompt, render_chat
 from dovetail.server.protocol.requests import ChatCompletionRequest, Sampling
 from dovetail.server.protocol.validation import validation_error
 from dovetail.server.responses.items import Item, to_chat_messages
 from dovetail.server.responses.protocol import ResponsesRequest, TextFormat
 from dovetail.server.responses.tools import AllowedFunctions, ChosenFunction, prompt_name, to_chat_tools
-from dovetail.server.tools.output_parsing import OutputParsing
 
 SHARED_FIELDS = (*Sampling.model_fields, "chat_template", "chat_template_kwargs", "thinking", "parallel_tool_calls")
 """Fields with the same name and meaning in both APIs."""
@@ -29,7 +28,6 @@ FIELD_NAMES = (
     (re.compile(r"(tools\[\d+\])\.function"), r"\1"),
 )
 """Names of the chat route's fields in this API."""
-Prompt = tuple[list[int], OutputParsing]
 
 
 def to_chat_request(body: ResponsesRequest, items: list[Item]) -> ChatCompletionRequest:
@@ -105,7 +103,7 @@ def _response_format(text_format: TextFormat) -> dict[str, Any]:
     return {"type": "json_schema", "json_schema": schema}
 
 
-async def render_prompt(context: ServerContext, body: ResponsesRequest, chat: ChatCompletionRequest) -> Prompt:
+async def render_prompt(context: ServerContext, body: ResponsesRequest, chat: ChatCompletionRequest) -> ChatPrompt:
     """Like :func:`~dovetail.server.prompts.render.render_chat`. With ``truncation: auto``, the oldest messages that do
     not fit the context are dropped.
 
@@ -119,16 +117,16 @@ async def render_prompt(context: ServerContext, body: ResponsesRequest, chat: Ch
     head = next((i for i, turn in enumerate(turns) if turn.role not in SYSTEM), len(turns))
     starts = [head, *(i for i, turn in enumerate(turns) if turn.role == "user" and i > head)]
 
-    async def since(start: int) -> Prompt | None:
+    async def since(start: int) -> ChatPrompt | None:
         """The prompt from a user message on; None if it is too long."""
         try:
             shorter = chat.model_copy(update={"messages": [*turns[:head], *turns[start:]]})
-            prompt, parsing = await render_chat(context, shorter)
+            prompt = await render_chat(context, shorter)
         except ApiError as error:
             if error.code != CONTEXT_LENGTH_EXCEEDED or start == starts[-1]:
                 raise
             return None
-        return (prompt, parsing) if len(prompt) <= room or start == starts[-1] else None
+        return prompt if len(prompt.ids) <= room or start == starts[-1] else None
 
     if (complete := await since(starts[0])) is not None:
         return complete

@@ -43,8 +43,8 @@ def router(context: ServerContext) -> APIRouter:
         items = await _previous_items(context, body) + input_items
         chat = await context.convert(lambda: to_chat_request(body, items), len(items))
         with rename_error_fields(FIELD_NAMES):
-            prompt, parsing = await render_prompt(context, body, chat)
-            job = await make_job(context, chat, [prompt], adapter, parsing)
+            prompt, parsing, images = await render_prompt(context, body, chat)
+            job = await make_job(context, chat, [prompt], adapter, parsing, images)
         builder = ResponsesResponseBuilder(
             context, body, job, model, parsing, input_items, store_response=store_response
         )
@@ -64,7 +64,7 @@ def router(context: ServerContext) -> APIRouter:
         items = await _previous_items(context, body) + await _input_items(context, body)
         chat = await context.convert(lambda: to_chat_request(body, items), len(items))
         with rename_error_fields(FIELD_NAMES):
-            prompt, _ = await render_prompt(context, body, chat)
+            prompt = (await render_prompt(context, body, chat)).ids
         return json_response({"object": "response.input_tokens", "input_tokens": len(prompt)})
 
     @routes.get("/v1/responses/{id}", **route_docs(None, "A response that was kept", streams=True))

@@ -10,9 +10,10 @@ from typing import Any
 
 from dovetail.api import CallFormat, Tool, ToolParser
 from dovetail.engine.templates.facts import TemplateFacts
+from dovetail.engine.templates.image_parts import IMAGE_PART
 from dovetail.engine.templates.messages import read_content_text
 from dovetail.server.http.errors import ApiError
-from dovetail.server.protocol.content import content_text
+from dovetail.server.protocol.content import ImagePart, content_text
 from dovetail.server.protocol.requests import ChatMessage, ToolCall
 from dovetail.server.tools.forced_calls import ForcedCalls
 from dovetail.server.tools.system_messages import join_user_turns, place_system_messages
@@ -85,10 +86,11 @@ def _turn(message: ChatMessage, index: int, template: str) -> Turn:
 
 
 def _content(message: ChatMessage) -> str | list[dict[str, str]] | None:
-    """The content for the chat template: a list of parts only if there are several."""
-    if not isinstance(message.content, list) or len(message.content) < 2:
-        return None if message.content is None else content_text(message.content)
-    return [{"type": "text", "text": part.text} for part in message.content]
+    """The content for the chat template: a list of parts only if there are several, or an image."""
+    content = message.content
+    if not isinstance(content, list) or (len(content) < 2 and not any(isinstance(p, ImagePart) for p in content)):
+        return None if content is None else content_text(content)
+    return [dict(IMAGE_PART) if isinstance(p, ImagePart) else {"type": "text", "text": p.text} for p in content]
 
 
 def _dump_call(call: ToolCall) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from dovetail.utils.foreign.option import Table, accept, alias, refuse
 from dovetail.utils.foreign.vllm_parallel import ONE_DEVICE, PARALLEL
 from dovetail.utils.foreign.vllm_speed import OWN_SCHEDULER, SPEED
 
-NO_VISION = "only text is served"
+NO_VISION = "images are processed in one way"
 OWN_MEMORY = "the memory of weights and cache is planned here from what is free"
 OWN_FILES = "mistral"
 """vLLM's name for the form in which this company publishes models."""
@@ -97,7 +97,7 @@ MODEL = Table(
         "adapters hold the layers of a text model",
         takes="switch",
     ),
-    refuse("default-mm-loras", NO_VISION, takes="json"),
+    refuse("default-mm-loras", "adapters are chosen by requests", takes="json"),
     refuse(
         "long-lora-scaling-factors",
         "an adapter for longer contexts is not built",
@@ -190,10 +190,10 @@ CACHES = Table(
 )
 
 VISION = Table(
-    accept("limit-mm-per-prompt media-io-kwargs mm-processor-kwargs", NO_VISION, takes="json"),
-    accept("language-model-only", NO_VISION, takes="switch"),
+    accept("media-io-kwargs", "images are decoded in one way", takes="json"),
+    accept("language-model-only", "nothing of images is computed where none is sent", takes="switch"),
     accept(
-        "mm-processor-cache-gb mm-processor-cache-type mm-shm-cache-max-object-size-mb mm-encoder-tp-mode "
+        "mm-processor-cache-type mm-shm-cache-max-object-size-mb mm-encoder-tp-mode "
         "mm-encoder-attn-backend mm-encoder-attn-dtype mm-tensor-ipc mm-ipc-gpu-memory-gb mm-hasher-algorithm "
         "mm-encoder-fp8-scale-path mm-encoder-fp8-scale-save-margin mm-encoder-fp8-scale-save-path video-pruning-rate "
         "video-pruning-method image-input-type image-token-id image-input-shape image-feature-size",
@@ -204,9 +204,8 @@ VISION = Table(
         NO_VISION,
         takes="switch",
     ),
-    accept("allowed-local-media-path", f"{NO_VISION}: files are read for nobody"),
-    accept("allowed-media-domains", f"{NO_VISION}: files are read for nobody", takes="values"),
-    refuse("enable-mm-embeds mm-encoder-only", NO_VISION, takes="switch"),
+    accept("mm-processor-cache-gb", "DOVETAIL_MM_INPUT_CACHE_GIB is the size of the cache of images"),
+    refuse("enable-mm-embeds mm-encoder-only", "images are read, and their embeddings are not", takes="switch"),
 )
 
 STRUCTURE = Table(
