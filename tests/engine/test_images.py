@@ -20,7 +20,7 @@ from dovetail.engine.offline.llm import LLM
 from dovetail.engine.request.params import SamplingParams
 from dovetail.engine.setup import make_plan
 from dovetail.engine.step.core import EngineCore
-from dovetail.kernel.plan import Choice
+from dovetail.kernel.plan_parts import Choice
 from tests.fake_device import FakeDevice
 from tests.tiny import write_checkpoint
 from tests.tiny_vision import IMAGE, IMAGE_TOKENS, data_url, picture, write_axes_checkpoint, write_vision_checkpoint

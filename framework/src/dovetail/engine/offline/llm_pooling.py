@@ -179,7 +179,7 @@ class PoolingMethods:
         if task is not None and task not in self.plan.tasks:
             raise RequestError(*explain_missing_task(self.plan, task))
         known: Task | None = task or ("embed" if "embed" in self.plan.tasks else self.plan.tasks[0])
-        read = read_prompts(prompts, self._tokenizer, find_prompt(self.plan.pooling, known, prompt_name))
+        read = read_prompts(prompts, self._tokenizer, before=find_prompt(self.plan.pooling, known, prompt_name))
         if prompt_name is not None and any(each.text is None for each in read):
             raise RequestError(
                 f"prompt_name is {prompt_name!r}, and a prompt is a list of token ids",

@@ -15,7 +15,7 @@ from torch import Tensor
 from dovetail.engine.messages import ImageInput
 from dovetail.engine.step.input_batch import StepWork
 from dovetail.kernel.blame import blame, wrong_answer
-from dovetail.kernel.plan import Part
+from dovetail.kernel.plan_parts import Part
 from dovetail.nn.model import PoolingModel
 from dovetail.nn.platform import Platform
 

@@ -101,7 +101,7 @@ class Qwen2VLImageProcessor(ImageProcessor):
         patches = pixels.reshape(3, rows, merge, patch, columns, merge, patch).transpose(1, 4, 2, 5, 0, 3, 6)
         patches = patches.reshape(rows, columns, merge**2, 3, 1, patch, patch)
         patches = np.repeat(patches, options.temporal_patch_size, axis=4).reshape(rows, columns, merge**2, -1)
-        places = np.indices((rows * merge, columns * merge)).transpose(1, 2, 0)
+        places: Any = np.indices((rows * merge, columns * merge)).transpose(1, 2, 0)
         places = places.reshape(rows, merge, columns, merge, 2).transpose(0, 2, 1, 3, 4)
         places = places.reshape(rows, columns, merge**2, 2)
         windows = (-(-rows // self.window), -(-columns // self.window))
