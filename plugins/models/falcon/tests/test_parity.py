@@ -41,6 +41,7 @@ CASES: dict[str, dict[str, Any]] = {
         "ffn_hidden_size": 96,
         "intermediate_size": 80,
         "activation": "relu",
+        "hidden_act": "gelu",  # which no layer follows
         "layer_norm_epsilon": 1e-2,
     },
     "linear": scaled("linear"),

@@ -106,4 +106,4 @@ def test_what_cannot_be_honoured_is_refused(keys: dict[str, Any], told: str) -> 
 )
 def test_rotary_embeddings_that_the_third_reads_otherwise_are_refused(keys: dict[str, Any], told: str) -> None:
     with pytest.raises(ConfigError, match=told):
-        build_model(GEMMA3, {**TINY, **keys}, {})
+        build_model(GEMMA3, {**TINY, "sliding_window_pattern": 2, **keys}, {})

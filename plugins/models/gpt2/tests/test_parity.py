@@ -31,6 +31,7 @@ CASES: dict[str, dict[str, Any]] = {
     "inner": {"n_inner": 80},
     "exact gelu": {"activation_function": "gelu"},
     "relu": {"activation_function": "relu"},
+    "keys of others": {"hidden_act": "relu", "sliding_window": 9, "layer_types": ["sliding_attention"] * 3},
     "scores as they are": {"scale_attn_weights": False},
     "scores by layer": {"scale_attn_by_inverse_layer_idx": True},
     "other epsilon": {"layer_norm_epsilon": 1e-2},

@@ -14,6 +14,7 @@ class FalconConfig(DecoderConfig):
     """Keys of FalconConfig in transformers, with their defaults."""
 
     aliases: ClassVar[Mapping[str, str]] = {"activation": "hidden_act", "n_embed": "hidden_size"}
+    unread: ClassVar[tuple[str, ...]] = ("hidden_act", "hidden_activation", "activation_function", "rotary_emb_base")
     if_null: ClassVar[dict[str, Any]] = {"multi_query": False, "parallel_attn": False}
     supported_layer_types: ClassVar[tuple[LayerType, ...]] = ("full_attention",)
     partial_rotary: ClassVar[bool] = False

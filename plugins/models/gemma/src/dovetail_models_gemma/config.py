@@ -27,9 +27,11 @@ class GemmaConfig(DecoderConfig):
     """Keys of GemmaConfig in transformers, with their defaults."""
 
     unread: ClassVar[tuple[str, ...]] = ("hidden_activation",)
+    if_missing: ClassVar[dict[str, Any]] = {"num_key_value_heads": 16}
     partial_rotary: ClassVar[bool] = False
     one_rope: ClassVar[bool] = True
 
+    max_position_embeddings: Positions = 8192
     head_dim: HeadDim = 256
     hidden_act: Activation = "gelu_tanh"
     rms_norm_eps: Epsilon = 1e-6
@@ -64,6 +66,7 @@ class Gemma2Config(GemmaConfig):
     unread: ClassVar[tuple[str, ...]] = WINDOW_RULES
     if_missing: ClassVar[dict[str, Any]] = {
         "sliding_window": 4096,
+        "num_key_value_heads": 4,
         "attn_logit_softcapping": 50.0,
         "final_logit_softcapping": 30.0,
     }
@@ -96,7 +99,7 @@ class Gemma3Config(Gemma2Config):
     unread: ClassVar[tuple[str, ...]] = ("attn_logit_softcapping", "use_sliding_window", "max_window_layers")
     one_rope: ClassVar[bool] = False
     rope_by_type: ClassVar[bool] = True
-    if_missing: ClassVar[dict[str, Any]] = {"sliding_window": 4096}
+    if_missing: ClassVar[dict[str, Any]] = {"sliding_window": 4096, "num_key_value_heads": 4}
     rope_defaults: ClassVar[dict[str, Any]] = {FULL: {"rope_theta": 1e6}, SLIDING: {"rope_theta": 1e4}}
 
     max_position_embeddings: Positions = 131072

@@ -18,6 +18,7 @@ class GlmConfig(DecoderConfig):
     """Keys of GlmConfig and Glm4Config in transformers, with their defaults."""
 
     supported_layer_types: ClassVar[tuple[LayerType, ...]] = ("full_attention",)
+    if_null: ClassVar[dict[str, Any]] = {"partial_rotary_factor": 1.0}
     rope_defaults: ClassVar[dict[str, Any]] = {"partial_rotary_factor": 0.5}
     usual: ClassVar[dict[str, int]] = {"num_key_value_heads": 2, "head_dim": 128}
     """Keys of which transformers' default is a number of its own."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from dovetail.api import Activation, DecoderConfig, Epsilon, Positions
+from dovetail.api import WINDOW_KEYS, Activation, DecoderConfig, Epsilon, Positions
 
 
 class GPT2Config(DecoderConfig):
     """Keys of GPT2Config in transformers, with their defaults."""
 
+    unread: ClassVar[tuple[str, ...]] = (*WINDOW_KEYS, "hidden_act", "hidden_activation", "n_ctx")
     rotary: ClassVar[bool] = False
 
     max_position_embeddings: Positions = 1024

@@ -33,13 +33,14 @@ def make_block(c: LlamaConfig, ctx: Context, name: str, layer: int) -> PreNormBl
 
 class LlamaModel(Decoder):
     def __init__(self, c: LlamaConfig, ctx: Context) -> None:
+        granite = c if isinstance(c, GraniteConfig) else None
         super().__init__(
             c,
             ctx,
             partial(make_block, c, ctx),
             partial(ctx.norm, eps=c.rms_norm_eps),
-            embedding_multiplier=c.embedding_multiplier if isinstance(c, GraniteConfig) else 1.0,
-            logits_multiplier=1.0 / c.logits_scaling if isinstance(c, GraniteConfig) else 1.0,
+            embedding_multiplier=granite.embedding_multiplier if granite else 1.0,
+            logits_multiplier=1.0 / granite.logits_scaling if granite else 1.0,
         )
         self.expect_rope_factors(c, ctx)
 

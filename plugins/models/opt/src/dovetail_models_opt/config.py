@@ -14,6 +14,7 @@ class OPTConfig(DecoderConfig):
     """Keys of OPTConfig in transformers, with their defaults."""
 
     aliases: ClassVar[Mapping[str, str]] = {"_remove_final_layer_norm": "remove_final_layer_norm"}
+    unread: ClassVar[tuple[str, ...]] = ("hidden_act", "hidden_activation")
     supported_layer_types: ClassVar[tuple[LayerType, ...]] = ("full_attention",)
     rotary: ClassVar[bool] = False
 

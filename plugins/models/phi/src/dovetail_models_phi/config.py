@@ -51,6 +51,8 @@ class LongDecoderConfig(DecoderConfig):
 class Phi3Config(LongDecoderConfig):
     """Keys of Phi3Config in transformers, with their defaults."""
 
+    unread: ClassVar[tuple[str, ...]] = (*LongDecoderConfig.unread, "rotary_pct", "rope_pct", "rotary_dim")
+
     max_position_embeddings: Positions = 4096
 
     @classmethod
