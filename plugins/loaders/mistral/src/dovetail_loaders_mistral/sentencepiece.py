@@ -60,7 +60,7 @@ def read_model(file: Path, limit: int) -> Model:
             if field == 1:
                 pieces.append(_piece(dict(_fields(_message(value)))))
             elif field == 2:
-                kind = int(dict(_fields(_message(value))).get(3, kind))  # type: ignore[arg-type]
+                kind = int(dict(_fields(_message(value))).get(3, kind))
             elif field == 3:
                 spaced = bool(dict(_fields(_message(value))).get(3, spaced))
     except (ValueError, IndexError, KeyError, struct.error) as error:
@@ -79,7 +79,7 @@ Value = int | memoryview
 def _piece(fields: dict[int, Value]) -> Piece:
     text = str(_message(fields[1]), "utf-8")
     score = struct.unpack("<f", _message(fields[2]))[0] if 2 in fields else 0.0
-    return Piece(text, score, int(fields.get(3, NORMAL)))  # type: ignore[arg-type]
+    return Piece(text, score, int(fields.get(3, NORMAL)))
 
 
 def _message(value: Value) -> memoryview:
