@@ -23,7 +23,7 @@ from dovetail.nn.platform import Memory, Platform
 from dovetail.nn.rotary import LayerRotary, Rope, Rotary
 from dovetail.nn.step import HostLengths, KVIndex, Step
 from dovetail.nn.stored import Axis, Field, StoredWeight
-from dovetail.nn.weights import Components, Gate, QuantFormat, WeightKernel, WeightName, read_tensor
+from dovetail.nn.weights import Components, DeferredNorm, Gate, QuantFormat, WeightKernel, WeightName, read_tensor
 
 __all__ = [
     "MLP",
@@ -42,6 +42,7 @@ __all__ = [
     "Context",
     "Decoder",
     "DecoderNames",
+    "DeferredNorm",
     "Embedding",
     "ExpertWeights",
     "Experts",

@@ -15,7 +15,7 @@ from dovetail.nn.lora import StackedLayerAdapters
 from dovetail.nn.ops import Ops
 from dovetail.nn.parallel import ColumnCut, Cut, Parallel, Range, RowCut, length, take
 from dovetail.nn.stored import StoredWeight
-from dovetail.nn.weights import Gate, WeightKernel
+from dovetail.nn.weights import DeferredNorm, Gate, WeightKernel
 
 MakeKernel = Callable[[StoredWeight, LayerKind], WeightKernel]
 
@@ -111,11 +111,14 @@ class Linear(WeightLayer):
         if self.lora is not None:
             self.lora.allocate()
 
-    def forward(self, x: Tensor, gate: Gate | None = None) -> Tensor:
+    def forward(self, x: Tensor | DeferredNorm, gate: Gate | None = None) -> Tensor:
         """
         Args:
+            x: with a deferred norm only if it :meth:`defers`.
             gate: applied to the whole result, by the kernel where nothing is between.
         """
+        if isinstance(x, DeferredNorm):
+            return self.kernels[0].multiply_deferred(x, gate)
         last = self.lora is None and self.bias is None and not isinstance(self.cut, ColumnCut)
         if gate is not None and last and len(self.kernels) == 1:
             return self.kernels[0].multiply_gated(x, gate)
@@ -130,6 +133,16 @@ class Linear(WeightLayer):
         if self.bias is not None:
             out = out + self.bias
         return out if gate is None else gate(out)
+
+    def defers(self, tokens: int) -> bool:
+        """Whether its kernel takes over a norm beside it, as :meth:`dovetail.nn.WeightKernel.defers` says."""
+        if self.lora is not None or self.bias is not None or len(self.kernels) != 1 or isinstance(self.cut, ColumnCut):
+            return False
+        return self.kernels[0].defers(tokens)
+
+    def add(self, x: Tensor, residual: Tensor, norm: RMSNorm) -> DeferredNorm:
+        """``residual + self(x)`` with its norm yet to be computed, if it :meth:`defers`."""
+        return self.kernels[0].multiply_and_add(x, residual, norm.weight, norm.eps)
 
     @property
     def nbytes(self) -> int:
@@ -232,7 +245,7 @@ class Head(Linear):
     def tied(self) -> Embedding | None:
         return self._tied[0] if self._tied else None
 
-    def forward(self, x: Tensor, gate: Gate | None = None) -> Tensor:
+    def forward(self, x: Tensor | DeferredNorm, gate: Gate | None = None) -> Tensor:
         logits = super().forward(x, gate)
         if isinstance(self.cut, RowCut):
             logits = self.parallel.communicator.all_gather(logits, self.sizes)

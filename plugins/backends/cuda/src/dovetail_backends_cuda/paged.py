@@ -28,6 +28,8 @@ BLOCKS_PER_PROCESSOR = 4
 WARPS = 2
 STAGES = 5
 """Of the loop over tiles. The block table's entries, which the loads of keys need, take some of them: with 3, one tile is in flight."""
+EARLY_REQUESTS = 16
+"""With no more than these, a block reads its first tile before the kernels before it have ended: it has few others to wait for."""
 MERGED = 4096
 """Numbers of parts that are read at once when they are added up."""
 WRITTEN_HEADS = 16
@@ -42,6 +44,7 @@ class DecodePlan:
         plan, arrived, parts, sizes: as :mod:`dovetail_backends_cuda.paged_kernels` says, for the widest layer of the group. Each layer
             overwrites what the one before left.
         extra: E.
+        captured: no request of the step reads what another one writes in it.
     """
 
     plan: Tensor
@@ -49,6 +52,7 @@ class DecodePlan:
     parts: Tensor
     sizes: Tensor
     extra: int
+    captured: bool
 
 
 class PagedAttention(GatherAttention):
@@ -80,7 +84,7 @@ class PagedAttention(GatherAttention):
         widest = max(spec.head_dim for spec in specs)
         parts = torch.empty(2 * self._extra, group, widest, dtype=torch.float32, device=self.device)
         sizes = torch.empty(2 * self._extra, group, dtype=torch.float32, device=self.device)
-        return DecodePlan(plan, arrived, parts, sizes, self._extra)
+        return DecodePlan(plan, arrived, parts, sizes, self._extra, step.lengths is None)
 
     def forward(
         self,
@@ -94,12 +98,17 @@ class PagedAttention(GatherAttention):
         sinks: Tensor | None = None,
     ) -> Tensor:
         assert cache is not None, "every layer that this backend takes has a cache"
+        plan = index.metadata
+        new = None
         if k is not None:
             assert v is not None
-            self._write(None, k, v, None, cache, index)
-        if not isinstance(index.metadata, DecodePlan):
+            if isinstance(plan, DecodePlan) and plan.captured:
+                new = NewTokens(k, v, index.slot_mapping)
+            else:
+                self._write(None, k, v, None, cache, index)
+        if not isinstance(plan, DecodePlan):
             return super().forward(q, None, None, cache, step, index, spec, sinks)
-        return decode(q, cache, step.seq_lens, index.block_tables, index.metadata, spec, sinks, self.block_size)
+        return decode(q, cache, step.seq_lens, index.block_tables, plan, spec, sinks, self.block_size, new)
 
     def forward_rotated(
         self,
@@ -112,8 +121,11 @@ class PagedAttention(GatherAttention):
         spec: AttentionSpec,
         sinks: Tensor | None = None,
     ) -> Tensor:
-        """One kernel rotates queries and keys and writes keys and values."""
-        q, k = qk[:, : spec.num_heads], qk[:, spec.num_heads :]
+        """Rotates queries and keys and writes keys and values in one kernel: that of attention in a captured step."""
+        q, k, plan = qk[:, : spec.num_heads], qk[:, spec.num_heads :], index.metadata
+        if isinstance(plan, DecodePlan) and plan.captured:
+            new = NewTokens(k, v, index.slot_mapping, rotation)
+            return decode(q, cache, step.seq_lens, index.block_tables, plan, spec, sinks, self.block_size, new)
         q = self._write(q, k, v, rotation, cache, index)
         return self.forward(q, None, None, cache, step, index, spec, sinks)
 
@@ -126,18 +138,30 @@ class PagedAttention(GatherAttention):
         q = k[:, :0] if q is None else _adjacent(q)
         heads = q.shape[1]
         turned = torch.empty(q.shape, dtype=q.dtype, device=q.device)
-        cos, sin, interleaved = k, k, False
-        if rotation is not None:
-            cos, sin, interleaved = rotation.rope.cos, rotation.rope.sin, rotation.interleaved
-            assert cos.stride() == sin.stride(), "angles of one step are made alike"
-            assert cos.stride(1) == 1
+        cos, sin, rotated, interleaved = _angles(k, rotation)
         grid = (tokens, triton.cdiv(heads + 2 * kv_heads, WRITTEN_HEADS))
         write_kernel[grid](
             q, k, v, cos, sin, index.slot_mapping, turned, cache, q.stride(0), k.stride(0), v.stride(0), cos.stride(0),
-            heads, kv_heads, dim, dim // 2, 0 if rotation is None else cos.shape[1], interleaved, WRITTEN_HEADS, triton.next_power_of_2(dim // 2),
+            heads, kv_heads, dim, dim // 2, rotated, interleaved, WRITTEN_HEADS, triton.next_power_of_2(dim // 2),
             num_warps=4, **launch.options(k.device),
         )  # fmt: skip
         return turned
+
+
+@dataclass(frozen=True)
+class NewTokens:
+    """What a decode step adds to a layer's cache.
+
+    Attributes:
+        k, v: ``[R, K, D]``.
+        slots: int64 ``[R]``, of the cache.
+        rotation: of queries and keys, which is yet to be applied.
+    """
+
+    k: Tensor
+    v: Tensor
+    slots: Tensor
+    rotation: Rotation | None = None
 
 
 def decode(
@@ -149,6 +173,7 @@ def decode(
     spec: AttentionSpec,
     sinks: Tensor | None,
     block_size: int,
+    new: NewTokens | None = None,
 ) -> Tensor:
     """Attention of one token of each request, ``[R, H, D]`` → ``[R, H, D]``.
 
@@ -157,6 +182,7 @@ def decode(
         cache: ``[blocks, block_size, K * D + K * D]``.
         lengths: int32 ``[R]``.
         tables: int32 ``[R, B]``.
+        new: rows that are not in the cache yet, and which no other request reads.
     """
     q = _adjacent(q)
     requests, heads, dim = q.shape
@@ -165,14 +191,29 @@ def decode(
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     pairs = requests * spec.num_kv_heads
     assert tables.stride(1) == 1
+    k, v, slots = (q, q, lengths) if new is None else (_adjacent(new.k), _adjacent(new.v), new.slots)
+    cos, sin, rotated, interleaved = _angles(q, None if new is None else new.rotation)
+    early = new is not None and requests <= EARLY_REQUESTS
     decode_kernel[(plan.extra + pairs,)](
-        q, cache, tables, lengths, plan.plan, plan.arrived, sinks, out, plan.parts, plan.sizes, requests, tables.stride(0), q.stride(0),
-        spec.scale, spec.softcap or 1.0, heads, spec.num_kv_heads, dim, max(16, group), dim_block,
+        q, k, v, cos, sin, slots, cache, tables, lengths, plan.plan, plan.arrived, sinks, out, plan.parts, plan.sizes,
+        requests, tables.stride(0), q.stride(0), k.stride(0), v.stride(0), cos.stride(0), spec.scale, spec.softcap or 1.0,
+        heads, spec.num_kv_heads, dim, max(16, group), dim_block,
         block_size, spec.window or 0, spec.softcap is not None, sinks is not None, TILE, LEAST_TILES,
         plan.extra, _request_block(requests), group, min(16, max(1, MERGED // (group * dim_block))), STAGES if dim_block <= 128 else 4,
+        new is not None, rotated, interleaved, early,
         num_warps=WARPS, **launch.options(q.device),
     )  # fmt: skip
     return out
+
+
+def _angles(x: Tensor, rotation: Rotation | None) -> tuple[Tensor, Tensor, int, bool]:
+    """cos, sin, the pairs of a head that are rotated, and whether they are interleaved."""
+    if rotation is None:
+        return x, x, 0, False
+    cos, sin = rotation.rope.cos, rotation.rope.sin
+    assert cos.stride() == sin.stride(), "angles of one step are made alike"
+    assert cos.stride(1) == 1
+    return cos, sin, cos.shape[1], rotation.interleaved
 
 
 def _request_block(requests: int) -> int:

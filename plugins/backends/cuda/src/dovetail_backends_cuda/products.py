@@ -22,7 +22,7 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from dovetail.api import LayerKind
-from dovetail.nn import Gate, StoredWeight, WeightKernel
+from dovetail.nn import DeferredNorm, Gate, StoredWeight, WeightKernel
 from dovetail_backends_cuda import launch
 
 SOME = 64
@@ -48,18 +48,29 @@ def _load_part(
 
 
 @triton.jit
-def _multiply_part(w, x, columns, part: tl.constexpr, k: tl.constexpr, width: tl.constexpr):
+def _multiply_part(
+    w, x, scale, squares, columns, part: tl.constexpr, k: tl.constexpr, width: tl.constexpr, normed: tl.constexpr
+):
     at = part * width + columns
-    return w.to(tl.float32) * tl.load(x + at, mask=at < k, other=0.0).to(tl.float32)[None, :]
+    v = tl.load(x + at, mask=at < k, other=0.0).to(tl.float32)
+    if normed:
+        squares += v * v
+        v *= tl.load(scale + at, mask=at < k, other=0.0).to(tl.float32)
+    return w.to(tl.float32) * v[None, :], squares
 
 
 @triton.jit
 def _one_kernel(
-    x, weight, out, count,
+    x, weight, out, scale, residual, count, eps,
     k: tl.constexpr, rows: tl.constexpr, width: tl.constexpr, whole: tl.constexpr, gated: tl.constexpr,
-    dependent: tl.constexpr,
+    normed: tl.constexpr, added: tl.constexpr, dependent: tl.constexpr,
 ):  # fmt: skip
-    """``count`` rows of ``weight``, or twice as many where ``gated``."""
+    """``count`` rows of ``weight``, or twice as many where ``gated``.
+
+    Args:
+        scale, eps: of an RMS norm of x, where ``normed``.
+        residual: what is added to the result, where ``added``.
+    """
     parts: tl.constexpr = (k + width - 1) // width
     tl.static_assert(parts <= 8)
     n = tl.program_id(0) * rows + tl.arange(0, rows)
@@ -91,29 +102,48 @@ def _one_kernel(
         w7 = _load_part(weight, own, columns, last, 7, k, width, whole)
     if dependent:
         gdc_wait()
-    sums = _multiply_part(w0, x, columns, 0, k, width)
+    squares = tl.zeros((width,), tl.float32)
+    sums, squares = _multiply_part(w0, x, scale, squares, columns, 0, k, width, normed)
     if parts > 1:
-        sums += _multiply_part(w1, x, columns, 1, k, width)
+        more, squares = _multiply_part(w1, x, scale, squares, columns, 1, k, width, normed)
+        sums += more
     if parts > 2:
-        sums += _multiply_part(w2, x, columns, 2, k, width)
+        more, squares = _multiply_part(w2, x, scale, squares, columns, 2, k, width, normed)
+        sums += more
     if parts > 3:
-        sums += _multiply_part(w3, x, columns, 3, k, width)
+        more, squares = _multiply_part(w3, x, scale, squares, columns, 3, k, width, normed)
+        sums += more
     if parts > 4:
-        sums += _multiply_part(w4, x, columns, 4, k, width)
+        more, squares = _multiply_part(w4, x, scale, squares, columns, 4, k, width, normed)
+        sums += more
     if parts > 5:
-        sums += _multiply_part(w5, x, columns, 5, k, width)
+        more, squares = _multiply_part(w5, x, scale, squares, columns, 5, k, width, normed)
+        sums += more
     if parts > 6:
-        sums += _multiply_part(w6, x, columns, 6, k, width)
+        more, squares = _multiply_part(w6, x, scale, squares, columns, 6, k, width, normed)
+        sums += more
     if parts > 7:
-        sums += _multiply_part(w7, x, columns, 7, k, width)
+        more, squares = _multiply_part(w7, x, scale, squares, columns, 7, k, width, normed)
+        sums += more
     y = tl.sum(sums, 1)
+    if normed:
+        y *= tl.rsqrt(tl.sum(squares, 0) / k + eps)
     if gated:
         gate, up = tl.split(tl.reshape(y, (rows, 2)))
         y = gate / (1 + tl.exp(-gate)) * up
+    if added:
+        y += tl.load(residual + n, mask=n < count, other=0.0).to(tl.float32)
     tl.store(out + n, y.to(out.dtype.element_ty), mask=n < count)
 
 
-def multiply_one(x: Tensor, weight: Tensor, gated: bool = False) -> Tensor:
+def multiply_one(
+    x: Tensor,
+    weight: Tensor,
+    gated: bool = False,
+    *,
+    norm: tuple[Tensor, float] | None = None,
+    residual: Tensor | None = None,
+) -> Tensor:
     """``x @ weight.T`` with sums in float32, rounded once.
 
     Args:
@@ -131,8 +161,10 @@ def multiply_one(x: Tensor, weight: Tensor, gated: bool = False) -> Tensor:
     if gated and k > LONGEST_PART:  # as many registers
         rows //= 2
     out = torch.empty(1, n, dtype=x.dtype, device=x.device)
+    scale, eps = (x, 0.0) if norm is None else norm
     _one_kernel[(triton.cdiv(n, rows),)](
-        x, weight, out, n, k, rows, width, k % width == 0 and n % rows == 0, gated,
+        x, weight, out, scale, x if residual is None else residual, n, eps,
+        k, rows, width, k % width == 0 and n % rows == 0, gated, norm is not None, residual is not None,
         num_warps=4, num_stages=1, **launch.options(x.device),
     )  # fmt: skip
     return out
@@ -189,13 +221,18 @@ def _add_product(w, x, sums, weight_first: tl.constexpr):
         return tl.dot(x, w.T, sums)
 
 
-@triton.jit(do_not_specialize=["tokens"])
+@triton.jit(do_not_specialize=["tokens", "parts"])
 def _some_kernel(
-    x_tiles, weight_tiles, weight, out, tokens, count,
+    x_tiles, weight_tiles, weight, out, scale, residual, scaled, squares, parts, tokens, count, eps,
     k: tl.constexpr, block: tl.constexpr, rows: tl.constexpr, columns: tl.constexpr, prefetch: tl.constexpr, stages: tl.constexpr,
-    weight_first: tl.constexpr, gated: tl.constexpr, dependent: tl.constexpr,
+    weight_first: tl.constexpr, gated: tl.constexpr, normed: tl.constexpr, added: tl.constexpr, dependent: tl.constexpr,
 ):  # fmt: skip
-    """``count`` rows of ``weight``, or twice as many where ``gated``."""
+    """``count`` rows of ``weight``, or twice as many where ``gated``.
+
+    Args:
+        squares, parts, eps: where ``normed``, of an RMS norm of x, whose scale x has already: the sums of squares, in so many parts.
+        residual, scale, scaled, squares: where ``added``, what is added to the result, and where what :class:`Scaled` has of it is written.
+    """
     first = tl.program_id(0) * rows
     if dependent:
         gdc_launch_dependents()
@@ -217,14 +254,35 @@ def _some_kernel(
         sums = _add_product(weight_tiles.load([first, at]), x, sums, weight_first)
         if gated:
             ups = _add_product(weight_tiles.load([first + count, at]), x, ups, weight_first)
+    m = tl.arange(0, block)
+    n = first + tl.arange(0, rows)
+    if normed:
+        total = tl.zeros((block,), tl.float32)
+        for at in range(0, parts, 32):
+            part = at + tl.arange(0, 32)
+            total += tl.sum(
+                tl.load(squares + part[:, None] * block + m[None, :], mask=(part < parts)[:, None], other=0.0), 0
+            )
+        factors = tl.rsqrt(total / k + eps)
+        factors = factors[None, :] if weight_first else factors[:, None]
+        sums *= factors
+        if gated:
+            ups *= factors
     if gated:
         sums = sums / (1 + tl.exp(-sums)) * ups
     if weight_first:
         sums = sums.T
-    m = tl.arange(0, block)
-    n = first + tl.arange(0, rows)
     there = (m < tokens)[:, None] & (n < count)[None, :]
-    tl.store(out + m[:, None].to(tl.int64) * count + n[None, :], sums.to(out.dtype.element_ty), mask=there)
+    own = m[:, None].to(tl.int64) * count + n[None, :]
+    if added:
+        sums += tl.load(residual + own, mask=there, other=0.0).to(tl.float32)
+    found = sums.to(out.dtype.element_ty)
+    tl.store(out + own, found, mask=there)
+    if added:
+        wide = found.to(tl.float32)  # the norm is of what the next residual is
+        by = tl.load(scale + n, mask=n < count, other=0.0).to(tl.float32)
+        tl.store(scaled + own, (wide * by[None, :]).to(out.dtype.element_ty), mask=there)
+        tl.store(squares + tl.program_id(0) * block + m, tl.sum(tl.where(there, wide * wide, 0.0), 1))
 
 
 class TiledMatrix:
@@ -244,6 +302,19 @@ def _describe(x: Tensor, rows: int, columns: int) -> TensorDescriptor:
     return TensorDescriptor(x, list(x.shape), list(x.stride()), [rows, columns])
 
 
+@dataclass(frozen=True)
+class Scaled:
+    """Tokens as the products with their RMS norm need them. Numbers are rounded once more than by a norm.
+
+    Attributes:
+        values: ``[M, K]``, times the norm's scale.
+        squares: float32 ``[parts, block]``: parts of each token's sum of squares.
+    """
+
+    values: Tensor
+    squares: Tensor
+
+
 def multiply_some(x: Tensor, matrix: TiledMatrix, gated: bool = False, tiling: Tiling | None = None) -> Tensor:
     """``x @ weight.T`` with sums in float32, rounded once.
 
@@ -252,6 +323,38 @@ def multiply_some(x: Tensor, matrix: TiledMatrix, gated: bool = False, tiling: T
         gated: as in :func:`multiply_one`.
         tiling: None to choose it. Where ``gated``, a block has half of its rows of gate and of up each.
     """
+    out, _ = _multiply_some(x, matrix, gated, tiling)
+    return out
+
+
+def multiply_scaled(
+    x: Scaled, eps: float, matrix: TiledMatrix, gated: bool = False, tiling: Tiling | None = None
+) -> Tensor:
+    """:func:`multiply_some` of tokens that :func:`multiply_and_add` left without their norm."""
+    out, _ = _multiply_some(x.values, matrix, gated, tiling, squares=x.squares, eps=eps)
+    return out
+
+
+def multiply_and_add(
+    x: Tensor, matrix: TiledMatrix, residual: Tensor, scale: Tensor, tiling: Tiling | None = None
+) -> tuple[Tensor, Scaled]:
+    """:func:`multiply_some` plus ``residual`` ``[M, N]``, contiguous, rounded once; and what its norm with ``scale`` ``[N]`` needs."""
+    out, scaled = _multiply_some(x, matrix, False, tiling, residual=residual, scale=scale)
+    assert scaled is not None
+    return out, scaled
+
+
+def _multiply_some(
+    x: Tensor,
+    matrix: TiledMatrix,
+    gated: bool,
+    tiling: Tiling | None,
+    *,
+    squares: Tensor | None = None,
+    eps: float = 0.0,
+    residual: Tensor | None = None,
+    scale: Tensor | None = None,
+) -> tuple[Tensor, Scaled | None]:
     tokens, k = x.shape
     n = matrix.weight.shape[0]
     block = max(16, triton.next_power_of_2(tokens))
@@ -260,12 +363,18 @@ def multiply_some(x: Tensor, matrix: TiledMatrix, gated: bool = False, tiling: T
     if gated:
         n, rows = n // 2, rows // 2
     out = torch.empty(tokens, n, dtype=x.dtype, device=x.device)
-    _some_kernel[(triton.cdiv(n, rows),)](
-        _describe(x, block, tiling.columns), matrix.tiles(rows, tiling.columns), matrix.weight, out, tokens, n,
-        k, block, rows, tiling.columns, PREFETCH if k >= PREFETCH else 0, tiling.stages, tiling.weight_first, gated,
+    blocks, normed, made = triton.cdiv(n, rows), squares is not None, None
+    if residual is not None:
+        squares = torch.empty(blocks, block, dtype=torch.float32, device=x.device)
+        made = Scaled(torch.empty_like(out), squares)
+    _some_kernel[(blocks,)](
+        _describe(x, block, tiling.columns), matrix.tiles(rows, tiling.columns), matrix.weight, out,
+        out if scale is None else scale, out if residual is None else residual, out if made is None else made.values,
+        out if squares is None else squares, 0 if squares is None else squares.shape[0], tokens, n, eps,
+        k, block, rows, tiling.columns, PREFETCH if k >= PREFETCH else 0, tiling.stages, tiling.weight_first, gated, normed, residual is not None,
         num_warps=4, **launch.options(x.device),
     )  # fmt: skip
-    return out
+    return out, made
 
 
 class SmallBatchKernel(WeightKernel):
@@ -292,6 +401,26 @@ class SmallBatchKernel(WeightKernel):
         if gate.name != "silu_mul" or not 0 < x.shape[0] <= self.some:
             return gate(self(x))
         return self._multiply(x, True)
+
+    def defers(self, tokens: int) -> bool:
+        # What is scaled before it is divided by its norm could be too large for float16.
+        return tokens == 1 or (1 < tokens <= self.some and self.matrix.weight.dtype != torch.float16)
+
+    def multiply_and_add(self, x: Tensor, residual: Tensor, scale: Tensor, eps: float) -> DeferredNorm:
+        x, residual = x.contiguous(), residual.contiguous()
+        if x.shape[0] == 1:
+            return DeferredNorm(multiply_one(x, self.matrix.weight, residual=residual), scale, eps)
+        total, scaled = multiply_and_add(x, self.matrix, residual, scale)
+        return DeferredNorm(total, scale, eps, scaled)
+
+    def multiply_deferred(self, x: DeferredNorm, gate: Gate | None) -> Tensor:
+        gated = gate is not None and gate.name == "silu_mul"
+        if x.total.shape[0] == 1:
+            out = multiply_one(x.total, self.matrix.weight, gated, norm=(x.scale, x.eps))
+        else:
+            assert isinstance(x.notes, Scaled)
+            out = multiply_scaled(x.notes, x.eps, self.matrix, gated)
+        return out if gate is None or gated else gate(out)
 
     def _multiply(self, x: Tensor, gated: bool) -> Tensor:
         tokens = x.shape[0]
