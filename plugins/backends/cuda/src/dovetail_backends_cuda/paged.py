@@ -9,6 +9,7 @@ Letters: R requests, T tokens, H query heads, K key-value heads, G = H / K, D he
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -30,6 +31,8 @@ STAGES = 5
 """Of the loop over tiles. The block table's entries, which the loads of keys need, take some of them: with 3, one tile is in flight."""
 EARLY_REQUESTS = 16
 """With no more than these, a block reads its first tile before the kernels before it have ended: it has few others to wait for."""
+COLUMNS = 256
+"""Most channels of the key-value heads of a block."""
 MERGED = 4096
 """Numbers of parts that are read at once when they are added up."""
 WRITTEN_HEADS = 16
@@ -62,7 +65,7 @@ class PagedAttention(GatherAttention):
         return (max_len,)
 
     def workspace_bytes(self, spec: AttentionSpec, tokens: int, length: int) -> int:
-        parts = 2 * self._extra * spec.num_heads // spec.num_kv_heads * (spec.head_dim + 1) * torch.float32.itemsize
+        parts = 2 * self._extra * _group(spec) * (spec.head_dim + 1) * torch.float32.itemsize
         return super().workspace_bytes(spec, tokens, length) + parts
 
     @property
@@ -77,10 +80,10 @@ class PagedAttention(GatherAttention):
         plan = torch.empty(requests + 2, dtype=torch.int32, device=self.device)
         arrived = torch.empty(self._extra, dtype=torch.int32, device=self.device)
         plan_kernel[(1,)](
-            step.seq_lens, plan, arrived, requests, max(spec.num_kv_heads for spec in specs),
+            step.seq_lens, plan, arrived, requests, max(spec.num_kv_heads // heads_together(spec) for spec in specs),
             spec.window or 0, TILE, LEAST_TILES, self._extra, _request_block(requests), triton.next_power_of_2(self._extra), num_warps=4,
         )  # fmt: skip
-        group = max(spec.num_heads // spec.num_kv_heads for spec in specs)
+        group = max(map(_group, specs))
         widest = max(spec.head_dim for spec in specs)
         parts = torch.empty(2 * self._extra, group, widest, dtype=torch.float32, device=self.device)
         sizes = torch.empty(2 * self._extra, group, dtype=torch.float32, device=self.device)
@@ -186,10 +189,11 @@ def decode(
     """
     q = _adjacent(q)
     requests, heads, dim = q.shape
-    group = triton.next_power_of_2(heads // spec.num_kv_heads)
+    together = heads_together(spec)
+    group = triton.next_power_of_2(_group(spec))
     dim_block = triton.next_power_of_2(dim)
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
-    pairs = requests * spec.num_kv_heads
+    pairs = requests * spec.num_kv_heads // together
     assert tables.stride(1) == 1
     k, v, slots = (q, q, lengths) if new is None else (_adjacent(new.k), _adjacent(new.v), new.slots)
     cos, sin, rotated, interleaved = _angles(q, None if new is None else new.rotation)
@@ -200,7 +204,7 @@ def decode(
         heads, spec.num_kv_heads, dim, max(16, group), dim_block,
         block_size, spec.window or 0, spec.softcap is not None, sinks is not None, TILE, LEAST_TILES,
         plan.extra, _request_block(requests), group, min(16, max(1, MERGED // (group * dim_block))), STAGES if dim_block <= 128 else 4,
-        new is not None, rotated, interleaved, early,
+        together, new is not None, rotated, interleaved, early,
         num_warps=WARPS, **launch.options(q.device),
     )  # fmt: skip
     return out
@@ -214,6 +218,24 @@ def _angles(x: Tensor, rotation: Rotation | None) -> tuple[Tensor, Tensor, int, 
     assert cos.stride() == sin.stride(), "angles of one step are made alike"
     assert cos.stride(1) == 1
     return cos, sin, cos.shape[1], rotation.interleaved
+
+
+@cache
+def heads_together(spec: AttentionSpec) -> int:
+    """Key-value heads of a block: as many as a tile of tensor cores has rows for their queries."""
+    found, group = 1, spec.num_heads // spec.num_kv_heads
+    while (
+        2 * found * group <= 16
+        and spec.num_kv_heads % (2 * found) == 0
+        and 2 * found * triton.next_power_of_2(spec.head_dim) <= COLUMNS
+    ):
+        found *= 2
+    return found
+
+
+def _group(spec: AttentionSpec) -> int:
+    """Query heads of a block."""
+    return spec.num_heads // spec.num_kv_heads * heads_together(spec)
 
 
 def _request_block(requests: int) -> int:
