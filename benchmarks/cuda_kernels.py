@@ -28,9 +28,7 @@ from dovetail_backends_cuda.products import (
     TiledMatrix,
     Tiling,
     choose_tiling,
-    multiply_and_add,
     multiply_one,
-    multiply_scaled,
     multiply_some,
 )
 from torch import Tensor
@@ -170,34 +168,11 @@ def measure_some(args: argparse.Namespace) -> None:
                     calls = [lambda w=w, t=tiling, g=gated: multiply_some(x, w, g, t) for w in tiled]
                     found = guarded(calls[0], truth)
                     report(f"{name} {tokens}: {text}", found, truth, calls, 2 * n * k, tiling == chosen)
-    measure_deferred_norms()
     for tokens in (5, 33, SOME):
         w, x = random(1000, 1024) / 32, random(tokens, 1024)
         wanted = x.float() @ w.float().T
         call = lambda x=x, w=w: multiply_some(x, TiledMatrix(w))  # noqa: E731
         report(f"odd rows {tokens}", guarded(call, wanted), wanted, [call], alone=False)
-
-
-def measure_deferred_norms() -> None:
-    """A product, what is added to it, a norm, and another product."""
-    for tokens in TILINGS:
-        first, second = (matrices(*SHAPES[name]) for name in ("out", "gate-up"))
-        pairs = [(TiledMatrix(a), TiledMatrix(b)) for a, b in zip(first, second, strict=False)]
-        x, residual, scale = random(tokens, CHANNELS), random(tokens, CHANNELS), random(CHANNELS)
-
-        def deferred(a: TiledMatrix, b: TiledMatrix) -> Tensor:
-            _, scaled = multiply_and_add(x, a, residual, scale)
-            return multiply_scaled(scaled, 1e-5, b, True)
-
-        def apart(a: TiledMatrix, b: TiledMatrix) -> Tensor:
-            normed, _ = pointwise.add_rms_norm(multiply_some(x, a), residual, scale, 1e-5)
-            return multiply_some(normed, b, True)
-
-        total = residual.float() + x.float() @ first[0].float().T
-        wanted = Ops.silu_mul(Ops.rms_norm(total, scale.float(), 1e-5) @ second[0].float().T)
-        for name, call in (("a norm between", apart), ("a deferred norm", deferred)):
-            calls = [lambda a=a, b=b: call(a, b) for a, b in pairs]
-            report(f"out, {name}, gate-up {tokens}", guarded(calls[0], wanted), wanted, calls, alone=False)
 
 
 def guarded(call: Callable[[], Tensor], wanted: Tensor) -> Tensor:

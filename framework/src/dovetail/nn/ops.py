@@ -187,6 +187,19 @@ def linear(x: Tensor, weight: Tensor) -> Tensor:
     return F.linear(x, weight)
 
 
+def embed(ids: Tensor, table: Tensor) -> Tensor:
+    """Rows of a table: ids int64 ``[T]``, table ``[V, C]`` → ``[T, C]``."""
+    return F.embedding(ids, table)
+
+
+def likeliest(scores: Tensor) -> tuple[Tensor, Tensor]:
+    """The place of each line's greatest score, of equal ones the first: contiguous scores ``[L, V]`` → int64 ``[L]``; and bool ``[L]``, whether
+    there is NaN in the line, whose place may then be any.
+    """
+    places = scores.argmax(-1)
+    return places, scores.gather(1, places[:, None])[:, 0].isnan()
+
+
 def linear_by_head(x: Tensor, weight: Tensor) -> Tensor:
     """Each head's own product: x ``[T, H, K]``, weight ``[H, N, K]`` of the same dtype, any strides → ``[T, H, N]``."""
     return torch.einsum("thk,hnk->thn", x, weight)
@@ -209,6 +222,8 @@ _OPERATIONS: tuple[Callable[..., Any], ...] = (
     route,
     linear,
     linear_by_head,
+    embed,
+    likeliest,
     lay_out,
     *ACTIVATIONS,
     *map(_gated, ACTIVATIONS),
@@ -237,6 +252,8 @@ class Ops:
     route: Callable[..., tuple[Tensor, Tensor]]
     linear: Callable[[Tensor, Tensor], Tensor]
     linear_by_head: Callable[[Tensor, Tensor], Tensor]
+    embed: Callable[[Tensor, Tensor], Tensor]
+    likeliest: Callable[[Tensor], tuple[Tensor, Tensor]]
     lay_out: Callable[[Tensor], Tensor]
 
     def __init__(self, claimed: Mapping[str, Callable[..., Any]] | None = None) -> None:

@@ -46,8 +46,11 @@ class Rotary(nn.Module):
 
     def forward(self, positions: Tensor, dtype: torch.dtype) -> Rope:
         """Angles of positions (int64 ``[T]``) are computed in float32, and rounded once to the activations' dtype."""
-        angles = positions[:, None].float() * self.inverse  # [T, R]
-        return Rope((angles.cos() * self.factor).to(dtype), (angles.sin() * self.factor).to(dtype))
+        angles = positions[:, None] * self.inverse  # [T, R]; positions are converted to float32
+        cos, sin = angles.cos(), angles.sin()
+        if self.factor != 1.0:
+            cos, sin = cos * self.factor, sin * self.factor
+        return Rope(cos.to(dtype), sin.to(dtype))
 
 
 class LayerRotary(nn.Module):

@@ -187,13 +187,11 @@ class DeferredNorm:
     Attributes:
         total: ``[T, C]``, the sum.
         scale, eps: of the norm, as in :func:`dovetail.nn.ops.rms_norm`.
-        notes: what the kernel that made it tells its like.
     """
 
     total: Tensor
     scale: Tensor
     eps: float
-    notes: Any = None
 
 
 class WeightKernel(ABC):
@@ -240,7 +238,7 @@ class WeightKernel(ABC):
         return False
 
     def multiply_and_add(self, x: Tensor, residual: Tensor, scale: Tensor, eps: float) -> DeferredNorm:
-        """``residual + self(x)``, and what a kernel of the same class needs for its RMS norm with ``scale`` and ``eps``."""
+        """``residual + self(x)``, whose RMS norm with ``scale`` and ``eps`` is yet to be computed by a kernel of the same class."""
         raise NotImplementedError
 
     def multiply_deferred(self, x: DeferredNorm, gate: Gate | None) -> Tensor:

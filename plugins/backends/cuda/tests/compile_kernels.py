@@ -56,19 +56,18 @@ def main() -> None:
     launch.capability = lambda device: (9, 0)
     attend(8, 128)
     attend(8, 128, captured=False)
+    paged.MANY_PAIRS = 0
+    attend(8, 128)
     attend(24, 80, sinks=True, softcap=20.0, window=100)
     x, matrix = torch.zeros(64, 1024, dtype=BF16), torch.zeros(256, 1024, dtype=BF16)
     pointwise.add_rms_norm(x, x, x[0], 1e-5)
+    pointwise.rms_norm(x, x[0], 1e-5)
     pointwise.silu_mul(x)
+    pointwise.likeliest(x)
     products.multiply_one(x[:1], matrix, True)
     products.multiply_some(x[:3], products.TiledMatrix(matrix))
     for tokens in (16, 64):
         products.multiply_some(x[:tokens], products.TiledMatrix(matrix), True)
-    for tokens in (16, 64):
-        _, scaled = products.multiply_and_add(
-            x[:tokens], products.TiledMatrix(matrix), x[:tokens, :256].contiguous(), x[0]
-        )
-        products.multiply_scaled(scaled, 1e-5, products.TiledMatrix(matrix[:, :256].contiguous()), True)
     products.multiply_one(x[:1], matrix, norm=(x[0], 1e-5), residual=x[:1, :256])
     large = {name: size for name, size in found.items() if size > SHARED}
     assert not large, f"more bytes of shared memory than a block may have: {large}"

@@ -62,13 +62,17 @@ def test_every_claim() -> None:
     ],
     ids=str,
 )
-def test_shares_of_the_work_give_the_same_as_whole_requests(spec: dict[str, Any], dtype: torch.dtype) -> None:
+def test_shares_of_the_work_give_the_same_as_whole_requests(
+    spec: dict[str, Any], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
     scene = decode(LENGTHS, DEVICE, dtype, **spec)
-    others = [paged_scene(scene) for _ in range(2)]
+    others = [paged_scene(scene) for _ in range(4)]
     wanted = scene.run(scene.step)
-    for captured, other in enumerate(others):
+    for number, other in enumerate(others):
+        captured = number % 2
+        monkeypatch.setattr(paged, "MANY_PAIRS", 1024 if number < 2 else 0)
         found = other.run(other.captured(256) if captured else other.step)
-        assert_close(found, wanted, tolerance(dtype, 2), f"{spec}, captured: {captured}")
+        assert_close(found, wanted, tolerance(dtype, 2), f"{spec}, form {number}")
 
 
 @pytest.mark.parametrize("early", [0, 16])
@@ -81,7 +85,7 @@ def test_any_number_of_parts_gives_the_same(
     scene = decode(lengths, DEVICE, dtype, num_heads=4, num_kv_heads=2, head_dim=16)
     other = paged_scene(scene)
     wanted = scene.run(scene.step)
-    monkeypatch.setattr(paged.PagedAttention, "_extra", extra)
+    monkeypatch.setattr(paged.PagedAttention, "_limit", extra)
     monkeypatch.setattr(paged, "EARLY_REQUESTS", early)
     assert_close(other.run(other.captured(256)), wanted, tolerance(dtype, 2), f"{extra} parts")
 

@@ -79,6 +79,7 @@ class DecodeGraphRunner:
         self.sizes = build_capture_sizes(self.padding_row)
         self.inputs = torch.zeros(3, self.padding_row, dtype=torch.int64, device=platform.device)
         self.arange = torch.arange(self.padding_row + 1, dtype=torch.int32, device=platform.device)
+        self.lines = self.arange.long()
         self._captured: dict[tuple[int, int, bool, SamplingMetadata | None], CapturedStep] = {}
 
     def run(
@@ -151,15 +152,17 @@ class DecodeGraphRunner:
         block = self.batch.block_size
         kv = []
         for table in self.batch.tables:
-            tables = table[:, : -(-bound // block)].index_select(0, rows)
+            tables = table[:, : -(-bound // block)][
+                rows
+            ]  # index_select of up to 16 rows takes 12 µs on a GPU, this takes 2
             entries = tables.gather(1, (positions // block)[:, None])[:, 0]
-            kv.append(KVIndex(tables, entries.long() * block + positions % block))
+            kv.append(KVIndex(tables, torch.add(positions % block, entries, alpha=block)))
         return Step(
-            tokens=self.last_tokens.index_select(0, rows),
+            tokens=self.last_tokens[rows],
             positions=positions,
             query_start=self.arange[: size + 1],
             seq_lens=totals.int(),
-            logits_indices=self.arange[:size].long(),
+            logits_indices=self.lines[:size],
             kv=tuple(kv),
             max_query_len=1,
             max_seq_len=bound,

@@ -356,7 +356,8 @@ class ModelRunner:
         return logits.contiguous()
 
     def _forward(self, step: Step) -> Tensor:
-        return self._compute_logits(self.compute_hidden_states(step)[step.logits_indices])
+        """Logits of a step that samples after each of its tokens."""
+        return self._compute_logits(self.compute_hidden_states(step))
 
     @torch.inference_mode()
     def launch(

@@ -21,18 +21,35 @@ from dovetail_backends_cuda import launch
 from dovetail_backends_cuda.attention import GatherAttention
 from dovetail_backends_cuda.paged_kernels import decode_kernel, plan_kernel, write_kernel
 
-TILE = 32
-"""Tokens of a tile."""
-LEAST_TILES = 1
-"""Of a part of a request, if it has them."""
-BLOCKS_PER_PROCESSOR = 4
-WARPS = 2
-STAGES = 5
-"""Of the loop over tiles. The block table's entries, which the loads of keys need, take some of them: with 3, one tile is in flight."""
+
+@dataclass(frozen=True)
+class Tiling:
+    """How a decode step divides its work.
+
+    Attributes:
+        tile: tokens that a block takes at a time.
+        warps: of a block.
+        stages: of the loop over tiles. The block table's entries, which the loads of keys need, take some of them: with 3, one tile is in flight.
+        columns: most channels of a block's key-value heads.
+    """
+
+    tile: int
+    warps: int
+    stages: int
+    columns: int
+
+
+FEW = Tiling(32, 2, 5, 128)
+MANY = Tiling(16, 2, 5, 256)
+MANY_PAIRS = 1024
+"""Pairs of a request and a key-value head from which on :data:`MANY` takes less time."""
+BLOCKS_PER_PROCESSOR = 6
+UNDIVIDED = 256
+"""Tokens of a request that are not divided into parts where there are enough requests to keep the device busy."""
 EARLY_REQUESTS = 16
 """With no more than these, a block reads its first tile before the kernels before it have ended: it has few others to wait for."""
-COLUMNS = 256
-"""Most channels of the key-value heads of a block."""
+MOST_ROWS = 16
+"""Query heads of several key-value heads that share a block."""
 MERGED = 4096
 """Numbers of parts that are read at once when they are added up."""
 WRITTEN_HEADS = 16
@@ -47,6 +64,7 @@ class DecodePlan:
         plan, arrived, parts, sizes: as :mod:`dovetail_backends_cuda.paged_kernels` says, for the widest layer of the group. Each layer
             overwrites what the one before left.
         extra: E.
+        tiling: of all layers.
         captured: no request of the step reads what another one writes in it.
     """
 
@@ -55,6 +73,7 @@ class DecodePlan:
     parts: Tensor
     sizes: Tensor
     extra: int
+    tiling: Tiling
     captured: bool
 
 
@@ -65,11 +84,13 @@ class PagedAttention(GatherAttention):
         return (max_len,)
 
     def workspace_bytes(self, spec: AttentionSpec, tokens: int, length: int) -> int:
-        parts = 2 * self._extra * _group(spec) * (spec.head_dim + 1) * torch.float32.itemsize
+        rows = max(MOST_ROWS, spec.num_heads // spec.num_kv_heads)
+        parts = 2 * self._limit * rows * (spec.head_dim + 1) * torch.float32.itemsize
         return super().workspace_bytes(spec, tokens, length) + parts
 
     @property
-    def _extra(self) -> int:
+    def _limit(self) -> int:
+        """Most parts beyond the first."""
         return BLOCKS_PER_PROCESSOR * launch.processors(self.device)
 
     def prepare(self, step: Step, index: KVIndex, specs: frozenset[AttentionSpec]) -> Any:
@@ -77,17 +98,23 @@ class PagedAttention(GatherAttention):
             return super().prepare(step, index, specs)
         spec = next(iter(specs))  # all see the same
         requests = len(step.seq_lens)
+        pairs = requests * max(spec.num_kv_heads for spec in specs)
+        tiling = FEW if pairs < MANY_PAIRS else MANY
+        units = max(spec.num_kv_heads // heads_together(spec, tiling) for spec in specs)
+        # No more than the longest request that this step may have could be divided into.
+        extra = max(1, min(self._limit, requests * units * (triton.cdiv(step.max_seq_len, tiling.tile) - 1)))
+        least = 1 if pairs < 2 * launch.processors(self.device) else max(1, UNDIVIDED // tiling.tile)
         plan = torch.empty(requests + 2, dtype=torch.int32, device=self.device)
-        arrived = torch.empty(self._extra, dtype=torch.int32, device=self.device)
+        arrived = torch.empty(extra, dtype=torch.int32, device=self.device)
         plan_kernel[(1,)](
-            step.seq_lens, plan, arrived, requests, max(spec.num_kv_heads // heads_together(spec) for spec in specs),
-            spec.window or 0, TILE, LEAST_TILES, self._extra, _request_block(requests), triton.next_power_of_2(self._extra), num_warps=4,
+            step.seq_lens, plan, arrived, requests, units, extra,
+            spec.window or 0, tiling.tile, least, _request_block(requests), triton.next_power_of_2(self._limit), num_warps=4,
         )  # fmt: skip
-        group = max(map(_group, specs))
+        group = max(_group(spec, tiling) for spec in specs)
         widest = max(spec.head_dim for spec in specs)
-        parts = torch.empty(2 * self._extra, group, widest, dtype=torch.float32, device=self.device)
-        sizes = torch.empty(2 * self._extra, group, dtype=torch.float32, device=self.device)
-        return DecodePlan(plan, arrived, parts, sizes, self._extra, step.lengths is None)
+        parts = torch.empty(2 * extra, group, widest, dtype=torch.float32, device=self.device)
+        sizes = torch.empty(2 * extra, group, dtype=torch.float32, device=self.device)
+        return DecodePlan(plan, arrived, parts, sizes, extra, tiling, step.lengths is None)
 
     def forward(
         self,
@@ -189,8 +216,9 @@ def decode(
     """
     q = _adjacent(q)
     requests, heads, dim = q.shape
-    together = heads_together(spec)
-    group = triton.next_power_of_2(_group(spec))
+    tiling = plan.tiling
+    together = heads_together(spec, tiling)
+    group = triton.next_power_of_2(_group(spec, tiling))
     dim_block = triton.next_power_of_2(dim)
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     pairs = requests * spec.num_kv_heads // together
@@ -200,12 +228,12 @@ def decode(
     early = new is not None and requests <= EARLY_REQUESTS
     decode_kernel[(plan.extra + pairs,)](
         q, k, v, cos, sin, slots, cache, tables, lengths, plan.plan, plan.arrived, sinks, out, plan.parts, plan.sizes,
-        requests, tables.stride(0), q.stride(0), k.stride(0), v.stride(0), cos.stride(0), spec.scale, spec.softcap or 1.0,
+        requests, plan.extra, tables.stride(0), q.stride(0), k.stride(0), v.stride(0), cos.stride(0), spec.scale, spec.softcap or 1.0,
         heads, spec.num_kv_heads, dim, max(16, group), dim_block,
-        block_size, spec.window or 0, spec.softcap is not None, sinks is not None, TILE, LEAST_TILES,
-        plan.extra, _request_block(requests), group, min(16, max(1, MERGED // (group * dim_block))), STAGES if dim_block <= 128 else 4,
+        block_size, spec.window or 0, spec.softcap is not None, sinks is not None, tiling.tile,
+        _request_block(requests), group, min(16, max(1, MERGED // (group * dim_block))), tiling.stages if dim_block <= 128 else 4,
         together, new is not None, rotated, interleaved, early,
-        num_warps=WARPS, **launch.options(q.device),
+        num_warps=tiling.warps, **launch.options(q.device),
     )  # fmt: skip
     return out
 
@@ -221,21 +249,21 @@ def _angles(x: Tensor, rotation: Rotation | None) -> tuple[Tensor, Tensor, int, 
 
 
 @cache
-def heads_together(spec: AttentionSpec) -> int:
+def heads_together(spec: AttentionSpec, tiling: Tiling) -> int:
     """Key-value heads of a block: as many as a tile of tensor cores has rows for their queries."""
     found, group = 1, spec.num_heads // spec.num_kv_heads
     while (
-        2 * found * group <= 16
+        2 * found * group <= MOST_ROWS
         and spec.num_kv_heads % (2 * found) == 0
-        and 2 * found * triton.next_power_of_2(spec.head_dim) <= COLUMNS
+        and 2 * found * triton.next_power_of_2(spec.head_dim) <= tiling.columns
     ):
         found *= 2
     return found
 
 
-def _group(spec: AttentionSpec) -> int:
+def _group(spec: AttentionSpec, tiling: Tiling) -> int:
     """Query heads of a block."""
-    return spec.num_heads // spec.num_kv_heads * heads_together(spec)
+    return spec.num_heads // spec.num_kv_heads * heads_together(spec, tiling)
 
 
 def _request_block(requests: int) -> int:

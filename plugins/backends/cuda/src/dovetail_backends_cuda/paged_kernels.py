@@ -21,19 +21,19 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 LOG2_E = tl.constexpr(1.4426950408889634)
 
 
-@triton.jit(do_not_specialize=["requests", "kv_heads"])
+@triton.jit(do_not_specialize=["requests", "units", "extra"])
 def plan_kernel(
-    lengths, plan, arrived, requests, kv_heads,
-    window: tl.constexpr, tile: tl.constexpr, least: tl.constexpr, extra: tl.constexpr, request_block: tl.constexpr, extra_block: tl.constexpr,
+    lengths, plan, arrived, requests, units, extra,
+    window: tl.constexpr, tile: tl.constexpr, least: tl.constexpr, request_block: tl.constexpr, extra_block: tl.constexpr,
 ):  # fmt: skip
     """Divides the requests into parts, so that there are fewer than E beyond the first. One block.
 
     Args:
         plan: int32 ``[R + 2]``: at ``r`` the parts beyond the first of one head of all requests before ``r``, then the most tiles of a part.
         arrived: int32 ``[E]``, set to 0.
-        kv_heads: K / together, of the layer that has most.
-        least: the most tiles of a part are not fewer than these.
+        units: K / together, of the layer that has most.
         extra: E.
+        least: the most tiles of a part are not fewer than these.
     """
     r = tl.arange(0, request_block)
     length = tl.load(lengths + r, mask=r < requests, other=0)
@@ -41,7 +41,7 @@ def plan_kernel(
     if window > 0:
         first = tl.maximum(length - window, 0) // tile
     count = (length + tile - 1) // tile - first
-    most = tl.maximum((tl.sum(count, 0) * kv_heads + extra - 1) // extra, least)
+    most = tl.maximum((tl.sum(count, 0) * units + extra - 1) // extra, least)
     more = tl.maximum((count + most - 1) // most - 1, 0)
     tl.store(plan + 1 + r, tl.cumsum(more, 0), mask=r < requests)
     tl.store(plan + r, r * 0, mask=r == 0)
@@ -185,13 +185,13 @@ def _add_tile(query, keys, values, seen, m, mass, sums, scale, cap, capped: tl.c
     return largest, mass, sums
 
 
-@triton.jit(do_not_specialize=["requests", "table_stride"])
+@triton.jit(do_not_specialize=["requests", "extra", "table_stride"])
 def decode_kernel(
     q, k, v, cos, sin, new_slots, cache, tables, lengths, plan, arrived, sinks, out, parts, sizes,
-    requests, table_stride, q_stride, k_stride, v_stride, angle_stride, scale, cap,
+    requests, extra, table_stride, q_stride, k_stride, v_stride, angle_stride, scale, cap,
     heads: tl.constexpr, kv_heads: tl.constexpr, dim: tl.constexpr, group_block: tl.constexpr, dim_block: tl.constexpr,
-    block_size: tl.constexpr, window: tl.constexpr, capped: tl.constexpr, has_sinks: tl.constexpr, tile: tl.constexpr, least: tl.constexpr,
-    extra: tl.constexpr, request_block: tl.constexpr, merge_group: tl.constexpr, merge_parts: tl.constexpr, stages: tl.constexpr,
+    block_size: tl.constexpr, window: tl.constexpr, capped: tl.constexpr, has_sinks: tl.constexpr, tile: tl.constexpr,
+    request_block: tl.constexpr, merge_group: tl.constexpr, merge_parts: tl.constexpr, stages: tl.constexpr,
     together: tl.constexpr, fresh: tl.constexpr, rotated: tl.constexpr, interleaved: tl.constexpr, early: tl.constexpr, dependent: tl.constexpr,
 ):  # fmt: skip
     """Attention of one token of each request. Grid ``[E + R * K / together]``.
@@ -254,7 +254,7 @@ def decode_kernel(
     written = length - 1 if fresh else length
     if dependent and not early:
         # Into the level-2 cache. The new token's row is still to be written, and is read after that.
-        soon = tl.minimum(first * tile + tl.arange(0, least * tile), length - 1)
+        soon = tl.minimum(first * tile + n, length - 1)
         soon_block = tl.load(table + soon // block_size).to(tl.int64)
         soon_row = (
             cache + (soon_block * block_size + soon % block_size) * (2 * kv_heads * dim) + head * (together * dim)

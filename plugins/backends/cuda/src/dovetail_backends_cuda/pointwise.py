@@ -1,7 +1,7 @@
 # mypy: allow-untyped-defs
-"""Norms and gates as one Triton kernel each, with float32 inside and one rounding at the end.
+"""Norms and gates as one Triton kernel each, with float32 inside and one rounding at the end; and the likeliest token in two.
 
-Letters: T tokens, C channels.
+Letters: T tokens, C channels, L lines, V vocabulary.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import triton.language as tl
 from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
+from dovetail.nn import ops
 from dovetail_backends_cuda import launch, operations
 
 LARGEST_NORM = 1 << 15
@@ -25,8 +26,9 @@ GATE_BLOCK = 1024
 @triton.jit
 def _add_norm_kernel(
     x, residual, weight, out, total, stride, residual_stride, eps,
-    channels: tl.constexpr, block: tl.constexpr, dependent: tl.constexpr,
+    channels: tl.constexpr, block: tl.constexpr, added: tl.constexpr, dependent: tl.constexpr,
 ):  # fmt: skip
+    """The norm of x and, where ``added``, of its sum with ``residual``, which is ``total``."""
     row = tl.program_id(0).to(tl.int64)
     i = tl.arange(0, block)
     there = i < channels
@@ -36,10 +38,11 @@ def _add_norm_kernel(
     if dependent:
         gdc_wait()
     v = tl.load(x + row * stride + i, mask=there, other=0.0).to(tl.float32)
-    v += tl.load(residual + row * residual_stride + i, mask=there, other=0.0).to(tl.float32)
-    v = v.to(total.dtype.element_ty)  # the norm is of what the next residual is
-    tl.store(total + row * channels + i, v, mask=there)
-    v = v.to(tl.float32)
+    if added:
+        v += tl.load(residual + row * residual_stride + i, mask=there, other=0.0).to(tl.float32)
+        sums = v.to(total.dtype.element_ty)  # the norm is of what the next residual is
+        tl.store(total + row * channels + i, sums, mask=there)
+        v = sums.to(tl.float32)
     normed = v * tl.rsqrt(tl.sum(v * v, 0) / channels + eps)
     tl.store(out + row * channels + i, (normed * scale).to(out.dtype.element_ty), mask=there)
 
@@ -56,10 +59,23 @@ def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tup
         torch.empty(x.shape, dtype=x.dtype, device=x.device),
     )
     _add_norm_kernel[(x.shape[0],)](
-        x, residual, weight, out, total, x.stride(0), residual.stride(0), eps, channels, triton.next_power_of_2(channels),
+        x, residual, weight, out, total, x.stride(0), residual.stride(0), eps, channels, triton.next_power_of_2(channels), True,
         num_warps=8 if channels > 1024 else 4, **launch.options(x.device),
     )  # fmt: skip
     return out, total
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """Normalises ``[T, C]`` as :func:`add_rms_norm` does. What is not a plain matrix takes torch's kernel."""
+    channels = x.shape[-1]
+    if x.dim() != 2 or channels > LARGEST_NORM or x.stride(1) != 1 or not x.shape[0]:
+        return operations.rms_norm(x, weight, eps)
+    out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    _add_norm_kernel[(x.shape[0],)](
+        x, x, weight, out, out, x.stride(0), 0, eps, channels, triton.next_power_of_2(channels), False,
+        num_warps=8 if channels > 1024 else 4, **launch.options(x.device),
+    )  # fmt: skip
+    return out
 
 
 @triton.jit
@@ -86,4 +102,58 @@ def silu_mul(x: Tensor) -> Tensor:
     return out
 
 
-OPERATIONS: dict[str, Callable[..., Any]] = {"add_rms_norm": add_rms_norm, "silu_mul": silu_mul}
+@triton.jit
+def _best_kernel(scores, tops, places, vocabulary, block: tl.constexpr, dependent: tl.constexpr):
+    """The greatest score of each part of a line, NaN if there is one, and its place. Grid ``[L, parts]``."""
+    line, part = tl.program_id(0), tl.program_id(1)
+    i = part * block + tl.arange(0, block)
+    if dependent:
+        gdc_launch_dependents()
+        gdc_wait()
+    x = tl.load(scores + line.to(tl.int64) * vocabulary + i, mask=i < vocabulary, other=float("-inf")).to(tl.float32)
+    top, place = tl.max(x, 0, return_indices=True)
+    numbers = tl.max((x != x).to(tl.int32), 0) == 0
+    at = line * tl.num_programs(1) + part
+    tl.store(tops + at, tl.where(numbers, top, float("nan")))
+    tl.store(places + at, tl.minimum(part * block + place, vocabulary - 1))
+
+
+@triton.jit
+def _best_of_parts_kernel(tops, places, best, not_numbers, parts, part_block: tl.constexpr, dependent: tl.constexpr):
+    line = tl.program_id(0)
+    i = tl.arange(0, part_block)
+    if dependent:
+        gdc_launch_dependents()
+        gdc_wait()
+    x = tl.load(tops + line * parts + i, mask=i < parts, other=float("-inf"))
+    nan = tl.max((x != x).to(tl.int32), 0)
+    _, part = tl.max(tl.where(x != x, float("-inf"), x), 0, return_indices=True)
+    tl.store(best + line, tl.load(places + line * parts + tl.minimum(part, parts - 1)).to(tl.int64))
+    tl.store(not_numbers + line, nan.to(tl.uint8))
+
+
+def likeliest(scores: Tensor) -> tuple[Tensor, Tensor]:
+    """Two kernels: parts of the lines, so that few lines keep the device busy, too, and then each line's best part."""
+    lines, vocabulary = scores.shape
+    if not lines:
+        return ops.likeliest(scores)
+    block = 1024 if lines <= 8 else 4096
+    parts = triton.cdiv(vocabulary, block)
+    tops = torch.empty(lines, parts, dtype=torch.float32, device=scores.device)
+    places = torch.empty(lines, parts, dtype=torch.int32, device=scores.device)
+    best = torch.empty(lines, dtype=torch.int64, device=scores.device)
+    not_numbers = torch.empty(lines, dtype=torch.uint8, device=scores.device)
+    options = launch.options(scores.device)
+    _best_kernel[(lines, parts)](scores, tops, places, vocabulary, block, num_warps=4, **options)
+    _best_of_parts_kernel[(lines,)](
+        tops, places, best, not_numbers, parts, triton.next_power_of_2(parts), num_warps=4, **options
+    )
+    return best, not_numbers.view(torch.bool)
+
+
+OPERATIONS: dict[str, Callable[..., Any]] = {
+    "rms_norm": rms_norm,
+    "add_rms_norm": add_rms_norm,
+    "silu_mul": silu_mul,
+    "likeliest": likeliest,
+}

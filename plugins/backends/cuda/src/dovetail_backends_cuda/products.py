@@ -221,18 +221,13 @@ def _add_product(w, x, sums, weight_first: tl.constexpr):
         return tl.dot(x, w.T, sums)
 
 
-@triton.jit(do_not_specialize=["tokens", "parts"])
+@triton.jit(do_not_specialize=["tokens"])
 def _some_kernel(
-    x_tiles, weight_tiles, weight, out, scale, residual, scaled, squares, parts, tokens, count, eps,
+    x_tiles, weight_tiles, weight, out, tokens, count,
     k: tl.constexpr, block: tl.constexpr, rows: tl.constexpr, columns: tl.constexpr, prefetch: tl.constexpr, stages: tl.constexpr,
-    weight_first: tl.constexpr, gated: tl.constexpr, normed: tl.constexpr, added: tl.constexpr, dependent: tl.constexpr,
+    weight_first: tl.constexpr, gated: tl.constexpr, dependent: tl.constexpr,
 ):  # fmt: skip
-    """``count`` rows of ``weight``, or twice as many where ``gated``.
-
-    Args:
-        squares, parts, eps: where ``normed``, of an RMS norm of x, whose scale x has already: the sums of squares, in so many parts.
-        residual, scale, scaled, squares: where ``added``, what is added to the result, and where what :class:`Scaled` has of it is written.
-    """
+    """``count`` rows of ``weight``, or twice as many where ``gated``."""
     first = tl.program_id(0) * rows
     if dependent:
         gdc_launch_dependents()
@@ -254,35 +249,14 @@ def _some_kernel(
         sums = _add_product(weight_tiles.load([first, at]), x, sums, weight_first)
         if gated:
             ups = _add_product(weight_tiles.load([first + count, at]), x, ups, weight_first)
-    m = tl.arange(0, block)
-    n = first + tl.arange(0, rows)
-    if normed:
-        total = tl.zeros((block,), tl.float32)
-        for at in range(0, parts, 32):
-            part = at + tl.arange(0, 32)
-            total += tl.sum(
-                tl.load(squares + part[:, None] * block + m[None, :], mask=(part < parts)[:, None], other=0.0), 0
-            )
-        factors = tl.rsqrt(total / k + eps)
-        factors = factors[None, :] if weight_first else factors[:, None]
-        sums *= factors
-        if gated:
-            ups *= factors
     if gated:
         sums = sums / (1 + tl.exp(-sums)) * ups
     if weight_first:
         sums = sums.T
+    m = tl.arange(0, block)
+    n = first + tl.arange(0, rows)
     there = (m < tokens)[:, None] & (n < count)[None, :]
-    own = m[:, None].to(tl.int64) * count + n[None, :]
-    if added:
-        sums += tl.load(residual + own, mask=there, other=0.0).to(tl.float32)
-    found = sums.to(out.dtype.element_ty)
-    tl.store(out + own, found, mask=there)
-    if added:
-        wide = found.to(tl.float32)  # the norm is of what the next residual is
-        by = tl.load(scale + n, mask=n < count, other=0.0).to(tl.float32)
-        tl.store(scaled + own, (wide * by[None, :]).to(out.dtype.element_ty), mask=there)
-        tl.store(squares + tl.program_id(0) * block + m, tl.sum(tl.where(there, wide * wide, 0.0), 1))
+    tl.store(out + m[:, None].to(tl.int64) * count + n[None, :], sums.to(out.dtype.element_ty), mask=there)
 
 
 class TiledMatrix:
@@ -302,19 +276,6 @@ def _describe(x: Tensor, rows: int, columns: int) -> TensorDescriptor:
     return TensorDescriptor(x, list(x.shape), list(x.stride()), [rows, columns])
 
 
-@dataclass(frozen=True)
-class Scaled:
-    """Tokens as the products with their RMS norm need them. Numbers are rounded once more than by a norm.
-
-    Attributes:
-        values: ``[M, K]``, times the norm's scale.
-        squares: float32 ``[parts, block]``: parts of each token's sum of squares.
-    """
-
-    values: Tensor
-    squares: Tensor
-
-
 def multiply_some(x: Tensor, matrix: TiledMatrix, gated: bool = False, tiling: Tiling | None = None) -> Tensor:
     """``x @ weight.T`` with sums in float32, rounded once.
 
@@ -323,38 +284,6 @@ def multiply_some(x: Tensor, matrix: TiledMatrix, gated: bool = False, tiling: T
         gated: as in :func:`multiply_one`.
         tiling: None to choose it. Where ``gated``, a block has half of its rows of gate and of up each.
     """
-    out, _ = _multiply_some(x, matrix, gated, tiling)
-    return out
-
-
-def multiply_scaled(
-    x: Scaled, eps: float, matrix: TiledMatrix, gated: bool = False, tiling: Tiling | None = None
-) -> Tensor:
-    """:func:`multiply_some` of tokens that :func:`multiply_and_add` left without their norm."""
-    out, _ = _multiply_some(x.values, matrix, gated, tiling, squares=x.squares, eps=eps)
-    return out
-
-
-def multiply_and_add(
-    x: Tensor, matrix: TiledMatrix, residual: Tensor, scale: Tensor, tiling: Tiling | None = None
-) -> tuple[Tensor, Scaled]:
-    """:func:`multiply_some` plus ``residual`` ``[M, N]``, contiguous, rounded once; and what its norm with ``scale`` ``[N]`` needs."""
-    out, scaled = _multiply_some(x, matrix, False, tiling, residual=residual, scale=scale)
-    assert scaled is not None
-    return out, scaled
-
-
-def _multiply_some(
-    x: Tensor,
-    matrix: TiledMatrix,
-    gated: bool,
-    tiling: Tiling | None,
-    *,
-    squares: Tensor | None = None,
-    eps: float = 0.0,
-    residual: Tensor | None = None,
-    scale: Tensor | None = None,
-) -> tuple[Tensor, Scaled | None]:
     tokens, k = x.shape
     n = matrix.weight.shape[0]
     block = max(16, triton.next_power_of_2(tokens))
@@ -363,18 +292,12 @@ def _multiply_some(
     if gated:
         n, rows = n // 2, rows // 2
     out = torch.empty(tokens, n, dtype=x.dtype, device=x.device)
-    blocks, normed, made = triton.cdiv(n, rows), squares is not None, None
-    if residual is not None:
-        squares = torch.empty(blocks, block, dtype=torch.float32, device=x.device)
-        made = Scaled(torch.empty_like(out), squares)
-    _some_kernel[(blocks,)](
-        _describe(x, block, tiling.columns), matrix.tiles(rows, tiling.columns), matrix.weight, out,
-        out if scale is None else scale, out if residual is None else residual, out if made is None else made.values,
-        out if squares is None else squares, 0 if squares is None else squares.shape[0], tokens, n, eps,
-        k, block, rows, tiling.columns, PREFETCH if k >= PREFETCH else 0, tiling.stages, tiling.weight_first, gated, normed, residual is not None,
+    _some_kernel[(triton.cdiv(n, rows),)](
+        _describe(x, block, tiling.columns), matrix.tiles(rows, tiling.columns), matrix.weight, out, tokens, n,
+        k, block, rows, tiling.columns, PREFETCH if k >= PREFETCH else 0, tiling.stages, tiling.weight_first, gated,
         num_warps=4, **launch.options(x.device),
     )  # fmt: skip
-    return out, made
+    return out
 
 
 class SmallBatchKernel(WeightKernel):
@@ -403,23 +326,16 @@ class SmallBatchKernel(WeightKernel):
         return self._multiply(x, True)
 
     def defers(self, tokens: int) -> bool:
-        # What is scaled before it is divided by its norm could be too large for float16.
-        return tokens == 1 or (1 < tokens <= self.some and self.matrix.weight.dtype != torch.float16)
+        # Of more tokens, products that also scale, or add up squares for the next one, took as long as the norm's own kernel.
+        return tokens == 1
 
     def multiply_and_add(self, x: Tensor, residual: Tensor, scale: Tensor, eps: float) -> DeferredNorm:
-        x, residual = x.contiguous(), residual.contiguous()
-        if x.shape[0] == 1:
-            return DeferredNorm(multiply_one(x, self.matrix.weight, residual=residual), scale, eps)
-        total, scaled = multiply_and_add(x, self.matrix, residual, scale)
-        return DeferredNorm(total, scale, eps, scaled)
+        total = multiply_one(x.contiguous(), self.matrix.weight, residual=residual.contiguous())
+        return DeferredNorm(total, scale, eps)
 
     def multiply_deferred(self, x: DeferredNorm, gate: Gate | None) -> Tensor:
         gated = gate is not None and gate.name == "silu_mul"
-        if x.total.shape[0] == 1:
-            out = multiply_one(x.total, self.matrix.weight, gated, norm=(x.scale, x.eps))
-        else:
-            assert isinstance(x.notes, Scaled)
-            out = multiply_scaled(x.notes, x.eps, self.matrix, gated)
+        out = multiply_one(x.total, self.matrix.weight, gated, norm=(x.scale, x.eps))
         return out if gate is None or gated else gate(out)
 
     def _multiply(self, x: Tensor, gated: bool) -> Tensor:
