@@ -218,7 +218,7 @@ class Decoder(PoolingModel):
         super().__init__()
         prefix = f"{self.names.prefix}."
         self.embedding = ctx.embedding(f"{prefix}{self.names.embedding}", c.vocab_size, c.hidden_size)
-        self.rotary = LayerRotary(c, max_tokens=ctx.max_tokens)
+        self.rotary = LayerRotary(c, max_tokens=ctx.max_tokens, ops=ctx.ops)
         layers = range(c.num_hidden_layers)
         self.rope_types = [c.layer_types[layer] if c.has_rope(layer) else None for layer in layers]
         self.blocks = nn.ModuleList(block(f"{prefix}{self.names.layers}.{layer}", layer) for layer in layers)

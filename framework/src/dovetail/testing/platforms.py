@@ -131,6 +131,19 @@ def _tables(dtype: torch.dtype) -> list[Arguments]:
     return [(ids[:count], _random(11, 24).to(dtype)) for count in (1, 4)]
 
 
+def _decodes(dtype: torch.dtype) -> list[Arguments]:
+    rows, lengths = torch.tensor([2, 0, 5]), torch.tensor([33, 1, 48])
+    newest, table = 100 + torch.arange(6), torch.arange(6 * 1300, dtype=torch.int32).view(6, 1300)
+    return [(rows, lengths, newest, table[:, :width], 16) for width in (3, 1200)]
+
+
+def _angles(dtype: torch.dtype) -> list[Arguments]:
+    positions = torch.tensor([0, 1, 77, 131071])
+    return [
+        (positions, 500000.0 ** -torch.linspace(0, 1, pairs), factor, dtype) for pairs, factor in ((32, 1.0), (40, 1.5))
+    ]
+
+
 def _scores(dtype: torch.dtype) -> list[Arguments]:
     equal = torch.zeros(3, 5000, dtype=dtype)
     equal[1, 4000:] = equal[2, 70:90] = 1.0
@@ -148,6 +161,8 @@ SAMPLES: dict[str, Callable[[torch.dtype], list[Arguments]]] = {
     "linear": _products,
     "linear_by_head": _products_by_head,
     "embed": _tables,
+    "decode_inputs": _decodes,
+    "rope_angles": _angles,
     "likeliest": _scores,
     "lay_out": _weights,
     **{activation.__name__: _rows for activation in ACTIVATIONS},

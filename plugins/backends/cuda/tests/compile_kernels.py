@@ -56,7 +56,8 @@ def main() -> None:
     launch.capability = lambda device: (9, 0)
     attend(8, 128)
     attend(8, 128, captured=False)
-    paged.MANY_PAIRS = 0
+    attend(8, 256)
+    paged.EARLY_REQUESTS = 16
     attend(8, 128)
     attend(24, 80, sinks=True, softcap=20.0, window=100)
     x, matrix = torch.zeros(64, 1024, dtype=BF16), torch.zeros(256, 1024, dtype=BF16)
@@ -64,6 +65,10 @@ def main() -> None:
     pointwise.rms_norm(x, x[0], 1e-5)
     pointwise.silu_mul(x)
     pointwise.likeliest(x)
+    ints = torch.zeros(16, dtype=torch.int64)
+    pointwise.decode_inputs(ints, ints, ints, torch.zeros(16, 32, dtype=torch.int32)[:, :20], 16)
+    pointwise.rope_angles(ints, torch.zeros(40), 1.5, BF16)
+    pointwise.copy(ints, ints)
     products.multiply_one(x[:1], matrix, True)
     products.multiply_some(x[:3], products.TiledMatrix(matrix))
     for tokens in (16, 64):

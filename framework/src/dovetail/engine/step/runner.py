@@ -321,6 +321,7 @@ class ModelRunner:
                 sampling,
                 self._last_tokens,
                 lengths,
+                ops=self.ctx.ops,
                 capture=not eager,
             )
 

@@ -9,7 +9,6 @@ Letters: R requests, T tokens, H query heads, K key-value heads, G = H / K, D he
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import torch
@@ -21,35 +20,17 @@ from dovetail_backends_cuda import launch
 from dovetail_backends_cuda.attention import GatherAttention
 from dovetail_backends_cuda.paged_kernels import decode_kernel, plan_kernel, write_kernel
 
-
-@dataclass(frozen=True)
-class Tiling:
-    """How a decode step divides its work.
-
-    Attributes:
-        tile: tokens that a block takes at a time.
-        warps: of a block.
-        stages: of the loop over tiles. The block table's entries, which the loads of keys need, take some of them: with 3, one tile is in flight.
-        columns: most channels of a block's key-value heads.
-    """
-
-    tile: int
-    warps: int
-    stages: int
-    columns: int
-
-
-FEW = Tiling(32, 2, 5, 128)
-MANY = Tiling(16, 2, 5, 256)
-MANY_PAIRS = 1024
-"""Pairs of a request and a key-value head from which on :data:`MANY` takes less time."""
+TILE = 32
+"""Tokens that a block takes at a time."""
+WARP_NUMBERS = 2048
+"""Sums of a block that one warp has room for. One takes less time than two, which would have to wait for each other in every tile."""
+STAGES = 3
+"""Of the loop over tiles. The block table's entries, which the loads of keys need, take some of them: one tile is in flight, of each of many blocks."""
 BLOCKS_PER_PROCESSOR = 6
 UNDIVIDED = 256
 """Tokens of a request that are not divided into parts where there are enough requests to keep the device busy."""
-EARLY_REQUESTS = 16
-"""With no more than these, a block reads its first tile before the kernels before it have ended: it has few others to wait for."""
-MOST_ROWS = 16
-"""Query heads of several key-value heads that share a block."""
+EARLY_REQUESTS = 4
+"""With no more than these, a block reads its first tile before the kernels before it have ended. With more, those slow down."""
 MERGED = 4096
 """Numbers of parts that are read at once when they are added up."""
 WRITTEN_HEADS = 16
@@ -64,7 +45,6 @@ class DecodePlan:
         plan, arrived, parts, sizes: as :mod:`dovetail_backends_cuda.paged_kernels` says, for the widest layer of the group. Each layer
             overwrites what the one before left.
         extra: E.
-        tiling: of all layers.
         captured: no request of the step reads what another one writes in it.
     """
 
@@ -73,7 +53,6 @@ class DecodePlan:
     parts: Tensor
     sizes: Tensor
     extra: int
-    tiling: Tiling
     captured: bool
 
 
@@ -84,8 +63,7 @@ class PagedAttention(GatherAttention):
         return (max_len,)
 
     def workspace_bytes(self, spec: AttentionSpec, tokens: int, length: int) -> int:
-        rows = max(MOST_ROWS, spec.num_heads // spec.num_kv_heads)
-        parts = 2 * self._limit * rows * (spec.head_dim + 1) * torch.float32.itemsize
+        parts = 2 * self._limit * spec.num_heads // spec.num_kv_heads * (spec.head_dim + 1) * torch.float32.itemsize
         return super().workspace_bytes(spec, tokens, length) + parts
 
     @property
@@ -98,23 +76,22 @@ class PagedAttention(GatherAttention):
             return super().prepare(step, index, specs)
         spec = next(iter(specs))  # all see the same
         requests = len(step.seq_lens)
-        pairs = requests * max(spec.num_kv_heads for spec in specs)
-        tiling = FEW if pairs < MANY_PAIRS else MANY
-        units = max(spec.num_kv_heads // heads_together(spec, tiling) for spec in specs)
+        kv_heads = max(spec.num_kv_heads for spec in specs)
+        pairs = requests * kv_heads
         # No more than the longest request that this step may have could be divided into.
-        extra = max(1, min(self._limit, requests * units * (triton.cdiv(step.max_seq_len, tiling.tile) - 1)))
-        least = 1 if pairs < 2 * launch.processors(self.device) else max(1, UNDIVIDED // tiling.tile)
+        extra = max(1, min(self._limit, pairs * (triton.cdiv(step.max_seq_len, TILE) - 1)))
+        least = 1 if pairs < 2 * launch.processors(self.device) else UNDIVIDED // TILE
         plan = torch.empty(requests + 2, dtype=torch.int32, device=self.device)
         arrived = torch.empty(extra, dtype=torch.int32, device=self.device)
         plan_kernel[(1,)](
-            step.seq_lens, plan, arrived, requests, units, extra,
-            spec.window or 0, tiling.tile, least, _request_block(requests), triton.next_power_of_2(self._limit), num_warps=4,
+            step.seq_lens, plan, arrived, requests, kv_heads, extra,
+            spec.window or 0, TILE, least, _request_block(requests), triton.next_power_of_2(self._limit), num_warps=4,
         )  # fmt: skip
-        group = max(_group(spec, tiling) for spec in specs)
+        group = max(spec.num_heads // spec.num_kv_heads for spec in specs)
         widest = max(spec.head_dim for spec in specs)
         parts = torch.empty(2 * extra, group, widest, dtype=torch.float32, device=self.device)
         sizes = torch.empty(2 * extra, group, dtype=torch.float32, device=self.device)
-        return DecodePlan(plan, arrived, parts, sizes, extra, tiling, step.lengths is None)
+        return DecodePlan(plan, arrived, parts, sizes, extra, step.lengths is None)
 
     def forward(
         self,
@@ -216,12 +193,10 @@ def decode(
     """
     q = _adjacent(q)
     requests, heads, dim = q.shape
-    tiling = plan.tiling
-    together = heads_together(spec, tiling)
-    group = triton.next_power_of_2(_group(spec, tiling))
+    group = triton.next_power_of_2(heads // spec.num_kv_heads)
     dim_block = triton.next_power_of_2(dim)
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
-    pairs = requests * spec.num_kv_heads // together
+    pairs = requests * spec.num_kv_heads
     assert tables.stride(1) == 1
     k, v, slots = (q, q, lengths) if new is None else (_adjacent(new.k), _adjacent(new.v), new.slots)
     cos, sin, rotated, interleaved = _angles(q, None if new is None else new.rotation)
@@ -230,10 +205,10 @@ def decode(
         q, k, v, cos, sin, slots, cache, tables, lengths, plan.plan, plan.arrived, sinks, out, plan.parts, plan.sizes,
         requests, plan.extra, tables.stride(0), q.stride(0), k.stride(0), v.stride(0), cos.stride(0), spec.scale, spec.softcap or 1.0,
         heads, spec.num_kv_heads, dim, max(16, group), dim_block,
-        block_size, spec.window or 0, spec.softcap is not None, sinks is not None, tiling.tile,
-        _request_block(requests), group, min(16, max(1, MERGED // (group * dim_block))), tiling.stages if dim_block <= 128 else 4,
-        together, new is not None, rotated, interleaved, early,
-        num_warps=tiling.warps, **launch.options(q.device),
+        block_size, spec.window or 0, spec.softcap is not None, sinks is not None, TILE,
+        _request_block(requests), group, min(16, max(1, MERGED // (group * dim_block))), STAGES,
+        new is not None, rotated, interleaved, early,
+        num_warps=1 if max(16, group) * dim_block <= WARP_NUMBERS else 2, **launch.options(q.device),
     )  # fmt: skip
     return out
 
@@ -246,24 +221,6 @@ def _angles(x: Tensor, rotation: Rotation | None) -> tuple[Tensor, Tensor, int, 
     assert cos.stride() == sin.stride(), "angles of one step are made alike"
     assert cos.stride(1) == 1
     return cos, sin, cos.shape[1], rotation.interleaved
-
-
-@cache
-def heads_together(spec: AttentionSpec, tiling: Tiling) -> int:
-    """Key-value heads of a block: as many as a tile of tensor cores has rows for their queries."""
-    found, group = 1, spec.num_heads // spec.num_kv_heads
-    while (
-        2 * found * group <= MOST_ROWS
-        and spec.num_kv_heads % (2 * found) == 0
-        and 2 * found * triton.next_power_of_2(spec.head_dim) <= tiling.columns
-    ):
-        found *= 2
-    return found
-
-
-def _group(spec: AttentionSpec, tiling: Tiling) -> int:
-    """Query heads of a block."""
-    return spec.num_heads // spec.num_kv_heads * heads_together(spec, tiling)
 
 
 def _request_block(requests: int) -> int:

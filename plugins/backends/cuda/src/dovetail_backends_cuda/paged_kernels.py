@@ -21,9 +21,9 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 LOG2_E = tl.constexpr(1.4426950408889634)
 
 
-@triton.jit(do_not_specialize=["requests", "units", "extra"])
+@triton.jit(do_not_specialize=["requests", "kv_heads", "extra"])
 def plan_kernel(
-    lengths, plan, arrived, requests, units, extra,
+    lengths, plan, arrived, requests, kv_heads, extra,
     window: tl.constexpr, tile: tl.constexpr, least: tl.constexpr, request_block: tl.constexpr, extra_block: tl.constexpr,
 ):  # fmt: skip
     """Divides the requests into parts, so that there are fewer than E beyond the first. One block.
@@ -31,7 +31,7 @@ def plan_kernel(
     Args:
         plan: int32 ``[R + 2]``: at ``r`` the parts beyond the first of one head of all requests before ``r``, then the most tiles of a part.
         arrived: int32 ``[E]``, set to 0.
-        units: K / together, of the layer that has most.
+        kv_heads: K, of the layer that has most.
         extra: E.
         least: the most tiles of a part are not fewer than these.
     """
@@ -41,7 +41,7 @@ def plan_kernel(
     if window > 0:
         first = tl.maximum(length - window, 0) // tile
     count = (length + tile - 1) // tile - first
-    most = tl.maximum((tl.sum(count, 0) * units + extra - 1) // extra, least)
+    most = tl.maximum((tl.sum(count, 0) * kv_heads + extra - 1) // extra, least)
     more = tl.maximum((count + most - 1) // most - 1, 0)
     tl.store(plan + 1 + r, tl.cumsum(more, 0), mask=r < requests)
     tl.store(plan + r, r * 0, mask=r == 0)
@@ -152,22 +152,14 @@ def _bend(scores, scale, cap, capped: tl.constexpr):
 
 @triton.jit
 def _load_tile(
-    cache,
-    table,
-    position,
-    seen,
-    columns,
-    is_column,
-    kv_heads: tl.constexpr,
-    dim: tl.constexpr,
-    block_size: tl.constexpr,
+    cache, table, position, seen, head, d, kv_heads: tl.constexpr, dim: tl.constexpr, block_size: tl.constexpr
 ):
-    """Keys ``[columns, tile]`` and values ``[tile, columns]``."""
+    """Keys ``[D, tile]`` and values ``[tile, D]``."""
     block = tl.load(table + position // block_size, mask=seen, other=0).to(tl.int64)
-    row = (block * block_size + position % block_size) * (2 * kv_heads * dim)
-    keys = tl.load(cache + row[None, :] + columns[:, None], mask=seen[None, :] & is_column[:, None], other=0.0)
+    row = (block * block_size + position % block_size) * (2 * kv_heads * dim) + head * dim
+    keys = tl.load(cache + row[None, :] + d[:, None], mask=seen[None, :] & (d < dim)[:, None], other=0.0)
     values = tl.load(
-        cache + kv_heads * dim + row[:, None] + columns[None, :], mask=seen[:, None] & is_column[None, :], other=0.0
+        cache + kv_heads * dim + row[:, None] + d[None, :], mask=seen[:, None] & (d < dim)[None, :], other=0.0
     )
     return keys, values
 
@@ -192,12 +184,9 @@ def decode_kernel(
     heads: tl.constexpr, kv_heads: tl.constexpr, dim: tl.constexpr, group_block: tl.constexpr, dim_block: tl.constexpr,
     block_size: tl.constexpr, window: tl.constexpr, capped: tl.constexpr, has_sinks: tl.constexpr, tile: tl.constexpr,
     request_block: tl.constexpr, merge_group: tl.constexpr, merge_parts: tl.constexpr, stages: tl.constexpr,
-    together: tl.constexpr, fresh: tl.constexpr, rotated: tl.constexpr, interleaved: tl.constexpr, early: tl.constexpr, dependent: tl.constexpr,
+    fresh: tl.constexpr, rotated: tl.constexpr, interleaved: tl.constexpr, early: tl.constexpr, dependent: tl.constexpr,
 ):  # fmt: skip
-    """Attention of one token of each request. Grid ``[E + R * K / together]``.
-
-    Products of few queries leave most rows of a tensor core's tile empty. So a block takes ``together`` key-value heads, whose keys and values
-    are adjacent: the query of each is 0 in the columns of the others, whose results are not written.
+    """Attention of one token of each request. Grid ``[E + R * K]``.
 
     Args:
         q: ``[R, H, D]``; the heads of a token are adjacent, and the strides are those between tokens.
@@ -207,32 +196,30 @@ def decode_kernel(
         lengths: int32 ``[R]``, each at least 1.
         plan, arrived: from :func:`plan_kernel`; the latter is 0 again at the end.
         out: ``[R, H, D]``, contiguous.
-        parts: float32 ``[2 * E, G * together, D]``: parts beyond the first, then first ones.
-        sizes: float32 ``[2 * E, G * together]``: the base-2 logarithms of the parts' sums of exponentials.
+        parts: float32 ``[2 * E, G, D]``: parts beyond the first, then first ones.
+        sizes: float32 ``[2 * E, G]``: the base-2 logarithms of the parts' sums of exponentials.
         merge_parts: parts that are read at once when they are added up.
         early: the first tile is read before the kernels before have ended, where ``fresh``: it was written in an earlier step.
     """
-    group: tl.constexpr = heads // kv_heads * together
-    units: tl.constexpr = kv_heads // together  # of each request; below, a head is one of these
+    group: tl.constexpr = heads // kv_heads
     c = tl.program_id(0)
     g = tl.arange(0, group_block)
-    columns = tl.arange(0, together * dim_block)
-    sub, d = columns // dim_block, columns % dim_block
+    d = tl.arange(0, dim_block)
     n = tl.arange(0, tile)
     if dependent:
         gdc_launch_dependents()
     # Lengths, tables and plan belong to the step, and were there before its first layer.
     most = tl.load(plan + requests + 1)
-    if (c < extra) & (c >= tl.load(plan + requests) * units):
+    if (c < extra) & (c >= tl.load(plan + requests) * kv_heads):
         return  # without waiting, which those of the first parts do
     if c < extra:
         r = tl.arange(0, request_block)
-        before = tl.load(plan + 1 + r, mask=r < requests, other=2147483647 // units) * units
+        before = tl.load(plan + 1 + r, mask=r < requests, other=2147483647 // kv_heads) * kv_heads
         request = tl.sum((before <= c).to(tl.int32), 0)
     else:
-        request = (c - extra) // units
+        request = (c - extra) // kv_heads
     length = tl.load(lengths + request)
-    own_extra = tl.load(plan + request) * units
+    own_extra = tl.load(plan + request) * kv_heads
     skipped = length * 0
     if window > 0:
         skipped = tl.maximum(length - window, 0) // tile
@@ -242,24 +229,20 @@ def decode_kernel(
         head = (c - own_extra) // (divided - 1)
         part = (c - own_extra) % (divided - 1) + 1
     else:
-        head = (c - extra) % units
+        head = (c - extra) % kv_heads
         part = c * 0
     size = (count + divided - 1) // divided
     first = skipped + part * size
     stop = tl.minimum(skipped + count, first + size)
     table = tables + request.to(tl.int64) * table_stride
-    columns = head * (together * dim) + sub * dim + d
-    is_column = d < dim
     # What is in the cache already, if this step's kernels write it as late as here.
     written = length - 1 if fresh else length
     if dependent and not early:
         # Into the level-2 cache. The new token's row is still to be written, and is read after that.
         soon = tl.minimum(first * tile + n, length - 1)
         soon_block = tl.load(table + soon // block_size).to(tl.int64)
-        soon_row = (
-            cache + (soon_block * block_size + soon % block_size) * (2 * kv_heads * dim) + head * (together * dim)
-        )
-        lines_of_row: tl.constexpr = (together * dim_block + 63) // 64
+        soon_row = cache + (soon_block * block_size + soon % block_size) * (2 * kv_heads * dim) + head * dim
+        lines_of_row: tl.constexpr = (dim_block + 63) // 64
         lines = (soon_row[:, None] + (tl.arange(0, lines_of_row) * 64)[None, :]).to(tl.int64)
         fetch: tl.constexpr = "prefetch.global.L2 [$1]; mov.b32 $0, 0;"
         tl.inline_asm_elementwise(fetch, "=r,l", [lines], dtype=tl.int32, is_pure=False, pack=1)
@@ -269,9 +252,7 @@ def decode_kernel(
         seen0 = first * tile + n < written
         if window > 0:
             seen0 = seen0 & (first * tile + n >= length - window)
-        keys0, values0 = _load_tile(
-            cache, table, first * tile + n, seen0, columns, is_column, kv_heads, dim, block_size
-        )
+        keys0, values0 = _load_tile(cache, table, first * tile + n, seen0, head, d, kv_heads, dim, block_size)
     multiple, partner_multiple = d, d
     if fresh:
         new_slot = tl.load(new_slots + request)
@@ -281,13 +262,11 @@ def decode_kernel(
     if dependent:
         gdc_wait()
     rows = (head * group + g)[:, None]
-    is_row = (g < group)[:, None] & is_column[None, :]
-    if together > 1:
-        is_row = is_row & ((g // (heads // kv_heads))[:, None] == sub[None, :])
+    is_row = (g < group)[:, None] & (d < dim)[None, :]
     own_q = request.to(tl.int64) * q_stride + rows * dim
     m = tl.full((group_block,), float("-inf"), tl.float32)
     mass = tl.zeros((group_block,), tl.float32)
-    sums = tl.zeros((group_block, together * dim_block), tl.float32)
+    sums = tl.zeros((group_block, dim_block), tl.float32)
     query = _load_turned(
         q, own_q, d[None, :], multiple[None, :], partner_multiple[None, :], is_row, rotated, interleaved
     )
@@ -295,12 +274,12 @@ def decode_kernel(
         query = (query.to(tl.float32) * (scale * LOG2_E)).to(q.dtype.element_ty)
     if fresh:  # noqa: SIM102 - known when it is compiled, unlike what follows
         if part == divided - 1:
-            own_k = request.to(tl.int64) * k_stride + columns - d
-            key = _load_turned(k, own_k, d, multiple, partner_multiple, is_column, rotated, interleaved)
-            value = tl.load(v + request.to(tl.int64) * v_stride + columns, mask=is_column, other=0.0)
-            new = cache + new_slot * (2 * kv_heads * dim) + columns
-            tl.store(new, key.to(cache.dtype.element_ty), mask=is_column)
-            tl.store(new + kv_heads * dim, value.to(cache.dtype.element_ty), mask=is_column)
+            own_k = request.to(tl.int64) * k_stride + head * dim
+            key = _load_turned(k, own_k, d, multiple, partner_multiple, d < dim, rotated, interleaved)
+            value = tl.load(v + request.to(tl.int64) * v_stride + head * dim + d, mask=d < dim, other=0.0)
+            new = cache + new_slot * (2 * kv_heads * dim) + head * dim + d
+            tl.store(new, key.to(cache.dtype.element_ty), mask=d < dim)
+            tl.store(new + kv_heads * dim, value.to(cache.dtype.element_ty), mask=d < dim)
             m = _bend(tl.sum(query.to(tl.float32) * key.to(tl.float32)[None, :], 1), scale, cap, capped)
             mass += 1.0
             sums += value.to(tl.float32)[None, :]
@@ -313,7 +292,7 @@ def decode_kernel(
         seen = position < written
         if window > 0:
             seen = seen & (position >= length - window)
-        keys, values = _load_tile(cache, table, position, seen, columns, is_column, kv_heads, dim, block_size)
+        keys, values = _load_tile(cache, table, position, seen, head, d, kv_heads, dim, block_size)
         m, mass, sums = _add_tile(query, keys, values, seen, m, mass, sums, scale, cap, capped)
     result = out + request.to(tl.int64) * (heads * dim)
     if divided == 1:
@@ -328,7 +307,6 @@ def decode_kernel(
         tl.debug_barrier()  # all of the block's threads have stored before one of them tells so
         if tl.atomic_add(arrived + pair, 1, sem="acq_rel") == divided - 1:
             i = tl.arange(0, merge_group)
-            j = tl.arange(0, dim_block)
             top = tl.full((merge_group,), float("-inf"), tl.float32)
             whole = tl.zeros((merge_group,), tl.float32)
             total = tl.zeros((merge_group, dim_block), tl.float32)
@@ -339,8 +317,8 @@ def decode_kernel(
                 # Not from the level-1 cache, which may hold what was there before.
                 logs = tl.load(sizes + slots, mask=there, other=float("-inf"), cache_modifier=".cg")
                 more = tl.load(
-                    parts + slots[:, :, None] * dim + j[None, None, :],
-                    mask=there[:, :, None] & (j < dim)[None, None, :],
+                    parts + slots[:, :, None] * dim + d[None, None, :],
+                    mask=there[:, :, None] & (d < dim)[None, None, :],
                     other=0.0,
                     cache_modifier=".cg",
                 )
@@ -354,7 +332,7 @@ def decode_kernel(
             if has_sinks:
                 sink = tl.load(sinks + head * group + i, mask=i < group, other=0.0)
                 whole += tl.exp2(sink * LOG2_E - top)
-            own = result + (head * group + i)[:, None] * dim + j[None, :]
-            is_own = (i < group)[:, None] & (j < dim)[None, :]
+            own = result + (head * group + i)[:, None] * dim + d[None, :]
+            is_own = (i < group)[:, None] & (d < dim)[None, :]
             tl.store(own, (total / whole[:, None]).to(out.dtype.element_ty), mask=is_own)
             tl.store(arrived + pair, 0)

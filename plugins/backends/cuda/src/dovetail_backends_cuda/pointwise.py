@@ -151,7 +151,80 @@ def likeliest(scores: Tensor) -> tuple[Tensor, Tensor]:
     return best, not_numbers.view(torch.bool)
 
 
+@triton.jit
+def _decode_inputs_kernel(
+    rows, lengths, newest, table, tokens, positions, lengths_out, tables, slots, stride, width,
+    block_size: tl.constexpr, columns: tl.constexpr,
+):  # fmt: skip
+    """Grid ``[R, parts of a row of the table]``. The first one of a request also writes the rest."""
+    r = tl.program_id(0)
+    row = tl.load(rows + r)
+    i = tl.program_id(1) * columns + tl.arange(0, columns)
+    own = table + row * stride
+    tl.store(tables + r.to(tl.int64) * width + i, tl.load(own + i, mask=i < width, other=0), mask=i < width)
+    if tl.program_id(1) == 0:
+        length = tl.load(lengths + r)
+        position = length - 1
+        tl.store(positions + r, position)
+        tl.store(lengths_out + r, length.to(tl.int32))
+        tl.store(tokens + r, tl.load(newest + row))
+        block = tl.load(own + position // block_size).to(tl.int64)
+        tl.store(slots + r, block * block_size + position % block_size)
+
+
+def decode_inputs(
+    rows: Tensor, lengths: Tensor, newest: Tensor, table: Tensor, block_size: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """One kernel. It is launched in the ordinary way: what follows it reads its results before it waits."""
+    count, width = len(rows), table.shape[1]
+    assert table.stride(1) == 1
+    tokens, positions, slots = (torch.empty(count, dtype=torch.int64, device=rows.device) for _ in range(3))
+    lengths_out = torch.empty(count, dtype=torch.int32, device=rows.device)
+    tables = torch.empty(count, width, dtype=torch.int32, device=rows.device)
+    columns = min(1024, triton.next_power_of_2(width))
+    _decode_inputs_kernel[(count, triton.cdiv(width, columns))](
+        rows, lengths, newest, table, tokens, positions, lengths_out, tables, slots, table.stride(0), width, block_size, columns,
+        num_warps=4,
+    )  # fmt: skip
+    return tokens, positions, lengths_out, tables, slots
+
+
+@triton.jit
+def _angles_kernel(positions, inverse, cos, sin, factor, pairs, block: tl.constexpr):
+    t = tl.program_id(0).to(tl.int64)
+    i = tl.arange(0, block)
+    angle = tl.load(positions + t).to(tl.float32) * tl.load(inverse + i, mask=i < pairs, other=0.0)
+    tl.store(cos + t * pairs + i, (tl.cos(angle) * factor).to(cos.dtype.element_ty), mask=i < pairs)
+    tl.store(sin + t * pairs + i, (tl.sin(angle) * factor).to(sin.dtype.element_ty), mask=i < pairs)
+
+
+def rope_angles(positions: Tensor, inverse: Tensor, factor: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """One kernel, launched in the ordinary way, as :func:`decode_inputs`."""
+    tokens, pairs = len(positions), len(inverse)
+    if not tokens or dtype == torch.float64:
+        return ops.rope_angles(positions, inverse, factor, dtype)
+    cos, sin = (torch.empty(tokens, pairs, dtype=dtype, device=positions.device) for _ in range(2))
+    _angles_kernel[(tokens,)](positions, inverse, cos, sin, factor, pairs, triton.next_power_of_2(pairs), num_warps=1)
+    return cos, sin
+
+
+@triton.jit
+def _copy_kernel(source, target, count, block: tl.constexpr):
+    i = tl.program_id(0) * block + tl.arange(0, block)
+    tl.store(target + i, tl.load(source + i, mask=i < count), mask=i < count)
+
+
+def copy(source: Tensor, target: Tensor) -> None:
+    """Copies contiguous numbers by a kernel, also into the host's pinned memory, where the device's copy engines take 5 µs longer until they
+    and the next kernel have begun.
+    """
+    count = source.numel()
+    _copy_kernel[(triton.cdiv(count, 1024),)](source, target, count, 1024, num_warps=4)
+
+
 OPERATIONS: dict[str, Callable[..., Any]] = {
+    "decode_inputs": decode_inputs,
+    "rope_angles": rope_angles,
     "rms_norm": rms_norm,
     "add_rms_norm": add_rms_norm,
     "silu_mul": silu_mul,
