@@ -57,8 +57,6 @@ def main() -> None:
     attend(8, 128)
     attend(8, 128, captured=False)
     attend(8, 256)
-    paged.EARLY_REQUESTS = 16
-    attend(8, 128)
     attend(24, 80, sinks=True, softcap=20.0, window=100)
     x, matrix = torch.zeros(64, 1024, dtype=BF16), torch.zeros(256, 1024, dtype=BF16)
     pointwise.add_rms_norm(x, x, x[0], 1e-5)

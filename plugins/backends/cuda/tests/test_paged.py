@@ -71,18 +71,14 @@ def test_shares_of_the_work_give_the_same_as_whole_requests(spec: dict[str, Any]
         assert_close(found, wanted, tolerance(dtype, 2), f"{spec}, captured: {captured}")
 
 
-@pytest.mark.parametrize("early", [0, 16])
 @pytest.mark.parametrize("extra", [1, 2, 7, 1000])
 @pytest.mark.parametrize("lengths", [[1], [1, 1, 1], [100] * 3, [65, 1, 200]], ids=str)
-def test_any_number_of_parts_gives_the_same(
-    extra: int, lengths: list[int], early: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_any_number_of_parts_gives_the_same(extra: int, lengths: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     dtype = DTYPES[0]
     scene = decode(lengths, DEVICE, dtype, num_heads=4, num_kv_heads=2, head_dim=16)
     other = paged_scene(scene)
     wanted = scene.run(scene.step)
     monkeypatch.setattr(paged.PagedAttention, "_limit", extra)
-    monkeypatch.setattr(paged, "EARLY_REQUESTS", early)
     assert_close(other.run(other.captured(256)), wanted, tolerance(dtype, 2), f"{extra} parts")
 
 

@@ -29,8 +29,6 @@ STAGES = 3
 BLOCKS_PER_PROCESSOR = 6
 UNDIVIDED = 256
 """Tokens of a request that are not divided into parts where there are enough requests to keep the device busy."""
-EARLY_REQUESTS = 4
-"""With no more than these, a block reads its first tile before the kernels before it have ended. With more, those slow down."""
 MERGED = 4096
 """Numbers of parts that are read at once when they are added up."""
 WRITTEN_HEADS = 16
@@ -200,14 +198,13 @@ def decode(
     assert tables.stride(1) == 1
     k, v, slots = (q, q, lengths) if new is None else (_adjacent(new.k), _adjacent(new.v), new.slots)
     cos, sin, rotated, interleaved = _angles(q, None if new is None else new.rotation)
-    early = new is not None and requests <= EARLY_REQUESTS
     decode_kernel[(plan.extra + pairs,)](
         q, k, v, cos, sin, slots, cache, tables, lengths, plan.plan, plan.arrived, sinks, out, plan.parts, plan.sizes,
         requests, plan.extra, tables.stride(0), q.stride(0), k.stride(0), v.stride(0), cos.stride(0), spec.scale, spec.softcap or 1.0,
         heads, spec.num_kv_heads, dim, max(16, group), dim_block,
         block_size, spec.window or 0, spec.softcap is not None, sinks is not None, TILE,
         _request_block(requests), group, min(16, max(1, MERGED // (group * dim_block))), STAGES,
-        new is not None, rotated, interleaved, early,
+        new is not None, rotated, interleaved,
         num_warps=1 if max(16, group) * dim_block <= WARP_NUMBERS else 2, **launch.options(q.device),
     )  # fmt: skip
     return out

@@ -184,7 +184,7 @@ def decode_kernel(
     heads: tl.constexpr, kv_heads: tl.constexpr, dim: tl.constexpr, group_block: tl.constexpr, dim_block: tl.constexpr,
     block_size: tl.constexpr, window: tl.constexpr, capped: tl.constexpr, has_sinks: tl.constexpr, tile: tl.constexpr,
     request_block: tl.constexpr, merge_group: tl.constexpr, merge_parts: tl.constexpr, stages: tl.constexpr,
-    fresh: tl.constexpr, rotated: tl.constexpr, interleaved: tl.constexpr, early: tl.constexpr, dependent: tl.constexpr,
+    fresh: tl.constexpr, rotated: tl.constexpr, interleaved: tl.constexpr, dependent: tl.constexpr,
 ):  # fmt: skip
     """Attention of one token of each request. Grid ``[E + R * K]``.
 
@@ -199,15 +199,12 @@ def decode_kernel(
         parts: float32 ``[2 * E, G, D]``: parts beyond the first, then first ones.
         sizes: float32 ``[2 * E, G]``: the base-2 logarithms of the parts' sums of exponentials.
         merge_parts: parts that are read at once when they are added up.
-        early: the first tile is read before the kernels before have ended, where ``fresh``: it was written in an earlier step.
     """
     group: tl.constexpr = heads // kv_heads
     c = tl.program_id(0)
     g = tl.arange(0, group_block)
     d = tl.arange(0, dim_block)
     n = tl.arange(0, tile)
-    if dependent:
-        gdc_launch_dependents()
     # Lengths, tables and plan belong to the step, and were there before its first layer.
     most = tl.load(plan + requests + 1)
     if (c < extra) & (c >= tl.load(plan + requests) * kv_heads):
@@ -237,7 +234,7 @@ def decode_kernel(
     table = tables + request.to(tl.int64) * table_stride
     # What is in the cache already, if this step's kernels write it as late as here.
     written = length - 1 if fresh else length
-    if dependent and not early:
+    if dependent:
         # Into the level-2 cache. The new token's row is still to be written, and is read after that.
         soon = tl.minimum(first * tile + n, length - 1)
         soon_block = tl.load(table + soon // block_size).to(tl.int64)
@@ -248,11 +245,6 @@ def decode_kernel(
         tl.inline_asm_elementwise(fetch, "=r,l", [lines], dtype=tl.int32, is_pure=False, pack=1)
         lines += kv_heads * dim * (cache.dtype.element_ty.primitive_bitwidth // 8)
         tl.inline_asm_elementwise(fetch, "=r,l", [lines], dtype=tl.int32, is_pure=False, pack=1)
-    if early:
-        seen0 = first * tile + n < written
-        if window > 0:
-            seen0 = seen0 & (first * tile + n >= length - window)
-        keys0, values0 = _load_tile(cache, table, first * tile + n, seen0, head, d, kv_heads, dim, block_size)
     multiple, partner_multiple = d, d
     if fresh:
         new_slot = tl.load(new_slots + request)
@@ -283,11 +275,7 @@ def decode_kernel(
             m = _bend(tl.sum(query.to(tl.float32) * key.to(tl.float32)[None, :], 1), scale, cap, capped)
             mass += 1.0
             sums += value.to(tl.float32)[None, :]
-    begin = first
-    if early:
-        m, mass, sums = _add_tile(query, keys0, values0, seen0, m, mass, sums, scale, cap, capped)
-        begin = first + 1
-    for t in tl.range(begin, stop, num_stages=stages):
+    for t in tl.range(first, stop, num_stages=stages):
         position = t * tile + n
         seen = position < written
         if window > 0:

@@ -154,20 +154,26 @@ def multiply_one(
     """
     k = x.shape[1]
     n = weight.shape[0] // 2 if gated else weight.shape[0]
+    rows, width, warps = _divide_one(k, gated)
+    out = torch.empty(1, n, dtype=x.dtype, device=x.device)
+    scale, eps = (x, 0.0) if norm is None else norm
+    _one_kernel[(triton.cdiv(n, rows),)](
+        x, weight, out, scale, x if residual is None else residual, n, eps,
+        k, rows, width, k % width == 0 and n % rows == 0, gated, norm is not None, residual is not None,
+        num_warps=warps, num_stages=1, **launch.options(x.device),
+    )  # fmt: skip
+    return out
+
+
+def _divide_one(k: int, gated: bool) -> tuple[int, int, int]:
+    """Rows of a block, columns of a part, and warps."""
     width = triton.next_power_of_2(k) if k <= LONGEST_PART else LONGEST_PART // 2
     if triton.cdiv(k, width) > MOST_PARTS:
         width = LONGEST_PART
     rows = 2 if k > 2 * LONGEST_PART else 4 if k > 1024 else 8
     if gated and k > LONGEST_PART:  # as many registers
         rows //= 2
-    out = torch.empty(1, n, dtype=x.dtype, device=x.device)
-    scale, eps = (x, 0.0) if norm is None else norm
-    _one_kernel[(triton.cdiv(n, rows),)](
-        x, weight, out, scale, x if residual is None else residual, n, eps,
-        k, rows, width, k % width == 0 and n % rows == 0, gated, norm is not None, residual is not None,
-        num_warps=4, num_stages=1, **launch.options(x.device),
-    )  # fmt: skip
-    return out
+    return rows, width, 4
 
 
 @dataclass(frozen=True)
@@ -179,12 +185,14 @@ class Tiling:
         columns: of a stage.
         stages: in flight at once; what they take of a processor's 227 KiB decides how many blocks it runs.
         weight_first: rows of the matrix take the place of rows in the tensor cores' products, so that few tokens waste none.
+        warps: of a block.
     """
 
     rows: int
     columns: int
     stages: int
     weight_first: bool = False
+    warps: int = 4
 
 
 def choose_tiling(tokens: int, n: int, gated: bool) -> Tiling:
@@ -295,7 +303,7 @@ def multiply_some(x: Tensor, matrix: TiledMatrix, gated: bool = False, tiling: T
     _some_kernel[(triton.cdiv(n, rows),)](
         _describe(x, block, tiling.columns), matrix.tiles(rows, tiling.columns), matrix.weight, out, tokens, n,
         k, block, rows, tiling.columns, PREFETCH if k >= PREFETCH else 0, tiling.stages, tiling.weight_first, gated,
-        num_warps=4, **launch.options(x.device),
+        num_warps=tiling.warps, **launch.options(x.device, early=False),
     )  # fmt: skip
     return out
 
