@@ -6,12 +6,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from dovetail_backends_cuda import launch, paged, pointwise, products
+from dovetail_backends_cuda import experts, launch, paged, pointwise, products
 from triton.backends.compiler import GPUTarget
 from triton.runtime.driver import driver
 from triton.runtime.jit import JITFunction
 
-from dovetail.nn import AttentionSpec, HostLengths, KVIndex, Ops, Rope, Rotation, Step
+from dovetail.nn import AttentionSpec, ExpertWeights, HostLengths, KVIndex, Ops, Rope, Rotation, Step
+from dovetail.nn.dense import DenseWeight
 
 BF16 = torch.bfloat16
 SHARED = 227 << 10
@@ -67,11 +68,19 @@ def main() -> None:
     pointwise.decode_inputs(ints, ints, ints, torch.zeros(16, 32, dtype=torch.int32)[:, :20], 16)
     pointwise.rope_angles(ints, torch.zeros(40), 1.5, BF16)
     pointwise.copy(ints, ints)
+    pointwise.route(x, 8)
     products.multiply_one(x[:1], matrix, True)
     products.multiply_some(x[:3], products.TiledMatrix(matrix))
     for tokens in (16, 64):
         products.multiply_some(x[:tokens], products.TiledMatrix(matrix), True)
     products.multiply_one(x[:1], matrix, norm=(x[0], 1e-5), residual=x[:1, :256])
+    experts_of = ExpertWeights(
+        *([DenseWeight.of(matrix, "bfloat16")] * 2 for matrix in (matrix, matrix, matrix.T)), 0, 2, 2, Ops.silu_mul
+    )
+    kernel = experts.TritonExperts(experts_of, None, x.device, BF16)
+    for tokens in (2, 200):
+        choice = torch.zeros(tokens, 2, dtype=torch.int64)
+        kernel(torch.zeros(tokens, 1024, dtype=BF16), choice, choice.float())
     large = {name: size for name, size in found.items() if size > SHARED}
     assert not large, f"more bytes of shared memory than a block may have: {large}"
     print(*sorted(found))

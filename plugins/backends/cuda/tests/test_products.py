@@ -25,7 +25,7 @@ from dovetail_backends_cuda.products import (
 GPU = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if GPU else "cpu")
 DTYPES = [torch.bfloat16, torch.float16] if GPU else [torch.float32, torch.float16]
-(CARD,) = dovetail_backends_cuda.dovetail_register_quantization()
+CARD, _ = dovetail_backends_cuda.dovetail_register_quantization()
 dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 gates = pytest.mark.parametrize("gated", [False, True])
 

@@ -21,15 +21,18 @@ from dovetail_backends_cuda import launch, operations
 LARGEST_NORM = 1 << 15
 """Channels of a norm: a row is in the registers of one block."""
 GATE_BLOCK = 1024
+MOST_EXPERTS = 1024
+"""That are chosen from in one kernel."""
 
 
 @triton.jit
 def _add_norm_kernel(
     x, residual, weight, out, total, stride, residual_stride, eps,
-    channels: tl.constexpr, block: tl.constexpr, added: tl.constexpr, dependent: tl.constexpr,
+    channels: tl.constexpr, block: tl.constexpr, heads: tl.constexpr, added: tl.constexpr, dependent: tl.constexpr,
 ):  # fmt: skip
-    """The norm of x and, where ``added``, of its sum with ``residual``, which is ``total``."""
+    """The norm of x and, where ``added``, of its sum with ``residual``, which is ``total``. Grid ``[T * heads]``: the heads of a token are adjacent."""
     row = tl.program_id(0).to(tl.int64)
+    own = row // heads * stride + row % heads * channels
     i = tl.arange(0, block)
     there = i < channels
     if dependent:
@@ -37,7 +40,7 @@ def _add_norm_kernel(
     scale = tl.load(weight + i, mask=there, other=0.0).to(tl.float32)
     if dependent:
         gdc_wait()
-    v = tl.load(x + row * stride + i, mask=there, other=0.0).to(tl.float32)
+    v = tl.load(x + own + i, mask=there, other=0.0).to(tl.float32)
     if added:
         v += tl.load(residual + row * residual_stride + i, mask=there, other=0.0).to(tl.float32)
         sums = v.to(total.dtype.element_ty)  # the norm is of what the next residual is
@@ -59,21 +62,23 @@ def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tup
         torch.empty(x.shape, dtype=x.dtype, device=x.device),
     )
     _add_norm_kernel[(x.shape[0],)](
-        x, residual, weight, out, total, x.stride(0), residual.stride(0), eps, channels, triton.next_power_of_2(channels), True,
+        x, residual, weight, out, total, x.stride(0), residual.stride(0), eps, channels, triton.next_power_of_2(channels), 1, True,
         num_warps=8 if channels > 1024 else 4, **launch.options(x.device),
     )  # fmt: skip
     return out, total
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """Normalises ``[T, C]`` as :func:`add_rms_norm` does. What is not a plain matrix takes torch's kernel."""
+    """Normalises ``[T, C]``, or the heads of ``[T, H, C]``, as :func:`add_rms_norm` does. What has other strides takes torch's kernel."""
     channels = x.shape[-1]
-    if x.dim() != 2 or channels > LARGEST_NORM or x.stride(1) != 1 or not x.shape[0]:
+    heads = x.shape[1] if x.dim() == 3 else 1
+    plain = x.dim() == 2 or (x.dim() == 3 and (x.stride(1) == channels or heads == 1))
+    if not plain or channels > LARGEST_NORM or x.stride(-1) != 1 or not x.numel():
         return operations.rms_norm(x, weight, eps)
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    _add_norm_kernel[(x.shape[0],)](
-        x, x, weight, out, out, x.stride(0), 0, eps, channels, triton.next_power_of_2(channels), False,
-        num_warps=8 if channels > 1024 else 4, **launch.options(x.device),
+    _add_norm_kernel[(x.shape[0] * heads,)](
+        x, x, weight, out, out, x.stride(0), 0, eps, channels, triton.next_power_of_2(channels), heads, False,
+        num_warps=8 if channels > 1024 else 4 if channels > 256 else 1, **launch.options(x.device),
     )  # fmt: skip
     return out
 
@@ -209,6 +214,60 @@ def rope_angles(positions: Tensor, inverse: Tensor, factor: float, dtype: torch.
 
 
 @triton.jit
+def _route_kernel(
+    logits, ids, weights, stride, scale,
+    experts: tl.constexpr, block: tl.constexpr, chosen: tl.constexpr, chosen_block: tl.constexpr, sigmoid: tl.constexpr, renormalize: tl.constexpr, dependent: tl.constexpr,
+):  # fmt: skip
+    t = tl.program_id(0).to(tl.int64)
+    i = tl.arange(0, block)
+    a = tl.arange(0, chosen_block)
+    if dependent:
+        gdc_launch_dependents()
+        gdc_wait()
+    x = tl.load(logits + t * stride + i, mask=i < experts, other=float("-inf")).to(tl.float32)
+    if sigmoid:
+        scores = 1 / (1 + tl.exp(-x))
+    else:
+        scores = tl.exp(x - tl.max(x, 0))
+        scores /= tl.sum(scores, 0)
+    left = tl.where(i < experts, scores, -1.0)
+    found = tl.zeros_like(a)
+    values = tl.zeros(a.shape, tl.float32)
+    for place in tl.static_range(chosen):
+        best, at = tl.max(left, 0, return_indices=True)
+        found = tl.where(a == place, tl.minimum(at, experts - 1), found)
+        values = tl.where(a == place, best, values)
+        left = tl.where(i == at, -1.0, left)
+    if renormalize:
+        values /= tl.sum(values, 0) + 1e-20
+    tl.store(ids + t * chosen + a, found.to(tl.int64), mask=a < chosen)
+    tl.store(weights + t * chosen + a, values * scale, mask=a < chosen)
+
+
+def route(
+    logits: Tensor,
+    top_k: int,
+    scoring: str = "softmax",
+    renormalize: bool = True,
+    bias: Tensor | None = None,
+    groups: int = 1,
+    top_groups: int = 1,
+    scale: float = 1.0,
+) -> tuple[Tensor, Tensor]:
+    """One kernel where experts are chosen by their scores alone."""
+    tokens, experts = logits.shape
+    if bias is not None or groups > 1 or experts > MOST_EXPERTS or not tokens or logits.stride(1) != 1:
+        return ops.route(logits, top_k, scoring, renormalize, bias, groups, top_groups, scale)
+    ids = torch.empty(tokens, top_k, dtype=torch.int64, device=logits.device)
+    weights = torch.empty(tokens, top_k, dtype=torch.float32, device=logits.device)
+    _route_kernel[(tokens,)](
+        logits, ids, weights, logits.stride(0), scale, experts, triton.next_power_of_2(experts), top_k, triton.next_power_of_2(top_k), scoring == "sigmoid", renormalize,
+        num_warps=1 if experts <= 256 else 4, **launch.options(logits.device),
+    )  # fmt: skip
+    return ids, weights
+
+
+@triton.jit
 def _copy_kernel(source, target, count, block: tl.constexpr):
     i = tl.program_id(0) * block + tl.arange(0, block)
     tl.store(target + i, tl.load(source + i, mask=i < count), mask=i < count)
@@ -229,4 +288,5 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "add_rms_norm": add_rms_norm,
     "silu_mul": silu_mul,
     "likeliest": likeliest,
+    "route": route,
 }
