@@ -78,7 +78,7 @@ def main() -> None:
         *([DenseWeight.of(matrix, "bfloat16")] * 2 for matrix in (matrix, matrix, matrix.T)), 0, 2, 2, Ops.silu_mul
     )
     kernel = experts.TritonExperts(experts_of, None, x.device, BF16)
-    for tokens in (2, 200):
+    for tokens in (1, 2, 200):
         choice = torch.zeros(tokens, 2, dtype=torch.int64)
         kernel(torch.zeros(tokens, 1024, dtype=BF16), choice, choice.float())
     large = {name: size for name, size in found.items() if size > SHARED}

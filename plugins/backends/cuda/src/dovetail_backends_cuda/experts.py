@@ -100,6 +100,61 @@ def _add_kernel(
     tl.store(out + t * channels + i, total.to(out.dtype.element_ty), mask=i < channels)
 
 
+@triton.jit(do_not_specialize=["first"])
+def _one_up_kernel(
+    x, weight, ids, out, first,
+    experts: tl.constexpr, n: tl.constexpr, k: tl.constexpr, own_rows: tl.constexpr, width: tl.constexpr, dependent: tl.constexpr,
+):  # fmt: skip
+    """silu(gate) * up of one token, ``[A, I]``. Grid ``[parts of I, A]``."""
+    a = tl.program_id(1)
+    if dependent:
+        gdc_launch_dependents()
+        gdc_wait()
+    e = tl.load(ids + a) - first
+    if (e >= 0) & (e < experts):
+        j = tl.program_id(0) * own_rows + tl.arange(0, own_rows)
+        i = tl.arange(0, width)
+        w = weight + (e * (2 * n) + tl.minimum(j, n - 1)[:, None]) * k
+        sums = tl.zeros((own_rows, width), tl.float32)
+        ups = tl.zeros((own_rows, width), tl.float32)
+        for at in tl.static_range(0, k, width):
+            there = at + i < k
+            gate = tl.load(w + (at + i)[None, :], mask=there[None, :], other=0.0, eviction_policy="evict_first")
+            up = tl.load(w + n * k + (at + i)[None, :], mask=there[None, :], other=0.0, eviction_policy="evict_first")
+            v = tl.load(x + at + i, mask=there, other=0.0).to(tl.float32)[None, :]
+            sums += gate.to(tl.float32) * v
+            ups += up.to(tl.float32) * v
+        y = tl.sum(sums, 1)
+        y = y / (1 + tl.exp(-y)) * tl.sum(ups, 1)
+        tl.store(out + a * n + j, y.to(out.dtype.element_ty), mask=j < n)
+
+
+@triton.jit(do_not_specialize=["first"])
+def _one_down_kernel(
+    x, weight, ids, shares, out, first,
+    experts: tl.constexpr, n: tl.constexpr, k: tl.constexpr, chosen: tl.constexpr, own_rows: tl.constexpr, width: tl.constexpr,
+    dependent: tl.constexpr,
+):  # fmt: skip
+    """The token's result from ``[A, I]``, all of its experts added. Grid ``[parts of C]``."""
+    j = tl.program_id(0) * own_rows + tl.arange(0, own_rows)
+    i = tl.arange(0, width)
+    if dependent:
+        gdc_launch_dependents()
+        gdc_wait()
+    sums = tl.zeros((own_rows, width), tl.float32)
+    for a in tl.static_range(chosen):
+        e = tl.load(ids + a) - first
+        here = (e >= 0) & (e < experts)
+        w = weight + (e * n + tl.minimum(j, n - 1)[:, None]) * k
+        share = tl.load(shares + a)
+        for at in tl.static_range(0, k, width):
+            there = (at + i < k) & here
+            v = tl.load(x + a * k + at + i, mask=there, other=0.0).to(tl.float32) * share
+            m = tl.load(w + (at + i)[None, :], mask=there[None, :], other=0.0, eviction_policy="evict_first")
+            sums += m.to(tl.float32) * v[None, :]
+    tl.store(out + j, tl.sum(sums, 1).to(out.dtype.element_ty), mask=j < n)
+
+
 class TritonExperts(ExpertsKernel):
     """Full-precision experts with a SiLU gate and without biases."""
 
@@ -132,6 +187,8 @@ class TritonExperts(ExpertsKernel):
         if not tokens:
             return out
         x, ids, weights = x.contiguous(), ids.contiguous(), weights.contiguous()
+        if tokens == 1:
+            return self._multiply_one(x, ids, weights, out)
         rows = torch.empty(experts, count, dtype=torch.int32, device=x.device)
         counts = torch.empty(experts, dtype=torch.int32, device=x.device)
         between = torch.empty(count, inner, dtype=x.dtype, device=x.device)
@@ -154,6 +211,22 @@ class TritonExperts(ExpertsKernel):
         _add_kernel[(tokens, triton.cdiv(channels, 1024))](
             parts, ids, out, self.first, experts, channels, chosen, 1024, num_warps=4, **launch.options(x.device)
         )
+        return out
+
+    def _multiply_one(self, x: Tensor, ids: Tensor, weights: Tensor, out: Tensor) -> Tensor:
+        """Two kernels, which read each number of the chosen experts once, into registers."""
+        experts, channels, inner = self.down.shape
+        chosen = ids.shape[1]
+        between = torch.empty(chosen, inner, dtype=x.dtype, device=x.device)
+        options = launch.options(x.device)
+        _one_up_kernel[(triton.cdiv(inner, 4), chosen)](
+            x, self.gate_up, ids, between, self.first, experts, inner, channels, 4, min(2048, triton.next_power_of_2(channels)),
+            num_warps=4, **options,
+        )  # fmt: skip
+        _one_down_kernel[(triton.cdiv(channels, 2),)](
+            between, self.down, ids, weights, out, self.first, experts, channels, inner, chosen, 2, min(1024, triton.next_power_of_2(inner)),
+            num_warps=4, **options,
+        )  # fmt: skip
         return out
 
     @property
