@@ -20,7 +20,7 @@ from dovetail_backends_cuda import launch, operations
 
 LARGEST_NORM = 1 << 15
 """Channels of a norm: a row is in the registers of one block."""
-GATE_BLOCK = 1024
+GATE_BLOCK = 2048
 MOST_EXPERTS = 1024
 """That are chosen from in one kernel."""
 
