@@ -10,7 +10,7 @@ from dovetail.testing.platforms import SAMPLES, check_operation
 
 pytest.importorskip("triton")
 
-from dovetail_backends_cuda.pointwise import OPERATIONS
+from dovetail_backends_cuda.pointwise import OPERATIONS, copy
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -47,3 +47,14 @@ def test_a_line_with_nan_is_told_and_its_place_is_in_the_vocabulary() -> None:
     lowest = torch.full((1, 5000), float("-inf"), device=DEVICE)
     places, nan = OPERATIONS["likeliest"](lowest)
     assert (places.tolist(), nan.tolist()) == ([0], [False])
+
+
+@pytest.mark.parametrize("count", [1, 1024, 3001])
+def test_copies_are_whole(count: int) -> None:
+    source = torch.arange(count, device=DEVICE)
+    target = torch.zeros(count + 1, dtype=torch.int64, pin_memory=DEVICE.type == "cuda")
+    copy(source, target)
+    if DEVICE.type == "cuda":
+        torch.cuda.synchronize()
+    assert torch.equal(target[:-1], source.cpu())
+    assert target[-1] == 0

@@ -5,7 +5,7 @@
 - Up to 64 (:func:`multiply_some`): tensor cores, with tiles that the tensor memory accelerator (TMA) fetches several stages ahead.
 - Above: the library's product.
 
-The first two start to read the matrix before the kernels before them have ended (:mod:`dovetail_backends_cuda.launch`).
+The first starts to read the matrix before the kernels before it have ended (:mod:`dovetail_backends_cuda.launch`).
 
 Letters: M tokens, N rows, K columns.
 """
@@ -33,7 +33,7 @@ LONGEST_PART = 4096
 ALIGNMENT = 8
 """Columns: rows begin at multiples of 16 bytes."""
 PREFETCH = 512
-"""Columns of a block's rows that are fetched into the level-2 cache while the kernel before still runs."""
+"""Columns of a block's rows that are requested from memory at once, into the level-2 cache, before the stages fill one by one."""
 
 
 @triton.jit
