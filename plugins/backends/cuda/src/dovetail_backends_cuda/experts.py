@@ -15,7 +15,7 @@ import triton.language as tl
 from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from dovetail.nn import ExpertsKernel, ExpertWeights, Ops, StoredWeight
+from dovetail.nn import ExpertsKernel, ExpertWeights, StoredWeight, ops
 from dovetail_backends_cuda import launch, operations, pointwise
 
 FEW_TOKENS = 128
@@ -162,7 +162,7 @@ class TritonExperts(ExpertsKernel):
     def unsupported_reason(cls, weights: ExpertWeights) -> str | None:
         if weights.gate_up_bias is not None or weights.down_bias is not None:
             return "the experts have biases"
-        if weights.activation not in (Ops.silu_mul, operations.silu_mul, pointwise.silu_mul):
+        if weights.activation not in (ops.REFERENCES["silu_mul"], operations.silu_mul, pointwise.silu_mul):
             return "the experts' activation is not silu"
         return None
 
