@@ -23,7 +23,14 @@ from common import heading
 from dovetail_backends_cuda import launch, operations, pointwise
 from dovetail_backends_cuda.attention import GatherAttention
 from dovetail_backends_cuda.paged import PagedAttention
-from dovetail_backends_cuda.products import SOME, TiledMatrix, Tiling, choose_tiling, multiply_one, multiply_some
+from dovetail_backends_cuda.products import (
+    SOME,
+    TiledMatrix,
+    Tiling,
+    choose_tiling,
+    multiply_one,
+    multiply_some,
+)
 from torch import Tensor
 
 from dovetail.nn import AttentionSpec, KVIndex, Ops, Rope, Rotation, Step
@@ -129,10 +136,17 @@ def measure_one(args: argparse.Namespace) -> None:
         baseline(f"{name} 1: library", [lambda w=w: F.linear(x, w) for w in weights], 2 * n * k)
         calls = [lambda w=w: multiply_one(x, w) for w in weights]
         report(f"{name} 1", guarded(calls[0], wanted), wanted, calls, 2 * n * k)
-        if name == "gate-up":
-            gated = Ops.silu_mul(wanted)
-            calls = [lambda w=w: multiply_one(x, w, True) for w in weights]
-            report(f"{name} 1: gated", guarded(calls[0], gated), gated, calls, 2 * n * k)
+        scale, residual = random(k), random(1, n)
+        if name in ("out", "down"):
+            wanted = wanted + residual.float()
+            calls = [lambda w=w: multiply_one(x, w, residual=residual) for w in weights]
+            report(f"{name} 1: added", guarded(calls[0], wanted), wanted, calls, 2 * n * k)
+        if name in ("qkv", "gate-up"):
+            normed = Ops.rms_norm(x.float(), scale.float(), 1e-5) @ weights[0].float().T
+            gated = name == "gate-up"
+            normed = Ops.silu_mul(normed) if gated else normed
+            calls = [lambda w=w: multiply_one(x, w, gated, norm=(scale, 1e-5)) for w in weights]
+            report(f"{name} 1: normed{', gated' * gated}", guarded(calls[0], normed), normed, calls, 2 * n * k)
 
 
 def measure_some(args: argparse.Namespace) -> None:

@@ -26,7 +26,7 @@ from dovetail.nn.scaled import MicroscaledWeight, ScaledWeight, read_microscales
 from dovetail.nn.step import HostLengths, KVIndex, Step
 from dovetail.nn.stored import Axis, Field, StoredWeight
 from dovetail.nn.towers import PatchEmbedding, TowerAttention, TowerBlock
-from dovetail.nn.weights import Components, Gate, QuantFormat, WeightKernel, WeightName, read_tensor
+from dovetail.nn.weights import Components, DeferredNorm, Gate, QuantFormat, WeightKernel, WeightName, read_tensor
 
 __all__ = [
     "MLP",
@@ -46,6 +46,7 @@ __all__ = [
     "Context",
     "Decoder",
     "DecoderNames",
+    "DeferredNorm",
     "Embedding",
     "ExpertWeights",
     "Experts",

@@ -198,7 +198,7 @@ class AttentionBackend(ABC):
             specs: of the group's layers, which have one :attr:`AttentionSpec.sight`.
 
         If ``step.lengths`` is None, the step is being captured: only tensors may be used, in shapes that depend on
-        ``step.max_query_len`` and ``step.max_seq_len``.
+        ``step.max_query_len`` and ``step.max_seq_len``. No request of such a step reads what another one writes in it.
         """
 
     @abstractmethod

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from dovetail.api.decoder_config import DecoderConfig
 from dovetail.nn.attention import AttentionSpec, Rotation
 from dovetail.nn.context import Bias, Context
+from dovetail.nn.layers import RMSNorm
 from dovetail.nn.parallel import ColumnCut, Range, RowCut
 from dovetail.nn.rotary import Rope
 from dovetail.nn.step import Step
-from dovetail.nn.weights import Gate
+from dovetail.nn.weights import DeferredNorm, Gate
 
 QKNorm = Callable[..., nn.Module]
 """Makes the norm of queries or keys from its checkpoint name and its number of channels, and where it is over all heads
@@ -140,7 +141,19 @@ class SelfAttention(nn.Module):
         return cls(ctx, name, **(usual | own))
 
     def forward(self, x: Tensor, rope: Rope | None, step: Step) -> Tensor:
-        qkv = self.qkv(x).view(x.shape[0], -1, self.head_dim)  # [T, H + 2 * K, D]
+        out: Tensor = self.out(self._attend(x, rope, step))
+        return out
+
+    def add(
+        self, x: Tensor | DeferredNorm, rope: Rope | None, step: Step, residual: Tensor, norm: RMSNorm
+    ) -> DeferredNorm:
+        """``residual + self(x)`` with its norm yet to be computed, where both products defer it."""
+        return self.out.add(self._attend(x, rope, step), residual, norm)
+
+    def _attend(self, x: Tensor | DeferredNorm, rope: Rope | None, step: Step) -> Tensor:
+        """``[T, H * D]``, before the output projection."""
+        qkv = self.qkv(x)
+        qkv = qkv.view(qkv.shape[0], -1, self.head_dim)  # [T, H + 2 * K, D]
         if self.clip is not None:
             qkv = qkv.clamp(-self.clip, self.clip)
         turned = self.num_heads + self.num_kv_heads
@@ -151,11 +164,10 @@ class SelfAttention(nn.Module):
         if self.has_norms:
             qk = self._norm(qk)
         if rotation is None:
-            attended = self.attention(qk[:, : self.num_heads], qk[:, self.num_heads :], v, step)  # [T, H, D]
+            attended: Tensor = self.attention(qk[:, : self.num_heads], qk[:, self.num_heads :], v, step)  # [T, H, D]
         else:
             attended = self.attention(qk, None, v, step, rotation)
-        out: Tensor = self.out(attended.flatten(-2))
-        return out
+        return attended.flatten(-2)
 
     def _norm(self, qk: Tensor) -> Tensor:
         parts = qk.split((self.num_heads, self.num_kv_heads), 1)
@@ -248,9 +260,13 @@ class GatedMLP(nn.Module):
         self.down = ctx.linear(f"{name}.{names[-1]}", inner, channels, bias=bias, cut="columns")
         self.gate = Gate(f"{activation}_mul", ctx.ops.activation(activation, gated=True))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor | DeferredNorm) -> Tensor:
         out: Tensor = self.down(self.gate_up(x, self.gate))
         return out
+
+    def add(self, x: DeferredNorm, norm: RMSNorm) -> DeferredNorm:
+        """``x.total + self(x)`` with its norm yet to be computed, where both products defer it."""
+        return self.down.add(self.gate_up(x, self.gate), x.total, norm)
 
 
 class MLP(nn.Module):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import ClassVar
 
 import torch
@@ -14,11 +15,13 @@ from torch import Tensor, nn
 
 from dovetail.api.config import ModelConfig
 from dovetail.api.decoder_config import DecoderConfig
+from dovetail.nn.blocks import GatedMLP, SelfAttention
 from dovetail.nn.context import Bias, Context, Norm
-from dovetail.nn.layers import Linear
+from dovetail.nn.layers import Linear, RMSNorm
 from dovetail.nn.model import CausalLM, PoolingModel
 from dovetail.nn.rotary import LayerRotary, Rope
 from dovetail.nn.step import Step
+from dovetail.nn.weights import DeferredNorm, WeightKernel
 
 
 class PreNormBlock(nn.Module):
@@ -51,11 +54,58 @@ class PreNormBlock(nn.Module):
         self.mlp = mlp
         self.out_norm = out_norm
         self.multiplier = multiplier
+        # Tuples, so that torch does not register what is in them a second time.
+        self._next: tuple[PreNormBlock, ...] = ()
+        self._products: tuple[Linear, ...] = ()
+        if (
+            (attended_norm, out_norm, multiplier) == (None, None, 1.0)
+            and type(attention_norm) is type(mlp_norm) is RMSNorm
+            and type(attention) is SelfAttention
+            and type(mlp) is GatedMLP
+        ):
+            self._products = (attention.qkv, attention.out, mlp.gate_up, mlp.down)
 
-    def forward(self, x: Tensor, residual: Tensor | None, rope: Rope | None, step: Step) -> tuple[Tensor, Tensor]:
+    def come_before(self, block: PreNormBlock) -> None:
+        """Tell it the next block, whose first norm it may leave to that one's product."""
+        self._next = (block,)
+
+    def defers(self, tokens: int) -> bool:
+        """Whether norms between its products are left to those, with so many tokens."""
+        if not self._products or not all(layer.defers(tokens) for layer in self._products):
+            return False
+        return len({type(layer.kernels[0]) for layer in self._products}) == 1
+
+    def forward(
+        self, x: Tensor | DeferredNorm, residual: Tensor | None, rope: Rope | None, step: Step
+    ) -> tuple[Tensor | DeferredNorm, Tensor]:
+        if isinstance(x, DeferredNorm) or self.defers(x.shape[0]):
+            return self._forward_deferring(x, residual, rope, step)
         x, residual = add(self.attention_norm, x, residual)
         x, residual = self.mlp_norm.add(self._finish(self.attention(x, rope, step), self.attended_norm), residual)
         return self._finish(self.mlp(x), self.out_norm), residual
+
+    def _forward_deferring(
+        self, x: Tensor | DeferredNorm, residual: Tensor | None, rope: Rope | None, step: Step
+    ) -> tuple[Tensor | DeferredNorm, Tensor]:
+        if isinstance(x, DeferredNorm):
+            residual = x.total
+        else:
+            x, residual = add(self.attention_norm, x, residual)
+        assert isinstance(self.attention, SelfAttention)
+        assert isinstance(self.mlp_norm, RMSNorm)
+        summed = self.attention.add(x, rope, step, residual, self.mlp_norm)
+        for block in self._next:
+            if block.defers(summed.total.shape[0]) and block.kernel_class is self.kernel_class:
+                assert isinstance(self.mlp, GatedMLP)
+                assert isinstance(block.attention_norm, RMSNorm)
+                x = self.mlp.add(summed, block.attention_norm)
+                return x, x.total
+        return self.mlp(summed), summed.total
+
+    @property
+    def kernel_class(self) -> type[WeightKernel]:
+        """Of its products, where it :meth:`defers`."""
+        return type(self._products[0].kernels[0])
 
     def _finish(self, x: Tensor, norm: nn.Module | None) -> Tensor:
         x = x if norm is None else norm(x)
@@ -168,10 +218,13 @@ class Decoder(PoolingModel):
         super().__init__()
         prefix = f"{self.names.prefix}."
         self.embedding = ctx.embedding(f"{prefix}{self.names.embedding}", c.vocab_size, c.hidden_size)
-        self.rotary = LayerRotary(c, max_tokens=ctx.max_tokens)
+        self.rotary = LayerRotary(c, max_tokens=ctx.max_tokens, ops=ctx.ops)
         layers = range(c.num_hidden_layers)
         self.rope_types = [c.layer_types[layer] if c.has_rope(layer) else None for layer in layers]
         self.blocks = nn.ModuleList(block(f"{prefix}{self.names.layers}.{layer}", layer) for layer in layers)
+        for one, after in pairwise(self.blocks):
+            if type(one) is type(after) is PreNormBlock:
+                one.come_before(after)
         if self.further_layers:
             ctx.ignore_layers(f"{prefix}{self.names.layers}", c.num_hidden_layers)
         self.norm = norm(f"{prefix}{self.names.norm}", c.hidden_size)

@@ -64,7 +64,7 @@ class DenseKernel(WeightKernel):
             self.weight = self.ops.lay_out(self.weight)
 
     def __call__(self, x: Tensor) -> Tensor:
-        return F.embedding(x, self.weight) if self.kind == "embedding" else self.ops.linear(x, self.weight)
+        return self.ops.embed(x, self.weight) if self.kind == "embedding" else self.ops.linear(x, self.weight)
 
     @property
     def nbytes(self) -> int:

@@ -16,7 +16,7 @@ from dovetail.nn.lora import StackedLayerAdapters
 from dovetail.nn.ops import Ops
 from dovetail.nn.parallel import ColumnCut, Cut, Parallel, Range, RowCut, length, take
 from dovetail.nn.stored import StoredWeight
-from dovetail.nn.weights import Gate, WeightKernel
+from dovetail.nn.weights import DeferredNorm, Gate, WeightKernel
 
 NORMED_NUMBERS = 1 << 20
 """Of a head's weight, how many are dequantized at once to compute the lengths of rows."""
@@ -114,11 +114,14 @@ class Linear(WeightLayer):
         if self.lora is not None:
             self.lora.allocate()
 
-    def forward(self, x: Tensor, gate: Gate | None = None) -> Tensor:
+    def forward(self, x: Tensor | DeferredNorm, gate: Gate | None = None) -> Tensor:
         """
         Args:
+            x: with a deferred norm only if it :meth:`defers`.
             gate: applied to the whole result, by the kernel where nothing is between.
         """
+        if isinstance(x, DeferredNorm):
+            return self.kernels[0].multiply_deferred(x, gate)
         last = self.lora is None and self.bias is None and not isinstance(self.cut, ColumnCut)
         if gate is not None and last and len(self.kernels) == 1:
             return self.kernels[0].multiply_gated(x, gate)
@@ -133,6 +136,16 @@ class Linear(WeightLayer):
         if self.bias is not None:
             out = out + self.bias
         return out if gate is None else gate(out)
+
+    def defers(self, tokens: int) -> bool:
+        """Whether its kernel takes over a norm beside it, as :meth:`dovetail.nn.WeightKernel.defers` says."""
+        if self.lora is not None or self.bias is not None or len(self.kernels) != 1 or isinstance(self.cut, ColumnCut):
+            return False
+        return self.kernels[0].defers(tokens)
+
+    def add(self, x: Tensor, residual: Tensor, norm: RMSNorm) -> DeferredNorm:
+        """``residual + self(x)`` with its norm yet to be computed, if it :meth:`defers`."""
+        return self.kernels[0].multiply_and_add(x, residual, norm.weight, norm.eps)
 
     @property
     def nbytes(self) -> int:
@@ -278,7 +291,7 @@ class Head(Linear):
             self.lengths = torch.cat([rows.norm(dim=-1) for rows in slices]).clamp_min(1e-12)
         super().finish(weights, make_kernel)
 
-    def forward(self, x: Tensor, gate: Gate | None = None) -> Tensor:
+    def forward(self, x: Tensor | DeferredNorm, gate: Gate | None = None) -> Tensor:
         logits = super().forward(x, gate)
         if self.lengths is not None:
             logits = (logits.float() / self.lengths).to(logits.dtype)
@@ -307,7 +320,8 @@ class TokenHead(Head):
         device = next(iter(weight.all_fields().values())).data.device
         self.kept = weight.take(rows.to(device), torch.float32) * own.to(device)[:, None]
 
-    def forward(self, x: Tensor, gate: Gate | None = None) -> Tensor:
+    def forward(self, x: Tensor | DeferredNorm, gate: Gate | None = None) -> Tensor:
+        assert isinstance(x, Tensor), "it has no kernel that would defer a norm"
         logits = x.float() @ self.kept.T
         if self.bias is not None:
             own, rows = (part.to(x.device) for part in self._own(len(self.bias)))

@@ -78,6 +78,17 @@ def rope(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool = False) -> Tens
     return torch.cat((out, tail), -1) if tail.shape[-1] else out
 
 
+def rope_angles(positions: Tensor, inverse: Tensor, factor: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """cos and sin of positions (int64 ``[T]``) times inverse frequencies (float32 ``[R]``), computed in float32, times ``factor``: ``[T, R]``
+    each, rounded once.
+    """
+    angles = positions[:, None].float() * inverse
+    cos, sin = angles.cos(), angles.sin()
+    if factor != 1.0:
+        cos, sin = cos * factor, sin * factor
+    return cos.to(dtype), sin.to(dtype)
+
+
 def silu(x: Tensor) -> Tensor:
     """``x * sigmoid(x)`` (Elfwing et al., 2017), elementwise."""
     return F.silu(x)
@@ -187,6 +198,40 @@ def linear(x: Tensor, weight: Tensor) -> Tensor:
     return F.linear(x, weight)
 
 
+def embed(ids: Tensor, table: Tensor) -> Tensor:
+    """Rows of a table: ids int64 ``[T]``, table ``[V, C]`` → ``[T, C]``."""
+    return F.embedding(ids, table)
+
+
+def likeliest(scores: Tensor) -> tuple[Tensor, Tensor]:
+    """The place of each line's greatest score, of equal ones the first: contiguous scores ``[L, V]`` → int64 ``[L]``; and bool ``[L]``, whether
+    there is NaN in the line, whose place may then be any.
+    """
+    places = scores.argmax(-1)
+    return places, scores.gather(1, places[:, None])[:, 0].isnan()
+
+
+def decode_inputs(
+    rows: Tensor, lengths: Tensor, newest: Tensor, table: Tensor, block_size: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """What a decode step reads.
+
+    Args:
+        rows: int64 ``[R]``, of each request, in the next two.
+        lengths: int64 ``[R]``, tokens of each request with the step's own.
+        newest: int64 ``[S]``, the token to compute.
+        table: int32 ``[S, B]``, blocks; the rows may be apart.
+
+    Returns:
+        tokens and positions int64 ``[R]``, lengths int32 ``[R]``, block tables int32 ``[R, B]``, and the cache's slots int64 ``[R]`` of the tokens.
+    """
+    positions = lengths - 1
+    tables = table[rows]
+    blocks = tables.gather(1, (positions // block_size)[:, None])[:, 0]
+    slots = torch.add(positions % block_size, blocks, alpha=block_size)
+    return newest[rows], positions, lengths.int(), tables, slots
+
+
 def linear_by_head(x: Tensor, weight: Tensor) -> Tensor:
     """Each head's own product: x ``[T, H, K]``, weight ``[H, N, K]`` of the same dtype, any strides → ``[T, H, N]``."""
     return torch.einsum("thk,hnk->thn", x, weight)
@@ -205,10 +250,14 @@ _OPERATIONS: tuple[Callable[..., Any], ...] = (
     layer_norm,
     add_layer_norm,
     rope,
+    rope_angles,
     softcap,
     route,
     linear,
     linear_by_head,
+    embed,
+    decode_inputs,
+    likeliest,
     lay_out,
     *ACTIVATIONS,
     *map(_gated, ACTIVATIONS),
@@ -233,10 +282,14 @@ class Ops:
     layer_norm: Callable[[Tensor, Tensor | None, Tensor | None, float], Tensor]
     add_layer_norm: Callable[[Tensor, Tensor, Tensor | None, Tensor | None, float], tuple[Tensor, Tensor]]
     rope: Callable[..., Tensor]
+    rope_angles: Callable[[Tensor, Tensor, float, torch.dtype], tuple[Tensor, Tensor]]
     softcap: Callable[[Tensor, float], Tensor]
     route: Callable[..., tuple[Tensor, Tensor]]
     linear: Callable[[Tensor, Tensor], Tensor]
     linear_by_head: Callable[[Tensor, Tensor], Tensor]
+    embed: Callable[[Tensor, Tensor], Tensor]
+    decode_inputs: Callable[[Tensor, Tensor, Tensor, Tensor, int], tuple[Tensor, Tensor, Tensor, Tensor, Tensor]]
+    likeliest: Callable[[Tensor], tuple[Tensor, Tensor]]
     lay_out: Callable[[Tensor], Tensor]
 
     def __init__(self, claimed: Mapping[str, Callable[..., Any]] | None = None) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from dovetail.api.decoder_config import DecoderConfig
 from dovetail.api.rope import RopeParameters
+from dovetail.nn.ops import Ops
 
 
 @dataclass(frozen=True)
@@ -32,10 +33,14 @@ class Rotary(nn.Module):
         max_position: the context length that the model was trained for, in tokens.
         max_tokens: the longest sequence of the engine (``dynamic`` scales to it, ``longrope`` chooses its factors by
             it).
+        ops: the platform's; None for the references.
     """
 
-    def __init__(self, dim: int, parameters: RopeParameters, *, max_position: int, max_tokens: int) -> None:
+    def __init__(
+        self, dim: int, parameters: RopeParameters, *, max_position: int, max_tokens: int, ops: Ops | None = None
+    ) -> None:
         super().__init__()
+        self.angles = (ops or Ops()).rope_angles
         inverse, self.factor = frequencies(dim, parameters, max_position, max_tokens)
         self.register_buffer("inverse", inverse, persistent=False)
         self.inverse: Tensor  # [R]
@@ -54,10 +59,9 @@ class Rotary(nn.Module):
             by_axis: int64 ``[3, T]``, positions for a rotary embedding with sections: those frequencies take the positions
                 of their axis. Others take ``positions``.
         """
-        turned = positions[:, None]
-        if by_axis is not None and self.axes is not None:
-            turned = by_axis.index_select(0, self.axes).T  # [T, R]
-        angles = turned.float() * self.inverse  # [T, R]
+        if by_axis is None or self.axes is None:
+            return Rope(*self.angles(positions, self.inverse, self.factor, dtype))
+        angles = by_axis.index_select(0, self.axes).T.float() * self.inverse  # [T, R]
         return Rope((angles.cos() * self.factor).to(dtype), (angles.sin() * self.factor).to(dtype))
 
 
@@ -68,9 +72,10 @@ class LayerRotary(nn.Module):
     Args:
         config: the model's configuration.
         max_tokens: the longest sequence of the engine.
+        ops: the platform's; None for the references.
     """
 
-    def __init__(self, config: DecoderConfig, *, max_tokens: int) -> None:
+    def __init__(self, config: DecoderConfig, *, max_tokens: int, ops: Ops | None = None) -> None:
         super().__init__()
         self.rotaries = nn.ModuleList()
         self.index: dict[str, int] = {}
@@ -83,7 +88,7 @@ class LayerRotary(nn.Module):
             if parameters not in distinct:
                 distinct.append(parameters)
                 dim, max_position = config.rotary_dim(layer), config.max_position_embeddings
-                self.rotaries.append(Rotary(dim, parameters, max_position=max_position, max_tokens=max_tokens))
+                self.rotaries.append(Rotary(dim, parameters, max_position=max_position, max_tokens=max_tokens, ops=ops))
             self.index[kind] = distinct.index(parameters)
 
     def divide_frequencies(self, factors: Tensor) -> None:

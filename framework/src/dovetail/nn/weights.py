@@ -181,6 +181,20 @@ class Gate:
         return self.compute(x)
 
 
+@dataclass(frozen=True)
+class DeferredNorm:
+    """A sum whose RMS norm is left to the products that read it, for kernels that compute it on the way.
+
+    Attributes:
+        total: ``[T, C]``, the sum.
+        scale, eps: of the norm, as in :func:`dovetail.nn.ops.rms_norm`.
+    """
+
+    total: Tensor
+    scale: Tensor
+    eps: float
+
+
 class WeightKernel(ABC):
     """Multiplies by one weight.
 
@@ -217,6 +231,20 @@ class WeightKernel(ABC):
         operation may compute it before it writes the product, which saves a kernel.
         """
         return gate(self(x))
+
+    def defers(self, tokens: int) -> bool:
+        """Whether, of so many tokens, a norm between two products is left to this kernel: it then has :meth:`multiply_and_add` and
+        :meth:`multiply_deferred`, and two products with a norm between them save the norm's own kernel. Asked in each step.
+        """
+        return False
+
+    def multiply_and_add(self, x: Tensor, residual: Tensor, scale: Tensor, eps: float) -> DeferredNorm:
+        """``residual + self(x)``, whose RMS norm with ``scale`` and ``eps`` is yet to be computed by a kernel of the same class."""
+        raise NotImplementedError
+
+    def multiply_deferred(self, x: DeferredNorm, gate: Gate | None) -> Tensor:
+        """The product with the norm of ``x.total``, which a kernel of the same class has made; gated as in :meth:`multiply_gated`."""
+        raise NotImplementedError
 
     @property
     @abstractmethod

@@ -70,7 +70,7 @@ def _clamped(both: Tensor) -> Tensor:
 def compute_experts(x: Tensor, ids: Tensor, weights: Tensor, experts: ExpertWeights) -> Tensor:
     """The sum over each token's experts in float64, ``[T, C]``, token by token."""
     gate, up, down = (
-        [weight.dense(torch.float32).double() for weight in stored]
+        [weight.dense(torch.float32).double().cpu() for weight in stored]
         for stored in (experts.gate, experts.up, experts.down)
     )
     out = torch.zeros(x.shape, dtype=torch.float64)

@@ -41,6 +41,12 @@ def _gated(dtype: torch.dtype) -> tuple[Any, ...]:
     return (4 * _random(TOKENS, 2 * 1000).to(dtype),)
 
 
+def _newest() -> tuple[Tensor, Tensor]:
+    """Of more rows than the step has: their newest tokens and blocks."""
+    rows = TOKENS + 3
+    return torch.arange(rows), torch.arange(6 * rows, dtype=torch.int32).view(rows, 6)
+
+
 ARGUMENTS: dict[str, Callable[[torch.dtype], tuple[Any, ...]]] = {
     "rms_norm": lambda dtype: (_random(TOKENS, 576).to(dtype), _random(576).to(dtype), 1e-5),
     "add_rms_norm": lambda dtype: (
@@ -62,6 +68,10 @@ ARGUMENTS: dict[str, Callable[[torch.dtype], tuple[Any, ...]]] = {
     "route": lambda dtype: (_random(TOKENS, 60).to(dtype), 4),
     "linear": lambda dtype: (_random(TOKENS, 576).to(dtype), _random(960, 576).to(dtype)),
     "linear_by_head": lambda dtype: (_random(TOKENS, 2, 192).to(dtype), _random(2, 320, 192).to(dtype)),
+    "embed": lambda dtype: (torch.arange(TOKENS) % 60, _random(60, 40).to(dtype)),
+    "decode_inputs": lambda dtype: (torch.arange(TOKENS), 1 + torch.arange(TOKENS) % 90, *_newest(), 16),
+    "likeliest": _rows,
+    "rope_angles": lambda dtype: (7 * torch.arange(TOKENS), _random(40).abs(), 1.5, dtype),
     **{activation.__name__: _rows for activation in ACTIVATIONS},
     **{f"{activation.__name__}_mul": _gated for activation in ACTIVATIONS},
 }

@@ -127,6 +127,30 @@ def _gated(dtype: torch.dtype) -> list[Arguments]:
     return [(_random(t, 2 * c).to(dtype),) for t, c in ((1, 64), (7, 80), (33, 576))]
 
 
+def _tables(dtype: torch.dtype) -> list[Arguments]:
+    ids = torch.tensor([4, 0, 4, 10])
+    return [(ids[:count], _random(11, 24).to(dtype)) for count in (1, 4)]
+
+
+def _decodes(dtype: torch.dtype) -> list[Arguments]:
+    rows, lengths = torch.tensor([2, 0, 5]), torch.tensor([33, 1, 48])
+    newest, table = 100 + torch.arange(6), torch.arange(6 * 1300, dtype=torch.int32).view(6, 1300)
+    return [(rows, lengths, newest, table[:, :width], 16) for width in (3, 1200)]
+
+
+def _angles(dtype: torch.dtype) -> list[Arguments]:
+    positions = torch.tensor([0, 1, 77, 131071])
+    return [
+        (positions, 500000.0 ** -torch.linspace(0, 1, pairs), factor, dtype) for pairs, factor in ((32, 1.0), (40, 1.5))
+    ]
+
+
+def _scores(dtype: torch.dtype) -> list[Arguments]:
+    equal = torch.zeros(3, 5000, dtype=dtype)
+    equal[1, 4000:] = equal[2, 70:90] = 1.0
+    return [(equal,), *((_random(lines, vocabulary).to(dtype),) for lines, vocabulary in ((1, 50), (5, 3001)))]
+
+
 SAMPLES: dict[str, Callable[[torch.dtype], list[Arguments]]] = {
     "rms_norm": _norms,
     "add_rms_norm": partial(_added, _norms),
@@ -137,6 +161,10 @@ SAMPLES: dict[str, Callable[[torch.dtype], list[Arguments]]] = {
     "route": _routes,
     "linear": _products,
     "linear_by_head": _products_by_head,
+    "embed": _tables,
+    "decode_inputs": _decodes,
+    "rope_angles": _angles,
+    "likeliest": _scores,
     "lay_out": _weights,
     **{activation.__name__: _rows for activation in ACTIVATIONS},
     **{f"{activation.__name__}_mul": _gated for activation in ACTIVATIONS},
@@ -240,7 +268,10 @@ def check_operation(
     assert len(found) == len(expected), f"{text}: gives {len(found)} results, wanted {len(expected)}"
     for f, w in zip(found, expected, strict=True):
         assert f.dtype == w.dtype, f"{text}: the result is {f.dtype}, wanted {w.dtype}"
-        assert_close(f, w, tolerance(w.dtype, _roundings(reference, arguments)), text)
+        if w.dtype.is_floating_point:
+            assert_close(f, w, tolerance(w.dtype, _roundings(reference, arguments)), text)
+        else:
+            assert torch.equal(f.cpu(), w), f"{text}: the result is {f}, wanted {w}"
     for before, after in zip(arguments, given, strict=True):
         if isinstance(before, Tensor):
             assert torch.equal(before, after.cpu()), f"{text}: an argument is changed"

@@ -64,8 +64,11 @@ def test_every_claim() -> None:
 )
 def test_shares_of_the_work_give_the_same_as_whole_requests(spec: dict[str, Any], dtype: torch.dtype) -> None:
     scene = decode(LENGTHS, DEVICE, dtype, **spec)
-    other = paged_scene(scene)
-    assert_close(other.run(other.captured(256)), scene.run(scene.step), tolerance(dtype, 2), str(spec))
+    others = [paged_scene(scene) for _ in range(2)]
+    wanted = scene.run(scene.step)
+    for captured, other in enumerate(others):
+        found = other.run(other.captured(256) if captured else other.step)
+        assert_close(found, wanted, tolerance(dtype, 2), f"{spec}, captured: {captured}")
 
 
 @pytest.mark.parametrize("extra", [1, 2, 7, 1000])
@@ -73,15 +76,16 @@ def test_shares_of_the_work_give_the_same_as_whole_requests(spec: dict[str, Any]
 def test_any_number_of_parts_gives_the_same(extra: int, lengths: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     dtype = DTYPES[0]
     scene = decode(lengths, DEVICE, dtype, num_heads=4, num_kv_heads=2, head_dim=16)
-    wanted = scene.run(scene.step)
-    monkeypatch.setattr(paged.PagedAttention, "_extra", extra)
     other = paged_scene(scene)
+    wanted = scene.run(scene.step)
+    monkeypatch.setattr(paged.PagedAttention, "_limit", extra)
     assert_close(other.run(other.captured(256)), wanted, tolerance(dtype, 2), f"{extra} parts")
 
 
 @pytest.mark.parametrize("rotated", [16, 8])
 @pytest.mark.parametrize("interleaved", [False, True])
-def test_rotation_and_write_are_those_of_the_operations(rotated: int, interleaved: bool) -> None:
+@pytest.mark.parametrize("captured", [False, True])
+def test_rotation_and_write_are_those_of_the_operations(rotated: int, interleaved: bool, captured: bool) -> None:
     dtype = DTYPES[0]
     scene = decode(LENGTHS, DEVICE, dtype, num_heads=20, num_kv_heads=2, head_dim=32)
     other = paged_scene(scene)
@@ -92,11 +96,11 @@ def test_rotation_and_write_are_those_of_the_operations(rotated: int, interleave
     angles = torch.randn(len(LENGTHS), rotated, generator=torch.Generator().manual_seed(1)).to(DEVICE)
     rope = Rope(angles.cos().to(dtype), angles.sin().to(dtype))
     found = []
-    for each in (scene, other):
-        index = each.step.kv[0]
-        index.metadata = each.backend.prepare(each.step, index, frozenset({each.spec}))
+    for each, step in ((scene, scene.step), (other, other.captured(256) if captured else other.step)):
+        index = step.kv[0]
+        index.metadata = each.backend.prepare(step, index, frozenset({each.spec}))
         out = each.backend.forward_rotated(
-            qkv[:, :22], qkv[:, 22:], Rotation(rope, interleaved, Ops.rope), each.cache, each.step, index, each.spec
+            qkv[:, :22], qkv[:, 22:], Rotation(rope, interleaved, Ops.rope), each.cache, step, index, each.spec
         )
         found.append((out, each.cache))
     for a, b in zip(*found, strict=True):

@@ -25,7 +25,7 @@ from dovetail_backends_cuda.products import (
 GPU = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if GPU else "cpu")
 DTYPES = [torch.bfloat16, torch.float16] if GPU else [torch.float32, torch.float16]
-(CARD,) = dovetail_backends_cuda.dovetail_register_quantization()
+CARD, _ = dovetail_backends_cuda.dovetail_register_quantization()
 dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 gates = pytest.mark.parametrize("gated", [False, True])
 
@@ -62,6 +62,31 @@ def test_one_token(n: int, k: int, dtype: torch.dtype, gated: bool) -> None:
 def test_some_tokens(tokens: int, n: int, k: int, dtype: torch.dtype, gated: bool, tiling: Tiling | None) -> None:
     x, weight = draw(tokens, n, k, dtype)
     check(multiply_some(x, TiledMatrix(weight), gated, tiling), x, weight, gated)
+
+
+@dtypes
+@gates
+@pytest.mark.parametrize(("n", "k"), [(34, 64), (18, 4096), (6, 9000)])
+def test_one_token_with_its_norm_and_what_is_added(n: int, k: int, dtype: torch.dtype, gated: bool) -> None:
+    x, weight = draw(1, n, k, dtype)
+    scale, residual = draw(1, n // (1 + gated), k, dtype)[0][0] + 1, draw(1, 1, n // (1 + gated), dtype)[0]
+    found = multiply_one(x, weight, gated, norm=(scale, 1e-3), residual=residual)
+    wanted = Ops.rms_norm(x.double(), scale.double(), 1e-3) @ weight.double().T
+    wanted = (Ops.silu_mul(wanted) if gated else wanted) + residual.double()
+    assert_close(found, wanted, tolerance(dtype, 2), f"gated {gated}")
+
+
+def test_a_kernel_defers_norms_of_one_token() -> None:
+    dtype = DTYPES[0]
+    x, weight = draw(1, 96, 96, dtype)
+    kernel = SmallBatchKernel(DenseWeight.of(weight, "bfloat16"), "linear", DEVICE, dtype)
+    assert [kernel.defers(tokens) for tokens in (0, 1, 2)] == [False, True, False]
+    scale = torch.full((96,), 1.5, device=DEVICE, dtype=dtype)
+    between = kernel.multiply_and_add(x, x, scale, 1e-5)
+    wanted = Ops.rms_norm(between.total.double(), scale.double(), 1e-5) @ weight.double().T
+    for gate in (None, Gate("silu_mul", Ops.silu_mul), Gate("gelu_mul", Ops.gelu_mul)):
+        found = kernel.multiply_deferred(between, gate)
+        assert_close(found, wanted if gate is None else gate(wanted), tolerance(dtype, 4), str(gate))
 
 
 @gates

@@ -45,6 +45,12 @@ def greedy(scores: Tensor) -> Tensor:
     return torch.add(inside, best, alpha=stride)[:, 0]
 
 
+def likeliest(scores: Tensor) -> tuple[Tensor, Tensor]:
+    """As :func:`dovetail.nn.ops.likeliest`; of a line with NaN, the first."""
+    tokens = greedy(scores)
+    return tokens, scores.gather(1, tokens[:, None])[:, 0].isnan()
+
+
 @cache
 def parts(vocabulary: int) -> int:
     """The number of parts: about 200, chosen so that the parts are nearly equal."""

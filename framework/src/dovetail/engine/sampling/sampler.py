@@ -17,7 +17,6 @@ from torch import Tensor
 from dovetail.engine.sampling import tables as columns
 from dovetail.engine.sampling.draw import compute_weights, draw, draw_sorted
 from dovetail.engine.sampling.edits import LogitEdits
-from dovetail.engine.sampling.greedy import greedy
 from dovetail.engine.sampling.logprobs import Logprobs, compute_logprobs
 from dovetail.engine.sampling.metadata import LineGroup, SamplingMetadata
 from dovetail.engine.sampling.penalties import Penalties
@@ -178,15 +177,14 @@ def _choose(
     greatest score, which is NaN there, so that costs a look at L scores.
     """
     if not metadata.has_random:
-        tokens = greedy(scores)
-        return tokens, _chose_nan(scores, tokens)
+        return tables.find_likeliest(scores)
     floats, numbers = tables.floats.index_select(0, rows), tables.numbers.index_select(0, rows)
     every = Lines(scores, floats, numbers, uniform(numbers[:, columns.SEED], positions))
     if metadata.size is None:
         # Greedy lines draw too, and then take the likeliest all the same: one graph serves every mixture.
-        likeliest = greedy(scores)
+        likeliest, not_numbers = tables.find_likeliest(scores)
         drawn, _ = _draw_in_chunks(every, _draw_full)
-        return torch.where(floats[:, columns.TEMPERATURE] > 0, drawn, likeliest), _chose_nan(scores, likeliest)
+        return torch.where(floats[:, columns.TEMPERATURE] > 0, drawn, likeliest), not_numbers
 
     vocabulary = scores.shape[1]
     small_top_k = partial(_draw_small_top_k, width=min(metadata.width, vocabulary))
@@ -202,18 +200,12 @@ def _choose(
     for group, draw_lines in drawing:
         if group is not None and group.lines is None:
             return _draw_in_chunks(every, draw_lines)
-    tokens = greedy(scores)
-    not_numbers = _chose_nan(scores, tokens)
+    tokens, not_numbers = tables.find_likeliest(scores)
     for group, draw_lines in drawing:
         if group is not None:
             lines = _get_line_index(group, tables, tokens)
             tokens.index_copy_(0, lines, _draw_in_chunks(every, draw_lines, lines)[0])
     return tokens, not_numbers
-
-
-def _chose_nan(scores: Tensor, likeliest: Tensor) -> Tensor:
-    """The lines that hold NaN, bool ``[L]``: there the likeliest token is one of them."""
-    return scores.gather(1, likeliest[:, None])[:, 0].isnan()
 
 
 def _draw_in_chunks(every: Lines, draw_lines: DrawFunction, lines: Tensor | None = None) -> tuple[Tensor, Tensor]:

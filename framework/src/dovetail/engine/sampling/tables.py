@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -10,6 +12,7 @@ from dovetail.engine.engine_request import Request
 from dovetail.engine.request.checks import LogprobsMode
 from dovetail.engine.sampling.bias import Biases
 from dovetail.engine.sampling.draw import WEIGHT_BITS
+from dovetail.engine.sampling.greedy import likeliest
 from dovetail.engine.sampling.penalties import TokenCounts
 from dovetail.engine.sampling.random_bits import BITS
 from dovetail.engine.sampling.slots import Upload
@@ -34,6 +37,7 @@ class SamplingTables:
         upload: copies an array to the device, see :meth:`~dovetail.nn.Platform.upload`.
         sorts: the device sorts a vocabulary faster than it makes histograms of it, as GPUs do. Tokens are the same either way.
         logprobs_mode: what sampled tokens show as their logprobs.
+        find_likeliest: the device's way to do what :func:`dovetail.nn.ops.likeliest` does.
 
     Attributes:
         floats: float32 ``[rows + 1, 4]``: temperature (0 for greedy) and the penalties.
@@ -52,10 +56,12 @@ class SamplingTables:
         *,
         sorts: bool = False,
         logprobs_mode: LogprobsMode = "raw_logprobs",
+        find_likeliest: Callable[[Tensor], tuple[Tensor, Tensor]] = likeliest,
     ) -> None:
         self.upload = upload
         self.logprobs_mode = logprobs_mode
         self.sorts = sorts
+        self.find_likeliest = find_likeliest
         self._floats = np.tile(np.array(GREEDY_FLOATS, np.float32), (rows + 1, 1))
         self._numbers = np.tile(np.array(GREEDY_NUMBERS, np.int64), (rows + 1, 1))
         self.floats: Tensor = upload(self._floats.copy())

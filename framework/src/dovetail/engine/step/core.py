@@ -35,6 +35,7 @@ from dovetail.engine.request.pooling_params import (
     resolve_pooling_params,
 )
 from dovetail.engine.sampling.edits import LogitEdits, build_logit_edits
+from dovetail.engine.sampling.greedy import likeliest
 from dovetail.engine.sampling.metadata import build_sampling_metadata, get_sampling_flags
 from dovetail.engine.sampling.tables import SamplingTables
 from dovetail.engine.step.drafting import Speculation
@@ -198,6 +199,7 @@ class EngineCore:
             runner.platform.upload,
             sorts=runner.platform.sorts_fast,
             logprobs_mode=args.logprobs_mode,
+            find_likeliest=runner.ctx.ops.claimed.get("likeliest", likeliest),
         )
         runner.bind_batch(
             self.batch,

@@ -20,6 +20,7 @@ from dovetail.engine.sampling.metadata import SamplingMetadata
 from dovetail.engine.sampling.sampler import Sampled, sample
 from dovetail.engine.sampling.tables import SamplingTables
 from dovetail.engine.step.input_batch import InputBatch, SamplingIndices, StepWork
+from dovetail.nn.ops import Ops
 from dovetail.nn.platform import Platform
 from dovetail.nn.step import KVIndex, Step
 
@@ -54,6 +55,7 @@ class DecodeGraphRunner:
     Args:
         forward: from a step to logits ``[P, V]``.
         seq_len_buckets: of the sequence length, from :meth:`dovetail.nn.AttentionBackend.capture_lengths`.
+        ops: the platform's operations.
         capture: record graphs. Otherwise the same work is launched each time, with the same result bit for bit.
     """
 
@@ -66,10 +68,12 @@ class DecodeGraphRunner:
         last_tokens: Tensor,
         seq_len_buckets: tuple[int, ...],
         *,
+        ops: Ops,
         capture: bool,
     ) -> None:
         self.platform = platform
         self.forward = forward
+        self.decode_inputs = ops.decode_inputs
         self.batch = batch
         self.sampling = sampling
         self.last_tokens = last_tokens
@@ -79,6 +83,7 @@ class DecodeGraphRunner:
         self.sizes = build_capture_sizes(self.padding_row)
         self.inputs = torch.zeros(4, self.padding_row, dtype=torch.int64, device=platform.device)
         self.arange = torch.arange(self.padding_row + 1, dtype=torch.int32, device=platform.device)
+        self.lines = self.arange.long()
         self._captured: dict[tuple[int, int, bool, bool, SamplingMetadata | None], CapturedStep] = {}
 
     def run(
@@ -153,19 +158,20 @@ class DecodeGraphRunner:
 
     def _step(self, size: int, bound: int, adapted: bool, shifted: bool) -> Step:
         rows, totals = self.inputs[0, :size], self.inputs[1, :size]
-        positions = totals - 1
         block = self.batch.block_size
         kv = []
         for table in self.batch.tables:
-            tables = table[:, : -(-bound // block)].index_select(0, rows)
-            entries = tables.gather(1, (positions // block)[:, None])[:, 0]
-            kv.append(KVIndex(tables, entries.long() * block + positions % block))
+            blocks = table[:, : -(-bound // block)]
+            tokens, positions, lengths, tables, slots = self.decode_inputs(
+                rows, totals, self.last_tokens, blocks, block
+            )
+            kv.append(KVIndex(tables, slots))
         return Step(
-            tokens=self.last_tokens.index_select(0, rows),
+            tokens=tokens,
             positions=positions,
             query_start=self.arange[: size + 1],
-            seq_lens=totals.int(),
-            logits_indices=self.arange[:size].long(),
+            seq_lens=lengths,
+            logits_indices=self.lines[:size],
             kv=tuple(kv),
             max_query_len=1,
             max_seq_len=bound,

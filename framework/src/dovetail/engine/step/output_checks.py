@@ -93,6 +93,9 @@ class _CheckedProduct(_Checked):
         super().__init__(kernel, check)
         self._check_gated = check_gated
 
+    def defers(self, tokens: int) -> bool:
+        return False  # each product is checked by itself
+
     def multiply_gated(self, x: Tensor, gate: Gate) -> Any:
         if type(self._kernel).multiply_gated is WeightKernel.multiply_gated:
             return gate(self(x))

@@ -335,6 +335,7 @@ class ModelRunner:
                 sampling,
                 self._last_tokens,
                 lengths,
+                ops=self.ctx.ops,
                 capture=not eager,
             )
 
@@ -370,7 +371,8 @@ class ModelRunner:
         return logits.contiguous()
 
     def _forward(self, step: Step) -> Tensor:
-        return self._compute_logits(self.compute_hidden_states(step)[step.logits_indices])
+        """Logits of a step that samples after each of its tokens."""
+        return self._compute_logits(self.compute_hidden_states(step))
 
     @torch.inference_mode()
     def launch(

