@@ -17,7 +17,13 @@ class PoolingModel(nn.Module):
     depend on devices, quantization or sharding. The Plan says which hidden states are pooled and whether the vector is
     normalised (:attr:`dovetail.api.ModelCard.pooling` is the model's default), and the engine handles prompts that are
     computed in chunks. Embeddings need nothing more.
+
+    Attributes:
+        image_elements: of a model that sees: the most elements of activations that are alive while it embeds an image, by
+            which memory is planned.
     """
+
+    image_elements: int = 0
 
     def rename(self, name: str) -> str | None:
         """The name under which the model expects a tensor of a Hugging Face checkpoint, or None for one that it leaves
@@ -28,11 +34,6 @@ class PoolingModel(nn.Module):
     def forward(self, step: Step) -> Tensor:
         """Hidden states after the last norm, ``[T, C]``."""
         raise NotImplementedError
-
-    image_elements: int = 0
-    """Of a model that sees: the most elements of activations that are alive while it embeds an image, by which memory is
-    planned.
-    """
 
     def embed_image(self, arrays: Mapping[str, Tensor]) -> Tensor:
         """The embeddings of one image, ``[N, C]``: one for each token in the ``rows`` of
