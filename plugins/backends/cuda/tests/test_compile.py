@@ -19,5 +19,9 @@ def test_the_kernels_compile(tmp_path: Path) -> None:
     script = Path(__file__).with_name("compile_kernels.py")
     done = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    kernels = "_add_norm_kernel _one_kernel _silu_mul_kernel _some_kernel decode_kernel plan_kernel write_kernel"
+    kernels = (
+        "_add_kernel _add_norm_kernel _angles_kernel _best_kernel _best_of_parts_kernel _copy_kernel _decode_inputs_kernel "
+        "_list_kernel _one_down_kernel _one_kernel _one_up_kernel _product_kernel _route_kernel _silu_mul_kernel _some_kernel "
+        "decode_kernel plan_kernel write_kernel"
+    )
     assert done.stdout.split() == kernels.split()
