@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     new.add_argument("name", help="its name, such as my-model")
     new.add_argument(
         "--architecture",
-        help="of a model, as architectures in its config.json has it, such as LlamaForCausalLM (default: made from the name)",
+        help="of a model, as architectures in its config.json has it, such as MyModelForCausalLM (default: made from the name)",
     )
     new.add_argument("--directory", type=Path, default=Path(), help="where to write it (default: here)")
 

@@ -179,7 +179,7 @@ def check_architecture(kind: str, architecture: str) -> None:
         raise UsageError(
             "wanted an architecture of letters, digits and underscores that begins with a letter and has at most "
             f"{MAX_ARCHITECTURE} characters, found {architecture!r}",
-            "give it as architectures in config.json has it, for example LlamaForCausalLM",
+            "give it as architectures in config.json has it, for example MyModelForCausalLM",
         )
 
 

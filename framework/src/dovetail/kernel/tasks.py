@@ -113,7 +113,7 @@ def check_token_labels(config: ModelConfig, card: ModelCard) -> None:
         f"classifier_from_token names tokens for a classifier's labels, and the model {card.name} is for "
         f"{', '.join(card.tasks)}{'' if 'classify' not in card.tasks else ' with a head of its own'}",
         'name the architecture of a classifier, such as --hf-overrides \'{"architectures": '
-        '["Qwen3ForSequenceClassification"], …}\', or leave the key out',
+        '["…ForSequenceClassification"], …}\', or leave the key out',
     )
 
 

@@ -293,8 +293,8 @@ class SequenceClassifier(Decoder):
 
     With ``classifier_token_ids`` in the configuration there is no such head, and the labels' logits are those of tokens in
     the language model's head, or of two tokens their difference; see ``classifier_method`` of
-    :class:`dovetail.api.ModelConfig`. So rerankers are read that were trained to answer with one of two words (Qwen3
-    Reranker; Zhang et al., 2025).
+    :class:`dovetail.api.ModelConfig`. So rerankers are read that were trained to answer with one of two words
+    (Zhang et al., 2025).
 
     Attributes:
         classifier: class attribute, the checkpoint name of that head.
