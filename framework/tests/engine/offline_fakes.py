@@ -35,6 +35,7 @@ def ranking(logprobs: Sequence[float]) -> list[int]:
 def fake_plan(**changes: Any) -> Any:
     checkpoint = SimpleNamespace(generation_config=changes.pop("generation_config", {}), tokenizer_path=None)
     plan = {
+        "processor": None,
         "model": "fake",
         "architecture": "Fake",
         "tasks": ("generate",),

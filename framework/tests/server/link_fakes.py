@@ -47,6 +47,7 @@ def fake_plan() -> Any:
         config={},
         build_model_config=lambda: SimpleNamespace(vocab_size=50, hidden_size=8),
         checkpoint=SimpleNamespace(generation_config={}),
+        processor=None,
         tasks=("generate",),
     )
 

@@ -101,9 +101,8 @@ class Qwen2VLImageProcessor(ImageProcessor):
         patches = pixels.reshape(3, rows, merge, patch, columns, merge, patch).transpose(1, 4, 2, 5, 0, 3, 6)
         patches = patches.reshape(rows, columns, merge**2, 3, 1, patch, patch)
         patches = np.repeat(patches, options.temporal_patch_size, axis=4).reshape(rows, columns, merge**2, -1)
-        places: Any = np.indices((rows * merge, columns * merge)).transpose(1, 2, 0)
-        places = places.reshape(rows, merge, columns, merge, 2).transpose(0, 2, 1, 3, 4)
-        places = places.reshape(rows, columns, merge**2, 2)
+        lines_and_places = np.indices((rows * merge, columns * merge)).reshape(2, rows, merge, columns, merge)
+        places = lines_and_places.transpose(1, 3, 2, 4, 0).reshape(rows, columns, merge**2, 2)
         windows = (-(-rows // self.window), -(-columns // self.window))
         count = rows * columns
         order = self._by_window(np.arange(count).reshape(rows, columns), windows)  # [W, window * window]
