@@ -192,7 +192,15 @@ def hooks_page() -> str:
     out += [describe_class(node) for node in cards.values()]
     out += ["## Words on cards", aliases(module(API / "cards.py"))]
     out.append("## What cards lead to")
-    for file in ("checkpoint.py", "config.py", "decoder_config.py", "rope.py", "grammar.py", "proposer.py"):
+    for file in (
+        "checkpoint.py",
+        "config.py",
+        "decoder_config.py",
+        "rope.py",
+        "grammar.py",
+        "proposer.py",
+        "images.py",
+    ):
         out += [describe_class(node) for name, node in classes(file).items() if not name.startswith("_")]
     read_rope = next(
         f for f in module(API / "rope.py").body if isinstance(f, ast.FunctionDef) and f.name == "read_rope"
