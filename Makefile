@@ -15,6 +15,8 @@ TESTS := $(BIN)/python -m pytest -n logical --dist loadfile --no-loadscope-reord
 # One after the other, those that measure time.
 ALONE := $(BIN)/python -m pytest
 MEASURING := $(shell grep -rl --include='*.py' pytest.mark.alone framework/tests plugins tests)
+# Tests that compare with transformers, which no plugin requires but the one of that name.
+COMPARING := $(filter-out plugins/models/transformers/%,$(shell grep -rlE --include='test_*.py' 'check_parity|importorskip."transformers' plugins))
 PROJECTS := $(wildcard framework/pyproject.toml plugins/*/*/pyproject.toml)
 NODE := tests/clients/node
 NODE_STAMP := $(NODE)/node_modules/.installed
@@ -63,10 +65,11 @@ lint: install
 docs: install
 	$(BIN)/python scripts/gen_docs.py
 
-# The tests of each plugin run among these, with it and the framework alone (tests/repository/test_rules.py).
+# The tests of each plugin run among these, with it and the framework alone (tests/repository/test_rules.py), where those that compare with
+# transformers are skipped; so they run once more.
 # Those of whole servers and of the repository come first, some of them minutes in one file; the framework's files keep all cores busy to the end.
 test: lint
-	$(TESTS) -m "not sweep and not alone" tests framework/tests
+	$(TESTS) -m "not sweep and not alone" tests framework/tests $(COMPARING)
 	$(ALONE) -m "alone and not sweep" $(MEASURING)
 
 test-all: lint
