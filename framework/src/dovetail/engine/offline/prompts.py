@@ -111,7 +111,7 @@ def _read_prompt(
 
 
 def _read_media(media: Any, position: int) -> tuple[Any, ...]:
-    if not isinstance(media, Mapping) or media.keys() - {"image"}:
+    if not isinstance(media, Mapping) or media.keys() != {"image"}:
         raise RequestError(
             f"the multi_modal_data of prompt {position} is {media!r:.200}",
             'give {"image": image} or {"image": [images]}: only images are read',
