@@ -19,7 +19,7 @@ def dovetail_register_models() -> list[ModelCard]:
                 "gguf": NamingCard(
                     architectures=("llama", "mistral", "granite"), target="dovetail_models_llama.gguf:NAMING"
                 ),
-                "mistral": NamingCard(architectures=("dense",), target="dovetail_models_llama.mistral:NAMING"),
+                "mistral": NamingCard(architectures=("mistral",), target="dovetail_models_llama.mistral:NAMING"),
             },
         ),
         ModelCard(
