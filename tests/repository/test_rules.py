@@ -158,7 +158,6 @@ def test_rule_2_and_3_contracts_cover_every_package() -> None:
 # Rule 3: nothing in dovetail names a plugin, or one of its models, formats or devices.
 
 GENERIC = {
-    "dense": "a matrix in full precision, and the framework's own format of it",
     "json": "the standard library's module, and what the server speaks",
     "openai": "whose API the server speaks, and whose library its clients use",
     "cpu": "torch's word for the host, which every platform has beside its device",

@@ -47,7 +47,7 @@ def fill(
 ) -> Tensor:
     """Give a layer weights; its dense matrix ``[N, K]``."""
     weights = {part: make_weight(*shape) for part, shape in layer.parts.items()}
-    layer.finish(weights, lambda weight, kind: kernel(weight, kind, DEVICE, dtype))
+    layer.finish(dict(weights), lambda weight, kind: kernel(weight, kind, DEVICE, dtype))
     return torch.cat([w.dense(dtype) for w in weights.values()])
 
 

@@ -77,10 +77,17 @@ class WeightLayer(nn.Module):
         ranges = self._row_ranges(part)
         return bias if ranges is None else take(bias, ranges, 0)
 
-    def finish(self, weights: Mapping[str, StoredWeight], make_kernel: MakeKernel) -> None:
-        """Join the parts if their format supports it, and create each joined weight's kernel."""
+    def finish(self, weights: dict[str, StoredWeight], make_kernel: MakeKernel) -> None:
+        """Join the parts if their format supports it, and create each joined weight's kernel.
+
+        Args:
+            weights: by part; left empty, because what was joined need not be there while the kernel is made.
+        """
         parts = list(weights.values())
+        weights.clear()
         joined = parts[0].join(parts) if len(parts) > 1 else None
+        if joined is not None:
+            parts.clear()
         self.kernels = [make_kernel(w, self.kind) for w in ([joined] if joined is not None else parts)]
 
     def _row_ranges(self, part: str) -> tuple[Range, ...] | None:
@@ -109,7 +116,7 @@ class Linear(WeightLayer):
 
     lora: StackedLayerAdapters | None = None
 
-    def finish(self, weights: Mapping[str, StoredWeight], make_kernel: MakeKernel) -> None:
+    def finish(self, weights: dict[str, StoredWeight], make_kernel: MakeKernel) -> None:
         super().finish(weights, make_kernel)
         if self.lora is not None:
             self.lora.allocate()
@@ -228,7 +235,7 @@ class Embedding(WeightLayer):
         super().__init__({name: (rows, columns)}, parallel, cut)
         self.weight: StoredWeight | None = None
 
-    def finish(self, weights: Mapping[str, StoredWeight], make_kernel: MakeKernel) -> None:
+    def finish(self, weights: dict[str, StoredWeight], make_kernel: MakeKernel) -> None:
         (self.weight,) = weights.values()  # kept, for a head that is tied to it
         super().finish(weights, make_kernel)
 

@@ -22,6 +22,7 @@ from dovetail.testing.comparison import assert_close, label, tolerance
 from dovetail.testing.harness import build_model, one_thread, parse_config, random_checkpoint, run_batch
 from dovetail.testing.host_reads import host_reads_refused
 from dovetail.testing.resolution import claim
+from dovetail.testing.unused import check_all_is_used
 
 SIZES = ((40, 30), (23, 61), (64, 64))
 """Width and height of the pictures."""
@@ -39,7 +40,7 @@ def check_images(
 ) -> None:
     """Check a card's ``processor`` and its model's ``embed_image``, with a tiny configuration and random weights.
 
-    Checks that an image is processed to the same result each time, with as many rows as the model embeds; that embedding
+    Checks that the model uses every layer that it asks checkpoints for, for text or for an image; that an image is processed to the same result each time, with as many rows as the model embeds; that embedding
     reads nothing on the host; that a prompt with two images gives the same logits whole and in chunks, also ones that
     end within an image, and that another picture changes the logits of its own tokens and those after, and of none
     before.
@@ -67,6 +68,7 @@ def check_images(
     for picture, image in zip(pictures, images, strict=True):
         _check_repeated(card, image, processor.process(picture))
     rows = [_embed(card, model, ctx, image) for image in images]
+    check_all_is_used(card, config, lambda seen, context: _embed(card, seen, context, images[0]))
     first, second, third = (0, 1, len(images) - 1) if len(images) > 2 else (0, 1, 0)
     expected, before = _run(processor, model, ctx, images, rows, (first, second), None)
     for size in (1, 5):

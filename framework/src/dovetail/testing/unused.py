@@ -18,9 +18,14 @@ from dovetail.testing.harness import build_model, one_thread, parse_config, rand
 LENGTH = 12
 
 
-def check_all_is_used(card: ModelCard, config: Mapping[str, Any]) -> None:
+def check_all_is_used(
+    card: ModelCard, config: Mapping[str, Any], more: Callable[[PoolingModel, Context], Tensor] | None = None
+) -> None:
     """Check that the outputs depend on what each layer computes, and on each plain tensor: change one after the other,
     and compare bit by bit.
+
+    Args:
+        more: of the model's outputs, besides those for a prompt of text.
 
     Raises:
         AssertionError: names the layers and tensors.
@@ -33,7 +38,8 @@ def check_all_is_used(card: ModelCard, config: Mapping[str, Any]) -> None:
 
     def run() -> tuple[Tensor, ...]:
         hidden = run_tokens(model, ctx, prompt)
-        return (hidden, _pooled_logits(model, ctx, hidden)) if labelled else (hidden,)
+        found = (hidden, _pooled_logits(model, ctx, hidden)) if labelled else (hidden,)
+        return found if more is None else (*found, more(model, ctx))
 
     before = run()
 

@@ -53,7 +53,7 @@ def test_card(tmp_path: Path) -> None:
     check_loader(card, tmp_path, TENSORS)
 
 
-@pytest.mark.parametrize(("params", "architecture"), [({}, "dense"), ({"moe": {"num_experts": 2}}, "moe")])
+@pytest.mark.parametrize(("params", "architecture"), [({}, "mistral"), ({"moe": {"num_experts": 2}}, "mixtral")])
 def test_description(tmp_path: Path, params: dict[str, Any], architecture: str) -> None:
     save_file(TENSORS, tmp_path / "consolidated.safetensors")
     (tmp_path / "generation_config.json").write_text('{"temperature": 0.15, "eos_token_id": 7}')

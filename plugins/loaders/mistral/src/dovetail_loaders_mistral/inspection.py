@@ -27,7 +27,7 @@ from dovetail.api import (
 
 NAMING = "mistral"
 PARAMS, SINGLE = "params.json", "consolidated.safetensors"
-DENSE, SPARSE = "dense", "moe"
+DENSE, SPARSE = "mistral", "mixtral"
 """Names of the two architectures: the files themselves do not name them."""
 TEKKEN = "tekken.json"
 SENTENCEPIECE = re.compile(r"tokenizer\.model(?:\.v(\d+)(?:m\d+)?)?")

@@ -19,7 +19,7 @@ def dovetail_register_models() -> list[ModelCard]:
             "Mistral",
             "Mistral, with its sliding window; e5-mistral",
             ("mistral", "llama"),
-            mistral=NamingCard(architectures=("dense",), target=f"{PACKAGE}.mistral:NAMING"),
+            mistral=NamingCard(architectures=("mistral",), target=f"{PACKAGE}.mistral:NAMING"),
             attention=("sliding",),
         ),
         *_cards("Granite", "Granite, with its four multipliers", forms=("ForCausalLM", "Model")),

@@ -18,7 +18,7 @@ def dovetail_register_models() -> list[ModelCard]:
             layer_kinds=("linear", "head", "embedding", "experts"),
             naming={
                 "gguf": NamingCard(architectures=("llama",), target="dovetail_models_mixtral.gguf:NAMING"),
-                "mistral": NamingCard(architectures=("moe",), target="dovetail_models_mixtral.mistral:NAMING"),
+                "mistral": NamingCard(architectures=("mixtral",), target="dovetail_models_mixtral.mistral:NAMING"),
             },
         )
     ]
