@@ -38,7 +38,7 @@ YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 
 LONG = {"type": "longrope", "long_factor": [1.5] * 4, "short_factor": [1.0] * 4, "factor": 4.0}
 SEEDS: tuple[dict[str, Any], ...] = (
     FULL,
-    {**FULL, "rope_scaling": YARN, "sliding_window": 64},
+    {**FULL, "architectures": ["MistralForCausalLM"], "model_type": "mistral", "rope_scaling": YARN, "sliding_window": 64},
     {**FULL, "rope_scaling": LONG, "tie_word_embeddings": False},
     {**FULL, "rope_scaling": {"type": "dynamic", "factor": 2.0}, "quantization_config": None},
     {**FULL, "architectures": ["GraniteForCausalLM"], "model_type": "granite", "attention_multiplier": 0.1,

@@ -96,7 +96,7 @@ def test_absurd_sizes_of_random_weights(root: Path, tmp_path: Path, key: str) ->
 def test_absurd_lengths(root: Path, tmp_path: Path, key: str, number: int) -> None:
     """A million tokens is what some models have; more than any has is refused."""
     folder = copy(root / "model", tmp_path / "m")
-    replace(folder / "config.json", json.dumps({**CONFIG, key: number}))
+    replace(folder / "config.json", json.dumps({**CONFIG, "architectures": ["MistralForCausalLM"], key: number}))
     outcome = run_trial(lambda: use_model(folder))
     assert outcome.problem is None
     assert (outcome.message is None) == (number == MILLION)

@@ -576,3 +576,46 @@ def test_lists_of_fields_that_are_tuples() -> None:
         sizes: tuple[int, ...] = ()
 
     assert Listed.model_validate({**TINY, "sizes": [1, 2]}).sizes == (1, 2)
+
+
+class Follower(AnyDecoder):
+    unread: ClassVar[tuple[str, ...]] = ("sliding_window", "n_head", "rope_theta")
+    if_null: ClassVar[dict[str, Any]] = {"tie_word_embeddings": True}
+
+
+def test_keys_that_a_model_does_not_follow_are_as_if_the_file_lacked_them() -> None:
+    config = Follower.model_validate({**TINY, "sliding_window": 9, "n_head": 2, "rope_theta": 5e5})
+    assert config == Follower.model_validate(TINY)
+    assert config != Follower.model_validate({**TINY, "num_attention_heads": 2})
+
+
+def test_null_may_be_another_value_than_the_default() -> None:
+    assert Follower.model_validate({**TINY, "tie_word_embeddings": None}).tie_word_embeddings
+    assert not Follower.model_validate(TINY).tie_word_embeddings
+    with pytest.raises(ValidationError, match="is_causal is false, which is not supported"):
+        Follower.model_validate({**TINY, "is_causal": None})  # what the base says of null stays
+
+
+class ByType(AnyDecoder):
+    rope_by_type: ClassVar[bool] = True
+
+
+YARN = {"rope_type": "yarn", "factor": 4.0}
+
+
+@pytest.mark.parametrize(
+    ("keys", "told"),
+    [
+        ({"rope_parameters": {"rope_theta": 1e6}}, "rope_parameters does not say of which layers it is"),
+        ({"rope_scaling": {"type": "linear", "factor": 4.0}}, "rope_scaling has a type and no rope_type"),
+        ({"rope_parameters": {FULL: YARN | {"truncate": False}}}, "truncate of the rotary embedding is false"),
+        (
+            {"rope_parameters": {FULL: YARN | {"short_mscale": 1.1}}},
+            "short_mscale and long_mscale .* are not supported",
+        ),
+    ],
+)
+def test_rotary_embeddings_by_layer_type(keys: dict[str, Any], told: str) -> None:
+    assert ByType.model_validate({**TINY, "rope_parameters": {FULL: YARN}}).rope[FULL].factor == 4.0
+    with pytest.raises(ValidationError, match=told):
+        ByType.model_validate({**TINY, **keys})
