@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import BaseModel, model_validator
 
-MARLIN = "marlin"
+MARLIN: Final = "marlin"
 
 
 class MarlinConfig(BaseModel):
