@@ -128,6 +128,65 @@ def compressed(storage: str, **weights: Any) -> Method:
     return Method({**config, "ignore": ["lm_head", "re:.*gate$"]}, quantize)
 
 
+def hqq(bits: int, axis: int) -> Method:
+    """Of HQQ: groups are the rows (axis 1) or columns (axis 0) of the matrix in another shape."""
+
+    def quantize(matrix: Tensor) -> tuple[Tensors, Tensor]:
+        grid = matrix.reshape(-1, GROUP) if axis else matrix.reshape(GROUP, -1)
+        top = (1 << bits) - 1
+        low, high = grid.amin(axis, keepdim=True), grid.amax(axis, keepdim=True)
+        scales = (high - low) / top
+        zeros = -low / scales
+        codes = (grid / scales + zeros).round().clamp(0, top)
+        parts = codes.to(torch.uint8).unflatten(0, (8 // bits, -1))  # the first rows in the highest bits
+        stored = {
+            ".W_q": sum(part << 8 - bits * (place + 1) for place, part in enumerate(parts)),
+            ".scale": scales,
+            ".zero": zeros,
+            ".nbits": torch.tensor(bits, dtype=torch.int32),
+            ".group_size": torch.tensor(GROUP, dtype=torch.int32),
+            ".axis": torch.tensor(axis, dtype=torch.int32),
+            ".shape": torch.tensor(matrix.shape),
+        }
+        return stored, ((codes - zeros) * scales).reshape(matrix.shape)
+
+    return Method({"quant_method": "hqq", "quant_config": {"weight_quant_params": {"nbits": bits}}}, quantize)
+
+
+def marlin(matrix: Tensor) -> tuple[Tensors, Tensor]:
+    """With a scale a row. Rows are a multiple of 64, columns of 16."""
+    scales = (matrix.abs().amax(1, keepdim=True) / 7).half()
+    codes = (matrix / scales).round().clamp(-7, 7) + 8
+    apart = codes.t().reshape(matrix.shape[1] // 16, 2, 4, 2, -1, 4, 2, 8)
+    tiles = apart.permute(0, 4, 7, 2, 5, 3, 6, 1).flatten(1)
+    stored = {".B": pack(tiles, 4, 1), ".s": scales.view(-1, 4, 4, 2).transpose(1, 2).reshape(1, -1)}
+    return stored, (codes - 8) * scales.float()
+
+
+def aqlm(codebooks: int) -> Method:
+    """Of AQLM: 256 vectors of 8 columns in each codebook, taken from what the others leave."""
+
+    def quantize(matrix: Tensor) -> tuple[Tensors, Tensor]:
+        scales = matrix.std(1).half()[:, None, None]
+        rest = matrix.unflatten(1, (-1, 8)) / scales
+        whole, books, codes = torch.zeros_like(rest), [], []
+        for _ in range(codebooks):
+            flat = rest.flatten(0, 1)
+            books.append(flat[torch.randperm(len(flat), generator=torch.Generator().manual_seed(0))[:256]].half())
+            codes.append(torch.cdist(flat, books[-1].float()).argmin(-1).view(rest.shape[:2]))
+            found = books[-1][codes[-1]].float()
+            whole, rest = whole + found, rest - found
+        stored = {
+            ".codes": torch.stack(codes, -1).to(torch.uint8).view(torch.int8),
+            ".codebooks": torch.stack(books)[:, :, None].contiguous(),
+            ".scales": scales[..., None],
+        }
+        return stored, (whole * scales.float()).flatten(1)
+
+    sizes = {"num_codebooks": codebooks, "nbits_per_codebook": 8, "in_group_size": 8, "out_group_size": 1}
+    return Method({"quant_method": "aqlm", **sizes}, quantize)
+
+
 def mxfp4(matrix: Tensor) -> tuple[Tensors, Tensor]:
     """Of gpt-oss; matrices may be stacked ``[E, N, K]``."""
     positive = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0])
@@ -153,4 +212,8 @@ METHODS: dict[str, Method] = {
     "compressed-tensors, INT8": compressed("int-quantized", num_bits=8, strategy="channel"),
     "fp8": fp8(None),
     "fp8, blocks": fp8((16, 32)),
+    "hqq": hqq(4, 1),
+    "hqq, 2 bits, axis 0": hqq(2, 0),
+    "marlin": Method({"quant_method": "marlin", "group_size": -1}, marlin),
+    "aqlm": aqlm(2),
 }

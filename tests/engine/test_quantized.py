@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +17,19 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from dovetail import LLM, SamplingParams
-from dovetail.testing import empty_model, random_checkpoint, store_together
+from dovetail.api import CheckpointError, LayerKind
+from dovetail.kernel.discovery import import_dotted
+from dovetail.nn import Parallel
+from dovetail.nn.dense import DenseFormat, DenseKernel, DequantizeKernel
+from dovetail.nn.placing import WeightChoice
+from dovetail.testing import build_model, empty_model, random_checkpoint, run_ranks, run_tokens, store_together
 
 from ..quantized import METHODS, Method, mxfp4
 from ..tiny import CONFIG, write_tokenizer
 
 SIZES = {**CONFIG, "hidden_size": 64, "num_attention_heads": 4, "intermediate_size": 96, "num_hidden_layers": 2}
+WIDE = {**SIZES, "num_key_value_heads": 4, "intermediate_size": 128}
+"""Its rows and columns fill the tiles and words of every method, also where they are cut in two."""
 EXPERTS = {**SIZES, "architectures": ["MixtralForCausalLM"], "num_local_experts": 4, "num_experts_per_tok": 2}
 GREEDY = SamplingParams(temperature=0, max_tokens=12, ignore_eos=True)
 PROMPTS = [{"prompt_token_ids": [(7 * i + n) % 256 for i in range(n)]} for n in (1, 12, 40)]
@@ -34,8 +43,8 @@ def write(folder: Path, config: dict[str, Any], tensors: dict[str, Tensor]) -> s
     return str(folder)
 
 
-def write_both(folder: Path, config: dict[str, Any], method: Method) -> tuple[str, str]:
-    """A quantized checkpoint, and one of the matrices that it stands for."""
+def quantize(config: dict[str, Any], method: Method) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The tensors of a quantized checkpoint, and those of the matrices that it stands for."""
     card, *_ = (mixtral_cards if "num_local_experts" in config else llama_cards)()
     stored, dense = {}, {}
     torch.manual_seed(0)
@@ -46,6 +55,12 @@ def write_both(folder: Path, config: dict[str, Any], method: Method) -> tuple[st
         stem = name.removesuffix(".weight")
         parts, dense[name] = method.quantize(value * (0.3 / value.std()))
         stored |= {stem + part: tensor for part, tensor in parts.items()}
+    return stored, dense
+
+
+def write_both(folder: Path, config: dict[str, Any], method: Method) -> tuple[str, str]:
+    """A quantized checkpoint, and one in full precision, as folders."""
+    stored, dense = quantize(config, method)
     quantized = {**config, "quantization_config": method.config}
     return write(folder / "quantized", quantized, stored), write(folder / "dense", config, dense)
 
@@ -57,8 +72,48 @@ def tokens(model: str) -> list[list[int]]:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_tokens(tmp_path: Path, name: str) -> None:
-    quantized, dense = write_both(tmp_path, SIZES, METHODS[name])
+    quantized, dense = write_both(tmp_path, WIDE, METHODS[name])
     assert tokens(quantized) == tokens(dense)
+
+
+def choices(method: Method) -> list[WeightChoice]:
+    """The method's formats with the reference kernel, and full precision for the rest."""
+    name = method.config["quant_method"]
+    cards = import_module(f"dovetail_quant_{name.replace('-', '_')}").dovetail_register_quantization()
+    own = []
+    for card in cards:
+        config = import_dotted(card.config).model_validate(method.config)
+        for type_ in card.types if name in card.methods else ():
+            target = import_dotted(card.target)
+            own.append(WeightChoice("linear", type_, target, [("dequantize", DequantizeKernel)], config, card.name))
+    kinds: tuple[LayerKind, ...] = ("linear", "head", "embedding")
+    return own + [WeightChoice(kind, "float32", DenseFormat, [("dense", DenseKernel)]) for kind in kinds]
+
+
+def logits(config: dict[str, Any], method: Method) -> Callable[..., Tensor]:
+    (card, *_), (stored, _) = llama_cards(), quantize(config, method)
+
+    def run(parallel: Parallel | None = None) -> Tensor:
+        model, ctx = build_model(card, config, stored, max_tokens=64, parallel=parallel, choices=choices(method))
+        return run_tokens(model, ctx, [7 * i % 256 for i in range(20)])
+
+    return run
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_two_devices_give_the_logits_of_one(name: str) -> None:
+    run = logits(WIDE, METHODS[name])
+    whole, (first, second) = run(), run_ranks(2, run)
+    assert torch.equal(first, second)
+    torch.testing.assert_close(first, whole, rtol=1e-4, atol=1e-4)
+
+
+def test_a_cut_within_what_is_stored_together_is_refused() -> None:
+    """Half the heads for keys have 16 rows, and zero-points of 3 bits are packed for 32."""
+    run = logits(SIZES, METHODS["gptq, 3 bits, zero-points"])
+    assert run().isfinite().all()
+    with pytest.raises(CheckpointError, match="cannot be cut at rows 0 and 16 of 32: 32 of them are stored together"):
+        run_ranks(2, run)
 
 
 @pytest.mark.parametrize("name", ["gptq", "awq", "compressed-tensors", "fp8", "fp8, blocks"])

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dovetail.nn import Axis, Codes, Field, GroupedWeight, packed_axis, unpack_integers
+from dovetail.nn import Axis, Codes, Field, GroupedWeight, pack_integers, packed_axis, unpack_integers
 
 
 def pack(codes: list[int], bits: int) -> list[int]:
@@ -29,6 +29,9 @@ def test_codes_continue_from_word_to_word(bits: int, dim: int) -> None:
     found = unpack_integers(words if dim else words.t(), bits, dim)
     assert found.dtype == torch.uint8
     assert torch.equal(found if dim else found.t(), codes.to(torch.uint8))
+    again = pack_integers(found, bits, dim)
+    assert again.dtype == torch.int32
+    assert torch.equal(again if dim else again.t(), words)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

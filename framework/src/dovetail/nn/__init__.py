@@ -13,7 +13,7 @@ from dovetail.nn.decoders import (
     SequenceClassifier,
 )
 from dovetail.nn.experts import Experts, ExpertsKernel, ExpertWeights
-from dovetail.nn.grouped import Codes, GroupedWeight, PackedWeight, packed_axis, unpack_integers
+from dovetail.nn.grouped import Codes, GroupedWeight, PackedWeight, pack_integers, packed_axis, unpack_integers
 from dovetail.nn.layers import Embedding, Head, HeadSections, HeadStack, LayerNorm, Linear, RMSNorm
 from dovetail.nn.mixtures import Mixture
 from dovetail.nn.model import CausalLM, PoolingModel
@@ -97,6 +97,7 @@ __all__ = [
     "TwoLevelScales",
     "WeightKernel",
     "WeightName",
+    "pack_integers",
     "packed_axis",
     "read_microscales",
     "read_scales",

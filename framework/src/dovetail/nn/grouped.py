@@ -44,6 +44,29 @@ def unpack_integers(words: Tensor, bits: int, dim: int) -> Tensor:
     return torch.stack(codes, dim + 1).flatten(dim, dim + 1)
 
 
+def pack_integers(codes: Tensor, bits: int, dim: int) -> Tensor:
+    """Pack codes as :func:`unpack_integers` reads them.
+
+    Args:
+        codes: uint8 ``[..., n, ...]``, below ``2 ** bits``, whole units.
+        bits: 1 to 8.
+        dim: along which they are packed.
+
+    Returns:
+        int32 ``[..., n * bits / 32, ...]``.
+    """
+    unit = math.lcm(bits, WORD)
+    apart = codes.unflatten(dim, (-1, unit // bits))
+    words = [torch.zeros_like(apart.select(dim + 1, 0), dtype=torch.int32) for _ in range(unit // WORD)]
+    for place, start in enumerate(range(0, unit, bits)):
+        word, shift = divmod(start, WORD)
+        code = apart.select(dim + 1, place).int()
+        words[word] |= code << shift
+        if (left := WORD - shift) < bits:
+            words[word + 1] |= code >> left
+    return torch.stack(words, dim + 1).flatten(dim, dim + 1)
+
+
 def packed_axis(dim: int, bits: int) -> Axis:
     """How a tensor of packed integers follows the side of the matrix along which it is packed."""
     unit = math.lcm(bits, WORD)

@@ -289,7 +289,7 @@ class Head(Linear):
     def tied(self) -> Embedding | None:
         return self._tied[0] if self._tied else None
 
-    def finish(self, weights: Mapping[str, StoredWeight], make_kernel: MakeKernel) -> None:
+    def finish(self, weights: dict[str, StoredWeight], make_kernel: MakeKernel) -> None:
         if self.normalized:
             (weight,) = weights.values()
             count, columns = weight.shape
@@ -321,7 +321,7 @@ class TokenHead(Head):
         self.tokens = torch.tensor(tokens)
         self.kept = torch.empty(0)  # float32 [len(tokens), K]
 
-    def finish(self, weights: Mapping[str, StoredWeight], make_kernel: MakeKernel) -> None:
+    def finish(self, weights: dict[str, StoredWeight], make_kernel: MakeKernel) -> None:
         (weight,) = weights.values()
         own, rows = self._own(weight.shape[0])
         device = next(iter(weight.all_fields().values())).data.device

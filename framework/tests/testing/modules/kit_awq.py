@@ -11,7 +11,7 @@ from kit_quant_configs import AwqConfig
 from torch import Tensor
 
 from dovetail.api import LazyTensor
-from dovetail.nn import AffineWeight, Axis, Components, Field, QuantFormat, StoredWeight, WeightName, read_tensor
+from dovetail.nn import Axis, Codes, Components, Field, GroupedWeight, QuantFormat, WeightName, read_tensor
 
 PLACES = (0, 4, 1, 5, 2, 6, 3, 7)
 """Row → its place within the integer, in units of 4 bits."""
@@ -23,8 +23,8 @@ def unpack(packed: Tensor) -> Tensor:
     return ((packed[..., None] >> shifts) & 15).flatten(1).t().to(torch.uint8)
 
 
-@dataclass(frozen=True, eq=False)
-class AwqWeight(StoredWeight):
+@dataclass(frozen=True, eq=False, kw_only=True)
+class AwqWeight(GroupedWeight):
     """
     Attributes:
         codes: int32 ``[K, N / 8]``.
@@ -35,25 +35,17 @@ class AwqWeight(StoredWeight):
     codes: Tensor
     zeros: Tensor
     scales: Tensor
-    group: int
 
     def fields(self) -> dict[str, Field]:
+        shared = Axis(0, self.group) if len(self.scales) > 1 else None
         return {
             "codes": Field(self.codes, Axis(1, 8), Axis(0)),
-            "zeros": Field(self.zeros, Axis(1, 8), Axis(0, self.group)),
-            "scales": Field(self.scales, Axis(1), Axis(0, self.group)),
+            "zeros": Field(self.zeros, Axis(1, 8), shared),
+            "scales": Field(self.scales, Axis(1), shared),
         }
 
-    def dequantize(self, dtype: torch.dtype) -> Tensor:
-        codes = unpack(self.codes).float().unflatten(1, (-1, self.group))  # [N, G, group]
-        zeros, scales = unpack(self.zeros).float()[..., None], self.scales.t().float()[..., None]
-        return ((codes - zeros) * scales).flatten(1).to(dtype)
-
-    def pack(self, packing: str) -> AffineWeight | None:
-        if packing != "affine":
-            return None
-        scales = self.scales.t().float()
-        return AffineWeight(unpack(self.codes), scales, -scales * unpack(self.zeros), 4, self.group)
+    def unpack(self) -> Codes:
+        return Codes(unpack(self.codes), self.scales.t(), unpack(self.zeros).float())
 
 
 class AwqFormat(QuantFormat):
@@ -70,10 +62,18 @@ class AwqFormat(QuantFormat):
 
     def load(
         self, weight: WeightName, tensors: Mapping[str, LazyTensor], device: torch.device, dtype: torch.dtype
-    ) -> StoredWeight:
+    ) -> AwqWeight:
         n, k = self.shape(weight, tensors)
         count = k // self.config.group_size
         codes = read_tensor(tensors[".qweight"]).to(device)
         zeros = read_tensor(tensors[".qzeros"], (count, n // 8), dtypes=(torch.int32,)).to(device)
         scales = read_tensor(tensors[".scales"], (count, n), finite=True).to(device)
-        return AwqWeight((n, k), tensors[".qweight"].type, codes, zeros, scales, self.config.group_size)
+        return AwqWeight(
+            shape=(n, k),
+            type=tensors[".qweight"].type,
+            bits=4,
+            group=self.config.group_size,
+            codes=codes,
+            zeros=zeros,
+            scales=scales,
+        )

@@ -16,13 +16,13 @@ from dovetail.nn import (
     CodebookWeight,
     Components,
     Field,
-    Float4Weight,
+    MicroscaledWeight,
     QuantFormat,
     StoredWeight,
     WeightName,
+    read_microscales,
     read_tensor,
 )
-from dovetail.nn.packings import E2M1
 
 STATE = ".weight.quant_state.bitsandbytes__nf4"
 
@@ -84,35 +84,6 @@ class Nf4Format(QuantFormat):
         return json.loads(bytes(read_tensor(tensors[STATE], dtypes=(torch.uint8,)).tolist()))
 
 
-@dataclass(frozen=True, eq=False)
-class Mxfp4Weight(StoredWeight):
-    """
-    Attributes:
-        blocks: uint8 ``[N, G, 16]``, the even column in the low half.
-        scales: uint8 ``[N, G]``, exponents of 2, plus 127.
-    """
-
-    blocks: Tensor
-    scales: Tensor
-
-    def fields(self) -> dict[str, Field]:
-        return {
-            "blocks": Field(self.blocks, Axis(0), Axis(1, 32)),
-            "scales": Field(self.scales, Axis(0), Axis(1, 32)),
-        }
-
-    def dequantize(self, dtype: torch.dtype) -> Tensor:
-        codes = torch.stack((self.blocks & 15, self.blocks >> 4), -1).flatten(2).int()  # [N, G, 32]
-        magnitudes = torch.tensor(E2M1, device=codes.device)
-        values = torch.cat((magnitudes, -magnitudes))[codes]
-        return torch.ldexp(values, self.scales.int()[..., None] - 127).flatten(1).to(dtype)
-
-    def pack(self, packing: str) -> Float4Weight | None:
-        if packing != "float4":
-            return None
-        return Float4Weight(self.blocks.flatten(1), self.scales.view(torch.float8_e8m0fnu), 32)
-
-
 class Mxfp4Format(QuantFormat):
     def components(self, weight: WeightName) -> Components | None:
         return Components(("_blocks", "_scales")) if weight.kind == "experts" else None
@@ -123,8 +94,8 @@ class Mxfp4Format(QuantFormat):
 
     def load(
         self, weight: WeightName, tensors: Mapping[str, LazyTensor], device: torch.device, dtype: torch.dtype
-    ) -> StoredWeight:
+    ) -> MicroscaledWeight:
         n, k = self.shape(weight, tensors)
-        blocks = read_tensor(tensors["_blocks"], (n, k // 32, 16)).to(device)
-        scales = read_tensor(tensors["_scales"], (n, k // 32), dtypes=(torch.uint8,)).to(device)
-        return Mxfp4Weight((n, k), tensors["_blocks"].type, blocks, scales)
+        blocks = read_tensor(tensors["_blocks"], (n, k // 32, 16)).flatten(1).to(device)
+        scales = read_microscales(tensors["_scales"], (n, k // 32)).to(device)
+        return MicroscaledWeight(shape=(n, k), type=tensors["_blocks"].type, codes=blocks, scales=scales, group=32)
