@@ -193,7 +193,7 @@ CHECKPOINTS: dict[str, tuple[Break, str]] = {
     "no configuration": (without("config.json"), r"wanted config\.json in \S+, found none; complete the download"),
     "no weights": (
         without("model.safetensors"),
-        r"wanted weights \(\*\.safetensors, .*\) at \S+, found config\.json, tokenizer\.json; complete the download, or install",
+        r"wanted weights \(consolidated\*\.safetensors, \*\.safetensors, .*\) at \S+, found config\.json, tokenizer\.json; complete the download, or install",
     ),
     "an empty weight file": (
         written("", "model.safetensors"),
@@ -225,7 +225,7 @@ CHECKPOINTS: dict[str, tuple[Break, str]] = {
     ),
     "a GGUF without a key": (
         lambda folder: container(folder, block_count=None),
-        r"llama: the GGUF metadata lacks the key llama\.block_count; mixtral: .* convert the model again, or give",
+        r"llama: the GGUF metadata lacks the key llama\.block_count; mistral: .* convert the model again, or give",
     ),
     "weights quantized by a method that nobody reads": (
         configured(quantization_config={"quant_method": "quip", "bits": 4}),

@@ -22,7 +22,7 @@ def test_weights_of_a_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     found = whole[len(short) :].lstrip().split("\n\n")
     assert (
         found[0]
-        == f"weights        {7 * layers + 1} by the tensors that each is made of; {2 * layers + 1} other tensors are norms and biases"
+        == f"weights        {7 * layers + 1} by the tensors that each is made of; {2 * layers + 1} other tensors are norms, biases and the like"
     )
     assert found[1].startswith(f"{7 * layers} linear, each of .weight (float32)\n  format       dense (dovetail ")
     assert found[2].startswith("1 embedding, each of .weight (float32)\n")

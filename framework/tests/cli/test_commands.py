@@ -301,7 +301,7 @@ def test_doctor_passes_where_all_is_well(walnut: Site, capsys: Out) -> None:
     assert found["healthy"]
     assert {f["severity"] for f in found["findings"]} <= {"note"}
     assert run("plugins", "doctor", ONLY) == 0
-    assert capsys.readouterr().out.splitlines()[-1].endswith(" plugins load")
+    assert capsys.readouterr().out.splitlines()[-1].endswith(" plugins load, the framework's own parts among them")
 
 
 def test_doctor_passes_where_only_other_parts_are_missing(walnut: Site, capsys: Out) -> None:
@@ -323,7 +323,7 @@ def test_doctor_names_what_is_broken_and_fails(walnut: Site, capsys: Out) -> Non
     assert run(*arguments) == 1
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "error: broken:main: ValueError: oops; update, repair or uninstall it"
-    assert lines[-1].endswith(" plugins load; see the errors above")
+    assert lines[-1].endswith(" among them; see the errors above")
     found = answer(capsys, *arguments, "--json", code=1)
     assert not found["healthy"]
     assert found["findings"][0] == {

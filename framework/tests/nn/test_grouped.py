@@ -38,7 +38,7 @@ def test_codes_continue_from_word_to_word(bits: int, dim: int) -> None:
 class PlainWeight(GroupedWeight):
     codes: Tensor
     scales: Tensor
-    zeros: int | Tensor
+    zeros: float | Tensor
 
     def fields(self) -> dict[str, Field]:
         raise NotImplementedError
@@ -47,7 +47,9 @@ class PlainWeight(GroupedWeight):
         return Codes(self.codes, self.scales, self.zeros)
 
 
-def plain(codes: Tensor, scales: Tensor, zeros: int | Tensor, group: int, groups: Tensor | None = None) -> PlainWeight:
+def plain(
+    codes: Tensor, scales: Tensor, zeros: float | Tensor, group: int, groups: Tensor | None = None
+) -> PlainWeight:
     shape = (codes.shape[0], codes.shape[1])
     return PlainWeight(
         shape=shape, type="x", bits=4, group=group, groups=groups, codes=codes, scales=scales, zeros=zeros
@@ -68,15 +70,15 @@ def unpacked(weight: PlainWeight) -> Tensor:
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
-@pytest.mark.parametrize("zeros", [0, 3, 8, "each"])
-def test_a_code_less_its_zero_point_times_its_scale(dtype: torch.dtype, zeros: int | str) -> None:
+@pytest.mark.parametrize("zeros", [0, 3, 8, 8.0, 1.5, "each"])
+def test_a_code_less_its_zero_point_times_its_scale(dtype: torch.dtype, zeros: float | str) -> None:
     scales = torch.tensor([0.5, 2.0, 1.0]).expand(5, 3).to(dtype)
     points = torch.tensor([1.0, 15.0, 7.0]).expand(5, 3)
-    weight = plain(CODES, scales, zeros if isinstance(zeros, int) else points, 4)
+    weight = plain(CODES, scales, points if isinstance(zeros, str) else zeros, 4)
     expected = torch.tensor(
         [
             [
-                (int(code) - (zeros if isinstance(zeros, int) else [1, 15, 7][k // 4])) * [0.5, 2.0, 1.0][k // 4]
+                (int(code) - ([1, 15, 7][k // 4] if isinstance(zeros, str) else zeros)) * [0.5, 2.0, 1.0][k // 4]
                 for k, code in enumerate(row)
             ]
             for row in CODES

@@ -198,7 +198,9 @@ def _doctor(args: argparse.Namespace, registry: Registry) -> int:
                 _print(f"\n{plugin.name}\n{plugin.detail}")
         broken = {f.subject for f in findings if f.severity == "error"}
         working = sum(p.status == "ok" and p.name not in broken for p in registry.plugins)
-        _print(f"{working} of {len(registry.plugins)} plugins load{'' if healthy else '; see the errors above'}")
+        _print(
+            f"{working} of {len(registry.plugins)} plugins load, the framework's own parts among them{'' if healthy else '; see the errors above'}"
+        )
     return 0 if healthy else 1
 
 

@@ -85,7 +85,7 @@ class Codes:
 
     codes: Tensor
     scales: Tensor
-    zeros: Tensor | int
+    zeros: Tensor | float
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,7 +114,7 @@ class GroupedWeight(StoredWeight):
         index = self.groups
         if index is None:
             index = torch.arange(self.shape[1], device=found.codes.device) // self._width(found)
-        zeros = found.zeros if isinstance(found.zeros, int) else found.zeros[:, index]
+        zeros = found.zeros[:, index] if isinstance(found.zeros, Tensor) else found.zeros
         return found.codes.float().sub_(zeros).mul_(found.scales.float()[:, index]).to(dtype)
 
     def pack(self, packing: str) -> AffineWeight | None:
@@ -136,10 +136,10 @@ class GroupedWeight(StoredWeight):
         scales = found.scales[:, first]
         if scales.dtype not in HALF_OR_SINGLE:
             scales = scales.float()
-        if not isinstance(found.zeros, int):
+        if isinstance(found.zeros, Tensor):
             return AffineWeight(codes, scales, -scales.float() * found.zeros[:, first], self.bits, group, order)
         if codes.dtype == torch.uint8 and found.zeros == 1 << (self.bits - 1):  # in the middle: codes with a sign
-            codes = (codes - found.zeros).view(torch.int8)
+            codes = (codes - int(found.zeros)).view(torch.int8)
             return AffineWeight(codes, scales, None, self.bits, group, order)
         mins = -scales.float() * found.zeros if found.zeros else None
         return AffineWeight(codes, scales, mins, self.bits, group, order)

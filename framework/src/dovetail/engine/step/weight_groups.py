@@ -66,7 +66,7 @@ class WeightCounter(ModelRunner):
         total = sum(self.groups_of_weights.values())
         lines = [
             "",
-            f"weights        {total} by the tensors that each is made of; {self.plain} other tensors are norms and biases",
+            f"weights        {total} by the tensors that each is made of; {self.plain} other tensors are norms, biases and the like",
         ]
         for group, count in self.groups_of_weights.most_common():
             made_of = ", ".join(f"{suffix or 'one tensor'} ({type_})" for suffix, type_ in group.tensors)

@@ -69,7 +69,9 @@ def test_rotary_embeddings_of_a_layer_type_are_its_own() -> None:
 
 
 ORIGINAL = "LlamaForCausalLM"
-"""The class in transformers that computes the same; where transformers is not installed, the test is skipped."""
+"""The class in transformers that computes the same as these layers: name the one that yours are written after. Where transformers is not
+installed, the test is skipped.
+"""
 
 
 def test_logits_are_those_of_the_original_implementation() -> None:
