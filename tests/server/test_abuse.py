@@ -322,7 +322,8 @@ def test_no_request_makes_the_server_fetch_or_read_anything(server: Server, tmp_
                 body = {"messages": [{"role": "user", "content": [part]}]}
                 answer = httpx2.post(server.url + CHAT, json=body)
                 assert answer.status_code == 400
-                assert part["type"] in answer.json()["error"]["message"]
+                message = answer.json()["error"]["message"]
+                assert part["type"] in message or "takes no images" in message
                 assert "the contents of a file" not in answer.text
             schema = {
                 "response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": {"$ref": address}}}

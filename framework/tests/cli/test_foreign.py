@@ -186,7 +186,7 @@ ACCEPTED = [
     "-tp 1", "--tensor-parallel-size=1", "-pp 1", "--trust-remote-code", "--enable-chunked-prefill", "--no-enable-chunked-prefill",
     "--enable-chunked-prefill true", "--disable-log-stats", "--swap-space 4", "-O3", "-O 3", "-O.level=3", "--compilation-config {}",
     "-cc.mode=3", "--compilation-config.cudagraph_mode NONE", "--distributed-executor-backend mp", "--enable-prompt-tokens-details",
-    "--tokenizer-mode auto", "--tokenizer-mode mistral", "--limit-mm-per-prompt image=4", "--limit-mm-per-prompt.image 4", "--language-model-only",
+    "--tokenizer-mode auto", "--tokenizer-mode mistral", "--language-model-only",
     "--enable-sleep-mode", "--num-scheduler-steps 8", "--cudagraph-capture-sizes 1 2 4 --seed 1", "--d 0", "--log", "--ui-server",
 ]  # fmt: skip
 
@@ -198,6 +198,11 @@ def test_what_needs_nothing_is_accepted_with_one_line(options: str) -> None:
     (notice,) = args.notices
     assert notice.startswith(re.split(r"[\s=.\d]", options)[0])
     assert ": " in notice
+
+
+@pytest.mark.parametrize("limit", [" image=4", ".image 4", ' {"image":4}', ".image=4"])
+def test_limits_of_images_in_every_form(limit: str) -> None:
+    assert parse("serve", *f"--limit-mm-per-prompt{limit}".split()).limit_mm_per_prompt == {"image": 4}
 
 
 @pytest.mark.parametrize(

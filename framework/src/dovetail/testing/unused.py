@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dovetail.api import ModelCard
 from dovetail.api.text import join_names
-from dovetail.nn import CausalLM, Context, HeadSections, PoolingModel
+from dovetail.nn import CausalLM, Context, HeadSections, HeadStack, PoolingModel
 from dovetail.nn.layers import WeightLayer
 from dovetail.testing.comparison import label
 from dovetail.testing.harness import build_model, one_thread, parse_config, random_checkpoint, run_tokens
@@ -68,6 +68,11 @@ def _changed_layer(layer: WeightLayer, matters: Callable[[], bool]) -> bool:
         sections, layer.sections = layer.sections, tuple(map(_changed, layer.sections))
         found = matters()
         layer.sections = sections
+        return found
+    if isinstance(layer, HeadStack):
+        matrices, layer.matrices = layer.matrices, _changed(layer.matrices)
+        found = matters()
+        layer.matrices = matrices
         return found
     hook = layer.register_forward_hook(lambda module, arguments, out: _changed(out))
     found = matters()

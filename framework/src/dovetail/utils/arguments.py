@@ -34,6 +34,21 @@ def json_object(text: str) -> dict[str, Any]:
     return found
 
 
+def media_limits(text: str) -> dict[str, int]:
+    """Limits of images; see :func:`~dovetail.kernel.options.parse_media_limits`."""
+    from dovetail.kernel.options import parse_media_limits
+
+    try:
+        limits: dict[str, int] = parse_media_limits(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return limits
+
+
+OBJECTS = (json_object, media_limits)
+"""Types of flags whose value is an object: its parts may be given one by one, as ``--flag.key value``."""
+
+
 class FlexibleArgumentParser(argparse.ArgumentParser):
     """An ``argparse.ArgumentParser`` that accepts more spellings.
 
@@ -135,7 +150,8 @@ class FlexibleArgumentParser(argparse.ArgumentParser):
                 _set_nested(objects[name], path.split("."), _read(value))
             else:
                 try:
-                    _merge(objects[name], json_object(value))
+                    read: Any = self._option_string_actions[name].type
+                    _merge(objects[name], read(value))
                 except argparse.ArgumentTypeError as error:
                     self.error(f"argument {name}: {error}")
         return [f"{a}={json.dumps(objects[a])}" if a in objects else a for a in out]
@@ -144,7 +160,7 @@ class FlexibleArgumentParser(argparse.ArgumentParser):
         """The JSON flag of a dotted argument."""
         flag, dot, _ = argument.partition("=")[0].partition(".")
         action = self._option_string_actions.get(flag)
-        return flag if dot and flag.startswith("--") and action is not None and action.type is json_object else None
+        return flag if dot and flag.startswith("--") and action is not None and action.type in OBJECTS else None
 
 
 def use_foreign_options(parser: argparse._ActionsContainer, command: Command) -> None:

@@ -11,8 +11,8 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from dovetail.api.errors import UsageError
-from dovetail.kernel.options import parse_byte_count, parse_media_limits, parse_token_count
-from dovetail.utils.arguments import json_object
+from dovetail.kernel.options import parse_byte_count, parse_token_count
+from dovetail.utils.arguments import json_object, media_limits
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -40,15 +40,6 @@ def human_bytes(text: str) -> int:
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
     return count
-
-
-def media_limits(text: str) -> dict[str, int]:
-    """Limits of images; see :func:`~dovetail.kernel.options.parse_media_limits`."""
-    try:
-        limits: dict[str, int] = parse_media_limits(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-    return limits
 
 
 def add_flags(

@@ -49,7 +49,6 @@ def test_defaults() -> None:
         ({"num_key_value_heads": 3}, "not a multiple of num_key_value_heads 3"),
         ({"hidden_act": "mish"}, "'mish'"),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor 0.5 is not supported"),
-        ({"layer_types": ["full_attention"]}, "layer_types has 1 entries"),
         ({"hidden_size": None}, "hidden_size: is missing"),
     ],
 )
