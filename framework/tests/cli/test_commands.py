@@ -425,7 +425,7 @@ def _seconds(*command: str) -> float:
 
 @pytest.mark.alone
 @pytest.mark.parametrize(
-    ("arguments", "limit"), [("--help", 0.15), ("plugins list", 0.3), ("serve --help", 0.3)], ids=str
+    ("arguments", "limit"), [("--help", 0.15), ("plugins list", 0.4), ("serve --help", 0.3)], ids=str
 )
 def test_it_answers_at_once(arguments: str, limit: float, slowness: Callable[[], float]) -> None:
     taken: list[float] = []

@@ -206,9 +206,9 @@ def test_requirements_that_this_version_meets(site: Site, requires: list[str]) -
 
 def test_a_pre_release_of_the_framework_counts(site: Site) -> None:
     site.add("other", offering("x"), requires=["dovetail>=0.1"])
-    entry = site.discover()["other"].entry
-    assert incompatibility(entry, "0.2.dev1") is None
-    assert incompatibility(entry, "0.1.dev1") == "needs dovetail>=0.1, found dovetail 0.1.dev1"
+    requires = site.discover()["other"].requires
+    assert incompatibility(requires, "0.2.dev1") is None
+    assert incompatibility(requires, "0.1.dev1") == "needs dovetail>=0.1, found dovetail 0.1.dev1"
 
 
 # Installations that are damaged themselves.

@@ -17,7 +17,7 @@ import time
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from importlib.metadata import PackageMetadata
 from pathlib import Path
 from typing import Any, Literal
 
@@ -88,18 +88,23 @@ class Plugin:
     """Time to import and register."""
     imports_torch: bool = False
     """Whether torch was imported with it, and was not there before."""
+    metadata: PackageMetadata | None = None
+    """Of its distribution, which takes a while to read."""
 
     def __str__(self) -> str:
         return f"plugin {self.entry.name} ({self.distribution} {self.version})"
 
-    @cached_property
+    @property
     def summary(self) -> str:
         """The distribution's own one-line description."""
-        try:
-            found = self.entry.dist.metadata.get_all("Summary") if self.entry.dist else None
-        except Exception:  # its metadata cannot be read, for which it is quarantined
-            found = None
+        found = self.metadata.get_all("Summary") if self.metadata else None
         return str(found[0]) if found else ""
+
+    @property
+    def requires(self) -> list[str]:
+        """The distribution's requirements."""
+        found = self.metadata.get_all("Requires-Dist") if self.metadata else None
+        return found or (self.entry.dist.requires if self.entry.dist else None) or []
 
     def quarantine(self, reason: str, detail: str = "") -> None:
         self.status, self.reason, self.detail, self.cards = "quarantined", reason, detail, []
@@ -169,7 +174,8 @@ def find_entry_points() -> Iterator[Plugin]:
         try:
             if GROUP not in (distribution.read_text("entry_points.txt") or ""):
                 continue
-            name, version = distribution.name, distribution.version
+            metadata = distribution.metadata
+            name, version = metadata["Name"], metadata["Version"]
             if canonicalize_name(name) in seen:
                 continue
             seen.add(canonicalize_name(name))
@@ -180,14 +186,12 @@ def find_entry_points() -> Iterator[Plugin]:
             plugin.quarantine(f"its metadata cannot be read ({describe_error(error)})", traceback.format_exc())
             yield plugin
             continue
-        yield from (Plugin(f"{name}:{entry.name}", entry, name, version) for entry in entries)
+        yield from (Plugin(f"{name}:{entry.name}", entry, name, version, metadata=metadata) for entry in entries)
 
 
-def incompatibility(entry: importlib.metadata.EntryPoint, version: str) -> str | None:
-    """Why the plugin's own requirement on Dovetail excludes this version, or None. Only reads metadata; nothing is
-    imported.
-    """
-    for text in (entry.dist.requires or []) if entry.dist else []:
+def incompatibility(requires: Iterable[str], version: str) -> str | None:
+    """Why a plugin's own requirements exclude this version of Dovetail, or None."""
+    for text in requires:
         # Parsing every requirement costs more than discovery itself, so only lines that can be ours are parsed.
         if not re.match(r"\s*dovetail(?![\w.-])", text, re.IGNORECASE):
             continue
@@ -227,7 +231,7 @@ def _register(manager: pluggy.PluginManager, plugin: Plugin, filter: PluginFilte
     # A plugin may print, or leave by sys.exit, while it is imported; neither is its to do here.
     with open(os.devnull, "w", encoding="utf-8") as nowhere, contextlib.redirect_stdout(nowhere):
         try:
-            if reason := incompatibility(plugin.entry, version):
+            if reason := incompatibility(plugin.requires, version):
                 plugin.quarantine(reason)
                 return
             with wait_for(plugin, "its import"), keep_streams():
