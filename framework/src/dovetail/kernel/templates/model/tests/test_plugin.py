@@ -69,8 +69,8 @@ def test_rotary_embeddings_of_a_layer_type_are_its_own() -> None:
 
 
 ORIGINAL = "LlamaForCausalLM"
-"""The class in transformers that computes the same as these layers: name the one that yours are written after. Where transformers is not
-installed, the test is skipped.
+"""The class in transformers that computes the same as these layers: name the one that yours are written after. Where
+transformers is not installed, the test is skipped.
 """
 
 
